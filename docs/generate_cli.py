@@ -1,0 +1,41 @@
+"""Writes docs/cli.md from the commands themselves; a test holds that it is up to date.
+
+.venv/bin/python docs/generate_cli.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from typer.main import get_command
+
+from fruits.cli import app
+
+TARGET = Path(__file__).with_name("cli.md")
+
+
+def cli_markdown() -> str:
+    """Return the reference of every command, from the text that --help shows."""
+    lines = [
+        "# Commands",
+        "",
+        "Made from the commands' own help by `docs/generate_cli.py`; change it there.",
+        "",
+        "Results go to stdout, progress and messages to stderr. Exit 0 done, 1 failed, 2 misused.",
+    ]
+    group = get_command(app)
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        arguments = [param for param in command.params if param.param_type_name == "argument"]
+        usage = " ".join(param.name.upper() + ("..." if param.nargs == -1 else "") for param in arguments)
+        lines += ["", f"## fruits {name}", "", command.help or "", "", f"    fruits {name} {usage} [OPTIONS]", ""]
+        lines += ["| | | default |", "|---|---|---|"]
+        for param in command.params:
+            is_argument = param.param_type_name == "argument"
+            shown = param.name.upper() if is_argument else ", ".join(param.opts)
+            default = "required" if param.required else "" if param.default in (None, False, [], ()) else param.default
+            lines.append(f"| `{shown}` | {(param.help or '').replace('<', '&lt;')} | {default} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(cli_markdown(), encoding="utf-8")

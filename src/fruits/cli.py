@@ -1,0 +1,265 @@
+"""Every command: parse, call one function, print. Results on stdout, progress and logs on stderr.
+
+Exit 0 done, 1 failed (the message says what and what to do next), 2 misused.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from fruits import __version__
+from fruits.config import Fit, RunConfig
+from fruits.errors import ConfigError, FruitsError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+_OUT = typer.Option("--to", help="Folder for the results; made if absent, gone on with if there.")
+_JSON = typer.Option("--json", help="Print one JSON object on stdout.")
+_WORKERS = typer.Option(help="Worker processes; by default one per core.", min=1)
+#: Of the run record, what --json prints. The rest, such as every label's photos, is in OUT/run.json.
+_SUMMARY = (
+    "photos", "ok", "rejected", "failed", "computed", "reused", "labels", "splits", "labels_without_training", "left_aside",
+    "backbone", "embedding_size", "components", "components_chosen_by", "explained_variance", "head", "evaluated", "metrics",
+    "seconds", "peak_memory_mb", "up_to_date",
+)  # fmt: skip
+
+
+@app.callback(invoke_without_command=True)
+def fruits(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """From a folder of labelled photos to a recogniser."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    photos: Annotated[
+        list[str], typer.Argument(help="Folders (PHOTOS/<label>/photo.jpg) or manifests (.csv, .parquet).")
+    ],
+    to: Annotated[str, _OUT],
+    backbone: Annotated[str, typer.Option(help="Name of an embedded network, or an ONNX file.")] = "fruits-small",
+    size: Annotated[
+        int | None, typer.Option(help="Side of the network's input in pixels; default: the card's.")
+    ] = None,
+    fit: Annotated[
+        str | None, typer.Option(help="pad, crop or squash a photo that is not square; default: the card's.")
+    ] = None,
+    variance: Annotated[float | None, typer.Option(help="Keep components for this share of the variance.")] = None,
+    components: Annotated[int | None, typer.Option(help="Keep this many components.")] = None,
+    workers: Annotated[int | None, _WORKERS] = None,
+    max_rejected: Annotated[float, typer.Option(help="Largest share of photos that may be rejected or failed.")] = 0.05,
+    only: Annotated[
+        list[str] | None, typer.Option(help='Use labels that match, such as "Apple *"; may be repeated.')
+    ] = None,
+    sample: Annotated[int | None, typer.Option(help="Use at most so many photos per label.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample and of the groups held back.")] = 0,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """List, embed, reduce, fit, evaluate and report: the main job. A second run computes only what is new."""
+    config = RunConfig(
+        sources=tuple(photos), out=to, backbone=backbone, size=size, fit=cast("Fit | None", fit),
+        variance=variance, components=components, workers=workers or 0, max_rejected=max_rejected, only=tuple(only or ()), sample=sample, seed=seed,
+    )  # fmt: skip
+    _run(config, as_json=as_json)
+
+
+@app.command()
+def apply(
+    out: Annotated[str, typer.Argument(help="Results of 'fruits run', or a bundle.")],
+    photos: Annotated[list[str], typer.Argument(help="Folders in any layout, manifests with a column uri, or photos.")],
+    to: Annotated[str, _OUT],
+    workers: Annotated[int | None, _WORKERS] = None,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Recognise photos in batch; write a Parquet table of answers."""
+    from fruits import pipeline  # noqa: PLC0415 - keeps 'fruits --help' quick
+
+    with _Display() as display:
+        done = pipeline.apply(out, photos, to, workers=workers or 0, progress=display)
+    if as_json:
+        typer.echo(json.dumps(done))
+        return
+    bad = done["rejected"] + done["failed"]
+    typer.echo(
+        f"recognised {done['ok']:,} of {done['photos']:,} photos in {done['seconds']['total']:.1f} s"
+        f"{f'; {bad:,} could not be: see the column error' if bad else ''}; answers in {done['predictions']}"
+    )
+
+
+@app.command()
+def predict(
+    out: Annotated[str, typer.Argument(help="Results of 'fruits run', or a bundle.")],
+    photos: Annotated[list[Path], typer.Argument(help="Photos.")],
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Recognise one photo or a few, here at the terminal."""
+    from fruits import bundle  # noqa: PLC0415
+
+    recogniser = bundle.load(out)
+    answers = []
+    for photo in photos:
+        row: dict[str, Any] = {"uri": str(photo), "status": "ok", "error": None, "labels": [], "probabilities": []}
+        try:
+            answer = recogniser.recognise([photo.read_bytes()])[0]
+            row |= {"labels": answer.labels, "probabilities": answer.probabilities}
+        except OSError as exc:
+            row |= {"status": "failed", "error": f"unreadable: {exc.strerror}"}
+        except FruitsError as exc:
+            row |= {"status": "rejected", "error": str(exc)}
+        answers.append(row)
+        if not as_json:
+            best = ", ".join(f"{name} {p:.1%}" for name, p in zip(row["labels"], row["probabilities"], strict=True))
+            typer.echo(f"{photo}: {best or '{status}: {error}'.format(**row)}")
+    if as_json:
+        typer.echo(json.dumps({"photos": answers}))
+    if any(row["status"] != "ok" for row in answers):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    to: Annotated[str, typer.Option("--to", help="Folder for the photos and the results.")] = "demo",
+    photos: Annotated[int, typer.Option(help="How many photos to make.", min=100)] = 2400,
+    seed: Annotated[int, typer.Option(help="Another seed, other fruit of the same varieties.")] = 0,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Make photos of made-up fruit and run the whole chain on them."""
+    from fruits.photos import orchard  # noqa: PLC0415
+
+    folder, results = Path(to) / "photos", Path(to) / "results"
+    with _Display() as display:
+        display.start("making photos", photos)
+        orchard.plant(folder, photos=photos, seed=seed, progress=display.advance)
+    _run(RunConfig(sources=(str(folder),), out=str(results)), as_json=as_json)
+    if not as_json:
+        example = sorted((folder / "Test").rglob("*.jpg"))[0]
+        typer.echo(f"report:    {(results / 'report.html').absolute()}")
+        typer.echo(f"recognise: {_shell()} predict {results} {shlex.quote(str(example))}")
+
+
+def main() -> None:
+    """Run the command line; turn errors into one message and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except ConfigError as exc:
+        _fail(exc, 2)
+    except FruitsError as exc:
+        _fail(exc, 1)
+    except KeyboardInterrupt:
+        _fail("stopped; what was computed is kept: the same command goes on", 1)
+
+
+def _run(config: RunConfig, *, as_json: bool) -> None:
+    from fruits import pipeline  # noqa: PLC0415
+
+    with _Display() as display:
+        record = pipeline.run(config, progress=display, command=shlex.join(["fruits", *sys.argv[1:]]))
+    if as_json:
+        typer.echo(json.dumps({name: record[name] for name in _SUMMARY}))
+        return
+    bad = record["rejected"] + record["failed"]
+    seconds = record["seconds"]
+    typer.echo(
+        f"{record['photos']:,} photos of {record['labels']:,} labels: {record['ok']:,} ok, {record['rejected']:,} rejected, "
+        f"{record['failed']:,} failed{f' (see {config.out}/rejected.csv)' if bad else ''}; "
+        f"{record['computed']:,} computed in {seconds['embeddings']:.1f} s, {record['reused']:,} reused"
+    )
+    typer.echo(
+        f"{record['components']} of {record['embedding_size']} components explain {record['explained_variance']:.2%} "
+        f"of the variance (chosen by {record['components_chosen_by']})"
+    )
+    if record["evaluated"]:
+        scored, metrics = record["evaluated"], record["metrics"]
+        typer.echo(
+            f"accuracy {metrics['accuracy']:.2%} on {scored['photos']:,} {scored['split']} photos, f1 {metrics['f1']:.4f}, "
+            f"top-3 {metrics['top3Accuracy']:.2%}, calibration error {metrics['expectedCalibrationError']:.4f}"
+        )
+    else:
+        typer.echo("no test or val photos of a label that was learnt: no scores")
+    if record["up_to_date"]:
+        typer.echo(f"nothing has changed since the last run: results in {config.out} are up to date")
+    typer.echo(
+        f"done in {seconds['total']:.1f} s; report in {config.out}/report.html, recogniser in {config.out}/bundle"
+    )
+
+
+class _Rate(ProgressColumn):
+    """Photos per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="cyan")
+
+
+class _Display:
+    """Progress on stderr: bars on a terminal, a line per finished step elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        columns = (
+            TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
+        )  # fmt: skip
+        self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._task: Any = None
+        self._step, self._photos, self._started = "", 0, 0.0
+
+    def __enter__(self) -> _Display:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._finish()
+        self._bars.stop()
+
+    def start(self, step: str, total: int | None) -> None:
+        """Begin a step."""
+        self._finish()
+        self._step, self._photos, self._started = step, 0, time.monotonic()
+        self._task = self._bars.add_task(step, total=total)
+
+    def advance(self, photos: int) -> None:
+        """Count photos of the step."""
+        self._photos += photos
+        self._bars.advance(self._task, photos)
+
+    def say(self, message: str) -> None:
+        """Print a line above the bars."""
+        self._console.print(Text(message, style="dim"), soft_wrap=True)
+
+    def _finish(self) -> None:
+        if self._task is None:
+            return
+        self._bars.update(self._task, total=self._photos or 1, completed=self._photos or 1)
+        self._task = None
+        if self._console.is_terminal:
+            return
+        seconds = time.monotonic() - self._started
+        rate = f" ({self._photos / seconds:,.0f} per s)" if self._photos and seconds > 0.1 else ""
+        photos = f"{self._photos:,} photos in " if self._photos else ""
+        self._console.print(f"{self._step}: {photos}{seconds:.1f} s{rate}", soft_wrap=True)
+
+
+def _shell() -> str:
+    """Return how this program can be called from the present folder."""
+    program = Path(sys.argv[0])
+    if program.parent == Path():
+        return program.name
+    try:
+        return str(program.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(program)
+
+
+def _fail(message: object, code: int) -> None:
+    Console(stderr=True, highlight=False).print(Text(f"fruits: {message}", style="red"), soft_wrap=True)
+    sys.exit(code)

@@ -1,0 +1,100 @@
+"""Every choice of a run: made once, checked once, kept with the results.
+
+Knows nothing of how a choice is carried out.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from fruits.errors import ConfigError
+
+#: How a photo that is not square becomes a square: whole on white, largest centred square, or stretched.
+Fit = Literal["pad", "crop", "squash"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """The choices of one ``fruits run``.
+
+    Parameters
+    ----------
+    sources : tuple of str
+        Folders of photos, or manifests (``.csv``, ``.parquet``); labels are united by name.
+    out : str
+        Folder of the results.
+    backbone : str
+        Name of an embedded network, or path of an ONNX file.
+    size : int, optional
+        Side of the network's input in pixels; by default what the backbone's card says.
+    fit : {"pad", "crop", "squash"}, optional
+        How a photo that is not square is fitted; by default what the backbone's card says.
+    variance : float, optional
+        Keep as many components as explain this share of the variance, in (0, 1].
+    components : int, optional
+        Keep this many components. Without either, the smallest number at which accuracy on held-back groups of the
+        training photos no longer improves.
+    workers : int
+        Worker processes.
+    max_rejected : float
+        Largest share of photos that may be rejected or failed, in [0, 1].
+    only : tuple of str
+        Globs; only labels that match one are used. Empty: all.
+    sample : int, optional
+        Use at most this many photos per label.
+    seed : int
+        Of the sample and of the folds.
+
+    Raises
+    ------
+    ConfigError
+        If a choice is impossible or two contradict each other.
+    """
+
+    sources: tuple[str, ...]
+    out: str
+    backbone: str = "fruits-small"
+    size: int | None = None
+    fit: Fit | None = None
+    variance: float | None = None
+    components: int | None = None
+    workers: int = 0
+    max_rejected: float = 0.05
+    only: tuple[str, ...] = ()
+    sample: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ConfigError("no photos given; expected at least one folder or manifest")
+        if self.fit is not None and self.fit not in get_args(Fit):
+            raise ConfigError(f"--fit {self.fit}: expected one of {', '.join(get_args(Fit))}")
+        if self.size is not None and not 8 <= self.size <= 2048:
+            raise ConfigError(f"--size {self.size}: expected 8 to 2048 pixels")
+        if self.variance is not None and self.components is not None:
+            raise ConfigError("both --variance and --components given; they choose the same thing: give one")
+        if self.variance is not None and not 0 < self.variance <= 1:
+            raise ConfigError(f"--variance {self.variance}: expected a share above 0 and up to 1, such as 0.99")
+        if self.components is not None and self.components < 1:
+            raise ConfigError(f"--components {self.components}: expected 1 or more")
+        if not 0 <= self.max_rejected <= 1:
+            raise ConfigError(f"--max-rejected {self.max_rejected}: expected a share from 0 to 1, such as 0.05")
+        if self.sample is not None and self.sample < 1:
+            raise ConfigError(f"--sample {self.sample}: expected 1 or more photos per label")
+        if self.workers < 0:
+            raise ConfigError(f"--workers {self.workers}: expected 1 or more")
+        if self.workers == 0:
+            object.__setattr__(self, "workers", usable_cores())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the choices as plain values for JSON."""
+        return asdict(self)
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use, which containers and ``taskset`` make fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,305 @@
+"""The network that turns pixels into an embedding, and the card that says how it wants them.
+
+A backbone is an ONNX file from pixels to one vector per photo, with a card (JSON) beside it. Preparing one puts the card's
+scaling into the graph, so that from then on every network takes the same input: uint8 RGB as decoded. Knows nothing of
+files of photos, labels or engines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from fruits.config import Fit
+from fruits.errors import BackboneError, ConfigError
+from fruits.photos.images import Kernel, Preprocessing
+from fruits.storage import schemas
+
+DEFAULT_BACKBONE: Final = "fruits-small"
+#: Photos per inference call. Larger batches leave the cache and are slower; the answer per photo does not depend on it.
+BATCH_SIZE: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What must be known of a network to use it rightly.
+
+    Attributes
+    ----------
+    name, title : str
+        For people.
+    sha256 : str
+        Of the ONNX file; 64 hexadecimal digits.
+    embedding_size : int
+        d.
+    size : int or tuple of two int
+        Side of the input in pixels; or the smallest and largest sensible side of a network that takes any. Then a run uses
+        the side of its photos within these bounds: scaling photos up costs time and adds nothing.
+    layout : {"NHWC", "NCHW"}
+        Order of the input's axes.
+    dtype : {"uint8", "float32"}
+        Of the input. uint8 takes pixels as they are.
+    scale, shift : tuple of 3 float
+        Per channel, float32 input only: ``pixel * scale + shift``.
+    fit, kernel : str
+        How a photo becomes a square; see ``Preprocessing``.
+    licence, attribution, made_by : str
+        Whose it is and how it was made.
+    figures : dict
+        What was measured, for people.
+
+    Raises
+    ------
+    BackboneError
+        If a value is impossible.
+    """
+
+    name: str
+    sha256: str
+    embedding_size: int
+    size: int | tuple[int, int]
+    title: str = ""
+    layout: Literal["NHWC", "NCHW"] = "NCHW"
+    dtype: Literal["uint8", "float32"] = "float32"
+    scale: tuple[float, float, float] = (1 / 127.5, 1 / 127.5, 1 / 127.5)
+    shift: tuple[float, float, float] = (-1.0, -1.0, -1.0)
+    fit: Fit = "pad"
+    kernel: Kernel = "bicubic"
+    licence: str = ""
+    attribution: str = ""
+    made_by: str = ""
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.layout not in ("NHWC", "NCHW") or self.dtype not in ("uint8", "float32"):
+            raise BackboneError(
+                f"card of '{self.name}': layout {self.layout}, dtype {self.dtype}; expected NHWC or NCHW, uint8 or float32"
+            )
+        if len(self.scale) != 3 or len(self.shift) != 3:
+            raise BackboneError(f"card of '{self.name}': expected 3 numbers each in scale and shift, one per channel")
+        bounds = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        if len(bounds) != 2 or not 8 <= bounds[0] <= bounds[1] <= 2048:
+            raise BackboneError(
+                f"card of '{self.name}': size {self.size}; expected one side or two, from 8 to 2048 pixels"
+            )
+        try:
+            Preprocessing(bounds[0], self.fit, self.kernel)
+        except ConfigError as exc:
+            raise BackboneError(f"card of '{self.name}': {exc}") from exc
+
+    def preprocessing(self, size: int | None, fit: Fit | None, photo_side: int | None = None) -> Preprocessing:
+        """Return what a run uses: the card's word unless the user said otherwise.
+
+        Parameters
+        ----------
+        size, fit : optional
+            The user's choice.
+        photo_side : int, optional
+            Typical short side of the photos, for a card that gives bounds.
+        """
+        if size is None:
+            low, high = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+            size = high if photo_side is None else min(max(photo_side, low), high)
+        return Preprocessing(size, fit or self.fit, self.kernel)
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A network that was found and whose file is the one its card speaks of."""
+
+    card: Card
+    path: Path
+
+    def prepared(self, preprocessing: Preprocessing) -> bytes:
+        """Return the ONNX graph from ``pixels`` (uint8, NHWC, RGB) to ``embedding`` (float32, (batch, d)).
+
+        Raises
+        ------
+        BackboneError
+            If the graph is not from one image input to one vector per photo.
+        """
+        # Half a second of imports that a worker never needs.
+        from fruits.embedding.graph import with_pixel_input  # noqa: PLC0415
+
+        model = with_pixel_input(self.path.read_bytes(), self.card, preprocessing.size)
+        Embedder(model).check(self.card, preprocessing.size)
+        return model
+
+
+class Embedder:
+    """An open network: one thread, so that workers fill the cores and the answer never depends on their number.
+
+    Parameters
+    ----------
+    model : bytes or Path
+        A prepared graph.
+
+    Raises
+    ------
+    BackboneError
+        If ONNX Runtime cannot open it.
+    """
+
+    def __init__(self, model: bytes | Path) -> None:
+        self._session = open_session(model)
+
+    def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the embeddings, shape (n, d), of pixels of shape (n, size, size, 3)."""
+        (embedding,) = self._session.run(None, {"pixels": pixels})
+        return np.asarray(embedding, np.float32)
+
+    def check(self, card: Card, size: int) -> None:
+        """Raise :class:`BackboneError` unless a grey photo gives one finite vector of the card's size."""
+        grey = np.full((2, size, size, 3), 128, np.uint8)
+        try:
+            embedding = self.embed(grey)
+        except Exception as exc:  # ONNX Runtime raises plain subclasses of Exception
+            raise BackboneError(
+                f"'{card.name}' cannot take photos of {size} x {size} ({_first_line(exc)}); check size and layout in its card"
+            ) from exc
+        if embedding.shape != (2, card.embedding_size) or not np.isfinite(embedding).all():
+            raise BackboneError(
+                f"'{card.name}' gives shape {embedding.shape} for 2 photos; expected (2, {card.embedding_size}), finite: "
+                "check embedding_size and scale in its card"
+            )
+
+
+def open_session(model: bytes | Path) -> ort.InferenceSession:
+    """Open an ONNX graph on one thread.
+
+    Raises
+    ------
+    BackboneError
+        If ONNX Runtime cannot.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(
+            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as exc:  # ONNX Runtime raises plain subclasses of Exception
+        raise BackboneError(f"ONNX Runtime cannot open the network ({_first_line(exc)}); is the file whole?") from exc
+
+
+def find_backbone(name: str) -> Backbone:
+    """Return the embedded backbone of that name, or the one in that ONNX file.
+
+    The card of a file is ``FILE`` with the suffix ``.json``, or one in the package that names the file's sha256.
+
+    Raises
+    ------
+    BackboneError
+        If there is none, its card is missing, or the file is not the one the card names.
+    """
+    folder = Path(str(resources.files("fruits.embedding") / "backbones"))
+    path = Path(name)
+    if path.suffix.lower() == ".onnx":
+        if not path.is_file():
+            raise BackboneError(
+                f"'{name}' does not exist; expected an ONNX file, or one of {', '.join(_embedded(folder))}"
+            )
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        beside = path.with_suffix(".json")
+        if beside.is_file():
+            return Backbone(_verified(read_card(beside), digest, path), path)
+        for card_path in sorted(folder.glob("*.json")):
+            card = read_card(card_path)
+            if card.sha256 == digest:
+                return Backbone(card, path)
+        raise BackboneError(_no_card(path, digest))
+    if name not in _embedded(folder):
+        raise BackboneError(
+            f"no backbone '{name}'; expected one of {', '.join(_embedded(folder))}, or the path of an .onnx file"
+        )
+    path = folder / f"{name}.onnx"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Backbone(_verified(read_card(folder / f"{name}.json"), digest, path), path)
+
+
+def read_card(path: Path) -> Card:
+    """Read a card.
+
+    Raises
+    ------
+    BackboneError
+        If it is not JSON, lacks a field or has one that is unknown.
+    """
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as exc:
+        raise BackboneError(f"card '{path.name}' cannot be read ({exc}); docs/backbones.md shows a whole one") from exc
+    return parse_card(values)
+
+
+def parse_card(values: dict[str, Any]) -> Card:
+    """Return the card of plain JSON values.
+
+    Raises
+    ------
+    BackboneError
+        If a field is missing, unknown or impossible.
+    """
+    try:
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return Card(**fields)
+    except (TypeError, AttributeError) as exc:
+        raise BackboneError(f"the backbone's card cannot be used ({exc}); docs/backbones.md shows a whole one") from exc
+
+
+def computation_id(card: Card, preprocessing: Preprocessing) -> str:
+    """Return the identity of the computation: network file, preprocessing and schema version in 16 hexadecimal digits."""
+    parts = {
+        "sha256": card.sha256,
+        "input": [card.layout, card.dtype, card.scale, card.shift],
+        "preprocessing": asdict(preprocessing),
+        "schema": schemas.VERSION,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _embedded(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.onnx"))
+
+
+def _verified(card: Card, digest: str, path: Path) -> Card:
+    if not card.sha256:
+        return replace(card, sha256=digest)
+    if card.sha256 != digest:
+        raise BackboneError(
+            f"'{path.name}' has sha256 {digest[:12]}..., its card names {card.sha256[:12]}...; "
+            "the file is damaged or another one: fetch it again, or correct the card"
+        )
+    return card
+
+
+def _no_card(path: Path, digest: str) -> str:
+    example = {
+        "name": path.stem,
+        "sha256": digest,
+        "embedding_size": 1280,
+        "size": 224,
+        "layout": "NCHW",
+        "dtype": "float32",
+        "scale": [round(1 / 127.5, 9)] * 3,
+        "shift": [-1.0] * 3,
+        "fit": "crop",
+    }
+    return (
+        f"'{path.name}' has no card, so its size and scaling are not known; write '{path.with_suffix('.json').name}' beside it, "
+        f"such as: {json.dumps(example)}"
+    )
+
+
+def _first_line(exc: BaseException) -> str:
+    return (str(exc).splitlines() or [type(exc).__name__])[0][:200]

@@ -1,0 +1,216 @@
+"""Record batches of catalogue rows to record batches of embedding rows; a photo that fails is a row that says why.
+
+The signature is that of Spark's ``mapInArrow``, so any engine can run it. While one batch is decoded and embedded, a thread
+reads the next ones; what waits is bounded in photos and in bytes. Knows nothing of workers or of how shards are dealt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from fruits.embedding.backbone import BATCH_SIZE, Embedder
+from fruits.errors import ImageDecodeError
+from fruits.photos.images import Preprocessing, to_network_input
+from fruits.storage.objects import read_file
+from fruits.storage.parts import Parts
+from fruits.storage.schemas import RECEIPT, embeddings
+
+#: A batch ends early at this many bytes of files, so that memory does not grow with the size of the photos.
+MAX_BATCH_BYTES: Final = 16 << 20
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Seconds spent in each part of the work, summed over threads."""
+
+    read: float = 0.0
+    decode: float = 0.0
+    infer: float = 0.0
+    write: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedStage:
+    """Embeds photos and commits their rows, shard by shard.
+
+    Parameters
+    ----------
+    model_path : str
+        A prepared backbone, as a file that this worker can read.
+    preprocessing : Preprocessing
+    embedding_size : int
+    root, prefix : str
+        Where the parts go.
+    """
+
+    model_path: str
+    preprocessing: Preprocessing
+    embedding_size: int
+    root: str
+    prefix: str
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Take batches of ``WORK`` rows, whole shards one after the other; yield one ``RECEIPT`` row per shard."""
+        parts = Parts(self.root, self.prefix)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for shard, work in groupby(rows, key=lambda row: row["shard"]):
+            watch = Stopwatch()
+            embedded = list(
+                embed_rows(work, _embedder(self.model_path), self.preprocessing, self.embedding_size, watch=watch)
+            )
+            started = time.perf_counter()
+            record = parts.commit(shard, pa.Table.from_batches(embedded))
+            watch.write = time.perf_counter() - started
+            failed = sum(status == "failed" for _, status, _ in record.errors)
+            rejected = len(record.errors) - failed
+            receipt = {"shard": shard, "ok": record.rows - failed - rejected, "rejected": rejected, "failed": failed}
+            seconds = {f"seconds_{name}": getattr(watch, name) for name in ("read", "decode", "infer", "write")}
+            yield pa.RecordBatch.from_pylist([receipt | seconds], schema=RECEIPT)
+
+
+def embed_rows(
+    rows: Iterable[dict[str, Any]],
+    embedder: Embedder,
+    preprocessing: Preprocessing,
+    embedding_size: int,
+    *,
+    watch: Stopwatch | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Read, decode and embed photos.
+
+    Parameters
+    ----------
+    rows : iterable of dict
+        With ``uri, label, split, version``.
+    embedder : Embedder
+    preprocessing : Preprocessing
+    embedding_size : int
+        d.
+    watch : Stopwatch, optional
+        Collects where the time went.
+
+    Yields
+    ------
+    RecordBatch
+        Schema ``embeddings(d)``, rows in the order given; at most ``BATCH_SIZE`` each. How rows are cut into batches
+        changes no value.
+    """
+    watch = watch or Stopwatch()
+    pixels = np.empty((BATCH_SIZE, preprocessing.size, preprocessing.size, 3), np.uint8)
+    for batch in _read_ahead(rows, watch):
+        started = time.perf_counter()
+        columns = _Columns(batch.rows)
+        ok: list[int] = []
+        for row, (data, error) in enumerate(batch.contents):
+            if data is None:
+                columns.set_error(row, "failed", error)
+                continue
+            columns.sha256[row] = hashlib.sha256(data).hexdigest()
+            try:
+                photo = to_network_input(data, preprocessing)
+            except ImageDecodeError as exc:
+                columns.set_error(row, "rejected", f"{exc.code}: {exc}")
+            except MemoryError:
+                columns.set_error(
+                    row, "failed", "out of memory: this machine had too little for the photo; use fewer workers"
+                )
+            else:
+                columns.width[row], columns.height[row] = photo.width, photo.height
+                pixels[len(ok)] = photo.pixels
+                ok.append(row)
+        decoded = time.perf_counter()
+        vectors = np.zeros((len(batch.rows), embedding_size), np.float32)
+        if ok:
+            vectors[ok] = embedder.embed(pixels[: len(ok)])
+            for row in np.flatnonzero(~np.isfinite(vectors).all(1)).tolist():
+                columns.set_error(row, "rejected", "no embedding: the network gave numbers that are not finite")
+        inferred = time.perf_counter()
+        watch.decode += decoded - started
+        watch.infer += inferred - decoded
+        yield columns.to_batch(vectors)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Rows with the bytes of their files, or with the reason why there are none."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    contents: list[tuple[bytes | None, str]] = field(default_factory=list)
+
+
+def _read_ahead(rows: Iterable[dict[str, Any]], watch: Stopwatch) -> Iterator[_Batch]:
+    """Yield batches while a thread reads the next: at most two batches of at most ``MAX_BATCH_BYTES`` and one photo wait."""
+    source = iter(rows)
+
+    def read_batch() -> _Batch:
+        started = time.perf_counter()
+        batch, size = _Batch(), 0
+        while len(batch.rows) < BATCH_SIZE and size < MAX_BATCH_BYTES and (row := next(source, None)) is not None:
+            batch.rows.append(row)
+            try:
+                data = read_file(row["uri"])
+            except FileNotFoundError:
+                batch.contents.append((None, "not found: the file is gone since it was listed"))
+            except OSError as exc:
+                batch.contents.append((None, f"unreadable: {exc.strerror or exc}"))
+            else:
+                size += len(data)
+                batch.contents.append((data, ""))
+        watch.read += time.perf_counter() - started
+        return batch
+
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
+        coming = reader.submit(read_batch)
+        while (batch := coming.result()).rows:
+            coming = reader.submit(read_batch)
+            yield batch
+
+
+class _Columns:
+    """The columns of one batch of embedding rows while they are filled."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        n = len(rows)
+        self._rows = rows
+        self.sha256: list[str | None] = [None] * n
+        self.width: list[int | None] = [None] * n
+        self.height: list[int | None] = [None] * n
+        self.status = ["ok"] * n
+        self.error: list[str | None] = [None] * n
+
+    def set_error(self, row: int, status: str, error: str) -> None:
+        self.status[row], self.error[row] = status, error
+
+    def to_batch(self, vectors: np.ndarray) -> pa.RecordBatch:
+        d = vectors.shape[1]
+        given = [
+            pa.array([row[name] for row in self._rows], pa.string()) for name in ("uri", "label", "split", "version")
+        ]
+        bad = pa.array([status != "ok" for status in self.status])
+        arrays = [
+            *given,
+            pa.array(self.sha256, pa.string()),
+            pa.array(self.width, pa.int32()),
+            pa.array(self.height, pa.int32()),
+            pa.array(self.status, pa.string()),
+            pa.array(self.error, pa.string()),
+            pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), d, mask=bad),
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=embeddings(d))
+
+
+@lru_cache(maxsize=1)
+def _embedder(model_path: str) -> Embedder:
+    """Open the network once per worker process."""
+    return Embedder(Path(model_path))

@@ -1,0 +1,161 @@
+"""Worker processes on this machine, each running the stage on one shard at a time.
+
+Processes rather than threads, because decoding many small photos holds Python's lock. A worker that loses its parent ends
+by itself: it waits on a pipe of its own, and the pipe breaks.
+"""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import pickle
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Final, TypeVar, cast
+
+import pyarrow as pa
+
+from fruits.engines import Stage
+from fruits.errors import EngineError, FruitsError
+
+T = TypeVar("T")
+
+#: How often a shard is given to a fresh worker after one died on it.
+_ATTEMPTS: Final = 3
+
+
+class LocalEngine:
+    """Runs shards in ``workers`` processes.
+
+    Parameters
+    ----------
+    workers : int
+        Processes; 1 or more.
+    """
+
+    name = "local"
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def map_batches(self, shards: Iterable[pa.Table], stage: Stage, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """See :class:`fruits.engines.Engine`."""
+        todo = deque((shard, 1) for shard in shards)
+        pool: list[_Worker] = []
+        try:
+            while todo and len(pool) < self.workers:
+                pool.append(_Worker.start(stage, *todo.popleft()))
+            while pool:
+                ready = cast("list[Connection]", wait([worker.pipe for worker in pool]))
+                for worker in [worker for worker in pool if worker.pipe in ready]:
+                    try:
+                        kind, value = worker.pipe.recv()
+                    except (EOFError, OSError):
+                        pool.remove(worker)
+                        pool.append(_Worker.start(stage, *_again(worker)))
+                        continue
+                    if kind == "error":
+                        raise value
+                    if kind == "batch":
+                        yield value.cast(schema)
+                    elif todo:
+                        worker.give(*todo.popleft())
+                    else:
+                        pool.remove(worker)
+                        worker.stop()
+        finally:
+            for worker in pool:
+                worker.process.kill()
+                worker.stop()
+
+    def reduce_batches(
+        self,
+        shards: Iterable[T],
+        partial: Callable[[T], pa.RecordBatch],
+        merge: Callable[[pa.RecordBatch, pa.RecordBatch], pa.RecordBatch],
+    ) -> pa.RecordBatch:
+        """See :class:`fruits.engines.Engine`. One shard at a time: NumPy's products already use every core."""
+        total: pa.RecordBatch | None = None
+        for shard in shards:
+            part = partial(shard)
+            total = part if total is None else merge(total, part)
+        if total is None:
+            raise ValueError("no shards to reduce; expected at least one")
+        return total
+
+
+@dataclass(slots=True)
+class _Worker:
+    """A process, its pipe, and the shard it has."""
+
+    process: BaseProcess
+    pipe: Connection
+    shard: pa.Table
+    attempt: int
+
+    @classmethod
+    def start(cls, stage: Stage, shard: pa.Table, attempt: int) -> _Worker:
+        context = _context()
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, pickle.dumps(stage)), daemon=True)
+        process.start()
+        theirs.close()
+        worker = cls(process, ours, shard, attempt)
+        worker.give(shard, attempt)
+        return worker
+
+    def give(self, shard: pa.Table, attempt: int) -> None:
+        self.shard, self.attempt = shard, attempt
+        # If it died before it began, the pipe says so to whoever reads it next.
+        with suppress(OSError):
+            self.pipe.send(shard)
+
+    def stop(self) -> None:
+        self.pipe.close()
+        self.process.join()
+
+
+def _again(worker: _Worker) -> tuple[pa.Table, int]:
+    """Return the shard of a dead worker for another attempt."""
+    worker.stop()
+    if worker.attempt >= _ATTEMPTS:
+        raise EngineError(
+            f"{_ATTEMPTS} workers died (exit code {worker.process.exitcode}) on the same {worker.shard.num_rows} photos, "
+            f"from '{worker.shard['uri'][0].as_py()}' on; is memory short (try --workers 1), or does one of them crash its "
+            "decoder? What was finished is kept: run again to go on"
+        )
+    return worker.shard, worker.attempt + 1
+
+
+def _context() -> Any:
+    """Return a way to start processes that is safe with threads; with forkserver, imports are paid for once."""
+    if sys.platform == "linux":
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload(["fruits.embedding.stage"])
+        return context
+    return mp.get_context("spawn")
+
+
+def _work(pipe: Connection, pickled_stage: bytes) -> None:
+    """Run in a worker: take shards until the pipe closes."""
+    stage: Stage = pickle.loads(pickled_stage)  # noqa: S301 - from our own parent
+    while True:
+        try:
+            shard: pa.Table = pipe.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            for batch in stage(iter(shard.to_batches())):
+                pipe.send(("batch", batch))
+            pipe.send(("done", None))
+        except (BrokenPipeError, KeyboardInterrupt):
+            return
+        except FruitsError as exc:
+            pipe.send(("error", exc))
+        except Exception as exc:  # anything else is a bug; the parent shows it with its traceback
+            pipe.send(("error", EngineError(f"a worker failed: {type(exc).__name__}: {exc}")))
+            raise

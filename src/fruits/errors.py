@@ -1,0 +1,55 @@
+"""Every error that fruits raises on purpose.
+
+A message says what was found, what was expected and what to do. One bad photo is data (a row with a status), not one of
+these; only :class:`ImageDecodeError` is about a single photo, and the stage turns it into such a row.
+"""
+
+from __future__ import annotations
+
+
+class FruitsError(Exception):
+    """Base of all: whoever catches this catches what a user can act on, and no programming mistake."""
+
+
+class ConfigError(FruitsError, ValueError):
+    """A choice of the run is impossible or contradicts another."""
+
+
+class CatalogueError(FruitsError, ValueError):
+    """The photos as a whole cannot be used: none found, no labels, an unreadable manifest."""
+
+
+class ImageDecodeError(FruitsError, ValueError):
+    """These bytes will never become pixels.
+
+    Parameters
+    ----------
+    code : str
+        One of ``empty``, ``not an image``, ``unsupported format``, ``damaged``, ``too large``.
+    message : str
+        What was found and what was expected.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class BackboneError(FruitsError, ValueError):
+    """The network or its card cannot be used."""
+
+
+class BundleError(FruitsError, ValueError):
+    """The bundle is incomplete, damaged or of another format version."""
+
+
+class StoreError(FruitsError, OSError):
+    """Stored bytes are missing, damaged or cannot be written."""
+
+
+class EngineError(FruitsError, RuntimeError):
+    """Workers died or could not be started."""
+
+
+class TooManyRejectedError(FruitsError, RuntimeError):
+    """More photos were rejected or failed than the run allows."""

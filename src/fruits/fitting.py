@@ -1,0 +1,275 @@
+"""From committed embeddings to a fitted recogniser: moments, PCA, features, head, and what they are worth.
+
+Reads the parts that an inventory names, a chunk at a time, and hands plain arrays to ``learning``. Training rows alone decide
+what is fitted; the rows of the other splits are projected and scored. Rows are used in the catalogue's order, so that how
+photos were dealt into shards shows in no result.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from fruits.engines import Engine
+from fruits.errors import ConfigError
+from fruits.learning import head as heads
+from fruits.learning.moments import Moments
+from fruits.learning.pca import PCA
+from fruits.storage import schemas
+from fruits.storage.objects import Objects
+from fruits.storage.parts import Holding, Inventory, Parts
+
+#: Rows that one merge of moments is made of; fewer would spend more on merging than on products when d is large.
+_ROWS_PER_CHUNK: Final = 4096
+#: k and regularisation are chosen on at most this many photos: their ranking is settled long before.
+_ROWS_FOR_CHOOSING: Final = 50_000
+#: Components beyond these are not tried when k is chosen by validation.
+_MOST_VARIANCE: Final = 0.9999
+_MOST_COMPONENTS: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What fitting must know of each catalogue row, as arrays of shape (n,).
+
+    Attributes
+    ----------
+    label : int64 array
+        Number of the label, in the order of ``names``.
+    split : array of str
+    group : int64 array
+    ok : bool array
+        Whether there is an embedding.
+    names : list of str
+        Every label of the catalogue, sorted.
+    """
+
+    label: NDArray[np.int64]
+    split: NDArray[np.object_]
+    group: NDArray[np.int64]
+    ok: NDArray[np.bool_]
+    names: list[str]
+
+    @classmethod
+    def of(cls, catalogue: pa.Table, inventory: Inventory) -> Rows:
+        """Take them from a catalogue and what is held for it."""
+        label = catalogue["label"].combine_chunks()
+        spelled = label.dictionary.to_pylist()
+        names = sorted({spelled[code] for code in label.indices.unique().to_pylist()})
+        number = {name: position for position, name in enumerate(names)}
+        recode = np.array([number.get(name, -1) for name in spelled], np.int64)
+        ok = np.zeros(catalogue.num_rows, bool)
+        for holding in inventory.holdings:
+            good = np.ones(holding.record.rows, bool)
+            good[[row for row, _, _ in holding.record.errors]] = False
+            ok[holding.catalogue_rows[good & (holding.catalogue_rows >= 0)]] = True
+        split = catalogue["split"].combine_chunks().cast(pa.string()).to_numpy(zero_copy_only=False)
+        return cls(recode[label.indices.to_numpy()], split, catalogue["group"].to_numpy(), ok, names)
+
+
+@dataclass(frozen=True, slots=True)
+class Choosing:
+    """The training rows on which choices are made.
+
+    Attributes
+    ----------
+    train : int64 array
+        Catalogue rows.
+    held_back : bool array, shape of train
+        Rows whose answers are asked instead of learnt.
+    """
+
+    train: NDArray[np.int64]
+    held_back: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, rows: Rows, seed: int) -> Choosing:
+        """Hold back whole groups of training rows; see :func:`fruits.learning.head.hold_back`."""
+        train = np.flatnonzero((rows.split == "train") & rows.ok)
+        if len(train) > _ROWS_FOR_CHOOSING:
+            train = np.sort(np.random.default_rng(seed).choice(train, _ROWS_FOR_CHOOSING, replace=False))
+        return cls(train, heads.hold_back(rows.label[train], rows.group[train], seed))
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen, how, and all that was tried."""
+
+    components: int
+    chosen_by: str
+    regularisation: float
+    component_trials: list[heads.Trial]
+    regularisation_trials: list[heads.Trial]
+    groups_held_back: int
+
+
+def training_moments(
+    engine: Engine, parts: Parts, inventory: Inventory, rows: Rows, choosing: Choosing, *, embedding_size: int
+) -> tuple[Moments, Moments]:
+    """Return the moments of the training rows that are learnt while choosing, and of those held back.
+
+    Merged, they are the moments of all training rows.
+    """
+    held_back = np.zeros(len(rows.ok), bool)
+    held_back[choosing.train[choosing.held_back]] = True
+    learnt = (rows.split == "train") & rows.ok & ~held_back
+
+    def partial(chunk: list[Holding]) -> pa.RecordBatch:
+        vectors, at = _embeddings(parts, chunk, embedding_size)
+        return _to_batch([Moments.from_rows(vectors[learnt[at]]), Moments.from_rows(vectors[held_back[at]])])
+
+    def merge(left: pa.RecordBatch, right: pa.RecordBatch) -> pa.RecordBatch:
+        pairs = zip(_from_batch(left), _from_batch(right), strict=True)
+        return _to_batch([one.merge(other) for one, other in pairs])
+
+    both = _from_batch(engine.reduce_batches(_chunks(inventory), partial, merge))
+    return both[0], both[1]
+
+
+def choose(
+    parts: Parts,
+    inventory: Inventory,
+    rows: Rows,
+    choosing: Choosing,
+    *,
+    pca: PCA,
+    learnt: Moments,
+    variance: float | None,
+    components: int | None,
+    progress: Callable[[str], None],
+) -> Choice:
+    """Choose k and the regularisation.
+
+    Parameters
+    ----------
+    pca : PCA
+        Of all training rows.
+    learnt : Moments
+        Of the training rows that are not held back: what is projected for choosing has not seen the others.
+    variance, components : optional
+        The user's choice of k.
+
+    Raises
+    ------
+    ConfigError
+        If more components are asked for than the rows determine.
+    """
+    if components is not None and components > pca.max_components:
+        raise ConfigError(
+            f"--components {components}: {pca.count:,} training photos and embeddings of {len(pca.mean)} numbers give "
+            f"{pca.max_components}; ask for at most that"
+        )
+    if components is not None:
+        k, chosen_by = components, "components"
+    elif variance is not None:
+        k, chosen_by = pca.components_for(variance), "variance"
+    else:
+        k, chosen_by = min(pca.components_for(_MOST_VARIANCE), _MOST_COMPONENTS), "validation"
+    blind = PCA.from_moments(learnt)
+    k_blind = min(k, blind.max_components)
+    features = project_rows(parts, inventory, blind, k_blind, len(rows.ok))[choosing.train]
+    held_groups = len(np.unique(rows.group[choosing.train][choosing.held_back]))
+    trying = heads.Choosing(
+        features, rows.label[choosing.train], rows.group[choosing.train], choosing.held_back, progress
+    )
+    component_trials: list[heads.Trial] = []
+    if chosen_by == "validation":
+        k, component_trials = trying.components()
+        k_blind = k
+    regularisation, regularisation_trials = trying.regularisation(k_blind)
+    return Choice(k, chosen_by, regularisation, component_trials, regularisation_trials, held_groups)
+
+
+def project_rows(
+    parts: Parts,
+    inventory: Inventory,
+    pca: PCA,
+    components: int,
+    n: int,
+    progress: Callable[[int], None] = lambda _: None,
+) -> NDArray[np.float32]:
+    """Return the features of all n catalogue rows, shape (n, components); zeros where there is no embedding."""
+    features = np.zeros((n, components), np.float32)
+    for chunk in _chunks(inventory):
+        vectors, at = _embeddings(parts, chunk, len(pca.mean))
+        features[at] = pca.transform(vectors, components)
+        progress(len(at))
+    return features
+
+
+def fit_head(features: NDArray[np.float32], rows: Rows, choice: Choice, seed: int) -> tuple[heads.Head, list[str], int]:
+    """Fit the head on all training rows; return it with its labels and the number of photos it learnt from."""
+    train = np.flatnonzero((rows.split == "train") & rows.ok)
+    if len(train) > heads.MAX_ROWS:
+        train = np.sort(np.random.default_rng(seed).choice(train, heads.MAX_ROWS, replace=False))
+    learnt, numbers = np.unique(rows.label[train], return_inverse=True)
+    head = heads.fit(features[train], numbers, regularisation=choice.regularisation)
+    return head, [rows.names[label] for label in learnt], len(train)
+
+
+def save_features(
+    objects: Objects, catalogue: pa.Table, rows: Rows, features: NDArray[np.float32], metadata: dict[str, Any]
+) -> None:
+    """Write ``features.parquet``: every split's features in the catalogue's order, and in the schema what they are."""
+    schema = schemas.features(features.shape[1]).with_metadata({"fruits": json.dumps(metadata)})
+    kept = np.flatnonzero(rows.ok)
+    with objects.writer("features.parquet") as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        for start in range(0, len(kept), _ROWS_PER_CHUNK):
+            at = kept[start : start + _ROWS_PER_CHUNK]
+            given = catalogue.take(pa.array(at)).select(["uri", "label", "split"]).combine_chunks()
+            values = pa.array(features[at].reshape(-1))
+            columns = [column.chunk(0).cast(pa.string()) for column in given.columns]
+            columns.append(pa.FixedSizeListArray.from_arrays(values, features.shape[1]))
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+
+def _chunks(inventory: Inventory) -> Iterator[list[Holding]]:
+    """Gather holdings until they make a chunk worth a product."""
+    chunk: list[Holding] = []
+    size = 0
+    for holding in inventory.holdings:
+        chunk.append(holding)
+        size += holding.record.rows
+        if size >= _ROWS_PER_CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _embeddings(parts: Parts, chunk: list[Holding], d: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the embeddings of a chunk, shape (m, d), and their catalogue rows; photos that are not ok are left out."""
+    vectors, at = [np.empty((0, d), np.float32)], [np.empty(0, np.int64)]
+    for holding in chunk:
+        column = parts.read(holding.record, ["embedding"])["embedding"].combine_chunks()
+        good = np.ones(holding.record.rows, bool)
+        good[[row for row, _, _ in holding.record.errors]] = False
+        good &= holding.catalogue_rows >= 0
+        vectors.append(column.values.to_numpy(zero_copy_only=False).reshape(-1, d)[good])
+        at.append(holding.catalogue_rows[good])
+    return np.concatenate(vectors), np.concatenate(at)
+
+
+def _to_batch(pair: list[Moments]) -> pa.RecordBatch:
+    """Moments as Arrow, which is all that engines carry."""
+    columns = {
+        "count": [moments.count for moments in pair],
+        "mean": [moments.mean.tobytes() for moments in pair],
+        "scatter": [moments.scatter.tobytes() for moments in pair],
+    }
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _from_batch(batch: pa.RecordBatch) -> list[Moments]:
+    pair = []
+    for row in batch.to_pylist():
+        mean = np.frombuffer(row["mean"])
+        pair.append(Moments(row["count"], mean, np.frombuffer(row["scatter"]).reshape(len(mean), len(mean))))
+    return pair

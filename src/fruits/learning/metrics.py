@@ -1,0 +1,117 @@
+"""What a fitted head is worth, under the names that users of Spark know.
+
+The definitions are those of Spark ML's ``MulticlassClassificationEvaluator`` (with beta = 1), so that numbers can be compared;
+besides, top-3 accuracy, expected calibration error and the pairs that are confused. Knows nothing of how the head came about.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+_CALIBRATION_BINS: Final = 15
+#: Spark's bound on probabilities in the log loss.
+_EPSILON: Final = 1e-15
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Photos of one label that were given another.
+
+    Attributes
+    ----------
+    label, predicted : int
+    count : int
+    share : float
+        Of the label's photos.
+    """
+
+    label: int
+    predicted: int
+    count: int
+    share: float
+
+
+def evaluate(probabilities: NDArray[np.float32], labels: NDArray[np.int64], names: list[str]) -> dict[str, Any]:
+    """Return every metric of predicted probabilities.
+
+    Parameters
+    ----------
+    probabilities : array, shape (n, c)
+        Rows sum to 1; n is at least 1.
+    labels : int array, shape (n,)
+        True labels, 0 to c - 1.
+    names : list of str
+        Of the c labels.
+
+    Returns
+    -------
+    dict
+        ``f1, accuracy, weightedPrecision, weightedRecall, weightedFMeasure, hammingLoss, logLoss`` (logarithms are
+        natural); ``precisionByLabel, recallByLabel, fMeasureByLabel``, each a dict over the labels that occur in
+        ``labels``; ``top3Accuracy``; ``expectedCalibrationError``.
+
+    References
+    ----------
+    Guo et al. (2017), "On calibration of modern neural networks", for the calibration error: 15 bins of equal width.
+    """
+    n, c = probabilities.shape
+    predicted = probabilities.argmax(axis=1)
+    right = predicted == labels
+    true_count = np.bincount(labels, minlength=c).astype(np.float64)
+    predicted_count = np.bincount(predicted, minlength=c).astype(np.float64)
+    hits = np.bincount(labels[right], minlength=c).astype(np.float64)
+    precision = _ratio(hits, predicted_count)
+    recall = _ratio(hits, true_count)
+    f_measure = _ratio(2 * precision * recall, precision + recall)
+    weight = true_count / n
+    accuracy = float(right.mean())
+    own = np.clip(probabilities[np.arange(n), labels].astype(np.float64), _EPSILON, 1 - _EPSILON)
+    occurring = np.flatnonzero(true_count)
+    f1 = float((weight * f_measure).sum())
+    return {
+        "f1": f1,
+        "accuracy": accuracy,
+        "weightedPrecision": float((weight * precision).sum()),
+        "weightedRecall": float((weight * recall).sum()),
+        "weightedFMeasure": f1,
+        "hammingLoss": 1.0 - accuracy,
+        "logLoss": float(-np.log(own).mean()),
+        "precisionByLabel": {names[label]: float(precision[label]) for label in occurring},
+        "recallByLabel": {names[label]: float(recall[label]) for label in occurring},
+        "fMeasureByLabel": {names[label]: float(f_measure[label]) for label in occurring},
+        "top3Accuracy": float((best_labels(probabilities, 3) == labels[:, None]).any(axis=1).mean()),
+        "expectedCalibrationError": expected_calibration_error(probabilities.max(axis=1), right),
+    }
+
+
+def expected_calibration_error(confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> float:
+    """Return the mean distance between confidence and accuracy over 15 bins, weighted by photos, in [0, 1]."""
+    bins = np.clip(np.ceil(confidence * _CALIBRATION_BINS).astype(int) - 1, 0, _CALIBRATION_BINS - 1)
+    confidence_sum = np.bincount(bins, weights=confidence, minlength=_CALIBRATION_BINS)
+    right_sum = np.bincount(bins, weights=right, minlength=_CALIBRATION_BINS)
+    return float(np.abs(confidence_sum - right_sum).sum() / len(confidence))
+
+
+def best_labels(probabilities: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Return the most probable labels, best first, shape (n, min(count, c)); of equals the lower number first."""
+    return np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
+
+
+def confusions(predicted: NDArray[np.int64], labels: NDArray[np.int64], c: int) -> list[Confusion]:
+    """Return every pair of different labels that occurs, most photos first."""
+    total = np.bincount(labels, minlength=c)
+    wrong = predicted != labels
+    pairs, counts = np.unique(labels[wrong] * c + predicted[wrong], return_counts=True)
+    found = [
+        Confusion(int(pair // c), int(pair % c), int(count), float(count / total[pair // c]))
+        for pair, count in zip(pairs, counts, strict=True)
+    ]
+    return sorted(found, key=lambda pair: (-pair.count, -pair.share, pair.label, pair.predicted))
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)

@@ -1,0 +1,101 @@
+"""What a run costs: seconds per step and memory of the whole process tree."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Protocol, Self
+
+import psutil
+
+_SAMPLE_EVERY_S = 0.1
+
+
+class Progress(Protocol):
+    """Whoever wants to show how far a run is."""
+
+    def start(self, step: str, total: int | None) -> None:
+        """Begin a step of ``total`` photos; None if that is not known."""
+
+    def advance(self, photos: int) -> None:
+        """Say that so many more photos of the step are done."""
+
+    def say(self, message: str) -> None:
+        """Tell something worth knowing."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def start(self, step: str, total: int | None) -> None:
+        """Ignore it."""
+
+    def advance(self, photos: int) -> None:
+        """Ignore it."""
+
+    def say(self, message: str) -> None:
+        """Ignore it."""
+
+
+class Clock:
+    """Seconds per step, in the order in which the steps were taken."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time a step; the same name again adds to it."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
+
+    def total(self) -> float:
+        """Return the seconds since the clock was made."""
+        return round(time.perf_counter() - self._started, 3)
+
+
+class PeakMemory:
+    """Samples the resident memory of this process and all its children, ten times a second, while the block lasts.
+
+    Pages that processes share count once for each, so the figure is an upper bound.
+    """
+
+    def __init__(self) -> None:
+        self._peak_bytes = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="memory")
+
+    @property
+    def megabytes(self) -> int:
+        """Return the largest sum seen, in MB of 10^6 bytes."""
+        return round(self._peak_bytes / 1e6)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        me = psutil.Process()
+        while True:
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    total += process.memory_info().rss
+                except psutil.Error:
+                    continue  # it ended while we looked
+            self._peak_bytes = max(self._peak_bytes, total)
+            if self._over.wait(_SAMPLE_EVERY_S):
+                return

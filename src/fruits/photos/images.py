@@ -1,0 +1,321 @@
+"""Bytes to RGB pixels to what a network takes in: the only place that decodes.
+
+Training, batch, service and browser page follow this file. JPEG, PNG and WebP are told by content, never by name. Any bytes
+give pixels or :class:`~fruits.errors.ImageDecodeError`, nothing else. Knows nothing of files, labels or networks.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+from fruits.config import Fit
+from fruits.errors import ConfigError, ImageDecodeError
+
+Kernel = Literal["bilinear", "bicubic", "lanczos"]
+
+#: Photos with more pixels are refused before any is decoded; 100 million covers what phones save.
+MAX_PIXELS: Final = 100_000_000
+#: A JPEG is decoded at the smallest scale that still leaves this many times the pixels needed, per side. With 2, the
+#: result differs from full decoding by less than JPEG's own noise (the rule of Pillow's ``thumbnail``).
+_DRAFT_MARGIN: Final = 2
+_ORIENTATION_TAG: Final = 0x0112
+_KERNELS: Final = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_READERS: Final[dict[str, Callable[[BytesIO], ImageFile.ImageFile]]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+}
+# EXIF orientation -> what undoes it (EXIF 2.32, section 4.6.4).
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FOREIGN: Final = {
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+    b"%PDF": "PDF",
+    b"\x00\x00\x01\x00": "ICO",
+    b"8BPS": "Photoshop",
+    b"\xff\x0a": "JPEG XL",
+    b"\x00\x00\x00\x0cJXL ": "JPEG XL",
+}
+_ISO_BRANDS: Final = {
+    b"heic": "HEIC",
+    b"heix": "HEIC",
+    b"mif1": "HEIF",
+    b"msf1": "HEIF",
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+}
+# What Pillow's readers raise on damaged files, found by fuzzing and by reading them. Anything else is a bug to hear about.
+_DAMAGE: Final = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How a photo of any shape becomes a square for the network.
+
+    Parameters
+    ----------
+    size : int
+        Side of the square in pixels.
+    fit : {"pad", "crop", "squash"}
+        Whole photo on white, largest centred square, or stretched.
+    kernel : {"bilinear", "bicubic", "lanczos"}
+        Resampling kernel, always antialiased.
+
+    Raises
+    ------
+    ConfigError
+        If a value is none of these.
+    """
+
+    size: int
+    fit: Fit = "pad"
+    kernel: Kernel = "bicubic"
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.size <= 2048:
+            raise ConfigError(f"size {self.size}: expected 8 to 2048 pixels")
+        if self.fit not in get_args(Fit):
+            raise ConfigError(f"fit '{self.fit}': expected one of {', '.join(get_args(Fit))}")
+        if self.kernel not in get_args(Kernel):
+            raise ConfigError(f"kernel '{self.kernel}': expected one of {', '.join(get_args(Kernel))}")
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A decoded photo: its upright size before scaling, and its pixels.
+
+    Attributes
+    ----------
+    width, height : int
+        In pixels, of the upright photo as taken.
+    pixels : uint8 array, shape (height', width', 3)
+        RGB; the shape is that of the scaled photo.
+    """
+
+    width: int
+    height: int
+    pixels: NDArray[np.uint8]
+
+
+def is_photo(head: bytes) -> bool:
+    """Tell from its first 12 bytes whether a file claims to be a JPEG, PNG or WebP."""
+    return _format(head) is not None
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """Return (width, height) in pixels as the header says, orientation applied.
+
+    Raises
+    ------
+    ImageDecodeError
+        If the header is none of JPEG, PNG or WebP, is damaged, or announces more than ``MAX_PIXELS``.
+    """
+    image = _open(data)
+    return _swap(image.size, _orientation(image))
+
+
+def to_network_input(data: bytes, preprocessing: Preprocessing) -> Photo:
+    """Decode a photo and fit it into the network's square.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file.
+    preprocessing : Preprocessing
+        Size, fit and kernel, as the backbone's card gives them.
+
+    Returns
+    -------
+    Photo
+        With pixels of shape (size, size, 3).
+
+    Raises
+    ------
+    ImageDecodeError
+        If the bytes are not a whole JPEG, PNG or WebP of at most ``MAX_PIXELS``.
+    """
+    size = preprocessing.size
+
+    def scale(width: int, height: int) -> tuple[int, int]:
+        if preprocessing.fit == "squash":
+            return size, size
+        side = max(width, height) if preprocessing.fit == "pad" else min(width, height)
+        return max(1, round(width * size / side)), max(1, round(height * size / side))
+
+    image, upright_size = _decode(data, scale)
+    if image.size != (size, size):
+        image = _into_square(image, preprocessing, scale(*image.size))
+    return Photo(*upright_size, np.asarray(image))
+
+
+def to_thumbnail(data: bytes, side: int, quality: int = 80) -> bytes:
+    """Return a JPEG no larger than ``side`` pixels either way, without metadata.
+
+    Raises
+    ------
+    ImageDecodeError
+        As :func:`to_network_input`.
+    """
+
+    def scale(width: int, height: int) -> tuple[int, int]:
+        shrink = min(1.0, side / max(width, height))
+        return max(1, round(width * shrink)), max(1, round(height * shrink))
+
+    image, _ = _decode(data, scale)
+    target = scale(*image.size)
+    if image.size != target:
+        image = image.resize(target, Image.Resampling.BICUBIC)
+    out = BytesIO()
+    image.save(out, "JPEG", quality=quality, optimize=True)
+    return out.getvalue()
+
+
+def _decode(data: bytes, scale: Callable[[int, int], tuple[int, int]]) -> tuple[Image.Image, tuple[int, int]]:
+    """Return the upright RGB image, decoded no larger than useful, and the upright size as taken."""
+    image = _open(data)
+    try:
+        orientation = _orientation(image)
+        upright_size = _swap(image.size, orientation)
+        if image.format == "JPEG":
+            # draft() only ever picks 1/2, 1/4 or 1/8, and only when the result is at least as large as asked for.
+            width, height = scale(*image.size)
+            image.draft(None, (_DRAFT_MARGIN * width, _DRAFT_MARGIN * height))
+        image.load()
+        rgb = _to_rgb(image)
+        if orientation in _UPRIGHT:
+            rgb = rgb.transpose(_UPRIGHT[orientation])
+    except _DAMAGE as exc:
+        raise ImageDecodeError("damaged", f"{image.format} data is damaged or cut short ({_brief(exc)})") from exc
+    return rgb, upright_size
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    """Read the header only, with the reader that the content asks for."""
+    if not data:
+        raise ImageDecodeError("empty", "the file is empty (0 bytes)")
+    name = _format(data[:12])
+    if name is None:
+        raise _foreign(data[:12])
+    # The readers themselves, not Image.open: no second guess by other formats, no warning that depends on global state.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as "Invalid APNG, will use default PNG image": that is what we want
+            image: ImageFile.ImageFile = _READERS[name](BytesIO(data))
+    except _DAMAGE as exc:
+        raise ImageDecodeError("damaged", f"{name} header is damaged or cut short ({_brief(exc)})") from exc
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageDecodeError(
+            "too large",
+            f"{width} x {height} = {width * height:,} pixels; expected at most {MAX_PIXELS:,}: scale it down",
+        )
+    return image
+
+
+def _format(head: bytes) -> str | None:
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    return None
+
+
+def _foreign(head: bytes) -> ImageDecodeError:
+    """Name a format that is known but not taken, so that the user knows what to convert."""
+    name = _ISO_BRANDS.get(head[8:12]) if head[4:8] == b"ftyp" else None
+    name = name or next((known for magic, known in _FOREIGN.items() if head.startswith(magic)), None)
+    if name:
+        return ImageDecodeError("unsupported format", f"this is {name}; expected JPEG, PNG or WebP: convert it")
+    return ImageDecodeError("not an image", f"begins with {head[:8].hex(' ')}; expected JPEG, PNG or WebP")
+
+
+def _orientation(image: ImageFile.ImageFile) -> int:
+    """Return the EXIF orientation, 1 where there is none or it cannot be read."""
+    if "exif" not in image.info:
+        return 1
+    with warnings.catch_warnings():
+        # A photo with broken EXIF is still a photo.
+        warnings.simplefilter("ignore")
+        try:
+            value = image.getexif().get(_ORIENTATION_TAG, 1)
+        except _DAMAGE:
+            return 1
+    return value if isinstance(value, int) else 1
+
+
+def _swap(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    return (size[1], size[0]) if orientation in (5, 6, 7, 8) else size
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return RGB: alpha on white, 16 bits scaled to 8, anything else converted."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit grey at 255 instead of scaling it.
+        grey = np.clip(np.asarray(image).astype(np.int32), 0, 0xFFFF) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGB", rgba.size, (255, 255, 255))
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        return white
+    return image.convert("RGB")
+
+
+def _into_square(image: Image.Image, preprocessing: Preprocessing, scaled: tuple[int, int]) -> Image.Image:
+    size, kernel = preprocessing.size, _KERNELS[preprocessing.kernel]
+    if preprocessing.fit == "squash":
+        return image.resize((size, size), kernel)
+    if preprocessing.fit == "crop":
+        side = min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        return image.resize((size, size), kernel, box=(left, top, left + side, top + side))
+    if image.size != scaled:
+        image = image.resize(scaled, kernel)
+    if scaled == (size, size):
+        return image
+    square = Image.new("RGB", (size, size), (255, 255, 255))
+    square.paste(image, ((size - scaled[0]) // 2, (size - scaled[1]) // 2))
+    return square
+
+
+def _brief(exc: BaseException) -> str:
+    return (str(exc) or type(exc).__name__)[:120]

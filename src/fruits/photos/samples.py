@@ -1,0 +1,94 @@
+"""A few photos of a catalogue, opened to look at: their typical size, and thumbnails for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fruits.errors import ImageDecodeError
+from fruits.photos.catalogue import stable_hash
+from fruits.photos.images import read_size, to_thumbnail
+from fruits.storage.objects import read_file
+
+_SIZES_READ: Final = 50
+_THUMBNAIL_SIDE: Final = 128
+
+
+def typical_side(table: pa.Table) -> int | None:
+    """Return the median short side, in pixels, of the photos of the sharpest source; None if none can be read.
+
+    Looks at the headers of a few photos per source, chosen by hash, so that the answer does not depend on their order.
+    """
+    medians = []
+    for source in table["source"].unique().to_pylist():
+        uris = table.filter(pc.equal(table["source"].cast(pa.string()), source))["uri"]
+        step = max(1, len(uris) // (20 * _SIZES_READ))
+        chosen = sorted(uris.take(pa.array(range(0, len(uris), step))).to_pylist(), key=stable_hash)[:_SIZES_READ]
+        sides = [min(size) for size in map(_size, chosen) if size]
+        if sides:
+            medians.append(int(np.median(sides)))
+    return max(medians, default=None)
+
+
+def thumbnails(uris: Iterable[str], count: int) -> list[bytes]:
+    """Return small JPEGs of the first ``count`` photos that still open."""
+    found: list[bytes] = []
+    for uri in uris:
+        if len(found) == count:
+            break
+        try:
+            found.append(to_thumbnail(read_file(uri), _THUMBNAIL_SIDE))
+        except (OSError, ImageDecodeError):
+            continue
+    return found
+
+
+def example_photos(
+    table: pa.Table, wrong: Mapping[tuple[str, str], Sequence[str]], *, pairs: int = 12, labels: int = 200
+) -> dict[str, list[bytes]]:
+    """Return thumbnails for a report.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        The catalogue.
+    wrong : mapping
+        Uris of photos taken for another label, by (label, predicted), worst pair first.
+    pairs, labels : int
+        For how many pairs, and how many labels, there will be thumbnails.
+
+    Returns
+    -------
+    dict
+        Label to training photos of it; ``label NUL predicted`` to photos of the label that were taken for the other.
+    """
+    worst = list(wrong)[:pairs]
+    several = {label for pair in worst for label in pair}
+    uris = table["uri"]
+    names = table["label"].combine_chunks()
+    training = pc.equal(table["split"].cast(pa.string()), "train").combine_chunks().to_numpy(zero_copy_only=False)
+    found: dict[str, list[bytes]] = {}
+    for code, name in enumerate(names.dictionary.to_pylist()):
+        if name not in several and len(found) >= labels:
+            continue
+        rows = np.flatnonzero((names.indices.to_numpy() == code) & training)
+        count = 3 if name in several else 1
+        # Spread over the label's photos: the first few are often frames of one film.
+        spread = rows[np.linspace(0, len(rows) - 1, min(len(rows), 2 * count)).astype(int)] if len(rows) else rows
+        chosen = [*spread[::2], *spread[1::2]]
+        if photos := thumbnails((uris[int(row)].as_py() for row in chosen), count):
+            found[name] = photos
+    for label, predicted in worst:
+        found[f"{label}\0{predicted}"] = thumbnails(wrong[label, predicted], 3)
+    return found
+
+
+def _size(uri: str) -> tuple[int, int] | None:
+    try:
+        return read_size(read_file(uri))
+    except (OSError, ImageDecodeError):
+        return None

@@ -1,0 +1,325 @@
+"""The whole flow: run() from photos to a recogniser with its report, apply() from a recogniser to predictions.
+
+Read top to bottom, each is the documentation of what fruits does. What a step does in detail is the step's own module.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fruits import bundle as bundles
+from fruits import fitting
+from fruits import record as records
+from fruits.config import RunConfig, usable_cores
+from fruits.embedding.backbone import Backbone, Card, computation_id, find_backbone
+from fruits.embedding.stage import EmbedStage
+from fruits.engines import Engine, get_engine
+from fruits.errors import BundleError
+from fruits.learning.metrics import best_labels
+from fruits.learning.pca import PCA
+from fruits.measure import Clock, PeakMemory, Progress, Silent
+from fruits.photos.catalogue import Catalogue, labels_without_training, list_photos
+from fruits.photos.images import Preprocessing
+from fruits.photos.samples import example_photos, typical_side
+from fruits.report import render
+from fruits.storage import schemas
+from fruits.storage.objects import Objects
+from fruits.storage.parts import Inventory, Parts
+
+
+def run(config: RunConfig, *, progress: Progress | None = None, command: str = "fruits run") -> dict[str, Any]:
+    """Make a recogniser of labelled photos; compute only what is new since the last run on the same output.
+
+    Parameters
+    ----------
+    config : RunConfig
+    progress : Progress, optional
+        Told how far the run is.
+    command : str
+        As the user typed it, for the record.
+
+    Returns
+    -------
+    dict
+        The run record, as in ``OUT/run.json``; docs/results.md explains it.
+
+    Raises
+    ------
+    FruitsError
+        A subclass that says what to do. What was computed until then is kept.
+    """
+    progress, clock, started = progress or Silent(), Clock(), datetime.now(UTC).isoformat(timespec="seconds")
+    with PeakMemory() as memory:
+        with clock.step("catalogue"):
+            progress.start("catalogue", None)
+            catalogue = list_photos(
+                config.sources, only=config.only, sample=config.sample, seed=config.seed, progress=progress.advance
+            )
+            objects, engine = Objects(config.out), get_engine("local", config.workers)
+            backbone = find_backbone(config.backbone)
+            card, preprocessing = backbone.card, _preprocessing(config, backbone, catalogue, objects)
+        _say_what_was_found(catalogue, progress)
+
+        with clock.step("embeddings"):
+            parts = Parts(config.out, f"embeddings/{computation_id(card, preprocessing)}")
+            model_path = _prepared_model(objects, backbone, preprocessing)
+            inventory, computed = _embed(engine, parts, catalogue, model_path, card, preprocessing, progress)
+            counts = records.counts(catalogue, inventory, computed)
+            rejections = records.rejections(catalogue, inventory)
+            _write_rejections(objects, rejections)
+            records.refuse_too_many(counts, rejections, config.max_rejected, f"{config.out}/rejected.csv")
+
+        identity = records.identity(config, catalogue, inventory, card, preprocessing)
+        if before := _unchanged(objects, identity):
+            seconds = {**clock.seconds, "total": clock.total()}
+            return {**before, **counts, "seconds": seconds, "peak_memory_mb": memory.megabytes, "up_to_date": True}
+
+        rows = fitting.Rows.of(catalogue.table, inventory)
+        choosing = fitting.Choosing.of(rows, config.seed)
+        with clock.step("moments"):
+            progress.start("moments", None)
+            learnt, held_back = fitting.training_moments(
+                engine, parts, inventory, rows, choosing, embedding_size=card.embedding_size
+            )
+        with clock.step("pca"):
+            pca = PCA.from_moments(learnt.merge(held_back))
+        with clock.step("choices"):
+            progress.start("choices", None)
+            choice = fitting.choose(
+                parts,
+                inventory,
+                rows,
+                choosing,
+                pca=pca,
+                learnt=learnt,
+                variance=config.variance,
+                components=config.components,
+                progress=progress.say,
+            )
+        with clock.step("features"):
+            progress.start("features", counts["photos"])
+            features = fitting.project_rows(parts, inventory, pca, choice.components, len(rows.ok), progress.advance)
+            about_features = {"identity": identity, "components": choice.components, "backbone": card.name}
+            fitting.save_features(objects, catalogue.table, rows, features, about_features)
+        with clock.step("head"):
+            progress.start("head", None)
+            head, labels, training_photos = fitting.fit_head(features, rows, choice, config.seed)
+        with clock.step("metrics"):
+            scores, wrong = records.scores(catalogue, rows, features, head, labels)
+        with clock.step("bundle"):
+            progress.start("bundle", None)
+            bundles.save(
+                Path(config.out) / "bundle",
+                model=model_path.read_bytes(),
+                card=card,
+                preprocessing=preprocessing,
+                mean=pca.mean,
+                components=pca.axes[: choice.components],
+                head=head,
+                labels=labels,
+                about={"metrics": scores["metrics"], "config": config.as_dict(), "versions": records.versions()},
+            )
+        record = {
+            **records.about(config, catalogue, card, preprocessing, command=command, started=started),
+            **counts,
+            "rejections": rejections[: records.REJECTIONS_KEPT],
+            "rejections_total": len(rejections),
+            **records.fitted(pca, choice, head, training_photos),
+            **scores,
+            "identity": identity,
+        }
+        with clock.step("report"):
+            progress.start("report", None)
+            record |= {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": memory.megabytes}
+            objects.write("report.html", render(record, example_photos(catalogue.table, wrong)).encode())
+        record |= {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": memory.megabytes}
+        objects.write("run.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
+    return {**record, "up_to_date": False}
+
+
+def apply(
+    bundle_path: str, sources: Sequence[str], to: str, *, workers: int = 0, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Recognise photos in batch; compute only what is new since the last time with the same output.
+
+    Parameters
+    ----------
+    bundle_path : str
+        A bundle, or the results of a run.
+    sources : sequence of str
+        Folders of photos in any layout, manifests with a column ``uri``, or single photos.
+    to : str
+        Folder for ``predictions.parquet`` and what is kept to go on.
+    workers : int
+        Worker processes; 0 for one per core.
+    progress : Progress, optional
+
+    Returns
+    -------
+    dict
+        Counts, seconds and where the predictions are.
+
+    Raises
+    ------
+    FruitsError
+        A subclass that says what to do. Photos that cannot be decoded are rows with a status, never an error.
+    """
+    progress, clock = progress or Silent(), Clock()
+    with PeakMemory() as memory:
+        with clock.step("catalogue"):
+            progress.start("catalogue", None)
+            recogniser = bundles.load(bundle_path)
+            catalogue = list_photos(sources, labelled=False, progress=progress.advance)
+            objects, engine = Objects(to), get_engine("local", workers or usable_cores())
+        with clock.step("embeddings"):
+            parts = Parts(to, f"embeddings/{recogniser.computation}")
+            inventory, computed = _embed(
+                engine, parts, catalogue, recogniser.backbone_path, recogniser.card, recogniser.preprocessing, progress
+            )
+            counts = records.counts(catalogue, inventory, computed)
+        with clock.step("predictions"):
+            progress.start("predictions", counts["photos"])
+            _write_predictions(objects, parts, inventory, recogniser, progress)
+        seconds = {**clock.seconds, "total": clock.total()}
+    return {
+        **counts,
+        "seconds": seconds,
+        "peak_memory_mb": memory.megabytes,
+        "predictions": f"{to}/predictions.parquet",
+    }
+
+
+def _preprocessing(config: RunConfig, backbone: Backbone, catalogue: Catalogue, objects: Objects) -> Preprocessing:
+    """Return the preprocessing: the user's word, else what the last run on this output used, else what the photos need.
+
+    Kept between runs because the photos' typical side may shift by a pixel as photos are added, and every embedding with it.
+    """
+    kept = json.loads(objects.read_if_present("preprocessing.json") or b"{}")
+    size = config.size
+    if size is None and isinstance(backbone.card.size, tuple):
+        size = kept.get(backbone.card.sha256)
+    if size is None and isinstance(backbone.card.size, tuple):
+        size = backbone.card.preprocessing(None, None, typical_side(catalogue.table)).size
+        objects.write("preprocessing.json", json.dumps({**kept, backbone.card.sha256: size}).encode())
+    return backbone.card.preprocessing(size, config.fit)
+
+
+def _say_what_was_found(catalogue: Catalogue, progress: Progress) -> None:
+    for reason, count in catalogue.left_aside.items():
+        examples = ", ".join(catalogue.examples.get(reason, []))
+        progress.say(f"left aside: {count:,} {reason}{f' ({examples})' if examples else ''}")
+    untrained = labels_without_training(catalogue.table)
+    if untrained:
+        progress.say(
+            f"{len(untrained)} of the labels have no training photo, so they are left out of the scores: "
+            + ", ".join(f"{label} ({photos})" for label, photos in untrained.items())
+        )
+    if catalogue.split_origin == "hash":
+        progress.say(
+            "no Training/ and Test/ found: a fifth of each label's photos is kept for testing, chosen by a hash"
+        )
+
+
+def _prepared_model(objects: Objects, backbone: Backbone, preprocessing: Preprocessing) -> Path:
+    """Put the prepared network where workers find it, once."""
+    key = f"embeddings/{computation_id(backbone.card, preprocessing)}/backbone.onnx"
+    if objects.read_if_present(key) is None:
+        objects.write(key, backbone.prepared(preprocessing))
+    return Path(objects.root) / key
+
+
+def _embed(
+    engine: Engine,
+    parts: Parts,
+    catalogue: Catalogue,
+    model_path: Path,
+    card: Card,
+    preprocessing: Preprocessing,
+    progress: Progress,
+) -> tuple[Inventory, int]:
+    """Compute the embeddings that are missing; return what is there then, and how many were computed."""
+    inventory = parts.inventory(catalogue.table)
+    planned: pa.Table | None = None
+    while len(inventory.missing) and (planned := parts.plan(catalogue.table, inventory.missing)) is None:
+        inventory = parts.inventory(catalogue.table)  # another run on this output has just planned
+    work = pa.concat_tables([inventory.pending, *([planned] if planned is not None else [])])
+    progress.start("embeddings", work.num_rows)
+    if not work.num_rows:
+        return inventory, 0
+    stage = EmbedStage(str(model_path), preprocessing, card.embedding_size, parts.root, parts.prefix)
+    for receipts in engine.map_batches(_by_shard(work), stage, schemas.RECEIPT):
+        for receipt in receipts.to_pylist():
+            progress.advance(receipt["ok"] + receipt["rejected"] + receipt["failed"])
+    return parts.inventory(catalogue.table), work.num_rows
+
+
+def _by_shard(work: pa.Table) -> list[pa.Table]:
+    codes = work["shard"].combine_chunks().dictionary_encode().indices.to_numpy()
+    starts = np.flatnonzero(np.r_[True, np.diff(codes) != 0])
+    return [work.slice(start, stop - start) for start, stop in zip(starts, np.r_[starts[1:], len(codes)], strict=True)]
+
+
+def _write_rejections(objects: Objects, rejections: list[dict[str, str]]) -> None:
+    """Write ``rejected.csv``, or take an old one away."""
+    if not rejections:
+        objects.delete("rejected.csv")
+        return
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["uri", "label", "status", "code", "message"])
+    writer.writeheader()
+    writer.writerows(rejections)
+    objects.write("rejected.csv", out.getvalue().encode())
+
+
+def _unchanged(objects: Objects, identity: str) -> dict[str, Any] | None:
+    """Return the last run's record if it is of the same identity and its results are all there."""
+    data = objects.read_if_present("run.json")
+    try:
+        record = json.loads(data) if data else {}
+        if record.get("identity") != identity:
+            return None
+        bundles.load(objects.root)
+        if pq.read_metadata(Path(objects.root) / "features.parquet").num_rows != record["ok"]:
+            return None
+    except (ValueError, OSError, KeyError, BundleError, pa.ArrowException):
+        return None  # damaged or half deleted: fitting again is quick and puts everything back
+    return record if (Path(objects.root) / "report.html").is_file() else None
+
+
+def _write_predictions(
+    objects: Objects, parts: Parts, inventory: Inventory, recogniser: bundles.Bundle, progress: Progress
+) -> None:
+    """Write ``predictions.parquet``, one row per photo."""
+    schema = schemas.predictions(recogniser.components)
+    with (
+        objects.writer("predictions.parquet") as stream,
+        pq.ParquetWriter(stream, schema, compression="zstd") as writer,
+    ):
+        for holding in inventory.holdings:
+            table = parts.read(holding.record, ["uri", "status", "error", "embedding"])
+            table = table.filter(pa.array(holding.catalogue_rows >= 0)).combine_chunks()
+            ok = pc.equal(table["status"], "ok").to_numpy()
+            vectors = table["embedding"].chunk(0).values.to_numpy(zero_copy_only=False)
+            features, probabilities = recogniser.classify(vectors.reshape(table.num_rows, -1)[ok])
+            best = best_labels(probabilities, bundles.BEST)
+            answers = iter(zip(features, np.take_along_axis(probabilities, best, 1), best, strict=True))
+            columns: dict[str, list[Any]] = {"labels": [], "probabilities": [], "features": []}
+            for is_ok in ok:
+                answer = next(answers) if is_ok else None
+                columns["labels"].append([recogniser.labels[label] for label in answer[2]] if answer else None)
+                columns["probabilities"].append(answer[1] if answer else None)
+                columns["features"].append(answer[0] if answer else None)
+            given = {name: table[name] for name in ("uri", "status", "error")}
+            writer.write_table(pa.table({**given, **columns}, schema=schema))
+            progress.advance(table.num_rows)

@@ -1,0 +1,224 @@
+"""The run record: what was run, on what, what came out. Plain values, for JSON, the report and whoever comes after.
+
+Counts are taken from what is stored, not from what workers said, and they close: photos = ok + rejected + failed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+import fruits
+from fruits.config import RunConfig
+from fruits.embedding.backbone import Card, computation_id
+from fruits.errors import StoreError, TooManyRejectedError
+from fruits.fitting import Choice, Rows
+from fruits.learning import metrics
+from fruits.learning.head import Head
+from fruits.learning.pca import PCA
+from fruits.photos.catalogue import Catalogue, labels_without_training
+from fruits.photos.images import Preprocessing
+from fruits.storage import schemas
+from fruits.storage.parts import Inventory
+
+FORMAT: Final = 1
+REJECTIONS_KEPT: Final = 1000
+_CONFUSIONS_KEPT: Final = 100
+_WRONG_KEPT: Final = 6
+
+
+def about(
+    config: RunConfig, catalogue: Catalogue, card: Card, preprocessing: Preprocessing, *, command: str, started: str
+) -> dict[str, Any]:
+    """Return what was run, on which photos."""
+    labels = catalogue.table["label"].combine_chunks().value_counts()
+    splits = {
+        row["values"]: row["counts"] for row in catalogue.table["split"].combine_chunks().value_counts().to_pylist()
+    }
+    aside = [
+        {"reason": reason, "count": count, "examples": catalogue.examples.get(reason, [])}
+        for reason, count in catalogue.left_aside.items()
+    ]
+    shown = ("name", "title", "sha256", "embedding_size", "licence", "attribution", "made_by")
+    return {
+        "format": FORMAT,
+        "fruits": fruits.__version__,
+        "started": started,
+        "command": command,
+        "engine": "local",
+        "workers": config.workers,
+        "config": {**config.as_dict(), "size": preprocessing.size, "fit": preprocessing.fit},
+        "sources": [{"source": source, "photos": photos} for source, photos in catalogue.sources.items()],
+        "labels": len(labels),
+        "splits": {split: splits[split] for split in ("train", "val", "test") if split in splits},
+        "split_origin": catalogue.split_origin,
+        "left_aside": aside,
+        "labels_without_training": [
+            {"label": label, "photos": photos} for label, photos in labels_without_training(catalogue.table).items()
+        ],
+        "backbone": {**{name: getattr(card, name) for name in shown}, **asdict(preprocessing)},
+        "embedding_size": card.embedding_size,
+    }
+
+
+def counts(catalogue: Catalogue, inventory: Inventory, computed: int) -> dict[str, int]:
+    """Return how many photos there are, in which state.
+
+    Raises
+    ------
+    StoreError
+        If a photo is in no part: the sums do not close.
+    """
+    photos = catalogue.table.num_rows
+    held = sum(int((holding.catalogue_rows >= 0).sum()) for holding in inventory.holdings)
+    if held != photos:
+        raise StoreError(
+            f"{photos:,} photos were listed but parts hold {held:,} of them; run again, nothing else is lost"
+        )
+    status = [
+        status
+        for holding in inventory.holdings
+        for row, status, _ in holding.record.errors
+        if holding.catalogue_rows[row] >= 0
+    ]
+    rejected, failed = status.count("rejected"), status.count("failed")
+    return {
+        "photos": photos,
+        "ok": photos - rejected - failed,
+        "rejected": rejected,
+        "failed": failed,
+        "computed": computed,
+        "reused": photos - computed,
+    }
+
+
+def rejections(catalogue: Catalogue, inventory: Inventory) -> list[dict[str, str]]:
+    """Return every photo that is not ok with the reason, in the catalogue's order."""
+    found = sorted(
+        (int(holding.catalogue_rows[row]), status, error)
+        for holding in inventory.holdings
+        for row, status, error in holding.record.errors
+        if holding.catalogue_rows[row] >= 0
+    )
+    rows = catalogue.table.select(["uri", "label"]).take(pa.array([row for row, _, _ in found], pa.int64())).to_pylist()
+    listed = []
+    for row, (_, status, error) in zip(rows, found, strict=True):
+        code, _, message = error.partition(": ")
+        listed.append({**row, "status": status, "code": code, "message": message})
+    return listed
+
+
+def refuse_too_many(counts: dict[str, int], rejected: list[dict[str, str]], limit: float, where: str) -> None:
+    """Raise :class:`TooManyRejectedError` with a list if more than ``limit`` of the photos are not ok, or none is."""
+    bad = counts["rejected"] + counts["failed"]
+    if bad <= limit * counts["photos"] and counts["ok"]:
+        return
+    some = "\n".join(f"  {row['uri']}: {row['code']}: {row['message']}" for row in rejected[:10])
+    more = f"\n  ... and {len(rejected) - 10:,} more" if len(rejected) > 10 else ""
+    raise TooManyRejectedError(
+        f"{bad:,} of {counts['photos']:,} photos were rejected or failed; at most {limit:.0%} may be (--max-rejected):\n"
+        f"{some}{more}\nall of them are in {where}; mend or remove them and run again, or raise --max-rejected"
+    )
+
+
+def fitted(pca: PCA, choice: Choice, head: Head, training_photos: int) -> dict[str, Any]:
+    """Return what was fitted and how its choices were made."""
+    ratio = pca.explained_variance_ratio
+    best = next((t for t in choice.regularisation_trials if t.regularisation == choice.regularisation), None)
+    return {
+        "components": choice.components,
+        "components_chosen_by": choice.chosen_by,
+        "component_trials": [asdict(trial) for trial in choice.component_trials],
+        "explained_variance": float(ratio[: choice.components].sum()),
+        "explained_variance_ratio": ratio.tolist(),
+        "head": {
+            "regularisation": choice.regularisation,
+            "validation_accuracy": best.accuracy if best else None,
+            "validation_groups": choice.groups_held_back,
+            "trials": [asdict(trial) for trial in choice.regularisation_trials],
+            "training_photos": training_photos,
+            "converged": head.converged,
+        },
+    }
+
+
+def scores(
+    catalogue: Catalogue, rows: Rows, features: NDArray[np.float32], head: Head, labels: list[str]
+) -> tuple[dict[str, Any], dict[tuple[str, str], list[str]]]:
+    """Score the head on the test photos, or on val where there is no test.
+
+    Photos whose label no training photo has are left out: no head could name them. They are counted.
+
+    Returns
+    -------
+    dict
+        ``evaluated, metrics, per_label, confusions``; the first two are None if there is nothing to score on.
+    dict
+        Uris of photos taken for another label, by (label, predicted), most photos first.
+    """
+    number = {name: position for position, name in enumerate(labels)}
+    learnt = np.array([number.get(name, -1) for name in rows.names], np.int64)
+    split = next((name for name in ("test", "val") if ((rows.split == name) & rows.ok).any()), "")
+    asked = np.flatnonzero((rows.split == split) & rows.ok)
+    known = asked[learnt[rows.label[asked]] >= 0]
+    per_label_counts = {
+        "train": np.bincount(rows.label[(rows.split == "train") & rows.ok], minlength=len(rows.names)),
+        "evaluated": np.bincount(rows.label[known], minlength=len(rows.names)),
+    }
+    values, confused, wrong = None, [], {}
+    if len(known):
+        probabilities, truth = head.predict_proba(features[known]), learnt[rows.label[known]]
+        predicted = probabilities.argmax(axis=1)
+        values = metrics.evaluate(probabilities, truth, labels)
+        pairs = metrics.confusions(predicted, truth, len(labels))[:_CONFUSIONS_KEPT]
+        for pair in pairs:
+            at = known[(truth == pair.label) & (predicted == pair.predicted)][:_WRONG_KEPT]
+            wrong[labels[pair.label], labels[pair.predicted]] = catalogue.table["uri"].take(pa.array(at)).to_pylist()
+            named = {"label": labels[pair.label], "predicted": labels[pair.predicted]}
+            confused.append({**named, "count": pair.count, "share": pair.share})
+    per_label = []
+    for code, name in enumerate(rows.names):
+        given = {kind: int(count[code]) for kind, count in per_label_counts.items()}
+        of = {key: values[f"{key}ByLabel"].get(name) if values else None for key in ("precision", "recall", "fMeasure")}
+        per_label.append({"label": name, **given, **of})
+    evaluated = (
+        {"split": split, "photos": len(known), "left_out_photos": len(asked) - len(known)} if len(known) else None
+    )
+    return {"evaluated": evaluated, "metrics": values, "per_label": per_label, "confusions": confused}, wrong
+
+
+def identity(
+    config: RunConfig, catalogue: Catalogue, inventory: Inventory, card: Card, preprocessing: Preprocessing
+) -> str:
+    """Return a hash of all that decides what is fitted: when it is that of the last run, there is nothing to do."""
+    digest = hashlib.sha256()
+    choices = [config.variance, config.components, config.seed, computation_id(card, preprocessing), versions()]
+    digest.update(json.dumps(choices, sort_keys=True).encode())
+    for batch in catalogue.table.to_batches(8192):
+        for name in ("uri", "label", "split", "version"):
+            values = batch.column(name)
+            text = values.cast(pa.string()) if pa.types.is_dictionary(values.type) else values
+            digest.update("\0".join(text.fill_null("").to_pylist()).encode())
+        digest.update(np.ascontiguousarray(batch.column("group").to_numpy()).tobytes())
+    for holding in inventory.holdings:
+        digest.update(holding.record.sha256.encode())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that results may depend on."""
+    packages = ("numpy", "onnxruntime", "pillow", "pyarrow", "scikit-learn")
+    return {
+        "fruits": fruits.__version__,
+        "python": platform.python_version(),
+        "schema": str(schemas.VERSION),
+        **{package: version(package) for package in packages},
+    }

@@ -1,0 +1,1 @@
+"""Where bytes and tables rest: objects, their schemas, and parts that count only once committed."""

@@ -1,0 +1,103 @@
+"""The Arrow schema of every table that crosses a boundary.
+
+A change of meaning raises ``VERSION``: embeddings of another version are computed again, bundles of another are refused.
+To change a schema: raise the number, say why below, and add a test that old results are refused or read.
+
+1: first version.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pyarrow as pa
+
+VERSION: Final = 1
+
+#: Largest float distance that "the same embedding" allows between engines; the same machine gives the same bits.
+EMBEDDING_TOLERANCE: Final = 1e-5
+
+_LABEL = pa.dictionary(pa.int32(), pa.string())
+_SPLIT = pa.dictionary(pa.int8(), pa.string())
+
+#: One row per photo that was found. ``group``: photos that may show the same thing from nearly the same view share one.
+CATALOGUE: Final = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("label", _LABEL),
+        pa.field("split", _SPLIT),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("source", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+        pa.field("group", pa.int64(), nullable=False),
+    ]
+)
+
+#: What a worker is told: the photos of one shard.
+WORK: Final = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("version", pa.string(), nullable=False),
+    ]
+)
+
+#: What a worker answers for a committed shard: what it holds and where the seconds went (summed over threads).
+RECEIPT: Final = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("ok", pa.int64(), nullable=False),
+        pa.field("rejected", pa.int64(), nullable=False),
+        pa.field("failed", pa.int64(), nullable=False),
+        pa.field("seconds_read", pa.float64(), nullable=False),
+        pa.field("seconds_decode", pa.float64(), nullable=False),
+        pa.field("seconds_infer", pa.float64(), nullable=False),
+        pa.field("seconds_write", pa.float64(), nullable=False),
+    ]
+)
+
+
+def embeddings(embedding_size: int) -> pa.Schema:
+    """Return the schema of embedding rows of ``embedding_size`` numbers."""
+    return pa.schema(
+        [
+            pa.field("uri", pa.string(), nullable=False),
+            pa.field("label", pa.string()),
+            pa.field("split", pa.string()),
+            pa.field("version", pa.string(), nullable=False),
+            pa.field("sha256", pa.string()),
+            pa.field("width", pa.int32()),
+            pa.field("height", pa.int32()),
+            pa.field("status", pa.string(), nullable=False),
+            pa.field("error", pa.string()),
+            pa.field("embedding", pa.list_(pa.float32(), embedding_size)),
+        ]
+    )
+
+
+def features(components: int) -> pa.Schema:
+    """Return the schema of feature rows: embeddings projected to ``components`` numbers."""
+    return pa.schema(
+        [
+            pa.field("uri", pa.string(), nullable=False),
+            pa.field("label", pa.string()),
+            pa.field("split", pa.string()),
+            pa.field("features", pa.list_(pa.float32(), components), nullable=False),
+        ]
+    )
+
+
+def predictions(components: int) -> pa.Schema:
+    """Return the schema of answers: three best labels, best first; null where the photo was not ok."""
+    return pa.schema(
+        [
+            pa.field("uri", pa.string(), nullable=False),
+            pa.field("status", pa.string(), nullable=False),
+            pa.field("error", pa.string()),
+            pa.field("labels", pa.list_(pa.string())),
+            pa.field("probabilities", pa.list_(pa.float32())),
+            pa.field("features", pa.list_(pa.float32(), components)),
+        ]
+    )

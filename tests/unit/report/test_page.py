@@ -1,0 +1,471 @@
+"""The report says what the record says, in both languages, and nothing that the record holds can act in it."""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+import string
+import subprocess
+from html.parser import HTMLParser
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from fruits.report import render
+from fruits.report.curve import plot_variance
+from fruits.report.speech import count, duration, moment, say, share, visible
+from fruits.report.words import WORDS
+
+THIN, NO_BREAK = "\N{NARROW NO-BREAK SPACE}", "\N{NO-BREAK SPACE}"
+VOID = {"meta", "link", "img", "br", "input"}
+INLINE = {"span", "b", "bdi", "code", "i", "img", "br"}
+# Drawn shapes close themselves.
+SHAPES = {"path", "rect", "line", "circle", "polyline", "polygon"}
+
+ATTACKS = (
+    "<script>document.title='owned'</script>",
+    '"><img src=x onerror="document.title=\'owned\'">',
+    "</script><script>document.title='owned'</script>",
+    "</style><svg onload=document.title='owned'>",
+    "' onmouseover='document.title=1",
+    "{{ 7 * 7 }}{% include 'page.py' %}",
+    "invoice\u202egpj.exe",
+    "isolated\u2066 and never popped",
+    "bell\x07 null\x00 escape\x1b[31m line\nfeed",
+    "not utf-8 \udcff",
+    "https://example.invalid/a.js",
+)
+
+
+def a_record(labels: tuple[str, ...] = ("Apple", "Pear", "Plum"), **changes: Any) -> dict[str, Any]:
+    """A finished run whose counts close, with one photo in four of the first label taken for the second."""
+    rows = [
+        {"label": label, "train": 12, "evaluated": 4, "precision": 0.8, "recall": 1.0, "fMeasure": 0.89}
+        for label in labels
+    ]
+    n = len(labels)
+    record: dict[str, Any] = {
+        "format": 1,
+        "fruits": "0.1.0",
+        "started": "2026-11-22T09:00:00+00:00",
+        "command": "fruits run photos --to out",
+        "config": {"sources": ["photos"], "out": "out", "variance": 0.99, "components": None, "seed": 0},
+        "sources": [{"source": "photos", "photos": 16 * n + 2}],
+        "photos": 16 * n + 2,
+        "ok": 16 * n,
+        "rejected": 1,
+        "failed": 1,
+        "computed": 16 * n,
+        "reused": 2,
+        "labels": n,
+        "splits": {"train": 12 * n + 2, "test": 4 * n},
+        "split_origin": "folders",
+        "left_aside": [{"reason": "not an image", "count": 1204, "examples": ["README.md"]}],
+        "labels_without_training": [{"label": "Walnut", "photos": 83}],
+        "rejections": [
+            {"uri": "a/1.jpg", "label": "Apple", "status": "rejected", "code": "damaged", "message": "cut short"},
+            {"uri": "a/2.jpg", "label": "Pear", "status": "failed", "code": "timeout", "message": "no answer"},
+        ],
+        "rejections_total": 2,
+        "backbone": {"name": "fruits-small", "licence": "Apache-2.0", "attribution": "Someone", "sha256": "0" * 64},
+        "embedding_size": 4,
+        "components": 2,
+        "explained_variance": 0.9,
+        "components_chosen_by": "validation",
+        "explained_variance_ratio": [0.6, 0.3, 0.08, 0.02],
+        "component_trials": [
+            {"components": 1, "accuracy": 0.8, "standard_error": 0.01},
+            {"components": 2, "accuracy": 0.9, "standard_error": 0.01},
+        ],
+        "head": {
+            "regularisation": 1.0,
+            "validation_accuracy": 0.9,
+            "trials": [{"regularisation": 0.1, "accuracy": 0.88, "log_loss": 0.31}],
+            "validation_groups": 6,
+            "training_photos": 12 * n,
+        },
+        "seconds": {"catalogue": 0.4, "embeddings": 14.1, "total": 22.0},
+        "peak_memory_mb": 1812,
+        "evaluated": {"split": "test", "photos": 4 * n, "left_out_photos": 83},
+        "metrics": {
+            "f1": 0.9161,
+            "accuracy": 0.9167,
+            "weightedPrecision": 0.93,
+            "hammingLoss": 0.0833,
+            "logLoss": 0.2,
+            "precisionByLabel": dict.fromkeys(labels, 0.8),
+            "recallByLabel": dict.fromkeys(labels, 1.0),
+        },
+        "per_label": rows,
+        "confusions": [{"label": labels[0], "predicted": labels[1], "count": 1, "share": 0.25}],
+        "workers": 2,
+        "engine": "local",
+    }
+    return record | changes
+
+
+def an_attack() -> tuple[dict[str, Any], dict[str, list[bytes]]]:
+    """A record in which every text that comes from outside is hostile."""
+    confusions = [{"label": a, "predicted": ATTACKS[i - 1], "count": 1, "share": 0.25} for i, a in enumerate(ATTACKS)]
+    record = a_record(
+        ATTACKS,
+        command=" ".join(ATTACKS),
+        fruits=ATTACKS[1],
+        engine=ATTACKS[0],
+        started=ATTACKS[2],
+        sources=[{"source": text, "photos": 1} for text in ATTACKS],
+        left_aside=[{"reason": text, "count": 1, "examples": list(ATTACKS)} for text in ATTACKS],
+        labels_without_training=[{"label": text, "photos": 1} for text in ATTACKS],
+        rejections=[{"uri": t, "label": t, "status": t, "code": t, "message": t} for t in ATTACKS],
+        config={text: list(ATTACKS) for text in ATTACKS},
+        backbone=dict.fromkeys(ATTACKS, ATTACKS[1]),
+        metrics=a_record()["metrics"] | dict.fromkeys(ATTACKS, 0.5),
+        seconds=dict.fromkeys(ATTACKS, 1.0) | {"total": 20.0},
+        split_origin=ATTACKS[1],
+        components_chosen_by=ATTACKS[1],
+        confusions=confusions,
+    )
+    examples = {label: [a_photo()] for label in ATTACKS}
+    return record, examples | {f"{row['label']}\0{row['predicted']}": [a_photo("red")] for row in confusions}
+
+
+def a_photo(colour: str = "green") -> bytes:
+    """A small JPEG."""
+    out = BytesIO()
+    Image.new("RGB", (8, 8), colour).save(out, "JPEG")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def attacked() -> str:
+    """The page of the hostile record."""
+    return render(*an_attack())
+
+
+class Page(HTMLParser):
+    """What a browser would find in the page; refuses tags that do not pair up."""
+
+    def __init__(self, document: str) -> None:
+        super().__init__()
+        self.open: list[tuple[str, dict[str, str | None]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = []
+        self.feed(document)
+        self.close()
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in INLINE:
+            self.texts.append((" ", ("",), ()))
+        if tag not in VOID:
+            self.open.append((tag, dict(attrs)))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in SHAPES, f"<{tag}/> closes nothing in HTML"
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open[-1][0] == tag, f"</{tag}> inside {self.open}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        languages = tuple(attrs["lang"] or "" for tag, attrs in self.open if tag in {"span", "svg"} and "lang" in attrs)
+        self.texts.append((data, tuple(tag for tag, _ in self.open), languages))
+
+    def text(self, language: str = "en") -> str:
+        """What a reader of that language sees, spaces collapsed."""
+        seen = (
+            data
+            for data, tags, languages in self.texts
+            if not {"style", "script", "title"} & set(tags) and set(languages) <= {language}
+        )
+        return re.sub(r"[ \n]+", " ", "".join(seen))
+
+    def n(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+
+# What the page says
+
+
+@pytest.mark.parametrize(
+    ("language", "sentences"),
+    [
+        ("en", ["91.7%", "of 12 test photos given the right label", "50 photos = 48 read + 1 rejected + 1 failed"]),
+        ("en", ["50 photos = 48 computed + 2 reused", "50 photos = 38 training + 12 test", "Walnut 83"]),
+        ("en", ["95 test photos = 12 scored + 83 left out", "1,204 not an image – for example README.md"]),
+        (
+            "en",
+            [
+                "1 of 4 photos 25.0% of the label",
+                "a/1.jpg Apple rejected damaged cut short",
+                f"in between 7.5{NO_BREAK}s",
+            ],
+        ),
+        (
+            "fr",
+            [
+                f"91,7{THIN}%",
+                "de bonnes réponses sur 12 photos de test",
+                "50 photos = 48 lues + 1 rejetée + 1 en échec",
+            ],
+        ),
+        ("fr", [f"1{THIN}204 pas une image – par exemple README.md", "a/1.jpg Apple rejeté abîmé cut short"]),
+        ("fr", ["22 novembre 2026, 09:00 UTC".replace(" ", NO_BREAK, 1), f"entre les étapes 7,5{NO_BREAK}s"]),
+    ],
+)
+def test_page_says_what_the_record_says(language: str, sentences: list[str]) -> None:
+    seen = Page(render(a_record(), {})).text(language)
+    for sentence in sentences:
+        assert sentence in seen
+
+
+def test_counts_that_do_not_add_up_are_shown_as_such() -> None:
+    seen = Page(render(a_record(rejected=3), {})).text()
+    assert "This does not add up: the parts make 52, not 50." in seen
+    assert "≠" in seen
+    assert "≠" not in Page(render(a_record(), {})).text()
+
+
+def test_splits_may_be_counted_without_the_unreadable_photos() -> None:
+    seen = Page(render(a_record(splits={"train": 36, "val": 2, "test": 10}), {})).text()
+    assert "48 photos read = 36 training + 2 validation + 10 test" in seen
+
+
+@pytest.mark.parametrize("language", ["en", "fr"])
+def test_every_metric_is_there_under_its_own_name_and_explained(language: str) -> None:
+    names = [key.removeprefix("metric_") for key in WORDS["en"] if key.startswith("metric_")]
+    seen = Page(render(a_record(metrics=dict.fromkeys([*names, "brandNew"], 0.5)), {})).text(language)
+    for name in names:
+        assert f"{name} {WORDS[language]['metric_' + name]}" in seen
+    assert "brandNew" in seen
+
+
+def test_run_without_anything_to_score_says_so() -> None:
+    rows = [
+        row | {"evaluated": 0, "precision": None, "recall": None, "fMeasure": None} for row in a_record()["per_label"]
+    ]
+    page = Page(render(a_record(metrics=None, evaluated=None, confusions=[], per_label=rows), {}))
+    assert "No score for this run" in page.text()
+    assert WORDS["en"]["meaning_none"] in page.text()
+    assert WORDS["fr"]["confusions_unknown"] in page.text("fr")
+
+
+def test_run_with_nothing_to_complain_about_says_so() -> None:
+    record = a_record(rejections=[], rejections_total=0, confusions=[], left_aside=[], labels_without_training=[])
+    seen = Page(render(record, {})).text()
+    for key in ("rejections_none", "confusions_none", "notes_none"):
+        assert WORDS["en"][key] in seen
+
+
+def test_score_on_training_photos_is_not_praised() -> None:
+    seen = Page(render(a_record(evaluated={"split": "train", "photos": 36}), {})).text()
+    assert "says little about other photos" in seen
+    assert WORDS["en"]["meaning_views"] not in seen
+
+
+@pytest.mark.parametrize("change", [{"head": None}, {"explained_variance_ratio": []}, {"peak_memory_mb": None}])
+def test_absent_parts_of_the_record_leave_a_whole_page(change: dict[str, Any]) -> None:
+    Page(render(a_record(**change), {}))
+
+
+def test_mistaken_photos_stand_beside_photos_of_the_label_they_were_taken_for() -> None:
+    examples = {"Apple": [a_photo("green")], "Pear": [a_photo("yellow")], "Apple\0Pear": [a_photo("red")] * 5}
+    sides = [attrs for tag, attrs in Page(render(a_record(), examples)).tags if tag == "img" and attrs["alt"]]
+    assert [side["alt"] for side in sides] == ["Apple", "Apple", "Apple", "Pear"]
+    assert sides[0]["src"] != sides[3]["src"]
+    assert all((side["src"] or "").startswith("data:image/jpeg;base64,") for side in sides)
+
+
+def test_only_the_worst_pairs_are_pictured_and_the_others_listed() -> None:
+    pairs = [{"label": f"L{i}", "predicted": "M", "count": 1, "share": 0.1} for i in range(30)]
+    page = Page(render(a_record(confusions=pairs), {}))
+    assert page.n("figure") == 24
+    assert "18 more pairs" in page.text()
+    assert "L29" in page.text()
+
+
+def test_a_thousand_labels_render_in_one_page() -> None:
+    labels = tuple(f"Label {i:04d}" for i in range(1000))
+    seen = Page(render(a_record(labels), {labels[7]: [a_photo()]})).text()
+    assert all(label in seen for label in labels)
+    assert "All 1,000 labels 12,000 4,000" in seen
+
+
+def test_rejections_beyond_those_recorded_are_counted() -> None:
+    many = [a_record()["rejections"][0] | {"uri": f"{i}.jpg"} for i in range(1000)]
+    page = Page(render(a_record(rejections=many, rejections_total=2345), {}))
+    assert "The first 1,000 of 2,345." in page.text()
+
+
+def test_same_record_gives_the_same_page() -> None:
+    record, examples = an_attack()
+    assert render(record, examples) == render(record, examples)
+
+
+# What the page does not do
+
+
+def test_hostile_record_adds_no_element_and_no_attribute(attacked: str) -> None:
+    page = Page(attacked)
+    tame = Page(render(a_record(tuple(f"Label {i}" for i in range(len(ATTACKS)))), {}))
+    assert page.n("script") == tame.n("script") == 1
+    assert page.n("style") == 1
+    assert not {name for _, attrs in page.tags for name in attrs if name.startswith("on")}
+    assert {tag for tag, _ in page.tags} - {tag for tag, _ in tame.tags} <= {"img", "br"}
+    assert all((attrs["src"] or "").startswith("data:image/jpeg;base64,") for tag, attrs in page.tags if tag == "img")
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_every_label_appears_as_text(attacked: str, attack: str) -> None:
+    assert (
+        f"<bdi>{html.escape(visible(attack)).replace('&quot;', '&#34;').replace('&#x27;', '&#39;')}</bdi>" in attacked
+    )
+    assert " ".join(visible(attack).split()) in Page(attacked).text()
+
+
+def test_page_holds_no_character_that_hides_or_reorders_text(attacked: str) -> None:
+    attacked.encode()
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]", attacked)
+
+
+def test_page_loads_nothing(attacked: str) -> None:
+    page = Page(attacked)
+    addresses = [
+        a[name] or "" for _, a in page.tags for name in ("src", "href", "srcset", "action", "data") if name in a
+    ]
+    assert addresses
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    style = next(data for data, tags, _ in page.texts if "style" in tags)
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_policy_allows_our_own_inline_code_and_nothing_else() -> None:
+    tags = Page(render(a_record(), {})).tags
+    policy = next(a["content"] or "" for tag, a in tags if tag == "meta" and a.get("http-equiv"))
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy
+    assert len(re.findall(r"'sha256-[\w+/]{43}='", policy)) == 2
+    # The policy refuses style attributes; one that slipped in would be dead weight and an error in the console.
+    assert not [attrs for _, attrs in tags if "style" in attrs]
+
+
+# Both languages
+
+
+def test_both_languages_have_every_sentence_with_the_same_values_in_it() -> None:
+    fields = {
+        language: {
+            key: {name for _, name, _, _ in string.Formatter().parse(text) if name} for key, text in words.items()
+        }
+        for language, words in WORDS.items()
+    }
+    assert WORDS["en"].keys() == WORDS["fr"].keys()
+    for key in WORDS["en"]:
+        # French agrees with a number where English does not, so it may read one more value, never one less.
+        assert fields["en"][key] <= fields["fr"][key] <= fields["en"][key] | {"n"}, key
+
+
+def test_no_visible_text_escapes_translation() -> None:
+    alike = {word for key, text in WORDS["en"].items() if WORDS["fr"][key] == text for word in re.findall(r"\w+", text)}
+    allowed = alike | {"fruits", "English", "Français", "EN", "FR", "s", "h", "min"}
+    untrusted = {"bdi", "code", "style", "script", "title"}
+    for data, tags, languages in Page(render(a_record(), {})).texts:
+        if not languages and not untrusted & set(tags):
+            assert set(re.findall(r"[^\W\d_]+", data)) <= allowed, data
+
+
+def test_every_sentence_is_used() -> None:
+    folder = files("fruits.report")
+    code = "".join(folder.joinpath(name).read_text() for name in ("report.html.j2", "page.py", "speech.py"))
+    written = set(re.findall(r"[\"']([A-Za-z]\w*)[\"']", code))
+    prefixes = ("aside", "backbone", "code", "config", "curve_by", "metric", "origin", "part", "photos_of", "stage")
+    families = tuple(f"{prefix}_" for prefix in (*prefixes, "status", "sum", "whole"))
+    assert [key for key in WORDS["en"] if key not in written and not key.startswith(families)] == []
+
+
+@pytest.mark.parametrize(
+    ("spoken", "english", "french"),
+    [
+        (count(1234567), "1,234,567", f"1{THIN}234{THIN}567"),
+        (share(0.9167), "91.7%", f"91,7{THIN}%"),
+        (share(0.99996), "99.996%", f"99,996{THIN}%"),
+        (share(1.0), "100.0%", f"100,0{THIN}%"),
+        (share(0.00004), "0.004%", f"0,004{THIN}%"),
+        (share(None), "–", "–"),
+        (share(float("nan")), "–", "–"),
+        (duration(0.049), f"0.05{NO_BREAK}s", f"0,05{NO_BREAK}s"),
+        (duration(192), f"3{NO_BREAK}min 12{NO_BREAK}s", f"3{NO_BREAK}min 12{NO_BREAK}s"),
+        (duration(7500), f"2{NO_BREAK}h 05{NO_BREAK}min", f"2{NO_BREAK}h 05{NO_BREAK}min"),
+        (moment("2026-11-22T09:00:00+02:00"), f"22{NO_BREAK}November 2026, 09:00 UTC+02:00", None),
+        (moment("yesterday"), "<bdi>yesterday</bdi>", "<bdi>yesterday</bdi>"),
+        (say("rejections_show", n=1), "Show 1 file", "Voir 1 fichier"),
+        (say("sources_photos", n=0), "0 photos", "0 photo"),
+    ],
+)
+def test_numbers_and_plurals_follow_the_language(spoken: Any, english: str, french: str | None) -> None:
+    assert html.unescape(spoken.forms["en"]) == english
+    assert french is None or html.unescape(spoken.forms["fr"]) == french
+
+
+# The curve
+
+
+def test_curve_rises_from_the_first_component_to_the_last() -> None:
+    curve = plot_variance([0.6, 0.3, 0.08, 0.02], 2)
+    assert curve is not None
+    assert curve.line.split() == ["0,40", "50,10", "79.25,2", "100,0"]
+    assert curve.chosen is not None
+    assert (curve.chosen.x, curve.chosen.y) == (50, 10)
+    assert curve.milestones == [(0.5, 1), (0.8, 2), (0.9, 2), (0.95, 3), (0.99, 4)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 10, 256, 1280])
+def test_curve_of_any_size_stays_small_and_inside_its_frame(size: int) -> None:
+    curve = plot_variance([1 / size] * size, size)
+    assert curve is not None
+    numbers = [float(value) for point in curve.line.split() for value in point.split(",")]
+    assert 0 <= min(numbers) <= max(numbers) <= 100
+    assert len(numbers) <= 2 * 202
+    assert curve.ticks[0].components == 1
+    assert curve.ticks[-1].components == size
+
+
+# In a real browser
+
+
+@pytest.mark.parametrize(("fragment", "title"), [("#en", "fruits: 91.7% of 44 photos"), ("#fr", "fruits")])
+def test_browser_shows_the_language_of_the_address_and_runs_nothing_foreign(
+    tmp_path: Path, attacked: str, fragment: str, title: str
+) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium on this machine: the page was parsed, not run")
+    # As if an escape had failed: the policy is the second fence, and this holds it.
+    broken = attacked.replace("<main", "<script>document.title='owned'</script><main", 1)
+    page = tmp_path / "report.html"
+    page.write_text(broken, encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    flags += ["--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
+    ran = subprocess.run(
+        [browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"{page.as_uri()}{fragment}"],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+        check=True,
+    )
+    language = fragment[1:]
+    assert f'<html lang="{language}" data-lang="{language}" class="scripted">' in ran.stdout
+    shown = re.search(r"<title[^>]*>([^<]*)</title>", ran.stdout)
+    assert shown is not None
+    assert html.unescape(shown[1]).startswith(title)
+    assert '<span id="labels-shown">11</span>' in ran.stdout
