@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from export import quantise, to_onnx
-from network import EMBEDDING_SIZE
-from train import train
 
+from export import quantise, to_onnx
 from fruits.photos.catalogue import list_photos
 from fruits.photos.images import Preprocessing, to_network_input
+from network import EMBEDDING_SIZE
+from train import train
 
 NAME = "fruits-small"
 SIZE = 100
@@ -31,6 +31,7 @@ CALIBRATION_PHOTOS = 512
 
 
 def main() -> None:
+    """Train, export, quantise, write the card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", help="a folder that `fruits run` would take")
     parser.add_argument("--to", type=Path, required=True, help="folder for the network and its card")
@@ -70,7 +71,7 @@ def load(photos: str) -> tuple[np.ndarray, np.ndarray]:
 def write_card(network: Path) -> None:
     """Write the card; what was measured is added by hand from the runs that measured it."""
     card_path = network.with_suffix(".json")
-    figures = json.loads(card_path.read_text())["figures"] if card_path.exists() else {}
+    figures = json.loads(card_path.read_text()).get("figures", {}) if card_path.exists() else {}
     card = {
         "name": NAME,
         "title": "Small residual network, int8, made from Fruits-360",

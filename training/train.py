@@ -44,12 +44,13 @@ def train(
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    n, size = len(pixels), pixels.shape[1]
     photos, targets = torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64))
-    network = SmallResidualNetwork(int(labels.max()) + 1).to(memory_format=torch.channels_last).train()
+    network = SmallResidualNetwork(int(labels.max()) + 1).to(memory_format=torch.channels_last)
     if weights is not None:
         network.load_state_dict(torch.load(weights, weights_only=True))
         return network.eval()
+    network.train()
+    n, size = photos.shape[:2]
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim <= 1]
     optimiser = torch.optim.SGD(
@@ -74,10 +75,9 @@ def train(
             schedule.step()
             total += loss.item()
             right += int((logits.argmax(1) == targets[chosen]).sum())
-        seconds = time.monotonic() - started
         print(
             f"epoch {epoch + 1}/{epochs} at {side}: loss {total / steps:.3f}, "
-            f"training accuracy {right / (steps * BATCH):.4f}, {seconds:.0f} s",
+            f"training accuracy {right / (steps * BATCH):.4f}, {time.monotonic() - started:.0f} s",
             flush=True,
         )
     return network.eval()

@@ -7,12 +7,14 @@ pickle. Knows nothing of catalogues, engines or how the recogniser was fitted.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -187,12 +189,27 @@ def save(
         new.mkdir(parents=True)
         for name, data in files.items():
             (new / name).write_bytes(data)
-        if path.exists():
-            path.rename(old)
-        new.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        _replace(path, new, old)
     except OSError as exc:
         raise BundleError(f"bundle '{path}' cannot be written ({exc.strerror}); check space and permissions") from exc
+
+
+def _replace(path: Path, new: Path, old: Path) -> None:
+    """Put the folder ``new`` at ``path``, whatever other runs put there meanwhile: the last one stays."""
+    while True:
+        with suppress(FileNotFoundError):
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                with suppress(OSError):
+                    old.rename(path)
+                raise
+        else:
+            return
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def load(path: str | Path) -> Bundle:

@@ -69,7 +69,8 @@ def run(
     """List, embed, reduce, fit, evaluate and report: the main job. A second run computes only what is new."""
     config = RunConfig(
         sources=tuple(photos), out=to, backbone=backbone, size=size, fit=cast("Fit | None", fit),
-        variance=variance, components=components, workers=workers or 0, max_rejected=max_rejected, only=tuple(only or ()), sample=sample, seed=seed,
+        variance=variance, components=components, workers=workers or 0, max_rejected=max_rejected,
+        only=tuple(only or ()), sample=sample, seed=seed,
     )  # fmt: skip
     _run(config, as_json=as_json)
 
@@ -156,8 +157,6 @@ def main() -> None:
         _fail(exc, 2)
     except FruitsError as exc:
         _fail(exc, 1)
-    except KeyboardInterrupt:
-        _fail("stopped; what was computed is kept: the same command goes on", 1)
 
 
 def _run(config: RunConfig, *, as_json: bool) -> None:
@@ -217,9 +216,11 @@ class _Display:
         self._bars.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._finish()
         self._bars.stop()
+        if kind is KeyboardInterrupt:  # here, because Typer turns it into a silent exit
+            _fail("stopped; what was computed is kept: the same command goes on", 1)
 
     def start(self, step: str, total: int | None) -> None:
         """Begin a step."""

@@ -45,7 +45,7 @@ class RunConfig:
     sample : int, optional
         Use at most this many photos per label.
     seed : int
-        Of the sample and of the folds.
+        Of the sample and of the groups held back; 0 or more.
 
     Raises
     ------
@@ -83,6 +83,8 @@ class RunConfig:
             raise ConfigError(f"--max-rejected {self.max_rejected}: expected a share from 0 to 1, such as 0.05")
         if self.sample is not None and self.sample < 1:
             raise ConfigError(f"--sample {self.sample}: expected 1 or more photos per label")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"--seed {self.seed}: expected 0 or more")
         if self.workers < 0:
             raise ConfigError(f"--workers {self.workers}: expected 1 or more")
         if self.workers == 0:

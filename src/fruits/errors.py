@@ -34,6 +34,10 @@ class ImageDecodeError(FruitsError, ValueError):
         super().__init__(message)
         self.code = code
 
+    def __reduce__(self) -> tuple[type[ImageDecodeError], tuple[str, str]]:
+        # By default only the message would travel from a worker to its parent.
+        return type(self), (self.code, str(self))
+
 
 class BackboneError(FruitsError, ValueError):
     """The network or its card cannot be used."""

@@ -52,7 +52,7 @@ class Rows:
     """
 
     label: NDArray[np.int64]
-    split: NDArray[np.object_]
+    split: NDArray[np.str_]
     group: NDArray[np.int64]
     ok: NDArray[np.bool_]
     names: list[str]
@@ -70,7 +70,8 @@ class Rows:
             good = np.ones(holding.record.rows, bool)
             good[[row for row, _, _ in holding.record.errors]] = False
             ok[holding.catalogue_rows[good & (holding.catalogue_rows >= 0)]] = True
-        split = catalogue["split"].combine_chunks().cast(pa.string()).to_numpy(zero_copy_only=False)
+        splits = catalogue["split"].combine_chunks()
+        split = np.array(splits.dictionary.to_pylist())[splits.indices.to_numpy()]
         return cls(recode[label.indices.to_numpy()], split, catalogue["group"].to_numpy(), ok, names)
 
 
@@ -174,7 +175,7 @@ def choose(
         k, chosen_by = min(pca.components_for(_MOST_VARIANCE), _MOST_COMPONENTS), "validation"
     blind = PCA.from_moments(learnt)
     k_blind = min(k, blind.max_components)
-    features = project_rows(parts, inventory, blind, k_blind, len(rows.ok))[choosing.train]
+    features = project_rows(parts, inventory, blind, k_blind, choosing.train, len(rows.ok))
     held_groups = len(np.unique(rows.group[choosing.train][choosing.held_back]))
     trying = heads.Choosing(
         features, rows.label[choosing.train], rows.group[choosing.train], choosing.held_back, progress
@@ -192,24 +193,47 @@ def project_rows(
     inventory: Inventory,
     pca: PCA,
     components: int,
+    wanted: NDArray[np.int64],
     n: int,
     progress: Callable[[int], None] = lambda _: None,
 ) -> NDArray[np.float32]:
-    """Return the features of all n catalogue rows, shape (n, components); zeros where there is no embedding."""
-    features = np.zeros((n, components), np.float32)
+    """Return the features of some catalogue rows.
+
+    Parameters
+    ----------
+    components : int
+        k.
+    wanted : int64 array, shape (m,)
+        Catalogue rows that have an embedding.
+    n : int
+        Rows of the catalogue.
+
+    Returns
+    -------
+    float32 array, shape (m, k)
+    """
+    position = np.full(n, -1, np.int64)
+    position[wanted] = np.arange(len(wanted))
+    features = np.empty((len(wanted), components), np.float32)
     for chunk in _chunks(inventory):
         vectors, at = _embeddings(parts, chunk, len(pca.mean))
-        features[at] = pca.transform(vectors, components)
+        to = position[at]
+        features[to[to >= 0]] = pca.transform(vectors[to >= 0], components)
         progress(len(at))
     return features
 
 
 def fit_head(features: NDArray[np.float32], rows: Rows, choice: Choice, seed: int) -> tuple[heads.Head, list[str], int]:
-    """Fit the head on all training rows; return it with its labels and the number of photos it learnt from."""
-    train = np.flatnonzero((rows.split == "train") & rows.ok)
+    """Fit the head on all training rows; return it with its labels and the number of photos it learnt from.
+
+    Parameters
+    ----------
+    features : float32 array, shape (number of rows that are ok, k)
+    """
+    labels, train = rows.label[rows.ok], np.flatnonzero(rows.split[rows.ok] == "train")
     if len(train) > heads.MAX_ROWS:
         train = np.sort(np.random.default_rng(seed).choice(train, heads.MAX_ROWS, replace=False))
-    learnt, numbers = np.unique(rows.label[train], return_inverse=True)
+    learnt, numbers = np.unique(labels[train], return_inverse=True)
     head = heads.fit(features[train], numbers, regularisation=choice.regularisation)
     return head, [rows.names[label] for label in learnt], len(train)
 
@@ -217,14 +241,14 @@ def fit_head(features: NDArray[np.float32], rows: Rows, choice: Choice, seed: in
 def save_features(
     objects: Objects, catalogue: pa.Table, rows: Rows, features: NDArray[np.float32], metadata: dict[str, Any]
 ) -> None:
-    """Write ``features.parquet``: every split's features in the catalogue's order, and in the schema what they are."""
+    """Write ``features.parquet``: the rows that are ok in the catalogue's order, and in the schema what they are."""
     schema = schemas.features(features.shape[1]).with_metadata({"fruits": json.dumps(metadata)})
     kept = np.flatnonzero(rows.ok)
     with objects.writer("features.parquet") as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
         for start in range(0, len(kept), _ROWS_PER_CHUNK):
             at = kept[start : start + _ROWS_PER_CHUNK]
             given = catalogue.take(pa.array(at)).select(["uri", "label", "split"]).combine_chunks()
-            values = pa.array(features[at].reshape(-1))
+            values = pa.array(features[start : start + len(at)].reshape(-1))
             columns = [column.chunk(0).cast(pa.string()) for column in given.columns]
             columns.append(pa.FixedSizeListArray.from_arrays(values, features.shape[1]))
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))

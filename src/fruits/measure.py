@@ -11,7 +11,7 @@ from typing import Protocol, Self
 
 import psutil
 
-_SAMPLE_EVERY_S = 0.1
+_SAMPLE_EVERY_S = 0.25
 
 
 class Progress(Protocol):
@@ -62,7 +62,7 @@ class Clock:
 
 
 class PeakMemory:
-    """Samples the resident memory of this process and all its children, ten times a second, while the block lasts.
+    """Samples the resident memory of this process and all its children, four times a second, while the block lasts.
 
     Pages that processes share count once for each, so the figure is an upper bound.
     """

@@ -60,13 +60,13 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
         A subclass that says what to do. What was computed until then is kept.
     """
     progress, clock, started = progress or Silent(), Clock(), datetime.now(UTC).isoformat(timespec="seconds")
+    objects, engine = Objects(config.out), get_engine("local", config.workers)
     with PeakMemory() as memory:
         with clock.step("catalogue"):
             progress.start("catalogue", None)
             catalogue = list_photos(
                 config.sources, only=config.only, sample=config.sample, seed=config.seed, progress=progress.advance
             )
-            objects, engine = Objects(config.out), get_engine("local", config.workers)
             backbone = find_backbone(config.backbone)
             card, preprocessing = backbone.card, _preprocessing(config, backbone, catalogue, objects)
         _say_what_was_found(catalogue, progress)
@@ -109,7 +109,10 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             )
         with clock.step("features"):
             progress.start("features", counts["photos"])
-            features = fitting.project_rows(parts, inventory, pca, choice.components, len(rows.ok), progress.advance)
+            usable = np.flatnonzero(rows.ok)
+            features = fitting.project_rows(
+                parts, inventory, pca, choice.components, usable, len(rows.ok), progress.advance
+            )
             about_features = {"identity": identity, "components": choice.components, "backbone": card.name}
             fitting.save_features(objects, catalogue.table, rows, features, about_features)
         with clock.step("head"):

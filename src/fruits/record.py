@@ -157,6 +157,12 @@ def scores(
 
     Photos whose label no training photo has are left out: no head could name them. They are counted.
 
+    Parameters
+    ----------
+    features : float32 array, shape (number of rows that are ok, k)
+    labels : list of str
+        Of the head.
+
     Returns
     -------
     dict
@@ -168,6 +174,7 @@ def scores(
     learnt = np.array([number.get(name, -1) for name in rows.names], np.int64)
     split = next((name for name in ("test", "val") if ((rows.split == name) & rows.ok).any()), "")
     asked = np.flatnonzero((rows.split == split) & rows.ok)
+    position = np.cumsum(rows.ok) - 1
     known = asked[learnt[rows.label[asked]] >= 0]
     per_label_counts = {
         "train": np.bincount(rows.label[(rows.split == "train") & rows.ok], minlength=len(rows.names)),
@@ -175,7 +182,7 @@ def scores(
     }
     values, confused, wrong = None, [], {}
     if len(known):
-        probabilities, truth = head.predict_proba(features[known]), learnt[rows.label[known]]
+        probabilities, truth = head.predict_proba(features[position[known]]), learnt[rows.label[known]]
         predicted = probabilities.argmax(axis=1)
         values = metrics.evaluate(probabilities, truth, labels)
         pairs = metrics.confusions(predicted, truth, len(labels))[:_CONFUSIONS_KEPT]

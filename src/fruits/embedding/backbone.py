@@ -83,8 +83,11 @@ class Card:
             raise BackboneError(
                 f"card of '{self.name}': layout {self.layout}, dtype {self.dtype}; expected NHWC or NCHW, uint8 or float32"
             )
-        if len(self.scale) != 3 or len(self.shift) != 3:
+        numbers = (*self.scale, *self.shift)
+        if len(self.scale) != 3 or len(self.shift) != 3 or not all(isinstance(value, int | float) for value in numbers):
             raise BackboneError(f"card of '{self.name}': expected 3 numbers each in scale and shift, one per channel")
+        if not isinstance(self.embedding_size, int) or self.embedding_size < 1:
+            raise BackboneError(f"card of '{self.name}': embedding_size {self.embedding_size!r}; expected 1 or more")
         bounds = self.size if isinstance(self.size, tuple) else (self.size, self.size)
         if len(bounds) != 2 or not 8 <= bounds[0] <= bounds[1] <= 2048:
             raise BackboneError(
@@ -189,7 +192,9 @@ def open_session(model: bytes | Path) -> ort.InferenceSession:
             model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
         )
     except Exception as exc:  # ONNX Runtime raises plain subclasses of Exception
-        raise BackboneError(f"ONNX Runtime cannot open the network ({_first_line(exc)}); is the file whole?") from exc
+        raise BackboneError(
+            f"ONNX Runtime cannot open the network ({_first_line(exc)}); is the file whole, and does its card fit it?"
+        ) from exc
 
 
 def find_backbone(name: str) -> Backbone:

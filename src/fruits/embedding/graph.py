@@ -38,11 +38,11 @@ def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
         )
     old_input, old_output = inputs[0].name, graph.output[0].name
     prefix = "fruits/"
-    nodes = []
+    nodes, ours = [], []
     x = "pixels"
     if card.dtype == "float32":
         for name, values in (("scale", card.scale), ("shift", card.shift)):
-            graph.initializer.append(numpy_helper.from_array(np.asarray(values, np.float32), prefix + name))
+            ours.append(numpy_helper.from_array(np.asarray(values, np.float32), prefix + name))
         nodes.append(helper.make_node("Cast", [x], [prefix + "float"], to=TensorProto.FLOAT))
         nodes.append(helper.make_node("Mul", [prefix + "float", prefix + "scale"], [prefix + "scaled"]))
         nodes.append(helper.make_node("Add", [prefix + "scaled", prefix + "shift"], [prefix + "shifted"]))
@@ -51,12 +51,8 @@ def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
         nodes.append(helper.make_node("Transpose", [x], [prefix + "planar"], perm=[0, 3, 1, 2]))
         x = prefix + "planar"
     # All names of the network get a prefix, so that they cannot collide with ours.
-    renamed = {
-        old_input: x,
-        old_output: "embedding",
-        **{name: name for name in ("", prefix + "scale", prefix + "shift")},
-    }
-    _rename(graph, renamed, "network/")
+    _rename(graph, {old_input: x, old_output: "embedding", "": ""}, "network/")
+    graph.initializer.extend(ours)
     body = list(graph.node)
     del graph.node[:]
     graph.node.extend([*nodes, *body])
@@ -136,7 +132,8 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str], prefix: str) -> None:
     for value in (*graph.input, *graph.output):
         value.name = new(value.name)
     for node in graph.node:
-        node.name = prefix + node.name
+        if node.name:  # names of nodes are optional, and two of the same are refused
+            node.name = prefix + node.name
         for values in (node.input, node.output):
             values[:] = [new(value) for value in values]
         for attribute in node.attribute:

@@ -12,12 +12,13 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Final, TypeVar, cast
 
 import pyarrow as pa
+import pyarrow.ipc
 
 from fruits.engines import Stage
 from fruits.errors import EngineError, FruitsError
@@ -61,12 +62,16 @@ class LocalEngine:
                     if kind == "error":
                         raise value
                     if kind == "batch":
-                        yield value.cast(schema)
-                    elif todo:
+                        worker.received.extend(batch.cast(schema) for batch in pa.ipc.open_stream(value))
+                        continue
+                    # Only now: had the worker died before the shard's end, another would give these rows again.
+                    received = worker.received
+                    if todo:
                         worker.give(*todo.popleft())
                     else:
                         pool.remove(worker)
                         worker.stop()
+                    yield from received
         finally:
             for worker in pool:
                 worker.process.kill()
@@ -90,12 +95,13 @@ class LocalEngine:
 
 @dataclass(slots=True)
 class _Worker:
-    """A process, its pipe, and the shard it has."""
+    """A process, its pipe, the shard it has, and what it gave for it so far."""
 
     process: BaseProcess
     pipe: Connection
     shard: pa.Table
     attempt: int
+    received: list[pa.RecordBatch] = field(default_factory=list)
 
     @classmethod
     def start(cls, stage: Stage, shard: pa.Table, attempt: int) -> _Worker:
@@ -109,10 +115,10 @@ class _Worker:
         return worker
 
     def give(self, shard: pa.Table, attempt: int) -> None:
-        self.shard, self.attempt = shard, attempt
+        self.shard, self.attempt, self.received = shard, attempt, []
         # If it died before it began, the pipe says so to whoever reads it next.
         with suppress(OSError):
-            self.pipe.send(shard)
+            self.pipe.send_bytes(_to_ipc(shard))
 
     def stop(self) -> None:
         self.pipe.close()
@@ -132,12 +138,23 @@ def _again(worker: _Worker) -> tuple[pa.Table, int]:
 
 
 def _context() -> Any:
-    """Return a way to start processes that is safe with threads; with forkserver, imports are paid for once."""
+    """Return a way to start processes that is safe with threads; with forkserver, imports are paid for once.
+
+    The module with the stage is named as text, to be loaded by the server process: the engine itself does not import it.
+    """
     if sys.platform == "linux":
         context = mp.get_context("forkserver")
-        context.set_forkserver_preload(["fruits.embedding.stage"])
+        context.set_forkserver_preload(["__main__", "fruits.embedding.stage"])
         return context
     return mp.get_context("spawn")
+
+
+def _to_ipc(table: pa.Table) -> bytes:
+    """Return the table as an Arrow stream. Pickling a slice would send the whole table that it was cut from."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
 
 
 def _work(pipe: Connection, pickled_stage: bytes) -> None:
@@ -145,12 +162,12 @@ def _work(pipe: Connection, pickled_stage: bytes) -> None:
     stage: Stage = pickle.loads(pickled_stage)  # noqa: S301 - from our own parent
     while True:
         try:
-            shard: pa.Table = pipe.recv()
+            shard = pa.ipc.open_stream(pipe.recv_bytes())
         except (EOFError, KeyboardInterrupt):
             return
         try:
-            for batch in stage(iter(shard.to_batches())):
-                pipe.send(("batch", batch))
+            for batch in stage(iter(shard)):
+                pipe.send(("batch", _to_ipc(pa.Table.from_batches([batch]))))
             pipe.send(("done", None))
         except (BrokenPipeError, KeyboardInterrupt):
             return

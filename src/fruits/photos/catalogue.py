@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat as stats
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -132,7 +133,7 @@ def list_photos(
     table = _select(table, draft, only, sample, seed)
     if table.num_rows == 0:
         raise CatalogueError(_nothing_found(sources, draft, only))
-    counts = Counter(table["source"].to_pylist()) if len(sources) > 1 else Counter({sources[0]: table.num_rows})
+    counts = {row["values"]: row["counts"] for row in table["source"].combine_chunks().value_counts().to_pylist()}
     if labelled:
         table, origin = _split_by_hash(table, draft)
     else:
@@ -196,6 +197,9 @@ class _Draft:
         group: int | None = None,
     ) -> None:
         """Add a photo; ``key`` is its path within the source, which decides all that is decided by hash."""
+        if not stats.S_ISREG(stat.st_mode):
+            self.leave("not a file", key)  # opening a named pipe would wait for ever
+            return
         version = f"{stat.st_mtime_ns}-{stat.st_size}"
         self._add(uri, key, stat.st_size, version, label, split, stable_hash(key) if group is None else group)
 
@@ -262,7 +266,7 @@ class _Draft:
         if not self.pending:
             return
         names = (*CATALOGUE.names, "key")
-        types = (pa.string(), pa.int32(), pa.int8(), pa.int64(), pa.string(), pa.int8(), pa.int64(), pa.int64())
+        types = (pa.string(), pa.int32(), pa.int8(), pa.int64(), pa.string(), pa.int32(), pa.int64(), pa.int64())
         arrays = [pa.array(column, kind) for column, kind in zip(zip(*self.pending, strict=True), types, strict=True)]
         self.chunks.append(pa.RecordBatch.from_arrays(arrays, names=list(names)))
         self.progress(len(self.pending))
@@ -293,7 +297,7 @@ def _walk(draft: _Draft, root: Path) -> None:
                 draft.leave("name is not UTF-8", "/".join((*parts, entry.name)))
             elif entry.name.startswith("."):
                 draft.leave("hidden", "/".join((*parts, entry.name)))
-            elif entry.is_dir():
+            elif _is_folder(entry):
                 folders.append(entry)
             else:
                 files.append(entry)
@@ -320,6 +324,13 @@ def _add_folder(draft: _Draft, photos: list[os.DirEntry[str]], parts: tuple[str,
             draft.leave("unreadable", "/".join((*parts, entry.name)))
         else:
             draft.add_file(entry.path, "/".join((*parts, entry.name)), stat, label=label, split=split, group=group)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a symlink to itself; asking for its size will say so
+        return False
 
 
 def _neighbours(parts: tuple[str, ...], names: list[str]) -> Iterator[int]:
@@ -384,10 +395,13 @@ def _select(table: pa.Table, draft: _Draft, only: Sequence[str], sample: int | N
 
 def _split_by_hash(table: pa.Table, draft: _Draft) -> tuple[pa.Table, str]:
     """Give every photo without a split one, and a share of test photos to a run that would have none to score on."""
-    split = table["split"].combine_chunks().cast(pa.string()).to_numpy(zero_copy_only=False)
-    missing = np.array([value is None for value in split])
+    given = table["split"].combine_chunks()
+    # Codes rather than names: at millions of rows, Python strings would be most of the memory.
+    code = np.array([SPLITS.index(name) for name in given.dictionary.to_pylist()] or [0], np.int8)
+    split = np.where(given.is_null(), -1, code[given.indices.fill_null(0).to_numpy()])
+    missing = split < 0
     origin = "mixed" if missing.any() and not missing.all() else "hash" if missing.all() else ""
-    if not missing.any() and set(split) == {"train"}:
+    if not split.any():
         missing[:] = True
         origin = "hash"
     labels = table["label"].combine_chunks().indices.to_numpy()
@@ -397,8 +411,8 @@ def _split_by_hash(table: pa.Table, draft: _Draft) -> tuple[pa.Table, str]:
     first = np.full(labels.max() + 1, np.iinfo(np.int64).max)
     np.minimum.at(first, labels, key)
     is_test &= key != first[labels]
-    split[missing] = np.where(is_test, "test", "train")[missing]
-    column = pa.array(split, pa.string()).dictionary_encode().cast(CATALOGUE.field("split").type)
+    split[missing] = np.where(is_test, SPLITS.index("test"), SPLITS.index("train"))[missing]
+    column = pa.DictionaryArray.from_arrays(pa.array(split, pa.int8()), pa.array(SPLITS))
     table = table.set_column(2, CATALOGUE.field("split"), column).select(CATALOGUE.names).cast(CATALOGUE)
     return table, origin or ("manifest" if draft.from_manifest else "folders")
 

@@ -236,6 +236,9 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as "Invalid APNG, will use default PNG image": that is what we want
             image: ImageFile.ImageFile = _READERS[name](BytesIO(data))
+    except Image.DecompressionBombError as exc:
+        # Pillow's WebP reader has a limit of its own, higher than ours, and looks before we can.
+        raise ImageDecodeError("too large", f"{_brief(exc)}; expected at most {MAX_PIXELS:,} pixels") from exc
     except _DAMAGE as exc:
         raise ImageDecodeError("damaged", f"{name} header is damaged or cut short ({_brief(exc)})") from exc
     width, height = image.size
@@ -290,8 +293,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit grey at 255 instead of scaling it.
-        grey = np.clip(np.asarray(image).astype(np.int32), 0, 0xFFFF) >> 8
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        values = np.asarray(image).astype(np.int32)
+        grey = (np.clip(values, 0, 0xFFFF) >> 8).astype(np.uint8)
+        # Nor does it know their transparent value, a single one.
+        grey[values == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(grey).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGB", rgba.size, (255, 255, 255))

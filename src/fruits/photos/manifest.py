@@ -46,11 +46,11 @@ def read_manifest(
         )
     columns = [name for name in ("uri", "label", "split", "group") if name in table.column_names]
     number = 0
-    for batch in table.select(columns).cast(pa.schema([(name, pa.string()) for name in columns])).to_batches(8192):
+    for batch in _as_text(table, columns, path).to_batches(8192):
         for row in batch.to_pylist():
             number += 1
             uri = row["uri"]
-            if not uri:
+            if not uri or "\0" in uri:
                 raise CatalogueError(f"manifest '{path.name}', row {number}: no uri; expected the path of a photo")
             if not labelled:
                 yield _resolve(path, uri), uri, None, None, None
@@ -80,6 +80,15 @@ def _read(path: Path) -> pa.Table:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as exc:
         raise CatalogueError(
             f"manifest '{path.name}' cannot be read ({exc}); expected UTF-8 CSV with a header line, or Parquet"
+        ) from exc
+
+
+def _as_text(table: pa.Table, columns: list[str], path: Path) -> pa.Table:
+    try:
+        return table.select(columns).cast(pa.schema([(name, pa.string()) for name in columns]))
+    except (pa.ArrowException, KeyError) as exc:
+        raise CatalogueError(
+            f"manifest '{path.name}': {exc.args[0]}; expected one column each, of text, for {', '.join(columns)}"
         ) from exc
 
 

@@ -88,6 +88,7 @@ _EN = {
     "aside_unreadable": "cannot be read",
     "aside_name_is_not_UTF_8": "name is not UTF-8",
     "aside_not_selected": "not selected for this run",
+    "aside_listed_twice": "listed twice",
     # Metrics
     "metrics": "Metrics",
     "metrics_intro": "Under the names that Spark gives them. Weighted means: averaged over labels, each counting as "
@@ -171,6 +172,10 @@ _EN = {
     "code_unsupported_format": "unsupported format",
     "code_damaged": "damaged",
     "code_too_large": "too large",
+    "code_not_found": "not found",
+    "code_unreadable": "cannot be read",
+    "code_out_of_memory": "out of memory",
+    "code_no_embedding": "no embedding",
     # Seconds
     "seconds": "Seconds per stage",
     "seconds_intro": "Time on the clock, {workers} {workers:worker|workers} on engine {engine}.",
@@ -181,6 +186,7 @@ _EN = {
     "stage_catalogue": "catalogue",
     "stage_embeddings": "embeddings",
     "stage_moments": "moments",
+    "stage_choices": "choosing k and regularisation",
     "stage_pca": "PCA",
     "stage_features": "features",
     "stage_head": "classifier head",
@@ -305,6 +311,7 @@ _FR = {
     "aside_unreadable": "illisible",
     "aside_name_is_not_UTF_8": "nom qui n’est pas en UTF-8",
     "aside_not_selected": "non retenu pour cette exécution",
+    "aside_listed_twice": "mentionné deux fois",
     "metrics": "Mesures",
     "metrics_intro": "Sous les noms que Spark leur donne. Pondéré : moyenne sur les étiquettes, chacune comptant "
     "autant qu’elle a de photos.",
@@ -385,6 +392,10 @@ _FR = {
     "code_unsupported_format": "format non pris en charge",
     "code_damaged": "abîmé",
     "code_too_large": "trop grand",
+    "code_not_found": "introuvable",
+    "code_unreadable": "illisible",
+    "code_out_of_memory": "mémoire insuffisante",
+    "code_no_embedding": "pas de vecteur",
     "seconds": "Secondes par étape",
     "seconds_intro": "Temps à l’horloge, {workers} processus sur le moteur {engine}.",
     "seconds_rate": "{rate} {rate:photo|photos} par seconde à l’étape des vecteurs.",
@@ -394,6 +405,7 @@ _FR = {
     "stage_catalogue": "catalogue",
     "stage_embeddings": "vecteurs",
     "stage_moments": "moments",
+    "stage_choices": "choix de k et de la régularisation",
     "stage_pca": "ACP",
     "stage_features": "caractéristiques",
     "stage_head": "classifieur",

@@ -51,14 +51,23 @@ class Record:
     rows: int
     errors: tuple[tuple[int, str, str], ...]
 
+    def to_json(self) -> bytes:
+        """Return the record as it is stored, with a checksum of its own: its counts are believed without the part."""
+        text = json.dumps(asdict(self))
+        return json.dumps({**asdict(self), "checksum": hashlib.sha256(text.encode()).hexdigest()}).encode()
+
     @classmethod
     def parse(cls, data: bytes, key: str) -> Record:
         """Read a record; raise :class:`StoreError` if it is damaged."""
         try:
             values = json.loads(data)
             values["errors"] = tuple((int(row), str(status), str(error)) for row, status, error in values["errors"])
-            return cls(**values)
-        except (ValueError, TypeError, KeyError) as exc:
+            values.pop("checksum")
+            record = cls(**values)
+            if record.to_json() != data:
+                raise ValueError("another checksum")
+            return record
+        except (ValueError, TypeError, KeyError, AttributeError) as exc:
             raise StoreError(
                 f"record '{key}' is damaged ({exc}); delete it and run again: its photos are computed again"
             ) from exc
@@ -138,10 +147,16 @@ class Parts:
             starts = np.flatnonzero(np.r_[True, np.diff(shards.indices.to_numpy()) != 0])
             for start, stop in zip(starts, np.r_[starts[1:], plan.num_rows], strict=True):
                 shard_rows = rows[start:stop]
-                record = self._record(plan["shard"][int(start)].as_py())
+                name = plan["shard"][int(start)].as_py()
+                record = self._record(name)
                 if record is None:
                     uncommitted.append((plan.slice(start, stop - start), shard_rows))
                     continue
+                if record.shard != name or record.rows != len(shard_rows):
+                    raise StoreError(
+                        f"record '{self._record_key(name)}' is of shard {record.shard} with {record.rows} photos, its plan has "
+                        f"{len(shard_rows)}; delete it and run again: its photos are computed again"
+                    )
                 number = len(committed)
                 committed.append((record, shard_rows))
                 failed = np.zeros(len(shard_rows), bool)
@@ -181,7 +196,7 @@ class Parts:
         )
         table = wanted.append_column("shard", shard).select(WORK.names).cast(WORK)
         out = BytesIO()
-        pq.write_table(table, out, compression="zstd")
+        pq.write_table(table, out, compression="zstd", write_page_checksum=True)
         return table if self._objects.put_if_absent(self._plan_key(generation), out.getvalue()) else None
 
     def commit(self, shard: str, table: pa.Table) -> Record:
@@ -201,7 +216,7 @@ class Parts:
         errors = tuple((int(row), table["status"][int(row)].as_py(), table["error"][int(row)].as_py()) for row in bad)
         record = Record(shard, part, len(data), hashlib.sha256(data).hexdigest(), table.num_rows, errors)
         key = self._record_key(shard)
-        if self._objects.put_if_absent(key, json.dumps(asdict(record)).encode()):
+        if self._objects.put_if_absent(key, record.to_json()):
             return record
         self._objects.delete(part)
         return Record.parse(self._objects.read(key), key)
@@ -227,12 +242,17 @@ class Parts:
         generation = 1
         while (data := self._objects.read_if_present(self._plan_key(generation))) is not None:
             try:
-                yield pq.read_table(pa.BufferReader(data), schema=WORK)
-            except pa.ArrowException as exc:
+                plan = pq.read_table(pa.BufferReader(data), schema=WORK, page_checksum_verification=True)
+                plan.validate(full=True)
+                if any(plan[field.name].null_count for field in WORK if not field.nullable):
+                    raise pa.ArrowInvalid("a column is missing")
+            except (pa.ArrowException, OSError) as exc:  # Arrow raises OSError, too, for bytes that make no sense
                 key = self._plan_key(generation)
+                first = (str(exc).splitlines() or [type(exc).__name__])[0]
                 raise StoreError(
-                    f"plan '{key}' is damaged ({exc}); delete the folder '{self.prefix}' and run again"
+                    f"plan '{key}' is damaged ({first}); delete the folder '{self.prefix}' and run again"
                 ) from exc
+            yield plan
             generation += 1
 
     def _record(self, shard: str) -> Record | None:

@@ -28,7 +28,7 @@ CATALOGUE: Final = pa.schema(
         pa.field("split", _SPLIT),
         pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("version", pa.string(), nullable=False),
-        pa.field("source", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+        pa.field("source", _LABEL, nullable=False),
         pa.field("group", pa.int64(), nullable=False),
     ]
 )

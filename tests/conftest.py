@@ -1,0 +1,110 @@
+"""What several rooms need: photos, one finished run on them, and the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from fruits import pipeline
+from fruits.config import RunConfig
+from fruits.photos import orchard
+
+# Time limits per example say more about the machine than about the code. The same examples every time, so that red means
+# a change; to look for new ones: pytest --hypothesis-profile=search tests/properties
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=5000, print_blob=True)
+settings.load_profile("repeatable")
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run on the planted photos; tests only read it, or copy it first."""
+
+    photos: Path
+    out: Path
+    record: dict[str, Any]
+
+    def copy_to(self, folder: Path) -> Path:
+        """Return a copy of the results that a test may change."""
+        return Path(shutil.copytree(self.out, folder / "copied results"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real photos."""
+    for folder in (REPOSITORY.parent / "shared", Path(os.environ.get("FRUITS_DATA", "/nowhere"))):
+        if (folder / "fruits-360").is_dir():
+            return folder
+    pytest.skip("no real photos: neither ../shared/fruits-360 nor $FRUITS_DATA/fruits-360 is there")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """320 made-up photos of 8 varieties under Training/ and Test/; nobody may change them."""
+    root = tmp_path_factory.mktemp("orchard") / "photos"
+    orchard.plant(root, photos=320, varieties=8, workers=1)
+    return root
+
+
+@pytest.fixture
+def own_photos(photos: Path, tmp_path: Path) -> Path:
+    """A copy of the photos of 4 varieties, with the times of their files, that a test may change."""
+    root = tmp_path / "own photos"
+    for folder in sorted(photos.glob("T*/*")):
+        if folder.name in ("Apfelino Red 1", "Moon Pear 1", "Starrib Yellow", "Tuskana Yellow"):
+            for photo in sorted(folder.iterdir())[::2] if folder.parent.name == "Test" else sorted(folder.iterdir()):
+                copied = root / photo.relative_to(photos)
+                copied.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(photo, copied)
+    return root
+
+
+@pytest.fixture(scope="session")
+def a_photo(photos: Path) -> bytes:
+    """One JPEG of 100 x 100."""
+    return min(photos.glob("Training/*/*.jpg")).read_bytes()
+
+
+@pytest.fixture(scope="session")
+def finished_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """The planted photos, run to the end in two processes."""
+    out = tmp_path_factory.mktemp("run") / "results"
+    return FinishedRun(photos, out, pipeline.run(RunConfig(sources=(str(photos),), out=str(out), workers=2)))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    def json(self) -> dict[str, Any]:
+        """Parse stdout, which must be one JSON object and nothing else."""
+        value: dict[str, Any] = json.loads(self.stdout)
+        return value
+
+
+@pytest.fixture(scope="session")
+def fruits() -> Callable[..., Finished]:
+    """The command line, as a user has it: ``fruits("run", photos, "--to", out)``."""
+
+    def call(*args: object) -> Finished:
+        command = [sys.executable, "-W", "error", "-m", "fruits", *map(str, args)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, encoding="utf-8")
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return call

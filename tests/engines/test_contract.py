@@ -1,0 +1,223 @@
+"""What every engine must do. A new engine is added to ENGINES and passes all of it; a known gap is a strict xfail."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pytest
+from stages import SCHEMA, Announce, Die, Double, Raise, StageError
+
+from fruits.engines import Engine, get_engine
+from fruits.errors import ConfigError, EngineError, FruitsError, ImageDecodeError, StoreError
+
+ENGINES = [("local", 1), ("local", 2), ("local", 3)]
+
+
+@pytest.fixture(params=ENGINES, ids=lambda given: f"{given[0]}-{given[1]}")
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return get_engine(*request.param)
+
+
+def shard(start: int, n: int) -> pa.Table:
+    numbers = range(start, start + n)
+    return pa.table({"uri": [f"/photos/{number}.jpg" for number in numbers], "number": pa.array(numbers, pa.int64())})
+
+
+SHARDS = [shard(start, 7) for start in range(0, 70, 7)]
+
+
+def mapped(engine: Engine, shards: list[pa.Table], stage: Any) -> list[dict[str, Any]]:
+    return pa.Table.from_batches(engine.map_batches(shards, stage, SCHEMA), SCHEMA).to_pylist()
+
+
+def numbers(rows: list[dict[str, Any]]) -> list[int]:
+    return sorted(row["number"] for row in rows)
+
+
+# --- map_batches ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_every_row_is_mapped_once_whatever_the_batches(engine: Engine, rows: int) -> None:
+    assert numbers(mapped(engine, SHARDS, Double(rows))) == list(range(0, 140, 2))
+
+
+def test_fewer_shards_than_workers_are_fine(engine: Engine) -> None:
+    assert numbers(mapped(engine, SHARDS[:1], Double())) == list(range(0, 14, 2))
+
+
+def test_no_shards_give_no_rows(engine: Engine) -> None:
+    assert mapped(engine, [], Double()) == []
+
+
+def test_shard_without_rows_gives_no_rows(engine: Engine) -> None:
+    assert numbers(mapped(engine, [shard(0, 0), shard(0, 2)], Double())) == [0, 2]
+
+
+def test_slices_of_one_table_are_shards(engine: Engine) -> None:
+    whole = shard(0, 50)
+    assert numbers(mapped(engine, [whole.slice(at, 5) for at in range(0, 50, 5)], Double())) == list(range(0, 100, 2))
+
+
+def test_batches_have_the_schema_that_was_asked_for(engine: Engine) -> None:
+    wider = pa.schema([pa.field("uri", pa.large_string()), SCHEMA.field("number"), SCHEMA.field("pid")])
+    for batch in engine.map_batches(SHARDS[:3], Double(), wider):
+        assert batch.schema == wider
+
+
+def test_stage_runs_in_other_processes_no_more_than_workers(engine: Engine) -> None:
+    pids = {row["pid"] for row in mapped(engine, SHARDS, Double())}
+    assert os.getpid() not in pids
+    assert 1 <= len(pids) <= engine.workers
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StageError("bad stage"),
+        StoreError("cannot write 'a': no space"),
+        ImageDecodeError("damaged", "half a photo"),
+        EngineError("of its own"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_error_of_fruits_surfaces_as_itself(engine: Engine, error: FruitsError) -> None:
+    with pytest.raises(type(error)) as caught:
+        mapped(engine, SHARDS, Raise("/photos/30.jpg", error))
+    assert str(caught.value) == str(error)
+    assert getattr(caught.value, "code", None) == getattr(error, "code", None)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_any_other_error_of_a_stage_names_its_type(engine: Engine) -> None:
+    with pytest.raises(EngineError, match="ZeroDivisionError: by zero"):
+        mapped(engine, SHARDS, Raise("/photos/30.jpg", ZeroDivisionError("by zero")))
+
+
+@pytest.mark.parametrize("how", ["exit", "kill"])
+def test_stage_that_always_kills_its_process_ends_in_an_error_that_names_the_photos(engine: Engine, how: str) -> None:
+    with pytest.raises(EngineError, match=r"died.*same 7 photos, from '/photos/28.jpg' on"):
+        mapped(engine, SHARDS, Die("/photos/30.jpg", how=how))
+
+
+@pytest.mark.parametrize("how", ["exit", "kill"])
+def test_shard_whose_worker_died_once_is_done_again_and_every_row_given_once(
+    engine: Engine, tmp_path: Path, how: str
+) -> None:
+    (tmp_path / "life").touch()
+    assert numbers(mapped(engine, SHARDS, Die("/photos/30.jpg", tmp_path, how))) == list(range(0, 140, 2))
+    assert not list(tmp_path.iterdir())
+
+
+def test_workers_are_gone_after_the_last_batch(engine: Engine) -> None:
+    pids = {row["pid"] for row in mapped(engine, SHARDS, Double())}
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+def test_workers_are_gone_when_the_caller_stops_early(engine: Engine, tmp_path: Path) -> None:
+    batches = engine.map_batches(SHARDS[:3], Double(1), SCHEMA)
+    pid = next(iter(batches))["pid"][0].as_py()
+    batches.close()
+    assert eventually(lambda: not psutil.pid_exists(pid))
+
+
+def test_engine_can_be_used_again_after_an_error(engine: Engine) -> None:
+    with pytest.raises(StageError):
+        mapped(engine, SHARDS, Raise("/photos/30.jpg", StageError("once")))
+    assert numbers(mapped(engine, SHARDS, Double())) == list(range(0, 140, 2))
+
+
+def test_other_threads_may_run_meanwhile(engine: Engine) -> None:
+    over = threading.Event()
+    busy = threading.Thread(target=lambda: over.wait(60))
+    busy.start()
+    try:
+        assert numbers(mapped(engine, SHARDS, Double())) == list(range(0, 140, 2))
+    finally:
+        over.set()
+        busy.join()
+
+
+PARENT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+import pyarrow as pa
+from stages import SCHEMA, Announce
+from fruits.engines import get_engine
+
+if __name__ == "__main__":
+    shards = [pa.table({{"uri": ["a"], "number": [number]}}) for number in range(10)]
+    for _ in get_engine({name!r}, {workers}).map_batches(shards, Announce(Path(sys.argv[1])), SCHEMA):
+        pass
+"""
+
+
+@pytest.mark.parametrize(("name", "workers"), ENGINES)
+def test_workers_end_when_their_parent_is_killed(name: str, workers: int, tmp_path: Path) -> None:
+    script, announced = tmp_path / "parent.py", tmp_path / "announced"
+    script.write_text(PARENT.format(here=str(Path(__file__).parent), name=name, workers=workers), "utf-8")
+    announced.mkdir()
+    parent = subprocess.Popen([sys.executable, str(script), str(announced)])
+    try:
+        assert eventually(lambda: len(list(announced.iterdir())) == workers)
+        descendants = psutil.Process(parent.pid).children(recursive=True)
+        pids = {int(path.name) for path in announced.iterdir()}
+        assert pids <= {process.pid for process in descendants}
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    assert eventually(lambda: not any(process.is_running() for process in descendants))
+
+
+def eventually(condition: Callable[[], bool], limit_s: float = 60) -> bool:
+    """Poll; the limit only keeps a broken test from waiting for ever."""
+    end = time.monotonic() + limit_s
+    while not (fulfilled := condition()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return fulfilled
+
+
+# --- reduce_batches ---------------------------------------------------------------------------------------------------
+
+
+def text(value: str) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pydict({"text": [value]})
+
+
+def joined(left: pa.RecordBatch, right: pa.RecordBatch) -> pa.RecordBatch:
+    return text(left["text"][0].as_py() + right["text"][0].as_py())
+
+
+@pytest.mark.parametrize("letters", ["a", "ab", "abcdefg"])
+def test_partial_results_are_merged_in_the_order_of_the_shards(engine: Engine, letters: str) -> None:
+    assert engine.reduce_batches(letters, text, joined)["text"].to_pylist() == [letters]
+
+
+def test_reducing_nothing_is_refused(engine: Engine) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        engine.reduce_batches([], text, joined)
+
+
+# --- Choosing an engine -----------------------------------------------------------------------------------------------
+
+
+def test_unknown_engine_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="no engine 'abacus'; expected local"):
+        get_engine("abacus", 1)
+
+
+@pytest.mark.parametrize(("name", "workers"), ENGINES)
+def test_engine_tells_its_name_and_its_workers(name: str, workers: int) -> None:
+    chosen = get_engine(name, workers)
+    assert (chosen.name, chosen.workers) == (name, workers)

@@ -1,0 +1,180 @@
+"""The command line as scripts and people meet it: exit codes, what is on stdout and what on stderr."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fruits as package
+
+SUMMARY = {
+    "photos", "ok", "rejected", "failed", "computed", "reused", "labels", "splits", "labels_without_training",
+    "left_aside", "backbone", "embedding_size", "components", "components_chosen_by", "explained_variance", "head",
+    "evaluated", "metrics", "seconds", "peak_memory_mb", "up_to_date",
+}  # fmt: skip
+
+Fruits = Callable[..., Any]
+
+
+def test_run_with_json_prints_one_object_with_the_documented_keys(
+    fruits: Fruits, own_photos: Path, tmp_path: Path
+) -> None:
+    done = fruits("run", own_photos, "--to", tmp_path / "out", "--json", "--workers", 1, "--components", 8)
+    assert done.code == 0, done.stderr
+    assert set(done.json()) == SUMMARY
+    assert done.stdout.count("\n") == 1
+    record = json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
+    assert done.json() == {name: {**record, "up_to_date": False}[name] for name in SUMMARY}
+    assert record["command"].startswith("fruits run ")
+    for step in ("catalogue", "embeddings", "features", "head", "report"):
+        assert f"{step}: " in done.stderr
+
+
+def test_run_without_json_tells_people_what_was_made_and_where(
+    finished_run: Any, fruits: Fruits, tmp_path: Path
+) -> None:
+    out = finished_run.copy_to(tmp_path)
+    done = fruits("run", finished_run.photos, "--to", out)
+    assert done.code == 0, done.stderr
+    assert "320 photos of 8 labels: 320 ok, 0 rejected, 0 failed; 0 computed" in done.stdout
+    assert "up to date" in done.stdout
+    assert f"report in {out}/report.html, recogniser in {out}/bundle" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run"],
+        ["run", "PHOTOS"],
+        ["run", "PHOTOS", "--to", "OUT", "--colour", "red"],
+        ["run", "PHOTOS", "--to", "OUT", "--workers", "0"],
+        ["run", "PHOTOS", "--to", "OUT", "--variance", "2"],
+        ["run", "PHOTOS", "--to", "OUT", "--variance", "0.9", "--components", "5"],
+        ["run", "PHOTOS", "--to", "OUT", "--fit", "stretch"],
+        ["run", "PHOTOS", "--to", "OUT", "--size", "1"],
+        ["run", "PHOTOS", "--to", "OUT", "--sample", "0"],
+        ["run", "PHOTOS", "--to", "OUT", "--seed", "-1"],
+        ["run", "PHOTOS", "--to", "OUT", "--max-rejected", "5"],
+        ["run", "PHOTOS", "--to", "OUT", "--components", "many"],
+        ["peel", "PHOTOS"],
+        ["predict", "OUT"],
+        ["apply", "OUT", "PHOTOS"],
+    ],
+    ids=" ".join,
+)
+def test_misuse_ends_with_2_and_says_what_is_expected(
+    fruits: Fruits, photos: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    given = [{"PHOTOS": photos, "OUT": tmp_path / "out"}.get(argument, argument) for argument in arguments]
+    done = fruits(*given)
+    assert done.code == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.strip()
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["run", "/nowhere", "--to", "OUT"], "'/nowhere' does not exist"),
+        (["run", "PHOTOS", "--to", "OUT", "--backbone", "resnet"], "no backbone 'resnet'"),
+        (["run", "PHOTOS", "--to", "OUT", "--only", "Cabbage*"], "no label"),
+        (["predict", "OUT", "photo.jpg"], "no bundle in"),
+        (["apply", "OUT", "PHOTOS", "--to", "OUT"], "no bundle in"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_failure_ends_with_1_and_a_message(
+    fruits: Fruits, photos: Path, tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    given = [{"PHOTOS": photos, "OUT": tmp_path / "out"}.get(argument, argument) for argument in arguments]
+    done = fruits(*given)
+    assert done.code == 1
+    assert done.stdout == ""
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_too_many_rejected_photos_end_with_1_and_a_list(fruits: Fruits, own_photos: Path, tmp_path: Path) -> None:
+    label = own_photos / "Training" / "Moon Pear 1"
+    for number in range(30):
+        (label / f"bad {number:02d}.jpg").write_bytes(b"text")
+    done = fruits("run", own_photos, "--to", tmp_path / "out", "--workers", 1, "--json")
+    assert done.code == 1
+    assert done.stdout == ""
+    assert "30 of " in done.stderr
+    assert "--max-rejected" in done.stderr
+    assert f"{label.resolve()}/bad 00.jpg: not an image: " in done.stderr
+    assert "... and 20 more" in done.stderr
+    assert len((tmp_path / "out" / "rejected.csv").read_text("utf-8").splitlines()) == 31
+
+
+def test_predict_answers_for_each_photo(finished_run: Any, fruits: Fruits, tmp_path: Path) -> None:
+    good = min(finished_run.photos.glob("Test/Starrib Yellow/*.jpg"))
+    (tmp_path / "text.jpg").write_bytes(b"text")
+    done = fruits("predict", finished_run.out, good, tmp_path / "text.jpg", tmp_path / "gone.jpg", "--json")
+    assert done.code == 1  # not every photo could be recognised
+    first, second, third = done.json()["photos"]
+    assert (first["uri"], first["status"], len(first["labels"])) == (str(good), "ok", 3)
+    assert sum(first["probabilities"]) <= 1.0001
+    assert (second["status"], second["labels"]) == ("rejected", [])
+    assert third["status"] == "failed"
+
+
+def test_predict_for_people_is_one_line_per_photo(finished_run: Any, fruits: Fruits) -> None:
+    good = sorted(finished_run.photos.glob("Test/Starrib Yellow/*.jpg"))[:2]
+    done = fruits("predict", finished_run.out, *good)
+    assert done.code == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [str(path) for path in good]
+    assert all("%" in line for line in lines)
+
+
+def test_apply_with_json_prints_one_object(finished_run: Any, fruits: Fruits, own_photos: Path, tmp_path: Path) -> None:
+    done = fruits("apply", finished_run.out, own_photos, "--to", tmp_path / "to", "--workers", 1, "--json")
+    assert done.code == 0, done.stderr
+    answer = done.json()
+    assert set(answer) == {
+        "photos", "ok", "rejected", "failed", "computed", "reused", "seconds", "peak_memory_mb", "predictions",
+    }  # fmt: skip
+    assert Path(answer["predictions"]).is_file()
+
+
+def test_demo_makes_photos_and_results_and_says_how_to_go_on(fruits: Fruits, tmp_path: Path) -> None:
+    done = fruits("demo", "--to", tmp_path / "demo", "--photos", 160)
+    assert done.code == 0, done.stderr
+    assert len(list((tmp_path / "demo" / "photos").glob("*/*/*.jpg"))) == 160
+    assert (tmp_path / "demo" / "results" / "report.html").is_file()
+    assert "predict" in done.stdout.splitlines()[-1]
+
+
+def test_version_is_that_of_the_package(fruits: Fruits) -> None:
+    done = fruits("--version")
+    assert (done.code, done.stdout.strip()) == (0, package.__version__)
+
+
+def test_help_of_every_command_is_there(fruits: Fruits) -> None:
+    done = fruits("--help")
+    assert done.code == 0
+    for command in ("run", "apply", "predict", "demo"):
+        assert f" {command} " in done.stdout
+
+
+def test_interrupted_run_ends_with_1_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fruits", "run", photos, "--to", tmp_path / "out", "--workers", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while not list((tmp_path / "out").glob("embeddings/*/plans/*")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert "what was computed is kept" in stderr

@@ -1,0 +1,564 @@
+"""The main job on made-up photos: what comes out, what is computed again, and what survives kills and damage."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from fruits import bundle as bundles
+from fruits import pipeline
+from fruits.config import RunConfig
+from fruits.embedding.backbone import Embedder, find_backbone
+from fruits.errors import BackboneError, BundleError, FruitsError, TooManyRejectedError
+from fruits.photos.images import Preprocessing, to_network_input
+from fruits.storage import schemas
+
+FILES = ("backbone.onnx", "recognizer.onnx", "mean.npy", "components.npy", "weights.npy", "bias.npy", "manifest.json")
+
+
+def run(out: Path, *sources: Path, **choices: Any) -> dict[str, Any]:
+    config = {"workers": 1, **choices}
+    return pipeline.run(RunConfig(sources=tuple(map(str, sources)), out=str(out), **config))
+
+
+def assert_same_results(one: Path, other: Path) -> None:
+    """To the last bit: the features, and the arrays and graphs of the bundle."""
+    assert (one / "features.parquet").read_bytes() == (other / "features.parquet").read_bytes()
+    for name in FILES[:-1]:
+        assert (one / "bundle" / name).read_bytes() == (other / "bundle" / name).read_bytes(), name
+
+
+def labels_of(photos: Path) -> list[str]:
+    return sorted({folder.name for folder in photos.glob("T*/*")})
+
+
+# --- What a run leaves ------------------------------------------------------------------------------------------------
+
+
+def test_counts_close(finished_run: Any) -> None:
+    record = finished_run.record
+    files = len(list(finished_run.photos.glob("*/*/*.jpg")))
+    assert record["photos"] == files == record["ok"] + record["rejected"] + record["failed"]
+    assert record["photos"] == record["computed"] + record["reused"] == sum(record["splits"].values())
+    assert record["evaluated"]["photos"] == record["splits"]["test"]
+    assert sum(label["train"] for label in record["per_label"]) == record["splits"]["train"]
+    assert record["labels"] == 8 == len(record["per_label"])
+
+
+def test_made_up_fruit_is_recognised_far_better_than_by_chance(finished_run: Any) -> None:
+    assert finished_run.record["metrics"]["accuracy"] > 0.5  # of 8 labels; says that the chain hangs together, no more
+
+
+def test_record_on_disk_is_the_one_that_was_returned(finished_run: Any) -> None:
+    stored = json.loads((finished_run.out / "run.json").read_text("utf-8"))
+    assert json.loads(json.dumps(finished_run.record)) == {**stored, "up_to_date": False}
+
+
+def test_report_is_written_and_needs_nothing_else(finished_run: Any) -> None:
+    page = (finished_run.out / "report.html").read_text("utf-8")
+    assert "Apfelino Red 1" in page
+    assert not any(mark in page for mark in ('src="http', "src='http", 'link rel="stylesheet"'))
+
+
+def test_features_have_a_row_for_every_photo_and_say_what_they_are(finished_run: Any) -> None:
+    table = pq.read_table(finished_run.out / "features.parquet")
+    k = finished_run.record["components"]
+    assert table.schema.equals(schemas.features(k), check_metadata=False)
+    about = json.loads(table.schema.metadata[b"fruits"])
+    assert about["components"] == k
+    assert about["backbone"] == "fruits-small"
+    assert about["identity"] == finished_run.record["identity"]
+    for row in table.to_pylist():
+        path = Path(row["uri"])
+        assert path.is_relative_to(finished_run.photos.resolve())
+        assert row["label"] == path.parent.name
+        assert row["split"] == {"Training": "train", "Test": "test"}[path.parent.parent.name]
+    assert table["uri"].to_pylist() == sorted(map(str, finished_run.photos.resolve().glob("*/*/*.jpg")))
+
+
+def test_features_of_training_photos_are_centred_and_uncorrelated(finished_run: Any) -> None:
+    table = pq.read_table(finished_run.out / "features.parquet").to_pylist()
+    features = np.array([row["features"] for row in table if row["split"] == "train"], np.float64)
+    spread = features.std(axis=0)
+    assert np.abs(features.mean(axis=0)).max() < 1e-3 * spread.max()  # float32 projections
+    covariance = np.cov(features, rowvar=False)
+    beside = covariance - np.diag(np.diag(covariance))
+    assert np.abs(beside).max() < 1e-3 * covariance.max()
+    assert (np.diff(spread) <= 1e-3 * spread.max()).all()
+
+
+def test_explained_variance_curve_is_complete(finished_run: Any) -> None:
+    ratio = finished_run.record["explained_variance_ratio"]
+    assert len(ratio) == finished_run.record["embedding_size"]
+    assert sum(ratio) == pytest.approx(1)
+    assert sum(ratio[: finished_run.record["components"]]) == pytest.approx(finished_run.record["explained_variance"])
+
+
+def test_bundle_holds_what_recognising_needs_and_nothing_else(finished_run: Any) -> None:
+    assert {path.name for path in (finished_run.out / "bundle").iterdir()} == set(FILES)
+
+
+# --- The same answer everywhere ---------------------------------------------------------------------------------------
+
+
+def test_predict_apply_single_graph_and_features_agree(finished_run: Any, tmp_path: Path) -> None:
+    bundle = bundles.load(finished_run.out)
+    session = ort.InferenceSession(finished_run.out / "bundle" / "recognizer.onnx", providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    labels, preprocessing = (
+        json.loads(about["fruits.labels"]),
+        Preprocessing(**json.loads(about["fruits.preprocessing"])),
+    )
+    assert labels == bundle.labels == labels_of(finished_run.photos)
+
+    pipeline.apply(str(finished_run.out), [str(finished_run.photos / "Test")], str(tmp_path / "to"), workers=1)
+    applied = {row["uri"]: row for row in pq.read_table(tmp_path / "to" / "predictions.parquet").to_pylist()}
+    stored = {row["uri"]: row["features"] for row in pq.read_table(finished_run.out / "features.parquet").to_pylist()}
+    uris = sorted(applied)[::3]
+    photos = [Path(uri).read_bytes() for uri in uris]
+    pixels = np.stack([to_network_input(photo, preprocessing).pixels for photo in photos])
+    probabilities, features = session.run(["probabilities", "features"], {"pixels": pixels})
+    tolerance = {"atol": bundles.PROBABILITY_TOLERANCE, "rtol": 0}
+    scale = np.abs(features).max()
+    for uri, answer, whole, graph in zip(uris, bundle.recognise(photos), probabilities, features, strict=True):
+        best = np.argsort(-whole, kind="stable")[:3]
+        np.testing.assert_allclose(answer.probabilities, whole[best], **tolerance)
+        np.testing.assert_allclose(applied[uri]["probabilities"], whole[best], **tolerance)
+        assert answer.labels[0] == applied[uri]["labels"][0] == labels[best[0]]
+        # Features are as large as embeddings are: relative to the largest, float32 sums in another order.
+        for other in (answer.features, applied[uri]["features"], stored[uri]):
+            np.testing.assert_allclose(np.float32(other) / scale, graph / scale, **tolerance)
+
+
+def test_accuracy_of_the_record_is_that_of_the_bundle(finished_run: Any) -> None:
+    bundle = bundles.load(finished_run.out)
+    paths = sorted(finished_run.photos.glob("Test/*/*.jpg"))
+    answers = bundle.recognise([path.read_bytes() for path in paths])
+    right = np.mean([answer.labels[0] == path.parent.name for answer, path in zip(answers, paths, strict=True)])
+    # One photo of the few dozen may lie on the border between two labels, where the last bit decides.
+    assert right == pytest.approx(finished_run.record["metrics"]["accuracy"], abs=1.5 / len(paths))
+
+
+# --- Only what is new -------------------------------------------------------------------------------------------------
+
+
+def test_second_run_computes_nothing_and_says_the_same(finished_run: Any, tmp_path: Path) -> None:
+    out = finished_run.copy_to(tmp_path)
+    again = run(out, finished_run.photos)
+    assert (again["computed"], again["reused"], again["up_to_date"]) == (0, again["photos"], True)
+    for name in ("metrics", "components", "per_label", "confusions", "evaluated", "identity"):
+        assert again[name] == finished_run.record[name]
+    assert_same_results(out, finished_run.out)
+
+
+def test_each_change_of_the_photos_costs_only_itself(own_photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = run(out, own_photos, components=10)
+    photos = first["photos"]
+    assert first["computed"] == photos
+    some = sorted(own_photos.glob("Training/*/*.jpg"))
+
+    shutil.copy(some[0], some[0].with_name("added.jpg"))
+    added = run(out, own_photos, components=10)
+    assert (added["photos"], added["computed"], added["up_to_date"]) == (photos + 1, 1, False)
+
+    some[1].write_bytes(some[40].read_bytes())
+    changed = run(out, own_photos, components=10)
+    assert (changed["photos"], changed["computed"], changed["up_to_date"]) == (photos + 1, 1, False)
+
+    some[2].rename(some[2].with_name("renamed.jpg"))
+    renamed = run(out, own_photos, components=10)
+    assert (renamed["photos"], renamed["computed"]) == (photos + 1, 1)
+
+    some[3].unlink()
+    deleted = run(out, own_photos, components=10)
+    assert (deleted["photos"], deleted["computed"], deleted["up_to_date"]) == (photos, 0, False)
+
+    fresh = run(tmp_path / "fresh", own_photos, components=10)
+    assert fresh["metrics"]["accuracy"] == pytest.approx(deleted["metrics"]["accuracy"], abs=0.051)  # one of 20 photos
+    one, other = (pq.read_table(folder / "features.parquet") for folder in (out, tmp_path / "fresh"))
+    assert one["uri"].to_pylist() == other["uri"].to_pylist()
+    left, right = (np.array(table["features"].to_pylist()) for table in (one, other))
+    # Summed in other pieces: float64 moments, float32 projections.
+    np.testing.assert_allclose(left, right, rtol=0, atol=1e-3 * np.abs(left).max())
+
+
+def test_choices_after_embedding_recompute_no_embedding_and_those_before_recompute_all(
+    own_photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    photos = run(out, own_photos, components=10)["photos"]
+    by_number = run(out, own_photos, components=5)
+    assert (by_number["computed"], by_number["components"], by_number["components_chosen_by"]) == (0, 5, "components")
+    by_share = run(out, own_photos, variance=0.9)
+    assert (by_share["computed"], by_share["components_chosen_by"]) == (0, "variance")
+    assert by_share["explained_variance"] >= 0.9
+    ratio = by_share["explained_variance_ratio"]
+    assert sum(ratio[: by_share["components"] - 1]) < 0.9
+    fitted_otherwise = run(out, own_photos, components=5, fit="crop")
+    assert fitted_otherwise["computed"] == photos
+    assert run(out, own_photos, components=5)["computed"] == 0  # the earlier embeddings are still there
+
+
+def test_another_size_recomputes_all_or_is_refused(own_photos: Path, tmp_path: Path) -> None:
+    try:
+        find_backbone("fruits-small").prepared(Preprocessing(64))
+    except BackboneError:
+        with pytest.raises(BackboneError, match="64 x 64"):
+            run(tmp_path / "out", own_photos, components=5, size=64)
+    else:
+        photos = run(tmp_path / "out", own_photos, components=5)["photos"]
+        other = run(tmp_path / "out", own_photos, components=5, size=64)
+        assert other["computed"] == photos
+        assert other["config"]["size"] == 64
+
+
+@pytest.mark.parametrize("lost", ["report.html", "features.parquet", "run.json", "bundle"])
+def test_lost_result_is_put_back_without_computing_embeddings(finished_run: Any, tmp_path: Path, lost: str) -> None:
+    out = finished_run.copy_to(tmp_path)
+    shutil.rmtree(out / lost) if (out / lost).is_dir() else (out / lost).unlink()
+    again = run(out, finished_run.photos)
+    assert again["computed"] == 0
+    assert_same_results(out, finished_run.out)
+    assert (out / "report.html").is_file()
+
+
+def test_damaged_bundle_is_put_back(finished_run: Any, tmp_path: Path) -> None:
+    out = finished_run.copy_to(tmp_path)
+    (out / "bundle" / "weights.npy").write_bytes(b"rubbish")
+    assert run(out, finished_run.photos)["computed"] == 0
+    assert_same_results(out, finished_run.out)
+
+
+# --- The same to the last bit -----------------------------------------------------------------------------------------
+
+
+def test_number_of_workers_changes_no_bit(finished_run: Any, tmp_path: Path) -> None:
+    run(tmp_path / "out", finished_run.photos, workers=1)  # the finished run had two
+    assert_same_results(tmp_path / "out", finished_run.out)
+
+
+def test_order_of_sources_changes_no_bit(own_photos: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other photos"
+    for split in ("Training", "Test"):
+        (other / split).mkdir(parents=True)
+        (own_photos / split / "Moon Pear 1").rename(other / split / "Moon Pear 1")
+    one = run(tmp_path / "one", own_photos, other, components=8)
+    two = run(tmp_path / "two", other, own_photos, components=8)
+    assert one["labels"] == two["labels"] == 4
+    assert {source["photos"] for source in one["sources"]} == {source["photos"] for source in two["sources"]}
+    assert_same_results(tmp_path / "one", tmp_path / "two")
+
+
+def moments(out: Path) -> list[Callable[[], bool]]:
+    """When to kill: as soon as each of these is true."""
+
+    def there(pattern: str, count: int = 1) -> Callable[[], bool]:
+        return lambda: len(list(out.glob(pattern))) >= count
+
+    return [
+        there("embeddings/*/backbone.onnx"),
+        there("embeddings/*/plans/*.parquet"),
+        there("embeddings/*/parts/*"),
+        there("embeddings/*/records/*"),
+        there("embeddings/*/records/*", 3),
+        there("features.parquet"),
+        there("bundle.new-*"),
+        there("bundle"),
+        there("report.html"),
+    ]
+
+
+def test_run_killed_again_and_again_ends_with_the_results_of_an_undisturbed_one(
+    finished_run: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    chance = random.Random(0)
+    for reached in moments(out):
+        command = [sys.executable, "-m", "fruits", "run", finished_run.photos, "--to", out, "--workers", "2"]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while not reached() and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    # Workers of the last kills may still be writing: that must not matter, either.
+    record = run(out, finished_run.photos)
+    assert record["photos"] == record["ok"] == finished_run.record["photos"]
+    assert record["metrics"] == finished_run.record["metrics"]
+    assert_same_results(out, finished_run.out)
+
+
+def test_two_runs_at_once_on_one_output_both_succeed(own_photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "fruits", "run", own_photos, "--to", out, "--workers", "1", "--components", "8"]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) for _ in range(2)]
+    errors = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    run(tmp_path / "alone", own_photos, components=8)
+    one, other = (np.load(folder / "bundle" / "components.npy") for folder in (out, tmp_path / "alone"))
+    # Photos may lie in other shards when both planned them: sums in another order.
+    np.testing.assert_allclose(one, other, atol=1e-4)
+    assert run(out, own_photos, components=8)["computed"] == 0
+
+
+# --- Photos that are not as they should be ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_bad_photos(own_photos: Path) -> Path:
+    """Six photos of Moon Pear that cannot be decoded, among those that can."""
+    label = own_photos / "Training" / "Moon Pear 1"
+    whole = min(label.iterdir()).read_bytes()
+    contents = [b"", b"text", whole[:900], b"GIF89a" + bytes(9), b"\xff\xd8\xff", b"\0\0\0\x18ftypheic"]
+    for number, content in enumerate(contents):
+        (label / f"bad {number}.jpg").write_bytes(content)
+    return own_photos
+
+
+def test_rejected_photos_are_counted_listed_and_left_out(with_bad_photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    record = run(out, with_bad_photos, components=8, max_rejected=0.2)
+    assert (record["rejected"], record["failed"]) == (6, 0)
+    assert record["photos"] == record["ok"] + 6
+    listed = list(csv.DictReader((out / "rejected.csv").read_text("utf-8").splitlines()))
+    assert [Path(row["uri"]).name for row in listed] == [f"bad {number}.jpg" for number in range(6)]
+    assert {row["status"] for row in listed} == {"rejected"}
+    assert {row["label"] for row in listed} == {"Moon Pear 1"}
+    assert {row["code"] for row in listed} == {"empty", "not an image", "damaged", "unsupported format"}
+    assert record["rejections_total"] == len(record["rejections"]) == 6
+    assert pq.read_metadata(out / "features.parquet").num_rows == record["ok"]
+    again = run(out, with_bad_photos, components=8, max_rejected=0.2)
+    assert (again["computed"], again["up_to_date"], again["rejected"]) == (0, True, 6)  # they will never decode
+
+
+def test_removing_rejected_photos_takes_the_list_away(with_bad_photos: Path, tmp_path: Path) -> None:
+    run(tmp_path / "out", with_bad_photos, components=8, max_rejected=0.2)
+    for path in with_bad_photos.glob("Training/*/bad *"):
+        path.unlink()
+    record = run(tmp_path / "out", with_bad_photos, components=8)
+    assert (record["computed"], record["rejected"]) == (0, 0)
+    assert not (tmp_path / "out" / "rejected.csv").exists()
+
+
+def test_too_many_rejected_photos_stop_the_run_and_keep_what_was_computed(
+    with_bad_photos: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(TooManyRejectedError, match="6 of .* photos were rejected or failed; at most 1%"):
+        run(tmp_path / "out", with_bad_photos, components=8, max_rejected=0.01)
+    assert not (tmp_path / "out" / "bundle").exists()
+    assert run(tmp_path / "out", with_bad_photos, components=8, max_rejected=0.2)["computed"] == 0
+
+
+def test_photo_that_appears_later_is_tried_again(own_photos: Path, tmp_path: Path) -> None:
+    paths = sorted(own_photos.glob("T*/*/*.jpg"))
+    lines = [f"{path},{path.parent.name},{path.parent.parent.name}" for path in paths]
+    gone = own_photos / "Training" / "Moon Pear 1" / "later.jpg"
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("\n".join(["uri,label,split", *lines, f"{gone},Moon Pear 1,train"]), "utf-8")
+    first = run(tmp_path / "out", manifest, components=8)
+    assert (first["failed"], first["ok"]) == (1, len(paths))
+    second = run(tmp_path / "out", manifest, components=8)
+    assert (second["failed"], second["computed"]) == (1, 1)
+    shutil.copy(paths[0], gone)
+    third = run(tmp_path / "out", manifest, components=8)
+    assert (third["failed"], third["computed"], third["ok"]) == (0, 1, len(paths) + 1)
+
+
+def test_labels_without_training_photos_are_left_out_of_the_scores_and_said(
+    own_photos: Path, tmp_path: Path, fruits: Callable[..., Any]
+) -> None:
+    shutil.rmtree(own_photos / "Training" / "Starrib Yellow")
+    unseen = len(list((own_photos / "Test" / "Starrib Yellow").iterdir()))
+    done = fruits("run", own_photos, "--to", tmp_path / "out", "--components", 8, "--workers", 1, "--json")
+    assert done.code == 0, done.stderr
+    record = done.json()
+    assert record["labels_without_training"] == [{"label": "Starrib Yellow", "photos": unseen}]
+    assert record["evaluated"]["left_out_photos"] == unseen
+    assert record["evaluated"]["photos"] == record["splits"]["test"] - unseen
+    assert f"Starrib Yellow ({unseen})" in done.stderr
+    assert bundles.load(tmp_path / "out").labels == ["Apfelino Red 1", "Moon Pear 1", "Tuskana Yellow"]
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_very_few_photos_are_enough_or_refused_with_a_reason(own_photos: Path, tmp_path: Path, kept: int) -> None:
+    for folder in own_photos.glob("T*/*"):
+        for path in sorted(folder.iterdir())[kept:]:
+            path.unlink()
+    record = run(tmp_path / "out", own_photos)
+    assert record["ok"] == record["photos"] == 8 * kept
+    assert len(bundles.load(tmp_path / "out").labels) == 4
+
+
+@pytest.mark.parametrize("folder", ["Training/Moon Pear 1", "Test"])
+def test_photos_that_leave_nothing_to_tell_apart_are_refused(own_photos: Path, tmp_path: Path, folder: str) -> None:
+    chosen = own_photos / folder if folder == "Test" else own_photos / "Training" / "Moon Pear 1"
+    root = tmp_path / "few"
+    shutil.copytree(chosen, root / "Test" if folder == "Test" else root / "Moon Pear 1")
+    with pytest.raises(FruitsError, match="expected"):
+        run(tmp_path / "out", root)
+
+
+def test_more_components_than_the_photos_determine_are_refused(own_photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(FruitsError, match="ask for at most"):
+        run(tmp_path / "out", own_photos, components=5000)
+
+
+def test_photos_of_any_shape_and_kind_go_through(own_photos: Path, tmp_path: Path) -> None:
+    label = own_photos / "Training" / "Moon Pear 1"
+    photo = Image.open(min(label.iterdir()))
+    photo.resize((300, 40)).save(label / "wide.png")
+    photo.resize((20, 200)).convert("L").save(label / "tall, grey.jpg")
+    photo.convert("RGBA").save(label / "with alpha.webp")
+    photo.convert("P").save(label / "palette.png")
+    record = run(tmp_path / "out", own_photos, components=8)
+    assert record["ok"] == record["photos"]
+
+
+def test_photos_and_results_in_folders_with_odd_names(own_photos: Path, tmp_path: Path) -> None:
+    photos = own_photos.rename(tmp_path / "phot\u00f6s \N{GREEN APPLE} #1 100%")
+    (photos / "Training" / "Moon Pear 1").rename(photos / "Training" / "Poire 'Doyenn\u00e9' & \n co")
+    record = run(tmp_path / "r\u00e9sults %41 #2", photos, components=8)
+    assert record["ok"] == record["photos"]
+    assert "Poire 'Doyenn\u00e9' & \n co" in bundles.load(tmp_path / "r\u00e9sults %41 #2").labels
+
+
+# --- The bundle is checked --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("share", [0.0, 0.13, 0.5, 0.87, 1.0])
+def test_bundle_with_one_flipped_byte_is_refused_by_the_name_of_the_file(
+    finished_run: Any, tmp_path: Path, name: str, share: float
+) -> None:
+    folder = Path(shutil.copytree(finished_run.out / "bundle", tmp_path / "bundle"))
+    data = bytearray((folder / name).read_bytes())
+    data[round(share * (len(data) - 1))] ^= 0x04
+    (folder / name).write_bytes(data)
+    with pytest.raises(BundleError, match=name):
+        bundles.load(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_bundle_that_lacks_a_file_is_refused(finished_run: Any, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(finished_run.out / "bundle", tmp_path / "bundle"))
+    (folder / name).unlink()
+    with pytest.raises(BundleError, match=name):
+        bundles.load(folder)
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"null", b"\xff", b'{"format": 1}', b'{"format": 2}'])
+def test_bundle_with_another_manifest_is_refused(finished_run: Any, tmp_path: Path, data: bytes) -> None:
+    folder = Path(shutil.copytree(finished_run.out / "bundle", tmp_path / "bundle"))
+    (folder / "manifest.json").write_bytes(data)
+    with pytest.raises(BundleError, match=r"manifest\.json"):
+        bundles.load(folder)
+
+
+def test_bundle_of_another_format_is_refused_with_both_numbers(finished_run: Any, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished_run.out / "bundle", tmp_path / "bundle"))
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    del manifest["sha256"]
+    (folder / "manifest.json").write_bytes(bundles._manifest_bytes({**manifest, "format": 99}))
+    with pytest.raises(BundleError, match="has format 99; this version of fruits reads 1"):
+        bundles.load(folder)
+
+
+def test_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no bundle in .*fruits run"):
+        bundles.load(tmp_path)
+
+
+def test_bundle_works_alone_after_being_moved(finished_run: Any, tmp_path: Path, a_photo: bytes) -> None:
+    folder = Path(shutil.copytree(finished_run.out / "bundle", tmp_path / "elsewhere"))
+    (here,) = bundles.load(folder).recognise([a_photo])
+    (there,) = bundles.load(finished_run.out).recognise([a_photo])
+    assert here.labels == there.labels
+    assert here.probabilities == there.probabilities
+
+
+def test_more_photos_than_a_batch_are_recognised_in_order(finished_run: Any) -> None:
+    photos = [path.read_bytes() for path in sorted(finished_run.photos.glob("Test/*/*.jpg"))[:40]]
+    bundle = bundles.load(finished_run.out)
+    one_by_one = [bundle.recognise([photo])[0].probabilities for photo in photos]
+    together = [answer.probabilities for answer in bundle.recognise(photos)]
+    np.testing.assert_allclose(one_by_one, together, atol=bundles.PROBABILITY_TOLERANCE)
+    assert bundle.recognise([]) == []
+
+
+def test_bundle_being_replaced_again_and_again_by_two_processes_stays_whole(finished_run: Any, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished_run.out / "bundle", tmp_path / "bundle"))
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom fruits import bundle as b\n"
+        "source, to = map(Path, sys.argv[1:])\no = b.load(source)\n"
+        "for _ in range(100):\n"
+        "    b.save(to, model=o._model, card=o.card, preprocessing=o.preprocessing, mean=o._mean,\n"
+        "           components=o._components, head=o._head, labels=o.labels, about={})\n"
+    )
+    command = [sys.executable, "-c", program, finished_run.out, folder]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert bundles.load(folder).labels == bundles.load(finished_run.out).labels
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+# --- Batch ------------------------------------------------------------------------------------------------------------
+
+
+def test_apply_answers_for_every_photo_and_computes_only_what_is_new(
+    finished_run: Any, with_bad_photos: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "predictions"
+    first = pipeline.apply(str(finished_run.out), [str(with_bad_photos)], str(to), workers=1)
+    assert first["photos"] == first["ok"] + first["rejected"] + first["failed"] == first["computed"]
+    assert first["rejected"] == 6
+    table = pq.read_table(to / "predictions.parquet")
+    assert table.schema.equals(schemas.predictions(finished_run.record["components"]), check_metadata=False)
+    assert table.num_rows == first["photos"] == len(set(table["uri"].to_pylist()))
+    for row in table.to_pylist():
+        if row["status"] == "ok":
+            assert len(row["labels"]) == len(row["probabilities"]) == 3
+            assert row["probabilities"] == sorted(row["probabilities"], reverse=True)
+        else:
+            assert row["error"]
+            assert row["labels"] is row["probabilities"] is row["features"] is None
+    second = pipeline.apply(str(finished_run.out), [str(with_bad_photos)], str(to), workers=1)
+    assert (second["computed"], second["reused"]) == (0, first["photos"])
+
+
+def test_apply_takes_single_photos(finished_run: Any, tmp_path: Path) -> None:
+    photos = sorted(map(str, finished_run.photos.glob("Test/*/*.jpg")))[:3]
+    pipeline.apply(str(finished_run.out), photos, str(tmp_path / "to"), workers=1)
+    assert pq.read_table(tmp_path / "to" / "predictions.parquet").num_rows == 3
+
+
+def test_apply_of_nothing_but_bad_photos_is_a_table_of_reasons(finished_run: Any, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_bytes(b"text")
+    done = pipeline.apply(str(finished_run.out), [str(tmp_path / "text.jpg")], str(tmp_path / "to"), workers=1)
+    assert (done["ok"], done["rejected"]) == (0, 1)
+    (row,) = pq.read_table(tmp_path / "to" / "predictions.parquet").to_pylist()
+    assert (row["status"], row["labels"]) == ("rejected", None)
+
+
+def test_batch_uses_the_network_of_the_bundle(finished_run: Any, a_photo: bytes) -> None:
+    bundle = bundles.load(finished_run.out)
+    pixels = to_network_input(a_photo, bundle.preprocessing).pixels[None]
+    original = find_backbone("fruits-small")
+    expected = Embedder(original.prepared(bundle.preprocessing)).embed(pixels)
+    assert (Embedder(bundle.backbone_path).embed(pixels) == expected).all()

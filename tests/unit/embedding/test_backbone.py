@@ -1,0 +1,235 @@
+"""Networks and their cards: found, checked, and given one input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fruits.embedding import backbone
+from fruits.embedding.backbone import Card, Embedder, computation_id, find_backbone, parse_card, read_card
+from fruits.errors import BackboneError
+from fruits.photos.images import Preprocessing
+
+GOOD = {"name": "tiny", "sha256": "0" * 64, "embedding_size": 5, "size": 16}
+SIXTEEN = Preprocessing(16)
+
+Save = Callable[..., Path]
+
+
+def pixels(n: int, size: int = 16) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+# --- Cards ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layout": "HWC"},
+        {"dtype": "float16"},
+        {"scale": [1, 2]},
+        {"shift": []},
+        {"scale": "abc"},
+        {"size": 7},
+        {"size": 4096},
+        {"size": [224, 96]},
+        {"size": [96, 128, 224]},
+        {"size": "100"},
+        {"fit": "fill"},
+        {"kernel": "nearest"},
+        {"colour": "red"},
+        {"embedding_size": 0},
+        {"embedding_size": "256"},
+    ],
+    ids=str,
+)
+def test_impossible_card_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(BackboneError):
+        parse_card({**GOOD, **change})
+
+
+@pytest.mark.parametrize("field", GOOD)
+def test_card_that_lacks_a_field_is_refused_by_its_name(field: str) -> None:
+    with pytest.raises(BackboneError, match=field):
+        parse_card({name: value for name, value in GOOD.items() if name != field})
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", "3", '"card"'])
+def test_card_that_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "card.json").write_text(text)
+    with pytest.raises(BackboneError, match="card"):
+        read_card(tmp_path / "card.json")
+
+
+@pytest.mark.parametrize(
+    ("card_size", "asked", "photo_side", "size"),
+    [
+        (100, None, None, 100),
+        (100, None, 348, 100),
+        (100, 64, 348, 64),
+        ((96, 224), None, None, 224),
+        ((96, 224), None, 50, 96),
+        ((96, 224), None, 100, 100),
+        ((96, 224), None, 4000, 224),
+        ((96, 224), 64, 4000, 64),
+    ],
+)
+def test_size_is_the_users_else_the_cards_else_that_of_the_photos(
+    card_size: Any, asked: int | None, photo_side: int | None, size: int
+) -> None:
+    card = Card(name="tiny", sha256="", embedding_size=5, size=card_size)
+    assert card.preprocessing(asked, None, photo_side).size == size
+
+
+def test_fit_is_the_users_else_the_cards() -> None:
+    card = Card(name="tiny", sha256="", embedding_size=5, size=16, fit="crop", kernel="lanczos")
+    assert card.preprocessing(None, None) == Preprocessing(16, "crop", "lanczos")
+    assert card.preprocessing(None, "squash") == Preprocessing(16, "squash", "lanczos")
+
+
+def test_computation_changes_with_all_that_changes_an_embedding_and_with_nothing_else() -> None:
+    card = Card(name="tiny", sha256="0" * 64, embedding_size=5, size=16)
+    same = replace(card, name="other", title="Other", licence="MIT", figures={"accuracy": 1})
+    assert computation_id(card, SIXTEEN) == computation_id(same, SIXTEEN)
+    others = [
+        computation_id(replace(card, sha256="1" * 64), SIXTEEN),
+        computation_id(replace(card, layout="NHWC"), SIXTEEN),
+        computation_id(replace(card, scale=(1.0, 1.0, 1.0)), SIXTEEN),
+        computation_id(replace(card, shift=(0.0, 0.0, 0.0)), SIXTEEN),
+        computation_id(card, Preprocessing(17)),
+        computation_id(card, Preprocessing(16, "crop")),
+        computation_id(card, Preprocessing(16, "pad", "lanczos")),
+    ]
+    assert len({computation_id(card, SIXTEEN), *others}) == len(others) + 1
+
+
+# --- Finding ----------------------------------------------------------------------------------------------------------
+
+
+def test_embedded_backbone_is_whole_and_does_what_its_card_says() -> None:
+    found = find_backbone(backbone.DEFAULT_BACKBONE)
+    preprocessing = found.card.preprocessing(None, None)
+    embedding = Embedder(found.prepared(preprocessing)).embed(pixels(2, preprocessing.size))
+    assert embedding.shape == (2, found.card.embedding_size)
+    assert np.isfinite(embedding).all()
+    assert (embedding[0] != embedding[1]).any()
+
+
+def test_unknown_backbone_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(BackboneError, match=f"no backbone 'resnet'; expected one of .*{backbone.DEFAULT_BACKBONE}"):
+        find_backbone("resnet")
+
+
+def test_backbone_file_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(BackboneError, match="does not exist"):
+        find_backbone("/nowhere/at/all.onnx")
+
+
+def test_file_that_is_not_the_one_its_card_names_is_refused(save_network: Save, networks: Any) -> None:
+    path = save_network(networks[0]("NHWC", "uint8"), sha256="1" * 64)
+    with pytest.raises(BackboneError, match="its card names 111111111111"):
+        find_backbone(str(path))
+
+
+def test_card_without_a_checksum_takes_that_of_the_file(save_network: Save, networks: Any) -> None:
+    path = save_network(networks[0]("NHWC", "uint8"), sha256="")
+    assert len(find_backbone(str(path)).card.sha256) == 64
+
+
+def test_file_without_a_card_is_refused_with_an_example_that_works_once_completed(
+    save_network: Save, networks: Any
+) -> None:
+    path = save_network(networks[0]("NHWC", "uint8"), card=False)
+    with pytest.raises(BackboneError, match="has no card") as caught:
+        find_backbone(str(path))
+    text = str(caught.value)
+    example = json.loads(text[text.index("{") :])
+    path.with_suffix(".json").write_text(
+        json.dumps({**example, "embedding_size": 5, "size": 16, "layout": "NHWC", "dtype": "uint8"})
+    )
+    assert find_backbone(str(path)).prepared(SIXTEEN)
+
+
+def test_known_network_needs_no_card_beside_it(shared: Path) -> None:
+    found = find_backbone(str(shared / "backbones" / "mobilenet_v2_imagenet.onnx"))
+    assert (found.card.embedding_size, found.card.layout) == (1280, "NCHW")
+
+
+# --- Preparing --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_prepared_network_gives_what_numpy_gives(save_network: Save, networks: Any, layout: str, dtype: str) -> None:
+    tiny_network, answer = networks
+    path = save_network(tiny_network(layout, dtype), layout=layout, dtype=dtype)
+    photos = pixels(7)
+    embedding = Embedder(find_backbone(str(path)).prepared(SIXTEEN)).embed(photos)
+    assert embedding.dtype == np.float32
+    # float32 means of 256 pixels of up to 255: 7 digits of numbers up to 255.
+    np.testing.assert_allclose(embedding, answer(photos, dtype), atol=1e-3, rtol=1e-5)
+
+
+def test_prepared_network_takes_pixels_by_that_name_and_any_number_of_photos(save_network: Save, networks: Any) -> None:
+    found = find_backbone(str(save_network(networks[0]("NHWC", "uint8"))))
+    session = backbone.open_session(found.prepared(SIXTEEN))
+    (only,) = session.get_inputs()
+    assert (only.name, only.type, only.shape[1:]) == ("pixels", "tensor(uint8)", [16, 16, 3])
+    assert [output.name for output in session.get_outputs()] == ["embedding"]
+    for n in (1, 5, 33):
+        assert session.run(None, {"pixels": pixels(n)})[0].shape == (n, 5)
+
+
+def test_network_with_two_inputs_is_refused(save_network: Save, networks: Any) -> None:
+    found = find_backbone(str(save_network(networks[0]("NHWC", "uint8", inputs=2))))
+    with pytest.raises(BackboneError, match="has 2 inputs and 1 outputs; expected one of each"):
+        found.prepared(SIXTEEN)
+
+
+@pytest.mark.parametrize("cut", [0.0, 0.5, 0.99])
+def test_broken_file_is_refused(save_network: Save, networks: Any, cut: float) -> None:
+    model = networks[0]("NHWC", "uint8")
+    found = find_backbone(str(save_network(model[: int(cut * len(model))])))
+    with pytest.raises(BackboneError, match="not a whole ONNX file|no image input|has 0 inputs"):
+        found.prepared(SIXTEEN)
+
+
+def test_network_of_another_layout_than_its_card_says_is_refused(save_network: Save, networks: Any) -> None:
+    found = find_backbone(str(save_network(networks[0]("NCHW", "uint8"), layout="NHWC")))
+    with pytest.raises(BackboneError, match="does its card fit|check size and layout in its card"):
+        found.prepared(SIXTEEN)
+
+
+def test_network_of_another_embedding_size_than_its_card_says_is_refused(save_network: Save, networks: Any) -> None:
+    found = find_backbone(str(save_network(networks[0]("NHWC", "uint8"), embedding_size=6)))
+    with pytest.raises(BackboneError, match=r"\(2, 5\).*expected \(2, 6\)|does its card fit"):
+        found.prepared(SIXTEEN)
+
+
+def test_network_of_a_fixed_batch_of_one_is_refused_unless_it_takes_more(save_network: Save, networks: Any) -> None:
+    found = find_backbone(str(save_network(networks[0]("NHWC", "uint8", static=True))))
+    try:
+        model = found.prepared(SIXTEEN)
+    except BackboneError as refused:
+        assert "tiny" in str(refused)
+    else:
+        assert Embedder(model).embed(pixels(3)).shape == (3, 5)
+
+
+def test_scale_that_gives_infinite_numbers_is_refused(save_network: Save, networks: Any) -> None:
+    path = save_network(networks[0]("NHWC", "float32"), dtype="float32", scale=[3e38] * 3)
+    with pytest.raises(BackboneError, match="finite"):
+        find_backbone(str(path)).prepared(SIXTEEN)
+
+
+def test_file_that_is_no_network_cannot_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"rubbish")
+    with pytest.raises(BackboneError, match="cannot open the network"):
+        Embedder(tmp_path / "model.onnx")

@@ -1,0 +1,191 @@
+"""The classifier and its two choices."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+
+from fruits.learning import head as heads
+from fruits.learning.head import Choosing, LabelsError, fit, hold_back
+from fruits.learning.pca import TooFewRowsError
+
+
+def clusters(c: int, per_label: int, k: int, *, distance: float = 4.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows around c centres."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(c, k)) * distance
+    labels = np.repeat(np.arange(c), per_label)
+    return (centres[labels] + rng.normal(size=(len(labels), k))).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("c", [2, 3, 12])
+def test_separate_labels_are_told_apart(c: int) -> None:
+    features, labels = clusters(c, 30, 6)
+    probabilities = fit(features, labels, regularisation=10.0).predict_proba(features)
+    assert probabilities.shape == (30 * c, c)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    assert (probabilities.argmax(axis=1) == labels).all()
+
+
+@pytest.mark.parametrize("c", [2, 5])
+def test_probabilities_are_those_of_scikit_learn(c: int) -> None:
+    features, labels = clusters(c, 40, 4, distance=1.0)
+    scale = 1 / np.sqrt(np.mean(np.square(features).sum(axis=1)))
+    reference = LogisticRegression(C=5.0, max_iter=1000).fit(features * scale, labels)
+    ours = fit(features, labels, regularisation=5.0)
+    # Both stop when the gradient is below 1e-4.
+    np.testing.assert_allclose(ours.predict_proba(features), reference.predict_proba(features * scale), atol=2e-3)
+
+
+def test_scale_of_the_features_does_not_change_the_answers() -> None:
+    features, labels = clusters(4, 40, 5, distance=1.0)
+    one, thousand = (
+        fit(features * np.float32(s), labels, regularisation=3.0).predict_proba(features * np.float32(s))
+        for s in (1, 1000)
+    )
+    np.testing.assert_allclose(one, thousand, atol=2e-3)
+
+
+def test_features_without_spread_give_a_head_that_guesses() -> None:
+    labels = np.repeat(np.arange(3), 5)
+    probabilities = fit(np.zeros((15, 4), np.float32), labels, regularisation=1.0).predict_proba(
+        np.zeros((2, 4), np.float32)
+    )
+    np.testing.assert_allclose(probabilities, 1 / 3, atol=1e-3)
+
+
+def test_huge_features_give_finite_probabilities() -> None:
+    features, labels = clusters(3, 20, 4)
+    probabilities = fit(features, labels, regularisation=10.0).predict_proba(features * np.float32(1e6))
+    assert np.isfinite(probabilities).all()
+
+
+def test_one_label_is_refused() -> None:
+    with pytest.raises(LabelsError, match="at least two"):
+        fit(np.ones((5, 2), np.float32), np.zeros(5, np.int64), regularisation=1.0)
+
+
+def test_no_rows_are_refused() -> None:
+    with pytest.raises(TooFewRowsError, match="no training photos"):
+        fit(np.empty((0, 2), np.float32), np.empty(0, np.int64), regularisation=1.0)
+
+
+def test_solver_that_stops_early_is_told_in_the_head_not_as_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = clusters(5, 40, 8, distance=0.5)
+    assert fit(features, labels, regularisation=1.0).converged
+    monkeypatch.setattr(heads, "_MAX_ITERATIONS", 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stopped = fit(features, labels, regularisation=1e6)
+    assert not stopped.converged
+    assert np.isfinite(stopped.predict_proba(features)).all()
+
+
+# --- Held back --------------------------------------------------------------------------------------------------------
+
+rows = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), min_size=1, max_size=120)
+
+
+@given(rows, st.integers(0, 1000))
+def test_no_label_is_held_back_whole(pairs: list[tuple[int, int]], seed: int) -> None:
+    labels, groups = np.array(pairs).T
+    held = hold_back(labels, groups, seed)
+    assert set(labels[~held]) == set(labels)
+
+
+@given(rows, st.integers(0, 1000))
+def test_groups_of_a_label_are_held_back_whole(pairs: list[tuple[int, int]], seed: int) -> None:
+    labels, groups = np.array(pairs).T
+    held = hold_back(labels, groups, seed)
+    for label in set(labels):
+        of_label = labels == label
+        if len(set(groups[of_label])) > 1:
+            for group in set(groups[of_label]):
+                assert len(set(held[of_label & (groups == group)])) == 1
+
+
+@given(rows, st.integers(0, 1000), st.randoms(use_true_random=False))
+def test_order_of_rows_does_not_change_which_groups_are_held_back(pairs: list, seed: int, random: object) -> None:
+    labels, groups = np.array(pairs).T
+    several = np.array([len(set(groups[labels == label])) > 1 for label in labels])
+    order = np.array(random.sample(range(len(pairs)), len(pairs)))
+    held = hold_back(labels, groups, seed)
+    assert (hold_back(labels[order], groups[order], seed)[several[order]] == held[order][several[order]]).all()
+
+
+def test_about_a_fifth_of_the_groups_is_held_back() -> None:
+    labels, groups = np.repeat(np.arange(4), 500), np.tile(np.repeat(np.arange(50), 10), 4)
+    held = hold_back(labels, groups, 0)
+    for label in range(4):
+        assert len(set(groups[held & (labels == label)])) == 10
+
+
+def test_label_of_a_single_group_holds_back_a_fifth_of_its_photos() -> None:
+    held = hold_back(np.repeat([0, 1], [10, 4]), np.repeat([7, 8], [10, 4]))
+    assert held[:10].sum() == 2
+    assert held[10:].sum() == 0
+
+
+def test_another_seed_holds_back_other_groups() -> None:
+    labels, groups = np.zeros(400, int), np.repeat(np.arange(40), 10)
+    assert (hold_back(labels, groups, 0) != hold_back(labels, groups, 1)).any()
+
+
+# --- Choices ----------------------------------------------------------------------------------------------------------
+
+
+def choosing(k_max: int, k_good: int, *, distance: float = 3.0, labels: int = 6) -> Choosing:
+    """Only the first ``k_good`` components tell labels apart."""
+    rng = np.random.default_rng(3)
+    features, numbers = clusters(labels, 100, k_good, distance=distance, seed=2)
+    noise = rng.normal(size=(len(features), k_max - k_good)).astype(np.float32)
+    groups = np.arange(len(numbers)) // 10
+    return Choosing(np.hstack([features, noise]), numbers, groups, hold_back(numbers, groups))
+
+
+def test_few_components_are_chosen_when_further_ones_are_noise() -> None:
+    k, trials = choosing(200, 8).components()
+    assert k == 8
+    assert len(trials) < 10  # it stops trying once nothing improves
+    assert [trial.components for trial in trials] == sorted({trial.components for trial in trials})
+
+
+def test_more_components_are_chosen_when_they_tell_labels_apart() -> None:
+    k, _ = choosing(64, 48, distance=0.45).components()
+    assert 8 < k <= 64
+
+
+def test_chosen_regularisation_has_the_lowest_log_loss_of_all_tried() -> None:
+    strength, trials = choosing(16, 8, distance=0.7).regularisation(12)
+    assert {trial.regularisation for trial in trials} == set(heads.REGULARISATIONS)
+    assert strength == min(trials, key=lambda trial: trial.log_loss).regularisation
+    assert all(trial.components == 12 for trial in trials)
+
+
+def test_nothing_held_back_takes_every_component_and_tries_nothing() -> None:
+    features, labels = clusters(2, 3, 5)
+    undecided = Choosing(features, labels, np.zeros(6, np.int64), np.zeros(6, bool))
+    assert undecided.components() == (5, [])
+    strength, trials = undecided.regularisation(5)
+    assert strength > 0
+    assert trials == []
+
+
+def test_fewer_components_than_the_first_step_are_all_tried() -> None:
+    k, trials = choosing(5, 4).components()
+    assert k == 5
+    assert [trial.components for trial in trials] == [5]
+
+
+def test_every_trial_is_told() -> None:
+    told: list[str] = []
+    some = choosing(16, 8)
+    some.progress = told.append
+    _, trials = some.components()
+    assert len(told) == len(trials)

@@ -1,0 +1,362 @@
+"""Plans, parts and records: what counts, who has which photo, what is done again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fruits.errors import StoreError
+from fruits.storage.parts import Inventory, Parts
+from fruits.storage.schemas import embeddings
+
+D = 4
+
+
+def catalogue(n: int, *, version: str = "1", start: int = 0) -> pa.Table:
+    """Photos named by number; the columns that parts look at."""
+    numbers = range(start, start + n)
+    return pa.table(
+        {
+            "uri": [f"/photos/{number:04d}.jpg" for number in numbers],
+            "label": [f"label {number % 3}" for number in numbers],
+            "split": ["train"] * n,
+            "version": [version] * n,
+        }
+    )
+
+
+def rows_of(work: pa.Table, bad: dict[str, tuple[str, str]]) -> pa.Table:
+    """Embedding rows as a worker would give them: the number in the name, over and over."""
+    given = work.select(["uri", "label", "split", "version"]).to_pylist()
+    rows = []
+    for row in given:
+        status, error = bad.get(row["uri"], ("ok", None))
+        number = float(row["uri"][-8:-4])
+        rows.append(
+            {
+                **row,
+                "sha256": "0" * 64,
+                "width": 10,
+                "height": 10,
+                "status": status,
+                "error": error,
+                "embedding": [number] * D if status == "ok" else None,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=embeddings(D))
+
+
+def shards(work: pa.Table) -> list[str]:
+    return list(dict.fromkeys(work["shard"].to_pylist()))
+
+
+def of_shard(work: pa.Table, shard: str) -> pa.Table:
+    return work.filter(pa.array([name == shard for name in work["shard"].to_pylist()]))
+
+
+def commit_all(parts: Parts, work: pa.Table, bad: dict[str, tuple[str, str]] | None = None) -> None:
+    for shard in shards(work):
+        parts.commit(shard, rows_of(of_shard(work, shard), bad or {}))
+
+
+def run(parts: Parts, photos: pa.Table, bad: dict[str, tuple[str, str]] | None = None) -> Inventory:
+    """What a run does, without engine and network."""
+    inventory = parts.inventory(photos)
+    work = [inventory.pending]
+    if len(inventory.missing):
+        planned = parts.plan(photos, inventory.missing)
+        assert planned is not None
+        work.append(planned)
+    commit_all(parts, pa.concat_tables(work), bad)
+    return parts.inventory(photos)
+
+
+def held(inventory: Inventory) -> list[int]:
+    """Catalogue rows that some part holds, in order; with repetitions, if there were any."""
+    rows = [holding.catalogue_rows[holding.catalogue_rows >= 0] for holding in inventory.holdings]
+    return sorted(np.concatenate([np.empty(0, np.int64), *rows]).tolist())
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Parts:
+    return Parts(str(tmp_path / "results"), "embeddings/abc")
+
+
+def test_at_first_everything_is_missing(parts: Parts) -> None:
+    inventory = parts.inventory(catalogue(5))
+    assert inventory.missing.tolist() == [0, 1, 2, 3, 4]
+    assert inventory.holdings == []
+    assert inventory.pending.num_rows == 0
+
+
+def test_committed_photos_are_held_once_and_nothing_is_left_to_do(parts: Parts) -> None:
+    photos = catalogue(300)
+    inventory = run(parts, photos)
+    assert held(inventory) == list(range(300))
+    assert len(inventory.missing) == inventory.pending.num_rows == 0
+
+
+def test_rows_of_a_part_stand_for_their_photos(parts: Parts) -> None:
+    photos = catalogue(150).take(pa.array(np.random.default_rng(0).permutation(150)))
+    names = photos["uri"].to_pylist()
+    for holding in run(parts, photos).holdings:
+        table = parts.read(holding.record)
+        assert table["uri"].to_pylist() == [names[row] for row in holding.catalogue_rows]
+        assert [row[0] for row in table["embedding"].to_pylist()] == [
+            float(uri[-8:-4]) for uri in table["uri"].to_pylist()
+        ]
+
+
+def test_large_work_is_dealt_into_shards_of_bounded_size(parts: Parts) -> None:
+    work = parts.plan(catalogue(10_000), np.arange(10_000))
+    sizes = [of_shard(work, shard).num_rows for shard in shards(work)]
+    assert sum(sizes) == 10_000
+    assert max(sizes) <= 4096
+    assert len(sizes) <= 129
+
+
+def test_planned_shards_without_a_record_are_pending(parts: Parts) -> None:
+    photos = catalogue(200)
+    work = parts.plan(photos, np.arange(200))
+    first, *others = shards(work)
+    parts.commit(first, rows_of(of_shard(work, first), {}))
+    inventory = parts.inventory(photos)
+    assert shards(inventory.pending) == others
+    assert len(inventory.missing) == 0
+    commit_all(parts, inventory.pending)
+    assert held(parts.inventory(photos)) == list(range(200))
+
+
+def test_shard_is_resumed_only_if_all_of_its_photos_are_still_wanted(parts: Parts) -> None:
+    photos = catalogue(200)
+    work = parts.plan(photos, np.arange(200))
+    gone = photos.filter(pa.array([number != 70 for number in range(200)]))
+    inventory = parts.inventory(gone)
+    broken = work["shard"][70].as_py()
+    assert shards(inventory.pending) == [shard for shard in shards(work) if shard != broken]
+    assert len(inventory.missing) == of_shard(work, broken).num_rows - 1
+    assert held(run(parts, gone)) == list(range(199))
+
+
+def test_photo_covered_by_two_plans_is_held_once(parts: Parts) -> None:
+    photos = catalogue(100)
+    commit_all(parts, parts.plan(photos, np.arange(100)))
+    commit_all(parts, parts.plan(photos, np.arange(100)))
+    assert held(parts.inventory(photos)) == list(range(100))
+
+
+def test_photo_pending_in_two_plans_is_done_once(parts: Parts) -> None:
+    photos = catalogue(100)
+    parts.plan(photos, np.arange(100))
+    parts.plan(photos, np.arange(100))
+    pending = parts.inventory(photos).pending
+    assert sorted(pending["uri"].to_pylist()) == photos["uri"].to_pylist()
+
+
+def test_changed_photo_is_missing_and_the_others_are_held(parts: Parts) -> None:
+    photos = catalogue(100)
+    run(parts, photos)
+    versions = photos["version"].to_pylist()
+    versions[42] = "2"
+    changed = photos.set_column(3, "version", pa.array(versions))
+    inventory = parts.inventory(changed)
+    assert inventory.missing.tolist() == [42]
+    assert held(inventory) == [row for row in range(100) if row != 42]
+    assert held(run(parts, changed)) == list(range(100))
+
+
+def test_photo_changed_back_is_found_again(parts: Parts) -> None:
+    old, new = catalogue(10), catalogue(10, version="2")
+    run(parts, old)
+    run(parts, new)
+    inventory = parts.inventory(old)
+    assert len(inventory.missing) == 0
+    assert held(inventory) == list(range(10))
+
+
+def test_removed_photos_are_held_no_more_and_added_ones_are_missing(parts: Parts) -> None:
+    run(parts, catalogue(100))
+    inventory = parts.inventory(catalogue(80, start=50))
+    assert held(inventory) == list(range(50))
+    assert inventory.missing.tolist() == list(range(50, 80))
+
+
+def test_catalogue_that_shares_nothing_has_no_holdings(parts: Parts) -> None:
+    run(parts, catalogue(10))
+    assert parts.inventory(catalogue(10, start=500)).holdings == []
+
+
+def test_failed_photos_are_tried_again_and_good_ones_never(parts: Parts) -> None:
+    photos = catalogue(100)
+    names = photos["uri"].to_pylist()
+    bad = {names[3]: ("failed", "unreadable: no"), names[5]: ("rejected", "damaged: no")}
+    inventory = run(parts, photos, bad)
+    assert inventory.missing.tolist() == [3]
+    assert held(inventory) == list(range(100))  # a failure is held, so that counts close
+    inventory = run(parts, photos, bad)
+    assert inventory.missing.tolist() == [3]
+    assert held(inventory) == list(range(100))
+    inventory = run(parts, photos, {})
+    assert len(inventory.missing) == 0
+    assert held(inventory) == list(range(100))
+    errors = [
+        (int(holding.catalogue_rows[row]), status)
+        for holding in inventory.holdings
+        for row, status, _ in holding.record.errors
+        if holding.catalogue_rows[row] >= 0
+    ]
+    assert errors == [(5, "rejected")]
+
+
+def test_record_tells_errors_by_row(parts: Parts) -> None:
+    work = parts.plan(catalogue(5), np.arange(5))
+    names = work["uri"].to_pylist()
+    record = parts.commit(
+        shards(work)[0], rows_of(work, {names[1]: ("rejected", "damaged: half"), names[4]: ("failed", "x")})
+    )
+    assert record.errors == ((1, "rejected", "damaged: half"), (4, "failed", "x"))
+    assert record.rows == 5
+
+
+def test_second_commit_of_a_shard_loses_and_leaves_nothing_behind(parts: Parts) -> None:
+    photos = catalogue(50)
+    work = parts.plan(photos, np.arange(50))
+    (shard,) = shards(work)
+    first = parts.commit(shard, rows_of(work, {}))
+    second = parts.commit(shard, rows_of(work, {work["uri"][0].as_py(): ("failed", "by chance")}))
+    assert second == first
+    assert [path.name for path in (Path(parts.root) / parts.prefix / "parts").iterdir()] == [Path(first.part).name]
+    assert len(parts.inventory(photos).missing) == 0
+
+
+def test_plan_that_another_run_put_first_is_none(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = catalogue(10)
+    rival = Parts(parts.root, parts.prefix)
+    look = parts._objects.read_if_present
+
+    def look_while_the_rival_plans(key: str) -> bytes | None:
+        found = look(key)
+        if found is None:
+            assert rival.plan(photos, np.arange(10)) is not None
+        return found
+
+    monkeypatch.setattr(parts._objects, "read_if_present", look_while_the_rival_plans)
+    assert parts.plan(photos, np.arange(10)) is None
+    monkeypatch.undo()
+    assert parts.inventory(photos).pending.num_rows == 10
+
+
+def test_part_without_a_record_does_not_count(parts: Parts) -> None:
+    photos = catalogue(10)
+    run(parts, photos)
+    for record in (Path(parts.root) / parts.prefix / "records").iterdir():
+        record.unlink()
+    inventory = parts.inventory(photos)
+    assert inventory.holdings == []
+    assert inventory.pending.num_rows == 10
+
+
+# --- Damage -----------------------------------------------------------------------------------------------------------
+
+
+def only(folder: Path) -> Path:
+    (path,) = folder.iterdir()
+    return path
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_damaged_part_is_refused_by_name(parts: Parts, damage: str) -> None:
+    (holding,) = run(parts, catalogue(10)).holdings
+    path = only(Path(parts.root) / parts.prefix / "parts")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink() if damage == "gone" else path.write_bytes(data if damage == "flip" else data[:-1])
+    with pytest.raises(StoreError, match=f"{path.name}.*run again"):
+        parts.read(holding.record)
+
+
+def test_deleting_the_record_of_a_damaged_part_mends_it(parts: Parts) -> None:
+    photos = catalogue(10)
+    run(parts, photos)
+    only(Path(parts.root) / parts.prefix / "parts").write_bytes(b"")
+    only(Path(parts.root) / parts.prefix / "records").unlink()
+    (holding,) = run(parts, photos).holdings
+    assert parts.read(holding.record).num_rows == 10
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10_000), st.integers(1, 255))
+def test_record_with_any_changed_byte_is_refused_by_name(parts: Parts, at: int, change: int) -> None:
+    photos = catalogue(6)
+    path = Path(parts.root) / parts.prefix / "records" / "00001-00000.json"
+    whole = Path(parts.root) / "whole.json"
+    if not whole.exists():
+        run(parts, photos, {photos["uri"][2].as_py(): ("rejected", "damaged: half")})
+        whole.write_bytes(path.read_bytes())
+    data = bytearray(whole.read_bytes())
+    data[at % len(data)] ^= change
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match=r"records/00001-00000\.json.*delete it and run again"):
+        parts.inventory(photos)
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"null", b'{"shard": 1}', b"\xff\xfe"])
+def test_record_of_another_shape_is_refused(parts: Parts, data: bytes) -> None:
+    run(parts, catalogue(5))
+    only(Path(parts.root) / parts.prefix / "records").write_bytes(data)
+    with pytest.raises(StoreError, match="is damaged"):
+        parts.inventory(catalogue(5))
+
+
+def test_record_of_another_shard_is_refused(parts: Parts) -> None:
+    photos = catalogue(200)
+    run(parts, photos)
+    first, second, *_ = sorted((Path(parts.root) / parts.prefix / "records").iterdir())
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(StoreError, match=second.name):
+        parts.inventory(photos)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10_000), st.integers(1, 255))
+def test_plan_with_a_changed_byte_never_gives_a_photo_the_row_of_another(parts: Parts, at: int, change: int) -> None:
+    photos = catalogue(6)
+    path = Path(parts.root) / parts.prefix / "plans" / "00001.parquet"
+    whole = Path(parts.root) / "whole.parquet"
+    if not whole.exists():
+        run(parts, photos)
+        whole.write_bytes(path.read_bytes())
+    data = bytearray(whole.read_bytes())
+    data[at % len(data)] ^= change
+    path.write_bytes(data)
+    try:
+        inventory = parts.inventory(photos)
+    except StoreError as refused:
+        assert "plans/00001.parquet" in str(refused)
+    else:
+        # At worst a name is no longer known: then its photo is computed again.
+        for holding in inventory.holdings:
+            known = holding.catalogue_rows >= 0
+            assert (holding.catalogue_rows[known] == np.flatnonzero(known)).all()
+        assert sorted([*held(inventory), *inventory.missing.tolist()]) == list(range(6))
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"rubbish" * 50])
+def test_plan_of_rubbish_is_refused_by_name(parts: Parts, data: bytes) -> None:
+    run(parts, catalogue(5))
+    only(Path(parts.root) / parts.prefix / "plans").write_bytes(data)
+    with pytest.raises(StoreError, match=r"plans/00001.parquet' is damaged.*run again"):
+        parts.inventory(catalogue(5))
+
+
+def test_record_is_plain_json(parts: Parts) -> None:
+    run(parts, catalogue(5))
+    values = json.loads(only(Path(parts.root) / parts.prefix / "records").read_bytes())
+    assert values["rows"] == 5
+    assert (Path(parts.root) / values["part"]).stat().st_size == values["size_bytes"]

@@ -1,0 +1,42 @@
+"""What the docs say is what there is."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+
+
+def test_command_reference_is_made_from_the_commands() -> None:
+    spec = importlib.util.spec_from_file_location("generate_cli", ROOT / "docs" / "generate_cli.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generator)
+    written = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    assert written == generator.cli_markdown(), "run .venv/bin/python docs/generate_cli.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert missing == []
+
+
+def test_architecture_names_every_module() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    modules = [path for path in (ROOT / "src" / "fruits").rglob("*.py") if not path.name.startswith("__")]
+    unnamed = [path.name for path in modules if path.name not in text and f"`{path.parent.name}/`" not in text]
+    assert unnamed == []
+
+
+def test_readme_shows_both_commands_at_its_top() -> None:
+    top = "\n".join((ROOT / "README.md").read_text("utf-8").splitlines()[:12])
+    assert "make demo" in top
+    assert "make test" in top
