@@ -23,7 +23,7 @@ HELD_BACK: Final = 0.2
 REGULARISATIONS: Final = (0.3, 3.0, 30.0, 300.0)
 #: How far the photos held back are not believed. They neighbour photos that are learnt, and the backbone may have been made
 #: from them; then any head gets them right, plain log loss rewards certainty without end, and on other photos it is misplaced.
-DOUBT: Final = 0.05
+DOUBT: Final = 0.01
 #: Used while the number of components is chosen.
 _FIRST_REGULARISATION: Final = 3.0
 #: The head learns from at most this many photos: beyond, memory and time grow and the few numbers of a linear head do not.
