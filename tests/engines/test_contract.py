@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
-from stages import SCHEMA, Announce, Die, Double, Raise, StageError
+from stages import SCHEMA, Die, Double, Raise, StageError
 
 from fruits.engines import Engine, get_engine
 from fruits.errors import ConfigError, EngineError, FruitsError, ImageDecodeError, StoreError

@@ -359,7 +359,7 @@ def test_removing_rejected_photos_takes_the_list_away(with_bad_photos: Path, tmp
 def test_too_many_rejected_photos_stop_the_run_and_keep_what_was_computed(
     with_bad_photos: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(TooManyRejectedError, match="6 of .* photos were rejected or failed; at most 1%"):
+    with pytest.raises(TooManyRejectedError, match=r"6 of .* photos were rejected or failed; at most 1%"):
         run(tmp_path / "out", with_bad_photos, components=8, max_rejected=0.01)
     assert not (tmp_path / "out" / "bundle").exists()
     assert run(tmp_path / "out", with_bad_photos, components=8, max_rejected=0.2)["computed"] == 0
@@ -480,7 +480,7 @@ def test_bundle_of_another_format_is_refused_with_both_numbers(finished_run: Any
 
 
 def test_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="no bundle in .*fruits run"):
+    with pytest.raises(BundleError, match=r"no bundle in .*fruits run"):
         bundles.load(tmp_path)
 
 

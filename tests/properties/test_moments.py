@@ -126,7 +126,7 @@ def test_rows_beyond_one_block_are_all_counted() -> None:
 
 
 def test_merging_rows_of_another_size_is_refused() -> None:
-    with pytest.raises(ShapeMismatchError, match="3 numbers and of 4|of 3 and of 4"):
+    with pytest.raises(ShapeMismatchError, match="of 3 and of 4 numbers"):
         Moments.empty(3).merge(Moments.empty(4))
 
 

@@ -217,6 +217,7 @@ def fit(features: NDArray[np.float32], labels: NDArray[np.int64], *, regularisat
     """
     from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - a second of import that only fitting needs
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
     if not len(features):
         raise TooFewRowsError("no training photos; expected some for every label")
@@ -225,7 +226,9 @@ def fit(features: NDArray[np.float32], labels: NDArray[np.int64], *, regularisat
     # One scale for all components: whitening would blow the noise of late components up to the size of early ones.
     scale = 1.0 / max(float(np.sqrt(np.mean(np.square(features, dtype=np.float64).sum(axis=1)))), 1e-30)
     model = LogisticRegression(C=regularisation, max_iter=_MAX_ITERATIONS)
-    with warnings.catch_warnings(record=True) as caught:
+    # One thread: the products of a step are so small that handing them out costs more than it gains, ten times as much on a
+    # busy machine (1.3 s against 10 s for 15,000 photos, 120 components, 114 labels).
+    with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit(np.ascontiguousarray(features * np.float32(scale)), labels)
     weights, bias = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)

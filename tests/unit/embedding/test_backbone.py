@@ -197,13 +197,13 @@ def test_network_with_two_inputs_is_refused(save_network: Save, networks: Any) -
 def test_broken_file_is_refused(save_network: Save, networks: Any, cut: float) -> None:
     model = networks[0]("NHWC", "uint8")
     found = find_backbone(str(save_network(model[: int(cut * len(model))])))
-    with pytest.raises(BackboneError, match="not a whole ONNX file|no image input|has 0 inputs"):
+    with pytest.raises(BackboneError, match=r"not a whole ONNX file|has 0 inputs"):
         found.prepared(SIXTEEN)
 
 
 def test_network_of_another_layout_than_its_card_says_is_refused(save_network: Save, networks: Any) -> None:
     found = find_backbone(str(save_network(networks[0]("NCHW", "uint8"), layout="NHWC")))
-    with pytest.raises(BackboneError, match="does its card fit|check size and layout in its card"):
+    with pytest.raises(BackboneError, match=r"does its card fit|check size and layout in its card"):
         found.prepared(SIXTEEN)
 
 
@@ -213,14 +213,10 @@ def test_network_of_another_embedding_size_than_its_card_says_is_refused(save_ne
         found.prepared(SIXTEEN)
 
 
-def test_network_of_a_fixed_batch_of_one_is_refused_unless_it_takes_more(save_network: Save, networks: Any) -> None:
+def test_network_that_announces_a_batch_of_one_takes_more_where_it_can(save_network: Save, networks: Any) -> None:
+    # A batch of one is only a remark in this graph, and nothing in it holds it to that.
     found = find_backbone(str(save_network(networks[0]("NHWC", "uint8", static=True))))
-    try:
-        model = found.prepared(SIXTEEN)
-    except BackboneError as refused:
-        assert "tiny" in str(refused)
-    else:
-        assert Embedder(model).embed(pixels(3)).shape == (3, 5)
+    assert Embedder(found.prepared(SIXTEEN)).embed(pixels(3)).shape == (3, 5)
 
 
 def test_scale_that_gives_infinite_numbers_is_refused(save_network: Save, networks: Any) -> None:

@@ -161,11 +161,18 @@ def test_more_components_are_chosen_when_they_tell_labels_apart() -> None:
     assert 8 < k <= 64
 
 
-def test_chosen_regularisation_has_the_lowest_log_loss_of_all_tried() -> None:
+def test_chosen_regularisation_has_the_lowest_doubted_log_loss_of_all_tried() -> None:
     strength, trials = choosing(16, 8, distance=0.7).regularisation(12)
     assert {trial.regularisation for trial in trials} == set(heads.REGULARISATIONS)
-    assert strength == min(trials, key=lambda trial: trial.log_loss).regularisation
+    assert strength == min(trials, key=lambda trial: trial.doubted_log_loss).regularisation
     assert all(trial.components == 12 for trial in trials)
+
+
+def test_certainty_without_end_is_not_chosen_where_every_head_is_right() -> None:
+    strength, trials = choosing(16, 8, distance=8.0).regularisation(8)
+    assert {trial.accuracy for trial in trials} == {1.0}
+    assert min(trials, key=lambda trial: trial.log_loss).regularisation == max(heads.REGULARISATIONS)
+    assert strength < max(heads.REGULARISATIONS)
 
 
 def test_nothing_held_back_takes_every_component_and_tries_nothing() -> None:

@@ -335,16 +335,22 @@ def test_plan_with_a_changed_byte_never_gives_a_photo_the_row_of_another(parts: 
     data = bytearray(whole.read_bytes())
     data[at % len(data)] ^= change
     path.write_bytes(data)
-    try:
-        inventory = parts.inventory(photos)
-    except StoreError as refused:
-        assert "plans/00001.parquet" in str(refused)
+    inventory, refusal = inventory_or_refusal(parts, photos)
+    if inventory is None:
+        assert "plans/00001.parquet" in refusal
     else:
         # At worst a name is no longer known: then its photo is computed again.
         for holding in inventory.holdings:
             known = holding.catalogue_rows >= 0
             assert (holding.catalogue_rows[known] == np.flatnonzero(known)).all()
         assert sorted([*held(inventory), *inventory.missing.tolist()]) == list(range(6))
+
+
+def inventory_or_refusal(parts: Parts, photos: pa.Table) -> tuple[Inventory | None, str]:
+    try:
+        return parts.inventory(photos), ""
+    except StoreError as exc:
+        return None, str(exc)
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"rubbish" * 50])
