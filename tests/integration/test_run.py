@@ -228,6 +228,25 @@ def test_another_size_recomputes_all_or_is_refused(own_photos: Path, tmp_path: P
         assert other["config"]["size"] == 64
 
 
+def test_size_of_a_network_that_takes_any_follows_the_first_photos_and_then_stays(
+    own_photos: Path, tmp_path: Path, save_network: Callable[..., Path], networks: Any
+) -> None:
+    backbone = str(save_network(networks[0]("NHWC", "uint8"), size=[16, 224]))
+    first = run(tmp_path / "out", own_photos, backbone=backbone, components=3)
+    assert first["config"]["size"] == 100
+    paths = sorted(own_photos.glob("Training/*/*.jpg"))
+    for path in paths:
+        Image.open(path).resize((150, 150)).save(path.with_name(f"large {path.name}"))
+    second = run(tmp_path / "out", own_photos, backbone=backbone, components=3)
+    assert (second["config"]["size"], second["computed"]) == (100, len(paths))
+    for path in paths:
+        path.unlink()
+    # Fewer than half of the 50 photos looked at can now be small ones, whichever they are.
+    assert len(list(own_photos.glob("Test/*/*.jpg"))) < 25
+    fresh = run(tmp_path / "fresh", own_photos, backbone=backbone, components=3)
+    assert fresh["config"]["size"] == 150
+
+
 @pytest.mark.parametrize("lost", ["report.html", "features.parquet", "run.json", "bundle"])
 def test_lost_result_is_put_back_without_computing_embeddings(finished_run: Any, tmp_path: Path, lost: str) -> None:
     out = finished_run.copy_to(tmp_path)

@@ -56,13 +56,6 @@ def test_grocery_store_at_both_depths_with_another_backbone(shared: Path, tmp_pa
     assert set(record["left_aside"][0]) == {"reason", "count", "examples"}
 
 
-def test_size_of_a_network_that_takes_any_follows_the_photos(shared: Path, tmp_path: Path) -> None:
-    backbone = str(shared / "backbones" / "mobilenet_v2_imagenet.onnx")
-    config = {"backbone": backbone, "only": ("Kiwi", "Lemon"), "sample": 10, "workers": 1, "components": 3}
-    small = pipeline.run(RunConfig(sources=(str(shared / "fruits-360"),), out=str(tmp_path / "small"), **config))
-    assert small["config"]["size"] == 100  # photos of 100 x 100, card from 96 to 224
-
-
 @pytest.mark.parametrize("name", ["fruits-small", "mobilenet_v2_imagenet.onnx"])
 def test_embeddings_of_real_photos_do_not_depend_on_the_batch(shared: Path, name: str) -> None:
     found = find_backbone(str(shared / "backbones" / name) if name.endswith(".onnx") else name)

@@ -6,6 +6,7 @@ show the same thing share one). Other columns are ignored.
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -93,4 +94,5 @@ def _as_text(table: pa.Table, columns: list[str], path: Path) -> pa.Table:
 
 
 def _resolve(manifest: Path, uri: str) -> str:
-    return str((manifest.parent / uri).absolute())
+    # Spelled one way, so that a photo that two rows name differently is still one photo.
+    return os.path.normpath(manifest.parent / uri)

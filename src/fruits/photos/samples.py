@@ -27,7 +27,7 @@ def typical_side(table: pa.Table) -> int | None:
     for source in table["source"].unique().to_pylist():
         uris = table.filter(pc.equal(table["source"].cast(pa.string()), source))["uri"]
         step = max(1, len(uris) // (20 * _SIZES_READ))
-        chosen = sorted(uris.take(pa.array(range(0, len(uris), step))).to_pylist(), key=stable_hash)[:_SIZES_READ]
+        chosen = sorted(uris.take(pa.array(range(0, len(uris), step))).to_pylist(), key=_place)[:_SIZES_READ]
         sides = [min(size) for size in map(_size, chosen) if size]
         if sides:
             medians.append(int(np.median(sides)))
@@ -85,6 +85,11 @@ def example_photos(
     for label, predicted in worst:
         found[f"{label}\0{predicted}"] = thumbnails(wrong[label, predicted], 3)
     return found
+
+
+def _place(uri: str) -> int:
+    """Order photos by folder and name alone, so that the choice is the same wherever the photos lie."""
+    return stable_hash("/".join(uri.split("/")[-2:]))
 
 
 def _size(uri: str) -> tuple[int, int] | None:

@@ -89,6 +89,7 @@ _EN = {
     "aside_name_is_not_UTF_8": "name is not UTF-8",
     "aside_not_selected": "not selected for this run",
     "aside_listed_twice": "listed twice",
+    "aside_not_a_file": "not a file",
     # Metrics
     "metrics": "Metrics",
     "metrics_intro": "Under the names that Spark gives them. Weighted means: averaged over labels, each counting as "
@@ -312,6 +313,7 @@ _FR = {
     "aside_name_is_not_UTF_8": "nom qui n’est pas en UTF-8",
     "aside_not_selected": "non retenu pour cette exécution",
     "aside_listed_twice": "mentionné deux fois",
+    "aside_not_a_file": "pas un fichier",
     "metrics": "Mesures",
     "metrics_intro": "Sous les noms que Spark leur donne. Pondéré : moyenne sur les étiquettes, chacune comptant "
     "autant qu’elle a de photos.",

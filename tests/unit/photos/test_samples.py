@@ -1,0 +1,62 @@
+"""A few photos, opened to look at: their typical size, and thumbnails for people."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from fruits.photos.catalogue import list_photos
+from fruits.photos.samples import example_photos, thumbnails, typical_side
+
+
+def save(path: Path, width: int, height: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height), "red").save(path)
+
+
+def test_typical_side_is_the_median_of_the_short_sides(tmp_path: Path) -> None:
+    for number, size in enumerate([(40, 90), (90, 50), (60, 60)]):
+        save(tmp_path / "a" / f"{number}.png", *size)
+    assert typical_side(list_photos([str(tmp_path)]).table) == 50
+
+
+def test_sharpest_source_decides(tmp_path: Path) -> None:
+    for number in range(3):
+        save(tmp_path / "small" / "a" / f"{number}.png", 20, 20)
+    save(tmp_path / "large" / "a" / "0.png", 200, 100)
+    assert typical_side(list_photos([str(tmp_path / "small"), str(tmp_path / "large")]).table) == 100
+
+
+def test_photos_that_cannot_be_read_do_not_count(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "0.png", 30, 30)
+    for number in range(1, 9):
+        (tmp_path / "a" / f"{number}.png").write_bytes(b"text")
+    assert typical_side(list_photos([str(tmp_path)]).table) == 30
+
+
+def test_nothing_readable_has_no_typical_side(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.png").write_bytes(b"text")
+    assert typical_side(list_photos([str(tmp_path)]).table) is None
+
+
+def test_thumbnails_are_small_and_skip_what_does_not_open(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", 400, 200)
+    (tmp_path / "b.png").write_bytes(b"text")
+    save(tmp_path / "c.png", 10, 10)
+    uris = [str(tmp_path / name) for name in ("gone.png", "b.png", "a.png", "c.png")]
+    sizes = [Image.open(BytesIO(data)).size for data in thumbnails(uris, 5)]
+    assert sizes == [(128, 64), (10, 10)]
+    assert len(thumbnails(uris, 1)) == 1
+
+
+def test_every_label_has_an_example_and_every_confused_pair_its_photos(photos: Path) -> None:
+    table = list_photos([str(photos)]).table
+    wrong = sorted(map(str, photos.glob("Test/Moon Pear 1/*.jpg")))[:2]
+    found = example_photos(table, {("Moon Pear 1", "Starrib Yellow"): wrong})
+    labels = {folder.name for folder in photos.glob("*/*")}
+    assert set(found) == labels | {"Moon Pear 1\0Starrib Yellow"}
+    assert len(found["Moon Pear 1"]) == len(found["Starrib Yellow"]) == 3
+    assert len(found["Moon Pear 1\0Starrib Yellow"]) == 2
