@@ -129,10 +129,12 @@ class Backbone:
         BackboneError
             If the graph is not from one image input to one vector per photo.
         """
-        # Half a second of imports that a worker never needs.
-        from fruits.embedding.graph import with_pixel_input  # noqa: PLC0415
+        model = self.path.read_bytes()
+        if not _takes_pixels(model, self.card):
+            # Half a second of imports that a worker, and a run with an embedded network, never needs.
+            from fruits.embedding.graph import with_pixel_input  # noqa: PLC0415
 
-        model = with_pixel_input(self.path.read_bytes(), self.card, preprocessing.size)
+            model = with_pixel_input(model, self.card, preprocessing.size)
         Embedder(model).check(self.card, preprocessing.size)
         return model
 
@@ -271,6 +273,15 @@ def computation_id(card: Card, preprocessing: Preprocessing) -> str:
         "schema": schemas.VERSION,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _takes_pixels(model: bytes, card: Card) -> bool:
+    """Whether the graph is one that fruits made: its input and output are already what preparing would give."""
+    if (card.layout, card.dtype) != ("NHWC", "uint8"):
+        return False
+    session = open_session(model)
+    ends = [[(end.name, end.type) for end in side] for side in (session.get_inputs(), session.get_outputs())]
+    return ends == [[("pixels", "tensor(uint8)")], [("embedding", "tensor(float)")]]
 
 
 def _embedded(folder: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """Record batches of catalogue rows to record batches of embedding rows; a photo that fails is a row that says why.
 
-The signature is that of Spark's ``mapInArrow``, so any engine can run it. While one batch is decoded and embedded, a thread
-reads the next ones; what waits is bounded in photos and in bytes. Knows nothing of workers or of how shards are dealt.
+The signature is that of Spark's ``mapInArrow``, so any engine can run it. While the network works on one batch, a thread
+reads the next; what waits is bounded in photos and in bytes. Knows nothing of workers or of how shards are dealt.
 """
 
 from __future__ import annotations
@@ -108,37 +108,42 @@ def embed_rows(
     """
     watch = watch or Stopwatch()
     pixels = np.empty((BATCH_SIZE, preprocessing.size, preprocessing.size, 3), np.uint8)
-    for batch in _read_ahead(rows, watch):
-        started = time.perf_counter()
-        columns = _Columns(batch.rows)
-        ok: list[int] = []
-        for row, (data, error) in enumerate(batch.contents):
-            if data is None:
-                columns.set_error(row, "failed", error)
-                continue
-            columns.sha256[row] = hashlib.sha256(data).hexdigest()
-            try:
-                photo = to_network_input(data, preprocessing)
-            except ImageDecodeError as exc:
-                columns.set_error(row, "rejected", f"{exc.code}: {exc}")
-            except MemoryError:
-                columns.set_error(
-                    row, "failed", "out of memory: this machine had too little for the photo; use fewer workers"
-                )
-            else:
-                columns.width[row], columns.height[row] = photo.width, photo.height
-                pixels[len(ok)] = photo.pixels
-                ok.append(row)
-        decoded = time.perf_counter()
-        vectors = np.zeros((len(batch.rows), embedding_size), np.float32)
-        if ok:
-            vectors[ok] = embedder.embed(pixels[: len(ok)])
-            for row in np.flatnonzero(~np.isfinite(vectors).all(1)).tolist():
-                columns.set_error(row, "rejected", "no embedding: the network gave numbers that are not finite")
-        inferred = time.perf_counter()
-        watch.decode += decoded - started
-        watch.infer += inferred - decoded
-        yield columns.to_batch(vectors)
+    source = iter(rows)
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
+        coming = reader.submit(_read_batch, source, watch)
+        while (batch := coming.result()).rows:
+            started = time.perf_counter()
+            columns = _Columns(batch.rows)
+            ok: list[int] = []
+            for row, (data, error) in enumerate(batch.contents):
+                if data is None:
+                    columns.set_error(row, "failed", error)
+                    continue
+                columns.sha256[row] = hashlib.sha256(data).hexdigest()
+                try:
+                    photo = to_network_input(data, preprocessing)
+                except ImageDecodeError as exc:
+                    columns.set_error(row, "rejected", f"{exc.code}: {exc}")
+                except MemoryError:
+                    columns.set_error(
+                        row, "failed", "out of memory: this machine had too little for the photo; use fewer workers"
+                    )
+                else:
+                    columns.width[row], columns.height[row] = photo.width, photo.height
+                    pixels[len(ok)] = photo.pixels
+                    ok.append(row)
+            decoded = time.perf_counter()
+            # Just now, because the network does not hold Python's lock: beside decoding, reading would fight for it.
+            coming = reader.submit(_read_batch, source, watch)
+            vectors = np.zeros((len(batch.rows), embedding_size), np.float32)
+            if ok:
+                vectors[ok] = embedder.embed(pixels[: len(ok)])
+                for row in np.flatnonzero(~np.isfinite(vectors).all(1)).tolist():
+                    columns.set_error(row, "rejected", "no embedding: the network gave numbers that are not finite")
+            inferred = time.perf_counter()
+            watch.decode += decoded - started
+            watch.infer += inferred - decoded
+            yield columns.to_batch(vectors)
 
 
 @dataclass(slots=True)
@@ -149,32 +154,26 @@ class _Batch:
     contents: list[tuple[bytes | None, str]] = field(default_factory=list)
 
 
-def _read_ahead(rows: Iterable[dict[str, Any]], watch: Stopwatch) -> Iterator[_Batch]:
-    """Yield batches while a thread reads the next: at most two batches of at most ``MAX_BATCH_BYTES`` and one photo wait."""
-    source = iter(rows)
+def _read_batch(rows: Iterator[dict[str, Any]], watch: Stopwatch) -> _Batch:
+    """Read the files of the next rows: at most ``BATCH_SIZE``, and none beyond ``MAX_BATCH_BYTES``."""
+    started = time.perf_counter()
+    batch, size = _Batch(), 0
+    while len(batch.rows) < BATCH_SIZE and size < MAX_BATCH_BYTES and (row := next(rows, None)) is not None:
+        batch.rows.append(row)
+        batch.contents.append(_content(row["uri"]))
+        size += len(batch.contents[-1][0] or b"")
+    watch.read += time.perf_counter() - started
+    return batch
 
-    def read_batch() -> _Batch:
-        started = time.perf_counter()
-        batch, size = _Batch(), 0
-        while len(batch.rows) < BATCH_SIZE and size < MAX_BATCH_BYTES and (row := next(source, None)) is not None:
-            batch.rows.append(row)
-            try:
-                data = read_file(row["uri"])
-            except FileNotFoundError:
-                batch.contents.append((None, "not found: the file is gone since it was listed"))
-            except OSError as exc:
-                batch.contents.append((None, f"unreadable: {exc.strerror or exc}"))
-            else:
-                size += len(data)
-                batch.contents.append((data, ""))
-        watch.read += time.perf_counter() - started
-        return batch
 
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-        coming = reader.submit(read_batch)
-        while (batch := coming.result()).rows:
-            coming = reader.submit(read_batch)
-            yield batch
+def _content(uri: str) -> tuple[bytes | None, str]:
+    """Return the bytes of a file, or None and the reason."""
+    try:
+        return read_file(uri), ""
+    except FileNotFoundError:
+        return None, "not found: the file is gone since it was listed"
+    except OSError as exc:
+        return None, f"unreadable: {exc.strerror or exc}"
 
 
 class _Columns:

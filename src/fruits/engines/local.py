@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Final, TypeVar, cast
@@ -42,6 +43,10 @@ class LocalEngine:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        # The server process that workers are forked from takes its half second of imports while the caller lists photos.
+        if sys.platform == "linux":
+            _context()
+            forkserver.ensure_running()
 
     def map_batches(self, shards: Iterable[pa.Table], stage: Stage, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """See :class:`fruits.engines.Engine`."""

@@ -138,6 +138,8 @@ def list_photos(
         table, origin = _split_by_hash(table, draft)
     else:
         origin = "none"
+    # What sorting took is given back: a run holds the catalogue to its end, beside its workers.
+    pa.default_memory_pool().release_unused()
     return Catalogue(
         table,
         origin,

@@ -190,7 +190,9 @@ class Parts:
         while self._objects.read_if_present(self._plan_key(generation)) is not None:
             generation += 1
         names = [f"{generation:05d}-{index:05d}" for index in range(-(-len(rows) // per_shard))]
-        wanted = catalogue.select(["uri", "label", "split", "version"]).take(pa.array(rows))
+        wanted = catalogue.select(["uri", "label", "split", "version"])
+        if len(rows) < catalogue.num_rows:  # else the plan shares the catalogue's memory
+            wanted = wanted.take(pa.array(rows))
         shard = pa.DictionaryArray.from_arrays(
             pa.array(np.arange(len(rows), dtype=np.int32) // per_shard), pa.array(names)
         )
