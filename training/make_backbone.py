@@ -53,7 +53,10 @@ def main() -> None:
     onnx.save(to_onnx(network), float_file)
     chosen = np.random.default_rng(0).permutation(len(pixels))[:CALIBRATION_PHOTOS]
     quantise(float_file, target, [pixels[chosen[i : i + 64]] for i in range(0, len(chosen), 64)])
-    write_card(target)
+    learnt_from = (
+        f"{len(pixels):,} training photos of {Path(arguments.photos).resolve().name}, {arguments.epochs} epochs"
+    )
+    write_card(target, learnt_from)
     print(f"{target}: {target.stat().st_size:,} bytes; float32 in {float_file}")
 
 
@@ -68,7 +71,7 @@ def load(photos: str) -> tuple[np.ndarray, np.ndarray]:
     return pixels, np.array([numbers[row["label"]] for row in rows])
 
 
-def write_card(network: Path) -> None:
+def write_card(network: Path, learnt_from: str) -> None:
     """Write the card; what was measured is added by hand from the runs that measured it."""
     card_path = network.with_suffix(".json")
     figures = json.loads(card_path.read_text()).get("figures", {}) if card_path.exists() else {}
@@ -88,8 +91,7 @@ def write_card(network: Path) -> None:
             "(Fruit recognition from images using deep learning, arXiv:1712.00580), CC BY-SA 4.0"
         ),
         "made_by": (
-            "training/make_backbone.py of fruits, from random weights, on 19,312 photos of Training/ "
-            "(every frame whose number is a multiple of 3); no photo of Test/ was used"
+            f"training/make_backbone.py of fruits, from random weights, on {learnt_from}; no photo of its test was used"
         ),
         "figures": figures,
     }

@@ -195,21 +195,24 @@ def save(
 
 
 def _replace(path: Path, new: Path, old: Path) -> None:
-    """Put the folder ``new`` at ``path``, whatever other runs put there meanwhile: the last one stays."""
+    """Put the folder ``new`` at ``path``, whatever other runs put there meanwhile: the last one stays.
+
+    Between two renames there is no bundle for an instant; a reader that comes just then must try again.
+    """
     while True:
         with suppress(FileNotFoundError):
             path.rename(old)
         try:
             new.rename(path)
         except OSError as exc:
-            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                with suppress(OSError):
-                    old.rename(path)
-                raise
-        else:
-            return
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
+            if exc.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another run was faster: its bundle is the old one now
+                shutil.rmtree(old, ignore_errors=True)
+                continue
+            with suppress(OSError):
+                old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+        return
 
 
 def load(path: str | Path) -> Bundle:
@@ -221,9 +224,9 @@ def load(path: str | Path) -> Bundle:
         If there is none, a file is missing or not the one that was saved, or the format is another version's.
     """
     folder = Path(path)
-    if not (folder / _MANIFEST).is_file():
-        folder = folder / "bundle"
     try:
+        if not (folder / _MANIFEST).is_file():
+            folder = folder / "bundle"
         data = (folder / _MANIFEST).read_bytes()
     except OSError as exc:
         raise BundleError(

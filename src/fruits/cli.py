@@ -19,7 +19,7 @@ from rich.text import Text
 
 from fruits import __version__
 from fruits.config import Fit, RunConfig
-from fruits.errors import ConfigError, FruitsError
+from fruits.errors import ConfigError, FruitsError, ImageDecodeError, StoreError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -116,8 +116,8 @@ def predict(
             row |= {"labels": answer.labels, "probabilities": answer.probabilities}
         except OSError as exc:
             row |= {"status": "failed", "error": f"unreadable: {exc.strerror}"}
-        except FruitsError as exc:
-            row |= {"status": "rejected", "error": str(exc)}
+        except ImageDecodeError as exc:
+            row |= {"status": "rejected", "error": f"{exc.code}: {exc}"}
         answers.append(row)
         if not as_json:
             best = ", ".join(f"{name} {p:.1%}" for name, p in zip(row["labels"], row["probabilities"], strict=True))
@@ -141,7 +141,10 @@ def demo(
     folder, results = Path(to) / "photos", Path(to) / "results"
     with _Display() as display:
         display.start("making photos", photos)
-        orchard.plant(folder, photos=photos, seed=seed, progress=display.advance)
+        try:
+            orchard.plant(folder, photos=photos, seed=seed, progress=display.advance)
+        except OSError as exc:
+            raise StoreError(f"photos cannot be written to '{folder}' ({exc.strerror}); choose another --to") from exc
     _run(RunConfig(sources=(str(folder),), out=str(results)), as_json=as_json)
     if not as_json:
         example = sorted((folder / "Test").rglob("*.jpg"))[0]

@@ -69,6 +69,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not self.sources:
             raise ConfigError("no photos given; expected at least one folder or manifest")
+        if not self.out or not _is_utf8(self.out):
+            raise ConfigError(f"--to {self.out!r}: expected a folder for the results, with a name in UTF-8")
         if self.fit is not None and self.fit not in get_args(Fit):
             raise ConfigError(f"--fit {self.fit}: expected one of {', '.join(get_args(Fit))}")
         if self.size is not None and not 8 <= self.size <= 2048:
@@ -93,6 +95,14 @@ class RunConfig:
     def as_dict(self) -> dict[str, Any]:
         """Return the choices as plain values for JSON."""
         return asdict(self)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def usable_cores() -> int:

@@ -85,18 +85,23 @@ class Choosing:
         Catalogue rows.
     held_back : bool array, shape of train
         Rows whose answers are asked instead of learnt.
+    all_held_back : int64 array
+        Catalogue rows of every group held back, also of those that are not among ``train``.
     """
 
     train: NDArray[np.int64]
     held_back: NDArray[np.bool_]
+    all_held_back: NDArray[np.int64]
 
     @classmethod
     def of(cls, rows: Rows, seed: int) -> Choosing:
         """Hold back whole groups of training rows; see :func:`fruits.learning.head.hold_back`."""
         train = np.flatnonzero((rows.split == "train") & rows.ok)
+        held_back = heads.hold_back(rows.label[train], rows.group[train], seed)
+        used = np.arange(len(train))
         if len(train) > _ROWS_FOR_CHOOSING:
-            train = np.sort(np.random.default_rng(seed).choice(train, _ROWS_FOR_CHOOSING, replace=False))
-        return cls(train, heads.hold_back(rows.label[train], rows.group[train], seed))
+            used = np.sort(np.random.default_rng(seed).choice(used, _ROWS_FOR_CHOOSING, replace=False))
+        return cls(train[used], held_back[used], train[held_back])
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +124,7 @@ def training_moments(
     Merged, they are the moments of all training rows.
     """
     held_back = np.zeros(len(rows.ok), bool)
-    held_back[choosing.train[choosing.held_back]] = True
+    held_back[choosing.all_held_back] = True
     learnt = (rows.split == "train") & rows.ok & ~held_back
 
     def partial(chunk: list[Holding]) -> pa.RecordBatch:
@@ -247,7 +252,7 @@ def save_features(
     with objects.writer("features.parquet") as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
         for start in range(0, len(kept), _ROWS_PER_CHUNK):
             at = kept[start : start + _ROWS_PER_CHUNK]
-            given = catalogue.take(pa.array(at)).select(["uri", "label", "split"]).combine_chunks()
+            given = catalogue.take(pa.array(at)).select(["uri", "label", "split", "source"]).combine_chunks()
             values = pa.array(features[start : start + len(at)].reshape(-1))
             columns = [column.chunk(0).cast(pa.string()) for column in given.columns]
             columns.append(pa.FixedSizeListArray.from_arrays(values, features.shape[1]))

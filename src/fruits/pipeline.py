@@ -6,6 +6,7 @@ Read top to bottom, each is the documentation of what fruits does. What a step d
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from fruits.config import RunConfig, usable_cores
 from fruits.embedding.backbone import Backbone, Card, computation_id, find_backbone
 from fruits.embedding.stage import EmbedStage
 from fruits.engines import Engine, get_engine
-from fruits.errors import BundleError
+from fruits.errors import BundleError, CatalogueError, ConfigError
 from fruits.learning.metrics import best_labels
 from fruits.learning.pca import PCA
 from fruits.measure import Clock, PeakMemory, Progress, Silent
@@ -70,6 +71,8 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             backbone = find_backbone(config.backbone)
             card, preprocessing = backbone.card, _preprocessing(config, backbone, catalogue, objects)
         _say_what_was_found(catalogue, progress)
+        _refuse_hopeless(catalogue)
+        about = records.about(config, catalogue, card, preprocessing, command=command, started=started)
 
         with clock.step("embeddings"):
             parts = Parts(config.out, f"embeddings/{computation_id(card, preprocessing)}")
@@ -82,9 +85,11 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
 
         identity = records.identity(config, catalogue, inventory, card, preprocessing)
         if before := _unchanged(objects, identity):
-            seconds = {**clock.seconds, "total": clock.total()}
-            return {**before, **counts, "seconds": seconds, "peak_memory_mb": memory.megabytes, "up_to_date": True}
+            now = {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": memory.megabytes}
+            return {**before, **about, **counts, **now, "up_to_date": True}
 
+        # From here to the end the results are of two runs; without a record nobody takes them for one.
+        objects.delete("run.json")
         rows = fitting.Rows.of(catalogue.table, inventory)
         choosing = fitting.Choosing.of(rows, config.seed)
         with clock.step("moments"):
@@ -131,10 +136,15 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
                 components=pca.axes[: choice.components],
                 head=head,
                 labels=labels,
-                about={"metrics": scores["metrics"], "config": config.as_dict(), "versions": records.versions()},
+                about={
+                    "identity": identity,
+                    "metrics": scores["metrics"],
+                    "config": config.as_dict(),
+                    "versions": records.versions(),
+                },
             )
         record = {
-            **records.about(config, catalogue, card, preprocessing, command=command, started=started),
+            **about,
             **counts,
             "rejections": rejections[: records.REJECTIONS_KEPT],
             "rejections_total": len(rejections),
@@ -179,6 +189,8 @@ def apply(
         A subclass that says what to do. Photos that cannot be decoded are rows with a status, never an error.
     """
     progress, clock = progress or Silent(), Clock()
+    if not to:
+        raise ConfigError("--to is empty; expected a folder for the answers")
     with PeakMemory() as memory:
         with clock.step("catalogue"):
             progress.start("catalogue", None)
@@ -208,14 +220,35 @@ def _preprocessing(config: RunConfig, backbone: Backbone, catalogue: Catalogue, 
 
     Kept between runs because the photos' typical side may shift by a pixel as photos are added, and every embedding with it.
     """
-    kept = json.loads(objects.read_if_present("preprocessing.json") or b"{}")
-    size = config.size
-    if size is None and isinstance(backbone.card.size, tuple):
-        size = kept.get(backbone.card.sha256)
-    if size is None and isinstance(backbone.card.size, tuple):
-        size = backbone.card.preprocessing(None, None, typical_side(catalogue.table)).size
-        objects.write("preprocessing.json", json.dumps({**kept, backbone.card.sha256: size}).encode())
-    return backbone.card.preprocessing(size, config.fit)
+    card, size = backbone.card, config.size
+    if size is None and isinstance(card.size, tuple):
+        kept = _kept_sizes(objects)
+        size = kept.get(card.sha256)
+        if size is None or not card.size[0] <= size <= card.size[1]:
+            size = card.preprocessing(None, None, typical_side(catalogue.table)).size
+            objects.write("preprocessing.json", json.dumps({**kept, card.sha256: size}).encode())
+    return card.preprocessing(size, config.fit)
+
+
+def _kept_sizes(objects: Objects) -> dict[str, int]:
+    """Return the input sizes of earlier runs by network; what cannot be read is as good as absent."""
+    try:
+        kept = json.loads(objects.read_if_present("preprocessing.json") or b"{}")
+    except ValueError:
+        return {}
+    return {name: size for name, size in kept.items() if isinstance(size, int)} if isinstance(kept, dict) else {}
+
+
+def _refuse_hopeless(catalogue: Catalogue) -> None:
+    """Say before the long work, not after it, that there is nothing to learn."""
+    train = catalogue.table.filter(pc.equal(catalogue.table["split"].cast(pa.string()), "train"))
+    labels = train["label"].combine_chunks().unique().to_pylist() if train.num_rows else []
+    if len(labels) < 2:
+        found = f"only the label '{labels[0]}'" if labels else "no photos"
+        raise CatalogueError(
+            f"{found} for training, of {catalogue.table.num_rows:,} photos; expected training photos of two labels or more: "
+            "add some, or check which folders are called Training and Test"
+        )
 
 
 def _say_what_was_found(catalogue: Catalogue, progress: Progress) -> None:
@@ -229,16 +262,17 @@ def _say_what_was_found(catalogue: Catalogue, progress: Progress) -> None:
             + ", ".join(f"{label} ({photos})" for label, photos in untrained.items())
         )
     if catalogue.split_origin == "hash":
-        progress.say(
-            "no Training/ and Test/ found: a fifth of each label's photos is kept for testing, chosen by a hash"
-        )
+        progress.say("no test photos are marked as such: a fifth of the photos is kept for testing, chosen by a hash")
 
 
 def _prepared_model(objects: Objects, backbone: Backbone, preprocessing: Preprocessing) -> Path:
-    """Put the prepared network where workers find it, once."""
+    """Put the prepared network where workers find it, once; the one that is there is used only if it is whole."""
     key = f"embeddings/{computation_id(backbone.card, preprocessing)}/backbone.onnx"
-    if objects.read_if_present(key) is None:
-        objects.write(key, backbone.prepared(preprocessing))
+    there, digest = objects.read_if_present(key), objects.read_if_present(f"{key}.sha256")
+    if there is None or hashlib.sha256(there).hexdigest().encode() != digest:
+        model = backbone.prepared(preprocessing)
+        objects.write(key, model)
+        objects.write(f"{key}.sha256", hashlib.sha256(model).hexdigest().encode())
     return Path(objects.root) / key
 
 
@@ -292,8 +326,9 @@ def _unchanged(objects: Objects, identity: str) -> dict[str, Any] | None:
         record = json.loads(data) if data else {}
         if record.get("identity") != identity:
             return None
-        bundles.load(objects.root)
-        if pq.read_metadata(Path(objects.root) / "features.parquet").num_rows != record["ok"]:
+        features = pq.read_schema(Path(objects.root) / "features.parquet").metadata or {}
+        of = [bundles.load(objects.root).manifest["about"], json.loads(features.get(b"fruits", b"{}"))]
+        if any(result.get("identity") != identity for result in of):
             return None
     except (ValueError, OSError, KeyError, BundleError, pa.ArrowException):
         return None  # damaged or half deleted: fitting again is quick and puts everything back

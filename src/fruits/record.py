@@ -124,7 +124,7 @@ def refuse_too_many(counts: dict[str, int], rejected: list[dict[str, str]], limi
     some = "\n".join(f"  {row['uri']}: {row['code']}: {row['message']}" for row in rejected[:10])
     more = f"\n  ... and {len(rejected) - 10:,} more" if len(rejected) > 10 else ""
     raise TooManyRejectedError(
-        f"{bad:,} of {counts['photos']:,} photos were rejected or failed; at most {limit:.0%} may be (--max-rejected):\n"
+        f"{bad:,} of {counts['photos']:,} photos were rejected or failed; at most a share of {limit:g} may be (--max-rejected):\n"
         f"{some}{more}\nall of them are in {where}; mend or remove them and run again, or raise --max-rejected"
     )
 
@@ -172,7 +172,8 @@ def scores(
     """
     number = {name: position for position, name in enumerate(labels)}
     learnt = np.array([number.get(name, -1) for name in rows.names], np.int64)
-    split = next((name for name in ("test", "val") if ((rows.split == name) & rows.ok).any()), "")
+    scorable = rows.ok & (learnt[rows.label] >= 0)
+    split = next((name for name in ("test", "val") if ((rows.split == name) & scorable).any()), "")
     asked = np.flatnonzero((rows.split == split) & rows.ok)
     position = np.cumsum(rows.ok) - 1
     known = asked[learnt[rows.label[asked]] >= 0]
@@ -216,7 +217,9 @@ def identity(
             digest.update("\0".join(text.fill_null("").to_pylist()).encode())
         digest.update(np.ascontiguousarray(batch.column("group").to_numpy()).tobytes())
     for holding in inventory.holdings:
-        digest.update(holding.record.sha256.encode())
+        # A part of nothing but failures adds nothing; a file that stays missing makes such a part in every run.
+        if len(holding.record.errors) < holding.record.rows:
+            digest.update(holding.record.sha256.encode())
     return digest.hexdigest()
 
 

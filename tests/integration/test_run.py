@@ -24,7 +24,14 @@ from fruits import bundle as bundles
 from fruits import pipeline
 from fruits.config import RunConfig
 from fruits.embedding.backbone import Embedder, find_backbone
-from fruits.errors import BackboneError, BundleError, FruitsError, TooManyRejectedError
+from fruits.errors import (
+    BackboneError,
+    BundleError,
+    CatalogueError,
+    ConfigError,
+    FruitsError,
+    TooManyRejectedError,
+)
 from fruits.photos.images import Preprocessing, to_network_input
 from fruits.storage import schemas
 
@@ -378,7 +385,7 @@ def test_removing_rejected_photos_takes_the_list_away(with_bad_photos: Path, tmp
 def test_too_many_rejected_photos_stop_the_run_and_keep_what_was_computed(
     with_bad_photos: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(TooManyRejectedError, match=r"6 of .* photos were rejected or failed; at most 1%"):
+    with pytest.raises(TooManyRejectedError, match=r"6 of .* photos were rejected or failed; at most a share of 0.01"):
         run(tmp_path / "out", with_bad_photos, components=8, max_rejected=0.01)
     assert not (tmp_path / "out" / "bundle").exists()
     assert run(tmp_path / "out", with_bad_photos, components=8, max_rejected=0.2)["computed"] == 0
@@ -581,3 +588,79 @@ def test_batch_uses_the_network_of_the_bundle(finished_run: Any, a_photo: bytes)
     original = find_backbone("fruits-small")
     expected = Embedder(original.prepared(bundle.preprocessing)).embed(pixels)
     assert (Embedder(bundle.backbone_path).embed(pixels) == expected).all()
+
+
+# --- What a reviewer found --------------------------------------------------------------------------------------------
+
+
+def test_results_of_a_run_killed_while_fitting_are_not_taken_for_those_of_the_record(
+    own_photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "results"
+    run(out, own_photos, components=8)
+    record = (out / "run.json").read_bytes()
+    run(out, own_photos, components=12)
+    (out / "run.json").write_bytes(record)  # as if the second run had been killed just before its end
+    again = run(out, own_photos, components=8)
+    assert not again["up_to_date"]
+    assert bundles.load(out).components == 8
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"[1]", b'{"a": "b"}'])
+def test_damaged_note_of_the_input_size_is_as_good_as_none(own_photos: Path, tmp_path: Path, damaged: bytes) -> None:
+    out = tmp_path / "results"
+    out.mkdir()
+    (out / "preprocessing.json").write_bytes(damaged)
+    assert run(out, own_photos, components=4)["ok"] > 0
+
+
+def test_damaged_network_among_the_results_is_put_right(own_photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    run(out, own_photos, components=4)
+    network = next(out.glob("embeddings/*/backbone.onnx"))
+    whole = network.read_bytes()
+    network.write_bytes(whole[: len(whole) // 2])
+    next(own_photos.glob("Training/*/*.jpg")).unlink()
+    assert run(out, own_photos, components=4)["failed"] == 0
+    assert network.read_bytes() == whole
+
+
+def test_file_that_stays_missing_fits_nothing_again(own_photos: Path, tmp_path: Path) -> None:
+    rows = [f"{path},{path.parent.name},train" for path in sorted(own_photos.glob("Training/*/*.jpg"))]
+    manifest = tmp_path / "photos.csv"
+    manifest.write_text("\n".join(["uri,label,split", *rows, "gone.jpg,Starrib Yellow,train"]) + "\n")
+    first = run(tmp_path / "results", manifest, components=4)
+    again = run(tmp_path / "results", manifest, components=4)
+    assert (first["failed"], again["failed"], again["computed"], again["up_to_date"]) == (1, 1, 1, True)
+
+
+@pytest.mark.parametrize("label", ["Starrib Yellow", None])
+def test_run_with_nothing_to_tell_apart_is_refused_before_any_work(
+    own_photos: Path, tmp_path: Path, label: str | None
+) -> None:
+    source = own_photos / "Test" if label is None else own_photos
+    with pytest.raises(CatalogueError, match="for training"):
+        run(tmp_path / "results", source, only=(label,) if label else ())
+    assert not list((tmp_path / "results").glob("embeddings/*/parts/*"))
+
+
+def test_features_name_the_source_of_every_photo(own_photos: Path, tmp_path: Path) -> None:
+    sources = (own_photos / "Training", own_photos / "Test")
+    run(tmp_path / "results", *sources, components=4)
+    features = pq.read_table(tmp_path / "results" / "features.parquet").to_pylist()
+    assert {(row["source"], row["split"]) for row in features} == {
+        (str(sources[0]), "train"),
+        (str(sources[1]), "test"),
+    }
+
+
+@pytest.mark.parametrize("where", ["x" * 5000, "photos\udcff"])
+def test_impossible_names_of_sources_are_refused(tmp_path: Path, where: str) -> None:
+    with pytest.raises(CatalogueError):
+        run(tmp_path / "results", Path(where))
+
+
+@pytest.mark.parametrize("out", ["", "results\udcff"])
+def test_impossible_names_of_results_are_refused(own_photos: Path, out: str) -> None:
+    with pytest.raises(ConfigError, match="--to"):
+        RunConfig(sources=(str(own_photos),), out=out)

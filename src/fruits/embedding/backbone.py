@@ -212,11 +212,13 @@ def find_backbone(name: str) -> Backbone:
     folder = Path(str(resources.files("fruits.embedding") / "backbones"))
     path = Path(name)
     if path.suffix.lower() == ".onnx":
-        if not path.is_file():
+        try:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as exc:
+            known = ", ".join(_embedded(folder))
             raise BackboneError(
-                f"'{name}' does not exist; expected an ONNX file, or one of {', '.join(_embedded(folder))}"
-            )
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                f"'{name[:200]}' cannot be read ({exc.strerror}); expected an ONNX file, or one of {known}"
+            ) from exc
         beside = path.with_suffix(".json")
         if beside.is_file():
             return Backbone(_verified(read_card(beside), digest, path), path)
@@ -279,7 +281,10 @@ def _takes_pixels(model: bytes, card: Card) -> bool:
     """Whether the graph is one that fruits made: its input and output are already what preparing would give."""
     if (card.layout, card.dtype) != ("NHWC", "uint8"):
         return False
-    session = open_session(model)
+    try:
+        session = open_session(model)
+    except BackboneError:
+        return False  # whoever takes it apart says better what is wrong
     ends = [[(end.name, end.type) for end in side] for side in (session.get_inputs(), session.get_outputs())]
     return ends == [[("pixels", "tensor(uint8)")], [("embedding", "tensor(float)")]]
 

@@ -114,8 +114,18 @@ def list_photos(
     """
     draft = _Draft(labelled=labelled, progress=progress or (lambda _: None))
     for source in sources:
+        if not _is_utf8(str(Path(source).absolute())):
+            raise CatalogueError(f"{source!r}: its name is not UTF-8, which tables cannot hold; rename the folder")
         draft.start(source)
         path = Path(source)
+        try:
+            path.stat()
+        except FileNotFoundError:
+            pass  # said below
+        except OSError as exc:
+            raise CatalogueError(
+                f"'{source[:200]}' cannot be read ({exc.strerror}); check its name and permissions"
+            ) from exc
         if path.is_dir():
             _walk(draft, path.resolve())
         elif path.suffix.lower() in _MANIFEST_SUFFIXES and path.is_file():
@@ -177,6 +187,7 @@ class _Draft:
     pending: list[tuple[object, ...]] = field(default_factory=list)
     codes: dict[str, dict[str, int]] = field(default_factory=lambda: {"label": {}, "split": {}, "source": {}})
     source: str = ""
+    root_name: str = ""
     from_manifest: bool = False
 
     def start(self, source: str) -> None:
@@ -208,6 +219,8 @@ class _Draft:
     def add_manifest_row(self, row: tuple[str, str, str | None, str | None, str | None]) -> None:
         uri, key, label, split, group = row
         number = stable_hash(group if group is not None else key)
+        # Photos of one group, which the manifest says show the same thing, go to the same split and sample.
+        key = key if group is None else group
         try:
             stat = Path(uri).stat()
         except OSError:
@@ -238,12 +251,13 @@ class _Draft:
 
     def _without_second_mentions(self, table: pa.Table, again: np.ndarray) -> pa.Table:
         labels = table["label"].combine_chunks().indices.fill_null(-1).to_numpy()
-        clash = np.flatnonzero(again[1:] & (labels[1:] != labels[:-1]))
+        splits = table["split"].combine_chunks().indices.fill_null(-1).to_numpy()
+        clash = np.flatnonzero(again[1:] & ((labels[1:] != labels[:-1]) | (splits[1:] != splits[:-1])))
         if len(clash):
-            at = int(clash[0])
-            rows = table.slice(at, 2).select(["uri", "label"]).to_pylist()
+            one, other = table.slice(int(clash[0]), 2).select(["uri", "label", "split"]).to_pylist()
+            what = "label" if one["label"] != other["label"] else "split"
             raise CatalogueError(
-                f"'{rows[0]['uri']}' is listed with two labels, '{rows[0]['label']}' and '{rows[1]['label']}'; "
+                f"'{one['uri']}' is listed with two {what}s, '{one[what]}' and '{other[what]}'; "
                 "expected one: remove it from one of the sources"
             )
         for row in np.flatnonzero(again):
@@ -277,6 +291,7 @@ class _Draft:
 
 def _walk(draft: _Draft, root: Path) -> None:
     """Add every photo below ``root``; folders are visited once per way down, never in a circle."""
+    draft.root_name = root.name  # `fruits run data/Training data/Test` means what it says
     stack: list[tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]] = [(str(root), (), frozenset())]
     while stack:
         folder, parts, above = stack.pop()
@@ -318,7 +333,8 @@ def _add_folder(draft: _Draft, photos: list[os.DirEntry[str]], parts: tuple[str,
                 draft.leave("no label", "/".join((*parts, entry.name)))
             return
         label = unicodedata.normalize("NFC", parts[-1]).strip()
-        split = next((SPLIT_NAMES[part.lower()] for part in reversed(parts[:-1]) if part.lower() in SPLIT_NAMES), None)
+        above = (draft.root_name, *parts[:-1])
+        split = next((SPLIT_NAMES[part.lower()] for part in reversed(above) if part.lower() in SPLIT_NAMES), None)
     for entry, group in zip(photos, _neighbours(parts, [entry.name for entry in photos]), strict=True):
         try:
             stat = entry.stat()
@@ -382,8 +398,11 @@ def _select(table: pa.Table, draft: _Draft, only: Sequence[str], sample: int | N
         table = table.filter(pa.array(keep))
     if sample is not None and table.num_rows:
         labels = table["label"].combine_chunks().indices.to_numpy()
-        # Mixing the seed into 63 bits by a multiplication keeps the choice a function of path and seed alone.
-        mixed = table["key"].to_numpy().astype(np.uint64) * np.uint64(2 * (seed * 0x9E3779B97F4A7C15 % 2**62) + 1)
+        # A bijection on 64 bits that takes in the seed: a function of path and seed alone, and independent of the split by
+        # hash, which takes the largest of the same keys for testing.
+        mixed = table["key"].to_numpy().astype(np.uint64) ^ np.uint64(stable_hash(f"sample {seed}"))
+        for _ in range(2):
+            mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
         order = np.lexsort((mixed, labels))
         rank = np.empty(len(order), np.int64)
         starts = np.flatnonzero(np.r_[True, labels[order][1:] != labels[order][:-1]])

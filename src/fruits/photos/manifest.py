@@ -67,7 +67,7 @@ def read_manifest(
                 raise CatalogueError(
                     f"manifest '{path.name}', row {number}: split '{spelling}'; expected {', '.join(split_names)}, or nothing"
                 )
-            yield _resolve(path, uri), uri, label, split, row.get("group")
+            yield _resolve(path, uri), uri, label, split, row.get("group") or None
 
 
 def _read(path: Path) -> pa.Table:

@@ -84,6 +84,7 @@ def features(components: int) -> pa.Schema:
             pa.field("uri", pa.string(), nullable=False),
             pa.field("label", pa.string()),
             pa.field("split", pa.string()),
+            pa.field("source", pa.string()),
             pa.field("features", pa.list_(pa.float32(), components), nullable=False),
         ]
     )

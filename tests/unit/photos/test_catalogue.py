@@ -89,7 +89,7 @@ def test_innermost_split_folder_counts(tmp_path: Path) -> None:
 
 
 def test_split_name_above_the_source_plays_no_part(tmp_path: Path) -> None:
-    root = make(tmp_path / "Test", *photos_of("ab", 20))
+    root = make(tmp_path / "Test" / "photos", *photos_of("ab", 20))
     assert list_photos([str(root)]).split_origin == "hash"
 
 
@@ -552,3 +552,41 @@ def test_hash_has_63_bits_and_is_stable(text: str) -> None:
 
 def test_hash_is_the_same_on_every_machine() -> None:
     assert stable_hash("Training/Apple/0_100.jpg") == 5_119_279_443_040_248_612
+
+
+def test_sample_leaves_a_share_for_testing(tmp_path: Path) -> None:
+    make(tmp_path / "photos", *photos_of(["a", "b", "c", "d"], 200))
+    for seed in range(3):
+        splits = list_photos([str(tmp_path / "photos")], sample=50, seed=seed).table["split"].to_pylist()
+        assert len(splits) == 200
+        assert 20 <= splits.count("test") <= 60, seed
+
+
+def test_groups_of_a_manifest_are_never_cut_by_the_split(tmp_path: Path) -> None:
+    make(tmp_path / "photos", *photos_of(["a", "b"], 100))
+    rows = [f"{label}/{path.name},{label},thing {number // 5}" for label in "ab" for number, path in
+            enumerate(sorted((tmp_path / "photos" / label).iterdir()))]  # fmt: skip
+    (tmp_path / "photos" / "m.csv").write_text("\n".join(["uri,label,group", *rows]))
+    table = list_photos([str(tmp_path / "photos" / "m.csv")]).table
+    splits: dict[int, set[str]] = {}
+    for row in table.to_pylist():
+        splits.setdefault(row["group"], set()).add(row["split"])
+    assert all(len(found) == 1 for found in splits.values())
+    assert {split for found in splits.values() for split in found} == {"train", "test"}
+
+
+def test_photo_listed_for_training_and_for_testing_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.jpg", "b/2.jpg")
+    (tmp_path / "m.csv").write_text("uri,label,split\na/1.jpg,a,train\nb/2.jpg,b,train\na/1.jpg,a,test\n")
+    with pytest.raises(CatalogueError, match="two splits"):
+        list_photos([str(tmp_path / "m.csv")])
+
+
+def test_source_called_as_a_split_is_that_split(tmp_path: Path) -> None:
+    make(tmp_path, "Training/a/1.jpg", "Training/b/2.jpg", "Test/a/3.jpg")
+    table = list_photos([str(tmp_path / "Training"), str(tmp_path / "Test")]).table
+    assert sorted((Path(row["uri"]).name, row["split"]) for row in table.to_pylist()) == [
+        ("1.jpg", "train"),
+        ("2.jpg", "train"),
+        ("3.jpg", "test"),
+    ]
