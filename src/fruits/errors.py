@@ -1,4 +1,4 @@
-"""Every error that fruits raises on purpose.
+"""The errors that fruits raises on purpose; those of the arithmetic alone are in ``learning``.
 
 A message says what was found, what was expected and what to do. One bad photo is data (a row with a status), not one of
 these; only :class:`ImageDecodeError` is about a single photo, and the stage turns it into such a row.

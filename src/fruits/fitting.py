@@ -1,8 +1,8 @@
 """From committed embeddings to a fitted recogniser: moments, PCA, features, head, and what they are worth.
 
 Reads the parts that an inventory names, a chunk at a time, and hands plain arrays to ``learning``. Training rows alone decide
-what is fitted; the rows of the other splits are projected and scored. Rows are used in the catalogue's order, so that how
-photos were dealt into shards shows in no result.
+what is fitted; the rows of the other splits are projected and scored. The head sees rows in the catalogue's order; moments are
+merged in plan order, so how photos were dealt into shards shows in the last digits of float64 at most.
 """
 
 from __future__ import annotations
