@@ -69,7 +69,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not self.sources:
             raise ConfigError("no photos given; expected at least one folder or manifest")
-        if not self.out or not _is_utf8(self.out):
+        if not self.out or not is_utf8(self.out):
             raise ConfigError(f"--to {self.out!r}: expected a folder for the results, with a name in UTF-8")
         if self.fit is not None and self.fit not in get_args(Fit):
             raise ConfigError(f"--fit {self.fit}: expected one of {', '.join(get_args(Fit))}")
@@ -97,7 +97,8 @@ class RunConfig:
         return asdict(self)
 
 
-def _is_utf8(name: str) -> bool:
+def is_utf8(name: str) -> bool:
+    """Whether a name can be written as UTF-8, which tables need; file names of other encodings cannot."""
     try:
         name.encode()
     except UnicodeEncodeError:

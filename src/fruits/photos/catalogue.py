@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fruits.config import is_utf8
 from fruits.errors import CatalogueError
 from fruits.photos.images import is_photo
 from fruits.photos.manifest import read_manifest
@@ -114,7 +115,7 @@ def list_photos(
     """
     draft = _Draft(labelled=labelled, progress=progress or (lambda _: None))
     for source in sources:
-        if not _is_utf8(str(Path(source).absolute())):
+        if not is_utf8(str(Path(source).absolute())):
             raise CatalogueError(f"{source!r}: its name is not UTF-8, which tables cannot hold; rename the folder")
         draft.start(source)
         path = Path(source)
@@ -310,7 +311,7 @@ def _walk(draft: _Draft, root: Path) -> None:
             continue
         folders, files = [], []
         for entry in found:
-            if not _is_utf8(entry.name):
+            if not is_utf8(entry.name):
                 draft.leave("name is not UTF-8", "/".join((*parts, entry.name)))
             elif entry.name.startswith("."):
                 draft.leave("hidden", "/".join((*parts, entry.name)))
@@ -436,14 +437,6 @@ def _split_by_hash(table: pa.Table, draft: _Draft) -> tuple[pa.Table, str]:
     column = pa.DictionaryArray.from_arrays(pa.array(split, pa.int8()), pa.array(SPLITS))
     table = table.set_column(2, CATALOGUE.field("split"), column).select(CATALOGUE.names).cast(CATALOGUE)
     return table, origin or ("manifest" if draft.from_manifest else "folders")
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _nothing_found(sources: Sequence[str], draft: _Draft, only: Sequence[str]) -> str:
