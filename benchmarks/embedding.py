@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.bare import BareLoop
 from benchmarks.photos import fruits_run, link, record_of, spread
+from benchmarks.quiet import wait_for_quiet
 from fruits.config import usable_cores
 from fruits.photos.images import Preprocessing
 
@@ -44,13 +45,16 @@ def measure(photos: list[Path], scratch: Path, *, most: int, repeat: int) -> dic
     fixed = []
     with BareLoop(photos, model_path, preprocessing, workers) as bare:
         for _ in range(repeat):
+            wait_for_quiet()
             seconds[_BARE].append(bare.seconds("decode and embed"))
+            wait_for_quiet()
             seconds[_FRUITS].append(_embeddings_seconds(everything, out, preprocessing, len(photos)))
+            wait_for_quiet()
             seconds[_CEILING].append(bare.seconds("embed"))
+            wait_for_quiet()
             fixed.append(_embeddings_seconds(few, out, preprocessing, min(64, len(photos))))
-            script = [Path(__file__).with_name("usual_script.py"), model_path, preprocessing.size, workers, listing]
-            said = subprocess.run([sys.executable, *map(str, script)], check=True, capture_output=True, text=True)
-            seconds[_SCRIPT].append(float(said.stdout))
+            wait_for_quiet()
+            seconds[_SCRIPT].append(_script_seconds(model_path, preprocessing.size, workers, listing))
     shutil.rmtree(everything)
     speed = {name: [len(photos) / s for s in times] for name, times in seconds.items()}
     of_bare = {name: max(times) / max(speed[_BARE]) for name, times in speed.items()}
@@ -76,6 +80,11 @@ def _embeddings_seconds(photos: Path, out: Path, preprocessing: Preprocessing, e
             f"fruits embedded {record['ok']:,} of {expected:,} photos; expected all: the photos are not comparable"
         )
     return float(record["seconds"]["embeddings"])
+
+
+def _script_seconds(model_path: Path, size: int, threads: int, listing: Path) -> float:
+    command = [sys.executable, Path(__file__).with_name("usual_script.py"), model_path, size, threads, listing]
+    return float(subprocess.run([*map(str, command)], check=True, capture_output=True, text=True).stdout)
 
 
 def _lines(

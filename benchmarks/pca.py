@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA as SklearnPCA  # noqa: N811
 
+from benchmarks.quiet import wait_for_quiet
 from fruits.config import usable_cores
 from fruits.learning.moments import Moments
 from fruits.learning.pca import PCA
@@ -50,6 +51,7 @@ def measure(scratch: Path, *, rows: int, repeat: int) -> dict[str, Any]:
     try:
         for _ in range(repeat):
             for name, fit in fits.items():
+                wait_for_quiet()
                 started = time.perf_counter()
                 found[name] = fit()
                 seconds[name].append(time.perf_counter() - started)
