@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="weights of an earlier run: export only")
     arguments = parser.parse_args()
 
-    pixels, labels = load(arguments.photos)
+    pixels, labels, digests = load(arguments.photos)
     print(f"{len(pixels):,} training photos of {labels.max() + 1} labels")
     arguments.work.mkdir(parents=True, exist_ok=True)
     small_epochs = arguments.epochs * SMALL_EPOCHS // EPOCHS
@@ -57,18 +57,23 @@ def main() -> None:
         f"{len(pixels):,} training photos of {Path(arguments.photos).resolve().name}, {arguments.epochs} epochs"
     )
     write_card(target, learnt_from)
+    # Whoever evaluates on these photos must know that the network was made from them.
+    np.sort(np.array([int(digest[:16], 16) for digest in digests], ">u8")).tofile(target.with_suffix(".seen"))
     print(f"{target}: {target.stat().st_size:,} bytes; float32 in {float_file}")
 
 
-def load(photos: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return pixels, uint8 of shape (n, SIZE, SIZE, 3), and label numbers of the training photos, in the catalogue's order."""
+def load(photos: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return pixels, uint8 of shape (n, SIZE, SIZE, 3), label numbers and sha256 of the training photos, as the catalogue lists."""
     table = list_photos([photos]).table
     rows = [row for row in table.select(["uri", "label", "split"]).to_pylist() if row["split"] == "train"]
     numbers = {label: number for number, label in enumerate(sorted({row["label"] for row in rows}))}
     pixels = np.empty((len(rows), SIZE, SIZE, 3), np.uint8)
+    digests = []
     for photo, row in zip(pixels, rows, strict=True):
-        photo[...] = to_network_input(Path(row["uri"]).read_bytes(), Preprocessing(SIZE)).pixels
-    return pixels, np.array([numbers[row["label"]] for row in rows])
+        data = Path(row["uri"]).read_bytes()
+        photo[...] = to_network_input(data, Preprocessing(SIZE)).pixels
+        digests.append(hashlib.sha256(data).hexdigest())
+    return pixels, np.array([numbers[row["label"]] for row in rows]), digests
 
 
 def write_card(network: Path, learnt_from: str) -> None:
@@ -93,6 +98,8 @@ def write_card(network: Path, learnt_from: str) -> None:
         "made_by": (
             f"training/make_backbone.py of fruits, from random weights, on {learnt_from}; no photo of its test was used"
         ),
+        "training_data": f"Fruits-360, version 2020.05.18: {learnt_from}",
+        "training_photos": f"{NAME}.seen",
         "figures": figures,
     }
     card_path.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")

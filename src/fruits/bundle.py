@@ -1,7 +1,8 @@
 """Everything needed to recognise a photo, and nothing else: save it, load it, ask it.
 
-A bundle is a folder: ``manifest.json``, the prepared backbone, the arrays of PCA and head as ``.npy``, and ``recognizer.onnx``,
-the single graph from pixels to probabilities. Every byte is checked against the manifest before any of it is parsed; no
+A bundle is a folder: ``manifest.json``, the prepared backbone, the arrays of PCA, head and known things as ``.npy``, what labels
+mean (``taxonomy.json``), from where on an answer is certain (``certainty.json``), and ``recognizer.onnx``, the single graph from
+pixels to all numbers that answers are made of. Every byte is checked against the manifest before any of it is parsed; no
 pickle. Knows nothing of catalogues, engines or how the recogniser was fitted.
 """
 
@@ -15,46 +16,32 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fruits.answers import Answer, Certainty, answers, decide
 from fruits.embedding.backbone import BATCH_SIZE, Card, Embedder, computation_id, parse_card
 from fruits.errors import BundleError, FruitsError
 from fruits.learning.head import Head
-from fruits.learning.metrics import best_labels
 from fruits.learning.pca import project
+from fruits.learning.unknown import Known
 from fruits.photos.images import Preprocessing, to_network_input
+from fruits.photos.quality import measure
+from fruits.taxonomy import Taxonomy
 
 #: To change what a bundle holds: raise this number, and add a test that bundles of the old one are read or refused by name.
-FORMAT_VERSION: Final = 1
+#: 1: labels and probabilities. 2: with taxonomy, certainty and strangeness, to say a kind, "not sure", "none of these".
+FORMAT_VERSION: Final = 2
 #: Largest distance of probabilities between batch, bundle and single graph for the same photo: float32 sums in another order.
 PROBABILITY_TOLERANCE: Final = 1e-4
-BEST: Final = 3
 
-_ARRAYS: Final = ("mean", "components", "weights", "bias")
+_ARRAYS: Final = ("mean", "components", "weights", "bias", "whitening", "centres", "background")
+_SCALES: Final = ("entropy_scale", "distance_scale", "offset")
 _MANIFEST: Final = "manifest.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a bundle says of one photo.
-
-    Attributes
-    ----------
-    labels : tuple of str
-        The most probable labels, best first; at most ``BEST``.
-    probabilities : tuple of float
-        Of these labels.
-    features : float32 array, shape (k,)
-    """
-
-    labels: tuple[str, ...]
-    probabilities: tuple[float, ...]
-    features: NDArray[np.float32]
 
 
 class Bundle:
@@ -69,6 +56,10 @@ class Bundle:
     card : Card
         Of the backbone.
     preprocessing : Preprocessing
+    taxonomy : Taxonomy
+        What the labels mean.
+    certainty : Certainty
+        From where on which answer is given.
     manifest : dict
         As read.
     """
@@ -82,6 +73,13 @@ class Bundle:
         arrays = {name: np.load(io.BytesIO(files[f"{name}.npy"]), allow_pickle=False) for name in _ARRAYS}
         self._mean, self._components = arrays["mean"], arrays["components"]
         self._head = Head(arrays["weights"], arrays["bias"])
+        certainty = json.loads(files["certainty.json"])
+        self.certainty = Certainty.parse(certainty)
+        self.taxonomy = Taxonomy.parse(json.loads(files["taxonomy.json"]))
+        if list(self.taxonomy.labels) != self.labels:
+            raise ValueError("taxonomy.json is of other labels")
+        scales = (float(certainty[name]) for name in _SCALES)
+        self._known = Known(arrays["whitening"], arrays["centres"], arrays["background"], *scales)
         self._model = files["backbone.onnx"]
         self._embedder: Embedder | None = None
 
@@ -108,22 +106,38 @@ class Bundle:
         ImageDecodeError
             If one of them is not a photo.
         """
-        answers: list[Answer] = []
+        found: list[Answer] = []
         for start in range(0, len(photos), BATCH_SIZE):
-            some = photos[start : start + BATCH_SIZE]
-            pixels = np.stack([to_network_input(photo, self.preprocessing).pixels for photo in some])
+            some = [to_network_input(photo, self.preprocessing) for photo in photos[start : start + BATCH_SIZE]]
+            pixels = np.stack([photo.pixels for photo in some])
             if self._embedder is None:
                 self._embedder = Embedder(self._model)
-            features, probabilities = self.classify(self._embedder.embed(pixels))
-            for row, best in enumerate(best_labels(probabilities, BEST)):
-                labels = tuple(self.labels[label] for label in best)
-                answers.append(Answer(labels, tuple(float(p) for p in probabilities[row, best]), features[row]))
-        return answers
+            brightness, sharpness = measure(pixels)
+            sides = np.array([min(photo.width, photo.height) for photo in some])
+            found += self.answers(self._embedder.embed(pixels), brightness, sharpness, sides)
+        return found
 
-    def classify(self, embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return features (n, k) and probabilities (n, c) of embeddings (n, d)."""
+    def answers(
+        self,
+        embeddings: NDArray[np.float32],
+        brightness: NDArray[np.float32],
+        sharpness: NDArray[np.float32],
+        short_sides: NDArray[np.int64],
+    ) -> list[Answer]:
+        """Return what is said of photos given by their embeddings (n, d) and what was measured of them, each (n,)."""
+        features, probabilities, strangeness = self.classify(embeddings)
+        decisions = decide(probabilities, strangeness, self.taxonomy, self.certainty)
+        measured = zip(brightness.tolist(), sharpness.tolist(), short_sides.tolist(), strict=True)
+        advice = [self.certainty.limits.advice(*of_one) for of_one in measured]
+        return answers(decisions, strangeness, features, self.taxonomy, advice)
+
+    def classify(
+        self, embeddings: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Return features (n, k), probabilities (n, c) and strangeness (n,) of embeddings (n, d)."""
         features = project(embeddings, self._mean, self._components)
-        return features, self._head.predict_proba(features)
+        probabilities = self._head.predict_proba(features)
+        return features, probabilities, self._known.strangeness(features, probabilities)
 
 
 def save(
@@ -135,7 +149,9 @@ def save(
     mean: NDArray[np.float64],
     components: NDArray[np.float64],
     head: Head,
-    labels: list[str],
+    known: Known,
+    taxonomy: Taxonomy,
+    certainty: Certainty,
     about: dict[str, Any],
 ) -> None:
     """Write a bundle; it replaces the one at ``path`` only when it is whole.
@@ -151,8 +167,11 @@ def save(
     mean : array, shape (d,)
     components : array, shape (k, d)
     head : Head
-    labels : list of str
-        c names.
+        Calibrated.
+    known : Known
+    taxonomy : Taxonomy
+        Of the c labels.
+    certainty : Certainty
     about : dict
         Metrics, config and library versions: for people, no part of recognising.
 
@@ -165,18 +184,25 @@ def save(
 
     given = {"mean": mean, "components": components, "weights": head.weights, "bias": head.bias}
     arrays = {name: np.ascontiguousarray(value, np.float32) for name, value in given.items()}
+    of_known = {"whitening": known.whitening, "centres": known.centres, "background": known.background}
+    certain = json.dumps({**certainty.as_dict(), **{name: getattr(known, name) for name in _SCALES}}, indent=1)
+    meaning = json.dumps(taxonomy.as_dict(), indent=1, ensure_ascii=False)
     info = {
-        "fruits.labels": json.dumps(labels, ensure_ascii=False),
+        "fruits.labels": json.dumps(taxonomy.labels, ensure_ascii=False),
         "fruits.preprocessing": json.dumps(asdict(preprocessing)),
+        "fruits.taxonomy": meaning,
+        "fruits.certainty": certain,
     }
     files = {
         "backbone.onnx": model,
-        "recognizer.onnx": with_recogniser(model, metadata=info, **arrays),
-        **{f"{name}.npy": _npy(value) for name, value in arrays.items()},
+        "recognizer.onnx": with_recogniser(model, known=known, size=preprocessing.size, metadata=info, **arrays),
+        "taxonomy.json": meaning.encode(),
+        "certainty.json": certain.encode(),
+        **{f"{name}.npy": _npy(value) for name, value in {**arrays, **of_known}.items()},
     }
     manifest = {
         "format": FORMAT_VERSION,
-        "labels": labels,
+        "labels": list(taxonomy.labels),
         "backbone": asdict(card),
         "preprocessing": asdict(preprocessing),
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())},

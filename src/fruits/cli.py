@@ -9,8 +9,9 @@ import json
 import shlex
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -19,18 +20,22 @@ from rich.text import Text
 
 from fruits import __version__
 from fruits.config import Fit, RunConfig
-from fruits.errors import ConfigError, FruitsError, ImageDecodeError, StoreError
+from fruits.errors import ConfigError, FruitsError, ImageDecodeError, LeakageError, StoreError
+
+if TYPE_CHECKING:
+    from fruits.answers import Answer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 _OUT = typer.Option("--to", help="Folder for the results; made if absent, gone on with if there.")
 _JSON = typer.Option("--json", help="Print one JSON object on stdout.")
 _WORKERS = typer.Option(help="Worker processes; by default one per core.", min=1)
+_TAXONOMY = typer.Option(help="CSV file of what labels mean (label,kind,variety,en,fr,...), or none.")
 #: Of the run record, what --json prints. The rest, such as every label's photos, is in OUT/run.json.
 _SUMMARY = (
     "photos", "ok", "rejected", "failed", "computed", "reused", "labels", "splits", "labels_without_training", "left_aside",
-    "backbone", "embedding_size", "components", "components_chosen_by", "explained_variance", "head", "evaluated", "metrics",
-    "seconds", "peak_memory_mb", "up_to_date",
+    "backbone", "embedding_size", "components", "components_chosen_by", "explained_variance", "head", "balanced", "evaluated",
+    "metrics", "kinds", "kind_metrics", "calibration", "answers", "seconds", "peak_memory_mb", "up_to_date",
 )  # fmt: skip
 
 
@@ -63,6 +68,13 @@ def run(
         list[str] | None, typer.Option(help='Use labels that match, such as "Apple *"; may be repeated.')
     ] = None,
     sample: Annotated[int | None, typer.Option(help="Use at most so many photos per label.")] = None,
+    taxonomy: Annotated[str | None, _TAXONOMY] = None,
+    balance: Annotated[
+        bool | None,
+        typer.Option(
+            help="Count every kind, and every source of it, the same in training; default: if several sources."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample and of the groups held back.")] = 0,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
@@ -70,7 +82,7 @@ def run(
     config = RunConfig(
         sources=tuple(photos), out=to, backbone=backbone, size=size, fit=cast("Fit | None", fit),
         variance=variance, components=components, workers=workers or 0, max_rejected=max_rejected,
-        only=tuple(only or ()), sample=sample, seed=seed,
+        only=tuple(only or ()), sample=sample, seed=seed, taxonomy=taxonomy, balance=balance,
     )  # fmt: skip
     _run(config, as_json=as_json)
 
@@ -110,22 +122,54 @@ def predict(
     recogniser = bundle.load(out)
     answers = []
     for photo in photos:
-        row: dict[str, Any] = {"uri": str(photo), "status": "ok", "error": None, "labels": [], "probabilities": []}
+        row: dict[str, Any] = {"uri": str(photo), "status": "ok", "error": None}
+        said = ""
         try:
             answer = recogniser.recognise([photo.read_bytes()])[0]
-            row |= {"labels": answer.labels, "probabilities": answer.probabilities}
+            row |= _as_row(answer)
+            said = _in_words(answer)
         except OSError as exc:
             row |= {"status": "failed", "error": f"unreadable: {exc.strerror}"}
         except ImageDecodeError as exc:
             row |= {"status": "rejected", "error": f"{exc.code}: {exc}"}
         answers.append(row)
         if not as_json:
-            best = ", ".join(f"{name} {p:.1%}" for name, p in zip(row["labels"], row["probabilities"], strict=True))
-            typer.echo(f"{photo}: {best or '{status}: {error}'.format(**row)}")
+            typer.echo(f"{photo}: {said or '{status}: {error}'.format(**row)}")
     if as_json:
         typer.echo(json.dumps({"photos": answers}))
     if any(row["status"] != "ok" for row in answers):
         raise typer.Exit(1)
+
+
+def _as_row(answer: Answer) -> dict[str, Any]:
+    """Return an answer as plain values for JSON."""
+    return {
+        "outcome": answer.outcome,
+        "kind": answer.kind or None,
+        "variety": answer.variety or None,
+        "name": asdict(answer.name) if answer.name else None,
+        "probability": answer.probability,
+        "kinds": [{"kind": kind, "en": name.en, "fr": name.fr, "probability": p} for kind, name, p in answer.kinds],
+        "labels": answer.labels,
+        "probabilities": answer.probabilities,
+        "strangeness": answer.strangeness,
+        "advice": answer.advice,
+    }
+
+
+def _in_words(answer: Answer) -> str:
+    """Return an answer as a line for a person at a terminal, followed by advice."""
+    from fruits.photos.quality import ADVICE  # noqa: PLC0415
+
+    best = ", ".join(f"{name.en} {probability:.1%}" for _, name, probability in answer.kinds)
+    if answer.outcome == "unknown":
+        said = f"none of the things I know (nearest: {answer.kinds[0][1].en})"
+    elif answer.outcome == "unsure" or answer.name is None:
+        said = f"not sure: {best}"
+    else:
+        labels = ", ".join(f"{label} {p:.1%}" for label, p in zip(answer.labels, answer.probabilities, strict=True))
+        said = f"{answer.name.en} {answer.probability:.1%} ({labels})"
+    return " ".join([said, *(f"[{ADVICE['en'][advice]}]" for advice in answer.advice)])
 
 
 @app.command()
@@ -150,6 +194,44 @@ def demo(
         example = sorted((folder / "Test").rglob("*.jpg"))[0]
         typer.echo(f"report:    {(results / 'report.html').absolute()}")
         typer.echo(f"recognise: {_shell()} predict {results} {shlex.quote(str(example))}")
+
+
+@app.command()
+def evaluate(
+    out: Annotated[list[str], typer.Argument(help="Results of 'fruits run'; several make one table.")],
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(help="official, axis, arc, variety or groups; may be repeated. Default: all that apply."),
+    ] = None,
+    fail_on_leak: Annotated[
+        float | None,
+        typer.Option(help="Exit 1 if a larger share of test photos has a near-duplicate in training.", min=0, max=1),
+    ] = None,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Measure how good a recogniser really is: protocols that do not flatter, with intervals and leakage."""
+    from fruits import evaluation as evaluations  # noqa: PLC0415
+
+    found = []
+    with _Display(unit="fold") as display:
+        for one in out:
+            found.append(evaluations.evaluate(one, protocol or (), progress=display))
+    if as_json:
+        typer.echo(json.dumps({"evaluations": found}))
+    else:
+        typer.echo(evaluations.as_text(found))
+    if fail_on_leak is not None:
+        leaks = [
+            f"{evaluation['out']}, {row['protocol']}: {row['leakage']:.1%}"
+            for evaluation in found
+            for row in evaluation["protocols"]
+            if row["leakage"] > fail_on_leak
+        ]
+        if leaks:
+            raise LeakageError(
+                f"more than {fail_on_leak:.1%} of the test photos have a near-duplicate in training ({'; '.join(leaks)}): "
+                "keep photos of the same thing on one side, for instance with a manifest's column group"
+            )
 
 
 def main() -> None:
@@ -206,7 +288,8 @@ class _Rate(ProgressColumn):
 class _Display:
     """Progress on stderr: bars on a terminal, a line per finished step elsewhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "photo") -> None:
+        self._unit = unit
         self._console = Console(stderr=True, highlight=False)
         columns = (
             TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
@@ -249,7 +332,7 @@ class _Display:
             return
         seconds = time.monotonic() - self._started
         rate = f" ({self._photos / seconds:,.0f} per s)" if self._photos and seconds > 0.1 else ""
-        photos = f"{self._photos:,} photos in " if self._photos else ""
+        photos = f"{self._photos:,} {self._unit}{'' if self._photos == 1 else 's'} in " if self._photos else ""
         self._console.print(f"{self._step}: {photos}{seconds:.1f} s{rate}", soft_wrap=True)
 
 

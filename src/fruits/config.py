@@ -46,6 +46,11 @@ class RunConfig:
         Use at most this many photos per label.
     seed : int
         Of the sample and of the groups held back; 0 or more.
+    taxonomy : str, optional
+        A CSV file that says what labels mean, beside the one in the package; ``none``: every label is its own kind.
+    balance : bool, optional
+        Whether kinds, and sources within a kind, count the same in training however many photos they have; by default if
+        there are several sources.
 
     Raises
     ------
@@ -65,6 +70,8 @@ class RunConfig:
     only: tuple[str, ...] = ()
     sample: int | None = None
     seed: int = 0
+    taxonomy: str | None = None
+    balance: bool | None = None
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -89,6 +96,8 @@ class RunConfig:
             raise ConfigError(f"--seed {self.seed}: expected 0 or more")
         if self.workers < 0:
             raise ConfigError(f"--workers {self.workers}: expected 1 or more")
+        if self.balance is None:
+            object.__setattr__(self, "balance", len(set(self.sources)) > 1)
         if self.workers == 0:
             object.__setattr__(self, "workers", usable_cores())
 

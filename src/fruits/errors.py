@@ -47,6 +47,14 @@ class BundleError(FruitsError, ValueError):
     """The bundle is incomplete, damaged or of another format version."""
 
 
+class TaxonomyError(FruitsError, ValueError):
+    """The file that says what labels mean cannot be used."""
+
+
+class LeakageError(FruitsError, RuntimeError):
+    """More test photos than allowed have a near-duplicate among the training photos."""
+
+
 class StoreError(FruitsError, OSError):
     """Stored bytes are missing, damaged or cannot be written."""
 

@@ -8,8 +8,8 @@ merged in plan order, so how photos were dealt into shards shows in the last dig
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -17,19 +17,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from fruits.answers import Certainty
 from fruits.engines import Engine
 from fruits.errors import ConfigError
+from fruits.learning import confidence, looks
 from fruits.learning import head as heads
 from fruits.learning.moments import Moments
 from fruits.learning.pca import PCA
+from fruits.learning.unknown import ACCEPTED, Known
+from fruits.photos.quality import Limits
 from fruits.storage import schemas
 from fruits.storage.objects import Objects
 from fruits.storage.parts import Holding, Inventory, Parts
+from fruits.taxonomy import Taxonomy
 
 #: Rows that one merge of moments is made of; fewer would spend more on merging than on products when d is large.
 _ROWS_PER_CHUNK: Final = 4096
 #: k and regularisation are chosen on at most this many photos: their ranking is settled long before.
 _ROWS_FOR_CHOOSING: Final = 50_000
+#: Beyond so many photos what belongs together is taken from names alone.
+_ROWS_FOR_LOOKS: Final = 200_000
 #: Components beyond these are not tried when k is chosen by validation.
 _MOST_VARIANCE: Final = 0.9999
 _MOST_COMPONENTS: Final = 512
@@ -47,6 +54,8 @@ class Rows:
     group : int64 array
     ok : bool array
         Whether there is an embedding.
+    source : int64 array
+        Number of the source of photos.
     names : list of str
         Every label of the catalogue, sorted.
     """
@@ -55,6 +64,7 @@ class Rows:
     split: NDArray[np.str_]
     group: NDArray[np.int64]
     ok: NDArray[np.bool_]
+    source: NDArray[np.int64]
     names: list[str]
 
     @classmethod
@@ -72,7 +82,26 @@ class Rows:
             ok[holding.catalogue_rows[good & (holding.catalogue_rows >= 0)]] = True
         splits = catalogue["split"].combine_chunks()
         split = np.array(splits.dictionary.to_pylist())[splits.indices.to_numpy()]
-        return cls(recode[label.indices.to_numpy()], split, catalogue["group"].to_numpy(), ok, names)
+        source = catalogue["source"].combine_chunks().indices.to_numpy().astype(np.int64)
+        return cls(recode[label.indices.to_numpy()], split, catalogue["group"].to_numpy(), ok, source, names)
+
+    @property
+    def training(self) -> NDArray[np.int64]:
+        """Rows that are learnt from."""
+        return np.flatnonzero((self.split == "train") & self.ok)
+
+    def balance(self, kind_of: Sequence[int]) -> NDArray[np.float64]:
+        """Return what each row counts in training, shape (n,), so that kinds and sources count the same.
+
+        Parameters
+        ----------
+        kind_of : sequence of int
+            The kind of each of ``names``.
+        """
+        train = self.training
+        weights = np.zeros(len(self.ok))
+        weights[train] = heads.balance(np.array(kind_of, np.int64)[self.label[train]], self.source[train])
+        return weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +125,7 @@ class Choosing:
     @classmethod
     def of(cls, rows: Rows, seed: int) -> Choosing:
         """Hold back whole groups of training rows; see :func:`fruits.learning.head.hold_back`."""
-        train = np.flatnonzero((rows.split == "train") & rows.ok)
+        train = rows.training
         held_back = heads.hold_back(rows.label[train], rows.group[train], seed)
         used = np.arange(len(train))
         if len(train) > _ROWS_FOR_CHOOSING:
@@ -106,7 +135,13 @@ class Choosing:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was chosen, how, and all that was tried."""
+    """What was chosen, how, and all that was tried.
+
+    Attributes
+    ----------
+    held_back : HeldBack, optional
+        What is known of answers to photos that were not learnt; None if none could be held back.
+    """
 
     components: int
     chosen_by: str
@@ -114,10 +149,89 @@ class Choice:
     component_trials: list[heads.Trial]
     regularisation_trials: list[heads.Trial]
     groups_held_back: int
+    held_back: HeldBack | None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """Answers to the photos held back, at the chosen k and regularisation.
+
+    Attributes
+    ----------
+    answers : Answers
+    temperature : float
+        By which these answers become calibrated.
+    known : Known
+        Learnt from the other photos, scaled on these.
+    features : float32 array, shape (m, k)
+    """
+
+    answers: heads.Answers
+    temperature: float
+    known: Known
+    features: NDArray[np.float32]
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """Calibrated, shape (m, c)."""
+        return heads.softmax(self.answers.logits / np.float32(self.temperature))
+
+
+@dataclass(frozen=True, slots=True)
+class Recogniser:
+    """What was fitted on all training photos.
+
+    Attributes
+    ----------
+    head : Head
+        Calibrated.
+    labels : list of str
+        Of the head.
+    training_photos : int
+        How many it learnt from.
+    known : Known
+    """
+
+    head: heads.Head
+    labels: list[str]
+    training_photos: int
+    known: Known
+
+
+def grouped_by_looks(parts: Parts, inventory: Inventory, rows: Rows, *, group_origin: str) -> tuple[Rows, str]:
+    """Return rows whose groups are such that holding some back is no foregone success, and where the groups are from.
+
+    The groups stay as they are if a manifest gave them or if numbers in file names turn out to tell what belongs together;
+    else photos of a label that look alike form one. Training photos alone are looked at.
+
+    Returns
+    -------
+    Rows
+    str
+        ``manifest``, ``names`` or ``looks``.
+    """
+    train = rows.training
+    if group_origin == "manifest" or len(train) > _ROWS_FOR_LOOKS:
+        return rows, group_origin
+    position = np.full(len(rows.ok), -1, np.int64)
+    position[train] = np.arange(len(train))
+    sketches = np.empty((len(train), 0), np.float32)
+    for holding in inventory.holdings:
+        vectors, at = _embeddings(parts, [holding])
+        to = position[at]
+        if (to >= 0).any():
+            some = looks.sketch(vectors[to >= 0])
+            sketches = sketches if sketches.shape[1] else np.empty((len(train), some.shape[1]), np.float32)
+            sketches[to[to >= 0]] = some
+    if looks.numbers_tell(sketches, rows.label[train], rows.group[train]):
+        return rows, "names"
+    group = rows.group.copy()
+    group[train] = looks.looks(sketches, rows.label[train])
+    return replace(rows, group=group), "looks"
 
 
 def training_moments(
-    engine: Engine, parts: Parts, inventory: Inventory, rows: Rows, choosing: Choosing, *, embedding_size: int
+    engine: Engine, parts: Parts, inventory: Inventory, rows: Rows, choosing: Choosing
 ) -> tuple[Moments, Moments]:
     """Return the moments of the training rows that are learnt while choosing, and of those held back.
 
@@ -128,7 +242,7 @@ def training_moments(
     learnt = (rows.split == "train") & rows.ok & ~held_back
 
     def partial(chunk: list[Holding]) -> pa.RecordBatch:
-        vectors, at = _embeddings(parts, chunk, embedding_size)
+        vectors, at = _embeddings(parts, chunk)
         return _to_batch([Moments.from_rows(vectors[learnt[at]]), Moments.from_rows(vectors[held_back[at]])])
 
     def merge(left: pa.RecordBatch, right: pa.RecordBatch) -> pa.RecordBatch:
@@ -149,6 +263,7 @@ def choose(
     learnt: Moments,
     variance: float | None,
     components: int | None,
+    weights: NDArray[np.float64] | None = None,
     progress: Callable[[str], None],
 ) -> Choice:
     """Choose k and the regularisation.
@@ -161,6 +276,8 @@ def choose(
         Of the training rows that are not held back: what is projected for choosing has not seen the others.
     variance, components : optional
         The user's choice of k.
+    weights : float64 array, shape (n,), optional
+        What each catalogue row counts.
 
     Raises
     ------
@@ -182,15 +299,23 @@ def choose(
     k_blind = min(k, blind.max_components)
     features = project_rows(parts, inventory, blind, k_blind, choosing.train, len(rows.ok))
     held_groups = len(np.unique(rows.group[choosing.train][choosing.held_back]))
-    trying = heads.Choosing(
-        features, rows.label[choosing.train], rows.group[choosing.train], choosing.held_back, progress
-    )
+    own_weights = None if weights is None else weights[choosing.train]
+    labels, held = rows.label[choosing.train], choosing.held_back
+    trying = heads.Choosing(features, labels, rows.group[choosing.train], held, own_weights, progress)
     component_trials: list[heads.Trial] = []
     if chosen_by == "validation":
         k, component_trials = trying.components()
         k_blind = k
-    regularisation, regularisation_trials = trying.regularisation(k_blind)
-    return Choice(k, chosen_by, regularisation, component_trials, regularisation_trials, held_groups)
+    regularisation, regularisation_trials, answers = trying.regularisation(k_blind)
+    held_back = None
+    if answers is not None:
+        features = np.ascontiguousarray(features[:, :k_blind])
+        temperature = confidence.temperature(answers.logits, answers.truth)
+        known = Known.of(features[~held], np.searchsorted(answers.labels, labels[~held]))
+        probabilities = heads.softmax(answers.logits / np.float32(temperature))
+        known = known.scaled(features[held], probabilities)
+        held_back = HeldBack(answers, temperature, known, features[held])
+    return Choice(k, chosen_by, regularisation, component_trials, regularisation_trials, held_groups, held_back)
 
 
 def project_rows(
@@ -221,26 +346,110 @@ def project_rows(
     position[wanted] = np.arange(len(wanted))
     features = np.empty((len(wanted), components), np.float32)
     for chunk in _chunks(inventory):
-        vectors, at = _embeddings(parts, chunk, len(pca.mean))
+        vectors, at = _embeddings(parts, chunk)
         to = position[at]
         features[to[to >= 0]] = pca.transform(vectors[to >= 0], components)
         progress(len(at))
     return features
 
 
-def fit_head(features: NDArray[np.float32], rows: Rows, choice: Choice, seed: int) -> tuple[heads.Head, list[str], int]:
-    """Fit the head on all training rows; return it with its labels and the number of photos it learnt from.
+def embeddings_of(
+    parts: Parts, inventory: Inventory, wanted: NDArray[np.int64], n: int, d: int
+) -> tuple[NDArray[np.float32], list[str]]:
+    """Return the embeddings of some catalogue rows, shape (m, d), all in memory, and the sha256 of their files.
+
+    Parameters
+    ----------
+    wanted : int64 array, shape (m,)
+        Catalogue rows that have an embedding.
+    n : int
+        Rows of the catalogue.
+    """
+    position = np.full(n, -1, np.int64)
+    position[wanted] = np.arange(len(wanted))
+    found, digests = np.empty((len(wanted), d), np.float32), [""] * len(wanted)
+    for holding in inventory.holdings:
+        table = parts.read(holding.record, ["sha256", "embedding"])
+        to = np.where(holding.catalogue_rows >= 0, position[holding.catalogue_rows], -1)
+        vectors = table["embedding"].combine_chunks().values.to_numpy(zero_copy_only=False).reshape(-1, d)
+        found[to[to >= 0]] = vectors[to >= 0]
+        for at, digest in zip(to.tolist(), table["sha256"].to_pylist(), strict=True):
+            if at >= 0:
+                digests[at] = digest
+    return found, digests
+
+
+def fit_recogniser(
+    features: NDArray[np.float32], rows: Rows, choice: Choice, seed: int, weights: NDArray[np.float64] | None = None
+) -> Recogniser:
+    """Fit head and known things on all training rows; calibrate by what the photos held back say.
 
     Parameters
     ----------
     features : float32 array, shape (number of rows that are ok, k)
+    weights : float64 array, shape (n,), optional
+        What each catalogue row counts.
     """
     labels, train = rows.label[rows.ok], np.flatnonzero(rows.split[rows.ok] == "train")
     if len(train) > heads.MAX_ROWS:
         train = np.sort(np.random.default_rng(seed).choice(train, heads.MAX_ROWS, replace=False))
     learnt, numbers = np.unique(labels[train], return_inverse=True)
-    head = heads.fit(features[train], numbers, regularisation=choice.regularisation)
-    return head, [rows.names[label] for label in learnt], len(train)
+    own_weights = None if weights is None else weights[rows.ok][train]
+    head = heads.fit(features[train], numbers, regularisation=choice.regularisation, weights=own_weights)
+    known = Known.of(features[train], numbers)
+    if held_back := choice.held_back:
+        head = head.cooled(held_back.temperature)
+        known = known.on_the_scale_of(held_back.known)
+    else:
+        known = known.scaled(features[train], head.predict_proba(features[train]))
+    return Recogniser(head, [rows.names[label] for label in learnt], len(train), known)
+
+
+def certainty(choice: Choice, rows: Rows, limits: Limits, taxonomy_file: str | None) -> Certainty:
+    """Return from where on which answer is given, by the photos held back.
+
+    Parameters
+    ----------
+    limits : Limits
+        Beyond which a photo is to blame.
+    taxonomy_file : str, optional
+        The user's.
+    """
+    held_back = choice.held_back
+    if held_back is None:
+        return Certainty(confidence.DEFAULT_CERTAIN, confidence.DEFAULT_CERTAIN, float("inf"), limits)
+    # The labels that were learnt beside photos held back; of more photos than are used for choosing, perhaps not all.
+    taxonomy = Taxonomy.of([rows.names[label] for label in held_back.answers.labels], taxonomy_file)
+    truth, probabilities = held_back.answers.truth, held_back.probabilities
+    by_kind = taxonomy.by_kind(probabilities)
+    kind = confidence.certain_from(by_kind.max(axis=1), by_kind.argmax(axis=1) == np.array(taxonomy.kind_of)[truth])
+    variety = kind
+    if taxonomy.varieties:
+        by_variety = taxonomy.by_variety(probabilities)
+        right = by_variety.argmax(axis=1) == np.array(taxonomy.variety_of)[truth]
+        variety = confidence.certain_from(by_variety.max(axis=1), right)
+    strange = held_back.known.strangeness(held_back.features, probabilities)
+    return Certainty(variety, kind, float(np.quantile(strange, ACCEPTED)), limits)
+
+
+def photo_limits(parts: Parts, inventory: Inventory, rows: Rows, size: int) -> Limits:
+    """Return the limits beyond which a photo is called dark, blurred or small, by what the training photos are like.
+
+    Parameters
+    ----------
+    size : int
+        Side of the network's input.
+    """
+    learnt = (rows.split == "train") & rows.ok
+    found: list[NDArray[np.float32]] = []
+    for holding in inventory.holdings:
+        wanted = holding.catalogue_rows >= 0
+        wanted[wanted] = learnt[holding.catalogue_rows[wanted]]
+        if wanted.any():
+            table = parts.read(holding.record, ["brightness", "sharpness"])
+            found.append(np.stack([table[name].to_numpy()[wanted] for name in table.column_names]))
+    brightness, sharpness = np.concatenate(found, axis=1)
+    return Limits.of(brightness, sharpness, size)
 
 
 def save_features(
@@ -273,15 +482,15 @@ def _chunks(inventory: Inventory) -> Iterator[list[Holding]]:
         yield chunk
 
 
-def _embeddings(parts: Parts, chunk: list[Holding], d: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _embeddings(parts: Parts, chunk: list[Holding]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return the embeddings of a chunk, shape (m, d), and their catalogue rows; photos that are not ok are left out."""
-    vectors, at = [np.empty((0, d), np.float32)], [np.empty(0, np.int64)]
+    vectors, at = [], [np.empty(0, np.int64)]
     for holding in chunk:
         column = parts.read(holding.record, ["embedding"])["embedding"].combine_chunks()
         good = np.ones(holding.record.rows, bool)
         good[[row for row, _, _ in holding.record.errors]] = False
         good &= holding.catalogue_rows >= 0
-        vectors.append(column.values.to_numpy(zero_copy_only=False).reshape(-1, d)[good])
+        vectors.append(column.values.to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)[good])
         at.append(holding.catalogue_rows[good])
     return np.concatenate(vectors), np.concatenate(at)
 

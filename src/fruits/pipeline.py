@@ -22,12 +22,12 @@ import pyarrow.parquet as pq
 from fruits import bundle as bundles
 from fruits import fitting
 from fruits import record as records
+from fruits.answers import Answer
 from fruits.config import RunConfig, usable_cores
 from fruits.embedding.backbone import Backbone, Card, computation_id, find_backbone
 from fruits.embedding.stage import EmbedStage
 from fruits.engines import Engine, get_engine
 from fruits.errors import BundleError, CatalogueError, ConfigError
-from fruits.learning.metrics import best_labels
 from fruits.learning.pca import PCA
 from fruits.measure import Clock, PeakMemory, Progress, Silent
 from fruits.photos.catalogue import Catalogue, labels_without_training, list_photos
@@ -36,7 +36,8 @@ from fruits.photos.samples import example_photos, typical_side
 from fruits.report import render
 from fruits.storage import schemas
 from fruits.storage.objects import Objects
-from fruits.storage.parts import Inventory, Parts
+from fruits.storage.parts import Inventory, Parts, write_table
+from fruits.taxonomy import Taxonomy
 
 
 def run(config: RunConfig, *, progress: Progress | None = None, command: str = "fruits run") -> dict[str, Any]:
@@ -91,12 +92,13 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
         # From here to the end the results are of two runs; without a record nobody takes them for one.
         objects.delete("run.json")
         rows = fitting.Rows.of(catalogue.table, inventory)
-        choosing = fitting.Choosing.of(rows, config.seed)
         with clock.step("moments"):
             progress.start("moments", None)
-            learnt, held_back = fitting.training_moments(
-                engine, parts, inventory, rows, choosing, embedding_size=card.embedding_size
-            )
+            rows, grouped_by = fitting.grouped_by_looks(parts, inventory, rows, group_origin=catalogue.group_origin)
+        choosing = fitting.Choosing.of(rows, config.seed)
+        weights = rows.balance(Taxonomy.of(rows.names, config.taxonomy).kind_of) if config.balance else None
+        with clock.step("moments"):
+            learnt, held_back = fitting.training_moments(engine, parts, inventory, rows, choosing)
         with clock.step("pca"):
             pca = PCA.from_moments(learnt.merge(held_back))
         with clock.step("choices"):
@@ -110,6 +112,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
                 learnt=learnt,
                 variance=config.variance,
                 components=config.components,
+                weights=weights,
                 progress=progress.say,
             )
         with clock.step("features"):
@@ -122,9 +125,12 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             fitting.save_features(objects, catalogue.table, rows, features, about_features)
         with clock.step("head"):
             progress.start("head", None)
-            head, labels, training_photos = fitting.fit_head(features, rows, choice, config.seed)
+            recogniser = fitting.fit_recogniser(features, rows, choice, config.seed, weights)
+            taxonomy = Taxonomy.of(recogniser.labels, config.taxonomy)
+            limits = fitting.photo_limits(parts, inventory, rows, preprocessing.size)
+            certainty = fitting.certainty(choice, rows, limits, config.taxonomy)
         with clock.step("metrics"):
-            scores, wrong = records.scores(catalogue, rows, features, head, labels)
+            scores = records.scores(catalogue, rows, features, recogniser, taxonomy, certainty, choice)
         with clock.step("bundle"):
             progress.start("bundle", None)
             bundles.save(
@@ -134,8 +140,10 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
                 preprocessing=preprocessing,
                 mean=pca.mean,
                 components=pca.axes[: choice.components],
-                head=head,
-                labels=labels,
+                head=recogniser.head,
+                known=recogniser.known,
+                taxonomy=taxonomy,
+                certainty=certainty,
                 about={
                     "identity": identity,
                     "metrics": scores["metrics"],
@@ -148,15 +156,19 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             **counts,
             "rejections": rejections[: records.REJECTIONS_KEPT],
             "rejections_total": len(rejections),
-            **records.fitted(pca, choice, head, training_photos),
+            **records.fitted(pca, choice, recogniser, grouped_by),
             **scores,
             "identity": identity,
         }
         with clock.step("report"):
             progress.start("report", None)
             record |= {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": memory.megabytes}
-            objects.write("report.html", render(record, example_photos(catalogue.table, wrong)).encode())
+            objects.write(
+                "report.html", render(record, example_photos(catalogue.table, records.wrong(record))).encode()
+            )
         record |= {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": memory.megabytes}
+        write_table(objects, "catalogue.parquet", catalogue.table)
+        objects.delete("evaluation.json")
         objects.write("run.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
     return {**record, "up_to_date": False}
 
@@ -332,7 +344,8 @@ def _unchanged(objects: Objects, identity: str) -> dict[str, Any] | None:
             return None
     except (ValueError, OSError, KeyError, BundleError, pa.ArrowException):
         return None  # damaged or half deleted: fitting again is quick and puts everything back
-    return record if (Path(objects.root) / "report.html").is_file() else None
+    kept = (Path(objects.root) / name for name in ("report.html", "catalogue.parquet"))
+    return record if all(path.is_file() for path in kept) else None
 
 
 def _write_predictions(
@@ -345,19 +358,41 @@ def _write_predictions(
         pq.ParquetWriter(stream, schema, compression="zstd") as writer,
     ):
         for holding in inventory.holdings:
-            table = parts.read(holding.record, ["uri", "status", "error", "embedding"])
+            columns = ["uri", "status", "error", "width", "height", "brightness", "sharpness", "embedding"]
+            table = parts.read(holding.record, columns)
             table = table.filter(pa.array(holding.catalogue_rows >= 0)).combine_chunks()
             ok = pc.equal(table["status"], "ok").to_numpy()
             vectors = table["embedding"].chunk(0).values.to_numpy(zero_copy_only=False)
-            features, probabilities = recogniser.classify(vectors.reshape(table.num_rows, -1)[ok])
-            best = best_labels(probabilities, bundles.BEST)
-            answers = iter(zip(features, np.take_along_axis(probabilities, best, 1), best, strict=True))
-            columns: dict[str, list[Any]] = {"labels": [], "probabilities": [], "features": []}
-            for is_ok in ok:
-                answer = next(answers) if is_ok else None
-                columns["labels"].append([recogniser.labels[label] for label in answer[2]] if answer else None)
-                columns["probabilities"].append(answer[1] if answer else None)
-                columns["features"].append(answer[0] if answer else None)
-            given = {name: table[name] for name in ("uri", "status", "error")}
-            writer.write_table(pa.table({**given, **columns}, schema=schema))
+            known = table.filter(pa.array(ok))
+            sides = pc.min_element_wise(known["width"], known["height"]).to_numpy()
+            found = recogniser.answers(
+                vectors.reshape(table.num_rows, -1)[ok],
+                known["brightness"].to_numpy(),
+                known["sharpness"].to_numpy(),
+                sides,
+            )
+            answers = iter(found)
+            rows = []
+            for given in table.select(["uri", "status", "error"]).to_pylist():
+                rows.append({**given, **(_columns(next(answers)) if given["status"] == "ok" else {})})
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
             progress.advance(table.num_rows)
+
+
+def _columns(answer: Answer) -> dict[str, Any]:
+    """Return an answer as a row of the table of predictions."""
+    return {
+        "outcome": answer.outcome,
+        "kind": answer.kind or None,
+        "variety": answer.variety or None,
+        "name_en": answer.name.en if answer.name else None,
+        "name_fr": answer.name.fr if answer.name else None,
+        "probability": answer.probability,
+        "kinds": [kind for kind, _, _ in answer.kinds],
+        "kind_probabilities": [probability for _, _, probability in answer.kinds],
+        "labels": answer.labels,
+        "probabilities": answer.probabilities,
+        "strangeness": answer.strangeness,
+        "advice": answer.advice,
+        "features": answer.features,
+    }

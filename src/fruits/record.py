@@ -17,19 +17,22 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 import fruits
+from fruits.answers import OUTCOMES, Certainty, decide
 from fruits.config import RunConfig
 from fruits.embedding.backbone import Card, computation_id
 from fruits.errors import StoreError, TooManyRejectedError
-from fruits.fitting import Choice, Rows
+from fruits.fitting import Choice, Recogniser, Rows
 from fruits.learning import metrics
-from fruits.learning.head import Head
+from fruits.learning.confidence import calibration_floor
+from fruits.learning.head import softmax
 from fruits.learning.pca import PCA
 from fruits.photos.catalogue import Catalogue, labels_without_training
 from fruits.photos.images import Preprocessing
 from fruits.storage import schemas
 from fruits.storage.parts import Inventory
+from fruits.taxonomy import Taxonomy
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 REJECTIONS_KEPT: Final = 1000
 _CONFUSIONS_KEPT: Final = 100
 _WRONG_KEPT: Final = 6
@@ -47,7 +50,7 @@ def about(
         {"reason": reason, "count": count, "examples": catalogue.examples.get(reason, [])}
         for reason, count in catalogue.left_aside.items()
     ]
-    shown = ("name", "title", "sha256", "embedding_size", "licence", "attribution", "made_by")
+    shown = ("name", "title", "sha256", "embedding_size", "licence", "attribution", "made_by", "training_data")
     return {
         "format": FORMAT,
         "fruits": fruits.__version__,
@@ -60,10 +63,12 @@ def about(
         "labels": len(labels),
         "splits": {split: splits[split] for split in ("train", "val", "test") if split in splits},
         "split_origin": catalogue.split_origin,
+        "group_origin": catalogue.group_origin,
         "left_aside": aside,
         "labels_without_training": [
             {"label": label, "photos": photos} for label, photos in labels_without_training(catalogue.table).items()
         ],
+        "balanced": config.balance,
         "backbone": {**{name: getattr(card, name) for name in shown}, **asdict(preprocessing)},
         "embedding_size": card.embedding_size,
     }
@@ -129,7 +134,7 @@ def refuse_too_many(counts: dict[str, int], rejected: list[dict[str, str]], limi
     )
 
 
-def fitted(pca: PCA, choice: Choice, head: Head, training_photos: int) -> dict[str, Any]:
+def fitted(pca: PCA, choice: Choice, recogniser: Recogniser, grouped_by: str) -> dict[str, Any]:
     """Return what was fitted and how its choices were made."""
     ratio = pca.explained_variance_ratio
     best = next((t for t in choice.regularisation_trials if t.regularisation == choice.regularisation), None)
@@ -143,33 +148,40 @@ def fitted(pca: PCA, choice: Choice, head: Head, training_photos: int) -> dict[s
             "regularisation": choice.regularisation,
             "validation_accuracy": best.accuracy if best else None,
             "validation_groups": choice.groups_held_back,
+            "validation_groups_by": grouped_by,
             "trials": [asdict(trial) for trial in choice.regularisation_trials],
-            "training_photos": training_photos,
-            "converged": head.converged,
+            "training_photos": recogniser.training_photos,
+            "converged": recogniser.head.converged,
         },
     }
 
 
 def scores(
-    catalogue: Catalogue, rows: Rows, features: NDArray[np.float32], head: Head, labels: list[str]
-) -> tuple[dict[str, Any], dict[tuple[str, str], list[str]]]:
-    """Score the head on the test photos, or on val where there is no test.
+    catalogue: Catalogue,
+    rows: Rows,
+    features: NDArray[np.float32],
+    recogniser: Recogniser,
+    taxonomy: Taxonomy,
+    certainty: Certainty,
+    choice: Choice,
+) -> dict[str, Any]:
+    """Score the recogniser on the test photos, or on val where there is no test.
 
     Photos whose label no training photo has are left out: no head could name them. They are counted.
 
     Parameters
     ----------
     features : float32 array, shape (number of rows that are ok, k)
-    labels : list of str
-        Of the head.
+    taxonomy : Taxonomy
+        Of the head's labels.
 
     Returns
     -------
     dict
-        ``evaluated, metrics, per_label, confusions``; the first two are None if there is nothing to score on.
-    dict
-        Uris of photos taken for another label, by (label, predicted), most photos first.
+        ``evaluated, metrics, per_label, confusions, kinds, kind_metrics, calibration, answers``; all but ``per_label``,
+        ``confusions`` and ``kinds`` are None if there is nothing to score on.
     """
+    labels = recogniser.labels
     number = {name: position for position, name in enumerate(labels)}
     learnt = np.array([number.get(name, -1) for name in rows.names], np.int64)
     scorable = rows.ok & (learnt[rows.label] >= 0)
@@ -181,17 +193,23 @@ def scores(
         "train": np.bincount(rows.label[(rows.split == "train") & rows.ok], minlength=len(rows.names)),
         "evaluated": np.bincount(rows.label[known], minlength=len(rows.names)),
     }
-    values, confused, wrong = None, [], {}
+    values, confused = None, []
+    found: dict[str, Any] = {"kind_metrics": None, "calibration": None, "answers": None}
     if len(known):
-        probabilities, truth = head.predict_proba(features[position[known]]), learnt[rows.label[known]]
+        own = features[position[known]]
+        probabilities, truth = recogniser.head.predict_proba(own), learnt[rows.label[known]]
         predicted = probabilities.argmax(axis=1)
         values = metrics.evaluate(probabilities, truth, labels)
         pairs = metrics.confusions(predicted, truth, len(labels))[:_CONFUSIONS_KEPT]
         for pair in pairs:
             at = known[(truth == pair.label) & (predicted == pair.predicted)][:_WRONG_KEPT]
-            wrong[labels[pair.label], labels[pair.predicted]] = catalogue.table["uri"].take(pa.array(at)).to_pylist()
             named = {"label": labels[pair.label], "predicted": labels[pair.predicted]}
-            confused.append({**named, "count": pair.count, "share": pair.share})
+            uris = catalogue.table["uri"].take(pa.array(at)).to_pylist()
+            confused.append({**named, "count": pair.count, "share": pair.share, "uris": uris})
+        found["kind_metrics"] = _kind_metrics(probabilities, truth, taxonomy)
+        found["calibration"] = _calibration(probabilities, truth, choice, recogniser.head.logits(own), values)
+        strangeness = recogniser.known.strangeness(own, probabilities)
+        found["answers"] = _told(probabilities, strangeness, truth, taxonomy, certainty)
     per_label = []
     for code, name in enumerate(rows.names):
         given = {kind: int(count[code]) for kind, count in per_label_counts.items()}
@@ -200,7 +218,79 @@ def scores(
     evaluated = (
         {"split": split, "photos": len(known), "left_out_photos": len(asked) - len(known)} if len(known) else None
     )
-    return {"evaluated": evaluated, "metrics": values, "per_label": per_label, "confusions": confused}, wrong
+    return {
+        "evaluated": evaluated,
+        "metrics": values,
+        "per_label": per_label,
+        "confusions": confused,
+        "kinds": len(taxonomy.kinds),
+        **found,
+    }
+
+
+def wrong(record: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
+    """Return uris of photos taken for another label, by (label, predicted), most photos first, from a run record."""
+    return {(pair["label"], pair["predicted"]): pair["uris"] for pair in record["confusions"]}
+
+
+def _kind_metrics(probabilities: NDArray[np.float32], truth: NDArray[np.int64], taxonomy: Taxonomy) -> dict[str, float]:
+    """Return what the answers are worth if only the kind must be right."""
+    by_kind, kind = taxonomy.by_kind(probabilities), np.array(taxonomy.kind_of)[truth]
+    right = by_kind.argmax(axis=1) == kind
+    return {
+        "kinds": len(taxonomy.kinds),
+        "accuracy": float(right.mean()),
+        "top3Accuracy": float((metrics.best_labels(by_kind, 3) == kind[:, None]).any(axis=1).mean()),
+        "expectedCalibrationError": metrics.expected_calibration_error(by_kind.max(axis=1), right),
+    }
+
+
+def _calibration(
+    probabilities: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    choice: Choice,
+    logits: NDArray[np.float32],
+    values: dict[str, Any],
+) -> dict[str, Any]:
+    """Return how well stated probabilities are met, before and after the temperature."""
+    held_back = choice.held_back
+    temperature = held_back.temperature if held_back else 1.0
+    before = softmax(logits * np.float32(temperature))
+    confidence = probabilities.max(axis=1)
+    return {
+        "temperature": temperature,
+        "held_back_photos": len(held_back.answers.truth) if held_back else 0,
+        "expectedCalibrationError": values["expectedCalibrationError"],
+        "uncalibrated": metrics.expected_calibration_error(before.max(axis=1), before.argmax(axis=1) == truth),
+        "noise_floor": calibration_floor(confidence),
+        "bins": metrics.calibration_bins(confidence, probabilities.argmax(axis=1) == truth),
+    }
+
+
+def _told(
+    probabilities: NDArray[np.float32],
+    strangeness: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    taxonomy: Taxonomy,
+    certainty: Certainty,
+) -> dict[str, Any]:
+    """Return what people would have been told of these photos, and how often it would have been right."""
+    decisions = decide(probabilities, strangeness, taxonomy, certainty)
+    kind, variety = np.array(taxonomy.kind_of)[truth], np.array(taxonomy.variety_of)[truth]
+    right = {
+        "variety": decisions.variety == variety,
+        "kind": decisions.kinds[:, 0] == kind,
+        "unsure": (decisions.kinds == kind[:, None]).any(axis=1),
+    }
+    outcomes = []
+    for number, outcome in enumerate(OUTCOMES):
+        so = decisions.outcome == number
+        hits = float(right[outcome][so].mean()) if outcome in right and so.any() else None
+        outcomes.append({"outcome": outcome, "photos": int(so.sum()), "share": float(so.mean()), "right": hits})
+    limits = certainty.limits.as_dict()
+    thresholds = {"variety": certainty.variety, "kind": certainty.kind, "unknown": certainty.as_dict()["strange"]}
+    accepted = float((strangeness <= certainty.strange).mean())
+    return {"thresholds": {**thresholds, **limits}, "outcomes": outcomes, "accepted": accepted}
 
 
 def identity(
@@ -208,7 +298,10 @@ def identity(
 ) -> str:
     """Return a hash of all that decides what is fitted: when it is that of the last run, there is nothing to do."""
     digest = hashlib.sha256()
-    choices = [config.variance, config.components, config.seed, computation_id(card, preprocessing), versions()]
+    labels = sorted(catalogue.table["label"].combine_chunks().unique().to_pylist())
+    meaning = Taxonomy.of(labels, config.taxonomy).as_dict()
+    choices: list[Any] = [config.variance, config.components, config.seed, config.balance, meaning]
+    choices += [computation_id(card, preprocessing), versions()]
     digest.update(json.dumps(choices, sort_keys=True).encode())
     for batch in catalogue.table.to_batches(8192):
         for name in ("uri", "label", "split", "version"):
@@ -216,6 +309,7 @@ def identity(
             text = values.cast(pa.string()) if pa.types.is_dictionary(values.type) else values
             digest.update("\0".join(text.fill_null("").to_pylist()).encode())
         digest.update(np.ascontiguousarray(batch.column("group").to_numpy()).tobytes())
+        digest.update(np.ascontiguousarray(batch.column("source").indices.to_numpy()).tobytes())
     for holding in inventory.holdings:
         # A part of nothing but failures adds nothing; a file that stays missing makes such a part in every run.
         if len(holding.record.errors) < holding.record.rows:

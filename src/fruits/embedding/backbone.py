@@ -53,6 +53,11 @@ class Card:
         How a photo becomes a square; see ``Preprocessing``.
     licence, attribution, made_by : str
         Whose it is and how it was made.
+    training_data : str
+        What it was trained on, for people.
+    training_photos : str
+        Name of a file beside the card that lists the photos it was trained on: the first 8 bytes of the sha256 of each,
+        sorted. Empty: not known by content.
     figures : dict
         What was measured, for people.
 
@@ -76,6 +81,8 @@ class Card:
     licence: str = ""
     attribution: str = ""
     made_by: str = ""
+    training_data: str = ""
+    training_photos: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -209,8 +216,7 @@ def find_backbone(name: str) -> Backbone:
     BackboneError
         If there is none, its card is missing, or the file is not the one the card names.
     """
-    folder = Path(str(resources.files("fruits.embedding") / "backbones"))
-    path = Path(name)
+    folder, path = _package_folder(), Path(name)
     if path.suffix.lower() == ".onnx":
         try:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -234,6 +240,32 @@ def find_backbone(name: str) -> Backbone:
     path = folder / f"{name}.onnx"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Backbone(_verified(read_card(folder / f"{name}.json"), digest, path), path)
+
+
+def training_photos(card: Card, name: str) -> NDArray[np.uint64] | None:
+    """Return the photos that a backbone was trained on, by the first 8 bytes of their sha256; None if its card names none.
+
+    Parameters
+    ----------
+    card : Card
+    name : str
+        As given to :func:`find_backbone`.
+
+    Raises
+    ------
+    BackboneError
+        If the card names a list that is not there.
+    """
+    if not card.training_photos:
+        return None
+    for folder in (_package_folder(), Path(name).parent):
+        path = folder / Path(card.training_photos).name
+        if path.is_file():
+            return np.fromfile(path, ">u8").astype(np.uint64)
+    raise BackboneError(
+        f"the card of '{card.name}' says that '{card.training_photos}' lists its training photos, which is not beside the network; "
+        "put it there, or take the field training_photos out of the card"
+    )
 
 
 def read_card(path: Path) -> Card:
@@ -287,6 +319,10 @@ def _takes_pixels(model: bytes, card: Card) -> bool:
         return False  # whoever takes it apart says better what is wrong
     ends = [[(end.name, end.type) for end in side] for side in (session.get_inputs(), session.get_outputs())]
     return ends == [[("pixels", "tensor(uint8)")], [("embedding", "tensor(float)")]]
+
+
+def _package_folder() -> Path:
+    return Path(str(resources.files("fruits.embedding") / "backbones"))
 
 
 def _embedded(folder: Path) -> list[str]:

@@ -5,7 +5,7 @@ Kept apart because it alone imports ``onnx``, which takes half a second that wor
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fruits.errors import BackboneError
+from fruits.learning.unknown import LEAST_PROBABILITY, Known
+from fruits.photos.quality import NOISE, STEP
 
 if TYPE_CHECKING:
     from fruits.embedding.backbone import Card
@@ -73,9 +75,14 @@ def with_recogniser(
     components: NDArray[np.float32],
     weights: NDArray[np.float32],
     bias: NDArray[np.float32],
+    known: Known,
+    size: int,
     metadata: dict[str, str],
 ) -> bytes:
-    """Return the single graph: ``pixels`` in, ``probabilities`` (batch, c) and ``features`` (batch, k) out.
+    """Return the single graph from ``pixels`` to all that answers are made of.
+
+    Outputs, float32: ``probabilities`` (batch, c), ``features`` (batch, k), ``strangeness``, ``brightness`` and ``sharpness``
+    (batch, 1).
 
     Parameters
     ----------
@@ -85,28 +92,116 @@ def with_recogniser(
     components : array, shape (k, d)
     weights : array, shape (c, k)
     bias : array, shape (c,)
+    known : Known
+    size : int
+        Side of the input.
     metadata : dict
         Text that travels in the file, such as the labels.
     """
     model = _parse(model_bytes, "backbone")
     graph = model.graph
-    arrays = {"mean": mean, "components": components.T, "weights": weights.T, "bias": bias}
-    for name, value in arrays.items():
-        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value, np.float32), f"fruits/{name}"))
-    graph.node.extend(
-        [
-            helper.make_node("Sub", ["embedding", "fruits/mean"], ["fruits/centred"]),
-            helper.make_node("MatMul", ["fruits/centred", "fruits/components"], ["features"]),
-            helper.make_node("MatMul", ["features", "fruits/weights"], ["fruits/products"]),
-            helper.make_node("Add", ["fruits/products", "fruits/bias"], ["fruits/logits"]),
-            helper.make_node("Softmax", ["fruits/logits"], ["probabilities"], axis=1),
-        ]
-    )
+    more = _Nodes(graph, {entry.domain: entry.version for entry in model.opset_import}.get("", _OPSET))
+    centred = more.node("Sub", "embedding", more.constant("mean", mean))
+    features = more.node("MatMul", centred, more.constant("components", components.T), out="features")
+    products = more.node("MatMul", features, more.constant("weights", weights.T))
+    logits = more.node("Add", products, more.constant("bias", bias))
+    probabilities = more.node("Softmax", logits, out="probabilities", axis=1)
+    _add_strangeness(more, features, probabilities, known)
+    _add_quality(more, size)
     del graph.output[:]
-    for name, width in (("probabilities", len(bias)), ("features", len(components))):
+    widths = {
+        "probabilities": len(bias),
+        "features": len(components),
+        "strangeness": 1,
+        "brightness": 1,
+        "sharpness": 1,
+    }
+    for name, width in widths.items():
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]))
     helper.set_model_props(model, metadata)
     return bytes(model.SerializeToString())
+
+
+def _add_strangeness(more: _Nodes, features: str, probabilities: str, known: Known) -> None:
+    """Append what ``Known.strangeness`` computes."""
+    white = more.node("MatMul", features, more.constant("whitening", known.whitening))
+    length = more.sum(more.node("Mul", white, white), known.whitening.shape[1])
+    cross = more.node("MatMul", white, more.constant("centres", -2 * known.centres.T))
+    squares = more.constant("centre_squares", np.square(known.centres).sum(axis=1))
+    nearest = more.reduce("ReduceMin", more.node("Add", cross, squares), since=18)
+    own = more.node("Add", length, nearest)
+    background = more.constant("background", known.background[:, None])
+    distance = more.node("Sub", own, more.node("MatMul", more.node("Mul", features, features), background))
+    least = more.constant("least_probability", np.float32(LEAST_PROBABILITY))
+    log_p = more.node("Log", more.node("Max", probabilities, least))
+    entropy = more.sum(more.node("Mul", probabilities, log_p), len(known.centres), scale=-known.entropy_scale)
+    scaled = more.node("Mul", distance, more.constant("distance_scale", np.float32(known.distance_scale)))
+    total = more.node("Add", entropy, scaled)
+    more.node("Sub", total, more.constant("offset", np.float32(known.offset)), out="strangeness")
+
+
+def _add_quality(more: _Nodes, size: int) -> None:
+    """Append what ``photos.quality.measure`` computes."""
+    noise = more.constant("noise", np.float32(NOISE))
+    sums: dict[str, list[str]] = {"sudden": [], "gradual": []}
+    for along, across in ((2, 1), (1, 2)):
+        lines = more.node(
+            "Cast", more.slice(more.slice("pixels", 3, 1, 2), across, 0, size, STEP), to=TensorProto.FLOAT
+        )
+        count = -(-size // STEP)
+        if along == 2:
+            whole = more.node("Flatten", lines, axis=1)
+            more.sum(whole, count * size, scale=1 / (255 * count * size), out="brightness")
+        before, here, after = (more.slice(lines, along, start, size - 2 + start) for start in range(3))
+        twice = more.node("Add", here, here)
+        second = more.node("Sub", more.node("Add", before, after), twice)
+        for name, differences in (("sudden", second), ("gradual", more.node("Sub", after, before))):
+            beyond = more.node("Relu", more.node("Sub", more.node("Abs", differences), noise))
+            sums[name].append(more.sum(more.node("Flatten", beyond, axis=1), count * (size - 2)))
+    sudden, gradual = (more.node("Add", *sums[name]) for name in ("sudden", "gradual"))
+    # Both are whole numbers: divided by at least 1, and nothing where there is no change at all.
+    one = more.constant("one", np.float32(1))
+    ratio = more.node("Div", sudden, more.node("Max", gradual, one))
+    more.node("Mul", ratio, more.node("Min", gradual, one), out="sharpness")
+
+
+class _Nodes:
+    """Appends nodes to a graph under names of our own."""
+
+    def __init__(self, graph: onnx.GraphProto, opset: int) -> None:
+        self._graph, self._opset, self._count = graph, opset, 0
+
+    def constant(self, name: str, value: NDArray[Any] | np.float32) -> str:
+        """Add a constant, int64 or float32; return its name."""
+        kept = np.asarray(value, np.int64 if np.asarray(value).dtype == np.int64 else np.float32, order="C")
+        self._graph.initializer.append(numpy_helper.from_array(kept, f"fruits/{name}"))
+        return f"fruits/{name}"
+
+    def node(self, kind: str, *inputs: str, out: str = "", **attributes: Any) -> str:
+        """Append a node; return the name of its output."""
+        self._count += 1
+        out = out or f"fruits/{self._count}"
+        self._graph.node.append(helper.make_node(kind, list(inputs), [out], **attributes))
+        return out
+
+    def sum(self, x: str, width: int, *, scale: float = 1.0, out: str = "") -> str:
+        """Append the sum over the second axis, times a number: (batch, width) to (batch, 1)."""
+        # A product, not ReduceSum, whose form differs between versions of ONNX.
+        return self.node("MatMul", x, self._own(np.full((width, 1), scale, np.float32)), out=out)
+
+    def reduce(self, kind: str, x: str, *, since: int) -> str:
+        """Append a reduction of the second axis; ``since`` which opset the axis is an input, no attribute."""
+        if self._opset < since:
+            return self.node(kind, x, axes=[1], keepdims=1)
+        return self.node(kind, x, self._own(np.array([1], np.int64)), keepdims=1)
+
+    def slice(self, x: str, axis: int, start: int, stop: int, step: int = 1) -> str:
+        """Append ``x[start:stop:step]`` along an axis."""
+        return self.node("Slice", x, *(self._own(np.array([value], np.int64)) for value in (start, stop, axis, step)))
+
+    def _own(self, value: NDArray[np.float32] | NDArray[np.int64]) -> str:
+        self._count += 1
+        return self.constant(f"constant {self._count}", value)
 
 
 def _parse(model_bytes: bytes, name: str) -> onnx.ModelProto:

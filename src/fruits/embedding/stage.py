@@ -22,6 +22,7 @@ import pyarrow as pa
 from fruits.embedding.backbone import BATCH_SIZE, Embedder
 from fruits.errors import ImageDecodeError
 from fruits.photos.images import Preprocessing, to_network_input
+from fruits.photos.quality import measure
 from fruits.storage.objects import read_file
 from fruits.storage.parts import Parts
 from fruits.storage.schemas import RECEIPT, embeddings
@@ -138,6 +139,7 @@ def embed_rows(
             vectors = np.zeros((len(batch.rows), embedding_size), np.float32)
             if ok:
                 vectors[ok] = embedder.embed(pixels[: len(ok)])
+                columns.brightness[ok], columns.sharpness[ok] = measure(pixels[: len(ok)])
                 for row in np.flatnonzero(~np.isfinite(vectors).all(1)).tolist():
                     columns.set_error(row, "rejected", "no embedding: the network gave numbers that are not finite")
             inferred = time.perf_counter()
@@ -185,6 +187,8 @@ class _Columns:
         self.sha256: list[str | None] = [None] * n
         self.width: list[int | None] = [None] * n
         self.height: list[int | None] = [None] * n
+        self.brightness = np.full(n, np.nan, np.float32)
+        self.sharpness = np.full(n, np.nan, np.float32)
         self.status = ["ok"] * n
         self.error: list[str | None] = [None] * n
 
@@ -202,6 +206,8 @@ class _Columns:
             pa.array(self.sha256, pa.string()),
             pa.array(self.width, pa.int32()),
             pa.array(self.height, pa.int32()),
+            pa.array(self.brightness, from_pandas=True),  # no number is null
+            pa.array(self.sharpness, from_pandas=True),
             pa.array(self.status, pa.string()),
             pa.array(self.error, pa.string()),
             pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), d, mask=bad),

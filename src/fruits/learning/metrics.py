@@ -90,10 +90,27 @@ def evaluate(probabilities: NDArray[np.float32], labels: NDArray[np.int64], name
 
 def expected_calibration_error(confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> float:
     """Return the mean distance between confidence and accuracy over 15 bins, weighted by photos, in [0, 1]."""
-    bins = np.clip(np.ceil(confidence * _CALIBRATION_BINS).astype(int) - 1, 0, _CALIBRATION_BINS - 1)
+    bins = _calibration_bin(confidence)
     confidence_sum = np.bincount(bins, weights=confidence, minlength=_CALIBRATION_BINS)
     right_sum = np.bincount(bins, weights=right, minlength=_CALIBRATION_BINS)
     return float(np.abs(confidence_sum - right_sum).sum() / len(confidence))
+
+
+def calibration_bins(confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> list[dict[str, float | int | None]]:
+    """Return the 15 bins of the calibration error: ``low, high, photos``, mean ``confidence`` and ``accuracy`` (None if empty)."""
+    bins = _calibration_bin(confidence)
+    found: list[dict[str, float | int | None]] = []
+    for number in range(_CALIBRATION_BINS):
+        inside = bins == number
+        of = {"confidence": confidence, "accuracy": right}
+        means = {name: float(values[inside].mean()) if inside.any() else None for name, values in of.items()}
+        edges = {"low": number / _CALIBRATION_BINS, "high": (number + 1) / _CALIBRATION_BINS}
+        found.append({**edges, "photos": int(inside.sum()), **means})
+    return found
+
+
+def _calibration_bin(confidence: NDArray[np.float32]) -> NDArray[np.int64]:
+    return np.clip(np.ceil(confidence * _CALIBRATION_BINS).astype(np.int64) - 1, 0, _CALIBRATION_BINS - 1)
 
 
 def best_labels(probabilities: NDArray[np.float32], count: int) -> NDArray[np.int64]:

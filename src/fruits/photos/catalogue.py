@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import stat as stats
 import unicodedata
 from collections import Counter, defaultdict
@@ -25,6 +24,7 @@ import pyarrow.compute as pc
 
 from fruits.config import is_utf8
 from fruits.errors import CatalogueError
+from fruits.photos.films import number_frames
 from fruits.photos.images import is_photo
 from fruits.photos.manifest import read_manifest
 from fruits.storage.schemas import CATALOGUE
@@ -48,7 +48,6 @@ _PHOTO_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".
 # Listed although they will be rejected: whoever has them should read why, not wonder where they went.
 _FOREIGN_SUFFIXES: Final = frozenset({".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl"})
 _MANIFEST_SUFFIXES: Final = frozenset({".csv", ".parquet"})
-_DIGITS: Final = re.compile(r"\d+")
 _EXAMPLES_KEPT: Final = 5
 _ROWS_PER_CHUNK: Final = 8192
 
@@ -63,6 +62,8 @@ class Catalogue:
         Schema ``CATALOGUE``, sorted by uri, each uri once.
     split_origin : str
         ``folders``, ``manifest``, ``hash`` or ``mixed``.
+    group_origin : str
+        ``manifest`` if one says which photos show the same thing, else ``names``: numbers in file names.
     sources : dict of str to int
         Photos per source, in the order given.
     left_aside : dict of str to int
@@ -73,6 +74,7 @@ class Catalogue:
 
     table: pa.Table
     split_origin: str
+    group_origin: str
     sources: dict[str, int]
     left_aside: dict[str, int]
     examples: dict[str, list[str]]
@@ -154,6 +156,7 @@ def list_photos(
     return Catalogue(
         table,
         origin,
+        "manifest" if draft.groups_given else "names",
         {source: counts.get(source, 0) for source in dict.fromkeys(sources)},
         dict(sorted(draft.left_aside.items())),
         {reason: draft.examples[reason] for reason in sorted(draft.examples)},
@@ -190,6 +193,7 @@ class _Draft:
     source: str = ""
     root_name: str = ""
     from_manifest: bool = False
+    groups_given: bool = False
 
     def start(self, source: str) -> None:
         self.source = source
@@ -230,6 +234,7 @@ class _Draft:
         else:
             self.add_file(uri, key, stat, label=label, split=split, group=number)
         self.from_manifest = True
+        self.groups_given |= group is not None
 
     def finish(self) -> pa.Table:
         """Return the table, sorted by uri, without second mentions of a photo."""
@@ -355,22 +360,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _neighbours(parts: tuple[str, ...], names: list[str]) -> Iterator[int]:
     """Yield a group per file name: the series it is numbered in, and the span its number falls into.
 
-    Names alike but for digits (``r2_48_100.jpg``, ``r2_51_100.jpg``) form a pattern; the number that varies most counts the
-    frames, the others name the series. A name without digits is a group of its own.
+    A name without digits is a group of its own.
     """
-    digits = [_DIGITS.findall(name) for name in names]
-    patterns = [_DIGITS.sub("#", name) for name in names]
-    values: dict[tuple[str, int], set[str]] = defaultdict(set)
-    for pattern, runs in zip(patterns, digits, strict=True):
-        for position, run in enumerate(runs):
-            values[pattern, position].add(run)
-    for name, pattern, runs in zip(names, patterns, digits, strict=True):
-        if not runs:
+    for name, numbered in zip(names, number_frames(names), strict=True):
+        if numbered is None:
             yield stable_hash("/".join((*parts, name)))
-            continue
-        frame = max(range(len(runs)), key=lambda position: (len(values[pattern, position]), position))
-        series = "/".join((*parts, pattern, *runs[:frame], "#", *runs[frame + 1 :]))
-        yield stable_hash(f"{series}/{int(runs[frame]) // FRAMES_PER_GROUP}")
+        else:
+            series, frame = numbered
+            yield stable_hash("/".join((*parts, series, str(frame // FRAMES_PER_GROUP))))
 
 
 def _looks_like_photo(draft: _Draft, entry: os.DirEntry[str], parts: tuple[str, ...]) -> bool:

@@ -269,6 +269,13 @@ class Parts:
         return f"{self.prefix}/records/{shard}.json"
 
 
+def write_table(objects: Objects, key: str, table: pa.Table) -> None:
+    """Write a table as Parquet, whole or not at all."""
+    out = BytesIO()
+    pq.write_table(table, out, compression="zstd")
+    objects.write(key, out.getvalue())
+
+
 def _catalogue_rows(plan: pa.Table, catalogue: pa.Table) -> NDArray[np.int64]:
     """Return for each planned row the catalogue row of the same uri and version, -1 where there is none."""
     index = pc.index_in(plan["uri"], value_set=catalogue["uri"].combine_chunks())

@@ -4,6 +4,7 @@ A change of meaning raises ``VERSION``: embeddings of another version are comput
 To change a schema: raise the number, say why below, and add a test that old results are refused or read.
 
 1: first version.
+2: embeddings have brightness and sharpness; answers have a kind, a variety and how sure they are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Final
 
 import pyarrow as pa
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 #: Largest float distance that "the same embedding" allows between engines; the same machine gives the same bits.
 EMBEDDING_TOLERANCE: Final = 1e-5
@@ -70,6 +71,8 @@ def embeddings(embedding_size: int) -> pa.Schema:
             pa.field("sha256", pa.string()),
             pa.field("width", pa.int32()),
             pa.field("height", pa.int32()),
+            pa.field("brightness", pa.float32()),
+            pa.field("sharpness", pa.float32()),
             pa.field("status", pa.string(), nullable=False),
             pa.field("error", pa.string()),
             pa.field("embedding", pa.list_(pa.float32(), embedding_size)),
@@ -91,14 +94,28 @@ def features(components: int) -> pa.Schema:
 
 
 def predictions(components: int) -> pa.Schema:
-    """Return the schema of answers: three best labels, best first; null where the photo was not ok."""
+    """Return the schema of answers; all but the first three columns are null where the photo was not ok.
+
+    ``outcome``: variety, kind, unsure or unknown; ``kind``, ``variety`` and names only where something is certain;
+    ``probability`` of what is named, else of the best kind. Lists hold the three best, best first.
+    """
     return pa.schema(
         [
             pa.field("uri", pa.string(), nullable=False),
             pa.field("status", pa.string(), nullable=False),
             pa.field("error", pa.string()),
+            pa.field("outcome", pa.string()),
+            pa.field("kind", pa.string()),
+            pa.field("variety", pa.string()),
+            pa.field("name_en", pa.string()),
+            pa.field("name_fr", pa.string()),
+            pa.field("probability", pa.float32()),
+            pa.field("kinds", pa.list_(pa.string())),
+            pa.field("kind_probabilities", pa.list_(pa.float32())),
             pa.field("labels", pa.list_(pa.string())),
             pa.field("probabilities", pa.list_(pa.float32())),
+            pa.field("strangeness", pa.float32()),
+            pa.field("advice", pa.list_(pa.string())),
             pa.field("features", pa.list_(pa.float32(), components)),
         ]
     )

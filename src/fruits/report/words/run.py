@@ -1,37 +1,17 @@
-"""What does the report say, in English and in French?
-
-Every visible sentence, under one key in both languages. ``{name}`` is a value that the page puts in and
-``{name:one|many}`` the word that agrees with it. Sentences are ours and go in as they are, values are escaped.
-Metric names, configuration keys and error messages are identifiers and stay as the run wrote them.
-"""
+"""What the report of a run says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-_EN = {
+EN = {
     # Headline
     "title": "fruits: run report",
     "title_score": "fruits: {accuracy} of {photos} {photos:photo|photos}",
     "tagline": "run report",
     "headline_score": "of {photos} {kind} given the right label",
     "headline_none": "No score for this run",
-    "photos_of_train": "training {n:photo|photos}",
-    "photos_of_val": "validation {n:photo|photos}",
-    "photos_of_test": "test {n:photo|photos}",
     "lede": "{photos} {photos:photo|photos} with {labels} {labels:label|labels}, reduced from {size} to {components} "
     "{components:number|numbers} each, in {total}.",
-    "fact_photos": "Photos",
-    "fact_labels": "Labels",
-    "fact_started": "Started",
-    "fact_duration": "Took",
-    "fact_engine": "Engine",
-    "fact_memory": "Peak memory",
-    "fact_version": "fruits",
     "engine_workers": "{engine}, {workers} {workers:worker|workers}",
-    "megabytes": "{n} MB",
-    "contents": "On this page",
-    "command": "Command",
     # Meaning of the score
     "meaning": "What the score says",
     "meaning_held_out": "The score comes from {photos} {kind} that the classifier has not learned from.",
@@ -52,25 +32,6 @@ _EN = {
     # Counts
     "counts": "Counts that add up",
     "counts_intro": "Every photo counted in a line is in exactly one of its parts.",
-    "sum_read": "Read or not",
-    "sum_work": "New or known",
-    "sum_split": "Where they belong",
-    "sum_scored": "Scored or not",
-    "part_ok": "read",
-    "part_rejected": "rejected",
-    "part_failed": "failed",
-    "part_computed": "computed",
-    "part_reused": "reused",
-    "part_train": "training",
-    "part_val": "validation",
-    "part_test": "test",
-    "part_scored": "scored",
-    "part_left_out": "left out",
-    "whole_photos": "{n:photo|photos}",
-    "whole_ok": "{n:photo|photos} read",
-    "sum_open": "This does not add up: the parts make {sum}, not {total}.",
-    "sources": "Sources",
-    "sources_photos": "{n} {n:photo|photos}",
     # Notes
     "notes": "Worth knowing",
     "notes_none": "Nothing was set aside, and every label has training photos.",
@@ -139,11 +100,8 @@ _EN = {
     "pair_share": "{share} of the label",
     "pair_is": "is",
     "pair_taken_for": "taken for",
-    "pair_no_photo": "no photo",
     "pairs_more": "{n} more {n:pair|pairs}",
-    "label": "Label",
     "answer": "Taken for",
-    "photos_column": "Photos",
     "share_column": "Share of label",
     # Labels
     "per_label": "Label by label",
@@ -162,21 +120,9 @@ _EN = {
     "rejections_none": "None: every photo was read.",
     "rejections_show": "Show {n} {n:file|files}",
     "rejections_first": "The first {shown} of {total}.",
-    "file": "File",
     "outcome": "Outcome",
-    "reason": "Reason",
-    "message": "Message",
     "status_rejected": "rejected",
     "status_failed": "failed",
-    "code_empty": "empty",
-    "code_not_an_image": "not an image",
-    "code_unsupported_format": "unsupported format",
-    "code_damaged": "damaged",
-    "code_too_large": "too large",
-    "code_not_found": "not found",
-    "code_unreadable": "cannot be read",
-    "code_out_of_memory": "out of memory",
-    "code_no_embedding": "no embedding",
     # Seconds
     "seconds": "Seconds per stage",
     "seconds_intro": "Time on the clock, {workers} {workers:worker|workers} on engine {engine}.",
@@ -231,31 +177,17 @@ _EN = {
     "head_trials": "Regularisations tried",
     "regularisation": "Regularisation",
     "log_loss": "Log loss",
-    "footer": "Made by fruits {version} on {started}. This page is one file, sends nothing and loads nothing.",
 }
 
-_FR = {
+FR = {
     "title": "fruits : rapport",
     "title_score": "fruits : {accuracy} de {photos} {photos:photo|photos}",
     "tagline": "rapport",
     "headline_score": "de bonnes réponses sur {photos} {kind}",
     "headline_none": "Pas de score pour cette exécution",
-    "photos_of_train": "{n:photo|photos} d’entraînement",
-    "photos_of_val": "{n:photo|photos} de validation",
-    "photos_of_test": "{n:photo|photos} de test",
     "lede": "{photos} {photos:photo|photos} pour {labels} {labels:étiquette|étiquettes}, chacune ramenée de {size} à "
     "{components} {components:nombre|nombres}, en {total}.",
-    "fact_photos": "Photos",
-    "fact_labels": "Étiquettes",
-    "fact_started": "Début",
-    "fact_duration": "Durée",
-    "fact_engine": "Moteur",
-    "fact_memory": "Pic de mémoire",
-    "fact_version": "fruits",
     "engine_workers": "{engine}, {workers} {workers:processus|processus}",
-    "megabytes": "{n} Mo",
-    "contents": "Sur cette page",
-    "command": "Commande",
     "meaning": "Ce que dit le score",
     "meaning_held_out": "Le score vient de {photos} {kind} que le classifieur n’a pas apprises.",
     "meaning_seen": "Le score vient de {photos} {kind}, celles mêmes que le classifieur a apprises : il montre que "
@@ -277,25 +209,6 @@ _FR = {
     "des deux côtés.",
     "counts": "Le compte est bon",
     "counts_intro": "Chaque photo comptée sur une ligne est dans une de ses parts, et une seule.",
-    "sum_read": "Lues ou non",
-    "sum_work": "Nouvelles ou connues",
-    "sum_split": "Leur rôle",
-    "sum_scored": "Évaluées ou non",
-    "part_ok": "{n:lue|lues}",
-    "part_rejected": "{n:rejetée|rejetées}",
-    "part_failed": "en échec",
-    "part_computed": "{n:calculée|calculées}",
-    "part_reused": "{n:reprise|reprises}",
-    "part_train": "entraînement",
-    "part_val": "validation",
-    "part_test": "test",
-    "part_scored": "{n:évaluée|évaluées}",
-    "part_left_out": "{n:laissée|laissées} de côté",
-    "whole_photos": "{n:photo|photos}",
-    "whole_ok": "{n:photo lue|photos lues}",
-    "sum_open": "Le compte n’y est pas : les parts font {sum} et non {total}.",
-    "sources": "Sources",
-    "sources_photos": "{n} {n:photo|photos}",
     "notes": "Bon à savoir",
     "notes_none": "Rien n’a été mis de côté, et chaque étiquette a des photos d’entraînement.",
     "untrained": "{n} {n:étiquette|étiquettes} sans photo d’entraînement",
@@ -361,11 +274,8 @@ _FR = {
     "pair_share": "{share} de l’étiquette",
     "pair_is": "est",
     "pair_taken_for": "prise pour",
-    "pair_no_photo": "pas de photo",
     "pairs_more": "{n} {n:autre paire|autres paires}",
-    "label": "Étiquette",
     "answer": "Prise pour",
-    "photos_column": "Photos",
     "share_column": "Part de l’étiquette",
     "per_label": "Étiquette par étiquette",
     "per_label_intro": "Choisir une colonne pour trier. Un tiret : aucune photo de cette étiquette n’est évaluée.",
@@ -383,21 +293,9 @@ _FR = {
     "rejections_none": "Aucun : toutes les photos ont été lues.",
     "rejections_show": "Voir {n} {n:fichier|fichiers}",
     "rejections_first": "Les {shown} premiers sur {total}.",
-    "file": "Fichier",
     "outcome": "Issue",
-    "reason": "Raison",
-    "message": "Message",
     "status_rejected": "rejeté",
     "status_failed": "en échec",
-    "code_empty": "vide",
-    "code_not_an_image": "pas une image",
-    "code_unsupported_format": "format non pris en charge",
-    "code_damaged": "abîmé",
-    "code_too_large": "trop grand",
-    "code_not_found": "introuvable",
-    "code_unreadable": "illisible",
-    "code_out_of_memory": "mémoire insuffisante",
-    "code_no_embedding": "pas de vecteur",
     "seconds": "Secondes par étape",
     "seconds_intro": "Temps à l’horloge, {workers} processus sur le moteur {engine}.",
     "seconds_rate": "{rate} {rate:photo|photos} par seconde à l’étape des vecteurs.",
@@ -450,29 +348,4 @@ _FR = {
     "head_trials": "Régularisations essayées",
     "regularisation": "Régularisation",
     "log_loss": "Perte logarithmique",
-    "footer": "Fait par fruits {version}, le {started}. Cette page tient en un fichier, n’envoie rien et ne charge "
-    "rien.",
 }
-
-# French leaves a space before its double punctuation, and never a line break.
-_BOUND = {" :": "\N{NO-BREAK SPACE}:", " ;": "\N{NARROW NO-BREAK SPACE};"}
-
-# fmt: off
-MONTHS: Mapping[str, tuple[str, ...]] = {
-    "en": ("January", "February", "March", "April", "May", "June",
-           "July", "August", "September", "October", "November", "December"),
-    "fr": ("janvier", "février", "mars", "avril", "mai", "juin",
-           "juillet", "août", "septembre", "octobre", "novembre", "décembre"),
-}
-# fmt: on
-
-
-def _bind(sentence: str) -> str:
-    """Keep double punctuation on the line of the word before it."""
-    for loose, bound in _BOUND.items():
-        sentence = sentence.replace(loose, bound)
-    return sentence
-
-
-WORDS: Mapping[str, Mapping[str, str]] = {"en": _EN, "fr": {key: _bind(sentence) for key, sentence in _FR.items()}}
-"""Language, key, sentence. The first language is the one shown without JavaScript."""

@@ -1,0 +1,160 @@
+"""Who is asked about what: the protocols under which a recogniser is evaluated, as folds of rows.
+
+A protocol that puts neighbours of the test photos into training flatters; each of these keeps another sort of neighbour out.
+Knows rows, labels and groups; nothing of embeddings or heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Parts of a turn, held out one after the other, and the gap left out on both sides of it, as shares of the turn.
+ARCS: Final = 4
+GAP: Final = 1 / 16
+FOLDS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """One fit and the rows it is asked about.
+
+    Attributes
+    ----------
+    train, test : int64 array
+        Rows; none in both. Labels of test rows need not be among those of the training rows.
+    """
+
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def official(train: NDArray[np.bool_], test: NDArray[np.bool_]) -> list[Fold]:
+    """Return the split that the data came with."""
+    return _folds([(train, test)])
+
+
+def held_out_axis(axis: NDArray[np.int64], labels: NDArray[np.int64]) -> list[Fold]:
+    """Hold out one film of every label that has several, the first of each, then the second, and so on.
+
+    Parameters
+    ----------
+    axis : int64 array, shape (n,)
+        Rank of each row's film among those of its label; -1: in no film.
+    labels : int64 array, shape (n,)
+
+    Returns
+    -------
+    list of Fold
+        None if no label has two films. Labels with one film are learnt in every fold and asked in none.
+    """
+    films = np.zeros(labels.max(initial=-1) + 1, np.int64)
+    np.maximum.at(films, labels, axis + 1)
+    several = films[labels] > 1
+    return _folds(
+        [(~(several & (axis == number)), several & (axis == number)) for number in range(int(films.max(initial=0)))]
+    )
+
+
+def held_out_arc(film: NDArray[np.int64], turn: NDArray[np.float64]) -> list[Fold]:
+    """Hold out a quarter of each film at a time, and leave out a sixteenth on both sides of it.
+
+    Parameters
+    ----------
+    film : int64 array, shape (n,)
+        -1: in no film; such rows are learnt in every fold.
+    turn : float64 array, shape (n,)
+        Place in the film, from 0 to below 1; a film counts as a full turn, so its end neighbours its beginning.
+    """
+    if not (film >= 0).any():
+        return []
+    pairs = []
+    for arc in range(ARCS):
+        within = (turn - arc / ARCS) % 1.0
+        test = (film >= 0) & (within < 1 / ARCS)
+        gap = (film >= 0) & ~test & ((within < 1 / ARCS + GAP) | (within >= 1 - GAP))
+        pairs.append((~test & ~gap, test))
+    return _folds(pairs)
+
+
+def held_out_variety(varieties: NDArray[np.int64], kinds: NDArray[np.int64]) -> list[Fold]:
+    """Hold out varieties within their kinds, each once; some variety of the kind is always learnt.
+
+    Parameters
+    ----------
+    varieties, kinds : int64 array, shape (n,)
+        Of each row; a variety is of one kind.
+
+    Returns
+    -------
+    list of Fold
+        None if no kind has two varieties. Kinds with one variety are learnt in every fold.
+    """
+    fold = np.full(varieties.max(initial=-1) + 1, -1, np.int64)
+    for kind in np.unique(kinds):
+        own = np.unique(varieties[kinds == kind])
+        if len(own) > 1:
+            fold[own] = np.arange(len(own)) % min(FOLDS, len(own))
+    return _folds([(fold[varieties] != number, fold[varieties] == number) for number in range(FOLDS)])
+
+
+def held_out_groups(groups: NDArray[np.int64], labels: NDArray[np.int64]) -> list[Fold]:
+    """Hold out whole groups, each once, in five folds; every label's groups are dealt evenly.
+
+    Parameters
+    ----------
+    groups, labels : int64 array, shape (n,)
+        A group may hold rows of several labels.
+    """
+    fold_of: dict[int, int] = {}
+    for number, label in enumerate(np.unique(labels)):
+        own, sizes = np.unique(groups[labels == label], return_counts=True)
+        load = np.zeros(FOLDS, np.int64)
+        dealt = [(group, size) for group, size in zip(own.tolist(), sizes.tolist(), strict=True)]
+        for group, size in dealt:
+            if group in fold_of:
+                load[fold_of[group]] += size
+        # The largest first, each to where least is; labels begin at different folds, so that no fold gets all the small ones.
+        for group, size in sorted(dealt, key=lambda pair: (-pair[1], pair[0])):
+            if group not in fold_of:
+                fold_of[group] = int((np.argmin(np.roll(load, -number)) + number) % FOLDS)
+                load[fold_of[group]] += size
+    fold = np.array([fold_of[group] for group in groups.tolist()], np.int64)
+    return _folds([(fold != number, fold == number) for number in range(FOLDS)])
+
+
+def interval(
+    right: NDArray[np.bool_], groups: NDArray[np.int64], *, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Return a 95 % interval of the share that is right, by drawing whole groups with replacement.
+
+    Photos of a group stand or fall together; drawing photos would make the interval too narrow by the root of its size.
+
+    Parameters
+    ----------
+    right : bool array, shape (n,)
+        n at least 1.
+    groups : int64 array, shape (n,)
+
+    References
+    ----------
+    Davison and Hinkley (1997), "Bootstrap methods and their application", section 3.8; percentiles.
+    """
+    _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    hits = np.bincount(number, weights=right)
+    rng = np.random.default_rng(seed)
+    shares = np.empty(draws)
+    for draw in range(draws):
+        drawn = np.bincount(rng.integers(0, len(sizes), len(sizes)), minlength=len(sizes))
+        shares[draw] = (drawn @ hits) / (drawn @ sizes)
+    low, high = np.quantile(shares, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _folds(pairs: Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]]) -> list[Fold]:
+    """Return the folds that have something to learn and something to ask."""
+    return [Fold(np.flatnonzero(train), np.flatnonzero(test)) for train, test in pairs if train.any() and test.any()]

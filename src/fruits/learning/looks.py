@@ -1,0 +1,108 @@
+"""Which photos of a label look alike, so that a whole look can be held back while choosing.
+
+Photos that were not taken independently (a film, a visit to one shop) are near-copies of each other; whoever holds back some of
+each is told that everything is easy. Where file names or a manifest do not say what belongs together, the photos do. Knows rows
+and labels, no file.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Looks per label. With one of four held back, 71 to 76 % of the photos of the Grocery Store's training part that were held back
+#: are named rightly, and 70 % of its val part, which other visits to the shops gave; with a fifth at random, 96 %.
+LOOKS: Final = 4
+#: Numbers in file names tell what belongs together if photos of one span differ at most so much of what their label's do.
+_TELLING: Final = 0.5
+_ITERATIONS: Final = 20
+_SKETCH: Final = 64
+
+
+def sketch(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return 64 numbers per row, float32, that keep angles between rows roughly: a fixed random projection of unit rows.
+
+    Rounded, so that a row gives the same numbers in whatever batch it comes.
+
+    Parameters
+    ----------
+    rows : float32 array, shape (n, d)
+
+    References
+    ----------
+    Johnson and Lindenstrauss (1984), "Extensions of Lipschitz mappings into a Hilbert space".
+    """
+    axes = np.random.default_rng(0).normal(size=(rows.shape[1], _SKETCH)) / np.sqrt(_SKETCH)
+    length = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return np.asarray(np.round((rows / length).astype(np.float64) @ axes, 4), np.float32)
+
+
+def numbers_tell(rows: NDArray[np.float32], labels: NDArray[np.int64], groups: NDArray[np.int64]) -> bool:
+    """Whether rows of one group differ clearly less than rows of one label, so that groups mean something.
+
+    Parameters
+    ----------
+    rows : float32 array, shape (n, m)
+    labels, groups : int64 array, shape (n,)
+    """
+    _, label = np.unique(labels, return_inverse=True)
+    _, group = np.unique(np.stack([labels, groups]), axis=1, return_inverse=True)
+    within_group, of_groups = _scatter(rows, group.reshape(-1))
+    within_label, of_labels = _scatter(rows, label)
+    # Groups of one row each leave nothing to compare.
+    if of_groups < 0.1 * of_labels or within_label <= 0:
+        return False
+    return within_group / of_groups <= _TELLING * within_label / of_labels
+
+
+def looks(rows: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return a group per row: up to ``LOOKS`` clusters of each label's rows, by k-means from the farthest points.
+
+    Parameters
+    ----------
+    rows : float32 array, shape (n, m)
+    labels : int64 array, shape (n,)
+
+    References
+    ----------
+    Lloyd (1982), "Least squares quantization in PCM"; first centres after Gonzalez (1985).
+    """
+    groups = np.empty(len(labels), np.int64)
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(labels[order]) != 0]) if len(labels) else np.array([], int)
+    for number, members in enumerate(np.split(order, starts[1:])):
+        groups[members] = number * LOOKS + _clusters(rows[members].astype(np.float64), min(LOOKS, len(members)))
+    return groups
+
+
+def _clusters(rows: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Return which of ``count`` clusters each row is in."""
+    chosen = [int(_distances(rows, rows.mean(axis=0, keepdims=True))[:, 0].argmax())]
+    while len(chosen) < count:
+        chosen.append(int(_distances(rows, rows[chosen]).min(axis=1).argmax()))
+    centres = rows[chosen]
+    cluster = np.zeros(len(rows), np.int64)
+    for _ in range(_ITERATIONS):
+        cluster = _distances(rows, centres).argmin(axis=1)
+        moved = np.stack(
+            [rows[cluster == c].mean(axis=0) if (cluster == c).any() else centres[c] for c in range(count)]
+        )
+        if np.array_equal(moved, centres):
+            break
+        centres = moved
+    return cluster
+
+
+def _distances(rows: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.square(rows).sum(axis=1)[:, None] - 2 * rows @ centres.T + np.square(centres).sum(axis=1))
+
+
+def _scatter(rows: NDArray[np.float32], groups: NDArray[np.int64]) -> tuple[float, int]:
+    """Return the sum of squares around the means of groups, and its degrees of freedom."""
+    count = np.bincount(groups).astype(np.float64)
+    total = np.zeros((len(count), rows.shape[1]))
+    np.add.at(total, groups, rows)
+    around = np.square(rows, dtype=np.float64).sum() - (np.square(total).sum(axis=1) / count).sum()
+    return float(around), len(groups) - len(count)

@@ -1,0 +1,131 @@
+"""Which answers do people get, and where do the dots of a reliability diagram fall?
+
+Lays out what the record says of answers and of calibration. Computes no probability and moves no limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fruits.report.speech import Spoken, decimal, plain, say, share
+from fruits.report.sums import Sum, lay_out
+
+# Of the dots, in pixels: the smallest is still seen, the largest hides no neighbour.
+_SMALLEST, _LARGEST = 3.0, 12.0
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What people are told: how often, how often rightly, and where the limits between answers lie."""
+
+    sum: Sum
+    outcomes: Sequence[Mapping[str, Any]]
+    accepted: float | None
+    limits: Sequence[Spoken]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """Answers of about one probability: place in per cent from the left and from the top, radius in pixels."""
+
+    x: float
+    y: float
+    radius: float
+
+
+@dataclass(frozen=True)
+class CalibrationError:
+    """One calibration error under its key in the words; ``width`` is its bar, in per cent of the longest."""
+
+    name: str
+    value: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How stated probabilities compare with the share that is right."""
+
+    error: float | None
+    errors: Sequence[CalibrationError]
+    dots: Sequence[Dot]
+    bins: Sequence[Mapping[str, Any]]
+    temperature: Spoken | None
+
+
+def view_answers(record: Mapping[str, Any]) -> Answers | None:
+    """Lay out ``answers`` of a run record; None where it has none."""
+    answers, evaluated = record.get("answers"), record.get("evaluated")
+    if not answers:
+        return None
+    outcomes = answers.get("outcomes") or []
+    given = [(row["outcome"], row["photos"]) for row in outcomes]
+    split, photos = (evaluated["split"], evaluated["photos"]) if evaluated else ("photos", sum(n for _, n in given))
+    return Answers(
+        sum=lay_out("answers", split, photos, given),
+        outcomes=outcomes,
+        accepted=answers.get("accepted"),
+        limits=_limits(answers.get("thresholds") or {}),
+    )
+
+
+def view_calibration(record: Mapping[str, Any]) -> Calibration | None:
+    """Lay out ``calibration`` of a run record; None where it has none."""
+    calibration = record.get("calibration")
+    if not calibration:
+        return None
+    bins = [row for row in calibration.get("bins") or [] if row["photos"]]
+    most = max((row["photos"] for row in bins), default=1)
+    named = (("before", "uncalibrated"), ("after", "expectedCalibrationError"), ("floor", "noise_floor"))
+    errors = [(name, calibration[key]) for name, key in named if calibration.get(key) is not None]
+    longest = max((value for _, value in errors), default=0.0) or 1.0
+    return Calibration(
+        error=calibration.get("expectedCalibrationError"),
+        errors=[CalibrationError(name, value, round(100 * value / longest, 2)) for name, value in errors],
+        # Small dots last, so that none is hidden under a large one.
+        dots=[_dot(row, most) for row in sorted(bins, key=lambda row: -int(row["photos"]))],
+        bins=bins,
+        temperature=_temperature(calibration),
+    )
+
+
+def _limits(thresholds: Mapping[str, Any]) -> list[Spoken]:
+    """Every limit that the record names as a sentence, in the order in which they apply to an answer."""
+    two_digits = partial(decimal, digits=2)
+    said: Mapping[str, Callable[[float], Spoken]] = {
+        "variety": share,
+        "kind": share,
+        "unknown": two_digits,
+        "dark": two_digits,
+        "blurred": two_digits,
+        "small": plain,
+    }
+    sentences = []
+    for name, spoken in said.items():
+        value = thresholds.get(name)
+        if value is not None:
+            sentences.append(say(f"limit_{name}", value=spoken(value)))
+        elif name == "unknown" and name in thresholds:
+            sentences.append(say("limit_unknown_none"))
+    return sentences
+
+
+def _dot(row: Mapping[str, Any], most: int) -> Dot:
+    """Where a bin falls. Most photos are in the last bin, so a dot grows by the fourth root, or the others would vanish."""
+    return Dot(
+        x=round(100 * row["confidence"], 2),
+        y=round(100 * (1 - row["accuracy"]), 2),
+        radius=round(max(_SMALLEST, _LARGEST * (row["photos"] / most) ** 0.25), 1),
+    )
+
+
+def _temperature(calibration: Mapping[str, Any]) -> Spoken | None:
+    """What dividing by the temperature did to the answers."""
+    temperature, photos = calibration.get("temperature"), calibration.get("held_back_photos")
+    if temperature is None or photos is None:
+        return None
+    key = "temperature_sharpens" if temperature < 1 else "temperature_softens"
+    return say(key, temperature=decimal(temperature, 2), photos=photos)

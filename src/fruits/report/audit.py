@@ -1,0 +1,205 @@
+"""What does an audit of photos look like to the people who have to look at them?
+
+Turns the record of ``fruits audit`` into one HTML document like that of a run: photos side by side, sort by sort, with what
+makes them stand out. Decides nothing: which photos those are, and in which order, the record says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fruits.report.document import assemble, data_uri
+from fruits.report.speech import Spoken, decimal, known, say
+from fruits.report.sums import sums_of
+
+_SORTS = ("exact_duplicate", "near_duplicate", "label", "blurred", "dark", "odd_size", "unreadable")
+_GROUPED = ("exact_duplicate", "near_duplicate")
+_N_PHOTOS_ON_TOP = 14
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo to look at.
+
+    Parameters
+    ----------
+    uri, file : str
+        Where it is, whole and without its folders.
+    label, split : str
+        As the catalogue has them.
+    picture : str or None
+        A data URI; None if there is no thumbnail.
+    facts : Sequence[Spoken]
+        What makes it stand out, where a number says it.
+    """
+
+    uri: str
+    file: str
+    label: str
+    split: str
+    picture: str | None
+    facts: Sequence[Spoken] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Photos that resemble each other, the first few of ``size``."""
+
+    photos: Sequence[Photo]
+    size: int
+    distance: float | None
+    across_splits: bool
+    across_labels: bool
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A photo whose label looks less likely than another."""
+
+    photo: Photo
+    suggested: str
+    given_probability: float | None
+    suggested_probability: float | None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much was found of one sort; groups and what they reach across only where photos come in groups."""
+
+    photos: int
+    groups: int | None = None
+    across_splits: int | None = None
+    across_labels: int | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sort of finding; at most one of the four sequences holds something.
+
+    Parameters
+    ----------
+    name : str
+        Its key in the words, without the prefix.
+    counts : Counts
+        Of all that was found, shown or not.
+    shown : int
+        How many groups or photos of it are on the page.
+    """
+
+    name: str
+    counts: Counts
+    shown: int
+    groups: Sequence[Group] = ()
+    doubts: Sequence[Doubt] = ()
+    photos: Sequence[Photo] = ()
+    files: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def found(self) -> int:
+        """How many groups, or photos where they stand alone, there are."""
+        return self.counts.photos if self.counts.groups is None else self.counts.groups
+
+
+def render_audit(record: Mapping[str, Any], thumbnails: Mapping[str, bytes]) -> str:
+    """The page of one audit.
+
+    Parameters
+    ----------
+    record : Mapping[str, Any]
+        The record of an audit, format 1. ``findings`` holds the first of each sort, worst first; ``counts`` counts all.
+        ``flagged``, where it is there, is the number of different photos among all findings.
+    thumbnails : Mapping[str, bytes]
+        Uri to a small JPEG image; any may be missing.
+
+    Returns
+    -------
+    str
+        A complete HTML document, the same for the same input; to be written as UTF-8.
+    """
+    findings = [_finding(name, record, thumbnails) for name in _SORTS]
+    return assemble(
+        "audit.html.j2",
+        titles=say("audit_title"),
+        record=record,
+        findings=findings,
+        flagged=record.get("flagged"),
+        n_findings=sum(finding.counts.photos for finding in findings),
+        on_top=_photos_on_top(findings),
+        sums=sums_of(record),
+        network=record.get("backbone") or {},
+        near_duplicates=record.get("near_duplicates"),
+    )
+
+
+def _finding(name: str, record: Mapping[str, Any], thumbnails: Mapping[str, bytes]) -> Finding:
+    """One sort of finding, with the photos to look at."""
+    rows = (record.get("findings") or {}).get(name) or []
+    counted = (record.get("counts") or {}).get(name) or {}
+    counts = Counts(counted.get("photos", 0))
+    if name in _GROUPED:
+        counts = Counts(counts.photos, *(counted.get(key, 0) for key in ("groups", "across_splits", "across_labels")))
+        return Finding(name, counts, len(rows), groups=[_group(row, thumbnails) for row in rows])
+    if name == "label":
+        return Finding(name, counts, len(rows), doubts=[_doubt(row, thumbnails) for row in rows])
+    if name == "unreadable":
+        return Finding(name, counts, len(rows), files=rows)
+    photos = [_photo(row, thumbnails, facts=_facts(name, row)) for row in rows]
+    return Finding(name, counts, len(rows), photos=photos)
+
+
+def _photo(row: Mapping[str, Any], thumbnails: Mapping[str, bytes], *, facts: Sequence[Spoken] = ()) -> Photo:
+    """A photo of the record with its picture."""
+    uri = str(row["uri"])
+    thumbnail = thumbnails.get(uri)
+    return Photo(
+        uri=uri,
+        file=uri.rstrip("/").rpartition("/")[2] or uri,
+        label=str(row.get("label") or ""),
+        split=str(row.get("split") or ""),
+        picture=data_uri(thumbnail) if thumbnail else None,
+        facts=facts,
+    )
+
+
+def _group(row: Mapping[str, Any], thumbnails: Mapping[str, bytes]) -> Group:
+    """Photos side by side."""
+    photos = [_photo(photo, thumbnails) for photo in row["photos"]]
+    return Group(
+        photos=photos,
+        size=row.get("size", len(photos)),
+        distance=row.get("distance"),
+        across_splits=bool(row.get("across_splits")),
+        across_labels=bool(row.get("across_labels")),
+    )
+
+
+def _doubt(row: Mapping[str, Any], thumbnails: Mapping[str, bytes]) -> Doubt:
+    """A photo between two labels."""
+    return Doubt(
+        _photo(row, thumbnails), str(row["suggested"]), row.get("given_probability"), row.get("suggested_probability")
+    )
+
+
+def _facts(name: str, row: Mapping[str, Any]) -> list[Spoken]:
+    """What was measured on a photo that stands alone."""
+    if name == "odd_size":
+        return [known("why", row.get("why")), say("pixels", width=row["width"], height=row["height"])]
+    key = {"blurred": "sharpness", "dark": "brightness"}[name]
+    return [say(key, value=decimal(row.get("value"), 2), limit=decimal(row.get("limit"), 2))]
+
+
+def _photos_on_top(findings: Sequence[Finding]) -> Sequence[str]:
+    """A few of the pictures below, of each sort in turn and each once."""
+    by_sort = [
+        [
+            *(group.photos[0].picture for group in finding.groups if group.photos),
+            *(doubt.photo.picture for doubt in finding.doubts),
+            *(photo.picture for photo in finding.photos),
+        ]
+        for finding in findings
+    ]
+    depth = max(map(len, by_sort), default=0)
+    in_turn = (pictures[i] for i in range(depth) for pictures in by_sort if i < len(pictures))
+    return list(dict.fromkeys(picture for picture in in_turn if picture))[:_N_PHOTOS_ON_TOP]

@@ -1,0 +1,186 @@
+"""Where do scores with their intervals fall on one axis, and what is there to know about them?
+
+Geometry and choices only, for the section that shows what ``fruits evaluate`` measured; a score that the network cannot be
+asked for, because it was made from the photos, has no place on the axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fruits.report.speech import Spoken, say
+from fruits.report.words import WORDS
+
+#: From this share of test photos with a near-duplicate in training on, a score is partly memory.
+LEAK_LIMIT = 0.05
+# Where the axis may begin, and the distance of its ticks: accuracies crowd at the top, and there a point matters.
+_AXES = ((0.95, 0.01), (0.9, 0.02), (0.8, 0.05), (0.5, 0.1), (0.0, 0.25))
+# Of the keys of scores: those by label, those by kind.
+_PREFIXES = ("", "kind_")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score with its interval, and where they fall.
+
+    Parameters
+    ----------
+    value, low, high : float or None
+        The score and its bounds, from 0 to 1; None where there is none.
+    at, start, width : float or None
+        The score, the lower bound and the length of the interval, in per cent of the axis.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    at: float | None = None
+    start: float | None = None
+    width: float | None = None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way of holding photos out, and what came of it.
+
+    Parameters
+    ----------
+    name : str
+        Its key in the words, without the prefix.
+    facts : Sequence[Spoken]
+        How many photos of how many groups, and how often.
+    seen : bool
+        The network was made from these photos: there is no score.
+    label, kind : Score
+        Scored by label and by kind.
+    leakage : float or None
+        Share of the test photos with a near-duplicate among the training photos.
+    """
+
+    name: str
+    facts: Sequence[Spoken]
+    seen: bool
+    label: Score
+    kind: Score
+    leakage: float | None
+
+    @property
+    def leaks(self) -> bool:
+        """Whether a part of the score is memory."""
+        return self.leakage is not None and self.leakage > LEAK_LIMIT
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A line of the axis: its place in per cent from the left, and its value."""
+
+    at: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that the section shows.
+
+    Parameters
+    ----------
+    record : Mapping[str, Any]
+        What was measured, as it came.
+    protocols : Sequence[Protocol]
+        In the order of the record.
+    ticks : Sequence[Tick]
+        Of the common axis; none if there is no score.
+    by_kind : bool
+        Whether scores by kind say anything that those by label do not.
+    """
+
+    record: Mapping[str, Any]
+    protocols: Sequence[Protocol]
+    ticks: Sequence[Tick]
+    by_kind: bool
+
+    @property
+    def any_seen(self) -> bool:
+        """Whether a number is missing because the network knows the photos."""
+        return any(protocol.seen for protocol in self.protocols)
+
+    @property
+    def any_leaks(self) -> bool:
+        """Whether a score is partly memory."""
+        return any(protocol.leaks for protocol in self.protocols)
+
+
+def view_evaluation(record: Mapping[str, Any] | None) -> Evaluation | None:
+    """Lay out what ``fruits evaluate`` measured.
+
+    Parameters
+    ----------
+    record : Mapping[str, Any], optional
+        Format 1; ``protocols`` with ``accuracy``, ``low``, ``high`` and the same ``kind_`` values, any of them null.
+
+    Returns
+    -------
+    Evaluation or None
+        None if nothing was measured.
+    """
+    if not record:
+        return None
+    rows = record.get("protocols") or []
+    known = [bound for row in rows for prefix in _PREFIXES for bound in _bounds(row, prefix)]
+    begin, step = next((axis for axis in _AXES if axis[0] <= min(known)), _AXES[-1]) if known else (0.0, 1.0)
+    protocols = [_protocol(row, begin) for row in rows]
+    n_steps = round((1 - begin) / step)
+    return Evaluation(
+        record=record,
+        protocols=protocols,
+        ticks=[Tick(round(100 * i / n_steps, 3), begin + i * step) for i in range(n_steps + 1)] if known else [],
+        by_kind=any(p.kind.value is not None and p.kind.value != p.label.value for p in protocols),
+    )
+
+
+def _protocol(row: Mapping[str, Any], begin: float) -> Protocol:
+    """One row of the record on an axis that begins at ``begin``."""
+    label, kind = (_score(row, prefix, begin) for prefix in _PREFIXES)
+    return Protocol(row["protocol"], _facts(row), bool(row.get("seen")), label, kind, row.get("leakage"))
+
+
+def _facts(row: Mapping[str, Any]) -> list[Spoken]:
+    """How many photos were asked about, how they belong together, and what was left out."""
+    facts = [say("sources_photos", n=row["photos"])]
+    grouped_by = f"groups_{str(row.get('grouped_by')).replace('-', '_')}"
+    if row.get("groups") and grouped_by in WORDS["en"]:
+        facts.append(say(grouped_by, n=row["groups"]))
+    if row.get("folds", 1) > 1:
+        facts.append(say("folds", n=row["folds"]))
+    if row.get("left_out"):
+        facts.append(say("protocol_left_out", n=row["left_out"]))
+    return facts
+
+
+def _score(row: Mapping[str, Any], prefix: str, begin: float) -> Score:
+    """A score of the row and its interval, on an axis that begins at ``begin``."""
+    bounds = _bounds(row, prefix)
+    if not bounds:
+        return Score(None)
+    value, *interval = bounds
+    if not interval:
+        return Score(value, at=_across(value, begin))
+    low, high = interval
+    start = _across(low, begin)
+    return Score(value, low, high, _across(value, begin), start, round(_across(high, begin) - start, 3))
+
+
+def _bounds(row: Mapping[str, Any], prefix: str) -> tuple[float, ...]:
+    """A score and both its bounds, the score alone, or nothing."""
+    value, low, high = (row.get(prefix + name) for name in ("accuracy", "low", "high"))
+    # Whatever a record says beside it: a number that flatters is not shown.
+    if value is None or row.get("seen"):
+        return ()
+    return (value,) if low is None or high is None else (value, low, high)
+
+
+def _across(value: float, begin: float) -> float:
+    """Per cent from the left of the axis."""
+    return round(100 * (min(1.0, max(begin, value)) - begin) / (1 - begin), 3)
