@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def load(photos: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Return pixels, uint8 of shape (n, SIZE, SIZE, 3), label numbers and sha256 of the training photos, as the catalogue lists."""
+    """Return pixels, uint8 of shape (n, SIZE, SIZE, 3), label numbers and sha256 of the training photos, in order."""
     table = list_photos([photos]).table
     rows = [row for row in table.select(["uri", "label", "split"]).to_pylist() if row["split"] == "train"]
     numbers = {label: number for number, label in enumerate(sorted({row["label"] for row in rows}))}

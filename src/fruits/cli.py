@@ -189,11 +189,14 @@ def demo(
             orchard.plant(folder, photos=photos, seed=seed, progress=display.advance)
         except OSError as exc:
             raise StoreError(f"photos cannot be written to '{folder}' ({exc.strerror}); choose another --to") from exc
-    _run(RunConfig(sources=(str(folder),), out=str(results)), as_json=as_json)
+        meaning = Path(to) / "taxonomy.csv"
+        meaning.write_text(orchard.taxonomy(), "utf-8")
+    _run(RunConfig(sources=(str(folder),), out=str(results), taxonomy=str(meaning)), as_json=as_json)
     if not as_json:
         example = sorted((folder / "Test").rglob("*.jpg"))[0]
         typer.echo(f"report:    {(results / 'report.html').absolute()}")
         typer.echo(f"recognise: {_shell()} predict {results} {shlex.quote(str(example))}")
+        typer.echo(f"evaluate:  {_shell()} evaluate {results}")
 
 
 @app.command()
@@ -232,6 +235,42 @@ def evaluate(
                 f"more than {fail_on_leak:.1%} of the test photos have a near-duplicate in training ({'; '.join(leaks)}): "
                 "keep photos of the same thing on one side, for instance with a manifest's column group"
             )
+
+
+@app.command()
+def audit(
+    photos: Annotated[
+        list[str], typer.Argument(help="Folders (PHOTOS/<label>/photo.jpg) or manifests (.csv, .parquet).")
+    ],
+    to: Annotated[str, _OUT],
+    backbone: Annotated[str, typer.Option(help="Name of an embedded network, or an ONNX file.")] = "fruits-small",
+    size: Annotated[
+        int | None, typer.Option(help="Side of the network's input in pixels; default: the card's.")
+    ] = None,
+    workers: Annotated[int | None, _WORKERS] = None,
+    only: Annotated[list[str] | None, typer.Option(help='Use labels that match, such as "Apple *".')] = None,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Look for duplicates, labels that look wrong, and blurred, dark or odd-sized photos; write a page and a table."""
+    from fruits import audit as audits  # noqa: PLC0415
+
+    config = RunConfig(
+        sources=tuple(photos), out=to, backbone=backbone, size=size, workers=workers or 0, only=tuple(only or ())
+    )
+    with _Display() as display:
+        record = audits.audit(config, progress=display, command=shlex.join(["fruits", *sys.argv[1:]]))
+    if as_json:
+        typer.echo(json.dumps({name: value for name, value in record.items() if name != "findings"}))
+        return
+    for sort, counts in record["counts"].items():
+        parts = [f"{counts['photos']:,} photos"]
+        if "groups" in counts:
+            parts.append(f"in {counts['groups']:,} groups, {counts['across_splits']:,} of them across splits")
+        typer.echo(f"{sort.replace('_', ' ') + ':':17}{' '.join(parts)}")
+    typer.echo(
+        f"{record['flagged']:,} of {record['photos']:,} photos deserve a look; page in {to}/audit.html, all findings in "
+        f"{to}/findings.parquet"
+    )
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from fruits import bundle as bundles
 from fruits import record as records
-from fruits.embedding.backbone import Embedder, training_photos
-from fruits.errors import ConfigError, StoreError
+from fruits.embedding.backbone import BATCH_SIZE, Embedder, training_photos
+from fruits.errors import ConfigError, ImageDecodeError, StoreError
 from fruits.fitting import Rows, embeddings_of
 from fruits.learning import folds as protocols
 from fruits.learning import head as heads
@@ -32,13 +32,12 @@ from fruits.learning.neighbours import NearDuplicates, chained, groups_within, n
 from fruits.learning.pca import PCA
 from fruits.measure import Clock, Progress, Silent
 from fruits.photos.films import Films
-from fruits.photos.images import to_network_input
-from fruits.photos.retouch import retouched
+from fruits.photos.images import Preprocessing, to_network_input
+from fruits.photos.retouch import fingerprints, retouched
 from fruits.photos.samples import example_photos
 from fruits.report import render
 from fruits.storage.objects import Objects, read_file
 from fruits.storage.parts import Inventory, Parts
-from fruits.taxonomy import Taxonomy
 
 FORMAT: Final = 1
 PROTOCOLS: Final = ("official", "axis", "arc", "variety", "groups")
@@ -46,6 +45,8 @@ PROTOCOLS: Final = ("official", "axis", "arc", "variety", "groups")
 MAX_PHOTOS: Final = 50_000
 #: From this share on, photos that the backbone was made from void a protocol.
 SEEN: Final = 0.01
+#: Neighbours are looked for among at most this many components: enough that only what is alike lies near.
+NEIGHBOUR_COMPONENTS: Final = 256
 _RETOUCHED: Final = 300
 _FEWEST_RETOUCHED: Final = 20
 
@@ -69,7 +70,7 @@ class Material:
     seen : bool array
         Whether the backbone was made from the photo.
     features : float32 array, shape (n, k)
-        Unit rows, by the PCA of the training photos: where neighbours are looked for.
+        Unit rows, by the PCA of the training photos: where neighbours are looked for. The same k whatever k the head uses.
     """
 
     uris: list[str]
@@ -127,9 +128,9 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
     started = datetime.now(UTC).isoformat(timespec="seconds")
     progress.start("material", None)
     run = open_run(out)
-    material, seen = _material(run)
+    material, seen = material_of(run)
     progress.start("near-duplicates", None)
-    duplicates = near_duplicates(run.bundle, material, run.record["components"])
+    duplicates = _near_duplicates(run.bundle, material)
     films = _true_films(material, duplicates.threshold)
     found: list[dict[str, Any]] = []
     not_applicable: list[dict[str, str]] = []
@@ -220,42 +221,78 @@ def open_run(out: str) -> Finished:
     return Finished(out, objects, record, catalogue, bundle, parts, inventory)
 
 
-def near_duplicates(bundle: bundles.Bundle, material: Material, components: int) -> NearDuplicates:
-    """Derive from which distance on photos are near-duplicates, from lightly retouched copies of training photos.
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Lightly retouched copies of some photos: what near-duplicates are like.
+
+    Attributes
+    ----------
+    rows : int64 array, shape (m,)
+        The photos that were copied.
+    embeddings : float32 array, shape (m, d)
+        Of the copies.
+    own_looks, looks : float32 array, shape (m, 768)
+        What the photos and their copies look like from far away.
+    """
+
+    rows: NDArray[np.int64]
+    embeddings: NDArray[np.float32]
+    own_looks: NDArray[np.float32]
+    looks: NDArray[np.float32]
+
+
+def copies_of(rows: NDArray[np.int64], uris: Sequence[str], model_path: Path, preprocessing: Preprocessing) -> Copies:
+    """Make copies of some photos and embed them.
+
+    Parameters
+    ----------
+    rows : int64 array
+        Which photos to choose from; at most 300, spread evenly, are taken.
+    uris : sequence of str
+        Of all photos.
+    model_path : Path
+        The prepared network.
+    preprocessing : Preprocessing
 
     Raises
     ------
     StoreError
         If too few of the photos can still be read.
     """
-    train = np.flatnonzero(material.split == "train")
-    # Spread evenly over the labels, as the rows are sorted by path.
-    chosen = train[np.linspace(0, len(train) - 1, min(_RETOUCHED, len(train))).astype(int)]
+    chosen = rows[np.linspace(0, len(rows) - 1, min(_RETOUCHED, len(rows))).astype(int)]
     kept, pixels = [], []
     for row in chosen.tolist():
         try:
-            pixels.append(to_network_input(read_file(material.uris[row]), bundle.preprocessing).pixels)
-        except (OSError, ValueError):
+            pixels.append(to_network_input(read_file(uris[row]), preprocessing).pixels)
+        except (OSError, ImageDecodeError):
             continue
         kept.append(row)
-    if len(kept) < min(_FEWEST_RETOUCHED, len(train)):
+    if len(kept) < min(_FEWEST_RETOUCHED, len(rows)):
         raise StoreError(
-            f"only {len(kept)} of {len(chosen)} training photos can still be read; expected them where they were, such as "
-            f"'{material.uris[int(chosen[0])]}': they show how near a near-duplicate is"
+            f"only {len(kept)} of {len(chosen)} photos can still be read; expected them where they were, such as "
+            f"'{uris[int(chosen[0])]}': they show how near a near-duplicate is"
         )
-    embedder = Embedder(bundle.backbone_path)
-    copies = retouched(np.stack(pixels))
-    vectors = np.concatenate([embedder.embed(copies[start : start + 32]) for start in range(0, len(copies), 32)])
+    embedder = Embedder(model_path)
+    own = np.stack(pixels)
+    copies = retouched(own)
+    vectors = [embedder.embed(copies[start : start + BATCH_SIZE]) for start in range(0, len(copies), BATCH_SIZE)]
+    return Copies(np.array(kept, np.int64), np.concatenate(vectors), fingerprints(own), fingerprints(copies))
+
+
+def _near_duplicates(bundle: bundles.Bundle, material: Material) -> NearDuplicates:
+    """Derive from which distance on photos are near-duplicates, from copies of training photos."""
+    train = np.flatnonzero(material.split == "train")
+    copies = copies_of(train, material.uris, bundle.backbone_path, bundle.preprocessing)
     pca = PCA.from_moments(Moments.from_rows(material.embeddings[train]))
     return NearDuplicates.derive(
-        material.features[kept],
-        unit(pca.transform(vectors, components)),
+        material.features[copies.rows],
+        unit(pca.transform(copies.embeddings, material.features.shape[1])),
         material.features[train],
         material.labels[train],
     )
 
 
-def _material(run: Finished) -> tuple[Material, dict[str, Any]]:
+def material_of(run: Finished) -> tuple[Material, dict[str, Any]]:
     """Return the photos that are evaluated, and how many of them the backbone was made from."""
     rows = Rows.of(run.catalogue, run.inventory)
     labels = run.bundle.labels
@@ -284,7 +321,7 @@ def _material(run: Finished) -> tuple[Material, dict[str, Any]]:
         rows.group[usable],
         rows.source[usable],
         np.zeros(len(usable), bool) if seen is None else seen,
-        unit(pca.transform(vectors, run.record["components"])),
+        unit(pca.transform(vectors, min(NEIGHBOUR_COMPONENTS, pca.max_components))),
     )
     about = {
         "checked": seen is not None,

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -69,16 +70,14 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             catalogue = list_photos(
                 config.sources, only=config.only, sample=config.sample, seed=config.seed, progress=progress.advance
             )
-            backbone = find_backbone(config.backbone)
-            card, preprocessing = backbone.card, _preprocessing(config, backbone, catalogue, objects)
+            prepared = prepare(config, catalogue, objects)
+            card, preprocessing, parts = prepared.card, prepared.preprocessing, prepared.parts
         _say_what_was_found(catalogue, progress)
         _refuse_hopeless(catalogue)
         about = records.about(config, catalogue, card, preprocessing, command=command, started=started)
 
         with clock.step("embeddings"):
-            parts = Parts(config.out, f"embeddings/{computation_id(card, preprocessing)}")
-            model_path = _prepared_model(objects, backbone, preprocessing)
-            inventory, computed = _embed(engine, parts, catalogue, model_path, card, preprocessing, progress)
+            inventory, computed = embed(engine, catalogue, prepared, progress)
             counts = records.counts(catalogue, inventory, computed)
             rejections = records.rejections(catalogue, inventory)
             _write_rejections(objects, rejections)
@@ -135,7 +134,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             progress.start("bundle", None)
             bundles.save(
                 Path(config.out) / "bundle",
-                model=model_path.read_bytes(),
+                model=prepared.model_path.read_bytes(),
                 card=card,
                 preprocessing=preprocessing,
                 mean=pca.mean,
@@ -211,9 +210,8 @@ def apply(
             objects, engine = Objects(to), get_engine("local", workers or usable_cores())
         with clock.step("embeddings"):
             parts = Parts(to, f"embeddings/{recogniser.computation}")
-            inventory, computed = _embed(
-                engine, parts, catalogue, recogniser.backbone_path, recogniser.card, recogniser.preprocessing, progress
-            )
+            prepared = Prepared(recogniser.card, recogniser.preprocessing, recogniser.backbone_path, parts)
+            inventory, computed = embed(engine, catalogue, prepared, progress)
             counts = records.counts(catalogue, inventory, computed)
         with clock.step("predictions"):
             progress.start("predictions", counts["photos"])
@@ -225,6 +223,44 @@ def apply(
         "peak_memory_mb": memory.megabytes,
         "predictions": f"{to}/predictions.parquet",
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that embedding photos needs: the network as a file that workers open, and where rows go."""
+
+    card: Card
+    preprocessing: Preprocessing
+    model_path: Path
+    parts: Parts
+
+
+def prepare(config: RunConfig, catalogue: Catalogue, objects: Objects) -> Prepared:
+    """Find the network, settle the preprocessing and put the prepared network where workers find it."""
+    backbone = find_backbone(config.backbone)
+    preprocessing = _preprocessing(config, backbone, catalogue, objects)
+    parts = Parts(config.out, f"embeddings/{computation_id(backbone.card, preprocessing)}")
+    return Prepared(backbone.card, preprocessing, _prepared_model(objects, backbone, preprocessing), parts)
+
+
+def embed(engine: Engine, catalogue: Catalogue, prepared: Prepared, progress: Progress) -> tuple[Inventory, int]:
+    """Compute the embeddings that are missing; return what is there then, and how many were computed."""
+    parts = prepared.parts
+    inventory = parts.inventory(catalogue.table)
+    planned: pa.Table | None = None
+    while len(inventory.missing) and (planned := parts.plan(catalogue.table, inventory.missing)) is None:
+        inventory = parts.inventory(catalogue.table)  # another run on this output has just planned
+    work = pa.concat_tables([inventory.pending, *([planned] if planned is not None else [])])
+    progress.start("embeddings", work.num_rows)
+    if not work.num_rows:
+        return inventory, 0
+    stage = EmbedStage(
+        str(prepared.model_path), prepared.preprocessing, prepared.card.embedding_size, parts.root, parts.prefix
+    )
+    for receipts in engine.map_batches(_by_shard(work), stage, schemas.RECEIPT):
+        for receipt in receipts.to_pylist():
+            progress.advance(receipt["ok"] + receipt["rejected"] + receipt["failed"])
+    return parts.inventory(catalogue.table), work.num_rows
 
 
 def _preprocessing(config: RunConfig, backbone: Backbone, catalogue: Catalogue, objects: Objects) -> Preprocessing:
@@ -286,31 +322,6 @@ def _prepared_model(objects: Objects, backbone: Backbone, preprocessing: Preproc
         objects.write(key, model)
         objects.write(f"{key}.sha256", hashlib.sha256(model).hexdigest().encode())
     return Path(objects.root) / key
-
-
-def _embed(
-    engine: Engine,
-    parts: Parts,
-    catalogue: Catalogue,
-    model_path: Path,
-    card: Card,
-    preprocessing: Preprocessing,
-    progress: Progress,
-) -> tuple[Inventory, int]:
-    """Compute the embeddings that are missing; return what is there then, and how many were computed."""
-    inventory = parts.inventory(catalogue.table)
-    planned: pa.Table | None = None
-    while len(inventory.missing) and (planned := parts.plan(catalogue.table, inventory.missing)) is None:
-        inventory = parts.inventory(catalogue.table)  # another run on this output has just planned
-    work = pa.concat_tables([inventory.pending, *([planned] if planned is not None else [])])
-    progress.start("embeddings", work.num_rows)
-    if not work.num_rows:
-        return inventory, 0
-    stage = EmbedStage(str(model_path), preprocessing, card.embedding_size, parts.root, parts.prefix)
-    for receipts in engine.map_batches(_by_shard(work), stage, schemas.RECEIPT):
-        for receipt in receipts.to_pylist():
-            progress.advance(receipt["ok"] + receipt["rejected"] + receipt["failed"])
-    return parts.inventory(catalogue.table), work.num_rows
 
 
 def _by_shard(work: pa.Table) -> list[pa.Table]:

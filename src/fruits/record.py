@@ -303,13 +303,16 @@ def identity(
     choices: list[Any] = [config.variance, config.components, config.seed, config.balance, meaning]
     choices += [computation_id(card, preprocessing), versions()]
     digest.update(json.dumps(choices, sort_keys=True).encode())
+    # Which photos are of one source, not in which order the sources were given.
+    codes = catalogue.table["source"].combine_chunks().indices.to_numpy()
+    _, first, number = np.unique(codes, return_index=True, return_inverse=True)
+    digest.update(np.ascontiguousarray(first[number], np.int64).tobytes())
     for batch in catalogue.table.to_batches(8192):
         for name in ("uri", "label", "split", "version"):
             values = batch.column(name)
             text = values.cast(pa.string()) if pa.types.is_dictionary(values.type) else values
             digest.update("\0".join(text.fill_null("").to_pylist()).encode())
         digest.update(np.ascontiguousarray(batch.column("group").to_numpy()).tobytes())
-        digest.update(np.ascontiguousarray(batch.column("source").indices.to_numpy()).tobytes())
     for holding in inventory.holdings:
         # A part of nothing but failures adds nothing; a file that stays missing makes such a part in every run.
         if len(holding.record.errors) < holding.record.rows:

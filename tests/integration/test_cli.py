@@ -18,7 +18,8 @@ import fruits as package
 SUMMARY = {
     "photos", "ok", "rejected", "failed", "computed", "reused", "labels", "splits", "labels_without_training",
     "left_aside", "backbone", "embedding_size", "components", "components_chosen_by", "explained_variance", "head",
-    "evaluated", "metrics", "seconds", "peak_memory_mb", "up_to_date",
+    "balanced", "evaluated", "metrics", "kinds", "kind_metrics", "calibration", "answers", "seconds", "peak_memory_mb",
+    "up_to_date",
 }  # fmt: skip
 
 Fruits = Callable[..., Any]

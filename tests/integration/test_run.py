@@ -35,7 +35,10 @@ from fruits.errors import (
 from fruits.photos.images import Preprocessing, to_network_input
 from fruits.storage import schemas
 
-FILES = ("backbone.onnx", "recognizer.onnx", "mean.npy", "components.npy", "weights.npy", "bias.npy", "manifest.json")
+FILES = (
+    "backbone.onnx", "recognizer.onnx", "taxonomy.json", "certainty.json", "mean.npy", "components.npy", "weights.npy",
+    "bias.npy", "whitening.npy", "centres.npy", "background.npy", "manifest.json",
+)  # fmt: skip
 
 
 def run(out: Path, *sources: Path, **choices: Any) -> dict[str, Any]:
@@ -501,7 +504,7 @@ def test_bundle_of_another_format_is_refused_with_both_numbers(finished_run: Any
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     del manifest["sha256"]
     (folder / "manifest.json").write_bytes(bundles._manifest_bytes({**manifest, "format": 99}))
-    with pytest.raises(BundleError, match="has format 99; this version of fruits reads 1"):
+    with pytest.raises(BundleError, match="has format 99; this version of fruits reads 2"):
         bundles.load(folder)
 
 
@@ -534,7 +537,8 @@ def test_bundle_being_replaced_again_and_again_by_two_processes_stays_whole(fini
         "source, to = map(Path, sys.argv[1:])\no = b.load(source)\n"
         "for _ in range(100):\n"
         "    b.save(to, model=o._model, card=o.card, preprocessing=o.preprocessing, mean=o._mean,\n"
-        "           components=o._components, head=o._head, labels=o.labels, about={})\n"
+        "           components=o._components, head=o._head, known=o._known, taxonomy=o.taxonomy,\n"
+        "           certainty=o.certainty, about={})\n"
     )
     command = [sys.executable, "-c", program, finished_run.out, folder]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
@@ -561,9 +565,10 @@ def test_apply_answers_for_every_photo_and_computes_only_what_is_new(
         if row["status"] == "ok":
             assert len(row["labels"]) == len(row["probabilities"]) == 3
             assert row["probabilities"] == sorted(row["probabilities"], reverse=True)
+            assert row["error"] is None
         else:
             assert row["error"]
-            assert row["labels"] is row["probabilities"] is row["features"] is None
+            assert {name for name, value in row.items() if value is not None} == {"uri", "status", "error"}
     second = pipeline.apply(str(finished_run.out), [str(with_bad_photos)], str(to), workers=1)
     assert (second["computed"], second["reused"]) == (0, first["photos"])
 

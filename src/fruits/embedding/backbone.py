@@ -263,8 +263,8 @@ def training_photos(card: Card, name: str) -> NDArray[np.uint64] | None:
         if path.is_file():
             return np.fromfile(path, ">u8").astype(np.uint64)
     raise BackboneError(
-        f"the card of '{card.name}' says that '{card.training_photos}' lists its training photos, which is not beside the network; "
-        "put it there, or take the field training_photos out of the card"
+        f"the card of '{card.name}' names '{card.training_photos}' as the list of its training photos, which is not there; "
+        "put it beside the network, or take the field training_photos out of the card"
     )
 
 

@@ -143,8 +143,9 @@ class Choosing:
         """Return the smallest k at which accuracy no longer improves, and all that was tried.
 
         Tried are k = 8, 12, 16, 24, 32, ... upwards, until three in a row bring nothing. Chosen is the smallest k whose
-        distance to the best is at most its standard error: the difference could be chance (the rule of Breiman et al.
-        1984, section 3.4.3, on paired differences, since all were asked about the same photos).
+        distance to the best is at most half its standard error: the difference is likely chance (the rule of Breiman et al.
+        1984, section 3.4.3, on paired differences, since all were asked about the same photos; halved, because components
+        cost little here and telling strange photos apart needs them, too).
         """
         k_max = self.features.shape[1]
         if not self.possible:
@@ -183,7 +184,7 @@ class Choosing:
         best = max(right, key=lambda hits: hits.mean())
         groups = self.groups[self.held_back]
         losses = (best.astype(np.float64) - hits for hits in right)
-        return next(i for i, loss in enumerate(losses) if loss.mean() <= _standard_error(loss, groups))
+        return next(i for i, loss in enumerate(losses) if loss.mean() <= _standard_error(loss, groups) / 2)
 
     def _try(self, components: int, regularisation: float) -> tuple[Trial, Answers]:
         self.progress(f"{components} components, C = {regularisation:g}")

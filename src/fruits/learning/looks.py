@@ -52,7 +52,7 @@ def numbers_tell(rows: NDArray[np.float32], labels: NDArray[np.int64], groups: N
     within_group, of_groups = _scatter(rows, group.reshape(-1))
     within_label, of_labels = _scatter(rows, label)
     # Groups of one row each leave nothing to compare.
-    if of_groups < 0.1 * of_labels or within_label <= 0:
+    if of_groups == 0 or of_groups < 0.1 * of_labels or within_label <= 0:
         return False
     return within_group / of_groups <= _TELLING * within_label / of_labels
 

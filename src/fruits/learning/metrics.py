@@ -97,7 +97,7 @@ def expected_calibration_error(confidence: NDArray[np.float32], right: NDArray[n
 
 
 def calibration_bins(confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> list[dict[str, float | int | None]]:
-    """Return the 15 bins of the calibration error: ``low, high, photos``, mean ``confidence`` and ``accuracy`` (None if empty)."""
+    """Return the 15 bins of the calibration error: ``low, high, photos``, means (None if empty)."""
     bins = _calibration_bin(confidence)
     found: list[dict[str, float | int | None]] = []
     for number in range(_CALIBRATION_BINS):

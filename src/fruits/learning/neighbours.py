@@ -19,7 +19,7 @@ _BLOCK: Final = 256
 #: A threshold from retouched copies may make at most this share of rows near-duplicates of a row of another label.
 _OTHER_LABEL_SHARE: Final = 0.05
 #: Share of retouched copies that must be recognised as such.
-_COPIES_SHARE: Final = 0.95
+COPIES_SHARE: Final = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class NearDuplicates:
             Unit features of photos of several labels.
         labels : int array, shape (n,)
         """
-        near = float(np.quantile(1 - (originals * copies).sum(axis=1), _COPIES_SHARE))
+        near = float(np.quantile(1 - (originals * copies).sum(axis=1), COPIES_SHARE))
         other = np.minimum(nearest(rows, rows, other_than=(labels, labels))[0][:, 0], 2.0)
         far = float(np.quantile(other, _OTHER_LABEL_SHARE))
         threshold = min(near, far)

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 #: Share of the mean variance added to each axis, so that directions in which few photos differ do not decide alone.
 _SHRINKAGE: Final = 0.01
+#: Photos of a label are taken to differ by at least this share of what photos of all labels do.
+_LEAST_WITHIN: Final = 1e-3
 #: Share of known photos that must be taken for known.
 ACCEPTED: Final = 0.95
 LEAST_PROBABILITY: Final = 1e-12
@@ -63,10 +65,12 @@ class Known:
         centres = total / count[:, None]
         within = (features - centres.astype(np.float32)[labels]).astype(np.float32)
         scatter = (within.T @ within).astype(np.float64) / len(features)
-        scatter[np.diag_indices(k)] += _SHRINKAGE * np.trace(scatter) / k + np.finfo(np.float32).tiny
+        variance = np.square(features - features.mean(axis=0), dtype=np.float64).mean(axis=0)
+        # Labels of one photo each scatter not at all; what all photos do is then the only scale there is.
+        spread = max(float(np.trace(scatter)), _LEAST_WITHIN * float(variance.sum()))
+        scatter[np.diag_indices(k)] += _SHRINKAGE * spread / k + np.finfo(np.float32).tiny
         values, axes = np.linalg.eigh(scatter)
         whitening = axes / np.sqrt(np.maximum(values, np.finfo(np.float32).tiny))
-        variance = np.square(features - features.mean(axis=0), dtype=np.float64).mean(axis=0)
         variance += _SHRINKAGE * variance.mean() + np.finfo(np.float32).tiny
         return cls(
             whitening.astype(np.float32), (centres @ whitening).astype(np.float32), (1 / variance).astype(np.float32)

@@ -238,6 +238,18 @@ def plant(
     return written
 
 
+def taxonomy(varieties: int = len(VARIETIES), seed: int = 0) -> str:
+    """Return what the labels of :func:`make_up` mean, as a CSV file of the sort that ``fruits run --taxonomy`` takes."""
+    lines = ["label,kind,variety,en,fr"]
+    for variety in make_up(varieties, seed):
+        name = re.sub(r" [0-9]+$", "", variety.name)  # Apfelino Red 1 and 2 are fruits of one variety
+        ids = (text.lower().replace(" ", "-") for text in (variety.kind, name))
+        lines.append(",".join((variety.name, *ids, name, name)))
+    kinds = sorted({variety.kind for variety in make_up(varieties, seed)})
+    lines += [f",{kind.lower().replace(' ', '-')},,{kind},{kind}" for kind in kinds]
+    return "\n".join(lines) + "\n"
+
+
 # --- Films: which photos there are ------------------------------------------------------------------------------------
 
 Shot = tuple[str, int, str]  # axis, frame, split

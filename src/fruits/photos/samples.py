@@ -34,16 +34,22 @@ def typical_side(table: pa.Table) -> int | None:
     return max(medians, default=None)
 
 
+def thumbnail(uri: str) -> bytes | None:
+    """Return a small JPEG of a photo; None if it does not open."""
+    try:
+        return to_thumbnail(read_file(uri), _THUMBNAIL_SIDE)
+    except (OSError, ImageDecodeError):
+        return None
+
+
 def thumbnails(uris: Iterable[str], count: int) -> list[bytes]:
     """Return small JPEGs of the first ``count`` photos that still open."""
     found: list[bytes] = []
     for uri in uris:
         if len(found) == count:
             break
-        try:
-            found.append(to_thumbnail(read_file(uri), _THUMBNAIL_SIDE))
-        except (OSError, ImageDecodeError):
-            continue
+        if picture := thumbnail(uri):
+            found.append(picture)
     return found
 
 

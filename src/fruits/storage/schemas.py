@@ -60,6 +60,30 @@ RECEIPT: Final = pa.schema(
 )
 
 
+#: What an audit found: a row per photo and sort of finding; what does not apply is null.
+FINDINGS: Final = pa.schema(
+    [
+        pa.field("sort", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("group", pa.int64()),
+        pa.field("distance", pa.float64()),
+        pa.field("other_uri", pa.string()),
+        pa.field("other_label", pa.string()),
+        pa.field("other_split", pa.string()),
+        pa.field("across_splits", pa.bool_()),
+        pa.field("across_labels", pa.bool_()),
+        pa.field("suggested", pa.string()),
+        pa.field("given_probability", pa.float64()),
+        pa.field("suggested_probability", pa.float64()),
+        pa.field("value", pa.float64()),
+        pa.field("limit", pa.float64()),
+        pa.field("message", pa.string()),
+    ]
+)
+
+
 def embeddings(embedding_size: int) -> pa.Schema:
     """Return the schema of embedding rows of ``embedding_size`` numbers."""
     return pa.schema(

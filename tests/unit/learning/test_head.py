@@ -162,14 +162,15 @@ def test_more_components_are_chosen_when_they_tell_labels_apart() -> None:
 
 
 def test_chosen_regularisation_has_the_lowest_doubted_log_loss_of_all_tried() -> None:
-    strength, trials = choosing(16, 8, distance=0.7).regularisation(12)
+    strength, trials, answers = choosing(16, 8, distance=0.7).regularisation(12)
+    assert answers is not None
     assert {trial.regularisation for trial in trials} == set(heads.REGULARISATIONS)
     assert strength == min(trials, key=lambda trial: trial.doubted_log_loss).regularisation
     assert all(trial.components == 12 for trial in trials)
 
 
 def test_certainty_without_end_is_not_chosen_where_every_head_is_right() -> None:
-    strength, trials = choosing(16, 8, distance=8.0).regularisation(8)
+    strength, trials, _ = choosing(16, 8, distance=8.0).regularisation(8)
     assert {trial.accuracy for trial in trials} == {1.0}
     assert min(trials, key=lambda trial: trial.log_loss).regularisation == max(heads.REGULARISATIONS)
     assert strength < max(heads.REGULARISATIONS)
@@ -179,9 +180,10 @@ def test_nothing_held_back_takes_every_component_and_tries_nothing() -> None:
     features, labels = clusters(2, 3, 5)
     undecided = Choosing(features, labels, np.zeros(6, np.int64), np.zeros(6, bool))
     assert undecided.components() == (5, [])
-    strength, trials = undecided.regularisation(5)
+    strength, trials, answers = undecided.regularisation(5)
     assert strength > 0
     assert trials == []
+    assert answers is None
 
 
 def test_fewer_components_than_the_first_step_are_all_tried() -> None:

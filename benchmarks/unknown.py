@@ -1,0 +1,159 @@
+"""Which number tells best that a photo shows none of the things that were learnt?
+
+    python -m benchmarks.unknown RESULTS [--others OTHER_RESULTS] [--per-label 40]
+
+RESULTS are those of `fruits run`. Kinds are left out of training one at a time and asked about; so are photos of OTHER_RESULTS
+(same network and size), and noise and drawn scenes. For every score: area under ROC, and the share of unknown things taken for
+known at the threshold that accepts 95 % of known test photos (of kinds left out: means over kinds). Chosen: `strangeness`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.scenes import scenes
+from fruits.embedding.backbone import Embedder
+from fruits.evaluation import Finished, Material, material_of, open_run
+from fruits.learning import head as heads
+from fruits.learning.confidence import temperature
+from fruits.learning.moments import Moments
+from fruits.learning.neighbours import nearest, unit
+from fruits.learning.pca import PCA
+from fruits.learning.unknown import Known, entropy
+from fruits.photos.images import to_network_input
+
+ACCEPTED = 0.95
+TEST_PER_LABEL = 20
+SCENES = 280
+TRIED_WITH = "strangeness"
+
+
+def main() -> None:
+    """Ask, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results")
+    parser.add_argument("--others")
+    parser.add_argument("--per-label", type=int, default=40, help="training photos per label")
+    arguments = parser.parse_args()
+    run = open_run(arguments.results)
+    material, _ = material_of(run)
+    train = some(material, np.flatnonzero(material.split == "train"), arguments.per_label)
+    asked = some(material, np.flatnonzero(material.split == run.record["evaluated"]["split"]), TEST_PER_LABEL)
+    left_out: dict[str, list[tuple[float, float]]] = {}
+    for kind in np.unique(material.kinds[train]):
+        own = asked[material.kinds[asked] == kind]
+        if len(own):
+            trial = Trial(material, train[material.kinds[train] != kind], run)
+            add(left_out, trial, material.embeddings[asked[material.kinds[asked] != kind]], material.embeddings[own])
+    results = {"kinds left out": left_out}
+    trial = Trial(material, train, run)
+    unknown = {"noise and scenes": drawn(run)}
+    if arguments.others:
+        others, _ = material_of(open_run(arguments.others))
+        unknown[Path(arguments.others).name] = others.embeddings
+    for name, vectors in unknown.items():
+        results[name] = {}
+        add(results[name], trial, material.embeddings[asked], vectors)
+    names = sorted(left_out, key=lambda score: -np.mean([area for area, _ in left_out[score]]))
+    table = {
+        score: {
+            name: {"auroc": round(float(np.mean([area for area, _ in pairs[score]])), 4),
+                   "false accepts": round(float(np.mean([accepted for _, accepted in pairs[score]])), 4)}
+            for name, pairs in results.items()
+        }
+        for score in names
+    }  # fmt: skip
+    about = {
+        "network": run.bundle.card.name,
+        "size": run.bundle.preprocessing.size,
+        "components": run.record["components"],
+    }
+    print(json.dumps({**about, "training photos": len(train), "kinds left out": len(left_out[TRIED_WITH])}))
+    print(f"{'':28}" + "".join(f"{name:>26}" for name in results))
+    for score, row in table.items():
+        cells = (f"{cell['auroc']:.3f} / {cell['false accepts']:.3f}" for cell in row.values())
+        print(f"{score:28}" + "".join(f"{cell:>26}" for cell in cells))
+
+
+def add(table: dict[str, list[tuple[float, float]]], trial: Trial, known: np.ndarray, unknown: np.ndarray) -> None:
+    """Add area under ROC and false accepts of every score."""
+    signs = dict(trial.scores(known))
+    truth = np.r_[np.zeros(len(known)), np.ones(len(unknown))]
+    for name, strange in trial.scores(unknown):
+        area = roc_auc_score(truth, np.r_[signs[name], strange])
+        accepted = float((strange <= np.quantile(signs[name], ACCEPTED)).mean())
+        table.setdefault(name, []).append((float(area), accepted))
+
+
+class Trial:
+    """Everything fitted on some training photos, and every score that was tried."""
+
+    def __init__(self, material: Material, train: np.ndarray, run: Finished) -> None:
+        self.pca = PCA.from_moments(Moments.from_rows(material.embeddings[train]))
+        self.k = min(run.record["components"], self.pca.max_components)
+        regularisation = run.record["head"]["regularisation"]
+        labels = material.labels[train]
+        held = heads.hold_back(labels, material.group[train])
+        features = self.features(material.embeddings[train])
+        learnt, numbers = np.unique(labels[~held], return_inverse=True)
+        blind = heads.fit(features[~held], numbers, regularisation=regularisation)
+        warmth = temperature(blind.logits(features[held]), np.searchsorted(learnt, labels[held]))
+        probabilities = blind.cooled(warmth).predict_proba(features[held])
+        scale = Known.of(features[~held], numbers).scaled(features[held], probabilities)
+        _, numbers = np.unique(labels, return_inverse=True)
+        self.head = heads.fit(features, numbers, regularisation=regularisation).cooled(warmth)
+        self.known = Known.of(features, numbers).on_the_scale_of(scale)
+        self.bank = unit(features)
+        self.white_bank = unit(features @ self.known.whitening)
+
+    def features(self, embeddings: np.ndarray) -> np.ndarray:
+        """Project, shape (n, k)."""
+        return self.pca.transform(embeddings, self.k)
+
+    def scores(self, embeddings: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield each score under its name, the larger the stranger."""
+        features = self.features(embeddings)
+        logits, probabilities = self.head.logits(features), self.head.predict_proba(features)
+        ordered = np.sort(logits, axis=1)
+        yield "strangeness", self.known.strangeness(features, probabilities)
+        yield "relative Mahalanobis", self.known.distance(features)
+        yield "entropy", entropy(probabilities)
+        yield "1 - largest probability", 1 - probabilities.max(axis=1)
+        yield "energy", -(ordered[:, -1] + np.log(np.exp(logits - ordered[:, -1:]).sum(axis=1)))
+        yield "- largest logit", -ordered[:, -1]
+        yield "- margin of logits", ordered[:, -2] - ordered[:, -1]
+        white = features @ self.known.whitening
+        to_centre = np.square(self.known.centres).sum(axis=1) - 2 * white @ self.known.centres.T
+        yield "Mahalanobis", np.square(white).sum(axis=1) + to_centre.min(axis=1)
+        for count in (1, 5):
+            yield f"neighbour {count}", nearest(unit(features), self.bank, count=5)[0][:, count - 1]
+            yield f"neighbour {count}, whitened", nearest(unit(white), self.white_bank, count=5)[0][:, count - 1]
+        centred = np.square(embeddings - self.pca.mean.astype(np.float32)).sum(axis=1)
+        yield "share outside components", 1 - np.square(features).sum(axis=1) / np.maximum(centred, 1e-12)
+        yield "- length of features", -np.linalg.norm(features, axis=1)
+
+
+def some(material: Material, rows: np.ndarray, per_label: int) -> np.ndarray:
+    """Return at most so many rows of each label."""
+    rng = np.random.default_rng(0)
+    chosen = [
+        rng.permutation(rows[material.labels[rows] == label])[:per_label] for label in np.unique(material.labels[rows])
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def drawn(run: Finished) -> np.ndarray:
+    """Return embeddings of noise and scenes."""
+    embedder = Embedder(run.bundle.backbone_path)
+    pixels = [to_network_input(data, run.bundle.preprocessing).pixels for _, data in scenes(SCENES)]
+    return np.concatenate([embedder.embed(np.stack(pixels[start : start + 32])) for start in range(0, SCENES, 32)])
+
+
+if __name__ == "__main__":
+    main()

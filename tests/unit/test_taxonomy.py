@@ -1,0 +1,295 @@
+"""What labels mean: the table in the package, a user's own, and what is stored with a recogniser."""
+
+from __future__ import annotations
+
+import csv
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fruits.errors import TaxonomyError
+from fruits.taxonomy import NONE, Taxonomy
+
+# Of the data set's own page, version 2020.05.18.
+FRUITS_360 = """
+Apple Braeburn, Apple Crimson Snow, Apple Golden 1, Apple Golden 2, Apple Golden 3, Apple Granny Smith, Apple Pink Lady,
+Apple Red 1, Apple Red 2, Apple Red 3, Apple Red Delicious, Apple Red Yellow 1, Apple Red Yellow 2, Apricot, Avocado,
+Avocado ripe, Banana, Banana Lady Finger, Banana Red, Beetroot, Blueberry, Cactus fruit, Cantaloupe 1, Cantaloupe 2,
+Carambula, Cauliflower, Cherry 1, Cherry 2, Cherry Rainier, Cherry Wax Black, Cherry Wax Red, Cherry Wax Yellow, Chestnut,
+Clementine, Cocos, Corn, Corn Husk, Cucumber Ripe, Cucumber Ripe 2, Dates, Eggplant, Fig, Ginger Root, Granadilla,
+Grape Blue, Grape Pink, Grape White, Grape White 2, Grape White 3, Grape White 4, Grapefruit Pink, Grapefruit White, Guava,
+Hazelnut, Huckleberry, Kaki, Kiwi, Kohlrabi, Kumquats, Lemon, Lemon Meyer, Limes, Lychee, Mandarine, Mango, Mango Red,
+Mangostan, Maracuja, Melon Piel de Sapo, Mulberry, Nectarine, Nectarine Flat, Nut Forest, Nut Pecan, Onion Red,
+Onion Red Peeled, Onion White, Orange, Papaya, Passion Fruit, Peach, Peach 2, Peach Flat, Pear, Pear 2, Pear Abate,
+Pear Forelle, Pear Kaiser, Pear Monster, Pear Red, Pear Stone, Pear Williams, Pepino, Pepper Green, Pepper Orange,
+Pepper Red, Pepper Yellow, Physalis, Physalis with Husk, Pineapple, Pineapple Mini, Pitahaya Red, Plum, Plum 2, Plum 3,
+Pomegranate, Pomelo Sweetie, Potato Red, Potato Red Washed, Potato Sweet, Potato White, Quince, Rambutan, Raspberry,
+Redcurrant, Salak, Strawberry, Strawberry Wedge, Tamarillo, Tangelo, Tomato 1, Tomato 2, Tomato 3, Tomato 4,
+Tomato Cherry Red, Tomato Heart, Tomato Maroon, Tomato Yellow, Tomato not Ripened, Walnut, Watermelon
+"""
+# Fruit and vegetables of the data set's classes.csv.
+GROCERY_STORE = """
+Anjou, Asparagus, Aubergine, Avocado, Banana, Beef-Tomato, Brown-Cap-Mushroom, Cabbage, Cantaloupe, Carrots, Conference,
+Cucumber, Floury-Potato, Galia-Melon, Garlic, Ginger, Golden-Delicious, Granny-Smith, Green-Bell-Pepper, Honeydew-Melon,
+Kaiser, Kiwi, Leek, Lemon, Lime, Mango, Nectarine, Orange, Orange-Bell-Pepper, Papaya, Passion-Fruit, Peach, Pineapple,
+Pink-Lady, Plum, Pomegranate, Red-Beet, Red-Bell-Pepper, Red-Delicious, Red-Grapefruit, Regular-Tomato, Royal-Gala,
+Satsumas, Solid-Potato, Sweet-Potato, Vine-Tomato, Watermelon, Yellow-Bell-Pepper, Yellow-Onion, Zucchini
+"""
+
+
+def listed(names: str) -> list[str]:
+    return [name.strip() for name in names.replace("\n", " ").split(",")]
+
+
+def shipped() -> list[dict[str, str]]:
+    text = resources.files("fruits").joinpath("taxonomy.csv").read_text("utf-8")
+    return list(csv.DictReader(text.splitlines()))
+
+
+def kind_and_variety(label: str, own: str | None = None) -> tuple[str, str]:
+    taxonomy = Taxonomy.of([label], own)
+    return taxonomy.kind_ids[0], taxonomy.variety_ids[0] if taxonomy.variety_of == (0,) else ""
+
+
+# --- The table in the package -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("names", "count"), [(FRUITS_360, 131), (GROCERY_STORE, 50)], ids=["Fruits-360", "Grocery"])
+def test_every_label_of_the_data_sets_is_in_the_table(names: str, count: int) -> None:
+    labels = listed(names)
+    assert len(set(labels)) == len(labels) == count
+    assert set(labels) <= {row["label"] for row in shipped()}
+
+
+def test_table_names_no_label_of_another_origin() -> None:
+    assert {row["label"] for row in shipped() if row["label"]} == {*listed(FRUITS_360), *listed(GROCERY_STORE)}
+
+
+def test_labels_of_the_table_are_spelled_as_the_folders_are(shared: Path) -> None:
+    fruits_360 = {folder.name for folder in (shared / "fruits-360").glob("T*/*")}
+    grocery_store = {photo.parent.name for photo in (shared / "grocery-store").rglob("*.jpg")}
+    assert fruits_360 <= set(listed(FRUITS_360))
+    assert grocery_store == set(listed(GROCERY_STORE))
+
+
+def test_every_kind_and_variety_has_a_name_of_its_own_and_a_line_in_both_languages() -> None:
+    taxonomy = Taxonomy.of([*listed(FRUITS_360), *listed(GROCERY_STORE)])
+    assert taxonomy.groups
+    for name in (*taxonomy.kinds, *taxonomy.varieties):
+        assert all((name.en, name.fr, name.line_en, name.line_fr)), name
+    for language in ("en", "fr"):
+        names = [getattr(name, language) for name in (*taxonomy.kinds, *taxonomy.varieties)]
+        assert len(set(names)) == len(names)
+
+
+def test_a_variety_is_of_one_kind_and_its_identifier_says_so() -> None:
+    taxonomy = Taxonomy.of([*listed(FRUITS_360), *listed(GROCERY_STORE)])
+    for label, variety in enumerate(taxonomy.variety_of):
+        if variety >= 0:
+            assert taxonomy.kind_of_variety(variety) == taxonomy.kind_of[label]
+            assert taxonomy.variety_ids[variety].startswith(taxonomy.kind_ids[taxonomy.kind_of[label]] + "/")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "kind", "same_variety"),
+    [
+        ("Royal-Gala", "Apple Red 1", "apple", False),
+        ("Golden-Delicious", "Apple Golden 1", "apple", True),
+        ("Kaiser", "Pear Kaiser", "pear", True),
+        ("Eggplant", "Aubergine", "aubergine", False),
+        ("Red-Bell-Pepper", "Pepper Red", "pepper", True),
+        ("Limes", "Lime", "lime", False),
+        ("Red-Beet", "Beetroot", "beetroot", False),
+    ],
+)
+def test_labels_of_two_data_sets_meet(one: str, other: str, kind: str, same_variety: bool) -> None:
+    (kind_of_one, variety_of_one), (kind_of_other, variety_of_other) = kind_and_variety(one), kind_and_variety(other)
+    assert kind_of_one == kind_of_other == kind
+    assert (variety_of_one == variety_of_other != "") == same_variety
+
+
+def test_what_looks_like_another_kind_by_its_name_is_kept_apart() -> None:
+    kinds = {
+        label: kind_and_variety(label)[0] for label in ("Potato Sweet", "Potato Red", "Lemon", "Lime", "Nut Pecan")
+    }
+    assert len(set(kinds.values())) == len(kinds)
+
+
+# --- Folders of users ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("label", ["apple", "Apple", "Pomme", "pomme", "APPLE", "apple_Red-1", "  Apple  Red 1 "])
+def test_names_of_kinds_and_other_spellings_of_labels_are_understood(label: str) -> None:
+    assert kind_and_variety(label)[0] == "apple"
+
+
+def test_a_folder_in_either_language_holds_its_own_kind() -> None:
+    for row in shipped():
+        if not row["label"] and not row["variety"]:
+            for folder in (row["en"], row["fr"], row["kind"]):
+                assert kind_and_variety(folder) == (row["kind"], ""), folder
+
+
+def test_accents_may_be_composed_or_not() -> None:
+    assert kind_and_variety("Pe\u0302che") == kind_and_variety("P\u00eache") == ("peach", "")
+
+
+def test_unknown_label_is_its_own_kind_under_its_own_name() -> None:
+    taxonomy = Taxonomy.of(["Moon Pear 1", "Moon Pear 2", "Lemon"])
+    assert taxonomy.kind_ids == ("Moon Pear 1", "Moon Pear 2", "lemon")
+    assert (taxonomy.kinds[0].en, taxonomy.kinds[0].fr, taxonomy.kinds[0].line_en) == ("Moon Pear 1", "Moon Pear 1", "")
+    assert (taxonomy.variety_of, taxonomy.groups) == ((-1, -1, -1), False)
+
+
+def test_without_a_table_every_label_is_its_own_kind() -> None:
+    labels = ["Apple Red 1", "Apple Red 2", "Pomme"]
+    taxonomy = Taxonomy.of(labels, NONE)
+    assert (sorted(taxonomy.kind_ids), taxonomy.varieties) == (sorted(labels), ())
+    assert len(set(taxonomy.kind_of)) == 3
+
+
+# --- A user's own table -------------------------------------------------------------------------------------------------
+
+
+def own(folder: Path, *lines: str, header: str = "label,kind,variety,en,fr") -> str:
+    path = folder / "own.csv"
+    path.write_text("\n".join([header, *lines]), "utf-8")
+    return str(path)
+
+
+def test_users_table_extends_the_one_in_the_package(tmp_path: Path) -> None:
+    path = own(
+        tmp_path, "Moon Pear 1,pear,moon,Moon pear,Poire de lune", "Boskoop,apple,boskoop,Boskoop,Belle de Boskoop"
+    )
+    taxonomy = Taxonomy.of(["Boskoop", "Moon Pear 1", "Pear Kaiser"], path)
+    assert taxonomy.kind_ids == ("apple", "pear")
+    assert [taxonomy.kinds[kind].en for kind in taxonomy.kind_of] == ["Apple", "Pear", "Pear"]
+    names = {name.en: name for name in taxonomy.varieties}
+    assert names["Moon pear"].fr == "Poire de lune"
+    # A line that the user did not write is the one of the kind.
+    assert names["Moon pear"].line_en == taxonomy.kinds[1].line_en != ""
+    assert "Kaiser pear" in names
+
+
+def test_users_table_wins_over_the_one_in_the_package(tmp_path: Path) -> None:
+    path = own(tmp_path, "apple-red 1,quince,", ",pear,,Pears,", ",apple,golden-delicious,My Golden,")
+    assert kind_and_variety("Apple Red 1", path) == ("quince", "")
+    assert kind_and_variety("Apple Red 2", path) == ("apple", "apple/red")
+    assert (Taxonomy.of(["Pear"], path).kinds[0].en, Taxonomy.of(["Pear"], path).kinds[0].fr) == ("Pears", "Poire")
+    (golden,) = Taxonomy.of(["Apple Golden 2"], path).varieties
+    assert (golden.en, golden.fr) == ("My Golden", "Pomme Golden")
+
+
+def test_two_columns_are_enough_and_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_bytes(b"\xef\xbb\xbflabel,kind\r\nMoon Pear 1,pear\r\n\r\n")
+    assert kind_and_variety("Moon Pear 1", str(tmp_path / "own.csv")) == ("pear", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"label,variety\nA,b\n", "has the columns label, variety; expected label, kind"),
+        (b"label;kind\nA;b\n", "has the columns label;kind; expected label, kind"),
+        (b"", "has the columns none"),
+        (b"label,kind,colour\nA,b,red\n", "unknown are colour"),
+        (b"label,kind,kind\nA,b,c\n", "has the columns label, kind, kind"),
+        (b"label,kind\nPoire,pear\nA,b\npoire,apple\n", r"line 4: 'poire' stands there twice, as apple/ and pear/"),
+        (b"label,kind,variety\nA,b,c\nA,b,d\n", "stands there twice"),
+        (b"label,kind\nA,\n", "line 2: 'A' has no kind; expected one, such as apple"),
+        (b"label,kind\n\xc9clair,cake\n", "it is not UTF-8"),
+    ],
+)
+def test_table_that_cannot_be_used_is_refused_with_the_reason(tmp_path: Path, content: bytes, complaint: str) -> None:
+    (tmp_path / "own.csv").write_bytes(content)
+    with pytest.raises(TaxonomyError, match=complaint) as caught:
+        Taxonomy.of(["A"], str(tmp_path / "own.csv"))
+    assert "own.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["gone.csv", "."])
+def test_table_that_is_not_there_is_refused_with_what_is_expected(tmp_path: Path, name: str) -> None:
+    with pytest.raises(TaxonomyError, match=r"cannot be read .*expected a CSV file with the columns label, kind"):
+        Taxonomy.of(["A"], str(tmp_path / name))
+
+
+@given(st.one_of(st.binary(), st.text(alphabet=',"\n\r;abcé0 \0').map(lambda text: f"label,kind,en\n{text}".encode())))
+def test_any_file_is_a_table_or_is_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    path.write_bytes(content)
+    try:
+        taxonomy = Taxonomy.of(["Apple Red 1", "a"], str(path))
+    except TaxonomyError:
+        return
+    assert Taxonomy.parse(taxonomy.as_dict()) == taxonomy
+
+
+# --- Sums ---------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.sampled_from(listed(FRUITS_360)), min_size=1, max_size=30, unique=True), st.integers(0, 999))
+def test_probabilities_of_kinds_sum_to_one_and_those_of_varieties_to_no_more(labels: list[str], seed: int) -> None:
+    taxonomy = Taxonomy.of(labels)
+    probabilities = np.random.default_rng(seed).dirichlet(np.ones(len(labels)), 5).astype(np.float32)
+    by_kind, by_variety = taxonomy.by_kind(probabilities), taxonomy.by_variety(probabilities)
+    assert (by_kind.shape, by_variety.shape) == ((5, len(taxonomy.kinds)), (5, len(taxonomy.varieties)))
+    np.testing.assert_allclose(by_kind.sum(axis=1), 1, atol=1e-6)  # float32 sums of 30 numbers
+    for label, (kind, variety) in enumerate(zip(taxonomy.kind_of, taxonomy.variety_of, strict=True)):
+        assert (by_kind[:, kind] >= probabilities[:, label] - 1e-6).all()
+        if variety >= 0:
+            assert (by_variety[:, variety] <= by_kind[:, kind] + 1e-6).all()
+    without = [label for label, variety in enumerate(taxonomy.variety_of) if variety < 0]
+    np.testing.assert_allclose(by_variety.sum(axis=1), 1 - probabilities[:, without].sum(axis=1), atol=1e-6)
+
+
+# --- Stored -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_stored_is_read_back() -> None:
+    taxonomy = Taxonomy.of(["Apple Red 1", "Royal-Gala", "Lemon", "Moon Pear 1"])
+    assert Taxonomy.parse(json.loads(json.dumps(taxonomy.as_dict()))) == taxonomy
+
+
+STORED = Taxonomy.of(["Apple Red 1", "Lemon"]).as_dict()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind_of": [0]},
+        {"kind_of": [0, 2]},
+        {"kind_of": [0, 0]},
+        {"kind_of": None},
+        {"variety_of": [0]},
+        {"variety_of": [-1, -1]},
+        {"variety_of": [0, -2]},
+        {"kinds": STORED["kinds"][:1]},
+        {"kinds": [{"en": "Apple"}, {"en": "Lemon"}]},
+        {"kinds": [3, 4]},
+        {"kind_ids": ["apple"]},
+        {"varieties": []},
+        {"variety_ids": []},
+        {"labels": ["Apple Red 1"]},
+    ],
+    ids=str,
+)
+def test_stored_taxonomy_that_does_not_fit_together_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(TaxonomyError, match="expected what 'fruits run' wrote"):
+        Taxonomy.parse({**STORED, **change})
+
+
+@pytest.mark.parametrize("name", list(STORED))
+def test_stored_taxonomy_that_lacks_something_is_refused(name: str) -> None:
+    with pytest.raises(TaxonomyError, match=name):
+        Taxonomy.parse({key: value for key, value in STORED.items() if key != name})
+
+
+@pytest.mark.parametrize("values", [[], None, 3, "labels"])
+def test_stored_taxonomy_that_is_no_object_is_refused(values: Any) -> None:
+    with pytest.raises(TaxonomyError):
+        Taxonomy.parse(values)
