@@ -372,7 +372,7 @@ def _folds(
     if run.record["group_origin"] == "manifest":
         return protocols.held_out_groups(material.group, material.labels), "there is a single group"
     if (films.film >= 0).mean() > 0.5 and not asked_for:
-        return [], "the photos are frames of films: axis and arc hold them out better"
+        return [], "films are held out by axis and arc"
     return protocols.held_out_groups(_duplicate_groups(material, threshold), material.labels), "there is a single group"
 
 

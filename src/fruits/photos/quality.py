@@ -104,7 +104,7 @@ def measure(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.
         Brightness: mean of the green channel over the rows looked at, 0 (black) to 1 (white).
     float32 array, shape (n,)
         Sharpness: how sudden changes are where there are any, 0 (none) to about 2 (noise). The sum of second differences
-        over that of first differences across two pixels, along rows and columns: a ramp of w pixels gives 2/w whatever
+        over that of first differences across two pixels, along rows and columns: a ramp of w pixels gives 1/w whatever
         its height, so that it is the lens that counts and not the contrast of what was photographed.
     """
     n = len(pixels)

@@ -106,10 +106,10 @@ def _limits(thresholds: Mapping[str, Any]) -> list[Spoken]:
     sentences = []
     for name, spoken in said.items():
         value = thresholds.get(name)
-        if value is not None:
+        if value is not None and not (name in ("variety", "kind") and value > 1):
             sentences.append(say(f"limit_{name}", value=spoken(value)))
-        elif name == "unknown" and name in thresholds:
-            sentences.append(say("limit_unknown_none"))
+        elif name in thresholds and name in ("variety", "kind", "unknown"):
+            sentences.append(say(f"limit_{name}_none"))
     return sentences
 
 

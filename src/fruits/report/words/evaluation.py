@@ -61,6 +61,11 @@ EN = {
     "{backbone} and {components} {components:component|components}, in {seconds}.",
     "not_applicable": "Not measured here",
     "inapplicable_no_label_has_photos_of_two_films": "no label has photos of two films",
+    "inapplicable_no_photos_for_testing_have_a_label_that_is_learnt": "no photos for testing have a label that is learnt",
+    "inapplicable_the_photos_are_not_frames_of_films": "the photos are not frames of films",
+    "inapplicable_no_kind_has_two_varieties": "no kind has two varieties",
+    "inapplicable_there_is_a_single_group": "there is a single group",
+    "inapplicable_films_are_held_out_by_axis_and_arc": "the photos are frames of films, which axis and arc hold out better",
     # Answers
     "answers": "What a person is told",
     "answers_intro": "A variety if it is sure enough; else a kind; else “not sure” and the three best guesses. Before "
@@ -84,6 +89,8 @@ EN = {
     "95% was aimed at.",
     "limits": "Where the limits are",
     "limit_variety": "A variety is named from a probability of {value} on.",
+    "limit_variety_none": "A variety is never named: no probability was high enough among the photos held back.",
+    "limit_kind_none": "A kind is never named: no probability was high enough among the photos held back.",
     "limit_kind": "A kind is named from a probability of {value} on; below that, the answer is “not sure”.",
     "limit_unknown": "“None of the things I know” is the answer beyond a distance of {value} from everything learned.",
     "limit_unknown_none": "“None of the things I know” is never the answer: there is no limit for it.",
@@ -173,6 +180,12 @@ FR = {
     "measured_with": "Le {started}, sur {photos} {photos:photo|photos} de {size} × {size} pixels, par le réseau "
     "{backbone} et {components} {components:composante|composantes}, en {seconds}.",
     "not_applicable": "Pas mesuré ici",
+    "inapplicable_no_photos_for_testing_have_a_label_that_is_learnt": "aucune photo de test n’a une étiquette apprise",
+    "inapplicable_the_photos_are_not_frames_of_films": "les photos ne sont pas des images de films",
+    "inapplicable_no_kind_has_two_varieties": "aucune espèce n’a deux variétés",
+    "inapplicable_there_is_a_single_group": "il n’y a qu’un groupe",
+    "inapplicable_films_are_held_out_by_axis_and_arc": "les photos sont des images de films, que l’axe et l’arc mettent mieux de "
+    "côté",
     "inapplicable_no_label_has_photos_of_two_films": "aucune étiquette n’a de photos de deux films",
     "answers": "Ce que répond l’outil",
     "answers_intro": "Une variété si elle est assez sûre ; sinon une espèce ; sinon « pas sûr » et les trois meilleures "
@@ -196,6 +209,8 @@ FR = {
     "quelque chose de connu ; le but était 95 %.",
     "limits": "Où sont les limites",
     "limit_variety": "Une variété est nommée à partir d’une probabilité de {value}.",
+    "limit_variety_none": "Aucune variété n’est jamais nommée : nulle probabilité n’a suffi parmi les photos mises de côté.",
+    "limit_kind_none": "Aucune espèce n’est jamais nommée : nulle probabilité n’a suffi parmi les photos mises de côté.",
     "limit_kind": "Une espèce est nommée à partir d’une probabilité de {value} ; en dessous, la réponse est « pas sûr ».",
     "limit_unknown": "La réponse est « rien de ce que je connais » au-delà d’une distance de {value} à tout ce qui est "
     "appris.",
