@@ -130,6 +130,9 @@ class Choosing:
         used = np.arange(len(train))
         if len(train) > _ROWS_FOR_CHOOSING:
             used = np.sort(np.random.default_rng(seed).choice(used, _ROWS_FOR_CHOOSING, replace=False))
+            # Chance may leave nothing to learn of a rare label; then nothing can be asked about it.
+            learnt = np.unique(rows.label[train[used[~held_back[used]]]])
+            used = used[~held_back[used] | np.isin(rows.label[train[used]], learnt)]
         return cls(train[used], held_back[used], train[held_back])
 
 
@@ -211,7 +214,7 @@ def grouped_by_looks(parts: Parts, inventory: Inventory, rows: Rows, *, group_or
         ``manifest``, ``names`` or ``looks``.
     """
     train = rows.training
-    if group_origin == "manifest" or len(train) > _ROWS_FOR_LOOKS:
+    if group_origin == "manifest" or not len(train) or len(train) > _ROWS_FOR_LOOKS:
         return rows, group_origin
     position = np.full(len(rows.ok), -1, np.int64)
     position[train] = np.arange(len(train))

@@ -10,7 +10,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from fruits.learning.metrics import expected_calibration_error
 
@@ -43,6 +42,8 @@ def temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
     ----------
     Guo et al. (2017), "On calibration of modern neural networks", section 4.2.
     """
+    from scipy.optimize import minimize_scalar  # noqa: PLC0415 - a third of a second that a run without news need not spend
+
     centred = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     own = np.arange(len(truth)), truth
 
@@ -78,10 +79,12 @@ def certain_from(probability: NDArray[np.float32], right: NDArray[np.bool_]) -> 
     share = np.cumsum(right[order]) / asked
     # Wilson (1927) with z = 1.
     low = (share + 1 / (2 * asked) - np.sqrt(share * (1 - share) / asked + 1 / (4 * asked**2))) / (1 + 1 / asked)
-    good = np.flatnonzero(low[_FEWEST_ANSWERS - 1 :] >= CERTAIN)
+    # A limit lets in all answers that are equally probable, so only behind the last of them can one be drawn.
+    last = np.r_[np.diff(probability[order]) != 0, True]
+    good = np.flatnonzero((low >= CERTAIN) & last & (asked >= _FEWEST_ANSWERS))
     if not len(good):
         return float(np.nextafter(np.float32(1), np.float32(2)))
-    return max(_LEAST_CERTAIN, float(probability[order[good[-1] + _FEWEST_ANSWERS - 1]]))
+    return max(_LEAST_CERTAIN, float(probability[order[good[-1]]]))
 
 
 def calibration_floor(confidence: NDArray[np.float32], *, draws: int = 100, seed: int = 0) -> float:

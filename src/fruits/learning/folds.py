@@ -52,11 +52,12 @@ def held_out_axis(axis: NDArray[np.int64], labels: NDArray[np.int64]) -> list[Fo
     list of Fold
         None if no label has two films. Labels with one film are learnt in every fold and asked in none.
     """
-    films = np.zeros(labels.max(initial=-1) + 1, np.int64)
-    np.maximum.at(films, labels, axis + 1)
+    # A label may lack the first axis and have others, so ranks say nothing of how many there are.
+    distinct = {(label, number) for label, number in zip(labels.tolist(), axis.tolist(), strict=True) if number >= 0}
+    films = np.bincount(np.array([label for label, _ in distinct], np.int64), minlength=labels.max(initial=-1) + 1)
     several = films[labels] > 1
     return _folds(
-        [(~(several & (axis == number)), several & (axis == number)) for number in range(int(films.max(initial=0)))]
+        [(~(several & (axis == number)), several & (axis == number)) for number in range(axis.max(initial=-1) + 1)]
     )
 
 

@@ -254,6 +254,8 @@ def balance(kinds: NDArray[np.int64], sources: NDArray[np.int64]) -> NDArray[np.
     ----------
     kinds, sources : int array, shape (n,)
     """
+    if not len(kinds):
+        return np.empty(0)
     _, kind = np.unique(kinds, return_inverse=True)
     _, cell, in_cell = np.unique(np.stack([kinds, sources]), axis=1, return_inverse=True, return_counts=True)
     cell = cell.reshape(-1)

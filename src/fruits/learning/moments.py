@@ -92,3 +92,17 @@ class Moments:
         scatter = self.scatter + other.scatter
         scatter += np.outer(delta, delta * (self.count * other.count / count))
         return Moments(count, mean, scatter)
+
+
+def sums(rows: NDArray[np.float32], groups: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the sum of the rows of each group, shape (number of groups, d), and their counts, both float64.
+
+    Parameters
+    ----------
+    rows : float32 array, shape (n, d)
+    groups : int64 array, shape (n,)
+        Every value from 0 up occurs.
+    """
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(groups[order]) != 0])
+    return np.add.reduceat(rows[order], starts, axis=0, dtype=np.float64), np.bincount(groups).astype(np.float64)

@@ -114,6 +114,11 @@ def nearest(
             best = block.argmin(axis=1)[:, None]
         else:
             best = np.argpartition(block, count - 1, axis=1)[:, :count]
+            farthest = np.take_along_axis(block, best, 1).max(axis=1, keepdims=True)
+            # Which of several that are equally far the partition takes is chance; seldom enough to sort these rows whole.
+            tied = np.isfinite(farthest[:, 0]) & ((block <= farthest).sum(axis=1) > count)
+            for row in np.flatnonzero(tied):
+                best[row] = np.argsort(block[row], kind="stable")[:count]
             # By number first, so that equals come in the same order whatever the partition did.
             best.sort(axis=1)
             order = np.argsort(np.take_along_axis(block, best, 1), axis=1, kind="stable")

@@ -13,6 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fruits.learning.moments import sums
+
 #: Share of the mean variance added to each axis, so that directions in which few photos differ do not decide alone.
 _SHRINKAGE: Final = 0.01
 #: Photos of a label are taken to differ by at least this share of what photos of all labels do.
@@ -59,9 +61,7 @@ class Known:
         O(n k^2 + k^3).
         """
         k = features.shape[1]
-        count = np.bincount(labels).astype(np.float64)
-        total = np.zeros((len(count), k))
-        np.add.at(total, labels, features)
+        total, count = sums(features, labels)
         centres = total / count[:, None]
         within = (features - centres.astype(np.float32)[labels]).astype(np.float32)
         scatter = (within.T @ within).astype(np.float64) / len(features)

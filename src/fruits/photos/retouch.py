@@ -16,8 +16,8 @@ from PIL import Image
 #: How far each change goes at most: share of the side that is cut, of the brightness, of the size that is left; JPEG quality.
 _CROPPED: Final = 0.05
 _BRIGHTNESS: Final = 0.08
-_SCALED: Final = 0.75
-_QUALITY: Final = (70, 90)
+_SCALED: Final = 0.9
+_QUALITY: Final = (75, 93)
 _FAR: Final = 16
 _KERNEL: Final = Image.Resampling.BICUBIC
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from fruits.learning import head as heads
-from fruits.learning.head import Choosing, LabelsError, fit, hold_back
+from fruits.learning.head import Choosing, Head, LabelsError, balance, fit, hold_back
 from fruits.learning.pca import TooFewRowsError
 
 
@@ -85,6 +85,59 @@ def test_solver_that_stops_early_is_told_in_the_head_not_as_a_warning(monkeypatc
         stopped = fit(features, labels, regularisation=1e6)
     assert not stopped.converged
     assert np.isfinite(stopped.predict_proba(features)).all()
+
+
+# --- Weights ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(-3, 3)), min_size=1, max_size=120))
+def test_every_kind_counts_the_same_and_so_does_every_source_within_a_kind(pairs: list[tuple[int, int]]) -> None:
+    kinds, sources = np.array(pairs, np.int64).T
+    weights = balance(kinds, sources)
+    assert weights.mean() == pytest.approx(1)
+    of_kind = {kind: weights[kinds == kind].sum() for kind in set(kinds.tolist())}
+    assert list(of_kind.values()) == pytest.approx([len(pairs) / len(of_kind)] * len(of_kind))
+    for kind, total in of_kind.items():
+        cells = [weights[(kinds == kind) & (sources == s)] for s in set(sources[kinds == kind].tolist())]
+        assert [cell.sum() for cell in cells] == pytest.approx([total / len(cells)] * len(cells))
+        assert all(len(set(cell.tolist())) == 1 for cell in cells)
+
+
+def test_no_rows_have_no_weights() -> None:
+    assert balance(np.empty(0, np.int64), np.empty(0, np.int64)).tolist() == []
+
+
+def test_weight_of_two_is_the_row_given_twice() -> None:
+    features, labels = clusters(3, 30, 4, distance=1.0)
+    twice = np.arange(len(labels)) % 5 == 0
+    weights = np.where(twice, 2.0, 1.0)
+    repeated = np.concatenate([np.arange(len(labels)), np.flatnonzero(twice)])
+    # The head is scaled by the features alone, and C counts against the sum of weights: both the same only if the repeated
+    # rows leave the scale as it is, so it is set to 1 by rows of equal length.
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    one = fit(features, labels, regularisation=3.0, weights=weights)
+    other = fit(features[repeated], labels[repeated], regularisation=3.0)
+    # Both stop when the gradient is below 1e-4.
+    np.testing.assert_allclose(one.predict_proba(features), other.predict_proba(features), atol=2e-3)
+    plain = fit(features, labels, regularisation=3.0)
+    assert np.abs(plain.predict_proba(features) - one.predict_proba(features)).max() > 5e-3
+
+
+def test_equal_weights_change_nothing() -> None:
+    features, labels = clusters(3, 30, 4, distance=1.0)
+    one, other = (fit(features, labels, regularisation=3.0, weights=w) for w in (None, np.ones(len(labels))))
+    np.testing.assert_allclose(one.weights, other.weights, atol=1e-5)
+
+
+def test_cooler_head_gives_the_same_answers_less_surely() -> None:
+    features, labels = clusters(4, 30, 5, distance=1.0)
+    head = fit(features, labels, regularisation=10.0)
+    cool = head.cooled(2.5)
+    np.testing.assert_allclose(cool.logits(features), head.logits(features) / 2.5, atol=1e-5)  # float32
+    assert (cool.logits(features).argmax(axis=1) == head.logits(features).argmax(axis=1)).all()
+    assert (cool.predict_proba(features).max(axis=1) <= head.predict_proba(features).max(axis=1)).all()
+    stopped = Head(head.weights, head.bias, converged=False)
+    assert not stopped.cooled(2.0).converged
 
 
 # --- Held back --------------------------------------------------------------------------------------------------------
@@ -174,6 +227,32 @@ def test_certainty_without_end_is_not_chosen_where_every_head_is_right() -> None
     assert {trial.accuracy for trial in trials} == {1.0}
     assert min(trials, key=lambda trial: trial.log_loss).regularisation == max(heads.REGULARISATIONS)
     assert strength < max(heads.REGULARISATIONS)
+
+
+def test_answers_are_those_of_a_head_that_has_not_seen_the_photos_held_back() -> None:
+    some = choosing(16, 8, distance=0.7)
+    strength, trials, answers = some.regularisation(8)
+    assert answers is not None
+    best = next(trial for trial in trials if trial.regularisation == strength)
+    assert answers.right.mean() == best.accuracy
+    features = np.ascontiguousarray(some.features[:, :8])
+    head = fit(features[~some.held_back], some.labels[~some.held_back], regularisation=strength)
+    np.testing.assert_array_equal(answers.logits, head.logits(features[some.held_back]))
+    assert (answers.labels[answers.truth] == some.labels[some.held_back]).all()
+
+
+def test_photos_of_little_weight_have_little_say_in_the_loss() -> None:
+    some = choosing(16, 8, distance=0.7)
+    _, plain, _ = some.regularisation(8)
+    _, _, answers = some.regularisation(8)
+    assert answers is not None
+    # Only the photos held back that are named wrongly count: the loss must rise.
+    weights = np.ones(len(some.labels))
+    weights[np.flatnonzero(some.held_back)[answers.right]] = 1e-9
+    some.weights = weights
+    _, weighted, _ = some.regularisation(8)
+    assert min(trial.log_loss for trial in weighted) > max(trial.log_loss for trial in plain[:2])
+    assert [trial.accuracy for trial in weighted] == [trial.accuracy for trial in plain]  # counts photos, as ever
 
 
 def test_nothing_held_back_takes_every_component_and_tries_nothing() -> None:

@@ -56,11 +56,10 @@ def test_rows_of_the_same_mark_are_never_neighbours(seed: int, m: int, n: int, m
     assert (theirs[index[found]] != np.repeat(own, found.sum(axis=1))).all()
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_of_equally_near_rows_the_lower_number_comes_first(count: int) -> None:
-    bank = at_angles(90, 10, 10, 10, 80, 10, 10, 10, 10)
-    _, index = nearest(at_angles(0), bank, count=count)
-    assert index.tolist() == [[1, 2, 3, 5, 6, 7, 8][:count]]
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=400), st.integers(1, 10))
+def test_of_equally_near_rows_the_lower_number_comes_first(tens: list[int], count: int) -> None:
+    _, index = nearest(at_angles(0), at_angles(*(10 * angle for angle in tens)), count=count)
+    assert index.tolist() == [sorted(range(len(tens)), key=lambda row: (tens[row], row))[:count]]
 
 
 def test_more_queries_than_a_block_are_all_answered(monkeypatch: pytest.MonkeyPatch) -> None:
