@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
@@ -121,16 +120,23 @@ WEIGHTS = np.arange(15, dtype=np.float32).reshape(3, 5) / 10 - 0.4
 SCALE, SHIFT = (0.01, 0.02, 0.03), (-0.5, 0.25, 1.0)
 
 
-def tiny_network(layout: str, dtype: str, *, inputs: int = 1, static: bool = False) -> bytes:
+def tiny_network(
+    layout: str, dtype: str, *, inputs: int = 1, static: bool = False, opset: int = 17, domain: str = ""
+) -> bytes:
     """Mean of each channel, times WEIGHTS; a network of real framework habits: names such as 'pixels' are taken."""
     batch = 1 if static else "n"
     shape = [batch, 3, "h", "w"] if layout == "NCHW" else [batch, "h", "w", 3]
     kind = TensorProto.UINT8 if dtype == "uint8" else TensorProto.FLOAT
     names = ["pixels", *(f"more {number}" for number in range(1, inputs))]
     axes = [2, 3] if layout == "NCHW" else [1, 2]
+    weights = [numpy_helper.from_array(WEIGHTS, "fruits/scale")]
+    mean = helper.make_node("ReduceMean", ["embedding"], ["mean"], axes=axes, keepdims=0)
+    if opset >= 18:  # from then on, the axes are an input
+        weights.append(numpy_helper.from_array(np.array(axes), "axes"))
+        mean = helper.make_node("ReduceMean", ["embedding", "axes"], ["mean"], keepdims=0)
     nodes = [
         helper.make_node("Cast", ["pixels"], ["embedding"], to=TensorProto.FLOAT, name="cast"),
-        helper.make_node("ReduceMean", ["embedding"], ["mean"], axes=axes, keepdims=0),
+        mean,
         helper.make_node("MatMul", ["mean", "fruits/scale"], ["out"]),
     ]
     graph = helper.make_graph(
@@ -138,9 +144,10 @@ def tiny_network(layout: str, dtype: str, *, inputs: int = 1, static: bool = Fal
         "tiny",
         [helper.make_tensor_value_info(name, kind, shape) for name in names],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, [batch, 5])],
-        [numpy_helper.from_array(WEIGHTS, "fruits/scale")],
+        weights,
     )
-    return onnx.helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid(domain, opset)], ir_version=8)
+    return bytes(made.SerializeToString())
 
 
 def answer(pixels: np.ndarray, dtype: str) -> np.ndarray:

@@ -212,7 +212,8 @@ def open_run(out: str) -> Finished:
     except (ValueError, pa.ArrowException) as exc:
         raise StoreError(f"the record in '{out}' is damaged ({exc}); run 'fruits run' again") from exc
     bundle = bundles.load(out)
-    if record.get("format") != records.FORMAT or bundle.manifest["about"]["identity"] != record.get("identity"):
+    known = isinstance(record, dict) and record.get("format") == records.FORMAT
+    if not known or bundle.manifest["about"]["identity"] != record.get("identity"):
         raise StoreError(f"the record and the bundle in '{out}' are of different runs; run 'fruits run' again")
     parts = Parts(out, f"embeddings/{bundle.computation}")
     inventory = parts.inventory(catalogue)
@@ -418,7 +419,8 @@ def _measured(
         return result
     possible = np.concatenate(scored)
     own_groups = groups[asked][possible]
-    result |= {"photos": int(possible.sum()), "left_out": int((~possible).sum())}
+    counted = {"photos": int(possible.sum()), "left_out": int((~possible).sum())}
+    result |= {**counted, "groups": len(np.unique(own_groups))}
     for prefix, right in (("", label_right), ("kind_", kind_right)):
         if not (prefix == "" and name == "variety") and possible.any():
             of = np.concatenate(right)[possible]
@@ -432,9 +434,12 @@ def _ask(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     """Return for each test row whether label and kind are right, and whether they could be: were they learnt?"""
     train, labels = fold.train, material.labels
+    learnt, numbers = np.unique(labels[train], return_inverse=True)
+    if len(learnt) < 2:  # nothing to tell apart is no question
+        none = np.zeros(len(fold.test), bool)
+        return none, none, none
     pca = PCA.from_moments(Moments.from_rows(material.embeddings[train]))
     k = min(record["components"], pca.max_components)
-    learnt, numbers = np.unique(labels[train], return_inverse=True)
     weights = heads.balance(material.kinds[train], material.source[train]) if record["balanced"] else None
     head = heads.fit(
         pca.transform(material.embeddings[train], k),

@@ -347,7 +347,7 @@ def _unchanged(objects: Objects, identity: str) -> dict[str, Any] | None:
     data = objects.read_if_present("run.json")
     try:
         record = json.loads(data) if data else {}
-        if record.get("identity") != identity:
+        if not isinstance(record, dict) or record.get("identity") != identity:
             return None
         features = pq.read_schema(Path(objects.root) / "features.parquet").metadata or {}
         of = [bundles.load(objects.root).manifest["about"], json.loads(features.get(b"fruits", b"{}"))]

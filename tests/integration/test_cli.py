@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import fruits as package
 
@@ -68,6 +69,9 @@ def test_run_without_json_tells_people_what_was_made_and_where(
         ["peel", "PHOTOS"],
         ["predict", "OUT"],
         ["apply", "OUT", "PHOTOS"],
+        ["evaluate"],
+        ["evaluate", "OUT", "--protocol", "luck"],
+        ["evaluate", "OUT", "--fail-on-leak", "2"],
     ],
     ids=" ".join,
 )
@@ -91,6 +95,8 @@ def test_misuse_ends_with_2_and_says_what_is_expected(
         (["run", "PHOTOS", "--to", "OUT", "--only", "Cabbage*"], "no label"),
         (["predict", "OUT", "photo.jpg"], "no bundle in"),
         (["apply", "OUT", "PHOTOS", "--to", "OUT"], "no bundle in"),
+        (["evaluate", "OUT"], "no finished run in"),
+        (["run", "PHOTOS", "--to", "OUT", "--taxonomy", "/nowhere.csv"], "taxonomy '/nowhere.csv' cannot be read"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -125,19 +131,36 @@ def test_predict_answers_for_each_photo(finished_run: Any, fruits: Fruits, tmp_p
     done = fruits("predict", finished_run.out, good, tmp_path / "text.jpg", tmp_path / "gone.jpg", "--json")
     assert done.code == 1  # not every photo could be recognised
     first, second, third = done.json()["photos"]
-    assert (first["uri"], first["status"], len(first["labels"])) == (str(good), "ok", 3)
+    assert set(first) == {
+        "uri", "status", "error", "outcome", "kind", "variety", "name", "probability", "kinds", "labels",
+        "probabilities", "strangeness", "advice",
+    }  # fmt: skip
+    assert (first["uri"], first["status"], first["error"]) == (str(good), "ok", None)
+    assert (len(first["labels"]), len(first["probabilities"]), len(first["kinds"])) == (3, 3, 3)
     assert sum(first["probabilities"]) <= 1.0001
-    assert (second["status"], second["labels"]) == ("rejected", [])
-    assert third["status"] == "failed"
+    assert all(set(kind) == {"kind", "en", "fr", "probability"} for kind in first["kinds"])
+    # Made-up fruit: no table knows it, so that its label is its kind and its name.
+    assert (first["outcome"], first["kind"], first["variety"]) == ("kind", "Starrib Yellow", None)
+    name = {"en": "Starrib Yellow", "fr": "Starrib Yellow", "line_en": "", "line_fr": ""}
+    assert (first["name"], first["advice"]) == (name, [])
+    assert first["probability"] == first["kinds"][0]["probability"] > 0.5
+    for row, status in ((second, "rejected"), (third, "failed")):
+        assert (row["status"], set(row)) == (status, {"uri", "status", "error"})
+        assert row["error"]
 
 
-def test_predict_for_people_is_one_line_per_photo(finished_run: Any, fruits: Fruits) -> None:
+def test_predict_for_people_is_one_line_per_photo(finished_run: Any, fruits: Fruits, tmp_path: Path) -> None:
     good = sorted(finished_run.photos.glob("Test/Starrib Yellow/*.jpg"))[:2]
-    done = fruits("predict", finished_run.out, *good)
+    photo, dark = Image.open(good[0]), tmp_path / "dark.png"
+    photo.resize((20, 20)).point(lambda value: value // 16).save(dark)
+    done = fruits("predict", finished_run.out, *good, dark)
     assert done.code == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.partition(": ")[0] for line in lines] == [str(path) for path in good]
-    assert all("%" in line for line in lines)
+    assert [line.partition(": ")[0] for line in lines] == [*map(str, good), str(dark)]
+    assert all(": Starrib Yellow " in line and "%" in line for line in lines[:2])
+    assert ": none of the things I know (nearest: " in lines[2] or ": not sure: " in lines[2]
+    assert "[The photo is dark: try again with more light.]" in lines[2]
+    assert "go closer" in lines[2]
 
 
 def test_apply_with_json_prints_one_object(finished_run: Any, fruits: Fruits, own_photos: Path, tmp_path: Path) -> None:
@@ -150,12 +173,58 @@ def test_apply_with_json_prints_one_object(finished_run: Any, fruits: Fruits, ow
     assert Path(answer["predictions"]).is_file()
 
 
+def test_labels_can_be_given_a_meaning_and_be_made_to_count_the_same(
+    fruits: Fruits, own_photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "meaning.csv").write_text("label,kind\nMoon Pear 1,fruit\nStarrib Yellow,fruit\n", "utf-8")
+    given = ("run", own_photos, "--to", tmp_path / "out", "--components", 8, "--workers", 1, "--json")
+    with_meaning = fruits(*given, "--taxonomy", tmp_path / "meaning.csv", "--balance").json()
+    assert (with_meaning["balanced"], with_meaning["kinds"], with_meaning["labels"]) == (True, 3, 4)
+    assert with_meaning["kind_metrics"]["accuracy"] >= with_meaning["metrics"]["accuracy"]
+    plain = fruits(*given, "--taxonomy", "none", "--no-balance").json()
+    # Another recogniser of the same embeddings.
+    assert (plain["balanced"], plain["kinds"], plain["computed"], plain["up_to_date"]) == (False, 4, 0, False)
+    assert plain["kind_metrics"]["accuracy"] == plain["metrics"]["accuracy"]
+
+
+def test_evaluate_with_json_prints_one_object_with_an_evaluation_for_each_result(
+    finished_run: Any, fruits: Fruits, tmp_path: Path
+) -> None:
+    out = finished_run.copy_to(tmp_path)
+    done = fruits("evaluate", out, out, "--protocol", "official", "--json", "--fail-on-leak", 1)
+    assert done.code == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    one, other = done.json()["evaluations"]
+    assert [row["protocol"] for row in one["protocols"]] == ["official"]
+    assert one["protocols"] == other["protocols"]
+    assert json.loads((out / "evaluation.json").read_text("utf-8")) == other
+    assert "official: 1 fold in" in done.stderr
+
+
+def test_leak_beyond_the_share_allowed_ends_with_1_after_the_table(
+    finished_run: Any, fruits: Fruits, tmp_path: Path
+) -> None:
+    out = finished_run.copy_to(tmp_path)
+    done = fruits("evaluate", out, "--protocol", "official", "--fail-on-leak", 0.05)
+    assert done.code == 1
+    (line,) = [line for line in done.stdout.splitlines() if "  official  " in line]
+    leakage = json.loads((out / "evaluation.json").read_text("utf-8"))["protocols"][0]["leakage"]
+    assert f"{leakage:.1%}" in line
+    assert (
+        f"more than 5.0% of the test photos have a near-duplicate in training ({out}, official: {leakage:.1%})"
+        in done.stderr
+    )
+    assert "Traceback" not in done.stderr
+
+
 def test_demo_makes_photos_and_results_and_says_how_to_go_on(fruits: Fruits, tmp_path: Path) -> None:
     done = fruits("demo", "--to", tmp_path / "demo", "--photos", 160)
     assert done.code == 0, done.stderr
     assert len(list((tmp_path / "demo" / "photos").glob("*/*/*.jpg"))) == 160
     assert (tmp_path / "demo" / "results" / "report.html").is_file()
-    assert "predict" in done.stdout.splitlines()[-1]
+    told = {line.partition(": ")[0]: line for line in done.stdout.splitlines()}
+    for what, where in (("report", "report.html"), ("recognise", " predict "), ("evaluate", " evaluate ")):
+        assert where in told[what]
 
 
 def test_version_is_that_of_the_package(fruits: Fruits) -> None:
@@ -166,7 +235,7 @@ def test_version_is_that_of_the_package(fruits: Fruits) -> None:
 def test_help_of_every_command_is_there(fruits: Fruits) -> None:
     done = fruits("--help")
     assert done.code == 0
-    for command in ("run", "apply", "predict", "demo"):
+    for command in ("run", "apply", "predict", "evaluate", "demo"):
         assert f" {command} " in done.stdout
 
 

@@ -499,15 +499,6 @@ def test_bundle_with_another_manifest_is_refused(finished_run: Any, tmp_path: Pa
         bundles.load(folder)
 
 
-def test_bundle_of_another_format_is_refused_with_both_numbers(finished_run: Any, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(finished_run.out / "bundle", tmp_path / "bundle"))
-    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    del manifest["sha256"]
-    (folder / "manifest.json").write_bytes(bundles._manifest_bytes({**manifest, "format": 99}))
-    with pytest.raises(BundleError, match="has format 99; this version of fruits reads 2"):
-        bundles.load(folder)
-
-
 def test_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"no bundle in .*fruits run"):
         bundles.load(tmp_path)
@@ -609,6 +600,15 @@ def test_results_of_a_run_killed_while_fitting_are_not_taken_for_those_of_the_re
     again = run(out, own_photos, components=8)
     assert not again["up_to_date"]
     assert bundles.load(out).components == 8
+
+
+@pytest.mark.parametrize("damaged", [b"{", b"[]"])
+def test_damaged_record_is_put_right(finished_run: Any, tmp_path: Path, damaged: bytes) -> None:
+    out = finished_run.copy_to(tmp_path)
+    (out / "run.json").write_bytes(damaged)
+    again = run(out, finished_run.photos)
+    assert (again["computed"], again["up_to_date"]) == (0, False)
+    assert again["metrics"] == finished_run.record["metrics"]
 
 
 @pytest.mark.parametrize("damaged", [b"", b"{", b"[1]", b'{"a": "b"}'])

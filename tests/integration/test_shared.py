@@ -2,31 +2,94 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pyarrow.parquet as pq
 import pytest
 
 from fruits import bundle, pipeline
 from fruits.config import RunConfig
-from fruits.embedding.backbone import Embedder, find_backbone
+from fruits.embedding.backbone import Embedder, find_backbone, training_photos
+from fruits.evaluation import evaluate
 from fruits.photos.catalogue import labels_without_training, list_photos
 from fruits.photos.images import to_network_input
+from fruits.photos.quality import measure
 
 
-def test_apples_of_fruits_360(shared: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def apples(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Results on a sample of the apples of Fruits-360, and their record; tests only read them."""
+    out = tmp_path_factory.mktemp("apples") / "out"
     photos = shared / "fruits-360"
-    record = pipeline.run(RunConfig(sources=(str(photos),), out=str(out), only=("Apple *",), sample=40, workers=2))
-    apples = sorted({folder.name for folder in photos.glob("*/Apple *")})
-    assert record["labels"] == len(apples) == 13
-    assert record["photos"] == record["ok"] == 40 * len(apples)
+    config = RunConfig(sources=(str(photos),), out=str(out), only=("Apple *",), sample=40, workers=2)
+    return out, pipeline.run(config)
+
+
+def test_apples_of_fruits_360(shared: Path, apples: tuple[Path, dict[str, Any]]) -> None:
+    out, record = apples
+    names = sorted({folder.name for folder in (shared / "fruits-360").glob("*/Apple *")})
+    assert record["labels"] == len(names) == 13
+    assert record["photos"] == record["ok"] == 40 * len(names)
     assert record["split_origin"] == "folders"
     assert record["evaluated"]["photos"] == record["splits"]["test"] > 50
     # 13 apples, by chance 0.08: says that the chain hangs together, not how good it is.
     assert record["metrics"]["accuracy"] > 0.5
-    assert bundle.load(out).labels == apples
+    assert bundle.load(out).labels == names
+    assert (record["kinds"], record["kind_metrics"]["accuracy"]) == (1, 1.0)  # they are all apples
+
+
+def test_single_graph_says_of_real_photos_what_the_bundle_says(
+    shared: Path, apples: tuple[Path, dict[str, Any]]
+) -> None:
+    recogniser = bundle.load(apples[0])
+    paths = [
+        *sorted((shared / "fruits-360").glob("Test/*/*.jpg"))[::200],
+        *sorted((shared / "grocery-store").rglob("*.jpg"))[::60],
+    ]
+    pixels = np.stack([to_network_input(path.read_bytes(), recogniser.preprocessing).pixels for path in paths])
+    session = ort.InferenceSession(recogniser.path / "recognizer.onnx", providers=["CPUExecutionProvider"])
+    given = dict(
+        zip((output.name for output in session.get_outputs()), session.run(None, {"pixels": pixels}), strict=True)
+    )
+    features, probabilities, strangeness = recogniser.classify(Embedder(recogniser.backbone_path).embed(pixels))
+    tolerance = {"atol": bundle.PROBABILITY_TOLERANCE, "rtol": 0}
+    np.testing.assert_allclose(given["probabilities"], probabilities, **tolerance)
+    np.testing.assert_allclose(
+        given["features"] / np.abs(features).max(), features / np.abs(features).max(), **tolerance
+    )
+    # Differences of squares: float32 sums in another order, relative to the largest.
+    np.testing.assert_allclose(given["strangeness"][:, 0], strangeness, atol=1e-3 + 1e-5 * np.abs(strangeness).max())
+    brightness, sharpness = measure(pixels)
+    np.testing.assert_allclose(given["brightness"][:, 0], brightness, atol=2e-6)
+    np.testing.assert_allclose(given["sharpness"][:, 0], sharpness, atol=2e-6)
+
+
+def test_network_made_from_fruits_360_is_not_asked_about_its_own_photos(apples: tuple[Path, dict[str, Any]]) -> None:
+    out, record = apples
+    evaluated = evaluate(str(out), ["official", "variety"])
+    official, variety = evaluated["protocols"]
+    assert evaluated["seen"]["photos"] == record["splits"]["train"]
+    assert (official["seen"], variety["seen"]) == (False, True)
+    assert official["accuracy"] == pytest.approx(record["metrics"]["accuracy"], abs=1e-6)
+    assert variety["kind_accuracy"] is None
+
+
+def test_list_of_photos_that_the_embedded_network_was_made_from_is_that_of_training(shared: Path) -> None:
+    known = training_photos(find_backbone("fruits-small").card, "fruits-small")
+    assert known is not None
+    digests = {
+        split: {
+            int.from_bytes(hashlib.sha256(path.read_bytes()).digest()[:8], "big")
+            for path in (shared / "fruits-360" / split).glob("*/*.jpg")
+        }
+        for split in ("Training", "Test")
+    }
+    assert digests["Training"] == set(known.tolist())
+    assert not digests["Test"] & set(known.tolist())
 
 
 def test_label_that_fruits_360_never_trains_is_said(shared: Path) -> None:

@@ -100,7 +100,9 @@ def with_recogniser(
     """
     model = _parse(model_bytes, "backbone")
     graph = model.graph
-    more = _Nodes(graph, {entry.domain: entry.version for entry in model.opset_import}.get("", _OPSET))
+    # ONNX's own operators go by two names.
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    more = _Nodes(graph, opsets.get("", opsets.get("ai.onnx", _OPSET)))
     centred = more.node("Sub", "embedding", more.constant("mean", mean))
     features = more.node("MatMul", centred, more.constant("components", components.T), out="features")
     products = more.node("MatMul", features, more.constant("weights", weights.T))
@@ -197,6 +199,8 @@ class _Nodes:
 
     def slice(self, x: str, axis: int, start: int, stop: int, step: int = 1) -> str:
         """Append ``x[start:stop:step]`` along an axis."""
+        if self._opset < 10:  # Slice knew no step then
+            return self.node("Gather", x, self._own(np.arange(start, stop, step)), axis=axis)
         return self.node("Slice", x, *(self._own(np.array([value], np.int64)) for value in (start, stop, axis, step)))
 
     def _own(self, value: NDArray[np.float32] | NDArray[np.int64]) -> str:

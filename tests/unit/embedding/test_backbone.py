@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,9 +13,18 @@ import numpy as np
 import pytest
 
 from fruits.embedding import backbone
-from fruits.embedding.backbone import Card, Embedder, computation_id, find_backbone, parse_card, read_card
+from fruits.embedding.backbone import (
+    Card,
+    Embedder,
+    computation_id,
+    find_backbone,
+    parse_card,
+    read_card,
+    training_photos,
+)
 from fruits.errors import BackboneError
 from fruits.photos.images import Preprocessing
+from fruits.storage import schemas
 
 GOOD = {"name": "tiny", "sha256": "0" * 64, "embedding_size": 5, "size": 16}
 SIXTEEN = Preprocessing(16)
@@ -108,6 +118,50 @@ def test_computation_changes_with_all_that_changes_an_embedding_and_with_nothing
         computation_id(card, Preprocessing(16, "pad", "lanczos")),
     ]
     assert len({computation_id(card, SIXTEEN), *others}) == len(others) + 1
+
+
+def test_embeddings_of_an_older_schema_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Card(name="tiny", sha256="0" * 64, embedding_size=5, size=16)
+    now = computation_id(card, SIXTEEN)
+    monkeypatch.setattr(schemas, "VERSION", 1)  # without brightness and sharpness
+    assert computation_id(card, SIXTEEN) != now
+
+
+# --- What a network was made from -------------------------------------------------------------------------------------
+
+
+def listed(path: Path, photos: list[bytes]) -> None:
+    """Write a list of training photos."""
+    known = sorted(int.from_bytes(hashlib.sha256(photo).digest()[:8], "big") for photo in photos)
+    np.array(known, ">u8").tofile(path)
+
+
+def test_training_photos_are_read_from_beside_the_network(save_network: Save, networks: Any) -> None:
+    path = save_network(networks[0]("NHWC", "uint8"), training_photos="tiny.seen")
+    listed(path.with_suffix(".seen"), [b"one", b"two"])
+    known = training_photos(find_backbone(str(path)).card, str(path))
+    assert known is not None
+    assert int(hashlib.sha256(b"two").hexdigest()[:16], 16) in known.tolist()
+    assert len(known) == 2
+
+
+def test_network_whose_card_names_no_list_is_not_checked(save_network: Save, networks: Any) -> None:
+    path = save_network(networks[0]("NHWC", "uint8"))
+    assert training_photos(find_backbone(str(path)).card, str(path)) is None
+
+
+def test_list_that_the_card_names_and_that_is_gone_is_asked_for(save_network: Save, networks: Any) -> None:
+    path = save_network(networks[0]("NHWC", "uint8"), training_photos="../../etc/gone.seen")
+    with pytest.raises(BackboneError, match=r"names '../../etc/gone.seen' as the list of its training photos"):
+        training_photos(find_backbone(str(path)).card, str(path))
+
+
+def test_list_of_the_embedded_network_is_whole_sorted_and_without_second_mentions() -> None:
+    card = find_backbone(backbone.DEFAULT_BACKBONE).card
+    known = training_photos(card, backbone.DEFAULT_BACKBONE)
+    assert known is not None
+    assert (known.dtype, len(known)) == (np.uint64, 19_312)
+    assert (known[1:] > known[:-1]).all()
 
 
 # --- Finding ----------------------------------------------------------------------------------------------------------

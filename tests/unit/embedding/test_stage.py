@@ -16,6 +16,7 @@ from fruits.embedding import stage as module
 from fruits.embedding.backbone import BATCH_SIZE, Embedder, computation_id, find_backbone
 from fruits.embedding.stage import EmbedStage, embed_rows
 from fruits.photos.images import to_network_input
+from fruits.photos.quality import measure
 from fruits.storage.parts import Parts
 from fruits.storage.schemas import RECEIPT, WORK, embeddings
 
@@ -77,6 +78,7 @@ def test_embedding_is_that_of_the_photo_alone(some: list[dict[str, Any]], embedd
         assert (np.float32(row["embedding"]) == embedder.embed(photo.pixels[None])[0]).all()
         assert row["sha256"] == hashlib.sha256(data).hexdigest()
         assert (row["width"], row["height"]) == (100, 100)
+        assert (row["brightness"], row["sharpness"]) == tuple(float(value[0]) for value in measure(photo.pixels[None]))
         assert (row["status"], row["error"]) == ("ok", None)
 
 
@@ -106,7 +108,7 @@ def test_bad_photos_are_rows_that_say_why_and_harm_no_other(
         "folder.jpg": ("failed", "unreadable"),
     }
     for row in told.values():
-        assert row["embedding"] is None
+        assert row["embedding"] is row["brightness"] is row["sharpness"] is None
         assert (row["sha256"] is None) == (row["status"] == "failed")
     good = table.filter(pa.array([status == "ok" for status in table["status"].to_pylist()]))
     assert vectors(good).tolist() == vectors(embedded(some, embedder)).tolist()

@@ -317,8 +317,10 @@ def test_manifest_without_splits_is_split_by_hash(tmp_path: Path) -> None:
 
 def test_group_of_a_manifest_keeps_photos_together(pile: Path) -> None:
     manifest = csv(pile / "list.csv", "uri,label,group\npile/1.jpg,a,one\npile/2.jpg,a,one\npile/3.jpg,a,two\n")
-    groups = rows(list_photos([str(manifest)]), pile, "group")
+    found = list_photos([str(manifest)])
+    groups = rows(found, pile, "group")
     assert groups["pile/1.jpg"] == groups["pile/2.jpg"] != groups["pile/3.jpg"]
+    assert found.group_origin == "manifest"
 
 
 def test_file_that_a_manifest_names_and_nobody_has_is_still_a_row(pile: Path) -> None:
@@ -506,8 +508,10 @@ def test_neighbouring_frames_of_one_film_share_a_group(tmp_path: Path) -> None:
 
 def test_names_without_numbers_are_groups_of_their_own(tmp_path: Path) -> None:
     make(tmp_path, "Training/a/left.jpg", "Training/a/right.jpg", "Training/b/left.jpg")
-    groups = rows(list_photos([str(tmp_path)]), tmp_path, "group")
+    found = list_photos([str(tmp_path)])
+    groups = rows(found, tmp_path, "group")
     assert len(set(groups.values())) == 3
+    assert found.group_origin == "names"
 
 
 def test_same_names_under_two_labels_are_not_neighbours(tmp_path: Path) -> None:

@@ -1,0 +1,286 @@
+"""How good is it really: the protocols on a finished run, what they leave behind, and what voids them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from fruits import evaluation, pipeline
+from fruits.config import RunConfig
+from fruits.errors import ConfigError, StoreError
+from fruits.evaluation import PROTOCOLS, evaluate
+from fruits.photos import orchard
+
+SCORES = ("accuracy", "low", "high", "kind_accuracy", "kind_low", "kind_high")
+KEYS = {"protocol", "seen", "photos", "left_out", "folds", "groups", "grouped_by", "leakage", *SCORES}
+#: Shown by the report only where there is an evaluation.
+TABLE = '<table class="protocols">'
+
+Fruits = Callable[..., Any]
+
+
+def run(out: Path, *sources: Path, **choices: Any) -> dict[str, Any]:
+    config = {"workers": 1, "components": 4, **choices}
+    return pipeline.run(RunConfig(sources=tuple(map(str, sources)), out=str(out), **config))
+
+
+def by_name(evaluated: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["protocol"]: row for row in evaluated["protocols"]}
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """Results on 12 films of 32 frames, with their record and evaluation; tests only read them, or copy them first."""
+    root = tmp_path_factory.mktemp("filmed")
+    orchard.plant(root / "photos", photos=384, varieties=4, workers=1)
+    (root / "meaning.csv").write_text(
+        "label,kind,variety\nApfelino Red 1,round,apfelino\nSunglobe Orange,round,sunglobe\nMoon Pear 1,pear,moon\n"
+    )
+    # Few components, so that mistakes are made: of accuracies of 1 little can be told.
+    record = run(root / "out", root / "photos", components=1, taxonomy=str(root / "meaning.csv"))
+    return root / "out", record, evaluate(str(root / "out"))
+
+
+# --- What is measured ---------------------------------------------------------------------------------------------------
+
+
+def test_official_protocol_measures_what_the_run_measured(filmed: Any) -> None:
+    _, record, evaluated = filmed
+    official = by_name(evaluated)["official"]
+    assert official["photos"] == record["evaluated"]["photos"] == 96
+    assert 0.5 < record["metrics"]["accuracy"] < 1
+    # The same head up to float64 sums in another order: no photo of these changes sides.
+    assert official["accuracy"] == pytest.approx(record["metrics"]["accuracy"], abs=1e-6)
+    # Kinds are summed before calibration here and after it there, which may decide one or two photos.
+    assert official["kind_accuracy"] == pytest.approx(record["kind_metrics"]["accuracy"], abs=2.5 / 96)
+
+
+def test_every_protocol_is_measured_or_said_not_to_apply(filmed: Any) -> None:
+    _, _, evaluated = filmed
+    measured, not_applicable = by_name(evaluated), {row["protocol"] for row in evaluated["not_applicable"]}
+    assert sorted([*measured, *not_applicable]) == sorted(PROTOCOLS)
+    assert not_applicable == {"groups"}
+    assert all(row["reason"] for row in evaluated["not_applicable"])
+    for row in measured.values():
+        assert set(row) == KEYS
+        assert 0 <= row["leakage"] <= 1
+        assert row["seen"] is False
+        assert 1 <= row["groups"] <= row["photos"]
+        for prefix in ("", "kind_"):
+            score = [row[f"{prefix}{name}"] for name in ("low", "accuracy", "high")]
+            if row["protocol"] == "variety" and not prefix:
+                assert score == [None] * 3  # a variety that was held out cannot be named
+            else:
+                assert 0 <= score[0] <= score[1] <= score[2] <= 1
+        assert row["kind_accuracy"] >= (row["accuracy"] or 0) - 0.05
+
+
+def test_films_are_held_out_by_axis_and_by_arc_and_every_frame_is_asked(filmed: Any) -> None:
+    measured = by_name(filmed[2])
+    for name, folds in (("axis", 3), ("arc", 4)):
+        assert (measured[name]["folds"], measured[name]["photos"], measured[name]["left_out"]) == (folds, 384, 0)
+        assert (measured[name]["grouped_by"], measured[name]["groups"]) == ("film", 12)
+
+
+def test_varieties_are_held_out_of_the_kind_that_has_two(filmed: Any) -> None:
+    variety = by_name(filmed[2])["variety"]
+    assert (variety["photos"], variety["folds"], variety["groups"], variety["grouped_by"]) == (192, 2, 2, "variety")
+
+
+def test_neighbouring_frames_on_both_sides_are_found(filmed: Any) -> None:
+    _, _, evaluated = filmed
+    duplicates, measured = evaluated["near_duplicates"], by_name(evaluated)
+    assert 0 < duplicates["threshold"] == min(duplicates["copies"], duplicates["other_labels"]) < 1
+    assert duplicates["chance"] <= 0.05 + 1 / 288
+    assert measured["official"]["leakage"] > 0.9  # Training and Test are frames of the same turns
+    assert measured["official"]["leakage"] > measured["arc"]["leakage"] > measured["variety"]["leakage"]
+
+
+def test_numbers_of_frames_also_say_what_is_held_back_while_choosing(filmed: Any) -> None:
+    head = filmed[1]["head"]
+    # Of each label about a fifth of 33 spans of 30 frames.
+    assert (head["validation_groups_by"], head["validation_groups"]) == ("names", 4 * 7)
+
+
+def test_what_was_evaluated_is_said(filmed: Any) -> None:
+    out, record, evaluated = filmed
+    assert (evaluated["identity"], evaluated["components"]) == (record["identity"], 1)
+    assert evaluated["sources"] == [str(out.parent / "photos")]
+    assert evaluated["photos"] == record["ok"] == 384
+    assert evaluated["seen"]["checked"]
+    assert evaluated["seen"]["photos"] == 0  # made-up fruit, which no network was made from
+
+
+# --- What is left behind ------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_is_kept_and_shown_in_the_report(filmed: Any) -> None:
+    out, _, evaluated = filmed
+    assert json.loads((out / "evaluation.json").read_text("utf-8")) == evaluated
+    assert TABLE in (out / "report.html").read_text("utf-8")
+
+
+def test_evaluation_outlives_a_run_that_changes_nothing_and_no_other(filmed: Any, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(filmed[0], tmp_path / "out"))
+    photos, meaning = filmed[0].parent / "photos", str(filmed[0].parent / "meaning.csv")
+    again = run(out, photos, components=1, taxonomy=meaning)
+    assert again["up_to_date"]
+    assert (out / "evaluation.json").is_file()
+    assert TABLE in (out / "report.html").read_text("utf-8")
+    # Another meaning of labels is another recogniser, at no cost of embeddings.
+    changed = run(out, photos, components=1, taxonomy="none")
+    assert (changed["up_to_date"], changed["computed"], changed["kinds"]) == (False, 0, 4)
+    assert not (out / "evaluation.json").exists()
+    assert TABLE not in (out / "report.html").read_text("utf-8")
+    evaluated = evaluate(str(out), ["variety", "official"])
+    assert evaluated["not_applicable"] == [{"protocol": "variety", "reason": "no kind has two varieties"}]
+    # The rest is the same as before: nothing of it is left to chance.
+    assert evaluated["near_duplicates"] == filmed[2]["near_duplicates"]
+    for name in ("accuracy", "low", "high", "leakage"):
+        assert by_name(evaluated)["official"][name] == by_name(filmed[2])["official"][name]
+    assert TABLE in (out / "report.html").read_text("utf-8")
+
+
+def test_protocols_can_be_asked_for_by_name(finished_run: Any, tmp_path: Path) -> None:
+    out = finished_run.copy_to(tmp_path)
+    evaluated = evaluate(str(out), ["groups", "axis"])
+    assert [row["protocol"] for row in evaluated["protocols"]] == ["groups"]
+    assert [row["protocol"] for row in evaluated["not_applicable"]] == ["axis"]
+    groups = by_name(evaluated)["groups"]
+    assert groups["leakage"] == 0  # that is what they are made for
+    assert groups["photos"] + groups["left_out"] == 320
+    assert groups["grouped_by"] == "near-duplicates"
+    # The recogniser is what it was: its manifest holds the checksums of all its files.
+    manifest = (out / "bundle" / "manifest.json").read_bytes()
+    assert manifest == (finished_run.out / "bundle" / "manifest.json").read_bytes()
+
+
+def test_of_too_many_photos_whole_groups_are_left_out(
+    finished_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "MAX_PHOTOS", 200)
+    evaluated = evaluate(str(finished_run.copy_to(tmp_path)), ["official"])
+    assert 180 < evaluated["photos"] <= 200  # groups of a few frames each
+
+
+def test_table_for_a_terminal_has_a_line_for_every_protocol_and_every_reason(filmed: Any) -> None:
+    text = evaluation.as_text([filmed[2], filmed[2]])
+    for name in ("official", "axis", "arc", "variety"):
+        lines = [line for line in text.splitlines() if line.startswith("photos  ") and f"  {name} " in line]
+        assert len(lines) == 2
+    assert text.count("no groups: ") == 1  # what is true of both is said once
+    assert f"{by_name(filmed[2])['official']['accuracy']:.1%}" in text
+
+
+# --- What voids or bends it -----------------------------------------------------------------------------------------------
+
+
+def test_only_photos_that_the_network_was_not_made_from_count(
+    photos: Path, tmp_path: Path, save_network: Callable[..., Path], networks: Any
+) -> None:
+    network = save_network(networks[0]("NHWC", "uint8"), training_photos="tiny.seen", training_data="these photos")
+    digests = [hashlib.sha256(path.read_bytes()).digest()[:8] for path in photos.glob("Training/*/*.jpg")]
+    network.with_suffix(".seen").write_bytes(b"".join(sorted(digests)))
+    run(tmp_path / "out", photos, backbone=str(network), components=3)
+    evaluated = evaluate(str(tmp_path / "out"))
+    assert evaluated["seen"] == {"checked": True, "photos": 240, "share": 0.75, "of": "these photos"}
+    measured = by_name(evaluated)
+    assert set(measured) == {"official", "groups"}
+    assert measured["official"]["seen"] is False
+    assert measured["official"]["accuracy"] > 0.3  # of 8 labels, from mean colours alone
+    assert measured["groups"]["seen"] is True
+    assert [measured["groups"][name] for name in SCORES] == [None] * 6
+    assert 0 <= measured["groups"]["leakage"] <= 1  # asks no head
+    assert "seen" in evaluation.as_text([evaluated])
+    assert TABLE in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+def test_groups_of_a_manifest_stay_together(own_photos: Path, tmp_path: Path) -> None:
+    paths = sorted(own_photos.glob("T*/*/*.jpg"))
+    whole = ("Moon Pear 1", "Starrib Yellow")
+
+    def group(path: Path) -> str:
+        # Of two labels all photos are one group, of the others those of one film.
+        label = path.parent.name
+        return label if label in whole else f"{label} {path.name.rpartition('_100')[0].rpartition('_')[0]}"
+
+    lines = [f"{path},{path.parent.name},{group(path)}" for path in paths]
+    (tmp_path / "list.csv").write_text("\n".join(["uri,label,group", *lines]), "utf-8")
+    record = run(tmp_path / "out", tmp_path / "list.csv")
+    assert record["group_origin"] == "manifest"
+    evaluated = evaluate(str(tmp_path / "out"), ["groups"])
+    (groups,) = evaluated["protocols"]
+    # A label that is held out whole is never learnt when it is asked for.
+    left_out = sum(path.parent.name in whole for path in paths)
+    assert (groups["left_out"], groups["photos"]) == (left_out, len(paths) - left_out)
+    assert (groups["grouped_by"], groups["groups"]) == ("manifest", 6)
+    # A group is on one side when the manifest leaves the split to the hash, too.
+    catalogue = pq.read_table(tmp_path / "out" / "catalogue.parquet", columns=["group", "split"])
+    sides = {(row["group"], row["split"]) for row in catalogue.to_pylist()}
+    assert len(sides) == len({group for group, _ in sides}) == 8
+
+
+def test_folds_with_a_single_label_to_learn_are_left_out(own_photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "meaning.csv").write_text("label,kind,variety\nMoon Pear 1,fruit,a\nStarrib Yellow,fruit,b\n")
+    only = ("Moon Pear 1", "Starrib Yellow")
+    record = run(tmp_path / "out", own_photos, only=only, taxonomy=str(tmp_path / "meaning.csv"))
+    (variety,) = evaluate(str(tmp_path / "out"), ["variety"])["protocols"]
+    assert (variety["photos"], variety["left_out"], variety["kind_accuracy"]) == (0, record["ok"], None)
+
+
+def test_copies_of_photos_on_both_sides_are_all_found(own_photos: Path, tmp_path: Path) -> None:
+    for path in own_photos.glob("Test/*/*.jpg"):
+        path.unlink()
+    for path in own_photos.glob("Training/*/*.jpg"):
+        shutil.copy(path, own_photos / "Test" / path.parent.name / path.name)
+    run(tmp_path / "out", own_photos)
+    (official,) = evaluate(str(tmp_path / "out"), ["official"])["protocols"]
+    assert official["leakage"] == 1.0
+    assert official["accuracy"] > 0.95  # it has seen them all
+
+
+# --- Refused --------------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_protocol_is_refused_with_the_known_ones(finished_run: Any) -> None:
+    with pytest.raises(ConfigError, match="--protocol luck: expected one of official, axis, arc, variety, groups"):
+        evaluate(str(finished_run.out), ["luck"])
+    assert not (finished_run.out / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize("lost", ["run.json", "catalogue.parquet"])
+def test_results_that_are_not_whole_are_refused(finished_run: Any, tmp_path: Path, lost: str) -> None:
+    out = finished_run.copy_to(tmp_path)
+    (out / lost).unlink()
+    with pytest.raises(StoreError, match=r"no finished run in .*fruits run"):
+        evaluate(str(out))
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}"])
+def test_damaged_record_is_refused(finished_run: Any, tmp_path: Path, data: bytes) -> None:
+    out = finished_run.copy_to(tmp_path)
+    (out / "run.json").write_bytes(data)
+    with pytest.raises(StoreError, match="run 'fruits run' again"):
+        evaluate(str(out))
+
+
+def test_record_and_bundle_of_different_runs_are_refused(finished_run: Any, tmp_path: Path) -> None:
+    out = finished_run.copy_to(tmp_path)
+    record = json.loads((out / "run.json").read_text("utf-8"))
+    (out / "run.json").write_text(json.dumps({**record, "identity": "another"}))
+    with pytest.raises(StoreError, match="of different runs"):
+        evaluate(str(out))
+
+
+def test_photos_that_are_gone_since_are_asked_for(own_photos: Path, tmp_path: Path) -> None:
+    run(tmp_path / "out", own_photos)
+    shutil.rmtree(own_photos / "Training")
+    with pytest.raises(StoreError, match="photos can still be read; expected them where they were"):
+        evaluate(str(tmp_path / "out"))

@@ -1,0 +1,144 @@
+"""From embeddings to a recogniser: what is held back, what counts how much, and from where on answers are certain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fruits import bundle as bundles
+from fruits import fitting, pipeline
+from fruits.config import RunConfig
+from fruits.errors import FruitsError
+from fruits.fitting import Choice, Choosing, Rows
+from fruits.learning.confidence import DEFAULT_CERTAIN
+from fruits.photos.quality import Limits
+
+
+def run(out: Path, *sources: Path, **choices: Any) -> dict[str, Any]:
+    config = {"workers": 1, "components": 8, **choices}
+    return pipeline.run(RunConfig(sources=tuple(map(str, sources)), out=str(out), **config))
+
+
+def rows_of(label: np.ndarray, group: np.ndarray | None = None, **changes: Any) -> Rows:
+    n = len(label)
+    values = {
+        "label": label,
+        "split": np.full(n, "train"),
+        "group": np.arange(n) if group is None else group,
+        "ok": np.ones(n, bool),
+        "source": np.zeros(n, np.int64),
+        "names": [f"label {number}" for number in range(label.max() + 1)],
+        **changes,
+    }
+    return Rows(**values)
+
+
+# --- What choices are made on -------------------------------------------------------------------------------------------
+
+
+def test_labels_that_chance_leaves_nothing_to_learn_of_are_not_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "_ROWS_FOR_CHOOSING", 60)
+    # Two common labels and forty of five photos each, most of whose photos are not among the 60.
+    rows = rows_of(np.r_[np.repeat([0, 1], 100), np.repeat(np.arange(2, 42), 5)])
+    for seed in range(5):
+        choosing = Choosing.of(rows, seed)
+        held, learnt = choosing.train[choosing.held_back], choosing.train[~choosing.held_back]
+        assert len(held) > 0
+        assert set(rows.label[held].tolist()) <= set(rows.label[learnt].tolist())
+        # What is held back of all rows does not depend on which of them are used for choosing.
+        assert set(held.tolist()) <= set(choosing.all_held_back.tolist())
+        assert not set(learnt.tolist()) & set(choosing.all_held_back.tolist())
+
+
+def test_only_training_photos_that_decode_are_learnt_from() -> None:
+    split, ok = np.array(["train", "test", "train", "val"]), np.array([True, True, False, True])
+    rows = rows_of(np.zeros(4, np.int64), split=split, ok=ok)
+    assert rows.training.tolist() == [0]
+
+
+def test_weights_are_those_of_training_photos_alone() -> None:
+    split = np.array(["train"] * 6 + ["test"] * 2)
+    rows = rows_of(np.array([0, 0, 0, 1, 2, 2, 1, 0]), split=split, source=np.array([0, 0, 1, 0, 0, 0, 5, 5]))
+    weights = rows.balance([0, 0, 1])  # labels 0 and 1 are of one kind
+    # Kind 0 has two sources, of three and of one photo; kind 1 has one.
+    assert weights.tolist() == pytest.approx([0.5, 0.5, 1.5, 0.5, 1.5, 1.5, 0, 0])
+
+
+# --- What belongs together ----------------------------------------------------------------------------------------------
+
+
+def test_where_names_say_nothing_looks_do(own_photos: Path, tmp_path: Path) -> None:
+    for path in own_photos.glob("Training/*/*.jpg"):
+        letters = path.stem.translate(str.maketrans("0123456789_", "abcdefghijk"))
+        path.rename(path.with_name(f"{letters}.jpg"))
+    record = run(tmp_path / "out", own_photos)
+    assert record["head"]["validation_groups_by"] == "looks"
+    # A whole look of each of the four labels, of at most four.
+    assert record["head"]["validation_groups"] == 4
+
+
+def test_word_of_a_manifest_is_taken(own_photos: Path, tmp_path: Path) -> None:
+    lines = [f"{path},{path.parent.name},train,{path.stem[:2]}" for path in own_photos.glob("Training/*/*.jpg")]
+    (tmp_path / "list.csv").write_text("\n".join(["uri,label,split,group", *lines]), "utf-8")
+    assert run(tmp_path / "out", tmp_path / "list.csv")["head"]["validation_groups_by"] == "manifest"
+
+
+# --- Certainty ----------------------------------------------------------------------------------------------------------
+
+
+def test_where_nothing_is_held_back_only_clear_answers_are_certain_and_nothing_is_strange() -> None:
+    choice = Choice(8, "components", 3.0, [], [], 0, None)
+    limits = Limits(0.1, 0.2, 50)
+    certainty = fitting.certainty(choice, rows_of(np.arange(3)), limits, None)
+    assert (certainty.variety, certainty.kind, certainty.strange) == (DEFAULT_CERTAIN, DEFAULT_CERTAIN, float("inf"))
+    assert certainty.limits is limits
+
+
+def test_bundle_tells_by_the_limits_that_the_record_names(finished_run: Any) -> None:
+    certainty, told = bundles.load(finished_run.out).certainty, finished_run.record["answers"]["thresholds"]
+    assert (certainty.kind, certainty.variety, certainty.strange) == (told["kind"], told["variety"], told["unknown"])
+    assert certainty.limits == Limits(told["dark"], told["blurred"], told["small"])
+    assert 0.5 <= certainty.kind <= 1
+    assert certainty.limits.small == 50  # half of the network's 100
+
+
+# --- Counting the same --------------------------------------------------------------------------------------------------
+
+
+def test_several_sources_are_balanced_unless_told_otherwise() -> None:
+    sources = ("studio", "shop")
+    assert RunConfig(sources=sources, out="out").balance is True
+    assert RunConfig(sources=sources, out="out", balance=False).balance is False
+    assert RunConfig(sources=sources[:1], out="out").balance is False
+    assert RunConfig(sources=sources[:1] * 2, out="out").balance is False
+
+
+def test_balance_is_a_choice_that_the_results_depend_on(own_photos: Path, tmp_path: Path) -> None:
+    # One label of a tenth of the photos of the others.
+    for path in sorted((own_photos / "Training" / "Moon Pear 1").iterdir())[3:]:
+        path.unlink()
+    plain = run(tmp_path / "out", own_photos)
+    weights = np.load(tmp_path / "out" / "bundle" / "weights.npy")
+    balanced = run(tmp_path / "out", own_photos, balance=True)
+    assert (plain["balanced"], balanced["balanced"], balanced["computed"]) == (False, True, 0)
+    assert plain["identity"] != balanced["identity"]
+    assert (np.load(tmp_path / "out" / "bundle" / "weights.npy") != weights).any()
+
+
+# --- Too little ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("balance", [False, True])
+@pytest.mark.parametrize("kept", [lambda _: False, lambda path: path.parent.name == "Moon Pear 1"], ids=["none", "one"])
+def test_training_photos_that_hardly_any_of_decode_are_refused_with_a_reason(
+    own_photos: Path, tmp_path: Path, kept: Callable[[Path], bool], balance: bool
+) -> None:
+    for path in own_photos.glob("Training/*/*.jpg"):
+        if not kept(path):
+            path.write_bytes(b"text")
+    with pytest.raises(FruitsError, match=r"expected at least (2|two)"):
+        run(tmp_path / "out", own_photos, max_rejected=1.0, balance=balance)
