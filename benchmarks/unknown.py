@@ -19,13 +19,13 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.scenes import scenes
 from fruits.embedding.backbone import Embedder
-from fruits.evaluation import Finished, Material, material_of, open_run
 from fruits.learning import head as heads
 from fruits.learning.confidence import temperature
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import nearest, unit
 from fruits.learning.pca import PCA
 from fruits.learning.unknown import Known, entropy
+from fruits.material import Finished, Material, material_of, open_run
 from fruits.photos.images import to_network_input
 
 ACCEPTED = 0.95

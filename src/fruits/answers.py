@@ -145,7 +145,7 @@ def decide(
     outcome = np.full(n, OUTCOMES.index("unsure"), np.int64)
     outcome[kind_probabilities[:, 0] >= certainty.kind] = OUTCOMES.index("kind")
     outcome[variety_probability >= certainty.variety] = OUTCOMES.index("variety")
-    outcome[strangeness > certainty.strange] = OUTCOMES.index("unknown")
+    outcome[~(strangeness <= certainty.strange)] = OUTCOMES.index("unknown")  # also where it is no number
     return Decisions(
         outcome,
         variety,

@@ -23,12 +23,11 @@ from fruits.config import RunConfig
 from fruits.embedding.backbone import BATCH_SIZE
 from fruits.engines import get_engine
 from fruits.errors import CatalogueError, ImageDecodeError
-from fruits.evaluation import NEIGHBOUR_COMPONENTS, copies_of
-from fruits.fitting import embeddings_of
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import COPIES_SHARE, NearDuplicates, chained, nearest, unit
 from fruits.learning.pca import PCA
 from fruits.learning.suspects import suspects
+from fruits.material import NEIGHBOUR_COMPONENTS, copies_of
 from fruits.measure import Clock, PeakMemory, Progress, Silent
 from fruits.photos.catalogue import list_photos
 from fruits.photos.images import to_network_input
@@ -36,6 +35,7 @@ from fruits.photos.retouch import fingerprints
 from fruits.photos.samples import thumbnail
 from fruits.pipeline import Prepared, embed, prepare
 from fruits.report import render_audit
+from fruits.rows import embeddings_of
 from fruits.storage import schemas
 from fruits.storage.objects import Objects, read_file
 from fruits.storage.parts import Inventory, Parts, write_table
@@ -118,11 +118,12 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
         with clock.step("duplicates"):
             progress.start("duplicates", None)
             believed = np.setdiff1d(np.arange(len(photos.uris)), doubted)
+            if len(believed) < len(doubted):  # so much doubt says more of the few photos than of their labels
+                believed = np.arange(len(photos.uris))
             duplicates = _near(photos, prepared, believed, progress)
         with clock.step("photos"):
             _pixels(photos)
-            for rejection in records.rejections(catalogue, inventory):
-                _note(photos, "unreadable", rejection, uri=rejection["uri"], message=rejection["message"])
+            _unreadable(photos, catalogue.table, records.rejections(catalogue, inventory))
         with clock.step("report"):
             progress.start("report", None)
             table = pa.Table.from_pylist(photos.table, schema=schemas.FINDINGS)
@@ -219,8 +220,9 @@ def _near(photos: _Photos, prepared: Prepared, believed: NDArray[np.int64], prog
         distance[at] = 1 - (looks[left[at]] * looks[right[at]]).sum(axis=1)
     near = distance <= limit
     left, right, distance = left[near], right[near], np.maximum(distance[near], 0)
-    # The closest partner of each photo.
-    order = np.lexsort((right, distance, left))
+    # Of each photo the partner to know of: of another label before another split before the closest.
+    same_label, same_split = photos.label[left] == photos.label[right], photos.split[left] == photos.split[right]
+    order = np.lexsort((right, distance, same_split, same_label, left))
     first = order[np.r_[True, np.diff(left[order]) != 0]] if len(order) else order
     closest, partner = np.full(len(photos.uris), np.inf), np.full(len(photos.uris), -1, np.int64)
     closest[left[first]], partner[left[first]] = distance[first], right[first]
@@ -287,7 +289,12 @@ def _note_groups(
         group = {"photos": [photos.of(row) for row in shown.tolist()], "size": len(rows), "distance": least, **across}
         photos.found[sort].append(group)
         for row in rows.tolist():
-            other = int(partner[row]) if partner is not None else int(rows[0] if row != rows[0] else rows[1])
+            if partner is not None:
+                other = int(partner[row])
+            else:
+                others = rows[rows != row]
+                same = (photos.label[others] == photos.label[row], photos.split[others] == photos.split[row])
+                other = int(others[np.lexsort((others, same[1], same[0]))[0]])
             _add(
                 photos,
                 sort,
@@ -345,9 +352,14 @@ def _add(photos: _Photos, sort: str, row: int, **more: Any) -> None:
     photos.table.append({"sort": sort, **photos.of(row), **more})
 
 
-def _note(photos: _Photos, sort: str, finding: dict[str, Any], **more: Any) -> None:
-    photos.found[sort].append(finding)
-    photos.table.append({"sort": sort, "label": finding["label"], **more})
+def _unreadable(photos: _Photos, table: pa.Table, rejections: list[dict[str, str]]) -> None:
+    """Note files that gave no pixels."""
+    uris = pa.array([rejection["uri"] for rejection in rejections], pa.string())
+    splits = table["split"].take(pc.index_in(uris, table["uri"].combine_chunks())).to_pylist()
+    for rejection, split in zip(rejections, splits, strict=True):
+        photos.found["unreadable"].append(rejection)
+        known = {name: rejection[name] for name in ("uri", "label", "message")}
+        photos.table.append({"sort": "unreadable", "split": split, **known})
 
 
 def _counts(photos: _Photos) -> dict[str, dict[str, int]]:

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from fruits import __version__
 from fruits.config import Fit, RunConfig
-from fruits.errors import ConfigError, FruitsError, ImageDecodeError, LeakageError, StoreError
+from fruits.errors import ConfigError, EvaluationError, FruitsError, ImageDecodeError, LeakageError, StoreError
 
 if TYPE_CHECKING:
     from fruits.answers import Answer
@@ -214,15 +214,25 @@ def evaluate(
 ) -> None:
     """Measure how good a recogniser really is: protocols that do not flatter, with intervals and leakage."""
     from fruits import evaluation as evaluations  # noqa: PLC0415
+    from fruits.material import open_run  # noqa: PLC0415
 
+    wanted = evaluations.in_order(protocol or ())
     found = []
+    for one in out:  # what is wrong with the last is said before the work on the first
+        open_run(one)
     with _Display(unit="fold") as display:
         for one in out:
-            found.append(evaluations.evaluate(one, protocol or (), progress=display))
+            found.append(evaluations.evaluate(one, wanted, progress=display))
     if as_json:
         typer.echo(json.dumps({"evaluations": found}))
     else:
         typer.echo(evaluations.as_text(found))
+    for evaluation in found:
+        if not evaluation["protocols"]:
+            reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in evaluation["not_applicable"])
+            raise EvaluationError(
+                f"nothing could be measured of '{evaluation['out']}' ({reasons}); choose another --protocol"
+            )
     if fail_on_leak is not None:
         leaks = [
             f"{evaluation['out']}, {row['protocol']}: {row['leakage']:.1%}"

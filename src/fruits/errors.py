@@ -51,6 +51,10 @@ class TaxonomyError(FruitsError, ValueError):
     """The file that says what labels mean cannot be used."""
 
 
+class EvaluationError(FruitsError, ValueError):
+    """Nothing could be measured."""
+
+
 class LeakageError(FruitsError, RuntimeError):
     """More test photos than allowed have a near-duplicate among the training photos."""
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,7 @@ from fruits import fitting
 from fruits import record as records
 from fruits.answers import Answer
 from fruits.config import RunConfig, usable_cores
-from fruits.embedding.backbone import Backbone, Card, computation_id, find_backbone
+from fruits.embedding.backbone import Backbone, Card, computation_id, find_backbone, training_photos
 from fruits.embedding.stage import EmbedStage
 from fruits.engines import Engine, get_engine
 from fruits.errors import BundleError, CatalogueError, ConfigError
@@ -35,10 +35,14 @@ from fruits.photos.catalogue import Catalogue, labels_without_training, list_pho
 from fruits.photos.images import Preprocessing
 from fruits.photos.samples import example_photos, typical_side
 from fruits.report import render
+from fruits.rows import Rows, grouped_by_looks
 from fruits.storage import schemas
 from fruits.storage.objects import Objects
 from fruits.storage.parts import Inventory, Parts, write_table
 from fruits.taxonomy import Taxonomy
+
+#: Beside the embeddings: the photos that the network was made from, as its card lists them.
+TRAINING_PHOTOS: Final = "training_photos"
 
 
 def run(config: RunConfig, *, progress: Progress | None = None, command: str = "fruits run") -> dict[str, Any]:
@@ -70,6 +74,8 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             catalogue = list_photos(
                 config.sources, only=config.only, sample=config.sample, seed=config.seed, progress=progress.advance
             )
+            labels = catalogue.table["label"].combine_chunks().unique().to_pylist()
+            Taxonomy.of(labels, config.taxonomy)  # whatever is wrong with it is said before the long work
             prepared = prepare(config, catalogue, objects)
             card, preprocessing, parts = prepared.card, prepared.preprocessing, prepared.parts
         _say_what_was_found(catalogue, progress)
@@ -84,16 +90,16 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             records.refuse_too_many(counts, rejections, config.max_rejected, f"{config.out}/rejected.csv")
 
         identity = records.identity(config, catalogue, inventory, card, preprocessing)
-        if before := _unchanged(objects, identity):
+        if before := _unchanged(objects, identity, catalogue.table.select(["uri", "version"])):
             now = {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": memory.megabytes}
             return {**before, **about, **counts, **now, "up_to_date": True}
 
         # From here to the end the results are of two runs; without a record nobody takes them for one.
         objects.delete("run.json")
-        rows = fitting.Rows.of(catalogue.table, inventory)
+        rows = Rows.of(catalogue.table, inventory)
         with clock.step("moments"):
             progress.start("moments", None)
-            rows, grouped_by = fitting.grouped_by_looks(parts, inventory, rows, group_origin=catalogue.group_origin)
+            rows, grouped_by = grouped_by_looks(parts, inventory, rows)
         choosing = fitting.Choosing.of(rows, config.seed)
         weights = rows.balance(Taxonomy.of(rows.names, config.taxonomy).kind_of) if config.balance else None
         with clock.step("moments"):
@@ -240,6 +246,8 @@ def prepare(config: RunConfig, catalogue: Catalogue, objects: Objects) -> Prepar
     backbone = find_backbone(config.backbone)
     preprocessing = _preprocessing(config, backbone, catalogue, objects)
     parts = Parts(config.out, f"embeddings/{computation_id(backbone.card, preprocessing)}")
+    if (seen := training_photos(backbone.card, config.backbone)) is not None:
+        objects.write(f"{parts.prefix}/{TRAINING_PHOTOS}", seen.astype(">u8").tobytes())
     return Prepared(backbone.card, preprocessing, _prepared_model(objects, backbone, preprocessing), parts)
 
 
@@ -342,7 +350,7 @@ def _write_rejections(objects: Objects, rejections: list[dict[str, str]]) -> Non
     objects.write("rejected.csv", out.getvalue().encode())
 
 
-def _unchanged(objects: Objects, identity: str) -> dict[str, Any] | None:
+def _unchanged(objects: Objects, identity: str, catalogue: pa.Table) -> dict[str, Any] | None:
     """Return the last run's record if it is of the same identity and its results are all there."""
     data = objects.read_if_present("run.json")
     try:
@@ -353,10 +361,11 @@ def _unchanged(objects: Objects, identity: str) -> dict[str, Any] | None:
         of = [bundles.load(objects.root).manifest["about"], json.loads(features.get(b"fruits", b"{}"))]
         if any(result.get("identity") != identity for result in of):
             return None
+        listed = pq.read_table(Path(objects.root) / "catalogue.parquet").select(["uri", "version"])
     except (ValueError, OSError, KeyError, BundleError, pa.ArrowException):
         return None  # damaged or half deleted: fitting again is quick and puts everything back
-    kept = (Path(objects.root) / name for name in ("report.html", "catalogue.parquet"))
-    return record if all(path.is_file() for path in kept) else None
+    whole = record.keys() >= set(records.KEYS) and (Path(objects.root) / "report.html").is_file()
+    return record if whole and listed.equals(catalogue) else None
 
 
 def _write_predictions(

@@ -21,18 +21,24 @@ from fruits.answers import OUTCOMES, Certainty, decide
 from fruits.config import RunConfig
 from fruits.embedding.backbone import Card, computation_id
 from fruits.errors import StoreError, TooManyRejectedError
-from fruits.fitting import Choice, Recogniser, Rows
+from fruits.fitting import Choice, Recogniser
 from fruits.learning import metrics
 from fruits.learning.confidence import calibration_floor
 from fruits.learning.head import softmax
 from fruits.learning.pca import PCA
 from fruits.photos.catalogue import Catalogue, labels_without_training
 from fruits.photos.images import Preprocessing
+from fruits.rows import Rows
 from fruits.storage import schemas
 from fruits.storage.parts import Inventory
 from fruits.taxonomy import Taxonomy
 
 FORMAT: Final = 2
+#: What those who read a record later rely on.
+KEYS: Final = (
+    "identity", "config", "sources", "group_origin", "balanced", "components", "head", "evaluated", "metrics", "confusions",
+    "answers", "calibration", "kind_metrics", "per_label", "seconds",
+)  # fmt: skip
 REJECTIONS_KEPT: Final = 1000
 _CONFUSIONS_KEPT: Final = 100
 _WRONG_KEPT: Final = 6

@@ -90,11 +90,14 @@ class Taxonomy:
             rows = [*(_read(Path(own)) if own else []), *_parse(shipped, "taxonomy.csv")]
         meant: dict[str, tuple[str, str]] = {}
         names: dict[tuple[str, str], list[dict[str, str]]] = {}
+        more: dict[str, list[dict[str, str]]] = {}  # names that stand beside a label that is the kind itself
         for row in rows:
             if row["label"]:
                 meant.setdefault(_spelling(row["label"]), (row["kind"], row["variety"]))
             if not row["label"] or row["variety"]:
                 names.setdefault((row["kind"], row["variety"]), []).append(row)
+            else:
+                more.setdefault(row["kind"], []).append(row)
         for (kind, variety), about in names.items():
             if not variety:  # a folder called Pomme holds apples, whether or not it stands in a file
                 for called in (kind, *(row[language] for row in about for language in LANGUAGES if row[language])):
@@ -104,7 +107,7 @@ class Taxonomy:
         variety_places = sorted({place for place in places if place[1]})
         kind_number = {kind: number for number, kind in enumerate(kind_ids)}
         variety_number = {place: number for number, place in enumerate(variety_places)}
-        kinds = tuple(_name(names.get((kind, ""), []), kind) for kind in kind_ids)
+        kinds = tuple(_name([*names.get((kind, ""), []), *more.get(kind, [])], kind) for kind in kind_ids)
         return cls(
             tuple(labels),
             tuple(kind_number[kind] for kind, _ in places),
@@ -219,6 +222,10 @@ def _parse(text: str, name: str) -> list[dict[str, str]]:
     meant: dict[str, tuple[str, str]] = {}
     try:
         for given in reader:
+            if None in given:
+                raise TaxonomyError(
+                    f"taxonomy '{name}', line {reader.line_num}: more fields than columns; quote a field that holds a comma"
+                )
             row = {column: unicodedata.normalize("NFC", (given.get(column) or "").strip()) for column in _COLUMNS}
             if not any(row.values()):
                 continue

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from fruits import evaluation, pipeline
+from fruits import evaluation, material, pipeline
 from fruits.config import RunConfig
 from fruits.errors import ConfigError, StoreError
 from fruits.evaluation import PROTOCOLS, evaluate
@@ -165,7 +165,7 @@ def test_protocols_can_be_asked_for_by_name(finished_run: Any, tmp_path: Path) -
 def test_of_too_many_photos_whole_groups_are_left_out(
     finished_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "MAX_PHOTOS", 200)
+    monkeypatch.setattr(material, "MAX_PHOTOS", 200)
     evaluated = evaluate(str(finished_run.copy_to(tmp_path)), ["official"])
     assert 180 < evaluated["photos"] <= 200  # groups of a few frames each
 
@@ -230,9 +230,54 @@ def test_groups_of_a_manifest_stay_together(own_photos: Path, tmp_path: Path) ->
 def test_folds_with_a_single_label_to_learn_are_left_out(own_photos: Path, tmp_path: Path) -> None:
     (tmp_path / "meaning.csv").write_text("label,kind,variety\nMoon Pear 1,fruit,a\nStarrib Yellow,fruit,b\n")
     only = ("Moon Pear 1", "Starrib Yellow")
-    record = run(tmp_path / "out", own_photos, only=only, taxonomy=str(tmp_path / "meaning.csv"))
-    (variety,) = evaluate(str(tmp_path / "out"), ["variety"])["protocols"]
-    assert (variety["photos"], variety["left_out"], variety["kind_accuracy"]) == (0, record["ok"], None)
+    run(tmp_path / "out", own_photos, only=only, taxonomy=str(tmp_path / "meaning.csv"))
+    evaluated = evaluate(str(tmp_path / "out"), ["variety"])
+    assert evaluated["protocols"] == []
+    assert evaluated["not_applicable"] == [{"protocol": "variety", "reason": "no fold has learnt what it is asked"}]
+
+
+def test_a_file_that_stands_on_both_sides_leaks_whatever_the_threshold(own_photos: Path, tmp_path: Path) -> None:
+    """Copies under two labels drive the threshold to nothing; the copies in the test are found all the same."""
+    training, test = sorted(own_photos.glob("Training/*")), sorted(own_photos.glob("Test/*"))
+    for folder in test:
+        shutil.rmtree(folder)
+        shutil.copytree(own_photos / "Training" / folder.name, folder)
+    for photo in sorted(training[0].iterdir())[:30]:
+        shutil.copy(photo, training[1] / f"also {photo.name}")
+    run(tmp_path / "out", own_photos)
+    (official,) = evaluate(str(tmp_path / "out"), ["official"])["protocols"]
+    assert official["leakage"] == 1.0
+
+
+def test_a_protocol_measured_later_joins_the_earlier_ones(finished_run: Any, tmp_path: Path) -> None:
+    out = finished_run.copy_to(tmp_path)
+    evaluate(str(out), ["groups"])
+    now = evaluate(str(out), ["official", "official"])
+    assert [row["protocol"] for row in now["protocols"]] == ["official"]
+    kept = json.loads((out / "evaluation.json").read_text())
+    assert [row["protocol"] for row in kept["protocols"]] == ["official", "groups"]
+
+
+def test_gate_does_not_pass_when_nothing_was_measured(finished_run: Any, tmp_path: Path, fruits: Any) -> None:
+    done = fruits("evaluate", finished_run.copy_to(tmp_path), "--protocol", "arc", "--fail-on-leak", "0.05")
+    assert done.code == 1
+    assert "nothing could be measured" in done.stderr
+
+
+def test_long_numbers_in_names_are_names(own_photos: Path, tmp_path: Path) -> None:
+    for number, path in enumerate(sorted(own_photos.glob("Training/*/*.jpg"))):
+        path.rename(path.with_name(f"{10**25 + number}_n.jpg"))
+    run(tmp_path / "out", own_photos)
+    assert evaluate(str(tmp_path / "out"), ["official"])["protocols"][0]["photos"] > 0
+
+
+def test_damaged_catalogue_is_put_right_by_another_run(own_photos: Path, tmp_path: Path) -> None:
+    run(tmp_path / "out", own_photos)
+    (tmp_path / "out" / "catalogue.parquet").write_bytes(b"junk")
+    with pytest.raises(StoreError, match="run 'fruits run' again"):
+        evaluate(str(tmp_path / "out"), ["official"])
+    assert not run(tmp_path / "out", own_photos)["up_to_date"]
+    assert evaluate(str(tmp_path / "out"), ["official"])["protocols"]
 
 
 def test_copies_of_photos_on_both_sides_are_all_found(own_photos: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from fruits.errors import (
     CatalogueError,
     ConfigError,
     FruitsError,
+    TaxonomyError,
     TooManyRejectedError,
 )
 from fruits.photos.images import Preprocessing, to_network_input
@@ -669,3 +670,22 @@ def test_impossible_names_of_sources_are_refused(tmp_path: Path, where: str) -> 
 def test_impossible_names_of_results_are_refused(own_photos: Path, out: str) -> None:
     with pytest.raises(ConfigError, match="--to"):
         RunConfig(sources=(str(own_photos),), out=out)
+
+
+def test_broken_taxonomy_is_refused_before_the_long_work(own_photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(TaxonomyError, match="cannot be read"):
+        pipeline.run(
+            RunConfig(sources=(str(own_photos),), out=str(tmp_path / "out"), taxonomy=str(tmp_path / "none.csv"))
+        )
+    assert not (tmp_path / "out" / "embeddings").exists()
+
+
+def test_groups_of_one_manifest_leave_other_photos_their_looks(own_photos: Path, tmp_path: Path) -> None:
+    rows = [
+        f"{path},{path.parent.name},,{'together' if number % 9 == 0 else ''}"
+        for number, path in enumerate(sorted(own_photos.rglob("*.jpg")))
+    ]
+    (tmp_path / "some.csv").write_text("uri,label,split,group\n" + "\n".join(rows) + "\n", "utf-8")
+    record = pipeline.run(RunConfig(sources=(str(tmp_path / "some.csv"),), out=str(tmp_path / "out")))
+    assert record["group_origin"] == "mixed"
+    assert record["head"]["validation_groups_by"] == "looks"

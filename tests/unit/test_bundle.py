@@ -174,7 +174,7 @@ def test_photo_that_is_to_blame_itself_comes_with_advice(finished_run: Any, some
     Image.open(some[0]).resize((12, 12)).point(lambda value: value // 12).save(tiny, "PNG")
     (answer,) = bundles.load(finished_run.out).recognise([tiny.getvalue()])
     assert answer.outcome in ("unsure", "unknown")
-    assert answer.advice == ("small", "dark", "blurred")
+    assert answer.advice == ("small", "dark")
 
 
 # --- Damage -------------------------------------------------------------------------------------------------------------

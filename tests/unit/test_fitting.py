@@ -13,9 +13,10 @@ from fruits import bundle as bundles
 from fruits import fitting, pipeline
 from fruits.config import RunConfig
 from fruits.errors import FruitsError
-from fruits.fitting import Choice, Choosing, Rows
+from fruits.fitting import Choice, Choosing
 from fruits.learning.confidence import DEFAULT_CERTAIN
 from fruits.photos.quality import Limits
+from fruits.rows import Rows
 
 
 def run(out: Path, *sources: Path, **choices: Any) -> dict[str, Any]:

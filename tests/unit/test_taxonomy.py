@@ -293,3 +293,18 @@ def test_stored_taxonomy_that_lacks_something_is_refused(name: str) -> None:
 def test_stored_taxonomy_that_is_no_object_is_refused(values: Any) -> None:
     with pytest.raises(TaxonomyError):
         Taxonomy.parse(values)
+
+
+def test_names_beside_a_label_without_variety_are_the_kinds(tmp_path: Path) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text("label,kind,en,fr\nApfelino Gold,apfel,Golden apfel,Apfel doré\n", "utf-8")
+    taxonomy = Taxonomy.of(["Apfelino Gold", "Banana"], str(own))
+    assert taxonomy.kinds[taxonomy.kind_of[0]].en == "Golden apfel"
+    assert taxonomy.kinds[taxonomy.kind_of[0]].fr == "Apfel doré"
+
+
+def test_a_comma_without_quotes_is_refused_with_its_line(tmp_path: Path) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text("label,kind,line_en,line_fr\nPear,pear,Sweet, and juicy,Sucré\n", "utf-8")
+    with pytest.raises(TaxonomyError, match="line 2: more fields than columns; quote"):
+        Taxonomy.of(["Pear"], str(own))

@@ -19,7 +19,8 @@ from fruits.photos.quality import NOISE, STEP
 if TYPE_CHECKING:
     from fruits.embedding.backbone import Card
 
-_OPSET = 17
+#: Before it, two values of different shapes could not be compared.
+_OLDEST = 8
 
 
 def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
@@ -100,9 +101,7 @@ def with_recogniser(
     """
     model = _parse(model_bytes, "backbone")
     graph = model.graph
-    # ONNX's own operators go by two names.
-    opsets = {entry.domain: entry.version for entry in model.opset_import}
-    more = _Nodes(graph, opsets.get("", opsets.get("ai.onnx", _OPSET)))
+    more = _Nodes(graph, _opset(model))
     centred = more.node("Sub", "embedding", more.constant("mean", mean))
     features = more.node("MatMul", centred, more.constant("components", components.T), out="features")
     products = more.node("MatMul", features, more.constant("weights", weights.T))
@@ -214,10 +213,21 @@ def _parse(model_bytes: bytes, name: str) -> onnx.ModelProto:
         onnx.checker.check_model(model)
     except Exception as exc:  # protobuf and onnx raise unrelated types
         raise BackboneError(f"'{name}' is not a whole ONNX file ({type(exc).__name__}); fetch it again") from exc
+    opset = _opset(model)
+    if opset < _OLDEST:
+        raise BackboneError(
+            f"'{name}' is of ONNX opset {opset}; expected {_OLDEST} or newer: convert it (onnx.version_converter)"
+        )
     for tensor in model.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL:
             raise BackboneError(f"'{name}' keeps weights in other files; save it as one file")
     return model
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    """Return the version of ONNX's own operators, which go by two names."""
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    return int(opsets.get("", opsets.get("ai.onnx", 1)))
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str], prefix: str) -> None:

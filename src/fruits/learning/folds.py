@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 ARCS: Final = 4
 GAP: Final = 1 / 16
 FOLDS: Final = 5
+_FEW_GROUPS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,9 @@ def interval(
 ) -> tuple[float, float]:
     """Return a 95 % interval of the share that is right, by drawing whole groups with replacement.
 
-    Photos of a group stand or fall together; drawing photos would make the interval too narrow by the root of its size.
+    Photos of a group stand or fall together; drawing photos would make the interval too narrow by the root of its size. With
+    fewer than ten groups, or if all or none is right, at least as wide as Wilson's interval of so many independent photos as
+    there are groups.
 
     Parameters
     ----------
@@ -143,7 +146,7 @@ def interval(
 
     References
     ----------
-    Davison and Hinkley (1997), "Bootstrap methods and their application", section 3.8; percentiles.
+    Davison and Hinkley (1997), "Bootstrap methods and their application", section 3.8; percentiles. Wilson (1927).
     """
     _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     hits = np.bincount(number, weights=right)
@@ -153,7 +156,14 @@ def interval(
         drawn = np.bincount(rng.integers(0, len(sizes), len(sizes)), minlength=len(sizes))
         shares[draw] = (drawn @ hits) / (drawn @ sizes)
     low, high = np.quantile(shares, (0.025, 0.975))
-    return float(low), float(high)
+    share = float(right.mean())
+    if len(sizes) < _FEW_GROUPS or share in (0.0, 1.0):
+        # Drawing again says nothing of what few groups, or groups that agree, have not shown.
+        m, z = len(sizes), 1.96
+        middle = (share + z * z / (2 * m)) / (1 + z * z / m)
+        half = z * np.sqrt(share * (1 - share) / m + z * z / (4 * m * m)) / (1 + z * z / m)
+        low, high = min(low, middle - half), max(high, middle + half)
+    return max(0.0, float(low)), min(1.0, float(high))
 
 
 def _folds(pairs: Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]]) -> list[Fold]:

@@ -207,7 +207,9 @@ class Choosing:
 
 
 def hold_back(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
-    """Choose the rows held back: about a fifth of each label's groups, always whole groups, never all of a label.
+    """Choose the rows held back: about a fifth of each label's groups, never all of a label.
+
+    Of a label's rows always whole groups; a group that holds rows of several labels may be held back for one of them alone.
 
     A label with a single group holds back a fifth of its photos instead, from five photos on: better a flattering word
     about it than none.

@@ -18,6 +18,8 @@ from scipy.sparse.csgraph import connected_components
 _BLOCK: Final = 256
 #: A threshold from retouched copies may make at most this share of rows near-duplicates of a row of another label.
 _OTHER_LABEL_SHARE: Final = 0.05
+#: Rows that are the same lie this far apart at most, by rounding.
+_LEAST_THRESHOLD: Final = 1e-5
 #: Share of retouched copies that must be recognised as such.
 COPIES_SHARE: Final = 0.95
 
@@ -58,13 +60,13 @@ class NearDuplicates:
         originals, copies : float32 array, shape (m, k)
             Unit features of photos and of their retouched copies, in the same order.
         rows : float32 array, shape (n, k)
-            Unit features of photos of several labels.
+            Unit features of photos of several labels, exact copies left out: a file under two labels says nothing of labels.
         labels : int array, shape (n,)
         """
         near = float(np.quantile(1 - (originals * copies).sum(axis=1), COPIES_SHARE))
         other = np.minimum(nearest(rows, rows, other_than=(labels, labels))[0][:, 0], 2.0)
         far = float(np.quantile(other, _OTHER_LABEL_SHARE))
-        threshold = min(near, far)
+        threshold = max(min(near, far), _LEAST_THRESHOLD)
         return cls(threshold, near, far, float((other <= threshold).mean()))
 
 

@@ -55,7 +55,11 @@ class PCA:
         """
         if moments.count < 2:
             raise TooFewRowsError(f"PCA of {moments.count} rows; expected at least 2 training photos")
-        values, vectors = np.linalg.eigh(moments.scatter / (moments.count - 1))
+        from threadpoolctl import threadpool_limits  # noqa: PLC0415 - only fitting needs it
+
+        # One thread: on a busy machine two took four times as long (d = 1280: 2.8 s against 0.7 s).
+        with threadpool_limits(1):
+            values, vectors = np.linalg.eigh(moments.scatter / (moments.count - 1))
         axes = vectors.T[::-1]
         largest = np.abs(axes).argmax(axis=1)
         axes = axes * np.sign(axes[np.arange(len(axes)), largest])[:, None]

@@ -43,7 +43,8 @@ def suspects(features: NDArray[np.float32], labels: NDArray[np.int64], groups: N
     """Find rows whose label looks wrong.
 
     Every row is asked of a head that has not learnt it. It is suspected if its most probable label is not its own and has at
-    least three quarters of the probability that this label has on average for rows that carry it.
+    least three quarters of the probability that this label has on average for rows that carry it. A label that was not learnt
+    beside the row, because no other row carries it, is not doubted.
 
     Parameters
     ----------
@@ -57,14 +58,16 @@ def suspects(features: NDArray[np.float32], labels: NDArray[np.int64], groups: N
     Northcutt, Jiang, Chuang (2021), "Confident learning: estimating uncertainty in dataset labels", section 3.1;
     there the whole of the average is asked for.
     """
-    probabilities = out_of_fold(features, labels, groups)
+    probabilities, learnable = out_of_fold(features, labels, groups)
     learnt = np.unique(labels)
     own = np.searchsorted(learnt, labels)
     given = probabilities[np.arange(len(labels)), own]
-    average = np.array([given[own == label].mean() for label in range(len(learnt))])
+    count = np.bincount(own[learnable], minlength=len(learnt))
+    average = np.bincount(own[learnable], weights=given[learnable], minlength=len(learnt)) / np.maximum(count, 1)
     best = probabilities.argmax(axis=1)
     best_probability = probabilities[np.arange(len(labels)), best]
-    doubted = np.flatnonzero((best != own) & (best_probability >= _CONFIDENT * average[best]))
+    other = (best != own) & (best_probability > given) & (average[best] > 0)
+    doubted = np.flatnonzero(other & learnable & (best_probability >= _CONFIDENT * average[best]))
     order = np.argsort(given[doubted] - best_probability[doubted], kind="stable")
     rows = doubted[order]
     return Suspects(rows, learnt[best[rows]], given[rows], best_probability[rows])
@@ -72,12 +75,18 @@ def suspects(features: NDArray[np.float32], labels: NDArray[np.int64], groups: N
 
 def out_of_fold(
     features: NDArray[np.float32], labels: NDArray[np.int64], groups: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Return for each row the probabilities of a head that has not learnt it, shape (n, labels that occur)."""
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return for each row the probabilities of a head that has not learnt it, and whether that head has learnt its label.
+
+    Returns
+    -------
+    float32 array, shape (n, labels that occur)
+    bool array, shape (n,)
+    """
     learnt, numbers = np.unique(labels, return_inverse=True)
     _, group = np.unique(groups, return_inverse=True)
     fold = np.random.default_rng(0).permutation(group.max(initial=-1) + 1)[group] % _FOLDS
-    probabilities = np.zeros((len(labels), len(learnt)), np.float32)
+    probabilities, learnable = np.zeros((len(labels), len(learnt)), np.float32), np.zeros(len(labels), bool)
     for number in range(_FOLDS):
         train, asked = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         if len(train) > _MAX_ROWS:
@@ -87,4 +96,5 @@ def out_of_fold(
             continue
         head = heads.fit(features[train], targets, regularisation=_REGULARISATION)
         probabilities[np.ix_(asked, known)] = head.predict_proba(features[asked])
-    return probabilities
+        learnable[asked] = np.isin(numbers[asked], known)
+    return probabilities, learnable

@@ -18,6 +18,7 @@ from fruits.learning.moments import sums
 #: Share of the mean variance added to each axis, so that directions in which few photos differ do not decide alone.
 _SHRINKAGE: Final = 0.01
 #: Photos of a label are taken to differ by at least this share of what photos of all labels do.
+_LEAST_VARIANCE: Final = 1e-6
 _LEAST_WITHIN: Final = 1e-3
 #: Share of known photos that must be taken for known.
 ACCEPTED: Final = 0.95
@@ -68,10 +69,12 @@ class Known:
         variance = np.square(features - features.mean(axis=0), dtype=np.float64).mean(axis=0)
         # Labels of one photo each scatter not at all; what all photos do is then the only scale there is.
         spread = max(float(np.trace(scatter)), _LEAST_WITHIN * float(variance.sum()))
-        scatter[np.diag_indices(k)] += _SHRINKAGE * spread / k + np.finfo(np.float32).tiny
+        # Photos that are all the same leave no scale at all: then any difference is strange, but finite.
+        least = _LEAST_VARIANCE if variance.sum() < _LEAST_VARIANCE else np.finfo(np.float32).tiny
+        scatter[np.diag_indices(k)] += _SHRINKAGE * spread / k + least
         values, axes = np.linalg.eigh(scatter)
-        whitening = axes / np.sqrt(np.maximum(values, np.finfo(np.float32).tiny))
-        variance += _SHRINKAGE * variance.mean() + np.finfo(np.float32).tiny
+        whitening = axes / np.sqrt(np.maximum(values, least))
+        variance += _SHRINKAGE * variance.mean() + least
         return cls(
             whitening.astype(np.float32), (centres @ whitening).astype(np.float32), (1 / variance).astype(np.float32)
         )

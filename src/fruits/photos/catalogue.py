@@ -63,7 +63,7 @@ class Catalogue:
     split_origin : str
         ``folders``, ``manifest``, ``hash`` or ``mixed``.
     group_origin : str
-        ``manifest`` if one says which photos show the same thing, else ``names``: numbers in file names.
+        ``manifest`` if one says which photos show the same thing, ``names`` (numbers in file names) if none does, ``mixed``.
     sources : dict of str to int
         Photos per source, in the order given.
     left_aside : dict of str to int
@@ -156,7 +156,7 @@ def list_photos(
     return Catalogue(
         table,
         origin,
-        "manifest" if draft.groups_given else "names",
+        _group_origin(table["group"].to_numpy()),
         {source: counts.get(source, 0) for source in dict.fromkeys(sources)},
         dict(sorted(draft.left_aside.items())),
         {reason: draft.examples[reason] for reason in sorted(draft.examples)},
@@ -193,7 +193,6 @@ class _Draft:
     source: str = ""
     root_name: str = ""
     from_manifest: bool = False
-    groups_given: bool = False
 
     def start(self, source: str) -> None:
         self.source = source
@@ -223,7 +222,7 @@ class _Draft:
 
     def add_manifest_row(self, row: tuple[str, str, str | None, str | None, str | None]) -> None:
         uri, key, label, split, group = row
-        number = stable_hash(group if group is not None else key)
+        number = stable_hash(key) if group is None else -1 - stable_hash(group)
         # Photos of one group, which the manifest says show the same thing, go to the same split and sample.
         key = key if group is None else group
         try:
@@ -234,7 +233,6 @@ class _Draft:
         else:
             self.add_file(uri, key, stat, label=label, split=split, group=number)
         self.from_manifest = True
-        self.groups_given |= group is not None
 
     def finish(self) -> pa.Table:
         """Return the table, sorted by uri, without second mentions of a photo."""
@@ -434,6 +432,11 @@ def _split_by_hash(table: pa.Table, draft: _Draft) -> tuple[pa.Table, str]:
     column = pa.DictionaryArray.from_arrays(pa.array(split, pa.int8()), pa.array(SPLITS))
     table = table.set_column(2, CATALOGUE.field("split"), column).select(CATALOGUE.names).cast(CATALOGUE)
     return table, origin or ("manifest" if draft.from_manifest else "folders")
+
+
+def _group_origin(group: np.ndarray) -> str:
+    given = group < 0
+    return "manifest" if given.all() else "mixed" if given.any() else "names"
 
 
 def _nothing_found(sources: Sequence[str], draft: _Draft, only: Sequence[str]) -> str:

@@ -57,12 +57,14 @@ class Films:
                     series[place[0]].append((place[1], row))
             rank = 0
             for name in sorted(series):
-                frames = np.array(sorted(series[name]), np.int64)
-                if len(frames) < _LEAST_FRAMES or len(np.unique(frames[:, 0])) < len(frames):
+                frames = sorted(series[name])
+                if len(frames) < _LEAST_FRAMES or len({frame for frame, _ in frames}) < len(frames):
                     continue
-                first, last = frames[0, 0], frames[-1, 0]
-                film[frames[:, 1]], axis[frames[:, 1]] = number, rank
-                turn[frames[:, 1]] = (frames[:, 0] - first) / (last - first + 1)
+                # Python's whole numbers: social networks write names with more digits than 64 bits hold.
+                first, last = frames[0][0], frames[-1][0]
+                members = [row for _, row in frames]
+                film[members], axis[members] = number, rank
+                turn[members] = [(frame - first) / (last - first + 1) for frame, _ in frames]
                 number, rank = number + 1, rank + 1
         return cls(film, axis, turn)
 

@@ -67,7 +67,8 @@ class Limits:
             found.append("small")
         if brightness < self.dark:
             found.append("dark")
-        if sharpness < self.blurred:
+        # A black or a white page has no edges at all; that is not the lens.
+        if 0 < sharpness < self.blurred and "dark" not in found:
             found.append("blurred")
         return tuple(found)
 

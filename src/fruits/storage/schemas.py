@@ -21,7 +21,8 @@ EMBEDDING_TOLERANCE: Final = 1e-5
 _LABEL = pa.dictionary(pa.int32(), pa.string())
 _SPLIT = pa.dictionary(pa.int8(), pa.string())
 
-#: One row per photo that was found. ``group``: photos that may show the same thing from nearly the same view share one.
+#: One row per photo that was found. ``group``: photos that may show the same thing from nearly the same view share one;
+#: negative where a manifest says so, else a guess from names.
 CATALOGUE: Final = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),

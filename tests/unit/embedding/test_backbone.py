@@ -283,3 +283,11 @@ def test_file_that_is_no_network_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"rubbish")
     with pytest.raises(BackboneError, match="cannot open the network"):
         Embedder(tmp_path / "model.onnx")
+
+
+def test_a_graph_too_old_to_be_extended_is_refused_at_once(save_network: Callable[..., Path], networks: Any) -> None:
+    tiny_network, _ = networks
+    path = save_network(tiny_network("NCHW", "float32", opset=7), layout="NCHW", dtype="float32")
+    found = find_backbone(str(path))
+    with pytest.raises(BackboneError, match="opset 7; expected 8 or newer"):
+        found.prepared(found.card.preprocessing(None, None))

@@ -134,7 +134,8 @@ def test_photos_by_night_are_not_called_dark_where_all_known_ones_are_so() -> No
         (0.1, 0.5, 100, ("dark",)),
         (0.5, 0.1, 100, ("blurred",)),
         (0.5, 0.5, 49, ("small",)),
-        (0.1, 0.1, 20, ("small", "dark", "blurred")),
+        (0.1, 0.1, 20, ("small", "dark")),
+        (0.5, 0.0, 100, ()),
         (0.2, 0.3, 50, ()),
     ],
 )
@@ -145,7 +146,7 @@ def test_advice_names_each_fault_the_plainest_first(
 
 
 def test_every_advice_is_a_sentence_in_both_languages() -> None:
-    faults = Limits(1.0, 1.0, 1).advice(0.0, 0.0, 0)
+    faults = {*Limits(1.0, 1.0, 1).advice(0.0, 0.5, 0), *Limits(0.0, 1.0, 1).advice(0.5, 0.5, 1)}
     for language in ("en", "fr"):
         assert set(ADVICE[language]) == set(faults)
         assert all(sentence.endswith(".") for sentence in ADVICE[language].values())

@@ -64,6 +64,7 @@ EN = {
     "inapplicable_no_photos_for_testing_have_a_label_that_is_learnt": "no photos for testing have a label that is learnt",
     "inapplicable_the_photos_are_not_frames_of_films": "the photos are not frames of films",
     "inapplicable_no_kind_has_two_varieties": "no kind has two varieties",
+    "inapplicable_no_fold_has_learnt_what_it_is_asked": "no fold has learnt what it is asked",
     "inapplicable_there_is_a_single_group": "there is a single group",
     "inapplicable_films_are_held_out_by_axis_and_arc": "the photos are frames of films, which axis and arc hold out better",
     # Answers
@@ -183,6 +184,7 @@ FR = {
     "inapplicable_no_photos_for_testing_have_a_label_that_is_learnt": "aucune photo de test n’a une étiquette apprise",
     "inapplicable_the_photos_are_not_frames_of_films": "les photos ne sont pas des images de films",
     "inapplicable_no_kind_has_two_varieties": "aucune espèce n’a deux variétés",
+    "inapplicable_no_fold_has_learnt_what_it_is_asked": "aucun pli n’a appris ce qui lui est demandé",
     "inapplicable_there_is_a_single_group": "il n’y a qu’un groupe",
     "inapplicable_films_are_held_out_by_axis_and_arc": "les photos sont des images de films, que l’axe et l’arc mettent mieux de "
     "côté",

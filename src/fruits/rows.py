@@ -1,0 +1,173 @@
+"""What fitting must know of each photo, and the committed embeddings, a chunk at a time.
+
+Label, split, group and source of every catalogue row as arrays, and which groups mean something. Fits nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fruits.learning import head as heads
+from fruits.learning import looks
+from fruits.storage.parts import Holding, Inventory, Parts
+
+#: Rows that one merge of moments is made of; fewer would spend more on merging than on products when d is large.
+ROWS_PER_CHUNK: Final = 4096
+#: Beyond so many photos what belongs together is taken from names alone.
+_ROWS_FOR_LOOKS: Final = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What fitting must know of each catalogue row, as arrays of shape (n,).
+
+    Attributes
+    ----------
+    label : int64 array
+        Number of the label, in the order of ``names``.
+    split : array of str
+    group : int64 array
+    ok : bool array
+        Whether there is an embedding.
+    source : int64 array
+        Number of the source of photos.
+    names : list of str
+        Every label of the catalogue, sorted.
+    """
+
+    label: NDArray[np.int64]
+    split: NDArray[np.str_]
+    group: NDArray[np.int64]
+    ok: NDArray[np.bool_]
+    source: NDArray[np.int64]
+    names: list[str]
+
+    @classmethod
+    def of(cls, catalogue: pa.Table, inventory: Inventory) -> Rows:
+        """Take them from a catalogue and what is held for it."""
+        label = catalogue["label"].combine_chunks()
+        spelled = label.dictionary.to_pylist()
+        names = sorted({spelled[code] for code in label.indices.unique().to_pylist()})
+        number = {name: position for position, name in enumerate(names)}
+        recode = np.array([number.get(name, -1) for name in spelled], np.int64)
+        ok = np.zeros(catalogue.num_rows, bool)
+        for holding in inventory.holdings:
+            good = np.ones(holding.record.rows, bool)
+            good[[row for row, _, _ in holding.record.errors]] = False
+            ok[holding.catalogue_rows[good & (holding.catalogue_rows >= 0)]] = True
+        splits = catalogue["split"].combine_chunks()
+        split = np.array(splits.dictionary.to_pylist())[splits.indices.to_numpy()]
+        source = catalogue["source"].combine_chunks().indices.to_numpy().astype(np.int64)
+        return cls(recode[label.indices.to_numpy()], split, catalogue["group"].to_numpy(), ok, source, names)
+
+    @property
+    def training(self) -> NDArray[np.int64]:
+        """Rows that are learnt from."""
+        return np.flatnonzero((self.split == "train") & self.ok)
+
+    def balance(self, kind_of: Sequence[int]) -> NDArray[np.float64]:
+        """Return what each row counts in training, shape (n,), so that kinds and sources count the same.
+
+        Parameters
+        ----------
+        kind_of : sequence of int
+            The kind of each of ``names``.
+        """
+        train = self.training
+        weights = np.zeros(len(self.ok))
+        weights[train] = heads.balance(np.array(kind_of, np.int64)[self.label[train]], self.source[train])
+        return weights
+
+
+def grouped_by_looks(parts: Parts, inventory: Inventory, rows: Rows) -> tuple[Rows, str]:
+    """Return rows whose groups are such that holding some back is no foregone success, and where the groups are from.
+
+    Groups of a manifest stay, and the others do if numbers in file names turn out to tell what belongs together; else photos
+    of a label that look alike form one. Training photos alone are looked at.
+
+    Returns
+    -------
+    Rows
+    str
+        ``manifest``, ``names`` or ``looks``; of photos that a manifest does not group, if there are any.
+    """
+    train = rows.training
+    train = train[rows.group[train] >= 0]
+    if not len(train):
+        return rows, "manifest"
+    if len(train) > _ROWS_FOR_LOOKS:
+        return rows, "names"
+    position = np.full(len(rows.ok), -1, np.int64)
+    position[train] = np.arange(len(train))
+    sketches = np.empty((len(train), 0), np.float32)
+    for holding in inventory.holdings:
+        vectors, at = read_embeddings(parts, [holding])
+        to = position[at]
+        if (to >= 0).any():
+            some = looks.sketch(vectors[to >= 0])
+            sketches = sketches if sketches.shape[1] else np.empty((len(train), some.shape[1]), np.float32)
+            sketches[to[to >= 0]] = some
+    if looks.numbers_tell(sketches, rows.label[train], rows.group[train]):
+        return rows, "names"
+    group = rows.group.copy()
+    group[train] = looks.looks(sketches, rows.label[train])
+    return replace(rows, group=group), "looks"
+
+
+def embeddings_of(
+    parts: Parts, inventory: Inventory, wanted: NDArray[np.int64], n: int, d: int
+) -> tuple[NDArray[np.float32], list[str]]:
+    """Return the embeddings of some catalogue rows, shape (m, d), all in memory, and the sha256 of their files.
+
+    Parameters
+    ----------
+    wanted : int64 array, shape (m,)
+        Catalogue rows that have an embedding.
+    n : int
+        Rows of the catalogue.
+    """
+    position = np.full(n, -1, np.int64)
+    position[wanted] = np.arange(len(wanted))
+    found, digests = np.empty((len(wanted), d), np.float32), [""] * len(wanted)
+    for holding in inventory.holdings:
+        table = parts.read(holding.record, ["sha256", "embedding"])
+        to = np.where(holding.catalogue_rows >= 0, position[holding.catalogue_rows], -1)
+        vectors = table["embedding"].combine_chunks().values.to_numpy(zero_copy_only=False).reshape(-1, d)
+        found[to[to >= 0]] = vectors[to >= 0]
+        for at, digest in zip(to.tolist(), table["sha256"].to_pylist(), strict=True):
+            if at >= 0:
+                digests[at] = digest
+    return found, digests
+
+
+def in_chunks(inventory: Inventory) -> Iterator[list[Holding]]:
+    """Gather holdings until they make a chunk worth a product."""
+    chunk: list[Holding] = []
+    size = 0
+    for holding in inventory.holdings:
+        chunk.append(holding)
+        size += holding.record.rows
+        if size >= ROWS_PER_CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def read_embeddings(parts: Parts, chunk: list[Holding]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the embeddings of a chunk, shape (m, d), and their catalogue rows; photos that are not ok are left out."""
+    vectors, at = [], [np.empty(0, np.int64)]
+    for holding in chunk:
+        column = parts.read(holding.record, ["embedding"])["embedding"].combine_chunks()
+        good = np.ones(holding.record.rows, bool)
+        good[[row for row, _, _ in holding.record.errors]] = False
+        good &= holding.catalogue_rows >= 0
+        vectors.append(column.values.to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)[good])
+        at.append(holding.catalogue_rows[good])
+    return np.concatenate(vectors), np.concatenate(at)
