@@ -50,7 +50,9 @@ def shared() -> Path:
     for folder in (REPOSITORY.parent / "shared", Path(os.environ.get("FRUITS_DATA", "/nowhere"))):
         if (folder / "fruits-360").is_dir():
             return folder
-    pytest.skip("no real photos: neither ../shared/fruits-360 nor $FRUITS_DATA/fruits-360 is there")
+    pytest.skip(
+        "no real photos: set FRUITS_DATA to a folder that holds fruits-360 and grocery-store; made-up photos test the same paths"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -29,13 +29,12 @@ from fruits.learning.pca import PCA
 from fruits.learning.suspects import suspects
 from fruits.material import NEIGHBOUR_COMPONENTS, copies_of
 from fruits.measure import Clock, PeakMemory, Progress, Silent
-from fruits.photos.catalogue import list_photos
 from fruits.photos.images import to_network_input
 from fruits.photos.retouch import fingerprints
 from fruits.photos.samples import thumbnail
-from fruits.pipeline import Prepared, embed, prepare
+from fruits.pipeline import Prepared, catalogued, embed, prepare
 from fruits.report import render_audit
-from fruits.rows import embeddings_of
+from fruits.rows import Rows, embeddings_of
 from fruits.storage import schemas
 from fruits.storage.objects import Objects, read_file
 from fruits.storage.parts import Inventory, Parts, write_table
@@ -66,8 +65,8 @@ class _Photos:
     label: NDArray[np.int64]
     split: NDArray[np.int64]
     digest: NDArray[np.int64]
+    pca: PCA
     features: NDArray[np.float32]
-    embeddings: NDArray[np.float32]
     measured: dict[str, NDArray[np.float64]]
     found: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {sort: [] for sort in SORTS})
     table: list[dict[str, Any]] = field(default_factory=list)
@@ -102,15 +101,13 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
     with PeakMemory() as memory:
         with clock.step("catalogue"):
             progress.start("catalogue", None)
-            catalogue = list_photos(
-                config.sources, only=config.only, sample=config.sample, seed=config.seed, progress=progress.advance
-            )
+            catalogue = catalogued(config, progress)
             prepared = prepare(config, catalogue, objects)
         with clock.step("embeddings"):
             inventory, computed = embed(engine, catalogue, prepared, progress)
             counts = records.counts(catalogue, inventory, computed)
         with clock.step("duplicates"):
-            photos = _photos(catalogue.table, prepared.parts, inventory, prepared.card.embedding_size)
+            photos = _photos(catalogue.table, prepared.parts, inventory)
             _exact(photos)
         with clock.step("labels"):
             progress.start("labels", None)
@@ -152,22 +149,13 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
     return record
 
 
-def _photos(table: pa.Table, parts: Parts, inventory: Inventory, d: int) -> _Photos:
+def _photos(table: pa.Table, parts: Parts, inventory: Inventory) -> _Photos:
     """Gather what was computed of the photos that could be read."""
-    ok = np.zeros(table.num_rows, bool)
-    names = ("width", "height", "brightness", "sharpness")
-    measured = {name: np.zeros(table.num_rows) for name in names}
-    for holding in inventory.holdings:
-        good = holding.catalogue_rows >= 0
-        good[[row for row, _, _ in holding.record.errors]] = False
-        columns = parts.read(holding.record, list(names))
-        ok[holding.catalogue_rows[good]] = True
-        for name in names:
-            measured[name][holding.catalogue_rows[good]] = columns[name].to_numpy()[good]
-    rows = np.flatnonzero(ok)
+    rows = np.flatnonzero(Rows.of(table, inventory).ok)
     if len(rows) < 2:
         raise CatalogueError(f"{len(rows)} of {table.num_rows} photos could be read; expected two or more to compare")
-    vectors, digests = embeddings_of(parts, inventory, rows, table.num_rows, d)
+    measures = ["width", "height", "brightness", "sharpness"]
+    vectors, others = embeddings_of(parts, inventory, rows, table.num_rows, ["sha256", *measures])
     pca = PCA.from_moments(Moments.from_rows(vectors))
     chosen = table.take(pa.array(rows))
     labels, splits = chosen["label"].to_pylist(), chosen["split"].to_pylist()
@@ -177,10 +165,10 @@ def _photos(table: pa.Table, parts: Parts, inventory: Inventory, d: int) -> _Pho
         splits,
         np.unique(labels, return_inverse=True)[1].astype(np.int64),
         np.unique(splits, return_inverse=True)[1].astype(np.int64),
-        np.unique(digests, return_inverse=True)[1].astype(np.int64),
+        np.unique(others["sha256"].to_pylist(), return_inverse=True)[1].astype(np.int64),
+        pca,
         unit(pca.transform(vectors, min(NEIGHBOUR_COMPONENTS, pca.max_components))),
-        vectors,
-        {name: values[rows] for name, values in measured.items()},
+        {name: others[name].to_numpy().astype(np.float64) for name in measures},
     )
 
 
@@ -201,10 +189,10 @@ def _near(photos: _Photos, prepared: Prepared, believed: NDArray[np.int64], prog
         Rows whose labels are not doubted: the threshold is derived from them.
     """
     retouched = copies_of(believed, photos.uris, prepared.model_path, prepared.preprocessing)
-    pca = PCA.from_moments(Moments.from_rows(photos.embeddings))
-    copied = unit(pca.transform(retouched.embeddings, photos.features.shape[1]))
+    copied = unit(photos.pca.transform(retouched.embeddings, photos.features.shape[1]))
+    once = believed[np.unique(photos.digest[believed], return_index=True)[1]]
     duplicates = NearDuplicates.derive(
-        photos.features[retouched.rows], copied, photos.features[believed], photos.label[believed]
+        photos.features[retouched.rows], copied, photos.features[once], photos.label[once]
     )
     left, right = _candidates(photos, duplicates.threshold)
     wanted = np.unique(np.r_[left, right])

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+_PHOTOS = typer.Argument(help="Folders (PHOTOS/<label>/photo.jpg) or manifests (.csv, .parquet).")
+_BACKBONE = typer.Option(help="Name of an embedded network, or an ONNX file.")
+_SIZE = typer.Option(help="Side of the network's input in pixels; default: the card's.")
+_ONLY = typer.Option(help='Use labels that match, such as "Apple *"; may be repeated.')
 _OUT = typer.Option("--to", help="Folder for the results; made if absent, gone on with if there.")
 _JSON = typer.Option("--json", help="Print one JSON object on stdout.")
 _WORKERS = typer.Option(help="Worker processes; by default one per core.", min=1)
@@ -49,14 +53,10 @@ def fruits(version: Annotated[bool, typer.Option("--version", help="Print the ve
 
 @app.command()
 def run(
-    photos: Annotated[
-        list[str], typer.Argument(help="Folders (PHOTOS/<label>/photo.jpg) or manifests (.csv, .parquet).")
-    ],
+    photos: Annotated[list[str], _PHOTOS],
     to: Annotated[str, _OUT],
-    backbone: Annotated[str, typer.Option(help="Name of an embedded network, or an ONNX file.")] = "fruits-small",
-    size: Annotated[
-        int | None, typer.Option(help="Side of the network's input in pixels; default: the card's.")
-    ] = None,
+    backbone: Annotated[str, _BACKBONE] = "fruits-small",
+    size: Annotated[int | None, _SIZE] = None,
     fit: Annotated[
         str | None, typer.Option(help="pad, crop or squash a photo that is not square; default: the card's.")
     ] = None,
@@ -64,9 +64,7 @@ def run(
     components: Annotated[int | None, typer.Option(help="Keep this many components.")] = None,
     workers: Annotated[int | None, _WORKERS] = None,
     max_rejected: Annotated[float, typer.Option(help="Largest share of photos that may be rejected or failed.")] = 0.05,
-    only: Annotated[
-        list[str] | None, typer.Option(help='Use labels that match, such as "Apple *"; may be repeated.')
-    ] = None,
+    only: Annotated[list[str] | None, _ONLY] = None,
     sample: Annotated[int | None, typer.Option(help="Use at most so many photos per label.")] = None,
     taxonomy: Annotated[str | None, _TAXONOMY] = None,
     balance: Annotated[
@@ -249,16 +247,12 @@ def evaluate(
 
 @app.command()
 def audit(
-    photos: Annotated[
-        list[str], typer.Argument(help="Folders (PHOTOS/<label>/photo.jpg) or manifests (.csv, .parquet).")
-    ],
+    photos: Annotated[list[str], _PHOTOS],
     to: Annotated[str, _OUT],
-    backbone: Annotated[str, typer.Option(help="Name of an embedded network, or an ONNX file.")] = "fruits-small",
-    size: Annotated[
-        int | None, typer.Option(help="Side of the network's input in pixels; default: the card's.")
-    ] = None,
+    backbone: Annotated[str, _BACKBONE] = "fruits-small",
+    size: Annotated[int | None, _SIZE] = None,
     workers: Annotated[int | None, _WORKERS] = None,
-    only: Annotated[list[str] | None, typer.Option(help='Use labels that match, such as "Apple *".')] = None,
+    only: Annotated[list[str] | None, _ONLY] = None,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Look for duplicates, labels that look wrong, and blurred, dark or odd-sized photos; write a page and a table."""

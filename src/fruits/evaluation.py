@@ -25,7 +25,7 @@ from fruits.learning.folds import Fold
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import nearest
 from fruits.learning.pca import PCA
-from fruits.material import Finished, Material, joined, material_of, open_run
+from fruits.material import Finished, Material, material_of, open_run
 from fruits.measure import Clock, Progress, Silent
 from fruits.photos.samples import example_photos
 from fruits.report import render
@@ -177,12 +177,10 @@ def _folds(name: str, material: Material, run: Finished, *, asked_for: bool) -> 
         return protocols.held_out_arc(films.film, films.turn), "the photos are not frames of films"
     if name == "variety":
         return protocols.held_out_variety(material.varieties, material.kinds), "no kind has two varieties"
-    given = material.group < 0
-    if (films.film >= 0).mean() > 0.5 and not given.any() and not asked_for:
+    _, groups = material.belonging
+    given = (material.group < 0).any()
+    if (films.film >= 0).mean() > 0.5 and not given and not asked_for:
         return [], "films are held out by axis and arc"
-    groups = material.group if given.all() else material.duplicate_groups
-    if given.any() and not given.all():
-        groups = joined(groups, material.group, given)
     return protocols.held_out_groups(groups, material.labels), "there is a single group"
 
 
@@ -252,12 +250,9 @@ def _ask(
         regularisation=record["head"]["regularisation"],
         weights=weights,
     )
-    probabilities = head.predict_proba(pca.transform(material.embeddings[fold.test], k))
-    kind_of_label = np.zeros(labels.max() + 1, np.int64)
-    kind_of_label[labels] = material.kinds
-    kinds = kind_of_label[learnt]
-    by_kind_sums = np.zeros((len(probabilities), kinds.max() + 1), np.float32)
-    np.add.at(by_kind_sums.T, kinds, probabilities.T)
+    probabilities = np.zeros((len(fold.test), len(material.taxonomy.labels)), np.float32)
+    probabilities[:, learnt] = head.predict_proba(pca.transform(material.embeddings[fold.test], k))
     truth, kind = labels[fold.test], material.kinds[fold.test]
-    possible = np.isin(kind, kinds) if by_kind else np.isin(truth, learnt)
-    return learnt[probabilities.argmax(axis=1)] == truth, by_kind_sums.argmax(axis=1) == kind, possible
+    possible = np.isin(kind, material.kinds[train]) if by_kind else np.isin(truth, learnt)
+    guessed = material.taxonomy.by_kind(probabilities).argmax(axis=1)
+    return probabilities.argmax(axis=1) == truth, guessed == kind, possible

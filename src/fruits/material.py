@@ -31,6 +31,7 @@ from fruits.pipeline import TRAINING_PHOTOS
 from fruits.rows import Rows, embeddings_of
 from fruits.storage.objects import Objects, read_file
 from fruits.storage.parts import Inventory, Parts
+from fruits.taxonomy import Taxonomy
 
 #: Neighbours are searched among at most this many photos; whole groups are left out beyond it.
 MAX_PHOTOS: Final = 50_000
@@ -60,6 +61,8 @@ class Material:
     source : int64 array
     seen : bool array
         Whether the backbone was made from the photo.
+    taxonomy : Taxonomy
+        Of the c labels.
     pca : PCA
         Of the training photos.
     features : float32 array, shape (n, k)
@@ -79,6 +82,7 @@ class Material:
     digest: NDArray[np.int64]
     source: NDArray[np.int64]
     seen: NDArray[np.bool_]
+    taxonomy: Taxonomy
     pca: PCA
     features: NDArray[np.float32]
     duplicates: NearDuplicates
@@ -94,7 +98,7 @@ class Material:
     def belonging(self) -> tuple[str, NDArray[np.int64]]:
         """By what rows are grouped that stand or fall together, and the groups, shape (n,).
 
-        By what a manifest says; else by films; else by near-duplicates.
+        By what a manifest says; else by films; else by near-duplicates. Where two of these touch, they are one.
         """
         given, filmed = self.group < 0, self.films.film >= 0
         name = "manifest" if given.all() else "film" if filmed.any() else "near-duplicates"
@@ -166,7 +170,8 @@ def material_of(run: Finished) -> tuple[Material, dict[str, Any]]:
     learnt = np.array([labels.index(name) if name in labels else -1 for name in rows.names], np.int64)
     usable = np.flatnonzero(rows.ok & (learnt[rows.label] >= 0))
     usable = _at_most(usable, rows.group)
-    vectors, digests = embeddings_of(run.parts, run.inventory, usable, len(rows.ok), run.bundle.card.embedding_size)
+    vectors, others = embeddings_of(run.parts, run.inventory, usable, len(rows.ok), ["sha256"])
+    digests = others["sha256"].to_pylist()
     label = learnt[rows.label[usable]]
     taxonomy = run.bundle.taxonomy
     # A label without a variety is one of its own, numbered after the others.
@@ -192,6 +197,7 @@ def material_of(run: Finished) -> tuple[Material, dict[str, Any]]:
         digest,
         rows.source[usable],
         seen,
+        taxonomy,
         pca,
         features,
         duplicates,

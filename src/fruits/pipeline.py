@@ -71,9 +71,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
     with PeakMemory() as memory:
         with clock.step("catalogue"):
             progress.start("catalogue", None)
-            catalogue = list_photos(
-                config.sources, only=config.only, sample=config.sample, seed=config.seed, progress=progress.advance
-            )
+            catalogue = catalogued(config, progress)
             labels = catalogue.table["label"].combine_chunks().unique().to_pylist()
             Taxonomy.of(labels, config.taxonomy)  # whatever is wrong with it is said before the long work
             prepared = prepare(config, catalogue, objects)
@@ -239,6 +237,13 @@ class Prepared:
     preprocessing: Preprocessing
     model_path: Path
     parts: Parts
+
+
+def catalogued(config: RunConfig, progress: Progress) -> Catalogue:
+    """List the photos that the choices of a run name."""
+    return list_photos(
+        config.sources, only=config.only, sample=config.sample, seed=config.seed, progress=progress.advance
+    )
 
 
 def prepare(config: RunConfig, catalogue: Catalogue, objects: Objects) -> Prepared:

@@ -121,29 +121,31 @@ def grouped_by_looks(parts: Parts, inventory: Inventory, rows: Rows) -> tuple[Ro
 
 
 def embeddings_of(
-    parts: Parts, inventory: Inventory, wanted: NDArray[np.int64], n: int, d: int
-) -> tuple[NDArray[np.float32], list[str]]:
-    """Return the embeddings of some catalogue rows, shape (m, d), all in memory, and the sha256 of their files.
+    parts: Parts, inventory: Inventory, wanted: NDArray[np.int64], n: int, columns: Sequence[str]
+) -> tuple[NDArray[np.float32], pa.Table]:
+    """Return the embeddings of some catalogue rows, shape (m, d), all in memory, and other columns of the same rows.
 
     Parameters
     ----------
     wanted : int64 array, shape (m,)
-        Catalogue rows that have an embedding.
+        Catalogue rows that have an embedding; m at least 1.
     n : int
         Rows of the catalogue.
+    columns : sequence of str
+        Of the schema ``embeddings``.
     """
     position = np.full(n, -1, np.int64)
     position[wanted] = np.arange(len(wanted))
-    found, digests = np.empty((len(wanted), d), np.float32), [""] * len(wanted)
+    vectors, others, places = [], [], []
     for holding in inventory.holdings:
-        table = parts.read(holding.record, ["sha256", "embedding"])
         to = np.where(holding.catalogue_rows >= 0, position[holding.catalogue_rows], -1)
-        vectors = table["embedding"].combine_chunks().values.to_numpy(zero_copy_only=False).reshape(-1, d)
-        found[to[to >= 0]] = vectors[to >= 0]
-        for at, digest in zip(to.tolist(), table["sha256"].to_pylist(), strict=True):
-            if at >= 0:
-                digests[at] = digest
-    return found, digests
+        table = parts.read(holding.record, [*columns, "embedding"])
+        column = table["embedding"].combine_chunks()
+        vectors.append(column.values.to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)[to >= 0])
+        others.append(table.select(list(columns)).filter(pa.array(to >= 0)))
+        places.append(to[to >= 0])
+    order = np.argsort(np.concatenate(places))
+    return np.concatenate(vectors)[order], pa.concat_tables(others).take(pa.array(order))
 
 
 def in_chunks(inventory: Inventory) -> Iterator[list[Holding]]:

@@ -285,7 +285,9 @@ def test_browser_shows_the_language_of_the_address_and_runs_nothing_foreign(
 ) -> None:
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
-        pytest.skip("no chromium on this machine: the page was parsed, not run")
+        pytest.skip(
+            "no browser: this test opens the report in one; install chromium (apt-get install chromium) to run it"
+        )
     # As if an escape had failed: the policy is the second fence, and this holds it.
     broken = attacked.replace("<main", "<script>document.title='owned'</script><main", 1)
     page = tmp_path / "report.html"
