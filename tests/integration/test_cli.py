@@ -241,7 +241,14 @@ def test_help_of_every_command_is_there(fruits: Fruits) -> None:
 
 def test_interrupted_run_ends_with_1_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fruits", "run", photos, "--to", tmp_path / "out", "--workers", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell starts what runs in its background with Ctrl-C ignored, and so would be every process below these tests.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     while not list((tmp_path / "out").glob("embeddings/*/plans/*")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
