@@ -72,8 +72,8 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
         with clock.step("catalogue"):
             progress.start("catalogue", None)
             catalogue = catalogued(config, progress)
-            labels = catalogue.table["label"].combine_chunks().unique().to_pylist()
-            Taxonomy.of(labels, config.taxonomy)  # whatever is wrong with it is said before the long work
+            labels = sorted(catalogue.table["label"].combine_chunks().unique().to_pylist())
+            meaning = Taxonomy.of(labels, config.taxonomy)  # whatever is wrong with it is said before the long work
             prepared = prepare(config, catalogue, objects)
             card, preprocessing, parts = prepared.card, prepared.preprocessing, prepared.parts
         _say_what_was_found(catalogue, progress)
@@ -87,7 +87,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             _write_rejections(objects, rejections)
             records.refuse_too_many(counts, rejections, config.max_rejected, f"{config.out}/rejected.csv")
 
-        identity = records.identity(config, catalogue, inventory, card, preprocessing)
+        identity = records.identity(config, catalogue, inventory, card, preprocessing, meaning)
         if before := _unchanged(objects, identity, catalogue.table.select(["uri", "version"])):
             now = {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": memory.megabytes}
             return {**before, **about, **counts, **now, "up_to_date": True}
@@ -99,7 +99,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             progress.start("moments", None)
             rows, grouped_by = grouped_by_looks(parts, inventory, rows)
         choosing = fitting.Choosing.of(rows, config.seed)
-        weights = rows.balance(Taxonomy.of(rows.names, config.taxonomy).kind_of) if config.balance else None
+        weights = rows.balance(meaning.kind_of) if config.balance else None
         with clock.step("moments"):
             learnt, held_back = fitting.training_moments(engine, parts, inventory, rows, choosing)
         with clock.step("pca"):

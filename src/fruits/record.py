@@ -300,13 +300,19 @@ def _told(
 
 
 def identity(
-    config: RunConfig, catalogue: Catalogue, inventory: Inventory, card: Card, preprocessing: Preprocessing
+    config: RunConfig,
+    catalogue: Catalogue,
+    inventory: Inventory,
+    card: Card,
+    preprocessing: Preprocessing,
+    meaning: Taxonomy,
 ) -> str:
-    """Return a hash of all that decides what is fitted: when it is that of the last run, there is nothing to do."""
+    """Return a hash of all that decides what is fitted: when it is that of the last run, there is nothing to do.
+
+    ``meaning`` is the taxonomy of every label of the catalogue, in order.
+    """
     digest = hashlib.sha256()
-    labels = sorted(catalogue.table["label"].combine_chunks().unique().to_pylist())
-    meaning = Taxonomy.of(labels, config.taxonomy).as_dict()
-    choices: list[Any] = [config.variance, config.components, config.seed, config.balance, meaning]
+    choices: list[Any] = [config.variance, config.components, config.seed, config.balance, meaning.as_dict()]
     choices += [computation_id(card, preprocessing), versions()]
     digest.update(json.dumps(choices, sort_keys=True).encode())
     # Which photos are of one source, not in which order the sources were given.

@@ -1,1 +1,1 @@
-"""What comes in: listing photos, decoding them, and making photos of made-up fruit."""
+"""What comes in: listing photos, decoding and measuring them, and making photos of made-up fruit."""
