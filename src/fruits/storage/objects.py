@@ -1,90 +1,224 @@
-"""Bytes under names, in a folder: read, write, put if absent. Nothing else in fruits knows where results rest.
+"""Bytes under names, in a folder or a bucket: read, write, put if absent, list. Nothing else in fruits knows which.
 
-Built on obstore, whose local folder and buckets share one interface, so that a bucket can take the folder's place.
-Results appear whole or not at all: obstore writes beside the target and renames.
+Built on obstore, whose local folder and buckets (S3, GCS, Azure) share one interface. Results appear whole or not at all.
+Requests to a bucket are tried again a bounded number of times; an answer that got lost on the way is told from a refusal by
+what is stored then. Knows nothing of what the bytes mean.
 """
 
 from __future__ import annotations
 
+import configparser
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import LocalStore, from_url
 
 from fruits.errors import StoreError
 
+T = TypeVar("T")
+
+#: ``scheme://`` of the buckets that obstore knows. Tested here: S3.
+_BUCKETS: Final = ("s3://", "s3a://", "gs://", "az://", "azure://", "abfs://", "abfss://")
+#: obstore's own retries of one request: a slow-down of a minute is sat out, a server that is gone is noticed.
+_RETRIES: Final[Any] = {
+    "max_retries": 10,
+    "retry_timeout": timedelta(seconds=90),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
+}
+#: How often a whole operation is tried: an answer can break off in its body, which obstore does not always try again.
+_ATTEMPTS: Final = 4
+_TIMEOUT_VARIABLE: Final = "FRUITS_STORE_TIMEOUT_S"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object that a listing gave.
+
+    Attributes
+    ----------
+    key : str
+        Relative to the root.
+    size_bytes : int
+    version : str
+        Etag, or time and size where there is none.
+    """
+
+    key: str
+    size_bytes: int
+    version: str
+
+
+def is_remote(uri: str) -> bool:
+    """Whether a name is that of a bucket or of something in one."""
+    return uri.startswith(_BUCKETS)
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Return the folder and the last name of a uri: ``s3://b/a/c.jpg`` is ``('s3://b/a', 'c.jpg')``."""
+    root, _, name = uri.rpartition("/")
+    return root, name
+
+
+def under(root: str, key: str) -> str:
+    """Return the full name of an object, for people."""
+    return f"{root.rstrip('/')}/{key}"
+
 
 class Objects:
-    """Objects of one folder, named by keys such as ``embeddings/0a1b/plan.parquet``.
+    """Objects of one folder or prefix, named by keys such as ``embeddings/0a1b/plan.parquet``.
 
     Parameters
     ----------
     root : str
-        Path of the folder; made if absent.
+        Path of a folder, made if absent, or ``s3://bucket/prefix`` (also ``gs://``, ``az://``). Buckets are opened with the
+        credentials and settings of the environment (``AWS_*``), of the profile (``AWS_PROFILE``), or of the machine's role.
+
+    Attributes
+    ----------
+    root : str
+        Absolute path, or the url without a slash at its end.
+    is_local : bool
 
     Raises
     ------
     StoreError
-        From every method, if the folder or an object cannot be read or written.
+        From every method, if the place or an object cannot be read or written.
     """
 
     def __init__(self, root: str) -> None:
-        self.root = str(Path(root).absolute())
+        self.is_local = not is_remote(root)
+        self.root = str(Path(root).absolute()) if self.is_local else root.rstrip("/")
         with _translated("open", self.root):
-            if Path(self.root).exists() and not Path(self.root).is_dir():
-                raise StoreError(f"'{root}' is a file; expected a folder for results, new or made by fruits")
-            self._store = LocalStore(self.root, mkdir=True)
+            if self.is_local:
+                if Path(self.root).exists() and not Path(self.root).is_dir():
+                    raise StoreError(f"'{root}' is a file; expected a folder for results, new or made by fruits")
+                self._store: Any = LocalStore(self.root, mkdir=True)
+            else:
+                self._store = _open_bucket(self.root)
+
+    def __reduce__(self) -> tuple[type[Objects], tuple[str]]:
+        # Whoever gets it opens it anew, with the credentials of where it runs: none travel.
+        return Objects, (self.root,)
 
     def read(self, key: str) -> bytes:
         """Return the bytes of an object; see also :meth:`read_if_present`."""
-        with _translated("read", key):
-            return bytes(self._store.get(key).bytes())
+        return self._try("read", key, lambda: bytes(self._store.get(key).bytes()))
 
     def read_if_present(self, key: str) -> bytes | None:
         """Return the bytes of an object, or None if there is none."""
-        with _translated("read", key):
-            try:
-                return bytes(self._store.get(key).bytes())
-            except FileNotFoundError:
-                return None
+        try:
+            return self.read(key)
+        except AbsentError:
+            return None
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Return ``length`` bytes from ``start`` on, fewer at the object's end."""
+        return self._try("read", key, lambda: bytes(obstore.get_range(self._store, key, start=start, length=length)))
+
+    def size(self, key: str) -> int | None:
+        """Return how many bytes an object has, or None if there is none."""
+        found = self.look(key)
+        return found.size_bytes if found else None
+
+    def look(self, key: str) -> Found | None:
+        """Return size and version of an object, or None if there is none."""
+        try:
+            return self._try("look at", key, lambda: _found(obstore.head(self._store, key)))
+        except AbsentError:
+            return None
 
     def write(self, key: str, data: bytes) -> None:
         """Write an object, replacing any."""
-        with _translated("write", key):
-            self._store.put(key, data)
+        self._try("write", key, lambda: obstore.put(self._store, key, data))
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write an object unless there is one; return whether this call made it. Atomic among any number of writers."""
-        with _translated("write", key):
-            try:
-                self._store.put(key, data, mode="create")
-            except AlreadyExistsError:
-                return False
-            return True
+        """Write an object unless there is one; return whether ``data`` is what is there then. Atomic among all writers.
+
+        A put whose answer was lost and that was tried again is told that the object exists: reading it back says whose it is.
+        Data that must not be taken for another writer's holds something of its own, such as a random name.
+        """
+        try:
+            self._try("write", key, lambda: obstore.put(self._store, key, data, mode="create"))
+        except _ExistsError:
+            return self.read(key) == data
+        return True
 
     def delete(self, key: str) -> None:
         """Delete an object; deleting none is fine."""
-        with _translated("delete", key):
-            try:
-                self._store.delete(key)
-            except FileNotFoundError:
-                return
+        with suppress(AbsentError):
+            self._try("delete", key, lambda: obstore.delete(self._store, key))
+
+    def list(self, prefix: str = "") -> Iterator[Found]:
+        """Yield the objects whose keys begin with a folder's name, a page at a time."""
+        with _translated("list", under(self.root, prefix)):
+            for page in obstore.list(self._store, prefix or None, chunk_size=1000):
+                yield from map(_found, page)
 
     @contextmanager
     def writer(self, key: str) -> Iterator[io.RawIOBase]:
         """Open an object for writing piece by piece; it appears when the block ends without an error."""
         # obstore's writer completes when its block ends well and drops what it has otherwise.
-        with _translated("write", key), obstore.open_writer(self._store, key) as sink:
-            yield _Stream(sink)
+        with _translated("write", under(self.root, key)), obstore.open_writer(self._store, key) as sink:
+            yield _Sink(sink)
+
+    def open(self, key: str) -> io.BufferedReader:
+        """Open an object for reading in any order; of one in a bucket only the ranges that are asked for are fetched."""
+        if self.is_local:
+            with _translated("read", under(self.root, key)):
+                return Path(self.root, key).open("rb")
+        size = self.size(key)
+        if size is None:
+            raise AbsentError(f"'{under(self.root, key)}' is not there")
+        return io.BufferedReader(_Source(self, key, size), 1 << 16)
+
+    def local_path(self, key: str) -> Path | None:
+        """Return the path of an object on this machine's disk; None in a bucket."""
+        return Path(self.root, key) if self.is_local else None
+
+    def _try(self, verb: str, key: str, operation: Callable[[], T]) -> T:
+        """Do it; in a bucket, again after what may pass: a cut answer, or a server that had used up obstore's patience."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with _translated(verb, under(self.root, key)):
+                    return operation()
+            except (AbsentError, _ExistsError):
+                raise
+            except StoreError as exc:
+                if self.is_local or attempt == _ATTEMPTS or not isinstance(exc.__cause__, GenericError):
+                    raise
+                if not _may_pass(str(exc.__cause__)):
+                    raise
+                time.sleep(0.2 * 2**attempt)
+        raise AssertionError("unreachable")
+
+
+class AbsentError(StoreError):
+    """There is no such object."""
+
+
+class _ExistsError(StoreError):
+    """There is one already."""
+
+
+@lru_cache(maxsize=64)
+def opened(root: str) -> Objects:
+    """Open a place once per process."""
+    return Objects(root)
 
 
 def read_file(uri: str) -> bytes:
-    """Return the bytes of a photo. Plain reading: for small local files obstore's way takes ten times as long.
+    """Return the bytes of a local photo. Plain reading: for small local files obstore's way takes ten times as long.
 
     Raises
     ------
@@ -95,7 +229,7 @@ def read_file(uri: str) -> bytes:
         return file.read()
 
 
-class _Stream(io.RawIOBase):
+class _Sink(io.RawIOBase):
     """obstore's writer with the face of a file that pyarrow expects."""
 
     def __init__(self, sink: obstore.WritableFile) -> None:
@@ -108,12 +242,152 @@ class _Stream(io.RawIOBase):
         return self._sink.write(data)
 
 
+class _Source(io.RawIOBase):
+    """An object of a bucket with the face of a file."""
+
+    def __init__(self, objects: Objects, key: str, size: int) -> None:
+        self._objects, self._key, self._size, self._at = objects, key, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), self._size - self._at)
+        if wanted <= 0:
+            return 0
+        data = self._objects.read_range(self._key, self._at, wanted)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _found(meta: Any) -> Found:
+    version = (meta.get("e_tag") or "").strip('"')
+    return Found(meta["path"], meta["size"], version or f"{meta['last_modified'].timestamp():.6f}-{meta['size']}")
+
+
+def _open_bucket(url: str) -> Any:
+    """Open a bucket with the usual chain: environment, then profile, then the machine's role (obstore asks for that)."""
+    open_url: Any = from_url  # its overloads want literal dictionaries
+    client: dict[str, Any] = {
+        "connect_timeout": timedelta(seconds=5),
+        "timeout": timedelta(seconds=float(os.environ.get(_TIMEOUT_VARIABLE, "60"))),
+    }
+    if not url.startswith(("s3://", "s3a://")):
+        return open_url(url, client_options=client, retry_config=_RETRIES)
+    config: dict[str, Any] = {}
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        config["endpoint"] = endpoint
+        client["allow_http"] = endpoint.startswith("http://")
+    profile = _profile()
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or profile.get("region")
+    if region:
+        config["region"] = region
+    provider = None
+    if "AWS_ACCESS_KEY_ID" not in os.environ:
+        if "aws_access_key_id" in profile:
+            for name in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"):
+                if name in profile:
+                    config[name.removeprefix("aws_")] = profile[name]
+            if "session_token" in config:  # the name that obstore gives it
+                config["token"] = config.pop("session_token")
+        elif profile.keys() & {"sso_session", "sso_start_url", "role_arn", "credential_process"}:
+            provider = _boto3_credentials()
+    return open_url(url, config=config, client_options=client, retry_config=_RETRIES, credential_provider=provider)
+
+
+def _profile() -> dict[str, str]:
+    """Return the settings of ``AWS_PROFILE`` (or ``default``) in AWS's two files; empty if there are none."""
+    name = os.environ.get("AWS_PROFILE", "default")
+    home = Path.home() / ".aws"
+    settings: dict[str, str] = {}
+    for variable, file, sections in (
+        ("AWS_CONFIG_FILE", home / "config", (f"profile {name}", name)),
+        ("AWS_SHARED_CREDENTIALS_FILE", home / "credentials", (name,)),
+    ):
+        parser = configparser.ConfigParser(interpolation=None)
+        with suppress(configparser.Error, OSError, UnicodeDecodeError):
+            parser.read(os.environ.get(variable, file))
+            for section in sections:
+                if parser.has_section(section):
+                    settings |= dict(parser[section])
+                    break
+    if not settings and "AWS_PROFILE" in os.environ:
+        raise StoreError(f"AWS_PROFILE is '{name}', which neither ~/.aws/config nor ~/.aws/credentials has; correct it")
+    return settings
+
+
+def _boto3_credentials() -> Any:
+    try:
+        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 - only single sign-on and roles need it
+    except ImportError as exc:
+        raise StoreError(
+            "the AWS profile signs in by single sign-on, a role or a program, for which boto3 is needed: "
+            "pip install 'fruits[aws]', or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from exc
+    return Boto3CredentialProvider()
+
+
+def _may_pass(message: str) -> bool:
+    """Whether trying again makes sense: not after an answer that will be the same tomorrow."""
+    return not re.search(r"\b(301|400|403|404|405|411|501)\b|AuthorizationHeaderMalformed|PermanentRedirect", message)
+
+
 @contextmanager
 def _translated(verb: str, name: str) -> Iterator[None]:
     try:
         yield
     except StoreError:
         raise
+    except AlreadyExistsError as exc:
+        raise _ExistsError(f"'{name}' exists already") from exc
     except (OSError, BaseError) as exc:
-        first = (str(exc).splitlines() or [type(exc).__name__])[0]
+        text = str(exc)
+        if is_remote(name):
+            raise _of_bucket(verb, name, exc, text) from exc
+        if isinstance(exc, FileNotFoundError) and verb != "write":
+            raise AbsentError(f"cannot {verb} '{name}': it is not there") from exc
+        first = (text.splitlines() or [type(exc).__name__])[0]
         raise StoreError(f"cannot {verb} '{name}': {first}; check space and permissions, then run again") from exc
+
+
+def _of_bucket(verb: str, name: str, exc: Exception, text: str) -> StoreError:
+    """Say in a sentence what a bucket's answer means and what to do."""
+    bucket = name.split("/")[2] if name.count("/") >= 2 else name
+    say = f"cannot {verb} '{name}'"
+    if "NoSuchBucket" in text:
+        return StoreError(
+            f"{say}: there is no bucket '{bucket}' here; create it, or check its name, region and endpoint"
+        )
+    if isinstance(exc, FileNotFoundError):
+        return AbsentError(f"{say}: it is not there")
+    expected = re.search(r"expecting '([a-z0-9-]+)'|<Region>([a-z0-9-]+)</Region>", text)
+    redirected = "PermanentRedirect" in text or "301 Moved" in text or "AuthorizationHeaderMalformed" in text
+    if redirected or "IllegalLocationConstraint" in text or "Received redirect without LOCATION" in text:
+        region = next((found for found in expected.groups() if found), None) if expected else None
+        return StoreError(
+            f"{say}: the bucket is in another region; set AWS_REGION={region or '<the region of the bucket>'}"
+        )
+    if isinstance(exc, PermissionDeniedError | UnauthenticatedError) or re.search(r"\b40[13]\b|AccessDenied", text):
+        code = re.search(r"<Code>(\w+)</Code>", text)
+        why = f" ({code.group(1)})" if code else ""
+        return StoreError(
+            f"{say}: denied{why}; check credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE or the role) and rights"
+        )
+    if "169.254.169.254" in text or "credential" in text.lower():
+        return StoreError(
+            f"{say}: no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        )
+    first = (text.splitlines() or [type(exc).__name__])[0][:300]
+    return StoreError(f"{say}: {first}; check the network and AWS_ENDPOINT_URL, then run again: what is done is kept")

@@ -243,13 +243,22 @@ def test_plan_that_another_run_put_first_is_none(parts: Parts, monkeypatch: pyte
     def look_while_the_rival_plans(key: str) -> bytes | None:
         found = look(key)
         if found is None:
-            assert rival.plan(photos, np.arange(10)) is not None
+            assert rival.plan(photos, np.arange(4)) is not None
         return found
 
     monkeypatch.setattr(parts._objects, "read_if_present", look_while_the_rival_plans)
     assert parts.plan(photos, np.arange(10)) is None
     monkeypatch.undo()
-    assert parts.inventory(photos).pending.num_rows == 10
+    assert parts.inventory(photos).pending.num_rows == 4
+
+
+def test_two_runs_with_the_same_plan_both_go_on_with_it(parts: Parts) -> None:
+    photos = catalogue(10)
+    rival = Parts(parts.root, parts.prefix)
+    one = parts.plan(photos, np.arange(10))
+    other = rival._objects.put_if_absent(parts._plan_key(1), parts._objects.read(parts._plan_key(1)))
+    assert one is not None
+    assert other
 
 
 def test_part_without_a_record_does_not_count(parts: Parts) -> None:
