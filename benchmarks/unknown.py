@@ -150,7 +150,7 @@ def some(material: Material, rows: np.ndarray, per_label: int) -> np.ndarray:
 
 def drawn(run: Finished) -> np.ndarray:
     """Return embeddings of noise and scenes."""
-    embedder = Embedder(run.bundle.backbone_path)
+    embedder = Embedder(run.bundle.model_file.fetch())
     pixels = [to_network_input(data, run.bundle.preprocessing).pixels for _, data in scenes(SCENES)]
     return np.concatenate([embedder.embed(np.stack(pixels[start : start + 32])) for start in range(0, SCENES, 32)])
 

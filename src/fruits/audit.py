@@ -188,7 +188,7 @@ def _near(photos: _Photos, prepared: Prepared, believed: NDArray[np.int64], prog
     believed : int64 array
         Rows whose labels are not doubted: the threshold is derived from them.
     """
-    retouched = copies_of(believed, photos.uris, prepared.model_path, prepared.preprocessing)
+    retouched = copies_of(believed, photos.uris, prepared.model.fetch(), prepared.preprocessing)
     copied = unit(photos.pca.transform(retouched.embeddings, photos.features.shape[1]))
     once = believed[np.unique(photos.digest[believed], return_index=True)[1]]
     duplicates = NearDuplicates.derive(

@@ -25,12 +25,14 @@ from numpy.typing import NDArray
 
 from fruits.answers import Answer, Certainty, answers, decide
 from fruits.embedding.backbone import BATCH_SIZE, Card, Embedder, computation_id, parse_card
-from fruits.errors import BundleError, FruitsError
+from fruits.embedding.model import ModelFile
+from fruits.errors import BundleError, FruitsError, StoreError
 from fruits.learning.head import Head
 from fruits.learning.pca import project
 from fruits.learning.unknown import Known
 from fruits.photos.images import Preprocessing, to_network_input
 from fruits.photos.quality import measure
+from fruits.storage.objects import AbsentError, Objects, is_remote, opened
 from fruits.taxonomy import Taxonomy
 
 #: To change what a bundle holds: raise this number, and add a test that bundles of the old one are read or refused by name.
@@ -49,8 +51,8 @@ class Bundle:
 
     Attributes
     ----------
-    path : Path
-        The folder.
+    root : str
+        The folder, or the prefix in a bucket.
     labels : list of str
         c, in the order of the probabilities.
     card : Card
@@ -64,8 +66,8 @@ class Bundle:
         As read.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], files: dict[str, bytes]) -> None:
-        self.path = path
+    def __init__(self, root: str, manifest: dict[str, Any], files: dict[str, bytes]) -> None:
+        self.root = root
         self.manifest = manifest
         self.labels: list[str] = manifest["labels"]
         self.card: Card = parse_card(manifest["backbone"])
@@ -84,9 +86,9 @@ class Bundle:
         self._embedder: Embedder | None = None
 
     @property
-    def backbone_path(self) -> Path:
+    def model_file(self) -> ModelFile:
         """The prepared network, as the file that workers open."""
-        return self.path / "backbone.onnx"
+        return ModelFile(self.root, "backbone.onnx", self.manifest["files"]["backbone.onnx"])
 
     @property
     def computation(self) -> str:
@@ -141,7 +143,7 @@ class Bundle:
 
 
 def save(
-    path: Path,
+    root: str | Path,
     *,
     model: bytes,
     card: Card,
@@ -154,12 +156,15 @@ def save(
     certainty: Certainty,
     about: dict[str, Any],
 ) -> None:
-    """Write a bundle; it replaces the one at ``path`` only when it is whole.
+    """Write a bundle; on a disk it replaces the one that is there only when it is whole.
+
+    In a bucket, which renames nothing, files are replaced one by one, the manifest last: a reader that comes just then finds
+    hashes that do not fit and is refused, never a mix.
 
     Parameters
     ----------
-    path : Path
-        The bundle's folder.
+    root : str or Path
+        The bundle's folder, or its prefix in a bucket.
     model : bytes
         The prepared backbone.
     card : Card
@@ -177,8 +182,8 @@ def save(
 
     Raises
     ------
-    BundleError
-        If the folder cannot be written.
+    BundleError, StoreError
+        If the folder, or the bucket, cannot be written.
     """
     from fruits.embedding.graph import with_recogniser  # noqa: PLC0415 - onnx is half a second of import
 
@@ -209,6 +214,12 @@ def save(
         "about": about,
     }
     files[_MANIFEST] = _manifest_bytes(manifest)
+    if is_remote(str(root)):
+        objects = Objects(str(root))
+        for name, data in files.items():  # the manifest is the last one
+            objects.write(name, data)
+        return
+    path = Path(root)
     new, old = path.with_name(f"{path.name}.new-{os.getpid()}"), path.with_name(f"{path.name}.old-{os.getpid()}")
     try:
         shutil.rmtree(new, ignore_errors=True)
@@ -249,23 +260,15 @@ def load(path: str | Path) -> Bundle:
     BundleError
         If there is none, a file is missing or not the one that was saved, or the format is another version's.
     """
-    folder = Path(path)
-    try:
-        if not (folder / _MANIFEST).is_file():
-            folder = folder / "bundle"
-        data = (folder / _MANIFEST).read_bytes()
-    except OSError as exc:
-        raise BundleError(
-            f"no bundle in '{path}'; expected the results of 'fruits run PHOTOS --to {path}', or a folder with manifest.json"
-        ) from exc
+    folder, data = _manifest_of(str(path))
     manifest = _checked_manifest(data, folder)
     files = {}
     for name, digest in manifest["files"].items():
         try:
-            files[name] = (folder / name).read_bytes()
+            files[name] = _file(folder, name)
         except OSError as exc:
             raise BundleError(
-                f"bundle '{folder}': {name} is missing ({exc.strerror}); copy the bundle again, whole"
+                f"bundle '{folder}': {name} is missing ({exc.strerror or exc}); copy the bundle again, whole"
             ) from exc
         if hashlib.sha256(files[name]).hexdigest() != digest:
             raise BundleError(
@@ -281,7 +284,28 @@ def load(path: str | Path) -> Bundle:
         ) from exc
 
 
-def _checked_manifest(data: bytes, folder: Path) -> dict[str, Any]:
+def _manifest_of(path: str) -> tuple[str, bytes]:
+    """Return the bundle's folder, which is the one given or lies in it, and its manifest."""
+    for folder in (path, f"{path.rstrip('/')}/bundle"):
+        try:
+            return folder, _file(folder, _MANIFEST)
+        except (FileNotFoundError, NotADirectoryError, AbsentError):
+            continue
+        except StoreError:
+            raise
+        except OSError as exc:
+            raise BundleError(f"bundle '{folder}' cannot be read ({exc.strerror}); check its permissions") from exc
+    raise BundleError(
+        f"no bundle in '{path}'; expected the results of 'fruits run PHOTOS --to {path}', or a folder with manifest.json"
+    )
+
+
+def _file(folder: str, name: str) -> bytes:
+    # Reading a folder must not make it, as opening it for results would.
+    return opened(folder).read(name) if is_remote(folder) else (Path(folder) / name).read_bytes()
+
+
+def _checked_manifest(data: bytes, folder: str) -> dict[str, Any]:
     damaged = f"bundle '{folder}': {_MANIFEST} is not the file that was saved; copy it again"
     try:
         manifest: dict[str, Any] = json.loads(data)

@@ -27,13 +27,19 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-_PHOTOS = typer.Argument(help="Folders (PHOTOS/<label>/photo.jpg) or manifests (.csv, .parquet).")
+_PHOTOS = typer.Argument(help="Folders (PHOTOS/<label>/photo.jpg), packs or manifests (.csv, .parquet); also s3://...")
 _BACKBONE = typer.Option(help="Name of an embedded network, or an ONNX file.")
 _SIZE = typer.Option(help="Side of the network's input in pixels; default: the card's.")
 _ONLY = typer.Option(help='Use labels that match, such as "Apple *"; may be repeated.')
-_OUT = typer.Option("--to", help="Folder for the results; made if absent, gone on with if there.")
+_OUT = typer.Option(
+    "--to", help="Folder for the results, or s3://bucket/prefix; made if absent, gone on with if there."
+)
 _JSON = typer.Option("--json", help="Print one JSON object on stdout.")
 _WORKERS = typer.Option(help="Worker processes; by default one per core.", min=1)
+_ENGINE = typer.Option(help="local, or spark (needs fruits[spark] and Java).")
+_MASTER = typer.Option(help="Master of Spark, such as local[4] or spark://host:7077; default: this machine.")
+_SPARK_CONF = typer.Option(help="A setting of Spark, key=value; may be repeated.")
+_REPAIR = typer.Option(help="Check every stored byte first; compute again what is damaged.")
 _TAXONOMY = typer.Option(help="CSV file of what labels mean (label,kind,variety,en,fr,...), or none.")
 #: Of the run record, what --json prints. The rest, such as every label's photos, is in OUT/run.json.
 _SUMMARY = (
@@ -74,6 +80,10 @@ def run(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample and of the groups held back.")] = 0,
+    engine: Annotated[str, _ENGINE] = "local",
+    master: Annotated[str | None, _MASTER] = None,
+    spark_conf: Annotated[list[str] | None, _SPARK_CONF] = None,
+    repair: Annotated[bool, _REPAIR] = False,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """List, embed, reduce, fit, evaluate and report: the main job. A second run computes only what is new."""
@@ -81,6 +91,7 @@ def run(
         sources=tuple(photos), out=to, backbone=backbone, size=size, fit=cast("Fit | None", fit),
         variance=variance, components=components, workers=workers or 0, max_rejected=max_rejected,
         only=tuple(only or ()), sample=sample, seed=seed, taxonomy=taxonomy, balance=balance,
+        engine=engine, master=master, spark_conf=tuple(spark_conf or ()), repair=repair,
     )  # fmt: skip
     _run(config, as_json=as_json)
 
@@ -91,13 +102,20 @@ def apply(
     photos: Annotated[list[str], typer.Argument(help="Folders in any layout, manifests with a column uri, or photos.")],
     to: Annotated[str, _OUT],
     workers: Annotated[int | None, _WORKERS] = None,
+    engine: Annotated[str, _ENGINE] = "local",
+    master: Annotated[str | None, _MASTER] = None,
+    spark_conf: Annotated[list[str] | None, _SPARK_CONF] = None,
+    repair: Annotated[bool, _REPAIR] = False,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Recognise photos in batch; write a Parquet table of answers."""
     from fruits import pipeline  # noqa: PLC0415 - keeps 'fruits --help' quick
 
     with _Display() as display:
-        done = pipeline.apply(out, photos, to, workers=workers or 0, progress=display)
+        done = pipeline.apply(
+            out, photos, to, workers=workers or 0, engine=engine, master=master, spark_conf=spark_conf or (),
+            repair=repair, progress=display,
+        )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(done))
         return
@@ -275,6 +293,64 @@ def audit(
         f"{record['flagged']:,} of {record['photos']:,} photos deserve a look; page in {to}/audit.html, all findings in "
         f"{to}/findings.parquet"
     )
+
+
+@app.command()
+def pack(
+    photos: Annotated[list[str], typer.Argument(help="What 'fruits run' takes: folders, buckets, manifests, packs.")],
+    to: Annotated[str, typer.Option("--to", help="Folder or s3://bucket/prefix for the pack; an older one is replaced.")],
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="Photos in any layout, for 'fruits apply' alone.")
+    ] = False,
+    target_mb: Annotated[int, typer.Option(help="Megabytes of photos per file.", min=1)] = 128,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Put many photos, with labels and splits, into a few files: quick and cheap to keep in a bucket and to read."""
+    from fruits.photos import packing  # noqa: PLC0415
+
+    with _Display() as display:
+        done = packing.pack(photos, to, labelled=not unlabelled, target_bytes=target_mb << 20, progress=display)
+    bad = done["unreadable"]
+    if as_json:
+        typer.echo(json.dumps(done))
+    else:
+        aside = ", ".join(f"{count:,} {reason}" for reason, count in done["left_aside"].items())
+        typer.echo(
+            f"packed {done['photos']:,} photos ({done['photo_bytes'] / 1e6:,.1f} MB) into {done['files']:,} "
+            f"file{'' if done['files'] == 1 else 's'} in {done['seconds']['total']:.1f} s"
+            f"{f'; left aside: {aside}' if aside else ''}; pack in {to}"
+        )
+    if bad:
+        _fail(f"{bad:,} photos could not be read and are not in the pack, such as {done['unreadable_photos'][0]['uri']!r} "
+              f"({done['unreadable_photos'][0]['reason']}); put them right and pack again", 1)  # fmt: skip
+
+
+@app.command()
+def unpack(
+    packed: Annotated[str, typer.Argument(metavar="PACK", help="A pack: folder or s3://bucket/prefix.")],
+    to: Annotated[str, typer.Option("--to", help="Folder for the photos; made if absent.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files of the same name and another content.")
+    ] = False,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Write the photos of a pack as files again, each checked against its checksum."""
+    from fruits.photos import packing  # noqa: PLC0415
+
+    with _Display() as display:
+        done = packing.unpack(packed, to, overwrite=overwrite, progress=display)
+    if as_json:
+        typer.echo(json.dumps(done))
+    else:
+        typer.echo(
+            f"wrote {done['written']:,} of {done['photos']:,} photos in {done['seconds']['total']:.1f} s, "
+            f"{done['there_already']:,} were there already; photos in {to}"
+        )
+        if done["labels_elsewhere"]:
+            typer.echo("labels came from a manifest, not from folders: keep it beside the photos")
+    if done["failed"]:
+        _fail(f"{done['failed']:,} photos were not written, such as {done['failed_photos'][0]['path']!r} "
+              f"({done['failed_photos'][0]['reason']})", 1)  # fmt: skip
 
 
 def main() -> None:

@@ -22,9 +22,9 @@ class RunConfig:
     Parameters
     ----------
     sources : tuple of str
-        Folders of photos, or manifests (``.csv``, ``.parquet``); labels are united by name.
+        Folders of photos, packs or manifests (``.csv``, ``.parquet``), on a disk or in a bucket; labels are united by name.
     out : str
-        Folder of the results.
+        Folder of the results, or ``s3://bucket/prefix``.
     backbone : str
         Name of an embedded network, or path of an ONNX file.
     size : int, optional
@@ -51,6 +51,14 @@ class RunConfig:
     balance : bool, optional
         Whether kinds, and sources within a kind, count the same in training however many photos they have; by default if
         there are several sources.
+    engine : {"local", "spark"}
+        Where embeddings and moments are computed.
+    master : str, optional
+        Of Spark, such as ``local[4]`` or ``spark://host:7077``; by default the session that is open, else this machine.
+    spark_conf : tuple of str
+        Settings of Spark, ``key=value`` each. Not kept with the results: some are secret.
+    repair : bool
+        Whether to look at every stored byte first and compute again what is damaged.
 
     Raises
     ------
@@ -72,6 +80,10 @@ class RunConfig:
     seed: int = 0
     taxonomy: str | None = None
     balance: bool | None = None
+    engine: str = "local"
+    master: str | None = None
+    spark_conf: tuple[str, ...] = ()
+    repair: bool = False
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -102,8 +114,8 @@ class RunConfig:
             object.__setattr__(self, "workers", usable_cores())
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the choices as plain values for JSON."""
-        return asdict(self)
+        """Return the choices as plain values for JSON, without what may be secret."""
+        return {name: value for name, value in asdict(self).items() if name not in ("spark_conf", "repair")}
 
 
 def is_utf8(name: str) -> bool:

@@ -25,7 +25,8 @@ class ImageDecodeError(FruitsError, ValueError):
     Parameters
     ----------
     code : str
-        One of ``empty``, ``not an image``, ``unsupported format``, ``damaged``, ``too large``.
+        One of ``empty``, ``not an image``, ``unsupported format``, ``damaged``, ``too large`` (in pixels or in the memory that
+        decoding takes); or what became of the process that decoded: ``crashed``, ``timeout``.
     message : str
         What was found and what was expected.
     """

@@ -26,10 +26,10 @@ from fruits.learning.moments import Moments
 from fruits.learning.pca import PCA
 from fruits.learning.unknown import ACCEPTED, Known
 from fruits.photos.quality import Limits
-from fruits.rows import ROWS_PER_CHUNK, Rows, in_chunks, read_embeddings
+from fruits.rows import ROWS_PER_CHUNK, Rows, in_chunks, read_embeddings, vectors_of
 from fruits.storage import schemas
 from fruits.storage.objects import Objects
-from fruits.storage.parts import Holding, Inventory, Parts
+from fruits.storage.parts import Holding, Inventory, Parts, Record
 from fruits.taxonomy import Taxonomy
 
 #: k and regularisation are chosen on at most this many photos: their ranking is settled long before.
@@ -146,17 +146,39 @@ def training_moments(
     held_back = np.zeros(len(rows.ok), bool)
     held_back[choosing.all_held_back] = True
     learnt = (rows.split == "train") & rows.ok & ~held_back
-
-    def partial(chunk: list[Holding]) -> pa.RecordBatch:
-        vectors, at = read_embeddings(parts, chunk)
-        return _to_batch([Moments.from_rows(vectors[learnt[at]]), Moments.from_rows(vectors[held_back[at]])])
-
-    def merge(left: pa.RecordBatch, right: pa.RecordBatch) -> pa.RecordBatch:
-        pairs = zip(_from_batch(left), _from_batch(right), strict=True)
-        return _to_batch([one.merge(other) for one, other in pairs])
-
-    both = _from_batch(engine.reduce_batches(in_chunks(inventory), partial, merge))
+    marks = learnt + 2 * held_back.astype(np.int8)
+    shards = ([_marked(holding, marks) for holding in chunk] for chunk in in_chunks(inventory))
+    both = _from_batch(engine.reduce_batches(shards, PartialMoments(parts), merge_moments))
     return both[0], both[1]
+
+
+@dataclass(frozen=True, slots=True)
+class PartialMoments:
+    """Reads some parts and sums them up; travels to wherever the engine computes.
+
+    Parameters
+    ----------
+    parts : Parts
+        Where they lie.
+    """
+
+    parts: Parts
+
+    def __call__(self, chunk: list[tuple[Record, NDArray[np.int8]]]) -> pa.RecordBatch:
+        """Return the moments of the rows marked 1 and of those marked 2, of parts with a mark per row."""
+        vectors = [vectors_of(self.parts.read(record, ["embedding"]))[marks > 0] for record, marks in chunk]
+        rows, marks = np.concatenate(vectors), np.concatenate([marks[marks > 0] for _, marks in chunk])
+        return _to_batch([Moments.from_rows(rows[marks == 1]), Moments.from_rows(rows[marks == 2])])
+
+
+def merge_moments(left: pa.RecordBatch, right: pa.RecordBatch) -> pa.RecordBatch:
+    """Merge what :class:`PartialMoments` gives."""
+    pairs = zip(_from_batch(left), _from_batch(right), strict=True)
+    return _to_batch([one.merge(other) for one, other in pairs])
+
+
+def _marked(holding: Holding, marks: NDArray[np.int8]) -> tuple[Record, NDArray[np.int8]]:
+    return holding.record, np.where(holding.catalogue_rows >= 0, marks[holding.catalogue_rows], 0).astype(np.int8)
 
 
 def choose(

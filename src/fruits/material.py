@@ -26,10 +26,11 @@ from fruits.learning.neighbours import NearDuplicates, chained, groups_within, u
 from fruits.learning.pca import PCA
 from fruits.photos.films import Films
 from fruits.photos.images import Preprocessing, to_network_input
+from fruits.photos.reading import read_photo
 from fruits.photos.retouch import fingerprints, retouched
 from fruits.pipeline import TRAINING_PHOTOS
 from fruits.rows import Rows, embeddings_of
-from fruits.storage.objects import Objects, read_file
+from fruits.storage.objects import Objects
 from fruits.storage.parts import Inventory, Parts
 from fruits.taxonomy import Taxonomy
 
@@ -268,7 +269,7 @@ def copies_of(rows: NDArray[np.int64], uris: Sequence[str], model_path: Path, pr
     kept, pixels = [], []
     for row in chosen.tolist():
         try:
-            pixels.append(to_network_input(read_file(uris[row]), preprocessing).pixels)
+            pixels.append(to_network_input(read_photo(uris[row]), preprocessing).pixels)
         except (OSError, ImageDecodeError):
             continue
         kept.append(row)
@@ -294,7 +295,7 @@ def _near_duplicates(
     features: NDArray[np.float32],
 ) -> NearDuplicates:
     """Derive from which distance on photos are near-duplicates, from copies of training photos."""
-    copies = copies_of(train, uris, bundle.backbone_path, bundle.preprocessing)
+    copies = copies_of(train, uris, bundle.model_file.fetch(), bundle.preprocessing)
     # A file that stands under two labels says nothing of how near labels are.
     once = train[np.unique(digest[train], return_index=True)[1]]
     copied = unit(pca.transform(copies.embeddings, features.shape[1]))

@@ -10,9 +10,9 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +26,7 @@ from fruits import record as records
 from fruits.answers import Answer
 from fruits.config import RunConfig, usable_cores
 from fruits.embedding.backbone import Backbone, Card, computation_id, find_backbone, training_photos
+from fruits.embedding.model import ModelFile
 from fruits.embedding.stage import EmbedStage
 from fruits.engines import Engine, get_engine
 from fruits.errors import BundleError, CatalogueError, ConfigError
@@ -37,7 +38,8 @@ from fruits.photos.samples import example_photos, typical_side
 from fruits.report import render
 from fruits.rows import Rows, grouped_by_looks
 from fruits.storage import schemas
-from fruits.storage.objects import Objects
+from fruits.storage.lease import finishing
+from fruits.storage.objects import Objects, under
 from fruits.storage.parts import Inventory, Parts, write_table
 from fruits.taxonomy import Taxonomy
 
@@ -67,8 +69,13 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
         A subclass that says what to do. What was computed until then is kept.
     """
     progress, clock, started = progress or Silent(), Clock(), datetime.now(UTC).isoformat(timespec="seconds")
-    objects, engine = Objects(config.out), get_engine("local", config.workers)
-    with PeakMemory() as memory:
+    objects = Objects(config.out)
+    with ExitStack() as stack:
+        memory = stack.enter_context(PeakMemory())
+        with clock.step("engine"):
+            engine = stack.enter_context(
+                closing(get_engine(config.engine, config.workers, master=config.master, conf=config.spark_conf))
+            )
         with clock.step("catalogue"):
             progress.start("catalogue", None)
             catalogue = catalogued(config, progress)
@@ -81,12 +88,16 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
         about = records.about(config, catalogue, card, preprocessing, command=command, started=started)
 
         with clock.step("embeddings"):
+            if config.repair:
+                _repair(parts, progress)
             inventory, computed = embed(engine, catalogue, prepared, progress)
             counts = records.counts(catalogue, inventory, computed)
             rejections = records.rejections(catalogue, inventory)
             _write_rejections(objects, rejections)
             records.refuse_too_many(counts, rejections, config.max_rejected, f"{config.out}/rejected.csv")
 
+        # Any number of runs may have come here on this output; what follows has fixed names, so one at a time goes on.
+        lease = stack.enter_context(finishing(objects, progress.say))
         identity = records.identity(config, catalogue, inventory, card, preprocessing, meaning)
         if before := _unchanged(objects, identity, catalogue.table.select(["uri", "version"])):
             now = {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": memory.megabytes}
@@ -136,9 +147,10 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             scores = records.scores(catalogue, rows, features, recogniser, taxonomy, certainty, choice)
         with clock.step("bundle"):
             progress.start("bundle", None)
+            lease.confirm()
             bundles.save(
-                Path(config.out) / "bundle",
-                model=prepared.model_path.read_bytes(),
+                under(objects.root, "bundle"),
+                model=prepared.model.fetch().read_bytes(),
                 card=card,
                 preprocessing=preprocessing,
                 mean=pca.mean,
@@ -172,12 +184,22 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
         record |= {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": memory.megabytes}
         write_table(objects, "catalogue.parquet", catalogue.table)
         objects.delete("evaluation.json")
+        lease.confirm()
         objects.write("run.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
     return {**record, "up_to_date": False}
 
 
 def apply(
-    bundle_path: str, sources: Sequence[str], to: str, *, workers: int = 0, progress: Progress | None = None
+    bundle_path: str,
+    sources: Sequence[str],
+    to: str,
+    *,
+    workers: int = 0,
+    engine: str = "local",
+    master: str | None = None,
+    spark_conf: Sequence[str] = (),
+    repair: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Recognise photos in batch; compute only what is new since the last time with the same output.
 
@@ -191,6 +213,8 @@ def apply(
         Folder for ``predictions.parquet`` and what is kept to go on.
     workers : int
         Worker processes; 0 for one per core.
+    engine, master, spark_conf, repair
+        As in :class:`fruits.config.RunConfig`.
     progress : Progress, optional
 
     Returns
@@ -206,20 +230,28 @@ def apply(
     progress, clock = progress or Silent(), Clock()
     if not to:
         raise ConfigError("--to is empty; expected a folder for the answers")
-    with PeakMemory() as memory:
+    with ExitStack() as stack:
+        memory = stack.enter_context(PeakMemory())
+        with clock.step("engine"):
+            where = stack.enter_context(
+                closing(get_engine(engine, workers or usable_cores(), master=master, conf=spark_conf))
+            )
         with clock.step("catalogue"):
             progress.start("catalogue", None)
             recogniser = bundles.load(bundle_path)
             catalogue = list_photos(sources, labelled=False, progress=progress.advance)
-            objects, engine = Objects(to), get_engine("local", workers or usable_cores())
+            objects = Objects(to)
         with clock.step("embeddings"):
             parts = Parts(to, f"embeddings/{recogniser.computation}")
-            prepared = Prepared(recogniser.card, recogniser.preprocessing, recogniser.backbone_path, parts)
-            inventory, computed = embed(engine, catalogue, prepared, progress)
+            prepared = Prepared(recogniser.card, recogniser.preprocessing, recogniser.model_file, parts)
+            if repair:
+                _repair(parts, progress)
+            inventory, computed = embed(where, catalogue, prepared, progress)
             counts = records.counts(catalogue, inventory, computed)
         with clock.step("predictions"):
             progress.start("predictions", counts["photos"])
-            _write_predictions(objects, parts, inventory, recogniser, progress)
+            with finishing(objects, progress.say):
+                _write_predictions(objects, parts, inventory, recogniser, progress)
         seconds = {**clock.seconds, "total": clock.total()}
     return {
         **counts,
@@ -235,7 +267,7 @@ class Prepared:
 
     card: Card
     preprocessing: Preprocessing
-    model_path: Path
+    model: ModelFile
     parts: Parts
 
 
@@ -267,9 +299,7 @@ def embed(engine: Engine, catalogue: Catalogue, prepared: Prepared, progress: Pr
     progress.start("embeddings", work.num_rows)
     if not work.num_rows:
         return inventory, 0
-    stage = EmbedStage(
-        str(prepared.model_path), prepared.preprocessing, prepared.card.embedding_size, parts.root, parts.prefix
-    )
+    stage = EmbedStage(prepared.model, prepared.preprocessing, prepared.card.embedding_size, parts.root, parts.prefix)
     for receipts in engine.map_batches(_by_shard(work), stage, schemas.RECEIPT):
         for receipt in receipts.to_pylist():
             progress.advance(receipt["ok"] + receipt["rejected"] + receipt["failed"])
@@ -326,15 +356,20 @@ def _say_what_was_found(catalogue: Catalogue, progress: Progress) -> None:
         progress.say("no test photos are marked as such: a fifth of the photos is kept for testing, chosen by a hash")
 
 
-def _prepared_model(objects: Objects, backbone: Backbone, preprocessing: Preprocessing) -> Path:
+def _prepared_model(objects: Objects, backbone: Backbone, preprocessing: Preprocessing) -> ModelFile:
     """Put the prepared network where workers find it, once; the one that is there is used only if it is whole."""
     key = f"embeddings/{computation_id(backbone.card, preprocessing)}/backbone.onnx"
-    there, digest = objects.read_if_present(key), objects.read_if_present(f"{key}.sha256")
+    there, digest = objects.read_many([key, f"{key}.sha256"])
     if there is None or hashlib.sha256(there).hexdigest().encode() != digest:
-        model = backbone.prepared(preprocessing)
-        objects.write(key, model)
-        objects.write(f"{key}.sha256", hashlib.sha256(model).hexdigest().encode())
-    return Path(objects.root) / key
+        there = backbone.prepared(preprocessing)
+        objects.write(key, there)
+        objects.write(f"{key}.sha256", hashlib.sha256(there).hexdigest().encode())
+    return ModelFile(objects.root, key, hashlib.sha256(there).hexdigest())
+
+
+def _repair(parts: Parts, progress: Progress) -> None:
+    damaged = parts.repair(progress.say)
+    progress.say(f"repair: {damaged:,} damaged" if damaged else "repair: every stored byte is as it was written")
 
 
 def _by_shard(work: pa.Table) -> list[pa.Table]:
@@ -362,14 +397,16 @@ def _unchanged(objects: Objects, identity: str, catalogue: pa.Table) -> dict[str
         record = json.loads(data) if data else {}
         if not isinstance(record, dict) or record.get("identity") != identity:
             return None
-        features = pq.read_schema(Path(objects.root) / "features.parquet").metadata or {}
+        with objects.open("features.parquet") as file:
+            features = pq.read_schema(file).metadata or {}
         of = [bundles.load(objects.root).manifest["about"], json.loads(features.get(b"fruits", b"{}"))]
         if any(result.get("identity") != identity for result in of):
             return None
-        listed = pq.read_table(Path(objects.root) / "catalogue.parquet").select(["uri", "version"])
+        with objects.open("catalogue.parquet") as file:
+            listed = pq.read_table(file, columns=["uri", "version"])
     except (ValueError, OSError, KeyError, BundleError, pa.ArrowException):
         return None  # damaged or half deleted: fitting again is quick and puts everything back
-    whole = record.keys() >= set(records.KEYS) and (Path(objects.root) / "report.html").is_file()
+    whole = record.keys() >= set(records.KEYS) and objects.size("report.html") is not None
     return record if whole and listed.equals(catalogue) else None
 
 

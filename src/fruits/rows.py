@@ -140,8 +140,7 @@ def embeddings_of(
     for holding in inventory.holdings:
         to = np.where(holding.catalogue_rows >= 0, position[holding.catalogue_rows], -1)
         table = parts.read(holding.record, [*columns, "embedding"])
-        column = table["embedding"].combine_chunks()
-        vectors.append(column.values.to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)[to >= 0])
+        vectors.append(vectors_of(table)[to >= 0])
         others.append(table.select(list(columns)).filter(pa.array(to >= 0)))
         places.append(to[to >= 0])
     order = np.argsort(np.concatenate(places))
@@ -166,10 +165,16 @@ def read_embeddings(parts: Parts, chunk: list[Holding]) -> tuple[NDArray[np.floa
     """Return the embeddings of a chunk, shape (m, d), and their catalogue rows; photos that are not ok are left out."""
     vectors, at = [], [np.empty(0, np.int64)]
     for holding in chunk:
-        column = parts.read(holding.record, ["embedding"])["embedding"].combine_chunks()
         good = np.ones(holding.record.rows, bool)
         good[[row for row, _, _ in holding.record.errors]] = False
         good &= holding.catalogue_rows >= 0
-        vectors.append(column.values.to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)[good])
+        vectors.append(vectors_of(parts.read(holding.record, ["embedding"]))[good])
         at.append(holding.catalogue_rows[good])
     return np.concatenate(vectors), np.concatenate(at)
+
+
+def vectors_of(table: pa.Table) -> NDArray[np.float32]:
+    """Return the column ``embedding`` as a matrix, shape (n, d); rows of photos that are not ok hold nothing of use."""
+    column = table["embedding"].combine_chunks()
+    values: NDArray[np.float32] = column.values.to_numpy(zero_copy_only=False)
+    return values.reshape(-1, column.type.list_size)

@@ -584,7 +584,7 @@ def test_batch_uses_the_network_of_the_bundle(finished_run: Any, a_photo: bytes)
     pixels = to_network_input(a_photo, bundle.preprocessing).pixels[None]
     original = find_backbone("fruits-small")
     expected = Embedder(original.prepared(bundle.preprocessing)).embed(pixels)
-    assert (Embedder(bundle.backbone_path).embed(pixels) == expected).all()
+    assert (Embedder(bundle.model_file.fetch()).embed(pixels) == expected).all()
 
 
 # --- What a reviewer found --------------------------------------------------------------------------------------------

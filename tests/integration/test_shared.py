@@ -51,11 +51,11 @@ def test_single_graph_says_of_real_photos_what_the_bundle_says(
         *sorted((shared / "grocery-store").rglob("*.jpg"))[::60],
     ]
     pixels = np.stack([to_network_input(path.read_bytes(), recogniser.preprocessing).pixels for path in paths])
-    session = ort.InferenceSession(recogniser.path / "recognizer.onnx", providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(Path(recogniser.root) / "recognizer.onnx", providers=["CPUExecutionProvider"])
     given = dict(
         zip((output.name for output in session.get_outputs()), session.run(None, {"pixels": pixels}), strict=True)
     )
-    features, probabilities, strangeness = recogniser.classify(Embedder(recogniser.backbone_path).embed(pixels))
+    features, probabilities, strangeness = recogniser.classify(Embedder(recogniser.model_file.fetch()).embed(pixels))
     tolerance = {"atol": bundle.PROBABILITY_TOLERANCE, "rtol": 0}
     np.testing.assert_allclose(given["probabilities"], probabilities, **tolerance)
     np.testing.assert_allclose(

@@ -74,12 +74,12 @@ def save_bundle(
 
 def assert_graph_agrees(bundle: bundles.Bundle, photos: list[bytes]) -> None:
     """All five outputs of the single graph are what the bundle computes."""
-    session = ort.InferenceSession(bundle.path / "recognizer.onnx", providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(Path(bundle.root) / "recognizer.onnx", providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()] == OUTPUTS
     pixels = np.stack([to_network_input(photo, bundle.preprocessing).pixels for photo in photos])
     given = dict(zip(OUTPUTS, session.run(OUTPUTS, {"pixels": pixels}), strict=True))
     assert all(given[name].shape == (len(photos), 1) for name in OUTPUTS[2:])
-    features, probabilities, strangeness = bundle.classify(Embedder(bundle.backbone_path).embed(pixels))
+    features, probabilities, strangeness = bundle.classify(Embedder(bundle.model_file.fetch()).embed(pixels))
     brightness, sharpness = measure(pixels)
     tolerance = bundles.PROBABILITY_TOLERANCE
     np.testing.assert_allclose(given["probabilities"], probabilities, atol=tolerance, rtol=0)
@@ -112,7 +112,7 @@ def test_graph_of_any_opset_says_what_its_bundle_says(
     found = find_backbone(str(save_network(networks[0]("NHWC", "uint8", **opset))))
     bundle = save_bundle(tmp_path / "bundle", found, Preprocessing(16), some, 3)
     assert_graph_agrees(bundle, [path.read_bytes() for path in some])
-    onnx.checker.check_model(onnx.load(bundle.path / "recognizer.onnx"), full_check=True)
+    onnx.checker.check_model(onnx.load(Path(bundle.root) / "recognizer.onnx"), full_check=True)
 
 
 @pytest.mark.parametrize(("layout", "dtype", "size"), [("NCHW", "float32", 17), ("NHWC", "float32", 40)])
@@ -126,7 +126,7 @@ def test_graph_of_a_network_that_wants_other_pixels_says_what_its_bundle_says(
 
 def test_graph_measures_photos_without_any_change_as_the_bundle_does(finished_run: Any) -> None:
     bundle = bundles.load(finished_run.out)
-    session = ort.InferenceSession(bundle.path / "recognizer.onnx", providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(Path(bundle.root) / "recognizer.onnx", providers=["CPUExecutionProvider"])
     flat = np.repeat(np.array([0, 128, 255], np.uint8), 100 * 100 * 3).reshape(3, 100, 100, 3)
     brightness, sharpness = session.run(["brightness", "sharpness"], {"pixels": flat})
     np.testing.assert_allclose(brightness[:, 0], [0, 128 / 255, 1], atol=2e-6)
@@ -135,7 +135,7 @@ def test_graph_measures_photos_without_any_change_as_the_bundle_does(finished_ru
 
 def test_graph_carries_all_that_its_numbers_mean(finished_run: Any) -> None:
     bundle = bundles.load(finished_run.out)
-    about = ort.InferenceSession(bundle.path / "recognizer.onnx").get_modelmeta().custom_metadata_map
+    about = ort.InferenceSession(Path(bundle.root) / "recognizer.onnx").get_modelmeta().custom_metadata_map
     assert json.loads(about["fruits.labels"]) == bundle.labels
     assert json.loads(about["fruits.preprocessing"]) == asdict(bundle.preprocessing)
     assert Taxonomy.parse(json.loads(about["fruits.taxonomy"])) == bundle.taxonomy
@@ -252,7 +252,7 @@ def test_certainty_without_a_limit_of_strangeness_takes_everything_for_known(cop
     bundle = bundles.load(copied)
     noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
     (answer,) = bundle.answers(
-        Embedder(bundle.backbone_path).embed(noise[None]), *(np.zeros(1, np.float32),) * 2, np.array([100])
+        Embedder(bundle.model_file.fetch()).embed(noise[None]), *(np.zeros(1, np.float32),) * 2, np.array([100])
     )
     assert bundle.certainty.strange == float("inf")
     assert answer.outcome != "unknown"

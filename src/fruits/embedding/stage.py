@@ -1,27 +1,30 @@
 """Record batches of catalogue rows to record batches of embedding rows; a photo that fails is a row that says why.
 
-The signature is that of Spark's ``mapInArrow``, so any engine can run it. While the network works on one batch, a thread
-reads the next; what waits is bounded in photos and in bytes. Knows nothing of workers or of how shards are dealt.
+The signature is that of Spark's ``mapInArrow``, so any engine can run it. While the network works on one batch, a child process
+decodes the next and a thread reads the one after that; what waits is bounded in photos and in bytes. Knows nothing of workers
+or of how shards are dealt.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
 from fruits.embedding.backbone import BATCH_SIZE, Embedder
+from fruits.embedding.model import ModelFile
 from fruits.errors import ImageDecodeError
-from fruits.photos.images import Preprocessing, to_network_input
+from fruits.photos.decoder import Decoder, Decoding
+from fruits.photos.images import Preprocessing
 from fruits.photos.quality import measure
 from fruits.storage.objects import read_file
 from fruits.storage.parts import Parts
@@ -33,7 +36,7 @@ MAX_BATCH_BYTES: Final = 16 << 20
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Seconds spent in each part of the work, summed over threads."""
+    """Seconds spent in each part of the work, summed over threads and the process that decodes."""
 
     read: float = 0.0
     decode: float = 0.0
@@ -47,15 +50,15 @@ class EmbedStage:
 
     Parameters
     ----------
-    model_path : str
-        A prepared backbone, as a file that this worker can read.
+    model : ModelFile
+        A prepared backbone.
     preprocessing : Preprocessing
     embedding_size : int
     root, prefix : str
         Where the parts go.
     """
 
-    model_path: str
+    model: ModelFile
     preprocessing: Preprocessing
     embedding_size: int
     root: str
@@ -67,12 +70,14 @@ class EmbedStage:
         rows = (row for batch in batches for row in batch.to_pylist())
         for shard, work in groupby(rows, key=lambda row: row["shard"]):
             watch = Stopwatch()
-            embedded = list(
-                embed_rows(work, _embedder(self.model_path), self.preprocessing, self.embedding_size, watch=watch)
-            )
-            started = time.perf_counter()
-            record = parts.commit(shard, pa.Table.from_batches(embedded))
-            watch.write = time.perf_counter() - started
+            # Another attempt, or another run on this output, may have been here first.
+            record = parts.committed(shard)
+            if record is None:
+                embedder = _embedder(self.model)
+                embedded = list(embed_rows(work, embedder, self.preprocessing, self.embedding_size, watch=watch))
+                started = time.perf_counter()
+                record = parts.commit(shard, pa.Table.from_batches(embedded))
+                watch.write = time.perf_counter() - started
             failed = sum(status == "failed" for _, status, _ in record.errors)
             rejected = len(record.errors) - failed
             receipt = {"shard": shard, "ok": record.rows - failed - rejected, "rejected": rejected, "failed": failed}
@@ -87,6 +92,7 @@ def embed_rows(
     embedding_size: int,
     *,
     watch: Stopwatch | None = None,
+    decoder: Decoder | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Read, decode and embed photos.
 
@@ -100,6 +106,8 @@ def embed_rows(
         d.
     watch : Stopwatch, optional
         Collects where the time went.
+    decoder : Decoder, optional
+        Decodes; by default this process's own, which stays open.
 
     Yields
     ------
@@ -108,44 +116,54 @@ def embed_rows(
         changes no value.
     """
     watch = watch or Stopwatch()
-    pixels = np.empty((BATCH_SIZE, preprocessing.size, preprocessing.size, 3), np.uint8)
+    decoder = decoder or _decoder(os.getpid())
     source = iter(rows)
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
         coming = reader.submit(_read_batch, source, watch)
-        while (batch := coming.result()).rows:
-            started = time.perf_counter()
-            columns = _Columns(batch.rows)
-            ok: list[int] = []
-            for row, (data, error) in enumerate(batch.contents):
-                if data is None:
-                    columns.set_error(row, "failed", error)
-                    continue
-                columns.sha256[row] = hashlib.sha256(data).hexdigest()
-                try:
-                    photo = to_network_input(data, preprocessing)
-                except ImageDecodeError as exc:
-                    columns.set_error(row, "rejected", f"{exc.code}: {exc}")
-                except MemoryError:
-                    columns.set_error(
-                        row, "failed", "out of memory: this machine had too little for the photo; use fewer workers"
-                    )
-                else:
-                    columns.width[row], columns.height[row] = photo.width, photo.height
-                    pixels[len(ok)] = photo.pixels
-                    ok.append(row)
-            decoded = time.perf_counter()
-            # Just now, because the network does not hold Python's lock: beside decoding, reading would fight for it.
+        handed = _Handed(coming.result(), decoder, preprocessing)
+        coming = reader.submit(_read_batch, source, watch)
+        while (batch := handed).rows:
+            outcomes = iter(batch.decoding.outcomes())
+            # Before anything else, so that the child and the reading thread work while the network does.
+            handed = _Handed(coming.result(), decoder, preprocessing)
             coming = reader.submit(_read_batch, source, watch)
+            columns = batch.columns
+            ok: list[int] = []
+            for row in batch.given:
+                outcome = next(outcomes)
+                if isinstance(outcome, ImageDecodeError):
+                    columns.set_error(row, "rejected", f"{outcome.code}: {outcome}")
+                else:
+                    columns.width[row], columns.height[row] = outcome
+                    ok.append(row)
+            started = time.perf_counter()
             vectors = np.zeros((len(batch.rows), embedding_size), np.float32)
             if ok:
-                vectors[ok] = embedder.embed(pixels[: len(ok)])
-                columns.brightness[ok], columns.sharpness[ok] = measure(pixels[: len(ok)])
+                pixels = batch.decoding.pixels(preprocessing.size)
+                vectors[ok] = embedder.embed(pixels)
+                columns.brightness[ok], columns.sharpness[ok] = measure(pixels)
                 for row in np.flatnonzero(~np.isfinite(vectors).all(1)).tolist():
                     columns.set_error(row, "rejected", "no embedding: the network gave numbers that are not finite")
-            inferred = time.perf_counter()
-            watch.decode += decoded - started
-            watch.infer += inferred - decoded
+            batch.decoding.release()
+            watch.decode += batch.decoding.seconds
+            watch.infer += time.perf_counter() - started
             yield columns.to_batch(vectors)
+
+
+class _Handed:
+    """A batch that the decoder has been given; hashes are taken while it decodes, then the files are forgotten."""
+
+    def __init__(self, batch: _Batch, decoder: Decoder, preprocessing: Preprocessing) -> None:
+        self.rows = batch.rows
+        self.columns = _Columns(batch.rows)
+        contents = {row: data for row, (data, _) in enumerate(batch.contents) if data is not None}
+        self.given = list(contents)
+        self.decoding: Decoding = decoder.begin(list(contents.values()), preprocessing)
+        for row, (data, error) in enumerate(batch.contents):
+            if data is None:
+                self.columns.set_error(row, "failed", error)
+            else:
+                self.columns.sha256[row] = hashlib.sha256(data).hexdigest()
 
 
 @dataclass(slots=True)
@@ -216,6 +234,14 @@ class _Columns:
 
 
 @lru_cache(maxsize=1)
-def _embedder(model_path: str) -> Embedder:
+def _embedder(model: ModelFile) -> Embedder:
     """Open the network once per worker process."""
-    return Embedder(Path(model_path))
+    return Embedder(model.fetch())
+
+
+@lru_cache(maxsize=1)
+def _decoder(process: int) -> Decoder:  # noqa: ARG001 - a forked process must not talk to its parent's child
+    """Start the child that decodes once per worker process; its imports run while the first photos are read."""
+    decoder = Decoder()
+    decoder.start()
+    return decoder

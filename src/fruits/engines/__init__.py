@@ -1,22 +1,29 @@
 """Where work runs. An engine knows Arrow and nothing else; every engine gives the same rows.
 
 An engine has two operations. ``map_batches`` applies a stage, ``Iterator[RecordBatch] -> Iterator[RecordBatch]``, to shards
-and yields what it gives in no particular order. ``reduce_batches`` folds shards into one value.
+and yields what it gives in no particular order. ``reduce_batches`` folds shards into one value, along a tree that the number
+of shards alone decides: sums of floats then have the same bits on every engine and any number of cores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, Protocol, Self, TypeVar
 
 import pyarrow as pa
 
 Stage = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+Merge = Callable[[pa.RecordBatch, pa.RecordBatch], pa.RecordBatch]
 T = TypeVar("T")
+
+#: So many neighbours are merged, from the left, into one value of the next level of the tree. A change changes last digits.
+FAN_IN: Final = 8
+#: How often a shard is given to a fresh worker after one died on it.
+ATTEMPTS: Final = 3
 
 
 class Engine(Protocol):
-    """What every engine can do."""
+    """What every engine can do; a context manager that ends with :meth:`close`."""
 
     name: str
     workers: int
@@ -32,12 +39,9 @@ class Engine(Protocol):
         ...
 
     def reduce_batches(
-        self,
-        shards: Iterable[T],
-        partial: Callable[[T], pa.RecordBatch],
-        merge: Callable[[pa.RecordBatch, pa.RecordBatch], pa.RecordBatch],
+        self, shards: Iterable[T], partial: Callable[[T], pa.RecordBatch], merge: Merge
     ) -> pa.RecordBatch:
-        """Merge the partial results of all shards, in the order of the shards.
+        """Merge the partial results of all shards as :func:`merge_in_order` does.
 
         Raises
         ------
@@ -46,18 +50,88 @@ class Engine(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Give back what the engine started; what it found running goes on."""
+        ...
 
-def get_engine(name: str, workers: int) -> Engine:
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def get_engine(name: str, workers: int, *, master: str | None = None, conf: Sequence[str] = ()) -> Engine:
     """Return the engine of that name.
+
+    Parameters
+    ----------
+    name : {"local", "spark"}
+    workers : int
+        Processes on this machine; a cluster has as many as it has.
+    master : str, optional
+        Where Spark runs: ``local[4]``, ``spark://host:7077``, ``yarn``, ``sc://host``. By default the session that is active
+        in this process, else ``local[workers]``.
+    conf : sequence of str
+        Settings of Spark, ``key=value`` each.
 
     Raises
     ------
     ConfigError
-        If there is none.
+        If there is no such engine, or it has no such choice.
+    EngineError
+        If it cannot run here.
     """
-    from fruits.engines.local import LocalEngine  # noqa: PLC0415 - an engine is imported when it is chosen
-    from fruits.errors import ConfigError  # noqa: PLC0415
+    from fruits.errors import ConfigError  # noqa: PLC0415 - an engine is imported when it is chosen
 
-    if name != "local":
-        raise ConfigError(f"no engine '{name}'; expected local")
-    return LocalEngine(workers)
+    if name == "local":
+        if master is not None or conf:
+            raise ConfigError("engine 'local' has no master and no conf; expected them with engine 'spark' only")
+        from fruits.engines.local import LocalEngine  # noqa: PLC0415
+
+        return LocalEngine(workers)
+    if name == "spark":
+        from fruits.engines.spark import SparkEngine  # noqa: PLC0415
+
+        return SparkEngine(workers, master=master, conf=conf)
+    raise ConfigError(f"no engine '{name}'; expected local or spark")
+
+
+def merge_in_order(values: Iterable[Any], merge: Callable[[Any, Any], Any]) -> Any:
+    """Merge values in a tree: 8 neighbours from the left into one, 8 of those into one again, until one is left.
+
+    The tree depends on the number of values alone, and holds O(log n) of them at a time. Merging ``FAN_IN**j`` neighbours by
+    themselves gives a value of level j, so that engines can cut the tree there.
+
+    Raises
+    ------
+    ValueError
+        If there are no values.
+    """
+    # Per level: what is merged of its unfinished group, and of how many values.
+    groups: list[tuple[Any, int]] = []
+    for value in values:
+        merged, level = value, 0
+        while True:
+            if level == len(groups):
+                groups.append((None, 0))
+            left, n = groups[level]
+            merged = merge(left, merged) if n else merged
+            if n + 1 < FAN_IN:
+                groups[level] = (merged, n + 1)
+                break
+            groups[level] = (None, 0)
+            level += 1
+    if not groups:
+        raise ValueError("no shards to reduce; expected at least one")
+    rest: Any = None
+    some = False
+    for left, n in groups:
+        if n:
+            rest = merge(left, rest) if some else left
+            some = True
+    return rest
+
+
+def shard_name(shard: pa.Table) -> str:
+    """Return how messages call a shard."""
+    first = f", from '{shard['uri'][0].as_py()}' on" if shard.num_rows and "uri" in shard.column_names else ""
+    return f"the same {shard.num_rows} photos{first}"

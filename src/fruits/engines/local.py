@@ -11,23 +11,21 @@ import pickle
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.ipc
 
-from fruits.engines import Stage
+from fruits.engines import ATTEMPTS, Merge, Stage, merge_in_order, shard_name
 from fruits.errors import EngineError, FruitsError
 
 T = TypeVar("T")
-
-#: How often a shard is given to a fresh worker after one died on it.
-_ATTEMPTS: Final = 3
 
 
 class LocalEngine:
@@ -82,20 +80,28 @@ class LocalEngine:
                 worker.process.kill()
                 worker.stop()
 
+    def close(self) -> None:
+        """Nothing is held between calls."""
+
     def reduce_batches(
-        self,
-        shards: Iterable[T],
-        partial: Callable[[T], pa.RecordBatch],
-        merge: Callable[[pa.RecordBatch, pa.RecordBatch], pa.RecordBatch],
+        self, shards: Iterable[T], partial: Callable[[T], pa.RecordBatch], merge: Merge
     ) -> pa.RecordBatch:
-        """See :class:`fruits.engines.Engine`. One shard at a time: NumPy's products already use every core."""
-        total: pa.RecordBatch | None = None
-        for shard in shards:
-            part = partial(shard)
-            total = part if total is None else merge(total, part)
-        if total is None:
-            raise ValueError("no shards to reduce; expected at least one")
-        return total
+        """See :class:`fruits.engines.Engine`. Threads, because NumPy's products do not hold Python's lock."""
+        import numpy as np  # noqa: F401, PLC0415 - only what is loaded by then can be limited
+        from threadpoolctl import threadpool_limits  # noqa: PLC0415
+
+        # One thread per product: how a product is cut among threads shows in its last bits.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(self.workers, thread_name_prefix="partial") as pool:
+            return merge_in_order(_in_order(pool, partial, shards, ahead=self.workers), merge)
+
+    def close(self) -> None:
+        """See :class:`fruits.engines.Engine`. Workers end with the batches that they were started for."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 @dataclass(slots=True)
@@ -130,14 +136,30 @@ class _Worker:
         self.process.join()
 
 
+def _in_order(
+    pool: ThreadPoolExecutor, partial: Callable[[T], pa.RecordBatch], shards: Iterable[T], *, ahead: int
+) -> Iterator[pa.RecordBatch]:
+    """Yield the partial results in the order of the shards; at most ``ahead`` are computed or wait."""
+    coming: deque[Future[pa.RecordBatch]] = deque()
+    try:
+        for shard in shards:
+            coming.append(pool.submit(partial, shard))
+            if len(coming) >= ahead:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+    finally:
+        for future in coming:
+            future.cancel()
+
+
 def _again(worker: _Worker) -> tuple[pa.Table, int]:
     """Return the shard of a dead worker for another attempt."""
     worker.stop()
-    if worker.attempt >= _ATTEMPTS:
+    if worker.attempt >= ATTEMPTS:
         raise EngineError(
-            f"{_ATTEMPTS} workers died (exit code {worker.process.exitcode}) on the same {worker.shard.num_rows} photos, "
-            f"from '{worker.shard['uri'][0].as_py()}' on; is memory short (try --workers 1), or does one of them crash its "
-            "decoder? What was finished is kept: run again to go on"
+            f"{ATTEMPTS} workers died (exit code {worker.process.exitcode}) on {shard_name(worker.shard)}; is memory short "
+            "(try --workers 1), or does one of them crash its decoder? What was finished is kept: run again to go on"
         )
     return worker.shard, worker.attempt + 1
 

@@ -2,54 +2,27 @@
 
 Label = the folder that holds the photo. Split = a folder above it named Training, train, val, Test ...; else by a hash of
 the path. A manifest (CSV or Parquet) says both itself. Only file names, sizes and times are read here, so a photo that
-cannot be decoded is still in the catalogue. A row never depends on the order in which files are listed.
+cannot be decoded is still in the catalogue. A row never depends on the order in which files are listed, and label, split and
+group not on whether they lie on disk, in a bucket or in a pack.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import stat as stats
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fruits.config import is_utf8
 from fruits.errors import CatalogueError
-from fruits.photos.films import number_frames
-from fruits.photos.images import is_photo
-from fruits.photos.manifest import read_manifest
+from fruits.photos.draft import SPLITS, Draft, stable_hash
+from fruits.photos.listing import add_source
 from fruits.storage.schemas import CATALOGUE
 
-SPLITS: Final = ("train", "val", "test")
-SPLIT_NAMES: Final = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 TEST_SHARE: Final = 0.2
-#: Photos whose frame numbers fall into the same span of this length count as neighbours. 30 of the 328 frames in which
-#: Fruits-360 turns a fruit once are 33 degrees.
-FRAMES_PER_GROUP: Final = 30
-
-_PHOTO_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
-# Listed although they will be rejected: whoever has them should read why, not wonder where they went.
-_FOREIGN_SUFFIXES: Final = frozenset({".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl"})
-_MANIFEST_SUFFIXES: Final = frozenset({".csv", ".parquet"})
-_EXAMPLES_KEPT: Final = 5
-_ROWS_PER_CHUNK: Final = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +67,7 @@ def list_photos(
     Parameters
     ----------
     sources : sequence of str
-        Folders, manifests or single photos.
+        Folders, packs and manifests, on disk or in a bucket (``s3://bucket/prefix``); unlabelled, also single photos.
     only : sequence of str
         Globs; labels that match none are left aside.
     sample : int, optional
@@ -114,34 +87,12 @@ def list_photos(
     ------
     CatalogueError
         If a source is missing or unreadable, or there is nothing left to use.
+    StoreError
+        If a bucket refuses.
     """
-    draft = _Draft(labelled=labelled, progress=progress or (lambda _: None))
+    draft = Draft(labelled=labelled, progress=progress or (lambda _: None))
     for source in sources:
-        if not is_utf8(str(Path(source).absolute())):
-            raise CatalogueError(f"{source!r}: its name is not UTF-8, which tables cannot hold; rename the folder")
-        draft.start(source)
-        path = Path(source)
-        try:
-            path.stat()
-        except FileNotFoundError:
-            pass  # said below
-        except OSError as exc:
-            raise CatalogueError(
-                f"'{source[:200]}' cannot be read ({exc.strerror}); check its name and permissions"
-            ) from exc
-        if path.is_dir():
-            _walk(draft, path.resolve())
-        elif path.suffix.lower() in _MANIFEST_SUFFIXES and path.is_file():
-            for row in read_manifest(path.resolve(), SPLIT_NAMES, labelled=labelled):
-                draft.add_manifest_row(row)
-        elif path.is_file() and not labelled:
-            draft.add_file(str(path.resolve()), path.name, path.stat(), label=None, split=None)
-        elif path.exists():
-            raise CatalogueError(f"'{source}' is a file; expected a folder of photos or a manifest (.csv, .parquet)")
-        else:
-            raise CatalogueError(
-                f"'{source}' does not exist; expected a folder of photos or a manifest (.csv, .parquet)"
-            )
+        add_source(draft, source)
     table = draft.finish()
     table = _select(table, draft, only, sample, seed)
     if table.num_rows == 0:
@@ -173,219 +124,7 @@ def labels_without_training(table: pa.Table) -> dict[str, int]:
     return {label: counts[label] for label in sorted(counts) if label not in trained}
 
 
-def stable_hash(text: str) -> int:
-    """Return 63 bits that depend on ``text`` alone, on any machine and in any process."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-@dataclass(slots=True)
-class _Draft:
-    """The catalogue while it grows, in columns: lists of rows would take ten times the memory."""
-
-    labelled: bool
-    progress: Callable[[int], None]
-    left_aside: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    chunks: list[pa.RecordBatch] = field(default_factory=list)
-    pending: list[tuple[object, ...]] = field(default_factory=list)
-    codes: dict[str, dict[str, int]] = field(default_factory=lambda: {"label": {}, "split": {}, "source": {}})
-    source: str = ""
-    root_name: str = ""
-    from_manifest: bool = False
-
-    def start(self, source: str) -> None:
-        self.source = source
-        self._code("source", source)
-
-    def leave(self, reason: str, name: str) -> None:
-        self.left_aside[reason] += 1
-        if len(self.examples[reason]) < _EXAMPLES_KEPT:
-            self.examples[reason].append(name.encode("utf-8", "backslashreplace").decode())
-
-    def add_file(
-        self,
-        uri: str,
-        key: str,
-        stat: os.stat_result,
-        *,
-        label: str | None,
-        split: str | None,
-        group: int | None = None,
-    ) -> None:
-        """Add a photo; ``key`` is its path within the source, which decides all that is decided by hash."""
-        if not stats.S_ISREG(stat.st_mode):
-            self.leave("not a file", key)  # opening a named pipe would wait for ever
-            return
-        version = f"{stat.st_mtime_ns}-{stat.st_size}"
-        self._add(uri, key, stat.st_size, version, label, split, stable_hash(key) if group is None else group)
-
-    def add_manifest_row(self, row: tuple[str, str, str | None, str | None, str | None]) -> None:
-        uri, key, label, split, group = row
-        number = stable_hash(key) if group is None else -1 - stable_hash(group)
-        # Photos of one group, which the manifest says show the same thing, go to the same split and sample.
-        key = key if group is None else group
-        try:
-            stat = Path(uri).stat()
-        except OSError:
-            # The stage will say "failed", with the reason, and try again next time.
-            self._add(uri, key, 0, "missing", label, split, number)
-        else:
-            self.add_file(uri, key, stat, label=label, split=split, group=number)
-        self.from_manifest = True
-
-    def finish(self) -> pa.Table:
-        """Return the table, sorted by uri, without second mentions of a photo."""
-        self._flush()
-        columns = [*CATALOGUE.names, "key"]
-        if not self.chunks:
-            return pa.table({name: [] for name in columns})
-        table = pa.Table.from_batches(self.chunks)
-        self.chunks.clear()
-        for name, codes in self.codes.items():
-            values = pa.array(list(codes), pa.string())
-            chunks = [pa.DictionaryArray.from_arrays(chunk, values) for chunk in table[name].chunks]
-            table = table.set_column(table.schema.get_field_index(name), name, pa.chunked_array(chunks))
-        table = table.sort_by("uri").combine_chunks()
-        uris = table["uri"].combine_chunks()
-        again = pc.equal(uris.slice(1), uris.slice(0, max(0, len(uris) - 1)))
-        if pc.any(again).as_py():
-            table = self._without_second_mentions(table, np.append(False, again.to_numpy(zero_copy_only=False)))
-        return table
-
-    def _without_second_mentions(self, table: pa.Table, again: np.ndarray) -> pa.Table:
-        labels = table["label"].combine_chunks().indices.fill_null(-1).to_numpy()
-        splits = table["split"].combine_chunks().indices.fill_null(-1).to_numpy()
-        clash = np.flatnonzero(again[1:] & ((labels[1:] != labels[:-1]) | (splits[1:] != splits[:-1])))
-        if len(clash):
-            one, other = table.slice(int(clash[0]), 2).select(["uri", "label", "split"]).to_pylist()
-            what = "label" if one["label"] != other["label"] else "split"
-            raise CatalogueError(
-                f"'{one['uri']}' is listed with two {what}s, '{one[what]}' and '{other[what]}'; "
-                "expected one: remove it from one of the sources"
-            )
-        for row in np.flatnonzero(again):
-            self.leave("listed twice", table["uri"][int(row)].as_py())
-        return table.filter(pa.array(~again))
-
-    def _add(
-        self, uri: str, key: str, size: int, version: str, label: str | None, split: str | None, group: int
-    ) -> None:
-        label_code = None if label is None else self._code("label", label)
-        split_code = None if split is None else self._code("split", split)
-        source_code = self.codes["source"][self.source]
-        self.pending.append((uri, label_code, split_code, size, version, source_code, group, stable_hash(key)))
-        if len(self.pending) >= _ROWS_PER_CHUNK:
-            self._flush()
-
-    def _code(self, column: str, value: str) -> int:
-        codes = self.codes[column]
-        return codes.setdefault(value, len(codes))
-
-    def _flush(self) -> None:
-        if not self.pending:
-            return
-        names = (*CATALOGUE.names, "key")
-        types = (pa.string(), pa.int32(), pa.int8(), pa.int64(), pa.string(), pa.int32(), pa.int64(), pa.int64())
-        arrays = [pa.array(column, kind) for column, kind in zip(zip(*self.pending, strict=True), types, strict=True)]
-        self.chunks.append(pa.RecordBatch.from_arrays(arrays, names=list(names)))
-        self.progress(len(self.pending))
-        self.pending.clear()
-
-
-def _walk(draft: _Draft, root: Path) -> None:
-    """Add every photo below ``root``; folders are visited once per way down, never in a circle."""
-    draft.root_name = root.name  # `fruits run data/Training data/Test` means what it says
-    stack: list[tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]] = [(str(root), (), frozenset())]
-    while stack:
-        folder, parts, above = stack.pop()
-        try:
-            stat = os.stat(folder)  # noqa: PTH116 - a Path per folder would reject names that are not UTF-8
-            with os.scandir(folder) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
-        except OSError as exc:
-            if not parts:
-                raise CatalogueError(f"'{root}' cannot be read ({exc.strerror}); check its permissions") from exc
-            draft.leave("unreadable", "/".join(parts))
-            continue
-        me = (stat.st_dev, stat.st_ino)
-        if me in above:
-            draft.leave("symlink loop", "/".join(parts))
-            continue
-        folders, files = [], []
-        for entry in found:
-            if not is_utf8(entry.name):
-                draft.leave("name is not UTF-8", "/".join((*parts, entry.name)))
-            elif entry.name.startswith("."):
-                draft.leave("hidden", "/".join((*parts, entry.name)))
-            elif _is_folder(entry):
-                folders.append(entry)
-            else:
-                files.append(entry)
-        stack.extend((entry.path, (*parts, entry.name), above | {me}) for entry in reversed(folders))
-        photos = [entry for entry in files if _looks_like_photo(draft, entry, parts)]
-        if not folders and not photos and parts and parts[-1].lower() not in SPLIT_NAMES:
-            draft.leave("empty label", "/".join(parts))
-        _add_folder(draft, photos, parts)
-
-
-def _add_folder(draft: _Draft, photos: list[os.DirEntry[str]], parts: tuple[str, ...]) -> None:
-    label = split = None
-    if draft.labelled:
-        if not parts or parts[-1].lower() in SPLIT_NAMES:
-            for entry in photos:
-                draft.leave("no label", "/".join((*parts, entry.name)))
-            return
-        label = unicodedata.normalize("NFC", parts[-1]).strip()
-        above = (draft.root_name, *parts[:-1])
-        split = next((SPLIT_NAMES[part.lower()] for part in reversed(above) if part.lower() in SPLIT_NAMES), None)
-    for entry, group in zip(photos, _neighbours(parts, [entry.name for entry in photos]), strict=True):
-        try:
-            stat = entry.stat()
-        except OSError:
-            draft.leave("unreadable", "/".join((*parts, entry.name)))
-        else:
-            draft.add_file(entry.path, "/".join((*parts, entry.name)), stat, label=label, split=split, group=group)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a symlink to itself; asking for its size will say so
-        return False
-
-
-def _neighbours(parts: tuple[str, ...], names: list[str]) -> Iterator[int]:
-    """Yield a group per file name: the series it is numbered in, and the span its number falls into.
-
-    A name without digits is a group of its own.
-    """
-    for name, numbered in zip(names, number_frames(names), strict=True):
-        if numbered is None:
-            yield stable_hash("/".join((*parts, name)))
-        else:
-            series, frame = numbered
-            yield stable_hash("/".join((*parts, series, str(frame // FRAMES_PER_GROUP))))
-
-
-def _looks_like_photo(draft: _Draft, entry: os.DirEntry[str], parts: tuple[str, ...]) -> bool:
-    suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - 5 times faster than a Path per file
-    if suffix in _PHOTO_SUFFIXES or suffix in _FOREIGN_SUFFIXES:
-        return True
-    try:
-        # Only a regular file may be opened: reading a pipe would wait for ever.
-        if entry.is_file():
-            with open(entry.path, "rb") as file:  # noqa: PTH123
-                if is_photo(file.read(12)):
-                    return True
-    except OSError:
-        draft.leave("unreadable", "/".join((*parts, entry.name)))
-        return False
-    draft.leave("not an image", "/".join((*parts, entry.name)))
-    return False
-
-
-def _select(table: pa.Table, draft: _Draft, only: Sequence[str], sample: int | None, seed: int) -> pa.Table:
+def _select(table: pa.Table, draft: Draft, only: Sequence[str], sample: int | None, seed: int) -> pa.Table:
     if only and table.num_rows:
         labels = table["label"].combine_chunks()
         wanted = np.array([any(fnmatchcase(label, glob) for glob in only) for label in labels.dictionary.to_pylist()])
@@ -410,7 +149,7 @@ def _select(table: pa.Table, draft: _Draft, only: Sequence[str], sample: int | N
     return table
 
 
-def _split_by_hash(table: pa.Table, draft: _Draft) -> tuple[pa.Table, str]:
+def _split_by_hash(table: pa.Table, draft: Draft) -> tuple[pa.Table, str]:
     """Give every photo without a split one, and a share of test photos to a run that would have none to score on."""
     given = table["split"].combine_chunks()
     # Codes rather than names: at millions of rows, Python strings would be most of the memory.
@@ -439,7 +178,7 @@ def _group_origin(group: np.ndarray) -> str:
     return "manifest" if given.all() else "mixed" if given.any() else "names"
 
 
-def _nothing_found(sources: Sequence[str], draft: _Draft, only: Sequence[str]) -> str:
+def _nothing_found(sources: Sequence[str], draft: Draft, only: Sequence[str]) -> str:
     where = ", ".join(f"'{source}'" for source in sources)
     aside = "; ".join(
         f"{count} {reason} (such as {draft.examples[reason][0]!r})"

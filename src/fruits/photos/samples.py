@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
@@ -10,11 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fruits.errors import ImageDecodeError
-from fruits.photos.catalogue import stable_hash
+from fruits.photos.draft import stable_hash
 from fruits.photos.images import read_size, to_thumbnail
-from fruits.storage.objects import read_file
+from fruits.photos.reading import THREADS, read_head, read_photo
+from fruits.storage.objects import is_remote
 
 _SIZES_READ: Final = 50
+#: Enough for the size of nearly every photo; of a larger header, such as one with a preview, the whole file is read.
+_HEAD_BYTES: Final = 64 << 10
 _THUMBNAIL_SIDE: Final = 128
 
 
@@ -28,7 +32,7 @@ def typical_side(table: pa.Table) -> int | None:
         uris = table.filter(pc.equal(table["source"].cast(pa.string()), source))["uri"]
         step = max(1, len(uris) // (20 * _SIZES_READ))
         chosen = sorted(uris.take(pa.array(range(0, len(uris), step))).to_pylist(), key=_place)[:_SIZES_READ]
-        sides = [min(size) for size in map(_size, chosen) if size]
+        sides = [min(size) for size in _sizes(chosen) if size]
         if sides:
             medians.append(int(np.median(sides)))
     return max(medians, default=None)
@@ -37,7 +41,7 @@ def typical_side(table: pa.Table) -> int | None:
 def thumbnail(uri: str) -> bytes | None:
     """Return a small JPEG of a photo; None if it does not open."""
     try:
-        return to_thumbnail(read_file(uri), _THUMBNAIL_SIDE)
+        return to_thumbnail(read_photo(uri), _THUMBNAIL_SIDE)
     except (OSError, ImageDecodeError):
         return None
 
@@ -98,8 +102,19 @@ def _place(uri: str) -> int:
     return stable_hash("/".join(uri.split("/")[-2:]))
 
 
+def _sizes(uris: Sequence[str]) -> list[tuple[int, int] | None]:
+    if not any(map(is_remote, uris)):
+        return [_size(uri) for uri in uris]
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="size") as pool:
+        return list(pool.map(_size, uris))
+
+
 def _size(uri: str) -> tuple[int, int] | None:
     try:
-        return read_size(read_file(uri))
+        head = read_head(uri, _HEAD_BYTES)
+        try:
+            return read_size(head)
+        except ImageDecodeError:
+            return read_size(read_photo(uri)) if len(head) == _HEAD_BYTES and is_remote(uri) else None
     except (OSError, ImageDecodeError):
         return None

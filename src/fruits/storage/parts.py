@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -28,6 +31,10 @@ from fruits.storage.schemas import WORK
 
 _SHARDS_PER_PLAN: Final = 128
 _ROWS_PER_SHARD: Final = (64, 4096)
+
+
+class DamagedError(StoreError):
+    """Stored bytes are not those that were written; ``--repair`` helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +75,8 @@ class Record:
                 raise ValueError("another checksum")
             return record
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
-            raise StoreError(
-                f"record '{key}' is damaged ({exc}); delete it and run again: its photos are computed again"
+            raise DamagedError(
+                f"record '{key}' is damaged ({exc}); run again with --repair: its photos are computed again"
             ) from exc
 
 
@@ -122,6 +129,10 @@ class Parts:
         self._objects = Objects(root)
         self.root = self._objects.root
         self.prefix = prefix
+        self._copies: tempfile.TemporaryDirectory[str] | None = None
+
+    def __reduce__(self) -> tuple[type[Parts], tuple[str, str]]:
+        return Parts, (self.root, self.prefix)
 
     def inventory(self, catalogue: pa.Table) -> Inventory:
         """Compare plans and records with a catalogue.
@@ -144,18 +155,20 @@ class Parts:
         for plan in self._plans():
             rows = _catalogue_rows(plan, catalogue)
             shards = plan["shard"].combine_chunks().dictionary_encode()
+            if not plan.num_rows:
+                continue
             starts = np.flatnonzero(np.r_[True, np.diff(shards.indices.to_numpy()) != 0])
-            for start, stop in zip(starts, np.r_[starts[1:], plan.num_rows], strict=True):
+            names = [plan["shard"][int(start)].as_py() for start in starts]
+            records = self._records(names)
+            for name, record, start, stop in zip(names, records, starts, np.r_[starts[1:], plan.num_rows], strict=True):
                 shard_rows = rows[start:stop]
-                name = plan["shard"][int(start)].as_py()
-                record = self._record(name)
                 if record is None:
                     uncommitted.append((plan.slice(start, stop - start), shard_rows))
                     continue
                 if record.shard != name or record.rows != len(shard_rows):
-                    raise StoreError(
+                    raise DamagedError(
                         f"record '{self._record_key(name)}' is of shard {record.shard} with {record.rows} photos, its plan has "
-                        f"{len(shard_rows)}; delete it and run again: its photos are computed again"
+                        f"{len(shard_rows)}; run again with --repair: its photos are computed again"
                     )
                 number = len(committed)
                 committed.append((record, shard_rows))
@@ -197,9 +210,7 @@ class Parts:
             pa.array(np.arange(len(rows), dtype=np.int32) // per_shard), pa.array(names)
         )
         table = wanted.append_column("shard", shard).select(WORK.names).cast(WORK)
-        out = BytesIO()
-        pq.write_table(table, out, compression="zstd", write_page_checksum=True)
-        return table if self._objects.put_if_absent(self._plan_key(generation), out.getvalue()) else None
+        return table if self._objects.put_if_absent(self._plan_key(generation), _plan_bytes(table)) else None
 
     def commit(self, shard: str, table: pa.Table) -> Record:
         """Write the rows of a shard and make them count; called by workers.
@@ -218,10 +229,15 @@ class Parts:
         errors = tuple((int(row), table["status"][int(row)].as_py(), table["error"][int(row)].as_py()) for row in bad)
         record = Record(shard, part, len(data), hashlib.sha256(data).hexdigest(), table.num_rows, errors)
         key = self._record_key(shard)
+        # The record names a part that no other attempt can have: if an answer is lost, what is stored says whose it is.
         if self._objects.put_if_absent(key, record.to_json()):
             return record
         self._objects.delete(part)
         return Record.parse(self._objects.read(key), key)
+
+    def committed(self, shard: str) -> Record | None:
+        """Return the record of a shard that counts already, by another attempt or another run; else None."""
+        return self._records([shard])[0]
 
     def read(self, record: Record, columns: list[str] | None = None) -> pa.Table:
         """Return the rows of a part.
@@ -231,36 +247,105 @@ class Parts:
         StoreError
             If its bytes are not the ones that were committed.
         """
-        data = self._objects.read_if_present(record.part)
-        if data is None or len(data) != record.size_bytes or hashlib.sha256(data).hexdigest() != record.sha256:
-            found = "is gone" if data is None else f"is damaged ({len(data):,} bytes, another checksum)"
-            raise StoreError(
-                f"part '{record.part}' {found}; expected {record.size_bytes:,} bytes: "
-                f"delete '{self._record_key(record.shard)}' and run again, its {record.rows} photos are computed again"
+        data = self._bytes(record)
+        if data is None:
+            raise DamagedError(
+                f"part '{record.part}' is damaged or gone; expected {record.size_bytes:,} bytes of the checksum in its record: "
+                f"run again with --repair, which computes its {record.rows:,} photos again and nothing else"
             )
         return pq.read_table(pa.BufferReader(data), columns=columns)
 
-    def _plans(self) -> Iterator[pa.Table]:
+    def repair(self, progress: Callable[[str], None] = lambda _: None) -> int:
+        """Look at every byte that counts; make what is damaged not count, so that its photos are computed again.
+
+        Parameters
+        ----------
+        progress : callable
+            Told of everything that was damaged.
+
+        Returns
+        -------
+        int
+            Shards, and plans, that were damaged.
+        """
+        damaged = 0
+        for generation, data in self._plan_files():
+            try:
+                plan = _parse_plan(data)
+            except _PLAN_DAMAGE as exc:
+                progress(
+                    f"plan '{self._plan_key(generation)}' is damaged ({_first_line(exc)}): made again of its parts"
+                )
+                damaged += 1
+                plan = self._plan_from_parts(generation)
+                self._objects.write(self._plan_key(generation), _plan_bytes(plan))
+            counts = {row["values"]: row["counts"] for row in plan["shard"].value_counts().to_pylist()}
+            for shard, rows in counts.items():
+                key = self._record_key(shard)
+                try:
+                    record = self.committed(shard)
+                    whole = record is None or (record.shard == shard and record.rows == rows and self._bytes(record))
+                except DamagedError:
+                    whole = False
+                if not whole:
+                    progress(f"shard {shard} is damaged: its {rows:,} photos are computed again")
+                    damaged += 1
+                    self._objects.delete(key)
+        return damaged
+
+    def _plan_from_parts(self, generation: int) -> pa.Table:
+        """Return a plan of the shards that are whole; here alone are names looked up by listing, since nothing else has them."""
+        tables = [WORK.empty_table()]
+        keys = [found.key for found in self._objects.list(f"{self.prefix}/records")]
+        for key in sorted(key for key in keys if key.rpartition("/")[2].startswith(f"{generation:05d}-")):
+            with suppress(DamagedError):
+                record = Record.parse(self._objects.read(key), key)
+                rows = self.read(record, ["uri", "label", "split", "version"])
+                shard = pa.array([record.shard] * rows.num_rows)
+                tables.append(rows.append_column("shard", shard).select(WORK.names).cast(WORK))
+        return pa.concat_tables(tables)
+
+    def _bytes(self, record: Record) -> bytes | None:
+        """Return a part's bytes if they are those that were committed, else None.
+
+        Every pass reads every part. Those of a bucket are kept on this machine's disk while the run lasts.
+        """
+        copy = None
+        if not self._objects.is_local:
+            self._copies = self._copies or tempfile.TemporaryDirectory(prefix="fruits-parts-")
+            copy = Path(self._copies.name, record.sha256)
+        if copy and copy.is_file():
+            data: bytes | None = copy.read_bytes()
+        else:
+            data = self._objects.read_if_present(record.part)
+        if data is None or len(data) != record.size_bytes or hashlib.sha256(data).hexdigest() != record.sha256:
+            return None
+        if copy and not copy.is_file():
+            with suppress(OSError):  # a full disk costs time, nothing else
+                copy.with_suffix(".new").write_bytes(data)
+                copy.with_suffix(".new").rename(copy)
+        return data
+
+    def _plan_files(self) -> Iterator[tuple[int, bytes]]:
         generation = 1
         while (data := self._objects.read_if_present(self._plan_key(generation))) is not None:
-            try:
-                plan = pq.read_table(pa.BufferReader(data), schema=WORK, page_checksum_verification=True)
-                plan.validate(full=True)
-                if any(plan[field.name].null_count for field in WORK if not field.nullable):
-                    raise pa.ArrowInvalid("a column is missing")
-            except (pa.ArrowException, OSError) as exc:  # Arrow raises OSError, too, for bytes that make no sense
-                key = self._plan_key(generation)
-                first = (str(exc).splitlines() or [type(exc).__name__])[0]
-                raise StoreError(
-                    f"plan '{key}' is damaged ({first}); delete the folder '{self.prefix}' and run again"
-                ) from exc
-            yield plan
+            yield generation, data
             generation += 1
 
-    def _record(self, shard: str) -> Record | None:
-        key = self._record_key(shard)
-        data = self._objects.read_if_present(key)
-        return None if data is None else Record.parse(data, key)
+    def _plans(self) -> Iterator[pa.Table]:
+        for generation, data in self._plan_files():
+            try:
+                yield _parse_plan(data)
+            except _PLAN_DAMAGE as exc:
+                raise DamagedError(
+                    f"plan '{self._plan_key(generation)}' is damaged ({_first_line(exc)}); run again with --repair: "
+                    "what it named is computed again where it must be"
+                ) from exc
+
+    def _records(self, shards: Sequence[str]) -> list[Record | None]:
+        keys = [self._record_key(shard) for shard in shards]
+        found = self._objects.read_many(keys)
+        return [None if data is None else Record.parse(data, key) for key, data in zip(keys, found, strict=True)]
 
     def _plan_key(self, generation: int) -> str:
         return f"{self.prefix}/plans/{generation:05d}.parquet"
@@ -274,6 +359,48 @@ def write_table(objects: Objects, key: str, table: pa.Table) -> None:
     out = BytesIO()
     pq.write_table(table, out, compression="zstd")
     objects.write(key, out.getvalue())
+
+
+def _plan_bytes(plan: pa.Table) -> bytes:
+    out = BytesIO()
+    plan = plan.replace_schema_metadata({_PLAN_DIGEST: _digest(plan)})
+    pq.write_table(plan, out, compression="zstd", write_page_checksum=True)
+    return out.getvalue()
+
+
+#: Parquet checks its pages at most; a byte changed in its footer can move rows without a word.
+_PLAN_DIGEST: Final = b"fruits.sha256"
+#: Arrow raises OSError, too, for bytes that make no sense.
+_PLAN_DAMAGE: Final = (pa.ArrowException, OSError)
+
+
+def _parse_plan(data: bytes) -> pa.Table:
+    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    plan = file.read()
+    plan.validate(full=True)
+    digest = (plan.schema.metadata or {}).get(_PLAN_DIGEST)
+    plan = plan.replace_schema_metadata(None)
+    if plan.schema != WORK or _digest(plan) != digest:
+        raise pa.ArrowInvalid("another checksum")
+    return plan
+
+
+def _digest(plan: pa.Table) -> bytes:
+    """Return a checksum of what a plan says, however its columns are cut."""
+    digest = hashlib.sha256()
+    for column in plan.combine_chunks().columns:
+        values = pa.array([], pa.string()) if not column.num_chunks else column.chunk(0)
+        digest.update(values.is_valid().to_numpy(zero_copy_only=False).tobytes())
+        values = values.fill_null("")
+        lengths = pc.binary_length(values).to_numpy()
+        digest.update(lengths.tobytes())
+        start = np.frombuffer(values.buffers()[1], np.int32)[values.offset] if len(values) else 0
+        digest.update(memoryview(values.buffers()[2] or b"")[start : start + int(lengths.sum())])
+    return digest.hexdigest().encode()
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).splitlines() or [type(exc).__name__])[0]
 
 
 def _catalogue_rows(plan: pa.Table, catalogue: pa.Table) -> NDArray[np.int64]:

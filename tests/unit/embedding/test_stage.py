@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import runpy
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,10 @@ import pytest
 
 from fruits.embedding import stage as module
 from fruits.embedding.backbone import BATCH_SIZE, Embedder, computation_id, find_backbone
+from fruits.embedding.model import ModelFile
 from fruits.embedding.stage import EmbedStage, embed_rows
+from fruits.errors import EngineError
+from fruits.photos.decoder import Decoder, Limits
 from fruits.photos.images import to_network_input
 from fruits.photos.quality import measure
 from fruits.storage.parts import Parts
@@ -22,6 +28,7 @@ from fruits.storage.schemas import RECEIPT, WORK, embeddings
 FOUND = find_backbone("fruits-small")
 PREPROCESSING = FOUND.card.preprocessing(None, None)
 D = FOUND.card.embedding_size
+FAULTY = Path(__file__).parents[2] / "faulty_decoder"
 
 
 @pytest.fixture(scope="module")
@@ -144,18 +151,43 @@ def test_photo_without_a_finite_embedding_is_rejected(some: list[dict[str, Any]]
     assert table["embedding"].to_pylist()[1] is None
 
 
-def test_memory_that_runs_out_costs_the_photo_not_the_run(
+def test_photo_that_kills_its_decoder_is_a_row_that_says_so_and_harms_no_other(
+    some: list[dict[str, Any]], embedder: Embedder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = runpy.run_path(str(FAULTY / "marked.py"))
+    rows = list(some)
+    codes = {}
+    for place, fault in ((0, "crash"), (10, "bomb"), (11, "loop"), (40, "crash"), (len(some), "killed")):
+        path = tmp_path / f"{place}.jpg"
+        path.write_bytes(made["marked"](Path(some[0]["uri"]).read_bytes(), fault))
+        rows.insert(place, *rows_of([path]))
+        codes[str(path)] = made["CODES"][fault]
+    monkeypatch.setenv("PYTHONPATH", str(FAULTY))
+    with Decoder(Limits(cpu_s=0.5, memory_mib=512)) as decoder:
+        table = pa.Table.from_batches(embed_rows(rows, embedder, PREPROCESSING, D, decoder=decoder))
+    bad = {row["uri"]: row for row in table.to_pylist() if row["status"] != "ok"}
+    assert {uri: row["error"].partition(":")[0] for uri, row in bad.items()} == codes
+    assert {row["status"] for row in bad.values()} == {"rejected"}
+    assert all(row["sha256"] and row["embedding"] is None for row in bad.values())
+    good = table.filter(pa.array([status == "ok" for status in table["status"].to_pylist()]))
+    assert good.combine_chunks().equals(embedded(some, embedder).combine_chunks())
+
+
+def test_process_that_cannot_decode_at_all_fails_the_run_not_the_photos(
     some: list[dict[str, Any]], embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode(data: bytes, preprocessing: Any) -> Any:
-        if data == Path(some[1]["uri"]).read_bytes():
-            raise MemoryError
-        return to_network_input(data, preprocessing)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with Decoder() as decoder, pytest.raises(EngineError, match="cannot start"):
+        list(embed_rows(some, embedder, PREPROCESSING, D, decoder=decoder))
 
-    monkeypatch.setattr(module, "to_network_input", decode)
-    table = embedded(some[:3], embedder)
-    assert table["status"].to_pylist() == ["ok", "failed", "ok"]
-    assert "fewer workers" in table["error"].to_pylist()[1]
+
+def test_decoder_is_opened_once_per_process(some: list[dict[str, Any]], embedder: Embedder) -> None:
+    embedded(some[:3], embedder)
+    decoder = module._decoder(os.getpid())
+    assert decoder._child is not None
+    process = decoder._child.process.pid
+    embedded(some[:3], embedder)
+    assert decoder._child.process.pid == process
 
 
 def test_photos_that_wait_are_bounded_in_bytes(
@@ -172,8 +204,8 @@ def test_photos_that_wait_are_bounded_in_bytes(
     for batch in embed_rows(rows_of(sorted(tmp_path.iterdir())), embedder, PREPROCESSING, D):
         given += batch.num_rows
         assert batch.num_rows == min(3, n - given + batch.num_rows)
-        # What is read but not given yet: at most the next batch.
-        assert len(read) - given <= 3
+        # What is read but not given yet: at most the batch that is decoded and the one that is read.
+        assert len(read) - given <= 6
     assert given == n
 
 
@@ -200,7 +232,8 @@ def stage_for(tmp_path: Path, model: bytes) -> tuple[EmbedStage, Parts]:
     prefix = f"embeddings/{computation_id(FOUND.card, PREPROCESSING)}"
     path = tmp_path / "backbone.onnx"
     path.write_bytes(model)
-    return EmbedStage(str(path), PREPROCESSING, D, str(tmp_path), prefix), Parts(str(tmp_path), prefix)
+    file = ModelFile(str(tmp_path), path.name, hashlib.sha256(model).hexdigest())
+    return EmbedStage(file, PREPROCESSING, D, str(tmp_path), prefix), Parts(str(tmp_path), prefix)
 
 
 @pytest.mark.parametrize("rows_per_batch", [1, 17, 1000])
@@ -211,7 +244,7 @@ def test_stage_commits_every_shard_whole_whatever_the_batches_it_comes_in(
     receipts = pa.Table.from_batches(stage(iter(work.to_batches(rows_per_batch))), RECEIPT).to_pylist()
     assert [(receipt["shard"], receipt["ok"]) for receipt in receipts] == [("00001-00000", 40), ("00001-00001", 30)]
     assert all(receipt[f"seconds_{name}"] >= 0 for receipt in receipts for name in ("read", "decode", "infer", "write"))
-    tables = [parts.read(parts._record(receipt["shard"])) for receipt in receipts]
+    tables = [parts.read(parts.committed(receipt["shard"])) for receipt in receipts]
     assert pa.concat_tables(tables).equals(embedded(some, embedder))
 
 
@@ -232,3 +265,13 @@ def test_stage_survives_pickling(tmp_path: Path, model: bytes, work: pa.Table) -
     stage, _ = stage_for(tmp_path, model)
     receipts: Callable[..., Any] = pickle.loads(pickle.dumps(stage))
     assert sum(batch.num_rows for batch in receipts(iter(work.to_batches()))) == 2
+
+
+def test_shard_that_counts_already_is_not_computed_again(tmp_path: Path, model: bytes, work: pa.Table) -> None:
+    stage, _ = stage_for(tmp_path, model)
+    first = list(stage(iter(work.to_batches())))
+    listed = sorted((tmp_path / stage.prefix / "parts").iterdir())
+    again = list(stage(iter(work.to_batches())))
+    assert sorted((tmp_path / stage.prefix / "parts").iterdir()) == listed
+    assert [batch["ok"].to_pylist() for batch in again] == [batch["ok"].to_pylist() for batch in first]
+    assert [batch["seconds_infer"][0].as_py() for batch in again] == [0.0, 0.0]

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruits.errors import CatalogueError
-from fruits.photos import catalogue as module
+from fruits.photos import draft as module
 from fruits.photos.catalogue import Catalogue, labels_without_training, list_photos, stable_hash
 from fruits.storage.schemas import CATALOGUE
 

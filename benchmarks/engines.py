@@ -1,0 +1,120 @@
+"""The same job on the local engine and on Spark, two cores each, in turns: the same answer, and what Spark costs.
+
+    python -m benchmarks.engines [PHOTOS] [--repeat 3] [--master 'local[2]']
+
+Compared photo by photo: labels as predicted, embeddings, explained variances, metrics. Time is given with and without the
+start of the session, which the run's record counts as the step ``engine``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from benchmarks.photos import find_photos
+from benchmarks.quiet import wait_for_quiet
+from fruits import bundle as bundles
+from fruits.rows import vectors_of
+from fruits.storage.parts import Parts
+
+TARGET = 1.25
+_CURVE = "explained_variance_ratio"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engines", description=__doc__)
+    parser.add_argument("photos", nargs="?", help="a folder of labelled photos; default: as the other benchmarks")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--master", help="default: local[WORKERS]")
+    parser.add_argument("--backbone", default="fruits-small")
+    parser.add_argument("--variance", default="0.99")
+    choices = parser.parse_args()
+    master = choices.master or f"local[{choices.workers}]"
+    with tempfile.TemporaryDirectory(prefix="fruits-engines-") as scratch:
+        folder = choices.photos or _shared() or str(_linked(Path(scratch)))
+        common = ["--workers", str(choices.workers), "--variance", choices.variance, "--backbone", choices.backbone]
+        seconds: dict[str, list[dict[str, float]]] = {"local": [], "spark": []}
+        for turn in range(choices.repeat):
+            for engine in ("local", "spark"):
+                more = ["--engine", "spark", "--master", master] if engine == "spark" else []
+                wait_for_quiet()
+                out = Path(scratch, f"{engine}-{turn}")
+                seconds[engine].append(_run([folder, "--to", str(out), *common, *more])["seconds"])
+                print(f"{engine} {turn + 1}: {_told(seconds[engine][-1])}", flush=True)
+        for line in compare(Path(scratch, "local-0"), Path(scratch, "spark-0")):
+            print(line)
+        best = {name: min(one["total"] - one["engine"] for one in runs) for name, runs in seconds.items()}
+        whole = {name: min(one["total"] for one in runs) for name, runs in seconds.items()}
+        ratio = best["spark"] / best["local"]
+        print(
+            f"best of {choices.repeat}: local {best['local']:.1f} s, Spark {best['spark']:.1f} s after the start of its session: "
+            f"{ratio:.3f} (at most {TARGET}: {'met' if ratio <= TARGET else 'NOT met'}); with it {whole['spark']:.1f} s: "
+            f"{whole['spark'] / whole['local']:.3f}; load {os.getloadavg()[0]:.1f}"
+        )
+
+
+def compare(local: Path, spark: Path) -> list[str]:
+    """Return in lines how far two results of the same photos are apart."""
+    one, other = (json.loads((out / "run.json").read_text()) for out in (local, spark))
+    listed = pq.read_table(local / "catalogue.parquet")
+    vectors, answers = [], []
+    for out in (local, spark):
+        recogniser = bundles.load(out)
+        parts = Parts(str(out), f"embeddings/{recogniser.computation}")
+        found = np.full((listed.num_rows, recogniser.card.embedding_size), np.nan, np.float32)
+        for holding in parts.inventory(listed).holdings:
+            found[holding.catalogue_rows] = vectors_of(parts.read(holding.record))
+        vectors.append(found)
+        answers.append(recogniser.classify(found)[1].argmax(axis=1))
+    variance = np.abs(np.array(one[_CURVE]) - np.array(other[_CURVE])).max()
+    metrics = max(abs(one["metrics"][name] - other["metrics"][name]) for name in one["metrics"] if one["metrics"][name])
+    same = sum(
+        (local / "bundle" / name).read_bytes() == (spark / "bundle" / name).read_bytes()
+        for name in ("mean.npy", "components.npy", "weights.npy", "bias.npy")
+    )
+    return [
+        f"labels differ on {int((answers[0] != answers[1]).sum())} of {listed.num_rows:,} photos",
+        f"embeddings: largest difference {np.nanmax(np.abs(vectors[0] - vectors[1])):.2g}",
+        f"explained variances: largest difference {variance:.2g}",
+        f"metrics: largest difference {metrics:.2g}",
+        f"arrays of the bundle equal byte for byte: {same} of 4",
+    ]
+
+
+def _run(arguments: list[str]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "fruits", "run", *arguments, "--json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
+    record: dict[str, Any] = json.loads(done.stdout)
+    return record
+
+
+def _told(seconds: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if value >= 0.05)
+
+
+def _shared() -> str | None:
+    for root in ("../shared", os.environ.get("FRUITS_DATA", "")):
+        if root and Path(root, "fruits-360").is_dir():
+            return str(Path(root, "fruits-360"))
+    return None
+
+
+def _linked(scratch: Path) -> Path:
+    find_photos(None, scratch, at_least=2000)
+    return next(path.parent for path in scratch.rglob("Training"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Scenarios: processes die. The whole run, an executor of Spark, a Python worker; then everything must still be right."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import psutil
+
+from faults import checks
+from faults.running import Ended, Running, describe
+from faults.trials import Figure, Trials, must_end_well
+
+SPARK = ("--engine", "spark", "--master", "local[2]")
+#: Executors in processes of their own, on this machine: the only way to kill one and keep the driver.
+CLUSTER = ("--engine", "spark", "--master", "local-cluster[2,1,1024]")
+_RUNS_AT_MOST = 5
+
+
+def kill_local(trials: Trials) -> Figure:
+    """Kill whole runs of the local engine."""
+    return _killed_on_disk(trials, "kill-local", "whole run killed (SIGKILL), local engine, results on a disk")
+
+
+def kill_spark(trials: Trials) -> Figure:
+    """Kill whole runs on Spark, Java and all."""
+    return _killed_on_disk(trials, "kill-spark", "whole run killed (SIGKILL), Spark local[2], results on a disk", SPARK)
+
+
+def kill_s3(trials: Trials) -> Figure:
+    """Kill whole runs that read from and write to a bucket."""
+    figure = Figure("kill-s3", "whole run killed (SIGKILL), local engine, photos and results in a bucket")
+    chance = trials.chance(figure.name)
+    expected = trials.expected()
+    with trials.server() as server:
+        photos, environment = trials.to_bucket(server, "photos"), server.environment()
+        server.make_bucket("undisturbed")
+        seconds = must_end_well(trials.start("s3://undisturbed", photos=photos, environment=environment)).seconds
+        for number in range(trials.number(20)):
+            name = f"killed-{number}"
+            server.make_bucket(name)
+
+            def start(name: str = name) -> Running:
+                return trials.start(f"s3://{name}", photos=photos, environment=environment)
+
+            ended = _kill_and_finish(figure, start, chance.uniform(0, seconds), whole=number % 2 == 0)
+            if ended is not None:
+                figure.count("finished by the next run", trials.check_bucket(server, name, expected))
+            trials.say(f"{figure.name}: {figure.trials} trials")
+    return figure
+
+
+def executor(trials: Trials) -> Figure:
+    """Kill one of two executors amid the work."""
+    return _one_killed(trials, "executor", "one of Spark's two executors killed, the run goes on", _executors)
+
+
+def python_worker(trials: Trials) -> Figure:
+    """Kill a Python worker of an executor amid the work."""
+    return _one_killed(trials, "python-worker", "a Python worker of Spark killed, the run goes on", _python_workers)
+
+
+def _killed_on_disk(trials: Trials, name: str, what: str, options: tuple[str, ...] = ()) -> Figure:
+    figure = Figure(name, what)
+    chance = trials.chance(name)
+    expected, seconds = trials.expected(), trials.seconds(*options)
+    for number in range(trials.number(50)):
+        with trials.folder() as folder:
+            out = folder / "out"
+            moment = chance.uniform(0, seconds)
+            # In turns: all at once, as a machine that fails; the command alone, whose helpers must notice.
+            ended = _kill_and_finish(figure, lambda: trials.start(out, *options), moment, whole=number % 2 == 0)  # noqa: B023
+            if ended is not None:
+                figure.count("finished by the next run", checks.check(out, expected))
+        trials.say(f"{name}: {figure.trials} trials")
+    return figure
+
+
+def _kill_and_finish(figure: Figure, start: Callable[[], Running], moment: float, *, whole: bool) -> Ended | None:
+    """Start, kill at a moment, start again until it is done; None if that is never, and then it is counted as a failure."""
+    running = start()
+    with suppress(subprocess.TimeoutExpired):
+        running.process.wait(moment)
+    running.kill(whole=whole)
+    if not whole:
+        following = start()  # at once: workers of the killed one may still be writing
+        orphans = running.left_behind()
+    else:
+        following, orphans = start(), []
+    for _ in range(_RUNS_AT_MOST):
+        ended = following.wait()
+        if ended.code == 0:
+            break
+        following = start()
+    else:
+        figure.fail(f"killed after {moment:.2f} s, never finished: {describe(ended)}")
+        following.kill()
+        return None
+    if orphans:
+        figure.fail(f"killed after {moment:.2f} s, these lived on: {', '.join(orphans)}")
+        return None
+    return ended
+
+
+def _one_killed(
+    trials: Trials, name: str, what: str, find: Callable[[list[psutil.Process]], list[psutil.Process]]
+) -> Figure:
+    """Kill one process that ``find`` gives, some time after there is one; the run itself must come to its end."""
+    figure = Figure(name, what)
+    chance = trials.chance(name)
+    expected = trials.expected()
+    lives = None
+    for _ in range(trials.number(20)):
+        with trials.folder() as folder:
+            if lives is None:
+                lives = _lifetime(trials.start(folder / "undisturbed", *CLUSTER), find)
+                trials.say(f"{name}: there is one to kill for {lives:.1f} s of an undisturbed run")
+            running = trials.start(folder / "out", *CLUSTER)
+            killed = _kill_one(running, find, chance.uniform(0, lives), chance.random())
+            ended = running.wait()
+            if orphans := running.left_behind():
+                figure.fail(f"these lived on: {', '.join(orphans)}")
+            elif ended.code == 0:
+                outcome = "finished by itself" if killed else "had ended before the kill"
+                figure.count(outcome, checks.check(folder / "out", expected))
+            elif ended.is_clear_error and trials.start(folder / "out", *CLUSTER).wait().code == 0:
+                figure.count("said so and was finished by the next run", checks.check(folder / "out", expected))
+            else:
+                figure.fail(describe(ended))
+        trials.say(f"{name}: {figure.trials} trials")
+    return figure
+
+
+def _lifetime(running: Running, find: Callable[[list[psutil.Process]], list[psutil.Process]]) -> float:
+    """Return for how many seconds of an undisturbed run there is something to kill."""
+    first = last = time.monotonic()
+    seen = False
+    while running.process.poll() is None:
+        if find(running.members()):
+            first = first if seen else time.monotonic()
+            seen, last = True, time.monotonic()
+        time.sleep(0.1)
+    if not seen:
+        raise RuntimeError(f"an undisturbed run had nothing to kill: {describe(running.wait())}")
+    must_end_well(running)
+    return last - first
+
+
+def _kill_one(
+    running: Running,
+    find: Callable[[list[psutil.Process]], list[psutil.Process]],
+    moment: float,
+    which: float,
+) -> bool:
+    """Kill one, ``moment`` seconds after the first is seen; return whether one was killed."""
+    while running.process.poll() is None and not find(running.members()):
+        time.sleep(0.05)
+    with suppress(subprocess.TimeoutExpired):
+        running.process.wait(moment)
+    while running.process.poll() is None:
+        if victims := find(running.members()):
+            with suppress(psutil.Error):
+                victims[int(which * len(victims))].kill()
+                return True
+        time.sleep(0.02)
+    return False
+
+
+def _executors(members: list[psutil.Process]) -> list[psutil.Process]:
+    return [member for member in members if "CoarseGrainedExecutorBackend" in _command(member)]
+
+
+def _python_workers(members: list[psutil.Process]) -> list[psutil.Process]:
+    """Return the workers, which are forks of a daemon with the same command line: those whose parent is one, too."""
+    daemons = {member.pid for member in members if "pyspark.daemon" in _command(member)}
+    workers = []
+    for member in members:
+        with suppress(psutil.Error):
+            if member.pid in daemons and member.ppid() in daemons:
+                workers.append(member)
+    return workers
+
+
+def _command(member: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return " ".join(member.cmdline())
+    return ""

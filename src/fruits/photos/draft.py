@@ -1,0 +1,173 @@
+"""The catalogue while it grows, in columns: lists of rows would take ten times the memory.
+
+Whoever lists photos adds them here; sorting, second mentions and the table come out. Knows nothing of where photos lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fruits.errors import CatalogueError
+from fruits.storage.schemas import CATALOGUE
+
+SPLITS: Final = ("train", "val", "test")
+SPLIT_NAMES: Final = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+_EXAMPLES_KEPT: Final = 5
+_ROWS_PER_CHUNK: Final = 8192
+_COLUMNS: Final = (*CATALOGUE.names, "key")
+#: Of the columns while the draft grows: codes in place of label, split and source.
+_TYPES: Final = (pa.string(), pa.int32(), pa.int8(), pa.int64(), pa.string(), pa.int32(), pa.int64(), pa.int64())
+
+
+def stable_hash(text: str) -> int:
+    """Return 63 bits that depend on ``text`` alone, on any machine and in any process."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+@dataclass(slots=True)
+class Draft:
+    """Photos found so far.
+
+    Parameters
+    ----------
+    labelled : bool
+        Whether photos need a label.
+    progress : callable
+        Called with the number of photos found since the last call.
+    """
+
+    labelled: bool
+    progress: Callable[[int], None]
+    left_aside: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    chunks: list[pa.RecordBatch] = field(default_factory=list)
+    pending: list[tuple[object, ...]] = field(default_factory=list)
+    codes: dict[str, dict[str, int]] = field(default_factory=lambda: {"label": {}, "split": {}, "source": {}})
+    source: str = ""
+    #: What the uris of a source's photos begin with; the rest is the path within it.
+    roots: dict[str, str] = field(default_factory=dict)
+    from_manifest: bool = False
+
+    def start(self, source: str) -> None:
+        """Say which source the photos to come are of."""
+        self.source = source
+        self._code("source", source)
+
+    def lies_below(self, root: str) -> None:
+        """Say what the uris of the source's photos begin with, before their path within it."""
+        self.roots[self.source] = root
+
+    def leave(self, reason: str, name: str) -> None:
+        """Count a file or folder that is left aside."""
+        self.left_aside[reason] += 1
+        if len(self.examples[reason]) < _EXAMPLES_KEPT:
+            self.examples[reason].append(name.encode("utf-8", "backslashreplace").decode())
+
+    def add(
+        self,
+        uri: str,
+        key: str,
+        size: int,
+        version: str,
+        *,
+        label: str | None,
+        split: str | None,
+        group: int | None = None,
+    ) -> None:
+        """Add a photo; ``key`` is its path within the source, which decides all that is decided by hash."""
+        label_code = None if label is None else self._code("label", label)
+        split_code = None if split is None else self._code("split", split)
+        hashed = stable_hash(key)
+        self.pending.append(
+            (
+                uri,
+                label_code,
+                split_code,
+                size,
+                version,
+                self.codes["source"][self.source],
+                hashed if group is None else group,
+                hashed,
+            )
+        )
+        if len(self.pending) >= _ROWS_PER_CHUNK:
+            self._flush()
+
+    def add_batch(self, batch: pa.RecordBatch) -> None:
+        """Add photos that are columns already: ``uri, label, split, size_bytes, version, group, key``.
+
+        Label and split are dictionaries of text; ``key`` is what :func:`stable_hash` gave for the path.
+        """
+        self._flush()
+        columns = {name: batch.column(name) for name in batch.schema.names}
+        for name, kind in (("label", pa.int32()), ("split", pa.int8())):
+            values = columns[name].dictionary.to_pylist()
+            codes = pa.array([self._code(name, value) for value in values], kind)
+            columns[name] = codes.take(columns[name].indices)
+        columns["source"] = pa.repeat(pa.scalar(self.codes["source"][self.source], pa.int32()), batch.num_rows)
+        arrays = [columns[name].cast(kind) for name, kind in zip(_COLUMNS, _TYPES, strict=True)]
+        self.chunks.append(pa.RecordBatch.from_arrays(arrays, names=list(_COLUMNS)))
+        self.progress(batch.num_rows)
+
+    def finish(self) -> pa.Table:
+        """Return the table, sorted by uri, without second mentions of a photo."""
+        self._flush()
+        if not self.chunks:
+            return pa.table({name: [] for name in _COLUMNS})
+        table = pa.Table.from_batches(self.chunks)
+        self.chunks.clear()
+        for name, codes in self.codes.items():
+            values = pa.array(list(codes), pa.string())
+            chunks = [pa.DictionaryArray.from_arrays(chunk, values) for chunk in table[name].chunks]
+            table = table.set_column(table.schema.get_field_index(name), name, pa.chunked_array(chunks))
+        table = table.sort_by("uri").combine_chunks()
+        uris = table["uri"].combine_chunks()
+        again = pc.equal(uris.slice(1), uris.slice(0, max(0, len(uris) - 1)))
+        if pc.any(again).as_py():
+            table = self._without_second_mentions(table, np.append(False, again.to_numpy(zero_copy_only=False)))
+        return table
+
+    def _without_second_mentions(self, table: pa.Table, again: np.ndarray) -> pa.Table:
+        labels = table["label"].combine_chunks().indices.fill_null(-1).to_numpy()
+        splits = table["split"].combine_chunks().indices.fill_null(-1).to_numpy()
+        clash = np.flatnonzero(again[1:] & ((labels[1:] != labels[:-1]) | (splits[1:] != splits[:-1])))
+        if len(clash):
+            one, other = table.slice(int(clash[0]), 2).select(["uri", "label", "split"]).to_pylist()
+            what = "label" if one["label"] != other["label"] else "split"
+            raise CatalogueError(
+                f"'{one['uri']}' is listed with two {what}s, '{one[what]}' and '{other[what]}'; "
+                "expected one: remove it from one of the sources"
+            )
+        for row in np.flatnonzero(again):
+            self.leave("listed twice", table["uri"][int(row)].as_py())
+        return table.filter(pa.array(~again))
+
+    def _code(self, column: str, value: str) -> int:
+        codes = self.codes[column]
+        return codes.setdefault(value, len(codes))
+
+    def _flush(self) -> None:
+        if not self.pending:
+            return
+        columns = zip(*self.pending, strict=True)
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, _TYPES, strict=True)]
+        self.chunks.append(pa.RecordBatch.from_arrays(arrays, names=list(_COLUMNS)))
+        self.progress(len(self.pending))
+        self.pending.clear()

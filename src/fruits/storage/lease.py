@@ -1,0 +1,196 @@
+"""Who may finish a run: one at a time on one output, and a run that died holds nobody up.
+
+Any number of runs compute embeddings for one output at once; only one at a time then fits and writes the results that carry
+fixed names. On a disk the holder is known to the operating system (``flock``), which forgets it when its process ends. In a
+bucket it is the last of a chain of small objects put if absent; its holder shows at intervals that it lives.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from fruits.errors import StoreError
+from fruits.storage.objects import Objects
+
+#: A holder in a bucket says so often that it lives, and is given up after so long without a word.
+_BEAT_S: Final = 5.0
+_PATIENCE_S: Final = 30.0
+_POLL_S: Final = 0.2
+_FOLDER: Final = "lease"
+
+
+class Lease:
+    """The right to finish, while it lasts.
+
+    Parameters
+    ----------
+    objects : Objects
+        The output.
+    key : str
+        Of the holder's object.
+    """
+
+    def __init__(self, objects: Objects, key: str) -> None:
+        self._objects, self.key = objects, key
+
+    def confirm(self) -> None:
+        """Raise :class:`StoreError` if another run took over, because this one gave no sign of life for too long."""
+        if not self._objects.is_local and self._objects.read_if_present(_next(self.key)) is not None:
+            raise StoreError(
+                f"another run took over '{self._objects.root}', since this one gave no sign of life for {_PATIENCE_S:.0f} s; "
+                "its results count: run again if yours should"
+            )
+
+
+@contextmanager
+def finishing(objects: Objects, say: Callable[[str], None] = lambda _: None) -> Iterator[Lease]:
+    """Wait until no other run is finishing on this output, then be the one that is.
+
+    Parameters
+    ----------
+    objects : Objects
+        The output.
+    say : callable
+        Told whom the run waits for.
+
+    Raises
+    ------
+    StoreError
+        If the place cannot be read or written.
+    """
+    with _on_disk(objects, say) if objects.is_local else _in_bucket(objects, say) as lease:
+        yield lease
+
+
+@contextmanager
+def _on_disk(objects: Objects, say: Callable[[str], None]) -> Iterator[Lease]:
+    key = f"{_FOLDER}/holder.json"
+    path = Path(objects.root, key)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as exc:
+        raise StoreError(f"cannot write '{path}': {exc.strerror}; check space and permissions, then run again") from exc
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            say(f"waiting for {_named(file.read())} to finish on the same output")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            say("this file system knows no locks: let no other run work on this output at the same time")
+        with suppress(OSError):  # a full disk: who holds it stays unnamed
+            file.truncate(0)
+            file.write(json.dumps(_me()))
+            file.flush()
+        yield Lease(objects, key)
+
+
+@contextmanager
+def _in_bucket(objects: Objects, say: Callable[[str], None]) -> Iterator[Lease]:
+    me = _me()
+    key = _take(objects, me, say)
+    over = threading.Event()
+
+    def beat() -> None:
+        count = 0
+        while not over.wait(_BEAT_S):
+            count += 1
+            with suppress(StoreError):  # the next one may arrive
+                objects.write(key, json.dumps({**me, "beat": count}).encode())
+
+    pulse = threading.Thread(target=beat, daemon=True, name="lease")
+    pulse.start()
+    try:
+        yield Lease(objects, key)
+    finally:
+        over.set()
+        pulse.join()
+        with suppress(StoreError):  # then the next run waits out our silence
+            objects.write(key, json.dumps({**me, "over": True}).encode())
+
+
+def _take(objects: Objects, me: dict[str, Any], say: Callable[[str], None]) -> str:
+    """Put the object after the last one as soon as the last one's holder is done, dead or silent."""
+    key, told = _last(objects), False
+    seen, since = b"", time.monotonic()
+    while True:
+        data = objects.read_if_present(key)
+        if data is not None and (following := objects.read_if_present(_next(key))) is not None:
+            key, data, seen = _next(key), following, b""
+            continue
+        if data != seen:
+            seen, since = data or b"", time.monotonic()
+        if data is None or _is_over(data) or time.monotonic() - since > _PATIENCE_S:
+            mine = key if data is None else _next(key)
+            if objects.put_if_absent(mine, json.dumps(me).encode()):
+                with suppress(StoreError):
+                    objects.write(f"{_FOLDER}/last.json", json.dumps(mine).encode())
+                return mine
+            key = mine
+            continue
+        if not told:
+            say(f"waiting for {_named(data.decode(errors='replace'))} to finish on the same output")
+            told = True
+        time.sleep(_POLL_S)
+
+
+def _last(objects: Objects) -> str:
+    """Return where to begin looking for the last one: a hint that may be old, never wrong."""
+    first = f"{_FOLDER}/00000001.json"
+    with suppress(ValueError):
+        hint = json.loads(objects.read_if_present(f"{_FOLDER}/last.json") or b"null")
+        if isinstance(hint, str) and hint.startswith(f"{_FOLDER}/") and objects.read_if_present(hint) is not None:
+            return hint
+    return first
+
+
+def _next(key: str) -> str:
+    number = int(key.removeprefix(f"{_FOLDER}/").removesuffix(".json"))
+    return f"{_FOLDER}/{number + 1:08d}.json"
+
+
+def _me() -> dict[str, Any]:
+    return {
+        "id": uuid.uuid4().hex,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "born": psutil.Process().create_time(),
+        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _is_over(data: bytes) -> bool:
+    """Whether its holder said that it is done, or is a process of this machine that is gone."""
+    try:
+        holder = json.loads(data)
+        if holder.get("over"):
+            return True
+        if holder["host"] != socket.gethostname():
+            return False
+        return bool(abs(psutil.Process(holder["pid"]).create_time() - holder["born"]) > 1)
+    except psutil.NoSuchProcess:
+        return True
+    except (ValueError, KeyError, TypeError, AttributeError, psutil.Error):
+        return False
+
+
+def _named(data: str) -> str:
+    try:
+        holder = json.loads(data)
+        return f"the run of process {holder['pid']} on '{holder['host']}' (since {holder['since']})"
+    except (ValueError, KeyError, TypeError):
+        return "another run"

@@ -1,0 +1,209 @@
+"""Photos in a bucket are those of the same folder on disk: labels, splits, groups, what is left aside. On a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from fruits.errors import CatalogueError, StoreError
+from fruits.photos import packs
+from fruits.photos.catalogue import Catalogue, list_photos
+from fruits.photos.packing import pack, unpack
+from fruits.photos.reading import read_photo, read_photos
+from fruits.photos.samples import thumbnails, typical_side
+from fruits.storage.objects import Objects, opened
+
+JPEG_HEAD = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01"
+COLUMNS = ["label", "split", "size_bytes", "group"]
+
+
+@pytest.fixture
+def place(s3: Any) -> Iterator[str]:
+    """A prefix of its own."""
+    opened.cache_clear()
+    packs.opened_pack.cache_clear()
+    yield s3.url(f"catalogue/{uuid.uuid4().hex[:8]}")
+    opened.cache_clear()
+    packs.opened_pack.cache_clear()
+
+
+def upload(folder: Path, place: str) -> str:
+    objects = Objects(place)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            objects.write(path.relative_to(folder).as_posix(), path.read_bytes())
+    return place
+
+
+def make(root: Path, *names: str, content: bytes = JPEG_HEAD) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def alike(one: Catalogue, other: Catalogue) -> None:
+    assert one.table.select(COLUMNS).to_pylist() == other.table.select(COLUMNS).to_pylist()
+    assert one.left_aside == other.left_aside
+    assert {why: sorted(names) for why, names in one.examples.items()} == {
+        why: sorted(names) for why, names in other.examples.items()
+    }
+    assert (one.split_origin, one.group_origin) == (other.split_origin, other.group_origin)
+
+
+def test_orchard_in_a_bucket_is_the_orchard_on_disk(own_photos: Path, place: str) -> None:
+    upload(own_photos, place)
+    disk, bucket = list_photos([str(own_photos)]), list_photos([place])
+    alike(disk, bucket)
+    names = [str(Path(uri).relative_to(own_photos.resolve())) for uri in disk.table["uri"].to_pylist()]
+    assert bucket.table["uri"].to_pylist() == [f"{place}/{name}" for name in names]
+    assert list(read_photos(bucket.table["uri"].to_pylist())) == list(read_photos(disk.table["uri"].to_pylist()))
+    assert typical_side(bucket.table) == typical_side(disk.table) == 100
+    assert len(thumbnails(bucket.table["uri"].to_pylist(), 3)) == 3
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_odd_layouts_are_understood_as_on_disk(tmp_path: Path, place: str, labelled: bool) -> None:
+    root = make(
+        tmp_path / place.rpartition("/")[2],
+        *(f"a/{number}.jpg" for number in range(40)), "a/b/1.jpg", "a/b c/1.jpg", "a.b/1.jpg", "a/zz.JPEG", "top.jpg",
+        "Training/x.jpg", "Training/Pear/1.jpg", "test/train/Pear/2.jpg", "a/photo", "a/photo.dat",
+        "p\u00eache %23 #1?/\u00e9 &.jpg",
+        ".hidden/1.jpg", ".hidden/2/3.jpg", "a/.thumb.jpg", "a/.b/1.jpg", "Pe\u0302che/1.jpg", "a/heic.heic",
+    )  # fmt: skip
+    make(root, "a/notes.txt", "only text/notes.txt", "README", content=b"text, in short")
+    options: dict[str, Any] = {"sample": 20} if labelled else {"labelled": False}
+    alike(list_photos([str(root)], **options), list_photos([upload(root, place)], **options))
+
+
+def test_version_is_the_etag_and_changes_with_the_content(place: str) -> None:
+    objects = Objects(place)
+    for name in ("a/1.jpg", "b/1.jpg"):
+        objects.write(name, JPEG_HEAD)
+    before = list_photos([place]).table["version"].to_pylist()
+    objects.write("b/1.jpg", JPEG_HEAD + b"more")
+    after = list_photos([f"{place}/"]).table["version"].to_pylist()
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+    assert '"' not in "".join(after)
+
+
+def test_marker_of_a_folder_is_no_photo(place: str) -> None:
+    objects = Objects(place)
+    for name, data in {"a/1.jpg": JPEG_HEAD, "a": b"", "b": b"", "b/1.jpg": JPEG_HEAD}.items():
+        objects.write(name, data)
+    found = list_photos([place])
+    assert found.table.num_rows == 2
+    assert found.left_aside == {}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_manifest_in_a_bucket_names_photos_beside_it_and_elsewhere(tmp_path: Path, place: str, suffix: str) -> None:
+    objects = Objects(place)
+    for number in range(3):
+        objects.write(f"pile/{number}.jpg", JPEG_HEAD + bytes([number]))
+    make(tmp_path, "local.jpg")
+    uris = ["../pile/0.jpg", f"{place}/pile/./1.jpg", f"{place}/pile/gone.jpg", f"{place}/pile//2.jpg",
+            str(tmp_path / "local.jpg"), "s3://no-such-bucket/1.jpg"]  # fmt: skip
+    table = pa.table({"uri": uris, "label": list("ababab"), "split": ["train", "test"] * 3})
+    sink = pa.BufferOutputStream()
+    pa.csv.write_csv(table, sink) if suffix == "csv" else pq.write_table(table, sink)
+    objects.write(f"lists/list.{suffix}", sink.getvalue().to_pybytes())
+    found = list_photos([f"{place}/lists/list.{suffix}"])
+    by_uri = {row["uri"]: row for row in found.table.to_pylist()}
+    assert set(by_uri) == {f"{place}/pile/{name}.jpg" for name in ("0", "1", "gone", "2")} | {
+        str(tmp_path / "local.jpg"), "s3://no-such-bucket/1.jpg"
+    }  # fmt: skip
+    assert [uri for uri, row in by_uri.items() if row["version"] == "missing"] == sorted(
+        [f"{place}/pile/gone.jpg", "s3://no-such-bucket/1.jpg"], key=list(by_uri).index
+    )
+    assert by_uri[f"{place}/pile/0.jpg"]["label"] == "a"
+    assert by_uri[f"{place}/pile/1.jpg"]["version"] == Objects(place).look("pile/1.jpg").version  # type: ignore[union-attr]
+
+
+def test_manifest_on_disk_names_photos_in_a_bucket(tmp_path: Path, place: str) -> None:
+    Objects(place).write("1.jpg", JPEG_HEAD)
+    (tmp_path / "list.csv").write_text(f"uri,label,split\n{place}/1.jpg,a,train\n")
+    [row] = list_photos([str(tmp_path / "list.csv")]).table.to_pylist()
+    assert (row["uri"], row["size_bytes"]) == (f"{place}/1.jpg", len(JPEG_HEAD))
+
+
+def test_single_photo_of_a_bucket_when_labels_do_not_matter(place: str) -> None:
+    Objects(place).write("in/1.jpg", JPEG_HEAD)
+    found = list_photos([f"{place}/in/1.jpg"], labelled=False).table
+    assert found["uri"].to_pylist() == [f"{place}/in/1.jpg"]
+    with pytest.raises(CatalogueError, match="is an object"):
+        list_photos([f"{place}/in/1.jpg"])
+
+
+def test_nothing_there_is_said(place: str) -> None:
+    for missing in (f"{place}/nowhere", f"{place}/nowhere/list.csv"):
+        with pytest.raises(CatalogueError, match=r"nothing is stored|does not exist"):
+            list_photos([missing])
+    with pytest.raises(StoreError, match="no bucket"):
+        list_photos(["s3://no-such-bucket/photos"])
+
+
+def test_bucket_that_denies_is_an_error_and_not_a_catalogue_of_failures(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = Objects(place)
+    for number in range(40):
+        objects.write(f"a/{number:02}.jpg", JPEG_HEAD)
+    uris = list_photos([place]).table["uri"].to_pylist()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    opened.cache_clear()
+    with pytest.raises(StoreError, match="denied"):
+        list_photos([place])
+    with pytest.raises(StoreError, match="denied"):
+        list(read_photos(uris))
+
+
+def test_pack_in_a_bucket_is_that_on_disk(own_photos: Path, place: str, tmp_path: Path) -> None:
+    pack([str(own_photos)], f"{place}/packed", target_bytes=100_000)
+    pack([str(own_photos)], str(tmp_path / "pack"), target_bytes=100_000)
+    disk, bucket = list_photos([str(tmp_path / "pack")]), list_photos([f"{place}/packed"])
+    alike(disk, bucket)
+    assert disk.table["version"].to_pylist() == bucket.table["version"].to_pylist()
+    uris = bucket.table["uri"].to_pylist()
+    assert list(read_photos(uris)) == list(read_photos(disk.table["uri"].to_pylist()))
+    assert read_photo(uris[0])[:2] == b"\xff\xd8"
+    assert typical_side(bucket.table) == 100
+    unpack(f"{place}/packed", str(tmp_path / "out"))
+    assert {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.jpg")} == {
+        path.relative_to(own_photos) for path in own_photos.rglob("*.jpg")
+    }
+
+
+def test_photos_of_a_bucket_are_packed_and_replaced_packs_leave_nothing(own_photos: Path, place: str) -> None:
+    upload(own_photos, f"{place}/photos")
+    for target in (100_000, 1 << 20):
+        done = pack([f"{place}/photos"], f"{place}/packed", target_bytes=target)
+    alike(list_photos([str(own_photos)]), list_photos([f"{place}/packed"]))
+    found = {one.key for one in Objects(f"{place}/packed").list()}
+    named = {file["name"] for file in json.loads(Objects(f"{place}/packed").read("pack.json"))["files"]}
+    assert found == named | {"pack.json"}
+    assert done["unreadable"] == 0
+
+
+def test_listing_out_of_order_changes_nothing(own_photos: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload(own_photos, place)
+    before = list_photos([place])
+    real = Objects.list
+    monkeypatch.setattr(Objects, "list", lambda self, prefix="": reversed(list(real(self, prefix))))
+    after = list_photos([place])
+    assert before.table.to_pylist() == after.table.to_pylist()
+
+
+def test_every_request_for_a_photo_goes_over_one_client(own_photos: Path, place: str) -> None:
+    upload(own_photos, place)
+    list(read_photos(list_photos([place]).table["uri"].to_pylist()))
+    assert opened.cache_info().currsize <= 2

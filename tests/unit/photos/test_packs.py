@@ -1,0 +1,356 @@
+"""What goes into a pack comes out of it: bytes, labels, splits and groups; damage and strangers are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fruits.errors import CatalogueError, StoreError
+from fruits.photos import packing, packs
+from fruits.photos.catalogue import list_photos
+from fruits.photos.packing import pack, unpack
+from fruits.photos.packs import MANIFEST, find_pack, split_pack_uri
+from fruits.photos.reading import read_photo, read_photos
+
+COLUMNS = ["label", "split", "size_bytes", "group"]
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    packs.opened_pack.cache_clear()
+    yield
+    packs.opened_pack.cache_clear()
+
+
+def make(root: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def data_files(root: Path) -> list[Path]:
+    return sorted((root / "data").iterdir())
+
+
+@pytest.fixture
+def some(tmp_path: Path) -> Path:
+    """60 files of two labels, without splits; what they hold says which they are."""
+    return make(
+        tmp_path / "some", {f"{label}/{n}.jpg": f"{label}{n}".encode() * 9 for label in "ab" for n in range(30)}
+    )
+
+
+def only_file(root: Path) -> Path:
+    [file] = data_files(root)
+    return file
+
+
+# --- There and back ---------------------------------------------------------------------------------------------------
+
+
+def test_catalogue_of_a_pack_is_that_of_its_folder(photos: Path, tmp_path: Path) -> None:
+    done = pack([str(photos)], str(tmp_path / "pack"))
+    folder, packed = list_photos([str(photos)]), list_photos([str(tmp_path / "pack")])
+    assert done["photos"] == folder.table.num_rows == 320
+    assert packed.table.schema == folder.table.schema
+    assert packed.table.select(COLUMNS).to_pylist() == folder.table.select(COLUMNS).to_pylist()
+    assert (packed.split_origin, packed.group_origin) == (folder.split_origin, folder.group_origin)
+    paths = [split_pack_uri(uri)[1] for uri in packed.table["uri"].to_pylist()]
+    assert paths == [str(Path(uri).relative_to(photos.resolve())) for uri in folder.table["uri"].to_pylist()]
+
+
+def test_split_and_sample_by_hash_are_those_of_the_folder(some: Path, tmp_path: Path) -> None:
+    pack([str(some)], str(tmp_path / "pack"))
+    for options in ({}, {"sample": 7, "seed": 3}, {"only": ["a"]}):
+        folder, packed = list_photos([str(some)], **options), list_photos([str(tmp_path / "pack")], **options)
+        assert packed.table.select(COLUMNS).to_pylist() == folder.table.select(COLUMNS).to_pylist()
+        assert packed.split_origin == folder.split_origin == "hash"
+
+
+def test_groups_splits_and_hashes_of_a_manifest_are_kept(some: Path, tmp_path: Path) -> None:
+    rows = [f"{label}/{n}.jpg,x{n % 3},thing {n // 4}" for label in "ab" for n in range(30)]
+    (some / "list.csv").write_text("\n".join(["uri,label,group", *rows]))
+    pack([str(some / "list.csv")], str(tmp_path / "pack"))
+    listed, packed = list_photos([str(some / "list.csv")]), list_photos([str(tmp_path / "pack")])
+    assert packed.table.select(COLUMNS).to_pylist() == listed.table.select(COLUMNS).to_pylist()
+    assert packed.group_origin == "manifest"
+
+
+def test_photos_are_read_back_byte_for_byte(photos: Path, tmp_path: Path) -> None:
+    pack([str(photos)], str(tmp_path / "pack"), target_bytes=100_000)
+    uris = [*list_photos([str(photos)]).table["uri"].to_pylist()]
+    packed = [*list_photos([str(tmp_path / "pack")]).table["uri"].to_pylist()]
+    assert list(read_photos(packed)) == list(read_photos(uris))
+    assert read_photo(packed[-1]) == Path(uris[-1]).read_bytes()
+
+
+def test_photos_without_labels_are_packed_for_apply(photos: Path, tmp_path: Path) -> None:
+    make(tmp_path / "in", {"1.jpg": b"\xff\xd8\xff\xe0one", "x/Test/2.jpg": b"two"})
+    pack([str(tmp_path / "in")], str(tmp_path / "pack"), labelled=False)
+    found = list_photos([str(tmp_path / "pack")], labelled=False).table
+    assert found["label"].null_count == found.num_rows == 2
+    with pytest.raises(CatalogueError, match="no labels"):
+        list_photos([str(tmp_path / "pack")])
+
+
+def test_labelled_pack_serves_apply_too(some: Path, tmp_path: Path) -> None:
+    pack([str(some)], str(tmp_path / "pack"))
+    one, other = (list_photos([str(root)], labelled=False).table for root in (some, tmp_path / "pack"))
+    assert one.select(COLUMNS).to_pylist() == other.select(COLUMNS).to_pylist()
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20).filter(
+    lambda name: not name.startswith(".") and len(name.encode()) < 200
+)
+
+
+@given(st.dictionaries(st.tuples(NAMES, NAMES), st.binary(max_size=300), min_size=1, max_size=8))
+def test_pack_and_unpack_give_back_any_bytes_under_any_names(
+    tmp_path_factory: pytest.TempPathFactory, found: dict[tuple[str, str], bytes]
+) -> None:
+    tmp_path = tmp_path_factory.mktemp("any%23 #name")
+    files = {f"L{folder}/{name}.jpg": data for (folder, name), data in found.items()}
+    make(tmp_path / "in", files)
+    pack([str(tmp_path / "in")], str(tmp_path / "pack"))
+    assert unpack(str(tmp_path / "pack"), str(tmp_path / "out"))["written"] == len(files)
+    assert contents(tmp_path / "out") == files
+    uris = list_photos([str(tmp_path / "pack")], labelled=False).table["uri"].to_pylist()
+    assert [read_photo(uri) for uri in uris] == [files[name] for name in sorted(files)]
+
+
+@given(st.text(), st.text(st.characters(exclude_characters="\0")))
+def test_uri_gives_root_and_path_again(root: str, path: str) -> None:
+    quoted = root.replace("%", "%25").replace("#", "%23")
+    assert split_pack_uri(f"pack:{quoted}#{path}") == (root, path)
+
+
+def test_same_photos_give_the_same_pack(some: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        pack([str(some)], str(tmp_path / name), target_bytes=400)
+    one, two = (data_files(tmp_path / name) for name in ("one", "two"))
+    assert [file.read_bytes() for file in one] == [file.read_bytes() for file in two]
+    assert len(one) > 1
+    about = [json.loads((tmp_path / name / MANIFEST).read_text()) for name in ("one", "two")]
+    assert [file["sha256"] for file in about[0]["files"]] == [file["sha256"] for file in about[1]["files"]]
+
+
+def test_packing_a_pack_changes_nothing_but_its_place(some: Path, tmp_path: Path) -> None:
+    pack([str(some)], str(tmp_path / "one"), target_bytes=300)
+    pack([str(tmp_path / "one")], str(tmp_path / "two"))
+    one, two = (list_photos([str(tmp_path / name)]).table for name in ("one", "two"))
+    assert one.select([*COLUMNS, "version"]).to_pylist() == two.select([*COLUMNS, "version"]).to_pylist()
+    pack([str(tmp_path / "two")], str(tmp_path / "two"), target_bytes=1)  # in place
+    assert list_photos([str(tmp_path / "two")]).table.select(COLUMNS).to_pylist() == two.select(COLUMNS).to_pylist()
+
+
+def test_several_sources_keep_apart_by_name(tmp_path: Path) -> None:
+    sources = [make(tmp_path / where / "photos", {"a/1.jpg": where.encode()}) for where in ("one", "two")]
+    (tmp_path / "list.csv").write_text(f"uri,label\n{sources[0]}/a/1.jpg,b\n")
+    pack([*map(str, sources)], str(tmp_path / "pack"))
+    unpack(str(tmp_path / "pack"), str(tmp_path / "out"))
+    assert contents(tmp_path / "out") == {"photos/a/1.jpg": b"one", "photos-2/a/1.jpg": b"two"}
+
+
+def test_photos_beyond_the_folder_of_a_manifest_stay_within_the_pack(some: Path, tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "list.csv").write_text(f"uri,label\n../some/a/1.jpg,a\n{some}/b/2.jpg,b\n")
+    pack([str(tmp_path / "lists" / "list.csv")], str(tmp_path / "pack"))
+    unpack(str(tmp_path / "pack"), str(tmp_path / "out"))
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.jpg")) == ["1.jpg", "2.jpg"]
+
+
+# --- How it is stored -------------------------------------------------------------------------------------------------
+
+
+def test_files_and_row_groups_are_bounded_and_sorted(photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(packing, "_GROUP_BYTES", 20_000)
+    done = pack([str(photos)], str(tmp_path / "pack"), target_bytes=100_000)
+    assert done["files"] > 1
+    found = find_pack(str(tmp_path / "pack"))
+    assert found is not None
+    paths: list[str] = []
+    for file in found.contents.files:
+        parquet = pq.ParquetFile(tmp_path / "pack" / file.name)
+        assert parquet.num_row_groups == len(file.first)
+        for number in range(parquet.num_row_groups):
+            group = parquet.read_row_group(number)
+            assert sum(group["size_bytes"].to_pylist()) < 20_000 + max(group["size_bytes"].to_pylist())
+            assert group["path"][0].as_py() == file.first[number]
+            paths += group["path"].to_pylist()
+    assert paths == sorted(paths)
+    uris = list_photos([str(tmp_path / "pack")]).table["uri"].to_pylist()
+    assert all(data for data, _ in read_photos(uris))
+    assert len(packs.opened_pack(found.root)._groups) <= 3
+
+
+def test_replaced_pack_leaves_nothing_behind_and_open_readers_find_the_new(some: Path, tmp_path: Path) -> None:
+    root = tmp_path / "pack"
+    pack([str(some)], str(root))
+    uris = list_photos([str(root)]).table["uri"].to_pylist()
+    before = [read_photo(uri) for uri in uris]
+    packs.opened_pack(str(root))._groups.clear()
+    pack([str(some)], str(root), target_bytes=200)
+    named = {file["name"] for file in json.loads((root / MANIFEST).read_text())["files"]}
+    assert {path.relative_to(root).as_posix() for path in data_files(root)} == named
+    assert [read_photo(uri) for uri in uris] == before
+
+
+def test_what_a_killed_pack_left_goes_after_a_day_and_what_is_being_made_stays(some: Path, tmp_path: Path) -> None:
+    old, new = (f"data/{when}T000000-0123456789ab-00000.parquet" for when in ("20200101", "29990101"))
+    root = make(tmp_path / "pack", {old: b"old", new: b"new"})
+    pack([str(some)], str(root))
+    assert not (root / old).exists()
+    assert (root / new).exists()
+
+
+def test_failed_pack_leaves_the_old_one_whole(some: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "pack"
+    pack([str(some)], str(root))
+    before = contents(root)
+
+    def fail(*_: object) -> None:
+        raise StoreError("no space")
+
+    monkeypatch.setattr(packing._Hashed, "write", fail)
+    with pytest.raises(StoreError, match="no space"):
+        pack([str(some)], str(root), target_bytes=200)
+    assert contents(root) == before
+
+
+def test_photo_that_cannot_be_read_is_named_and_the_others_are_packed(some: Path, tmp_path: Path) -> None:
+    (some / "list.csv").write_text("uri,label\na/1.jpg,a\na/gone.jpg,a\n")
+    done = pack([str(some / "list.csv")], str(tmp_path / "pack"))
+    assert (done["photos"], done["unreadable"]) == (1, 1)
+    assert done["unreadable_photos"][0]["uri"].endswith("a/gone.jpg")
+
+
+def test_nothing_readable_makes_no_pack(some: Path, tmp_path: Path) -> None:
+    (some / "list.csv").write_text("uri,label\na/gone.jpg,a\n")
+    with pytest.raises(StoreError, match="none of 1 photos"):
+        pack([str(some / "list.csv")], str(tmp_path / "pack"))
+    assert not (tmp_path / "pack" / MANIFEST).exists()
+
+
+def test_place_that_holds_other_things_is_refused(some: Path) -> None:
+    with pytest.raises(StoreError, match=r"holds '[ab]/.*and no pack"):
+        pack([str(some)], str(some))
+
+
+# --- Damage -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda text: text[:-20], "damaged"),
+        (lambda text: text.replace('"format_version": 1', '"format_version": 2'), "format 2; expected 1"),
+        (lambda text: re.sub(r'"photos": \d+', '"photos": 7', text), "contradict"),
+        (lambda text: text.replace('"files"', '"fils"'), "damaged"),
+        (lambda text: re.sub(r'"name": ".*?"', '"name": "../../x.parquet"', text), "contradict"),
+    ],
+)
+def test_manifest_that_is_damaged_or_of_another_version_is_said(
+    some: Path, tmp_path: Path, change: Any, complaint: str
+) -> None:
+    pack([str(some)], str(tmp_path / "pack"))
+    manifest = tmp_path / "pack" / MANIFEST
+    manifest.write_text(change(manifest.read_text()))
+    with pytest.raises(CatalogueError, match=complaint):
+        list_photos([str(tmp_path / "pack")])
+
+
+def test_pack_json_of_another_program_is_just_a_file(some: Path) -> None:
+    (some / MANIFEST).write_text('{"pack": {"pack_format": 15}}')
+    assert list_photos([str(some)]).table.num_rows == 60
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "rubbish"])
+def test_data_file_that_is_gone_or_damaged_is_said(some: Path, tmp_path: Path, damage: str) -> None:
+    pack([str(some)], str(tmp_path / "pack"))
+    uri = list_photos([str(tmp_path / "pack")]).table["uri"][0].as_py()
+    file = only_file(tmp_path / "pack")
+    data = file.read_bytes()
+    file.unlink() if damage == "gone" else file.write_bytes(data[:-50] if damage == "cut" else b"x" * len(data))
+    with pytest.raises(CatalogueError, match="cannot be read"):
+        list_photos([str(tmp_path / "pack")])
+    [(content, reason)] = read_photos([uri])
+    assert content is None
+    assert reason.startswith("not found" if damage == "gone" else "unreadable")
+
+
+def test_damaged_photo_fails_alone(some: Path, tmp_path: Path) -> None:
+    pack([str(some)], str(tmp_path / "pack"))
+    uris = list_photos([str(tmp_path / "pack")]).table["uri"].to_pylist()
+    file = only_file(tmp_path / "pack")
+    file.write_bytes(file.read_bytes().replace(b"b7b7", b"b7x7", 1))
+    bad = [(uri, reason) for uri, (data, reason) in zip(uris, read_photos(uris), strict=True) if data is None]
+    assert [uri.rpartition("#")[2] for uri, _ in bad] == ["b/7.jpg"]
+    assert "another checksum" in bad[0][1]
+    done = unpack(str(tmp_path / "pack"), str(tmp_path / "out"))
+    assert (done["written"], done["failed"]) == (59, 1)
+
+
+def test_photo_that_the_pack_lacks_is_not_found(some: Path, tmp_path: Path) -> None:
+    pack([str(some)], str(tmp_path / "pack"))
+    uri = list_photos([str(tmp_path / "pack")]).table["uri"][0].as_py()
+    for path in ("a/nowhere.jpg", "", "zz"):
+        [(data, reason)] = read_photos([f"{uri.rpartition('#')[0]}#{path}"])
+        assert data is None
+        assert reason.startswith("not found")
+
+
+# --- Unpacking --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["../out.jpg", "/tmp/out.jpg", "a/../../out.jpg", "a//b.jpg", "", ".", "a/\0.jpg"])
+def test_paths_that_would_leave_the_folder_are_refused(tmp_path: Path, path: str) -> None:
+    folder = packing._Folder(str(tmp_path / "in" / "folder"), overwrite=True)
+    folder.add(path, "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881", b"x")
+    folder.close()
+    assert (folder.failed_count, folder.written) == (1, 0)
+    assert contents(tmp_path) == {}
+
+
+def test_link_in_the_folder_is_not_followed_out_of_it(some: Path, tmp_path: Path) -> None:
+    pack([str(some)], str(tmp_path / "pack"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "a").symlink_to(tmp_path / "elsewhere")
+    done = unpack(str(tmp_path / "pack"), str(tmp_path / "out"))
+    assert (done["written"], done["failed"]) == (30, 30)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_other_files_are_kept_unless_overwriting_is_asked_for(some: Path, tmp_path: Path) -> None:
+    pack([str(some)], str(tmp_path / "pack"))
+    make(tmp_path / "out", {"a/1.jpg": b"mine", "a/2.jpg": b"a2" * 9})
+    done = unpack(str(tmp_path / "pack"), str(tmp_path / "out"))
+    assert (done["written"], done["there_already"], done["failed"]) == (58, 1, 1)
+    assert done["failed_photos"][0]["path"] == "a/1.jpg"
+    assert (tmp_path / "out" / "a/1.jpg").read_bytes() == b"mine"
+    done = unpack(str(tmp_path / "pack"), str(tmp_path / "out"), overwrite=True)
+    assert (done["written"], done["there_already"], done["failed"]) == (1, 59, 0)
+    assert contents(tmp_path / "out") == contents(some)
+
+
+def test_folder_that_is_no_pack_is_said(some: Path, tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError, match="is no pack"):
+        unpack(str(some), str(tmp_path / "out"))
+    with pytest.raises(CatalogueError, match="is no pack"):
+        unpack(str(tmp_path / "nowhere"), str(tmp_path / "out"))
+    assert not os.path.lexists(tmp_path / "nowhere")
