@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench faults clean
 
 demo: .venv/core ## make photos of made-up fruit, run the whole chain on them, write a report
 	$(BIN)/fruits demo --to demo
@@ -18,6 +18,9 @@ check: .venv/dev ## lint, format, types, import contracts
 
 bench: .venv/bench ## speed and memory against what a user would pick instead, as ratios of one run
 	$(BIN)/python -m benchmarks
+
+faults: .venv/bench ## kill runs, fill disks, damage files, disturb the bucket; count what is lost: hours
+	$(BIN)/python -m faults
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fruits needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 1; }

@@ -134,7 +134,7 @@ def _embed_rows(
 ) -> Iterator[pa.RecordBatch]:
     """``embed_rows`` of the version before the child: a thread reads the next batch while the network works."""
     pixels = np.empty((BATCH_SIZE, preprocessing.size, preprocessing.size, 3), np.uint8)
-    source = iter(rows)
+    source = with_child._contents(rows)
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(with_child._read_batch, source, watch)
         while (batch := coming.result()).rows:

@@ -1,6 +1,6 @@
 """Scenario: the disk is full. ``OUT`` on a file system of a few megabytes, in a mount namespace that nobody else sees.
 
-The trial itself is a program (``python disk.py ...``), because the file system lives only as long as its namespace.
+The trial itself is a program (``python -m faults.disk``), because the file system lives only as long as its namespace.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _on_small_disk(trials: Trials, namespace: list[str], folder: Path, size: int
     """Run on a disk of ``size`` bytes, then again on the same disk, enlarged; the results are in ``folder/copy``."""
     command = trials.command(folder / "disk" / "out")
     task = {"folder": str(folder), "size": size, "enough": enough, "command": command}
-    program = [*namespace, sys.executable, str(Path(__file__).resolve()), json.dumps(task)]
+    program = [*namespace, sys.executable, "-m", "faults.disk", json.dumps(task)]
     done = Running(program, folder / "logs").wait()
     if done.code != 0:
         raise RuntimeError(f"the disk could not be made: {describe(done)}")

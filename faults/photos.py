@@ -23,7 +23,7 @@ def planted(folder: Path, photos: int = PHOTOS, varieties: int = VARIETIES) -> P
 def some(folder: Path, count: int) -> list[Path]:
     """Return a few of the photos, always the same, of every label in turn."""
     labels = [sorted(label.glob("*.jpg")) for label in sorted(folder.glob("Training/*"))]
-    return [path for path in itertools.chain.from_iterable(zip(*labels, strict=False))][:count]
+    return list(itertools.chain.from_iterable(zip(*labels, strict=False)))[:count]
 
 
 def bucket(name: str, environment: dict[str, str], prefix: str | None = None) -> S3Store:

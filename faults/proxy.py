@@ -299,7 +299,9 @@ def _reset_connection(writer: asyncio.StreamWriter) -> bool:
 
 
 def _xml(code: str) -> bytes:
-    return f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>injected</Message></Error>'.encode()
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>injected</Message></Error>'.encode()
+    )
 
 
 def _has_body(request: Request, answer: Answer) -> bool:

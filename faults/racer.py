@@ -1,4 +1,4 @@
-"""The program behind the race: ``racer.py ROOT PROCESSES KEYS`` prints how many processes won each name, as JSON.
+"""The program behind the race: ``python -m faults.racer ROOT PROCESSES KEYS`` prints how many processes won each name, as JSON.
 
 A winner is one that ``put_if_absent`` told so. One that was told so while another's bytes are stored counts as two.
 """

@@ -97,7 +97,7 @@ class S3Server:
     def start(self) -> S3Server:
         """Start and wait until requests are answered; the same port every time."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, str(_PROGRAM), str(self.folder), "--port", str(self.port)]
+        command = [sys.executable, "-P", str(_PROGRAM), str(self.folder), "--port", str(self.port)]
         command += ["--user", _USER, "--secret", _SECRET, *(["--native-races"] if self.native_races else [])]
         with (self.folder / "start.log").open("a") as errors:
             self._process = subprocess.Popen(

@@ -6,7 +6,6 @@ import json
 import sys
 from collections import Counter
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from faults.proxy import KINDS, FaultyProxy
@@ -22,7 +21,6 @@ _WEATHER = (
 )
 #: So that what is never answered is given up in seconds.
 _PATIENCE = {"FRUITS_STORE_TIMEOUT_S": "3"}
-_RACER = Path(__file__).with_name("racer.py")
 
 
 def proxy(kind: str, trials: Trials) -> Figure:
@@ -105,7 +103,7 @@ def _race(trials: Trials, *, native_races: bool) -> tuple[dict[str, int], int]:
     keys, processes = (40 if trials.quick else 200), 8
     with trials.server(native_races=native_races) as server, trials.folder() as folder:
         server.make_bucket("race")
-        command = [sys.executable, str(_RACER), "s3://race/names", str(processes), str(keys)]
+        command = [sys.executable, "-m", "faults.racer", "s3://race/names", str(processes), str(keys)]
         ended = Running(command, folder / "logs", server.environment()).wait()
         if ended.code != 0:
             raise RuntimeError(f"the race failed: {describe(ended)}\n{ended.stderr[-2000:]}")

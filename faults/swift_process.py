@@ -46,7 +46,7 @@ class Remembered:
         until, value = self._kept.get(key, (0.0, "null"))
         return json.loads(value) if until > _now() else None
 
-    def set(self, key: str, value: Any, time: int = 0, **_: Any) -> None:  # noqa: A002 - Swift's name
+    def set(self, key: str, value: Any, time: int = 0, **_: Any) -> None:
         self._kept[key] = (_now() + (time or 600), json.dumps(value))
 
     def delete(self, key: str, **_: Any) -> None:
@@ -128,7 +128,9 @@ def configuration(kind: str, folder: Path, user: str, secret: str) -> str:
     return "\n".join(line.strip() for section in sections for line in section.splitlines()) + "\n"
 
 
-def log_to_file(conf: dict[str, str], name: str, console: bool, route: str, form: str, logger: Any, adapted: Any) -> None:
+def log_to_file(
+    conf: dict[str, str], name: str, console: bool, route: str, form: str, logger: Any, adapted: Any
+) -> None:
     """Write Swift's log into the folder instead of the system's log; Swift calls this by its name."""
     del name, console, route, form, adapted
     handler = logging.FileHandler(Path(conf["recon_cache_path"]) / "server.log")

@@ -298,7 +298,9 @@ def audit(
 @app.command()
 def pack(
     photos: Annotated[list[str], typer.Argument(help="What 'fruits run' takes: folders, buckets, manifests, packs.")],
-    to: Annotated[str, typer.Option("--to", help="Folder or s3://bucket/prefix for the pack; an older one is replaced.")],
+    to: Annotated[
+        str, typer.Option("--to", help="Folder or s3://bucket/prefix for the pack; an older one is replaced.")
+    ],
     unlabelled: Annotated[
         bool, typer.Option("--unlabelled", help="Photos in any layout, for 'fruits apply' alone.")
     ] = False,
@@ -321,8 +323,12 @@ def pack(
             f"{f'; left aside: {aside}' if aside else ''}; pack in {to}"
         )
     if bad:
-        _fail(f"{bad:,} photos could not be read and are not in the pack, such as {done['unreadable_photos'][0]['uri']!r} "
-              f"({done['unreadable_photos'][0]['reason']}); put them right and pack again", 1)  # fmt: skip
+        first = done["unreadable_photos"][0]
+        _fail(
+            f"photos that could not be read and are not in the pack: {bad:,}, such as {first['uri']!r} "
+            f"({first['reason']}); put them right and pack again",
+            1,
+        )
 
 
 @app.command()
@@ -349,8 +355,8 @@ def unpack(
         if done["labels_elsewhere"]:
             typer.echo("labels came from a manifest, not from folders: keep it beside the photos")
     if done["failed"]:
-        _fail(f"{done['failed']:,} photos were not written, such as {done['failed_photos'][0]['path']!r} "
-              f"({done['failed_photos'][0]['reason']})", 1)  # fmt: skip
+        first = done["failed_photos"][0]
+        _fail(f"photos that were not written: {done['failed']:,}, such as {first['path']!r} ({first['reason']})", 1)
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ def test_photo_that_cannot_be_read_is_named_and_makes_exit_1(
     assert done.code == 1
     assert (done.json()["photos"], done.json()["unreadable"]) == (1, 1)
     assert "gone.jpg" in done.stderr
-    assert "1 photo" in done.stderr
+    assert "not in the pack: 1" in done.stderr
 
 
 def test_misuse_is_told_from_failure(fruits: Callable[..., Any], own_photos: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from fruits.errors import ImageDecodeError
 from fruits.photos.decoder import Decoder, Decoding
 from fruits.photos.images import Preprocessing
 from fruits.photos.quality import measure
-from fruits.storage.objects import read_file
+from fruits.photos.reading import Content, read_photos
 from fruits.storage.parts import Parts
 from fruits.storage.schemas import RECEIPT, embeddings
 
@@ -117,7 +118,7 @@ def embed_rows(
     """
     watch = watch or Stopwatch()
     decoder = decoder or _decoder(os.getpid())
-    source = iter(rows)
+    source = _contents(rows)
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
         coming = reader.submit(_read_batch, source, watch)
         handed = _Handed(coming.result(), decoder, preprocessing)
@@ -171,29 +172,33 @@ class _Batch:
     """Rows with the bytes of their files, or with the reason why there are none."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    contents: list[tuple[bytes | None, str]] = field(default_factory=list)
+    contents: list[Content] = field(default_factory=list)
 
 
-def _read_batch(rows: Iterator[dict[str, Any]], watch: Stopwatch) -> _Batch:
+def _contents(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Content]]:
+    """Yield rows with the bytes of their photos, those of a bucket fetched ahead."""
+    asked: deque[dict[str, Any]] = deque()
+
+    def uris() -> Iterator[str]:
+        for row in rows:
+            asked.append(row)
+            yield row["uri"]
+
+    for content in read_photos(uris()):
+        yield asked.popleft(), content
+
+
+def _read_batch(source: Iterator[tuple[dict[str, Any], Content]], watch: Stopwatch) -> _Batch:
     """Read the files of the next rows: at most ``BATCH_SIZE``, and none beyond ``MAX_BATCH_BYTES``."""
     started = time.perf_counter()
     batch, size = _Batch(), 0
-    while len(batch.rows) < BATCH_SIZE and size < MAX_BATCH_BYTES and (row := next(rows, None)) is not None:
+    while len(batch.rows) < BATCH_SIZE and size < MAX_BATCH_BYTES and (found := next(source, None)) is not None:
+        row, content = found
         batch.rows.append(row)
-        batch.contents.append(_content(row["uri"]))
-        size += len(batch.contents[-1][0] or b"")
+        batch.contents.append(content)
+        size += len(content[0] or b"")
     watch.read += time.perf_counter() - started
     return batch
-
-
-def _content(uri: str) -> tuple[bytes | None, str]:
-    """Return the bytes of a file, or None and the reason."""
-    try:
-        return read_file(uri), ""
-    except FileNotFoundError:
-        return None, "not found: the file is gone since it was listed"
-    except OSError as exc:
-        return None, f"unreadable: {exc.strerror or exc}"
 
 
 class _Columns:

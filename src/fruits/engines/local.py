@@ -80,9 +80,6 @@ class LocalEngine:
                 worker.process.kill()
                 worker.stop()
 
-    def close(self) -> None:
-        """Nothing is held between calls."""
-
     def reduce_batches(
         self, shards: Iterable[T], partial: Callable[[T], pa.RecordBatch], merge: Merge
     ) -> pa.RecordBatch:
@@ -92,7 +89,7 @@ class LocalEngine:
 
         # One thread per product: how a product is cut among threads shows in its last bits.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(self.workers, thread_name_prefix="partial") as pool:
-            return merge_in_order(_in_order(pool, partial, shards, ahead=self.workers), merge)
+            return merge_in_order(_in_order(pool, partial, shards, ahead=self.workers + 1), merge)
 
     def close(self) -> None:
         """See :class:`fruits.engines.Engine`. Workers end with the batches that they were started for."""

@@ -321,16 +321,17 @@ class Decoding:
         """Take up what the child has written since, and return how many photos have their outcome."""
         while self.finished < self.n and (state := self.state(self.finished)) > BEGUN:
             start = self.finished * RECORD_SIZE
-            record = self.buffer.memory[start : start + RECORD_SIZE]
-            _, code_size, text_size, width, height, seconds = RECORD.unpack_from(record)
-            code, text = (
-                record[at : at + length].decode(errors="replace")
-                for at, length in ((RECORD.size, code_size), (RECORD.size + code_size, text_size))
-            )
+            _, code_size, text_size, width, height, seconds = RECORD.unpack_from(self.buffer.memory, start)
+            self.seconds += seconds
+            if state == DONE:
+                self._close(Size(width, height))
+                continue
+            start += RECORD.size
+            said = self.buffer.memory[start : start + code_size + text_size]
+            code, text = (part.decode(errors="replace") for part in (said[:code_size], said[code_size:]))
             if state == BUG:
                 raise EngineError(f"decoding failed in a way that it should not: {text}")
-            self._close(Size(width, height) if state == DONE else ImageDecodeError(code, text))
-            self.seconds += seconds
+            self._close(ImageDecodeError(code, text))
         return self.finished
 
     def refuse(self, code: str, message: str) -> None:

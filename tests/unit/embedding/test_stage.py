@@ -19,6 +19,7 @@ from fruits.embedding.backbone import BATCH_SIZE, Embedder, computation_id, find
 from fruits.embedding.model import ModelFile
 from fruits.embedding.stage import EmbedStage, embed_rows
 from fruits.errors import EngineError
+from fruits.photos import reading
 from fruits.photos.decoder import Decoder, Limits
 from fruits.photos.images import to_network_input
 from fruits.photos.quality import measure
@@ -198,8 +199,8 @@ def test_photos_that_wait_are_bounded_in_bytes(
         (tmp_path / f"{number:02d}.jpg").write_bytes(bytes(size))
     monkeypatch.setattr(module, "MAX_BATCH_BYTES", 3 * size)
     read: list[str] = []
-    real = module.read_file
-    monkeypatch.setattr(module, "read_file", lambda uri: read.append(uri) or real(uri))
+    real = reading.read_file
+    monkeypatch.setattr(reading, "read_file", lambda uri: read.append(uri) or real(uri))
     given = 0
     for batch in embed_rows(rows_of(sorted(tmp_path.iterdir())), embedder, PREPROCESSING, D):
         given += batch.num_rows

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from faults.s3_server import FOREIGN, S3Server, why_not
 
 from fruits.errors import CatalogueError, StoreError
 from fruits.photos import packs
@@ -25,13 +26,28 @@ JPEG_HEAD = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01"
 COLUMNS = ["label", "split", "size_bytes", "group"]
 
 
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bucket of a server of its own, and the environment that leads there."""
+    folder = tmp_path_factory.mktemp("s3")
+    if reason := why_not(folder):
+        pytest.skip(reason)
+    with S3Server(folder) as server, pytest.MonkeyPatch.context() as patch:
+        for name in FOREIGN:
+            patch.delenv(name, raising=False)
+        for name, value in server.environment().items():
+            patch.setenv(name, value)
+        opened.cache_clear()
+        yield server.make_bucket("photos")
+    opened.cache_clear()
+
+
 @pytest.fixture
-def place(s3: Any) -> Iterator[str]:
+def place(bucket: str) -> Iterator[str]:
     """A prefix of its own."""
-    opened.cache_clear()
     packs.opened_pack.cache_clear()
-    yield s3.url(f"catalogue/{uuid.uuid4().hex[:8]}")
-    opened.cache_clear()
+    yield f"{bucket}/catalogue/{uuid.uuid4().hex[:8]}"
+    opened.cache_clear()  # some tests change what it is opened with
     packs.opened_pack.cache_clear()
 
 

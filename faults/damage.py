@@ -1,0 +1,95 @@
+"""Scenario: files rot. One byte of one stored file is another; the next run must notice, ``--repair`` must put it right."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from faults import checks
+from faults.checks import Results
+from faults.running import Ended, describe
+from faults.trials import Figure, Trials
+
+#: Choices that the stored results are not of, so that the next run has to read everything again.
+_OTHER = ("--components", "16")
+#: Which files, how often: all are read by every run that has work to do.
+_KINDS = (("part", "parts/*", 60), ("record", "records/*", 20), ("plan", "plans/*", 10), ("network", "*.onnx", 10))
+
+
+def flips(trials: Trials) -> Figure:
+    """Change one byte of a stored file, a hundred times."""
+    figure = Figure("flips", "one byte changed in a part, a record, a plan or the prepared network")
+    chance = trials.chance(figure.name)
+    trials.expected()  # makes the results that are damaged
+    expected = trials.expected(*_OTHER)
+    for number in range(trials.number(100, quick=4)):
+        with trials.folder() as folder:
+            out = Path(shutil.copytree(trials.out(), folder / "out"))
+            kind, victim = _victim(out, chance, number)
+            at = _flip(victim, chance)
+            _trial(figure, trials, out, expected, kind, victim, f"{kind}, byte {at:,}")
+        trials.say(f"{figure.name}: {figure.trials} trials")
+    return figure
+
+
+def _trial(figure: Figure, trials: Trials, out: Path, expected: Results, kind: str, victim: Path, where: str) -> None:
+    """Run as if nothing were, then repair."""
+    rows = _rows_of_shard(out, victim, kind)
+    key = victim.relative_to(out).as_posix()
+    before = {path: path.read_bytes() for path in out.glob("embeddings/*/parts/*")}
+    noticed = trials.start(out, *_OTHER).wait()
+    if noticed.code == 0 and kind == "network":
+        # It is made again from the one in the package, without a word: nothing that was computed depends on it.
+        figure.count("network: made again", checks.check(out, expected))
+        return
+    if not (noticed.is_clear_error and _names(noticed, key)):
+        figure.fail(f"{where}: not noticed, or not said of what: {describe(noticed)}")
+        return
+    mended = trials.start(out, *_OTHER, "--repair", "--json").wait()
+    if mended.code != 0:
+        figure.fail(f"{where}: --repair: {describe(mended)}")
+        return
+    verdict = checks.check(out, expected)
+    computed = mended.json()["computed"]
+    if kind in ("part", "record") and computed != rows:
+        verdict.note(f"{where}: {computed} photos computed again instead of {rows}", wrong=1)
+    whole = {path for path, data in before.items() if path.is_file() and path.read_bytes() == data}
+    if kind == "plan" and len(whole) < len(before):
+        verdict.note(f"{where}: parts were made again for a damaged plan", wrong=1)
+    figure.count(f"{kind}: named, refused, repaired", verdict)
+
+
+def _victim(out: Path, chance: random.Random, number: int) -> tuple[str, Path]:
+    """Return which file the trial damages: every kind in its share."""
+    wheel = [(kind, pattern) for kind, pattern, weight in _KINDS for _ in range(weight // 10)]
+    kind, pattern = wheel[(number * 7) % len(wheel)]  # 7 and 10 have no common divisor: few trials meet every kind, too
+    return kind, chance.choice(sorted(out.glob(f"embeddings/*/{pattern}")))
+
+
+def _flip(path: Path, chance: random.Random) -> int:
+    """Change one byte; return which."""
+    data = bytearray(path.read_bytes())
+    at = chance.randrange(len(data))
+    data[at] ^= chance.randrange(1, 256)
+    path.write_bytes(data)
+    return at
+
+
+def _rows_of_shard(out: Path, victim: Path, kind: str) -> int:
+    """Return how many photos the damaged file stands for, from a record that is whole."""
+    if kind == "part":
+        records = [json.loads(path.read_bytes()) for path in out.glob("embeddings/*/records/*.json")]
+        return next(int(record["rows"]) for record in records if record["part"].endswith(victim.name))
+    if kind == "record":
+        part = next(path for path in out.glob("embeddings/*/parts/*") if path.name.startswith(victim.stem))
+        return int(pq.read_metadata(part).num_rows)
+    return 0
+
+
+def _names(ended: Ended, key: str) -> bool:
+    """Whether a message says which file is damaged and what helps."""
+    return key.rpartition("/")[2] in ended.stderr and "--repair" in ended.stderr

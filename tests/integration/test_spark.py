@@ -1,0 +1,125 @@
+"""The whole job on Spark: the rows, the arrays and the metrics of the local engine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from fruits import bundle as bundles
+from fruits.rows import vectors_of
+from fruits.storage.parts import Parts
+
+ARRAYS = ("mean", "components", "weights", "bias", "whitening", "centres", "background")
+SPARK = ("--engine", "spark", "--master", "local[2]")
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("java") is None, reason="no Java on PATH: install Java 17 or newer to test Spark"
+)
+pytest.importorskip("pyspark", reason="no pyspark: pip install -e '.[spark]' to test Spark")
+
+
+@pytest.fixture(scope="module")
+def on_spark(finished_run: Any, fruits: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("spark") / "results"
+    done = fruits("run", finished_run.photos, "--to", out, *SPARK, "--json")
+    assert done.code == 0, done.stderr
+    assert done.json()["computed"] == finished_run.record["photos"]
+    return out
+
+
+def embeddings(out: Path) -> tuple[list[str], np.ndarray]:
+    listed = pq.read_table(out / "catalogue.parquet")
+    bundle = bundles.load(out)
+    parts = Parts(str(out), f"embeddings/{bundle.computation}")
+    vectors = np.full((listed.num_rows, bundle.card.embedding_size), np.nan, np.float32)
+    for holding in parts.inventory(listed).holdings:
+        vectors[holding.catalogue_rows] = vectors_of(parts.read(holding.record))
+    return listed["uri"].to_pylist(), vectors
+
+
+def test_embeddings_are_those_of_the_local_engine_to_the_bit(finished_run: Any, on_spark: Path) -> None:
+    uris, local = embeddings(finished_run.out)
+    uris_on_spark, spark = embeddings(on_spark)
+    assert uris == uris_on_spark
+    assert np.isfinite(local).all()
+    assert (local == spark).all()
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_of_the_bundle_are_those_of_the_local_engine_to_the_bit(
+    finished_run: Any, on_spark: Path, name: str
+) -> None:
+    files = [out / "bundle" / f"{name}.npy" for out in (finished_run.out, on_spark)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_metrics_and_choices_are_those_of_the_local_engine(finished_run: Any, on_spark: Path) -> None:
+    record = json.loads((on_spark / "run.json").read_text())
+    for name in (
+        "metrics",
+        "components",
+        "explained_variance_ratio",
+        "identity",
+        "photos",
+        "ok",
+        "rejected",
+        "per_label",
+    ):
+        assert record[name] == finished_run.record[name]
+
+
+def test_run_on_spark_goes_on_with_what_the_local_engine_did(
+    finished_run: Any, fruits: Callable[..., Any], tmp_path: Path
+) -> None:
+    out = finished_run.copy_to(tmp_path)
+    for record in sorted(out.glob("embeddings/*/records/*.json"))[:2]:
+        record.unlink()
+    done = fruits("run", finished_run.photos, "--to", out, *SPARK, "--json")
+    assert done.code == 0, done.stderr
+    assert 0 < done.json()["computed"] < finished_run.record["photos"]
+    assert done.json()["metrics"] == finished_run.record["metrics"]
+
+
+def test_apply_on_spark_answers_as_the_local_engine(
+    finished_run: Any, fruits: Callable[..., Any], tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    for photo in sorted(finished_run.photos.glob("Test/*/*.jpg"))[:20]:
+        shutil.copy(photo, inbox / f"{photo.parent.name} {photo.name}")
+    (inbox / "broken.jpg").write_bytes(b"\xff\xd8\xff half a photo")
+    tables = []
+    for more in ((), SPARK):
+        out = tmp_path / f"answers{len(more)}"
+        done = fruits("apply", finished_run.out, inbox, "--to", out, *more, "--json")
+        assert done.code == 0, done.stderr
+        assert (done.json()["ok"], done.json()["rejected"]) == (20, 1)
+        tables.append(pq.read_table(out / "predictions.parquet"))
+    assert tables[0].equals(tables[1])
+
+
+def test_without_java_the_message_says_what_to_install(finished_run: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fruits", "run", finished_run.photos, "--to", tmp_path / "out", *SPARK]
+    environment = {"PATH": str(tmp_path), "HOME": str(tmp_path), "JAVA_HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert "Java 17" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_settings_of_spark_are_refused_by_the_local_engine_and_malformed_ones_by_spark(
+    finished_run: Any, fruits: Callable[..., Any], tmp_path: Path
+) -> None:
+    for arguments in (["--master", "local[2]"], ["--engine", "abacus"], [*SPARK, "--spark-conf", "no equals sign"]):
+        done = fruits("run", finished_run.photos, "--to", tmp_path / "out", *arguments)
+        assert (done.code, done.stdout) == (2, "")
+        assert not (tmp_path / "out" / "embeddings").exists()
