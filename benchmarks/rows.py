@@ -28,7 +28,7 @@ from fruits import pipeline
 from fruits.config import RunConfig
 from fruits.embedding.backbone import Card
 from fruits.engines import get_engine
-from fruits.measure import Silent
+from fruits.measure import Clock, Silent
 from fruits.photos import orchard
 from fruits.storage.objects import Objects
 
@@ -78,7 +78,7 @@ def _measured(folder: Path, engine: str) -> dict[str, float]:
         inventory = prepared.parts.inventory(catalogue.table)
         prepared.parts.plan(catalogue.table, inventory.missing)
         planned = time.perf_counter()
-        inventory, computed = pipeline.embed(where, catalogue, prepared, Silent())
+        inventory, computed = pipeline.embed(where, catalogue, prepared, Silent(), Clock())
         ended = time.perf_counter()
     held = sum(int((holding.catalogue_rows >= 0).sum()) for holding in inventory.holdings)
     if not computed == held == catalogue.table.num_rows:

@@ -8,7 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ settings.register_profile("search", deadline=None, max_examples=5000, print_blob
 settings.load_profile("repeatable")
 
 REPOSITORY = Path(__file__).parent.parent
+sys.path.insert(0, str(REPOSITORY))  # for faults, which is no part of the package; "pytest" alone does not do it
+
+from faults.s3_server import FOREIGN, S3Server, why_not  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,35 @@ def fruits() -> Callable[..., Finished]:
         return Finished(done.returncode, done.stdout, done.stderr)
 
     return call
+
+
+# --- A bucket ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server on this machine; one for all tests, started by the first that asks."""
+    folder = tmp_path_factory.mktemp("s3")
+    if reason := why_not(folder):
+        pytest.skip(reason)
+    with S3Server(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The variables that lead to the server, set for the length of a test, and none that lead elsewhere."""
+    for name in FOREIGN:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    return s3.environment()
+
+
+@pytest.fixture
+def bucket(s3: S3Server, s3_environment: dict[str, str]) -> str:
+    """The address, ``s3://...``, of an empty bucket of the test's own."""
+    return s3.make_bucket(f"tests-{uuid.uuid4().hex[:12]}")
 
 
 # --- Tiny networks, whose answers NumPy can give ------------------------------------------------------------------

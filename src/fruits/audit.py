@@ -30,13 +30,14 @@ from fruits.learning.suspects import suspects
 from fruits.material import NEIGHBOUR_COMPONENTS, copies_of
 from fruits.measure import Clock, PeakMemory, Progress, Silent
 from fruits.photos.images import to_network_input
+from fruits.photos.reading import read_photo
 from fruits.photos.retouch import fingerprints
 from fruits.photos.samples import thumbnail
 from fruits.pipeline import Prepared, catalogued, embed, prepare
 from fruits.report import render_audit
 from fruits.rows import Rows, embeddings_of
 from fruits.storage import schemas
-from fruits.storage.objects import Objects, read_file
+from fruits.storage.objects import Objects
 from fruits.storage.parts import Inventory, Parts, write_table
 
 FORMAT: Final = 1
@@ -103,9 +104,8 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
             progress.start("catalogue", None)
             catalogue = catalogued(config, progress)
             prepared = prepare(config, catalogue, objects)
-        with clock.step("embeddings"):
-            inventory, computed = embed(engine, catalogue, prepared, progress)
-            counts = records.counts(catalogue, inventory, computed)
+        inventory, computed = embed(engine, catalogue, prepared, progress, clock)
+        counts = records.counts(catalogue, inventory, computed)
         with clock.step("duplicates"):
             photos = _photos(catalogue.table, prepared.parts, inventory)
             _exact(photos)
@@ -244,7 +244,7 @@ def _looks(photos: _Photos, rows: NDArray[np.int64], prepared: Prepared) -> NDAr
     pixels = np.zeros((len(rows), size, size, 3), np.uint8)
     for place, row in enumerate(rows.tolist()):
         with suppress(OSError, ImageDecodeError):
-            pixels[place] = to_network_input(read_file(photos.uris[row]), prepared.preprocessing).pixels
+            pixels[place] = to_network_input(read_photo(photos.uris[row]), prepared.preprocessing).pixels
     return fingerprints(pixels)
 
 

@@ -26,6 +26,7 @@ from fruits.learning.moments import Moments
 from fruits.learning.pca import PCA
 from fruits.learning.unknown import ACCEPTED, Known
 from fruits.photos.quality import Limits
+from fruits.projection import ProjectStage, shards_of
 from fruits.rows import ROWS_PER_CHUNK, Rows, in_chunks, read_embeddings, vectors_of
 from fruits.storage import schemas
 from fruits.storage.objects import Objects
@@ -281,30 +282,76 @@ def project_rows(
     return features
 
 
+#: Fits a head: number of the label of each catalogue row, -1 for rows to leave out; what each counts; 1 / root mean square
+#: length of the features.
+FitHead = Callable[[NDArray[np.int64], NDArray[np.float64] | None, float], heads.Head]
+
+
+def head_by_engine(engine: Engine, parts: Parts, inventory: Inventory, pca: PCA, choice: Choice) -> FitHead | None:
+    """Return how the engine fits a head on any number of photos, where their embeddings are; None if it cannot."""
+    fit = getattr(engine, "fit_head", None)
+    if fit is None:
+        return None
+    axes = pca.axes[: choice.components].astype(np.float32)
+    stage = ProjectStage(parts, pca.mean.astype(np.float32), axes)
+
+    def fit_head(labels: NDArray[np.int64], weights: NDArray[np.float64] | None, scale: float) -> heads.Head:
+        slopes, intercepts = fit(
+            shards_of(inventory, labels, weights),
+            stage,
+            labels=int(labels.max()) + 1,
+            regularisation=choice.regularisation,
+            scale=scale,
+        )
+        return heads.Head(slopes.astype(np.float32), intercepts.astype(np.float32))
+
+    return fit_head
+
+
 def fit_recogniser(
-    features: NDArray[np.float32], rows: Rows, choice: Choice, seed: int, weights: NDArray[np.float64] | None = None
+    features: NDArray[np.float32],
+    rows: Rows,
+    choice: Choice,
+    seed: int,
+    weights: NDArray[np.float64] | None = None,
+    far: FitHead | None = None,
 ) -> Recogniser:
     """Fit head and known things on all training rows; calibrate by what the photos held back say.
+
+    Of more than ``heads.MAX_ROWS`` training photos the head learns from that many, chosen by chance, unless an engine can
+    fit it on all of them.
 
     Parameters
     ----------
     features : float32 array, shape (number of rows that are ok, k)
     weights : float64 array, shape (n,), optional
         What each catalogue row counts.
+    far : callable, optional
+        Fits the head where the embeddings are.
     """
     labels, train = rows.label[rows.ok], np.flatnonzero(rows.split[rows.ok] == "train")
+    every = rows.training
     if len(train) > heads.MAX_ROWS:
-        train = np.sort(np.random.default_rng(seed).choice(train, heads.MAX_ROWS, replace=False))
+        chosen = np.random.default_rng(seed).choice(train, heads.MAX_ROWS, replace=False)
+        # Of a label so rare that chance left it out, one photo.
+        rare, first = np.unique(labels[train], return_index=True)
+        train = np.union1d(chosen, train[first[~np.isin(rare, labels[chosen])]])
     learnt, numbers = np.unique(labels[train], return_inverse=True)
-    own_weights = None if weights is None else weights[rows.ok][train]
-    head = heads.fit(features[train], numbers, regularisation=choice.regularisation, weights=own_weights)
+    if far is not None and len(every) > len(train):
+        number_of = np.full(len(rows.ok), -1, np.int64)
+        number_of[every] = np.searchsorted(learnt, rows.label[every])
+        head = far(number_of, weights, heads.scale_of(features[train]))
+    else:
+        every = every[: len(train)]
+        own_weights = None if weights is None else weights[rows.ok][train]
+        head = heads.fit(features[train], numbers, regularisation=choice.regularisation, weights=own_weights)
     known = Known.of(features[train], numbers)
     if held_back := choice.held_back:
         head = head.cooled(held_back.temperature)
         known = known.on_the_scale_of(held_back.known)
     else:
         known = known.scaled(features[train], head.predict_proba(features[train]))
-    return Recogniser(head, [rows.names[label] for label in learnt], len(train), known)
+    return Recogniser(head, [rows.names[label] for label in learnt], len(every), known)
 
 
 def certainty(choice: Choice, rows: Rows, limits: Limits, taxonomy_file: str | None) -> Certainty:

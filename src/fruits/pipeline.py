@@ -72,10 +72,9 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
     objects = Objects(config.out)
     with ExitStack() as stack:
         memory = stack.enter_context(PeakMemory())
-        with clock.step("engine"):
-            engine = stack.enter_context(
-                closing(get_engine(config.engine, config.workers, master=config.master, conf=config.spark_conf))
-            )
+        engine = stack.enter_context(
+            closing(get_engine(config.engine, config.workers, master=config.master, conf=config.spark_conf))
+        )
         with clock.step("catalogue"):
             progress.start("catalogue", None)
             catalogue = catalogued(config, progress)
@@ -87,14 +86,14 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
         _refuse_hopeless(catalogue)
         about = records.about(config, catalogue, card, preprocessing, command=command, started=started)
 
-        with clock.step("embeddings"):
-            if config.repair:
+        if config.repair:
+            with clock.step("repair"):
                 _repair(parts, progress)
-            inventory, computed = embed(engine, catalogue, prepared, progress)
-            counts = records.counts(catalogue, inventory, computed)
-            rejections = records.rejections(catalogue, inventory)
-            _write_rejections(objects, rejections)
-            records.refuse_too_many(counts, rejections, config.max_rejected, f"{config.out}/rejected.csv")
+        inventory, computed = embed(engine, catalogue, prepared, progress, clock)
+        counts = records.counts(catalogue, inventory, computed)
+        rejections = records.rejections(catalogue, inventory)
+        _write_rejections(objects, rejections)
+        records.refuse_too_many(counts, rejections, config.max_rejected, f"{config.out}/rejected.csv")
 
         # Any number of runs may have come here on this output; what follows has fixed names, so one at a time goes on.
         lease = stack.enter_context(finishing(objects, progress.say))
@@ -139,7 +138,8 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             fitting.save_features(objects, catalogue.table, rows, features, about_features)
         with clock.step("head"):
             progress.start("head", None)
-            recogniser = fitting.fit_recogniser(features, rows, choice, config.seed, weights)
+            far = fitting.head_by_engine(engine, parts, inventory, pca, choice)
+            recogniser = fitting.fit_recogniser(features, rows, choice, config.seed, weights, far)
             taxonomy = Taxonomy.of(recogniser.labels, config.taxonomy)
             limits = fitting.photo_limits(parts, inventory, rows, preprocessing.size)
             certainty = fitting.certainty(choice, rows, limits, config.taxonomy)
@@ -232,22 +232,21 @@ def apply(
         raise ConfigError("--to is empty; expected a folder for the answers")
     with ExitStack() as stack:
         memory = stack.enter_context(PeakMemory())
-        with clock.step("engine"):
-            where = stack.enter_context(
-                closing(get_engine(engine, workers or usable_cores(), master=master, conf=spark_conf))
-            )
+        where = stack.enter_context(
+            closing(get_engine(engine, workers or usable_cores(), master=master, conf=spark_conf))
+        )
         with clock.step("catalogue"):
             progress.start("catalogue", None)
             recogniser = bundles.load(bundle_path)
             catalogue = list_photos(sources, labelled=False, progress=progress.advance)
             objects = Objects(to)
-        with clock.step("embeddings"):
-            parts = Parts(to, f"embeddings/{recogniser.computation}")
-            prepared = Prepared(recogniser.card, recogniser.preprocessing, recogniser.model_file, parts)
-            if repair:
+        parts = Parts(to, f"embeddings/{recogniser.computation}")
+        prepared = Prepared(recogniser.card, recogniser.preprocessing, recogniser.model_file, parts)
+        if repair:
+            with clock.step("repair"):
                 _repair(parts, progress)
-            inventory, computed = embed(where, catalogue, prepared, progress)
-            counts = records.counts(catalogue, inventory, computed)
+        inventory, computed = embed(where, catalogue, prepared, progress, clock)
+        counts = records.counts(catalogue, inventory, computed)
         with clock.step("predictions"):
             progress.start("predictions", counts["photos"])
             with finishing(objects, progress.say):
@@ -288,22 +287,31 @@ def prepare(config: RunConfig, catalogue: Catalogue, objects: Objects) -> Prepar
     return Prepared(backbone.card, preprocessing, _prepared_model(objects, backbone, preprocessing), parts)
 
 
-def embed(engine: Engine, catalogue: Catalogue, prepared: Prepared, progress: Progress) -> tuple[Inventory, int]:
-    """Compute the embeddings that are missing; return what is there then, and how many were computed."""
+def embed(
+    engine: Engine, catalogue: Catalogue, prepared: Prepared, progress: Progress, clock: Clock
+) -> tuple[Inventory, int]:
+    """Compute the embeddings that are missing; return what is there then, and how many were computed.
+
+    The engine is started only if there is something to compute; that is a step of its own on the clock.
+    """
     parts = prepared.parts
-    inventory = parts.inventory(catalogue.table)
-    planned: pa.Table | None = None
-    while len(inventory.missing) and (planned := parts.plan(catalogue.table, inventory.missing)) is None:
-        inventory = parts.inventory(catalogue.table)  # another run on this output has just planned
-    work = pa.concat_tables([inventory.pending, *([planned] if planned is not None else [])])
+    with clock.step("embeddings"):
+        inventory = parts.inventory(catalogue.table)
+        planned: pa.Table | None = None
+        while len(inventory.missing) and (planned := parts.plan(catalogue.table, inventory.missing)) is None:
+            inventory = parts.inventory(catalogue.table)  # another run on this output has just planned
+        work = pa.concat_tables([inventory.pending, *([planned] if planned is not None else [])])
     progress.start("embeddings", work.num_rows)
     if not work.num_rows:
         return inventory, 0
+    with clock.step("engine"):
+        engine.start()
     stage = EmbedStage(prepared.model, prepared.preprocessing, prepared.card.embedding_size, parts.root, parts.prefix)
-    for receipts in engine.map_batches(_by_shard(work), stage, schemas.RECEIPT):
-        for receipt in receipts.to_pylist():
-            progress.advance(receipt["ok"] + receipt["rejected"] + receipt["failed"])
-    return parts.inventory(catalogue.table), work.num_rows
+    with clock.step("embeddings"):
+        for receipts in engine.map_batches(_by_shard(work), stage, schemas.RECEIPT):
+            for receipt in receipts.to_pylist():
+                progress.advance(receipt["ok"] + receipt["rejected"] + receipt["failed"])
+        return parts.inventory(catalogue.table), work.num_rows
 
 
 def _preprocessing(config: RunConfig, backbone: Backbone, catalogue: Catalogue, objects: Objects) -> Preprocessing:

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from fruits.errors import FruitsError
+from fruits.learning.moments import Moments
 
 SCHEMA = pa.schema([pa.field("uri", pa.string()), pa.field("number", pa.int64()), pa.field("pid", pa.int64())])
 
@@ -88,3 +90,104 @@ class Announce:
 
 class StageError(FruitsError, ValueError):
     """An error that only these tests know."""
+
+
+@dataclass(frozen=True)
+class Linger:
+    """Writes the id of its process into a folder, takes its time, then doubles."""
+
+    folder: Path
+    seconds: float
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        (self.folder / str(os.getpid())).touch()
+        time.sleep(self.seconds)
+        yield from Double()(batches)
+
+
+@dataclass(frozen=True)
+class HangAfter:
+    """Doubles small numbers; at others it writes the id of its process into a folder and never comes back."""
+
+    folder: Path
+    number: int
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in Double()(batches):
+            if batch["number"][0].as_py() > 2 * self.number:
+                (self.folder / str(os.getpid())).touch()
+                time.sleep(600)
+            yield batch
+
+
+class Tasks:
+    """Tells which of Spark's tasks it is."""
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from pyspark import TaskContext
+
+        context = TaskContext.get()
+        assert context is not None
+        rows = [{"uri": str(context.stageId()), "number": context.partitionId(), "pid": os.getpid()} for _ in batches]
+        yield pa.RecordBatch.from_pylist(rows, SCHEMA)
+
+
+# --- For reductions ---------------------------------------------------------------------------------------------------
+
+
+def text(value: str) -> pa.RecordBatch:
+    """A letter."""
+    return pa.RecordBatch.from_pydict({"text": [value]})
+
+
+def joined(left: pa.RecordBatch, right: pa.RecordBatch) -> pa.RecordBatch:
+    """The letters, in brackets that show the tree."""
+    return text(f"({left['text'][0].as_py()}{right['text'][0].as_py()})")
+
+
+def refuse(value: str) -> pa.RecordBatch:
+    """A letter, if it is not x."""
+    if value == "x":
+        raise StageError("no x")
+    return text(value)
+
+
+def die(value: str) -> pa.RecordBatch:
+    """The end of the process."""
+    os._exit(3)
+
+
+def moments(seed: int) -> pa.RecordBatch:
+    """Moments of some rows whose sums round differently in every order."""
+    rng = np.random.default_rng(seed)
+    rows = (rng.normal(size=(60 + seed % 7, 40)) * 10.0 ** rng.integers(-3, 4, 40)).astype(np.float32)
+    return _to_batch(Moments.from_rows(rows))
+
+
+def merged(left: pa.RecordBatch, right: pa.RecordBatch) -> pa.RecordBatch:
+    """Merge moments."""
+    return _to_batch(_from_batch(left).merge(_from_batch(right)))
+
+
+def _to_batch(value: Moments) -> pa.RecordBatch:
+    columns = {"count": [value.count], "mean": [value.mean.tobytes()], "scatter": [value.scatter.tobytes()]}
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _from_batch(batch: pa.RecordBatch) -> Moments:
+    mean = np.frombuffer(batch["mean"][0].as_py())
+    return Moments(
+        batch["count"][0].as_py(), mean, np.frombuffer(batch["scatter"][0].as_py()).reshape(len(mean), len(mean))
+    )
+
+
+# --- For heads --------------------------------------------------------------------------------------------------------
+
+
+class Features:
+    """Rows as a head learns from them, in small batches."""
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for start in range(0, batch.num_rows, 100):
+                yield batch.slice(start, 100).select(["label", "weight", "features"])

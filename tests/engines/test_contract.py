@@ -1,31 +1,35 @@
-"""What every engine must do. A new engine is added to ENGINES and passes all of it; a known gap is a strict xfail."""
+"""What every engine must do. A new engine is added to ``masters`` and passes all of it; a known gap is a strict xfail."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pyarrow as pa
 import pytest
-from stages import SCHEMA, Die, Double, Raise, StageError
+from masters import CONF, LOCAL, SPARK, Engines, eventually
+from stages import SCHEMA, Die, Double, Raise, StageError, die, joined, merged, moments, refuse, text
 
-from fruits.engines import Engine, get_engine
+from fruits.engines import Engine, get_engine, merge_in_order
+from fruits.engines.local import LocalEngine
+from fruits.engines.spark import SparkEngine
 from fruits.errors import ConfigError, EngineError, FruitsError, ImageDecodeError, StoreError
 
-ENGINES = [("local", 1), ("local", 2), ("local", 3)]
 
-
-@pytest.fixture(params=ENGINES, ids=lambda given: f"{given[0]}-{given[1]}")
+@pytest.fixture(params=LOCAL + SPARK, scope="module")
 def engine(request: pytest.FixtureRequest) -> Engine:
-    return get_engine(*request.param)
+    """Each engine for all tests before the next one: sessions of Spark take seconds to start."""
+    if request.param in LOCAL:
+        return get_engine("local", int(request.param[-1]))
+    spark: Engines = request.getfixturevalue("spark")
+    return spark.open(request.param)
 
 
 def shard(start: int, n: int) -> pa.Table:
@@ -119,12 +123,18 @@ def test_shard_whose_worker_died_once_is_done_again_and_every_row_given_once(
     assert not list(tmp_path.iterdir())
 
 
-def test_workers_are_gone_after_the_last_batch(engine: Engine) -> None:
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_are_gone_after_the_last_batch(workers: int) -> None:
+    # Spark keeps its workers until the session stops; see test_spark.py.
+    engine = get_engine("local", workers)
     pids = {row["pid"] for row in mapped(engine, SHARDS, Double())}
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
 
 
-def test_workers_are_gone_when_the_caller_stops_early(engine: Engine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_are_gone_when_the_caller_stops_early(workers: int) -> None:
+    # The same of Spark, where a batch comes with its wave, is in test_spark.py.
+    engine = get_engine("local", workers)
     batches = engine.map_batches(SHARDS[:3], Double(1), SCHEMA)
     pid = next(iter(batches))["pid"][0].as_py()
     batches.close()
@@ -158,50 +168,78 @@ from fruits.engines import get_engine
 
 if __name__ == "__main__":
     shards = [pa.table({{"uri": ["a"], "number": [number]}}) for number in range(10)]
-    for _ in get_engine({name!r}, {workers}).map_batches(shards, Announce(Path(sys.argv[1])), SCHEMA):
+    for _ in get_engine({name!r}, {workers}, **{more!r}).map_batches(shards, Announce(Path(sys.argv[1])), SCHEMA):
         pass
 """
 
 
-@pytest.mark.parametrize(("name", "workers"), ENGINES)
-def test_workers_end_when_their_parent_is_killed(name: str, workers: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", LOCAL + SPARK)
+def test_workers_end_when_their_parent_is_killed(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    workers, more = 2, {}
+    if name in LOCAL:
+        workers = int(name[-1])
+    else:
+        spark: Engines = request.getfixturevalue("spark")
+        more = {"master": spark.master(name), "conf": CONF}
+        if name == "spark-standalone":
+            spark.close_spark()  # its executors hold every core
     script, announced = tmp_path / "parent.py", tmp_path / "announced"
-    script.write_text(PARENT.format(here=str(Path(__file__).parent), name=name, workers=workers), "utf-8")
+    script.write_text(
+        PARENT.format(here=str(Path(__file__).parent), name=name.split("-", maxsplit=1)[0], workers=workers, more=more), "utf-8"
+    )
     announced.mkdir()
     parent = subprocess.Popen([sys.executable, str(script), str(announced)])
     try:
         assert eventually(lambda: len(list(announced.iterdir())) == workers)
-        descendants = psutil.Process(parent.pid).children(recursive=True)
-        pids = {int(path.name) for path in announced.iterdir()}
-        assert pids <= {process.pid for process in descendants}
+        started = [psutil.Process(int(path.name)) for path in announced.iterdir()]
+        started += psutil.Process(parent.pid).children(recursive=True)
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-    assert eventually(lambda: not any(process.is_running() for process in descendants))
-
-
-def eventually(condition: Callable[[], bool], limit_s: float = 60) -> bool:
-    """Poll; the limit only keeps a broken test from waiting for ever."""
-    end = time.monotonic() + limit_s
-    while not (fulfilled := condition()) and time.monotonic() < end:
-        time.sleep(0.05)
-    return fulfilled
+    assert eventually(lambda: not any(process.is_running() for process in started))
 
 
 # --- reduce_batches ---------------------------------------------------------------------------------------------------
 
 
-def text(value: str) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pydict({"text": [value]})
-
-
-def joined(left: pa.RecordBatch, right: pa.RecordBatch) -> pa.RecordBatch:
-    return text(left["text"][0].as_py() + right["text"][0].as_py())
-
-
-@pytest.mark.parametrize("letters", ["a", "ab", "abcdefg"])
+@pytest.mark.parametrize("letters", ["a", "ab", "abcdefgh", "abcdefghi", "abcdefghijklmnopqrst"])
 def test_partial_results_are_merged_in_the_order_of_the_shards(engine: Engine, letters: str) -> None:
-    assert engine.reduce_batches(letters, text, joined)["text"].to_pylist() == [letters]
+    found = engine.reduce_batches(letters, text, joined)["text"][0].as_py()
+    assert found.replace("(", "").replace(")", "") == letters
+
+
+@pytest.mark.parametrize(
+    ("n", "tree"),
+    [
+        (3, "((01)2)"),
+        (8, "(((((((01)2)3)4)5)6)7)"),
+        (9, "((((((((01)2)3)4)5)6)7)8)"),
+        (10, "((((((((01)2)3)4)5)6)7)(89))"),
+    ],
+)
+def test_tree_of_merges_is_eight_from_the_left_and_eight_of_those(engine: Engine, n: int, tree: str) -> None:
+    assert engine.reduce_batches("0123456789"[:n], text, joined)["text"].to_pylist() == [tree]
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 65, 100, 300])
+def test_sums_of_floats_have_the_bits_of_one_process(engine: Engine, n: int) -> None:
+    assert engine.reduce_batches(range(n), moments, merged) == merge_in_order(map(moments, range(n)), merged)
+
+
+def test_shards_of_a_reduction_may_be_an_iterator(engine: Engine) -> None:
+    assert engine.reduce_batches(iter("ab"), text, joined)["text"].to_pylist() == ["(ab)"]
+
+
+def test_error_of_a_partial_result_surfaces_as_itself(engine: Engine) -> None:
+    with pytest.raises(StageError, match="no x"):
+        engine.reduce_batches("abcdefghixklm", refuse, joined)
+
+
+@pytest.mark.parametrize("master", SPARK)
+def test_reduction_that_kills_its_workers_ends_in_an_error(master: str, spark: Engines) -> None:
+    # The local engine computes partial results in its own process.
+    with pytest.raises(EngineError, match="workers died in 3 attempts to merge 3 shards"):
+        spark.open(master).reduce_batches("abc", die, joined)
 
 
 def test_reducing_nothing_is_refused(engine: Engine) -> None:
@@ -213,11 +251,23 @@ def test_reducing_nothing_is_refused(engine: Engine) -> None:
 
 
 def test_unknown_engine_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no engine 'abacus'; expected local"):
+    with pytest.raises(ConfigError, match="no engine 'abacus'; expected local or spark"):
         get_engine("abacus", 1)
 
 
-@pytest.mark.parametrize(("name", "workers"), ENGINES)
-def test_engine_tells_its_name_and_its_workers(name: str, workers: int) -> None:
-    chosen = get_engine(name, workers)
-    assert (chosen.name, chosen.workers) == (name, workers)
+@pytest.mark.parametrize("more", [{"master": "local[2]"}, {"conf": ["a=b"]}])
+def test_local_engine_has_no_master_and_no_conf(more: Any) -> None:
+    with pytest.raises(ConfigError, match="engine 'local' has no master and no conf"):
+        get_engine("local", 1, **more)
+
+
+def test_engine_tells_its_name_and_its_workers(engine: Engine) -> None:
+    assert engine.name in ("local", "spark")
+    assert engine.workers in (1, 2, 3)
+
+
+def test_every_engine_has_the_operations_of_the_protocol_with_their_signatures() -> None:
+    for operation in ("map_batches", "reduce_batches", "close"):
+        wanted = inspect.signature(getattr(Engine, operation))
+        for kind in (LocalEngine, SparkEngine):
+            assert inspect.signature(getattr(kind, operation)) == wanted

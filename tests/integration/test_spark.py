@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from fruits import bundle as bundles
+from fruits import pipeline
+from fruits.config import RunConfig
+from fruits.learning import head as heads
 from fruits.rows import vectors_of
 from fruits.storage.parts import Parts
 
@@ -123,3 +127,21 @@ def test_settings_of_spark_are_refused_by_the_local_engine_and_malformed_ones_by
         done = fruits("run", finished_run.photos, "--to", tmp_path / "out", *arguments)
         assert (done.code, done.stdout) == (2, "")
         assert not (tmp_path / "out" / "embeddings").exists()
+
+
+def test_head_of_more_photos_than_one_machine_takes_is_fitted_by_spark_on_all_of_them(
+    finished_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "MAX_ROWS", 100)
+    choices = {"sources": (str(finished_run.photos),), "workers": 2, "components": finished_run.record["components"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # py4j leaves its sockets to the garbage collector
+        record = pipeline.run(RunConfig(out=str(tmp_path / "out"), engine="spark", master="local[2]", **choices))
+    assert record["head"]["training_photos"] == finished_run.record["splits"]["train"] > 100
+    assert record["metrics"]["accuracy"] == finished_run.record["metrics"]["accuracy"]
+    one, other = bundles.load(finished_run.out), bundles.load(tmp_path / "out")
+    vectors = embeddings(finished_run.out)[1]
+    probabilities = [bundle.classify(vectors)[1] for bundle in (one, other)]
+    assert (probabilities[0].argmax(axis=1) == probabilities[1].argmax(axis=1)).all()
+    # Both stop when hardly anything is gained, scikit-learn sooner.
+    assert np.abs(probabilities[0] - probabilities[1]).max() < 0.02

@@ -28,6 +28,10 @@ class Engine(Protocol):
     name: str
     workers: int
 
+    def start(self) -> None:
+        """Open what work needs, if it is not open; any other method does so by itself, on its own time."""
+        ...
+
     def map_batches(self, shards: Iterable[pa.Table], stage: Stage, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """Apply ``stage`` (picklable) to every shard and yield its batches, of ``schema``, as they come.
 

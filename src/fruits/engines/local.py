@@ -46,6 +46,9 @@ class LocalEngine:
             _context()
             forkserver.ensure_running()
 
+    def start(self) -> None:
+        """Workers start with their shards."""
+
     def map_batches(self, shards: Iterable[pa.Table], stage: Stage, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """See :class:`fruits.engines.Engine`."""
         todo = deque((shard, 1) for shard in shards)

@@ -71,6 +71,10 @@ class SparkEngine:
             self._spark = Spark.open(self.workers, self._master, self._conf)
         return self._spark
 
+    def start(self) -> None:
+        """Open the session."""
+        _ = self.spark
+
     def map_batches(self, shards: Iterable[pa.Table], stage: Stage, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """See :class:`fruits.engines.Engine`. Shards are taken as waves need them, rows given when their wave has ended."""
         works = (_Work(number, shard_name(shard), to_ipc(shard)) for number, shard in enumerate(shards))

@@ -1,0 +1,341 @@
+"""Photos and results in a bucket: a real S3 server, real requests; the same results as in a folder, and errors that help."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from faults import checks
+from faults import photos as copies
+from faults.proxy import KINDS, FaultyProxy
+from faults.s3_server import S3Server, free_port
+
+from fruits import bundle as bundles
+from fruits import pipeline
+from fruits.config import RunConfig
+from fruits.errors import StoreError
+from fruits.storage.objects import Objects
+
+CHOICES = ("--workers", 2)  # those of the finished run
+
+
+def store(address: str, environment: dict[str, str]) -> Any:
+    name, _, prefix = address.removeprefix("s3://").partition("/")
+    return copies.bucket(name, environment, prefix or None)
+
+
+@pytest.fixture
+def in_bucket(finished_run: Any, bucket: str, s3_environment: dict[str, str]) -> str:
+    """The photos of the finished run, in a bucket."""
+    copies.upload(finished_run.photos, store(f"{bucket}/photos", s3_environment))
+    return f"{bucket}/photos"
+
+
+@pytest.fixture(scope="module")
+def run_in_bucket(finished_run: Any, s3: S3Server, fruits: Callable[..., Any]) -> Iterator[tuple[str, str, Any]]:
+    """Photos in a bucket, results in a bucket, and how the run ended; tests only read them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3.environment().items():
+            patch.setenv(name, value)
+        root = s3.make_bucket("run-in-bucket")
+        copies.upload(finished_run.photos, store(f"{root}/the photos", s3.environment()))
+        done = fruits("run", f"{root}/the photos", "--to", f"{root}/results", *CHOICES, "--json")
+        assert done.code == 0, done.stderr
+        yield f"{root}/the photos", f"{root}/results", done.json()
+
+
+# --- The same as in a folder ------------------------------------------------------------------------------------------
+
+
+def test_run_from_bucket_to_bucket_is_the_local_run_to_the_last_bit(
+    run_in_bucket: Any, finished_run: Any, s3_environment: dict[str, str], tmp_path: Path
+) -> None:
+    expected = checks.read(finished_run.out, checks.Verdict())
+    assert expected is not None
+    copied = copies.download(store(run_in_bucket[1], s3_environment), tmp_path / "copy")
+    verdict = checks.check(copied, expected)
+    assert verdict.good, verdict.notes
+    assert run_in_bucket[2]["metrics"] == finished_run.record["metrics"]
+
+
+def test_uris_of_a_bucket_name_every_photo_in_full(run_in_bucket: Any, s3_environment: dict[str, str]) -> None:
+    photos, out, _ = run_in_bucket
+    with Objects(out).open("features.parquet") as file:
+        uris = pq.read_table(file, columns=["uri"], pre_buffer=False)["uri"].to_pylist()
+    assert uris == sorted(uris)
+    assert all(uri.startswith(f"{photos}/T") and uri.endswith("_100.jpg") for uri in uris)
+
+
+def test_second_run_in_a_bucket_computes_nothing(
+    run_in_bucket: Any, s3_environment: dict[str, str], fruits: Callable[..., Any]
+) -> None:
+    photos, out, first = run_in_bucket
+    again = fruits("run", photos, "--to", out, *CHOICES, "--json")
+    assert again.code == 0, again.stderr
+    assert (again.json()["computed"], again.json()["up_to_date"]) == (0, True)
+    assert again.json()["metrics"] == first["metrics"]
+
+
+def test_run_killed_in_a_bucket_goes_on(
+    finished_run: Any, in_bucket: str, bucket: str, s3_environment: dict[str, str], fruits: Callable[..., Any],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    out = f"{bucket}/results"
+    command = [sys.executable, "-m", "fruits", "run", in_bucket, "--to", out, *map(str, CHOICES)]
+    objects = Objects(out)
+    for records in (0, 1, 3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len([one for one in objects.list() if "/records/" in one.key]) < records:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    done = fruits(*command[3:], "--json")
+    assert done.code == 0, done.stderr
+    expected = checks.read(finished_run.out, checks.Verdict())
+    assert expected is not None
+    verdict = checks.check(copies.download(store(out, s3_environment), tmp_path / "copy"), expected)
+    assert verdict.good, verdict.notes
+
+
+def test_photo_added_to_the_bucket_costs_only_itself(
+    finished_run: Any, bucket: str, s3_environment: dict[str, str], own_photos: Path
+) -> None:
+    to = store(f"{bucket}/photos", s3_environment)
+    copies.upload(own_photos, to)
+
+    def run() -> dict[str, Any]:
+        return pipeline.run(RunConfig(sources=(f"{bucket}/photos",), out=f"{bucket}/out", workers=1, components=8))
+
+    first = run()
+    some = sorted(own_photos.glob("Training/*/*.jpg"))
+    to.put(f"Training/{some[0].parent.name}/added.jpg", some[0].read_bytes())
+    to.put(some[1].relative_to(own_photos).as_posix(), some[2].read_bytes())  # another photo of the same name
+    second = run()
+    assert (second["photos"], second["computed"], second["ok"]) == (first["photos"] + 1, 2, first["ok"] + 1)
+
+
+def test_apply_in_buckets_answers_as_in_folders(
+    run_in_bucket: Any, finished_run: Any, bucket: str, s3_environment: dict[str, str], fruits: Callable[..., Any],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    photos, out, _ = run_in_bucket
+    done = fruits("apply", out, f"{photos}/Test", "--to", f"{bucket}/answers", *CHOICES, "--json")
+    assert done.code == 0, done.stderr
+    assert done.json()["predictions"] == f"{bucket}/answers/predictions.parquet"
+    pipeline.apply(str(finished_run.out), [str(finished_run.photos / "Test")], str(tmp_path / "local"), workers=1)
+    copied = copies.download(store(f"{bucket}/answers", s3_environment), tmp_path / "copy")
+    there, here = (
+        {checks.name_of(row.pop("uri")): row for row in pq.read_table(folder / "predictions.parquet").to_pylist()}
+        for folder in (copied, tmp_path / "local")
+    )
+    assert there == here
+    again = fruits("apply", out, f"{photos}/Test", "--to", f"{bucket}/answers", *CHOICES, "--json")
+    assert (again.json()["computed"], again.json()["reused"]) == (0, len(here))
+
+
+def test_predict_with_the_bundle_in_a_bucket(
+    run_in_bucket: Any, finished_run: Any, s3_environment: dict[str, str], fruits: Callable[..., Any]
+) -> None:
+    photo = min(finished_run.photos.glob("Test/*/*.jpg"))
+    there, here = (fruits("predict", out, photo, "--json") for out in (run_in_bucket[1], finished_run.out))
+    assert there.code == here.code == 0, there.stderr
+    assert there.json() == here.json()
+
+
+def test_bundle_loads_from_a_bucket(run_in_bucket: Any, finished_run: Any, s3_environment: dict[str, str]) -> None:
+    assert bundles.load(run_in_bucket[1]).labels == bundles.load(finished_run.out).labels
+
+
+def test_local_photos_with_results_in_a_bucket_and_the_other_way_round(
+    own_photos: Path, bucket: str, s3_environment: dict[str, str], tmp_path: Path
+) -> None:
+    copies.upload(own_photos, store(f"{bucket}/photos", s3_environment))
+    here = pipeline.run(RunConfig(sources=(f"{bucket}/photos",), out=str(tmp_path / "out"), workers=1, components=8))
+    there = pipeline.run(RunConfig(sources=(str(own_photos),), out=f"{bucket}/out", workers=1, components=8))
+    assert here["metrics"] == there["metrics"]
+    expected = checks.read(tmp_path / "out", checks.Verdict())
+    assert expected is not None
+    copied = copies.download(store(f"{bucket}/out", s3_environment), tmp_path / "copy")
+    assert checks.check(copied, expected).good
+
+
+# --- Errors that say what to do ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, ("denied", "credentials")),
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, ("denied", "credentials")),
+        ({"AWS_REGION": "eu-west-3", "AWS_DEFAULT_REGION": "eu-west-3"}, ("region", "us-east-1")),
+    ],
+    ids=["wrong secret", "unknown key", "wrong region"],
+)
+@pytest.mark.parametrize("which", ["photos", "results"])
+def test_refusals_of_the_store_are_explained(
+    own_photos: Path, bucket: str, fruits: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    variables: dict[str, str], says: tuple[str, ...], which: str,
+) -> None:  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    places = (f"{bucket}/photos", tmp_path / "out") if which == "photos" else (own_photos, f"{bucket}/out")
+    assert_explained(fruits("run", places[0], "--to", places[1], "--components", 8), bucket, *says)
+
+
+@pytest.mark.parametrize("which", ["photos", "results"])
+def test_missing_bucket_is_named(
+    own_photos: Path, s3_environment: dict[str, str], fruits: Callable[..., Any], tmp_path: Path, which: str
+) -> None:
+    places = ("s3://nowhere/photos", tmp_path / "out") if which == "photos" else (own_photos, "s3://nowhere/out")
+    done = fruits("run", places[0], "--to", places[1], "--components", 8)
+    assert_explained(done, "no bucket 'nowhere'")
+
+
+def test_empty_prefix_is_said(bucket: str, fruits: Callable[..., Any], tmp_path: Path) -> None:
+    assert_explained(fruits("run", f"{bucket}/photos", "--to", tmp_path / "out"), f"{bucket}/photos")
+
+
+def test_endpoint_that_is_down_is_said_within_bounds(
+    own_photos: Path, bucket: str, fruits: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    assert_explained(fruits("run", own_photos, "--to", f"{bucket}/out", "--components", 8), "AWS_ENDPOINT_URL")
+
+
+def test_no_credentials_are_said(
+    own_photos: Path, bucket: str, fruits: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    done = fruits("run", own_photos, "--to", f"{bucket}/out", "--components", 8)
+    assert_explained(done, "AWS_ACCESS_KEY_ID")
+
+
+def assert_explained(done: Any, *says: str) -> None:
+    """Exit 1, one message, what to do, no secret and no traceback."""
+    assert done.code == 1, done.stderr
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("fruits: "), done.stderr
+    assert all(text in message for text in says), message
+    assert "Traceback" not in done.stderr
+    assert "not-a-secret" not in done.stderr
+    assert "Debug source" not in done.stderr
+
+
+# --- Faults on the way ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "stalled"])
+def test_objects_are_right_in_spite_of(kind: str, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything but the worst weather passes unnoticed: what was put is there, once, and whose it is is known."""
+    with FaultyProxy(s3.port, kind, rate=0.15, seed=1) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        objects = Objects(f"{bucket}/some")
+        for number in range(30):
+            data = f"{kind} {number} ".encode() * 2000
+            assert objects.put_if_absent(f"{number:02d}", data), f"told that {number} is another writer's"
+            assert not objects.put_if_absent(f"{number:02d}", b"another's")
+            assert objects.read(f"{number:02d}") == data
+        assert [one.key for one in objects.list()] == [f"{number:02d}" for number in range(30)]
+        assert proxy.done[kind] > 3
+
+
+def test_store_that_never_answers_is_given_up(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRUITS_STORE_TIMEOUT_S", "0.2")
+    with FaultyProxy(s3.port, "stalled", rate=0.2, seed=1) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        objects = Objects(f"{bucket}/some")
+        for number in range(10):
+            assert objects.put_if_absent(str(number), b"data")
+            assert objects.read(str(number)) == b"data"
+        assert proxy.done["stalled"] > 1
+
+
+def test_server_that_is_killed_and_comes_back_has_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3: S3Server
+) -> None:
+    with S3Server(tmp_path / "server") as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        objects = Objects(server.make_bucket("lasting"))
+        objects.write("here", b"to stay")
+        server.restart()  # after SIGKILL
+        assert objects.read("here") == b"to stay"
+        assert not objects.put_if_absent("here", b"again")
+
+
+# --- Breadth: another implementation of S3 ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[str]:
+    """moto's S3: not atomic and not checking signatures, but it lists in pages and knows what AWS answers."""
+    pytest.importorskip("moto", reason="no moto; run: pip install -e '.[dev]'")
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        while server.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        assert server.poll() is None, "moto did not start"
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture
+def moto_bucket(moto: str, s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
+    request = urllib.request.Request(f"{moto}/breadth", method="PUT")
+    with urllib.request.urlopen(request, timeout=30):
+        return "s3://breadth"
+
+
+def test_objects_on_moto(moto_bucket: str) -> None:
+    objects = Objects(f"{moto_bucket}/many")
+    with objects.writer("large") as stream:  # a multipart upload
+        for _ in range(3):
+            stream.write(b"0123456789abcdef" * (6 << 16))
+    assert objects.size("large") == 3 * 16 * (6 << 16)
+    assert objects.read_range("large", 14, 4) == b"ef01"
+    assert objects.put_if_absent("one", b"1")
+    assert not objects.put_if_absent("one", b"2")
+    objects.delete("one")
+    objects.delete("one")
+    assert objects.read_if_present("one") is None
+    with pytest.raises(StoreError, match="no bucket 'nowhere'"):
+        Objects("s3://nowhere/at all").read("it")
+
+
+def test_listing_goes_over_many_pages(moto_bucket: str) -> None:
+    objects = Objects(f"{moto_bucket}/pages")
+    names = [f"{number:05d}" for number in range(2100)]
+    to = copies.bucket("breadth", dict(os.environ), "pages")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: to.put(name, b""), names))
+    assert sorted(one.key for one in objects.list()) == names
+
+
+def test_run_on_moto(moto_bucket: str, own_photos: Path, tmp_path: Path) -> None:
+    copies.upload(own_photos, copies.bucket("breadth", dict(os.environ), "photos"))
+    there = pipeline.run(
+        RunConfig(sources=(f"{moto_bucket}/photos",), out=f"{moto_bucket}/out", workers=1, components=8)
+    )
+    here = pipeline.run(RunConfig(sources=(str(own_photos),), out=str(tmp_path / "out"), workers=1, components=8))
+    assert there["metrics"] == here["metrics"]
