@@ -1,5 +1,6 @@
 """Lets worker processes import the stages of these tests by name, as they import fruits; and opens engines."""
 
+import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,30 +14,30 @@ from masters import Engines, linked_spark_home
 from fruits.engines.spark_session import check_requirements
 from fruits.errors import EngineError
 
+#: PySpark leaves it to the garbage collector to close the sockets through which it talks to its own Java.
+PYSPARKS_SOCKETS = r"ignore:unclosed <socket.socket .*raddr=\('127\.0\.0\.1':ResourceWarning"
 
-@pytest.fixture(scope="session")
-def _spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.filterwarnings(PYSPARKS_SOCKETS))
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """Opens engines of Spark. All tests skip on this one line, so that pytest's summary shows one."""
+    try:
+        check_requirements(None)
+    except EngineError as exc:
+        missing = str(exc)
+    else:
+        missing = ""
+    if missing:
+        pytest.skip(f"engine 'spark' is not tested: {missing}")
     engines = Engines(tmp_path_factory.mktemp("standalone"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARK_HOME", str(linked_spark_home(tmp_path_factory.mktemp("spark-home"))))
         yield engines
         engines.close()
-
-
-@pytest.fixture(scope="session")
-def missing() -> str | None:
-    """What Spark needs and this machine lacks."""
-    try:
-        check_requirements(None)
-    except EngineError as exc:
-        return str(exc)
-    return None
-
-
-@pytest.fixture(scope="session")
-def spark(missing: str | None, request: pytest.FixtureRequest) -> Engines:
-    """Opens engines of Spark. All tests skip on one line, so that pytest's summary shows one."""
-    if missing:
-        pytest.skip(f"engine 'spark' is not tested: {missing}")
-    engines: Engines = request.getfixturevalue("_spark")
-    return engines
+    gc.collect()  # here, where their warnings are expected

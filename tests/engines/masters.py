@@ -101,7 +101,7 @@ def _start(stack: ExitStack, folder: Path, name: str, options: list[str]) -> Pat
     command = [f"{os.environ['SPARK_HOME']}/bin/spark-class", f"org.apache.spark.deploy.{name}", *options]
     environment = {**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "256m"}
     with log.open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, preexec_fn=_die_with_parent)
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, preexec_fn=_die_with_parent)  # noqa: PLW1509 - a lone call
 
     def stop() -> None:
         process.kill()

@@ -15,7 +15,7 @@ import psutil
 import pyarrow as pa
 import pytest
 from masters import CONF, LOCAL, SPARK, Engines, eventually
-from stages import SCHEMA, Die, Double, Raise, StageError, die, joined, merged, moments, refuse, text
+from stages import SCHEMA, Die, Double, Linger, Raise, StageError, die, joined, merged, moments, refuse, text
 
 from fruits.engines import Engine, get_engine, merge_in_order
 from fruits.engines.local import LocalEngine
@@ -141,6 +141,19 @@ def test_workers_are_gone_when_the_caller_stops_early(workers: int) -> None:
     assert eventually(lambda: not psutil.pid_exists(pid))
 
 
+@pytest.mark.parametrize("name", ["spark-standalone", "spark-local-cluster[2,1,1024]"])
+def test_executor_that_is_killed_costs_no_row_and_doubles_none(name: str, spark: Engines, tmp_path: Path) -> None:
+    engine, found = spark.open(name), []
+    running = threading.Thread(target=lambda: found.extend(mapped(engine, SHARDS, Linger(tmp_path, 0.3))))
+    running.start()
+    assert eventually(lambda: any(tmp_path.iterdir()))
+    executor = psutil.Process(int(next(tmp_path.iterdir()).name)).parent().parent()
+    assert "org.apache.spark.executor.CoarseGrainedExecutorBackend" in executor.cmdline()
+    executor.kill()
+    running.join()
+    assert numbers(found) == list(range(0, 140, 2))
+
+
 def test_engine_can_be_used_again_after_an_error(engine: Engine) -> None:
     with pytest.raises(StageError):
         mapped(engine, SHARDS, Raise("/photos/30.jpg", StageError("once")))
@@ -185,7 +198,8 @@ def test_workers_end_when_their_parent_is_killed(name: str, request: pytest.Fixt
             spark.close_spark()  # its executors hold every core
     script, announced = tmp_path / "parent.py", tmp_path / "announced"
     script.write_text(
-        PARENT.format(here=str(Path(__file__).parent), name=name.split("-", maxsplit=1)[0], workers=workers, more=more), "utf-8"
+        PARENT.format(here=str(Path(__file__).parent), name=name.split("-", maxsplit=1)[0], workers=workers, more=more),
+        "utf-8",
     )
     announced.mkdir()
     parent = subprocess.Popen([sys.executable, str(script), str(announced)])

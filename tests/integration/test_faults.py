@@ -1,0 +1,242 @@
+"""The trials of ``python -m faults`` must be able to fail: every check is handed damage and has to complain."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from faults import checks, damage, decoders, pairs, stores
+from faults.__main__ import SCENARIOS
+from faults.page import write
+from faults.running import Ended, Running
+from faults.trials import Figure, Trials
+
+REPOSITORY = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def expected(finished_run: Any) -> checks.Results:
+    verdict = checks.Verdict()
+    results = checks.read(finished_run.out, verdict)
+    assert verdict.good, verdict.notes
+    assert results is not None
+    return results
+
+
+def test_undamaged_results_are_right(finished_run: Any, expected: checks.Results) -> None:
+    assert checks.check(finished_run.out, expected) == checks.Verdict()
+    assert len(expected.embeddings) == len(expected.features) == finished_run.record["photos"]
+
+
+def a_record(out: Path) -> Path:
+    return min(out.glob("embeddings/*/records/*.json"))
+
+
+def rewrite_part(out: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Change a part and the record that vouches for it, as a mistake in fruits itself would."""
+    path = a_record(out)
+    record = json.loads(path.read_bytes())
+    part = out / record["part"]
+    table = change(pq.read_table(part))
+    pq.write_table(table, part)
+    path.write_text(json.dumps({**record, "sha256": checks._sha256(part), "rows": table.num_rows}))
+
+
+def set_column(name: str, row: int, value: object) -> Callable[[pa.Table], pa.Table]:
+    def change(table: pa.Table) -> pa.Table:
+        values = table[name].to_pylist()
+        values[row] = value
+        at = table.schema.get_field_index(name)
+        return table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
+
+    return change
+
+
+def one_bit(table: pa.Table) -> pa.Table:
+    vector = table["embedding"][3].as_py()
+    return set_column("embedding", 3, [vector[0] + 1e-6, *vector[1:]])(table)
+
+
+def in_json(name: str, change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    def damage_it(out: Path) -> None:
+        values = json.loads((out / name).read_bytes())
+        change(values)
+        (out / name).write_text(json.dumps(values))
+
+    return damage_it
+
+
+def features(change: Callable[[pa.Table], pa.Table]) -> Callable[[Path], None]:
+    def damage_it(out: Path) -> None:
+        pq.write_table(change(pq.read_table(out / "features.parquet")), out / "features.parquet")
+
+    return damage_it
+
+
+def renamed(table: pa.Table) -> pa.Table:
+    about = json.loads(table.schema.metadata[b"fruits"])
+    return table.replace_schema_metadata({b"fruits": json.dumps({**about, "identity": "another"})})
+
+
+def flip(pattern: str) -> Callable[[Path], None]:
+    def damage_it(out: Path) -> None:
+        path = min(out.glob(pattern))
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+
+    return damage_it
+
+
+@pytest.mark.parametrize(
+    ("damage_it", "what"),
+    [
+        (lambda out: a_record(out).unlink(), "lost"),
+        (lambda out: rewrite_part(out, lambda table: table.slice(1)), "lost"),
+        (lambda out: rewrite_part(out, lambda table: pa.concat_tables([table, table.slice(0, 1)])), "doubled"),
+        (lambda out: shutil.copy(a_record(out), a_record(out).with_name("00009-00000.json")), "doubled"),
+        (lambda out: rewrite_part(out, one_bit), "wrong"),
+        (lambda out: rewrite_part(out, set_column("label", 0, "Plum")), "wrong"),
+        (lambda out: rewrite_part(out, set_column("sha256", 0, "0" * 64)), "wrong"),
+        (lambda out: rewrite_part(out, set_column("uri", 0, "/x/Training/Plum/new.jpg")), "lost"),
+        (flip("embeddings/*/parts/*"), "wrong"),
+        (lambda out: (out / json.loads(a_record(out).read_bytes())["part"]).unlink(), "lost"),
+        (features(lambda table: table.slice(1)), "lost"),
+        (features(lambda table: pa.concat_tables([table, table.slice(0, 1)])), "doubled"),
+        (features(renamed), "wrong"),
+        (in_json("run.json", lambda record: record.update(identity="another")), "wrong"),
+        (in_json("run.json", lambda record: record.update(ok=record["ok"] - 1)), "wrong"),
+        (in_json("run.json", lambda record: record["metrics"].update(accuracy=0.1)), "wrong"),
+        (in_json("bundle/manifest.json", lambda manifest: manifest["about"].update(identity="another")), "wrong"),
+        (flip("bundle/weights.npy"), "wrong"),
+        (lambda out: (out / "run.json").unlink(), "wrong"),
+        (lambda out: (out / "features.parquet").write_bytes(b"PAR1"), "wrong"),
+        (lambda out: shutil.rmtree(out / "bundle"), "wrong"),
+    ],
+)
+def test_damage_of_every_sort_is_seen(
+    finished_run: Any, expected: checks.Results, tmp_path: Path, damage_it: Callable[[Path], object], what: str
+) -> None:
+    out = finished_run.copy_to(tmp_path)
+    damage_it(out)
+    verdict = checks.check(out, expected)
+    assert getattr(verdict, what) > 0, verdict
+    assert not verdict.good
+    assert verdict.notes
+
+
+def test_results_of_other_choices_are_not_taken_for_right(
+    finished_run: Any, expected: checks.Results, tmp_path: Path
+) -> None:
+    from fruits import pipeline
+    from fruits.config import RunConfig
+
+    out = finished_run.copy_to(tmp_path)
+    pipeline.run(RunConfig(sources=(str(finished_run.photos),), out=str(out), workers=1, components=3))
+    assert not checks.check(out, expected).good
+
+
+# --- The judges of single scenarios -----------------------------------------------------------------------------------
+
+
+def ended(code: int | None, stderr: str = "", stdout: str = "") -> Ended:
+    return Ended(code, 1.0, stdout, stderr)
+
+
+def test_only_one_message_with_exit_1_is_a_clear_error() -> None:
+    assert ended(1, "catalogue: 3 photos\nfruits: no space").is_clear_error
+    assert not ended(1, "Traceback (most recent call last):\nfruits: no space").is_clear_error
+    assert not ended(1, "ValueError: no").is_clear_error
+    assert not ended(-9, "fruits: no space").is_clear_error
+    assert not ended(None, "fruits: no space").is_clear_error
+
+
+def test_a_run_that_steps_back_must_say_for_whom() -> None:
+    assert pairs._stepped_back(ended(1, "fruits: the run of process 77 on 'host' holds it"))
+    assert not pairs._stepped_back(ended(1, "fruits: failed"))
+
+
+def test_damage_must_be_named_with_what_helps() -> None:
+    assert damage._names(ended(1, "fruits: part 'embeddings/a/parts/p.parquet' is damaged; --repair"), "x/p.parquet")
+    assert not damage._names(ended(1, "fruits: something is damaged; --repair"), "x/p.parquet")
+    assert not damage._names(ended(1, "fruits: part 'p.parquet' is damaged"), "x/p.parquet")
+
+
+def test_flip_changes_one_byte(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(100))
+    at = damage._flip(path, Trials(tmp_path).chance("any"))
+    assert [index for index, byte in enumerate(path.read_bytes()) if byte] == [at]
+
+
+def test_bad_photos_that_are_not_rejected_are_seen(finished_run: Any, tmp_path: Path) -> None:
+    for name in ("alone", "out"):
+        shutil.copytree(finished_run.out, tmp_path / name)
+    (tmp_path / "out" / "rejected.csv").write_text("uri,label,status,code,message\n", "utf-8")
+    figure = Figure("any", "any")
+    assert decoders._judge(tmp_path, {}, figure.outcomes).good
+    assert decoders._judge(tmp_path, {"Training/Plum/crash.jpg": "crashed"}, figure.outcomes).lost == 1
+
+
+def test_whole_session_is_killed_and_what_lives_on_is_seen(tmp_path: Path) -> None:
+    child = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)']); "
+    for whole in (True, False):
+        running = Running([sys.executable, "-c", child + "time.sleep(99)"], tmp_path / "logs")
+        while len(running.members()) < 2:
+            assert running.process.poll() is None
+        running.kill(whole=whole)
+        assert bool(running.left_behind(patience_s=0.2)) is not whole
+        assert not running.members()
+
+
+def test_a_race_without_atomic_names_is_noticed(tmp_path: Path, s3: Any) -> None:
+    trials = Trials(tmp_path, quick=True, say=lambda _: None)
+    control = stores.race_control(trials)
+    assert control.good
+    assert control.outcomes["names with more than one winner, noticed"] > 0
+    assert stores.race(trials).good
+
+
+# --- The table --------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_replaced_and_others_stay(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- faults: begin -->\n<!-- faults: end -->\nafter\n", "utf-8")
+    figure = Figure("flips", "bytes | changed")
+    figure.count("repaired")
+    write([figure, Figure("pairs", "two runs", skipped="no disk")], list(SCENARIOS), page)
+    figure.count("repaired", checks.Verdict(lost=3, notes=["3 lost"]))
+    write([figure], list(SCENARIOS), page)
+    text = page.read_text("utf-8")
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == ["pairs", "flips"]
+    assert "| 2 | 3 | 0 | 0 | 2 repaired; **not as it should be** |" in rows[1]
+
+
+def test_page_has_room_for_the_table() -> None:
+    text = (REPOSITORY / "docs" / "reliability.md").read_text("utf-8")
+    assert text.count("<!-- faults: begin -->") == text.count("<!-- faults: end -->") == 1
+
+
+# --- The cheapest scenarios, for real ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("kill-local", "flips"), ("s3-lost-answer",)])
+def test_trials_run_and_all_is_right(names: tuple[str, ...], s3: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "faults", *names, "--quick", "--scratch", str(tmp_path)]
+    environment = {**os.environ, "COLUMNS": "140"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(name in done.stdout for name in names)
