@@ -2,12 +2,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test check bench faults clean
+.PHONY: demo test check bench faults java clean
 
 demo: .venv/core ## make photos of made-up fruit, run the whole chain on them, write a report
 	$(BIN)/fruits demo --to demo
 
-test: .venv/dev ## every test
+test: .venv/dev java ## every test
 	$(BIN)/python -m pytest
 
 check: .venv/dev ## lint, format, types, import contracts
@@ -16,10 +16,10 @@ check: .venv/dev ## lint, format, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/bench ## speed and memory against what a user would pick instead, as ratios of one run
+bench: .venv/dev ## speed and memory against what a user would pick instead, as ratios of one run
 	$(BIN)/python -m benchmarks
 
-faults: .venv/bench ## kill runs, fill disks, damage files, disturb the bucket; count what is lost: hours
+faults: .venv/dev ## kill runs, fill disks, damage files, disturb the bucket; count what is lost: hours
 	$(BIN)/python -m faults
 
 .venv/bin/python:
@@ -31,12 +31,15 @@ faults: .venv/bench ## kill runs, fill disks, damage files, disturb the bucket; 
 	@touch $@
 
 .venv/dev: .venv/core
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,spark]'
 	@touch $@
 
-.venv/bench: .venv/dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[spark]'
-	@touch $@
+# Spark runs on Java. Where none is found it is installed if that may be done; else the tests of Spark are skipped.
+java:
+	@command -v java >/dev/null || [ -x "$$JAVA_HOME/bin/java" ] || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends default-jre-headless; } >/dev/null 2>&1 || \
+	  echo "no Java, and it cannot be installed here: tests of Spark are skipped; install Java 17 or newer to run them"
 
 clean:
 	rm -rf .venv demo build dist benchmarks/results

@@ -74,14 +74,12 @@ class Running:
 
     def members(self) -> list[psutil.Process]:
         """Return every live process of the session or descended from it; Spark's workers leave the group, not the session."""
-        found = {}
+        mine = {}
         for process in psutil.process_iter():
             with suppress(ProcessLookupError, psutil.Error):
-                if os.getsid(process.pid) == self.process.pid and process.status() != psutil.STATUS_ZOMBIE:
-                    found[process.pid] = process
-                    for child in process.children(recursive=True):
-                        found[child.pid] = child
-        return list(found.values())
+                if os.getsid(process.pid) == self.process.pid:
+                    mine |= {one.pid: one for one in (process, *process.children(recursive=True))}
+        return [process for process in mine.values() if _lives(process)]
 
     def kill(self, *, whole: bool = True) -> None:
         """SIGKILL: the command with all that it started, or the command alone, as an operator does."""
@@ -131,6 +129,14 @@ def describe(ended: Ended) -> str:
     if ended.code < 0:
         return f"died of {signal.Signals(-ended.code).name}"
     return f"exit {ended.code}: {ended.message[:300]}"
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether a process is more than an entry that nobody has collected yet."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _path(inherited: dict[str, str]) -> str:

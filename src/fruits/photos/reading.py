@@ -17,7 +17,7 @@ from fruits.errors import StoreError
 from fruits.photos.packs import SCHEME, opened_pack, split_pack_uri
 from fruits.storage.objects import AbsentError, Objects, is_remote, opened, read_file
 
-#: Requests to a bucket at the same time. One takes 20 to 60 ms, whatever it brings.
+#: Requests to a bucket at the same time. Each waits for the network, not for the processor.
 THREADS: Final = 32
 #: A photo in a bucket is asked for when it is at most this many photos away: batches of 32 find theirs there.
 _AHEAD: Final = 128
