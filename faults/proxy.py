@@ -31,7 +31,7 @@ KINDS = {
     "reset-in-upload": "connection reset amid the body of the request, of which the store saw the first half",
     "cut-answer": "the store's answer ends half way through its Content-Length",
     "cut-chunked-answer": "the store's answer, sent in chunks, ends without the last one",
-    "slow": "answered after up to two seconds, in pieces",
+    "slow": "answered late, after up to two seconds, in pieces",
     "stalled": "never answered: the client has to lose patience",
     "lost-answer": "performed by the store, then the connection is reset: the client cannot know",
     "false-error": "performed by the store, then answered 500",
@@ -76,17 +76,20 @@ class FaultyProxy:
         So many requests are left in peace first.
     burst : int, optional
         Spoil every request after those, up to this number, whatever the rate.
+    slow_s : float
+        Longest time that ``slow`` takes.
     """
 
     def __init__(
-        self, upstream: int, kind: str, *, rate: float = 1.0, seed: int = 0, skip: int = 0, burst: int | None = None
-    ) -> None:
+        self, upstream: int, kind: str, *, rate: float = 1.0, seed: int = 0, skip: int = 0, burst: int | None = None,
+        slow_s: float = 2.0,
+    ) -> None:  # fmt: skip
         if kind not in KINDS:
             raise ValueError(f"no fault '{kind}'; expected one of {', '.join(KINDS)}")
         self.kind = kind
         self.done: Counter[str] = Counter()
         self.requests = 0
-        self._upstream, self._rate, self._skip, self._burst = upstream, rate, skip, burst
+        self._upstream, self._rate, self._skip, self._burst, self._slow_s = upstream, rate, skip, burst, slow_s
         self._chance = random.Random(f"{kind} {seed}")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="faulty proxy", daemon=True)
@@ -202,12 +205,12 @@ class FaultyProxy:
 
     async def _slow(self, request: Request, writer: asyncio.StreamWriter) -> bool:
         answer = await self._perform(request)
-        await asyncio.sleep(self._chance.uniform(0, 1))
+        await asyncio.sleep(self._chance.uniform(0, self._slow_s / 2))
         whole = _with_length(answer.head, len(answer.body)) + answer.body if _has_body(request, answer) else answer.head
         for start in range(0, len(whole), max(len(whole) // 4, 1)):
             writer.write(whole[start : start + max(len(whole) // 4, 1)])
             await writer.drain()
-            await asyncio.sleep(self._chance.uniform(0, 0.25))
+            await asyncio.sleep(self._chance.uniform(0, self._slow_s / 8))
         return True
 
     async def _stalled(self, request: Request, writer: asyncio.StreamWriter) -> bool:

@@ -104,6 +104,7 @@ class Running:
             with suppress(psutil.Error):
                 names.append(" ".join(member.cmdline())[:120])
                 member.kill()
+        psutil.wait_procs(members, timeout=10)
         return names
 
     def wait(self, timeout_s: float = HANGS_AFTER_S) -> Ended:

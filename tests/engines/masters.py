@@ -17,7 +17,8 @@ from fruits.engines import Engine, get_engine
 
 #: As tests call them; a master of our own is started for "standalone".
 LOCAL = ["local-1", "local-2", "local-3"]
-SPARK = ["spark-local[2]", "spark-standalone", "spark-local-cluster[2,1,1024]"]
+CLUSTERS = ["spark-standalone", "spark-local-cluster[2,1,1024]"]
+SPARK = [*CLUSTERS, "spark-local[2]"]
 #: Spark's workers find the stages here.
 PYTHONPATH = f"spark.executorEnv.PYTHONPATH={Path(__file__).parent}"
 #: On a cluster Spark itself tries tasks again, four times in all unless told otherwise; twice takes half the time.
@@ -127,7 +128,7 @@ def linked_spark_home(folder: Path) -> Path:
     return folder
 
 
-def eventually(condition: Callable[[], bool], limit_s: float = 60) -> bool:
+def eventually(condition: Callable[[], bool], limit_s: float = 180) -> bool:
     """Poll; the limit only keeps a broken test from waiting for ever."""
     end = time.monotonic() + limit_s
     while not (fulfilled := condition()) and time.monotonic() < end:

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
-from masters import CONF, LOCAL, SPARK, Engines, eventually
+from masters import CLUSTERS, CONF, LOCAL, SPARK, Engines, eventually
 from stages import SCHEMA, Die, Double, Linger, Raise, StageError, die, joined, merged, moments, refuse, text
 
 from fruits.engines import Engine, get_engine, merge_in_order
@@ -23,9 +23,12 @@ from fruits.engines.spark import SparkEngine
 from fruits.errors import ConfigError, EngineError, FruitsError, ImageDecodeError, StoreError
 
 
-@pytest.fixture(params=LOCAL + SPARK, scope="module")
+@pytest.fixture(params=SPARK + LOCAL, scope="module")
 def engine(request: pytest.FixtureRequest) -> Engine:
-    """Each engine for all tests before the next one: sessions of Spark take seconds to start."""
+    """Each engine for all tests before the next one: sessions of Spark take seconds to start.
+
+    pytest orders by the position of a parameter, so tests of fewer engines name them from the first on.
+    """
     if request.param in LOCAL:
         return get_engine("local", int(request.param[-1]))
     spark: Engines = request.getfixturevalue("spark")
@@ -141,9 +144,9 @@ def test_workers_are_gone_when_the_caller_stops_early(workers: int) -> None:
     assert eventually(lambda: not psutil.pid_exists(pid))
 
 
-@pytest.mark.parametrize("name", ["spark-standalone", "spark-local-cluster[2,1,1024]"])
-def test_executor_that_is_killed_costs_no_row_and_doubles_none(name: str, spark: Engines, tmp_path: Path) -> None:
-    engine, found = spark.open(name), []
+@pytest.mark.parametrize("engine", CLUSTERS, indirect=True)
+def test_executor_that_is_killed_costs_no_row_and_doubles_none(engine: Engine, tmp_path: Path) -> None:
+    found: list[dict[str, Any]] = []
     running = threading.Thread(target=lambda: found.extend(mapped(engine, SHARDS, Linger(tmp_path, 0.3))))
     running.start()
     assert eventually(lambda: any(tmp_path.iterdir()))
@@ -249,11 +252,11 @@ def test_error_of_a_partial_result_surfaces_as_itself(engine: Engine) -> None:
         engine.reduce_batches("abcdefghixklm", refuse, joined)
 
 
-@pytest.mark.parametrize("master", SPARK)
-def test_reduction_that_kills_its_workers_ends_in_an_error(master: str, spark: Engines) -> None:
+@pytest.mark.parametrize("engine", SPARK, indirect=True)
+def test_reduction_that_kills_its_workers_ends_in_an_error(engine: Engine) -> None:
     # The local engine computes partial results in its own process.
     with pytest.raises(EngineError, match="workers died in 3 attempts to merge 3 shards"):
-        spark.open(master).reduce_batches("abc", die, joined)
+        engine.reduce_batches("abc", die, joined)
 
 
 def test_reducing_nothing_is_refused(engine: Engine) -> None:

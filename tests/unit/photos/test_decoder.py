@@ -246,14 +246,19 @@ def test_default_limits_take_a_large_photo(large_photo: bytes) -> None:
 
 
 def test_child_killed_at_any_moment_loses_nothing(decoder: Decoder, some: list[bytes]) -> None:
-    """Twenty times over a few hundred photos, from another thread."""
+    """Twenty times from another thread, each somewhere within the next batches."""
     expected = [in_process(data) for data in some]
-    over = threading.Event()
+    rounds, over = threading.Semaphore(0), threading.Event()
 
     def kill() -> None:
         random = np.random.default_rng(0)
         for _ in range(20):
-            over.wait(random.uniform(0.05, 0.3))
+            # A child killed before it has begun anything, again and again, is another matter: wait for a new round.
+            while rounds.acquire(blocking=False):
+                pass
+            if not rounds.acquire(timeout=60):
+                break  # the other thread failed
+            over.wait(random.uniform(0, 0.02))
             child = decoder._child
             if child is not None and child.process.returncode is None:
                 child.process.send_signal(signal.SIGKILL)
@@ -261,12 +266,20 @@ def test_child_killed_at_any_moment_loses_nothing(decoder: Decoder, some: list[b
 
     killer = threading.Thread(target=kill)
     killer.start()
-    rounds = 0
-    while not over.is_set():
-        assert in_child(decoder, some) == expected
-        rounds += 1
-    killer.join()
-    assert rounds
+    try:
+        while not over.is_set():
+            assert in_child(decoder, some) == expected
+            rounds.release()
+    finally:
+        killer.join()
+
+
+def test_child_killed_while_it_starts_loses_nothing(decoder: Decoder, a_photo: bytes) -> None:
+    for _ in range(3):
+        decoder.close()
+        decoder.start()
+        os.kill(pid(decoder), signal.SIGKILL)
+        assert in_child(decoder, [a_photo]) == [in_process(a_photo)]
 
 
 def test_child_outlives_ctrl_c(decoder: Decoder, a_photo: bytes) -> None:

@@ -1,0 +1,247 @@
+"""What only Spark does: waves, tasks, sessions that others use, too. On two cores of this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+from masters import PYTHONPATH, Engines, eventually
+from stages import SCHEMA, Double, Features, HangAfter, Linger, Raise, StageError, Tasks
+
+from fruits.engines import get_engine
+from fruits.engines.spark import SHARDS_PER_CORE, WAVES, SparkEngine
+from fruits.errors import ConfigError, EngineError
+from fruits.learning import head as heads
+
+WAVE = SHARDS_PER_CORE * 2
+
+
+@pytest.fixture(scope="module")
+def engine(spark: Engines) -> SparkEngine:
+    opened = spark.open("spark-local[2]")
+    assert isinstance(opened, SparkEngine)
+    return opened
+
+
+def shard(number: int) -> pa.Table:
+    return pa.table({"uri": [f"/photos/{number}.jpg"], "number": pa.array([number], pa.int64())})
+
+
+def numbers(engine: Any, shards: Any, stage: Any) -> list[int]:
+    return sorted(n for batch in engine.map_batches(shards, stage, SCHEMA) for n in batch["number"].to_pylist())
+
+
+# --- Waves and tasks --------------------------------------------------------------------------------------------------
+
+
+def test_every_shard_of_a_wave_has_a_task_of_its_own(engine: SparkEngine) -> None:
+    tasks = [row for batch in engine.map_batches(map(shard, range(WAVE)), Tasks(), SCHEMA) for row in batch.to_pylist()]
+    assert sorted(task["number"] for task in tasks) == list(range(WAVE))
+    assert len({task["uri"] for task in tasks}) == 1
+
+
+def test_shards_are_taken_as_waves_need_them(engine: SparkEngine) -> None:
+    taken = 0
+
+    def shards() -> Iterator[pa.Table]:
+        nonlocal taken
+        for taken in range(1, 1001):
+            yield shard(taken)
+
+    batches = engine.map_batches(shards(), Double(), SCHEMA)
+    next(batches)
+    assert taken == WAVES * WAVE
+    for _ in range(WAVE):
+        next(batches)
+    assert taken <= (WAVES + 2) * WAVE
+    batches.close()
+
+
+def test_workers_stop_computing_when_the_caller_stops_early(engine: SparkEngine, tmp_path: Path) -> None:
+    batches = engine.map_batches(map(shard, range(2 * WAVE)), HangAfter(tmp_path, WAVE - 1), SCHEMA)
+    next(batches)
+    assert eventually(lambda: len(list(tmp_path.iterdir())) == 2)
+    started = time.monotonic()
+    batches.close()
+    assert time.monotonic() - started < 30
+    assert eventually(lambda: not any(psutil.pid_exists(int(path.name)) for path in tmp_path.iterdir()))
+
+
+def test_error_of_one_wave_ends_the_other(engine: SparkEngine, tmp_path: Path) -> None:
+    class Either:
+        def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                stage = Raise("/photos/0.jpg", StageError("no")) if batch["number"][0].as_py() < WAVE else hang
+                yield from stage(iter([batch]))  # type: ignore[operator]
+
+    hang = HangAfter(tmp_path, 0)
+    with pytest.raises(StageError, match="no"):
+        numbers(engine, map(shard, range(2 * WAVE)), Either())
+    assert eventually(lambda: not any(psutil.pid_exists(int(path.name)) for path in tmp_path.iterdir()))
+
+
+def test_workers_are_kept_for_the_next_shards(engine: SparkEngine, tmp_path: Path) -> None:
+    for _ in range(3):
+        numbers(engine, map(shard, range(WAVE)), Linger(tmp_path, 0.05))
+    assert len(list(tmp_path.iterdir())) <= 3  # two, and one more if a worker was slow to be free
+
+
+# --- Sessions ---------------------------------------------------------------------------------------------------------
+
+
+def test_session_that_is_there_is_used_and_left_as_it_was(engine: SparkEngine) -> None:
+    from pyspark.sql import SparkSession
+
+    before = SparkSession.getActiveSession()
+    assert before is not None
+    settings = ("spark.sql.execution.arrow.maxRecordsPerBatch", "spark.sql.adaptive.enabled")
+    values = [before.conf.get(name) for name in settings]
+    with get_engine("spark", 7) as other:
+        assert numbers(other, [shard(3)], Double()) == [6]
+        assert SparkSession.getActiveSession() is not None
+        assert [SparkSession.getActiveSession().conf.get(name) for name in settings] == values
+    after = SparkSession.getActiveSession()
+    assert after is not None
+    assert [after.conf.get(name) for name in settings] == values == ["10000", "true"]
+    assert after.range(3).count() == 3
+    assert numbers(engine, [shard(4)], Double()) == [8]
+
+
+def test_another_master_than_that_of_the_session_is_refused(engine: SparkEngine) -> None:
+    engine.spark.session.range(1).count()
+    with (
+        get_engine("spark", 2, master="local[1]") as other,
+        pytest.raises(ConfigError, match=r"local\[1\], but this process has a Spark session at local\[2\] already"),
+    ):
+        numbers(other, [shard(1)], Double())
+
+
+def test_setting_that_comes_too_late_is_refused(engine: SparkEngine) -> None:
+    engine.spark.session.range(1).count()
+    with (
+        get_engine("spark", 2, conf=["spark.executor.memory=9g"]) as other,
+        pytest.raises(ConfigError, match=r"spark.executor.memory=9g: the Spark session of this process is running"),
+    ):
+        numbers(other, [shard(1)], Double())
+
+
+@pytest.mark.parametrize("setting", ["spark.ui.enabled", "=true", ""])
+def test_setting_that_is_none_is_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match=f"Spark setting '{setting}'; expected key=value"):
+        get_engine("spark", 1, conf=[setting])
+
+
+# --- The head ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("c", [2, 5])
+def test_head_is_that_of_scikit_learn(engine: SparkEngine, c: int) -> None:
+    rng = np.random.default_rng(c)
+    n, k = 900, 12
+    labels = np.r_[np.arange(c), rng.integers(0, c, n - c)]
+    centres = rng.normal(size=(c, k)) * 2
+    features = (centres[labels] + rng.normal(size=(n, k)) * 2 + 1).astype(np.float32)
+    weights = heads.balance(labels, rng.integers(0, 3, n))
+    table = pa.table(
+        {
+            "label": pa.array(labels, pa.int32()),
+            "weight": weights,
+            "features": pa.array(list(features), pa.list_(pa.float32())),
+        }
+    )
+    scale = 1 / float(np.sqrt(np.mean(np.square(features, dtype=np.float64).sum(axis=1))))
+    slopes, intercepts = engine.fit_head(
+        [table.slice(start, 250) for start in range(0, n, 250)], Features(), labels=c, regularisation=3.0, scale=scale
+    )
+    ours = heads.Head(slopes.astype(np.float32), intercepts.astype(np.float32))
+    theirs = heads.fit(features, labels, regularisation=3.0, weights=weights)
+    assert (slopes.shape, intercepts.shape, slopes.dtype) == ((c, k), (c,), np.float64)
+    probabilities, expected = ours.predict_proba(features), theirs.predict_proba(features)
+    # scikit-learn stops at a gradient of 1e-4: both are that close to the one minimum.
+    np.testing.assert_allclose(probabilities, expected, atol=2e-3)
+    assert (probabilities.argmax(1) == labels).mean() == pytest.approx((expected.argmax(1) == labels).mean(), abs=2e-3)
+
+
+def test_error_while_rows_are_read_for_a_head_surfaces_as_itself(engine: SparkEngine) -> None:
+    with pytest.raises(StageError, match="nothing to learn"):
+        engine.fit_head(
+            [shard(1)], Raise("/photos/1.jpg", StageError("nothing to learn")), labels=2, regularisation=1.0, scale=1.0
+        )
+
+
+# --- Beginning and end ------------------------------------------------------------------------------------------------
+
+
+def test_closing_stops_the_session_and_its_workers(spark: Engines, tmp_path: Path) -> None:
+    from pyspark.sql import SparkSession
+
+    spark.close_spark()
+    with get_engine("spark", 2, conf=[PYTHONPATH]) as engine:
+        assert numbers(engine, map(shard, range(WAVE)), Linger(tmp_path, 0.05)) == list(range(0, 2 * WAVE, 2))
+        assert SparkSession.getActiveSession() is not None
+    assert SparkSession.getActiveSession() is None
+    assert eventually(lambda: not any(psutil.pid_exists(int(path.name)) for path in tmp_path.iterdir()))
+
+
+def test_master_that_is_none_ends_in_an_error_that_names_it(spark: Engines) -> None:
+    spark.close_spark()
+    with (
+        get_engine("spark", 2, master="nowhere") as engine,
+        pytest.raises(EngineError, match="Spark did not start at nowhere: .*Could not parse Master URL"),
+    ):
+        numbers(engine, [shard(1)], Double())
+
+
+CONNECT = """
+import sys
+sys.path.insert(0, {here!r})
+import pyarrow as pa
+from pyspark.sql import SparkSession
+from stages import SCHEMA, Double, StageError, joined, refuse
+from fruits.engines import get_engine
+
+session = SparkSession.builder.remote("local[2]").getOrCreate()
+shards = [pa.table({{"uri": ["a"], "number": [number]}}) for number in range(20)]
+with get_engine("spark", 2) as engine:
+    print(sorted(n for batch in engine.map_batches(shards, Double(), SCHEMA) for n in batch["number"].to_pylist()))
+    print(engine.reduce_batches("abcdefghi", refuse, joined)["text"][0].as_py())
+    try:
+        engine.reduce_batches("xy", refuse, joined)
+    except StageError as error:
+        print(error)
+print(session.conf.get("spark.sql.execution.arrow.maxRecordsPerBatch"), session.range(3).count())
+session.stop()
+"""
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("grpc", "grpc_status", "pandas")),
+    reason="Spark Connect is not tested: pip install 'pyspark[connect]'",
+)
+def test_spark_connect_gives_the_same(spark: Engines) -> None:
+    here = str(Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
+    done = subprocess.run(
+        [sys.executable, "-c", CONNECT.format(here=here)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+        check=False,
+    )
+    assert done.stdout.splitlines() == [
+        str(list(range(0, 40, 2))),
+        "((((((((ab)c)d)e)f)g)h)i)",
+        "no x",
+        "10000 3",
+    ], done.stderr
