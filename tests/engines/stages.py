@@ -106,17 +106,33 @@ class Linger:
 
 
 @dataclass(frozen=True)
-class HangAfter:
-    """Doubles small numbers; at others it writes the id of its process into a folder and never comes back."""
+class HangAt:
+    """Doubles numbers; at one it writes the id of its process into a folder and never comes back."""
 
     folder: Path
     number: int
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in Double()(batches):
-            if batch["number"][0].as_py() > 2 * self.number:
+            if batch["number"][0].as_py() == 2 * self.number:
                 (self.folder / str(os.getpid())).touch()
                 time.sleep(600)
+            yield batch
+
+
+@dataclass(frozen=True)
+class RaiseBesides:
+    """Hangs at one number; raises at another, once it hangs there."""
+
+    hang: HangAt
+    number: int
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in self.hang(batches):
+            if batch["number"][0].as_py() == 2 * self.number:
+                while not any(self.hang.folder.iterdir()):
+                    time.sleep(0.02)
+                raise StageError("besides")
             yield batch
 
 

@@ -16,7 +16,8 @@ import psutil
 import pyarrow as pa
 import pytest
 from masters import PYTHONPATH, Engines, eventually
-from stages import SCHEMA, Double, Features, HangAfter, Linger, Raise, StageError, Tasks
+from sklearn.linear_model import LogisticRegression
+from stages import SCHEMA, Double, Features, HangAt, Linger, Raise, RaiseBesides, StageError, Tasks
 
 from fruits.engines import get_engine
 from fruits.engines.spark import SHARDS_PER_CORE, WAVES, SparkEngine
@@ -68,9 +69,9 @@ def test_shards_are_taken_as_waves_need_them(engine: SparkEngine) -> None:
 
 
 def test_workers_stop_computing_when_the_caller_stops_early(engine: SparkEngine, tmp_path: Path) -> None:
-    batches = engine.map_batches(map(shard, range(2 * WAVE)), HangAfter(tmp_path, WAVE - 1), SCHEMA)
+    batches = engine.map_batches(map(shard, range(2 * WAVE)), HangAt(tmp_path, 2 * WAVE - 1), SCHEMA)
     next(batches)
-    assert eventually(lambda: len(list(tmp_path.iterdir())) == 2)
+    assert eventually(lambda: any(tmp_path.iterdir()))
     started = time.monotonic()
     batches.close()
     assert time.monotonic() - started < 30
@@ -78,15 +79,8 @@ def test_workers_stop_computing_when_the_caller_stops_early(engine: SparkEngine,
 
 
 def test_error_of_one_wave_ends_the_other(engine: SparkEngine, tmp_path: Path) -> None:
-    class Either:
-        def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for batch in batches:
-                stage = Raise("/photos/0.jpg", StageError("no")) if batch["number"][0].as_py() < WAVE else hang
-                yield from stage(iter([batch]))  # type: ignore[operator]
-
-    hang = HangAfter(tmp_path, 0)
-    with pytest.raises(StageError, match="no"):
-        numbers(engine, map(shard, range(2 * WAVE)), Either())
+    with pytest.raises(StageError, match="besides"):
+        numbers(engine, map(shard, range(2 * WAVE)), RaiseBesides(HangAt(tmp_path, 2 * WAVE - 1), WAVE - 1))
     assert eventually(lambda: not any(psutil.pid_exists(int(path.name)) for path in tmp_path.iterdir()))
 
 
@@ -163,13 +157,16 @@ def test_head_is_that_of_scikit_learn(engine: SparkEngine, c: int) -> None:
     slopes, intercepts = engine.fit_head(
         [table.slice(start, 250) for start in range(0, n, 250)], Features(), labels=c, regularisation=3.0, scale=scale
     )
-    ours = heads.Head(slopes.astype(np.float32), intercepts.astype(np.float32))
-    theirs = heads.fit(features, labels, regularisation=3.0, weights=weights)
     assert (slopes.shape, intercepts.shape, slopes.dtype) == ((c, k), (c,), np.float64)
-    probabilities, expected = ours.predict_proba(features), theirs.predict_proba(features)
-    # scikit-learn stops at a gradient of 1e-4: both are that close to the one minimum.
-    np.testing.assert_allclose(probabilities, expected, atol=2e-3)
-    assert (probabilities.argmax(1) == labels).mean() == pytest.approx((expected.argmax(1) == labels).mean(), abs=2e-3)
+    probabilities = heads.softmax(features.astype(np.float64) @ slopes.T + intercepts)
+    scaled = features.astype(np.float64) * scale
+    exact = LogisticRegression(C=3.0, tol=1e-10, max_iter=10_000).fit(scaled, labels, weights).predict_proba(scaled)
+    # Both stop within rounding of the one minimum: off by 4e-7 when this was written.
+    np.testing.assert_allclose(probabilities, exact, atol=1e-5)
+    # The head of the other engines stops earlier, at scikit-learn's own tolerance of 1e-4 in the gradient.
+    expected = heads.fit(features, labels, regularisation=3.0, weights=weights).predict_proba(features)
+    np.testing.assert_allclose(probabilities, expected, atol=0.01)
+    assert (probabilities.argmax(1) == labels).mean() == pytest.approx((expected.argmax(1) == labels).mean(), abs=0.005)
 
 
 def test_error_while_rows_are_read_for_a_head_surfaces_as_itself(engine: SparkEngine) -> None:
@@ -197,7 +194,7 @@ def test_master_that_is_none_ends_in_an_error_that_names_it(spark: Engines) -> N
     spark.close_spark()
     with (
         get_engine("spark", 2, master="nowhere") as engine,
-        pytest.raises(EngineError, match="Spark did not start at nowhere: .*Could not parse Master URL"),
+        pytest.raises(EngineError, match=r"Spark did not start at nowhere: .*Could not parse Master URL"),
     ):
         numbers(engine, [shard(1)], Double())
 
@@ -230,7 +227,11 @@ session.stop()
 )
 def test_spark_connect_gives_the_same(spark: Engines) -> None:
     here = str(Path(__file__).parent)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
+    environment = {
+        **os.environ,
+        "PYSPARK_PYTHON": sys.executable,
+        "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
+    }
     done = subprocess.run(
         [sys.executable, "-c", CONNECT.format(here=here)],
         capture_output=True,

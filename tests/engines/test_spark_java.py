@@ -35,7 +35,8 @@ def no_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("version", ["17.0.15", "17", "21.0.2", "25-ea"])
 def test_java_on_the_path_is_found(no_java: Path, version: str) -> None:
-    assert find_java() == java(no_java / "path", version)
+    home = java(no_java / "path", version)
+    assert find_java() == home
 
 
 def test_java_home_comes_first(no_java: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,7 @@ class Spark:
     session: SparkSession
     built: bool
     _restore: dict[str, str | None] = field(default_factory=dict)
+    _seen: int | None = None
 
     @classmethod
     def open(cls, workers: int, master: str | None, conf: Mapping[str, str]) -> Spark:
@@ -111,9 +112,14 @@ class Spark:
         """Tasks that run at a time; on a cluster this grows while executors register."""
         if not _is_remote(self.session):
             return max(1, self.session.sparkContext.defaultParallelism)
-        from pyspark.sql import functions  # noqa: PLC0415
+        if self._seen is None:
+            from pyspark.sql import functions  # noqa: PLC0415
 
-        return max(1, self.session.range(1 << 16).select(functions.spark_partition_id()).distinct().count())
+            # Spark Connect does not tell; but a range has as many partitions.
+            partitions = self.session.range(1 << 16).select(functions.spark_partition_id().alias("partition"))
+            [[last]] = partitions.agg(functions.max("partition")).collect()
+            self._seen = last + 1
+        return self._seen
 
     def deal(self, works: Sequence[tuple[int, bytes]]) -> DataFrame:
         """Return a frame of ``WORK`` whose rows each have a partition, and so a task, of their own."""
@@ -375,6 +381,7 @@ def reason(exc: BaseException) -> str:
         r"(ModuleNotFoundError: |ImportError: |ExecutorLostFailure |java\.lang\.OutOfMemoryError|Caused by: )[^\n]*"
         r"|Python worker exited [^\n.]*"
     )
-    found = re.search(telling, text)
+    # py4j tells where it was called first, and then, after a colon, what Java said.
+    found = re.search(telling, text) or re.search(r"(?<=\n: )[^\n]*", text)
     line = found[0] if found else next((line.strip() for line in text.splitlines() if line.strip()), type(exc).__name__)
     return line[:300]
