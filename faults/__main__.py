@@ -35,6 +35,9 @@ SCENARIOS: dict[str, Callable[[Trials], Figure]] = {
     "decoders-spark": decoders.decoders_spark,
 }
 
+#: Columns. Rich leaves cells out where 80 is all there is, as in a pipe.
+_NARROWEST = 125
+
 
 def main() -> None:
     """Run what is asked for."""
@@ -61,9 +64,10 @@ def main() -> None:
         )
         for name in wanted:
             figures.append(_run(name, trials))
-            Console().print(_table(figures[-1:], header=len(figures) == 1))
+            page = Console(width=max(Console().width, _NARROWEST))
+            page.print(_table(figures[-1:], header=len(figures) == 1))
             for failure in figures[-1].failed[:10]:
-                Console().print(f"  {name}: {failure}", style="red", markup=False, highlight=False)
+                page.print(f"  {name}: {failure}", style="red", markup=False, highlight=False)
             if not (choices.quick or choices.trials):
                 write(figures[-1:], list(SCENARIOS))  # now: the next scenario may take an hour
     if not (choices.quick or choices.trials):

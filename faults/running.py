@@ -74,7 +74,7 @@ class Running:
 
     def members(self) -> list[psutil.Process]:
         """Return every live process of the session or descended from it; Spark's workers leave the group, not the session."""
-        mine = {}
+        mine: dict[int, psutil.Process] = {}
         for process in psutil.process_iter():
             with suppress(ProcessLookupError, psutil.Error):
                 if os.getsid(process.pid) == self.process.pid:
