@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fruits import bundle as bundles
@@ -31,7 +30,7 @@ from fruits.photos.retouch import fingerprints, retouched
 from fruits.pipeline import TRAINING_PHOTOS
 from fruits.rows import Rows, embeddings_of
 from fruits.storage.objects import Objects
-from fruits.storage.parts import Inventory, Parts
+from fruits.storage.parts import Inventory, Parts, read_table
 from fruits.taxonomy import Taxonomy
 
 #: Neighbours are searched among at most this many photos; whole groups are left out beyond it.
@@ -150,7 +149,7 @@ def open_run(out: str) -> Finished:
         raise StoreError(f"no finished run in '{out}'; expected the results of 'fruits run PHOTOS --to {out}'")
     try:
         record = json.loads(data)
-        catalogue = pq.read_table(pa.BufferReader(listed)).combine_chunks()
+        catalogue = read_table(listed).combine_chunks()
     except (ValueError, pa.ArrowException) as exc:
         raise StoreError(f"the record in '{out}' is damaged ({exc}); run 'fruits run' again") from exc
     bundle = bundles.load(out)

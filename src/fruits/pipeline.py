@@ -40,7 +40,7 @@ from fruits.rows import Rows, grouped_by_looks
 from fruits.storage import schemas
 from fruits.storage.lease import finishing
 from fruits.storage.objects import Objects, under
-from fruits.storage.parts import Inventory, Parts, write_table
+from fruits.storage.parts import Inventory, Parts, read_table, write_table
 from fruits.taxonomy import Taxonomy
 
 #: Beside the embeddings: the photos that the network was made from, as its card lists them.
@@ -410,8 +410,7 @@ def _unchanged(objects: Objects, identity: str, catalogue: pa.Table) -> dict[str
         of = [bundles.load(objects.root).manifest["about"], json.loads(features.get(b"fruits", b"{}"))]
         if any(result.get("identity") != identity for result in of):
             return None
-        with objects.open("catalogue.parquet") as file:
-            listed = pq.read_table(file, columns=["uri", "version"])
+        listed = read_table(objects.read("catalogue.parquet"), ["uri", "version"])
     except (ValueError, OSError, KeyError, BundleError, pa.ArrowException):
         return None  # damaged or half deleted: fitting again is quick and puts everything back
     whole = record.keys() >= set(records.KEYS) and objects.size("report.html") is not None

@@ -87,7 +87,7 @@ def _read(manifest: str, name: str) -> pa.Table:
 
     try:
         if name.lower().endswith(".parquet"):
-            return pq.read_table(source())
+            return pq.read_table(source(), use_threads=False, pre_buffer=False)
         # Everything as text: a label such as 007 is a name, not a number.
         columns = pa.csv.open_csv(source()).schema.names
         options = pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False)

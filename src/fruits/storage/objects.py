@@ -351,7 +351,9 @@ def _boto3_credentials() -> Any:
 
 def _may_pass(message: str) -> bool:
     """Whether trying again makes sense: not after an answer that will be the same tomorrow."""
-    return not re.search(r"\b(301|400|403|404|405|411|501)\b|AuthorizationHeaderMalformed|PermanentRedirect", message)
+    return not re.search(
+        r"status code: (301|400|403|404|405|411|501)\b|AuthorizationHeaderMalformed|PermanentRedirect", message
+    )
 
 
 @contextmanager
@@ -389,7 +391,9 @@ def _of_bucket(verb: str, name: str, exc: Exception, text: str) -> StoreError:
         return StoreError(
             f"{say}: the bucket is in another region; set AWS_REGION={region or '<the region of the bucket>'}"
         )
-    if isinstance(exc, PermissionDeniedError | UnauthenticatedError) or re.search(r"\b40[13]\b|AccessDenied", text):
+    if isinstance(exc, PermissionDeniedError | UnauthenticatedError) or re.search(
+        r"status code: 40[13]\b|<Code>AccessDenied", text
+    ):
         code = re.search(r"<Code>(\w+)</Code>", text)
         why = f" ({code.group(1)})" if code else ""
         return StoreError(
