@@ -27,11 +27,11 @@ faults: .venv/dev ## kill runs, fill disks, damage files, disturb the bucket; co
 	$(PYTHON) -m venv .venv
 
 .venv/core: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[serve]'
 	@touch $@
 
 .venv/dev: .venv/core
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,spark]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,spark,serve,aws]'
 	@touch $@
 
 # Spark runs on Java. Where none is found it is installed if that may be done; else the tests of Spark are skipped.

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from typer.main import get_command
 
@@ -23,8 +25,7 @@ def cli_markdown() -> str:
         "",
         "Results go to stdout, progress and messages to stderr. Exit 0 done, 1 failed, 2 misused.",
     ]
-    group = get_command(app)
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    for name, command in _commands("", get_command(app)):
         arguments = [param for param in command.params if param.param_type_name == "argument"]
         usage = " ".join(param.name.upper() + ("..." if param.nargs == -1 else "") for param in arguments)
         lines += ["", f"## fruits {name}", "", command.help or "", "", f"    fruits {name} {usage} [OPTIONS]", ""]
@@ -35,6 +36,15 @@ def cli_markdown() -> str:
             default = "required" if param.required else "" if param.default in (None, False, [], ()) else param.default
             lines.append(f"| `{shown}` | {(param.help or '').replace('<', '&lt;')} | {default} |")
     return "\n".join(lines) + "\n"
+
+
+def _commands(prefix: str, group: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every command with its full name, those of groups in their place."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(f"{prefix}{name} ", command)
+        else:
+            yield f"{prefix}{name}", command
 
 
 if __name__ == "__main__":

@@ -10,25 +10,24 @@ import json
 import os
 import shlex
 import sys
-import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
-from fruits import __version__
+from fruits import __version__, cli_aws, cli_service
 from fruits.config import Fit, RunConfig
 from fruits.errors import ConfigError, EvaluationError, FruitsError, ImageDecodeError, LeakageError, StoreError
+from fruits.terminal import JSON, Display, fail, shell
 
 if TYPE_CHECKING:
     from fruits.answers import Answer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+cli_service.add_to(app)
+cli_aws.add_to(app)
 
 _PHOTOS = typer.Argument(help="Folders (PHOTOS/<label>/photo.jpg), packs or manifests (.csv, .parquet); also s3://...")
 _BACKBONE = typer.Option(help="Name of an embedded network, or an ONNX file.")
@@ -37,7 +36,6 @@ _ONLY = typer.Option(help='Use labels that match, such as "Apple *"; may be repe
 _OUT = typer.Option(
     "--to", help="Folder for the results, or s3://bucket/prefix; made if absent, gone on with if there."
 )
-_JSON = typer.Option("--json", help="Print one JSON object on stdout.")
 _WORKERS = typer.Option(help="Worker processes; by default one per core.", min=1)
 _ENGINE = typer.Option(help="local, or spark (needs fruits[spark] and Java).")
 _MASTER = typer.Option(help="Master of Spark, such as local[4] or spark://host:7077; default: this machine.")
@@ -87,7 +85,7 @@ def run(
     master: Annotated[str | None, _MASTER] = None,
     spark_conf: Annotated[list[str] | None, _SPARK_CONF] = None,
     repair: Annotated[bool, _REPAIR] = False,
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """List, embed, reduce, fit, evaluate and report: the main job. A second run computes only what is new."""
     config = RunConfig(
@@ -109,12 +107,12 @@ def apply(
     master: Annotated[str | None, _MASTER] = None,
     spark_conf: Annotated[list[str] | None, _SPARK_CONF] = None,
     repair: Annotated[bool, _REPAIR] = False,
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Recognise photos in batch; write a Parquet table of answers."""
     from fruits import pipeline  # noqa: PLC0415 - keeps 'fruits --help' quick
 
-    with _Display() as display:
+    with Display() as display:
         done = pipeline.apply(
             out, photos, to, workers=workers or 0, engine=engine, master=master, spark_conf=spark_conf or (),
             repair=repair, progress=display,
@@ -133,7 +131,7 @@ def apply(
 def predict(
     out: Annotated[str, typer.Argument(help="Results of 'fruits run', or a bundle.")],
     photos: Annotated[list[Path], typer.Argument(help="Photos.")],
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Recognise one photo or a few, here at the terminal."""
     from fruits import bundle  # noqa: PLC0415
@@ -196,13 +194,13 @@ def demo(
     to: Annotated[str, typer.Option("--to", help="Folder for the photos and the results.")] = "demo",
     photos: Annotated[int, typer.Option(help="How many photos to make.", min=100)] = 2400,
     seed: Annotated[int, typer.Option(help="Another seed, other fruit of the same varieties.")] = 0,
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Make photos of made-up fruit and run the whole chain on them."""
     from fruits.photos import orchard  # noqa: PLC0415
 
     folder, results = Path(to) / "photos", Path(to) / "results"
-    with _Display() as display:
+    with Display() as display:
         display.start("making photos", photos)
         try:
             orchard.plant(folder, photos=photos, seed=seed, progress=display.advance)
@@ -214,8 +212,8 @@ def demo(
     if not as_json:
         example = sorted((folder / "Test").rglob("*.jpg"))[0]
         typer.echo(f"report:    {(results / 'report.html').absolute()}")
-        typer.echo(f"recognise: {_shell()} predict {results} {shlex.quote(str(example))}")
-        typer.echo(f"evaluate:  {_shell()} evaluate {results}")
+        typer.echo(f"recognise: {shell()} predict {results} {shlex.quote(str(example))}")
+        typer.echo(f"evaluate:  {shell()} evaluate {results}")
 
 
 @app.command()
@@ -229,7 +227,7 @@ def evaluate(
         float | None,
         typer.Option(help="Exit 1 if a larger share of test photos has a near-duplicate in training.", min=0, max=1),
     ] = None,
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Measure how good a recogniser really is: protocols that do not flatter, with intervals and leakage."""
     from fruits import evaluation as evaluations  # noqa: PLC0415
@@ -239,7 +237,7 @@ def evaluate(
     found = []
     for one in out:  # what is wrong with the last is said before the work on the first
         open_run(one)
-    with _Display(unit="fold") as display:
+    with Display(unit="fold") as display:
         for one in out:
             found.append(evaluations.evaluate(one, wanted, progress=display))
     if as_json:
@@ -274,7 +272,7 @@ def audit(
     size: Annotated[int | None, _SIZE] = None,
     workers: Annotated[int | None, _WORKERS] = None,
     only: Annotated[list[str] | None, _ONLY] = None,
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Look for duplicates, labels that look wrong, and blurred, dark or odd-sized photos; write a page and a table."""
     from fruits import audit as audits  # noqa: PLC0415
@@ -282,7 +280,7 @@ def audit(
     config = RunConfig(
         sources=tuple(photos), out=to, backbone=backbone, size=size, workers=workers or 0, only=tuple(only or ())
     )
-    with _Display() as display:
+    with Display() as display:
         record = audits.audit(config, progress=display, command=shlex.join(["fruits", *sys.argv[1:]]))
     if as_json:
         typer.echo(json.dumps({name: value for name, value in record.items() if name != "findings"}))
@@ -308,12 +306,12 @@ def pack(
         bool, typer.Option("--unlabelled", help="Photos in any layout, for 'fruits apply' alone.")
     ] = False,
     target_mb: Annotated[int, typer.Option(help="Megabytes of photos per file.", min=1)] = 128,
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Put many photos, with labels and splits, into a few files: quick and cheap to keep in a bucket and to read."""
     from fruits.photos import packing  # noqa: PLC0415
 
-    with _Display() as display:
+    with Display() as display:
         done = packing.pack(photos, to, labelled=not unlabelled, target_bytes=target_mb << 20, progress=display)
     bad = done["unreadable"]
     if as_json:
@@ -327,7 +325,7 @@ def pack(
         )
     if bad:
         first = done["unreadable_photos"][0]
-        _fail(
+        fail(
             f"photos that could not be read and are not in the pack: {bad:,}, such as {first['uri']!r} "
             f"({first['reason']}); put them right and pack again",
             1,
@@ -341,12 +339,12 @@ def unpack(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files of the same name and another content.")
     ] = False,
-    as_json: Annotated[bool, _JSON] = False,
+    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Write the photos of a pack as files again, each checked against its checksum."""
     from fruits.photos import packing  # noqa: PLC0415
 
-    with _Display() as display:
+    with Display() as display:
         done = packing.unpack(packed, to, overwrite=overwrite, progress=display)
     if as_json:
         typer.echo(json.dumps(done))
@@ -359,7 +357,7 @@ def unpack(
             typer.echo("labels came from a manifest, not from folders: keep it beside the photos")
     if done["failed"]:
         first = done["failed_photos"][0]
-        _fail(f"photos that were not written: {done['failed']:,}, such as {first['path']!r} ({first['reason']})", 1)
+        fail(f"photos that were not written: {done['failed']:,}, such as {first['path']!r} ({first['reason']})", 1)
 
 
 def main() -> None:
@@ -367,9 +365,9 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except ConfigError as exc:
-        _fail(exc, 2)
+        fail(exc, 2)
     except FruitsError as exc:
-        _fail(exc, 1)
+        fail(exc, 1)
 
 
 def leave() -> None:
@@ -396,7 +394,7 @@ def leave() -> None:
 def _run(config: RunConfig, *, as_json: bool) -> None:
     from fruits import pipeline  # noqa: PLC0415
 
-    with _Display() as display:
+    with Display() as display:
         record = pipeline.run(config, progress=display, command=shlex.join(["fruits", *sys.argv[1:]]))
     if as_json:
         typer.echo(json.dumps({name: record[name] for name in _SUMMARY}))
@@ -425,77 +423,3 @@ def _run(config: RunConfig, *, as_json: bool) -> None:
     typer.echo(
         f"done in {seconds['total']:.1f} s; report in {config.out}/report.html, recogniser in {config.out}/bundle"
     )
-
-
-class _Rate(ProgressColumn):
-    """Photos per second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="cyan")
-
-
-class _Display:
-    """Progress on stderr: bars on a terminal, a line per finished step elsewhere."""
-
-    def __init__(self, unit: str = "photo") -> None:
-        self._unit = unit
-        self._console = Console(stderr=True, highlight=False)
-        columns = (
-            TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
-        )  # fmt: skip
-        self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
-        self._task: Any = None
-        self._step, self._photos, self._started = "", 0, 0.0
-
-    def __enter__(self) -> _Display:
-        self._bars.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._finish()
-        self._bars.stop()
-        if kind is KeyboardInterrupt:  # here, because Typer turns it into a silent exit
-            _fail("stopped; what was computed is kept: the same command goes on", 1)
-
-    def start(self, step: str, total: int | None) -> None:
-        """Begin a step."""
-        self._finish()
-        self._step, self._photos, self._started = step, 0, time.monotonic()
-        self._task = self._bars.add_task(step, total=total)
-
-    def advance(self, photos: int) -> None:
-        """Count photos of the step."""
-        self._photos += photos
-        self._bars.advance(self._task, photos)
-
-    def say(self, message: str) -> None:
-        """Print a line above the bars."""
-        self._console.print(Text(message, style="dim"), soft_wrap=True)
-
-    def _finish(self) -> None:
-        if self._task is None:
-            return
-        self._bars.update(self._task, total=self._photos or 1, completed=self._photos or 1)
-        self._task = None
-        if self._console.is_terminal:
-            return
-        seconds = time.monotonic() - self._started
-        rate = f" ({self._photos / seconds:,.0f} per s)" if self._photos and seconds > 0.1 else ""
-        photos = f"{self._photos:,} {self._unit}{'' if self._photos == 1 else 's'} in " if self._photos else ""
-        self._console.print(f"{self._step}: {photos}{seconds:.1f} s{rate}", soft_wrap=True)
-
-
-def _shell() -> str:
-    """Return how this program can be called from the present folder."""
-    program = Path(sys.argv[0])
-    if program.parent == Path():
-        return program.name
-    try:
-        return str(program.absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return str(program)
-
-
-def _fail(message: object, code: int) -> None:
-    Console(stderr=True, highlight=False).print(Text(f"fruits: {message}", style="red"), soft_wrap=True)
-    sys.exit(code)

@@ -1,0 +1,1 @@
+"""The same job and the service on AWS: templates, packages, runs, costs."""

@@ -1,0 +1,90 @@
+"""What every command needs at the terminal: progress on stderr, one message when it fails, options of the same meaning."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+JSON: Final[Any] = typer.Option("--json", help="Print one JSON object on stdout.")
+
+
+class _Rate(ProgressColumn):
+    """Photos per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="cyan")
+
+
+class Display:
+    """Progress on stderr: bars on a terminal, a line per finished step elsewhere."""
+
+    def __init__(self, unit: str = "photo") -> None:
+        self._unit = unit
+        self._console = Console(stderr=True, highlight=False)
+        columns = (
+            TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
+        )  # fmt: skip
+        self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._task: Any = None
+        self._step, self._photos, self._started = "", 0, 0.0
+
+    def __enter__(self) -> Display:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._finish()
+        self._bars.stop()
+        if kind is KeyboardInterrupt:  # here, because Typer turns it into a silent exit
+            fail("stopped; what was computed is kept: the same command goes on", 1)
+
+    def start(self, step: str, total: int | None) -> None:
+        """Begin a step."""
+        self._finish()
+        self._step, self._photos, self._started = step, 0, time.monotonic()
+        self._task = self._bars.add_task(step, total=total)
+
+    def advance(self, photos: int) -> None:
+        """Count photos of the step."""
+        self._photos += photos
+        self._bars.advance(self._task, photos)
+
+    def say(self, message: str) -> None:
+        """Print a line above the bars."""
+        self._console.print(Text(message, style="dim"), soft_wrap=True)
+
+    def _finish(self) -> None:
+        if self._task is None:
+            return
+        self._bars.update(self._task, total=self._photos or 1, completed=self._photos or 1)
+        self._task = None
+        if self._console.is_terminal:
+            return
+        seconds = time.monotonic() - self._started
+        rate = f" ({self._photos / seconds:,.0f} per s)" if self._photos and seconds > 0.1 else ""
+        photos = f"{self._photos:,} {self._unit}{'' if self._photos == 1 else 's'} in " if self._photos else ""
+        self._console.print(f"{self._step}: {photos}{seconds:.1f} s{rate}", soft_wrap=True)
+
+
+def shell() -> str:
+    """Return how this program can be called from the present folder."""
+    program = Path(sys.argv[0])
+    if program.parent == Path():
+        return program.name
+    try:
+        return str(program.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(program)
+
+
+def fail(message: object, code: int) -> None:
+    """End the program with one message."""
+    Console(stderr=True, highlight=False).print(Text(f"fruits: {message}", style="red"), soft_wrap=True)
+    sys.exit(code)
