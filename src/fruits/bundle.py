@@ -1,9 +1,10 @@
 """Everything needed to recognise a photo, and nothing else: save it, load it, ask it.
 
 A bundle is a folder: ``manifest.json``, the prepared backbone, the arrays of PCA, head and known things as ``.npy``, what labels
-mean (``taxonomy.json``), from where on an answer is certain (``certainty.json``), and ``recognizer.onnx``, the single graph from
-pixels to all numbers that answers are made of. Every byte is checked against the manifest before any of it is parsed; no
-pickle. Knows nothing of catalogues, engines or how the recogniser was fitted.
+mean (``taxonomy.json``), from where on an answer is certain (``certainty.json``), some training photos to show beside answers
+(``gallery.jpegs``), and ``recognizer.onnx``, the single graph from pixels to all numbers that answers are made of. Every byte
+is checked against the manifest before any of it is parsed; no pickle. Knows nothing of catalogues, engines or how the
+recogniser was fitted.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from fruits.answers import Answer, Certainty, answers, decide
 from fruits.embedding.backbone import BATCH_SIZE, Card, Embedder, computation_id, parse_card
 from fruits.embedding.model import ModelFile
 from fruits.errors import BundleError, FruitsError, StoreError
+from fruits.gallery import Gallery
+from fruits.learning.drift import Drift
 from fruits.learning.head import Head
 from fruits.learning.pca import project
 from fruits.learning.unknown import Known
@@ -37,11 +40,14 @@ from fruits.taxonomy import Taxonomy
 
 #: To change what a bundle holds: raise this number, and add a test that bundles of the old one are read or refused by name.
 #: 1: labels and probabilities. 2: with taxonomy, certainty and strangeness, to say a kind, "not sure", "none of these".
-FORMAT_VERSION: Final = 2
+#: 3: with a gallery, to show alike photos, and the tenths of the training photos, to see drift.
+FORMAT_VERSION: Final = 3
 #: Largest distance of probabilities between batch, bundle and single graph for the same photo: float32 sums in another order.
 PROBABILITY_TOLERANCE: Final = 1e-4
 
 _ARRAYS: Final = ("mean", "components", "weights", "bias", "whitening", "centres", "background")
+_OF_DRIFT: Final = ("edges", "shares")
+_OF_GALLERY: Final = ("labels", "features", "offsets")
 _SCALES: Final = ("entropy_scale", "distance_scale", "offset")
 _MANIFEST: Final = "manifest.json"
 
@@ -62,6 +68,10 @@ class Bundle:
         What the labels mean.
     certainty : Certainty
         From where on which answer is given.
+    drift : Drift
+        Where the training photos lie.
+    gallery : Gallery
+        Some of them, to show.
     manifest : dict
         As read.
     """
@@ -72,7 +82,7 @@ class Bundle:
         self.labels: list[str] = manifest["labels"]
         self.card: Card = parse_card(manifest["backbone"])
         self.preprocessing = Preprocessing(**manifest["preprocessing"])
-        arrays = {name: np.load(io.BytesIO(files[f"{name}.npy"]), allow_pickle=False) for name in _ARRAYS}
+        arrays = {name: _array(files, name) for name in _ARRAYS}
         self._mean, self._components = arrays["mean"], arrays["components"]
         self._head = Head(arrays["weights"], arrays["bias"])
         certainty = json.loads(files["certainty.json"])
@@ -80,15 +90,32 @@ class Bundle:
         self.taxonomy = Taxonomy.parse(json.loads(files["taxonomy.json"]))
         if list(self.taxonomy.labels) != self.labels:
             raise ValueError("taxonomy.json is of other labels")
+        self.drift = Drift(**{name: _array(files, f"drift_{name}") for name in _OF_DRIFT})
+        of_gallery = {name: _array(files, f"gallery_{name}") for name in _OF_GALLERY}
+        self.gallery = Gallery(**of_gallery, jpegs=files["gallery.jpegs"])
+        if len(self.gallery) and not 0 <= self.gallery.labels.min() <= self.gallery.labels.max() < len(self.labels):
+            raise ValueError("the gallery is of other labels")
         scales = (float(certainty[name]) for name in _SCALES)
         self._known = Known(arrays["whitening"], arrays["centres"], arrays["background"], *scales)
         self._model = files["backbone.onnx"]
+        #: The single graph, as saved: what a browser runs.
+        self.recognizer: bytes = files["recognizer.onnx"]
         self._embedder: Embedder | None = None
+
+    @property
+    def network(self) -> bytes:
+        """The prepared network, for an :class:`~fruits.embedding.backbone.Embedder` of one's own."""
+        return self._model
 
     @property
     def model_file(self) -> ModelFile:
         """The prepared network, as the file that workers open."""
         return ModelFile(self.root, "backbone.onnx", self.manifest["files"]["backbone.onnx"])
+
+    @property
+    def identity(self) -> str:
+        """Which bundle this is: 16 hexadecimal digits that change with any byte of it."""
+        return str(self.manifest["identity"])
 
     @property
     def computation(self) -> str:
@@ -154,6 +181,8 @@ def save(
     known: Known,
     taxonomy: Taxonomy,
     certainty: Certainty,
+    drift: Drift,
+    gallery: Gallery,
     about: dict[str, Any],
 ) -> None:
     """Write a bundle; on a disk it replaces the one that is there only when it is whole.
@@ -177,6 +206,9 @@ def save(
     taxonomy : Taxonomy
         Of the c labels.
     certainty : Certainty
+    drift : Drift
+    gallery : Gallery
+        Of the c labels.
     about : dict
         Metrics, config and library versions: for people, no part of recognising.
 
@@ -203,7 +235,10 @@ def save(
         "recognizer.onnx": with_recogniser(model, known=known, size=preprocessing.size, metadata=info, **arrays),
         "taxonomy.json": meaning.encode(),
         "certainty.json": certain.encode(),
+        "gallery.jpegs": gallery.jpegs,
         **{f"{name}.npy": _npy(value) for name, value in {**arrays, **of_known}.items()},
+        **{f"drift_{name}.npy": _npy(getattr(drift, name)) for name in _OF_DRIFT},
+        **{f"gallery_{name}.npy": _npy(getattr(gallery, name)) for name in _OF_GALLERY},
     }
     manifest = {
         "format": FORMAT_VERSION,
@@ -316,6 +351,7 @@ def _checked_manifest(data: bytes, folder: str) -> dict[str, Any]:
     checksum = manifest.pop("sha256", None)
     if _checksum(manifest) != checksum or _manifest_bytes(manifest) != data:
         raise BundleError(damaged)
+    manifest["identity"] = checksum[:16]
     if given != FORMAT_VERSION:
         raise BundleError(
             f"bundle '{folder}' has format {given}; this version of fruits reads {FORMAT_VERSION}: run it again"
@@ -331,7 +367,12 @@ def _checksum(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, ensure_ascii=False).encode()).hexdigest()
 
 
-def _npy(array: NDArray[np.float32]) -> bytes:
+def _array(files: dict[str, bytes], name: str) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(io.BytesIO(files[f"{name}.npy"]), allow_pickle=False)
+    return array
+
+
+def _npy(array: NDArray[Any]) -> bytes:
     out = io.BytesIO()
     np.save(out, array, allow_pickle=False)
     return out.getvalue()

@@ -81,6 +81,9 @@ def run(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample and of the groups held back.")] = 0,
+    gallery: Annotated[
+        int, typer.Option(help="Thumbnails of training photos in the bundle, shown beside answers; 0: none.")
+    ] = 1000,
     engine: Annotated[str, _ENGINE] = "local",
     master: Annotated[str | None, _MASTER] = None,
     spark_conf: Annotated[list[str] | None, _SPARK_CONF] = None,
@@ -92,6 +95,7 @@ def run(
         sources=tuple(photos), out=to, backbone=backbone, size=size, fit=cast("Fit | None", fit),
         variance=variance, components=components, workers=workers or 0, max_rejected=max_rejected,
         only=tuple(only or ()), sample=sample, seed=seed, taxonomy=taxonomy, balance=balance,
+        gallery=gallery,
         engine=engine, master=master, spark_conf=tuple(spark_conf or ()), repair=repair,
     )  # fmt: skip
     _run(config, as_json=as_json)

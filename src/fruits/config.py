@@ -57,6 +57,8 @@ class RunConfig:
         Of Spark, such as ``local[4]`` or ``spark://host:7077``; by default the session that is open, else this machine.
     spark_conf : tuple of str
         Settings of Spark, ``key=value`` each. Not kept with the results: some are secret.
+    gallery : int
+        Thumbnails of training photos in the bundle, at most, to show beside an answer; 0 for none.
     repair : bool
         Whether to look at every stored byte first and compute again what is damaged.
 
@@ -83,6 +85,7 @@ class RunConfig:
     engine: str = "local"
     master: str | None = None
     spark_conf: tuple[str, ...] = ()
+    gallery: int = 1000
     repair: bool = False
 
     def __post_init__(self) -> None:
@@ -106,6 +109,8 @@ class RunConfig:
             raise ConfigError(f"--sample {self.sample}: expected 1 or more photos per label")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"--seed {self.seed}: expected 0 or more")
+        if not 0 <= self.gallery <= 2000:
+            raise ConfigError(f"--gallery {self.gallery}: expected 0 to 2000 photos")
         if self.workers < 0:
             raise ConfigError(f"--workers {self.workers}: expected 1 or more")
         if self.balance is None:

@@ -22,6 +22,7 @@ from fruits.engines import Engine
 from fruits.errors import ConfigError
 from fruits.learning import confidence
 from fruits.learning import head as heads
+from fruits.learning.drift import Drift
 from fruits.learning.moments import Moments
 from fruits.learning.pca import PCA
 from fruits.learning.unknown import ACCEPTED, Known
@@ -379,6 +380,21 @@ def certainty(choice: Choice, rows: Rows, limits: Limits, taxonomy_file: str | N
         variety = confidence.certain_from(by_variety.max(axis=1), right)
     strange = held_back.known.strangeness(held_back.features, probabilities)
     return Certainty(variety, kind, float(np.quantile(strange, ACCEPTED)), limits)
+
+
+def drift(choice: Choice, recogniser: Recogniser, features: NDArray[np.float32], rows: Rows) -> Drift:
+    """Return where training photos lie, so that a service can see whether those that come in still do.
+
+    Parameters
+    ----------
+    features : float32 array, shape (number of rows that are ok, k)
+    """
+    trained = features[rows.split[rows.ok] == "train"]
+    if choice.held_back:
+        strangeness = choice.held_back.known.strangeness(choice.held_back.features, choice.held_back.probabilities)
+    else:
+        strangeness = recogniser.known.strangeness(trained, recogniser.head.predict_proba(trained))
+    return Drift.of(trained, strangeness)
 
 
 def photo_limits(parts: Parts, inventory: Inventory, rows: Rows, size: int) -> Limits:

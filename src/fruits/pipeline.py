@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from fruits import bundle as bundles
 from fruits import fitting
@@ -30,11 +31,12 @@ from fruits.embedding.model import ModelFile
 from fruits.embedding.stage import EmbedStage
 from fruits.engines import Engine, get_engine
 from fruits.errors import BundleError, CatalogueError, ConfigError
+from fruits.gallery import QUALITY, SIDE, Gallery, choose
 from fruits.learning.pca import PCA
 from fruits.measure import Clock, PeakMemory, Progress, Silent
 from fruits.photos.catalogue import Catalogue, labels_without_training, list_photos
 from fruits.photos.images import Preprocessing
-from fruits.photos.samples import example_photos, typical_side
+from fruits.photos.samples import example_photos, gallery_thumbnails, typical_side
 from fruits.report import render
 from fruits.rows import Rows, grouped_by_looks
 from fruits.storage import schemas
@@ -143,6 +145,10 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             taxonomy = Taxonomy.of(recogniser.labels, config.taxonomy)
             limits = fitting.photo_limits(parts, inventory, rows, preprocessing.size)
             certainty = fitting.certainty(choice, rows, limits, config.taxonomy)
+            drift = fitting.drift(choice, recogniser, features, rows)
+        with clock.step("gallery"):
+            progress.start("gallery", None)
+            gallery = _gallery(config, catalogue, rows, features, recogniser.labels)
         with clock.step("metrics"):
             scores = records.scores(catalogue, rows, features, recogniser, taxonomy, certainty, choice)
         with clock.step("bundle"):
@@ -159,6 +165,8 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
                 known=recogniser.known,
                 taxonomy=taxonomy,
                 certainty=certainty,
+                drift=drift,
+                gallery=gallery,
                 about={
                     "identity": identity,
                     "metrics": scores["metrics"],
@@ -373,6 +381,20 @@ def _prepared_model(objects: Objects, backbone: Backbone, preprocessing: Preproc
         objects.write(key, there)
         objects.write(f"{key}.sha256", hashlib.sha256(there).hexdigest().encode())
     return ModelFile(objects.root, key, hashlib.sha256(there).hexdigest())
+
+
+def _gallery(
+    config: RunConfig, catalogue: Catalogue, rows: Rows, features: NDArray[np.float32], labels: list[str]
+) -> Gallery:
+    """Choose training photos to show beside answers, and make their thumbnails."""
+    if not config.gallery:
+        return Gallery.empty(features.shape[1])
+    number_of = {name: number for number, name in enumerate(labels)}
+    numbers = np.array([number_of.get(name, -1) for name in rows.names])[rows.label[rows.ok]]
+    trained = np.flatnonzero(rows.split[rows.ok] == "train")
+    chosen = trained[choose(features[trained], numbers[trained], config.gallery)]
+    uris = catalogue.table["uri"].take(pa.array(np.flatnonzero(rows.ok)[chosen])).to_pylist()
+    return Gallery.of(features[chosen], numbers[chosen], gallery_thumbnails(uris, SIDE, QUALITY))
 
 
 def _repair(parts: Parts, progress: Progress) -> None:

@@ -312,7 +312,14 @@ def identity(
     ``meaning`` is the taxonomy of every label of the catalogue, in order.
     """
     digest = hashlib.sha256()
-    choices: list[Any] = [config.variance, config.components, config.seed, config.balance, meaning.as_dict()]
+    choices: list[Any] = [
+        config.variance,
+        config.components,
+        config.seed,
+        config.balance,
+        config.gallery,
+        meaning.as_dict(),
+    ]
     choices += [computation_id(card, preprocessing), versions()]
     digest.update(json.dumps(choices, sort_keys=True).encode())
     # Which photos are of one source, not in which order the sources were given.

@@ -23,11 +23,13 @@ from fruits import pipeline
 from fruits.answers import Certainty
 from fruits.embedding.backbone import Backbone, Embedder, find_backbone
 from fruits.errors import BundleError
+from fruits.gallery import Gallery
 from fruits.learning import head as heads
+from fruits.learning.drift import Drift
 from fruits.learning.moments import Moments
 from fruits.learning.pca import PCA
 from fruits.learning.unknown import Known
-from fruits.photos.images import Preprocessing, to_network_input
+from fruits.photos.images import Preprocessing, to_network_input, to_thumbnail
 from fruits.photos.quality import Limits, measure
 from fruits.taxonomy import Taxonomy
 
@@ -67,6 +69,8 @@ def save_bundle(
         known=known,
         taxonomy=Taxonomy.of(names),
         certainty=certainty,
+        drift=Drift.of(features, known.strangeness(features, head.predict_proba(features))),
+        gallery=Gallery.of(features, labels, [to_thumbnail(path.read_bytes(), 64) for path in some]),
         about={},
     )
     return bundles.load(folder)
@@ -242,7 +246,7 @@ def test_bundle_of_another_format_is_refused_with_both_numbers(copied: Path, fou
     manifest = json.loads((copied / "manifest.json").read_text("utf-8"))
     del manifest["sha256"]
     (copied / "manifest.json").write_bytes(bundles._manifest_bytes({**manifest, "format": found}))
-    with pytest.raises(BundleError, match=f"has format {found}; this version of fruits reads 2: run it again"):
+    with pytest.raises(BundleError, match=f"has format {found}; this version of fruits reads 3: run it again"):
         bundles.load(copied)
 
 
