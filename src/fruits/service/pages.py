@@ -1,0 +1,213 @@
+"""What does the service show to people? The pages and what they are made of, as routes.
+
+Everything lies in the folder ``pages`` and is served as it is: no template, no build step. Files are small and held in memory, plain
+and compressed, with an ETag; the runtime of the on-device mode (``pages/vendor``, made by ``web/build.mjs``, see ``make web``)
+is large, stays on disk and never changes under its name. Knows nothing of photos, answers or the API.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+FOLDER: Final = Path(__file__).parent / "pages"
+#: Address of a page -> its file. The service worker must lie at the root, or it would only see ``/static/``.
+PAGES: Final = {
+    "/": "index.html",
+    "/delete": "delete.html",
+    "/owner": "owner.html",
+    "/owner/review": "review.html",
+    "/manifest.webmanifest": "manifest.webmanifest",
+    "/sw.js": "sw.js",
+}
+#: What the visitor's page needs to open without a network: the pages of the owner need the server anyway.
+_SHELL: Final = (".css", ".js", ".svg", ".png")
+_NOT_IN_SHELL: Final = ("owner", "review", "charts")
+_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".webmanifest": "application/manifest+json; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".wasm": "application/wasm",
+}
+_COMPRESSED: Final = (".html", ".css", ".js", ".mjs", ".json", ".webmanifest", ".svg")
+#: A browser asks again each time and is told 304: after an update nobody sees old pages.
+_ASK_AGAIN: Final = "no-cache"
+_FOR_EVER: Final = "public, max-age=31536000, immutable"
+_VENDOR: Final = "vendor"
+_CHUNK: Final = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class _Asset:
+    """A file in memory."""
+
+    content: bytes
+    compressed: bytes | None
+    etag: str
+    media_type: str
+
+
+def content_security_policy(*, on_device: bool) -> str:
+    """Return the policy that every answer carries: nothing from elsewhere, nothing inline.
+
+    Parameters
+    ----------
+    on_device : bool
+        Whether the page may compile WebAssembly, which the on-device mode needs.
+    """
+    scripts = "'self' 'wasm-unsafe-eval'" if on_device else "'self'"
+    return (
+        f"default-src 'none'; script-src {scripts}; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        "worker-src 'self'; manifest-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+    )
+
+
+def has_device_mode(folder: Path = FOLDER) -> bool:
+    """Tell whether the runtime of the on-device mode was built."""
+    return _runtime(folder) is not None
+
+
+def routes(folder: Path = FOLDER) -> list[BaseRoute]:
+    """Return the routes of all pages and static files; files are read now, once.
+
+    Parameters
+    ----------
+    folder : Path
+        With the files of ``pages``.
+    """
+    assets = _assets(folder)
+    runtime = _runtime(folder)
+    policy = content_security_policy(on_device=runtime is not None)
+
+    async def page(request: Request) -> Response:
+        return _answer(request, assets[PAGES[request.url.path]], policy)
+
+    async def static(request: Request) -> Response:
+        name = request.path_params["name"]
+        if runtime is not None and name in runtime["files"]:
+            return _large(request, folder / name, policy)
+        asset = assets.get(name)
+        if asset is None or name in PAGES.values():
+            raise HTTPException(404)
+        return _answer(request, asset, policy)
+
+    found: list[BaseRoute] = [Route(address, page, methods=["GET"], include_in_schema=False) for address in PAGES]
+    return [*found, Route("/static/{name:path}", static, methods=["GET"], include_in_schema=False)]
+
+
+def _assets(folder: Path) -> Mapping[str, _Asset]:
+    """Read every file but the runtime's; add what the page must know of this installation."""
+    contents = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix in _TYPES and path.relative_to(folder).parts[0] != _VENDOR
+    }
+    runtime = _runtime(folder)
+    contents["page.json"] = json.dumps({"device": runtime}).encode()
+    shell = [
+        f"/static/{name}"
+        for name in contents
+        if name == "page.json"
+        or (name.endswith(_SHELL) and name != "sw.js" and not any(word in name for word in _NOT_IN_SHELL))
+    ]
+    version = hashlib.sha256(b"".join(name.encode() + data for name, data in contents.items())).hexdigest()[:16]
+    # Any change of any file changes the worker, and a browser that sees another worker fetches all files anew.
+    known = {"version": version, "shell": ["/", "/delete", "/manifest.webmanifest", *shell]}
+    if "sw.js" in contents:
+        contents["sw.js"] = f"const KNOWN = {json.dumps(known)};\n".encode() + contents["sw.js"]
+    return {name: _asset(name, data) for name, data in contents.items()}
+
+
+def _asset(name: str, content: bytes) -> _Asset:
+    suffix = Path(name).suffix
+    small = gzip.compress(content, 9, mtime=0) if suffix in _COMPRESSED else None
+    if small is not None and len(small) >= len(content):
+        small = None
+    return _Asset(content, small, f'"{hashlib.sha256(content).hexdigest()[:32]}"', _TYPES[suffix])
+
+
+@lru_cache(maxsize=4)
+def _runtime(folder: Path) -> dict[str, Any] | None:
+    """Return what ``web/build.mjs`` wrote of the runtime, if it and all its files are there."""
+    try:
+        runtime: dict[str, Any] = json.loads((folder / _VENDOR / "runtime.json").read_text("utf-8"))
+        whole = all(_stored(folder / name)[0].stat().st_size > 0 for name in runtime["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return runtime if whole else None
+
+
+def _stored(path: Path) -> tuple[Path, bool]:
+    """Return where a file of the runtime lies, and whether compressed: once is enough for 14 MB."""
+    packed = path.with_name(f"{path.name}.gz")
+    return (packed, True) if packed.is_file() else (path, False)
+
+
+def _answer(request: Request, asset: _Asset, policy: str) -> Response:
+    headers = {
+        "ETag": asset.etag,
+        "Cache-Control": _ASK_AGAIN,
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+    }
+    if asset.compressed is not None:
+        headers["Vary"] = "Accept-Encoding"
+    if _knows(request, asset.etag):
+        return Response(status_code=304, headers=headers)
+    content = asset.content
+    if asset.compressed is not None and _takes_gzip(request):
+        headers["Content-Encoding"], content = "gzip", asset.compressed
+    return Response(content, media_type=asset.media_type, headers=headers)
+
+
+def _large(request: Request, path: Path, policy: str) -> Response:
+    stored, packed = _stored(path)
+    headers = {
+        "Cache-Control": _FOR_EVER,
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "Vary": "Accept-Encoding",
+    }
+    as_it_is = packed and _takes_gzip(request)
+    if as_it_is:
+        headers["Content-Encoding"] = "gzip"
+    if as_it_is or not packed:
+        headers["Content-Length"] = str(stored.stat().st_size)
+    pieces = _pieces(stored, unpack=packed and not as_it_is)
+    return StreamingResponse(pieces, media_type=_TYPES[path.suffix], headers=headers)
+
+
+def _pieces(path: Path, *, unpack: bool) -> Iterator[bytes]:
+    with gzip.open(path) if unpack else path.open("rb") as file:
+        while piece := file.read(_CHUNK):
+            yield piece
+
+
+def _knows(request: Request, etag: str) -> bool:
+    given = request.headers.get("if-none-match", "")
+    return any(one.strip().removeprefix("W/") in (etag, "*") for one in given.split(","))
+
+
+def _takes_gzip(request: Request) -> bool:
+    """Tell whether gzip is accepted, by name or as one of all, and not with weight 0."""
+    for offered in request.headers.get("accept-encoding", "").lower().split(","):
+        name, _, weight = offered.replace(" ", "").partition(";q=")
+        if name in ("gzip", "*") and weight not in ("0", "0.0", "0.00", "0.000"):
+            return True
+    return False

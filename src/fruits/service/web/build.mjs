@@ -1,0 +1,37 @@
+// Puts the runtime of the on-device mode where the service finds it: pages/vendor, ignored by git.
+//
+// Of onnxruntime-web the build for the processor alone, one thread: a module and a WebAssembly file (14 MB, 3.7 MB compressed,
+// which is how it is stored and sent). The version is in their names, so that browsers may keep them for ever.
+import { createHash } from "node:crypto";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const vendor = join(here, "..", "pages", "vendor");
+const from = join(here, "node_modules", "onnxruntime-web");
+const { version, license } = JSON.parse(readFileSync(join(from, "package.json"), "utf8"));
+
+const parts = {
+  module: ["ort.wasm.bundle.min.mjs", `ort-${version}.mjs`],
+  wasm: ["ort-wasm-simd-threaded.wasm", `ort-${version}.wasm`],
+};
+
+rmSync(vendor, { recursive: true, force: true });
+mkdirSync(vendor, { recursive: true });
+const runtime = { name: "onnxruntime-web", version, license, files: [], sha256: {}, bytes: 0 };
+for (const [part, [source, target]] of Object.entries(parts)) {
+  let content = readFileSync(join(from, "dist", source));
+  // The source map is not served; without its line no browser asks for it.
+  if (part === "module") content = Buffer.from(content.toString("utf8").replace(/\n?\/\/# sourceMappingURL=.*\s*$/, "\n"));
+  const packed = gzipSync(content, { level: 9 });
+  writeFileSync(join(vendor, `${target}.gz`), packed);
+  runtime[part] = `/static/vendor/${target}`;
+  runtime.files.push(`vendor/${target}`);
+  runtime.sha256[part] = createHash("sha256").update(content).digest("hex");
+  runtime.bytes += packed.length;
+}
+// Last, so that a build that was cut short counts as none.
+writeFileSync(join(vendor, "runtime.json"), JSON.stringify(runtime, null, 1) + "\n");
+console.log(`onnxruntime-web ${version} in pages/vendor, ${(runtime.bytes / 1e6).toFixed(1)} MB compressed`);
