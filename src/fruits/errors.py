@@ -64,6 +64,10 @@ class StoreError(FruitsError, OSError):
     """Stored bytes are missing, damaged or cannot be written."""
 
 
+class NotFoundError(FruitsError, LookupError):
+    """There is nothing under this name, or not for whoever asks: both are answered alike."""
+
+
 class EngineError(FruitsError, RuntimeError):
     """Workers died or could not be started."""
 

@@ -1,0 +1,401 @@
+"""The service's database: how it is opened, what tables it has, and who may write when.
+
+SQLite on this machine by default (one file, any number of processes), PostgreSQL by URL. Tables are made and brought up to date
+by Alembic (``migrations/``) whenever the database is opened. Forgetting is part of it: what was deleted must not be readable in
+the files either, see :meth:`Database.scrub`. Knows nothing of what the rows are for.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Connection,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    create_engine,
+    event,
+    text,
+)
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from fruits.errors import ConfigError, StoreError
+
+_MIGRATIONS: Final = Path(__file__).with_name("migrations")
+#: Of the lock that keeps two processes from making tables at once.
+_MIGRATION_LOCK: Final = 0x66727569
+#: How long one process waits for another that writes (SQLite), for a lock, for a connection; in seconds.
+_PATIENCE_S: Final = 15
+#: Rewriting a table of so many bytes locks it for about a second; larger ones are rewritten only when someone asks.
+_REWRITE_BYTES: Final = 64 << 20
+_FORGETFUL: Final = ("submissions",)
+
+
+class Base(DeclarativeBase):
+    """All tables."""
+
+
+class SubmissionRow(Base):
+    """What is kept of a photo that was sent: the answer, the visitor's word on it, the owner's. Never the upload itself."""
+
+    __tablename__ = "submissions"
+
+    id: Mapped[str] = mapped_column(String(22), primary_key=True)
+    secret_sha256: Mapped[bytes] = mapped_column(LargeBinary(32))
+    #: writing: the photo may or may not be there yet; kept; deleting: a tombstone, nothing of it is shown to anyone.
+    state: Mapped[str] = mapped_column(String(8))
+    created_s: Mapped[int] = mapped_column(BigInteger)
+    has_photo: Mapped[bool] = mapped_column(Boolean)
+    outcome: Mapped[str | None] = mapped_column(String(16))
+    kind: Mapped[str | None] = mapped_column(Text)
+    variety: Mapped[str | None] = mapped_column(Text)
+    label: Mapped[str | None] = mapped_column(Text)
+    probability: Mapped[float | None] = mapped_column(Float(53))
+    strangeness: Mapped[float | None] = mapped_column(Float(53))
+    language: Mapped[str | None] = mapped_column(String(8))
+    model: Mapped[str | None] = mapped_column(String(64))
+    features: Mapped[bytes | None] = mapped_column(LargeBinary)
+    was_right: Mapped[bool | None] = mapped_column(Boolean)
+    said_label: Mapped[str | None] = mapped_column(Text)
+    note: Mapped[str | None] = mapped_column(Text)
+    feedback_s: Mapped[int | None] = mapped_column(BigInteger)
+    decision: Mapped[str | None] = mapped_column(String(16))
+    reviewed_label: Mapped[str | None] = mapped_column(Text)
+    reviewer: Mapped[str | None] = mapped_column(Text)
+    reviewed_s: Mapped[int | None] = mapped_column(BigInteger)
+
+
+# Newest first, for the lists of the owner and for what has had its time; the small ones hold only the rows they are about.
+Index("submissions_by_time", SubmissionRow.created_s, SubmissionRow.id)
+for _name, _condition in (
+    ("submissions_unfinished", "state <> 'kept'"),
+    ("submissions_with_photo", "has_photo"),
+    ("submissions_wrong", "was_right = false"),
+    ("submissions_reviewed", "decision is not null"),
+):
+    Index(
+        _name,
+        SubmissionRow.created_s,
+        SubmissionRow.id,
+        sqlite_where=text(_condition),
+        postgresql_where=text(_condition),
+    )
+
+
+class TokenRow(Base):
+    """A token of a program or of the owner; only its hash is here."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(String(8), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    token_sha256: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
+    role: Mapped[str] = mapped_column(String(8))
+    rate_per_minute: Mapped[int | None] = mapped_column(Integer)
+    created_day: Mapped[str] = mapped_column(String(10))
+    last_used_day: Mapped[str | None] = mapped_column(String(10))
+    revoked_s: Mapped[int | None] = mapped_column(BigInteger)
+
+
+Index(
+    "tokens_one_name",
+    TokenRow.name,
+    unique=True,
+    sqlite_where=text("revoked_s is null"),
+    postgresql_where=text("revoked_s is null"),
+)
+
+
+class CountRow(Base):
+    """How often something happened on a day (UTC): counts, of nobody."""
+
+    __tablename__ = "counts"
+
+    day: Mapped[str] = mapped_column(String(10), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    bucket: Mapped[int] = mapped_column(Integer, primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger)
+
+
+class ChoreRow(Base):
+    """Work that a killed process must not take with it; the number says whether more came while it was done."""
+
+    __tablename__ = "chores"
+
+    name: Mapped[str] = mapped_column(String(16), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger)
+
+
+class Database:
+    """A database that is open and up to date; safe to use from many threads.
+
+    Attributes
+    ----------
+    url : str
+        Where it is, without any password.
+    is_sqlite : bool
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._writer = engine.execution_options(fruits_writes=True)
+        self.url = engine.url.render_as_string(hide_password=True)
+        self.is_sqlite = engine.dialect.name == "sqlite"
+        # SQLite has one writer at a time. Threads wait here, first come, first served; its own way of waiting, for other
+        # processes, is to sleep and try again, and is not fair.
+        self._turn: threading.Lock | nullcontext[None] = threading.Lock() if self.is_sqlite else nullcontext()
+
+    @classmethod
+    def open(cls, url: str) -> Database:
+        """Open a database and bring its tables up to date.
+
+        Parameters
+        ----------
+        url : str
+            ``sqlite:////folder/service.db`` (folder and file are made if absent, for this user alone) or
+            ``postgresql://user:password@host/database``.
+
+        Raises
+        ------
+        ConfigError
+            If the url names no database that fruits knows.
+        StoreError
+            If it cannot be opened, or is one of a later version of fruits.
+        """
+        parsed = _parse(url)
+        shown = parsed.render_as_string(hide_password=True)
+        if parsed.get_backend_name() == "sqlite":
+            _make_private(Path(str(parsed.database)))
+        database = cls(_engine(parsed))
+        try:
+            with _translated(f"database '{shown}' cannot be opened"):
+                database._migrate()
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Give a connection to read with; what is read is of one moment."""
+        with _translated("the database cannot be read"), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Give a connection to write with: all that the block does is committed at its end, or nothing."""
+        with _translated("the database cannot be written"), self._turn, self._writer.begin() as connection:
+            yield connection
+
+    def add_up(self, connection: Connection, table: type[Base], rows: list[dict[str, Any]], column: str) -> None:
+        """Insert rows; where one of the same key is there, add to its ``column`` instead."""
+        if not rows:
+            return
+        insert: Any = sqlite_insert if self.is_sqlite else postgresql_insert
+        statement = insert(table)
+        keys = [key.name for key in table.__table__.primary_key]
+        summed = table.__table__.c[column] + statement.excluded[column]
+        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_={column: summed}), rows)
+
+    def must_scrub(self, connection: Connection) -> None:
+        """Remember, in the transaction that deletes, that the files still hold what it deletes."""
+        self.add_up(connection, ChoreRow, [{"name": "scrub", "number": 1}], "number")
+
+    def scrub(self, *, thorough: bool = False) -> bool:
+        """Make what was deleted unreadable in the database's files as well; return whether nothing is left to do.
+
+        SQLite overwrites what it deletes (``secure_delete``); the log beside it is written back and cut to nothing. PostgreSQL
+        leaves old rows in the table's file until it is rewritten: that is done at once up to 64 MB, beyond only if ``thorough``
+        (until then plain ``VACUUM`` frees the space, and later rows overwrite it). Its own write-ahead log and backups are
+        beyond reach. What could not be done now, because someone still reads, is done by the next call.
+        """
+        with self.reading() as connection:
+            wanted = connection.execute(text("select number from chores where name = 'scrub'")).scalar()
+        if wanted is None and not thorough:
+            return True
+        if not (self._cut_log() if self.is_sqlite else self._rewrite(thorough)):
+            return False
+        with self.writing() as connection:
+            connection.execute(text("delete from chores where name = 'scrub' and number = :number"), {"number": wanted})
+        return True
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._engine.dispose()
+
+    def _cut_log(self) -> bool:
+        """Write SQLite's log back into its file and empty it; False if a reader is in the way for long."""
+        for attempt in range(20):
+            with self._turn, self._plain() as connection:
+                busy = connection.execute(text("pragma wal_checkpoint(truncate)")).one()[0]
+            if not busy:
+                return True
+            time.sleep(0.02 * (attempt + 1))
+        return False
+
+    def _rewrite(self, thorough: bool) -> bool:
+        """Vacuum PostgreSQL's tables; False if someone holds them for long."""
+        with self._plain() as connection:
+            for table in _FORGETFUL:
+                size = connection.execute(
+                    text("select pg_total_relation_size(cast(:name as regclass))"), {"name": table}
+                )
+                if thorough or int(size.scalar_one()) <= _REWRITE_BYTES:
+                    how = "vacuum (full)"
+                    # Who waits for the whole table makes everybody after him wait: not for long.
+                    connection.execute(text(f"set lock_timeout = {60_000 if thorough else 2_000}"))
+                else:
+                    how = "vacuum"
+                connection.execute(text("set statement_timeout = 0"))
+                try:
+                    connection.execute(text(f"{how} {table}"))
+                except DBAPIError as exc:
+                    if getattr(exc.orig, "sqlstate", None) != "55P03":  # lock not available
+                        raise
+                    return False
+                finally:
+                    connection.invalidate()  # its settings go with it
+        return True
+
+    @contextmanager
+    def _plain(self) -> Iterator[Connection]:
+        """Give a connection without a transaction."""
+        with (
+            _translated("the database cannot be cleaned"),
+            self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+        ):
+            yield connection
+
+    def _migrate(self) -> None:
+        """Make the tables, or change them to what this version expects; one process at a time."""
+        # Half a second of import, and for the programmer's eyes only: migrations/README says how to write the next one.
+        from alembic import command  # noqa: PLC0415
+        from alembic.config import Config  # noqa: PLC0415
+        from alembic.runtime.migration import MigrationContext  # noqa: PLC0415
+        from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+        scripts = ScriptDirectory.from_config(config)
+        head = scripts.get_current_head()
+        with self.reading() as connection:
+            if MigrationContext.configure(connection).get_current_revision() == head:
+                return
+        with self.writing() as connection:
+            if not self.is_sqlite:
+                connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            current = MigrationContext.configure(connection).get_current_revision()
+            if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
+                raise StoreError(
+                    f"database '{self.url}' is of version {current}, which this fruits does not know; expected one up to "
+                    f"{head}: use the version of fruits that last opened it, or a later one"
+                )
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+def _parse(url: str) -> URL:
+    expected = "expected sqlite:////folder/service.db or postgresql://user:password@host/database"
+    try:
+        parsed = make_url(url)
+    except ArgumentError as exc:
+        raise ConfigError(f"the database url cannot be read; {expected}") from exc
+    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername != "sqlite":
+        raise ConfigError(f"the database url begins with '{parsed.drivername}'; {expected}")
+    if not parsed.database or parsed.database == ":memory:":
+        raise ConfigError(f"a database in memory forgets everything; {expected}")
+    return parsed
+
+
+def _make_private(path: Path) -> None:
+    """Make the file if absent, readable by this user alone; SQLite gives its log the same rights."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except OSError as exc:
+        raise StoreError(
+            f"database '{path}' cannot be made ({exc.strerror}); check the folder and its permissions"
+        ) from exc
+
+
+def _engine(url: URL) -> Engine:
+    # Values never show in messages or logs.
+    common: dict[str, Any] = {"hide_parameters": True, "pool_timeout": _PATIENCE_S}
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(
+            url,
+            connect_args={"timeout": _PATIENCE_S, "check_same_thread": False},
+            pool_size=8,
+            max_overflow=32,
+            **common,
+        )
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    engine = create_engine(
+        url, connect_args={"connect_timeout": 5}, pool_size=8, max_overflow=8, pool_pre_ping=True, **common
+    )
+    event.listen(engine, "connect", _set_up_postgresql)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # transactions begin where we say so, not where the driver guesses
+    # Several processes open a new file at once: the first change of its mode may find it locked, whatever the timeout.
+    for attempt in range(100):
+        try:
+            connection.execute("pragma journal_mode = wal").close()
+            break
+        except Exception as exc:
+            if "locked" not in str(exc) or attempt == 99:
+                raise
+            time.sleep(0.02)
+    for setting in ("secure_delete = on", "foreign_keys = on", "synchronous = normal", "temp_store = memory"):
+        connection.execute(f"pragma {setting}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and then wants to write fails if another wrote meanwhile; so writers say it at once.
+    writes = connection.get_execution_options().get("fruits_writes")
+    connection.exec_driver_sql("begin immediate" if writes else "begin")
+
+
+def _set_up_postgresql(connection: Any, _: Any) -> None:
+    before, connection.autocommit = connection.autocommit, True
+    connection.execute("set lock_timeout = '15s'")
+    connection.execute("set statement_timeout = '60s'")
+    connection.execute("set client_encoding = 'UTF8'")
+    connection.autocommit = before
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Turn the driver's errors into ours; the message names no value and no statement."""
+    try:
+        yield
+    except SQLAlchemyError as exc:
+        reason: object = exc.orig if isinstance(exc, DBAPIError) else exc
+        first = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
+        raise StoreError(f"{what} ({first}); check that it is there, its rights and its space") from exc
+    except ImportError as exc:
+        raise StoreError(f"{what} ({exc}); its driver comes with: pip install 'fruits[serve]'") from exc

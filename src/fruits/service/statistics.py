@@ -1,0 +1,186 @@
+"""How the service does, as counts by day: photos, outcomes, refusals, latency, drift. Nothing of anybody.
+
+Counted in memory and written every few seconds, so that counting costs a request nothing; what was not yet written when a
+process is killed is lost. Any number of processes add to the same counts. What drift means is the bundle's to say.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import delete, select
+
+from fruits.answers import OUTCOMES
+from fruits.service.database import CountRow, Database
+
+#: Buckets of latency per doubling: a quantile read from them is off by 9 % at most.
+_PER_DOUBLING: Final = 4
+_FIRST_S: Final = 0.001
+_LAST_BUCKET: Final = 80
+#: Deciles.
+_BINS: Final = 10
+QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+_CODE: Final = re.compile(r"[a-z_]{1,32}")
+#: The longest time that counts are kept for.
+KEEP_DAYS: Final = 400
+
+
+class Statistics:
+    """Counts by day (UTC); safe to use from many threads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._counted: Counter[tuple[str, str, int]] = Counter()
+
+    def answered(
+        self, outcome: str, seconds: float, *, kept: bool, model: str, bins: NDArray[np.int64] | None = None
+    ) -> None:
+        """Count a photo that got an answer.
+
+        Parameters
+        ----------
+        outcome : str
+            Of ``fruits.answers.OUTCOMES``.
+        seconds : float
+            From the first byte of the photo to the answer.
+        kept : bool
+            Whether the visitor let us keep the photo.
+        model : str
+            Identity of the bundle: another one has other deciles.
+        bins : int array, shape (m + 1,), optional
+            Which decile of training each measured value falls into, as ``bundle.drift.bins`` says.
+        """
+        if outcome not in OUTCOMES:
+            raise ValueError(f"outcome is {outcome!r}; expected one of {', '.join(OUTCOMES)}")
+        names = [(f"outcome:{outcome}", 0), ("latency", _bucket(seconds))]
+        names += [("kept", 0)] if kept else []
+        if bins is not None:
+            names += [(f"drift:{model[:32]}", row * _BINS + int(decile)) for row, decile in enumerate(bins)]
+        self._count(names)
+
+    def refused(self, code: str) -> None:
+        """Count a request for recognition that got an error, by the error's code."""
+        self._count([(f"refused:{code if _CODE.fullmatch(code) else 'internal'}", 0)])
+
+    def feedback(self, *, right: bool) -> None:
+        """Count a visitor's word."""
+        self._count([("feedback:right" if right else "feedback:wrong", 0)])
+
+    def flush(self) -> None:
+        """Write what was counted since the last time.
+
+        Raises
+        ------
+        StoreError
+            If that fails; the counts are kept for the next time.
+        """
+        with self._lock:
+            counted, self._counted = self._counted, Counter()
+        if not counted:
+            return
+        rows = [{"day": day, "name": name, "bucket": bucket, "count": n} for (day, name, bucket), n in counted.items()]
+        # Everyone locks rows in the same order: two processes do not wait for each other.
+        rows.sort(key=lambda row: (row["day"], row["name"], row["bucket"]))
+        try:
+            with self._database.writing() as connection:
+                self._database.add_up(connection, CountRow, rows, "count")
+        except BaseException:
+            with self._lock:
+                self._counted.update(counted)
+            raise
+
+    def purge(self, today: date | None = None) -> int:
+        """Delete counts of more than 400 days ago; return how many rows that were."""
+        first = ((today or _today()) - timedelta(days=KEEP_DAYS)).isoformat()
+        with self._database.writing() as connection:
+            return connection.execute(delete(CountRow).where(CountRow.day < first)).rowcount
+
+    def summary(self, days: int = 30, *, today: date | None = None) -> dict[str, Any]:
+        """Return what was counted in the last days, today included, oldest first; what is not yet written is written first.
+
+        Returns
+        -------
+        dict
+            ``days``: per day ``day, photos, kept, outcomes, refused, right, wrong, unsure_share, p50, p95, p99`` (seconds;
+            None without photos) and ``drift``: identity of a bundle to int64 counts (m + 1, 10). ``total``: the same of all
+            days together.
+        """
+        self.flush()
+        last = today or _today()
+        wanted = [(last - timedelta(days=ago)).isoformat() for ago in reversed(range(max(1, min(days, KEEP_DAYS))))]
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                select(CountRow.day, CountRow.name, CountRow.bucket, CountRow.count).where(
+                    CountRow.day >= wanted[0], CountRow.day <= wanted[-1]
+                )
+            ).all()
+        by_day: dict[str, Counter[tuple[str, int]]] = {day: Counter() for day in wanted}
+        total: Counter[tuple[str, int]] = Counter()
+        for day, name, bucket, count in rows:
+            by_day[day][name, bucket] += count
+            total[name, bucket] += count
+        return {
+            "days": [{"day": day, **_summary(counts)} for day, counts in by_day.items()],
+            "total": _summary(total),
+        }
+
+    def _count(self, names: list[tuple[str, int]]) -> None:
+        day = _today().isoformat()
+        with self._lock:
+            for name, bucket in names:
+                self._counted[day, name, bucket] += 1
+
+
+def _summary(counts: Counter[tuple[str, int]]) -> dict[str, Any]:
+    outcomes = {outcome: counts[f"outcome:{outcome}", 0] for outcome in OUTCOMES}
+    photos = sum(outcomes.values())
+    latency = {bucket: count for (name, bucket), count in counts.items() if name == "latency"}
+    drift: dict[str, NDArray[np.int64]] = {}
+    for model in sorted({name for name, _ in counts if name.startswith("drift:")}):
+        cells = {bucket: count for (name, bucket), count in counts.items() if name == model}
+        table = np.zeros((max(cells) // _BINS + 1, _BINS), np.int64)
+        table.flat[list(cells)] = list(cells.values())
+        drift[model.removeprefix("drift:")] = table
+    return {
+        "photos": photos,
+        "kept": counts["kept", 0],
+        "outcomes": outcomes,
+        "refused": {
+            name.removeprefix("refused:"): count
+            for (name, _), count in sorted(counts.items())
+            if name.startswith("refused:")
+        },
+        "right": counts["feedback:right", 0],
+        "wrong": counts["feedback:wrong", 0],
+        "unsure_share": (outcomes["unsure"] + outcomes["unknown"]) / photos if photos else None,
+        **{name: _quantile(latency, share) for name, share in QUANTILES.items()},
+        "drift": drift,
+    }
+
+
+def _bucket(seconds: float) -> int:
+    if not seconds > _FIRST_S:
+        return 0
+    return min(_LAST_BUCKET, math.ceil(_PER_DOUBLING * math.log2(seconds / _FIRST_S)))
+
+
+def _quantile(latency: dict[int, int], share: float) -> float | None:
+    """Return the middle of the bucket that the quantile falls into."""
+    left = share * sum(latency.values())
+    for bucket in sorted(latency):
+        left -= latency[bucket]
+        if left <= 0:
+            return round(float(_FIRST_S * 2 ** ((bucket - 0.5) / _PER_DOUBLING)), 6)
+    return None
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()

@@ -1,0 +1,533 @@
+"""Everything kept about a submission: the answer, the photo if its owner agreed, what was said about it; and how it is forgotten.
+
+Steps are in such an order that a killed process leaves nothing that nobody knows of. Kept: a row that says *writing*, then the
+photo, then the row says *kept*; so no photo exists that no row names. Forgotten: the row becomes a tombstone that holds nothing
+but its name, then the photo goes, then the row, then what the database's files still hold of it. :meth:`Submissions.recover`
+finishes what was begun. Knows nothing of HTTP, and nothing of who sent the photo: that is not kept at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, or_, select, tuple_, update
+
+from fruits.errors import ConfigError, NotFoundError, StoreError
+from fruits.harmless import clean_line, clean_text
+from fruits.service.database import Database, SubmissionRow
+from fruits.storage.objects import Objects
+
+Decision = Literal["confirmed", "corrected", "refused"]
+Filter = Literal["pending", "wrong", "reviewed", "kept"]
+DECISIONS: Final[tuple[Decision, ...]] = ("confirmed", "corrected", "refused")
+FILTERS: Final[tuple[Filter, ...]] = ("pending", "wrong", "reviewed", "kept")
+#: A row that says "writing" for so long belongs to a process that is no more.
+_WRITING_S: Final = 600
+#: Deleted in one go: a few transactions for a day's worth, none of them long.
+_AT_ONCE: Final = 200
+#: PostgreSQL rewrites its table to forget; not more often than this. A photo and its row are gone before.
+_SCRUB_EVERY_S: Final = 60.0
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{22}")
+_ROW: Final = SubmissionRow
+_EMPTY: Final = {column.name: None for column in SubmissionRow.__table__.columns if column.nullable}
+
+
+@dataclass(frozen=True, slots=True)
+class NewSubmission:
+    """What there is to keep of a recognised photo.
+
+    Attributes
+    ----------
+    outcome : str
+        Of ``fruits.answers.OUTCOMES``.
+    kind, variety : str, optional
+        Identifiers of what was named.
+    label : str, optional
+        The most probable label of the training photos.
+    probability, strangeness : float
+    language : str
+        ``en`` or ``fr``.
+    model : str
+        Identity of the bundle.
+    photo : bytes, optional
+        JPEG made from the pixels, never the upload; given only with consent.
+    features : float32 array, shape (k,), optional
+        Given only with consent.
+    """
+
+    outcome: str
+    kind: str | None
+    variety: str | None
+    label: str | None
+    probability: float
+    strangeness: float
+    language: str
+    model: str
+    photo: bytes | None = None
+    features: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the visitor gets: the name of the submission, and what proves that it is theirs."""
+
+    id: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A submission, as the owner sees it.
+
+    Attributes
+    ----------
+    id : str
+    created : datetime
+        UTC, to the second.
+    outcome, kind, variety, label, probability, strangeness, language, model
+        The answer, as in :class:`NewSubmission`.
+    has_photo : bool
+    right : bool, optional
+        The visitor's word; None if there is none.
+    said_label, note : str, optional
+        What the visitor says it is; whatever else they wrote.
+    decision : str, optional
+        The owner's: confirmed, corrected or refused.
+    reviewed_label : str, optional
+        The owner's label.
+    reviewer : str, optional
+        Name of the token.
+    """
+
+    id: str
+    created: datetime
+    outcome: str | None
+    kind: str | None
+    variety: str | None
+    label: str | None
+    probability: float | None
+    strangeness: float | None
+    language: str | None
+    model: str | None
+    has_photo: bool
+    right: bool | None
+    said_label: str | None
+    note: str | None
+    decision: str | None
+    reviewed_label: str | None
+    reviewer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some submissions, newest first, and where the next page begins; None after the last."""
+
+    submissions: tuple[Submission, ...]
+    cursor: str | None
+
+
+class Submissions:
+    """The submissions of one service.
+
+    Parameters
+    ----------
+    database : Database
+    photos : Objects
+        Where photos rest; holds nothing else.
+    keep_days : int
+        For how many days anything is kept.
+
+    Raises
+    ------
+    StoreError
+        From every method, if database or store refuse.
+    """
+
+    def __init__(self, database: Database, photos: Objects, *, keep_days: int) -> None:
+        if keep_days < 1:
+            raise ConfigError(f"keep_days is {keep_days}; expected at least 1")
+        self._database, self._photos, self.keep_days = database, photos, keep_days
+        self._scrubbed = -_SCRUB_EVERY_S
+        self._scrubbing = threading.Lock()
+
+    # --- The visitor ------------------------------------------------------------------------------------------------
+
+    def add(self, answer: NewSubmission) -> Receipt:
+        """Keep an answer, and the photo and its features where they are given."""
+        receipt = Receipt(_random_name(16), _random_name(24))
+        row = {
+            "id": receipt.id,
+            "secret_sha256": _hashed(receipt.secret),
+            "state": "kept" if answer.photo is None else "writing",
+            "created_s": int(time.time()),
+            "has_photo": answer.photo is not None,
+            "outcome": answer.outcome,
+            "kind": answer.kind,
+            "variety": answer.variety,
+            "label": answer.label,
+            "probability": float(answer.probability),
+            # Infinity is a number to SQLite and PostgreSQL, but none in JSON.
+            "strangeness": float(answer.strangeness) if np.isfinite(answer.strangeness) else None,
+            "language": clean_line(answer.language, 8),
+            "model": answer.model,
+            "features": None if answer.features is None else np.asarray(answer.features, "<f4").tobytes(),
+        }
+        with self._database.writing() as connection:
+            connection.execute(insert(_ROW).values(row))
+        if answer.photo is None:
+            return receipt
+        try:
+            self._photos.write(_key(receipt.id), answer.photo)
+            with self._database.writing() as connection:
+                kept = connection.execute(
+                    update(_ROW).where(_ROW.id == receipt.id, _ROW.state == "writing").values(state="kept")
+                ).rowcount
+            if not kept:  # it took so long that another process tidied up
+                raise StoreError("the photo took too long to be stored; try again")
+        except BaseException:
+            # The visitor gets no receipt, so nobody could ask for its deletion. What fails here as well, recover() does.
+            with suppress(StoreError):
+                self._forget([receipt.id])
+            raise
+        return receipt
+
+    def feedback(
+        self, submission_id: str, secret: str, right: bool, label: str | None = None, note: str | None = None
+    ) -> None:
+        """Keep the visitor's word on an answer; the last word counts.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such submission or the secret is another's.
+        """
+        self._owned(submission_id, secret, ("kept",))
+        said = {
+            "was_right": right,
+            "said_label": (clean_line(label) or None) if label else None,
+            "note": (clean_text(note) or None) if note else None,
+            "feedback_s": int(time.time()),
+        }
+        with self._database.writing() as connection:
+            # SQLite overwrites the word before; PostgreSQL keeps it until its table is rewritten.
+            changed = connection.execute(
+                update(_ROW).where(_ROW.id == submission_id, _ROW.state == "kept").values(said)
+            ).rowcount
+        if not changed:
+            raise _not_found()
+
+    def delete(self, submission_id: str, secret: str) -> None:
+        """Forget a submission: when this returns, row, photo and features are gone. May be called again if it failed.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such submission (any more) or the secret is another's.
+        """
+        self._owned(submission_id, secret, ("kept", "deleting"))
+        self._forget([submission_id])
+        self.scrub()
+
+    # --- The owner --------------------------------------------------------------------------------------------------
+
+    def page(self, which: Filter = "kept", cursor: str | None = None, limit: int = 50) -> Page:
+        """Return submissions, newest first.
+
+        Parameters
+        ----------
+        which : {"pending", "wrong", "reviewed", "kept"}
+            With a photo and without the owner's decision; said to be wrong; decided; with a photo.
+        cursor : str, optional
+            Of the page before.
+        limit : int
+            Between 1 and 200.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such filter or the cursor is none that was given.
+        """
+        conditions: list[ColumnElement[bool]] = [_ROW.state == "kept", _chosen(which)]
+        if cursor is not None:
+            conditions.append(tuple_(_ROW.created_s, _ROW.id) < tuple_(*_parse_cursor(cursor)))
+        limit = max(1, min(limit, 200))
+        statement = (
+            select(_ROW.__table__)
+            .where(and_(*conditions))
+            .order_by(_ROW.created_s.desc(), _ROW.id.desc())
+            .limit(limit + 1)
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(statement).all()
+        more = len(rows) > limit
+        rows = rows[:limit]
+        return Page(tuple(map(_submission, rows)), f"{rows[-1].created_s}.{rows[-1].id}" if more else None)
+
+    def wrong(self, limit: int = 50) -> tuple[Submission, ...]:
+        """Return what visitors said was wrong, newest first."""
+        return self.page("wrong", limit=limit).submissions
+
+    def counts(self) -> dict[str, int]:
+        """Return how many submissions each filter gives, and how many there are in all."""
+        columns = [func.count().filter(_chosen(which)).label(which) for which in FILTERS]
+        with self._database.reading() as connection:
+            row = connection.execute(select(func.count().label("all"), *columns).where(_ROW.state == "kept")).one()
+        return {name: int(value) for name, value in row._mapping.items()}
+
+    def get(self, submission_id: str) -> Submission:
+        """Return one submission.
+
+        Raises
+        ------
+        NotFoundError
+        """
+        with self._database.reading() as connection:
+            row = connection.execute(
+                select(_ROW.__table__).where(_ROW.id == submission_id, _ROW.state == "kept")
+            ).one_or_none()
+        if row is None:
+            raise _not_found()
+        return _submission(row)
+
+    def photo(self, submission_id: str) -> bytes:
+        """Return the JPEG of a submission.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such submission, or it has no photo.
+        """
+        data = self._photos.read_if_present(_key(submission_id)) if self.get(submission_id).has_photo else None
+        if data is None:
+            raise _not_found()
+        return data
+
+    def review(self, submission_id: str, decision: Decision, label: str | None = None, *, reviewer: str) -> Submission:
+        """Decide what a photo shows; the last decision counts.
+
+        Parameters
+        ----------
+        submission_id : str
+        decision : {"confirmed", "corrected", "refused"}
+            The answer's label stands; ``label`` is right; the photo is not to be learnt from.
+        label : str, optional
+            Needed to correct.
+        reviewer : str
+            Whose decision it is: the name of the token.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such submission.
+        ConfigError
+            If the decision is none, or lacks its label.
+        """
+        if decision not in DECISIONS:
+            raise ConfigError(f"decision is '{clean_line(str(decision), 40)}'; expected {', '.join(DECISIONS)}")
+        found = self.get(submission_id)
+        final = {"confirmed": found.label, "corrected": clean_line(label or ""), "refused": None}[decision]
+        if decision != "refused" and not final:
+            raise ConfigError(f"{decision} without a label; expected the label of what the photo shows")
+        values = {
+            "decision": decision,
+            "reviewed_label": final,
+            "reviewer": clean_line(reviewer, 100),
+            "reviewed_s": int(time.time()),
+        }
+        with self._database.writing() as connection:
+            changed = connection.execute(
+                update(_ROW).where(_ROW.id == submission_id, _ROW.state == "kept").values(values)
+            ).rowcount
+        if not changed:
+            raise _not_found()
+        return self.get(submission_id)
+
+    def remove(self, submission_id: str) -> None:
+        """Forget a submission at the owner's word, as :meth:`delete` does at the visitor's.
+
+        Raises
+        ------
+        NotFoundError
+        """
+        with self._database.reading() as connection:
+            there = connection.execute(
+                select(_ROW.id).where(_ROW.id == submission_id, _ROW.state != "writing")
+            ).one_or_none()
+        if there is None:
+            raise _not_found()
+        self._forget([submission_id])
+        self.scrub()
+
+    def learnable(self) -> Iterator[Submission]:
+        """Yield what the next recogniser may learn from: with a photo, confirmed or corrected; newest first."""
+        cursor: str | None = None
+        while True:
+            page = self.page("reviewed", cursor, 200)
+            for one in page.submissions:
+                if one.has_photo and one.decision in ("confirmed", "corrected"):
+                    yield one
+            if (cursor := page.cursor) is None:
+                return
+
+    # --- Forgetting -------------------------------------------------------------------------------------------------
+
+    def recover(self) -> int:
+        """Finish what killed processes left: tombstones, rows that still say writing, files that hold what was deleted.
+
+        Called at the start and every minute. Returns how many submissions were forgotten by it.
+        """
+        abandoned = and_(_ROW.state == "writing", _ROW.created_s < int(time.time()) - _WRITING_S)
+        count = self._forget_all(or_(_ROW.state == "deleting", abandoned))
+        self.scrub()
+        return count
+
+    def purge(self, now: datetime | None = None) -> int:
+        """Forget what has had its time, and photos that no row names; return how many submissions that were."""
+        before = (now or datetime.now(UTC)) - timedelta(days=self.keep_days)
+        count = self._forget_all(_ROW.created_s < int(before.timestamp()))
+        self._sweep()
+        self.scrub()
+        return count
+
+    def scrub(self, *, thorough: bool = False) -> bool:
+        """Make the database's files forget as well; return whether they have. On PostgreSQL at most once a minute."""
+        with self._scrubbing:
+            wait = _SCRUB_EVERY_S if not self._database.is_sqlite and not thorough else 0.0
+            if time.monotonic() - self._scrubbed < wait:
+                return False  # the next recover() does it
+            self._scrubbed = time.monotonic()
+            return self._database.scrub(thorough=thorough)
+
+    def _owned(self, submission_id: str, secret: str, states: Sequence[str]) -> None:
+        """Raise NotFoundError unless there is such a submission and it belongs to who asks."""
+        found: bytes | None = None
+        if _ID.fullmatch(submission_id):
+            with self._database.reading() as connection:
+                found = connection.execute(
+                    select(_ROW.secret_sha256).where(_ROW.id == submission_id, _ROW.state.in_(states))
+                ).scalar()
+        if not hmac.compare_digest(found or bytes(32), _hashed(secret)):
+            raise _not_found()
+
+    def _forget_all(self, condition: ColumnElement[bool]) -> int:
+        count = 0
+        while True:
+            with self._database.reading() as connection:
+                ids = list(connection.execute(select(_ROW.id).where(condition).limit(_AT_ONCE)).scalars())
+            if not ids:
+                return count
+            count += self._forget(ids, condition)
+
+    def _forget(self, ids: list[str], condition: ColumnElement[bool] | None = None) -> int:
+        """Delete some submissions for good, but for what :meth:`scrub` has to do; return how many were there.
+
+        With a condition, only those that still meet it: a slow writer may have come to its end meanwhile.
+        """
+        with self._database.writing() as connection:
+            tombstone = update(_ROW).where(_ROW.id.in_(ids)).values(_EMPTY | {"state": "deleting"})
+            connection.execute(tombstone if condition is None else tombstone.where(condition))
+            self._database.must_scrub(connection)
+            dead = select(_ROW.id).where(_ROW.id.in_(ids), _ROW.state == "deleting")
+            ids = list(connection.execute(dead).scalars())
+        for submission_id in ids:
+            self._delete_photo(submission_id)
+        with self._database.writing() as connection:
+            return connection.execute(delete(_ROW).where(_ROW.id.in_(ids))).rowcount
+
+    def _delete_photo(self, submission_id: str) -> None:
+        key = _key(submission_id)
+        self._photos.delete(key)
+        if self._photos.is_local:
+            # A write that was killed leaves its pieces under another name.
+            for piece in Path(self._photos.root).glob(f"{key}#*"):
+                with suppress(FileNotFoundError):
+                    piece.unlink()
+
+    def _sweep(self) -> None:
+        """Delete photos that no row names. The row comes before the photo, so what is listed first and not named is nobody's."""
+        names: list[str] = []
+        for found in self._names():
+            names.append(found)
+            if len(names) == _AT_ONCE:
+                self._delete_unnamed(names)
+                names = []
+        self._delete_unnamed(names)
+
+    def _names(self) -> Iterator[str]:
+        """Yield the ids that the files in the store are named after."""
+        if self._photos.is_local:  # obstore does not list the pieces of killed writes
+            with suppress(FileNotFoundError), os.scandir(self._photos.root) as entries:
+                keys: Sequence[str] = [entry.name for entry in entries]
+        else:
+            keys = [found.key for found in self._photos.list()]
+        for key in keys:
+            submission_id, dot, rest = key.partition(".")
+            if _ID.fullmatch(submission_id) and dot and re.fullmatch(r"jpg(#\d+)?", rest):
+                yield submission_id
+
+    def _delete_unnamed(self, ids: list[str]) -> None:
+        if not ids:
+            return
+        with self._database.reading() as connection:
+            named = set(connection.execute(select(_ROW.id).where(_ROW.id.in_(ids))).scalars())
+        for submission_id in set(ids) - named:
+            self._delete_photo(submission_id)
+
+
+def _chosen(which: str) -> ColumnElement[bool]:
+    conditions: dict[str, ColumnElement[bool]] = {
+        "pending": and_(_ROW.has_photo.is_(True), _ROW.decision.is_(None)),
+        "wrong": _ROW.was_right.is_(False),
+        "reviewed": _ROW.decision.is_not(None),
+        "kept": _ROW.has_photo.is_(True),
+    }
+    if which not in conditions:
+        raise ConfigError(f"state is '{clean_line(which, 40)}'; expected {', '.join(FILTERS)}")
+    return conditions[which]
+
+
+def _parse_cursor(cursor: str) -> tuple[int, str]:
+    created, dot, submission_id = cursor.partition(".")
+    if not (dot and re.fullmatch(r"[0-9]{1,12}", created) and _ID.fullmatch(submission_id)):
+        raise ConfigError("the cursor is none that a page gave; begin without one")
+    return int(created), submission_id
+
+
+def _submission(row: Row[Any]) -> Submission:
+    values = row._mapping
+    given = {name: values[name] for name in Submission.__slots__ if name in values}
+    return Submission(**given, created=datetime.fromtimestamp(row.created_s, UTC), right=row.was_right)
+
+
+def _key(submission_id: str) -> str:
+    if not _ID.fullmatch(submission_id):
+        raise _not_found()
+    return f"{submission_id}.jpg"
+
+
+def _random_name(size: int) -> str:
+    return base64.urlsafe_b64encode(secrets.token_bytes(size)).rstrip(b"=").decode()
+
+
+def _hashed(secret: str) -> bytes:
+    # Random by 192 bits: nothing to guess, so no slow hash.
+    return hashlib.sha256(secret.encode("utf-8", "replace")).digest()
+
+
+def _not_found() -> NotFoundError:
+    return NotFoundError("there is no such submission; it was deleted, has had its time, or never was")

@@ -1,0 +1,179 @@
+"""Who may do more than a visitor: tokens of programs and of the owner.
+
+A token is 256 random bits, shown once and kept as its sha256 alone. Knows nothing of HTTP or of rates; it says which there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from sqlalchemy import Row, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from fruits.errors import ConfigError, NotFoundError
+from fruits.harmless import clean_line
+from fruits.service.database import Database, TokenRow
+
+Role = Literal["api", "owner"]
+ROLES: Final[tuple[Role, ...]] = ("api", "owner")
+PREFIX: Final = "fruits_"
+#: A token that was revoked works for so many seconds more, where it was used just before.
+CACHED_S: Final = 5.0
+_TOKEN: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
+_CACHED: Final = 1024
+_ROW: Final = TokenRow
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """What is known of a token; not the token.
+
+    Attributes
+    ----------
+    id : str
+        8 characters, to name it by.
+    name : str
+        Given by whoever made it.
+    role : {"api", "owner"}
+    rate_per_minute : int, optional
+        Requests per minute; None: as the service is set.
+    created_day, last_used_day : str
+        ``2026-11-25``, UTC; None if it was never used.
+    revoked : bool
+    """
+
+    id: str
+    name: str
+    role: Role
+    rate_per_minute: int | None
+    created_day: str
+    last_used_day: str | None
+    revoked: bool
+
+
+class Tokens:
+    """The tokens of one service."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._cache: dict[bytes, tuple[TokenInfo, float]] = {}
+
+    def add(self, name: str, role: Role = "api", *, rate_per_minute: int | None = None) -> str:
+        """Make a token and return it; nobody can show it again.
+
+        Raises
+        ------
+        ConfigError
+            If the name is empty or taken, or the role or the rate is impossible.
+        """
+        name = clean_line(name, 100)
+        if not name:
+            raise ConfigError("a token needs a name; expected one that says who uses it")
+        if role not in ROLES:
+            raise ConfigError(f"role is '{clean_line(str(role), 40)}'; expected {' or '.join(ROLES)}")
+        if rate_per_minute is not None and not 1 <= rate_per_minute <= 1_000_000:
+            raise ConfigError(f"rate is {rate_per_minute} per minute; expected 1 to 1,000,000")
+        token = PREFIX + secrets.token_urlsafe(32)
+        row = {
+            "id": secrets.token_hex(4),
+            "name": name,
+            "token_sha256": _hashed(token),
+            "role": role,
+            "rate_per_minute": rate_per_minute,
+            "created_day": _today(),
+        }
+        with self._database.writing() as connection:
+            taken = select(_ROW.id).where(_ROW.name == name, _ROW.revoked_s.is_(None))
+            if connection.execute(taken).first() is None:
+                try:
+                    with connection.begin_nested():
+                        connection.execute(insert(_ROW).values(row))
+                    return token
+                except IntegrityError:
+                    pass  # another process was faster
+        raise ConfigError(f"there is a token '{name}' already; choose another name, or revoke that one first")
+
+    def list(self) -> tuple[TokenInfo, ...]:
+        """Return all tokens, also those that were revoked, by name."""
+        with self._database.reading() as connection:
+            rows = connection.execute(select(_ROW.__table__).order_by(_ROW.name, _ROW.revoked_s, _ROW.id)).all()
+        return tuple(map(_info, rows))
+
+    def revoke(self, name_or_id: str) -> TokenInfo:
+        """End a token; programs that use it are refused within seconds.
+
+        Raises
+        ------
+        NotFoundError
+            If no token that works has this name or id.
+        """
+        valid = _ROW.revoked_s.is_(None)
+        with self._database.writing() as connection:
+            rows = connection.execute(
+                select(_ROW.__table__).where(
+                    valid, or_(_ROW.id == name_or_id, _ROW.name == clean_line(name_or_id, 100))
+                )
+            ).all()
+            if rows:
+                row = next((row for row in rows if row.id == name_or_id), rows[0])
+                connection.execute(update(_ROW).where(_ROW.id == row.id).values(revoked_s=int(time.time())))
+        with self._lock:
+            self._cache.clear()
+        if not rows:
+            raise NotFoundError(f"no token '{clean_line(name_or_id, 100)}' is in use; see: fruits tokens list")
+        return _info(row)
+
+    def check(self, token: str) -> TokenInfo | None:
+        """Return what is known of a token; None if it is none, or was revoked.
+
+        The hash is looked up, not the token, so that the time it takes says nothing of any token.
+        """
+        if not _TOKEN.fullmatch(token):
+            return None
+        digest = _hashed(token)
+        with self._lock:
+            known = self._cache.get(digest)
+        if known is not None and time.monotonic() - known[1] < CACHED_S:
+            return known[0]
+        with self._database.reading() as connection:
+            row = connection.execute(
+                select(_ROW.__table__).where(_ROW.token_sha256 == digest, _ROW.revoked_s.is_(None))
+            ).one_or_none()
+        if row is None or not hmac.compare_digest(row.token_sha256, digest):
+            with self._lock:
+                self._cache.pop(digest, None)
+            return None
+        today = _today()
+        if row.last_used_day != today:
+            with self._database.writing() as connection:
+                connection.execute(update(_ROW).where(_ROW.id == row.id).values(last_used_day=today))
+        info = _info(row)
+        with self._lock:
+            if len(self._cache) >= _CACHED:
+                self._cache.clear()
+            self._cache[digest] = info, time.monotonic()
+        return info
+
+
+def _info(row: Row[Any]) -> TokenInfo:
+    return TokenInfo(
+        row.id, row.name, row.role, row.rate_per_minute, row.created_day, row.last_used_day, row.revoked_s is not None
+    )
+
+
+def _hashed(token: str) -> bytes:
+    # Random by 256 bits: nothing to guess, so no slow hash.
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
