@@ -23,7 +23,8 @@ from faults.s3_server import S3Server, free_port
 from fruits import bundle as bundles
 from fruits import pipeline
 from fruits.errors import StoreError
-from fruits.storage.objects import Objects
+from fruits.photos.reading import read_photos
+from fruits.storage.objects import Objects, opened
 
 CHOICES = ("--workers", 2)  # those of the finished run
 
@@ -254,6 +255,21 @@ def test_objects_are_right_in_spite_of(kind: str, s3: S3Server, bucket: str, mon
         assert proxy.done[kind] > 1
 
 
+@pytest.mark.parametrize("kind", ["cut-answer", "cut-chunked-answer"])
+def test_no_photo_fails_because_one_answer_of_three_breaks_off(
+    kind: str, s3: S3Server, in_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = [f"{in_bucket}/{one.key}" for one in Objects(in_bucket).list()]
+    opened.cache_clear()  # it has the connections of another endpoint
+    with FaultyProxy(s3.port, kind, rate=0.3, seed=4) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        contents = list(read_photos(listed))
+        assert [error for _, error in contents if error] == []
+        assert len({data for data, _ in contents}) > 1
+        assert proxy.done[kind] > len(contents) / 5
+    opened.cache_clear()
+
+
 def test_store_that_never_answers_is_given_up(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRUITS_STORE_TIMEOUT_S", "0.2")
     with FaultyProxy(s3.port, "stalled", rate=0.2, seed=1) as proxy:
@@ -327,13 +343,19 @@ def test_objects_on_moto(moto_bucket: str) -> None:
         Objects("s3://nowhere/at all").read("it")
 
 
-def test_listing_goes_over_many_pages(moto_bucket: str) -> None:
+def test_listing_goes_over_many_pages(moto_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     objects = Objects(f"{moto_bucket}/pages")
     names = [f"{number:05d}" for number in range(1050)]
     to = copies.bucket("breadth", dict(os.environ), "pages")
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: to.put(name, b""), names))
     assert sorted(one.key for one in objects.list()) == names
+    # And what breaks off goes on where it was, without giving anything twice.
+    with FaultyProxy(int(os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2]), "cut-answer", rate=0.5) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        for _ in range(3):
+            assert [one.key for one in Objects(objects.root).list()] == names
+        assert proxy.done["cut-answer"] > 1
 
 
 def test_run_on_moto(moto_bucket: str, own_photos: Path, tmp_path: Path, fruits: Callable[..., Any]) -> None:

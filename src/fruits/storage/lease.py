@@ -167,10 +167,19 @@ def _me() -> dict[str, Any]:
     return {
         "id": uuid.uuid4().hex,
         "host": socket.gethostname(),
+        "processes": _process_numbers(),
         "pid": os.getpid(),
         "born": psutil.Process().create_time(),
         "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _process_numbers() -> str:
+    """Return what the numbers of processes here are of, where the system tells."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
 
 
 def _is_over(data: bytes) -> bool:
@@ -179,7 +188,8 @@ def _is_over(data: bytes) -> bool:
         holder = json.loads(data)
         if holder.get("over"):
             return True
-        if holder["host"] != socket.gethostname():
+        # Containers may share a host's name, and each counts its processes from 1: only of the same count is one known dead.
+        if (holder["host"], holder["processes"]) != (socket.gethostname(), _process_numbers()):
             return False
         return bool(abs(psutil.Process(holder["pid"]).create_time() - holder["born"]) > 1)
     except psutil.NoSuchProcess:

@@ -6,6 +6,7 @@ To change a schema: raise the number, say why below, and add a test that old res
 1: first version.
 2: embeddings have brightness and sharpness; answers have a kind, a variety and how sure they are.
 3: plans carry a checksum of what they say.
+4: that checksum is of every byte of the plan, and shards have names of their plan alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 
 import pyarrow as pa
 
-VERSION: Final = 3
+VERSION: Final = 4
 
 #: Largest float distance that "the same embedding" allows between engines; the same machine gives the same bits.
 EMBEDDING_TOLERANCE: Final = 1e-5

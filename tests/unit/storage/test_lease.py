@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -92,6 +93,13 @@ def test_killed_holder_holds_nobody_up(objects: Objects) -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
     with lease.finishing(objects) as held:
         held.confirm()
+
+
+def test_holder_of_another_container_is_not_taken_for_dead_because_its_number_is_unknown_here() -> None:
+    holder = {**lease._me(), "pid": 2**22 + 7}  # more than Linux ever gives
+    assert lease._is_over(json.dumps(holder).encode())
+    assert not lease._is_over(json.dumps({**holder, "processes": "pid:[1]"}).encode())
+    assert not lease._is_over(json.dumps({**holder, "host": "another"}).encode())
 
 
 def test_holder_that_fell_silent_is_told_that_another_took_over(
