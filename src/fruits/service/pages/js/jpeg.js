@@ -341,14 +341,12 @@ function enlarged(plane, frame, divided, width, height) {
       for (let x = 0; x < width; x++) out[to + x] = line[x >> 1];
     } else {
       // A quarter of the neighbour on that side; rounded up on one side and down on the other, so that nothing drifts.
-      const unit = mixed ? 4 : 1;
       for (let x = 0; x < width; x++) {
         const at = x >> 1;
         const next = x % 2 ? at + 1 : at - 1;
         const edge = next < 0 || next >= columns;
         const sum = 3 * line[at] + (edge ? line[at] : line[next]);
         out[to + x] = mixed ? (sum + (x % 2 ? 7 : 8)) >> 4 : edge ? line[at] : (sum + (x % 2 ? 2 : 1)) >> 2;
-        if (unit === 0) break;
       }
     }
   }

@@ -1,0 +1,92 @@
+// From the numbers of recognizer.onnx to what a person is told: answers.py and photos/quality.py, once more for the browser.
+//
+// Gives an answer of the same shape as POST /v1/recognise, so that the page shows both alike.
+
+const BEST = 3;
+
+/**
+ * Decide what is said of one photo.
+ *
+ * @param {{probabilities: Float32Array, strangeness: number, brightness: number, sharpness: number}} numbers
+ * @param {{taxonomy: object, certainty: object}} model  As GET /v1/model gives them.
+ * @param {number} shortSide  Of the photo, in pixels.
+ */
+export function decide(numbers, { taxonomy, certainty }, shortSide) {
+  const { probabilities, strangeness } = numbers;
+  const byKind = sums(probabilities, taxonomy.kind_of, taxonomy.kinds.length);
+  const byVariety = sums(probabilities, taxonomy.variety_of, taxonomy.varieties.length);
+  const kinds = best(byKind, BEST);
+  const [variety] = best(byVariety, 1);
+  let outcome = "unsure";
+  if (byKind[kinds[0]] >= certainty.kind) outcome = "kind";
+  if (variety !== undefined && byVariety[variety] >= certainty.variety) outcome = "variety";
+  // Also where it is no number.
+  if (!(strangeness <= (certainty.strange ?? Infinity))) outcome = "unknown";
+
+  let named = null;
+  let kind = null;
+  let probability = byKind[kinds[0]];
+  if (outcome === "variety") {
+    named = taxonomy.varieties[variety];
+    kind = taxonomy.kind_of[taxonomy.variety_of.indexOf(variety)];
+    probability = byVariety[variety];
+  } else if (outcome === "kind") {
+    kind = kinds[0];
+    named = taxonomy.kinds[kind];
+  }
+  const uncertain = outcome === "unsure" || outcome === "unknown";
+  return {
+    outcome,
+    kind: kind === null ? null : taxonomy.kind_ids[kind],
+    variety: outcome === "variety" ? taxonomy.variety_ids[variety] : null,
+    name: named && { en: named.en, fr: named.fr },
+    line: named && (named.line_en || named.line_fr) ? { en: named.line_en, fr: named.line_fr } : null,
+    probability,
+    kinds: kinds.map((number) => ({
+      kind: taxonomy.kind_ids[number],
+      en: taxonomy.kinds[number].en,
+      fr: taxonomy.kinds[number].fr,
+      probability: byKind[number],
+    })),
+    labels: best(probabilities, BEST).map((number) => ({
+      label: taxonomy.labels[number],
+      ...nameOfLabel(taxonomy, number),
+      probability: probabilities[number],
+    })),
+    strangeness,
+    advice: uncertain ? adviceOn(numbers, certainty.limits, shortSide).map((code) => ({ code })) : [],
+    alike: [],
+  };
+}
+
+function nameOfLabel(taxonomy, label) {
+  const variety = taxonomy.variety_of[label];
+  const { en, fr } = variety >= 0 ? taxonomy.varieties[variety] : taxonomy.kinds[taxonomy.kind_of[label]];
+  return { en, fr };
+}
+
+/** What is wrong with the photo, the plainest first. */
+function adviceOn({ brightness, sharpness }, limits, shortSide) {
+  const found = [];
+  if (shortSide < limits.small) found.push("small");
+  if (brightness < limits.dark) found.push("dark");
+  // A black or a white page has no edges at all; that is not the lens.
+  if (sharpness > 0 && sharpness < limits.blurred && !found.includes("dark")) found.push("blurred");
+  return found;
+}
+
+function sums(probabilities, memberOf, count) {
+  const out = new Array(count).fill(0);
+  memberOf.forEach((group, label) => {
+    if (group >= 0) out[group] += probabilities[label];
+  });
+  // The server adds in float32, and a probability of 0.9000000000001 is not beyond a limit of 0.9000001.
+  return out.map(Math.fround);
+}
+
+/** Positions of the largest values, best first; of equals the lower one first. */
+function best(values, count) {
+  return Array.from(values, (_, number) => number)
+    .sort((a, b) => values[b] - values[a] || a - b)
+    .slice(0, count);
+}
