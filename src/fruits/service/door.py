@@ -1,0 +1,195 @@
+"""The door: who is let in, under which name, and what every answer carries.
+
+Pure ASGI around everything else: a number per request, known hosts, security headers, calls from other sites, and the one error
+shape for whatever goes wrong inside. Bodies are bounded where they are read, in :mod:`fruits.service.uploads`. Knows nothing of
+photos.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from fruits.service import problems
+from fruits.service.problems import Problem
+from fruits.service.settings import LOOPBACK, ServiceConfig
+from fruits.service.telemetry import Telemetry
+from fruits.service.uploads import Disconnected
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+#: Load balancers ask these by address.
+_ANY_HOST: Final = ("/healthz", "/readyz")
+_ALLOWED: Final = "GET, POST, DELETE"
+_ALLOWED_HEADERS: Final = "Authorization, Content-Type, X-Fruits-Secret"
+
+
+class Door:
+    """ASGI middleware.
+
+    Parameters
+    ----------
+    app : ASGI application
+    config : ServiceConfig
+    telemetry : Telemetry
+    policy : str
+        Content security policy of every answer.
+    """
+
+    def __init__(self, app: App, config: ServiceConfig, telemetry: Telemetry, *, policy: str) -> None:
+        self._app, self._config, self._telemetry = app, config, telemetry
+        self._hosts = frozenset((*LOOPBACK, *(host for host in config.allow_hosts if not host.startswith("*"))))
+        self._suffixes = tuple(host[1:] for host in config.allow_hosts if host.startswith("*."))
+        self._any_host = "*" in config.allow_hosts
+        self._proxies = [ipaddress.ip_network(proxy, strict=False) for proxy in config.trusted_proxies]
+        self._headers = [
+            (b"content-security-policy", policy.encode()),
+            (b"x-content-type-options", b"nosniff"),
+            (b"x-frame-options", b"DENY"),
+            (b"referrer-policy", b"no-referrer"),
+            (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
+            (b"cross-origin-opener-policy", b"same-origin"),
+            (b"cross-origin-resource-policy", b"cross-origin" if config.allow_origins else b"same-origin"),
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1000})
+                return
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        headers: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name, value)
+        request_id = secrets.token_urlsafe(12)
+        about: dict[str, Any] = {}
+        scope["fruits"] = about
+        about["id"], about["headers"], about["started"] = request_id, headers, started
+        about["address"] = self._address(scope, headers)
+        extra = self._headers
+        origin = headers.get(b"origin", b"").decode("latin-1").lower()
+        if origin and origin in self._config.allow_origins:
+            extra = [
+                *extra,
+                (b"access-control-allow-origin", origin.encode("latin-1")),
+                (b"access-control-expose-headers", b"X-Request-Id, Retry-After"),
+                (b"vary", b"Origin"),
+            ]
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                given = message.get("headers", ())
+                names = {name for name, _ in given}
+                message["headers"] = [
+                    *given,
+                    *((name, value) for name, value in extra if name not in names),
+                    (b"x-request-id", request_id.encode("ascii")),
+                ]
+            await send(message)
+
+        try:
+            if not self._knows(headers) and scope["path"] not in _ANY_HOST:
+                raise Problem("unknown_host")
+            if scope["method"] == "OPTIONS" and extra is not self._headers:
+                await _reply(answer, 204, b"", [
+                    (b"access-control-allow-methods", _ALLOWED.encode()),
+                    (b"access-control-allow-headers", _ALLOWED_HEADERS.encode()),
+                    (b"access-control-max-age", b"600"),
+                ])  # fmt: skip
+            else:
+                await self._app(scope, receive, answer)
+        except Disconnected:
+            status = status or 499
+        except Exception as exc:
+            problem = problems.of(exc)
+            if problem.code == "internal" or (problem.code == "busy" and not isinstance(exc, Problem)):
+                self._telemetry.log_bug(request_id, exc)
+            if status:
+                raise  # half an answer is out; only closing the connection says that it is none
+            await send_problem(answer, problem, scope)
+        finally:
+            self._note(scope, about, status, started)
+
+    def _note(self, scope: Scope, about: dict[str, Any], status: int, started: float) -> None:
+        route = about.get("route") or getattr(scope.get("route"), "path", None) or "other"
+        self._telemetry.requests.labels(route, str(status)).inc()
+        if "code" in about:
+            self._telemetry.errors.labels(about["code"]).inc()
+        if route in _ANY_HOST:
+            return
+        values = {name: about[name] for name in ("code", "photos", "outcomes", "bytes_in") if name in about}
+        self._telemetry.log(
+            "request", request_id=about["id"], method=_known_method(scope["method"]), route=route, status=status,
+            ms=round(1000 * (time.perf_counter() - started), 1), client=self._telemetry.client(about["address"]), **values,
+        )  # fmt: skip
+
+    def _knows(self, headers: dict[bytes, bytes]) -> bool:
+        if self._any_host:
+            return True
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        name, _, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
+        if not name or (port and not port.isdigit()):
+            name = host
+        return name in self._hosts or (bool(self._suffixes) and name.endswith(self._suffixes))
+
+    def _address(self, scope: Scope, headers: dict[bytes, bytes]) -> str:
+        """Return the client's address; that which a trusted proxy names, if one is in between."""
+        client = scope.get("client")
+        address = client[0] if client else "unknown"
+        forwarded = headers.get(b"x-forwarded-for")
+        if not self._proxies or forwarded is None:
+            return address
+        # From the right: each trusted proxy vouches for the one before it; the first that is not one of ours is the client.
+        for hop in reversed([*forwarded.decode("latin-1").split(","), address]):
+            address = hop.strip()
+            if not self._trusts(address):
+                break
+        return address
+
+    def _trusts(self, address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in proxy for proxy in self._proxies)
+
+
+async def send_problem(send: Send, problem: Problem, scope: Scope) -> None:
+    """Answer with an error, and say goodbye where a body is still on its way."""
+    about = scope["fruits"]
+    about["code"] = problem.code
+    headers = [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
+    if problem.code in ("slow", "stopping"):
+        headers.append((b"connection", b"close"))
+    await _reply(send, problem.status, problems.body(problem, about["id"]), headers, head=scope["method"] == "HEAD")
+
+
+async def _reply(
+    send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]], *, head: bool = False
+) -> None:
+    if status != 204:
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+            *headers,
+        ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if head else body})
+
+
+def _known_method(method: str) -> str:
+    return method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"

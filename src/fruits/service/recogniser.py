@@ -1,0 +1,412 @@
+"""The open bundle: decoders, the queue before them, inference, warm-up, and a new bundle without downtime.
+
+A lane is a thread with a decoder of its own (a child process that may die of a photo) that takes what waits, decodes and
+recognises it. Photos of different requests share a lane's batch; an answer does not depend on the others in it. The network is
+opened once for all lanes. Knows nothing of HTTP or of what is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from io import BytesIO
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fruits import bundle as bundles
+from fruits.answers import Answer
+from fruits.embedding.backbone import Embedder
+from fruits.errors import BundleError, FruitsError, ImageDecodeError
+from fruits.photos.decoder import Decoder, Limits
+from fruits.photos.quality import measure
+from fruits.service.settings import ServiceConfig
+
+#: Thumbnails beside an answer.
+ALIKE: Final = 6
+#: Side and JPEG quality of a photo that is kept.
+KEPT_SIDE: Final = 1024
+KEPT_QUALITY: Final = 88
+#: Bundles whose thumbnails and networks are still served after a newer one came.
+_MODELS_KEPT: Final = 2
+#: Seconds by the clock that a decoder may hang, as a multiple of the processor time that it may take.
+_WALL_FACTOR: Final = 3.0
+_MEMORY_MIB: Final = 2048
+#: Bytes of files beyond which a photo is decoded alone, so that nobody waits for a large one by chance.
+_LARGE_BYTES: Final = 1 << 20
+#: How much the newest batch counts in the estimate of how long a photo takes.
+_NEWEST: Final = 0.1
+#: First guess of the seconds that a photo takes; soon replaced by what was measured.
+_FIRST_GUESS_S: Final = 0.01
+
+
+class Model:
+    """A bundle, opened.
+
+    Attributes
+    ----------
+    bundle : Bundle
+    identity : str
+    names : dict of dict
+        Of every label, in both languages.
+    labels_body, model_body : bytes
+        What ``/v1/labels`` and ``/v1/model`` say, made once.
+    """
+
+    def __init__(self, bundle: bundles.Bundle) -> None:
+        self.bundle = bundle
+        self.identity = bundle.identity
+        self.embedder = Embedder(bundle.network)
+        taxonomy = bundle.taxonomy
+        named = [
+            taxonomy.varieties[variety] if variety >= 0 else taxonomy.kinds[kind]
+            for kind, variety in zip(taxonomy.kind_of, taxonomy.variety_of, strict=True)
+        ]
+        self.names = {label: {"en": name.en, "fr": name.fr} for label, name in zip(taxonomy.labels, named, strict=True)}
+        labels = [
+            {
+                "label": label,
+                "kind": taxonomy.kind_ids[kind],
+                "variety": taxonomy.variety_ids[variety] if variety >= 0 else None,
+                **self.names[label],
+            }
+            for label, kind, variety in zip(taxonomy.labels, taxonomy.kind_of, taxonomy.variety_of, strict=True)
+        ]
+        kinds = [
+            {"kind": kind, "en": name.en, "fr": name.fr}
+            for kind, name in zip(taxonomy.kind_ids, taxonomy.kinds, strict=True)
+        ]
+        self.labels_body = _json({"labels": labels, "kinds": kinds})
+        self.model_body = _json(
+            {
+                "identity": self.identity,
+                **asdict(bundle.preprocessing),
+                "recognizer": f"/v1/model/{self.identity}/recognizer.onnx",
+                "bytes": len(bundle.recognizer),
+                "sha256": hashlib.sha256(bundle.recognizer).hexdigest(),
+                "labels": labels,
+                "taxonomy": taxonomy.as_dict(),
+                "certainty": bundle.certainty.as_dict(),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """What is known of a photo now.
+
+    Attributes
+    ----------
+    model : Model
+        Which gave the answer.
+    answer : Answer
+    alike : list of (int, float)
+        Numbers in the bundle's gallery and cosines, best first.
+    bins : int64 array, shape (m,)
+        Where the photo lies among the training photos; see :class:`fruits.learning.drift.Drift`.
+    kept : bytes or None
+        The photo as a fresh JPEG, if that was asked for.
+    queue_s, decode_s, infer_s : float
+        Seconds that it waited, and that its batch took.
+    """
+
+    model: Model
+    answer: Answer
+    alike: list[tuple[int, float]]
+    bins: NDArray[np.int64]
+    kept: bytes | None
+    queue_s: float
+    decode_s: float
+    infer_s: float
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    data: bytes
+    keep: bool
+    future: Future[Recognised] | asyncio.Future[Recognised]
+    loop: asyncio.AbstractEventLoop | None
+    since: float = field(default_factory=time.perf_counter)
+
+
+class Recogniser:
+    """Lanes around one open bundle.
+
+    Parameters
+    ----------
+    out : str
+        Results of a run, or a bundle.
+    lanes : int
+    batch : int
+        Photos that a lane takes at once, at most.
+    decode_s : float
+        Seconds of processor time to decode a photo.
+
+    Raises
+    ------
+    BundleError
+        If the bundle cannot be used.
+    """
+
+    def __init__(self, out: str, *, lanes: int, batch: int = 8, decode_s: float = 5.0) -> None:
+        self._out, self._batch = out, batch
+        self._limits = Limits(cpu_s=decode_s, wall_s=_WALL_FACTOR * decode_s, memory_mib=_MEMORY_MIB)
+        self._models: OrderedDict[str, Model] = OrderedDict()
+        self._install(Model(bundles.load(out)))
+        self._waiting: deque[_Job] = deque()
+        self._ready = threading.Condition()
+        self._closed = False
+        self._photo_s = _FIRST_GUESS_S
+        self._at_work = 0
+        self._lanes = [
+            threading.Thread(target=self._work, name=f"lane-{number}", daemon=True) for number in range(max(1, lanes))
+        ]
+        self.warm = False
+
+    @property
+    def model(self) -> Model:
+        """The newest model."""
+        return self._model
+
+    def model_of(self, identity: str) -> Model | None:
+        """Return a model that is still served."""
+        return self._models.get(identity)
+
+    @property
+    def waiting(self) -> int:
+        """How many photos wait or are worked on."""
+        return len(self._waiting) + self._at_work
+
+    def wait_s(self, more: int = 0) -> float:
+        """Return how long a photo that comes after ``more`` others would wait for its turn, by what photos took lately."""
+        return (self.waiting + more) * self._photo_s / len(self._lanes)
+
+    def start(self) -> None:
+        """Start the lanes and warm each up with a made photo, so that the first visitor waits for nothing."""
+        photo = made_photo()
+        for lane in self._lanes:
+            lane.start()
+        checked: list[Future[Recognised]] = []
+        for _ in self._lanes:
+            future: Future[Recognised] = Future()
+            checked.append(future)
+            self._put([_Job(photo, False, future, None)])
+        for future in checked:
+            _check(future.result(), self._model)
+        self.warm = True
+
+    def submit(self, photos: Sequence[bytes], *, keep: bool = False) -> list[asyncio.Future[Recognised]]:
+        """Queue photos from an event loop; each future gives what was recognised, or ``ImageDecodeError``."""
+        loop = asyncio.get_running_loop()
+        jobs = [_Job(data, keep, loop.create_future(), loop) for data in photos]
+        self._put(jobs)
+        return [job.future for job in jobs]  # type: ignore[misc] - made two lines above
+
+    def reload(self) -> bool:
+        """Load the bundle again; return whether it is another one. The old one stays where the new one fails its check.
+
+        Raises
+        ------
+        BundleError, StoreError
+            If the new one cannot be used.
+        """
+        new = Model(self._load_patiently())
+        if new.identity == self._model.identity:
+            return False
+        size = new.bundle.preprocessing.size
+        with Decoder(self._limits) as decoder:
+            photo = decoder.to_network_input(made_photo(), new.bundle.preprocessing)
+        recognised = _recognise(new, photo.pixels.reshape(1, size, size, 3), np.array([min(photo.width, photo.height)]))
+        _check(Recognised(new, *recognised[0], None, 0.0, 0.0, 0.0), new)
+        self._install(new)
+        return True
+
+    def close(self) -> None:
+        """Finish what waits, then end the lanes and their decoders."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
+        for lane in self._lanes:
+            if lane.ident is not None:
+                lane.join()
+
+    def _load_patiently(self) -> bundles.Bundle:
+        """Load; on a disk a new bundle replaces the old one in two steps, between which there is none for an instant."""
+        for _ in range(3):
+            with suppress(BundleError):
+                return bundles.load(self._out)
+            time.sleep(0.2)
+        return bundles.load(self._out)
+
+    def _install(self, model: Model) -> None:
+        self._model = model
+        models = OrderedDict(self._models)
+        models[model.identity] = model
+        models.move_to_end(model.identity)
+        while len(models) > _MODELS_KEPT:
+            models.popitem(last=False)
+        self._models = models  # a whole one at once: others look things up meanwhile
+
+    def _put(self, jobs: list[_Job]) -> None:
+        with self._ready:
+            if self._closed:
+                raise FruitsError("the service is stopping")
+            self._waiting.extend(jobs)
+            self._ready.notify(len(jobs))
+
+    def _take(self) -> list[_Job]:
+        """Wait for photos; return what one lane does next, nothing at the end."""
+        with self._ready:
+            while not self._waiting:
+                if self._closed:
+                    return []
+                self._ready.wait()
+            # A fair share, so that no lane idles while another has a long batch.
+            share = -(-len(self._waiting) // len(self._lanes))
+            jobs = [self._waiting.popleft()]
+            while (
+                self._waiting
+                and len(jobs) < min(self._batch, share)
+                and len(jobs[0].data) < _LARGE_BYTES
+                and len(self._waiting[0].data) < _LARGE_BYTES
+            ):
+                jobs.append(self._waiting.popleft())
+            self._at_work += len(jobs)
+            return jobs
+
+    def _work(self) -> None:
+        with Decoder(self._limits) as decoder:
+            while jobs := self._take():
+                started = time.perf_counter()
+                try:
+                    outcomes = self._do(decoder, jobs, started)
+                except Exception as exc:  # whatever it was, these photos have their outcome and the lane goes on
+                    outcomes = [exc] * len(jobs)
+                with self._ready:
+                    self._at_work -= len(jobs)
+                each = (time.perf_counter() - started) / len(jobs)
+                self._photo_s += _NEWEST * (each - self._photo_s)
+                _deliver(jobs, outcomes)
+
+    def _do(self, decoder: Decoder, jobs: list[_Job], started: float) -> list[Recognised | Exception]:
+        model = self._model
+        preprocessing = model.bundle.preprocessing
+        size = preprocessing.size
+        with decoder.begin([job.data for job in jobs], preprocessing) as decoding:
+            sizes = decoding.outcomes()
+            decoded = time.perf_counter()
+            good = [row for row, one in enumerate(sizes) if not isinstance(one, ImageDecodeError)]
+            outcomes: list[Any] = list(sizes)
+            sides = np.array([min(outcomes[row]) for row in good], np.int64)
+            recognised = _recognise(model, decoding.pixels(size), sides) if good else []
+        inferred = time.perf_counter()
+        for row, one in zip(good, recognised, strict=True):
+            kept: bytes | None = None
+            if jobs[row].keep:
+                try:
+                    kept = decoder.to_thumbnail(jobs[row].data, KEPT_SIDE, KEPT_QUALITY)
+                except ImageDecodeError as exc:
+                    outcomes[row] = exc
+                    continue
+            outcomes[row] = Recognised(
+                model, *one, kept, started - jobs[row].since, decoded - started, inferred - decoded
+            )
+        return outcomes
+
+
+def _recognise(
+    model: Model, pixels: NDArray[np.uint8], short_sides: NDArray[np.int64]
+) -> list[tuple[Answer, list[tuple[int, float]], NDArray[np.int64]]]:
+    """Return answer, alike photos and bins of n photos, pixels (n, size, size, 3)."""
+    bundle = model.bundle
+    brightness, sharpness = measure(pixels)
+    found = bundle.answers(model.embedder.embed(pixels), brightness, sharpness, short_sides)
+    features = np.stack([answer.features for answer in found])
+    alike = bundle.gallery.nearest(features, ALIKE)
+    bins = bundle.drift.bins(features, np.array([answer.strangeness for answer in found], np.float32))
+    return list(zip(found, alike, bins, strict=True))
+
+
+def _deliver(jobs: list[_Job], outcomes: Sequence[Recognised | Exception]) -> None:
+    """Give every photo its outcome; those of one event loop in one call, which wakes it once."""
+    loops: dict[asyncio.AbstractEventLoop | None, list[tuple[_Job, Recognised | Exception]]] = {}
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        loops.setdefault(job.loop, []).append((job, outcome))
+    for loop, done in loops.items():
+        if loop is None:
+            _settle(done)
+        else:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_settle, done)
+
+
+def _settle(done: list[tuple[_Job, Recognised | Exception]]) -> None:
+    for job, outcome in done:
+        if job.future.done():  # cancelled
+            continue
+        if isinstance(outcome, Exception):
+            job.future.set_exception(outcome)
+        else:
+            job.future.set_result(outcome)
+
+
+def _check(recognised: Recognised, model: Model) -> None:
+    """Raise unless a recogniser gave sensible numbers."""
+    answer = recognised.answer
+    numbers = [answer.probability, *answer.probabilities, *answer.features]
+    if not np.isfinite(numbers).all() or not all(0 <= p <= 1.0001 for p in answer.probabilities):
+        raise BundleError(f"bundle '{model.bundle.root}' gives numbers that are none; make it again with 'fruits run'")
+
+
+def _json(values: Any) -> bytes:
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def made_photo() -> bytes:
+    """Return a small JPEG of a red disk on white: to warm up, and to see that all works."""
+    y, x = np.mgrid[:160, :200]
+    pixels = np.full((160, 200, 3), 255, np.uint8)
+    pixels[(x - 100) ** 2 + (y - 80) ** 2 < 60**2] = (190, 40, 30)
+    out = BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def check(config: ServiceConfig) -> dict[str, Any]:
+    """Open a bundle as a service does, recognise one made photo, and say how that went.
+
+    Raises
+    ------
+    BundleError
+        If the bundle cannot be used.
+    """
+    started = time.perf_counter()
+    recogniser = Recogniser(config.out, lanes=1, decode_s=config.decode_s)
+    opened = time.perf_counter()
+    recogniser.start()
+    warm = time.perf_counter()
+    try:
+        photo: Future[Recognised] = Future()
+        recogniser._put([_Job(made_photo(), False, photo, None)])
+        answer = photo.result().answer
+    finally:
+        recogniser.close()
+    return {
+        "model": recogniser.model.identity,
+        "labels": len(recogniser.model.bundle.labels),
+        "outcome": answer.outcome,
+        "kinds": [{"kind": kind, "probability": probability} for kind, _, probability in answer.kinds],
+        "strangeness": answer.strangeness,
+        "seconds": {"open": opened - started, "warm": warm - started},
+        "milliseconds": 1000 * (time.perf_counter() - warm),
+    }

@@ -1,0 +1,180 @@
+"""What a running service holds, how it is opened and closed, and what it does by itself: look for a new bundle, forget, count.
+
+Opened whole or not at all. Knows nothing of requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from fruits.errors import FruitsError, StoreError
+from fruits.service.database import Database
+from fruits.service.limits import Limits
+from fruits.service.receipts import Receipts
+from fruits.service.recogniser import Recogniser
+from fruits.service.settings import ServiceConfig
+from fruits.service.statistics import Statistics
+from fruits.service.submissions import Submissions
+from fruits.service.telemetry import Telemetry
+from fruits.service.tokens import Tokens
+from fruits.storage.objects import Objects, is_remote, opened
+
+_FLUSH_S: Final = 5.0
+_RECOVER_S: Final = 60.0
+_PURGE_S: Final = 3600.0
+
+
+class Resources:
+    """Everything of one service.
+
+    Attributes
+    ----------
+    config : ServiceConfig
+    telemetry : Telemetry
+    limits : Limits
+    recogniser : Recogniser
+    submissions : Submissions
+    statistics : Statistics
+    tokens : Tokens
+    receipts : Receipts
+    stopping : bool
+        Whether new photos are refused.
+    bytes_in_flight : int
+        Of uploads that are being read or worked on.
+    """
+
+    def __init__(self, config: ServiceConfig, telemetry: Telemetry) -> None:
+        self.config, self.telemetry = config, telemetry
+        self.limits = Limits()
+        self.stopping = False
+        self.bytes_in_flight = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._reloading = asyncio.Lock()
+        self._seen: object = None
+        with ExitStack() as undo:
+            self.recogniser = Recogniser(config.out, lanes=config.workers, batch=config.batch, decode_s=config.decode_s)
+            self._seen = self._look()
+            database = Database.open(config.database)
+            undo.callback(database.close)
+            self._database = database
+            self.submissions = Submissions(database, Objects(config.photos), keep_days=config.keep_days)
+            self.submissions.recover()
+            self.statistics = Statistics(database)
+            self.tokens = Tokens(database)
+            self.receipts = Receipts(self.submissions)
+            undo.pop_all()
+
+    @property
+    def ready(self) -> bool:
+        """Whether photos are taken."""
+        return self.recogniser.warm and not self.stopping
+
+    def start(self) -> None:
+        """Warm up, and begin what is done by itself, on the running event loop."""
+        self._do(self._warm_up())
+        self._do(self._repeat(_FLUSH_S, self.statistics.flush))
+        self._do(self._repeat(_RECOVER_S, self.submissions.recover))
+        self._do(self._repeat(_PURGE_S, self._purge, at_once=True))
+        if self.config.watch_s:
+            self._do(self._watch())
+
+    async def stop(self) -> None:
+        """Finish what was begun and write down what was counted."""
+        self.stopping = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self._close)
+
+    async def reload(self) -> None:
+        """Take up a new bundle, if there is one and it passes its check; else go on with the old one."""
+        async with self._reloading:
+            self._seen = await asyncio.to_thread(self._look)
+            started = time.perf_counter()
+            try:
+                changed = await asyncio.to_thread(self.recogniser.reload)
+            except Exception as exc:
+                if not isinstance(exc, FruitsError):
+                    self.telemetry.log_bug("", exc)
+                self.telemetry.reloads.labels("failed").inc()
+                self.telemetry.log("reload_failed", level="error", reason=str(exc)[:500])
+                return
+            self.telemetry.reloads.labels("changed" if changed else "same").inc()
+            self._tell_model()
+            self.telemetry.log(
+                "reload", changed=changed, model=self.recogniser.model.identity,
+                seconds=round(time.perf_counter() - started, 3),
+            )  # fmt: skip
+
+    def _close(self) -> None:
+        if self.recogniser.warm:
+            self.recogniser.close()
+        self.receipts.close()
+        try:
+            self.statistics.flush()
+        except StoreError as exc:
+            self.telemetry.log("counts_lost", level="error", reason=str(exc)[:500])
+        self._database.close()
+
+    async def _warm_up(self) -> None:
+        started = time.perf_counter()
+        try:
+            await asyncio.to_thread(self.recogniser.start)
+        except Exception as exc:
+            self.telemetry.log_bug("", exc)
+            return
+        self._tell_model()
+        self.telemetry.log(
+            "ready", model=self.recogniser.model.identity, labels=len(self.recogniser.model.bundle.labels),
+            lanes=self.config.workers, seconds=round(time.perf_counter() - started, 3),
+        )  # fmt: skip
+
+    def _tell_model(self) -> None:
+        self.telemetry.model.clear()
+        self.telemetry.model.labels(self.recogniser.model.identity).set(1)
+
+    async def _repeat(self, seconds: float, what: Callable[[], Any], *, at_once: bool = False) -> None:
+        """Do something in a thread again and again; a failure is noted and tried again."""
+        while True:
+            if not at_once:
+                await asyncio.sleep(seconds)
+            at_once = False
+            try:
+                await asyncio.to_thread(what)
+            except FruitsError as exc:
+                self.telemetry.log("chore_failed", level="error", chore=what.__name__, reason=str(exc)[:500])
+            except Exception as exc:
+                self.telemetry.log_bug("", exc)
+
+    def _purge(self) -> None:
+        self.submissions.purge()
+        self.statistics.purge()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.watch_s)
+            try:
+                seen = await asyncio.to_thread(self._look)
+            except (FruitsError, OSError):
+                continue
+            if seen is not None and seen != self._seen:
+                await self.reload()
+
+    def _look(self) -> object:
+        """Return what changes when the bundle's manifest does; None while there is none."""
+        root = self.recogniser.model.bundle.root
+        if is_remote(root):
+            return opened(root).look("manifest.json")
+        try:
+            found = (Path(root) / "manifest.json").stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def _do(self, what: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(what))

@@ -1,0 +1,256 @@
+"""The process: listening, signals, graceful stop, and what HTTP itself must not be allowed to do.
+
+uvicorn speaks HTTP; here is what it leaves open: a head that never ends or comes drop by drop, a body that is still sent after
+its refusal, too many connections, and answers to what is no HTTP in our own shape. SIGTERM and SIGINT stop, SIGHUP takes up a
+new bundle. Knows nothing of photos.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from fruits.errors import ConfigError, FruitsError
+from fruits.service import problems
+from fruits.service.app import create_app
+from fruits.service.problems import Problem
+from fruits.service.settings import ServiceConfig
+from fruits.service.telemetry import LogHandler, Telemetry
+
+#: Bytes of a request's head: line and headers.
+_MAX_HEAD_BYTES: Final = 32 << 10
+_MAX_HEADERS: Final = 100
+#: Of a refused body, read and thrown away so that the client gets to see the refusal, which a reset would destroy.
+_MAX_DISCARDED_BYTES: Final = 4 << 20
+_KEEP_ALIVE_S: Final = 15
+_STOP_S: Final = 60
+
+
+def serve(config: ServiceConfig, *, listening: Callable[[str], None]) -> None:
+    """Serve until told to stop.
+
+    Parameters
+    ----------
+    config : ServiceConfig
+    listening : callable
+        Called once with the service's address.
+
+    Raises
+    ------
+    FruitsError
+        If it cannot start: the bundle, the database or the address cannot be used.
+    """
+    telemetry = Telemetry()
+    _route_logs(telemetry)
+    app = create_app(config, telemetry)
+    listener = _listen(config)
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+
+    class Connection(_Connection):
+        settings = config
+        gauge = telemetry.connections
+
+    server = _Server(
+        uvicorn.Config(
+            app, http=Connection, ws="none", lifespan="on", loop="auto", log_config=None, access_log=False,
+            proxy_headers=False, server_header=False, date_header=True, timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_STOP_S, backlog=2048,
+        ),
+        app, config, lambda: listening(f"http://{shown}:{port}"),
+    )  # fmt: skip
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:  # uvicorn's way of saying that the application did not start
+        failure = getattr(app.state, "failure", None)
+        if isinstance(failure, FruitsError):
+            raise failure from None
+        raise
+    finally:
+        listener.close()
+
+
+def _listen(config: ServiceConfig) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            config.host.strip("[]"), config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.setblocking(False)
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot listen on {config.host}, port {config.port} ({exc.strerror}); choose another --port or --host"
+        ) from exc
+    return listener
+
+
+def _route_logs(telemetry: Telemetry) -> None:
+    """Let libraries' warnings come out as lines of ours, and nothing else."""
+    root = logging.getLogger()
+    root.handlers[:] = [LogHandler(telemetry)]
+    root.setLevel(logging.WARNING)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.WARNING)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server with our signals."""
+
+    def __init__(
+        self, config: uvicorn.Config, app: FastAPI, settings: ServiceConfig, listening: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
+        self._app, self._settings, self._listening = app, settings, listening
+        self._reloads: set[asyncio.Task[None]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._stop)
+            if hasattr(signal, "SIGHUP"):
+                loop.add_signal_handler(signal.SIGHUP, self._reload)
+            self._listening()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # Ours are set where the loop runs. uvicorn would raise them again at the end, and a stop that was asked for would look
+        # like a death.
+        yield
+
+    def _stop(self) -> None:
+        """Refuse what comes from now on, for a moment, so that whoever sends here can notice; a second signal: now."""
+        resources = self._app.state.resources
+        if resources.stopping:
+            self.force_exit = self.should_exit
+            self.should_exit = True
+            return
+        resources.stopping = True
+        resources.telemetry.log("stopping")
+        asyncio.get_running_loop().call_later(self._settings.drain_s, self._exit)
+
+    def _exit(self) -> None:
+        self.should_exit = True
+
+    def _reload(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._app.state.resources.reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+
+class _Connection(HttpToolsProtocol):
+    """One connection, within limits."""
+
+    settings: ServiceConfig
+    gauge: Any
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_bytes = self._discarded = 0
+        self._in_head = True
+        self.gauge.inc()
+        self._patience: asyncio.TimerHandle | None = None
+        self._wait_for_head()
+        if len(self.connections) > self.settings.max_connections:
+            self._refuse(Problem("busy", retry_after_s=1))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gauge.dec()
+        self._head_is_here()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if self._in_head and self._patience is None:
+            self._wait_for_head()
+        self._head_bytes += len(data) if self._in_head else 0
+        super().data_received(data)
+        if self._in_head and self._head_bytes > _MAX_HEAD_BYTES:
+            self._refuse(Problem("bad_request", "the head of the request is too long", status=431))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._head_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        if len(self.headers) > _MAX_HEADERS:
+            raise ValueError("too many headers")  # becomes a parser's error, and that a refusal
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._discarded = 0
+        self._head_is_here()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self.cycle is not None and self.cycle.response_complete:
+            self._discarded += len(body)
+            if self._discarded > _MAX_DISCARDED_BYTES:
+                self.transport.close()
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_head = True
+        self._head_bytes = 0
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(Problem("bad_request", "this is no HTTP request that can be understood"))
+
+    def _wait_for_head(self) -> None:
+        self._patience = self.loop.call_later(self.settings.send_s, self._head_is_late)
+
+    def _head_is_here(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _head_is_late(self) -> None:
+        self._patience = None
+        if self._in_head and (self.cycle is None or self.cycle.response_complete):
+            self._refuse(Problem("slow"))
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer outside any request, and hang up."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            body = problems.body(problem, secrets.token_urlsafe(12))
+            lines = [
+                f"HTTP/1.1 {problem.status} Refused",
+                "content-type: application/json",
+                f"content-length: {len(body)}",
+                "x-content-type-options: nosniff",
+                "content-security-policy: default-src 'none'",
+                "cache-control: no-store",
+                *(f"{name.lower()}: {value}" for name, value in problem.headers.items()),
+                "connection: close",
+            ]
+            self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+        self.transport.close()
+
+
+def report_start(message: str) -> None:
+    """Print where the service is."""
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()

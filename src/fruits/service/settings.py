@@ -1,0 +1,161 @@
+"""Every choice of a service: made once, checked once. Knows nothing of how a choice is carried out."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from fruits.errors import ConfigError
+from fruits.storage.objects import is_remote
+
+#: Names of this machine for itself; always answered.
+LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
+_HOST: Final = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\]|\*")
+_ORIGIN: Final = re.compile(r"https?://[a-z0-9.\-]+(:\d{1,5})?|https?://\[[0-9a-f:.]+\](:\d{1,5})?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceConfig:
+    """The choices of one ``fruits serve``.
+
+    Parameters
+    ----------
+    out : str
+        Results of a run, or a bundle.
+    data : str
+        Folder for the database and the photos that people let us keep; by default ``OUT/service``, or ``fruits-service`` here
+        if OUT is in a bucket.
+    database : str
+        ``sqlite:///FILE`` or ``postgresql://...``; by default ``service.db`` in ``data``.
+    photos : str
+        Folder or ``s3://bucket/prefix`` of kept photos; by default ``photos`` in ``data``.
+    host, port : str, int
+        Where to listen; port 0 takes a free one.
+    workers : int
+        Photos decoded and recognised at the same time; 0 for one per core.
+    batch : int
+        Photos of different requests that are recognised together, at most.
+    max_bytes : int
+        Of a request's body.
+    max_photos, max_fields : int
+        Of a multipart body.
+    max_pixels, max_frames : int
+        Of a photo, as its header announces them. Of an animation only the first frame is looked at.
+    send_s : float
+        Seconds in which a request's head, and then its body, must have arrived.
+    decode_s : float
+        Seconds of processor time to decode a photo.
+    max_wait_s : float
+        Requests that would wait longer than this for their turn are refused.
+    max_connections : int
+        Beyond which new connections are refused.
+    rate, token_rate : int
+        Requests per minute from one address without a token, and with a token that says nothing else; 0: any number.
+    allow_hosts : tuple of str
+        Names that the service goes by, ``*.example.org`` or ``*``, beside those of this machine for itself.
+    allow_origins : tuple of str
+        Other sites whose pages may call the API; none by default.
+    trusted_proxies : tuple of str
+        Addresses or networks of reverse proxies whose ``X-Forwarded-For`` is believed.
+    tokens_only : bool
+        Whether ``/v1/recognise`` wants a token.
+    public_metrics : bool
+        Whether anybody may read ``/metrics``.
+    keep_days : int
+        Days after which what was kept is deleted.
+    watch_s : float
+        Seconds between looks at OUT for a new bundle; 0: only on SIGHUP.
+    drain_s : float
+        Seconds for which a service that was told to stop still answers, with a refusal, so that a load balancer notices.
+
+    Raises
+    ------
+    ConfigError
+        If a choice is impossible.
+    """
+
+    out: str
+    data: str = ""
+    database: str = ""
+    photos: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 0
+    batch: int = 8
+    max_bytes: int = 10_000_000
+    max_photos: int = 8
+    max_fields: int = 8
+    max_pixels: int = 50_000_000
+    max_frames: int = 100
+    send_s: float = 20.0
+    decode_s: float = 5.0
+    max_wait_s: float = 2.0
+    max_connections: int = 1000
+    rate: int = 60
+    token_rate: int = 600
+    allow_hosts: tuple[str, ...] = ()
+    allow_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    tokens_only: bool = False
+    public_metrics: bool = False
+    keep_days: int = 90
+    watch_s: float = 10.0
+    drain_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise ConfigError("nothing to serve; expected the results of 'fruits run', or a bundle")
+        data = self.data or ("fruits-service" if is_remote(self.out) else f"{self.out.rstrip('/')}/service")
+        if is_remote(data):
+            raise ConfigError(f"data '{data}' is in a bucket; expected a folder: only photos may be there (--photos)")
+        put = object.__setattr__  # frozen, but what was left open is filled in once
+        put(self, "data", data)
+        put(self, "database", self.database or f"sqlite:///{data}/service.db")
+        put(self, "photos", self.photos or f"{data}/photos")
+        put(self, "workers", self.workers or _cores())
+        put(self, "allow_hosts", tuple(host.lower() for host in self.allow_hosts))
+        put(self, "allow_origins", tuple(origin.lower().rstrip("/") for origin in self.allow_origins))
+        for name, low, high in (
+            ("port", 0, 65535), ("workers", 1, 256), ("batch", 1, 64), ("max_bytes", 1_000, 1 << 30),
+            ("max_photos", 1, 64), ("max_fields", 1, 100), ("max_pixels", 10_000, 100_000_000),
+            ("max_frames", 1, 1_000_000), ("send_s", 0.1, 3600), ("decode_s", 0.1, 600), ("max_wait_s", 0.05, 600),
+            ("max_connections", 1, 100_000), ("rate", 0, 10_000_000), ("token_rate", 0, 10_000_000),
+            ("keep_days", 1, 36500), ("watch_s", 0, 86400), ("drain_s", 0, 600),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"{name.replace('_', '-')} {value}: expected {low:,} to {high:,}")
+        for host in self.allow_hosts:
+            if not _HOST.fullmatch(host):
+                raise ConfigError(f"host '{host}': expected a name without port, such as fruits.example.org or *")
+        for origin in self.allow_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ConfigError(f"origin '{origin}': expected such as https://www.example.org")
+        for proxy in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(proxy, strict=False)
+            except ValueError as exc:
+                raise ConfigError(f"proxy '{proxy}': expected an address or a network, such as 10.0.0.0/8") from exc
+        if not self.is_loopback and not self.allow_hosts:
+            raise ConfigError(
+                f"host {self.host} can be reached from elsewhere; say by which names people will call the service: "
+                "--allow-host fruits.example.org (or '*' for any)"
+            )
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,131 @@
+"""What the operator sees: Prometheus metrics and JSON log lines.
+
+A line holds no photo, no name of a file, no label and no address: addresses are hashed with a salt that is drawn every day and
+stored nowhere. Lines are written by a thread of their own, so that a slow terminal holds up no request; what it cannot keep up
+with is dropped and counted. Knows nothing of what requests mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import queue
+import secrets
+import sys
+import threading
+import time
+import traceback
+from datetime import UTC, datetime
+from typing import Any, Final, TextIO
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.process_collector import ProcessCollector
+
+_SECONDS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
+_LINES_WAITING: Final = 10_000
+_FLUSH_S: Final = 0.1
+
+
+class Telemetry:
+    """Counters and log lines of one service.
+
+    Parameters
+    ----------
+    stream : text file, optional
+        Where lines go; stderr by default.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        new: Any = {"registry": self.registry}
+        self.requests = Counter("fruits_requests", "Requests by route and status.", ("route", "status"), **new)
+        self.errors = Counter("fruits_errors", "Answers that are errors, by code.", ("code",), **new)
+        self.photos = Counter("fruits_photos", "Photos recognised, by outcome.", ("outcome",), **new)
+        self.rejected = Counter("fruits_photos_rejected", "Photos that could not be opened, by code.", ("code",), **new)
+        self.seconds = Histogram(
+            "fruits_recognise_seconds", "From a request's head to its answer.", buckets=_SECONDS, **new
+        )
+        self.stages = Counter("fruits_stage_seconds", "Seconds spent, by stage.", ("stage",), **new)
+        self.batch = Counter("fruits_batches", "Batches that lanes recognised.", **new)
+        self.reloads = Counter("fruits_reloads", "New bundles, by what came of them.", ("result",), **new)
+        self.waiting = Gauge("fruits_photos_waiting", "Photos that wait or are worked on.", **new)
+        self.connections = Gauge("fruits_connections", "Open connections.", **new)
+        self.model = Gauge("fruits_model_info", "The bundle that is served.", ("identity",), **new)
+        self.lines_dropped = Counter("fruits_log_lines_dropped", "Log lines that nobody took.", **new)
+        self._salt_day, self._salt = "", b""
+        self._stream = stream or sys.stderr
+        self._lines: queue.Queue[str | None] = queue.Queue(_LINES_WAITING)
+        self._writer: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start writing lines."""
+        self._writer = threading.Thread(target=self._write, name="log", daemon=True)
+        self._writer.start()
+
+    def stop(self) -> None:
+        """Write what is left."""
+        if self._writer is not None:
+            self._lines.put(None)
+            self._writer.join(5)
+            self._writer = None
+
+    def log(self, event: str, *, level: str = "info", **values: Any) -> None:
+        """Write a line. Values are plain; text from outside must not be among them."""
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "event": event, **values}
+        try:
+            self._lines.put_nowait(json.dumps(line, ensure_ascii=True, default=str))
+        except queue.Full:
+            self.lines_dropped.inc()
+
+    def log_bug(self, request_id: str, exc: BaseException) -> None:
+        """Write the whole of an error that nobody expected."""
+        said = "".join(traceback.format_exception(exc))[-8000:]
+        self.log("bug", level="error", request_id=request_id, error=type(exc).__name__, trace=said)
+
+    def client(self, address: str) -> str:
+        """Return what stands for an address today: the same all day, and no way back."""
+        today = datetime.now(UTC).date().isoformat()
+        if today != self._salt_day:
+            self._salt_day, self._salt = today, secrets.token_bytes(16)
+        return hashlib.blake2b(address.encode(), key=self._salt, digest_size=6).hexdigest()
+
+    def exposition(self) -> bytes:
+        """Return the metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            lines = [line]
+            time.sleep(_FLUSH_S)  # what comes meanwhile goes into the same write
+            try:
+                while len(lines) < _LINES_WAITING and (more := self._lines.get_nowait()) is not None:
+                    lines.append(more)
+                if len(lines) < _LINES_WAITING:
+                    self._lines.put_nowait(None)
+            except queue.Empty:
+                pass
+            self._emit(lines)
+
+    def _emit(self, lines: list[str]) -> None:
+        try:
+            self._stream.write("\n".join(lines) + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):  # whoever read them is gone: the service goes on
+            self.lines_dropped.inc(len(lines))
+
+
+class LogHandler(logging.Handler):
+    """Lines of libraries (the server's own, warnings) in the same shape."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        super().__init__(logging.WARNING)
+        self._telemetry = telemetry
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line; of a library's message only its template, because values may come from a client."""
+        values: dict[str, Any] = {"logger": record.name, "message": str(record.msg)[:300]}
+        if record.exc_info and record.exc_info[1] is not None:
+            values["trace"] = "".join(traceback.format_exception(record.exc_info[1]))[-8000:]
+        self._telemetry.log("library", level=record.levelname.lower(), **values)
