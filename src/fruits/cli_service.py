@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
-from typing import Annotated, Any
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from fruits.errors import ConfigError
+from fruits.harmless import printable
 from fruits.terminal import JSON
+
+if TYPE_CHECKING:
+    from fruits.service.database import Database
+    from fruits.service.submissions import Submissions
 
 _OUT = typer.Argument(help="Results of 'fruits run', or a bundle.")
 _DATA = typer.Option(help="Folder for the database and kept photos; default: OUT/service.")
-_DATABASE = typer.Option(help="sqlite:///FILE or postgresql://...; default: service.db in the data folder.")
+_DATABASE = typer.Option(
+    envvar="FRUITS_DATABASE", help="sqlite:///FILE or postgresql://...; default: service.db in the data folder."
+)
+_OF = typer.Argument(
+    metavar="OUT", help="Results that 'fruits serve' serves; or give --data, or --database and --photos."
+)
 _KEPT = typer.Option(
     "--photos", help="Folder or s3://bucket/prefix for kept photos; default: photos in the data folder."
 )
@@ -21,6 +36,16 @@ _KEPT = typer.Option(
 def add_to(app: typer.Typer) -> None:
     """Add ``serve``, ``tokens`` and ``submissions`` to the command line."""
     app.command()(serve)
+    tokens = typer.Typer(no_args_is_help=True, help="Tokens of programs and of the owner.")
+    tokens.command("add")(tokens_add)
+    tokens.command("list")(tokens_list)
+    tokens.command("revoke")(tokens_revoke)
+    app.add_typer(tokens, name="tokens")
+    submissions = typer.Typer(no_args_is_help=True, help="What visitors gave back: look, learn from it, forget it.")
+    submissions.command("list")(submissions_list)
+    submissions.command("export")(submissions_export)
+    submissions.command("purge")(submissions_purge)
+    app.add_typer(submissions, name="submissions")
 
 
 def serve(
@@ -108,3 +133,183 @@ def _shown(config: Any) -> str:
     from sqlalchemy.engine import make_url  # noqa: PLC0415 - a password must not be shown
 
     return make_url(config.database).render_as_string(hide_password=True)
+
+
+# --- Tokens -------------------------------------------------------------------------------------------------------------
+
+
+def tokens_add(
+    name: Annotated[str, typer.Argument(help="Who uses it.")],
+    out: Annotated[str, _OF] = "",
+    role: Annotated[str, typer.Option(help="api: recognise; owner: see and review what visitors gave back.")] = "api",
+    rate: Annotated[int | None, typer.Option(help="Requests per minute; default: as 'fruits serve' says.")] = None,
+    data: Annotated[str, _DATA] = "",
+    database: Annotated[str, _DATABASE] = "",
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Make a token and print it, once: only its hash is kept."""
+    from fruits.service.tokens import Role, Tokens  # noqa: PLC0415
+
+    with closing(_open(out, data, database, there=False)) as opened:
+        token = Tokens(opened).add(name, cast("Role", role), rate_per_minute=rate)
+    if as_json:
+        typer.echo(json.dumps({"name": name, "role": role, "token": token}))
+    else:
+        typer.echo(token)
+        typer.echo("keep it now, it cannot be shown again; programs send it as 'Authorization: Bearer ...'", err=True)
+
+
+def tokens_list(
+    out: Annotated[str, _OF] = "",
+    data: Annotated[str, _DATA] = "",
+    database: Annotated[str, _DATABASE] = "",
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """List tokens: names, roles, when they were last used; never the tokens."""
+    from fruits.service.tokens import Tokens  # noqa: PLC0415
+
+    with closing(_open(out, data, database)) as opened:
+        found = Tokens(opened).list()
+    if as_json:
+        typer.echo(json.dumps({"tokens": [asdict(token) for token in found]}))
+        return
+    for token in found:
+        rate = f"{token.rate_per_minute:,} per minute" if token.rate_per_minute else "usual rate"
+        used = f"used {token.last_used_day}" if token.last_used_day else "never used"
+        state = ", revoked" if token.revoked else ""
+        typer.echo(
+            f"{token.id}  {token.role:5}  {printable(token.name)}: made {token.created_day}, {used}, {rate}{state}"
+        )
+    if not found:
+        typer.echo("no tokens")
+
+
+def tokens_revoke(
+    name: Annotated[str, typer.Argument(help="Its name or id.")],
+    out: Annotated[str, _OF] = "",
+    data: Annotated[str, _DATA] = "",
+    database: Annotated[str, _DATABASE] = "",
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """End a token; a running service refuses it within seconds."""
+    from fruits.service.tokens import Tokens  # noqa: PLC0415
+
+    with closing(_open(out, data, database)) as opened:
+        token = Tokens(opened).revoke(name)
+    if as_json:
+        typer.echo(json.dumps(asdict(token) | {"revoked": True}))
+    else:
+        typer.echo(f"revoked {token.id}, {printable(token.name)}")
+
+
+# --- Submissions --------------------------------------------------------------------------------------------------------
+
+
+def submissions_list(
+    out: Annotated[str, _OF] = "",
+    state: Annotated[str, typer.Option(help="pending, wrong, reviewed or kept.")] = "kept",
+    limit: Annotated[int, typer.Option(help="The newest so many.", min=1, max=200)] = 50,
+    data: Annotated[str, _DATA] = "",
+    database: Annotated[str, _DATABASE] = "",
+    photos: Annotated[str, _KEPT] = "",
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """List what visitors gave back, newest first."""
+    from fruits.service.submissions import Filter  # noqa: PLC0415
+
+    with closing(_open(out, data, database)) as opened:
+        submissions = _submissions(opened, out, data, photos)
+        page, counts = submissions.page(cast("Filter", state), limit=limit), submissions.counts()
+    if as_json:
+        rows = [asdict(one) | {"created": one.created.isoformat()} for one in page.submissions]
+        typer.echo(json.dumps({"submissions": rows, "counts": counts}))
+        return
+    for one in page.submissions:
+        said = {None: "", True: "; right", False: "; wrong"}[one.right]
+        said += f", it is {one.said_label}" if one.said_label else ""
+        said += f"; {one.decision} {one.reviewed_label or ''}".rstrip() if one.decision else ""
+        typer.echo(
+            printable(
+                f"{one.id}  {one.created:%Y-%m-%d %H:%M}  {one.outcome}: {one.variety or one.kind or one.label}{said}"
+            )
+        )
+    typer.echo(
+        f"{counts['all']:,} submissions: {counts['kept']:,} with a photo, {counts['wrong']:,} said to be wrong, "
+        f"{counts['pending']:,} to be reviewed, {counts['reviewed']:,} reviewed"
+    )
+
+
+def submissions_export(
+    to: Annotated[str, typer.Option("--to", help="Folder or s3://bucket/prefix for PHOTOS/<label>/<id>.jpg.")],
+    out: Annotated[str, _OF] = "",
+    data: Annotated[str, _DATA] = "",
+    database: Annotated[str, _DATABASE] = "",
+    photos: Annotated[str, _KEPT] = "",
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Write the photos that visitors let us keep and the owner reviewed, for the next 'fruits run' to learn from."""
+    from fruits.service.export import export  # noqa: PLC0415
+
+    with closing(_open(out, data, database)) as opened:
+        done = export(_submissions(opened, out, data, photos), to, say=lambda line: typer.echo(line, err=True))
+    if as_json:
+        typer.echo(json.dumps(asdict(done)))
+        return
+    for label, folder in done.folders.items():
+        typer.echo(f"no folder can be called {printable(label)!r}: its photos are in {folder!r}")
+    typer.echo(
+        f"{done.photos:,} photos of {len(done.labels):,} labels in {to}: {done.written:,} written, {done.removed:,} removed; "
+        f"learn from them with: fruits run PHOTOS {shlex.quote(to)} --to OUT"
+    )
+
+
+def submissions_purge(
+    keep_days: Annotated[int, typer.Option(help="Delete what is older; as given to 'fruits serve'.", min=1)],
+    out: Annotated[str, _OF] = "",
+    data: Annotated[str, _DATA] = "",
+    database: Annotated[str, _DATABASE] = "",
+    photos: Annotated[str, _KEPT] = "",
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Delete submissions older than so many days, finish deletions that were cut short, clean the database's files."""
+    with closing(_open(out, data, database)) as opened:
+        submissions = _submissions(opened, out, data, photos, keep_days)
+        finished = submissions.recover()
+        count = submissions.purge(thorough=True)
+    if as_json:
+        typer.echo(json.dumps({"deleted": count, "finished": finished}))
+    else:
+        also = f"; finished {finished:,} deletions that were cut short" if finished else ""
+        typer.echo(f"deleted {count:,} submissions of more than {keep_days} days ago{also}")
+
+
+def _open(out: str, data: str, database: str, *, there: bool = True) -> Database:
+    """Open the database of a service; one that must be there is not made."""
+    from fruits.service.database import Database  # noqa: PLC0415
+
+    if not database:
+        file = Path(_folder(out, data)) / "service.db"
+        if there and not file.is_file():
+            raise ConfigError(
+                f"no service has kept anything in '{file.parent}'; expected what 'fruits serve' was given"
+            )
+        database = f"sqlite:///{file}"
+    return Database.open(database)
+
+
+def _submissions(database: Database, out: str, data: str, photos: str, keep_days: int = 36500) -> Submissions:
+    from fruits.service.submissions import Submissions  # noqa: PLC0415
+    from fruits.storage.objects import Objects  # noqa: PLC0415
+
+    return Submissions(database, Objects(photos or f"{_folder(out, data)}/photos"), keep_days=keep_days)
+
+
+def _folder(out: str, data: str) -> str:
+    """Return the folder that 'fruits serve' keeps things in by default."""
+    from fruits.storage.objects import is_remote  # noqa: PLC0415
+
+    if not out and not data:
+        raise ConfigError(
+            "which service? give the OUT that 'fruits serve' serves, or its --data, or --database and --photos"
+        )
+    return data or ("fruits-service" if is_remote(out) else f"{out.rstrip('/')}/service")

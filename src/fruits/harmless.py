@@ -38,7 +38,7 @@ def clean_text(text: str, longest: int = LONGEST) -> str:
 
 def clean_line(text: str, longest: int = LONGEST) -> str:
     """Return text as it is kept where one line is meant, such as a label or a name."""
-    return clean_text(" ".join(clean_text(text, 4 * longest).split()), longest)
+    return clean_text(clean_text(text, longest).replace("\n", " "), longest)
 
 
 def csv_cell(text: str) -> str:

@@ -1,9 +1,8 @@
-"""Everything kept about a submission: the answer, the photo if its owner agreed, what was said about it; and how it is forgotten.
+"""Everything kept about a submission: the answer, the photo if its owner agreed, what was said about it.
 
 Steps are in such an order that a killed process leaves nothing that nobody knows of. Kept: a row that says *writing*, then the
-photo, then the row says *kept*; so no photo exists that no row names. Forgotten: the row becomes a tombstone that holds nothing
-but its name, then the photo goes, then the row, then what the database's files still hold of it. :meth:`Submissions.recover`
-finishes what was begun. Knows nothing of HTTP, and nothing of who sent the photo: that is not kept at all.
+photo, then the row says *kept*; so no photo exists that no row names. Forgotten: see ``forgetting.py``. What was begun,
+:meth:`Submissions.recover` finishes. Knows nothing of HTTP, and nothing of who sent the photo: that is not kept at all.
 """
 
 from __future__ import annotations
@@ -11,25 +10,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import os
 import re
 import secrets
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, and_, func, insert, or_, select, tuple_, update
 
-from fruits.errors import ConfigError, NotFoundError, StoreError
+from fruits.errors import ConfigError, StoreError
 from fruits.harmless import clean_line, clean_text
 from fruits.service.database import Database, SubmissionRow
+from fruits.service.forgetting import ID, Forgetting, not_found, photo_key
 from fruits.storage.objects import Objects
 
 Decision = Literal["confirmed", "corrected", "refused"]
@@ -38,13 +35,7 @@ DECISIONS: Final[tuple[Decision, ...]] = ("confirmed", "corrected", "refused")
 FILTERS: Final[tuple[Filter, ...]] = ("pending", "wrong", "reviewed", "kept")
 #: A row that says "writing" for so long belongs to a process that is no more.
 _WRITING_S: Final = 600
-#: Deleted in one go: a few transactions for a day's worth, none of them long.
-_AT_ONCE: Final = 200
-#: PostgreSQL rewrites its table to forget; not more often than this. A photo and its row are gone before.
-_SCRUB_EVERY_S: Final = 60.0
-_ID: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 _ROW: Final = SubmissionRow
-_EMPTY: Final = {column.name: None for column in SubmissionRow.__table__.columns if column.nullable}
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,49 +153,42 @@ class Submissions:
         if keep_days < 1:
             raise ConfigError(f"keep_days is {keep_days}; expected at least 1")
         self._database, self._photos, self.keep_days = database, photos, keep_days
-        self._scrubbed = -_SCRUB_EVERY_S
-        self._scrubbing = threading.Lock()
+        self._forgetting = Forgetting(database, photos)
 
     # --- The visitor ------------------------------------------------------------------------------------------------
 
     def add(self, answer: NewSubmission) -> Receipt:
         """Keep an answer, and the photo and its features where they are given."""
-        receipt = Receipt(_random_name(16), _random_name(24))
-        row = {
-            "id": receipt.id,
-            "secret_sha256": _hashed(receipt.secret),
-            "state": "kept" if answer.photo is None else "writing",
-            "created_s": int(time.time()),
-            "has_photo": answer.photo is not None,
-            "outcome": answer.outcome,
-            "kind": answer.kind,
-            "variety": answer.variety,
-            "label": answer.label,
-            "probability": float(answer.probability),
-            # Infinity is a number to SQLite and PostgreSQL, but none in JSON.
-            "strangeness": float(answer.strangeness) if np.isfinite(answer.strangeness) else None,
-            "language": clean_line(answer.language, 8),
-            "model": answer.model,
-            "features": None if answer.features is None else np.asarray(answer.features, "<f4").tobytes(),
-        }
-        with self._database.writing() as connection:
-            connection.execute(insert(_ROW).values(row))
-        if answer.photo is None:
-            return receipt
-        try:
-            self._photos.write(_key(receipt.id), answer.photo)
+        return self.add_many([answer])[0]
+
+    def add_many(self, answers: Sequence[NewSubmission]) -> list[Receipt]:
+        """Keep several answers in one commit, all or none; return their receipts in the same order."""
+        receipts = [Receipt(_random_name(16), _random_name(24)) for _ in answers]
+        photos = [
+            (receipt.id, answer.photo)
+            for receipt, answer in zip(receipts, answers, strict=True)
+            if answer.photo is not None
+        ]
+        rows = [_row(receipt, answer) for receipt, answer in zip(receipts, answers, strict=True)]
+        if rows:
             with self._database.writing() as connection:
-                kept = connection.execute(
-                    update(_ROW).where(_ROW.id == receipt.id, _ROW.state == "writing").values(state="kept")
-                ).rowcount
-            if not kept:  # it took so long that another process tidied up
-                raise StoreError("the photo took too long to be stored; try again")
-        except BaseException:
-            # The visitor gets no receipt, so nobody could ask for its deletion. What fails here as well, recover() does.
-            with suppress(StoreError):
-                self._forget([receipt.id])
-            raise
-        return receipt
+                connection.execute(insert(_ROW.__table__), rows)  # type: ignore[arg-type]
+        if photos:
+            names = [name for name, _ in photos]
+            try:
+                for name, photo in photos:
+                    self._photos.write(photo_key(name), photo)
+                with self._database.writing() as connection:
+                    written = update(_ROW).where(_ROW.id.in_(names), _ROW.state == "writing").values(state="kept")
+                    kept = connection.execute(written).rowcount
+                if kept < len(names):  # it took so long that another process tidied up
+                    raise StoreError("the photo took too long to be stored; try again")
+            except BaseException:
+                # The visitor gets no receipt, so nobody could ask for its deletion. What fails here too, recover() does.
+                with suppress(StoreError):
+                    self._forgetting.forget([receipt.id for receipt in receipts])
+                raise
+        return receipts
 
     def feedback(
         self, submission_id: str, secret: str, right: bool, label: str | None = None, note: str | None = None
@@ -229,7 +213,7 @@ class Submissions:
                 update(_ROW).where(_ROW.id == submission_id, _ROW.state == "kept").values(said)
             ).rowcount
         if not changed:
-            raise _not_found()
+            raise not_found()
 
     def delete(self, submission_id: str, secret: str) -> None:
         """Forget a submission: when this returns, row, photo and features are gone. May be called again if it failed.
@@ -240,8 +224,8 @@ class Submissions:
             If there is no such submission (any more) or the secret is another's.
         """
         self._owned(submission_id, secret, ("kept", "deleting"))
-        self._forget([submission_id])
-        self.scrub()
+        self._forgetting.forget([submission_id])
+        self._forgetting.scrub()
 
     # --- The owner --------------------------------------------------------------------------------------------------
 
@@ -301,7 +285,7 @@ class Submissions:
                 select(_ROW.__table__).where(_ROW.id == submission_id, _ROW.state == "kept")
             ).one_or_none()
         if row is None:
-            raise _not_found()
+            raise not_found()
         return _submission(row)
 
     def photo(self, submission_id: str) -> bytes:
@@ -312,9 +296,9 @@ class Submissions:
         NotFoundError
             If there is no such submission, or it has no photo.
         """
-        data = self._photos.read_if_present(_key(submission_id)) if self.get(submission_id).has_photo else None
+        data = self._photos.read_if_present(photo_key(submission_id)) if self.get(submission_id).has_photo else None
         if data is None:
-            raise _not_found()
+            raise not_found()
         return data
 
     def review(self, submission_id: str, decision: Decision, label: str | None = None, *, reviewer: str) -> Submission:
@@ -354,7 +338,7 @@ class Submissions:
                 update(_ROW).where(_ROW.id == submission_id, _ROW.state == "kept").values(values)
             ).rowcount
         if not changed:
-            raise _not_found()
+            raise not_found()
         return self.get(submission_id)
 
     def remove(self, submission_id: str) -> None:
@@ -369,9 +353,9 @@ class Submissions:
                 select(_ROW.id).where(_ROW.id == submission_id, _ROW.state != "writing")
             ).one_or_none()
         if there is None:
-            raise _not_found()
-        self._forget([submission_id])
-        self.scrub()
+            raise not_found()
+        self._forgetting.forget([submission_id])
+        self._forgetting.scrub()
 
     def learnable(self) -> Iterator[Submission]:
         """Yield what the next recogniser may learn from: with a photo, confirmed or corrected; newest first."""
@@ -384,7 +368,7 @@ class Submissions:
             if (cursor := page.cursor) is None:
                 return
 
-    # --- Forgetting -------------------------------------------------------------------------------------------------
+    # --- Time passes ------------------------------------------------------------------------------------------------
 
     def recover(self) -> int:
         """Finish what killed processes left: tombstones, rows that still say writing, files that hold what was deleted.
@@ -392,101 +376,54 @@ class Submissions:
         Called at the start and every minute. Returns how many submissions were forgotten by it.
         """
         abandoned = and_(_ROW.state == "writing", _ROW.created_s < int(time.time()) - _WRITING_S)
-        count = self._forget_all(or_(_ROW.state == "deleting", abandoned))
-        self.scrub()
+        count = self._forgetting.forget_all(or_(_ROW.state == "deleting", abandoned))
+        self._forgetting.scrub()
         return count
 
-    def purge(self, now: datetime | None = None) -> int:
-        """Forget what has had its time, and photos that no row names; return how many submissions that were."""
+    def purge(self, now: datetime | None = None, *, thorough: bool = False) -> int:
+        """Forget what has had its time, and photos that no row names; return how many submissions that were.
+
+        Parameters
+        ----------
+        now : datetime, optional
+        thorough : bool
+            Also make the database's files forget at once, however long they are locked for it.
+        """
         before = (now or datetime.now(UTC)) - timedelta(days=self.keep_days)
-        count = self._forget_all(_ROW.created_s < int(before.timestamp()))
-        self._sweep()
-        self.scrub()
+        count = self._forgetting.forget_all(_ROW.created_s < int(before.timestamp()))
+        self._forgetting.sweep()
+        self._forgetting.scrub(thorough=thorough)
         return count
-
-    def scrub(self, *, thorough: bool = False) -> bool:
-        """Make the database's files forget as well; return whether they have. On PostgreSQL at most once a minute."""
-        with self._scrubbing:
-            wait = _SCRUB_EVERY_S if not self._database.is_sqlite and not thorough else 0.0
-            if time.monotonic() - self._scrubbed < wait:
-                return False  # the next recover() does it
-            self._scrubbed = time.monotonic()
-            return self._database.scrub(thorough=thorough)
 
     def _owned(self, submission_id: str, secret: str, states: Sequence[str]) -> None:
         """Raise NotFoundError unless there is such a submission and it belongs to who asks."""
         found: bytes | None = None
-        if _ID.fullmatch(submission_id):
+        if ID.fullmatch(submission_id):
             with self._database.reading() as connection:
                 found = connection.execute(
                     select(_ROW.secret_sha256).where(_ROW.id == submission_id, _ROW.state.in_(states))
                 ).scalar()
         if not hmac.compare_digest(found or bytes(32), _hashed(secret)):
-            raise _not_found()
+            raise not_found()
 
-    def _forget_all(self, condition: ColumnElement[bool]) -> int:
-        count = 0
-        while True:
-            with self._database.reading() as connection:
-                ids = list(connection.execute(select(_ROW.id).where(condition).limit(_AT_ONCE)).scalars())
-            if not ids:
-                return count
-            count += self._forget(ids, condition)
 
-    def _forget(self, ids: list[str], condition: ColumnElement[bool] | None = None) -> int:
-        """Delete some submissions for good, but for what :meth:`scrub` has to do; return how many were there.
-
-        With a condition, only those that still meet it: a slow writer may have come to its end meanwhile.
-        """
-        with self._database.writing() as connection:
-            tombstone = update(_ROW).where(_ROW.id.in_(ids)).values(_EMPTY | {"state": "deleting"})
-            connection.execute(tombstone if condition is None else tombstone.where(condition))
-            self._database.must_scrub(connection)
-            dead = select(_ROW.id).where(_ROW.id.in_(ids), _ROW.state == "deleting")
-            ids = list(connection.execute(dead).scalars())
-        for submission_id in ids:
-            self._delete_photo(submission_id)
-        with self._database.writing() as connection:
-            return connection.execute(delete(_ROW).where(_ROW.id.in_(ids))).rowcount
-
-    def _delete_photo(self, submission_id: str) -> None:
-        key = _key(submission_id)
-        self._photos.delete(key)
-        if self._photos.is_local:
-            # A write that was killed leaves its pieces under another name.
-            for piece in Path(self._photos.root).glob(f"{key}#*"):
-                with suppress(FileNotFoundError):
-                    piece.unlink()
-
-    def _sweep(self) -> None:
-        """Delete photos that no row names. The row comes before the photo, so what is listed first and not named is nobody's."""
-        names: list[str] = []
-        for found in self._names():
-            names.append(found)
-            if len(names) == _AT_ONCE:
-                self._delete_unnamed(names)
-                names = []
-        self._delete_unnamed(names)
-
-    def _names(self) -> Iterator[str]:
-        """Yield the ids that the files in the store are named after."""
-        if self._photos.is_local:  # obstore does not list the pieces of killed writes
-            with suppress(FileNotFoundError), os.scandir(self._photos.root) as entries:
-                keys: Sequence[str] = [entry.name for entry in entries]
-        else:
-            keys = [found.key for found in self._photos.list()]
-        for key in keys:
-            submission_id, dot, rest = key.partition(".")
-            if _ID.fullmatch(submission_id) and dot and re.fullmatch(r"jpg(#\d+)?", rest):
-                yield submission_id
-
-    def _delete_unnamed(self, ids: list[str]) -> None:
-        if not ids:
-            return
-        with self._database.reading() as connection:
-            named = set(connection.execute(select(_ROW.id).where(_ROW.id.in_(ids))).scalars())
-        for submission_id in set(ids) - named:
-            self._delete_photo(submission_id)
+def _row(receipt: Receipt, answer: NewSubmission) -> dict[str, Any]:
+    return {
+        "id": receipt.id,
+        "secret_sha256": _hashed(receipt.secret),
+        "state": "kept" if answer.photo is None else "writing",
+        "created_s": int(time.time()),
+        "has_photo": answer.photo is not None,
+        "outcome": answer.outcome,
+        # Of our own bundle, but labels are names of folders, and those may hold anything.
+        **{name: clean_line(getattr(answer, name) or "") or None for name in ("kind", "variety", "label")},
+        "probability": float(answer.probability),
+        # Infinity is a number to SQLite and PostgreSQL, but none in JSON.
+        "strangeness": float(answer.strangeness) if np.isfinite(answer.strangeness) else None,
+        "language": clean_line(answer.language, 8),
+        "model": answer.model,
+        "features": None if answer.features is None else np.asarray(answer.features, "<f4").tobytes(),
+    }
 
 
 def _chosen(which: str) -> ColumnElement[bool]:
@@ -503,7 +440,7 @@ def _chosen(which: str) -> ColumnElement[bool]:
 
 def _parse_cursor(cursor: str) -> tuple[int, str]:
     created, dot, submission_id = cursor.partition(".")
-    if not (dot and re.fullmatch(r"[0-9]{1,12}", created) and _ID.fullmatch(submission_id)):
+    if not (dot and re.fullmatch(r"[0-9]{1,12}", created) and ID.fullmatch(submission_id)):
         raise ConfigError("the cursor is none that a page gave; begin without one")
     return int(created), submission_id
 
@@ -514,12 +451,6 @@ def _submission(row: Row[Any]) -> Submission:
     return Submission(**given, created=datetime.fromtimestamp(row.created_s, UTC), right=row.was_right)
 
 
-def _key(submission_id: str) -> str:
-    if not _ID.fullmatch(submission_id):
-        raise _not_found()
-    return f"{submission_id}.jpg"
-
-
 def _random_name(size: int) -> str:
     return base64.urlsafe_b64encode(secrets.token_bytes(size)).rstrip(b"=").decode()
 
@@ -527,7 +458,3 @@ def _random_name(size: int) -> str:
 def _hashed(secret: str) -> bytes:
     # Random by 192 bits: nothing to guess, so no slow hash.
     return hashlib.sha256(secret.encode("utf-8", "replace")).digest()
-
-
-def _not_found() -> NotFoundError:
-    return NotFoundError("there is no such submission; it was deleted, has had its time, or never was")
