@@ -46,6 +46,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few trials of each; docs/reliability.md stays as it is")
     parser.add_argument("--trials", type=int, help="so many trials of each; docs/reliability.md stays as it is")
     parser.add_argument("--seed", type=int, default=0, help="other moments, other bytes")
+    parser.add_argument(
+        "--at-once", type=int, default=1, help="so many trials of a scenario side by side; 1 by default"
+    )
     parser.add_argument("--scratch", type=Path, help="work in this folder and leave photos, results and logs there")
     choices = parser.parse_args()
     wanted = _wanted(choices.names, parser)
@@ -61,6 +64,7 @@ def main() -> None:
             choices.trials,
             choices.seed,
             lambda line: console.print(line, style="dim"),
+            choices.at_once,
         )
         for name in wanted:
             figures.append(_run(name, trials))

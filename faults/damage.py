@@ -23,16 +23,18 @@ _KINDS = (("part", "parts/*", 60), ("record", "records/*", 20), ("plan", "plans/
 def flips(trials: Trials) -> Figure:
     """Change one byte of a stored file, a hundred times."""
     figure = Figure("flips", "one byte changed in a part, a record, a plan or the prepared network")
-    chance = trials.chance(figure.name)
     trials.expected()  # makes the results that are damaged
     expected = trials.expected(*_OTHER)
-    for number in range(trials.number(100, quick=4)):
+
+    def one(number: int) -> None:
+        chance = trials.chance(figure.name, number)
         with trials.folder() as folder:
             out = Path(shutil.copytree(trials.out(), folder / "out"))
             kind, victim = _victim(out, chance, number)
             at = _flip(victim, chance)
             _trial(figure, trials, out, expected, kind, victim, f"{kind}, byte {at:,}")
-        trials.say(f"{figure.name}: {figure.trials} trials")
+
+    trials.each(figure, trials.number(100, quick=4), one)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import time
 from collections.abc import Callable
@@ -32,23 +33,31 @@ def kill_spark(trials: Trials) -> Figure:
 def kill_s3(trials: Trials) -> Figure:
     """Kill whole runs that read from and write to a bucket."""
     figure = Figure("kill-s3", "whole run killed (SIGKILL), local engine, photos and results in a bucket")
-    chance = trials.chance(figure.name)
     expected = trials.expected()
     with trials.server() as server:
         photos, environment = trials.to_bucket(server, "photos"), server.environment()
-        server.make_bucket("undisturbed")
-        seconds = must_end_well(trials.start("s3://undisturbed", photos=photos, environment=environment)).seconds
-        for number in range(trials.number(20)):
+        undisturbed = itertools.count()
+
+        def start(name: str) -> Running:
+            return trials.start(f"s3://{name}", photos=photos, environment=environment)
+
+        def duration() -> float:
+            name = f"undisturbed-{next(undisturbed)}"
+            server.make_bucket(name)
+            return must_end_well(start(name)).seconds
+
+        seconds = trials.measure(duration)
+        trials.say(f"{figure.name}: an undisturbed run takes {seconds:.1f} s")
+
+        def one(number: int) -> None:
             name = f"killed-{number}"
             server.make_bucket(name)
-
-            def start(name: str = name) -> Running:
-                return trials.start(f"s3://{name}", photos=photos, environment=environment)
-
-            ended = _kill_and_finish(figure, start, chance.uniform(0, seconds), whole=number % 2 == 0)
+            moment = trials.chance(figure.name, number).uniform(0, seconds)
+            ended = _kill_and_finish(figure, lambda: start(name), moment, whole=number % 2 == 0)
             if ended is not None:
                 figure.count("finished by the next run", trials.check_bucket(server, name, expected))
-            trials.say(f"{figure.name}: {figure.trials} trials")
+
+        trials.each(figure, trials.number(20), one)
     return figure
 
 
@@ -64,17 +73,18 @@ def python_worker(trials: Trials) -> Figure:
 
 def _killed_on_disk(trials: Trials, name: str, what: str, options: tuple[str, ...] = ()) -> Figure:
     figure = Figure(name, what)
-    chance = trials.chance(name)
     expected, seconds = trials.expected(), trials.seconds(*options)
-    for number in range(trials.number(50)):
+
+    def one(number: int) -> None:
         with trials.folder() as folder:
             out = folder / "out"
-            moment = chance.uniform(0, seconds)
+            moment = trials.chance(name, number).uniform(0, seconds)
             # In turns: all at once, as a machine that fails; the command alone, whose helpers must notice.
-            ended = _kill_and_finish(figure, lambda: trials.start(out, *options), moment, whole=number % 2 == 0)  # noqa: B023
+            ended = _kill_and_finish(figure, lambda: trials.start(out, *options), moment, whole=number % 2 == 0)
             if ended is not None:
                 figure.count("finished by the next run", checks.check(out, expected))
-        trials.say(f"{name}: {figure.trials} trials")
+
+    trials.each(figure, trials.number(50), one)
     return figure
 
 
@@ -109,14 +119,18 @@ def _one_killed(
 ) -> Figure:
     """Kill one process that ``find`` gives, some time after there is one; the run itself must come to its end."""
     figure = Figure(name, what)
-    chance = trials.chance(name)
     expected = trials.expected()
-    lives = None
-    for _ in range(trials.number(20)):
+
+    def lifetime() -> float:
         with trials.folder() as folder:
-            if lives is None:
-                lives = _lifetime(trials.start(folder / "undisturbed", *CLUSTER), find)
-                trials.say(f"{name}: there is one to kill for {lives:.1f} s of an undisturbed run")
+            return _lifetime(trials.start(folder / "out", *CLUSTER), find)
+
+    lives = trials.measure(lifetime)
+    trials.say(f"{name}: there is one to kill for {lives:.1f} s of an undisturbed run")
+
+    def one(number: int) -> None:
+        chance = trials.chance(name, number)
+        with trials.folder() as folder:
             running = trials.start(folder / "out", *CLUSTER)
             killed = _kill_one(running, find, chance.uniform(0, lives), chance.random())
             ended = running.wait()
@@ -129,7 +143,8 @@ def _one_killed(
                 figure.count("said so and was finished by the next run", checks.check(folder / "out", expected))
             else:
                 figure.fail(describe(ended))
-        trials.say(f"{name}: {figure.trials} trials")
+
+    trials.each(figure, trials.number(20), one)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 from datetime import UTC, datetime
@@ -33,6 +34,12 @@ def write(figures: list[Figure], order: list[str], page: Path = PAGE) -> None:
     ValueError
         If the page has lost its markers.
     """
+    with page.open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several calls may run at once, each for some scenarios
+        _write(figures, order, page)
+
+
+def _write(figures: list[Figure], order: list[str], page: Path) -> None:
     text = page.read_text("utf-8")
     before, begin, rest = text.partition(_BEGIN)
     table, end, after = rest.partition(_END)

@@ -21,11 +21,14 @@ _HOLDER = re.compile(r"process \d+|another run|took over")
 def pairs(trials: Trials) -> Figure:
     """Start runs in pairs on one folder."""
     figure = Figure("pairs", "two runs started at once on one folder; half of the pairs with different options")
-    for number in range(trials.number(50)):
+    expected = _expected(trials)
+
+    def one(number: int) -> None:
         with trials.folder() as folder:
             out = folder / "out"
-            _pair(figure, trials, number, lambda *options: trials.start(out, *options), lambda: out)  # noqa: B023
-        trials.say(f"{figure.name}: {figure.trials} trials")
+            _pair(figure, trials, expected, number, lambda *options: trials.start(out, *options), lambda: out)
+
+    trials.each(figure, trials.number(50), one)
     return figure
 
 
@@ -34,30 +37,42 @@ def pairs_s3(trials: Trials) -> Figure:
     figure = Figure("pairs-s3", "two runs started at once on one bucket; half of the pairs with different options")
     with trials.server() as server:
         photos, environment = trials.to_bucket(server, "photos"), server.environment()
-        for number in range(trials.number(20)):
+        expected = _expected(trials)
+
+        def one(number: int) -> None:
             name = f"pair-{number}"
             server.make_bucket(name)
 
-            def start(*options: str, name: str = name) -> Running:
+            def start(*options: str) -> Running:
                 return trials.start(f"s3://{name}", *options, photos=photos, environment=environment)
 
             with trials.folder() as folder:
 
-                def copy(name: str = name, folder: Path = folder) -> Path:
+                def copy() -> Path:
                     to = folder / f"copy {len(list(folder.iterdir()))}"
                     return download(bucket(name, environment), to)
 
-                _pair(figure, trials, number, start, copy)
-            trials.say(f"{figure.name}: {figure.trials} trials")
+                _pair(figure, trials, expected, number, start, copy)
+
+        trials.each(figure, trials.number(20), one)
     return figure
 
 
+def _expected(trials: Trials) -> dict[str, checks.Results]:
+    """Return what undisturbed runs leave, by the number of components."""
+    return {components: trials.expected("--components", components) for _, components in _OPTIONS}
+
+
 def _pair(
-    figure: Figure, trials: Trials, number: int, start: Callable[..., Running], results: Callable[[], Path]
+    figure: Figure,
+    trials: Trials,
+    expected: dict[str, checks.Results],
+    number: int,
+    start: Callable[..., Running],
+    results: Callable[[], Path],
 ) -> None:
     """Make a trial: two runs, a look at what they left, a third run."""
     options = (_OPTIONS[0], _OPTIONS[number % 2])
-    expected = {"8": trials.expected(*_OPTIONS[0]), "16": trials.expected(*_OPTIONS[1])}
     both = [start(*each) for each in options]
     ended = [running.wait() for running in both]
     codes = sorted(-1 if end.code is None else end.code for end in ended)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from faults.s3_server import FOREIGN
 
 #: No trial takes nearly as long on the slowest machine; whatever does hangs, and that is a finding.
 HANGS_AFTER_S = 900.0
+_NUMBERS = itertools.count()
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -62,8 +64,8 @@ class Running:
 
     def __init__(self, command: Sequence[str], logs: Path, environment: dict[str, str] | None = None) -> None:
         logs.mkdir(parents=True, exist_ok=True)
-        number = len(list(logs.iterdir()))
-        self._out, self._err = logs / f"{number:05d}.out", logs / f"{number:05d}.err"
+        number = next(_NUMBERS)
+        self._out, self._err = logs / f"{os.getpid()}-{number:05d}.out", logs / f"{os.getpid()}-{number:05d}.err"
         inherited = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         self.started = time.monotonic()
         with self._out.open("w") as out, self._err.open("w") as err:

@@ -26,23 +26,25 @@ _PATIENCE = {"FRUITS_STORE_TIMEOUT_S": "3"}
 def proxy(kind: str, trials: Trials) -> Figure:
     """Run through a proxy that injects one kind of fault; then, if the run gave up, once more without."""
     figure = Figure(f"s3-{kind}", f"bucket: {KINDS[kind]}")
-    chance = trials.chance(figure.name)
     expected = trials.expected()
     injected: Counter[str] = Counter()
     with trials.server() as server:
         photos = trials.to_bucket(server, "photos")
-        for number in range(trials.number(9)):
+
+        def one(number: int) -> None:
             name = f"out-{number}"
             server.make_bucket(name)
             weather, force = _WEATHER[number % len(_WEATHER)]
-            skip = chance.randrange(200)
+            skip = trials.chance(figure.name, number).randrange(200)
             with FaultyProxy(server.port, kind, seed=trials.seed + number, skip=skip, **force) as between:  # type: ignore[arg-type]
                 environment = server.environment(between.endpoint) | _PATIENCE
                 ended = trials.start(f"s3://{name}", photos=photos, environment=environment).wait()
-                injected[weather] += sum(between.done.values())
+                with figure.lock:
+                    injected[weather] += sum(between.done.values())
             _judge(figure, trials, server, name, ended_well=ended.code == 0, clear=ended.is_clear_error,
                    said=describe(ended), photos=photos, expected=expected)  # fmt: skip
-            trials.say(f"{figure.name}, {weather}: {figure.trials} trials, {injected.total():,} faults")
+
+        trials.each(figure, trials.number(9), one)
     figure.what += f" ({injected.total():,} times)"
     return figure
 

@@ -6,12 +6,15 @@ import random
 import shutil
 import statistics
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from faults import checks
 from faults.checks import Results, Verdict
@@ -50,6 +53,7 @@ class Figure:
     outcomes: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
     skipped: str = ""
+    lock: Any = field(default_factory=threading.RLock, repr=False, compare=False)
 
     @property
     def good(self) -> bool:
@@ -58,17 +62,19 @@ class Figure:
 
     def count(self, outcome: str, verdict: Verdict | None = None) -> None:
         """Count a trial, how it ended and what its results are worth."""
-        self.trials += 1
-        self.outcomes[outcome] += 1
-        if verdict is not None and not verdict.good:
-            self.verdict.add(verdict)
-            self.failed.append(f"trial {self.trials}: {'; '.join(verdict.notes[:4])}")
+        with self.lock:
+            self.trials += 1
+            self.outcomes[outcome] += 1
+            if verdict is not None and not verdict.good:
+                self.verdict.add(verdict)
+                self.failed.append(f"trial {self.trials}: {'; '.join(verdict.notes[:4])}")
 
     def fail(self, what: str) -> None:
         """Count a trial that did not end as it should."""
-        self.count("not as it should be")
-        self.verdict.wrong += 1
-        self.failed.append(f"trial {self.trials}: {what}")
+        with self.lock:
+            self.count("not as it should be")
+            self.verdict.wrong += 1
+            self.failed.append(f"trial {self.trials}: {what}")
 
     def outcome(self) -> str:
         """Say how the trials ended."""
@@ -92,6 +98,8 @@ class Trials:
     seed : int
     say : callable
         Told how far things are.
+    at_once : int
+        So many trials of a scenario run side by side.
     """
 
     scratch: Path
@@ -99,6 +107,7 @@ class Trials:
     times: int | None = None
     seed: int = 0
     say: Callable[[str], None] = print
+    at_once: int = 1
     _expected: dict[tuple[str, ...], Results] = field(default_factory=dict)
     _durations: dict[tuple[str, ...], float] = field(default_factory=dict)
 
@@ -106,9 +115,25 @@ class Trials:
         """Return how many trials to make."""
         return self.times or (quick if self.quick else usual)
 
-    def chance(self, name: str) -> random.Random:
-        """Return numbers that are the same in every call with the same seed."""
-        return random.Random(f"{name} {self.seed}")
+    def chance(self, name: str, number: int = 0) -> random.Random:
+        """Return numbers that are the same in every call with the same seed, whatever runs beside it."""
+        return random.Random(f"{name} {number} {self.seed}")
+
+    def each(self, figure: Figure, number: int, trial: Callable[[int], None]) -> None:
+        """Make trials, ``at_once`` of them side by side."""
+        with ThreadPoolExecutor(self.at_once, thread_name_prefix=figure.name) as pool:
+            try:
+                for future in as_completed([pool.submit(trial, each) for each in range(number)]):
+                    future.result()
+                    self.say(f"{figure.name}: {figure.trials} of {number} trials, {len(figure.failed)} not right")
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def measure(self, one: Callable[[], float]) -> float:
+        """Return the middle of several values that are measured side by side, as trials run."""
+        times = max(self.at_once, 1 if self.quick else 3)
+        with ThreadPoolExecutor(self.at_once) as pool:
+            return statistics.median(pool.map(lambda _: one(), range(times)))
 
     @cached_property
     def photos(self) -> Path:
@@ -134,14 +159,16 @@ class Trials:
         return self.scratch / "undisturbed" / (" ".join(options).replace("/", "_") or "local")
 
     def seconds(self, *options: str) -> float:
-        """Return how long an undisturbed run takes: the middle of three."""
+        """Return how long an undisturbed run takes beside others like it."""
         if options not in self._durations:
-            taken = []
-            for _ in range(1 if self.quick else 3):
+
+            def one() -> float:
                 with self.folder() as folder:
-                    taken.append(must_end_well(self.start(folder / "out", *options)).seconds)
-            self._durations[options] = statistics.median(taken)
-            self.say(f"an undisturbed run{' with ' * bool(options)}{' '.join(options)} takes {taken[-1]:.1f} s")
+                    return must_end_well(self.start(folder / "out", *options)).seconds
+
+            self._durations[options] = self.measure(one)
+            taken = self._durations[options]
+            self.say(f"an undisturbed run{' with ' * bool(options)}{' '.join(options)} takes {taken:.1f} s")
         return self._durations[options]
 
     def start(

@@ -178,6 +178,23 @@ def test_flip_changes_one_byte(tmp_path: Path) -> None:
     assert [index for index, byte in enumerate(path.read_bytes()) if byte] == [at]
 
 
+def test_trials_side_by_side_are_all_made_and_the_first_that_breaks_ends_the_rest(tmp_path: Path) -> None:
+    trials = Trials(tmp_path, say=lambda _: None, at_once=4)
+    figure = Figure("any", "any")
+    trials.each(figure, 40, lambda number: figure.count("even") if number % 2 == 0 else figure.fail(str(number)))
+    assert (figure.trials, figure.verdict.wrong, len(figure.failed)) == (40, 20, 20)
+    assert figure.outcomes == {"even": 20, "not as it should be": 20}
+    with pytest.raises(ZeroDivisionError):
+        trials.each(figure, 10, lambda number: figure.count(str(1 // number)))
+
+
+def test_chance_depends_on_seed_scenario_and_trial_alone(tmp_path: Path) -> None:
+    draws = [Trials(tmp_path, seed=seed).chance(name, number).random() for seed, name, number in
+             ((0, "flips", 1), (0, "flips", 1), (1, "flips", 1), (0, "pairs", 1), (0, "flips", 2))]  # fmt: skip
+    assert draws[0] == draws[1]
+    assert len(set(draws)) == 4
+
+
 def test_bad_photos_that_are_not_rejected_are_seen(finished_run: Any, tmp_path: Path) -> None:
     for name in ("alone", "out"):
         shutil.copytree(finished_run.out, tmp_path / name)
