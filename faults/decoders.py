@@ -13,7 +13,7 @@ from faults import checks
 from faults.checks import Verdict, name_of
 from faults.kills import SPARK
 from faults.photos import planted, some
-from faults.running import REPOSITORY, describe
+from faults.running import REPOSITORY, describe, with_repository
 from faults.trials import Figure, SkippedError, Trials
 
 _HOOK = REPOSITORY / "tests" / "faulty_decoder"
@@ -43,7 +43,7 @@ def _run(trials: Trials, name: str, where: str, options: tuple[str, ...]) -> Fig
         if alone.code != 0:
             raise RuntimeError(f"an undisturbed run failed: {describe(alone)}")
         codes = _plant_bad(photos, marking, each)
-        hook = {"PYTHONPATH": os.pathsep.join([str(_HOOK), str(REPOSITORY)])}
+        hook = {"PYTHONPATH": os.pathsep.join([str(_HOOK), with_repository(os.environ)])}
         ended = trials.start(folder / "out", *options, photos=photos, environment=hook).wait(7200)
         figure.trials = good + len(codes)
         if ended.code != 0:

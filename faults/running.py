@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ class Running:
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
                 command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True,
-                env=inherited | {"PYTHONPATH": _path(inherited)} | (environment or {}),
+                env=inherited | {"PYTHONPATH": with_repository(inherited)} | (environment or {}),
             )  # fmt: skip
 
     def members(self) -> list[psutil.Process]:
@@ -134,13 +134,14 @@ def describe(ended: Ended) -> str:
     return f"exit {ended.code}: {ended.message[:300]}"
 
 
+def with_repository(environment: Mapping[str, str]) -> str:
+    """Return the PYTHONPATH of an environment with this repository before it."""
+    return os.pathsep.join(filter(None, [str(REPOSITORY), environment.get("PYTHONPATH", "")]))
+
+
 def _lives(process: psutil.Process) -> bool:
     """Whether a process is more than an entry that nobody has collected yet."""
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
-
-
-def _path(inherited: dict[str, str]) -> str:
-    return os.pathsep.join(filter(None, [str(REPOSITORY), inherited.get("PYTHONPATH", "")]))
