@@ -40,6 +40,7 @@ _WORKERS = typer.Option(help="Worker processes; by default one per core.", min=1
 _ENGINE = typer.Option(help="local, or spark (needs fruits[spark] and Java).")
 _MASTER = typer.Option(help="Master of Spark, such as local[4] or spark://host:7077; default: this machine.")
 _SPARK_CONF = typer.Option(help="A setting of Spark, key=value; may be repeated.")
+_PRICE = typer.Option(help="What a core costs in an hour: the report then says what a million photos cost.")
 _REPAIR = typer.Option(help="Check every stored byte first; compute again what is damaged.")
 _TAXONOMY = typer.Option(help="CSV file of what labels mean (label,kind,variety,en,fr,...), or none.")
 #: Of the run record, what --json prints. The rest, such as every label's photos, is in OUT/run.json.
@@ -87,6 +88,7 @@ def run(
     engine: Annotated[str, _ENGINE] = "local",
     master: Annotated[str | None, _MASTER] = None,
     spark_conf: Annotated[list[str] | None, _SPARK_CONF] = None,
+    core_hour_usd: Annotated[float | None, _PRICE] = None,
     repair: Annotated[bool, _REPAIR] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
@@ -96,7 +98,7 @@ def run(
         variance=variance, components=components, workers=workers or 0, max_rejected=max_rejected,
         only=tuple(only or ()), sample=sample, seed=seed, taxonomy=taxonomy, balance=balance,
         gallery=gallery,
-        engine=engine, master=master, spark_conf=tuple(spark_conf or ()), repair=repair,
+        engine=engine, master=master, spark_conf=tuple(spark_conf or ()), core_hour_usd=core_hour_usd, repair=repair,
     )  # fmt: skip
     _run(config, as_json=as_json)
 

@@ -59,6 +59,8 @@ class RunConfig:
         Settings of Spark, ``key=value`` each. Not kept with the results: some are secret.
     gallery : int
         Thumbnails of training photos in the bundle, at most, to show beside an answer; 0 for none.
+    core_hour_usd : float, optional
+        What a core costs in an hour: then the report says what a million photos cost.
     repair : bool
         Whether to look at every stored byte first and compute again what is damaged.
 
@@ -86,6 +88,7 @@ class RunConfig:
     master: str | None = None
     spark_conf: tuple[str, ...] = ()
     gallery: int = 1000
+    core_hour_usd: float | None = None
     repair: bool = False
 
     def __post_init__(self) -> None:
@@ -111,6 +114,10 @@ class RunConfig:
             raise ConfigError(f"--seed {self.seed}: expected 0 or more")
         if not 0 <= self.gallery <= 2000:
             raise ConfigError(f"--gallery {self.gallery}: expected 0 to 2000 photos")
+        if self.core_hour_usd is not None and not 0 <= self.core_hour_usd < 1e6:
+            raise ConfigError(
+                f"--core-hour-usd {self.core_hour_usd}: expected what a core costs in an hour, such as 0.05"
+            )
         if self.workers < 0:
             raise ConfigError(f"--workers {self.workers}: expected 1 or more")
         if self.balance is None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import psutil
 
@@ -46,6 +46,7 @@ class Clock:
     def __init__(self) -> None:
         self._started = time.perf_counter()
         self.seconds: dict[str, float] = {}
+        self.work: dict[str, float] = {}  # by its sort, summed over workers
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -55,6 +56,11 @@ class Clock:
             yield
         finally:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
+
+    def add_work(self, receipt: Mapping[str, Any]) -> None:
+        """Add the seconds that a receipt says, summed over workers."""
+        for name in ("read", "decode", "infer", "write"):
+            self.work[name] = self.work.get(name, 0.0) + receipt[f"seconds_{name}"]
 
     def total(self) -> float:
         """Return the seconds since the clock was made."""

@@ -44,6 +44,7 @@ from fruits.storage.lease import finishing
 from fruits.storage.objects import Objects, under
 from fruits.storage.parts import Inventory, Parts, read_table, write_table
 from fruits.taxonomy import Taxonomy
+from fruits.timeline import Timeline
 
 #: Beside the embeddings: the photos that the network was made from, as its card lists them.
 TRAINING_PHOTOS: Final = "training_photos"
@@ -73,10 +74,10 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
     progress, clock, started = progress or Silent(), Clock(), datetime.now(UTC).isoformat(timespec="seconds")
     objects = Objects(config.out)
     with ExitStack() as stack:
-        memory = stack.enter_context(PeakMemory())
         engine = stack.enter_context(
             closing(get_engine(config.engine, config.workers, master=config.master, conf=config.spark_conf))
         )
+        progress = timeline = stack.enter_context(Timeline(progress, engine.executors))
         with clock.step("catalogue"):
             progress.start("catalogue", None)
             catalogue = catalogued(config, progress)
@@ -101,7 +102,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
         lease = stack.enter_context(finishing(objects, progress.say))
         identity = records.identity(config, catalogue, inventory, card, preprocessing, meaning)
         if before := _unchanged(objects, identity, catalogue.table.select(["uri", "version"])):
-            now = {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": memory.megabytes}
+            now = {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": timeline.megabytes}
             return {**before, **about, **counts, **now, "up_to_date": True}
 
         # From here to the end the results are of two runs; without a record nobody takes them for one.
@@ -185,11 +186,14 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
         }
         with clock.step("report"):
             progress.start("report", None)
-            record |= {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": memory.megabytes}
+            record |= {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": timeline.megabytes}
+            record["timeline"] = timeline.summary(
+                seconds=clock.seconds["embeddings"], cores=config.workers, work=clock.work, usd=config.core_hour_usd
+            )
             objects.write(
                 "report.html", render(record, example_photos(catalogue.table, records.wrong(record))).encode()
             )
-        record |= {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": memory.megabytes}
+        record |= {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": timeline.megabytes}
         write_table(objects, "catalogue.parquet", catalogue.table)
         objects.delete("evaluation.json")
         lease.confirm()
@@ -319,6 +323,7 @@ def embed(
         for receipts in engine.map_batches(_by_shard(work), stage, schemas.RECEIPT):
             for receipt in receipts.to_pylist():
                 progress.advance(receipt["ok"] + receipt["rejected"] + receipt["failed"])
+                clock.add_work(receipt)
         return parts.inventory(catalogue.table), work.num_rows
 
 

@@ -62,7 +62,7 @@ def about(
         "fruits": fruits.__version__,
         "started": started,
         "command": command,
-        "engine": "local",
+        "engine": config.engine,
         "workers": config.workers,
         "config": {**config.as_dict(), "size": preprocessing.size, "fit": preprocessing.fit},
         "sources": [{"source": source, "photos": photos} for source, photos in catalogue.sources.items()],

@@ -54,6 +54,13 @@ class Engine(Protocol):
         """
         ...
 
+    def executors(self) -> list[dict[str, Any]]:
+        """Return who works elsewhere than below this process: ``id, active, cores, tasks_active, tasks_done, tasks_failed``.
+
+        Also ``seconds`` (of tasks, summed), ``gc_seconds`` and, where Spark measures them, ``heap_mb`` and ``python_mb`` at most.
+        """
+        ...
+
     def close(self) -> None:
         """Give back what the engine started; what it found running goes on."""
         ...

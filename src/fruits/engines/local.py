@@ -94,6 +94,10 @@ class LocalEngine:
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(self.workers, thread_name_prefix="partial") as pool:
             return merge_in_order(_in_order(pool, partial, shards, ahead=self.workers + 1), merge)
 
+    def executors(self) -> list[dict[str, Any]]:
+        """See :class:`fruits.engines.Engine`. All workers are processes below this one."""
+        return []
+
     def close(self) -> None:
         """See :class:`fruits.engines.Engine`. Workers end with the batches that they were started for."""
 

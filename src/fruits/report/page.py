@@ -18,6 +18,7 @@ from fruits.report.document import assemble, data_uri
 from fruits.report.evaluation import LEAK_LIMIT, view_evaluation
 from fruits.report.speech import Spoken, count, say, share
 from fruits.report.sums import sums_of
+from fruits.report.timeline import view_timeline
 
 N_PICTURED_PAIRS = 12
 _N_PHOTOS_PER_SIDE = 3
@@ -70,7 +71,7 @@ def render(
     ----------
     record : Mapping[str, Any]
         The run record, format 1; ``metrics``, ``evaluated`` and the head may be null. ``kinds``, ``kind_metrics``,
-        ``calibration``, ``answers`` and ``balanced`` may be missing: then so is what the page says of them.
+        ``calibration``, ``answers``, ``balanced`` and ``timeline`` may be missing: then so is what the page says of them.
     examples : Mapping[str, Sequence[bytes]]
         Label to small JPEG images; labels may be missing. The key of a label, U+0000 and another label holds photos of
         the first that were taken for the second.
@@ -106,6 +107,7 @@ def render(
         rejections=record["rejections"][:_N_REJECTIONS],
         stages=_stages(record["seconds"]),
         rate=_embedding_rate(record),
+        timeline=view_timeline(record),
         config=_in_order(record.get("config") or {}, _CONFIG_IN_ORDER),
         backbone=_in_order(record.get("backbone") or {}, _BACKBONE_IN_ORDER),
         head=record.get("head") or {},

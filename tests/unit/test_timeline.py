@@ -1,0 +1,95 @@
+"""A timeline says what happened, stays bounded and disturbs nobody."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from fruits import pipeline, timeline
+from fruits.config import RunConfig
+from fruits.measure import Silent
+from fruits.report.timeline import view_timeline
+from fruits.timeline import Timeline
+
+
+def test_timeline_of_a_run_closes_with_its_counts(finished_run: Any) -> None:
+    seen = finished_run.record["timeline"]
+    assert seen["photos"] == finished_run.record["computed"] == 320
+    assert seen["points"][-1]["photos"] == 320
+    assert [point["at_s"] for point in seen["points"]] == sorted({point["at_s"] for point in seen["points"]})
+    assert seen["cores"] == 2
+    assert seen["photos_per_s"] == pytest.approx(320 / finished_run.record["seconds"]["embeddings"])
+    assert seen["work_seconds"].keys() == {"read", "decode", "infer", "write"}
+    assert seen["work_seconds"]["infer"] > 0
+    assert max(point["cores_busy"] for point in seen["points"]) > 0
+    assert max(point["memory_mb"] for point in seen["points"]) <= finished_run.record["peak_memory_mb"]
+    assert seen["usd_per_million"] is None, "no price was given"
+
+
+def test_cost_per_million_is_price_times_cores_over_rate(photos: Any, tmp_path: Any) -> None:
+    config = RunConfig(
+        sources=(str(photos),), out=str(tmp_path / "out"), workers=2, core_hour_usd=0.36, only=("Apf*", "Moon*")
+    )
+    record = pipeline.run(config)
+    rate = record["timeline"]["photos_per_s"]
+    assert record["timeline"]["usd_per_million"] == pytest.approx(0.36 * 2 / 3600 / rate * 1e6)
+    assert "a million photos cost" in (tmp_path / "out/report.html").read_text("utf-8")
+
+
+def test_a_long_run_has_no_more_points_than_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeline, "_SAMPLE_EVERY_S", 0.001)
+    monkeypatch.setattr(timeline, "_MOST_POINTS", 8)
+    with Timeline(Silent(), list) as watched:
+        watched._every = 0.001
+        watched.start("embeddings", None)
+        for _ in range(200):
+            watched.advance(5)
+            time.sleep(0.002)
+        watched.start("moments", None)
+        watched.advance(7)  # not of the embeddings
+    seen = watched.summary(seconds=2.0, cores=4, work={}, usd=None)
+    assert 0 < len(seen["points"]) <= 8
+    assert watched._every > 0.001
+    assert seen["points"][-1]["photos"] == 1000
+    assert seen["photos_per_core_s"] == 1000 / 2.0 / 4
+
+
+def test_executors_say_how_many_cores_there_were() -> None:
+    told = [{"id": "1", "active": True, "cores": 4, "tasks_active": 3, "tasks_done": 9, "tasks_failed": 0}]
+    with Timeline(Silent(), lambda: told) as watched:
+        watched.start("embeddings", None)
+        watched.look()
+        watched.advance(100)
+        deadline = time.monotonic() + 60
+        while not any(point.tasks for point in watched._points) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    seen = watched.summary(seconds=10.0, cores=1, work={}, usd=0.5)
+    assert seen["cores"] == 4
+    assert max(point["tasks"] or 0 for point in seen["points"]) == 3
+    assert seen["executors"] == told
+    assert seen["usd_per_million"] == pytest.approx(0.5 * 4 / 3600 / 10 * 1e6)
+
+
+def test_plots_stay_inside_and_their_highest_level_is_below_the_top() -> None:
+    points = [
+        {"at_s": at, "photos": 0, "photos_per_s": rate, "cores_busy": 1.5, "memory_mb": 0, "tasks": None, "cores": None}
+        for at, rate in ((1.0, 0.0), (2.0, 333.0), (7.0, 100.0))
+    ]
+    shown = view_timeline(
+        {"timeline": {"points": points, "photos_per_s": 100.0, "photos_per_core_s": 50.0, "cores": 2}}
+    )
+    assert shown is not None
+    for panel in shown.panels:
+        for x, y in (pair.split(",") for pair in panel.line.split()):
+            assert 0 <= float(x) <= 100
+            assert 0 <= float(y) <= 100
+    assert [value for _, value in shown.panels[0].levels] == [0, 100, 200, 300]
+    assert shown.panels[2].levels == [(100.0, 0.0)], "nothing but zeros"
+    assert [second for _, second in shown.ticks] == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize("record", [{}, {"timeline": {"points": []}}, {"timeline": None}])
+def test_a_record_without_a_timeline_has_no_section(record: dict[str, Any]) -> None:
+    assert view_timeline(record) is None
