@@ -20,7 +20,7 @@ const parts = {
 
 rmSync(vendor, { recursive: true, force: true });
 mkdirSync(vendor, { recursive: true });
-const runtime = { name: "onnxruntime-web", version, license, files: [], sha256: {}, bytes: 0 };
+const runtime = { name: "onnxruntime-web", version, license, files: [], sha256: {}, packed: {}, unpacked: {}, bytes: 0 };
 for (const [part, [source, target]] of Object.entries(parts)) {
   let content = readFileSync(join(from, "dist", source));
   // The source map is not served; without its line no browser asks for it.
@@ -30,6 +30,8 @@ for (const [part, [source, target]] of Object.entries(parts)) {
   runtime[part] = `/static/vendor/${target}`;
   runtime.files.push(`vendor/${target}`);
   runtime.sha256[part] = createHash("sha256").update(content).digest("hex");
+  runtime.packed[part] = packed.length;
+  runtime.unpacked[part] = content.length;
   runtime.bytes += packed.length;
 }
 // Last, so that a build that was cut short counts as none.

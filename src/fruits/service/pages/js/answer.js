@@ -1,0 +1,104 @@
+// An answer, as a person reads it: the name and how sure it is, the three best, what looks alike, what to do better.
+//
+// Takes an answer of POST /v1/recognise, or one of decide.js, which is of the same shape.
+
+import { element } from "./elements.js";
+import { percent, say, text } from "./speech.js";
+
+/** What an answer says in one line; read out by screen readers when it arrives. */
+export function spokenLine(answer) {
+  return () => text("announced", { name: nameOf(answer), sure: sureness(answer) });
+}
+
+const nameOf = (answer) => (answer.name ? text(answer.name) : text(answer.outcome));
+
+function sureness(answer) {
+  const share = percent(answer.probability);
+  if (answer.outcome === "variety") return text("sure_variety", { share });
+  if (answer.outcome === "kind") return text(hasVarieties(answer) ? "sure_kind" : "sure_name", { share });
+  return text(answer.outcome === "unsure" ? "unsure_more" : "unknown_more");
+}
+
+/** Whether labels say more than kinds do. */
+function hasVarieties(answer) {
+  const names = new Set(answer.kinds.map((kind) => kind.en));
+  return answer.labels.some((label) => !names.has(label.en));
+}
+
+/**
+ * Return the parts of an answer.
+ *
+ * @returns {Node[]}
+ */
+export function answerParts(answer) {
+  const certain = answer.outcome === "variety" || answer.outcome === "kind";
+  const parts = [heading(answer)];
+  if (answer.line) parts.push(element("p.line", {}, say(element("span"), answer.line)));
+  if (!certain) parts.push(advice(answer));
+  parts.push(bars(answer, certain));
+  if (answer.alike?.length) parts.push(alike(answer.alike));
+  return parts;
+}
+
+function heading(answer) {
+  const kind = answer.outcome === "variety" ? answer.kinds.find((one) => one.kind === answer.kind) : null;
+  const above = kind && kind.en !== answer.name.en ? say(element("p.above"), kind) : null;
+  return element(
+    "div.verdict",
+    {},
+    above,
+    element("h2", { tabindex: "-1" }, say(element("bdi"), () => nameOf(answer))),
+    element("p.sure", {}, element(`span.dot.${answer.outcome}`, { "aria-hidden": "true" }), say(element("span"), () => sureness(answer))),
+  );
+}
+
+function advice(answer) {
+  const found = answer.advice.length ? answer.advice : [{ code: "retake_plain" }];
+  return element(
+    "div.advice",
+    {},
+    say(element("h3"), "retake"),
+    element("ul", {}, ...found.map((one) => say(element("li"), one.en && one.fr ? one : one.code))),
+  );
+}
+
+/** The finer list where the answer is certain, the coarser where it is not. */
+function bars(answer, certain) {
+  const rows = certain && hasVarieties(answer) ? answer.labels : answer.kinds;
+  const twice = new Set(rows.filter((one) => rows.some((other) => other !== one && other.en === one.en)));
+  return element(
+    "div.best",
+    {},
+    say(element("h3"), "three_best"),
+    element(
+      "ol.bars",
+      {},
+      ...rows.map((row) => {
+        const fill = element("span.fill");
+        fill.style.width = `${Math.max(0.5, 100 * row.probability)}%`;
+        // Two labels of one name, such as two apples of red: then the label says which.
+        const name = element("span.called", {}, say(element("bdi"), row));
+        if (twice.has(row) && row.label) name.append(" ", element("bdi.quiet", {}, row.label));
+        return element("li", {}, name, say(element("span.share"), () => percent(row.probability)), element("span.track", { "aria-hidden": "true" }, fill));
+      }),
+    ),
+  );
+}
+
+function alike(photos) {
+  return element(
+    "div.alike",
+    {},
+    say(element("h3"), "alike"),
+    element(
+      "ul",
+      {},
+      ...photos.map((one) => {
+        const picture = element("img", { src: one.thumbnail, alt: "", width: 72, height: 72, loading: "lazy", decoding: "async" });
+        const item = element("li", {}, picture, say(element("bdi"), one));
+        picture.addEventListener("error", () => item.remove());
+        return item;
+      }),
+    ),
+  );
+}

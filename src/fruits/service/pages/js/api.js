@@ -1,0 +1,65 @@
+// The service, asked over HTTP: its answers, and its errors as one kind of exception.
+
+const PATIENCE_S = 60;
+
+/** What went wrong, in both languages; `retryAfter` in seconds where trying again makes sense. */
+export class Refused extends Error {
+  constructor(code, message, { status = 0, retryAfter = null } = {}) {
+    super(code);
+    this.code = code;
+    this.message = code;
+    this.said = message;
+    this.status = status;
+    this.retryAfter = retryAfter;
+  }
+}
+
+/** Recognise up to 8 photos. */
+export async function recognise(blobs, { keep, language }) {
+  const form = new FormData();
+  // No file names: they are nobody's business.
+  blobs.forEach((blob, number) => form.append("photo", blob, `${number + 1}.jpg`));
+  form.append("keep", String(keep));
+  form.append("lang", language);
+  return (await ask("/v1/recognise", { method: "POST", body: form })).json();
+}
+
+export async function giveFeedback(said) {
+  await ask("/v1/feedback", { method: "POST", body: JSON.stringify(said), headers: { "Content-Type": "application/json" } });
+}
+
+export async function deleteSubmission(id, secret) {
+  await ask(`/v1/submissions/${encodeURIComponent(id)}`, { method: "DELETE", headers: { "X-Fruits-Secret": secret } });
+}
+
+let labels = null;
+
+/** Everything that can be recognised; asked once. */
+export function knownLabels() {
+  labels ??= ask("/v1/labels").then((answer) => answer.json());
+  labels.catch(() => (labels = null));
+  return labels;
+}
+
+export const modelInfo = async () => (await ask("/v1/model")).json();
+
+/** Ask; an answer that is no success is an exception, and so is none at all. */
+export async function ask(address, options = {}) {
+  let answer;
+  try {
+    answer = await fetch(address, { credentials: "omit", redirect: "error", signal: AbortSignal.timeout(1000 * PATIENCE_S), ...options });
+  } catch {
+    throw new Refused("offline", null);
+  }
+  if (answer.ok) return answer;
+  const header = Number(answer.headers.get("Retry-After"));
+  const retryAfter = header > 0 && header < 3600 ? header : null;
+  let error = null;
+  try {
+    ({ error } = await answer.json());
+  } catch {
+    // A proxy between may answer in its own way.
+  }
+  const both = error?.message && typeof error.message.en === "string" && typeof error.message.fr === "string";
+  throw new Refused(typeof error?.code === "string" ? error.code : "internal", both ? error.message : null, { status: answer.status, retryAfter });
+}

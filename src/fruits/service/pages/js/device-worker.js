@@ -1,0 +1,116 @@
+// Beside the page, so that it stays smooth: loads runtime and network, turns a JPEG into the numbers that an answer is made of.
+
+import { NotDecoded, decodeJpeg } from "./jpeg.js";
+import { draftScale, intoSquare } from "./pixels.js";
+
+let session = null;
+let ort = null;
+let preprocessing = null;
+let columnsFirst = false;
+
+onmessage = async ({ data }) => {
+  const { number, what } = data;
+  try {
+    const result = what === "open" ? await open(data) : await recognise(data.bytes);
+    postMessage({ number, result });
+  } catch (error) {
+    postMessage({ number, error: String(error?.message ?? error), offline: error instanceof NoConnection });
+  }
+};
+
+class NoConnection extends Error {}
+
+async function open({ runtime, preprocessing: given, recognizer, sha256, bytes }) {
+  preprocessing = given;
+  columnsFirst = runtime.columns_first;
+  const total = runtime.bytes + bytes;
+  let come = 0;
+  const more = (piece) => postMessage({ share: Math.min(0.99, (come += piece) / total) });
+  const network = await loaded(recognizer, more);
+  // What is run is what the service named, also when it comes out of a cache; only where the page may compute it (https).
+  if (globalThis.crypto?.subtle && (await hex(network)) !== sha256) throw new Error("another network than announced");
+  const wasm = await loaded(runtime.wasm, (piece) => more(piece * (runtime.packed.wasm / runtime.unpacked.wasm)));
+  try {
+    ort = await import(runtime.module);
+  } catch {
+    throw new NoConnection("no runtime");
+  }
+  ort.env.wasm.numThreads = 1; // more need headers that forbid what other sites may want
+  ort.env.wasm.wasmBinary = wasm;
+  session = await ort.InferenceSession.create(network, { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
+  // The first run allocates; a visitor should not wait for that.
+  await run(new Uint8Array(3 * preprocessing.size ** 2).fill(255));
+  return null;
+}
+
+async function recognise(bytes) {
+  const photo = await decoded(bytes);
+  const numbers = await run(intoSquare(photo, preprocessing, columnsFirst));
+  return { numbers, shortSide: Math.min(photo.fullWidth, photo.fullHeight) };
+}
+
+async function decoded(bytes) {
+  try {
+    return decodeJpeg(bytes, (width, height) => draftScale(width, height, preprocessing));
+  } catch (error) {
+    if (!(error instanceof NotDecoded)) throw error;
+  }
+  // A browser that writes JPEG of another kind: its own decoder then, equal up to rounding, and without the server's reduced scale.
+  const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/jpeg" }));
+  const { width, height } = bitmap;
+  const context = new OffscreenCanvas(width, height).getContext("2d");
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  const { data } = context.getImageData(0, 0, width, height);
+  const rgb = new Uint8Array(3 * width * height);
+  for (let from = 0, to = 0; from < data.length; from += 4, to += 3) rgb.set(data.subarray(from, from + 3), to);
+  return { width, height, fullWidth: width, fullHeight: height, rgb };
+}
+
+async function run(pixels) {
+  const { size } = preprocessing;
+  const out = await session.run({ pixels: new ort.Tensor("uint8", pixels, [1, size, size, 3]) });
+  const numbers = {
+    probabilities: Float32Array.from(out.probabilities.data),
+    features: Float32Array.from(out.features.data),
+    strangeness: out.strangeness.data[0],
+    brightness: out.brightness.data[0],
+    sharpness: out.sharpness.data[0],
+  };
+  for (const tensor of Object.values(out)) tensor.dispose?.();
+  return numbers;
+}
+
+async function loaded(address, progress) {
+  let answer;
+  try {
+    answer = await fetch(address, { credentials: "omit" });
+  } catch {
+    throw new NoConnection(address);
+  }
+  if (!answer.ok) throw new Error(`${address}: ${answer.status}`);
+  const pieces = [];
+  let length = 0;
+  const reader = answer.body.getReader();
+  try {
+    for (let next = await reader.read(); !next.done; next = await reader.read()) {
+      pieces.push(next.value);
+      length += next.value.length;
+      progress(next.value.length);
+    }
+  } catch {
+    throw new NoConnection(address);
+  }
+  const whole = new Uint8Array(length);
+  let at = 0;
+  for (const piece of pieces) {
+    whole.set(piece, at);
+    at += piece.length;
+  }
+  return whole;
+}
+
+async function hex(bytes) {
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

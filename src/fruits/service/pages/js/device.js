@@ -1,0 +1,121 @@
+// Recognition on the visitor's own device: offered where the runtime was built, loaded only when chosen.
+
+import { Refused, modelInfo } from "./api.js";
+import { decide } from "./decide.js";
+
+const REMEMBERED = "fruits.device";
+
+export class Device {
+  /** Whether photos are to be looked at here. */
+  chosen = false;
+  #runtime = null;
+  #model = null;
+  #worker = null;
+  #opening = null;
+  #asked = new Map();
+  #number = 0;
+
+  /** Return how many bytes the mode loads, or null where it cannot be had. */
+  async available() {
+    if (typeof WebAssembly !== "object" || typeof Worker !== "function") return null;
+    const page = await (await fetch("/static/page.json")).json();
+    this.#runtime = page.device;
+    if (!this.#runtime) return null;
+    const about = await modelInfo().catch(() => null);
+    return about ? this.#runtime.bytes + about.bytes : null;
+  }
+
+  get remembered() {
+    try {
+      return localStorage.getItem(REMEMBERED) === "yes";
+    } catch {
+      return false;
+    }
+  }
+
+  /** Load everything; `progress` is told the share that has come. */
+  async open(progress) {
+    this.#opening ??= this.#open(progress).catch((error) => {
+      this.leave();
+      throw error;
+    });
+    await this.#opening;
+    this.chosen = true;
+    remember("yes");
+  }
+
+  leave() {
+    this.chosen = false;
+    this.#worker?.terminate();
+    this.#worker = this.#opening = null;
+    for (const { reject } of this.#asked.values()) reject(new Error("left"));
+    this.#asked.clear();
+    remember(null);
+  }
+
+  /** Recognise a JPEG that this page made; an answer of the service's shape. */
+  async recognise(blob) {
+    const bytes = new Uint8Array(await blob.arrayBuffer());
+    const { numbers, shortSide } = await this.#ask("recognise", { bytes }, [bytes.buffer]);
+    return decide(numbers, this.#model, shortSide);
+  }
+
+  async #open(progress) {
+    // The service worker keeps what passes through it, for use without a connection; it must be there first.
+    if (navigator.serviceWorker) await Promise.race([navigator.serviceWorker.ready, new Promise((done) => setTimeout(done, 3000))]);
+    if ("caches" in window) await caches.open("fruits-device");
+    this.#model = await modelInfo();
+    this.#worker = new Worker("/static/js/device-worker.js", { type: "module" });
+    this.#worker.addEventListener("message", ({ data }) => this.#heard(data, progress));
+    const broken = () => {
+      for (const { reject } of this.#asked.values()) reject(new Error("the worker stopped"));
+      this.#asked.clear();
+    };
+    this.#worker.addEventListener("error", broken);
+    this.#worker.addEventListener("messageerror", broken);
+    const { size, fit, kernel, recognizer, sha256, bytes } = this.#model;
+    await this.#ask("open", { runtime: this.#runtime, preprocessing: { size, fit, kernel }, recognizer, sha256, bytes });
+    await forgetOthers(recognizer, this.#runtime);
+  }
+
+  #ask(what, given, transfer = []) {
+    if (!this.#worker) return Promise.reject(new Error("not open"));
+    const number = ++this.#number;
+    return new Promise((resolve, reject) => {
+      this.#asked.set(number, { resolve, reject });
+      this.#worker.postMessage({ number, what, ...given }, transfer);
+    });
+  }
+
+  #heard({ number, share, result, error, offline }, progress) {
+    if (share !== undefined) {
+      progress(share);
+      return;
+    }
+    const asked = this.#asked.get(number);
+    this.#asked.delete(number);
+    if (error !== undefined) asked?.reject(offline ? new Refused("offline", null) : new Error(error));
+    else asked?.resolve(result);
+  }
+}
+
+function remember(value) {
+  try {
+    if (value) localStorage.setItem(REMEMBERED, value);
+    else localStorage.removeItem(REMEMBERED);
+  } catch {
+    // Then it is chosen again next time.
+  }
+}
+
+/** Drop models and runtimes of other versions from what is kept for use without a connection. */
+async function forgetOthers(recognizer, runtime) {
+  if (!("caches" in window)) return;
+  const store = await caches.open("fruits-device");
+  const wanted = new Set([recognizer, runtime.module, runtime.wasm, "/v1/model"]);
+  const identity = recognizer.split("/")[3];
+  for (const request of await store.keys()) {
+    const { pathname } = new URL(request.url);
+    if (!wanted.has(pathname) && !pathname.startsWith(`/v1/gallery/${identity}/`)) await store.delete(request);
+  }
+}

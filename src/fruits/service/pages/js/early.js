@@ -1,0 +1,16 @@
+// Runs in the head, before anything is painted: chooses the language, so that no reader sees the other one flash by.
+"use strict";
+(() => {
+  const root = document.documentElement;
+  let kept = null;
+  try {
+    kept = localStorage.getItem("fruits.language");
+  } catch {
+    // Storage may be forbidden; then the choice lasts as long as the page.
+  }
+  const wanted = [kept, ...(navigator.languages || [navigator.language])].map((tag) => String(tag).slice(0, 2).toLowerCase());
+  root.lang = wanted.find((language) => language === "en" || language === "fr") || "en";
+  root.classList.add("unsaid");
+  // Whatever happens to the other scripts, the page does not stay empty.
+  setTimeout(() => root.classList.remove("unsaid"), 1500);
+})();

@@ -1,0 +1,85 @@
+// What a visitor can do about an answer of the service: say whether it is right, say what it is instead, have it deleted.
+
+import { deleteSubmission, giveFeedback, knownLabels } from "./api.js";
+import { combobox, optionsOf } from "./combobox.js";
+import { element, icon } from "./elements.js";
+import { say } from "./speech.js";
+
+/**
+ * Return the foot of an answer's card.
+ *
+ * @param {{id: string, secret: string, kept: boolean}} answer
+ * @param {{failed: (error: Error, place: HTMLElement) => void, deleted: () => void}} tell
+ */
+export function feedbackParts(answer, { failed, deleted }) {
+  const question = element("div.question", { role: "group" });
+  const wrong = element("form.wrong", { hidden: true, novalidate: true });
+  const said = element("p.said", { role: "status" });
+  const yes = element("button.button.small", { type: "button" }, icon("yes", 18), say(element("span"), "yes"));
+  const no = element("button.button.small", { type: "button", "aria-expanded": "false" }, icon("no", 18), say(element("span"), "no"));
+  say(question, "is_right", undefined, "label");
+  question.append(say(element("span", { "aria-hidden": "true" }), "is_right"), yes, no);
+
+  const send = async (right, label) => {
+    try {
+      await giveFeedback({ id: answer.id, secret: answer.secret, right, label: label?.value ?? null, note: null });
+    } catch (error) {
+      failed(error, said);
+      return;
+    }
+    question.hidden = wrong.hidden = true;
+    said.tabIndex = -1;
+    if (right) say(said, "thanks_right");
+    else say(said, label ? "thanks_wrong" : "thanks_unnamed", { label: label?.shown });
+    said.focus({ preventScroll: true });
+  };
+  yes.addEventListener("click", () => send(true, null));
+  no.addEventListener("click", async () => {
+    if (!wrong.hidden) {
+      hide();
+      return;
+    }
+    no.setAttribute("aria-expanded", "true");
+    wrong.hidden = false;
+    if (!wrong.firstChild) {
+      let options = [];
+      try {
+        options = optionsOf(await knownLabels());
+      } catch {
+        // Without the list there is still free text.
+      }
+      const which = combobox("which", options);
+      const cancel = say(element("button.button.small.plain", { type: "button", click: hide }), "cancel");
+      wrong.append(which.node, element("p.buttons", {}, say(element("button.button.small.first", { type: "submit" }), "send"), cancel));
+      wrong.addEventListener("submit", (event) => {
+        event.preventDefault();
+        send(false, which.chosen());
+      });
+      wrong.addEventListener("keydown", (event) => event.key === "Escape" && hide());
+    }
+    wrong.querySelector("input").focus();
+  });
+  const hide = () => {
+    wrong.hidden = true;
+    no.setAttribute("aria-expanded", "false");
+    no.focus();
+  };
+
+  const remove = say(element("button.link", { type: "button" }), "delete_it");
+  remove.addEventListener("click", async () => {
+    remove.disabled = true;
+    try {
+      await deleteSubmission(answer.id, answer.secret);
+    } catch (error) {
+      if (error.status !== 404) {
+        remove.disabled = false;
+        failed(error, said);
+        return;
+      }
+    }
+    deleted();
+  });
+  const link = say(element("a", { href: `/delete#${answer.id}.${answer.secret}` }), "delete_link");
+  const fate = element("p.fate.quiet", {}, say(element("span"), answer.kept ? "kept" : "not_kept"), remove, link);
+  return [question, wrong, said, fate];
+}

@@ -1,0 +1,274 @@
+// The visitor's page: photos come in by camera, file picker, drag and drop or paste; a card per photo says what it shows.
+
+import { Refused, recognise } from "./api.js";
+import { answerParts, spokenLine } from "./answer.js";
+import { Device } from "./device.js";
+import { element } from "./elements.js";
+import { feedbackParts } from "./feedback.js";
+import { Unreadable, shrink } from "./photo.js";
+import { language, learn, megabytes, percent, say, speak } from "./speech.js";
+import { WORDS } from "./words.js";
+
+const AT_ONCE = 8; // photos of a request
+const MOST = 40; // photos of one drop
+const TRIES = 3; // of a busy service, by itself
+const WAIT_S = 30; // at most, between them
+
+learn(WORDS);
+speak();
+
+const $ = (id) => document.getElementById(id);
+const picker = $("picker");
+const answers = $("answers");
+const keep = $("keep");
+const device = new Device();
+let count = 0;
+const waiting = new Set(); // what to do once there is a connection
+
+// --- Photos come in ---------------------------------------------------------------------------------------------------
+
+for (const input of [$("camera"), $("files")]) {
+  input.addEventListener("change", () => {
+    take(input.files);
+    input.value = ""; // the same photo can be chosen again
+  });
+}
+picker.addEventListener("submit", (event) => event.preventDefault());
+
+let inside = 0;
+addEventListener("dragenter", (event) => {
+  if (!hasFiles(event.dataTransfer)) return;
+  event.preventDefault();
+  inside += 1;
+  picker.classList.add("dropping");
+});
+addEventListener("dragleave", () => {
+  inside = Math.max(0, inside - 1);
+  if (!inside) picker.classList.remove("dropping");
+});
+addEventListener("dragover", (event) => hasFiles(event.dataTransfer) && event.preventDefault());
+addEventListener("drop", (event) => {
+  if (!hasFiles(event.dataTransfer)) return;
+  event.preventDefault();
+  inside = 0;
+  picker.classList.remove("dropping");
+  take(event.dataTransfer.files);
+});
+addEventListener("paste", (event) => {
+  const files = [...(event.clipboardData?.files ?? [])];
+  if (files.length) {
+    event.preventDefault();
+    take(files);
+  }
+});
+const hasFiles = (transfer) => [...(transfer?.types ?? [])].includes("Files");
+
+async function take(list) {
+  let files = [...list];
+  if (!files.length) {
+    notice("no_photo");
+    return;
+  }
+  notice(files.length > MOST ? "too_many" : null, { n: MOST });
+  files = files.slice(0, MOST);
+  const cards = files.map((file) => new Card(file));
+  answers.prepend(...cards.map((card) => card.node)); // the previews, at once
+  cards[0].node.scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  for (let start = 0; start < cards.length; start += AT_ONCE) {
+    const some = [];
+    for (const card of cards.slice(start, start + AT_ONCE)) if (await card.prepare()) some.push(card);
+    if (some.length) await look(some);
+  }
+}
+
+// --- Photos are looked at ---------------------------------------------------------------------------------------------
+
+async function look(cards) {
+  for (const card of cards) card.busy();
+  if (device.chosen) {
+    await lookHere(cards);
+    return;
+  }
+  for (let trial = 1; ; trial++) {
+    try {
+      const { photos } = await recognise(cards.map((card) => card.blob), { keep: keep.checked, language: language() });
+      cards.forEach((card, number) => (photos[number].error ? card.failed(refusal(photos[number].error)) : card.answered(photos[number])));
+      return;
+    } catch (error) {
+      const again = error instanceof Refused && error.retryAfter && trial < TRIES ? Math.min(error.retryAfter, WAIT_S) : 0;
+      if (!again) {
+        for (const card of cards) card.failed(error);
+        return;
+      }
+      await pause(again, (left) => cards.forEach((card) => card.waits(error, left)));
+      for (const card of cards) card.busy();
+    }
+  }
+}
+
+async function lookHere(cards) {
+  for (const card of cards) {
+    try {
+      card.answered(await device.recognise(card.blob), { here: true });
+    } catch (error) {
+      card.failed(error);
+    }
+  }
+}
+
+const refusal = ({ code, message }) => new Refused(code, message, { status: 422 });
+
+async function pause(seconds, tell) {
+  for (let left = seconds; left > 0; left--) {
+    tell(left);
+    await new Promise((done) => setTimeout(done, 1000));
+  }
+}
+
+/** A photo and what is said of it. */
+class Card {
+  constructor(file) {
+    this.file = file;
+    this.blob = null;
+    count += 1;
+    this.picture = element("img", { src: URL.createObjectURL(file), decoding: "async" });
+    say(this.picture, "photo_number", { n: count }, "alt");
+    this.picture.addEventListener("error", () => this.picture.classList.add("broken"));
+    this.body = element("div.said-of-it");
+    this.node = element("article.card", { "aria-busy": "true" }, element("div.picture", {}, this.picture), this.body);
+    this.busy();
+  }
+
+  async prepare() {
+    try {
+      this.blob = (await shrink(this.file)).blob;
+    } catch (error) {
+      this.failed(error);
+      return false;
+    }
+    // From here on the small photo is shown and the large one can go.
+    URL.revokeObjectURL(this.picture.src);
+    this.picture.src = URL.createObjectURL(this.blob);
+    this.file = null;
+    return true;
+  }
+
+  busy() {
+    this.node.setAttribute("aria-busy", "true");
+    this.body.replaceChildren(element("p.looking", {}, element("span.spinner", { "aria-hidden": "true" }), say(element("span"), "looking")));
+  }
+
+  answered(answer, { here = false } = {}) {
+    this.done();
+    const parts = answerParts(answer);
+    if (here) parts.push(element("p.fate.quiet", {}, say(element("span"), "on_device")));
+    else parts.push(...feedbackParts(answer, { failed: (error, place) => explain(error, place), deleted: () => this.gone() }));
+    this.body.replaceChildren(...parts);
+    announce(spokenLine(answer));
+  }
+
+  failed(error) {
+    this.done();
+    const message = element("p.problem");
+    explain(error, message);
+    announce(message.textContent);
+    const parts = [message];
+    if (!(error instanceof Unreadable) && ![413, 415, 422].includes(error.status)) {
+      const again = () => {
+        waiting.delete(again);
+        look([this]);
+      };
+      if (error.code === "offline") waiting.add(again);
+      parts.push(element("p.buttons", {}, say(element("button.button.small", { type: "button", click: again }), "again")));
+    }
+    this.body.replaceChildren(...parts);
+  }
+
+  waits(error, left) {
+    const message = element("p.problem");
+    explain(error, message);
+    this.body.replaceChildren(message, say(element("p.quiet"), "waiting", { n: left }));
+  }
+
+  gone() {
+    this.body.replaceChildren(say(element("p.said", { tabindex: "-1" }), "deleted"));
+    this.body.firstChild.focus({ preventScroll: true });
+    this.node.classList.add("gone");
+    URL.revokeObjectURL(this.picture.src);
+    this.picture.parentNode.replaceChildren();
+    announce("deleted");
+  }
+
+  done() {
+    this.node.removeAttribute("aria-busy");
+  }
+}
+
+// --- What the page says about itself ------------------------------------------------------------------------------------
+
+function explain(error, place) {
+  if (error instanceof Unreadable) say(place, "unreadable");
+  else if (error.code === "offline") say(place, "offline");
+  else say(place, error.said ?? "went_wrong");
+}
+
+function announce(what) {
+  say($("status"), typeof what === "string" ? () => what in WORDS ? WORDS[what][language() === "fr" ? 1 : 0] : what : what);
+}
+
+function notice(what, values) {
+  $("notice").hidden = !what;
+  if (what) say($("notice"), what, values);
+}
+
+function connection() {
+  if (!navigator.onLine) notice(device.chosen ? "offline_device" : "offline_notice");
+  else notice(null);
+  if (navigator.onLine) for (const again of [...waiting]) again();
+}
+addEventListener("online", connection);
+addEventListener("offline", connection);
+
+// --- On the device --------------------------------------------------------------------------------------------------------
+
+async function offerDevice() {
+  const size = await device.available();
+  if (!size) return;
+  $("device-choice").hidden = false;
+  const state = $("device-state");
+  const rest = () => say(state, "device_more", { get size() { return megabytes(size); } });
+  rest();
+  const choose = async () => {
+    const wanted = $("device").checked;
+    keep.disabled = wanted;
+    say(document.querySelector("[data-t=keep_more]"), wanted ? "keep_device" : "keep_more");
+    if (!wanted) {
+      device.leave();
+      rest();
+      return;
+    }
+    keep.checked = false;
+    try {
+      await device.open((share) => say(state, "device_loading", { get share() { return percent(share); } }));
+      say(state, "device_ready");
+      announce("device_ready");
+    } catch (error) {
+      $("device").checked = false;
+      keep.disabled = false;
+      say(document.querySelector("[data-t=keep_more]"), "keep_more");
+      device.leave();
+      say(state, error.code === "offline" ? "device_offline" : "device_failed");
+      announce(error.code === "offline" ? "device_offline" : "device_failed");
+    }
+    connection();
+  };
+  $("device").addEventListener("change", choose);
+  if (device.remembered) {
+    $("device").checked = true;
+    await choose();
+  }
+}
+
+if ("serviceWorker" in navigator) navigator.serviceWorker.register("/sw.js").catch(() => {}); // without it the page works online only
+offerDevice().catch(() => {});
+connection();
