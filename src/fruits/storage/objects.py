@@ -46,6 +46,8 @@ _LONGEST_PAUSE_S: Final = 5.0
 #: Requests in flight when many small objects are read: each waits for the network, not for the processor.
 _AT_ONCE: Final = 32
 _TIMEOUT_VARIABLE: Final = "FRUITS_STORE_TIMEOUT_S"
+#: ``boto3``: ask boto3 for credentials, always. Set where AWS runs our code, which may hand them over in ways of its own.
+CREDENTIALS_VARIABLE: Final = "FRUITS_AWS_CREDENTIALS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +334,9 @@ def _open_bucket(url: str) -> Any:
     if region:
         config["region"] = region
     provider = None
-    if "AWS_ACCESS_KEY_ID" not in os.environ:
+    if os.environ.get(CREDENTIALS_VARIABLE) == "boto3":
+        provider = _boto3_credentials()  # whatever AWS itself offers where it runs our code, renewed in time
+    elif "AWS_ACCESS_KEY_ID" not in os.environ:
         if "aws_access_key_id" in profile:
             for name in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"):
                 if name in profile:
