@@ -64,8 +64,7 @@ function advice(answer) {
 
 /** The finer list where the answer is certain, the coarser where it is not. */
 function bars(answer, certain) {
-  const rows = certain && hasVarieties(answer) ? answer.labels : answer.kinds;
-  const twice = new Set(rows.filter((one) => rows.some((other) => other !== one && other.en === one.en)));
+  const rows = together(certain && hasVarieties(answer) ? answer.labels : answer.kinds);
   return element(
     "div.best",
     {},
@@ -76,13 +75,23 @@ function bars(answer, certain) {
       ...rows.map((row) => {
         const fill = element("span.fill");
         fill.style.width = `${Math.max(0.5, 100 * row.probability)}%`;
-        // Two labels of one name, such as two apples of red: then the label says which.
-        const name = element("span.called", {}, say(element("bdi"), row));
-        if (twice.has(row) && row.label) name.append(" ", element("bdi.quiet", {}, row.label));
+        const name = say(element("bdi.called"), row);
         return element("li", {}, name, say(element("span.share"), () => percent(row.probability)), element("span.track", { "aria-hidden": "true" }, fill));
       }),
     ),
   );
+}
+
+/** Rows of one name as one: two films of the same apple are two labels, and one answer. */
+function together(rows) {
+  const found = new Map();
+  for (const row of rows) {
+    const name = `${row.en}\n${row.fr}`;
+    const before = found.get(name);
+    if (before) before.probability += row.probability;
+    else found.set(name, { ...row });
+  }
+  return [...found.values()].sort((a, b) => b.probability - a.probability);
 }
 
 function alike(photos) {

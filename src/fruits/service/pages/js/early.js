@@ -1,4 +1,4 @@
-// Runs in the head, before anything is painted: chooses the language, so that no reader sees the other one flash by.
+// Runs in the head, before anything is painted: chooses language and buttons, so that no reader sees others flash by.
 "use strict";
 (() => {
   const root = document.documentElement;
@@ -11,6 +11,8 @@
   const wanted = [kept, ...(navigator.languages || [navigator.language])].map((tag) => String(tag).slice(0, 2).toLowerCase());
   root.lang = wanted.find((language) => language === "en" || language === "fr") || "en";
   root.classList.add("unsaid");
+  // Where fingers point there is a camera to take the photo with. Every browser on a phone says so in one of these ways.
+  if (navigator.maxTouchPoints > 0 || matchMedia("(any-pointer: coarse)").matches) root.classList.add("touch");
   // Whatever happens to the other scripts, the page does not stay empty.
   setTimeout(() => root.classList.remove("unsaid"), 1500);
 })();

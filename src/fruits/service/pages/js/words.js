@@ -86,7 +86,7 @@ export const WORDS = {
   alike: ["Photos that look alike", "Photos qui lui ressemblent"],
   on_device: ["Answered on this device: nothing was sent.", "Répondu sur cet appareil\u202f: rien n’a été envoyé."],
   kept: ["Your photo is kept.", "Votre photo est gardée."],
-  not_kept: ["Your photo was not kept.", "Votre photo n’a pas été gardée."],
+  not_kept: ["Your photo was not kept, only the answer.", "Votre photo n’a pas été gardée, seulement la réponse."],
   announced: [({ name, sure }) => `${name}: ${sure}`, ({ name, sure }) => `${name}\u202f: ${sure}`],
 
   is_right: ["Is that right?", "Est-ce juste\u202f?"],
