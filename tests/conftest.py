@@ -32,6 +32,7 @@ settings.load_profile("repeatable")
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))  # for faults, which is no part of the package; "pytest" alone does not do it
 
+from faults import postgres_server  # noqa: E402
 from faults.s3_server import FOREIGN, S3Server, why_not  # noqa: E402
 
 
@@ -146,6 +147,27 @@ def s3_environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, s
 def bucket(s3: S3Server, s3_environment: dict[str, str]) -> str:
     """The address, ``s3://...``, of an empty bucket of the test's own."""
     return s3.make_bucket(f"tests-{uuid.uuid4().hex[:12]}")
+
+
+# --- A database -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgres_server.PostgresServer]:
+    """A real PostgreSQL on this machine; one for all tests, started by the first that asks."""
+    if reason := postgres_server.why_not():
+        pytest.skip(reason)
+    with postgres_server.PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The url of an empty database; every test that asks runs on both kinds."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/data/service.db"
+    server: postgres_server.PostgresServer = request.getfixturevalue("postgres")
+    return server.empty_database()
 
 
 # --- Tiny networks, whose answers NumPy can give ------------------------------------------------------------------

@@ -180,13 +180,11 @@ class Database:
             If it cannot be opened, or is one of a later version of fruits.
         """
         parsed = _parse(url)
-        shown = parsed.render_as_string(hide_password=True)
         if parsed.get_backend_name() == "sqlite":
             _make_private(Path(str(parsed.database)))
         database = cls(_engine(parsed))
         try:
-            with _translated(f"database '{shown}' cannot be opened"):
-                database._migrate()
+            database._migrate()
         except BaseException:
             database.close()
             raise
@@ -195,13 +193,13 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Give a connection to read with; what is read is of one moment."""
-        with _translated("the database cannot be read"), self._engine.begin() as connection:
+        with _translated(f"database '{self.url}' cannot be read"), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Give a connection to write with: all that the block does is committed at its end, or nothing."""
-        with _translated("the database cannot be written"), self._turn, self._writer.begin() as connection:
+        with _translated(f"database '{self.url}' cannot be written"), self._turn, self._writer.begin() as connection:
             yield connection
 
     def add_up(self, connection: Connection, table: type[Base], rows: list[dict[str, Any]], column: str) -> None:
@@ -278,7 +276,7 @@ class Database:
     def _plain(self) -> Iterator[Connection]:
         """Give a connection without a transaction."""
         with (
-            _translated("the database cannot be cleaned"),
+            _translated(f"database '{self.url}' cannot be cleaned"),
             self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
         ):
             yield connection

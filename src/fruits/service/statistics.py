@@ -169,7 +169,7 @@ def _summary(counts: Counter[tuple[str, int]]) -> dict[str, Any]:
 def _bucket(seconds: float) -> int:
     if not seconds > _FIRST_S:
         return 0
-    return min(_LAST_BUCKET, math.ceil(_PER_DOUBLING * math.log2(seconds / _FIRST_S)))
+    return math.ceil(min(_LAST_BUCKET, _PER_DOUBLING * math.log2(seconds / _FIRST_S)))
 
 
 def _quantile(latency: dict[int, int], share: float) -> float | None:

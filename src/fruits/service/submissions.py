@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -154,6 +155,8 @@ class Submissions:
             raise ConfigError(f"keep_days is {keep_days}; expected at least 1")
         self._database, self._photos, self.keep_days = database, photos, keep_days
         self._forgetting = Forgetting(database, photos)
+        if photos.is_local and not any((folder := Path(photos.root)).iterdir()):
+            folder.chmod(0o700)  # of people: for nobody else on this machine
 
     # --- The visitor ------------------------------------------------------------------------------------------------
 
@@ -280,6 +283,7 @@ class Submissions:
         ------
         NotFoundError
         """
+        photo_key(submission_id)  # a name that is none must not reach the database, which may not take its letters
         with self._database.reading() as connection:
             row = connection.execute(
                 select(_ROW.__table__).where(_ROW.id == submission_id, _ROW.state == "kept")
@@ -348,6 +352,7 @@ class Submissions:
         ------
         NotFoundError
         """
+        photo_key(submission_id)
         with self._database.reading() as connection:
             there = connection.execute(
                 select(_ROW.id).where(_ROW.id == submission_id, _ROW.state != "writing")

@@ -1,0 +1,49 @@
+"""A service's database and what rests on it, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fruits.service.database import Database
+from fruits.service.submissions import NewSubmission, Submissions
+from fruits.storage.objects import Objects
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """An empty database, up to date."""
+    opened = Database.open(database_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path) -> Path:
+    """Where photos are kept."""
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def submissions(database: Database, photo_folder: Path) -> Submissions:
+    """Submissions that are kept for 30 days."""
+    return Submissions(database, Objects(str(photo_folder)), keep_days=30)
+
+
+@pytest.fixture
+def new() -> Callable[..., NewSubmission]:
+    """An answer to keep; with a photo if one is given."""
+
+    def make(photo: bytes | None = None, **changes: Any) -> NewSubmission:
+        values: dict[str, Any] = {
+            "outcome": "kind", "kind": "apple", "variety": None, "label": "Apple Red 1", "probability": 0.75,
+            "strangeness": 1.5, "language": "fr", "model": "0123456789abcdef", "photo": photo,
+            "features": None if photo is None else np.arange(8, dtype=np.float32),
+        }  # fmt: skip
+        return NewSubmission(**(values | changes))
+
+    return make

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from sqlalchemy import select, text
+
+from fruits.errors import ConfigError, NotFoundError
+from fruits.service import tokens as module
+from fruits.service.database import Database, TokenRow
+from fruits.service.tokens import Tokens
+
+
+@pytest.fixture
+def tokens(database: Database) -> Tokens:
+    return Tokens(database)
+
+
+def test_a_token_is_known_and_only_its_hash_is_stored(tokens: Tokens, database: Database) -> None:
+    token = tokens.add("  the\u202e app\n", "owner", rate_per_minute=30)
+    assert token.startswith("fruits_")
+    assert len(token) == len("fruits_") + 43
+    known = tokens.check(token)
+    assert known is not None
+    assert (known.name, known.role, known.rate_per_minute, known.revoked) == ("the app", "owner", 30, False)
+    with database.reading() as connection:
+        (row,) = connection.execute(select(TokenRow.__table__)).all()
+    assert token not in repr(row)
+    assert token.removeprefix("fruits_").encode() not in row.token_sha256
+    assert tokens.add("another") != token
+
+
+@pytest.mark.parametrize(
+    "token", ["", "fruits_", "fruits_" + "A" * 43, "A" * 50, "fruits_" + "A" * 42 + "\n", "\ud800", "x" * 100_000]
+)
+def test_what_is_no_token_is_not_known(tokens: Tokens, token: str) -> None:
+    tokens.add("app")
+    assert tokens.check(token) is None
+
+
+def test_every_letter_counts(tokens: Tokens) -> None:
+    token = tokens.add("app")
+    for at in range(len("fruits_"), len(token)):
+        assert tokens.check(token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :]) is None
+    assert tokens.check(token) is not None
+
+
+def test_a_revoked_token_is_refused_here_at_once_and_elsewhere_within_seconds(
+    tokens: Tokens, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = Tokens(database)
+    token = tokens.add("app")
+    assert tokens.check(token) is not None
+    assert elsewhere.check(token) is not None
+    tokens.revoke("app")
+    assert tokens.check(token) is None
+    clock = module.time.monotonic()
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock + module.CACHED_S)
+    assert elsewhere.check(token) is None
+    with pytest.raises(NotFoundError, match="fruits tokens list"):
+        tokens.revoke("app")
+
+
+def test_a_token_that_was_just_made_elsewhere_works(tokens: Tokens, database: Database) -> None:
+    assert tokens.check("fruits_" + "A" * 43) is None
+    assert tokens.check(Tokens(database).add("new")) is not None
+
+
+def test_names_are_of_one_token_at_a_time_and_ids_revoke_too(tokens: Tokens) -> None:
+    first = tokens.add("app")
+    with pytest.raises(ConfigError, match="already"):
+        tokens.add("app")
+    (info,) = tokens.list()
+    assert tokens.revoke(info.id).name == "app"
+    second = tokens.add("app")
+    assert tokens.check(first) is None
+    assert tokens.check(second) is not None
+    assert [one.revoked for one in tokens.list()] in ([True, False], [False, True])
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "rate"),
+    [("", "api", None), ("\x00\u202e", "api", None), ("a", "admin", None), ("a", "api", 0), ("a", "api", 10**9)],
+)
+def test_impossible_tokens_are_refused(tokens: Tokens, name: str, role: str, rate: int | None) -> None:
+    with pytest.raises(ConfigError):
+        tokens.add(name, role, rate_per_minute=rate)  # type: ignore[arg-type]
+    assert tokens.list() == ()
+
+
+def test_the_day_of_last_use_is_kept_and_written_once_a_day(
+    tokens: Tokens, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = tokens.add("app")
+    assert tokens.list()[0].last_used_day is None
+    tokens.check(token)
+    assert tokens.list()[0].last_used_day == tokens.list()[0].created_day
+    with database.writing() as connection:
+        connection.execute(text("update tokens set last_used_day = '2020-01-01'"))
+    Tokens(database).check(token)
+    assert tokens.list()[0].last_used_day == tokens.list()[0].created_day
+    monkeypatch.setattr(Database, "writing", None)  # a second use on the same day must not write
+    assert Tokens(database).check(token) is not None
+
+
+def test_a_process_of_its_own_revokes_for_all(
+    tokens: Tokens, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = tokens.add("app")
+    command = [sys.executable, "-W", "error", "-m", "fruits", "tokens", "revoke", "app", "--database", database_url]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert tokens.check(token) is None  # never asked before: nothing is remembered
