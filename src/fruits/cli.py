@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from fruits.answers import Answer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-cli_service.add_to(app)
-cli_aws.add_to(app)
 
 _PHOTOS = typer.Argument(help="Folders (PHOTOS/<label>/photo.jpg), packs or manifests (.csv, .parquet); also s3://...")
 _BACKBONE = typer.Option(help="Name of an embedded network, or an ONNX file.")
@@ -364,6 +362,10 @@ def unpack(
     if done["failed"]:
         first = done["failed_photos"][0]
         fail(f"photos that were not written: {done['failed']:,}, such as {first['path']!r} ({first['reason']})", 1)
+
+
+cli_service.add_to(app)  # here, so that help lists the flow first
+cli_aws.add_to(app)
 
 
 def main() -> None:
