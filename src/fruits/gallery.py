@@ -7,7 +7,7 @@ nothing of catalogues or of how features come about.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -44,12 +44,15 @@ class Gallery:
     features: NDArray[np.float32]
     offsets: NDArray[np.int64]
     jpegs: bytes
+    #: Features of length 1: the same for every question, so made once.
+    _units: NDArray[np.float32] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         n = len(self.labels)
         whole = len(self.offsets) == n + 1 and self.offsets[0] == 0 and self.offsets[-1] == len(self.jpegs)
         if len(self.features) != n or not whole or (np.diff(self.offsets) < 0).any():
             raise ValueError("the gallery's parts do not fit together")
+        object.__setattr__(self, "_units", _unit(self.features))
 
     @classmethod
     def empty(cls, components: int) -> Gallery:
@@ -98,13 +101,19 @@ class Gallery:
 
     def nearest(self, features: NDArray[np.float32], count: int) -> list[list[tuple[int, float]]]:
         """Return for each of m photos, features (m, k), the most alike: (number, cosine), best first, at most ``count``."""
-        if not len(self):
+        if not len(self) or count < 1:
             return [[] for _ in features]
-        alike = _unit(features) @ _unit(self.features).T
+        alike = _unit(features) @ self._units.T
         count = min(count, len(self))
-        # The sort is stable, so of equals the first, however many are asked for.
-        best = np.argsort(-alike, axis=1, kind="stable")[:, :count]
-        return [list(zip(row.tolist(), alike[number, row].tolist(), strict=True)) for number, row in enumerate(best)]
+        # Sorting all would take longer than all the rest: only what reaches the last place is sorted. The sort is stable, so of
+        # equals the first, however many are asked for.
+        last = np.partition(alike, len(self) - count, axis=1)[:, len(self) - count]
+        found = []
+        for row, least in zip(alike, last, strict=True):
+            reach = np.flatnonzero(row >= least)
+            best = reach[np.argsort(-row[reach], kind="stable")[:count]]
+            found.append(list(zip(best.tolist(), row[best].tolist(), strict=True)))
+        return found
 
 
 def choose(features: NDArray[np.float32], labels: NDArray[np.int64], most: int = PHOTOS) -> NDArray[np.int64]:
