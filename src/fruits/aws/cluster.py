@@ -1,0 +1,405 @@
+"""A run on the cluster: what is submitted, how it is followed, and how to come back to it.
+
+The job of a run is written down beside its results, in ``OUT/job.json``. So the terminal that started it is not needed: the same
+command, from any machine, goes on following. Submitting twice starts one job, because AWS is given the same token twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from fruits.aws import deploy, job, upload
+from fruits.aws.calls import Aws, AwsAbsentError, AwsError, Call
+from fruits.aws.cost import Shape
+from fruits.aws.package import Package
+from fruits.config import RunConfig
+from fruits.errors import ConfigError
+
+JOB: Final = "job.json"
+#: A day: what a run of ten million photos takes many times over. EMR's own limit is 12 hours.
+_TIMEOUT_MINUTES: Final = 24 * 60
+#: States of EMR Serverless and of a step of EMR on EC2.
+GOOD: Final = ("SUCCESS", "COMPLETED")
+BAD: Final = ("FAILED", "CANCELLED", "INTERRUPTED")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where runs happen: what the stacks of an installation say.
+
+    Attributes
+    ----------
+    name, region : str
+    photos, results, logs : str
+        Buckets.
+    role : str
+        That a run has.
+    application, cluster : str
+        One of them is empty.
+    log_group : str
+    """
+
+    name: str
+    region: str
+    photos: str
+    results: str
+    logs: str
+    role: str
+    application: str
+    cluster: str
+    log_group: str
+
+    @classmethod
+    def of(cls, aws: Aws, name: str) -> Place:
+        """Ask the stacks; raise :class:`AwsAbsentError` if one is not there."""
+        told = deploy.outputs(aws, name, ("storage", "roles", "batch"))
+        return cls._from(name, aws.region, told)
+
+    @classmethod
+    def unknown(cls, name: str, region: str, compute: str) -> Place:
+        """Return a place whose names only AWS knows, as a dry run shows it."""
+        keys = ("PhotosBucket", "ResultsBucket", "LogsBucket", "BatchRoleArn", "LogGroup")
+        told = {key: f"<{key}>" for key in keys}
+        told["ClusterId" if compute == "ec2" else "ApplicationId"] = (
+            "<ClusterId>" if compute == "ec2" else "<ApplicationId>"
+        )
+        return cls._from(name, region, told)
+
+    @classmethod
+    def _from(cls, name: str, region: str, told: Mapping[str, str]) -> Place:
+        return cls(
+            name, region, told["PhotosBucket"], told["ResultsBucket"], told["LogsBucket"], told["BatchRoleArn"],
+            told.get("ApplicationId", ""), told.get("ClusterId", ""), told.get("LogGroup", f"/fruits/{name}/batch"),
+        )  # fmt: skip
+
+    @property
+    def compute(self) -> str:
+        """Return ``serverless`` or ``ec2``."""
+        return "ec2" if self.cluster else "serverless"
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Everything that starting a run takes, before anything is done.
+
+    Attributes
+    ----------
+    place : Place
+    config : RunConfig
+        Its photos and OUT are in the place's buckets.
+    package : Package
+    shape : Shape
+    """
+
+    place: Place
+    config: RunConfig
+    package: Package
+    shape: Shape
+
+    @property
+    def prefix(self) -> str:
+        """Return the key under which packages are."""
+        return f"packages/{self.package.versions['fruits']}"
+
+    @property
+    def files(self) -> list[tuple[Any, str]]:
+        """Return each file of the package and its key."""
+        package = self.package
+        entry = f"entry-{hashlib.sha256(package.entry.read_bytes()).hexdigest()[:16]}.py"
+        return [
+            (package.environment.path, f"{self.prefix}/{package.environment.path.name}"),
+            (package.program.path, f"{self.prefix}/{package.program.path.name}"),
+            (package.entry, f"{self.prefix}/{entry}"),
+        ]
+
+    @property
+    def out_key(self) -> str:
+        """Return OUT's key within the bucket of results."""
+        return self.config.out.removeprefix(f"s3://{self.place.results}/").rstrip("/")
+
+    def conf(self) -> dict[str, str]:
+        """Return the settings of Spark."""
+        (_, environment), (_, program), _ = self.files
+        root, shape = f"s3://{self.place.results}", self.shape
+        variables = {
+            "PYSPARK_PYTHON": "./environment/bin/python",
+            "FRUITS_AWS_CREDENTIALS": "boto3",
+            "AWS_REGION": self.place.region,
+        }
+        # Java gets half of an executor and 4 GB of a driver; the rest is Python's, which Spark calls overhead.
+        heap, driver_heap = max(1, shape.memory_gb // 2), 4
+        conf = {
+            "spark.archives": f"{root}/{environment}#environment,{root}/{program}#program",
+            "spark.executor.cores": str(shape.cores),
+            "spark.executor.memory": f"{heap}g",
+            "spark.executor.memoryOverhead": f"{shape.memory_gb - heap}g",
+            "spark.driver.cores": str(shape.driver_cores),
+            "spark.driver.memory": f"{driver_heap}g",
+            "spark.driver.memoryOverhead": f"{shape.driver_memory_gb - driver_heap}g",
+            "spark.driver.maxResultSize": "2g",
+            "spark.rpc.message.maxSize": "512",
+            "spark.dynamicAllocation.initialExecutors": str(shape.executors),
+            "spark.dynamicAllocation.maxExecutors": str(shape.executors),
+            "spark.executor.processTreeMetrics.enabled": "true",
+            "spark.python.worker.reuse": "true",
+        }
+        driver = "spark.yarn.appMasterEnv" if shape.compute == "ec2" else "spark.emr-serverless.driverEnv"
+        for name, value in variables.items():
+            conf |= {f"{driver}.{name}": value, f"spark.executorEnv.{name}": value}
+        conf[f"{driver}.PYSPARK_DRIVER_PYTHON"] = variables["PYSPARK_PYTHON"]
+        if shape.compute == "ec2":
+            # A node of 16 GB gives YARN 12; the driver and the executors share it.
+            conf |= {"spark.executor.memory": "3g", "spark.executor.memoryOverhead": "6g"}
+            conf |= {"spark.driver.memoryOverhead": "6g"}
+        return conf
+
+    def start(self, token: str) -> Call:
+        """Return the call that starts the job."""
+        name, choices = f"fruits {self.out_key}"[:64], job.to_json(self.config)
+        entry = f"s3://{self.place.results}/{self.files[2][1]}"
+        settings = [part for key, value in self.conf().items() for part in ("--conf", f"{key}={value}")]
+        if self.place.compute == "ec2":
+            arguments = ["spark-submit", "--deploy-mode", "cluster", *settings, entry, choices]
+            step = {
+                "Name": name,
+                "ActionOnFailure": "CONTINUE",
+                "HadoopJarStep": {"Jar": "command-runner.jar", "Args": arguments},
+            }
+            parameters: dict[str, Any] = {"JobFlowId": self.place.cluster, "Steps": [step]}
+            return Call("emr", "add_job_flow_steps", parameters, "start the run: from here on it costs money")
+        parameters = {
+            "applicationId": self.place.application,
+            "clientToken": token,
+            "executionRoleArn": self.place.role,
+            "name": name,
+            "jobDriver": {
+                "sparkSubmit": {
+                    "entryPoint": entry,
+                    "entryPointArguments": [choices],
+                    "sparkSubmitParameters": shlex.join(settings),
+                }
+            },
+            "executionTimeoutMinutes": _TIMEOUT_MINUTES,
+            "tags": {"fruits": self.place.name},
+        }
+        return Call("emr-serverless", "start_job_run", parameters, "start the run: from here on it costs money")
+
+    def planned(self) -> list[Call]:
+        """Return every call that starting takes if nothing is there; following it asks on until it ends."""
+        calls = [
+            Call("cloudformation", "describe_stacks", {"StackName": f"{self.place.name}-{which}"}, "what is deployed?")
+            for which in ("storage", "roles", "batch")
+        ]
+        where = {"Bucket": self.place.results, "Key": f"{self.out_key}/{JOB}"}
+        calls.append(Call("s3", "get_object", where, "is there a run on this OUT already?"))
+        for path, key in self.files:
+            calls += upload.calls_for(path, self.place.results, key)
+        calls.append(self.start("<token>"))
+        calls.append(
+            Call("s3", "put_object", {**where, "Body": "<the job's id>"}, "so that any terminal can follow it")
+        )
+        return calls
+
+
+def check_places(place: Place, config: RunConfig) -> RunConfig:
+    """Return the choices of a run with what the cluster needs, once all of it can work there.
+
+    Raises
+    ------
+    ConfigError
+        If photos or OUT are where a run may not read or write, or a choice names a file of this machine.
+    """
+    for source in config.sources:
+        if not source.startswith(f"s3://{place.photos}/packs/"):
+            raise ConfigError(
+                f"photos '{source}': a run may read s3://{place.photos}/packs/... only; bring them there with 'fruits aws upload'"
+            )
+    if not config.out.startswith(f"s3://{place.results}/runs/") or config.out.rstrip("/").endswith("/runs"):
+        raise ConfigError(f"--to '{config.out}': a run may write s3://{place.results}/runs/<name> only")
+    for option, value in (("--backbone", config.backbone), ("--taxonomy", config.taxonomy or "")):
+        if "/" in value or value.endswith((".onnx", ".csv")):
+            raise ConfigError(
+                f"{option} '{value}' is a file of this machine, which the cluster does not have; expected a name"
+            )
+    return replace(config, engine="spark", master=None, spark_conf=(), workers=1)
+
+
+def submit(aws: Aws, submission: Submission, *, estimate_usd: float | None = None) -> dict[str, Any]:
+    """Start a run, or find the one that is under way; return its ``job.json``.
+
+    Raises
+    ------
+    AwsError
+        If OUT has an unfinished job of other choices, or AWS refuses.
+    """
+    place, choices = submission.place, job.to_json(submission.config)
+    before = read_job(aws, place, submission.out_key)
+    if before is not None and (now := state(aws, before))["state"] not in (*GOOD, *BAD):
+        if _without_price(before["choices"]) != _without_price(choices):
+            raise AwsError(
+                f"on {submission.config.out} a run with other choices is under way ({before['job']}, {now['state']}); wait for "
+                "it, end it with --cancel, or choose another --to"
+            )
+        return before
+    for path, key in submission.files:
+        upload.send(aws, path, place.results, key)
+    told = json.dumps([choices, submission.conf(), before["job"] if before else None], sort_keys=True)
+    answer = aws.make(submission.start(hashlib.sha256(told.encode()).hexdigest()[:64]))
+    started = {
+        "job": answer["StepIds"][0] if place.compute == "ec2" else answer["jobRunId"],
+        "compute": place.compute,
+        "application": place.application or place.cluster,
+        "region": place.region,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "choices": choices,
+        "package": dict(submission.package.versions),
+        "program": submission.package.program.sha256,
+        "environment": submission.package.environment.sha256,
+        "estimate_usd": estimate_usd,
+    }
+    aws.call(
+        "s3",
+        "put_object",
+        Bucket=place.results,
+        Key=f"{submission.out_key}/{JOB}",
+        Body=json.dumps(started, indent=1).encode(),
+    )
+    return started
+
+
+def _without_price(choices: str) -> dict[str, Any]:
+    """Return the choices that decide what comes out."""
+    return {name: value for name, value in json.loads(choices).items() if name != "core_hour_usd"}
+
+
+def read_job(aws: Aws, place: Place, out_key: str) -> dict[str, Any] | None:
+    """Return the ``job.json`` of an OUT, or None."""
+    try:
+        body = aws.call("s3", "get_object", Bucket=place.results, Key=f"{out_key}/{JOB}")["Body"].read()
+        found = json.loads(body)
+        if not isinstance(found, dict) or not {"job", "choices", "compute", "application"} <= found.keys():
+            raise ValueError("not a job")
+    except AwsAbsentError:
+        return None
+    except ValueError as exc:
+        raise AwsError(f"s3://{place.results}/{out_key}/{JOB} is damaged ({exc}); delete it, then run again") from exc
+    return found
+
+
+def state(aws: Aws, started: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where a job is: ``state``, ``details`` and, at its end, ``billed`` (hours of vCPU and of GB)."""
+    if started["compute"] == "ec2":
+        step = aws.call("emr", "describe_step", ClusterId=started["application"], StepId=started["job"])["Step"]
+        status = step["Status"]
+        failure = status.get("FailureDetails", {})
+        return {
+            "state": status["State"],
+            "details": failure.get("Message") or failure.get("Reason") or "",
+            "billed": None,
+        }
+    try:
+        run = aws.call("emr-serverless", "get_job_run", applicationId=started["application"], jobRunId=started["job"])[
+            "jobRun"
+        ]
+    except AwsAbsentError:
+        return {"state": "FAILED", "details": "AWS knows this job no more", "billed": None}
+    return {
+        "state": run["state"],
+        "details": run.get("stateDetails") or "",
+        "billed": run.get("billedResourceUtilization") or None,
+    }
+
+
+def follow(aws: Aws, place: Place, started: Mapping[str, Any], *, poll_s: float = 10.0) -> Iterator[dict[str, Any]]:
+    """Yield what happens to a job until it ends: ``{"state": ...}`` when that changes, and its lines of progress.
+
+    Whoever stops listening stops nothing.
+    """
+    last = ""
+    lines = _Lines(place, started)
+    while True:
+        now = state(aws, started)
+        yield from lines.new(aws)
+        if now["state"] != last:
+            last = now["state"]
+            yield now
+        if last in GOOD or last in BAD:
+            yield from lines.new(aws)
+            return
+        time.sleep(poll_s)
+
+
+def cancel(aws: Aws, started: Mapping[str, Any]) -> None:
+    """End a job. What it computed is kept."""
+    if started["compute"] == "ec2":
+        aws.call(
+            "emr", "cancel_steps", ClusterId=started["application"], StepIds=[started["job"]],
+            StepCancellationOption="SEND_INTERRUPT",
+        )  # fmt: skip
+    else:
+        aws.call("emr-serverless", "cancel_job_run", applicationId=started["application"], jobRunId=started["job"])
+
+
+def last_words(aws: Aws, place: Place, started: Mapping[str, Any], lines: int = 12) -> list[str]:
+    """Return the end of the driver's errors, from the logs that EMR keeps in the bucket; empty if there are none yet."""
+    import gzip  # noqa: PLC0415 - only after a failure
+
+    prefix = _log_prefix(started)
+    with suppress(AwsError, OSError):
+        pages = aws.pages("s3", "list_objects_v2", Bucket=place.logs, Prefix=prefix)
+        keys = [found["Key"] for page in pages for found in page.get("Contents", ())]
+        for key in sorted(key for key in keys if key.rpartition("/")[2].startswith("stderr")):
+            body = aws.call("s3", "get_object", Bucket=place.logs, Key=key)["Body"].read()
+            text = (gzip.decompress(body) if key.endswith(".gz") else body).decode("utf-8", "replace")
+            return [line for line in text.splitlines() if line.strip()][-lines:]
+    return []
+
+
+def logs_at(place: Place, started: Mapping[str, Any]) -> str:
+    """Return where the logs of a job are."""
+    return f"s3://{place.logs}/{_log_prefix(started)}"
+
+
+def _log_prefix(started: Mapping[str, Any]) -> str:
+    if started["compute"] == "ec2":
+        return f"emr/{started['application']}/steps/{started['job']}/"
+    return f"emr/applications/{started['application']}/jobs/{started['job']}/SPARK_DRIVER/"
+
+
+class _Lines:
+    """The driver's lines of progress, each once, from the log group."""
+
+    def __init__(self, place: Place, started: Mapping[str, Any]) -> None:
+        self._group, self._serverless = place.log_group, started["compute"] != "ec2"
+        self._stream = f"run/applications/{started['application']}/jobs/{started['job']}/"
+        self._since = 0
+        self._seen: set[str] = set()
+
+    def new(self, aws: Aws) -> Iterator[dict[str, Any]]:
+        if not self._serverless:
+            return  # a cluster on EC2 keeps its logs in the bucket, once the step has ended
+        found: list[dict[str, Any]] = []
+        with suppress(AwsError):  # live logs can be switched off
+            for page in aws.pages(
+                "logs",
+                "filter_log_events",
+                logGroupName=self._group,
+                logStreamNamePrefix=self._stream,
+                startTime=self._since,
+            ):
+                found += [event for event in page["events"] if event["eventId"] not in self._seen]
+        for event in found:
+            self._seen.add(event["eventId"])
+            self._since = max(self._since, event["timestamp"])
+            with suppress(ValueError):
+                line = json.loads(event["message"])
+                if isinstance(line, dict) and "fruits" in line:
+                    yield line

@@ -1,0 +1,126 @@
+"""What things cost at AWS: a dated table in the package, where its numbers come from, and how to get newer ones.
+
+Computes nothing; that is ``cost.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from fruits.aws.calls import Aws, AwsError
+from fruits.errors import ConfigError
+
+#: Regions that answer questions about prices, nearest first. Prices of every region are known to each of them.
+_ORACLES: Final = ("eu-central-1", "us-east-1", "ap-south-1")
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """A price table.
+
+    Attributes
+    ----------
+    region, date, note : str
+        Whose prices, of when, and what to know of them.
+    table : mapping
+        Name of a price to its entry: ``usd``, ``what``, ``source`` and how to find it in AWS's price list.
+    """
+
+    region: str
+    date: str
+    note: str
+    table: Mapping[str, Mapping[str, Any]]
+
+    def __getitem__(self, name: str) -> float:
+        return float(self.table[name]["usd"])
+
+    def what(self, name: str) -> str:
+        """Return what a price buys."""
+        return str(self.table[name]["what"])
+
+    def source(self, name: str) -> str:
+        """Return where a price comes from."""
+        return str(self.table[name]["source"])
+
+
+def load(path: str | None = None) -> Prices:
+    """Return the price table of the package, or of a file.
+
+    Raises
+    ------
+    ConfigError
+        If the file is no price table.
+    """
+    where = Path(path) if path else None
+    try:
+        text = where.read_text("utf-8") if where else (files("fruits.aws") / "prices.json").read_text("utf-8")
+        values = json.loads(text)
+        prices = Prices(values["region"], values["date"], values["note"], values["prices"])
+        for name in prices.table:
+            if not 0 <= prices[name] < 1e6 or not prices.what(name) or not prices.source(name):
+                raise ValueError(f"{name} is {prices.table[name]['usd']}")
+        if missing := (load().table.keys() - prices.table.keys() if where else set()):
+            raise ValueError(f"{', '.join(sorted(missing))} missing")
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise ConfigError(
+            f"--prices '{path}' is no price table ({exc}); expected one made by 'fruits aws cost --update-prices FILE'"
+        ) from exc
+    return prices
+
+
+def update(prices: Prices, aws_in: Callable[[str], Aws], region: str, *, now: datetime | None = None) -> dict[str, Any]:
+    """Ask AWS for every price of the table; return a new table, to be written as JSON.
+
+    Parameters
+    ----------
+    prices : Prices
+        Says what to ask for.
+    aws_in : callable
+        Gives the :class:`Aws` of a region: only few regions answer questions about prices.
+    region : str
+        Whose prices are wanted.
+
+    Raises
+    ------
+    AwsError
+        If AWS cannot be asked, or gives no price or several for one entry. Nothing is guessed.
+    """
+    day = f"{now or datetime.now(UTC):%Y-%m-%d}"
+    aws = aws_in(next((oracle for oracle in _ORACLES if oracle == region), _ORACLES[0]))
+    table = {}
+    for name, entry in prices.table.items():
+        wanted = {"regionCode": region, **entry["match"]}
+        filters = [{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in wanted.items()]
+        found = set()
+        for page in aws.pages("pricing", "get_products", ServiceCode=entry["service"], Filters=filters):
+            for text in page["PriceList"]:
+                found |= set(_matching(json.loads(text) if isinstance(text, str) else text, entry["usage"]))
+        if len(found) != 1:
+            raise AwsError(
+                f"price '{name}' ({entry['what']}) in {region}: AWS gives {sorted(found) or 'none'}, expected one; correct "
+                "'service', 'usage' and 'match' of this entry in the table"
+            )
+        table[name] = {**entry, "usd": found.pop(), "source": f"AWS price list, {region}, {day}"}
+    return {"region": region, "currency": "USD", "date": day, "note": "On demand, without taxes, free tiers and discounts.",
+            "prices": table}  # fmt: skip
+
+
+def _matching(product: Mapping[str, Any], usage: str) -> Iterator[float]:
+    """Yield the price of a product if it is the one meant: the usage type ends so, after the region's letters."""
+    told = str(product["product"]["attributes"].get("usagetype", ""))
+    if told != usage and not told.endswith(f"-{usage}"):
+        return
+    for offer in product.get("terms", {}).get("OnDemand", {}).values():
+        # Prices in tiers: the first is what a small company pays.
+        tiers = sorted(offer["priceDimensions"].values(), key=lambda tier: float(tier.get("beginRange") or 0))
+        usd = next(
+            (float(tier["pricePerUnit"]["USD"]) for tier in tiers if float(tier["pricePerUnit"]["USD"]) > 0), 0.0
+        )
+        if usd > 0:
+            yield usd

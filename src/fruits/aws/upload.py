@@ -1,0 +1,237 @@
+"""Files and packs of photos into a bucket: in parts, each with its checksum, so that a broken upload goes on where it broke.
+
+What is there already is not sent again. What counts is what the bucket says it has: nothing is remembered here but the pack
+itself, kept until all of it is there.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from fruits.aws.calls import Aws, AwsAbsentError, AwsError, Call
+from fruits.measure import Clock, Progress, Silent
+from fruits.photos import packing
+from fruits.photos.draft import Draft
+from fruits.photos.listing import add_source
+from fruits.photos.packs import MANIFEST, read_contents
+from fruits.storage.objects import Objects, is_remote
+
+#: Bytes of a part: sent again as a whole when a connection breaks. S3 takes 10,000 of them, 160 GB.
+PART_BYTES: Final = 16 << 20
+_AT_ONCE: Final = 4
+#: Under this name the object itself says which bytes it should be.
+_DIGEST: Final = "sha256"
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of one file."""
+
+    key: str
+    size_bytes: int
+    sent_bytes: int
+    parts_kept: int
+
+
+def calls_for(path: Path, bucket: str, key: str) -> list[Call]:
+    """Return the calls that sending a file takes if nothing of it is there."""
+    size = path.stat().st_size
+    where = {"Bucket": bucket, "Key": key}
+    look = Call("s3", "head_object", where, "is it there already?")
+    if size <= PART_BYTES:
+        return [look, Call("s3", "put_object", {**where, "Body": f"<{size:,} bytes of {path.name}>"}, "send it")]
+    parts = -(-size // PART_BYTES)
+    return [
+        look,
+        Call("s3", "list_multipart_uploads", {"Bucket": bucket, "Prefix": key}, "has an upload of it begun?"),
+        Call("s3", "create_multipart_upload", {**where, "ChecksumAlgorithm": "SHA256"}, "begin one"),
+        Call("s3", "upload_part", {**where, "Body": f"<{size:,} bytes of {path.name}, in parts>"}, "send it", parts),
+        Call("s3", "complete_multipart_upload", where, "put it together"),
+    ]
+
+
+def send(aws: Aws, path: Path, bucket: str, key: str, *, progress: Progress | None = None) -> Sent:
+    """Bring a file to a bucket unless it is there; go on with an upload that was broken off.
+
+    Every part travels with its SHA-256, which S3 checks, and so does the whole: S3 keeps it with the object.
+
+    Raises
+    ------
+    AwsError
+        If the bucket refuses. Parts that arrived are kept; the same call goes on.
+    """
+    progress = progress or Silent()
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with suppress(AwsAbsentError):
+        there = aws.call("s3", "head_object", Bucket=bucket, Key=key)
+        if there["ContentLength"] == size and there.get("Metadata", {}).get(_DIGEST) == digest:
+            progress.advance(size)
+            return Sent(key, size, 0, 0)
+    about = {"Metadata": {_DIGEST: digest}, "ChecksumAlgorithm": "SHA256"}
+    if size <= PART_BYTES:
+        aws.call(
+            "s3", "put_object", Bucket=bucket, Key=key, Body=path.read_bytes(),
+            ChecksumSHA256=_base64(bytes.fromhex(digest)), **about,
+        )  # fmt: skip
+        progress.advance(size)
+        return Sent(key, size, size, 0)
+    upload, arrived = _begun(aws, bucket, key)
+    if upload is None:
+        upload = aws.call("s3", "create_multipart_upload", Bucket=bucket, Key=key, **about)["UploadId"]
+    parts = _Parts(aws, path, bucket, key, upload, arrived, progress)
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="upload") as pool:
+        made = list(pool.map(parts.send, range(1, -(-size // PART_BYTES) + 1)))
+    aws.call(
+        "s3", "complete_multipart_upload", Bucket=bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": made}
+    )
+    there = aws.call("s3", "head_object", Bucket=bucket, Key=key)
+    if there["ContentLength"] != size:
+        raise AwsError(f"s3://{bucket}/{key} has {there['ContentLength']:,} bytes, expected {size:,}; upload again")
+    return Sent(key, size, parts.sent_bytes, parts.kept)
+
+
+def upload_photos(
+    aws: Aws, sources: Sequence[str], bucket: str, prefix: str, *, labelled: bool = True, folder: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Pack photos and bring the pack to a bucket; the same call again goes on.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        What ``fruits pack`` takes, or one pack on this disk.
+    bucket, prefix : str
+        Where the pack is to be. Readers follow its ``pack.json``, which comes last: until then they see the pack that was there.
+    labelled : bool
+    folder : Path, optional
+        Where packs wait until they are there; by default ``~/.cache/fruits/packs``.
+    progress : Progress, optional
+
+    Returns
+    -------
+    dict
+        Counts, sizes, what was sent now, the photos that could not be read.
+    """
+    progress, clock = progress or Silent(), Clock()
+    packed: dict[str, Any] = {}
+    own = len(sources) == 1 and not is_remote(sources[0]) and (Path(sources[0]) / MANIFEST).is_file()
+    if own:
+        root = Path(sources[0])
+    else:
+        with clock.step("catalogue"):
+            progress.start("catalogue", None)
+            kept = folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fruits/packs"
+            root = kept / _fingerprint(sources, labelled)
+        if not (root / MANIFEST).is_file():
+            with clock.step("pack"):
+                packed = packing.pack(sources, str(root), labelled=labelled, progress=progress)
+    contents = read_contents(Objects(str(root)))
+    if contents is None:
+        raise AwsError(f"'{root}' is no pack any more; upload again")
+    names = [file.name for file in contents.files]
+    with clock.step("upload"):
+        progress.start("upload", sum(file.size_bytes for file in contents.files) + (root / MANIFEST).stat().st_size)
+        sent = [send(aws, root / name, bucket, f"{prefix}/{name}", progress=progress) for name in names]
+        left = _others(aws, bucket, prefix, {f"{prefix}/{name}" for name in [*names, MANIFEST]})
+        sent.append(send(aws, root / MANIFEST, bucket, f"{prefix}/{MANIFEST}", progress=progress))
+    if not own:
+        shutil.rmtree(root)
+    return {
+        "pack": f"s3://{bucket}/{prefix}",
+        "photos": contents.photos,
+        "files": len(names),
+        "bytes": sum(one.size_bytes for one in sent),
+        "sent_bytes": sum(one.sent_bytes for one in sent),
+        "parts_kept": sum(one.parts_kept for one in sent),
+        "unreadable": packed.get("unreadable", 0),
+        "unreadable_photos": packed.get("unreadable_photos", []),
+        "files_of_an_older_pack": left,
+        "seconds": {**clock.seconds, "total": clock.total()},
+    }
+
+
+class _Parts:
+    """The parts of one upload."""
+
+    def __init__(
+        self,
+        aws: Aws,
+        path: Path,
+        bucket: str,
+        key: str,
+        upload: str,
+        arrived: dict[int, dict[str, Any]],
+        progress: Progress,
+    ) -> None:
+        self.sent_bytes = self.kept = 0
+        self._aws, self._path, self._arrived, self._progress = aws, path, arrived, progress
+        self._where = {"Bucket": bucket, "Key": key, "UploadId": upload}
+
+    def send(self, number: int) -> dict[str, Any]:
+        """Send a part unless it is there, byte for byte; return how the whole names it."""
+        with self._path.open("rb") as file:
+            file.seek((number - 1) * PART_BYTES)
+            data = file.read(PART_BYTES)
+        checksum = _base64(hashlib.sha256(data).digest())
+        there = self._arrived.get(number, {})
+        if there.get("Size") == len(data) and there.get("ChecksumSHA256") == checksum:
+            self.kept += 1
+            etag = there["ETag"]
+        else:
+            answer = self._aws.call(
+                "s3", "upload_part", **self._where, PartNumber=number, Body=data, ChecksumSHA256=checksum
+            )
+            etag = answer["ETag"]
+            self.sent_bytes += len(data)
+        self._progress.advance(len(data))
+        return {"PartNumber": number, "ETag": etag, "ChecksumSHA256": checksum}
+
+
+def _begun(aws: Aws, bucket: str, key: str) -> tuple[str | None, dict[int, dict[str, Any]]]:
+    """Return the newest upload of an object that was begun and not finished, and its parts by number."""
+    found = [
+        upload
+        for page in aws.pages("s3", "list_multipart_uploads", Bucket=bucket, Prefix=key)
+        for upload in page.get("Uploads", ())
+        if upload["Key"] == key
+    ]
+    for upload in sorted(found, key=lambda upload: str(upload.get("Initiated", "")), reverse=True):
+        with suppress(AwsAbsentError):
+            pages = aws.pages("s3", "list_parts", Bucket=bucket, Key=key, UploadId=upload["UploadId"])
+            parts = {part["PartNumber"]: part for page in pages for part in page.get("Parts", ())}
+            return upload["UploadId"], parts
+    return None, {}
+
+
+def _fingerprint(sources: Sequence[str], labelled: bool) -> str:
+    """Return a name for the pack of these photos as they are now: the same photos are not packed twice."""
+    draft = Draft(labelled=labelled, progress=lambda _: None)
+    for source in sources:
+        add_source(draft, source)
+    table = draft.finish().select(["uri", "label", "size_bytes", "version"])
+    digest = hashlib.sha256(f"{labelled}".encode())
+    for batch in table.to_batches(8192):
+        for row in batch.to_pylist():
+            digest.update(repr(tuple(row.values())).encode())
+    return digest.hexdigest()[:32]
+
+
+def _others(aws: Aws, bucket: str, prefix: str, named: set[str]) -> int:
+    """Count what else is there: files of a pack that this one replaces. Whoever uploads may delete nothing."""
+    pages = aws.pages("s3", "list_objects_v2", Bucket=bucket, Prefix=f"{prefix}/")
+    return sum(found["Key"] not in named for page in pages for found in page.get("Contents", ()))
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
