@@ -1,0 +1,254 @@
+"""A recogniser with difficult names, the real service on it, and Chromium on the service's pages."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from fruits import pipeline
+from fruits.config import RunConfig
+from fruits.photos import orchard
+
+#: A label, so the name of a folder, that would do something if it were taken for HTML.
+HOSTILE_LABEL = "<img src=x onerror=document.title='owned'>"
+#: Its names: a script, and marks that turn around what stands beside them.
+HOSTILE_EN = "<script>document.title='owned'</script> \u202eelppa\u202c & co"
+HOSTILE_FR = "<b>pomme</b> \u2067\"'>&amp;"
+LINE_EN = "Picked in early autumn; it keeps all winter. <i>Really.</i>"
+LINE_FR = "Cueillie au début de l'automne, elle se garde tout l'hiver. <i>Vraiment.</i>"
+_COLUMNS = ("label", "kind", "variety", "en", "fr", "line_en", "line_fr")
+_NAMES = (
+    ("", "apfelino", "", "Apfelino", "Apfeline", LINE_EN, LINE_FR),
+    ("Apfelino Red 1", "apfelino", "red", "Red Apfelino", "Apfeline rouge", "", ""),
+    ("Apfelino Red 2", "apfelino", "red", "", "", "", ""),
+    ("Moon Pear 1", "moon-pear", "", "Moon pear", "Poire de lune", "", ""),
+    ("Moon Pear 2", "moon-pear", "", "", "", "", ""),
+    ("Melonette Striped", "melonette", "striped", "Striped melonette", "Melonette rayée", "", ""),
+    (HOSTILE_LABEL, "hostile", "", HOSTILE_EN, HOSTILE_FR, "", ""),
+)
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+)
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """Photos by label, and the results of a run on them."""
+
+    photos: Path
+    out: Path
+
+    def some(self, label: str, count: int = 1, split: str = "Test") -> list[Path]:
+        """Return photos of a label, always the same."""
+        return sorted((self.photos / split / label).iterdir())[:count]
+
+
+@pytest.fixture(scope="session")
+def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Recogniser:
+    """A run on 420 made-up photos whose labels and names are hostile, accented or shared."""
+    root = tmp_path_factory.mktemp("browser")
+    photos = root / "photos"
+    orchard.plant(photos, photos=420, varieties=14, workers=2)
+    for split in ("Training", "Test"):
+        (photos / split / "Tuskana Yellow").rename(photos / split / HOSTILE_LABEL)
+    with (root / "taxonomy.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([_COLUMNS, *_NAMES])
+    config = RunConfig(
+        sources=(str(photos),), out=str(root / "out"), taxonomy=str(root / "taxonomy.csv"), workers=2, gallery=100
+    )
+    pipeline.run(config)
+    return Recogniser(photos, root / "out")
+
+
+@dataclass
+class Service:
+    """A running ``fruits serve``."""
+
+    process: subprocess.Popen[str]
+    url: str
+    out: Path
+    data: Path
+    _owner: list[str] = field(default_factory=list)
+
+    @property
+    def owner(self) -> str:
+        """Token of an owner, made by the command line as an owner would."""
+        if not self._owner:
+            command = ["tokens", "add", "keeper", str(self.out), "--role", "owner", "--data", str(self.data), "--json"]
+            made = subprocess.run(
+                [sys.executable, "-m", "fruits", *command], capture_output=True, text=True, check=True, timeout=60
+            )
+            self._owner.append(json.loads(made.stdout)["token"])
+        return self._owner[0]
+
+    def ask_owner(self, path: str) -> Any:
+        """Return what the owner's API says."""
+        answer = httpx.get(f"{self.url}/v1/owner/{path}", headers={"Authorization": f"Bearer {self.owner}"})
+        return answer.raise_for_status().json()
+
+    def recognise(self, *photos: Path | bytes, keep: bool = False) -> list[dict[str, Any]]:
+        """Return the API's answers."""
+        contents = [photo if isinstance(photo, bytes) else photo.read_bytes() for photo in photos]
+        files = [("photo", (f"{n}.jpg", content, "image/jpeg")) for n, content in enumerate(contents)]
+        answer = httpx.post(
+            f"{self.url}/v1/recognise", files=files, data={"keep": str(keep).lower(), "lang": "en"}, timeout=30
+        )
+        found: list[dict[str, Any]] = answer.raise_for_status().json()["photos"]
+        return found
+
+
+@pytest.fixture(scope="session")
+def serve(recogniser: Recogniser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
+    """Start services of one's own, with options of one's own."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*options: str) -> Service:
+        data = tmp_path_factory.mktemp("service")
+        command = ["serve", str(recogniser.out), "--port", "0", "--data", str(data), *options]
+        with (data / "log").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "fruits", *command], stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8"
+            )
+        started.append(process)
+        assert process.stdout is not None
+        address = re.search(r"http://[0-9.]+:\d+", process.stdout.readline())
+        assert address, (data / "log").read_text()
+        return Service(process, address[0], recogniser.out, data)
+
+    yield start
+    for process in started:
+        process.send_signal(signal.SIGTERM)
+    for process in started:
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+            if process.stdout:
+                process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def service(serve: Callable[..., Service]) -> Service:
+    """The service that tests share; without a limit on requests, as all of them come from one address."""
+    return serve("--rate", "0", "--token-rate", "0")
+
+
+# By module, not by session: while it runs, Playwright holds an event loop that other tests' asyncio would stumble over.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no browser: these tests drive the pages in one; install chromium (apt-get install chromium)")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield running
+        running.close()
+
+
+@dataclass
+class Visit:
+    """A page in a browser of its own, with everything that it complained about."""
+
+    page: Any
+    context: Any
+    url: str
+    complaints: list[str] = field(default_factory=list)
+    expected: list[str] = field(default_factory=list)
+
+    def open(self, path: str = "/") -> Any:
+        """Go to a page of the service."""
+        self.page.goto(self.url + path)
+        self.page.wait_for_function("!document.documentElement.classList.contains('unsaid')")
+        return self.page
+
+    def pick(self, *photos: Path | dict[str, Any]) -> None:
+        """Choose photos with the file picker."""
+        files = [
+            {"name": one.name, "mimeType": "image/jpeg", "buffer": one.read_bytes()} if isinstance(one, Path) else one
+            for one in photos
+        ]
+        self.page.set_input_files("#files", files)
+
+    def answers(self, count: int) -> Any:
+        """Wait until so many cards have their answer, or their problem; return the cards, newest first."""
+        self.page.wait_for_function(
+            "n => document.querySelectorAll('.card').length === n && !document.querySelector('.card[aria-busy]')", arg=count
+        )
+        return self.page.locator(".card")
+
+    def shot(self, name: str, **options: Any) -> None:
+        """Leave a picture for people to look at, where FRUITS_SCREENSHOTS says."""
+        if folder := os.environ.get("FRUITS_SCREENSHOTS"):
+            self.page.screenshot(path=Path(folder) / f"{name}.png", **options)
+
+
+@pytest.fixture
+def visit(browser: Any, service: Service) -> Iterator[Callable[..., Visit]]:
+    """Open pages as visitors: ``visit(locale="fr-FR", width=320)``; afterwards nothing may have gone wrong unseen.
+
+    That is: no error in any script, nothing refused by the page's own policy, no request to anywhere else.
+    """
+    visits: list[Visit] = []
+
+    def begin(*, width: int = 1024, height: int = 800, to: Service | None = None, **options: Any) -> Visit:
+        options = {"locale": "en-GB", "service_workers": "block", **options}
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        context.set_default_timeout(15_000)
+        made = Visit(context.new_page(), context, (to or service).url)
+        visits.append(made)
+        note = made.complaints.append
+        made.page.on("pageerror", lambda error: note(f"script: {error}"))
+        made.page.on("console", lambda said: said.type == "error" and note(f"console: {said.text}"))
+        made.page.on("request", lambda asked: _is_foreign(asked.url, made.url) and note(f"elsewhere: {asked.url}"))
+        return made
+
+    yield begin
+    for made in visits:
+        made.context.close()
+    unexpected = [
+        one for made in visits for one in made.complaints if not any(known in one for known in made.expected)
+    ]
+    assert not unexpected
+
+
+def _is_foreign(address: str, own: str) -> bool:
+    return not address.startswith((f"{own}/", "blob:", "data:"))
+
+
+def jpeg(width: int = 300, height: int = 200, *, seed: int = 0, **options: Any) -> bytes:
+    """Return a photo of coloured patches: nothing that is known."""
+    patches = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC).save(out, "JPEG", quality=92, **options)
+    return out.getvalue()
+
+
+@pytest.fixture
+def make_jpeg() -> Callable[..., bytes]:
+    """The function above, for tests that cannot import this file by name."""
+    return jpeg
+
+
+@pytest.fixture(scope="session")
+def hostile() -> dict[str, str]:
+    """What would do harm if it were taken for HTML."""
+    return {"label": HOSTILE_LABEL, "en": HOSTILE_EN, "fr": HOSTILE_FR, "line_en": LINE_EN, "line_fr": LINE_FR}

@@ -1,0 +1,422 @@
+"""The visitor's page, driven as visitors do: by mouse, by keyboard, by what they drop and paste, with and without a network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from email import message_from_bytes
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+
+def _named(card: Any) -> str:
+    return str(card.locator("h2").inner_text())
+
+
+def test_photo_is_previewed_at_once_and_then_named(visit: Callable[..., Any], recogniser: Any) -> None:
+    visitor = visit()
+    page = visitor.open()
+    held: list[Any] = []
+    page.route("**/v1/recognise", held.append)
+    visitor.pick(*recogniser.some("Melonette Striped"))
+    page.wait_for_selector(".card[aria-busy] .looking")
+    page.wait_for_function("document.querySelector('.card img').naturalWidth > 0")
+    visitor.shot("looking")
+    page.wait_for_timeout(100)
+    held[0].continue_()
+    card = visitor.answers(1).first
+    assert _named(card) == "Striped melonette"
+    assert "sure of the variety" in card.locator(".sure").inner_text()
+    assert card.locator(".bars li").count() == 3
+    assert card.locator(".bars .share").first.inner_text().endswith("%")
+    assert card.locator(".alike li").count() == 6
+    page.wait_for_function("[...document.querySelectorAll('.alike img')].every((one) => one.naturalWidth > 0)")
+    assert page.locator("#status").inner_text().startswith("Striped melonette: ")
+    visitor.shot("answer", full_page=True)
+
+
+def test_kind_is_named_with_its_line_in_both_languages(
+    visit: Callable[..., Any], recogniser: Any, hostile: dict[str, str]
+) -> None:
+    visitor = visit(locale="fr-FR")
+    page = visitor.open()
+    assert page.locator("h1").inner_text() == "Quel est ce fruit\u202f?"
+    visitor.pick(*recogniser.some("Apfelino Red 1"))
+    card = visitor.answers(1).first
+    assert _named(card) == "Apfeline rouge"
+    assert card.locator(".line").inner_text() == hostile["line_fr"]
+    visitor.shot("french", full_page=True)
+    card.get_by_role("button", name="Non").click()
+    page.get_by_role("combobox").fill("poire à moitié")
+    page.get_by_role("button", name="English").click()
+    assert _named(card) == "Red Apfelino"
+    assert card.locator(".line").inner_text() == hostile["line_en"]
+    assert page.get_by_role("combobox").input_value() == "poire à moitié", "a switch of language loses nothing"
+    assert page.title() == "Which fruit is this?"
+    page.reload()
+    page.wait_for_selector("text=Which fruit is this?")
+    assert page.evaluate("document.documentElement.lang") == "en", "the choice is remembered"
+    assert visitor.context.cookies() == []
+
+
+def test_what_is_sent_is_small_upright_and_without_anything_of_the_file(visit: Callable[..., Any]) -> None:
+    picture = Image.new("RGB", (3000, 1500), "white")
+    picture.paste((200, 30, 30), (0, 0, 1500, 1500))  # red on the left; the tag below says: turn it to the right
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010F] = "Planted Camera"
+    exif.get_ifd(0x8825)[1] = "N"
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=95, exif=exif, comment=b"planted comment")
+    file = out.getvalue() + b"planted at the end"
+    visitor = visit()
+    page = visitor.open()
+    with page.expect_request("**/v1/recognise") as sent:
+        visitor.pick({"name": "planted-name.jpg", "mimeType": "image/jpeg", "buffer": file})
+    visitor.answers(1)
+    body = sent.value.post_data_buffer
+    head = f"Content-Type: {sent.value.headers['content-type']}\r\n\r\n".encode()
+    parts: Any = message_from_bytes(head + body).get_payload()
+    fields = {part.get_param("name", header="content-disposition"): part.get_payload(decode=True) for part in parts}
+    assert (fields["keep"], fields["lang"]) == (b"false", b"en")
+    assert b"planted" not in body.lower()
+    assert b"Exif" not in body
+    with Image.open(io.BytesIO(fields["photo"])) as small:
+        assert small.format == "JPEG"
+        assert small.size == (512, 1024), "turned, and 1024 pixels on its longest side"
+        top, bottom = small.getpixel((256, 100)), small.getpixel((256, 900))
+        assert top[0] - top[2] > 100, "red is on top now"
+        assert min(bottom) > 240
+
+
+def test_transparent_parts_become_white(visit: Callable[..., Any]) -> None:
+    out = io.BytesIO()
+    Image.new("RGBA", (60, 40), (0, 0, 0, 0)).save(out, "PNG")
+    visitor = visit()
+    page = visitor.open()
+    with page.expect_request("**/v1/recognise") as sent:
+        visitor.pick({"name": "a.png", "mimeType": "image/png", "buffer": out.getvalue()})
+    visitor.answers(1)
+    body = sent.value.post_data_buffer
+    start = body.index(b"\xff\xd8\xff")
+    with Image.open(io.BytesIO(body[start:])) as small:
+        assert small.getextrema() == ((255, 255),) * 3
+
+
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_photos_are_dropped_and_pasted(visit: Callable[..., Any], recogniser: Any, way: str) -> None:
+    visitor = visit()
+    page = visitor.open()
+    photo = base64.b64encode(recogniser.some("Moon Pear 1")[0].read_bytes()).decode()
+    page.evaluate(
+        """async ([way, photo]) => {
+          const bytes = Uint8Array.from(atob(photo), (letter) => letter.charCodeAt(0));
+          const data = new DataTransfer();
+          data.items.add(new File([bytes], "a.jpg", { type: "image/jpeg" }));
+          const about = { bubbles: true, cancelable: true };
+          const fire = (name, more) => {
+            const Kind = way === "drop" ? DragEvent : ClipboardEvent;
+            return document.querySelector("h1").dispatchEvent(new Kind(name, { ...about, ...more }));
+          };
+          if (way === "paste") return fire("paste", { clipboardData: data });
+          fire("dragenter", { dataTransfer: data });
+          window.wasDropping = document.querySelector("#picker").classList.contains("dropping");
+          fire("dragover", { dataTransfer: data });
+          return fire("drop", { dataTransfer: data });
+        }""",
+        [way, photo],
+    )
+    assert _named(visitor.answers(1).first) == "Moon pear"
+    if way == "drop":
+        assert page.evaluate("window.wasDropping")
+        assert page.locator(".dropping").count() == 0
+
+
+def test_nine_photos_go_in_two_requests_and_each_gets_its_own_answer(
+    visit: Callable[..., Any], recogniser: Any
+) -> None:
+    visitor = visit()
+    page = visitor.open()
+    sent: list[Any] = []
+    page.on("request", lambda asked: asked.url.endswith("/v1/recognise") and sent.append(asked))
+    labels = ["Melonette Striped", "Moon Pear 1", "Apfelino Red 1"] * 3
+    visitor.pick(*(recogniser.some(label, 3)[place // 3] for place, label in enumerate(labels)))
+    cards = visitor.answers(9)
+    expected = {"Melonette Striped": "Striped melonette", "Moon Pear 1": "Moon pear", "Apfelino Red 1": "Red Apfelino"}
+    assert [_named(cards.nth(place)) for place in range(9)] == [expected[label] for label in labels]
+    assert len(sent) == 2
+
+
+def test_what_is_no_photo_never_leaves_and_does_not_hold_up_the_others(
+    visit: Callable[..., Any], recogniser: Any
+) -> None:
+    visitor = visit()
+    page = visitor.open()
+    sent: list[Any] = []
+    page.on("request", lambda asked: asked.url.endswith("/v1/recognise") and sent.append(asked))
+    text = {"name": "letter.jpg", "mimeType": "image/jpeg", "buffer": b"Dear all, this is a letter."}
+    visitor.pick(text, *recogniser.some("Moon Pear 1"))
+    cards = visitor.answers(2)
+    assert "cannot be opened as a photo" in cards.first.inner_text()
+    assert _named(cards.nth(1)) == "Moon pear"
+    assert len(sent) == 1
+    assert b"Dear all" not in sent[0].post_data_buffer
+
+
+def test_strange_photo_is_said_to_be_unknown_with_what_to_do(
+    visit: Callable[..., Any], make_jpeg: Callable[..., bytes]
+) -> None:
+    visitor = visit()
+    visitor.open()
+    visitor.pick({"name": "a.jpg", "mimeType": "image/jpeg", "buffer": make_jpeg()})
+    card = visitor.answers(1).first
+    assert _named(card) in ("None of the things I know", "Not sure")
+    assert card.locator(".advice li").count() >= 1
+    assert card.locator(".line").count() == 0, "nothing is said of what is not named"
+    visitor.shot("unknown", full_page=True)
+
+
+def test_wrong_answer_is_corrected_by_keyboard_and_reaches_the_owner(
+    visit: Callable[..., Any], recogniser: Any, service: Any
+) -> None:
+    visitor = visit()
+    page = visitor.open()
+    keep = page.get_by_label("Keep my photo to improve this")
+    assert not keep.is_checked(), "consent is never assumed"
+    keep.check()
+    visitor.pick(*recogniser.some("Moon Pear 2"))
+    card = visitor.answers(1).first
+    assert "Your photo is kept." in card.inner_text()
+    card.get_by_role("button", name="No").click()
+    field = page.get_by_role("combobox")
+    assert field.evaluate("(one) => one === document.activeElement")
+    page.keyboard.type("strip")
+    option = page.get_by_role("option")
+    assert option.all_inner_texts() == ["Striped melonette"]
+    visitor.shot("wrong", full_page=True)
+    page.keyboard.press("ArrowDown")
+    assert option.first.get_attribute("aria-selected") == "true"
+    assert field.get_attribute("aria-activedescendant") == option.first.get_attribute("id")
+    page.keyboard.press("Enter")
+    assert field.input_value() == "Striped melonette"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=“Striped melonette” is noted")
+    newest = service.ask_owner("submissions?state=wrong&limit=1")["submissions"][0]
+    assert (newest["said_label"], newest["right"], newest["has_photo"]) == ("Melonette Striped", False, True)
+
+
+def test_free_text_of_a_visitor_is_sent_as_written(visit: Callable[..., Any], recogniser: Any, service: Any) -> None:
+    visitor = visit()
+    page = visitor.open()
+    visitor.pick(*recogniser.some("Moon Pear 1"))
+    card = visitor.answers(1).first
+    card.get_by_role("button", name="No").click()
+    page.keyboard.type("<b>Quince</b>")
+    assert "sent as you wrote it" in card.inner_text()
+    card.get_by_role("button", name="Send").click()
+    page.wait_for_selector("text=“<b>Quince</b>” is noted")
+    assert service.ask_owner("submissions?state=wrong&limit=1")["submissions"][0]["said_label"] == "<b>Quince</b>"
+
+
+def test_right_answer_is_thanked_for_and_then_deleted(visit: Callable[..., Any], recogniser: Any, service: Any) -> None:
+    visitor = visit()
+    page = visitor.open()
+    page.get_by_label("Keep my photo").check()
+    visitor.pick(*recogniser.some("Moon Pear 1"))
+    card = visitor.answers(1).first
+    link = card.get_by_role("link", name="Link to delete it later").get_attribute("href")
+    card.get_by_role("button", name="Yes").click()
+    page.wait_for_selector("text=Thank you")
+    before = service.ask_owner("summary")["submissions"]["kept"]
+    card.get_by_role("button", name="Delete").click()
+    page.wait_for_selector("text=Nothing is left of it here")
+    assert card.locator("img").count() == 0
+    assert service.ask_owner("summary")["submissions"]["kept"] == before - 1
+    assert link is not None
+    page.goto(visitor.url + link)
+    visitor.expected.append("404")
+    page.get_by_role("button", name="Delete it").click()
+    page.wait_for_selector("text=There is nothing here under this link")
+
+
+def test_delete_link_deletes_from_another_device_and_is_never_in_an_address_sent(
+    visit: Callable[..., Any], recogniser: Any, service: Any
+) -> None:
+    (answer,) = service.recognise(*recogniser.some("Moon Pear 1"), keep=True)
+    visitor = visit(locale="fr")
+    asked: list[str] = []
+    visitor.page.on("request", lambda request: asked.append(request.url))
+    page = visitor.open(f"/delete#{answer['id']}.{answer['secret']}")
+    visitor.shot("delete")
+    page.get_by_role("button", name="L’effacer").click()
+    page.wait_for_selector("text=Il n’en reste rien ici")
+    assert page.url == f"{visitor.url}/delete"
+    assert not any(answer["secret"] in address for address in asked)
+    again = httpx.delete(
+        f"{visitor.url}/v1/submissions/{answer['id']}", headers={"X-Fruits-Secret": answer["secret"]}
+    )
+    assert again.status_code == 404
+
+
+def test_broken_delete_link_says_so(visit: Callable[..., Any]) -> None:
+    visitor = visit()
+    page = visitor.open("/delete#abc.def")
+    page.wait_for_selector("text=This link is not whole")
+    assert page.get_by_role("button", name="Delete it").is_hidden()
+
+
+@pytest.mark.parametrize("locale", ["en", "fr"])
+def test_page_fits_a_phone_of_320_pixels(
+    visit: Callable[..., Any], recogniser: Any, make_jpeg: Callable[..., bytes], hostile: dict[str, str], locale: str
+) -> None:
+    visitor = visit(width=320, height=640, locale=locale, has_touch=True, is_mobile=True)
+    page = visitor.open()
+    page.wait_for_selector("#camera")
+    assert page.locator(".camera").is_visible(), "on a phone there is a button for the camera"
+    assert page.locator("#camera").get_attribute("capture") == "environment"
+    visitor.shot(f"phone-{locale}", full_page=True)
+    strange = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": make_jpeg()}
+    visitor.pick(*recogniser.some("Melonette Striped"), *recogniser.some(hostile["label"]), strange)
+    visitor.answers(3)
+    page.locator(".question .button").nth(1).click()
+    page.get_by_role("combobox").wait_for()
+    visitor.shot(f"phone-answers-{locale}", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+    small = page.evaluate(
+        """() => [...document.querySelectorAll("button, .button, .choice, input[role=combobox]")]
+          .filter((one) => one.checkVisibility() && one.getBoundingClientRect().height < 36).map((one) => one.outerHTML)"""
+    )
+    assert small == [], "everything to press is large enough for a thumb"
+
+
+def test_everything_can_be_done_by_keyboard(visit: Callable[..., Any], recogniser: Any) -> None:
+    visitor = visit()
+    page = visitor.open()
+    focused = "document.activeElement.id || document.activeElement.textContent.trim()"
+
+    def tab_to(wanted: str) -> None:
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if page.evaluate(focused) == wanted:
+                return
+        pytest.fail(f"the keyboard does not reach {wanted}")
+
+    page.keyboard.press("Tab")
+    assert page.evaluate(focused) == "To the answers"
+    assert page.locator(".skip").evaluate("(one) => one.getBoundingClientRect().top >= 0"), "what has the focus is seen"
+    tab_to("files")
+    assert page.locator("label:has(#files)").evaluate("(one) => getComputedStyle(one).outlineStyle") == "solid"
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(recogniser.some("Moon Pear 1"))
+    card = visitor.answers(1).first
+    tab_to("Yes")
+    page.keyboard.press("Shift+Tab")
+    tab_to("No")
+    page.keyboard.press("Enter")
+    page.get_by_role("combobox").wait_for()
+    page.keyboard.press("Escape")  # the list
+    page.keyboard.press("Escape")  # the form
+    assert page.evaluate(focused) == "No", "the focus comes back to where it was"
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=Thank you, good to know.")
+    tab_to("Delete")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=Nothing is left of it here")
+    assert card.locator(".said").evaluate("(one) => one === document.activeElement")
+
+
+def test_hostile_names_are_shown_as_they_are_written(
+    visit: Callable[..., Any], recogniser: Any, hostile: dict[str, str]
+) -> None:
+    visitor = visit()
+    page = visitor.open()
+    visitor.pick(*recogniser.some(hostile["label"]))
+    card = visitor.answers(1).first
+    assert _named(card) == hostile["en"]
+    assert card.locator("script, i, b, h2 img").count() == 0
+    assert page.title() == "Which fruit is this?"
+    # Marks of direction act inside their own name only.
+    assert card.locator("h2 bdi").count() == 1
+    card.get_by_role("button", name="No").click()
+    page.get_by_role("combobox").fill("onerror")
+    assert page.get_by_role("option").all_inner_texts() == [hostile["en"]]
+    visitor.shot("hostile", full_page=True)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=is noted")
+    assert hostile["en"] in card.inner_text()
+    page.get_by_role("button", name="Français").click()
+    assert _named(card) == hostile["fr"]
+
+
+def test_busy_service_is_asked_again_after_the_time_it_names(visit: Callable[..., Any], recogniser: Any) -> None:
+    visitor = visit()
+    page = visitor.open()
+    visitor.expected.append("503")
+    said = {"code": "busy", "message": {"en": "The service is busy.", "fr": "Occupé."}, "request_id": "x"}
+    refusals = [503]
+
+    def answer(route: Any) -> None:
+        if refusals:
+            route.fulfill(status=refusals.pop(), headers={"Retry-After": "1"}, json={"error": said})
+        else:
+            route.continue_()
+
+    page.route("**/v1/recognise", answer)
+    visitor.pick(*recogniser.some("Moon Pear 1"))
+    page.wait_for_selector("text=Trying again in 1 s")
+    assert "The service is busy." in page.locator(".card").inner_text()
+    visitor.shot("busy")
+    assert _named(visitor.answers(1).first) == "Moon pear"
+
+
+def test_limit_of_the_service_is_told_in_its_own_words(
+    visit: Callable[..., Any], serve: Callable[..., Any], recogniser: Any
+) -> None:
+    narrow = serve("--rate", "1")
+    visitor = visit(to=narrow, locale="fr")
+    visitor.expected.append("429")
+    page = visitor.open()
+    visitor.pick(*recogniser.some("Moon Pear 1"))
+    visitor.pick(*recogniser.some("Moon Pear 1", 2)[1:])
+    page.wait_for_selector("text=Trop de requêtes")
+    page.wait_for_selector("text=Nouvel essai dans")
+
+
+def test_without_a_connection_the_page_opens_and_the_photo_waits_for_one(
+    visit: Callable[..., Any], recogniser: Any, tmp_path: Path
+) -> None:
+    visitor = visit(service_workers="allow")
+    visitor.expected.append("ERR_INTERNET_DISCONNECTED")
+    page = visitor.open()
+    page.evaluate("navigator.serviceWorker.ready.then(() => null)")
+    page.wait_for_function("navigator.serviceWorker.controller !== null")
+    visitor.context.set_offline(True)
+    page.reload()
+    page.wait_for_selector("text=You are offline.")
+    visitor.pick(*recogniser.some("Moon Pear 1"))
+    page.wait_for_selector("text=The photo waits here")
+    assert page.locator(".card img").evaluate("(one) => one.naturalWidth") > 0
+    visitor.shot("offline", full_page=True)
+    visitor.context.set_offline(False)
+    page.wait_for_selector(".card h2")
+    assert _named(visitor.answers(1).first) == "Moon pear"
+    assert page.locator("#notice").is_hidden()
+    # Nothing of a visitor is in what the worker keeps.
+    kept = page.evaluate(
+        """async () => {
+          const names = await caches.keys();
+          const stores = await Promise.all(names.map(async (name) => (await caches.open(name)).keys()));
+          return stores.flat().map((request) => new URL(request.url).pathname);
+        }"""
+    )
+    assert "/" in kept
+    assert not any(path.startswith("/v1/") or "owner" in path for path in kept)
