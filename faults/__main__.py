@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from faults import damage, decoders, disk, kills, pairs, stores
+from faults import damage, decoders, deletions, disk, kills, pairs, stores
 from faults.page import PAGE, write
 from faults.trials import Figure, SkippedError, Trials
 
@@ -33,6 +33,9 @@ SCENARIOS: dict[str, Callable[[Trials], Figure]] = {
     "flips": damage.flips,
     "decoders-local": decoders.decoders_local,
     "decoders-spark": decoders.decoders_spark,
+    "delete-sqlite": deletions.delete_sqlite,
+    "delete-postgresql": deletions.delete_postgresql,
+    "keep-sqlite": deletions.keep_sqlite,
 }
 
 #: Columns. Rich leaves cells out where 80 is all there is, as in a pipe.
