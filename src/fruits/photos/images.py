@@ -200,6 +200,7 @@ def to_thumbnail(data: bytes, side: int, quality: int = 80) -> bytes:
     target = scale(*image.size)
     if image.size != target:
         image = image.resize(target, Image.Resampling.BICUBIC)
+    image.info.clear()  # Pillow copies a comment from here, whatever is asked of it
     out = BytesIO()
     image.save(out, "JPEG", quality=quality, optimize=True)
     return out.getvalue()

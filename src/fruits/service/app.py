@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from fruits import __version__
 from fruits.errors import FruitsError
-from fruits.service import api, pages, problems
+from fruits.service import answering, api, pages, problems
 from fruits.service.door import Door
 from fruits.service.problems import Problem
 from fruits.service.resources import Resources
@@ -33,24 +33,27 @@ def create_app(config: ServiceConfig, telemetry: Telemetry | None = None) -> Fas
     """
     telling = telemetry or Telemetry()
 
+    def failed(exc: BaseException) -> None:
+        app.state.failure = exc
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         telling.start()
         try:
             resources = Resources(config, telling)
             app.state.resources = resources
-            resources.start()
+            resources.start(failed)
             try:
                 yield
             finally:
                 await resources.stop()
         except FruitsError as exc:
-            app.state.failure = exc
+            failed(exc)
             raise
         finally:
             telling.stop()
 
-    app = FastAPI(
+    app = _Application(
         title="fruits",
         version=__version__,
         summary="A photo in, the name of the fruit out.",
@@ -61,23 +64,61 @@ def create_app(config: ServiceConfig, telemetry: Telemetry | None = None) -> Fas
         exception_handlers={
             HTTPException: _http,
             RequestValidationError: _invalid,
+            FruitsError: _known,
+            Exception: _known,
         },
     )
     app.state.config = config
+    #: Why the service cannot go on, for whoever runs it.
+    app.state.failure = None
     api.add_to(app)
     app.router.routes.extend(pages.routes())
     policy = pages.content_security_policy(on_device=pages.has_device_mode())
-    app.add_middleware(Door, config=config, telemetry=telling, policy=policy)  # type: ignore[arg-type]
+    app.door = Door(app.within, config, telling, policy=policy)
     return app
+
+
+class _Application(FastAPI):
+    """The web framework behind our door; photos do not go through it."""
+
+    door: Door
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await super().__call__(scope, receive, send)
+        else:
+            await self.door(scope, receive, send)
+
+    async def within(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer what the door let in."""
+        if scope["path"] == answering.PATH and scope["method"] == "POST":
+            await answering.recognise(self.state.resources, scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+async def _known(request: Request, exc: Any) -> Response:
+    """Answer an error of ours, or one that nobody expected; the door has it in its log."""
+    problem = problems.of(exc)
+    about = request.scope["fruits"]
+    if problem is not exc:
+        about["cause"] = exc
+    about["code"] = problem.code
+    body = problems.body(problem, about["id"])
+    return Response(
+        body, problem.status, {"Cache-Control": "no-store", **problem.headers}, media_type="application/json"
+    )
 
 
 async def _http(request: Request, exc: Any) -> Response:
     """Answer what the router says: there is no such address, or not for this method."""
-    raise Problem(problems.of_status(exc.status_code).code, status=exc.status_code, headers=exc.headers)
+    problem = problems.of_status(exc.status_code)
+    problem.headers |= exc.headers or {}
+    return await _known(request, problem)
 
 
 async def _invalid(request: Request, exc: Any) -> Response:
     """Answer a request that does not fit its model; says where, not what was sent."""
     first = exc.errors()[0] if exc.errors() else {}
     where = ".".join(str(part) for part in first.get("loc", ()) if isinstance(part, str) and part.isidentifier())
-    raise Problem("bad_request", f"see {where[:80]}" if where else "", status=422)
+    return await _known(request, Problem("bad_request", f"see {where[:80]}" if where else "", status=422))

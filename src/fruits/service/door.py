@@ -10,14 +10,14 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
 from fruits.service import problems
 from fruits.service.problems import Problem
 from fruits.service.settings import LOOPBACK, ServiceConfig
 from fruits.service.telemetry import Telemetry
-from fruits.service.uploads import Disconnected
+from fruits.service.uploads import GoneError, read_body
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -27,6 +27,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 #: Load balancers ask these by address.
 _ANY_HOST: Final = ("/healthz", "/readyz")
+#: Bodies of these are read, and bounded, where they are used; all others are small and read here.
+_STREAMED: Final = ("/v1/recognise",)
+_WITHOUT_BODY: Final = ("GET", "HEAD", "OPTIONS")
+_MAX_BODY_BYTES: Final = 64 << 10
 _ALLOWED: Final = "GET, POST, DELETE"
 _ALLOWED_HEADERS: Final = "Authorization, Content-Type, X-Fruits-Secret"
 
@@ -104,30 +108,35 @@ class Door:
             if not self._knows(headers) and scope["path"] not in _ANY_HOST:
                 raise Problem("unknown_host")
             if scope["method"] == "OPTIONS" and extra is not self._headers:
-                await _reply(answer, 204, b"", [
+                await reply(answer, 204, b"", [
                     (b"access-control-allow-methods", _ALLOWED.encode()),
                     (b"access-control-allow-headers", _ALLOWED_HEADERS.encode()),
                     (b"access-control-max-age", b"600"),
                 ])  # fmt: skip
             else:
+                if scope["method"] not in _WITHOUT_BODY and scope["path"] not in _STREAMED:
+                    receive = _replay(await read_body(receive, headers, _MAX_BODY_BYTES, self._config.send_s))
                 await self._app(scope, receive, answer)
-        except Disconnected:
+        except GoneError:
             status = status or 499
         except Exception as exc:
-            problem = problems.of(exc)
-            if problem.code == "internal" or (problem.code == "busy" and not isinstance(exc, Problem)):
-                self._telemetry.log_bug(request_id, exc)
-            if status:
+            about.setdefault("cause", exc)
+            if not status:
+                await send_problem(answer, problems.of(exc), scope)
+            elif status != 500:
                 raise  # half an answer is out; only closing the connection says that it is none
-            await send_problem(answer, problem, scope)
         finally:
             self._note(scope, about, status, started)
 
     def _note(self, scope: Scope, about: dict[str, Any], status: int, started: float) -> None:
         route = about.get("route") or getattr(scope.get("route"), "path", None) or "other"
         self._telemetry.requests.labels(route, str(status)).inc()
-        if "code" in about:
-            self._telemetry.errors.labels(about["code"]).inc()
+        code = about.get("code")
+        if code:
+            self._telemetry.errors.labels(code).inc()
+            cause = about.get("cause")
+            if code in ("internal", "busy") and cause is not None and not isinstance(cause, Problem):
+                self._telemetry.log_bug(about["id"], cause)
         if route in _ANY_HOST:
             return
         values = {name: about[name] for name in ("code", "photos", "outcomes", "bytes_in") if name in about}
@@ -174,12 +183,13 @@ async def send_problem(send: Send, problem: Problem, scope: Scope) -> None:
     headers = [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
     if problem.code in ("slow", "stopping"):
         headers.append((b"connection", b"close"))
-    await _reply(send, problem.status, problems.body(problem, about["id"]), headers, head=scope["method"] == "HEAD")
+    await reply(send, problem.status, problems.body(problem, about["id"]), headers, head=scope["method"] == "HEAD")
 
 
-async def _reply(
-    send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]], *, head: bool = False
+async def reply(
+    send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = (), *, head: bool = False
 ) -> None:
+    """Send an answer: JSON, not to be stored by anybody in between."""
     if status != 204:
         headers = [
             (b"content-type", b"application/json"),
@@ -189,6 +199,16 @@ async def _reply(
         ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"" if head else body})
+
+
+def _replay(body: bytes) -> Receive:
+    """Return what gives a body that was read already."""
+    messages: list[Message] = [{"type": "http.disconnect"}, {"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        return messages.pop() if len(messages) > 1 else messages[0]
+
+    return receive
 
 
 def _known_method(method: str) -> str:

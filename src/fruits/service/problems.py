@@ -106,7 +106,7 @@ _OF_STATUS: Final = {
 }  # fmt: skip
 
 
-class Problem(FruitsError):
+class Problem(FruitsError):  # noqa: N818 - it is an answer more than an error
     """A request is answered with an error.
 
     Parameters

@@ -1,22 +1,34 @@
 """Answers written down before they are given, those of concurrent requests in one commit.
 
-One thread takes whatever waits and hands it over as a whole: under load a commit is shared by many, without load nobody waits for
-company. Counting for the owner's page happens in the same thread, off the event loop. Knows nothing of what is written.
+One thread takes whatever waits and hands it over as a whole. Under load it waits a moment for more, because a commit costs as
+much as writing ten answers; without load nobody waits for company. Counting for the owner's page happens in the same thread,
+off the event loop. Knows nothing of what is written.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 from fruits.service.submissions import NewSubmission, Receipt, Submissions
 
-#: Submissions in one commit, at most: a long transaction would hold up whoever deletes or reviews.
-_MOST: Final = 256
+#: Requests in one commit, at most: a long transaction would hold up whoever deletes or reviews.
+_MOST: Final = 128
+#: How long the writer waits for more, while there is more to come.
+_MOMENT_S: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    answers: Sequence[NewSubmission]
+    future: asyncio.Future[list[Receipt]]
+    count: Callable[[], Any]
 
 
 class Receipts:
@@ -25,11 +37,13 @@ class Receipts:
     Parameters
     ----------
     submissions : Submissions
+    busy : callable
+        Tells whether more answers are about to come.
     """
 
-    def __init__(self, submissions: Submissions) -> None:
-        self._submissions = submissions
-        self._waiting: deque[tuple[Sequence[NewSubmission], asyncio.Future[list[Receipt]], Callable[[], Any]]] = deque()
+    def __init__(self, submissions: Submissions, busy: Callable[[], bool]) -> None:
+        self._submissions, self._busy = submissions, busy
+        self._waiting: deque[_Waiting] = deque()
         self._ready = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="receipts", daemon=True)
@@ -49,7 +63,7 @@ class Receipts:
         """
         future: asyncio.Future[list[Receipt]] = asyncio.get_running_loop().create_future()
         with self._ready:
-            self._waiting.append((answers, future, count))
+            self._waiting.append(_Waiting(answers, future, count))
             self._ready.notify()
         return future
 
@@ -67,44 +81,32 @@ class Receipts:
                     if self._closed:
                         return
                     self._ready.wait()
-                taken, size = [], 0
-                while self._waiting and size < _MOST:
-                    taken.append(self._waiting.popleft())
-                    size += len(taken[-1][0])
+            if self._busy():
+                time.sleep(_MOMENT_S)
+            with self._ready:
+                taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST))]
             self._write(taken)
 
-    def _write(self, taken: list[Any]) -> None:
-        plain = [one for one in taken if not any(answer.photo for answer in one[0])]
-        done: list[tuple[asyncio.Future[list[Receipt]], list[Receipt] | Exception]] = []
-        try:
-            together = [answer for answers, _, _ in plain for answer in answers]
-            add_many = getattr(self._submissions, "add_many", None)
-            receipts = iter(add_many(together) if add_many else [self._submissions.add(one) for one in together])
-            done += [(future, [next(receipts) for _ in answers]) for answers, future, _ in plain]
-        except Exception as exc:  # the database is away: each of these requests is told so
-            done += [(future, exc) for _, future, _ in plain]
-        _deliver(done)
-        for answers, future, _ in taken:
-            if any(answer.photo for answer in answers):  # a photo takes its own time, and may fail alone
-                try:
-                    _deliver([(future, [self._submissions.add(answer) for answer in answers])])
-                except Exception as exc:
-                    _deliver([(future, exc)])
-        for _, _, count in taken:
-            count()
+    def _write(self, taken: list[_Waiting]) -> None:
+        # A photo takes its own time, and may fail alone.
+        plain = [one for one in taken if not any(answer.photo for answer in one.answers)]
+        for together in filter(None, [plain, *([one] for one in taken if one not in plain)]):
+            try:
+                receipts = iter(self._submissions.add_many([answer for one in together for answer in one.answers]))
+                outcomes: list[Any] = [[next(receipts) for _ in one.answers] for one in together]
+            except Exception as exc:  # the database is away: each of these requests is told so
+                outcomes = [exc] * len(together)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                together[0].future.get_loop().call_soon_threadsafe(_settle, together, outcomes)
+        for one in taken:
+            one.count()
 
 
-def _deliver(done: list[tuple[asyncio.Future[list[Receipt]], list[Receipt] | Exception]]) -> None:
-    if done:
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            done[0][0].get_loop().call_soon_threadsafe(_settle, done)
-
-
-def _settle(done: list[tuple[asyncio.Future[list[Receipt]], list[Receipt] | Exception]]) -> None:
-    for future, outcome in done:
-        if future.done():
+def _settle(done: list[_Waiting], outcomes: list[list[Receipt] | Exception]) -> None:
+    for one, outcome in zip(done, outcomes, strict=True):
+        if one.future.done():  # cancelled
             continue
         if isinstance(outcome, Exception):
-            future.set_exception(outcome)
+            one.future.set_exception(outcome)
         else:
-            future.set_result(outcome)
+            one.future.set_result(outcome)

@@ -42,12 +42,12 @@ _MODELS_KEPT: Final = 2
 #: Seconds by the clock that a decoder may hang, as a multiple of the processor time that it may take.
 _WALL_FACTOR: Final = 3.0
 _MEMORY_MIB: Final = 2048
-#: Bytes of files beyond which a photo is decoded alone, so that nobody waits for a large one by chance.
-_LARGE_BYTES: Final = 1 << 20
 #: How much the newest batch counts in the estimate of how long a photo takes.
 _NEWEST: Final = 0.1
-#: First guess of the seconds that a photo takes; soon replaced by what was measured.
-_FIRST_GUESS_S: Final = 0.01
+#: First guess of the seconds that a light and a heavy photo take; soon replaced by what was measured.
+_FIRST_GUESS_S: Final = (0.01, 0.5)
+#: One measurement may raise the estimate by this factor at most: a single odd photo says little of the next ones.
+_MOST_RAISE: Final = 4.0
 
 
 class Model:
@@ -134,6 +134,7 @@ class Recognised:
 class _Job:
     data: bytes
     keep: bool
+    heavy: bool
     future: Future[Recognised] | asyncio.Future[Recognised]
     loop: asyncio.AbstractEventLoop | None
     since: float = field(default_factory=time.perf_counter)
@@ -163,14 +164,19 @@ class Recogniser:
         self._limits = Limits(cpu_s=decode_s, wall_s=_WALL_FACTOR * decode_s, memory_mib=_MEMORY_MIB)
         self._models: OrderedDict[str, Model] = OrderedDict()
         self._install(Model(bundles.load(out)))
-        self._waiting: deque[_Job] = deque()
+        self._light: deque[_Job] = deque()
+        self._heavy: deque[_Job] = deque()
         self._ready = threading.Condition()
         self._closed = False
-        self._photo_s = _FIRST_GUESS_S
+        self._photo_s = list(_FIRST_GUESS_S)
         self._at_work = 0
+        self._since = [0.0] * lanes
         self._lanes = [
-            threading.Thread(target=self._work, name=f"lane-{number}", daemon=True) for number in range(max(1, lanes))
+            threading.Thread(target=self._work, args=(number,), name=f"lane-{number}", daemon=True)
+            for number in range(lanes)
         ]
+        # So that a few heavy photos never hold up all others.
+        self._heavy_lanes, self._heavy_at_work = max(1, lanes // 2), 0
         self.warm = False
 
     @property
@@ -185,11 +191,16 @@ class Recogniser:
     @property
     def waiting(self) -> int:
         """How many photos wait or are worked on."""
-        return len(self._waiting) + self._at_work
+        return len(self._light) + len(self._heavy) + self._at_work
 
-    def wait_s(self, more: int = 0) -> float:
-        """Return how long a photo that comes after ``more`` others would wait for its turn, by what photos took lately."""
-        return (self.waiting + more) * self._photo_s / len(self._lanes)
+    def wait_s(self, *, heavy: bool = False) -> float:
+        """Return how long a photo that comes now would wait for its turn, by what photos took lately."""
+        since = self._since
+        # Where every lane hangs on something, nobody knows for how long: as long again.
+        stuck_s = time.perf_counter() - max(since) if all(since) else 0.0
+        light_s = len(self._light) * self._photo_s[0] / len(self._lanes)
+        heavy_s = (len(self._heavy) + self._heavy_at_work) * self._photo_s[1] / self._heavy_lanes if heavy else 0.0
+        return max(light_s + heavy_s, stuck_s)
 
     def start(self) -> None:
         """Start the lanes and warm each up with a made photo, so that the first visitor waits for nothing."""
@@ -200,17 +211,26 @@ class Recogniser:
         for _ in self._lanes:
             future: Future[Recognised] = Future()
             checked.append(future)
-            self._put([_Job(photo, False, future, None)])
+            self._put(_Job(photo, False, False, future, None))
         for future in checked:
             _check(future.result(), self._model)
         self.warm = True
 
-    def submit(self, photos: Sequence[bytes], *, keep: bool = False) -> list[asyncio.Future[Recognised]]:
-        """Queue photos from an event loop; each future gives what was recognised, or ``ImageDecodeError``."""
+    def submit(self, photo: bytes, *, keep: bool = False, heavy: bool = False) -> asyncio.Future[Recognised]:
+        """Queue a photo from an event loop; the future gives what was recognised, or ``ImageDecodeError``.
+
+        Parameters
+        ----------
+        photo : bytes
+        keep : bool
+            Whether a fresh JPEG of it is wanted as well.
+        heavy : bool
+            Whether decoding it takes long: it is decoded alone, and never on all lanes at once.
+        """
         loop = asyncio.get_running_loop()
-        jobs = [_Job(data, keep, loop.create_future(), loop) for data in photos]
-        self._put(jobs)
-        return [job.future for job in jobs]  # type: ignore[misc] - made two lines above
+        future: asyncio.Future[Recognised] = loop.create_future()
+        self._put(_Job(photo, keep, heavy, future, loop))
+        return future
 
     def reload(self) -> bool:
         """Load the bundle again; return whether it is another one. The old one stays where the new one fails its check.
@@ -257,46 +277,54 @@ class Recogniser:
             models.popitem(last=False)
         self._models = models  # a whole one at once: others look things up meanwhile
 
-    def _put(self, jobs: list[_Job]) -> None:
+    def _put(self, job: _Job) -> None:
         with self._ready:
             if self._closed:
                 raise FruitsError("the service is stopping")
-            self._waiting.extend(jobs)
-            self._ready.notify(len(jobs))
+            (self._heavy if job.heavy else self._light).append(job)
+            self._ready.notify()
 
     def _take(self) -> list[_Job]:
         """Wait for photos; return what one lane does next, nothing at the end."""
         with self._ready:
-            while not self._waiting:
-                if self._closed:
+            while True:
+                may_heavy = self._heavy and self._heavy_at_work < self._heavy_lanes
+                # First come, first served, as far as heavy ones may.
+                if may_heavy and (not self._light or self._heavy[0].since < self._light[0].since):
+                    self._heavy_at_work += 1
+                    self._at_work += 1
+                    return [self._heavy.popleft()]
+                if self._light:
+                    # A fair share, so that no lane idles while another has a long batch.
+                    share = -(-len(self._light) // len(self._lanes))
+                    jobs = [self._light.popleft() for _ in range(min(self._batch, share))]
+                    self._at_work += len(jobs)
+                    return jobs
+                if self._closed and not self._heavy:
                     return []
                 self._ready.wait()
-            # A fair share, so that no lane idles while another has a long batch.
-            share = -(-len(self._waiting) // len(self._lanes))
-            jobs = [self._waiting.popleft()]
-            while (
-                self._waiting
-                and len(jobs) < min(self._batch, share)
-                and len(jobs[0].data) < _LARGE_BYTES
-                and len(self._waiting[0].data) < _LARGE_BYTES
-            ):
-                jobs.append(self._waiting.popleft())
-            self._at_work += len(jobs)
-            return jobs
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
         with Decoder(self._limits) as decoder:
             while jobs := self._take():
-                started = time.perf_counter()
+                started = self._since[number] = time.perf_counter()
                 try:
                     outcomes = self._do(decoder, jobs, started)
                 except Exception as exc:  # whatever it was, these photos have their outcome and the lane goes on
                     outcomes = [exc] * len(jobs)
-                with self._ready:
-                    self._at_work -= len(jobs)
-                each = (time.perf_counter() - started) / len(jobs)
-                self._photo_s += _NEWEST * (each - self._photo_s)
+                self._since[number] = 0.0
+                self._done(jobs, (time.perf_counter() - started) / len(jobs))
                 _deliver(jobs, outcomes)
+
+    def _done(self, jobs: list[_Job], each_s: float) -> None:
+        heavy = jobs[0].heavy
+        with self._ready:
+            self._at_work -= len(jobs)
+            if heavy:
+                self._heavy_at_work -= 1
+                self._ready.notify_all()  # the next heavy one may go; at the end, whoever waits for that may leave
+            before = self._photo_s[heavy]
+            self._photo_s[heavy] = before + _NEWEST * (min(each_s, _MOST_RAISE * before) - before)
 
     def _do(self, decoder: Decoder, jobs: list[_Job], started: float) -> list[Recognised | Exception]:
         model = self._model
@@ -397,7 +425,7 @@ def check(config: ServiceConfig) -> dict[str, Any]:
     warm = time.perf_counter()
     try:
         photo: Future[Recognised] = Future()
-        recogniser._put([_Job(made_photo(), False, photo, None)])
+        recogniser._put(_Job(made_photo(), False, False, photo, None))
         answer = photo.result().answer
     finally:
         recogniser.close()

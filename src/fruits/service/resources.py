@@ -6,6 +6,7 @@ Opened whole or not at all. Knows nothing of requests.
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fruits.errors import FruitsError, StoreError
+from fruits.learning.drift import Drift
 from fruits.service.database import Database
 from fruits.service.limits import Limits
 from fruits.service.receipts import Receipts
@@ -22,9 +24,11 @@ from fruits.service.statistics import Statistics
 from fruits.service.submissions import Submissions
 from fruits.service.telemetry import Telemetry
 from fruits.service.tokens import Tokens
+from fruits.service.uploads import Budget
 from fruits.storage.objects import Objects, is_remote, opened
 
 _FLUSH_S: Final = 5.0
+_BUDGET_BYTES: Final = 48 << 20
 _RECOVER_S: Final = 60.0
 _PURGE_S: Final = 3600.0
 
@@ -44,18 +48,19 @@ class Resources:
     receipts : Receipts
     stopping : bool
         Whether new photos are refused.
-    bytes_in_flight : int
-        Of uploads that are being read or worked on.
+    budget : Budget
+        Bytes of uploads that are being read or worked on.
     """
 
     def __init__(self, config: ServiceConfig, telemetry: Telemetry) -> None:
         self.config, self.telemetry = config, telemetry
         self.limits = Limits()
         self.stopping = False
-        self.bytes_in_flight = 0
+        self.budget = Budget(max(_BUDGET_BYTES, 4 * config.max_bytes))
         self._tasks: list[asyncio.Task[None]] = []
         self._reloading = asyncio.Lock()
         self._seen: object = None
+        self._refused = ""
         with ExitStack() as undo:
             self.recogniser = Recogniser(config.out, lanes=config.workers, batch=config.batch, decode_s=config.decode_s)
             self._seen = self._look()
@@ -66,7 +71,7 @@ class Resources:
             self.submissions.recover()
             self.statistics = Statistics(database)
             self.tokens = Tokens(database)
-            self.receipts = Receipts(self.submissions)
+            self.receipts = Receipts(self.submissions, self._is_busy)
             undo.pop_all()
 
     @property
@@ -74,9 +79,26 @@ class Resources:
         """Whether photos are taken."""
         return self.recogniser.warm and not self.stopping
 
-    def start(self) -> None:
-        """Warm up, and begin what is done by itself, on the running event loop."""
-        self._do(self._warm_up())
+    def _is_busy(self) -> bool:
+        return self.recogniser.waiting > self.config.workers
+
+    def drift(self) -> Drift:
+        """Return where the training photos of the open bundle lie."""
+        return self.recogniser.model.bundle.drift
+
+    def identity(self) -> str:
+        """Return which bundle is open."""
+        return self.recogniser.model.identity
+
+    def start(self, failed: Callable[[BaseException], None]) -> None:
+        """Warm up, and begin what is done by itself, on the running event loop.
+
+        Parameters
+        ----------
+        failed : callable
+            Called if it cannot be warmed up.
+        """
+        self._do(self._warm_up(failed))
         self._do(self._repeat(_FLUSH_S, self.statistics.flush))
         self._do(self._repeat(_RECOVER_S, self.submissions.recover))
         self._do(self._repeat(_PURGE_S, self._purge, at_once=True))
@@ -99,11 +121,13 @@ class Resources:
             try:
                 changed = await asyncio.to_thread(self.recogniser.reload)
             except Exception as exc:
-                if not isinstance(exc, FruitsError):
-                    self.telemetry.log_bug("", exc)
-                self.telemetry.reloads.labels("failed").inc()
-                self.telemetry.log("reload_failed", level="error", reason=str(exc)[:500])
+                self._seen = None  # tried again at the next look: the rest of a copy may still be on its way
+                if str(exc) != self._refused:
+                    self._refused = str(exc)
+                    self.telemetry.reloads.labels("failed").inc()
+                    self.telemetry.log("reload_failed", level="error", reason=str(exc)[:500], error=type(exc).__name__)
                 return
+            self._refused = ""
             self.telemetry.reloads.labels("changed" if changed else "same").inc()
             self._tell_model()
             self.telemetry.log(
@@ -121,13 +145,16 @@ class Resources:
             self.telemetry.log("counts_lost", level="error", reason=str(exc)[:500])
         self._database.close()
 
-    async def _warm_up(self) -> None:
+    async def _warm_up(self, failed: Callable[[BaseException], None]) -> None:
         started = time.perf_counter()
         try:
             await asyncio.to_thread(self.recogniser.start)
         except Exception as exc:
-            self.telemetry.log_bug("", exc)
+            failed(exc)
             return
+        # What is here now stays: looking through it for garbage again and again would hold up requests.
+        gc.collect()
+        gc.freeze()
         self._tell_model()
         self.telemetry.log(
             "ready", model=self.recogniser.model.identity, labels=len(self.recogniser.model.bundle.labels),

@@ -12,7 +12,6 @@ import logging
 import secrets
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -21,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from fruits.errors import ConfigError, FruitsError
+from fruits.errors import ConfigError
 from fruits.service import problems
 from fruits.service.app import create_app
 from fruits.service.problems import Problem
@@ -31,7 +30,8 @@ from fruits.service.telemetry import LogHandler, Telemetry
 #: Bytes of a request's head: line and headers.
 _MAX_HEAD_BYTES: Final = 32 << 10
 _MAX_HEADERS: Final = 100
-#: Of a refused body, read and thrown away so that the client gets to see the refusal, which a reset would destroy.
+#: Of a refused body, read and thrown away so that the client gets to see the refusal, which a reset would destroy: at least so
+#: much, or twice what is taken.
 _MAX_DISCARDED_BYTES: Final = 4 << 20
 _KEEP_ALIVE_S: Final = 15
 _STOP_S: Final = 60
@@ -73,12 +73,12 @@ def serve(config: ServiceConfig, *, listening: Callable[[str], None]) -> None:
     try:
         server.run(sockets=[listener])
     except SystemExit:  # uvicorn's way of saying that the application did not start
-        failure = getattr(app.state, "failure", None)
-        if isinstance(failure, FruitsError):
-            raise failure from None
-        raise
+        if app.state.failure is None:
+            raise
     finally:
         listener.close()
+    if app.state.failure is not None:
+        raise app.state.failure
 
 
 def _listen(config: ServiceConfig) -> socket.socket:
@@ -102,11 +102,11 @@ def _route_logs(telemetry: Telemetry) -> None:
     root = logging.getLogger()
     root.handlers[:] = [LogHandler(telemetry)]
     root.setLevel(logging.WARNING)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio"):
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(logging.ERROR)  # its warnings are about clients, who could fill the log with them
 
 
 class _Server(uvicorn.Server):
@@ -128,6 +128,9 @@ class _Server(uvicorn.Server):
             if hasattr(signal, "SIGHUP"):
                 loop.add_signal_handler(signal.SIGHUP, self._reload)
             self._listening()
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._app.state.failure is not None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -165,23 +168,23 @@ class _Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._head_bytes = self._discarded = 0
         self._in_head = True
-        self.gauge.inc()
         self._patience: asyncio.TimerHandle | None = None
-        self._wait_for_head()
+        self.gauge.inc()
+        self._wait()
         if len(self.connections) > self.settings.max_connections:
             self._refuse(Problem("busy", retry_after_s=1))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.gauge.dec()
-        self._head_is_here()
+        self._wait_no_more()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        if self._in_head and self._patience is None:
-            self._wait_for_head()
-        self._head_bytes += len(data) if self._in_head else 0
+        if self._in_head:
+            self._head_bytes += len(data)
+            self._wait()
         super().data_received(data)
         if self._in_head and self._head_bytes > _MAX_HEAD_BYTES:
             self._refuse(Problem("bad_request", "the head of the request is too long", status=431))
@@ -199,36 +202,42 @@ class _Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._discarded = 0
-        self._head_is_here()
+        self._wait_no_more()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         if self.cycle is not None and self.cycle.response_complete:
+            self._wait()
             self._discarded += len(body)
-            if self._discarded > _MAX_DISCARDED_BYTES:
+            if self._discarded > max(_MAX_DISCARDED_BYTES, 2 * self.settings.max_bytes):
                 self.transport.close()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        self._wait_no_more()
         self._in_head = True
         self._head_bytes = 0
 
-    def send_400_response(self, msg: str) -> None:
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - what it says is for programmers
         self._refuse(Problem("bad_request", "this is no HTTP request that can be understood"))
 
-    def _wait_for_head(self) -> None:
-        self._patience = self.loop.call_later(self.settings.send_s, self._head_is_late)
+    def _wait(self) -> None:
+        """Begin to count the seconds that a head, or the rest of a refused body, may take."""
+        if self._patience is None:
+            self._patience = self.loop.call_later(self.settings.send_s, self._too_late)
 
-    def _head_is_here(self) -> None:
+    def _wait_no_more(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
 
-    def _head_is_late(self) -> None:
+    def _too_late(self) -> None:
         self._patience = None
-        if self._in_head and (self.cycle is None or self.cycle.response_complete):
+        if self.cycle is None or (self._in_head and self.cycle.response_complete):
             self._refuse(Problem("slow"))
+        elif not self._in_head:
+            self.transport.close()
 
     def _refuse(self, problem: Problem) -> None:
         """Answer outside any request, and hang up."""
@@ -248,9 +257,3 @@ class _Connection(HttpToolsProtocol):
             ]
             self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
         self.transport.close()
-
-
-def report_start(message: str) -> None:
-    """Print where the service is."""
-    sys.stderr.write(f"{message}\n")
-    sys.stderr.flush()

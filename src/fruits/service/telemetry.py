@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
@@ -67,7 +68,8 @@ class Telemetry:
     def stop(self) -> None:
         """Write what is left."""
         if self._writer is not None:
-            self._lines.put(None)
+            with suppress(queue.Full):
+                self._lines.put(None, timeout=5)
             self._writer.join(5)
             self._writer = None
 

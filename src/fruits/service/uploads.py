@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from python_multipart.exceptions import MultipartParseError
@@ -26,11 +25,28 @@ _MAX_PART_HEAD_BYTES: Final = 4096
 _MAX_BOUNDARY: Final = 200
 
 
-class Disconnected(Exception):
+class GoneError(Exception):
     """The client is gone: nobody is left to answer."""
 
 
-@dataclass(slots=True)
+class Budget:
+    """Bytes of uploads that all requests together may hold.
+
+    Parameters
+    ----------
+    most : int
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.taken = most, 0
+
+    def take(self, count: int) -> None:
+        """Take some, or raise ``busy``."""
+        if self.taken + count > self.most:
+            raise Problem("busy")
+        self.taken += count
+
+
 class Upload:
     """What a request brought.
 
@@ -40,76 +56,99 @@ class Upload:
     fields : dict
         Small fields of a multipart body by name; the first one counts.
     bytes_in : int
+    count : int
+        How many photos there were.
     """
 
-    photos: list[bytes] = field(default_factory=list)
-    fields: dict[str, str] = field(default_factory=dict)
-    bytes_in: int = 0
+    def __init__(self, budget: Budget) -> None:
+        self.photos: list[bytes] = []
+        self.fields: dict[str, str] = {}
+        self.bytes_in = self.count = 0
+        self._budget = budget
+
+    def take(self, count: int) -> None:
+        """Count bytes that came in."""
+        self._budget.take(count)
+        self.bytes_in += count
+
+    def close(self) -> None:
+        """Let others have the room."""
+        self._budget.taken -= self.bytes_in
 
 
-async def read_body(receive: Receive, headers: dict[bytes, bytes], config: ServiceConfig, most: int = 0) -> bytes:
+async def read_body(receive: Receive, headers: dict[bytes, bytes], most: int, seconds: float) -> bytes:
     """Return a request's body.
 
     Raises
     ------
     Problem
-        ``too_large``, ``slow`` or ``bad_request``.
-    Disconnected
+        ``too_large`` or ``slow``.
+    GoneError
     """
     chunks: list[bytes] = []
-    await _stream(receive, headers, config, chunks.append, most or config.max_bytes)
+    await _stream(receive, headers, chunks.append, most, seconds)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def read_upload(receive: Receive, headers: dict[bytes, bytes], config: ServiceConfig) -> Upload:
-    """Return the photos of a request: its body, or the parts named ``photo`` of a multipart body.
+async def read_upload(upload: Upload, receive: Receive, headers: dict[bytes, bytes], config: ServiceConfig) -> None:
+    """Read the photos of a request: its body, or the parts named ``photo`` of a multipart body.
 
     Raises
     ------
     Problem
         If something is over a limit or not what was expected.
-    Disconnected
+    GoneError
     """
-    given = headers.get(b"content-type", b"application/octet-stream")
-    kind, options = parse_options_header(given)
+    kind, options = parse_options_header(headers.get(b"content-type", b"application/octet-stream"))
     if kind == b"multipart/form-data":
         boundary = options.get(b"boundary", b"")
         if not 0 < len(boundary) <= _MAX_BOUNDARY:
             raise Problem("bad_request", "multipart/form-data without a boundary")
-        parts = _Parts(boundary, config)
-        bytes_in = await _stream(receive, headers, config, parts.feed, config.max_bytes)
-        upload = parts.finish()
-        upload.bytes_in = bytes_in
+        parts = _Parts(boundary, config, upload)
+
+        def take(piece: bytes) -> None:
+            upload.take(len(piece))
+            parts.feed(piece)
+
+        await _stream(receive, headers, take, config.max_bytes, config.send_s)
+        parts.finish()
         if not upload.photos:
             raise Problem("bad_request", "no field named photo", status=422)
-        return upload
-    if kind.decode("latin-1") not in PHOTO_TYPES:
-        raise Problem("not_an_image")
-    body = await read_body(receive, headers, config)
-    return Upload([body], {}, len(body))
+    else:
+        if kind.decode("latin-1") not in PHOTO_TYPES:
+            raise Problem("not_an_image", "as the Content-Type says")
+        chunks: list[bytes] = []
+
+        def keep(piece: bytes) -> None:
+            upload.take(len(piece))
+            chunks.append(piece)
+
+        await _stream(receive, headers, keep, config.max_bytes, config.send_s)
+        upload.photos.append(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+    upload.count = len(upload.photos)
 
 
 async def _stream(
-    receive: Receive, headers: dict[bytes, bytes], config: ServiceConfig, take: Callable[[bytes], Any], most: int
-) -> int:
-    """Hand over the body piece by piece; return how many bytes it had."""
+    receive: Receive, headers: dict[bytes, bytes], take: Callable[[bytes], Any], most: int, seconds: float
+) -> None:
+    """Hand over the body piece by piece."""
     announced = headers.get(b"content-length")
     if announced is not None and announced.isdigit() and int(announced) > most:
         raise Problem("too_large")
     count = 0
     try:
-        async with asyncio.timeout(config.send_s):
+        async with asyncio.timeout(seconds):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise Disconnected
+                    raise GoneError
                 if piece := message.get("body", b""):
                     count += len(piece)
                     if count > most:
                         raise Problem("too_large")
                     take(piece)
                 if not message.get("more_body", False):
-                    return count
+                    return
     except TimeoutError as exc:
         raise Problem("slow") from exc
 
@@ -117,9 +156,8 @@ async def _stream(
 class _Parts:
     """A multipart body as it comes in."""
 
-    def __init__(self, boundary: bytes, config: ServiceConfig) -> None:
-        self._config = config
-        self._upload = Upload()
+    def __init__(self, boundary: bytes, config: ServiceConfig, upload: Upload) -> None:
+        self._config, self._upload = config, upload
         self._name: bytes | None = None
         self._is_file = False
         self._data = bytearray()
@@ -150,10 +188,9 @@ class _Parts:
         except MultipartParseError as exc:
             raise Problem("bad_request", "the multipart body is damaged") from exc
 
-    def finish(self) -> Upload:
+    def finish(self) -> None:
         if not self._ended:
             raise Problem("bad_request", "the multipart body is cut short")
-        return self._upload
 
     def _begin(self) -> None:
         self._parts += 1

@@ -375,3 +375,33 @@ def test_content_decides_not_the_name() -> None:
         "GIF": False,
         "BMP": False,
     }
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP"])
+def test_thumbnail_carries_nothing_but_pixels(format_: str) -> None:
+    mark = b"planted-4711"
+    exif = Image.Exif()
+    exif[0x010E] = mark.decode()
+    exif.get_ifd(0x8825)[1] = "N"
+    info = {"exif": exif.tobytes(), "icc_profile": mark * 20, "xmp": mark}
+    if format_ == "JPEG":
+        info["comment"] = mark
+    out = BytesIO()
+    Image.fromarray(gradient(60, 40)).save(out, format_, **info)
+    data = out.getvalue()
+    assert mark in data or format_ == "PNG"  # PNG compresses its profile
+    for side in (32, 64):  # scaled, and as it is
+        thumbnail = to_thumbnail(data, side)
+        assert mark not in thumbnail
+        # Of segments only what decoding takes: tables, frame, scan and the first one of JFIF.
+        assert not {marker for marker in _markers(thumbnail) if 0xE1 <= marker <= 0xEF or marker == 0xFE}
+        assert set(Image.open(BytesIO(thumbnail)).info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
+
+
+def _markers(jpeg: bytes) -> list[int]:
+    """The markers before the scan."""
+    found, at = [], 2
+    while jpeg[at + 1] != 0xDA:
+        found.append(jpeg[at + 1])
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return found

@@ -1,0 +1,198 @@
+"""The way of a photo: admitted, read, recognised, written down, answered.
+
+Pure ASGI, without the web framework and without validation of what we ourselves made: it is the one way that counts for speed.
+Refusals come as early as what they are about is known. Knows nothing of how answers come about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+from fruits.errors import ImageDecodeError
+from fruits.photos.quality import ADVICE
+from fruits.service import problems
+from fruits.service.callers import caller
+from fruits.service.door import Receive, Scope, Send, reply
+from fruits.service.glance import Glance, glance
+from fruits.service.problems import Problem
+from fruits.service.recogniser import Recognised
+from fruits.service.resources import Resources
+from fruits.service.settings import ServiceConfig
+from fruits.service.submissions import NewSubmission, Receipt
+from fruits.service.uploads import Upload, read_upload
+
+PATH: Final = "/v1/recognise"
+_CHOICES: Final = (("keep", ("true", "false"), "false"), ("lang", ("en", "fr"), "en"))
+
+
+async def recognise(resources: Resources, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer one request for recognition."""
+    about = scope["fruits"]
+    about["route"] = PATH
+    upload = Upload(resources.budget)
+    try:
+        body = await _answer(resources, scope, receive, upload)
+    except Exception as exc:
+        resources.statistics.refused(problems.of(exc).code)
+        raise
+    finally:
+        about["bytes_in"], about["photos"] = upload.bytes_in, upload.count
+        upload.close()
+    await reply(send, 200, body)
+
+
+async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: Upload) -> bytes:
+    about = scope["fruits"]
+    _admit(resources)
+    token = await caller(resources, about)
+    if resources.config.tokens_only and token is None:
+        raise Problem("unauthorised")
+    await read_upload(upload, receive, about["headers"], resources.config)
+    if upload.count > 1:
+        await caller(resources, about, upload.count - 1)
+    keep, lang = _wishes(scope["query_string"], upload.fields)
+    outcomes = await _outcomes(resources, upload, keep=keep)
+    good = [outcome for outcome in outcomes if isinstance(outcome, Recognised)]
+    total_s = time.perf_counter() - about["started"]
+    receipts = iter(await _receipts(resources, good, lang, total_s) if good else ())
+    about["outcomes"] = [one.answer.outcome for one in good]
+    total_s = time.perf_counter() - about["started"]
+    photos = [
+        _as_json(outcome, next(receipts), total_s)
+        if isinstance(outcome, Recognised)
+        else {"name": f"photo {place}", "error": problems.said(problems.of(outcome))}
+        for place, outcome in enumerate(outcomes, 1)
+    ]
+    model = good[0].model if good else resources.recogniser.model
+    answer = {"photos": photos, "model": {"identity": model.identity, "labels": len(model.bundle.labels)}}
+    return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _admit(resources: Resources, *, heavy: bool = False) -> None:
+    """Refuse now who would wait too long."""
+    if not resources.ready:
+        raise Problem("stopping")
+    wait_s = resources.recogniser.wait_s(heavy=heavy)
+    if wait_s > resources.config.max_wait_s:
+        raise Problem("busy", retry_after_s=wait_s)
+
+
+def _wishes(query: bytes, fields: dict[str, str]) -> tuple[bool, str]:
+    """Return whether the photo may be kept, and the language; of body and address, the body counts."""
+    asked = parse_qs(query.decode("latin-1"), keep_blank_values=True) if query else {}
+    found = {}
+    for name, known, otherwise in _CHOICES:
+        value = fields.get(name, asked.get(name, [otherwise])[0])
+        if value not in known:
+            raise Problem("bad_request", f"{name} is none of {', '.join(known)}", status=422)
+        found[name] = value
+    return found["keep"] == "true", found["lang"]
+
+
+async def _outcomes(resources: Resources, upload: Upload, *, keep: bool) -> list[Recognised | ImageDecodeError]:
+    """Return what became of each photo; raise if there is but one and it is no photo."""
+    seen = [glance(data) for data in upload.photos]
+    _admit(resources, heavy=any(one.heavy for one in seen))
+    outcomes: list[Any] = [
+        _refusal(one, resources.config) or resources.recogniser.submit(data, keep=keep, heavy=one.heavy)
+        for one, data in zip(seen, upload.photos, strict=True)
+    ]
+    upload.photos.clear()
+    for place, outcome in enumerate(await asyncio.gather(*map(_settled, outcomes), return_exceptions=True)):
+        if isinstance(outcome, BaseException) and not isinstance(outcome, ImageDecodeError):
+            raise outcome
+        outcomes[place] = outcome
+    for outcome in outcomes:
+        if isinstance(outcome, ImageDecodeError):
+            resources.telemetry.rejected.labels(problems.of(outcome).code).inc()
+            if len(outcomes) == 1:
+                raise outcome
+    return outcomes
+
+
+async def _settled(outcome: Any) -> Any:
+    return outcome if isinstance(outcome, ImageDecodeError) else await outcome
+
+
+def _refusal(seen: Glance, config: ServiceConfig) -> ImageDecodeError | None:
+    """Return why a photo is not even tried."""
+    if seen.width * seen.height > config.max_pixels or seen.frames > config.max_frames:
+        return ImageDecodeError("too large", "more pixels or frames than are taken here")
+    return None
+
+
+async def _receipts(resources: Resources, good: list[Recognised], lang: str, seconds: float) -> list[Receipt]:
+    """Write answers down; what can be done later is done by the writer."""
+
+    def count() -> None:
+        telemetry = resources.telemetry
+        telemetry.seconds.observe(seconds)
+        for one in good:
+            outcome = one.answer.outcome
+            telemetry.photos.labels(outcome).inc()
+            resources.statistics.answered(
+                outcome, seconds, kept=one.kept is not None, model=one.model.identity, bins=one.bins
+            )
+
+    return await resources.receipts.add([_submission(one, lang) for one in good], count)
+
+
+def _submission(one: Recognised, lang: str) -> NewSubmission:
+    answer = one.answer
+    return NewSubmission(
+        outcome=answer.outcome,
+        kind=answer.kind or None,
+        variety=answer.variety or None,
+        label=answer.labels[0],
+        probability=answer.probability,
+        strangeness=answer.strangeness,
+        language=lang,
+        model=one.model.identity,
+        photo=one.kept,
+        features=answer.features if one.kept is not None else None,
+    )
+
+
+def _as_json(one: Recognised, receipt: Receipt, total_s: float) -> dict[str, Any]:
+    answer, model = one.answer, one.model
+    name, labels = answer.name, model.bundle.labels
+    return {
+        "id": receipt.id,
+        "secret": receipt.secret,
+        "outcome": answer.outcome,
+        "kind": answer.kind or None,
+        "variety": answer.variety or None,
+        "name": {"en": name.en, "fr": name.fr} if name else None,
+        "line": {"en": name.line_en, "fr": name.line_fr} if name and name.line_en else None,
+        "probability": round(answer.probability, 6),
+        "kinds": [
+            {"kind": kind, "en": called.en, "fr": called.fr, "probability": round(p, 6)}
+            for kind, called, p in answer.kinds
+        ],
+        "labels": [
+            {"label": label, **model.names[label], "probability": round(p, 6)}
+            for label, p in zip(answer.labels, answer.probabilities, strict=True)
+        ],
+        "strangeness": round(answer.strangeness, 6) if abs(answer.strangeness) < 1e30 else None,
+        "advice": [{"code": code, "en": ADVICE["en"][code], "fr": ADVICE["fr"][code]} for code in answer.advice],
+        "alike": [
+            {
+                "label": (label := labels[model.bundle.gallery.labels[number]]),
+                **model.names[label],
+                "thumbnail": f"/v1/gallery/{model.identity}/{number}.jpg",
+                "similarity": round(cosine, 4),
+            }
+            for number, cosine in one.alike
+        ],
+        "kept": one.kept is not None,
+        "milliseconds": {
+            "queue": round(1000 * one.queue_s, 2),
+            "decode": round(1000 * one.decode_s, 2),
+            "infer": round(1000 * one.infer_s, 2),
+            "total": round(1000 * total_s, 2),
+        },
+    }

@@ -1,0 +1,188 @@
+"""What goes in and out of the API, as models: the OpenAPI document is made of them, and what clients send is checked by them."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fruits.service import problems
+from fruits.service.uploads import PHOTO_TYPES
+
+#: Of a submission: 128 random bits, url-safe.
+ID: Final = r"^[A-Za-z0-9_-]{22}$"
+#: Of a bundle.
+IDENTITY: Final = r"^[0-9a-f]{16}$"
+_CODES: Final[list[Any]] = sorted(problems.KINDS)
+
+
+class Text(BaseModel):
+    """In both languages."""
+
+    en: str
+    fr: str
+
+
+class ErrorBody(BaseModel):
+    """What went wrong, and under which number it is in the log."""
+
+    code: str = Field(json_schema_extra={"enum": _CODES})
+    message: Text
+    request_id: str
+
+
+class Error(BaseModel):
+    """Every answer that is an error."""
+
+    error: ErrorBody
+
+
+class KindShare(Text):
+    """A kind and how probable it is."""
+
+    kind: str
+    probability: float
+
+
+class LabelShare(Text):
+    """A label of the training photos and how probable it is."""
+
+    label: str
+    probability: float
+
+
+class Alike(Text):
+    """A training photo that looks like the one sent; similarity is a cosine."""
+
+    label: str
+    thumbnail: str
+    similarity: float
+
+
+class Advice(Text):
+    """What is wrong with the photo itself."""
+
+    code: Literal["small", "dark", "blurred"]
+
+
+class Milliseconds(BaseModel):
+    """Where the time went."""
+
+    queue: float
+    decode: float
+    infer: float
+    total: float
+
+
+class Answer(BaseModel):
+    """What is said of a photo."""
+
+    id: str
+    secret: str
+    outcome: Literal["variety", "kind", "unsure", "unknown"]
+    kind: str | None
+    variety: str | None
+    name: Text | None
+    line: Text | None
+    probability: float
+    kinds: list[KindShare]
+    labels: list[LabelShare]
+    strangeness: float | None
+    advice: list[Advice]
+    alike: list[Alike]
+    kept: bool
+    milliseconds: Milliseconds
+
+
+class PhotoErrorBody(BaseModel):
+    """Why there is no answer."""
+
+    code: str
+    message: Text
+
+
+class PhotoError(BaseModel):
+    """In the place of a photo that cannot be opened, among several."""
+
+    name: str
+    error: PhotoErrorBody
+
+
+class ModelInfo(BaseModel):
+    """Which bundle gave the answers, and how many labels it knows."""
+
+    identity: str
+    labels: int
+
+
+class Recognition(BaseModel):
+    """The answers, in the order of the photos."""
+
+    photos: list[Answer | PhotoError]
+    model: ModelInfo
+
+
+class Feedback(BaseModel):
+    """A visitor's word on an answer."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: str = Field(pattern=ID)
+    secret: str = Field(min_length=1, max_length=100)
+    right: bool
+    label: str | None = Field(None, max_length=100)
+    note: str | None = Field(None, max_length=500)
+
+
+class Label(Text):
+    """Something that can be recognised."""
+
+    label: str
+    kind: str
+    variety: str | None
+
+
+class KindName(Text):
+    """A kind of which there are labels."""
+
+    kind: str
+
+
+class Labels(BaseModel):
+    """All that can be recognised."""
+
+    labels: list[Label]
+    kinds: list[KindName]
+
+
+ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    "4XX": {"model": Error, "description": "What was wrong with the request, in both languages."},
+    "503": {"model": Error, "description": "Busy, starting or stopping: try again after Retry-After seconds."},
+}
+_BINARY: Final = {"type": "string", "format": "binary"}
+UPLOAD: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            **{kind: {"schema": _BINARY} for kind in PHOTO_TYPES},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["photo"],
+                    "properties": {
+                        "photo": {"type": "array", "items": _BINARY, "minItems": 1, "maxItems": 8},
+                        "keep": {"type": "string", "enum": ["true", "false"]},
+                        "lang": {"type": "string", "enum": ["en", "fr"]},
+                    },
+                }
+            },
+        },
+    },
+    "parameters": [
+        {
+            "name": "keep", "in": "query", "required": False, "schema": {"type": "string", "enum": ["true", "false"]},
+            "description": "Whether the photo may be kept to improve recognition; false by default.",
+        },
+        {"name": "lang", "in": "query", "required": False, "schema": {"type": "string", "enum": ["en", "fr"]}},
+    ],
+}  # fmt: skip
