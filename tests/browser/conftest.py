@@ -9,10 +9,14 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from email import message_from_bytes
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +154,65 @@ def service(serve: Callable[..., Service]) -> Service:
     return serve("--rate", "0", "--token-rate", "0")
 
 
+class Wire:
+    """Between a browser and the service: passes everything on, and remembers every byte that the browser sent."""
+
+    def __init__(self, url: str) -> None:
+        host, port = url.removeprefix("http://").split(":")
+        self._to = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = [self._listener]
+        self._lock = threading.Lock()
+        self.sent = bytearray()
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(self._to)
+            self._open += [near, far]
+            threading.Thread(target=self._pass_on, args=(near, far, True), daemon=True).start()
+            threading.Thread(target=self._pass_on, args=(far, near, False), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, remember: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                if remember:
+                    with self._lock:
+                        self.sent += data
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """End every connection."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for one in self._open:
+            one.close()
+
+    def request(self, path: str) -> tuple[bytes, dict[str, bytes]]:
+        """Return the body of the only POST to a path, and its fields."""
+        (start,) = [found.start() for found in re.finditer(f"POST {path} HTTP/1.1\r\n".encode(), self.sent)]
+        head, _, rest = bytes(self.sent[start:]).partition(b"\r\n\r\n")
+        headers = message_from_bytes(head.partition(b"\r\n")[2])
+        body = rest[: int(headers["content-length"])]
+        parts: Any = message_from_bytes(f"Content-Type: {headers['content-type']}\r\n\r\n".encode() + body).get_payload()
+        return body, {
+            part.get_param("name", header="content-disposition"): part.get_payload(decode=True) for part in parts
+        }
+
+
+@pytest.fixture
+def wire(service: Service) -> Iterator[Wire]:
+    """A wire to the service that is listened to."""
+    wire = Wire(service.url)
+    yield wire
+    wire.close()
+
+
 # By module, not by session: while it runs, Playwright holds an event loop that other tests' asyncio would stumble over.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
@@ -209,7 +272,7 @@ def visit(browser: Any, service: Service) -> Iterator[Callable[..., Visit]]:
     """
     visits: list[Visit] = []
 
-    def begin(*, width: int = 1024, height: int = 800, to: Service | None = None, **options: Any) -> Visit:
+    def begin(*, width: int = 1024, height: int = 800, to: Service | Wire | None = None, **options: Any) -> Visit:
         options = {"locale": "en-GB", "service_workers": "block", **options}
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         context.set_default_timeout(15_000)
