@@ -1,22 +1,23 @@
-"""The process that is killed while it forgets: ``python -m faults.forgetter DATABASE PHOTOS ACTION [AT]``.
+"""The process that is killed while it forgets, or keeps, a submission.
 
 Actions: ``keep`` keeps two submissions with photos, features and feedback, full of bytes that are searched for afterwards, and
-prints their receipts; ``delete`` reads a receipt and deletes that submission; ``add`` keeps one more; ``recover`` does what a
-service does at its start. With AT, the process kills itself (SIGKILL) at the AT-th call or return of a Python function of fruits
-and SQLAlchemy within the action; without, it prints how many there were.
+says their receipts; ``delete`` deletes one; ``add`` keeps one more; ``recover`` does what a service does at its start. On request
+the process kills itself (SIGKILL) at a certain call or return of a Python function of fruits or SQLAlchemy within the action.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from typing import Any
 
+import alembic.command  # noqa: F401 - so that it is there before processes are forked off, see deletions.py
 import numpy as np
+import psycopg  # noqa: F401
 
 from fruits.service.database import Database
 from fruits.service.submissions import NewSubmission, Receipt, Submissions
@@ -78,33 +79,28 @@ def counted(at: int | None) -> Iterator[list[int]]:
         sys.setprofile(None)
 
 
-def main() -> None:
-    """Do it."""
-    url, photos, action = sys.argv[1:4]
-    at = int(sys.argv[4]) if len(sys.argv) > 4 else None
+def work(
+    url: str, photos: str, log: str, action: str, receipt: tuple[str, str], at: int | None, said: Connection
+) -> None:
+    """Do one action; say ``begun``, then what it gave: the receipts, or how many calls it took."""
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
     database = Database.open(url)
     submissions = Submissions(database, Objects(photos), keep_days=30)
     if action == "keep":
-        print(json.dumps({name: [receipt.id, receipt.secret] for name, receipt in keep(submissions).items()}))
-        return  # no connection is closed: SQLite's log is left as a service that runs leaves it
-    what: dict[str, Callable[[], object]] = {
-        "add": lambda: submissions.add(submission("added")),
-        "recover": submissions.recover,
-    }
-    if action == "delete":
-        name, secret = json.loads(sys.stdin.readline())
-        what["delete"] = lambda: submissions.delete(name, secret)
+        said.send({name: (one.id, one.secret) for name, one in keep(submissions).items()})
+        os._exit(0)  # as a service that goes on: no connection is closed, SQLite's log stays
     if action != "recover":
         # As a service that has run for a while: else most calls would be preparations.
         warm = submissions.add(submission("warm"))
         submissions.delete(warm.id, warm.secret)
         submissions._forgetting._scrubbed = -1e9
-    print("begun", flush=True)
+    said.send("begun")
     with counted(at) as count:
-        what[action]()
-    print(count[0], flush=True)
-    os._exit(0)  # as a service that goes on: nothing is tidied up at an end
-
-
-if __name__ == "__main__":
-    main()
+        if action == "add":
+            submissions.add(submission("added"))
+        elif action == "delete":
+            submissions.delete(*receipt)
+        else:
+            submissions.recover()
+    said.send(count[0])
+    os._exit(0)
