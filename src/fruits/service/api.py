@@ -86,6 +86,13 @@ async def thumbnail(
     return _immutable(request, gallery.thumbnail(number), "image/jpeg")
 
 
+async def gallery_features(request: Request, identity: Annotated[str, Path(pattern=IDENTITY)]) -> Response:
+    """Return what the gallery's photos are compared by: labels (int32, n), then features (float32, n x k), little-endian."""
+    gallery = _model(request, identity).bundle.gallery
+    body = gallery.labels.astype("<i4").tobytes() + gallery.features.astype("<f4").tobytes()
+    return _immutable(request, body, "application/octet-stream")
+
+
 async def healthz() -> Response:
     """Say that the process lives."""
     return Response(b'{"alive":true}', media_type="application/json", headers={"Cache-Control": "no-store"})
@@ -127,6 +134,8 @@ def routes() -> APIRouter:
         responses={200: {"content": {"application/octet-stream": {}}}, **ERRORS}, response_class=Response)  # fmt: skip
     add("/v1/gallery/{identity}/{number}.jpg", thumbnail, methods=["GET"], tags=["model"],
         responses={200: {"content": {"image/jpeg": {}}}, **ERRORS}, response_class=Response)  # fmt: skip
+    add("/v1/gallery/{identity}/features.bin", gallery_features, methods=["GET"], tags=["model"],
+        responses={200: {"content": {"application/octet-stream": {}}}, **ERRORS}, response_class=Response)  # fmt: skip
     for path, endpoint in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):
         add(path, endpoint, methods=["GET"], tags=["operation"], responses=ERRORS)
     return router

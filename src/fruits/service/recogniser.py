@@ -97,6 +97,11 @@ class Model:
                 "labels": labels,
                 "taxonomy": taxonomy.as_dict(),
                 "certainty": bundle.certainty.as_dict(),
+                "gallery": {
+                    "photos": len(bundle.gallery),
+                    "components": bundle.components,
+                    "features": f"/v1/gallery/{self.identity}/features.bin",
+                },
             }
         )
 

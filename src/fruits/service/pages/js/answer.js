@@ -15,15 +15,12 @@ const nameOf = (answer) => (answer.name ? text(answer.name) : text(answer.outcom
 function sureness(answer) {
   const share = percent(answer.probability);
   if (answer.outcome === "variety") return text("sure_variety", { share });
-  if (answer.outcome === "kind") return text(hasVarieties(answer) ? "sure_kind" : "sure_name", { share });
+  if (answer.outcome === "kind") return text(answer.labels[0]?.en === answer.name.en ? "sure_name" : "sure_kind", { share });
   return text(answer.outcome === "unsure" ? "unsure_more" : "unknown_more");
 }
 
-/** Whether labels say more than kinds do. */
-function hasVarieties(answer) {
-  const names = new Set(answer.kinds.map((kind) => kind.en));
-  return answer.labels.some((label) => !names.has(label.en));
-}
+/** Whether anything is named. */
+export const isCertain = (answer) => answer.outcome === "variety" || answer.outcome === "kind";
 
 /**
  * Return the parts of an answer.
@@ -31,16 +28,16 @@ function hasVarieties(answer) {
  * @returns {Node[]}
  */
 export function answerParts(answer) {
-  const certain = answer.outcome === "variety" || answer.outcome === "kind";
-  const parts = [heading(answer)];
+  const certain = isCertain(answer);
+  const parts = [heading(answer, certain)];
   if (answer.line) parts.push(element("p.line", {}, say(element("span"), answer.line)));
-  if (!certain) parts.push(advice(answer));
+  if (!certain) parts.push(advice(answer), say(element("p.remark"), () => sureness(answer)));
   parts.push(bars(answer, certain));
   if (answer.alike?.length) parts.push(alike(answer.alike));
   return parts;
 }
 
-function heading(answer) {
+function heading(answer, certain) {
   const kind = answer.outcome === "variety" ? answer.kinds.find((one) => one.kind === answer.kind) : null;
   const above = kind && kind.en !== answer.name.en ? say(element("p.above"), kind) : null;
   return element(
@@ -48,7 +45,7 @@ function heading(answer) {
     {},
     above,
     element("h2", { tabindex: "-1" }, say(element("bdi"), () => nameOf(answer))),
-    element("p.sure", {}, element(`span.dot.${answer.outcome}`, { "aria-hidden": "true" }), say(element("span"), () => sureness(answer))),
+    certain ? element("p.sure", {}, element(`span.dot.${answer.outcome}`, { "aria-hidden": "true" }), say(element("span"), () => sureness(answer))) : null,
   );
 }
 
@@ -64,7 +61,7 @@ function advice(answer) {
 
 /** The finer list where the answer is certain, the coarser where it is not. */
 function bars(answer, certain) {
-  const rows = together(certain && hasVarieties(answer) ? answer.labels : answer.kinds);
+  const rows = together(certain ? answer.labels : answer.kinds);
   return element(
     "div.best",
     {},
@@ -95,19 +92,17 @@ function together(rows) {
 }
 
 function alike(photos) {
-  return element(
-    "div.alike",
-    {},
-    say(element("h3"), "alike"),
-    element(
-      "ul",
-      {},
-      ...photos.map((one) => {
-        const picture = element("img", { src: one.thumbnail, alt: "", width: 72, height: 72, loading: "lazy", decoding: "async" });
-        const item = element("li", {}, picture, say(element("bdi"), one));
-        picture.addEventListener("error", () => item.remove());
-        return item;
-      }),
-    ),
-  );
+  const list = element("ul");
+  const node = element("div.alike", {}, say(element("h3"), "alike"), list);
+  for (const one of photos) {
+    const picture = element("img", { src: one.thumbnail, alt: "", width: 72, height: 72, loading: "lazy", decoding: "async" });
+    const item = element("li", {}, picture, say(element("bdi"), one));
+    // Without a connection there are those that were seen before.
+    picture.addEventListener("error", () => {
+      item.remove();
+      if (!list.children.length) node.remove();
+    });
+    list.append(item);
+  }
+  return node;
 }

@@ -115,5 +115,5 @@ function lines({ series, across, up }) {
 
 function niceTop(value) {
   const size = 10 ** Math.floor(Math.log10(value || 1));
-  return [1, 2, 4, 5, 10].map((step) => step * size).find((step) => step >= value * 0.999) ?? 10 * size;
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((step) => step * size).find((step) => step >= value * 0.999) ?? 10 * size;
 }

@@ -1,8 +1,9 @@
-// From the numbers of recognizer.onnx to what a person is told: answers.py and photos/quality.py, once more for the browser.
+// From the numbers of recognizer.onnx to what a person is told: answers.py, gallery.py and photos/quality.py, once more for the browser.
 //
 // Gives an answer of the same shape as POST /v1/recognise, so that the page shows both alike.
 
 const BEST = 3;
+const ALIKE = 6;
 
 /**
  * Decide what is said of one photo.
@@ -63,6 +64,32 @@ function nameOfLabel(taxonomy, label) {
   const variety = taxonomy.variety_of[label];
   const { en, fr } = variety >= 0 ? taxonomy.varieties[variety] : taxonomy.kinds[taxonomy.kind_of[label]];
   return { en, fr };
+}
+
+/**
+ * The training photos that look most like this one: gallery.py's nearest, by the cosine of features.
+ *
+ * @param {Float32Array} features  Of the photo, k numbers.
+ * @param {{labels: Int32Array, features: Float32Array, identity: string}} gallery
+ */
+export function nearest(features, gallery, { taxonomy }) {
+  const k = features.length;
+  const own = Math.max(Math.hypot(...features), 1e-12);
+  const cosines = Array.from(gallery.labels, (_, row) => {
+    let product = 0;
+    let square = 0;
+    for (let at = row * k, j = 0; j < k; j++, at++) {
+      product += gallery.features[at] * features[j];
+      square += gallery.features[at] ** 2;
+    }
+    return product / own / Math.max(Math.sqrt(square), 1e-12);
+  });
+  return best(cosines, ALIKE).map((row) => ({
+    label: taxonomy.labels[gallery.labels[row]],
+    ...nameOfLabel(taxonomy, gallery.labels[row]),
+    thumbnail: `/v1/gallery/${gallery.identity}/${row}.jpg`,
+    similarity: cosines[row],
+  }));
 }
 
 /** What is wrong with the photo, the plainest first. */

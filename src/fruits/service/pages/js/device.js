@@ -1,7 +1,7 @@
 // Recognition on the visitor's own device: offered where the runtime was built, loaded only when chosen.
 
-import { Refused, modelInfo } from "./api.js";
-import { decide } from "./decide.js";
+import { Refused, ask, modelInfo } from "./api.js";
+import { decide, nearest } from "./decide.js";
 
 const REMEMBERED = "fruits.device";
 
@@ -10,6 +10,7 @@ export class Device {
   chosen = false;
   #runtime = null;
   #model = null;
+  #gallery = null;
   #worker = null;
   #opening = null;
   #asked = new Map();
@@ -22,7 +23,7 @@ export class Device {
     this.#runtime = page.device;
     if (!this.#runtime) return null;
     const about = await modelInfo().catch(() => null);
-    return about ? this.#runtime.bytes + about.bytes : null;
+    return about ? this.#runtime.bytes + about.bytes + 4 * about.gallery.photos * (1 + about.gallery.components) : null;
   }
 
   get remembered() {
@@ -57,7 +58,7 @@ export class Device {
   async recognise(blob) {
     const bytes = new Uint8Array(await blob.arrayBuffer());
     const { numbers, shortSide } = await this.#ask("recognise", { bytes }, [bytes.buffer]);
-    return decide(numbers, this.#model, shortSide);
+    return { ...decide(numbers, this.#model, shortSide), alike: nearest(numbers.features, this.#gallery, this.#model) };
   }
 
   async #open(progress) {
@@ -65,6 +66,7 @@ export class Device {
     if (navigator.serviceWorker) await Promise.race([navigator.serviceWorker.ready, new Promise((done) => setTimeout(done, 3000))]);
     if ("caches" in window) await caches.open("fruits-device");
     this.#model = await modelInfo();
+    this.#gallery = await gallery(this.#model);
     this.#worker = new Worker("/static/js/device-worker.js", { type: "module" });
     this.#worker.addEventListener("message", ({ data }) => this.#heard(data, progress));
     const broken = () => {
@@ -97,6 +99,13 @@ export class Device {
     if (error !== undefined) asked?.reject(offline ? new Refused("offline", null) : new Error(error));
     else asked?.resolve(result);
   }
+}
+
+async function gallery({ identity, gallery: { photos, components, features } }) {
+  const buffer = await (await ask(features)).arrayBuffer();
+  if (buffer.byteLength !== 4 * photos * (1 + components)) throw new Error("another gallery than announced");
+  // Both are little-endian, as every device with a browser is.
+  return { identity, labels: new Int32Array(buffer, 0, photos), features: new Float32Array(buffer, 4 * photos) };
 }
 
 function remember(value) {

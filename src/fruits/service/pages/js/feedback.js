@@ -1,5 +1,6 @@
 // What a visitor can do about an answer of the service: say whether it is right, say what it is instead, have it deleted.
 
+import { isCertain } from "./answer.js";
 import { deleteSubmission, giveFeedback, knownLabels } from "./api.js";
 import { combobox, optionsOf } from "./combobox.js";
 import { element, icon } from "./elements.js";
@@ -15,10 +16,13 @@ export function feedbackParts(answer, { failed, deleted }) {
   const question = element("div.question", { role: "group" });
   const wrong = element("form.wrong", { hidden: true, novalidate: true });
   const said = element("p.said", { role: "status" });
-  const yes = element("button.button.small", { type: "button" }, icon("yes", 18), say(element("span"), "yes"));
-  const no = element("button.button.small", { type: "button", "aria-expanded": "false" }, icon("no", 18), say(element("span"), "no"));
-  say(question, "is_right", undefined, "label");
-  question.append(say(element("span", { "aria-hidden": "true" }), "is_right"), yes, no);
+  const certain = isCertain(answer);
+  const yes = element("button.button.small", { type: "button" }, icon("yes", 18), say(element("span"), certain ? "yes" : "indeed"));
+  const no = element("button.button.small", { type: "button", "aria-expanded": "false" }, certain ? icon("no", 18) : null, say(element("span"), certain ? "no" : "name_it"));
+  const asked = certain ? "is_right" : "do_you_know";
+  say(question, asked, undefined, "label");
+  // Of "not sure" nobody can say that it is right; of "none of these" one can.
+  question.append(say(element("span", { "aria-hidden": "true" }), asked), ...(answer.outcome === "unsure" ? [no] : [yes, no]));
 
   const send = async (right, label) => {
     try {

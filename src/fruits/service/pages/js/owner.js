@@ -71,7 +71,7 @@ function show() {
       title: "chart_latency", days: dates, form: "lines", written: seconds,
       series: ["p50", "p95", "p99"].map((name) => of(name, (day) => day.latency[name])),
     }),
-    chart({ title: "chart_unsure", days: dates, form: "lines", written: (value) => percent(value), least: 0.1, series: [of("share", (day) => day.unsure_share)] }),
+    chart({ title: "chart_unsure", days: dates, form: "lines", written: (value) => new Intl.NumberFormat(language(), { style: "percent", maximumFractionDigits: 1 }).format(value), least: 0.1, series: [of("share", (day) => day.unsure_share)] }),
     chart({
       title: "chart_drift", days: dates, form: "lines", written: (value) => number(value, 2), least: 0.25, limits: [0.1, 0.25], remark: "drift_limits",
       series: [of("drift_index", (day) => day.drift.index)],
@@ -117,7 +117,7 @@ async function moreWrong() {
 
 function wrongOne(one) {
   const named = one.variety ?? one.kind;
-  const told = element("dl.told", {}, say(element("dt"), "answer_was"), element("dd", {}, named ? names.of(named) : say(element("span"), one.outcome ?? "unsure")));
+  const told = element("dl.told", {}, say(element("dt"), "answer_was"), element("dd", {}, say(element("bdi"), () => (named ? names.plain(named) : text(one.outcome ?? "unsure")))));
   if (one.said_label) told.append(say(element("dt"), "visitor_says"), element("dd", {}, names.of(one.said_label)));
   if (one.note) told.append(say(element("dt"), "note"), element("dd.plain-text", {}, element("bdi", {}, one.note)));
   told.append(say(element("dd.plain-text.quiet.small"), moment(one.created)));

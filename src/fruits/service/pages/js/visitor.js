@@ -69,7 +69,8 @@ async function take(list) {
     notice("no_photo");
     return;
   }
-  notice(files.length > MOST ? "too_many" : null, { n: MOST });
+  if (files.length > MOST) notice("too_many", { n: MOST });
+  else connection(false);
   files = files.slice(0, MOST);
   const cards = files.map((file) => new Card(file));
   answers.prepend(...cards.map((card) => card.node)); // the previews, at once
@@ -221,13 +222,13 @@ function notice(what, values) {
   if (what) say($("notice"), what, values);
 }
 
-function connection() {
+function connection(tryAgain = true) {
   if (!navigator.onLine) notice(device.chosen ? "offline_device" : "offline_notice");
   else notice(null);
-  if (navigator.onLine) for (const again of [...waiting]) again();
+  if (navigator.onLine && tryAgain) for (const again of [...waiting]) again();
 }
-addEventListener("online", connection);
-addEventListener("offline", connection);
+addEventListener("online", () => connection());
+addEventListener("offline", () => connection());
 
 // --- On the device --------------------------------------------------------------------------------------------------------
 

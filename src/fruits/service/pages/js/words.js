@@ -90,6 +90,9 @@ export const WORDS = {
   announced: [({ name, sure }) => `${name}: ${sure}`, ({ name, sure }) => `${name}\u202f: ${sure}`],
 
   is_right: ["Is that right?", "Est-ce juste\u202f?"],
+  do_you_know: ["Do you know what it is?", "Savez-vous ce que c’est\u202f?"],
+  indeed: ["None of these, indeed", "Rien de tout ça, en effet"],
+  name_it: ["Name it", "Le nommer"],
   yes: ["Yes", "Oui"],
   no: ["No", "Non"],
   which: ["Which one is it?", "Lequel est-ce\u202f?"],
