@@ -1,8 +1,8 @@
 """What a CloudFormation template can become: every combination of its conditions, with every value that its parts can take.
 
 A hole must not hide behind ``Fn::If``, ``Fn::Sub``, a mapping or a parameter's default, so nothing is judged as written:
-conditions are worked out for the parameters' values that they compare, and what remains open is either a :class:`Choice` of all known
-values or a text with ``${...}`` in it, which no rule takes for something harmless. Knows nothing of what is allowed.
+conditions are worked out for the parameters' values that they compare, and what remains open is either a :class:`Choice` of
+all known values or a text with ``${...}`` in it, which no rule takes for something harmless. Knows nothing of what is allowed.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def parse(text: str) -> dict[str, Any]:
     except ImportError as exc:
         raise TemplateError("reading templates needs pyyaml; install the extra: fruits[aws]") from exc
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
         """Safe, with CloudFormation's tags, and no key twice: the second would silently replace what a reader sees."""
 
     def short(loader: Any, suffix: str, node: Any) -> Any:

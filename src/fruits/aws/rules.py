@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -68,33 +69,39 @@ def check(texts: Mapping[str, str], *, whole: bool = True) -> list[Finding]:
     list of Finding
         Sorted; empty if there is nothing to say.
     """
-    found: set[Finding] = set()
-    seen: list[Variant] = []
-    for name, text in texts.items():
-        try:
-            template = parse(text)
-            for key in sorted(set(template) - _TOP):
-                found.add(
-                    Finding(
-                        name, "", "not-judged", f"'{key}' changes the template before it is used; expected none of it"
-                    )
-                )
-            for variant in variants(template):
-                seen.append(variant)
-                found.update(Finding(name, *finding) for finding in _judge(variant))
-        except TemplateError as exc:
-            found.add(Finding(name, "", "not-judged", str(exc)))
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as exc:
-            # A shape that no rule foresaw is no pass.
-            found.add(Finding(name, "", "not-judged", f"unexpected shape ({type(exc).__name__}: {exc})"))
+    judged = {name: _judged(text) for name, text in texts.items()}
+    found = {Finding(name, *finding) for name, (findings, _) in judged.items() for finding in findings}
     if whole:
-        found.update(Finding("", "", rule, message) for rule, message in rules_running.missing(seen))
+        found.update(
+            Finding("", "", rule, message)
+            for rule, message in rules_running.missing([variant for _, seen in judged.values() for variant in seen])
+        )
     return sorted(found)
 
 
 def check_files(paths: list[Path], *, whole: bool = True) -> list[Finding]:
     """Judge templates in files; see :func:`check`."""
     return check({path.name: path.read_text(encoding="utf-8") for path in paths}, whole=whole)
+
+
+@lru_cache(maxsize=32)
+def _judged(text: str) -> tuple[frozenset[tuple[str, str, str]], tuple[Variant, ...]]:
+    """Return resource, rule and message of what one template has open, and what it can become."""
+    found: set[tuple[str, str, str]] = set()
+    seen: list[Variant] = []
+    try:
+        template = parse(text)
+        for key in sorted(set(template) - _TOP):
+            found.add(("", "not-judged", f"'{key}' changes the template before it is used; expected none of it"))
+        for variant in variants(template):
+            seen.append(variant)
+            found.update(_judge(variant))
+    except TemplateError as exc:
+        found.add(("", "not-judged", str(exc)))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as exc:
+        # A shape that no rule foresaw is no pass.
+        found.add(("", "not-judged", f"unexpected shape ({type(exc).__name__}: {exc})"))
+    return frozenset(found), tuple(seen)
 
 
 def _judge(variant: Variant) -> Iterator[tuple[str, str, str]]:

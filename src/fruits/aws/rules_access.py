@@ -182,7 +182,8 @@ def _is_named(value: Any) -> bool:
     if text.startswith("${"):  # a name from elsewhere, and something below it
         reference, _, below = text.partition("}")
         return below.startswith(("/", ":")) and "*" not in reference
-    parts = text.split(":", 5)
+    # What is only known later may hold colons in its own name (AWS::Region), and is no wildcard.
+    parts = re.sub(r"\$\{[^}]*\}", "<known>", text).split(":", 5)
     if len(parts) < 6 or any("*" in part or "?" in part for part in parts[:5]):
         return False
     begin = re.split(r"[*?]", parts[5], maxsplit=1)[0]

@@ -11,7 +11,8 @@ from fruits.aws.cloudformation import Resource, Variant, each, every, is_always,
 TYPES: Final = {
     "AWS::ApplicationAutoScaling::ScalableTarget", "AWS::ApplicationAutoScaling::ScalingPolicy", "AWS::Budgets::Budget",
     "AWS::Budgets::BudgetsAction", "AWS::CloudWatch::Alarm", "AWS::CloudWatch::Dashboard", "AWS::ECS::Cluster",
-    "AWS::ECS::Service", "AWS::ECS::TaskDefinition", "AWS::EMR::Cluster", "AWS::EMR::SecurityConfiguration", "AWS::EMRServerless::Application",
+    "AWS::ECS::Service", "AWS::ECS::TaskDefinition", "AWS::EMR::Cluster", "AWS::EMR::SecurityConfiguration",
+    "AWS::EMRServerless::Application",
     "AWS::Lambda::Function",
 }  # fmt: skip
 _MOST_IDLE_S: Final = 3600
