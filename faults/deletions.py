@@ -64,8 +64,8 @@ class Service:
             raise RuntimeError(f"'{action}' failed: {(self.folder / 'log').read_text()[-2000:]}")
         return lines
 
-    def measure(self, action: str) -> tuple[int, float]:
-        """Do something undisturbed; return how many calls and seconds it took."""
+    def measure(self, action: str) -> tuple[list[int], float]:
+        """Do something undisturbed; return how many calls it took, and until the photo is deleted, and how many seconds."""
         process, said = self.start(action)
         said.recv()
         begun = time.monotonic()
@@ -119,7 +119,7 @@ def keep_sqlite(trials: Trials) -> Figure:
     """Kill processes that keep a photo: its visitor got no receipt, so nobody could ask for its deletion."""
     figure = Figure("keep-sqlite", "killed (SIGKILL) while it keeps a photo; SQLite, photos in a folder")
     chance, measured = trials.chance(figure.name), None
-    wanted = trials.number(100)
+    wanted = trials.number(50)
     while figure.trials < wanted:
         with trials.folder() as folder:
             service = Service(folder, f"sqlite:///{folder}/data/service.db", dict)
@@ -127,7 +127,7 @@ def keep_sqlite(trials: Trials) -> Figure:
             if measured is None:
                 measured = service.measure("add")
                 continue
-            killed = service.kill("add", at_call=chance.randint(1, measured[0]))
+            killed = service.kill("add", at_call=chance.randint(1, measured[0][0]))
             begun = service.found("added")
             with sqlite3.connect(folder / "data/service.db") as connection:
                 connection.execute("pragma secure_delete = on")
@@ -156,7 +156,7 @@ def _all(said: Connection) -> list[Any]:
 
 def _deletions(figure: Figure, trials: Trials, service_in: Callable[[Path], Service]) -> Figure:
     chance, measured = trials.chance(figure.name), None
-    wanted = trials.number(100)
+    wanted = trials.number(50)
     while figure.trials < wanted:
         number = figure.trials
         with trials.folder() as folder:
@@ -168,8 +168,9 @@ def _deletions(figure: Figure, trials: Trials, service_in: Callable[[Path], Serv
             verdict = Verdict()
             if missing := {*marks("goes"), "name"} - service.found("goes"):
                 verdict.note(f"the search does not find what is there: {', '.join(sorted(missing))}", wrong=1)
-            calls, seconds = measured
-            moment, call = chance.uniform(0, seconds), chance.randint(1, calls)
+            (calls, tombstone), seconds = measured
+            # Before there is a tombstone, a killed deletion is none: most calls from there on.
+            moment, call = chance.uniform(0, seconds), chance.randint(int(0.8 * tombstone), calls)
             killed = service.kill("delete", after_s=moment) if number % 2 else service.kill("delete", at_call=call)
             service.run("recover")
             if "note" in service.found("goes"):

@@ -63,12 +63,14 @@ def keep(submissions: Submissions) -> dict[str, Receipt]:
 
 @contextmanager
 def counted(at: int | None) -> Iterator[list[int]]:
-    """Count calls and returns; at the given one, die."""
-    count = [0]
+    """Count calls and returns, also up to the first deletion of a photo; at the given one, die."""
+    count = [0, 0]
 
     def look(frame: Any, event: str, _: Any) -> None:
         if event in ("call", "return") and any(part in frame.f_code.co_filename for part in ("fruits", "sqlalchemy")):
             count[0] += 1
+            if frame.f_code.co_name == "_delete_photo":
+                count[1] = count[1] or count[0]
             if count[0] == at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -82,7 +84,7 @@ def counted(at: int | None) -> Iterator[list[int]]:
 def work(
     url: str, photos: str, log: str, action: str, receipt: tuple[str, str], at: int | None, said: Connection
 ) -> None:
-    """Do one action; say ``begun``, then what it gave: the receipts, or how many calls it took."""
+    """Do one action; say ``begun``, then what it gave: the receipts, or how many calls it took, and how many until the photo goes."""
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
     database = Database.open(url)
     submissions = Submissions(database, Objects(photos), keep_days=30)
@@ -102,5 +104,5 @@ def work(
             submissions.delete(*receipt)
         else:
             submissions.recover()
-    said.send(count[0])
+    said.send(count)
     os._exit(0)

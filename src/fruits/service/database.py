@@ -216,6 +216,10 @@ class Database:
         """Remember, in the transaction that deletes, that the files still hold what it deletes."""
         self.add_up(connection, ChoreRow, [{"name": "scrub", "number": 1}], "number")
 
+    def must_be_scrubbed(self) -> bool:
+        """Whether the files may hold what was deleted."""
+        return self._wanted() is not None
+
     def scrub(self, *, thorough: bool = False) -> bool:
         """Make what was deleted unreadable in the database's files as well; return whether nothing is left to do.
 
@@ -224,8 +228,7 @@ class Database:
         (until then plain ``VACUUM`` frees the space, and later rows overwrite it). Its own write-ahead log and backups are
         beyond reach. What could not be done now, because someone still reads, is done by the next call.
         """
-        with self.reading() as connection:
-            wanted = connection.execute(text("select number from chores where name = 'scrub'")).scalar()
+        wanted = self._wanted()
         if wanted is None and not thorough:
             return True
         if not (self._cut_log() if self.is_sqlite else self._rewrite(thorough)):
@@ -237,6 +240,10 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self._engine.dispose()
+
+    def _wanted(self) -> int | None:
+        with self.reading() as connection:
+            return connection.execute(text("select number from chores where name = 'scrub'")).scalar()
 
     def _cut_log(self) -> bool:
         """Write SQLite's log back into its file and empty it; False if a reader is in the way for long."""

@@ -87,6 +87,8 @@ class Forgetting:
 
     def scrub(self, *, thorough: bool = False) -> bool:
         """Make the database's files forget as well; return whether they have. On PostgreSQL at most once a minute."""
+        if not thorough and not self._database.must_be_scrubbed():
+            return True
         with self._scrubbing:
             wait = 0.0 if self._database.is_sqlite or thorough else _SCRUB_EVERY_S
             if time.monotonic() - self._scrubbed < wait:
