@@ -47,13 +47,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SCENARIOS)}, or s3; all by default")
     parser.add_argument("--quick", action="store_true", help="a few trials of each; docs/reliability.md stays as it is")
-    parser.add_argument("--trials", type=int, help="so many trials of each; docs/reliability.md stays as it is")
+    parser.add_argument("--trials", type=int, help="so many trials of each; without --keep, the page stays as it is")
+    parser.add_argument("--keep", action="store_true", help="keep the rows of --trials in docs/reliability.md, too")
     parser.add_argument("--seed", type=int, default=0, help="other moments, other bytes")
     parser.add_argument(
         "--at-once", type=int, default=1, help="so many trials of a scenario side by side; 1 by default"
     )
     parser.add_argument("--scratch", type=Path, help="work in this folder and leave photos, results and logs there")
     choices = parser.parse_args()
+    kept = not choices.quick and (choices.keep or not choices.trials)
     wanted = _wanted(choices.names, parser)
     console = Console(stderr=True, highlight=False)
     figures: list[Figure] = []
@@ -75,9 +77,9 @@ def main() -> None:
             page.print(_table(figures[-1:], header=len(figures) == 1))
             for failure in figures[-1].failed[:10]:
                 page.print(f"  {name}: {failure}", style="red", markup=False, highlight=False)
-            if not (choices.quick or choices.trials):
+            if kept:
                 write(figures[-1:], list(SCENARIOS))  # now: the next scenario may take an hour
-    if not (choices.quick or choices.trials):
+    if kept:
         console.print(f"kept in {PAGE.relative_to(Path.cwd()) if PAGE.is_relative_to(Path.cwd()) else PAGE.name}")
     bad = [figure.name for figure in figures if not figure.good]
     if bad:

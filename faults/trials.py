@@ -24,6 +24,8 @@ from faults.s3_server import S3Server, why_not
 
 #: A number of components that is given takes most of the fitting away: the trials are about the rest.
 COMPONENTS = 8
+#: Java that lives for seconds: it need not learn to be fast. A run on Spark then takes two thirds of the processor's time.
+BRIEF_JAVA = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
 
 
 class SkippedError(Exception):
@@ -175,6 +177,7 @@ class Trials:
         self, out: object, *options: str, photos: object | None = None, environment: dict[str, str] | None = None
     ) -> Running:
         """Start ``fruits run`` on the photos."""
+        environment = (BRIEF_JAVA if "spark" in options else {}) | (environment or {})
         return Running(self.command(out, *options, photos=photos), self.scratch / "logs", environment)
 
     def command(self, out: object, *options: str, photos: object | None = None) -> list[str]:
