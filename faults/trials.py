@@ -24,7 +24,7 @@ from faults.s3_server import S3Server, why_not
 
 #: A number of components that is given takes most of the fitting away: the trials are about the rest.
 COMPONENTS = 8
-#: Java that lives for seconds: it need not learn to be fast. A run on Spark then takes two thirds of the processor's time.
+#: Java that lives for seconds: it need not learn to be fast.
 BRIEF_JAVA = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
 
 
