@@ -136,6 +136,19 @@ class RaiseBesides:
             yield batch
 
 
+@dataclass(frozen=True)
+class RaiseFrom:
+    """Raises at every number from one on."""
+
+    number: int
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            if batch["number"][0].as_py() >= self.number:
+                raise ZeroDivisionError(batch["number"][0].as_py())
+            yield from Double()(iter([batch]))
+
+
 class Tasks:
     """Tells which of Spark's tasks it is."""
 

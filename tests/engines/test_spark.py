@@ -17,14 +17,15 @@ import pyarrow as pa
 import pytest
 from masters import PYTHONPATH, Engines, eventually
 from sklearn.linear_model import LogisticRegression
-from stages import SCHEMA, Double, Features, HangAt, Linger, Raise, RaiseBesides, StageError, Tasks
+from stages import SCHEMA, Double, Features, HangAt, Linger, Raise, RaiseBesides, RaiseFrom, StageError, Tasks
 
 from fruits.engines import get_engine
-from fruits.engines.spark import SHARDS_PER_CORE, WAVES, SparkEngine
+from fruits.engines.spark import MOST_SHARDS_PER_TASK, TASKS_PER_CORE, WAVES, SparkEngine
 from fruits.errors import ConfigError, EngineError
 from fruits.learning import head as heads
 
-WAVE = SHARDS_PER_CORE * 2
+TASKS = TASKS_PER_CORE * 2
+WAVE = TASKS * MOST_SHARDS_PER_TASK  # of shards as small as those here
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +46,38 @@ def numbers(engine: Any, shards: Any, stage: Any) -> list[int]:
 # --- Waves and tasks --------------------------------------------------------------------------------------------------
 
 
-def test_every_shard_of_a_wave_has_a_task_of_its_own(engine: SparkEngine) -> None:
-    tasks = [row for batch in engine.map_batches(map(shard, range(WAVE)), Tasks(), SCHEMA) for row in batch.to_pylist()]
-    assert sorted(task["number"] for task in tasks) == list(range(WAVE))
-    assert len({task["uri"] for task in tasks}) == 1
+def tasks_of(engine: SparkEngine, shards: list[pa.Table]) -> list[int]:
+    """Which of its wave's tasks did each shard."""
+    rows = [row for batch in engine.map_batches(shards, Tasks(), SCHEMA) for row in batch.to_pylist()]
+    assert len({row["uri"] for row in rows}) == 1, "one stage: rows are dealt without a shuffle"
+    return [row["number"] for row in rows]
+
+
+def test_every_large_shard_of_a_wave_has_a_task_of_its_own(engine: SparkEngine) -> None:
+    large = pa.concat_tables([shard(0)] * 2000).combine_chunks()
+    assert tasks_of(engine, [large] * TASKS) == list(range(TASKS))
+
+
+def test_small_shards_share_tasks(engine: SparkEngine) -> None:
+    expected = [task for task in range(TASKS) for _ in range(MOST_SHARDS_PER_TASK)]
+    assert tasks_of(engine, list(map(shard, range(WAVE)))) == expected
+
+
+def test_few_small_shards_are_spread_over_all_cores(engine: SparkEngine) -> None:
+    assert tasks_of(engine, list(map(shard, range(TASKS)))) == list(range(TASKS))
+
+
+def test_first_error_of_a_wave_is_raised(engine: SparkEngine) -> None:
+    bad = [pa.table({"uri": [f"/{n}", f"/{n}"], "number": [n, n]}) for n in range(WAVE)]
+    with pytest.raises(EngineError, match=r"ZeroDivisionError: 13$"):
+        numbers(engine, bad, RaiseFrom(13))
+
+
+def test_workers_are_forked_from_a_process_that_has_what_they_need(engine: SparkEngine) -> None:
+    batches = engine.map_batches(map(shard, range(TASKS)), Double(), SCHEMA)
+    daemons = {psutil.Process(pid).parent() for batch in batches for pid in batch["pid"].to_pylist()}
+    assert len(daemons) == 1
+    assert "fruits.engines.spark_daemon" in " ".join(daemons.pop().cmdline())
 
 
 def test_shards_are_taken_as_waves_need_them(engine: SparkEngine) -> None:
@@ -86,7 +115,7 @@ def test_error_of_one_wave_ends_the_other(engine: SparkEngine, tmp_path: Path) -
 
 def test_workers_are_kept_for_the_next_shards(engine: SparkEngine, tmp_path: Path) -> None:
     for _ in range(3):
-        numbers(engine, map(shard, range(WAVE)), Linger(tmp_path, 0.05))
+        numbers(engine, map(shard, range(TASKS)), Linger(tmp_path, 0.05))
     assert len(list(tmp_path.iterdir())) <= 3  # two, and one more if a worker was slow to be free
 
 
@@ -184,7 +213,7 @@ def test_closing_stops_the_session_and_its_workers(spark: Engines, tmp_path: Pat
 
     spark.close_spark()
     with get_engine("spark", 2, conf=[PYTHONPATH]) as engine:
-        assert numbers(engine, map(shard, range(WAVE)), Linger(tmp_path, 0.05)) == list(range(0, 2 * WAVE, 2))
+        assert numbers(engine, map(shard, range(TASKS)), Linger(tmp_path, 0.05)) == list(range(0, 2 * TASKS, 2))
         assert SparkSession.getActiveSession() is not None
     assert SparkSession.getActiveSession() is None
     assert eventually(lambda: not any(psutil.pid_exists(int(path.name)) for path in tmp_path.iterdir()))

@@ -1,7 +1,8 @@
 """Spark: shards as tasks of a cluster, or of Spark on this machine, with the same rows as every engine.
 
-Shards go out in waves, a few per core, and two waves are under way at a time: cores do not idle between them, receipts come
-while others work, and the driver holds few shards however many there are. Only the modules ``spark*`` import PySpark.
+Shards go out in waves of a few tasks per core, and two waves are under way at a time: cores do not idle between them, receipts
+come while others work, and the driver holds few shards however many there are. A task has a large shard or several small
+ones, since a task costs Spark as much as 20 small photos take. Only the modules ``spark*`` import PySpark.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Shards of a wave per core, and waves under way: enough for cores to stay busy at a wave's end.
-SHARDS_PER_CORE: Final = 4
+#: Tasks of a wave per core, and waves under way: enough for cores to stay busy at a wave's end.
+TASKS_PER_CORE: Final = 4
 WAVES: Final = 2
+#: A task has one shard, or several up to so many rows, and up to so many shards.
+_ROWS_PER_TASK: Final = 1024
+MOST_SHARDS_PER_TASK: Final = 8
 #: A wave ends early at this many bytes of work.
 _MAX_WAVE_BYTES: Final = 64 << 20
 #: First tasks of a reduction, per core, at most. Each has a power of ``FAN_IN`` shards.
@@ -77,7 +81,7 @@ class SparkEngine:
 
     def map_batches(self, shards: Iterable[pa.Table], stage: Stage, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """See :class:`fruits.engines.Engine`. Shards are taken as waves need them, rows given when their wave has ended."""
-        works = (_Work(number, shard_name(shard), to_ipc(shard)) for number, shard in enumerate(shards))
+        works = (_Work(number, shard_name(shard), shard.num_rows, to_ipc(shard)) for number, shard in enumerate(shards))
         spark, task = self.spark, MapTask(_pickled(stage))
         again: deque[_Wave] = deque()
         with Jobs[_Wave](spark) as jobs:
@@ -85,10 +89,10 @@ class SparkEngine:
                 while again and len(jobs) < MOST_JOBS:
                     jobs.start(again[0], again.popleft().job(spark, task), "fruits: a shard again")
                 while not again and len(jobs) < WAVES:
-                    wave = _Wave.of(works, SHARDS_PER_CORE * spark.parallelism)
-                    if not wave.works:
+                    wave = _Wave.of(works, TASKS_PER_CORE * spark.parallelism)
+                    if not wave.tasks:
                         break
-                    jobs.start(wave, wave.job(spark, task), f"fruits: shards from {wave.works[0].number} on")
+                    jobs.start(wave, wave.job(spark, task), f"fruits: shards from {wave.tasks[0][0].number} on")
                 if not len(jobs):
                     return
                 for wave, answers in jobs.finished():
@@ -113,7 +117,7 @@ class SparkEngine:
         leaves, merging = PartialTask(_pickled((partial, merge))), MergeTask(_pickled(merge))
 
         def job() -> Any:
-            frame, n = spark.apply(spark.deal(list(enumerate(blocks))), leaves), len(blocks)
+            frame, n = spark.apply(spark.deal([[block] for block in enumerate(blocks)]), leaves), len(blocks)
             while n > 1:
                 n = -(-n // FAN_IN)
                 near = frame.selectExpr("shard", "kind", "value", f"shard div {FAN_IN} as near").repartition(n, "near")
@@ -132,10 +136,6 @@ class SparkEngine:
 
         works = [(number, to_ipc(shard)) for number, shard in enumerate(shards)]
         return fit(self.spark, works, _pickled(stage), labels=labels, regularisation=regularisation, scale=scale)
-
-    def executors(self) -> list[dict[str, Any]]:
-        """See :class:`fruits.engines.Engine`."""
-        return self._spark.executors() if self._spark is not None else []
 
     def close(self) -> None:
         """Stop the session if the engine started it."""
@@ -156,28 +156,37 @@ class _Work:
 
     number: int
     name: str
+    rows: int
     data: bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Wave:
-    """Shards that make one job, and which attempt at them it is."""
+    """Shards that make one job, task by task, and which attempt at them it is."""
 
-    works: list[_Work]
+    tasks: list[list[_Work]]
     attempt: int = 1
 
     @classmethod
-    def of(cls, works: Iterator[_Work], most: int) -> _Wave:
+    def of(cls, works: Iterator[_Work], tasks: int) -> _Wave:
+        """Take work for so many tasks; at the end, where there is less, tasks are smaller rather than fewer."""
         taken: list[_Work] = []
-        size = 0
-        while len(taken) < most and size < _MAX_WAVE_BYTES and (work := next(works, None)):
+        rows = size = 0
+        while (
+            (len(taken) < tasks or rows < tasks * _ROWS_PER_TASK)
+            and len(taken) < tasks * MOST_SHARDS_PER_TASK
+            and size < _MAX_WAVE_BYTES
+            and (work := next(works, None))
+        ):
             taken.append(work)
+            rows += work.rows
             size += len(work.data)
-        return cls(taken)
+        each = max(1, -(-len(taken) // tasks))
+        return cls([taken[at : at + each] for at in range(0, len(taken), each)])
 
     def job(self, spark: Spark, task: MapTask) -> Callable[[], Any]:
         def run() -> Any:
-            frame: DataFrame = spark.deal([(work.number, work.data) for work in self.works])
+            frame: DataFrame = spark.deal([[(work.number, work.data) for work in works] for works in self.tasks])
             return spark.apply(frame, task).collect()
 
         return run
@@ -186,10 +195,10 @@ class _Wave:
         """Return a wave per shard: which of them it was that failed, Spark does not say."""
         if self.attempt >= ATTEMPTS:
             raise EngineError(
-                f"{ATTEMPTS} workers died ({reason(exc)}) on {self.works[0].name}; is memory short (fewer cores "
+                f"{ATTEMPTS} workers died ({reason(exc)}) on {self.tasks[0][0].name}; is memory short (fewer cores "
                 "per executor help), or does one of them crash its decoder? What was finished is kept: run again to go on"
             ) from exc
-        return [_Wave([work], self.attempt + 1) for work in self.works]
+        return [_Wave([[work]], self.attempt + 1) for works in self.tasks for work in works]
 
 
 def _number(answer: Any) -> int:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fruits.engines import Stage
 from fruits.engines.spark_jobs import attempt
 from fruits.engines.spark_session import Spark
-from fruits.engines.spark_tasks import pickled_error
+from fruits.engines.spark_tasks import pickled_error, tidy, works
 from fruits.errors import EngineError
 
 if TYPE_CHECKING:
@@ -40,15 +40,15 @@ _TASKS_PER_CORE: Final = 2
 
 
 def fit(
-    spark: Spark, works: Sequence[tuple[int, bytes]], stage: bytes, *, labels: int, regularisation: float, scale: float
+    spark: Spark, shards: Sequence[tuple[int, bytes]], stage: bytes, *, labels: int, regularisation: float, scale: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Fit the head.
 
     Parameters
     ----------
     spark : Spark
-    works : sequence of (number, bytes)
-        Shards as Arrow streams.
+    shards : sequence of (number, bytes)
+        Arrow streams.
     stage : bytes
         Pickled. Gives batches of ``label`` (int32, 0 to c - 1, each occurs), ``weight`` (float64) and ``features`` (lists of k
         float32).
@@ -80,9 +80,9 @@ def fit(
     def job() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         from pyspark import StorageLevel  # noqa: PLC0415
 
-        rows = spark.apply(spark.deal(works), _RowsTask(stage, scale), _COLUMNS)
+        rows = spark.apply(spark.deal([[shard] for shard in shards]), _RowsTask(stage, scale), _COLUMNS)
         # Every iteration is a job over all partitions: a few per core, however many shards.
-        rows = rows.coalesce(max(1, min(len(works), _TASKS_PER_CORE * spark.parallelism))).persist(
+        rows = rows.coalesce(max(1, min(len(shards), _TASKS_PER_CORE * spark.parallelism))).persist(
             StorageLevel.DISK_ONLY
         )
         try:
@@ -90,7 +90,7 @@ def fit(
         finally:
             rows.unpersist()
 
-    slopes, intercepts = attempt(spark, job, f"fit a head on {len(works)} shards")
+    slopes, intercepts = attempt(spark, job, f"fit a head on {len(shards)} shards")
     return slopes * scale, intercepts
 
 
@@ -128,15 +128,15 @@ class _RowsTask:
     scale: float
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for work in batch.column(1):
-                try:
-                    stage: Stage = pickle.loads(self.stage)  # noqa: S301 - from our own driver
-                    for rows in stage(iter(pa.ipc.open_stream(work.as_buffer()))):
-                        yield self._scaled(rows)
-                except Exception as exc:  # any: the driver raises it
-                    row: dict[str, Any] = {"label": 0, "weight": 0.0, "features": [], "error": pickled_error(exc)}
-                    yield pa.RecordBatch.from_pylist([row], schema=_ROWS)
+        for _, work in works(batches):
+            try:
+                stage: Stage = pickle.loads(self.stage)  # noqa: S301 - from our own driver
+                for rows in stage(iter(pa.ipc.open_stream(work))):
+                    yield self._scaled(rows)
+            except Exception as exc:  # any: the driver raises it
+                row: dict[str, Any] = {"label": 0, "weight": 0.0, "features": [], "error": pickled_error(exc)}
+                yield pa.RecordBatch.from_pylist([row], schema=_ROWS)
+        tidy()
 
     def _scaled(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         features = rows["features"].cast(pa.list_(pa.float32()))

@@ -17,7 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+import pyarrow as pa
 
 from fruits.engines import Stage
 from fruits.engines.spark_tasks import ANSWER, WORK
@@ -33,6 +35,13 @@ _SQL: Final = {
     # It would put several of our partitions, one shard each, into one task.
     "spark.sql.adaptive.enabled": "false",
 }
+#: Of a session that is ours alone: a row of a local table is a partition, however many there are. Since rows of Spark 4
+#: come from Arrow without a Python worker and without a shuffle, that is far quicker to deal than any other way.
+_BY_ROW: Final = {
+    "spark.sql.leafNodeDefaultParallelism": str(1 << 20),
+    "spark.sql.execution.arrow.localRelationThreshold": "1t",
+}
+_WORK: Final = pa.schema([("shards", pa.list_(pa.int32())), ("works", pa.list_(pa.binary()))])
 #: Of a session that we build, unless the user says otherwise.
 _BUILT: Final = {
     "spark.app.name": "fruits",
@@ -44,6 +53,12 @@ _BUILT: Final = {
     "spark.python.worker.reuse": "true",  # the network is opened once per process
     "spark.python.task.killTimeout": "500ms",
 }
+#: Where Python workers share the cores with the driver's Java: an optimising compiler that waits for ten to a hundred times
+#: as many calls (Spark's own code never earns its cost back here; the loops of Spark ML still do), no threads to collect garbage.
+_FRUGAL_JAVA: Final = (
+    "-XX:+UseSerialGC -XX:Tier4InvocationThreshold=500000 -XX:Tier4MinInvocationThreshold=60000 "
+    "-XX:Tier4CompileThreshold=1500000 -XX:Tier4BackEdgeThreshold=4000000"
+)
 _LOCAL: Final = re.compile(r"local(\[.*\]|-cluster\[.*\])?$|spark://(127\.\d+\.\d+\.\d+|localhost)[:,]")
 _JAVA_ADVICE: Final = (
     "install one (apt-get install openjdk-17-jre-headless; brew install openjdk@17; or https://adoptium.net), or set JAVA_HOME. "
@@ -69,6 +84,7 @@ class Spark:
     built: bool
     _restore: dict[str, str | None] = field(default_factory=dict)
     _seen: int | None = None
+    _by_row: bool = False
 
     @classmethod
     def open(cls, workers: int, master: str | None, conf: Mapping[str, str]) -> Spark:
@@ -121,16 +137,22 @@ class Spark:
             self._seen = last + 1
         return self._seen
 
-    def deal(self, works: Sequence[tuple[int, bytes]]) -> DataFrame:
-        """Return a frame of ``WORK`` whose rows each have a partition, and so a task, of their own."""
+    def deal(self, tasks: Sequence[Sequence[tuple[int, bytes]]]) -> DataFrame:
+        """Return a frame of ``WORK``: a row, and so a partition and a task of Spark, for each of ``tasks``."""
         from pyspark.sql import functions  # noqa: PLC0415
 
+        rows = [([number for number, _ in task], [work for _, work in task]) for task in tasks]
+        if self._by_row:
+            columns = zip(zip(*rows, strict=True), _WORK, strict=True)
+            table = pa.table([pa.array(column, field.type) for column, field in columns], schema=_WORK)
+            with _CREATING, _keeping_active_session():
+                return self.session.createDataFrame(table)
         with _CREATING, _keeping_active_session():
-            rows = self.session.createDataFrame(list(works), WORK)
+            frame = self.session.createDataFrame(rows, WORK)
         # Dealt in turn from one partition, n rows go to n partitions. The column in between keeps the optimizer from dropping
         # coalesce before repartition: from several partitions, some would get two rows and others none.
         turn = functions.monotonically_increasing_id().alias("turn")
-        return rows.coalesce(1).select("shard", "work", turn).repartition(len(works))
+        return frame.coalesce(1).select("shards", "works", turn).repartition(len(rows))
 
     def apply(self, frame: DataFrame, task: Stage, columns: str = ANSWER) -> DataFrame:
         """Return what a task makes of the frame's rows."""
@@ -174,18 +196,6 @@ class Spark:
         except Exception:  # of py4j, when Java has ended
             return True
 
-    def executors(self) -> list[dict[str, Any]]:
-        """Return what Spark's own status store says of executors, those that are gone included; nothing behind Spark Connect."""
-        if _is_remote(self.session):
-            return []
-        try:
-            found = self.session.sparkContext._jsc.sc().statusStore().executorList(False)
-            every = [found.apply(number) for number in range(found.size())]
-            # The driver of a cluster is listed too, without cores.
-            return [_executor(one) for one in every if one.totalCores() > 0]
-        except Exception:  # of py4j: what is only told must not end a run
-            return []
-
     def close(self) -> None:
         """Stop the session if we built it, else leave it as it was."""
         if self.built:
@@ -203,7 +213,9 @@ class Spark:
             self._restore = {key: self.session.conf.get(key, None) for key in _SQL}
             return self._set(_SQL)
         with _keeping_active_session():
-            return Spark(self.session.newSession(), self.built)._set(_SQL)
+            by_row = not _pyspark_before_4()
+            own = Spark(self.session.newSession(), self.built, _by_row=by_row)
+            return own._set(_SQL | _BY_ROW if by_row else _SQL)
 
     def _set(self, conf: Mapping[str, str]) -> Spark:
         for key, value in conf.items():
@@ -254,7 +266,7 @@ def find_java() -> Path:
     """
     import pyspark  # noqa: PLC0415
 
-    before_4 = int(pyspark.__version__.split(".")[0]) < 4
+    before_4 = _pyspark_before_4()
     found: list[str] = []
     for where, java in (("JAVA_HOME", _java_in(os.environ.get("JAVA_HOME"))), ("PATH", shutil.which("java"))):
         if java is None:
@@ -280,24 +292,10 @@ def is_local(master: str) -> bool:
     return bool(_LOCAL.match(master))
 
 
-def _executor(one: Any) -> dict[str, Any]:
-    """Return one entry of the status store as plain values."""
-    told: dict[str, Any] = {
-        "id": one.id(),
-        "active": one.isActive(),
-        "cores": one.totalCores(),
-        "tasks_active": one.activeTasks(),
-        "tasks_done": one.completedTasks(),
-        "tasks_failed": one.failedTasks(),
-        "seconds": one.totalDuration() / 1e3,
-        "gc_seconds": one.totalGCTime() / 1e3,
-    }
-    peak = one.peakMemoryMetrics()
-    if peak.isDefined():
-        for name, metric in (("heap_mb", "JVMHeapMemory"), ("python_mb", "ProcessTreePythonRSSMemory")):
-            value = peak.get().getMetricValue(metric)
-            told[name] = round(value / 1e6) if value else None  # 0: it was not measured
-    return told
+def _pyspark_before_4() -> bool:
+    import pyspark  # noqa: PLC0415
+
+    return int(pyspark.__version__.split(".")[0]) < 4
 
 
 def _java_in(home: str | None) -> str | None:
@@ -328,14 +326,21 @@ def _build(master: str, conf: Mapping[str, str]) -> SparkSession:
         "JAVA_HOME": str(find_java()),
         "SPARK_HOME": os.environ.get("SPARK_HOME", str(Path(pyspark.__file__).parent)),
     }
+    options = [_FRUGAL_JAVA] if master.startswith("local[") else []
     logging = Path(__file__).with_name("log4j2.properties")
     if logging.is_file():
-        settings["spark.driver.extraJavaOptions"] = f"-Dlog4j2.configurationFile={logging.as_uri()}"
+        options.append(f"-Dlog4j2.configurationFile={logging.as_uri()}")
+    settings["spark.driver.extraJavaOptions"] = " ".join(options)
     if is_local(master):
         settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
         environment["PYSPARK_PYTHON"] = os.environ.get("PYSPARK_PYTHON", sys.executable)
     if python := conf.get("spark.pyspark.python"):
         environment["PYSPARK_PYTHON"] = python  # PySpark itself looks nowhere else
+    # Where workers run this Python and this PySpark, they can be forked from a process that has all they need.
+    libraries = Path(environment["SPARK_HOME"], "python", "lib").resolve()
+    ours = libraries.parent.parent == Path(pyspark.__file__).parent.resolve()
+    if master.startswith("local[") and ours and environment["PYSPARK_PYTHON"] == sys.executable:
+        settings["spark.python.daemon.module"] = "fruits.engines.spark_daemon"
     with _environment(environment), _keeping_interrupt(), _told(f"Spark did not start at {master}"):
         builder = SparkSession.builder.master(master)
         for key, value in (settings | dict(conf)).items():

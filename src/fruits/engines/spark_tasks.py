@@ -1,17 +1,18 @@
 """What Spark's Python workers run: the tasks of an engine as functions for ``mapInArrow``.
 
-A row in is one shard's number and its bytes, a row out one answer: Arrow bytes, or an error of the stage. Errors travel as rows
-because an exception would make Spark try again and then report it as its own. Imports no pyspark.
+A row in is what one task does, shards by number with their bytes; a row out one answer: Arrow bytes, or an error of the stage.
+Errors travel as rows because an exception would make Spark try again and then report it as its own. Imports no pyspark.
 """
 
 from __future__ import annotations
 
+import gc
 import pickle
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from itertools import groupby
 from typing import Final
 
@@ -22,7 +23,7 @@ from fruits.engines import FAN_IN, Stage, merge_in_order
 from fruits.errors import EngineError, FruitsError
 
 #: Columns of what goes in and of what comes out, in Spark's words.
-WORK: Final = "shard int, work binary"
+WORK: Final = "shards array<int>, works array<binary>"
 ANSWER: Final = "shard int, kind string, value binary"
 _ANSWER: Final = pa.schema([("shard", pa.int32()), ("kind", pa.string()), ("value", pa.binary())])
 
@@ -40,15 +41,16 @@ class MapTask:
     stage: bytes
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Take rows of ``WORK``, Arrow streams; yield rows of ``ANSWER``, one per batch of the stage."""
-        _forget_archives()
-        for shard, work in _rows(batches):
+        """Take rows of ``WORK``, Arrow streams; yield rows of ``ANSWER``, one per batch of the stage, until there is an error."""
+        for shard, work in works(batches):
             try:
                 stage: Stage = pickle.loads(self.stage)  # noqa: S301 - from our own driver
                 for batch in stage(iter(pa.ipc.open_stream(work))):
                     yield _answer(shard, "batch", to_ipc(batch))
             except Exception as exc:  # any: the driver raises it
                 yield _answer(shard, "error", pickled_error(exc))
+                break
+        tidy()
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,9 @@ class PartialTask:
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Take rows of ``WORK``, pickled lists of shards; yield a row of ``ANSWER`` for each."""
-        _forget_archives()
-        for block, work in _rows(batches):
+        for block, work in works(batches):
             yield _computed(block, lambda work=work: self._reduce(work))  # type: ignore[misc]
+        tidy()
 
     def _reduce(self, work: pa.Buffer) -> pa.RecordBatch:
         partial, merge = pickle.loads(self.functions)  # noqa: S301
@@ -89,11 +91,11 @@ class MergeTask:
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Take rows of ``ANSWER`` in ascending order; yield a row for each group. Two values are held at a time."""
-        _forget_archives()
         rows = (row for batch in batches for row in zip(*batch.columns, strict=True))
         for group, members in groupby(rows, key=lambda row: row[0].as_py() // FAN_IN):
             values = (from_answer(kind.as_py(), value.as_buffer()) for _, kind, value in members)
             yield _computed(group, lambda values=values: reduce(pickle.loads(self.merge), values))  # type: ignore[misc]  # noqa: S301
+        tidy()
 
 
 def from_answer(kind: str, value: bytes | pa.Buffer) -> pa.RecordBatch:
@@ -118,6 +120,31 @@ def to_ipc(part: pa.Table | pa.RecordBatch) -> bytes:
     return bytes(sink.getvalue())
 
 
+def works(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, pa.Buffer]]:
+    """Yield shards by number, with their bytes, from rows of ``WORK``."""
+    for batch in batches:
+        for numbers, data in zip(batch.column(0), batch.column(1), strict=True):
+            for number, work in zip(numbers.values, data.values, strict=True):
+                yield number.as_py(), work.as_buffer()
+
+
+def tidy() -> None:
+    """Leave the process, at the end of a task, so that Spark does not take a tenth of a second before and after each.
+
+    Before a task, Spark has Python read the directories anew of those zip files that it remembers; after it, Spark
+    collects garbage, and looks through every module for it, unless they are set aside.
+    """
+    for path in [path for path in sys.path_importer_cache if ".zip" in path]:
+        sys.path_importer_cache.pop(path, None)
+    _set_modules_aside()
+
+
+@cache
+def _set_modules_aside() -> None:
+    gc.collect()
+    gc.freeze()
+
+
 def pickled_error(exc: Exception) -> bytes:
     """Pickle an error of ours as it is, any other with its name, and its traceback in the worker's log."""
     if not isinstance(exc, FruitsError):
@@ -129,12 +156,6 @@ def pickled_error(exc: Exception) -> bytes:
     except Exception:  # whatever an error's own __reduce__ does
         return pickle.dumps(EngineError(f"{type(exc).__name__}: {exc}"))
     return data
-
-
-def _rows(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, pa.Buffer]]:
-    for batch in batches:
-        for shard, work in zip(batch.column(0), batch.column(1), strict=True):
-            yield shard.as_py(), work.as_buffer()
 
 
 def _computed(number: int, compute: Callable[[], pa.RecordBatch]) -> pa.RecordBatch:
@@ -153,9 +174,3 @@ def _answer(shard: int, kind: str, value: bytes) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
         [pa.array([shard], pa.int32()), pa.array([kind]), pa.array([value])], schema=_ANSWER
     )
-
-
-def _forget_archives() -> None:
-    """Drop what Python remembers of Spark's zip files: before each task Spark has it read them again, 0.1 s in all."""
-    for path in [path for path in sys.path_importer_cache if ".zip" in path]:
-        sys.path_importer_cache.pop(path, None)
