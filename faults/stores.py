@@ -20,7 +20,7 @@ _WEATHER = (
     ("hard", {"rate": 0.3}),
 )
 #: So that what is never answered is given up in seconds.
-_PATIENCE = {"FRUITS_STORE_TIMEOUT_S": "3"}
+_PATIENCE = {"FRUITS_STORE_TIMEOUT_S": "10"}
 
 
 def proxy(kind: str, trials: Trials) -> Figure:
