@@ -1,0 +1,53 @@
+"""Is anything open that nobody decided on? Every scanner over every template and Dockerfile.
+
+    python -m scan
+
+Exits 1 for what is not in ``exceptions.yaml``, and for an exception that nothing needs any more.
+"""
+
+# ruff: noqa: T201 - a command
+from __future__ import annotations
+
+import sys
+
+import yaml
+
+from fruits.aws.rules import check, templates
+from scan.tools import ROOT, Said, cfn_lint, checkov, hadolint
+
+
+def main() -> int:
+    """Scan, compare with the exceptions, say what differs."""
+    folder = ROOT / "src/fruits/aws/templates"
+    paths, dockerfiles = sorted(folder.glob("*.yaml")), sorted((ROOT / "docker").glob("Dockerfile.*"))
+    dockerfiles = [path for path in dockerfiles if not path.name.endswith(".dockerignore")]
+    found = {
+        Said("fruits", one.rule, f"{one.template} {one.resource}".strip(), one.message) for one in check(templates())
+    }
+    found |= cfn_lint(paths)
+    scanned, passed = checkov([folder, ROOT / "docker"], ["cloudformation", "dockerfile"])
+    found |= scanned | hadolint(dockerfiles)
+    if not paths or not dockerfiles or not passed:
+        print("nothing was scanned", file=sys.stderr)
+        return 1
+    excepted = {
+        (one["tool"], one["check"], one["where"]): one["reason"]
+        for one in yaml.safe_load((ROOT / "scan/exceptions.yaml").read_text(encoding="utf-8"))
+    }
+    new = [one for one in sorted(found) if (one.tool, one.check, one.where) not in excepted]
+    idle = sorted(set(excepted) - {(one.tool, one.check, one.where) for one in found})
+    for one in new:
+        print(f"{one.tool} {one.check}: {one.where}: {one.message}")
+    for tool, name, where in idle:
+        print(f"{tool} {name}: {where}: in scan/exceptions.yaml, but nothing says so any more; take it out")
+    if new or idle:
+        return 1
+    print(
+        f"{len(paths)} templates, {len(dockerfiles)} Dockerfiles: clean in our rules, cfn-lint, checkov "
+        f"({passed} checks passed) and hadolint, but for {len(excepted)} exceptions with their reasons in scan/exceptions.yaml"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
