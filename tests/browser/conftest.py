@@ -128,7 +128,11 @@ def serve(recogniser: Recogniser, tmp_path_factory: pytest.TempPathFactory) -> I
         command = ["serve", str(recogniser.out), "--port", "0", "--data", str(data), *options]
         with (data / "log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "fruits", *command], stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8"
+                [sys.executable, "-m", "fruits", *command],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                encoding="utf-8",
             )
         started.append(process)
         assert process.stdout is not None
@@ -199,7 +203,9 @@ class Wire:
         head, _, rest = bytes(self.sent[start:]).partition(b"\r\n\r\n")
         headers = message_from_bytes(head.partition(b"\r\n")[2])
         body = rest[: int(headers["content-length"])]
-        parts: Any = message_from_bytes(f"Content-Type: {headers['content-type']}\r\n\r\n".encode() + body).get_payload()
+        parts: Any = message_from_bytes(
+            f"Content-Type: {headers['content-type']}\r\n\r\n".encode() + body
+        ).get_payload()
         return body, {
             part.get_param("name", header="content-disposition"): part.get_payload(decode=True) for part in parts
         }
@@ -254,7 +260,8 @@ class Visit:
     def answers(self, count: int) -> Any:
         """Wait until so many cards have their answer, or their problem; return the cards, newest first."""
         self.page.wait_for_function(
-            "n => document.querySelectorAll('.card').length === n && !document.querySelector('.card[aria-busy]')", arg=count
+            "n => document.querySelectorAll('.card').length === n && !document.querySelector('.card[aria-busy]')",
+            arg=count,
         )
         return self.page.locator(".card")
 
@@ -287,9 +294,7 @@ def visit(browser: Any, service: Service) -> Iterator[Callable[..., Visit]]:
     yield begin
     for made in visits:
         made.context.close()
-    unexpected = [
-        one for made in visits for one in made.complaints if not any(known in one for known in made.expected)
-    ]
+    unexpected = [one for made in visits for one in made.complaints if not any(known in one for known in made.expected)]
     assert not unexpected
 
 

@@ -6,7 +6,8 @@ import base64
 import io
 import json
 import random
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from PIL import Image
 from fruits.photos.images import Preprocessing, to_network_input
 from fruits.service import pages
 
-#: The issue's promise. What is left between browser and server is float32 sums in another order: see the test's print.
+#: The issue's promise. What is left between browser and server is float32 sums in another order: see what the test writes.
 TOLERANCE = 1e-3
 
 pytestmark = pytest.mark.skipif(
@@ -31,11 +32,11 @@ def _encoded(files: list[bytes]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def real_photos() -> Iterator[list[bytes]]:
+def real_photos() -> list[bytes]:
     """Photos of phones and studios where they are at hand."""
     shared = Path(__file__).parents[3] / "shared"
     found = [path for name in ("grocery-store", "fruits-360") for path in _spread(shared / name, 25)]
-    yield [path.read_bytes() for path in found]
+    return [path.read_bytes() for path in found]
 
 
 def _spread(folder: Path, count: int) -> list[Path]:
@@ -186,7 +187,9 @@ def test_answers_are_those_of_the_server(
         assert [one["thumbnail"] for one in here["alike"]] == [one["thumbnail"] for one in there["alike"]]
         outcomes.append(here["outcome"])
     with capsys.disabled():
-        print(f"\nbrowser against server, {len(pairs)} photos: probabilities differ by {largest:.2g} at most")
+        sys.stdout.write(
+            f"\nbrowser against server, {len(pairs)} photos: probabilities differ by {largest:.2g} at most\n"
+        )
     assert largest <= TOLERANCE
     assert {"variety", "kind"} <= set(outcomes)
     assert {"unsure", "unknown"} & set(outcomes)
@@ -214,7 +217,9 @@ def test_on_this_device_nothing_is_sent_and_it_works_without_a_connection(
     assert "nothing was sent" in card.inner_text()
     assert card.get_by_role("button").count() == 0
     page.wait_for_timeout(200)
-    assert all(path.startswith(("blob:", "/v1/gallery/")) for path in asked), "thumbnails are the only thing that is asked for"
+    assert all(path.startswith(("blob:", "/v1/gallery/")) for path in asked), (
+        "thumbnails are the only thing that is asked for"
+    )
     visitor.shot("on-device", full_page=True)
 
     visitor.context.set_offline(True)
@@ -231,7 +236,9 @@ def test_on_this_device_nothing_is_sent_and_it_works_without_a_connection(
     assert visitor.answers(3).first.get_by_role("button", name="Yes").count() == 1, "back at the service"
 
 
-def test_where_the_runtime_was_not_built_only_that_choice_is_missing(visit: Callable[..., Any], recogniser: Any) -> None:
+def test_where_the_runtime_was_not_built_only_that_choice_is_missing(
+    visit: Callable[..., Any], recogniser: Any
+) -> None:
     visitor = visit()
     visitor.page.route("**/static/page.json", lambda route: route.fulfill(json={"device": None}))
     visitor.open()

@@ -21,7 +21,7 @@ def test_photo_is_previewed_at_once_and_then_named(visit: Callable[..., Any], re
     visitor = visit()
     page = visitor.open()
     held: list[Any] = []
-    page.route("**/v1/recognise", lambda route: held.append(route))
+    page.route("**/v1/recognise", lambda route: held.append(route))  # noqa: PLW0108 - Playwright inspects it
     visitor.pick(*recogniser.some("Melonette Striped"))
     page.wait_for_selector(".card[aria-busy] .looking")
     page.wait_for_function("document.querySelector('.card img').naturalWidth > 0")
@@ -246,9 +246,7 @@ def test_delete_link_deletes_from_another_device_and_is_never_in_an_address_sent
     page.wait_for_selector("text=Il n’en reste rien ici")
     page.wait_for_url(f"{visitor.url}/delete")
     assert not any(answer["secret"] in address for address in asked)
-    again = httpx.delete(
-        f"{visitor.url}/v1/submissions/{answer['id']}", headers={"X-Fruits-Secret": answer["secret"]}
-    )
+    again = httpx.delete(f"{visitor.url}/v1/submissions/{answer['id']}", headers={"X-Fruits-Secret": answer["secret"]})
     assert again.status_code == 404
 
 

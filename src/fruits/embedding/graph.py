@@ -5,6 +5,7 @@ Kept apart because it alone imports ``onnx``, which takes half a second that wor
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from fruits.photos.quality import NOISE, STEP
 if TYPE_CHECKING:
     from fruits.embedding.backbone import Card
 
+#: What acts on each pixel alone, if the other operand is a constant of the channels.
+_PER_PIXEL = ("Cast", "Mul", "Add", "Sub", "Div", "QuantizeLinear", "DequantizeLinear")
 #: Before it, two values of different shapes could not be compared.
 _OLDEST = 8
 
@@ -102,6 +105,7 @@ def with_recogniser(
     model = _parse(model_bytes, "backbone")
     graph = model.graph
     more = _Nodes(graph, _opset(model))
+    _tabulate_pixels(model, model_bytes, size)
     centred = more.node("Sub", "embedding", more.constant("mean", mean))
     features = more.node("MatMul", centred, more.constant("components", components.T), out="features")
     products = more.node("MatMul", features, more.constant("weights", weights.T))
@@ -121,6 +125,73 @@ def with_recogniser(
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]))
     helper.set_model_props(model, metadata)
     return bytes(model.SerializeToString())
+
+
+def _tabulate_pixels(model: onnx.ModelProto, model_bytes: bytes, size: int) -> None:
+    """Replace what a quantised network does to each pixel on its own, up to 8 bits again, by a table of its results.
+
+    Centring by 127.5 in steps of 1 makes of every pixel a half to be rounded. Which way depends on the order in which a processor
+    adds, so a browser and a server would see different photos (probabilities differed by up to 0.06). The table holds what this
+    machine makes of all 256 values of each channel, as the batch kernel does. Networks without such a beginning stay as they are.
+    """
+    found = _quantised_beginning(model.graph)
+    if found is None:
+        return
+    name, before = found
+    import onnxruntime  # noqa: PLC0415 - a session is only needed here
+
+    seen = _parse(model_bytes, "backbone")
+    seen.graph.output.append(helper.make_empty_tensor_value_info(name))
+    session = onnxruntime.InferenceSession(seen.SerializeToString(), providers=["CPUExecutionProvider"])
+    shape = (-(-256 // size**2), size, size, 1)
+    ramp = np.repeat(np.resize(np.arange(256, dtype=np.uint8), shape), 3, axis=3)
+    (result,) = session.run([name], {"pixels": ramp})
+    table = result.reshape(-1, 3)[:256].T  # by channel, then by value
+    graph = model.graph
+    for node in before:
+        graph.node.remove(node)
+    used = {value for node in graph.node for value in node.input} | {name}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
+    for constant, value in (
+        ("pixel_table", np.ascontiguousarray(table).reshape(-1)),
+        ("channel_offsets", np.array([0, 256, 512], np.int32)),
+    ):
+        graph.initializer.append(numpy_helper.from_array(value, f"fruits/{constant}"))
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["fruits/pixel_values"], to=TensorProto.INT32),
+        helper.make_node("Add", ["fruits/pixel_values", "fruits/channel_offsets"], ["fruits/pixel_places"]),
+        helper.make_node("Gather", ["fruits/pixel_table", "fruits/pixel_places"], [name], axis=0),
+    ]
+    body = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *body])
+
+
+def _quantised_beginning(graph: onnx.GraphProto) -> tuple[str, list[onnx.NodeProto]] | None:
+    """Return the last 8-bit value that each pixel reaches on its own, and the nodes on the way; None if there is none."""
+    constants = {tensor.name for tensor in graph.initializer if _is_per_channel(tensor)}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and all(name in constants for name in node.input):
+            constants.update(node.output)
+    value, way = "pixels", []
+    found = None
+    while True:
+        users = [node for node in graph.node if value in node.input]
+        if len(users) != 1 or users[0].op_type not in _PER_PIXEL:
+            return found
+        (node,) = users
+        if not all(name in constants for name in node.input if name != value) or len(node.output) != 1:
+            return found
+        way.append(node)
+        (value,) = node.output
+        if node.op_type == "QuantizeLinear":
+            found = value, list(way)
+
+
+def _is_per_channel(tensor: onnx.TensorProto) -> bool:
+    """Tell whether it is one number, or one for each of three channels that come last."""
+    return math.prod(tensor.dims) in (1, *tensor.dims[-1:]) and list(tensor.dims[-1:]) in ([], [1], [3])
 
 
 def _add_strangeness(more: _Nodes, features: str, probabilities: str, known: Known) -> None:

@@ -1,8 +1,8 @@
 """What does the service show to people? The pages and what they are made of, as routes.
 
-Everything lies in the folder ``pages`` and is served as it is: no template, no build step. Files are small and held in memory, plain
-and compressed, with an ETag; the runtime of the on-device mode (``pages/vendor``, made by ``web/build.mjs``, see ``make web``)
-is large, stays on disk and never changes under its name. Knows nothing of photos, answers or the API.
+Everything lies in the folder ``pages`` and is served as it is: no template, no build step. Files are small and held in memory,
+plain and compressed, with an ETag; the runtime of the on-device mode (``pages/vendor``, made by ``web/build.mjs``, see
+``make web``) is large, stays on disk and never changes under its name. Knows nothing of photos, answers or the API.
 """
 
 from __future__ import annotations
