@@ -41,6 +41,7 @@ async def recognise(resources: Resources, scope: Scope, receive: Receive, send: 
         raise
     finally:
         about["bytes_in"], about["photos"] = upload.bytes_in, upload.count
+        about["waiting"] = resources.recogniser.waiting  # a log filter on AWS scales the service by it
         upload.close()
     await reply(send, 200, body)
 

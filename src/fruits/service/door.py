@@ -139,7 +139,7 @@ class Door:
                 self._telemetry.log_bug(about["id"], cause)
         if route in _ANY_HOST:
             return
-        values = {name: about[name] for name in ("code", "photos", "outcomes", "bytes_in") if name in about}
+        values = {name: about[name] for name in ("code", "photos", "outcomes", "bytes_in", "waiting") if name in about}
         self._telemetry.log(
             "request", request_id=about["id"], method=_known_method(scope["method"]), route=route, status=status,
             ms=round(1000 * (time.perf_counter() - started), 1), client=self._telemetry.client(about["address"]), **values,
