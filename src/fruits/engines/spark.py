@@ -137,6 +137,10 @@ class SparkEngine:
         works = [(number, to_ipc(shard)) for number, shard in enumerate(shards)]
         return fit(self.spark, works, _pickled(stage), labels=labels, regularisation=regularisation, scale=scale)
 
+    def executors(self) -> list[dict[str, Any]]:
+        """See :class:`fruits.engines.Engine`."""
+        return self._spark.executors() if self._spark is not None else []
+
     def close(self) -> None:
         """Stop the session if the engine started it."""
         if self._spark is not None:

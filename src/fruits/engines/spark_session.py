@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
@@ -196,6 +196,18 @@ class Spark:
         except Exception:  # of py4j, when Java has ended
             return True
 
+    def executors(self) -> list[dict[str, Any]]:
+        """Return what Spark's own status store says of executors, those that are gone included; nothing behind Spark Connect."""
+        if _is_remote(self.session):
+            return []
+        try:
+            found = self.session.sparkContext._jsc.sc().statusStore().executorList(False)
+            every = [found.apply(number) for number in range(found.size())]
+            # The driver of a cluster is listed too, without cores.
+            return [_executor(one) for one in every if one.totalCores() > 0]
+        except Exception:  # of py4j: what is only told must not end a run
+            return []
+
     def close(self) -> None:
         """Stop the session if we built it, else leave it as it was."""
         if self.built:
@@ -290,6 +302,26 @@ def find_java() -> Path:
 def is_local(master: str) -> bool:
     """Tell whether executors run on this machine."""
     return bool(_LOCAL.match(master))
+
+
+def _executor(one: Any) -> dict[str, Any]:
+    """Return one entry of the status store as plain values."""
+    told: dict[str, Any] = {
+        "id": one.id(),
+        "active": one.isActive(),
+        "cores": one.totalCores(),
+        "tasks_active": one.activeTasks(),
+        "tasks_done": one.completedTasks(),
+        "tasks_failed": one.failedTasks(),
+        "seconds": one.totalDuration() / 1e3,
+        "gc_seconds": one.totalGCTime() / 1e3,
+    }
+    peak = one.peakMemoryMetrics()
+    if peak.isDefined():
+        for name, metric in (("heap_mb", "JVMHeapMemory"), ("python_mb", "ProcessTreePythonRSSMemory")):
+            value = peak.get().getMetricValue(metric)
+            told[name] = round(value / 1e6) if value else None  # 0: it was not measured
+    return told
 
 
 def _pyspark_before_4() -> bool:
