@@ -84,7 +84,7 @@ def counted(at: int | None) -> Iterator[list[int]]:
 def work(
     url: str, photos: str, log: str, action: str, receipt: tuple[str, str], at: int | None, said: Connection
 ) -> None:
-    """Do one action; say ``begun``, then what it gave: the receipts, or how many calls it took, and how many until the photo goes."""
+    """Do one action; say ``begun``, then what it gave: the receipts, or how many calls it took, and until the photo went."""
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
     database = Database.open(url)
     submissions = Submissions(database, Objects(photos), keep_days=30)
