@@ -282,7 +282,7 @@ def visit(browser: Any, service: Service) -> Iterator[Callable[..., Visit]]:
     def begin(*, width: int = 1024, height: int = 800, to: Service | Wire | None = None, **options: Any) -> Visit:
         options = {"locale": "en-GB", "service_workers": "block", **options}
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(60_000)
         made = Visit(context.new_page(), context, (to or service).url)
         visits.append(made)
         note = made.complaints.append

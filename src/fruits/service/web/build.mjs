@@ -3,7 +3,7 @@
 // Of onnxruntime-web the build for the processor alone, one thread: a module and a WebAssembly file (14 MB, 3.7 MB compressed,
 // which is how it is stored and sent). The version is in their names, so that browsers may keep them for ever.
 import { createHash } from "node:crypto";
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
@@ -34,6 +34,7 @@ for (const [part, [source, target]] of Object.entries(parts)) {
   runtime.unpacked[part] = content.length;
   runtime.bytes += packed.length;
 }
+copyFileSync(join(here, "onnxruntime-web.LICENSE.txt"), join(vendor, "LICENSE.txt"));
 // Last, so that a build that was cut short counts as none.
 writeFileSync(join(vendor, "runtime.json"), JSON.stringify(runtime, null, 1) + "\n");
 console.log(`onnxruntime-web ${version} in pages/vendor, ${(runtime.bytes / 1e6).toFixed(1)} MB compressed`);

@@ -1,0 +1,227 @@
+"""How pages and static files are served: types, caching, compression, policy, and what there is without the runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from fruits.service import pages
+
+_WASM = b"\0asm" + bytes(range(256)) * 4096
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The pages, without a runtime."""
+    copied = tmp_path / "pages"
+    shutil.copytree(pages.FOLDER, copied, ignore=shutil.ignore_patterns("vendor"))
+    return copied
+
+
+def _give_runtime(folder: Path) -> None:
+    vendor = folder / "vendor"
+    vendor.mkdir()
+    for name, content in (("ort-1.mjs", b"export {};\n"), ("ort-1.wasm", _WASM)):
+        (vendor / f"{name}.gz").write_bytes(gzip.compress(content))
+    about = {"files": ["vendor/ort-1.mjs", "vendor/ort-1.wasm"], "module": "/static/vendor/ort-1.mjs"}
+    (vendor / "runtime.json").write_text(json.dumps(about))
+
+
+class Client:
+    """Asks the routes without a server in between."""
+
+    def __init__(self, folder: Path) -> None:
+        self._transport = httpx.ASGITransport(Starlette(routes=pages.routes(folder)))
+
+    def get(self, path: str, *, method: str = "GET", headers: dict[str, str] | None = None) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(transport=self._transport, base_url="http://localhost") as client:
+                return await client.request(method, path, headers=headers)
+
+        return asyncio.run(ask())
+
+
+@pytest.fixture
+def client(folder: Path) -> Client:
+    _give_runtime(folder)
+    return Client(folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type"),
+    [
+        ("/", "text/html; charset=utf-8"),
+        ("/delete", "text/html; charset=utf-8"),
+        ("/owner", "text/html; charset=utf-8"),
+        ("/owner/review", "text/html; charset=utf-8"),
+        ("/manifest.webmanifest", "application/manifest+json; charset=utf-8"),
+        ("/sw.js", "text/javascript; charset=utf-8"),
+        ("/static/style.css", "text/css; charset=utf-8"),
+        ("/static/js/visitor.js", "text/javascript; charset=utf-8"),
+        ("/static/icons/icon.svg", "image/svg+xml"),
+        ("/static/icons/icon-192.png", "image/png"),
+        ("/static/page.json", "application/json"),
+        ("/static/vendor/ort-1.mjs", "text/javascript; charset=utf-8"),
+        ("/static/vendor/ort-1.wasm", "application/wasm"),
+    ],
+)
+def test_each_file_has_its_type_and_the_policy(client: Client, path: str, media_type: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == media_type
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self' 'wasm-unsafe-eval';")
+    assert "unsafe-inline" not in policy
+    assert client.get(path, method="HEAD").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/static/js/visitor.js", "/static/icons/icon-192.png"])
+def test_unchanged_file_is_not_sent_again(client: Client, path: str) -> None:
+    first = client.get(path)
+    assert first.headers["cache-control"] == "no-cache"
+    for known in (first.headers["etag"], f'"other", W/{first.headers["etag"]}', "*"):
+        again = client.get(path, headers={"If-None-Match": known})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["etag"] == first.headers["etag"]
+    assert client.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
+
+
+def test_text_is_compressed_for_those_who_take_it(client: Client) -> None:
+    plain = client.get("/static/style.css", headers={"Accept-Encoding": "identity"})
+    small = client.get("/static/style.css", headers={"Accept-Encoding": "br, gzip"})
+    assert "content-encoding" not in plain.headers
+    assert small.headers["content-encoding"] == "gzip"
+    assert int(small.headers["content-length"]) < len(plain.content) / 2
+    assert small.content == plain.content
+    refused = client.get("/static/style.css", headers={"Accept-Encoding": "gzip;q=0"})
+    assert "content-encoding" not in refused.headers
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+def test_runtime_is_stored_once_and_kept_for_ever(client: Client, encoding: str) -> None:
+    answer = client.get("/static/vendor/ort-1.wasm", headers={"Accept-Encoding": encoding})
+    assert answer.content == _WASM
+    assert answer.headers.get("content-encoding", "identity") == encoding
+    assert "immutable" in answer.headers["cache-control"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/",
+        "/static/nothing.js",
+        "/static/index.html",
+        "/static/sw.js",
+        "/static/.gitignore",
+        "/static/vendor/runtime.json",
+        "/static/vendor/ort-1.wasm.gz",
+        "/static/../pages.py",
+        "/static/%2e%2e/pages.py",
+        "/static/js/../../pages.py",
+        "/static/js//visitor.js",
+        "/static//etc/passwd",
+    ],
+)
+def test_nothing_else_is_served(client: Client, path: str) -> None:
+    assert client.get(path).status_code == 404
+
+
+def test_without_the_runtime_the_mode_is_missing_and_nothing_else(folder: Path) -> None:
+    assert not pages.has_device_mode(folder)
+    client = Client(folder)
+    assert client.get("/static/page.json").json() == {"device": None}
+    answer = client.get("/")
+    assert answer.status_code == 200
+    assert "wasm" not in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("harm", ["file missing", "no runtime.json", "not JSON"])
+def test_half_a_runtime_counts_as_none(folder: Path, harm: str) -> None:
+    _give_runtime(folder)
+    if harm == "file missing":
+        (folder / "vendor" / "ort-1.wasm.gz").unlink()
+    elif harm == "no runtime.json":
+        (folder / "vendor" / "runtime.json").unlink()
+    else:
+        (folder / "vendor" / "runtime.json").write_text("{")
+    assert not pages.has_device_mode(folder)
+
+
+def test_worker_changes_with_every_file_and_knows_the_whole_shell(folder: Path) -> None:
+    client = Client(folder)
+    before = client.get("/sw.js").text
+    known = json.loads(re.match(r"const KNOWN = (.*);\n", before)[1])  # type: ignore[index]
+    for address in known["shell"]:
+        assert client.get(address).status_code == 200, address
+    assert {"/", "/static/style.css", "/static/js/device-worker.js", "/static/page.json"} <= set(known["shell"])
+    assert not any("owner" in address or "review" in address for address in known["shell"])
+    with (folder / "style.css").open("a") as file:
+        file.write("/* changed */\n")
+    assert Client(folder).get("/sw.js").text != before
+
+
+class _Markup(HTMLParser):
+    """Collects what the policy would refuse, what is loaded, and the words that are asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: list[str] = []
+        self.loaded: list[str] = []
+        self.words: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.refused += [name for name in given if name == "style" or name.startswith("on")]
+        if tag == "style" or (tag == "script" and "src" not in given):
+            self.refused.append(tag)
+        self.loaded += [given[name] or "" for name in ("src", "href") if name in given]
+        self.words |= {value or "" for name, value in attrs if name.startswith("data-t") and name != "data-t-label"}
+        self.words |= {value or "" for name, value in attrs if name == "data-t-label"}
+
+
+@pytest.mark.parametrize("name", ["index", "delete", "owner", "review"])
+def test_pages_need_nothing_inline_nothing_from_elsewhere_and_no_unknown_word(name: str) -> None:
+    markup = _Markup()
+    markup.feed((pages.FOLDER / f"{name}.html").read_text("utf-8"))
+    assert markup.refused == []
+    assert all(address.startswith(("/", "#")) and not address.startswith("//") for address in markup.loaded)
+    words = (pages.FOLDER / "js" / ("words.js" if name in ("index", "delete") else "owner-words.js")).read_text("utf-8")
+    known = set(re.findall(r"^  (\w+): \[", words, re.MULTILINE))
+    assert markup.words <= known, "each is said in two languages"
+
+
+def test_scripts_never_put_text_into_the_page_as_html() -> None:
+    dangerous = re.compile(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|createContextualFragment"
+    )
+    for script in pages.FOLDER.rglob("*.js"):
+        assert not dangerous.search(script.read_text("utf-8")), script.name
+
+
+def test_every_word_is_said_in_both_languages() -> None:
+    for name in ("words.js", "owner-words.js"):
+        text = (pages.FOLDER / "js" / name).read_text("utf-8")
+        entries = dict(re.findall(r"^  (\w+): (\[.*?\]),?$(?=\n  \w+: \[|\n\n|\n\};)", text, re.MULTILINE | re.DOTALL))
+        assert len(entries) > 30
+        for key, entry in entries.items():
+            assert len(re.findall(r'"(?:[^"\\]|\\.)*"|`[^`]*`', entry)) >= 2, key
+        # French: a narrow no-break space before these signs, never an ordinary one, never none after a letter.
+        assert not re.search(r"[a-zéè’] [?!;:](?=[\"`\s])", re.sub("^//.*$", "", text, flags=re.MULTILINE))
+
+
+def test_lock_holds_no_address_of_a_registry() -> None:
+    web = pages.FOLDER.parent / "web"
+    lock: Any = json.loads((web / "package-lock.json").read_text("utf-8"))
+    assert "://" not in json.dumps(lock)
+    assert all("integrity" in package for place, package in lock["packages"].items() if place)
