@@ -17,23 +17,26 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import embedding, memory, pca
+from benchmarks import embedding, load, memory, pca
 from benchmarks.photos import find_photos
 from fruits.config import usable_cores
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("embedding", "pca", "memory")
+EXTRA = ("load",)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}, all by default; or {EXTRA[0]}"
+    )
     parser.add_argument("--photos", type=Path, help="photos; by default Fruits-360 if it is there, else made-up fruit")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions, taken in turns")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything: minutes, and rougher figures")
     choices = parser.parse_args()
-    if unknown := set(choices.parts) - set(PARTS):
-        parser.error(f"no part {', '.join(sorted(unknown))}; expected some of {', '.join(PARTS)}")
+    if unknown := set(choices.parts) - {*PARTS, *EXTRA}:
+        parser.error(f"no part {', '.join(sorted(unknown))}; expected some of {', '.join((*PARTS, *EXTRA))}")
     RESULTS.mkdir(exist_ok=True)
     scale = 10 if choices.quick else 1
     with tempfile.TemporaryDirectory(prefix="fruits-bench-") as scratch:
@@ -41,6 +44,8 @@ def main() -> None:
             head = {"part": part, "started": datetime.now(UTC).isoformat(timespec="seconds"), "machine": _machine()}
             if part == "pca":
                 result = pca.measure(Path(scratch), rows=20_000 // scale, repeat=choices.repeat)
+            elif part == "load":
+                result = load.measure(choices.photos, Path(scratch), repeat=choices.repeat, scale=scale)
             else:
                 photos, origin = find_photos(choices.photos, Path(scratch), at_least=26_000 // scale)
                 head["photos"] = origin

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from faults import damage, decoders, deletions, disk, kills, pairs, stores
+from faults import damage, decoders, deletions, disk, hostile, kills, pairs, stores
 from faults.page import PAGE, write
 from faults.trials import Figure, SkippedError, Trials
 
@@ -33,6 +33,7 @@ SCENARIOS: dict[str, Callable[[Trials], Figure]] = {
     "flips": damage.flips,
     "decoders-local": decoders.decoders_local,
     "decoders-spark": decoders.decoders_spark,
+    **hostile.scenarios(),
     "delete-sqlite": deletions.delete_sqlite,
     "delete-postgresql": deletions.delete_postgresql,
     "keep-sqlite": deletions.keep_sqlite,
@@ -45,7 +46,9 @@ _NARROWEST = 125
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SCENARIOS)}, or s3; all by default")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(SCENARIOS)}, s3, or hostile; all by default"
+    )
     parser.add_argument("--quick", action="store_true", help="a few trials of each; docs/reliability.md stays as it is")
     parser.add_argument("--trials", type=int, help="so many trials of each; without --keep, the page stays as it is")
     parser.add_argument("--keep", action="store_true", help="keep the rows of --trials in docs/reliability.md, too")
@@ -88,9 +91,12 @@ def main() -> None:
 
 def _wanted(names: list[str], parser: argparse.ArgumentParser) -> list[str]:
     """Return the scenarios that names stand for, in the order of the table."""
-    names = [each for name in names for each in (stores.PROXIES if name == "s3" else [name])]
+    groups = {"s3": list(stores.PROXIES), "hostile": list(hostile.scenarios())}
+    names = [each for name in names for each in groups.get(name, [name])]
     if unknown := set(names) - SCENARIOS.keys():
-        parser.error(f"no scenario {', '.join(sorted(unknown))}; expected some of {', '.join(SCENARIOS)}, or s3")
+        parser.error(
+            f"no scenario {', '.join(sorted(unknown))}; expected some of {', '.join(SCENARIOS)}, s3, or hostile"
+        )
     return [name for name in SCENARIOS if not names or name in names]
 
 

@@ -1,0 +1,94 @@
+"""Requests that schemathesis makes of the service's own OpenAPI: as they should be, and as they should not.
+
+Without a token, with a program's and with the owner's, in turn. Beside what schemathesis checks (statuses, types and bodies are
+those that are documented; what is wrong is refused), every answer must have our shape. One check is left out: that what the
+schema allows is taken, because no schema can say which bytes are a photo or which receipts were given.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis
+import requests
+import schemathesis
+from hypothesis import Phase, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS, load_all_checks
+
+from faults.attacked import Attacked, BrokenAnswerError, Reply
+
+#: Requests to one address before the next one has its turn.
+_AT_A_TIME = 100
+#: Failures of one address and kind that are told in full.
+_TOLD = 3
+
+
+def explore(service: Attacked, wanted: int, seed: int, fail: Callable[[str], None]) -> Counter[str]:
+    """Send at least so many requests; tell ``fail`` what was not right, and return how the others ended."""
+    load_all_checks()
+    excluded = CHECKS.get_by_names(["positive_data_acceptance"])
+    tokens = [None, service.make_token("api"), service.make_token("owner")]
+    operations = [
+        found.ok() for found in schemathesis.openapi.from_url(f"{service.url}/openapi.json").get_all_operations()
+    ]
+    outcomes: Counter[str] = Counter()
+    failures: Counter[str] = Counter()
+    barren: set[tuple[str, Any]] = set()
+    with requests.Session() as session:
+        for turn in itertools.count():
+            before = outcomes.total()
+            for place, (operation, mode) in enumerate(itertools.product(operations, GenerationMode)):
+                if outcomes.total() + failures.total() >= wanted:
+                    return outcomes
+                if (operation.label, mode) in barren:
+                    continue
+                token = tokens[(turn + place) % len(tokens)]
+                headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+                def one(case: Any, label: str = operation.label, headers: dict[str, str] = headers) -> None:
+                    try:
+                        outcomes[_send(service, session, case, headers, excluded)] += 1
+                    except (BrokenAnswerError, requests.RequestException) as exc:
+                        failures[label] += 1
+                        if failures[label] <= _TOLD:
+                            fail(f"{label}: {exc}")
+
+                try:
+                    _examples(operation.as_strategy(generation_mode=mode), one, seed + turn)
+                except Unsatisfiable:  # nothing about this address can be wrong
+                    barren.add((operation.label, mode))
+            if outcomes.total() == before:
+                raise RuntimeError(f"no more requests can be made of the OpenAPI than {before}")
+    return outcomes
+
+
+def _examples(strategy: Any, one: Callable[[Any], None], seed: int) -> None:
+    @hypothesis.seed(seed)
+    @settings(
+        max_examples=_AT_A_TIME, deadline=None, database=None, phases=[Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )  # fmt: skip
+    @hypothesis.given(strategy)
+    def run(case: Any) -> None:
+        one(case)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run()
+
+
+def _send(service: Attacked, session: requests.Session, case: Any, headers: dict[str, str], excluded: list[Any]) -> str:
+    answer = case.call(base_url=service.url, session=session, headers=headers, timeout=60, allow_redirects=False)
+    found = {name.lower(): values[0] for name, values in answer.headers.items()}
+    service.judge(Reply(answer.status_code, found, answer.content), head=case.method == "HEAD")
+    try:
+        case.validate_response(answer, excluded_checks=excluded)
+    except Exception as exc:  # schemathesis groups its failures in exceptions of its own
+        raise BrokenAnswerError(f"{answer.status_code} {' '.join(str(exc).split())[:600]}") from exc
+    return str(answer.status_code)

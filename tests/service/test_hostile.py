@@ -1,0 +1,94 @@
+"""A little of every family of hostile input, against a real service; `python -m faults hostile` sends all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from faults import hostile
+from faults.attacked import Attacked, BrokenAnswerError, Case, Reply, parse
+from faults.hostile_heads import get, post
+from faults.trials import Trials
+from fruits import bundle as bundles
+
+_NOSNIFF = {"x-content-type-options": "nosniff", "content-security-policy": "default-src 'none'"}
+
+
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory: pytest.TempPathFactory) -> Trials:
+    """A few trials of each family."""
+    return Trials(tmp_path_factory.mktemp("hostile"), quick=True)
+
+
+@pytest.fixture(scope="module")
+def attacked(finished_run: Any, a_photo: bytes, trials: Trials) -> Iterator[Attacked]:
+    """One service for all families: what one leaves behind, the next would meet."""
+    label = bundles.load(finished_run.out).recognise([a_photo])[0].labels[0]
+    impatient = ("--send-timeout", "1", "--decode-timeout", "0.5")
+    with Attacked(finished_run.out, a_photo, label, trials.scratch, impatient) as service:
+        yield service
+
+
+@pytest.mark.parametrize("family", hostile.FAMILIES)
+def test_hostile_input_is_refused_and_leaves_nothing(family: str, attacked: Attacked, trials: Trials) -> None:
+    figure = hostile.attack(attacked, family, trials)
+    assert figure.failed == []
+    assert figure.trials >= 10
+    assert "not as it should be" not in figure.outcomes
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers"),
+    [
+        (500, b'{"error": {"code": "internal", "message": {"en": "a", "fr": "b"}, "request_id": "c"}}', _NOSNIFF),
+        (404, b'{"detail": "Not Found"}', _NOSNIFF),
+        (404, b'{"error": {"code": "not_found", "message": {"en": "a", "fr": ""}, "request_id": "c"}}', _NOSNIFF),
+        (422, b'{"error": {"code": "x", "message": {"en": "in sqlalchemy", "fr": "b"}, "request_id": "c"}}', _NOSNIFF),
+        (200, b"{}", {}),
+    ],
+    ids=["500", "another shape", "one language", "names a library", "no security headers"],
+)
+def test_wrong_answers_are_noticed(status: int, body: bytes, headers: dict[str, str], attacked: Attacked) -> None:
+    with pytest.raises(BrokenAnswerError):
+        attacked.judge(Reply(status, headers, body))
+
+
+def test_a_status_that_was_not_due_is_noticed(attacked: Attacked) -> None:
+    with pytest.raises(BrokenAnswerError, match="expected"):
+        attacked.send(Case("a question that is fine", [get()], (400,)))
+
+
+def test_an_answer_too_many_is_noticed(attacked: Attacked) -> None:
+    with pytest.raises(BrokenAnswerError, match="answers"):
+        attacked.send(Case("two questions in the place of one", [get() * 2], (200,)))
+
+
+def test_a_row_that_nobody_was_promised_is_noticed(attacked: Attacked) -> None:
+    attacked.send(Case("a photo", [post(attacked.good)], (200,)))
+    name, receipt = attacked.receipts.popitem()
+    assert any("rows that nobody was promised" in problem for problem in attacked.problems())
+    attacked.receipts[name] = receipt
+    attacked.receipts["A" * 22] = ("", False)
+    assert any("rows are missing" in problem for problem in attacked.problems())
+    del attacked.receipts["A" * 22]
+    assert attacked.problems() == []
+
+
+def test_planted_bytes_are_noticed(attacked: Attacked) -> None:
+    assert any("planted bytes" in problem for problem in attacked.problems(b"SQLite format 3"))
+
+
+def test_answers_are_taken_apart_as_http_says() -> None:
+    whole = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nX-Name: a: b\r\n\r\nhithe rest"
+    found = parse(whole)
+    assert found == (Reply(200, {"content-length": "2", "x-name": "a: b"}, b"hi"), b"the rest")
+    assert all(parse(whole[:length]) is None for length in range(whole.index(b"hi") + 2))
+    pieces = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n3\r\n you\r\n0\r\n\r\n"
+    assert parse(pieces.replace(b"3\r\n you", b"4\r\n you")) == (
+        Reply(200, {"transfer-encoding": "chunked"}, b"hi you"),
+        b"",
+    )
+    with pytest.raises(BrokenAnswerError, match="no HTTP"):
+        parse(b"<html>\r\n\r\n")
