@@ -32,6 +32,7 @@ from fruits.embedding.stage import EmbedStage
 from fruits.engines import Engine, get_engine
 from fruits.errors import BundleError, CatalogueError, ConfigError
 from fruits.gallery import QUALITY, SIDE, Gallery, choose
+from fruits.harmless import csv_cell, printable
 from fruits.learning.pca import PCA
 from fruits.measure import Clock, PeakMemory, Progress, Silent
 from fruits.photos.catalogue import Catalogue, labels_without_training, list_photos
@@ -421,7 +422,8 @@ def _write_rejections(objects: Objects, rejections: list[dict[str, str]]) -> Non
     out = io.StringIO()
     writer = csv.DictWriter(out, ["uri", "label", "status", "code", "message"])
     writer.writeheader()
-    writer.writerows(rejections)
+    # Names of folders and files may be anything: nothing in them may act on a spreadsheet or a terminal.
+    writer.writerows({name: csv_cell(printable(value)) for name, value in row.items()} for row in rejections)
     objects.write("rejected.csv", out.getvalue().encode())
 
 
