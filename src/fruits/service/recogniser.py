@@ -39,8 +39,10 @@ KEPT_SIDE: Final = 1024
 KEPT_QUALITY: Final = 88
 #: Bundles whose thumbnails and networks are still served after a newer one came.
 _MODELS_KEPT: Final = 2
-#: Seconds by the clock that a decoder may hang, as a multiple of the processor time that it may take.
-_WALL_FACTOR: Final = 3.0
+#: Seconds by the clock that a decoder may hang, at least and as a multiple of the processor time that it may take. Its own start
+#: counts, which on a busy machine takes many times as long as on an idle one.
+_WALL_S: Final = 30.0
+_WALL_FACTOR: Final = 4.0
 _MEMORY_MIB: Final = 2048
 #: How much the newest batch counts in the estimate of how long a photo takes.
 _NEWEST: Final = 0.1
@@ -166,7 +168,7 @@ class Recogniser:
 
     def __init__(self, out: str, *, lanes: int, batch: int = 8, decode_s: float = 5.0) -> None:
         self._out, self._batch = out, batch
-        self._limits = Limits(cpu_s=decode_s, wall_s=_WALL_FACTOR * decode_s, memory_mib=_MEMORY_MIB)
+        self._limits = Limits(cpu_s=decode_s, wall_s=max(_WALL_S, _WALL_FACTOR * decode_s), memory_mib=_MEMORY_MIB)
         self._models: OrderedDict[str, Model] = OrderedDict()
         self._install(Model(bundles.load(out)))
         self._light: deque[_Job] = deque()

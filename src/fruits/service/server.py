@@ -82,6 +82,7 @@ def serve(config: ServiceConfig, *, listening: Callable[[str], None]) -> None:
 
 
 def _listen(config: ServiceConfig) -> socket.socket:
+    listener: socket.socket | None = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             config.host.strip("[]"), config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -91,6 +92,8 @@ def _listen(config: ServiceConfig) -> socket.socket:
         listener.bind(address)
         listener.setblocking(False)
     except OSError as exc:
+        if listener is not None:
+            listener.close()
         raise ConfigError(
             f"cannot listen on {config.host}, port {config.port} ({exc.strerror}); choose another --port or --host"
         ) from exc
@@ -102,7 +105,7 @@ def _route_logs(telemetry: Telemetry) -> None:
     root = logging.getLogger()
     root.handlers[:] = [LogHandler(telemetry)]
     root.setLevel(logging.WARNING)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "python_multipart.multipart"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
@@ -166,7 +169,7 @@ class _Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._head_bytes = self._discarded = 0
+        self._head_bytes = self._fields_bytes = self._discarded = 0
         self._in_head = True
         self._patience: asyncio.TimerHandle | None = None
         self.gauge.inc()
@@ -192,12 +195,15 @@ class _Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True
-        self._head_bytes = 0
+        self._head_bytes = self._fields_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
-        if len(self.headers) > _MAX_HEADERS:
-            raise ValueError("too many headers")  # becomes a parser's error, and that a refusal
+        self._count(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -222,6 +228,12 @@ class _Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - what it says is for programmers
         self._refuse(Problem("bad_request", "this is no HTTP request that can be understood"))
 
+    def _count(self, size: int) -> None:
+        """Count what a head holds, where it comes in one piece."""
+        self._fields_bytes += size
+        if self._fields_bytes > _MAX_HEAD_BYTES or len(self.headers) > _MAX_HEADERS:
+            raise ValueError("head too long")  # becomes a parser's error, and that a refusal
+
     def _wait(self) -> None:
         """Begin to count the seconds that a head, or the rest of a refused body, may take."""
         if self._patience is None:
@@ -243,7 +255,7 @@ class _Connection(HttpToolsProtocol):
         """Answer outside any request, and hang up."""
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             body = problems.body(problem, secrets.token_urlsafe(12))
             lines = [
                 f"HTTP/1.1 {problem.status} Refused",

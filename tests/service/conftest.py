@@ -1,0 +1,138 @@
+"""A real service: ``fruits serve`` as a process of its own, on a free port, asked over real connections."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+
+class Service:
+    """A running ``fruits serve``."""
+
+    def __init__(self, out: Path, folder: Path, *options: object, ready: bool = True, **environment: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.out, self.data, self._log = out, folder / "data", (folder / "log.jsonl").open("wb")
+        command = [sys.executable, "-W", "error", "-m", "fruits", "serve", str(out), "--port", "0", "--json"]
+        command += ["--data", str(self.data), *map(str, options)]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=self._log, env={**os.environ, **environment}
+        )
+        assert self.process.stdout is not None
+        # Not readline alone: a service that neither starts nor ends would hold up the tests for ever.
+        there, _, _ = select.select([self.process.stdout], [], [], 120)
+        line = self.process.stdout.readline() if there else b""
+        if not line:
+            self.process.kill()
+            self.process.wait()
+            raise RuntimeError(f"the service did not start: {self.log_text()}")
+        self.address: str = json.loads(line)["address"]
+        self.port = int(self.address.rpartition(":")[2])
+        self.client = httpx.Client(base_url=self.address, timeout=60)
+        try:
+            if ready:
+                self.wait_until(lambda: self.client.get("/readyz").status_code == 200)
+        except BaseException:
+            self.stop()
+            raise
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait for something that must come."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"waited in vain; {self.log_text()[-2000:]}"
+            time.sleep(0.05)
+
+    def recognise(self, photo: bytes, **query: str) -> httpx.Response:
+        """Send one photo as the body."""
+        return self.client.post(
+            "/v1/recognise", content=photo, params=query, headers={"Content-Type": "application/octet-stream"}
+        )
+
+    def raw(self, data: bytes, seconds: float = 30) -> bytes:
+        """Send bytes as they are; return all that comes until the service hangs up or is quiet."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
+            connection.sendall(data)
+            return receive(connection)
+
+    def log_text(self) -> str:
+        """Everything that was written to stderr."""
+        return Path(self._log.name).read_text("utf-8")
+
+    def log(self, event: str) -> list[dict[str, Any]]:
+        """The log's lines of one event."""
+        lines = [json.loads(line) for line in self.log_text().splitlines()]
+        return [line for line in lines if line["event"] == event]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def stop(self) -> int:
+        """End it; return its exit code."""
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(60)
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+            self._log.close()
+
+
+def receive(connection: socket.socket) -> bytes:
+    """Return all that comes; a reset ends it too."""
+    received = b""
+    try:
+        while piece := connection.recv(1 << 16):
+            received += piece
+    except (TimeoutError, ConnectionResetError):
+        pass
+    return received
+
+
+@pytest.fixture(scope="session", name="receive")
+def _receive() -> Callable[[socket.socket], bytes]:
+    """The function above, for tests that cannot import this file by name."""
+    return receive
+
+
+@pytest.fixture(scope="session")
+def service(finished_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that any number of tests ask; no rate limit, so that they do not get in each other's way."""
+    running = Service(finished_run.out, tmp_path_factory.mktemp("service"), "--rate", 0)
+    yield running
+    code = running.stop()
+    bugs = running.log("bug") + running.log("library")
+    assert code == 0
+    assert bugs == []
+
+
+@pytest.fixture
+def serve(finished_run: Any, tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Start a service of one's own: ``serve("--rate", 5, out=...)``."""
+    running: list[Service] = []
+
+    def start(*options: object, out: Path | None = None, ready: bool = True, **environment: str) -> Service:
+        folder = tmp_path / f"service {len(running)}"
+        running.append(Service(out or finished_run.out, folder, *options, ready=ready, **environment))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.stop()

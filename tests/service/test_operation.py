@@ -1,0 +1,253 @@
+"""How the service behaves in operation: photos that kill, heavy ones, load, new bundles, stopping."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from fruits import bundle as bundles
+from fruits import pipeline
+from fruits.config import RunConfig
+
+FAULTY = Path(__file__).parent.parent / "faulty_decoder"
+sys.path.insert(0, str(FAULTY))
+try:
+    from marked import CODES, endless, marked
+finally:
+    sys.path.remove(str(FAULTY))
+
+
+def code_of(answer: Any) -> str:
+    """The code of an answer that is an error."""
+    return str(answer.json()["error"]["code"])
+
+
+def heavy_photo() -> bytes:
+    """A photo that takes a second to decode: many pixels, each of which counts."""
+    out = BytesIO()
+    Image.effect_noise((6000, 5000), 60).convert("RGB").save(out, "JPEG", progressive=True, quality=20)
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def another_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of another recogniser: of fewer labels."""
+    out = tmp_path_factory.mktemp("another") / "results"
+    pipeline.run(RunConfig(sources=(str(photos),), out=str(out), workers=2, only=("Apfelino*", "Moon*", "Tuskana*")))
+    return out
+
+
+def replace_bundle(out: Path, new: Path) -> None:
+    """Put another bundle in the place of the one that is served, as a run does."""
+    shutil.copytree(new / "bundle", out / "bundle.new")
+    (out / "bundle").rename(out / "bundle.old")
+    (out / "bundle.new").rename(out / "bundle")
+    shutil.rmtree(out / "bundle.old")
+
+
+def test_photos_that_kill_their_decoder_harm_nobody(serve: Callable[..., Any], a_photo: bytes) -> None:
+    path = os.pathsep.join(filter(None, [str(FAULTY), os.environ.get("PYTHONPATH", "")]))
+    service = serve("--rate", 0, "--decode-timeout", 2, "--workers", 2, PYTHONPATH=path)
+    right = service.recognise(a_photo).json()["photos"][0]["labels"]
+    with ThreadPoolExecutor(8) as pool:
+        faults = [fault for fault in CODES if fault != "hang"]  # that one waits for its time by the clock
+        bad = [pool.submit(service.recognise, marked(a_photo, fault)) for fault in faults]
+        good = [pool.submit(service.recognise, a_photo) for _ in range(24)]
+        for fault, answer in zip(faults, bad, strict=True):
+            # Memory without end also takes time without end: whichever is used up first.
+            allowed = {CODES[fault].replace(" ", "_")} | ({"timeout"} if fault == "bomb" else set())
+            assert code_of(answer.result()) in allowed
+        for answer in good:
+            assert answer.result().json()["photos"][0]["labels"] == right
+    mixed = service.client.post(
+        "/v1/recognise", files=[("photo", a_photo), ("photo", marked(a_photo, "crash")), ("photo", a_photo)]
+    ).json()["photos"]
+    assert ["error" in one for one in mixed] == [False, True, False]
+    assert code_of(service.recognise(endless(2000, 400))) == "timeout"
+    assert service.recognise(a_photo).status_code == 200
+    assert service.log("bug") == []
+
+
+def test_heavy_photos_do_not_hold_up_others(serve: Callable[..., Any], a_photo: bytes) -> None:
+    service = serve("--rate", 0, "--workers", 2, "--max-wait", 60)
+    heavy = heavy_photo()
+    began = time.monotonic()
+    assert service.recognise(heavy).status_code == 200
+    alone_s = time.monotonic() - began
+    with ThreadPoolExecutor(8) as pool:
+        many = [pool.submit(service.recognise, heavy) for _ in range(6)]
+        time.sleep(alone_s / 2)
+        light = [service.recognise(a_photo) for _ in range(5)]
+        waiting = sum(not one.done() for one in many)
+        assert [answer.status_code for answer in light] == [200] * 5
+        assert waiting >= 1  # five photos were answered while heavy ones still waited
+        assert {one.result().status_code for one in many} == {200}
+
+
+def test_who_would_wait_too_long_is_refused_at_once(serve: Callable[..., Any], a_photo: bytes) -> None:
+    service = serve("--rate", 0, "--workers", 1, "--max-wait", 0.05)
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(lambda _: service.recognise(a_photo), range(400)))
+    statuses = {answer.status_code for answer in answers}
+    assert statuses == {200, 503}
+    for answer in answers:
+        if answer.status_code == 503:
+            assert code_of(answer) == "busy"
+            assert int(answer.headers["retry-after"]) >= 1
+    accepted = sum(answer.status_code == 200 for answer in answers)
+    assert (
+        f'fruits_requests_total{{route="/v1/recognise",status="200"}} {accepted}.0'
+        in service.client.get("/metrics").text
+    )
+    assert len({answer.json()["photos"][0]["id"] for answer in answers if answer.status_code == 200}) == accepted
+    service.wait_until(lambda: service.recognise(a_photo).status_code == 200)
+
+
+def test_too_many_connections_are_refused(serve: Callable[..., Any], a_photo: bytes, receive: Any) -> None:
+    service = serve("--rate", 0, "--max-connections", 5)
+    service.client.close()
+    time.sleep(0.2)
+    held = [socket.create_connection(("127.0.0.1", service.port), timeout=30) for _ in range(5)]
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as one_more:
+        answer = receive(one_more)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b'"busy"' in answer
+    for connection in held:
+        connection.close()
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    service.wait_until(lambda: service.raw(request).startswith(b"HTTP/1.1 200 "))
+
+
+def test_new_bundle_without_downtime(
+    serve: Callable[..., Any], finished_run: Any, another_run: Path, a_photo: bytes, tmp_path: Path
+) -> None:
+    out = finished_run.copy_to(tmp_path)
+    service = serve("--rate", 0, "--watch", 0.2, out=out)
+    before = service.recognise(a_photo).json()
+    thumbnail = before["photos"][0]["alike"][0]["thumbnail"]
+    statuses: list[int] = []
+    done = threading.Event()
+
+    def keep_asking() -> None:
+        while not done.is_set():
+            statuses.append(service.recognise(a_photo).status_code)
+
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    try:
+        replace_bundle(out, another_run)  # seen by looking
+        expected = bundles.load(another_run)
+        service.wait_until(lambda: service.recognise(a_photo).json()["model"]["identity"] == expected.identity)
+    finally:
+        done.set()
+        asking.join()
+    assert set(statuses) == {200}
+    assert len(service.client.get("/v1/labels").json()["labels"]) == len(expected.labels)
+    assert service.client.get(thumbnail).status_code == 200  # pages that are open still show the old one's
+    assert f'identity="{expected.identity}"' in service.client.get("/metrics").text
+
+
+def test_signal_takes_up_a_new_bundle_and_a_bad_one_changes_nothing(
+    serve: Callable[..., Any], finished_run: Any, another_run: Path, a_photo: bytes, tmp_path: Path
+) -> None:
+    out = finished_run.copy_to(tmp_path)
+    service = serve("--rate", 0, "--watch", 0, out=out)
+    identity = service.recognise(a_photo).json()["model"]["identity"]
+    weights = out / "bundle" / "weights.npy"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    service.signal(signal.SIGHUP)
+    service.wait_until(lambda: bool(service.log("reload_failed")))
+    assert "weights.npy" in service.log("reload_failed")[0]["reason"]
+    assert service.recognise(a_photo).json()["model"]["identity"] == identity
+    shutil.rmtree(out / "bundle")
+    service.signal(signal.SIGHUP)
+    service.wait_until(lambda: len(service.log("reload_failed")) == 2)
+    assert service.recognise(a_photo).status_code == 200
+    shutil.copytree(another_run / "bundle", out / "bundle")
+    service.signal(signal.SIGHUP)
+    service.wait_until(lambda: service.recognise(a_photo).json()["model"]["identity"] != identity)
+
+
+def test_graceful_stop_finishes_what_it_has_and_refuses_the_rest(serve: Callable[..., Any], a_photo: bytes) -> None:
+    service = serve("--rate", 0, "--drain", 3)
+    head = b"POST /v1/recognise HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as half:
+        half.sendall(head % len(a_photo) + a_photo[:500])
+        with ThreadPoolExecutor(16) as pool:
+            begun = [pool.submit(service.recognise, a_photo) for _ in range(16)]
+            service.wait_until(lambda: sum(one.done() for one in begun) >= 1)
+            service.signal(signal.SIGTERM)
+            service.wait_until(lambda: service.client.get("/readyz").status_code == 503)
+            assert service.client.get("/healthz").status_code == 200
+            refused = service.recognise(a_photo)
+            assert (refused.status_code, code_of(refused)) == (503, "stopping")
+            answers = [one.result() for one in begun]
+        assert {answer.status_code for answer in answers} <= {200, 503}
+        half.sendall(a_photo[500:])  # begun before, but not yet a photo: refused, not forgotten
+        assert half.recv(1 << 16).startswith(b"HTTP/1.1 503 ")
+    assert service.process.wait(60) == 0
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", service.port), timeout=5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopping_leaves_no_process_behind(serve: Callable[..., Any], a_photo: bytes, number: signal.Signals) -> None:
+    service = serve("--rate", 0)
+    service.recognise(a_photo)
+    children = list(_children(service.process.pid))
+    assert children
+    service.signal(number)
+    assert service.process.wait(60) == 0
+    assert service.log("bug") == []
+    service.wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+
+
+def test_killed_service_leaves_no_decoder_behind(serve: Callable[..., Any], a_photo: bytes) -> None:
+    service = serve("--rate", 0)
+    service.recognise(a_photo)
+    children = list(_children(service.process.pid))
+    service.signal(signal.SIGKILL)
+    service.process.wait(60)
+    service.wait_until(lambda: not any(_alive(child) for child in children))
+
+
+def test_counts_survive_a_restart(serve: Callable[..., Any], a_photo: bytes, tmp_path: Path) -> None:
+    data = tmp_path / "kept data"
+    totals = []
+    for _ in range(2):
+        service = serve("--rate", 0, "--data", data)
+        for _ in range(3):
+            service.recognise(a_photo)
+        assert service.stop() == 0
+        from fruits.service.database import Database
+        from fruits.service.statistics import Statistics
+
+        totals.append(Statistics(Database.open(f"sqlite:///{data / 'service.db'}")).summary(1)["total"]["photos"])
+    assert totals == [3, 6]
+
+
+def _children(pid: int) -> Iterator[int]:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        yield from map(int, (task / "children").read_text().split())
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process still runs; one that only waits to be buried does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
