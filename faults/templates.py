@@ -1,6 +1,6 @@
 """Holes made in the CloudFormation templates on purpose, and who notices: our own rules, cfn-lint alone, checkov alone.
 
-    python -m faults.templates [--checkov .venv-scan/bin/checkov]
+    python -m faults.templates [--checkov .venv/scan/bin/checkov]
 
 writes the table of docs/aws-security.md. The tests hold our rules to the same list. A mutant is the text of a template with a few
 words changed or added; words that are not there exactly once are an error, so that no mutant can quietly become none.
@@ -9,23 +9,18 @@ words changed or added; words that are not there exactly once are an error, so t
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from scan.tools import BIN, ROOT, Said, cfn_lint, checkov
 
 from fruits.aws.rules import check, templates
 
-_ROOT = Path(__file__).parents[1]
 _MUTANTS = Path(__file__).with_suffix(".yaml")
-_PAGE = _ROOT / "docs/aws-security.md"
+_PAGE = ROOT / "docs/aws-security.md"
 _BEGIN, _END = "<!-- made by python -m faults.templates -->", "<!-- end -->"
-REGION = "eu-west-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,95 +83,52 @@ def by_our_rules(mutant: Mutant) -> set[str]:
     return {finding.rule for finding in check(texts)}
 
 
-def by_cfn_lint(text: str, folder: Path) -> set[str]:
-    """Return what cfn-lint says of a template."""
-    path = folder / "template.yaml"
-    path.write_text(text, encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "cfnlint",
-        "--format",
-        "json",
-        "--regions",
-        REGION,
-        "--include-checks",
-        "I",
-        "--",
-        str(path),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode not in {0, 2, 4, 6, 8, 10, 12, 14}:
-        raise RuntimeError(f"cfn-lint failed: {done.stderr[-2000:]}")
-    return {f"{one['Rule']['Id']} {one['Message']}" for one in json.loads(done.stdout or "[]")}
+def table(program: Path) -> str:
+    """Return the table of all mutants and who notices each, with the counts.
 
-
-def by_checkov(texts: dict[str, str], checkov: Path, folder: Path) -> dict[str, set[str]]:
-    """Return what checkov says of each of many templates, in one run of it."""
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    command = [
-        str(checkov),
-        "--directory",
-        str(folder),
-        "--framework",
-        "cloudformation",
-        "--output",
-        "json",
-        "--quiet",
-        "--compact",
-    ]
-    command += ["--skip-download", "--soft-fail"]
-    # No key, no platform: nothing is sent anywhere; its log would otherwise say what it could not reach.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("BC_", "PRISMA_", "CKV_"))}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**environment, "LOG_LEVEL": "ERROR"}
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"checkov failed: {done.stderr[-2000:]}")
-    report = json.loads(done.stdout)
-    found: dict[str, set[str]] = {name: set() for name in texts}
-    for one in report.get("results", {}).get("failed_checks", []):
-        found[Path(one["file_path"]).name].add(f"{one['check_id']} {one['resource']}")
-    unread = set(report.get("results", {}).get("parsing_errors", []))
-    for name in texts:
-        if any(Path(path).name == name for path in unread):
-            found[name].add("unreadable")
-    return found
-
-
-def table(checkov: Path) -> str:
-    """Return the table of all mutants and who notices each, with the counts."""
+    A scanner notices a hole if it says something of the template with it that it does not say without it.
+    """
     whole, holes = templates(), mutants()
     with tempfile.TemporaryDirectory() as folder:
-        plain_lint = {name: by_cfn_lint(text, Path(folder)) for name, text in whole.items()}
-        linted = [by_cfn_lint(one.text(whole[one.template]), Path(folder)) - plain_lint[one.template] for one in holes]
-    with tempfile.TemporaryDirectory() as folder:
-        names = {f"{at:03d}-{one.template}": one.text(whole[one.template]) for at, one in enumerate(holes)}
-        said = by_checkov(names | whole, checkov, Path(folder))
-    scanned = [said[f"{at:03d}-{one.template}"] - said[one.template] for at, one in enumerate(holes)]
-    ours = [by_our_rules(one) for one in holes]
+        named = {f"{at:03d}.{hole.template}": hole.text(whole[hole.template]) for at, hole in enumerate(holes)}
+        for name, text in (whole | named).items():
+            (Path(folder) / name).write_text(text, encoding="utf-8")
+        linted = _by_file(cfn_lint([Path(folder) / name for name in whole | named]))
+        scanned = _by_file(checkov([Path(folder)], ["cloudformation"], program)[0])
     lines = ["| hole | template | our rules | cfn-lint alone | checkov alone |", "|---|---|---|---|---|"]
-    for one, own, lint, scan in zip(holes, ours, linted, scanned, strict=True):
-        cells = (", ".join(sorted(own)) or "no", _cell(lint), _cell(scan))
-        lines.append(f"| {one.what} | {one.template.removesuffix('.yaml')} | {' | '.join(cells)} |")
-    count = len(holes)
-    either = sum(bool(lint or scan) for lint, scan in zip(linted, scanned, strict=True))
-    lines.append(
-        f"\nOf {count} holes our rules notice {sum(map(bool, ours))}, cfn-lint alone {sum(map(bool, linted))}, "
-        f"checkov alone {sum(map(bool, scanned))}, either of the two {either}."
-    )
+    counts = dict.fromkeys(("ours", "cfn-lint", "checkov", "either"), 0)
+    for at, hole in enumerate(holes):
+        name = f"{at:03d}.{hole.template}"
+        ours = by_our_rules(hole)
+        lint, scan = (said.get(name, set()) - said.get(hole.template, set()) for said in (linted, scanned))
+        for key, noticed in zip(counts, (ours, lint, scan, lint | scan), strict=True):
+            counts[key] += bool(noticed)
+        cells = " | ".join(map(_cell, (ours, {check for check, _ in lint}, {check for check, _ in scan})))
+        lines.append(f"| {hole.what} | {hole.template.removesuffix('.yaml')} | {cells} |")
+    lines += ["", (
+        f"Of {len(holes)} holes our rules notice {counts['ours']}, cfn-lint alone {counts['cfn-lint']}, checkov alone "
+        f"{counts['checkov']}, either of the two {counts['either']}."
+    )]  # fmt: skip
     return "\n".join(lines)
 
 
+def _by_file(said: set[Said]) -> dict[str, set[tuple[str, str]]]:
+    found: dict[str, set[tuple[str, str]]] = {}
+    for one in said:
+        name, _, resource = one.where.partition(" ")
+        # Messages of cfn-lint name what is wrong; those of checkov are the same for every resource.
+        found.setdefault(name, set()).add((one.check, resource or one.message))
+    return found
+
+
 def _cell(said: set[str]) -> str:
-    return ", ".join(sorted({one.split()[0] for one in said})) or "no"
+    return ", ".join(sorted(said)) or "no"
 
 
 def main() -> None:
     """Write the table into the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkov", type=Path, default=_ROOT / ".venv-scan/bin/checkov")
+    parser.add_argument("--checkov", type=Path, default=BIN / "checkov")
     page = _PAGE.read_text(encoding="utf-8")
     before, rest = page.split(_BEGIN)
     after = rest.split(_END)[1]

@@ -1,9 +1,11 @@
 """What moto's CloudFormation does not know of the templates' resources: importing this adds it.
 
-It can make networks but not take them away again, which is added too. ``AWS::EMRServerless::Application`` makes a real application of moto's EMR Serverless. The rest (policies of buckets, metric filters,
-scaling, budgets and their like) have no behaviour in moto; they get a name and an arn, so that references to them resolve.
+It can make networks but not take them away again, which is added too. ``AWS::EMRServerless::Application`` makes a real
+application of moto's EMR Serverless. The rest (policies of buckets, metric filters, scaling, budgets and their like) have no
+behaviour in moto; they get a name and an arn, so that references to them resolve.
 """
 
+# ruff: noqa: ARG002, ARG003 - signatures are moto's
 from __future__ import annotations
 
 from typing import Any

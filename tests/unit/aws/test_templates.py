@@ -1,0 +1,210 @@
+"""The templates make what they say: stacks that come and go on moto, buckets that stay, a stop that stops."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import typer
+from moto import mock_aws
+from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT_ID
+from moto.emrserverless.models import emrserverless_backends
+
+from fruits.aws.cloudformation import each, every, parse, variants
+from fruits.aws.rules import templates
+from fruits.cli import app
+
+from . import cloudformation_models as models
+
+REGION = "eu-west-1"
+ORDER = ("storage", "roles", "batch", "service", "budget")
+TEXTS = templates()
+PARSED = {name.removesuffix(".yaml"): parse(text) for name, text in TEXTS.items()}
+DIGEST = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/fruits/service@sha256:" + "0" * 64
+
+
+def test_moto_lacks_what_the_models_add() -> None:
+    assert "AWS::EMRServerless::Application" not in models.UNKNOWN_TO_MOTO
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    with mock_aws():
+        yield boto3
+
+
+def _deploy(name: str, **parameters: str) -> dict[str, str]:
+    client = boto3.client("cloudformation")
+    client.create_stack(
+        StackName=f"fruits-{name}",
+        TemplateBody=TEXTS[f"{name}.yaml"],
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        Capabilities=["CAPABILITY_NAMED_IAM"],
+    )
+    (stack,) = client.describe_stacks(StackName=f"fruits-{name}")["Stacks"]
+    assert stack["StackStatus"] == "CREATE_COMPLETE"
+    return {one["OutputKey"]: one["OutputValue"] for one in stack.get("Outputs", [])}
+
+
+def _deploy_all(compute: str = "serverless") -> dict[str, dict[str, str]]:
+    made = {"storage": _deploy("storage"), "roles": _deploy("roles")}
+    made["batch"] = _deploy("batch", S3PrefixListId="pl-6da54004", Compute=compute)
+    certificate = boto3.client("acm").request_certificate(DomainName="fruits.example.com")["CertificateArn"]
+    made["service"] = _deploy(
+        "service", S3PrefixListId="pl-6da54004", Image=DIGEST, CertificateArn=certificate, DomainName="fruits.example.com",
+        Out="runs/2026",
+    )  # fmt: skip
+    made["budget"] = _deploy(
+        "budget", Email="owner@example.com", ApplicationId=made["batch"].get("ApplicationId", ""),
+        ClusterId=made["batch"].get("ClusterId", ""), ClusterName=made["service"]["ClusterName"],
+        ServiceName=made["service"]["ServiceName"],
+    )  # fmt: skip
+    return made
+
+
+@pytest.mark.parametrize("compute", ["serverless", "ec2"])
+def test_stacks_come_and_go_and_buckets_stay(aws: Any, compute: str) -> None:
+    made = _deploy_all(compute)
+    buckets = {made["storage"][key] for key in ("PhotosBucket", "ResultsBucket", "LogsBucket", "DeliveryBucket")}
+    assert len(buckets) == 4
+    s3, client = boto3.client("s3"), boto3.client("cloudformation")
+    s3.put_object(Bucket=made["storage"]["PhotosBucket"], Key="packs/one.parquet", Body=b"photos")
+    for name in reversed(ORDER):
+        client.delete_stack(StackName=f"fruits-{name}")
+    assert client.describe_stacks()["Stacks"] == []
+    assert {one["Name"] for one in s3.list_buckets()["Buckets"]} == buckets
+    assert s3.get_object(Bucket=made["storage"]["PhotosBucket"], Key="packs/one.parquet")["Body"].read() == b"photos"
+    assert boto3.client("iam").list_roles()["Roles"] == []
+    networks = boto3.client("ec2").describe_vpcs(Filters=[{"Name": "is-default", "Values": ["false"]}])["Vpcs"]
+    assert networks == []
+
+
+def test_another_suffix_starts_afresh(aws: Any) -> None:
+    first = _deploy("storage")
+    boto3.client("cloudformation").delete_stack(StackName="fruits-storage")
+    second = _deploy("storage", Suffix="-b")
+    assert second["PhotosBucket"] == first["PhotosBucket"] + "-b"
+
+
+# --- What the budget stops ----------------------------------------------------------------------------------------------------
+
+
+def _stop(monkeypatch: pytest.MonkeyPatch, **environment: str) -> list[str]:
+    """Run the code of the function as Lambda would."""
+    code = PARSED["budget"]["Resources"]["Stopper"]["Properties"]["Code"]["ZipFile"]
+    assert len(code) <= 4096  # of CloudFormation, for code in a template
+    for key in ("APPLICATION", "CLUSTER", "ECS_CLUSTER", "ECS_SERVICE"):
+        monkeypatch.setenv(key, environment.get(key, ""))
+    names: dict[str, Any] = {}
+    exec(compile(code, "index.py", "exec"), names)
+    return names["stop"]({}, None)
+
+
+def test_what_runs_is_stopped_when_the_budget_is_spent(aws: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = _deploy_all()
+    emr, ecs = boto3.client("emr-serverless"), boto3.client("ecs")
+    application = made["batch"]["ApplicationId"]
+    emr.start_application(applicationId=application)
+    run = emr.start_job_run(
+        applicationId=application, executionRoleArn=made["roles"]["BatchRoleArn"], clientToken="t",
+        jobDriver={"sparkSubmit": {"entryPoint": "s3://b/main.py"}},
+    )["jobRunId"]  # fmt: skip
+    emrserverless_backends[ACCOUNT_ID][REGION].job_runs[application][0].state = "RUNNING"  # moto's are done at once
+    cluster, service = made["service"]["ClusterName"], made["service"]["ServiceName"]
+    stopped = _stop(monkeypatch, APPLICATION=application, ECS_CLUSTER=cluster, ECS_SERVICE=service)
+    assert stopped == [run, application, service]
+    assert emr.get_job_run(applicationId=application, jobRunId=run)["jobRun"]["state"] in {"CANCELLING", "CANCELLED"}
+    assert ecs.describe_services(cluster=cluster, services=[service])["services"][0]["desiredCount"] == 0
+    # With nothing running, the application itself is stopped.
+    assert _stop(monkeypatch, APPLICATION=application) == [application]
+    assert emr.get_application(applicationId=application)["application"]["state"] == "STOPPED"
+
+
+def test_what_cannot_be_stopped_spares_nothing_else(aws: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = _deploy_all("ec2")
+    emr = boto3.client("emr")
+    with pytest.raises(RuntimeError, match="application gone"):
+        _stop(monkeypatch, APPLICATION="gone", CLUSTER=made["batch"]["ClusterId"])
+    (cluster,) = emr.list_clusters()["Clusters"]
+    assert cluster["Status"]["State"].startswith("TERMINAT")
+
+
+# --- What a template must not become --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_a_template_fits_into_a_call_and_names_no_region_or_account(name: str) -> None:
+    text = TEXTS[f"{name}.yaml"]
+    assert len(text.encode()) <= 51_200
+    assert not re.search(r"eu-(west|central)-\d|\b\d{12}\b", re.sub(r"#.*", "", text))
+    for parameter in PARSED[name]["Parameters"].values():
+        assert "AllowedPattern" in parameter or "AllowedValues" in parameter or parameter["Type"] == "Number"
+
+
+def test_a_role_fits_its_limit() -> None:
+    for variant in variants(PARSED["roles"]):
+        for role in variant.of("AWS::IAM::Role"):
+            inline = json.dumps([policy["PolicyDocument"] for policy in role.properties["Policies"]])
+            assert len(re.sub(r"\s", "", inline)) <= 10_240, role.name
+
+
+def test_what_the_stacks_hand_on_is_what_others_take() -> None:
+    exported = {
+        f"${{import:{value}}}"
+        for template in PARSED.values()
+        for output in (template.get("Outputs") or {}).values()
+        if "Export" in output
+        for value in [output["Export"]["Name"]["Fn::Sub"].replace("${Name}", "fruits")]
+    }
+    taken = set()
+    for template in PARSED.values():
+        for variant in variants(template):
+            for resource in variant.resources.values():
+                taken |= set(re.findall(r"\$\{import:[^}]*\}", str(resource.whole) + str(resource.properties)))
+    assert taken
+    assert taken <= exported
+
+
+def test_the_dashboard_of_a_run_is_what_cloudwatch_reads() -> None:
+    bodies = {
+        str(body)
+        for variant in variants(PARSED["batch"])
+        for dashboard in variant.of("AWS::CloudWatch::Dashboard")
+        for body in each(dashboard.properties["DashboardBody"])
+    }
+    assert {"AWS/EMRServerless" in body for body in bodies} == {True, False}  # one for each way to compute
+    for body in bodies:
+        widgets = json.loads(body)["widgets"]
+        assert len(widgets) >= 5
+        assert all(widget["type"] == "metric" and widget["properties"]["metrics"] for widget in widgets)
+    assert any("PhotosPerSecond" in body and "CostPerMillion" in body for body in bodies)
+
+
+def test_the_service_is_started_with_options_that_it_has() -> None:
+    command = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    options = {option for parameter in command.params for option in parameter.opts}
+    (task,) = next(variants(PARSED["service"])).of("AWS::ECS::TaskDefinition")
+    (container,) = task.properties["ContainerDefinitions"]
+    words = [str(word) for word in every(container["Command"])]
+    assert words[0] == "serve"
+    assert words[1].startswith("s3://${import:fruits-ResultsBucket}/")
+    assert {word.partition("=")[0] for word in words[2:]} <= options
+    assert {one["Name"] for one in container["Environment"]} == {"AWS_REGION", "FRUITS_DATABASE"}
+    with command.make_context("serve", ["s3://results/runs/1", *[w.replace("$", "x") for w in words[2:]]]) as context:
+        assert context.params["port"] == 8000
+        assert context.params["trusted_proxy"] == ["10.43.0.0/25"]
+
+
+def test_the_number_that_scales_the_service_is_in_its_log() -> None:
+    from fruits.service import door
+
+    (waiting,) = next(variants(PARSED["service"])).of("AWS::Logs::MetricFilter")
+    assert waiting.properties["FilterPattern"] == "{ $.waiting >= 0 }"
+    assert '"waiting"' in Path(door.__file__).read_text(encoding="utf-8")
