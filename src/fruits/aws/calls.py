@@ -194,6 +194,11 @@ def translated(call: Call, aws: Aws) -> Iterator[None]:
             f"{call.name}: {exc}; is '{aws.region}' a region that has this service, and is the network there? Choose with "
             "--region or AWS_REGION"
         ) from exc
+    except importlib.import_module("botocore.parsers").ResponseParserError as exc:
+        first = str(exc).splitlines()[0][:200]
+        raise AwsError(
+            f"{call.name}: whoever answered is not AWS ({first}); look for a proxy on the way, and at AWS_ENDPOINT_URL"
+        ) from exc
     except of_botocore.ParamValidationError:
         raise  # a mistake of ours
     except of_botocore.BotoCoreError as exc:

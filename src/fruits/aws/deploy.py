@@ -26,8 +26,9 @@ _POLL_S: Final = 5.0
 _CHANGING: Final = ("_IN_PROGRESS",)
 _GOOD: Final = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE")
 _UNFINISHED: Final = ("SUBMITTED", "PENDING", "SCHEDULED", "RUNNING", "CANCELLING", "QUEUED")
-#: Parameters that ``deploy`` finds out by itself.
+#: Parameters that ``deploy`` finds out by itself: of AWS, and of the stack that makes what runs.
 _LOOKED_UP: Final = {"batch": "S3PrefixListId", "service": "S3PrefixListId"}
+_FROM_BATCH: Final = ("ApplicationId", "ClusterId")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,9 @@ def planned(name: str, stacks: Sequence[str], parameters: Mapping[str, Mapping[s
             given[_LOOKED_UP[which]] = "<its PrefixListId>"
         if which == "batch" and given.get("Compute") == "ec2":
             calls.append(_BLOCK_PUBLIC_ACCESS)
+        if which == "budget" and "batch" in stacks:
+            made = "ClusterId" if parameters.get("batch", {}).get("Compute") == "ec2" else "ApplicationId"
+            given.setdefault(made, f"<{made}>")
         calls.append(
             Call("cloudformation", "create_stack", {
                 **_request(name, which, given, frozenset()), "TemplateBody": f"<template {which}>",
@@ -126,6 +130,9 @@ def deploy(
             given[asked] = _looked_up(aws)
         if which == "batch" and given.get("Compute") == "ec2":
             aws.make(_BLOCK_PUBLIC_ACCESS)
+        if which == "budget" and (batch := find(aws, name, "batch")):
+            for key in _FROM_BATCH:
+                given.setdefault(key, batch.outputs.get(key, ""))
         request = _request(name, which, given, before.parameters if before else frozenset())
         if before is None:
             aws.call("cloudformation", "create_stack", **request)
