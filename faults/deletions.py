@@ -1,7 +1,7 @@
 """Scenarios: a service is killed while it forgets a submission, or while it keeps one; nothing of it may be left.
 
 Every byte of the database's files, the photo folder and the logs is searched for what was planted in the submission: photo,
-features, labels, note, its name. In every second trial of deletions the process is killed at a random moment; in the others, and
+features, labels, note, its name. In every fourth trial of deletions the process is killed at a random moment; in the others, and
 while keeping, which is over in 2 ms, it kills itself at a random call within the work. Then a new process starts, as a service
 does. That the search finds what is there is shown in every trial: before the deletion it must find all of it, and afterwards all
 of the submission that stays.
@@ -171,7 +171,7 @@ def _deletions(figure: Figure, trials: Trials, service_in: Callable[[Path], Serv
             (calls, tombstone), seconds = measured
             # Before there is a tombstone, a killed deletion is none: most calls from there on.
             moment, call = chance.uniform(0, seconds), chance.randint(int(0.8 * tombstone), calls)
-            killed = service.kill("delete", after_s=moment) if number % 2 else service.kill("delete", at_call=call)
+            killed = service.kill("delete", at_call=call) if number % 4 else service.kill("delete", after_s=moment)
             service.run("recover")
             if "note" in service.found("goes"):
                 outcome = "not begun; asked again"

@@ -43,7 +43,7 @@ _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 _MIGRATION_LOCK: Final = 0x66727569
 #: How long one process waits for another that writes (SQLite), for a lock, for a connection; in seconds.
 _PATIENCE_S: Final = 15
-#: Rewriting a table of so many bytes locks it for about a second; larger ones are rewritten only when someone asks.
+#: Rewriting a table of so many bytes locks it for a second or two; larger ones are rewritten only when someone asks.
 _REWRITE_BYTES: Final = 64 << 20
 _FORGETFUL: Final = ("submissions",)
 
