@@ -171,6 +171,7 @@ class _Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._head_bytes = self._fields_bytes = self._discarded = 0
         self._in_head = True
+        self._deaf = False  # nothing that comes from now on is listened to
         self._patience: asyncio.TimerHandle | None = None
         self.gauge.inc()
         self._wait()
@@ -183,7 +184,7 @@ class _Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._deaf:
             return
         if self._in_head:
             self._head_bytes += len(data)
@@ -225,6 +226,12 @@ class _Connection(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
 
+    def on_response_complete(self) -> None:
+        last = not self.pipeline
+        super().on_response_complete()
+        if self._deaf and last:
+            self.transport.close()
+
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - what it says is for programmers
         self._refuse(Problem("bad_request", "this is no HTTP request that can be understood"))
 
@@ -252,10 +259,20 @@ class _Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, problem: Problem) -> None:
-        """Answer outside any request, and hang up."""
-        if self.transport.is_closing():
+        """Answer outside any request, and hang up; whoever asked before that is answered first."""
+        if self.transport.is_closing() or self._deaf:
             return
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        self._deaf = True
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:  # a whole request, whose answer is under way: see on_response_complete
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if self.pipeline and self.pipeline[0][0] is cycle:  # not begun, and others before it
+                self.pipeline.popleft()
+                return
+        if cycle is None or (cycle.response_complete and self._in_head) or not cycle.response_started:
             body = problems.body(problem, secrets.token_urlsafe(12))
             lines = [
                 f"HTTP/1.1 {problem.status} Refused",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from dataclasses import dataclass
 from typing import Final
 
+from fruits.config import usable_cores
 from fruits.errors import ConfigError
 from fruits.storage.objects import is_remote
 
@@ -115,7 +115,7 @@ class ServiceConfig:
         put(self, "data", data)
         put(self, "database", self.database or f"sqlite:///{data}/service.db")
         put(self, "photos", self.photos or f"{data}/photos")
-        put(self, "workers", self.workers or _cores())
+        put(self, "workers", self.workers or usable_cores())
         put(self, "allow_hosts", tuple(host.lower() for host in self.allow_hosts))
         put(self, "allow_origins", tuple(origin.lower().rstrip("/") for origin in self.allow_origins))
         for name, low, high in (
@@ -154,8 +154,3 @@ class ServiceConfig:
             return ipaddress.ip_address(self.host.strip("[]")).is_loopback
         except ValueError:
             return False
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
