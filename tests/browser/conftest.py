@@ -246,7 +246,7 @@ class Visit:
     def open(self, path: str = "/") -> Any:
         """Go to a page of the service."""
         self.page.goto(self.url + path)
-        self.page.wait_for_function("!document.documentElement.classList.contains('unsaid')")
+        self.page.wait_for_function("() => !document.documentElement.classList.contains('unsaid')")
         return self.page
 
     def pick(self, *photos: Path | dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ def test_photo_is_previewed_at_once_and_then_named(visit: Callable[..., Any], re
     page.route("**/v1/recognise", lambda route: held.append(route))  # noqa: PLW0108 - Playwright inspects it
     visitor.pick(*recogniser.some("Melonette Striped"))
     page.wait_for_selector(".card[aria-busy] .looking")
-    page.wait_for_function("document.querySelector('.card img').naturalWidth > 0")
+    page.wait_for_function("() => document.querySelector('.card img').naturalWidth > 0")
     visitor.shot("looking")
     page.wait_for_timeout(100)
     held[0].continue_()
@@ -34,7 +34,7 @@ def test_photo_is_previewed_at_once_and_then_named(visit: Callable[..., Any], re
     assert card.locator(".bars li").count() == 3
     assert card.locator(".bars .share").first.inner_text().endswith("%")
     assert card.locator(".alike li").count() == 6
-    page.wait_for_function("[...document.querySelectorAll('.alike img')].every((one) => one.naturalWidth > 0)")
+    page.wait_for_function("() => [...document.querySelectorAll('.alike img')].every((one) => one.naturalWidth > 0)")
     assert page.locator("#status").inner_text().startswith("Striped melonette: ")
     visitor.shot("answer", full_page=True)
 
@@ -385,7 +385,7 @@ def test_without_a_connection_the_page_opens_and_the_photo_waits_for_one(
     visitor.expected += ["ERR_INTERNET_DISCONNECTED", "ERR_FAILED"]
     page = visitor.open()
     page.evaluate("navigator.serviceWorker.ready.then(() => null)")
-    page.wait_for_function("navigator.serviceWorker.controller !== null")
+    page.wait_for_function("() => navigator.serviceWorker.controller !== null")
     visitor.context.set_offline(True)
     page.reload()
     page.wait_for_selector("text=You are offline.")
