@@ -31,6 +31,7 @@ _FLUSH_S: Final = 5.0
 _BUDGET_BYTES: Final = 48 << 20
 _RECOVER_S: Final = 60.0
 _PURGE_S: Final = 3600.0
+_PULSE_S: Final = 30.0
 
 
 class Resources:
@@ -102,6 +103,7 @@ class Resources:
         self._do(self._repeat(_FLUSH_S, self.statistics.flush))
         self._do(self._repeat(_RECOVER_S, self.submissions.recover))
         self._do(self._repeat(_PURGE_S, self._purge, at_once=True))
+        self._do(self._repeat(_PULSE_S, self._pulse))
         if self.config.watch_s:
             self._do(self._watch())
 
@@ -177,6 +179,10 @@ class Resources:
                 self.telemetry.log("chore_failed", level="error", chore=what.__name__, reason=str(exc)[:500])
             except Exception as exc:
                 self.telemetry.log_bug("", exc)
+
+    def _pulse(self) -> None:
+        # What scales the service by the length of its queue must hear of it when nobody comes, too.
+        self.telemetry.log("pulse", waiting=self.recogniser.waiting)
 
     def _purge(self) -> None:
         self.submissions.purge()
