@@ -135,6 +135,9 @@ async def _receipts(resources: Resources, good: list[Recognised], lang: str, sec
         for one in good:
             outcome = one.answer.outcome
             telemetry.photos.labels(outcome).inc()
+            telemetry.batches.inc(1 / one.together)
+            for stage, taken_s in (("queue", one.queue_s), ("decode", one.decode_s), ("infer", one.infer_s)):
+                telemetry.stages[stage].inc(taken_s / (1 if stage == "queue" else one.together))
             resources.statistics.answered(
                 outcome, seconds, kept=one.kept is not None, model=one.model.identity, bins=one.bins
             )

@@ -125,6 +125,8 @@ class Recognised:
         The photo as a fresh JPEG, if that was asked for.
     queue_s, decode_s, infer_s : float
         Seconds that it waited, and that its batch took.
+    together : int
+        Photos in its batch.
     """
 
     model: Model
@@ -135,6 +137,7 @@ class Recognised:
     queue_s: float
     decode_s: float
     infer_s: float
+    together: int = 1
 
 
 @dataclass(slots=True, eq=False)
@@ -354,7 +357,7 @@ class Recogniser:
                     outcomes[row] = exc
                     continue
             outcomes[row] = Recognised(
-                model, *one, kept, started - jobs[row].since, decoded - started, inferred - decoded
+                model, *one, kept, started - jobs[row].since, decoded - started, inferred - decoded, len(jobs)
             )
         return outcomes
 
