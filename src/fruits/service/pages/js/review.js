@@ -162,6 +162,7 @@ function openCorrection() {
   $("correct").setAttribute("aria-expanded", "true");
   which.field.value = one.said_label && !names.has(one.said_label) ? one.said_label : "";
   which.field.focus();
+  which.field.select(); // what one types replaces what the visitor wrote
 }
 
 function closeCorrection() {
