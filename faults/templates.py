@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from scan.tools import BIN, ROOT, Said, cfn_lint, checkov
+from scan.tools import BIN, REGIONS, ROOT, Said, cfn_lint, checkov
 
 from fruits.aws.rules import check, templates
 
@@ -93,7 +93,7 @@ def table(program: Path) -> str:
         named = {f"{at:03d}.{hole.template}": hole.text(whole[hole.template]) for at, hole in enumerate(holes)}
         for name, text in (whole | named).items():
             (Path(folder) / name).write_text(text, encoding="utf-8")
-        linted = _by_file(cfn_lint([Path(folder) / name for name in whole | named]))
+        linted = _by_file(cfn_lint([Path(folder) / name for name in whole | named], REGIONS[:1]))
         scanned = _by_file(checkov([Path(folder)], ["cloudformation"], program)[0])
     lines = ["| hole | template | our rules | cfn-lint alone | checkov alone |", "|---|---|---|---|---|"]
     counts = dict.fromkeys(("ours", "cfn-lint", "checkov", "either"), 0)

@@ -210,7 +210,8 @@ def _principals(
             for value in every(values):
                 text = str(value)
                 if "*" in text or not kind:
-                    if not (of_thing == "endpoint" and _is_of_aws(statement)):
+                    ours = condition.get(("stringequals", "aws:principalaccount")) == ["${AWS::AccountId}"]
+                    if not (of_thing == "endpoint" and (ours or _is_of_aws(statement))):
                         yield (
                             resource.name,
                             "any-principal",

@@ -208,3 +208,56 @@ def test_the_number_that_scales_the_service_is_in_its_log() -> None:
     (waiting,) = next(variants(PARSED["service"])).of("AWS::Logs::MetricFilter")
     assert waiting.properties["FilterPattern"] == "{ $.waiting >= 0 }"
     assert '"waiting"' in Path(door.__file__).read_text(encoding="utf-8")
+
+
+# --- What a bucket refuses ------------------------------------------------------------------------------------------------------
+
+
+def _holds(operator: str, expected: str, found: str | None) -> bool:
+    """Decide one test of a condition as IAM does: what is not in the request fails a test, but passes a negated one."""
+    if operator == "Null":
+        return (found is None) == (expected == "true")
+    if operator == "StringNotEquals":
+        return found != expected
+    if found is None:
+        return False
+    return {
+        "Bool": lambda: found == expected,
+        "StringEquals": lambda: found == expected,
+        "NumericLessThan": lambda: float(found) < float(expected),
+    }[operator]()
+
+
+def _denied(bucket: str, action: str, **request: str) -> list[str]:
+    """Return the statements of a bucket's policy that deny a request."""
+    known = {"aws:SecureTransport": "true", "s3:TlsVersion": "1.3", **request}
+    (variant,) = variants(PARSED["storage"])
+    (policy,) = [
+        one for one in variant.of("AWS::S3::BucketPolicy") if one.properties["Bucket"] == f"${{{bucket}}}"
+    ]  # fmt: skip
+    return [
+        statement["Sid"]
+        for statement in policy.properties["PolicyDocument"]["Statement"]
+        if statement["Effect"] == "Deny"
+        and statement["Action"] in {"s3:*", action}
+        and all(
+            _holds(operator, str(value), known.get(key))
+            for operator, tests in statement["Condition"].items()
+            for key, value in tests.items()
+        )
+    ]
+
+
+@pytest.mark.parametrize("bucket", ["Photos", "Results", "Logs", "Delivery"])
+def test_a_bucket_answers_by_tls_of_today_alone(bucket: str) -> None:
+    assert _denied(bucket, "s3:GetObject") == []
+    assert _denied(bucket, "s3:GetObject", **{"aws:SecureTransport": "false"}) == ["TlsOnly"]
+    assert _denied(bucket, "s3:GetObject", **{"s3:TlsVersion": "1.1"}) == ["TlsOfToday"]
+
+
+@pytest.mark.parametrize("bucket", ["Photos", "Results"])
+def test_an_upload_that_says_nothing_of_encryption_is_taken(bucket: str) -> None:
+    header = "s3:x-amz-server-side-encryption"
+    assert _denied(bucket, "s3:PutObject") == []
+    assert _denied(bucket, "s3:PutObject", **{header: "aws:kms"}) == []
+    assert _denied(bucket, "s3:PutObject", **{header: "AES256"}) == ["NoOtherEncryption"]
