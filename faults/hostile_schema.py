@@ -23,7 +23,7 @@ from schemathesis.checks import CHECKS, load_all_checks
 
 from faults.attacked import Attacked, BrokenAnswerError, Reply
 
-#: Requests to one address before the next one has its turn.
+#: Requests to one address before the next one has its turn, at most.
 _AT_A_TIME = 100
 #: Failures of one address and kind that are told in full.
 _TOLD = 3
@@ -37,13 +37,15 @@ def explore(service: Attacked, wanted: int, seed: int, fail: Callable[[str], Non
     operations = [
         found.ok() for found in schemathesis.openapi.from_url(f"{service.url}/openapi.json").get_all_operations()
     ]
+    turns = list(itertools.product(operations, GenerationMode))
+    at_a_time = max(1, min(_AT_A_TIME, wanted // len(turns)))
     outcomes: Counter[str] = Counter()
     failures: Counter[str] = Counter()
     barren: set[tuple[str, Any]] = set()
     with requests.Session() as session:
         for turn in itertools.count():
             before = outcomes.total()
-            for place, (operation, mode) in enumerate(itertools.product(operations, GenerationMode)):
+            for place, (operation, mode) in enumerate(turns):
                 if outcomes.total() + failures.total() >= wanted:
                     return outcomes
                 if (operation.label, mode) in barren:
@@ -60,7 +62,7 @@ def explore(service: Attacked, wanted: int, seed: int, fail: Callable[[str], Non
                             fail(f"{label}: {exc}")
 
                 try:
-                    _examples(operation.as_strategy(generation_mode=mode), one, seed + turn)
+                    _examples(operation.as_strategy(generation_mode=mode), one, seed + turn, at_a_time)
                 except Unsatisfiable:  # nothing about this address can be wrong
                     barren.add((operation.label, mode))
             if outcomes.total() == before:
@@ -68,10 +70,10 @@ def explore(service: Attacked, wanted: int, seed: int, fail: Callable[[str], Non
     return outcomes
 
 
-def _examples(strategy: Any, one: Callable[[Any], None], seed: int) -> None:
+def _examples(strategy: Any, one: Callable[[Any], None], seed: int, most: int) -> None:
     @hypothesis.seed(seed)
     @settings(
-        max_examples=_AT_A_TIME, deadline=None, database=None, phases=[Phase.generate],
+        max_examples=most, deadline=None, database=None, phases=[Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )  # fmt: skip
     @hypothesis.given(strategy)
