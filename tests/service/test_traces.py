@@ -129,7 +129,7 @@ def test_with_consent_the_pixels_are_kept_and_nothing_of_the_file_and_without_no
     assert kept.where(PLANTED) == []
     assert kept.where(b"2019:03:04") == []
     for rational in ((148, 5), (161, 4)):  # 29.6 and 40.25 seconds of arc, as they stand in the tags
-        needle = struct.pack("<II", *rational)
+        needle = struct.pack(">II", *rational)
         assert needle in planted(a_photo, "jpeg")
         assert [name for name in kept.where(needle, with_journals=False) if not name.startswith("table ")] == []
     (one,) = kept.service.recognise(planted(a_photo, "jpeg")).json()["photos"]

@@ -158,8 +158,8 @@ class Database:
         self._writer = engine.execution_options(fruits_writes=True)
         self.url = engine.url.render_as_string(hide_password=True)
         self.is_sqlite = engine.dialect.name == "sqlite"
-        # SQLite has one writer at a time. Threads wait here, first come, first served; its own way of waiting, for other
-        # processes, is to sleep and try again, and is not fair.
+        # SQLite has one writer at a time. Threads of this process wait here and go on at once; its own way of waiting, for
+        # other processes, is to sleep and try again.
         self._turn: threading.Lock | nullcontext[None] = threading.Lock() if self.is_sqlite else nullcontext()
 
     @classmethod
@@ -246,13 +246,16 @@ class Database:
             return connection.execute(text("select number from chores where name = 'scrub'")).scalar()
 
     def _cut_log(self) -> bool:
-        """Write SQLite's log back into its file and empty it; False if a reader is in the way for long."""
-        for attempt in range(20):
-            with self._turn, self._plain() as connection:
+        """Write SQLite's log back into its file and empty it; False if a reader is in the way for a second."""
+        for attempt in range(5):
+            with self._plain() as connection:
+                # While it waits for readers nobody can write: not for long at a time.
+                connection.execute(text("pragma busy_timeout = 100"))
                 busy = connection.execute(text("pragma wal_checkpoint(truncate)")).one()[0]
+                connection.execute(text(f"pragma busy_timeout = {1000 * _PATIENCE_S}"))
             if not busy:
                 return True
-            time.sleep(0.02 * (attempt + 1))
+            time.sleep(0.05 * (attempt + 1))
         return False
 
     def _rewrite(self, thorough: bool) -> bool:

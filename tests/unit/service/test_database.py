@@ -42,7 +42,7 @@ def test_processes_that_open_a_new_database_at_once_all_succeed(database_url: st
     program = "import sys; from fruits.service.database import Database; Database.open(sys.argv[1]).close()"
     started = [
         subprocess.Popen([sys.executable, "-c", program, database_url], stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
+        for _ in range(3)
     ]
     for process in started:
         _, said = process.communicate(timeout=120)

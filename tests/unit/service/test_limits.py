@@ -46,6 +46,19 @@ def test_several_at_once_are_taken_or_none() -> None:
     assert Limits(Clock()).take("a", 5, 50) == 0  # more than it ever holds is all that it holds
 
 
+def test_what_was_done_already_is_charged_beyond_the_bottom() -> None:
+    clock = Clock()
+    bucket = Limits(clock)
+    bucket.charge("a", 60, 20)
+    assert bucket.take("a", 60, 40) == 0
+    bucket.charge("a", 60, 1000)
+    assert bucket.take("a", 60) == pytest.approx(61)
+    clock.now += 61
+    assert bucket.take("a", 60) == 0
+    bucket.charge("a", 0, 1000)
+    assert bucket.take("a", 0) == 0
+
+
 def test_no_rate_no_limit() -> None:
     bucket = Limits(Clock())
     assert all(bucket.take("a", 0) == 0 for _ in range(1000))

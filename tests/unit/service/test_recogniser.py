@@ -47,7 +47,7 @@ def test_answers_are_the_bundles_in_the_order_of_the_photos(recogniser: Recognis
 
 def test_a_bad_photo_in_a_batch_is_its_own_problem(recogniser: Recogniser, a_photo: bytes) -> None:
     got = ask(recogniser, [a_photo, b"", a_photo[:300], a_photo, b"text", a_photo])
-    assert [type(one) is ImageDecodeError for one in got] == [False, True, True, False, True, False]
+    assert [isinstance(one, ImageDecodeError) for one in got] == [False, True, True, False, True, False]
     assert [one.code for one in got if isinstance(one, ImageDecodeError)] == ["empty", "damaged", "not an image"]
 
 

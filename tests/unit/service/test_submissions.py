@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -380,6 +382,37 @@ def test_threads_add_review_and_delete_at_once(submissions: Submissions, photo_f
     assert {path.name[:22] for path in photo_folder.iterdir()} == {
         one.id for one in submissions.page("kept", limit=200).submissions
     }
+
+
+WORKER = """
+import sys
+from fruits.service.database import Database
+from fruits.service.submissions import NewSubmission, Submissions
+from fruits.storage.objects import Objects
+submissions = Submissions(Database.open(sys.argv[1]), Objects(sys.argv[2]), keep_days=30)
+for turn in range(12):
+    receipt = submissions.add(NewSubmission("kind", "apple", None, "A", 0.5, 0.5, "en", "m", photo=[None, b"photo"][turn % 2]))
+    submissions.feedback(receipt.id, receipt.secret, False, "pear")
+    if turn % 3 == 0:
+        submissions.delete(receipt.id, receipt.secret)
+    submissions.recover()
+"""
+
+
+def test_processes_work_on_one_database_at_once(
+    submissions: Submissions, database_url: str, photo_folder: Path, new: New
+) -> None:
+    command = [sys.executable, "-W", "error", "-c", WORKER, database_url, str(photo_folder)]
+    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    while any(process.poll() is None for process in started):
+        receipt = submissions.add(new(PHOTO))
+        submissions.delete(receipt.id, receipt.secret)
+        assert submissions.counts()["all"] <= 36
+    for process in started:
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+    assert submissions.counts() == {"all": 24, "kept": 12, "pending": 12, "wrong": 24, "reviewed": 0}
+    assert len(list(photo_folder.iterdir())) == 12
 
 
 def test_keep_days_must_be_possible(database: Database, photo_folder: Path) -> None:
