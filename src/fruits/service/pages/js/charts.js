@@ -23,7 +23,7 @@ const BOTTOM = 20;
 export function chart(about) {
   const { title, days, series, written, remark } = about;
   const node = element("section.chart", {}, say(element("h2"), title));
-  if (!series.some((one) => one.values.some((value) => value !== null && value > 0))) {
+  if (!series.some((one) => one.values.some((value) => value !== null && (value > 0 || about.form === "lines")))) {
     node.append(say(element("p.quiet"), "no_data"));
     return node;
   }
@@ -86,7 +86,9 @@ function draw(picture, { days, series, form, written, least = 0, limits = [] }) 
 function bars({ days, series, across, up, wide }) {
   return days.map((_, k) => {
     let below = 0;
-    const group = svg("g");
+    const told = svg("title");
+    told.textContent = `${dated(days[k])}: ${series.map((one) => `${text(one.name)} ${one.values[k] ?? 0}`).join(", ")}`;
+    const group = svg("g", {}, told);
     for (const one of series) {
       const value = one.values[k] ?? 0;
       if (!value) continue;

@@ -19,7 +19,7 @@ let cursor = null;
 
 const number = (value, digits = 0) => new Intl.NumberFormat(language(), { maximumFractionDigits: digits }).format(value);
 const seconds = (value) => (value === null ? "–" : value < 1 ? `${number(1000 * value)}\u202fms` : `${number(value, 1)}\u202fs`);
-const share = (value) => (value === null ? "–" : percent(value));
+const share = (value) => (value === null ? "–" : value ? percent(value) : new Intl.NumberFormat(language(), { style: "percent" }).format(0));
 const sum = (counts) => Object.values(counts).reduce((total, value) => total + value, 0);
 
 const { refused } = session(load);

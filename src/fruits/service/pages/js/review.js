@@ -69,7 +69,7 @@ function show() {
     element("dd.name", {}, one.label ? names.of(one.label) : "–"),
     say(element("dd.plain-text"), () => `${named ? names.plain(named) : text(one.outcome ?? "unsure")}, ${percent(one.probability)}`),
     say(element("dt"), "visitor_says"),
-    element("dd", {}, say(element("span"), said), ...(one.said_label ? [": ", names.of(one.said_label)] : [])),
+    element("dd", {}, say(element("span"), said), ...(one.said_label ? [" · ", names.of(one.said_label)] : [])),
     ...(one.note ? [say(element("dt"), "note"), element("dd.plain-text", {}, element("bdi", {}, one.note))] : []),
     say(element("dt"), "when"),
     say(element("dd.plain-text"), moment(one.created)),
