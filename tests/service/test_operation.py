@@ -76,7 +76,7 @@ def test_photos_that_kill_their_decoder_harm_nobody(serve: Callable[..., Any], a
         "/v1/recognise", files=[("photo", a_photo), ("photo", marked(a_photo, "crash")), ("photo", a_photo)]
     ).json()["photos"]
     assert ["error" in one for one in mixed] == [False, True, False]
-    assert code_of(service.recognise(endless(2000, 400))) == "timeout"
+    assert code_of(service.recognise(endless(4000, 1500))) == "timeout"
     assert service.recognise(a_photo).status_code == 200
     assert service.log("bug") == []
 
@@ -95,6 +95,14 @@ def test_heavy_photos_do_not_hold_up_others(serve: Callable[..., Any], a_photo: 
         assert [answer.status_code for answer in light] == [200] * 5
         assert waiting >= 1  # five photos were answered while heavy ones still waited
         assert {one.result().status_code for one in many} == {200}
+
+
+def test_who_sends_what_takes_long_may_send_less(serve: Callable[..., Any], a_photo: bytes) -> None:
+    service = serve("--rate", 3, "--decode-timeout", 2, "--workers", 1)
+    assert service.recognise(a_photo).status_code == 200
+    slow = endless(4000, 1500)
+    assert code_of(service.recognise(slow)) == "timeout"  # two seconds: eight requests more than there are
+    assert code_of(service.recognise(slow)) == "rate_limited"
 
 
 def test_who_would_wait_too_long_is_refused_at_once(serve: Callable[..., Any], a_photo: bytes) -> None:

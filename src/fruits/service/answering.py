@@ -15,11 +15,11 @@ from urllib.parse import parse_qs
 from fruits.errors import ImageDecodeError
 from fruits.photos.quality import ADVICE
 from fruits.service import problems
-from fruits.service.callers import caller
+from fruits.service.callers import caller, charge
 from fruits.service.door import Receive, Scope, Send, reply
 from fruits.service.glance import Glance, glance
 from fruits.service.problems import Problem
-from fruits.service.recogniser import Recognised
+from fruits.service.recogniser import Recognised, UnreadableError
 from fruits.service.resources import Resources
 from fruits.service.settings import ServiceConfig
 from fruits.service.submissions import NewSubmission, Receipt
@@ -56,7 +56,7 @@ async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: 
     if upload.count > 1:
         await caller(resources, about, upload.count - 1)
     keep, lang = _wishes(scope["query_string"], upload.fields)
-    outcomes = await _outcomes(resources, upload, keep=keep)
+    outcomes = await _outcomes(resources, about, upload, keep=keep)
     good = [outcome for outcome in outcomes if isinstance(outcome, Recognised)]
     total_s = time.perf_counter() - about["started"]
     receipts = iter(await _receipts(resources, good, lang, total_s) if good else ())
@@ -94,7 +94,9 @@ def _wishes(query: bytes, fields: dict[str, str]) -> tuple[bool, str]:
     return found["keep"] == "true", found["lang"]
 
 
-async def _outcomes(resources: Resources, upload: Upload, *, keep: bool) -> list[Recognised | ImageDecodeError]:
+async def _outcomes(
+    resources: Resources, about: dict[str, Any], upload: Upload, *, keep: bool
+) -> list[Recognised | ImageDecodeError]:
     """Return what became of each photo; raise if there is but one and it is no photo."""
     seen = [glance(data) for data in upload.photos]
     _admit(resources, heavy=any(one.heavy for one in seen))
@@ -107,6 +109,7 @@ async def _outcomes(resources: Resources, upload: Upload, *, keep: bool) -> list
         if isinstance(outcome, BaseException) and not isinstance(outcome, ImageDecodeError):
             raise outcome
         outcomes[place] = outcome
+    charge(resources, about, sum(_decode_s(outcome) for outcome in outcomes))
     for outcome in outcomes:
         if isinstance(outcome, ImageDecodeError):
             resources.telemetry.rejected.labels(problems.of(outcome).code).inc()
@@ -117,6 +120,13 @@ async def _outcomes(resources: Resources, upload: Upload, *, keep: bool) -> list
 
 async def _settled(outcome: Any) -> Any:
     return outcome if isinstance(outcome, ImageDecodeError) else await outcome
+
+
+def _decode_s(outcome: Recognised | ImageDecodeError) -> float:
+    """Return what a photo took to decode; its share of its batch."""
+    if isinstance(outcome, Recognised):
+        return outcome.decode_s / outcome.together
+    return outcome.decode_s if isinstance(outcome, UnreadableError) else 0.0
 
 
 def _refusal(seen: Glance, config: ServiceConfig) -> ImageDecodeError | None:

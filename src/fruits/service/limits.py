@@ -34,15 +34,27 @@ class Limits:
         """Take ``count`` out of a bucket; return 0, or the seconds until there will be enough. Rate 0: no limit."""
         if per_minute <= 0:
             return 0.0
-        now = self._clock()
-        left, since = self._buckets.pop(key, (float(per_minute), now))
-        left = min(float(per_minute), left + (now - since) * per_minute / 60)
+        left = self._left(key, per_minute)
         wanted = min(count, per_minute)  # more than a bucket holds would never come
         enough = left >= wanted
-        self._buckets[key] = (left - wanted if enough else left, now)
+        self._keep(key, left - wanted if enough else left)
+        return 0.0 if enough else (wanted - left) * 60 / per_minute
+
+    def charge(self, key: str, per_minute: int, count: int) -> None:
+        """Take ``count`` out of a bucket for what was done already, also beyond its bottom: a minute's worth at most."""
+        if per_minute > 0:
+            self._keep(key, max(-float(per_minute), self._left(key, per_minute) - count))
+
+    def _left(self, key: str, per_minute: int) -> float:
+        now = self._clock()
+        left, since = self._buckets.get(key, (float(per_minute), now))
+        return min(float(per_minute), left + (now - since) * per_minute / 60)
+
+    def _keep(self, key: str, left: float) -> None:
+        self._buckets[key] = left, self._clock()
+        self._buckets.move_to_end(key)
         while len(self._buckets) > MOST:
             self._buckets.popitem(last=False)
-        return 0.0 if enough else (wanted - left) * 60 / per_minute
 
 
 @lru_cache(maxsize=10_000)

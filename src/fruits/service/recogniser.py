@@ -140,6 +140,20 @@ class Recognised:
     together: int = 1
 
 
+class UnreadableError(ImageDecodeError):
+    """A photo that could not be opened, and what it took to find out.
+
+    Attributes
+    ----------
+    decode_s : float
+        Seconds; its share of its batch.
+    """
+
+    def __init__(self, code: str, message: str, decode_s: float) -> None:
+        super().__init__(code, message)
+        self.decode_s = decode_s
+
+
 @dataclass(slots=True, eq=False)
 class _Job:
     data: bytes
@@ -227,7 +241,7 @@ class Recogniser:
         self.warm = True
 
     def submit(self, photo: bytes, *, keep: bool = False, heavy: bool = False) -> asyncio.Future[Recognised]:
-        """Queue a photo from an event loop; the future gives what was recognised, or ``ImageDecodeError``.
+        """Queue a photo from an event loop; the future gives what was recognised, or ``UnreadableError``.
 
         Parameters
         ----------
@@ -344,7 +358,13 @@ class Recogniser:
             sizes = decoding.outcomes()
             decoded = time.perf_counter()
             good = [row for row, one in enumerate(sizes) if not isinstance(one, ImageDecodeError)]
-            outcomes: list[Any] = list(sizes)
+            each_s = (decoded - started) / len(jobs)
+            outcomes: list[Any] = [
+                UnreadableError(one.code, str(one), self._limits.cpu_s if one.code == "timeout" else each_s)
+                if isinstance(one, ImageDecodeError)
+                else one
+                for one in sizes
+            ]
             sides = np.array([min(outcomes[row]) for row in good], np.int64)
             recognised = _recognise(model, decoding.pixels(size), sides) if good else []
         inferred = time.perf_counter()
