@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,17 +94,19 @@ def table(program: Path) -> str:
         named = {f"{at:03d}.{hole.template}": hole.text(whole[hole.template]) for at, hole in enumerate(holes)}
         for name, text in (whole | named).items():
             (Path(folder) / name).write_text(text, encoding="utf-8")
-        linted = _by_file(cfn_lint([Path(folder) / name for name in whole | named], REGIONS[:1]))
-        scanned = _by_file(checkov([Path(folder)], ["cloudformation"], program)[0])
+        with ThreadPoolExecutor() as at_once:
+            lint = at_once.submit(cfn_lint, [Path(folder) / name for name in whole | named], REGIONS[:1])
+            scan = at_once.submit(checkov, [Path(folder)], ["cloudformation"], program)
+        linted, scanned = _by_file(lint.result()), _by_file(scan.result()[0])
     lines = ["| hole | template | our rules | cfn-lint alone | checkov alone |", "|---|---|---|---|---|"]
     counts = dict.fromkeys(("ours", "cfn-lint", "checkov", "either"), 0)
     for at, hole in enumerate(holes):
         name = f"{at:03d}.{hole.template}"
         ours = by_our_rules(hole)
-        lint, scan = (said.get(name, set()) - said.get(hole.template, set()) for said in (linted, scanned))
-        for key, noticed in zip(counts, (ours, lint, scan, lint | scan), strict=True):
+        by_lint, by_scan = (said.get(name, set()) - said.get(hole.template, set()) for said in (linted, scanned))
+        for key, noticed in zip(counts, (ours, by_lint, by_scan, by_lint | by_scan), strict=True):
             counts[key] += bool(noticed)
-        cells = " | ".join(map(_cell, (ours, {check for check, _ in lint}, {check for check, _ in scan})))
+        cells = " | ".join(map(_cell, (ours, {name for name, _ in by_lint}, {name for name, _ in by_scan})))
         lines.append(f"| {hole.what} | {hole.template.removesuffix('.yaml')} | {cells} |")
     lines += ["", (
         f"Of {len(holes)} holes our rules notice {counts['ours']}, cfn-lint alone {counts['cfn-lint']}, checkov alone "
