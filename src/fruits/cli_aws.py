@@ -219,7 +219,12 @@ def run(
     taxonomy: Annotated[str | None, typer.Option(help="none: every label is its own kind.")] = None,
     balance: Annotated[bool | None, typer.Option(help="Count every kind the same in training.")] = None,
     seed: Annotated[int, typer.Option(help="Of the sample and of the groups held back.")] = 0,
-    count: Annotated[int | None, typer.Option("--photos", help="How many there are, for the estimate.", min=1)] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "--photos", help="How many there are, for the estimate; a dry run takes 100,000 if not told.", min=1
+        ),
+    ] = None,
     executors: Annotated[int, _EXECUTORS] = 5,
     architecture: Annotated[str, typer.Option(help="X86_64 or ARM64, as the application was made.")] = "X86_64",
     compute: Annotated[str, _COMPUTE] = "serverless",

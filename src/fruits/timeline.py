@@ -153,7 +153,8 @@ class Timeline:
             if now - last >= self._every or over:
                 if self._counting and now - self._asked_at >= _ASK_EVERY_S and not over:
                     self.look()
-                active = [executor for executor in self._seen if executor["active"]]
+                # Beyond the embeddings nobody asks, and what was seen last would look like work that goes on.
+                active = [executor for executor in self._seen if executor["active"] and self._counting]
                 elapsed, photos = max(now - last, 1e-6), self._photos
                 self._points.append(
                     Point(

@@ -112,7 +112,9 @@ class _Request(access_control.IAMRequest):
     """Moto asks its policies about ``*`` wherever it is not S3: then no policy that names what it allows would allow it."""
 
     def check_signature(self) -> None:
-        if self._service != "emr-serverless":  # moto adds the path's names to what was signed, and then finds it is not that
+        if (
+            self._service != "emr-serverless"
+        ):  # moto adds the path's names to what was signed, and then finds it is not that
             super().check_signature()
 
     def check_action_permitted(self, resource: str) -> None:
@@ -274,17 +276,29 @@ class Emr:
             **of_driver,
             "SPARK_HOME": str(spark), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_LOCAL_HOSTNAME": "127.0.0.1",
         }  # fmt: skip
+        asked = "import json, sys, fruits, numpy as np; print(json.dumps([sys.path, fruits.__file__, np.__file__]))"
+        seen = subprocess.run(
+            [of_driver["PYSPARK_DRIVER_PYTHON"], "-c", asked],
+            cwd=home,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        (home / "seen.json").write_text(seen.stdout)
         started = time.time()
         with (home / "stderr").open("wb") as errors:
             process = subprocess.Popen(
                 command, cwd=home, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
             )
             assert process.stdout is not None
-            self._tell(job, process.stdout)
+            with (home / "stdout").open("w") as copy:
+                self._tell(job, process.stdout, copy)
             code = process.wait(600)
-        stderr = gzip.compress((home / "stderr").read_bytes())
-        key = f"emr/applications/{job.application_id}/jobs/{job.id}/SPARK_DRIVER/stderr.gz"
-        self._aws.client("s3").put_object(Bucket=self._logs, Key=key, Body=stderr)
+        for name in ("stdout", "stderr"):
+            key = f"emr/applications/{job.application_id}/jobs/{job.id}/SPARK_DRIVER/{name}.gz"
+            body = gzip.compress((home / name).read_bytes())
+            self._aws.client("s3").put_object(Bucket=self._logs, Key=key, Body=body)
         shutil.rmtree(home / "environment")
         job.total_execution_duration_seconds = int(time.time() - started)
         hours = (time.time() - started) / 3600
@@ -292,7 +306,7 @@ class Emr:
         job.state_details = "" if code == 0 else f"Job failed, exit code {code}"
         job.state = "SUCCESS" if code == 0 else "FAILED"
 
-    def _tell(self, job: Any, lines: Any) -> None:
+    def _tell(self, job: Any, lines: Any, copy: Any) -> None:
         """Write the driver's lines to its log stream as they come."""
         logs = self._aws.client("logs")
         stream = f"run/applications/{job.application_id}/jobs/{job.id}/SPARK_DRIVER/stdout"
@@ -300,6 +314,7 @@ class Emr:
             logs.create_log_group(logGroupName=self._group)
         logs.create_log_stream(logGroupName=self._group, logStreamName=stream)
         for line in lines:
+            copy.write(line)
             event = {"timestamp": int(time.time() * 1000), "message": line.rstrip("\n")}
             logs.put_log_events(logGroupName=self._group, logStreamName=stream, logEvents=[event])
 
@@ -323,9 +338,9 @@ def _install_spark(folder: Path) -> None:
         (f"py4j-{py4j_version}-src.zip", Path(py4j.__file__).parent, ("tests",)),
     ):
         with zipfile.ZipFile(lib / name, "w") as archive:
-            for path in sorted(source.rglob("*.py")):
+            for path in sorted(source.rglob("*")):
                 within = path.relative_to(source)
-                if within.parts[0] not in left_out:
+                if path.suffix in (".py", ".json") and within.parts[0] not in left_out:
                     archive.write(path, f"{source.name}/{within}")
 
 

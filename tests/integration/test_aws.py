@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from fruits.storage.objects import Objects, opened
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS::")
 
 ROLES = ("uploader", "owner", "batch", "service")
+REPOSITORY = Path(__file__).parents[2]
 FOREIGN = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE",
            "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy")  # fmt: skip
 
@@ -104,6 +103,7 @@ def place() -> cluster.Place:
 # --- The whole path ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_whole_path_from_upload_to_results(
     account: Aws, installation: Any, here: Any, built: Any, fruits: Any, photos: Path, finished_run: Any, tmp_path: Path,
     watch: Watch,
@@ -116,13 +116,10 @@ def test_whole_path_from_upload_to_results(
         assert sent.json()["photos"] == 320
 
         here("fruits-owner")
-        dry = fruits("aws", "run", "orchard", "--to", "first", "--photos", "320", "--dry-run", "--json")
-        assert dry.code == 0, dry.stderr
         spark = tmp_path / "emr"
         with Emr(account, spark, "fruits-batch", "/fruits/fruits/batch", place().logs) as emr:
             done = fruits("aws", "run", "orchard", "--to", "first", "--json")
-            print(done.stderr)
-        [log] = spark.glob("*/stderr")
+        [log] = spark.glob("*/stdout")
         assert done.code == 0, f"{done.stderr}\n{log.read_text()[-4000:]}"
 
         told = done.json()
@@ -133,15 +130,14 @@ def test_whole_path_from_upload_to_results(
         again = fruits("aws", "run", "orchard", "--to", "first", "--cancel", "--json")
         assert again.json() == {"job": told["job"], "cancelled": False}
 
-    # The job ran in a clean environment: no folder of this repository, and not this virtual environment.
+    # The job ran in a clean environment: its Python saw no folder of this repository or its virtual environment.
     [command] = emr.commands
     assert command[0].endswith("spark-submit")
-    [origin] = [
-        line
-        for line in log.read_text().splitlines()
-        if "import 'fruits.pipeline'" in line or "fruits/pipeline.py" in line
-    ][:1]
-    assert str(spark) in origin
+    [paths] = spark.glob("*/seen.json")
+    searched, of_fruits, of_numpy = json.loads(paths.read_text())
+    assert of_fruits.startswith(str(spark))
+    assert of_numpy.startswith(str(spark))
+    assert [path for path in searched if path.startswith(str(REPOSITORY))] == []
 
     results = tmp_path / "first"
     _download(account, place().results, "runs/first", results)
@@ -153,13 +149,411 @@ def test_whole_path_from_upload_to_results(
     [executor] = [one for one in record["timeline"]["executors"] if one["cores"]]
     assert executor["tasks_done"] > 0
     ours = pq.read_table(finished_run.out / "features.parquet")["features"].to_pylist()
-    assert pq.read_table(results / "features.parquet")["features"].to_pylist() == ours
+    assert sorted(pq.read_table(results / "features.parquet")["features"].to_pylist()) == sorted(ours)
     assert watch.seen > 100, "the watch saw connections"
     assert watch.foreign == set(), "and none that left the machine"
 
-    # What was planned beforehand is what was called.
-    planned = [call["call"] for call in dry.json()["calls"]]
-    assert planned.count("emr-serverless.start_job_run") == 1
+
+# --- Deploying and deleting -------------------------------------------------------------------------------------------
+
+
+def test_deploying_twice_changes_nothing_and_status_says_what_is_there(installation: Any, here: Any) -> None:
+    aws = calls.Aws()
+    before = deploy.find(aws, "fruits", "batch")
+    deploy.deploy(aws, "fruits", ["roles", "batch", "budget"], {}, poll_s=0.01)
+    assert deploy.find(aws, "fruits", "batch").outputs == before.outputs
+    told = deploy.status(aws, "fruits")
+    assert {which: bool(found) for which, found in told["stacks"].items()} == {
+        "storage": True, "roles": True, "batch": True, "service": False, "budget": True,
+    }  # fmt: skip
+    assert told["application"]["id"] == before.outputs["ApplicationId"]
+
+
+def test_a_dry_run_of_deploying_names_the_calls_that_are_then_made(account: Aws, here: Any) -> None:
+    made: list[str] = []
+    planned = deploy.planned("second", ["storage", "roles"], {}, REGION)
+    deploy.deploy(calls.Aws(watch=lambda call: made.append(call.name)), "second", ["storage", "roles"], {}, poll_s=0.01)
+    assert [call.name for call in planned] == [name for name in made if "describe" not in name]
+    done = deploy.delete(calls.Aws(), "second", deploy.ORDER, poll_s=0.01)
+    assert done["deleted"] == ["second-roles", "second-storage"]
+    assert done["absent"] == ["second-budget", "second-service", "second-batch"]
+    assert done["kept"]["PhotosBucket"].startswith("second-photos-")
+
+
+def test_a_cluster_is_closed_to_the_world_before_it_is_made(account: Aws, here: Any) -> None:
+    parameters = {"batch": {"Compute": "ec2"}}
+    names = [call.name for call in deploy.planned("third", ["batch"], parameters, REGION)]
+    assert names.index("emr.put_block_public_access_configuration") < names.index("cloudformation.create_stack")
+    calls.Aws().make(deploy._BLOCK_PUBLIC_ACCESS)
+    kept = account.client("emr").get_block_public_access_configuration()["BlockPublicAccessConfiguration"]
+    assert kept["BlockPublicSecurityGroupRules"] is True
+    assert not kept.get("PermittedPublicSecurityGroupRuleRanges")
+
+
+def test_deleting_ends_jobs_and_the_application_before_the_stack(account: Aws, here: Any) -> None:
+    from moto.emrserverless import models
+
+    aws = calls.Aws()
+    deploy.deploy(aws, "fourth", ["storage", "roles", "batch"], {}, poll_s=0.01)
+    told = deploy.outputs(aws, "fourth", ["roles", "batch"])
+    job = aws.call(
+        "emr-serverless",
+        "start_job_run",
+        applicationId=told["ApplicationId"],
+        executionRoleArn=told["BatchRoleArn"],
+        clientToken="x",
+    )["jobRunId"]
+    models.emrserverless_backends[ACCOUNT][REGION].job_runs[told["ApplicationId"]][0].state = "RUNNING"
+    done = deploy.delete(aws, "fourth", ["batch", "roles"], poll_s=0.01)
+    assert done["cancelled"] == [job]
+    assert deploy.find(aws, "fourth", "batch") is None
+
+
+# --- Uploading --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> Path:
+    """A file of three parts, the last one short."""
+    path = tmp_path / "big.bin"
+    path.write_bytes(bytes(range(256)) * (upload.PART_BYTES // 256) * 2 + b"the end")
+    return path
+
+
+def test_an_upload_that_broke_off_goes_on_with_the_parts_that_are_missing(
+    installation: Any, here: Any, big: Path, account: Aws
+) -> None:
+    bucket, key = place().photos, "packs/broken/big.bin"
+
+    def break_off(call: calls.Call) -> None:
+        if call.operation == "upload_part" and call.parameters["PartNumber"] == 2:
+            raise ConnectionError("the line is cut")
+
+    with pytest.raises(ConnectionError):
+        upload.send(calls.Aws(watch=break_off), big, bucket, key)
+    sent = upload.send(calls.Aws(), big, bucket, key)
+    assert sent.parts_kept >= 1
+    assert sent.sent_bytes < big.stat().st_size
+    assert account.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read() == big.read_bytes()
+    assert "Uploads" not in account.client("s3").list_multipart_uploads(Bucket=bucket)
+    assert upload.send(calls.Aws(), big, bucket, key).sent_bytes == 0, "what is there is not sent again"
+    big.write_bytes(big.read_bytes()[:-1] + b"!")
+    assert upload.send(calls.Aws(), big, bucket, key).sent_bytes == big.stat().st_size, "another file is"
+
+
+def test_calls_of_an_upload_are_those_that_were_planned(
+    installation: Any, here: Any, big: Path, tmp_path: Path
+) -> None:
+    small = tmp_path / "small.bin"
+    small.write_bytes(b"little")
+    for path in (big, small):
+        made: list[str] = []
+        planned = [
+            call.name
+            for call in upload.calls_for(path, place().photos, f"packs/p/{path.name}")
+            for _ in range(call.times)
+        ]
+        upload.send(
+            calls.Aws(watch=lambda call, made=made: made.append(call.name)),
+            path,
+            place().photos,
+            f"packs/p/{path.name}",
+        )
+        assert sorted(made) == sorted(planned + (["s3.head_object"] if path is big else []))
+
+
+def test_photos_are_packed_once_and_the_pack_is_gone_from_here_when_it_is_there(
+    installation: Any, here: Any, own_photos: Path, tmp_path: Path
+) -> None:
+    waiting = tmp_path / "waiting"
+
+    def break_off(call: calls.Call) -> None:
+        if call.operation == "put_object":
+            raise ConnectionError("the line is cut")
+
+    bucket, name = place().photos, "packs/own"
+    with pytest.raises(ConnectionError):
+        upload.upload_photos(calls.Aws(watch=break_off), [str(own_photos)], bucket, name, folder=waiting)
+    [pack] = waiting.iterdir()
+    files = {path.name for path in pack.rglob("*.parquet")}
+    done = upload.upload_photos(calls.Aws(), [str(own_photos)], bucket, name, folder=waiting)
+    assert list(waiting.iterdir()) == []
+    sent = {found.key.rpartition("/")[2] for found in Objects(f"s3://{bucket}/{name}").list("data")}
+    assert sent == files, "not packed again"
+    assert done["photos"] == len(list(own_photos.rglob("*.jpg")))
+
+
+# --- Runs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def submission(installation: Any, here: Any, tmp_path: Path) -> cluster.Submission:
+    """A run whose package is three small files."""
+    archives = []
+    for name in ("environment-1.tar.gz", "fruits-0.1.0-1.tar.gz"):
+        (tmp_path / name).write_bytes(name.encode())
+        archives.append(package.Archive(tmp_path / name, "0" * 64))
+    entry = Path(package.__file__).with_name("entry.py")
+    made = package.Package(archives[0], archives[1], entry, {"fruits": "0.1.0"})
+    there = place()
+    out = f"s3://{there.results}/runs/{tmp_path.name}"
+    config = cluster.check_places(there, RunConfig(sources=(f"s3://{there.photos}/packs/x",), out=out))
+    return cluster.Submission(there, config, made, cost.shape_for(320))
+
+
+def test_a_dry_run_names_every_call_that_starting_makes(submission: cluster.Submission) -> None:
+    made: list[str] = []
+    aws = calls.Aws(watch=lambda call: made.append(call.name))
+    cluster.Place.of(aws, "fruits")
+    cluster.submit(aws, submission)
+    planned = [call.name for call in submission.planned() for _ in range(call.times)]
+    assert made == planned
+    assert json.dumps([call.as_dict() for call in submission.planned()])
+
+
+def test_the_same_run_from_another_terminal_follows_the_job_and_starts_none(submission: cluster.Submission) -> None:
+    from moto.emrserverless import models
+
+    started = cluster.submit(calls.Aws(), submission)
+    jobs = models.emrserverless_backends[ACCOUNT][REGION].job_runs[submission.place.application]
+    [job] = [job for job in jobs if job.id == started["job"]]
+    job.state = "RUNNING"
+    before = len(jobs)
+    assert cluster.submit(calls.Aws(), submission)["job"] == started["job"]
+    assert len(jobs) == before
+    other = cluster.Submission(
+        submission.place,
+        RunConfig(sources=submission.config.sources, out=submission.config.out, seed=5),
+        submission.package,
+        submission.shape,
+    )
+    with pytest.raises(calls.AwsError, match="other choices is under way"):
+        cluster.submit(calls.Aws(), other)
+
+    threading.Timer(0.3, lambda: setattr(job, "state", "SUCCESS")).start()
+    states = [
+        event["state"]
+        for event in cluster.follow(calls.Aws(), submission.place, started, poll_s=0.05)
+        if "state" in event
+    ]
+    assert states == ["RUNNING", "SUCCESS"]
+    assert cluster.submit(calls.Aws(), submission)["job"] != started["job"], "after its end, a new one"
+    assert cluster.last_words(calls.Aws(), submission.place, started) == [], "no logs, no words"
+
+
+def test_settings_of_a_run_fit_the_cluster_and_bring_the_package(submission: cluster.Submission) -> None:
+    conf = submission.conf()
+    assert conf["spark.archives"].count("#") == 2
+    sizes = [int(conf[f"spark.executor.{name}"].removesuffix("g")) for name in ("memory", "memoryOverhead")]
+    assert sum(sizes) == submission.shape.memory_gb
+    call = submission.start("token").parameters
+    assert call["jobDriver"]["sparkSubmit"]["entryPoint"].startswith(
+        f"s3://{submission.place.results}/packages/0.1.0/entry-"
+    )
+    assert call["executionRoleArn"] == submission.place.role
+    on_ec2 = cluster.Submission(
+        cluster.Place.unknown("fruits", REGION, "ec2"),
+        submission.config,
+        submission.package,
+        cost.shape_for(320, compute="ec2"),
+    )
+    step = on_ec2.start("token").parameters["Steps"][0]["HadoopJarStep"]
+    assert step["Args"][:3] == ["spark-submit", "--deploy-mode", "cluster"]
+    assert any(argument.startswith("spark.yarn.appMasterEnv.PYSPARK_PYTHON=") for argument in step["Args"])
+
+
+@pytest.mark.parametrize(
+    ("photos", "out", "words"),
+    [
+        ("s3://elsewhere/packs/x", "s3://R/runs/a", "may read s3://P/packs"),
+        ("s3://P/submissions/x", "s3://R/runs/a", "may read s3://P/packs"),
+        ("photos", "s3://R/runs/a", "may read s3://P/packs"),
+        ("s3://P/packs/x", "s3://R/runs", "may write s3://R/runs/<name>"),
+        ("s3://P/packs/x", "s3://R/packages/a", "may write s3://R/runs/<name>"),
+        ("s3://P/packs/x", "results", "may write s3://R/runs/<name>"),
+    ],
+)
+def test_what_a_run_may_not_read_or_write_is_said_before_it_starts(photos: str, out: str, words: str) -> None:
+    there = cluster.Place("n", REGION, "P", "R", "L", "role", "app", "", "group")
+    with pytest.raises(Exception, match=words):
+        cluster.check_places(there, RunConfig(sources=(photos,), out=out))
+
+
+def test_dry_run_and_cost_say_their_numbers_and_call_nothing(account: Aws, here: Any, built: Any, fruits: Any) -> None:
+    """Even the address of the server is one where nobody listens."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        for photos in (90_380, 10_000_000):
+            dry = fruits("aws", "run", "x", "--to", "y", "--photos", photos, "--dry-run")
+            assert dry.code == 0, dry.stderr
+            assert "emr-serverless.start_job_run" in dry.stdout
+            assert "nothing was called and nothing spent" in dry.stdout
+            told = fruits("aws", "cost", "--photos", photos)
+            assert told.code == 0, told.stderr
+            assert f"a run of {photos:,} photos" in told.stdout
+            total = next(line for line in told.stdout.splitlines() if "total, USD" in line)
+            assert total in dry.stdout
+        deploying = fruits("aws", "deploy", "--dry-run", "--json")
+        assert [call["call"] for call in deploying.json()["calls"]].count("cloudformation.create_stack") == 4
+
+
+def test_what_buckets_hold_is_priced_by_class_and_old_versions_are_counted(
+    installation: Any, here: Any, account: Aws
+) -> None:
+    s3, table = account.client("s3"), prices.load()
+    bucket = place().logs
+    s3.put_object(Bucket=bucket, Key="emr/a", Body=b"x" * 1000)
+    s3.put_object(Bucket=bucket, Key="emr/a", Body=b"y" * 3000)
+    s3.put_object(Bucket=bucket, Key="emr/cold", Body=b"z" * 5000, StorageClass="GLACIER_IR")
+    found = cost.storage_now(calls.Aws(), {"logs": bucket}, table)
+    sizes = {line.what: line.usd for line in found.lines}
+    assert sizes["logs, GLACIER_IR"] == pytest.approx(5000 / 1e9 * table["s3_archive_gb_month"])
+    assert sizes["logs, STANDARD, old versions"] == pytest.approx(1000 / 1e9 * table["s3_standard_gb_month"])
+
+
+# --- Who may do what --------------------------------------------------------------------------------------------------
+
+_START = {
+    "applicationId": "APPLICATION",
+    "executionRoleArn": f"arn:aws:iam::{ACCOUNT}:role/fruits-batch",
+    "clientToken": "x",
+}
+_OPEN = {"GroupId": "sg-1", "IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "CidrIp": "0.0.0.0/0"}
+#: For each role, calls near those that it makes: another bucket, another key, one right more. Ten each, all denied.
+NEIGHBOURS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
+    "uploader": [
+        ("s3", "delete_object", {"Bucket": "PHOTOS", "Key": "packs/x"}),
+        ("s3", "put_object", {"Bucket": "PHOTOS", "Key": "submissions/x", "Body": b""}),
+        ("s3", "put_object", {"Bucket": "PHOTOS", "Key": "x", "Body": b""}),
+        ("s3", "put_object", {"Bucket": "RESULTS", "Key": "packs/x", "Body": b""}),
+        ("s3", "get_object", {"Bucket": "PHOTOS", "Key": "submissions/x"}),
+        ("s3", "get_object", {"Bucket": "RESULTS", "Key": "runs/x"}),
+        ("s3", "list_objects_v2", {"Bucket": "RESULTS"}),
+        ("s3", "put_bucket_policy", {"Bucket": "PHOTOS", "Policy": "{}"}),
+        ("cloudformation", "describe_stacks", {"StackName": "fruits-storage"}),
+        ("emr-serverless", "list_applications", {}),
+    ],
+    "owner": [
+        ("s3", "put_object", {"Bucket": "RESULTS", "Key": "runs/x/bundle/manifest.json", "Body": b""}),
+        ("s3", "put_object", {"Bucket": "LOGS", "Key": "emr/x", "Body": b""}),
+        ("s3", "delete_object", {"Bucket": "RESULTS", "Key": "runs/x/run.json"}),
+        ("s3", "get_object", {"Bucket": "PHOTOS", "Key": "submissions/x"}),
+        ("s3", "delete_bucket", {"Bucket": "RESULTS"}),
+        ("cloudformation", "delete_stack", {"StackName": "fruits-batch"}),
+        ("cloudformation", "describe_stacks", {"StackName": "other-batch"}),
+        ("emr-serverless", "delete_application", {"applicationId": "APPLICATION"}),
+        ("emr-serverless", "get_application", {"applicationId": "00another00one00"}),
+        ("iam", "create_user", {"UserName": "x"}),
+    ],
+    "batch": [
+        ("s3", "put_object", {"Bucket": "PHOTOS", "Key": "packs/x", "Body": b""}),
+        ("s3", "put_object", {"Bucket": "RESULTS", "Key": "packages/x", "Body": b""}),
+        ("s3", "put_object", {"Bucket": "RESULTS", "Key": "x", "Body": b""}),
+        ("s3", "delete_object", {"Bucket": "PHOTOS", "Key": "packs/x"}),
+        ("s3", "get_object", {"Bucket": "PHOTOS", "Key": "submissions/x"}),
+        ("s3", "create_bucket", {"Bucket": "mine", "CreateBucketConfiguration": {"LocationConstraint": REGION}}),
+        ("emr-serverless", "start_job_run", _START),
+        ("logs", "delete_log_group", {"logGroupName": "/fruits/fruits/batch"}),
+        ("ec2", "authorize_security_group_ingress", _OPEN),
+        ("iam", "list_roles", {}),
+    ],
+    "service": [
+        ("s3", "put_object", {"Bucket": "RESULTS", "Key": "runs/x", "Body": b""}),
+        ("s3", "delete_object", {"Bucket": "RESULTS", "Key": "runs/x"}),
+        ("s3", "get_object", {"Bucket": "RESULTS", "Key": "packages/x"}),
+        ("s3", "get_object", {"Bucket": "PHOTOS", "Key": "packs/x"}),
+        ("s3", "put_object", {"Bucket": "PHOTOS", "Key": "packs/x", "Body": b""}),
+        ("s3", "get_object", {"Bucket": "LOGS", "Key": "emr/x"}),
+        ("s3", "list_objects_v2", {"Bucket": "LOGS"}),
+        ("emr-serverless", "get_application", {"applicationId": "APPLICATION"}),
+        ("cloudformation", "describe_stacks", {"StackName": "fruits-service"}),
+        ("iam", "list_roles", {}),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_neighbouring_calls_are_denied(role: str, installation: Any, here: Any, account: Aws) -> None:
+    here()
+    there = place()
+    names = {"PHOTOS": there.photos, "RESULTS": there.results, "LOGS": there.logs, "APPLICATION": there.application}
+    assert len(NEIGHBOURS[role]) == 10
+    with account.enforcing():
+        here(f"fruits-{role}")
+        for service, operation, given in NEIGHBOURS[role]:
+            parameters = {
+                key: names.get(value, value) if isinstance(value, str) else value for key, value in given.items()
+            }
+            with pytest.raises(calls.AwsError, match="denied") as refused:
+                calls.Aws().call(service, operation, **parameters)
+            assert "whoever works needs" in str(refused.value), (service, operation)
+
+
+def test_calls_of_each_role_pass_where_others_do_not(
+    submission: cluster.Submission, here: Any, account: Aws, big: Path
+) -> None:
+    """Our own calls as they are made by the code; what a run itself does under its role is in the whole path."""
+    there = submission.place
+    with account.enforcing():
+        here("fruits-owner")
+        aws = calls.Aws()
+        started = cluster.submit(aws, submission)
+        assert cluster.state(aws, started)["state"] == "SUCCESS"
+        assert [event for event in cluster.follow(aws, there, started, poll_s=0.01) if "state" in event]
+        assert cluster.last_words(aws, there, started) == []
+        cluster.cancel(aws, started)
+        deploy.status(aws, "fruits")
+        assert cost.storage_now(aws, {"photos": there.photos, "results": there.results}, prices.load()).usd >= 0
+        here("fruits-uploader")
+        upload.send(calls.Aws(), big, there.photos, "packs/roles/big.bin")
+        here("fruits-service")
+        submissions = Objects(f"s3://{there.photos}/submissions")
+        submissions.write("one.jpg", b"photo")
+        assert submissions.read("one.jpg") == b"photo"
+        submissions.delete("one.jpg")
+        assert Objects(f"s3://{there.results}/runs").read_if_present("nothing") is None
+
+
+# --- What goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_errors_say_what_to_do(installation: Any, here: Any, account: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        calls.AwsAbsentError, match="there is no bucket 'no-such-bucket-at-all'; make it with 'fruits aws deploy'"
+    ):
+        calls.Aws().call("s3", "list_objects_v2", Bucket="no-such-bucket-at-all")
+    with pytest.raises(calls.AwsAbsentError, match=r"there is no stack nobody-storage in eu-west-1"):
+        deploy.outputs(calls.Aws(), "nobody", ["storage"])
+    with pytest.raises(calls.AwsAbsentError, match="not there"):
+        calls.Aws().call("s3", "get_object", Bucket=place().photos, Key="packs/nothing")
+    with account.enforcing():
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAUNKNOWN")
+        with pytest.raises(calls.AwsError, match="credentials are not accepted"):
+            calls.Aws().call("s3", "list_buckets")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(calls.AwsError, match="no credentials found; sign in"):
+        calls.Aws().call("s3", "list_buckets")
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(calls.AwsError, match="correct AWS_PROFILE"):
+        calls.Aws().call("s3", "list_buckets")
+
+
+@pytest.mark.parametrize("arguments", [
+    ("deploy", "--name", "Not Good"), ("deploy", "--set", "nowhere.Key=1"), ("delete",), ("upload", "x", "--to", "../up"),
+    ("cost", "--photos", "5", "--compute", "abacus"), ("deploy", "--stack", "castle"),
+])  # fmt: skip
+def test_misuse_is_refused_before_anything_is_called(
+    arguments: tuple[str, ...], account: Aws, here: Any, fruits: Any
+) -> None:
+    done = fruits("aws", *arguments)
+    assert done.code == 2, done.stderr
+    assert "expected" in done.stderr or "add --yes" in done.stderr
+
+
+def test_importing_the_command_line_imports_no_boto3() -> None:
+    code = "import sys, fruits.cli, fruits.aws.cluster, fruits.aws.deploy; sys.exit('boto3' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
 
 
 def _download(account: Aws, bucket: str, prefix: str, folder: Path) -> None:

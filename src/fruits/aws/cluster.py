@@ -349,18 +349,22 @@ def cancel(aws: Aws, started: Mapping[str, Any]) -> None:
 
 
 def last_words(aws: Aws, place: Place, started: Mapping[str, Any], lines: int = 12) -> list[str]:
-    """Return the end of the driver's errors, from the logs that EMR keeps in the bucket; empty if there are none yet."""
+    """Return what a driver that failed said, from the logs that EMR keeps in the bucket; empty if there are none yet.
+
+    Our own message if there is one, else the last lines. Spark writes what Python says as an error to either log.
+    """
     import gzip  # noqa: PLC0415 - only after a failure
 
-    prefix = _log_prefix(started)
+    said: list[str] = []
     with suppress(AwsError, OSError):
-        pages = aws.pages("s3", "list_objects_v2", Bucket=place.logs, Prefix=prefix)
+        pages = aws.pages("s3", "list_objects_v2", Bucket=place.logs, Prefix=_log_prefix(started))
         keys = [found["Key"] for page in pages for found in page.get("Contents", ())]
-        for key in sorted(key for key in keys if key.rpartition("/")[2].startswith("stderr")):
-            body = aws.call("s3", "get_object", Bucket=place.logs, Key=key)["Body"].read()
-            text = (gzip.decompress(body) if key.endswith(".gz") else body).decode("utf-8", "replace")
-            return [line for line in text.splitlines() if line.strip()][-lines:]
-    return []
+        for key in sorted(keys):  # stderr before stdout
+            if key.rpartition("/")[2].partition(".")[0] in ("stderr", "stdout"):
+                body = aws.call("s3", "get_object", Bucket=place.logs, Key=key)["Body"].read()
+                text = (gzip.decompress(body) if key.endswith(".gz") else body).decode("utf-8", "replace")
+                said += [line for line in text.splitlines() if line.strip() and " INFO " not in line]
+    return [line for line in said if line.startswith("fruits: ")] or said[-lines:]
 
 
 def logs_at(place: Place, started: Mapping[str, Any]) -> str:

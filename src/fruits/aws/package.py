@@ -32,6 +32,7 @@ PYTHON: Final = "3.11"
 GLIBC: Final = (2, 34)
 #: Part of a package's name: raised when the same wheels make another archive.
 _FORMAT: Final = 1
+_PROGRAMS_KEPT: Final = 4
 _PLATFORMS: Final = {"X86_64": "x86_64", "ARM64": "aarch64"}
 #: Extras of ours that the cluster needs. Spark itself is the cluster's.
 _EXTRAS: Final = ("aws",)
@@ -123,6 +124,10 @@ def build(folder: Path | None = None, *, architecture: str = "X86_64", progress:
             made = Path(scratch) / program.name
             _write(made, ours.items())
             made.replace(program)
+        # Every line that changes makes another: the last few are enough.
+        older = sorted(folder.glob("fruits-*.tar.gz"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in older[_PROGRAMS_KEPT:]:
+            path.unlink(missing_ok=True)
     entry = Path(__file__).with_name("entry.py")
     return Package(environment, Archive(program, _sha256(program)), entry, {**versions, "fruits": fruits.__version__})
 

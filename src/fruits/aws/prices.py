@@ -107,7 +107,7 @@ def update(prices: Prices, aws_in: Callable[[str], Aws], region: str, *, now: da
                 "'service', 'usage' and 'match' of this entry in the table"
             )
         table[name] = {**entry, "usd": found.pop(), "source": f"AWS price list, {region}, {day}"}
-    return {"region": region, "currency": "USD", "date": day, "note": "On demand, without taxes, free tiers and discounts.",
+    return {"region": region, "currency": "USD", "date": day, "note": "on demand, without taxes, free tiers and discounts",
             "prices": table}  # fmt: skip
 
 
