@@ -168,26 +168,14 @@ class Attacked:
         return ", ".join(f"{status}" for status in sorted({reply.status for reply in replies}))
 
     def judge(self, reply: Reply, allowed: Iterable[int] = (), *, head: bool = False) -> None:
-        """Check what holds for every answer, and remember the receipts in it.
+        """Check an answer as :func:`judge` does, and remember the receipts in it."""
+        self.promised(reply.receipts)
+        judge(reply, allowed, head=head)
 
-        Raises
-        ------
-        BrokenAnswerError
-        """
-        receipts = reply.receipts
+    def promised(self, receipts: Iterable[tuple[str, str, bool]]) -> None:
+        """Remember receipts: there must be a row for each, and a photo where it says so."""
         with self._lock:
             self.receipts.update({name: (secret, kept) for name, secret, kept in receipts})
-        if reply.status >= 500 and reply.status != 503:
-            raise BrokenAnswerError(f"{reply.status}: {reply.body[:200]!r}")
-        if allowed and reply.status not in (*allowed, 503):
-            raise BrokenAnswerError(f"{reply.status}, expected {allowed}: {reply.body[:200]!r}")
-        if reply.headers.get("x-content-type-options") != "nosniff" or "content-security-policy" not in reply.headers:
-            raise BrokenAnswerError(f"{reply.status} without security headers")
-        if reply.status >= 400:
-            if not head:
-                _must_be_error(reply.body)
-            if found := _TELLTALE.search(reply.body):
-                raise BrokenAnswerError(f"{reply.status} says {found[0]!r}")
 
     def recognise_good(self) -> None:
         """Send the good photo and check the answer.
@@ -349,6 +337,27 @@ class Attacked:
             rows = {name for (name,) in database.execute("SELECT id FROM submissions")}
         photos = {path.stem for path in (self._data / "photos").rglob("*") if path.is_file()}
         return Stored(rows, photos)
+
+
+def judge(reply: Reply, allowed: Iterable[int] = (), *, head: bool = False) -> None:
+    """Check what holds for every answer.
+
+    Raises
+    ------
+    BrokenAnswerError
+    """
+    if reply.status >= 500 and reply.status != 503:
+        raise BrokenAnswerError(f"{reply.status}: {reply.body[:200]!r}")
+    if allowed and reply.status not in (*allowed, 503):
+        raise BrokenAnswerError(f"{reply.status}, expected {allowed}: {reply.body[:200]!r}")
+    if reply.headers.get("x-content-type-options") != "nosniff" or "content-security-policy" not in reply.headers:
+        raise BrokenAnswerError(f"{reply.status} without security headers")
+    if reply.status < 400:
+        return
+    if not head:
+        _must_be_error(reply.body)
+    if found := _TELLTALE.search(reply.body):
+        raise BrokenAnswerError(f"{reply.status} says {found[0]!r}")
 
 
 def _goes_on(connection: socket.socket, last: Reply) -> bool:

@@ -6,9 +6,10 @@ photo that is then answered wrongly, a row or a photo more or less than there we
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, suppress
 
 from faults import hostile_bodies as bodies
@@ -28,6 +29,7 @@ _AT_ONCE = 4
 _QUICK = 50
 #: So many schemathesis tries.
 _SCHEMA = 20_000
+_MAKERS = 4
 #: Seconds to send a request, of services that slow senders meet.
 _IMPATIENT_S = 2.0
 
@@ -238,6 +240,18 @@ def _gone(service: Attacked, figure: Figure, trials: Trials) -> None:
 
 def _schema(service: Attacked, figure: Figure, trials: Trials) -> None:
     wanted = trials.number(_SCHEMA, 200)
-    for outcome, count in hostile_schema.explore(service, wanted, trials.seed, figure.fail).items():
-        figure.trials += count
-        figure.outcomes[outcome] += count
+    tokens = [None, service.make_token("api"), service.make_token("owner")]
+    # Making requests takes longer than answering them: several processes, each with chance of its own.
+    each = [(service.url, tokens, wanted)] if trials.quick else [(service.url, tokens, wanted // _MAKERS)] * _MAKERS
+    with ProcessPoolExecutor(len(each), multiprocessing.get_context("spawn")) as pool:
+        explored = [
+            pool.submit(hostile_schema.explore, *one, 1000 * (trials.seed * _MAKERS + place))
+            for place, one in enumerate(each)
+        ]
+        for future in as_completed(explored):
+            found = future.result()
+            service.promised(found.receipts)
+            figure.trials += found.outcomes.total()
+            figure.outcomes.update(found.outcomes)
+            for failure in found.failures:
+                figure.fail(failure)

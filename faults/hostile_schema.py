@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import hypothesis
@@ -21,7 +22,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
-from faults.attacked import Attacked, BrokenAnswerError, Reply
+from faults.attacked import BrokenAnswerError, Reply, judge
 
 #: Requests to one address before the next one has its turn, at most.
 _AT_A_TIME = 100
@@ -29,25 +30,31 @@ _AT_A_TIME = 100
 _TOLD = 3
 
 
-def explore(service: Attacked, wanted: int, seed: int, fail: Callable[[str], None]) -> Counter[str]:
-    """Send at least so many requests; tell ``fail`` what was not right, and return how the others ended."""
+@dataclass
+class Found:
+    """How requests ended, what was not right, and the receipts that came back."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    receipts: list[tuple[str, str, bool]] = field(default_factory=list)
+
+
+def explore(url: str, tokens: Sequence[str | None], wanted: int, seed: int) -> Found:
+    """Send so many requests, or a few more."""
     load_all_checks()
     excluded = CHECKS.get_by_names(["positive_data_acceptance"])
-    tokens = [None, service.make_token("api"), service.make_token("owner")]
-    operations = [
-        found.ok() for found in schemathesis.openapi.from_url(f"{service.url}/openapi.json").get_all_operations()
-    ]
+    operations = [found.ok() for found in schemathesis.openapi.from_url(f"{url}/openapi.json").get_all_operations()]
+    found = Found()
     turns = list(itertools.product(operations, GenerationMode))
     at_a_time = max(1, min(_AT_A_TIME, wanted // len(turns)))
-    outcomes: Counter[str] = Counter()
-    failures: Counter[str] = Counter()
+    outcomes, failed = found.outcomes, Counter[str]()
     barren: set[tuple[str, Any]] = set()
     with requests.Session() as session:
         for turn in itertools.count():
             before = outcomes.total()
             for place, (operation, mode) in enumerate(turns):
-                if outcomes.total() + failures.total() >= wanted:
-                    return outcomes
+                if outcomes.total() + failed.total() >= wanted:
+                    return found
                 if (operation.label, mode) in barren:
                     continue
                 token = tokens[(turn + place) % len(tokens)]
@@ -55,11 +62,11 @@ def explore(service: Attacked, wanted: int, seed: int, fail: Callable[[str], Non
 
                 def one(case: Any, label: str = operation.label, headers: dict[str, str] = headers) -> None:
                     try:
-                        outcomes[_send(service, session, case, headers, excluded)] += 1
+                        outcomes[_send(url, session, case, headers, excluded, found)] += 1
                     except (BrokenAnswerError, requests.RequestException) as exc:
-                        failures[label] += 1
-                        if failures[label] <= _TOLD:
-                            fail(f"{label}: {exc}")
+                        failed[label] += 1
+                        if failed[label] <= _TOLD:
+                            found.failures.append(f"{label}: {exc}")
 
                 try:
                     _examples(operation.as_strategy(generation_mode=mode), one, seed + turn, at_a_time)
@@ -67,7 +74,7 @@ def explore(service: Attacked, wanted: int, seed: int, fail: Callable[[str], Non
                     barren.add((operation.label, mode))
             if outcomes.total() == before:
                 raise RuntimeError(f"no more requests can be made of the OpenAPI than {before}")
-    return outcomes
+    return found
 
 
 def _examples(strategy: Any, one: Callable[[Any], None], seed: int, most: int) -> None:
@@ -85,10 +92,14 @@ def _examples(strategy: Any, one: Callable[[Any], None], seed: int, most: int) -
         run()
 
 
-def _send(service: Attacked, session: requests.Session, case: Any, headers: dict[str, str], excluded: list[Any]) -> str:
-    answer = case.call(base_url=service.url, session=session, headers=headers, timeout=60, allow_redirects=False)
-    found = {name.lower(): values[0] for name, values in answer.headers.items()}
-    service.judge(Reply(answer.status_code, found, answer.content), head=case.method == "HEAD")
+def _send(
+    url: str, session: requests.Session, case: Any, headers: dict[str, str], excluded: list[Any], found: Found
+) -> str:
+    answer = case.call(base_url=url, session=session, headers=headers, timeout=60, allow_redirects=False)
+    said = {name.lower(): values[0] for name, values in answer.headers.items()}
+    reply = Reply(answer.status_code, said, answer.content)
+    found.receipts += reply.receipts
+    judge(reply, head=case.method == "HEAD")
     try:
         case.validate_response(answer, excluded_checks=excluded)
     except Exception as exc:  # schemathesis groups its failures in exceptions of its own
