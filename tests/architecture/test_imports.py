@@ -21,7 +21,9 @@ def test_import_contracts_are_kept() -> None:
     assert "0 broken" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["fruits.cli", "fruits.bundle", "fruits.embedding.stage", "fruits.engines.local"])
+@pytest.mark.parametrize(
+    "module", ["fruits.cli", "fruits.bundle", "fruits.embedding.stage", "fruits.engines.local", "fruits.service.app"]
+)
 def test_importing_leaves_heavy_libraries_out(module: str) -> None:
     program = f"import sys, {module}; print(*sorted({set(HEAVY)!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
