@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test check bench faults java clean
+.PHONY: demo test check bench load faults web java clean
 
 demo: .venv/core ## make photos of made-up fruit, run the whole chain on them, write a report
 	$(BIN)/fruits demo --to demo
@@ -18,6 +18,12 @@ check: .venv/dev ## lint, format, types, import contracts
 
 bench: .venv/dev ## speed and memory against what a user would pick instead, as ratios of one run
 	$(BIN)/python -m benchmarks
+
+load: .venv/dev ## what the service takes, as shares of what the same cores can do
+	$(BIN)/python -m benchmarks load
+
+web: ## the runtime of the page's on-device mode, and axe-core for the tests, by npm
+	cd src/fruits/service/web && npm ci --loglevel=error && npm run --silent build
 
 faults: .venv/dev ## kill runs, fill disks, damage files, disturb the bucket; count what is lost: hours
 	$(BIN)/python -m faults
