@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -27,6 +28,7 @@ import psutil
 import py4j
 import pyspark
 from moto.core.common_models import CloudFormationModel
+from moto.ec2.models.vpcs import VPCBackend
 from moto.emrserverless import models as serverless
 from moto.emrserverless.models import emrserverless_backends
 from moto.iam import access_control
@@ -93,6 +95,22 @@ class ServerlessApplication(CloudFormationModel):
         backend.delete_application(resource_name)
 
 
+def _with_its_route_tables(delete: Any) -> Any:
+    """Moto's CloudFormation deletes no route tables, and then no network, because they are still there."""
+
+    def delete_vpc(self: Any, vpc_id: str) -> Any:
+        for table in self.describe_route_tables(filters={"vpc-id": vpc_id}):
+            if not table.main_association_id:
+                table.associations.clear()
+                self.delete_route_table(table.id)
+        return delete(self, vpc_id)
+
+    return delete_vpc
+
+
+VPCBackend.delete_vpc = _with_its_route_tables(VPCBackend.delete_vpc)  # type: ignore[method-assign]
+
+
 def _resource_of(request: Any) -> str:
     """Return what a request is about, as policies name it."""
     about = f"arn:aws:{request._service}:{REGION}:{ACCOUNT}"
@@ -121,7 +139,20 @@ class _Request(access_control.IAMRequest):
         super().check_action_permitted(_resource_of(self) if resource == "*" else resource)
 
 
+class _S3Request(access_control.S3IAMRequest):
+    """To delete several objects in one request is asked of the bucket by moto, and of each object by AWS."""
+
+    def check_action_permitted(self, resource: str) -> None:
+        if self._action != "s3:DeleteObject" or "/" in resource:
+            super().check_action_permitted(resource)
+            return
+        body = self._body if isinstance(self._body, str) else bytes(self._body).decode()
+        for key in re.findall(r"<Key>(.*?)</Key>", body) or [""]:
+            super().check_action_permitted(f"{resource}/{key}")
+
+
 access_control.IAMRequest = _Request  # type: ignore[misc]
+access_control.S3IAMRequest = _S3Request  # type: ignore[misc]
 
 
 class Aws:

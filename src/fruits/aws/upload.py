@@ -185,7 +185,7 @@ class _Parts:
             data = file.read(PART_BYTES)
         checksum = _base64(hashlib.sha256(data).digest())
         there = self._arrived.get(number, {})
-        if there.get("Size") == len(data) and there.get("ChecksumSHA256") == checksum:
+        if there.get("Size") == len(data) and _same(there, data, checksum):
             self.kept += 1
             etag = there["ETag"]
         else:
@@ -196,6 +196,14 @@ class _Parts:
             self.sent_bytes += len(data)
         self._progress.advance(len(data))
         return {"PartNumber": number, "ETag": etag, "ChecksumSHA256": checksum}
+
+
+def _same(there: dict[str, Any], data: bytes, checksum: str) -> bool:
+    """Whether a part that arrived has these bytes, as far as the bucket tells: what is not sure is sent again."""
+    if "ChecksumSHA256" in there:
+        return bool(there["ChecksumSHA256"] == checksum)
+    # Without a key of KMS an etag is the MD5; with one it is something else, and then equals none.
+    return bool(there["ETag"].strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest())
 
 
 def _begun(aws: Aws, bucket: str, key: str) -> tuple[str | None, dict[int, dict[str, Any]]]:
