@@ -78,7 +78,7 @@ def deploy(
     _check_name(name)
     stacks = deploy.in_order(stack or [*deploy.USUAL, *(["service"] if service else [])])
     parameters = deploy.parse_parameters(settings or [])
-    if "budget" in stacks and "Email" not in parameters.get("budget", {}) and dry_run is False:
+    if "budget" in stacks and "Email" not in parameters.get("budget", {}) and not dry_run:
         _need_email(name, region)
     standing = cost.standing_cost(prices.load(), service="service" in stacks)
     there = Aws(region)

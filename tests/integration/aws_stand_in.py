@@ -325,7 +325,7 @@ class Emr:
             assert process.stdout is not None
             with (home / "stdout").open("w") as copy:
                 self._tell(job, process.stdout, copy)
-            code = process.wait(600)
+            code = process.wait(1200)
         for name in ("stdout", "stderr"):
             key = f"emr/applications/{job.application_id}/jobs/{job.id}/SPARK_DRIVER/{name}.gz"
             body = gzip.compress((home / name).read_bytes())
@@ -405,7 +405,7 @@ class Watch:
 
     def _look(self) -> None:
         me = psutil.Process()
-        while not self._over.wait(0.25):
+        while not self._over.wait(0.5):
             for process in [me, *me.children(recursive=True)]:
                 with suppress(psutil.Error):
                     for connection in process.net_connections("inet"):
