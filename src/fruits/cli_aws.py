@@ -80,7 +80,8 @@ def deploy(
     parameters = deploy.parse_parameters(settings or [])
     if "budget" in stacks and "Email" not in parameters.get("budget", {}) and not dry_run:
         _need_email(name, region)
-    standing = cost.standing_cost(prices.load(), service="service" in stacks)
+    compute = _compute(parameters.get("batch", {}).get("Compute", "serverless"))
+    standing = cost.standing_cost(prices.load(), service="service" in stacks, compute=compute)
     there = Aws(region)
     if dry_run:
         _plan(deploy.planned(name, stacks, parameters, there.region), [standing], as_json=as_json)

@@ -258,16 +258,18 @@ def stored_cost(photos: int, prices: Prices, *, rates: Rates = MEASURED, photo_b
     return Estimate(f"{photos:,} photos and their results in S3, for a month", lines, notes)
 
 
-def standing_cost(prices: Prices, *, service: bool) -> Estimate:
+def standing_cost(prices: Prices, *, service: bool, compute: str = "serverless") -> Estimate:
     """Estimate what stands while it is deployed, whether somebody uses it or not, for a month."""
-    lines = [
-        Line("key", f"1 x {prices['kms_key_month']:g}", prices["kms_key_month"]),
-        _hours(
-            prices, "endpoint_hour", "endpoint for live logs", 1, MONTH_HOURS * 3600, "a month; LiveLogs=no saves it"
-        ),
-    ]
+    month = MONTH_HOURS * 3600
+    lines = [Line("key", f"1 x {prices['kms_key_month']:g}", prices["kms_key_month"])]
+    if compute == "ec2":
+        hourly = 6 * (prices["m5_xlarge_hour"] + prices["emr_m5_xlarge_hour"])
+        lines.append(Line("cluster", f"6 m5.xlarge, {hourly:.2f} an hour from now until idle for 10 minutes"))
+        lines.append(_hours(prices, "endpoint_hour", "endpoints of the cluster", CLUSTER_ENDPOINTS, month, "a month"))
+    else:
+        why = "a month; LiveLogs=no saves it"
+        lines.append(_hours(prices, "endpoint_hour", "endpoint for live logs", 1, month, why))
     if service:
-        month = MONTH_HOURS * 3600
         lines += [
             _hours(prices, "fargate_vcpu_hour", "service, 1 task, vCPU", 1, month, "a month"),
             _hours(prices, "fargate_gb_hour", "service, 1 task, memory", 2, month, "a month"),
@@ -280,8 +282,9 @@ def standing_cost(prices: Prices, *, service: bool) -> Estimate:
     return Estimate(f"{named} deployed, nobody working, for a month", lines, [_of(prices)])
 
 
-#: Interface endpoints of the template 'service', one per service and zone; a test compares it with the template.
+#: Interface endpoints of the templates 'service' and 'batch' (on EC2), one per service and zone; a test compares them.
 SERVICE_ENDPOINTS: Final = 8
+CLUSTER_ENDPOINTS: Final = 6
 
 
 def storage_now(aws: Aws, buckets: Mapping[str, str], prices: Prices) -> Estimate:

@@ -56,6 +56,7 @@ def calls_for(path: Path, bucket: str, key: str) -> list[Call]:
         Call("s3", "create_multipart_upload", {**where, "ChecksumAlgorithm": "SHA256"}, "begin one"),
         Call("s3", "upload_part", {**where, "Body": f"<{size:,} bytes of {path.name}, in parts>"}, "send it", parts),
         Call("s3", "complete_multipart_upload", where, "put it together"),
+        Call("s3", "head_object", where, "is all of it there?"),
     ]
 
 

@@ -91,10 +91,12 @@ def test_a_file_that_is_no_price_table_is_refused(tmp_path: Path, text: str) -> 
 
 
 def test_standing_costs_count_the_endpoints_of_the_templates() -> None:
-    def endpoints(which: str) -> int:
+    def endpoints(which: str, condition: str = "") -> int:
         blocks = re.split(r"\n  (?=\w+:\n)", deploy.template(which))
-        interface = [block for block in blocks if "VpcEndpointType: Interface" in block]
+        interface = [block for block in blocks if "VpcEndpointType: Interface" in block and condition in block]
         return sum(len(re.findall(r"!Ref Subnet", re.search(r"SubnetIds: \[(.*?)\]", block)[1])) for block in interface)  # type: ignore[index]
 
     assert endpoints("service") == cost.SERVICE_ENDPOINTS
-    assert "  LogsEndpoint:\n    Condition: Live" in deploy.template("batch")
+    assert endpoints("batch", "Condition: Machines") == cost.CLUSTER_ENDPOINTS
+    assert endpoints("batch", "Condition: Live") == 1
+    assert "cluster" in cost.standing_cost(TABLE, service=False, compute="ec2").as_text()
