@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from faults import hostile
 from faults.attacked import Attacked, BrokenAnswerError, Case, Reply, parse
+from faults.hostile_bodies import form, part
 from faults.hostile_heads import get, post
 from faults.trials import Trials
 
@@ -92,3 +95,21 @@ def test_answers_are_taken_apart_as_http_says() -> None:
     )
     with pytest.raises(BrokenAnswerError, match="no HTTP"):
         parse(b"<html>\r\n\r\n")
+
+
+def test_a_wish_that_makes_no_sense_is_refused_wherever_it_is_said(attacked: Attacked) -> None:
+    for target in ("?keep=maybe", "?lang=de", "?keep=true&keep=maybe"):
+        sent = form(part("keep", b"true"), part("lang", b"fr"), part("photo", attacked.good))
+        attacked.send(Case(target, [sent.replace(b"/v1/recognise", b"/v1/recognise" + target.encode(), 1)], (422,)))
+    attacked.send(Case("the body counts", [form(part("keep", b"false"), part("photo", attacked.good))], (200,)))
+
+
+def test_every_address_says_what_it_may_answer(attacked: Attacked) -> None:
+    with urllib.request.urlopen(f"{attacked.url}/openapi.json") as answer:
+        paths = json.load(answer)["paths"]
+    told = {
+        (path, method): operation["responses"] for path, each in paths.items() for method, operation in each.items()
+    }
+    assert len(told) > 12
+    assert all({"4XX", "503"} <= responses.keys() for responses in told.values())
+    assert list(told["/metrics", "get"]["200"]["content"]) == ["text/plain"]

@@ -87,10 +87,10 @@ def _wishes(query: bytes, fields: dict[str, str]) -> tuple[bool, str]:
     asked = parse_qs(query.decode("latin-1"), keep_blank_values=True) if query else {}
     found = {}
     for name, known, otherwise in _CHOICES:
-        value = fields.get(name, asked.get(name, [otherwise])[0])
-        if value not in known:
+        values = [*([fields[name]] if name in fields else ()), *asked.get(name, ()), otherwise]
+        if not set(values) <= set(known):  # also of those that do not count
             raise Problem("bad_request", f"{name} is none of {', '.join(known)}", status=422)
-        found[name] = value
+        found[name] = values[0]
     return found["keep"] == "true", found["lang"]
 
 

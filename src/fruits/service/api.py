@@ -10,6 +10,7 @@ import asyncio
 from typing import Annotated, Final
 
 from fastapi import APIRouter, FastAPI, Header, Path, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from fruits.service import answering
 from fruits.service.callers import caller, owner
@@ -136,15 +137,16 @@ def routes() -> APIRouter:
         responses={200: {"content": {"image/jpeg": {}}}, **ERRORS}, response_class=Response)  # fmt: skip
     add("/v1/gallery/{identity}/features.bin", gallery_features, methods=["GET"], tags=["model"],
         responses={200: {"content": {"application/octet-stream": {}}}, **ERRORS}, response_class=Response)  # fmt: skip
-    for path, endpoint in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", metrics)):
+    for path, endpoint in (("/healthz", healthz), ("/readyz", readyz)):
         add(path, endpoint, methods=["GET"], tags=["operation"], responses=ERRORS)
+    add("/metrics", metrics, methods=["GET"], tags=["operation"], responses=ERRORS, response_class=PlainTextResponse)
     return router
 
 
 def add_to(app: FastAPI) -> None:
     """Add the routes of the API."""
     app.include_router(routes())
-    app.include_router(owner_router(resources_of, owner))
+    app.include_router(owner_router(resources_of, owner), responses=ERRORS)
 
 
 def _model(request: Request, identity: str) -> Model:
