@@ -2,7 +2,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test check bench load faults web java clean
+SCAN := .venv/scan/bin
+LOCK := $(SCAN)/uv pip compile --quiet --upgrade --generate-hashes --only-binary :all: --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-header --no-annotate
+
+.PHONY: demo test check scan lock bench load faults web java clean
 
 demo: .venv/core ## make photos of made-up fruit, run the whole chain on them, write a report
 	$(BIN)/fruits demo --to demo
@@ -10,11 +14,20 @@ demo: .venv/core ## make photos of made-up fruit, run the whole chain on them, w
 test: .venv/dev java ## every test
 	$(BIN)/python -m pytest
 
-check: .venv/dev ## lint, format, types, import contracts
+check: .venv/dev .venv/scan/ready ## lint, format, types, import contracts, templates and Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m scan
+
+scan: .venv/dev .venv/scan/ready ## templates and Dockerfiles under our own rules, cfn-lint, checkov and hadolint, offline
+	$(BIN)/python -m scan
+
+lock: .venv/scan/ready ## resolve again what images install, with hashes
+	$(LOCK) pyproject.toml --extra serve -o docker/requirements.lock
+	$(LOCK) pyproject.toml -o docker/emr.lock
+	echo hatchling | $(LOCK) - -o docker/build.lock
 
 bench: .venv/dev ## speed and memory against what a user would pick instead, as ratios of one run
 	$(BIN)/python -m benchmarks
@@ -38,6 +51,12 @@ faults: .venv/dev ## kill runs, fill disks, damage files, disturb the bucket; co
 
 .venv/dev: .venv/core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,spark,serve,aws]'
+	@touch $@
+
+# Scanners pin much of what they need: a place of their own.
+.venv/scan/ready: scan/requirements.txt .venv/bin/python
+	$(PYTHON) -m venv .venv/scan
+	$(SCAN)/python -m pip install --quiet --disable-pip-version-check -r scan/requirements.txt
 	@touch $@
 
 # Spark runs on Java. Where none is found it is installed if that may be done; else the tests of Spark are skipped.
