@@ -110,8 +110,9 @@ def _bundle(setting: Setting, scratch: Path) -> Path:
     """Learn from some of the photos; return the results."""
     learn, out = scratch / "photos", scratch / "out"
     chosen = spread(setting.photos, setting.learnt)
+    top = os.path.commonpath({str(path.parent) for path in chosen})
     for path in chosen:
-        target = learn / path.parent.relative_to(Path(os.path.commonpath([str(one.parent) for one in chosen])))
+        target = learn / path.parent.relative_to(top)
         target.mkdir(parents=True, exist_ok=True)
         (target / path.name).symlink_to(path.resolve())
     record_of(fruits_run(learn, out, *setting.options), out)

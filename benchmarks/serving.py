@@ -24,13 +24,17 @@ class Service:
     Parameters
     ----------
     out, scratch : Path
+    options : str
+        Of ``fruits serve``.
     """
 
-    def __init__(self, out: Path, scratch: Path) -> None:
+    def __init__(self, out: Path, scratch: Path, *options: str) -> None:
         self._data, self._log = scratch / "data", scratch / "serve.log"
         command = [sys.executable, "-m", "fruits", "serve", str(out), "--data", str(self._data), "--port", "0"]
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen([*command, "--rate", "0", "--json"], stdout=subprocess.PIPE, stderr=log)
+            self._process = subprocess.Popen(
+                [*command, "--rate", "0", "--json", *options], stdout=subprocess.PIPE, stderr=log
+            )
         assert self._process.stdout is not None
         said = self._process.stdout.readline()
         if not said:
