@@ -38,7 +38,8 @@ from fruits.storage import schemas
 
 FILES = (
     "backbone.onnx", "recognizer.onnx", "taxonomy.json", "certainty.json", "mean.npy", "components.npy", "weights.npy",
-    "bias.npy", "whitening.npy", "centres.npy", "background.npy", "manifest.json",
+    "bias.npy", "whitening.npy", "centres.npy", "background.npy", "drift_edges.npy", "drift_shares.npy", "gallery.jpegs",
+    "gallery_labels.npy", "gallery_features.npy", "gallery_offsets.npy", "manifest.json",
 )  # fmt: skip
 
 
