@@ -85,14 +85,17 @@ def installation(account: Aws) -> deploy.Stack:
 
 
 @pytest.fixture(scope="module")
-def built() -> package.Package:
-    """The package of this fruits; wheels come from the index, or from pip's cache."""
+def built(watch: Watch) -> package.Package:
+    """The package of this fruits; wheels come from the index, or from pip's cache: the one thing that may leave the machine."""
+    assert watch.foreign == set()
     try:
         return package.build()
     except package.PackageError as exc:
         if "cannot be fetched" in str(exc):
             pytest.skip(f"no package can be made: {exc}")
         raise
+    finally:
+        watch.foreign.clear()
 
 
 def place() -> cluster.Place:
@@ -306,7 +309,8 @@ def submission(installation: Any, here: Any, tmp_path: Path) -> cluster.Submissi
     for name in ("environment-1.tar.gz", "fruits-0.1.0-1.tar.gz"):
         (tmp_path / name).write_bytes(name.encode())
         archives.append(package.Archive(tmp_path / name, "0" * 64))
-    entry = Path(package.__file__).with_name("entry.py")
+    entry = tmp_path / "entry.py"  # of its own, so that no other test has brought it to the bucket before
+    entry.write_text(f"{Path(package.__file__).with_name('entry.py').read_text()}# {tmp_path.name}\n")
     made = package.Package(archives[0], archives[1], entry, {"fruits": "0.1.0"})
     there = place()
     out = f"s3://{there.results}/runs/{tmp_path.name}"

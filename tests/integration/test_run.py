@@ -531,7 +531,7 @@ def test_bundle_being_replaced_again_and_again_by_two_processes_stays_whole(fini
         "for _ in range(100):\n"
         "    b.save(to, model=o._model, card=o.card, preprocessing=o.preprocessing, mean=o._mean,\n"
         "           components=o._components, head=o._head, known=o._known, taxonomy=o.taxonomy,\n"
-        "           certainty=o.certainty, about={})\n"
+        "           certainty=o.certainty, drift=o.drift, gallery=o.gallery, about={})\n"
     )
     command = [sys.executable, "-c", program, finished_run.out, folder]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]

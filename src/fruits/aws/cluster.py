@@ -399,7 +399,12 @@ class _Lines:
                 logStreamNamePrefix=self._stream,
                 startTime=self._since,
             ):
-                found += [event for event in page["events"] if event["eventId"] not in self._seen]
+                found += [
+                    event
+                    for event in page["events"]
+                    # Not every server that speaks this protocol holds to the prefix.
+                    if event["eventId"] not in self._seen and event["logStreamName"].startswith(self._stream)
+                ]
         for event in found:
             self._seen.add(event["eventId"])
             self._since = max(self._since, event["timestamp"])
