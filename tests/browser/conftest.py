@@ -13,6 +13,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -138,6 +141,10 @@ def serve(recogniser: Recogniser, tmp_path_factory: pytest.TempPathFactory) -> I
         assert process.stdout is not None
         address = re.search(r"http://[0-9.]+:\d+", process.stdout.readline())
         assert address, (data / "log").read_text()
+        for _ in range(600):  # it listens before it is warm, and refuses photos until then
+            with suppress(urllib.error.HTTPError), urllib.request.urlopen(f"{address[0]}/readyz"):
+                break
+            time.sleep(0.1)
         return Service(process, address[0], recogniser.out, data)
 
     yield start
