@@ -184,6 +184,7 @@ def test_wrong_answer_is_corrected_by_keyboard_and_reaches_the_owner(
     card.get_by_role("button", name="No").click()
     page.wait_for_function("() => document.activeElement.getAttribute('role') === 'combobox'")
     page.keyboard.type("strip")
+    field = page.get_by_role("combobox")
     option = page.get_by_role("option")
     assert option.all_inner_texts() == ["Striped melonette"]
     visitor.shot("wrong", full_page=True)
