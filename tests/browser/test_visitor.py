@@ -288,6 +288,7 @@ def test_everything_can_be_done_by_keyboard(visit: Callable[..., Any], recognise
     visitor = visit()
     page = visitor.open()
     focused = "document.activeElement.id || document.activeElement.textContent.trim()"
+    page.on("filechooser", lambda _: None)  # early, so that Chromium asks us and opens no window of its own
 
     def tab_to(wanted: str) -> None:
         for _ in range(40):
