@@ -218,6 +218,7 @@ def demo(
         typer.echo(f"report:    {(results / 'report.html').absolute()}")
         typer.echo(f"recognise: {shell()} predict {results} {shlex.quote(str(example))}")
         typer.echo(f"evaluate:  {shell()} evaluate {results}")
+        typer.echo(f"serve:     {shell()} serve {results}")
 
 
 @app.command()
