@@ -36,7 +36,7 @@ _ALIVE = b'{"alive":true}'
 _HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r\n]*\r\n((?:[!#-'*+.^-z|~0-9A-Z-]+: [^\r\n]*\r\n)*)\r\n")
 #: What no answer may say: traces, paths, libraries.
 _TELLTALE = re.compile(
-    rb"Traceback|site-packages|\.py\b|/home/|/root/|/tmp/|sqlalchemy|pydantic|starlette|uvicorn|Pillow|PIL\.", re.I
+    rb"Traceback|site-packages|\.py\b|/(?:home|root|tmp)/|sqlalchemy|pydantic|starlette|uvicorn|Pillow|PIL\.", re.I
 )
 _ERROR_KEYS = {"code", "message", "request_id"}
 
