@@ -1,7 +1,7 @@
 """AWS on the loopback: moto's server, and EMR Serverless played by a real Spark on this machine.
 
-Moto answers boto3 over HTTP. What it lacks is added here and nowhere else: CloudFormation makes EMR Serverless applications, and
-a job that was started is really run, by ``spark-submit`` in a folder that holds nothing but what the job's own archives hold.
+Moto answers boto3 over HTTP. What its CloudFormation lacks, ``tests/moto_models.py`` adds; here, a
+job that was started is really run, by ``spark-submit`` in a folder that holds nothing but what the job's own archives hold.
 """
 
 from __future__ import annotations
@@ -27,14 +27,13 @@ import boto3
 import psutil
 import py4j
 import pyspark
-from moto.core.common_models import CloudFormationModel
-from moto.ec2.models.vpcs import VPCBackend
 from moto.emrserverless import models as serverless
 from moto.emrserverless.models import emrserverless_backends
 from moto.iam import access_control
 from moto.iam.models import iam_backends
 from moto.server import ThreadedMotoServer
 from py4j.version import __version__ as py4j_version
+from tests import moto_models  # noqa: F401 - teaches moto the resources of the templates
 
 REGION = "eu-west-1"
 ACCOUNT = "123456789012"
@@ -42,73 +41,6 @@ ACCOUNT = "123456789012"
 _SIZES = ("spark.executor.cores", "spark.executor.memory", "spark.executor.memoryOverhead", "spark.driver.cores",
           "spark.driver.memory", "spark.driver.memoryOverhead", "spark.dynamicAllocation.initialExecutors",
           "spark.dynamicAllocation.maxExecutors")  # fmt: skip
-
-
-class ServerlessApplication(CloudFormationModel):
-    """``AWS::EMRServerless::Application``, which moto's CloudFormation does not know: made in moto's own EMR Serverless."""
-
-    __module__ = "moto.emrserverless.models"  # moto looks there for the service's name
-
-    def __init__(self, application: Any) -> None:
-        self.application = application
-
-    @property
-    def physical_resource_id(self) -> str:
-        return str(self.application.id)
-
-    @staticmethod
-    def cloudformation_name_type() -> str:
-        return "Name"
-
-    @staticmethod
-    def cloudformation_type() -> str:
-        return "AWS::EMRServerless::Application"
-
-    @classmethod
-    def has_cfn_attr(cls, attr: str) -> bool:
-        return attr in ("ApplicationId", "Arn")
-
-    def get_cfn_attribute(self, attribute_name: str) -> str:
-        return str(self.application.arn if attribute_name == "Arn" else self.application.id)
-
-    @classmethod
-    def create_from_cloudformation_json(
-        cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **_: Any
-    ) -> ServerlessApplication:
-        wanted = cloudformation_json["Properties"]
-        backend = emrserverless_backends[account_id][region_name]
-        # Not create_application(): it knows no release label of 2026.
-        made = serverless.Application(
-            name=resource_name, release_label=wanted["ReleaseLabel"], application_type=wanted["Type"],
-            client_token="", account_id=account_id, region_name=region_name, initial_capacity={},
-            maximum_capacity=wanted["MaximumCapacity"], tags={}, auto_start_configuration=wanted["AutoStartConfiguration"],
-            auto_stop_configuration=wanted["AutoStopConfiguration"],
-            network_configuration=wanted["NetworkConfiguration"],
-        )  # fmt: skip
-        backend.applications[made.id] = made
-        return cls(made)
-
-    @classmethod
-    def delete_from_cloudformation_json(cls, resource_name: str, _: Any, account_id: str, region_name: str) -> None:
-        backend = emrserverless_backends[account_id][region_name]
-        # As AWS does: an application that works is not deleted.
-        backend.delete_application(resource_name)
-
-
-def _with_its_route_tables(delete: Any) -> Any:
-    """Moto's CloudFormation deletes no route tables, and then no network, because they are still there."""
-
-    def delete_vpc(self: Any, vpc_id: str) -> Any:
-        for table in self.describe_route_tables(filters={"vpc-id": vpc_id}):
-            if not table.main_association_id:
-                table.associations.clear()
-                self.delete_route_table(table.id)
-        return delete(self, vpc_id)
-
-    return delete_vpc
-
-
-VPCBackend.delete_vpc = _with_its_route_tables(VPCBackend.delete_vpc)  # type: ignore[method-assign]
 
 
 def _resource_of(request: Any) -> str:

@@ -13,12 +13,11 @@ import typer
 from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT_ID
 from moto.emrserverless.models import emrserverless_backends
+from tests import moto_models as models
 
 from fruits.aws.cloudformation import each, every, parse, variants
 from fruits.aws.rules import templates
 from fruits.cli import app
-
-from . import cloudformation_models as models
 
 REGION = "eu-west-1"
 ORDER = ("storage", "roles", "batch", "service", "budget")
@@ -76,6 +75,8 @@ def test_stacks_come_and_go_and_buckets_stay(aws: Any, compute: str) -> None:
     assert len(buckets) == 4
     s3, client = boto3.client("s3"), boto3.client("cloudformation")
     s3.put_object(Bucket=made["storage"]["PhotosBucket"], Key="packs/one.parquet", Body=b"photos")
+    if compute == "serverless":
+        boto3.client("emr-serverless").stop_application(applicationId=made["batch"]["ApplicationId"])
     for name in reversed(ORDER):
         client.delete_stack(StackName=f"fruits-{name}")
     assert client.describe_stacks()["Stacks"] == []

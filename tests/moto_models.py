@@ -85,10 +85,8 @@ class Application(CloudFormationModel):
     def delete_from_cloudformation_json(
         cls, resource_name: str, cloudformation_json: dict[str, Any], account_id: str, region_name: str
     ) -> None:
-        backend = emrserverless_backends[account_id][region_name]
-        if resource_name in backend.applications:
-            backend.applications[resource_name].state = "STOPPED"
-            backend.delete_application(resource_name)
+        # As AWS does: an application that works is not deleted.
+        emrserverless_backends[account_id][region_name].delete_application(resource_name)
 
 
 class _Nameable:
@@ -170,8 +168,6 @@ _MADE = [
 
 def _delete_route_table(cls: Any, resource_name: str, _: Any, account_id: str, region_name: str) -> None:
     backend = ec2_backends[account_id][region_name]
-    if resource_name not in backend.route_tables:
-        return  # gone with its network, as in tests/integration/aws_stand_in.py
     for association in list(backend.route_tables[resource_name].associations):
         backend.disassociate_route_table(association)
     backend.delete_route_table(resource_name)
