@@ -28,7 +28,7 @@ from fruits.learning.neighbours import COPIES_SHARE, NearDuplicates, chained, ne
 from fruits.learning.pca import PCA
 from fruits.learning.suspects import suspects
 from fruits.material import NEIGHBOUR_COMPONENTS, copies_of
-from fruits.measure import Clock, PeakMemory, Progress, Silent
+from fruits.measure import Clock, Progress, Silent, Watcher
 from fruits.photos.images import to_network_input
 from fruits.photos.reading import read_photo
 from fruits.photos.retouch import fingerprints
@@ -99,7 +99,7 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
     """
     progress, clock, started = progress or Silent(), Clock(), datetime.now(UTC).isoformat(timespec="seconds")
     objects, engine = Objects(config.out), get_engine("local", config.workers)
-    with PeakMemory() as memory:
+    with Watcher() as memory:
         with clock.step("catalogue"):
             progress.start("catalogue", None)
             catalogue = catalogued(config, progress)

@@ -67,20 +67,44 @@ class Clock:
         return round(time.perf_counter() - self._started, 3)
 
 
-class PeakMemory:
-    """Samples the resident memory of this process and all its children, four times a second, while the block lasts.
+class ProcessTree:
+    """Our process and its children. Where Java started this Python, as in a job that was submitted, from Java on.
 
-    Pages that processes share count once for each, so the figure is an upper bound.
+    Pages that processes share count once for each, so the memory is an upper bound.
     """
 
     def __init__(self) -> None:
+        me = psutil.Process()
+        parent = me.parent()
+        self._root = parent if parent is not None and parent.name() == "java" else me
+        self._cpu: dict[tuple[int, float], float] = {}
+
+    def measure(self) -> tuple[int, float]:
+        """Return resident bytes now and processor seconds so far, those of processes that have ended included."""
+        total = 0
+        for process in [self._root, *self._root.children(recursive=True)]:
+            try:
+                with process.oneshot():
+                    total += process.memory_info().rss
+                    times = process.cpu_times()
+                    self._cpu[process.pid, process.create_time()] = times.user + times.system
+            except psutil.Error:
+                continue  # it ended while we looked
+        return total, sum(self._cpu.values())
+
+
+class Watcher:
+    """Looks at this process and all its children four times a second while the block lasts; keeps the largest memory."""
+
+    def __init__(self) -> None:
+        self._tree = ProcessTree()
         self._peak_bytes = 0
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True, name="memory")
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="watcher")
 
     @property
     def megabytes(self) -> int:
-        """Return the largest sum seen, in MB of 10^6 bytes."""
+        """Return the largest sum of resident memory seen, in MB of 10^6 bytes."""
         return round(self._peak_bytes / 1e6)
 
     def __enter__(self) -> Self:
@@ -93,15 +117,15 @@ class PeakMemory:
         self._over.set()
         self._thread.join()
 
+    def _saw(self, memory_bytes: int, cpu_s: float, *, last: bool) -> None:
+        """Take note of what was seen; for those who want more than the peak."""
+
     def _watch(self) -> None:
-        me = psutil.Process()
         while True:
-            total = 0
-            for process in [me, *me.children(recursive=True)]:
-                try:
-                    total += process.memory_info().rss
-                except psutil.Error:
-                    continue  # it ended while we looked
-            self._peak_bytes = max(self._peak_bytes, total)
-            if self._over.wait(_SAMPLE_EVERY_S):
+            memory_bytes, cpu_s = self._tree.measure()
+            self._peak_bytes = max(self._peak_bytes, memory_bytes)
+            last = self._over.is_set()
+            self._saw(memory_bytes, cpu_s, last=last)
+            if last:
                 return
+            self._over.wait(_SAMPLE_EVERY_S)

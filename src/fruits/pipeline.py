@@ -34,7 +34,7 @@ from fruits.errors import BundleError, CatalogueError, ConfigError
 from fruits.gallery import QUALITY, SIDE, Gallery, choose
 from fruits.harmless import csv_cell, printable
 from fruits.learning.pca import PCA
-from fruits.measure import Clock, PeakMemory, Progress, Silent
+from fruits.measure import Clock, Progress, Silent, Watcher
 from fruits.photos.catalogue import Catalogue, labels_without_training, list_photos
 from fruits.photos.images import Preprocessing
 from fruits.photos.samples import example_photos, gallery_thumbnails, typical_side
@@ -244,7 +244,7 @@ def apply(
     if not to:
         raise ConfigError("--to is empty; expected a folder for the answers")
     with ExitStack() as stack:
-        memory = stack.enter_context(PeakMemory())
+        memory = stack.enter_context(Watcher())
         where = stack.enter_context(
             closing(get_engine(engine, workers or usable_cores(), master=master, conf=spark_conf))
         )

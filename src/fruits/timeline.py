@@ -5,18 +5,15 @@ A bounded list of points, whatever the run's length. Watches only; nothing that 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
-import psutil
+from fruits.measure import Progress, Watcher
 
-from fruits.measure import Progress
-
-_SAMPLE_EVERY_S: Final = 0.25
+#: Between points, at first.
+_POINT_EVERY_S: Final = 0.25
 #: When a timeline is full, neighbours become one point and points are made half as often.
 _MOST_POINTS: Final = 240
 #: Asking Spark for its executors takes a few calls: not at every look.
@@ -53,7 +50,7 @@ class Point:
     cores: int | None = None
 
 
-class Timeline:
+class Timeline(Watcher):
     """Watches a run from within while the block lasts, and passes progress on.
 
     Parameters
@@ -65,21 +62,17 @@ class Timeline:
     """
 
     def __init__(self, progress: Progress, executors: Callable[[], list[dict[str, Any]]]) -> None:
+        super().__init__()
         self._progress, self._ask = progress, executors
         self._started = time.perf_counter()
         self._points: list[Point] = []
-        self._every = _SAMPLE_EVERY_S
-        self._photos, self._counting, self._peak_bytes = 0, False, 0
+        self._every = _POINT_EVERY_S
+        self._photos, self._counting = 0, False
         self._seen: list[dict[str, Any]] = []
         self._asked_at = 0.0
-        self._tree = _Tree()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True, name="timeline")
-
-    @property
-    def megabytes(self) -> int:
-        """Return the largest sum of memory seen, in MB of 10^6 bytes."""
-        return round(self._peak_bytes / 1e6)
+        # Of the point before: when, photos and processor seconds until then; the most memory since.
+        self._last: tuple[float, int, float] | None = None
+        self._most_bytes = 0
 
     def start(self, step: str, total: int | None) -> None:
         """Begin a step; photos are counted during ``embeddings``."""
@@ -131,72 +124,31 @@ class Timeline:
         self._seen = self._ask() or self._seen
         self._asked_at = time.perf_counter()
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        last, photos_then, peak = time.perf_counter(), 0, 0
-        _, cpu_then = self._tree.measure()
-        while True:
-            memory, cpu = self._tree.measure()
-            peak = max(peak, memory)
-            self._peak_bytes = max(self._peak_bytes, memory)
-            now = time.perf_counter()
-            over = self._over.wait(0)
-            if now - last >= self._every or over:
-                if self._counting and now - self._asked_at >= _ASK_EVERY_S and not over:
-                    self.look()
-                # Beyond the embeddings nobody asks, and what was seen last would look like work that goes on.
-                active = [executor for executor in self._seen if executor["active"] and self._counting]
-                elapsed, photos = max(now - last, 1e-6), self._photos
-                self._points.append(
-                    Point(
-                        at_s=round(now - self._started, 2),
-                        photos=photos,
-                        photos_per_s=round((photos - photos_then) / elapsed, 1),
-                        cores_busy=round(max(0.0, cpu - cpu_then) / elapsed, 2),
-                        memory_mb=round(peak / 1e6),
-                        tasks=sum(executor["tasks_active"] for executor in active) if active else None,
-                        cores=sum(executor["cores"] for executor in active) if active else None,
-                    )
-                )
-                last, photos_then, cpu_then, peak = now, photos, cpu, 0
-                if len(self._points) >= _MOST_POINTS:
-                    self._points = _thinned(self._points)
-                    self._every *= 2
-            if over:
-                return
-            self._over.wait(_SAMPLE_EVERY_S)
-
-
-class _Tree:
-    """Our process and its children. Where Java started this Python, as in a job that was submitted, from Java on."""
-
-    def __init__(self) -> None:
-        me = psutil.Process()
-        parent = me.parent()
-        self._root = parent if parent is not None and parent.name() == "java" else me
-        self._cpu: dict[tuple[int, float], float] = {}
-
-    def measure(self) -> tuple[int, float]:
-        """Return resident bytes now and processor seconds so far, those of processes that have ended included."""
-        total = 0
-        for process in [self._root, *self._root.children(recursive=True)]:
-            try:
-                with process.oneshot():
-                    total += process.memory_info().rss
-                    times = process.cpu_times()
-                    self._cpu[process.pid, process.create_time()] = times.user + times.system
-            except psutil.Error:
-                continue  # it ended while we looked
-        return total, sum(self._cpu.values())
+    def _saw(self, memory_bytes: int, cpu_s: float, *, last: bool) -> None:
+        now, photos = time.perf_counter(), self._photos
+        then, photos_then, cpu_then = self._last = self._last or (now, photos, cpu_s)
+        self._most_bytes = max(self._most_bytes, memory_bytes)
+        if now - then < self._every and not last:
+            return
+        if self._counting and now - self._asked_at >= _ASK_EVERY_S and not last:
+            self.look()
+        active = [executor for executor in self._seen if executor["active"]]
+        elapsed = max(now - then, 1e-6)
+        self._points.append(
+            Point(
+                at_s=round(now - self._started, 2),
+                photos=photos,
+                photos_per_s=round((photos - photos_then) / elapsed, 1),
+                cores_busy=round(max(0.0, cpu_s - cpu_then) / elapsed, 2),
+                memory_mb=round(self._most_bytes / 1e6),
+                tasks=sum(executor["tasks_active"] for executor in active) if active else None,
+                cores=sum(executor["cores"] for executor in active) if active else None,
+            )
+        )
+        self._last, self._most_bytes = (now, photos, cpu_s), 0
+        if len(self._points) >= _MOST_POINTS:
+            self._points = _thinned(self._points)
+            self._every *= 2
 
 
 def _thinned(points: list[Point]) -> list[Point]:

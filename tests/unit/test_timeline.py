@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fruits import pipeline, timeline
+from fruits import measure, pipeline, timeline
 from fruits.config import RunConfig
 from fruits.measure import Silent
 from fruits.report.timeline import view_timeline
@@ -39,7 +39,7 @@ def test_cost_per_million_is_price_times_cores_over_rate(photos: Any, tmp_path: 
 
 
 def test_a_long_run_has_no_more_points_than_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timeline, "_SAMPLE_EVERY_S", 0.001)
+    monkeypatch.setattr(measure, "_SAMPLE_EVERY_S", 0.001)
     monkeypatch.setattr(timeline, "_MOST_POINTS", 8)
     with Timeline(Silent(), list) as watched:
         watched._every = 0.001
