@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from fruits.service.statistics import KEEP_DAYS, QUANTILES, Statistics
-from fruits.service.submissions import Submission, Submissions
+from fruits.service.submissions import Page, Submission, Submissions
 from fruits.service.tokens import TokenInfo
 
 #: Fewer photos differ from training by chance alone more than drift does.
@@ -108,37 +108,6 @@ class Summary(BaseModel):
     days: list[Day]
 
 
-class SubmissionOut(BaseModel):
-    """A submission."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    id: str
-    created: str
-    outcome: str | None
-    kind: str | None
-    variety: str | None
-    label: str | None
-    probability: float | None
-    strangeness: float | None
-    language: str | None
-    model: str | None
-    has_photo: bool
-    right: bool | None
-    said_label: str | None
-    note: str | None
-    decision: str | None
-    reviewed_label: str | None
-    reviewer: str | None
-
-
-class SubmissionsOut(BaseModel):
-    """Some submissions, newest first; the cursor leads to the next ones."""
-
-    submissions: list[SubmissionOut]
-    cursor: str | None
-
-
 class Review(BaseModel):
     """The owner's decision on a photo."""
 
@@ -186,11 +155,10 @@ def owner_router(desk: Callable[[Request], Desk], signed_in: Callable[..., Any])
         state: Literal["pending", "wrong", "reviewed", "kept"] = "pending",
         cursor: Annotated[str | None, Query(max_length=40)] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    ) -> SubmissionsOut:
+    ) -> Page:
         """Submissions that wait for a decision, were said to be wrong, are decided, or have a photo; newest first."""
         response.headers.update(_PRIVATE)
-        page = at.submissions.page(state, cursor, limit)
-        return SubmissionsOut(submissions=[_shown(one) for one in page.submissions], cursor=page.cursor)
+        return at.submissions.page(state, cursor, limit)
 
     @router.get(
         "/submissions/{submission_id}/photo", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}}
@@ -202,10 +170,10 @@ def owner_router(desk: Callable[[Request], Desk], signed_in: Callable[..., Any])
     @router.post("/submissions/{submission_id}/review")
     def review(
         submission_id: str, decided: Review, response: Response, at: Desk = at_desk, owner: TokenInfo = owner_of
-    ) -> SubmissionOut:
+    ) -> Submission:
         """Say what a photo shows, or that it is not to be learnt from; the last decision counts."""
         response.headers.update(_PRIVATE)
-        return _shown(at.submissions.review(submission_id, decided.decision, decided.label, reviewer=owner.name))
+        return at.submissions.review(submission_id, decided.decision, decided.label, reviewer=owner.name)
 
     @router.delete("/submissions/{submission_id}", status_code=204)
     def remove(submission_id: str, at: Desk = at_desk) -> None:
@@ -213,11 +181,6 @@ def owner_router(desk: Callable[[Request], Desk], signed_in: Callable[..., Any])
         at.submissions.remove(submission_id)
 
     return router
-
-
-def _shown(one: Submission) -> SubmissionOut:
-    values = {name: getattr(one, name) for name in SubmissionOut.model_fields}
-    return SubmissionOut(**{**values, "created": one.created.isoformat()})
 
 
 def _counts(counted: dict[str, Any], identity: str, drift: Drift | None) -> dict[str, Any]:
