@@ -1,8 +1,9 @@
 """What does the service show to people? The pages and what they are made of, as routes.
 
-Everything lies in the folder ``pages`` and is served as it is: no template, no build step. Files are small and held in memory,
-plain and compressed, with an ETag; the runtime of the on-device mode (``pages/vendor``, made by ``web/build.mjs``, see
-``make web``) is large, stays on disk and never changes under its name. Knows nothing of photos, answers or the API.
+Everything lies in the folder ``pages``, and there is no build step: pages are put into their layout when the service starts,
+the rest is served as it is. Files are small and held in memory, plain and compressed, with an ETag; the runtime of the
+on-device mode (``pages/vendor``, made by ``web/build.mjs``, see ``make web``) is large, stays on disk and never changes under
+its name. Headers for safety are the door's. Knows nothing of photos, answers or the API.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -94,19 +96,18 @@ def routes(folder: Path = FOLDER) -> list[BaseRoute]:
     """
     assets = _assets(folder)
     runtime = _runtime(folder)
-    policy = content_security_policy(on_device=runtime is not None)
 
     async def page(request: Request) -> Response:
-        return _answer(request, assets[PAGES[request.url.path]], policy)
+        return _answer(request, assets[PAGES[request.url.path]])
 
     async def static(request: Request) -> Response:
         name = request.path_params["name"]
         if runtime is not None and name in runtime["files"]:
-            return _large(request, folder / name, policy)
+            return _large(request, folder / name)
         asset = assets.get(name)
         if asset is None or name in PAGES.values():
             raise HTTPException(404)
-        return _answer(request, asset, policy)
+        return _answer(request, asset)
 
     found: list[BaseRoute] = [Route(address, page, methods=["GET"], include_in_schema=False) for address in PAGES]
     return [*found, Route("/static/{name:path}", static, methods=["GET"], include_in_schema=False)]
@@ -121,6 +122,10 @@ def _assets(folder: Path) -> Mapping[str, _Asset]:
     }
     runtime = _runtime(folder)
     device = None if runtime is None else {**runtime, "columns_first": _columns_first()}
+    layouts = [name for name in contents if name.endswith(".html") and name not in PAGES.values()]
+    contents |= {name: _page(folder, name) for name in PAGES.values() if name.endswith(".html") and name in contents}
+    for name in layouts:
+        del contents[name]
     contents["page.json"] = json.dumps({"device": device}).encode()
     shell = [
         f"/static/{name}"
@@ -134,6 +139,18 @@ def _assets(folder: Path) -> Mapping[str, _Asset]:
     if "sw.js" in contents:
         contents["sw.js"] = f"const KNOWN = {json.dumps(known)};\n".encode() + contents["sw.js"]
     return {name: _asset(name, data) for name, data in contents.items()}
+
+
+def _page(folder: Path, name: str) -> bytes:
+    """Put a page into its layout. Pages hold no value from outside: the scripts put those in, as text."""
+    layouts = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return layouts.get_template(name).render().encode()
 
 
 def _columns_first() -> bool:
@@ -168,12 +185,10 @@ def _stored(path: Path) -> tuple[Path, bool]:
     return (packed, True) if packed.is_file() else (path, False)
 
 
-def _answer(request: Request, asset: _Asset, policy: str) -> Response:
+def _answer(request: Request, asset: _Asset) -> Response:
     headers = {
         "ETag": asset.etag,
         "Cache-Control": _ASK_AGAIN,
-        "Content-Security-Policy": policy,
-        "X-Content-Type-Options": "nosniff",
     }
     if asset.compressed is not None:
         headers["Vary"] = "Accept-Encoding"
@@ -185,12 +200,10 @@ def _answer(request: Request, asset: _Asset, policy: str) -> Response:
     return Response(content, media_type=asset.media_type, headers=headers)
 
 
-def _large(request: Request, path: Path, policy: str) -> Response:
+def _large(request: Request, path: Path) -> Response:
     stored, packed = _stored(path)
     headers = {
         "Cache-Control": _FOR_EVER,
-        "Content-Security-Policy": policy,
-        "X-Content-Type-Options": "nosniff",
         "Vary": "Accept-Encoding",
     }
     as_it_is = packed and _takes_gzip(request)
