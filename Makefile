@@ -1,17 +1,18 @@
 # Every target sets up what it needs: a Python >= 3.11, make and the package index are enough.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+WEB := src/fruits/service/web
 
 SCAN := .venv/scan/bin
 LOCK := $(SCAN)/uv pip compile --quiet --upgrade --generate-hashes --only-binary :all: --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-header --no-annotate
 
-.PHONY: demo test check scan lock bench load faults web java clean
+.PHONY: demo test check scan lock bench load faults web tools clean
 
 demo: .venv/core ## make photos of made-up fruit, run the whole chain on them, write a report
 	$(BIN)/fruits demo --to demo
 
-test: .venv/dev java ## every test
+test: .venv/dev tools ## every test
 	$(BIN)/python -m pytest
 
 check: .venv/dev .venv/scan/ready ## lint, format, types, import contracts, templates and Dockerfiles
@@ -35,8 +36,11 @@ bench: .venv/dev ## speed and memory against what a user would pick instead, as 
 load: .venv/dev ## what the service takes, as shares of what the same cores can do
 	$(BIN)/python -m benchmarks load
 
-web: ## the runtime of the page's on-device mode, and axe-core for the tests, by npm
-	cd src/fruits/service/web && npm ci --loglevel=error && npm run --silent build
+web: $(WEB)/node_modules/.package-lock.json ## the runtime of the page's on-device mode, and axe-core for the tests, by npm
+
+$(WEB)/node_modules/.package-lock.json: $(WEB)/package-lock.json
+	cd $(WEB) && npm ci --loglevel=error && npm run --silent build
+	@touch $@
 
 faults: .venv/dev ## kill runs, fill disks, damage files, disturb the bucket; count what is lost: hours
 	$(BIN)/python -m faults
@@ -59,12 +63,17 @@ faults: .venv/dev ## kill runs, fill disks, damage files, disturb the bucket; co
 	$(SCAN)/python -m pip install --quiet --disable-pip-version-check -r scan/requirements.txt
 	@touch $@
 
-# Spark runs on Java. Where none is found it is installed if that may be done; else the tests of Spark are skipped.
-java:
-	@command -v java >/dev/null || [ -x "$$JAVA_HOME/bin/java" ] || \
-	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends default-jre-headless; } >/dev/null 2>&1 || \
-	  echo "no Java, and it cannot be installed here: tests of Spark are skipped; install Java 17 or newer to run them"
+# What tests stand on besides Python. What is missing is installed where that may be done (root and apt); else its tests skip and say so.
+tools:
+	@missing=""; \
+	command -v java >/dev/null || [ -x "$$JAVA_HOME/bin/java" ] || missing="$$missing default-jre-headless"; \
+	command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing="$$missing chromium"; \
+	command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$$missing postgresql"; \
+	command -v npm >/dev/null || missing="$$missing npm"; \
+	[ -z "$$missing" ] || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; } >/dev/null 2>&1 || \
+	  echo "missing, and cannot be installed here:$$missing; their tests are skipped"
+	@$(MAKE) --no-print-directory web || echo "npm is missing or failed: tests of the on-device mode and of axe-core are skipped"
 
 clean:
 	rm -rf .venv demo build dist benchmarks/results
