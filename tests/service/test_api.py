@@ -324,6 +324,9 @@ def test_address_behind_a_trusted_proxy(serve: Callable[..., Any], a_photo: byte
     assert [ask("203.0.113.1"), ask("203.0.113.1"), ask("203.0.113.2")] == [200, 429, 200]
     # What a client wrote itself stands further left and counts for nothing.
     assert [ask("198.51.100.1, 203.0.113.1"), ask("198.51.100.1, 203.0.113.3")] == [429, 200]
+    # Some proxies add a line of their own after the client's.
+    lines = [(header, "198.51.100.2"), (header, "203.0.113.1"), ("Content-Type", "image/jpeg")]
+    assert service.client.post("/v1/recognise", content=a_photo, headers=lines).status_code == 429
     # One household has a /64.
     assert [ask("2001:db8::1"), ask("2001:db8::2"), ask("2001:db8:1::1")] == [200, 429, 200]
 

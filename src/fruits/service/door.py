@@ -79,7 +79,7 @@ class Door:
         about: dict[str, Any] = {}
         scope["fruits"] = about
         about["id"], about["headers"], about["started"] = request_id, headers, started
-        about["address"] = self._address(scope, headers)
+        about["address"] = self._address(scope)
         extra = self._headers
         origin = headers.get(b"origin", b"").decode("latin-1").lower()
         if origin and origin in self._config.allow_origins:
@@ -154,15 +154,16 @@ class Door:
             name = host
         return name in self._hosts or (bool(self._suffixes) and name.endswith(self._suffixes))
 
-    def _address(self, scope: Scope, headers: dict[bytes, bytes]) -> str:
+    def _address(self, scope: Scope) -> str:
         """Return the client's address; that which a trusted proxy names, if one is in between."""
         client = scope.get("client")
         address = client[0] if client else "unknown"
-        forwarded = headers.get(b"x-forwarded-for")
-        if not self._proxies or forwarded is None:
+        # A proxy adds to the client's line or sends a line of its own after it: all lines count, as one.
+        forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        if not self._proxies or not forwarded:
             return address
         # From the right: each trusted proxy vouches for the one before it; the first that is not one of ours is the client.
-        for hop in reversed([*forwarded.decode("latin-1").split(","), address]):
+        for hop in reversed([*",".join(forwarded).split(","), address]):
             address = hop.strip()
             if not self._trusts(address):
                 break
