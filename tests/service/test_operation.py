@@ -21,6 +21,8 @@ from PIL import Image
 from fruits import bundle as bundles
 from fruits import pipeline
 from fruits.config import RunConfig
+from fruits.service.database import Database
+from fruits.service.statistics import Statistics
 
 FAULTY = Path(__file__).parent.parent / "faulty_decoder"
 sys.path.insert(0, str(FAULTY))
@@ -233,6 +235,22 @@ def test_killed_service_leaves_no_decoder_behind(serve: Callable[..., Any], a_ph
     service.wait_until(lambda: not any(_alive(child) for child in children))
 
 
+def test_counts_are_of_what_was_answered_and_refused(serve: Callable[..., Any], a_photo: bytes, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    service = serve("--rate", 0, "--data", data)
+    service.recognise(b"no photo")
+    files = [("photo", a_photo), ("photo", a_photo[:300]), ("photo", a_photo)]
+    assert service.client.post("/v1/recognise", files=files).status_code == 200
+    head = b"POST /v1/recognise HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as gone:
+        gone.sendall(head % len(a_photo) + a_photo[:500])
+        time.sleep(0.2)
+    service.wait_until(lambda: any(line["status"] == 499 for line in service.log("request")))
+    assert service.stop() == 0
+    total = Statistics(Database.open(f"sqlite:///{data / 'service.db'}")).summary(1)["total"]
+    assert (total["photos"], total["refused"]) == (2, {"damaged": 1, "not_an_image": 1})
+
+
 def test_counts_survive_a_restart(serve: Callable[..., Any], a_photo: bytes, tmp_path: Path) -> None:
     data = tmp_path / "kept data"
     totals = []
@@ -241,9 +259,6 @@ def test_counts_survive_a_restart(serve: Callable[..., Any], a_photo: bytes, tmp
         for _ in range(3):
             service.recognise(a_photo)
         assert service.stop() == 0
-        from fruits.service.database import Database
-        from fruits.service.statistics import Statistics
-
         totals.append(Statistics(Database.open(f"sqlite:///{data / 'service.db'}")).summary(1)["total"]["photos"])
     assert totals == [3, 6]
 

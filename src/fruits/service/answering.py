@@ -23,7 +23,7 @@ from fruits.service.recogniser import Recognised, UnreadableError
 from fruits.service.resources import Resources
 from fruits.service.settings import ServiceConfig
 from fruits.service.submissions import NewSubmission, Receipt
-from fruits.service.uploads import Upload, read_upload
+from fruits.service.uploads import GoneError, Upload, read_upload
 
 PATH: Final = "/v1/recognise"
 _CHOICES: Final = (("keep", ("true", "false"), "false"), ("lang", ("en", "fr"), "en"))
@@ -36,6 +36,8 @@ async def recognise(resources: Resources, scope: Scope, receive: Receive, send: 
     upload = Upload(resources.budget)
     try:
         body = await _answer(resources, scope, receive, upload)
+    except GoneError:
+        raise  # nobody is left to be refused anything
     except Exception as exc:
         resources.statistics.refused(problems.of(exc).code)
         raise
@@ -58,8 +60,7 @@ async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: 
     keep, lang = _wishes(scope["query_string"], upload.fields)
     outcomes = await _outcomes(resources, about, upload, keep=keep)
     good = [outcome for outcome in outcomes if isinstance(outcome, Recognised)]
-    total_s = time.perf_counter() - about["started"]
-    receipts = iter(await _receipts(resources, good, lang, total_s) if good else ())
+    receipts = iter(await _receipts(resources, good, lang, about["started"]) if good else ())
     about["outcomes"] = [one.answer.outcome for one in good]
     total_s = time.perf_counter() - about["started"]
     photos = [
@@ -112,9 +113,11 @@ async def _outcomes(
     charge(resources, about, sum(_decode_s(outcome) for outcome in outcomes))
     for outcome in outcomes:
         if isinstance(outcome, ImageDecodeError):
-            resources.telemetry.rejected.labels(problems.of(outcome).code).inc()
+            code = problems.of(outcome).code
+            resources.telemetry.rejected.labels(code).inc()
             if len(outcomes) == 1:
                 raise outcome
+            resources.statistics.refused(code)
     return outcomes
 
 
@@ -136,11 +139,11 @@ def _refusal(seen: Glance, config: ServiceConfig) -> ImageDecodeError | None:
     return None
 
 
-async def _receipts(resources: Resources, good: list[Recognised], lang: str, seconds: float) -> list[Receipt]:
+async def _receipts(resources: Resources, good: list[Recognised], lang: str, started: float) -> list[Receipt]:
     """Write answers down; what can be done later is done by the writer."""
 
     def count() -> None:
-        telemetry = resources.telemetry
+        telemetry, seconds = resources.telemetry, time.perf_counter() - started
         telemetry.seconds.observe(seconds)
         for one in good:
             outcome = one.answer.outcome

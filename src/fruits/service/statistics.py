@@ -50,7 +50,7 @@ class Statistics:
         outcome : str
             Of ``fruits.answers.OUTCOMES``.
         seconds : float
-            From the first byte of the photo to the answer.
+            From the request's head to the answer.
         kept : bool
             Whether the visitor let us keep the photo.
         model : str
@@ -67,7 +67,7 @@ class Statistics:
         self._count(names)
 
     def refused(self, code: str) -> None:
-        """Count a request for recognition that got an error, by the error's code."""
+        """Count a request for recognition, or a photo among several, that got an error, by the error's code."""
         self._count([(f"refused:{code if _CODE.fullmatch(code) else 'internal'}", 0)])
 
     def feedback(self, *, right: bool) -> None:
