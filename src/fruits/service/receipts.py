@@ -1,8 +1,9 @@
 """Answers written down before they are given, those of concurrent requests in one commit.
 
 One thread takes whatever waits and hands it over as a whole. Under load it waits a moment for more, because a commit costs as
-much as writing ten answers; without load nobody waits for company. Counting for the owner's page happens in the same thread,
-off the event loop. Knows nothing of what is written.
+much as writing ten answers; without load nobody waits for company. Photos that are kept are written by other threads, so that
+a slow store holds up nobody else. Counting for the owner's page happens in these threads, off the event loop. Knows nothing of
+what is written.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,6 +24,8 @@ from fruits.service.submissions import NewSubmission, Receipt, Submissions
 _MOST: Final = 128
 #: How long the writer waits for more, while there is more to come.
 _MOMENT_S: Final = 0.01
+#: Requests whose photos are written at the same time: a store waits more than it works.
+_STORED_AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +50,7 @@ class Receipts:
         self._waiting: deque[_Waiting] = deque()
         self._ready = threading.Condition()
         self._closed = False
+        self._storing = ThreadPoolExecutor(_STORED_AT_ONCE, "storing")
         self._thread = threading.Thread(target=self._work, name="receipts", daemon=True)
         self._thread.start()
 
@@ -59,9 +64,12 @@ class Receipts:
         answers : sequence of NewSubmission
             Of one request.
         count : callable, optional
-            Called by the writer afterwards; whatever need not be done on the event loop.
+            Called once they are written, not on the event loop.
         """
-        future: asyncio.Future[list[Receipt]] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if any(answer.photo is not None for answer in answers):
+            return loop.run_in_executor(self._storing, self._store, answers, count)
+        future: asyncio.Future[list[Receipt]] = loop.create_future()
         with self._ready:
             self._waiting.append(_Waiting(answers, future, count))
             self._ready.notify()
@@ -69,6 +77,7 @@ class Receipts:
 
     def close(self) -> None:
         """Write what waits, then end."""
+        self._storing.shutdown()
         with self._ready:
             self._closed = True
             self._ready.notify()
@@ -88,18 +97,22 @@ class Receipts:
             self._write(taken)
 
     def _write(self, taken: list[_Waiting]) -> None:
-        # A photo takes its own time, and may fail alone.
-        plain = [one for one in taken if not any(answer.photo for answer in one.answers)]
-        for together in filter(None, [plain, *([one] for one in taken if one not in plain)]):
-            try:
-                receipts = iter(self._submissions.add_many([answer for one in together for answer in one.answers]))
-                outcomes: list[Any] = [[next(receipts) for _ in one.answers] for one in together]
-            except Exception as exc:  # the database is away: each of these requests is told so
-                outcomes = [exc] * len(together)
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                together[0].future.get_loop().call_soon_threadsafe(_settle, together, outcomes)
-        for one in taken:
-            one.count()
+        try:
+            receipts = iter(self._submissions.add_many([answer for one in taken for answer in one.answers]))
+            outcomes: list[Any] = [[next(receipts) for _ in one.answers] for one in taken]
+            for one in taken:
+                one.count()
+        except (
+            Exception
+        ) as exc:  # the database is away: each of these requests is told so, and the next ones are written
+            outcomes = [exc] * len(taken)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            taken[0].future.get_loop().call_soon_threadsafe(_settle, taken, outcomes)
+
+    def _store(self, answers: Sequence[NewSubmission], count: Callable[[], Any]) -> list[Receipt]:
+        receipts = self._submissions.add_many(answers)
+        count()
+        return receipts
 
 
 def _settle(done: list[_Waiting], outcomes: list[list[Receipt] | Exception]) -> None:
