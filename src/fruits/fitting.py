@@ -194,7 +194,6 @@ def choose(
     variance: float | None,
     components: int | None,
     weights: NDArray[np.float64] | None = None,
-    progress: Callable[[str], None],
 ) -> Choice:
     """Choose k and the regularisation.
 
@@ -231,7 +230,7 @@ def choose(
     held_groups = len(np.unique(rows.group[choosing.train][choosing.held_back]))
     own_weights = None if weights is None else weights[choosing.train]
     labels, held = rows.label[choosing.train], choosing.held_back
-    trying = heads.Choosing(features, labels, rows.group[choosing.train], held, own_weights, progress)
+    trying = heads.Choosing(features, labels, rows.group[choosing.train], held, own_weights)
     component_trials: list[heads.Trial] = []
     if chosen_by == "validation":
         k, component_trials = trying.components()

@@ -130,8 +130,8 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
                 variance=config.variance,
                 components=config.components,
                 weights=weights,
-                progress=progress.say,
             )
+            _say_what_was_chosen(choice, progress)
         with clock.step("features"):
             progress.start("features", counts["photos"])
             usable = np.flatnonzero(rows.ok)
@@ -376,6 +376,14 @@ def _say_what_was_found(catalogue: Catalogue, progress: Progress) -> None:
         )
     if catalogue.split_origin == "hash":
         progress.say("no test photos are marked as such: a fifth of the photos is kept for testing, chosen by a hash")
+
+
+def _say_what_was_chosen(choice: fitting.Choice, progress: Progress) -> None:
+    if tried := len(choice.component_trials) + len(choice.regularisation_trials):
+        progress.say(
+            f"{tried} heads tried on training photos held back: {choice.components} components, regularisation "
+            f"{choice.regularisation:g}"
+        )
 
 
 def _prepared_model(objects: Objects, backbone: Backbone, preprocessing: Preprocessing) -> ModelFile:

@@ -7,8 +7,8 @@ while choosing; test photos play no part. Knows nothing of files or engines; sci
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -132,7 +132,6 @@ class Choosing:
     groups: NDArray[np.int64]
     held_back: NDArray[np.bool_]
     weights: NDArray[np.float64] | None = None
-    progress: Callable[[str], None] = field(default=lambda _: None)
 
     @property
     def possible(self) -> bool:
@@ -187,7 +186,6 @@ class Choosing:
         return next(i for i, loss in enumerate(losses) if loss.mean() <= _standard_error(loss, groups) / 2)
 
     def _try(self, components: int, regularisation: float) -> tuple[Trial, Answers]:
-        self.progress(f"{components} components, C = {regularisation:g}")
         features = np.ascontiguousarray(self.features[:, :components])
         held = self.held_back
         # Labels of the photos held back are numbered among those that are learnt; all have some that train.

@@ -269,11 +269,3 @@ def test_fewer_components_than_the_first_step_are_all_tried() -> None:
     k, trials = choosing(5, 4).components()
     assert k == 5
     assert [trial.components for trial in trials] == [5]
-
-
-def test_every_trial_is_told() -> None:
-    told: list[str] = []
-    some = choosing(16, 8)
-    some.progress = told.append
-    _, trials = some.components()
-    assert len(told) == len(trials)
