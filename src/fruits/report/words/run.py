@@ -125,7 +125,8 @@ EN = {
     "status_failed": "failed",
     # While it ran
     "timeline": "While it ran",
-    "timeline_intro": "{rate} photos per second in the embeddings stage, {each} per second and core of {cores}.",
+    "timeline_intro": "{rate} photos per second in the embeddings stage, on {cores} {cores:core|cores}: "
+    "{each} per second and core.",
     "timeline_cost": "At {price} USD for a core and hour, a million photos cost {cost} USD to embed.",
     "timeline_photos": "Photos per second",
     "timeline_cores": "Cores at work",
@@ -145,7 +146,7 @@ EN = {
     "timeline_its_python": "Python, MB",
     "work_read": "reading",
     "work_decode": "decoding",
-    "work_infer": "network",
+    "work_infer": "neural network",
     "work_write": "writing",
     # Seconds
     "seconds": "Seconds per stage",
@@ -322,7 +323,8 @@ FR = {
     "status_failed": "en échec",
     # While it ran
     "timeline": "Pendant l’exécution",
-    "timeline_intro": "{rate} photos par seconde à l’étape des vecteurs, {each} par seconde et par cœur, sur {cores}.",
+    "timeline_intro": "{rate} photos par seconde à l’étape des vecteurs, sur {cores} {cores:cœur|cœurs} : "
+    "{each} par seconde et par cœur.",
     "timeline_cost": "À {price} USD par cœur et par heure, le calcul des vecteurs d’un million de photos coûte {cost} USD.",
     "timeline_photos": "Photos par seconde",
     "timeline_cores": "Cœurs au travail",
@@ -342,7 +344,7 @@ FR = {
     "timeline_its_python": "Python, Mo",
     "work_read": "lecture",
     "work_decode": "décodage",
-    "work_infer": "réseau",
+    "work_infer": "réseau de neurones",
     "work_write": "écriture",
     # Seconds
     "seconds": "Secondes par étape",
