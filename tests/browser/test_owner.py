@@ -69,7 +69,7 @@ def test_overview_says_how_the_service_does(
     page.wait_for_selector(".chart svg rect")
     assert page.locator(".chart").count() == 5
     assert page.locator(".chart svg").first.get_attribute("aria-label").startswith("Photos by day, from ")
-    assert "not_an_image" in page.locator(".chart").last.inner_text()
+    assert "This is not a photo" in page.locator(".chart").last.inner_text()
     # The table has the numbers of the chart, for those who do not see it.
     page.locator(".chart summary").first.click()
     last = page.locator(".chart table").first.locator("tbody tr").last.locator("td").all_inner_texts()
@@ -81,6 +81,7 @@ def test_overview_says_how_the_service_does(
     page.get_by_role("button", name="Français").click()
     assert page.locator("h1").inner_text() == "Comment va le service"
     assert "Photos par jour" in page.locator(".chart h2").first.inner_text()
+    assert "Ce n'est pas une photo" in page.locator(".chart").last.inner_text()
     page.locator("#days").select_option("7")
     page.wait_for_function(
         "() => document.querySelectorAll('.chart table')[0].querySelectorAll('tbody tr').length === 7"

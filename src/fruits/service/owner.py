@@ -14,6 +14,8 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from fruits.service.messages import Text
+from fruits.service.problems import KINDS
 from fruits.service.statistics import KEEP_DAYS, QUANTILES, Statistics
 from fruits.service.submissions import Page, Submission, Submissions
 from fruits.service.tokens import TokenInfo
@@ -104,6 +106,7 @@ class Summary(BaseModel):
     identity: str
     keep_days: int
     submissions: Waiting
+    reasons: dict[str, Text] = Field(description="What the codes of what was refused mean.")
     total: Counts
     days: list[Day]
 
@@ -144,6 +147,7 @@ def owner_router(desk: Callable[[Request], Desk], signed_in: Callable[..., Any])
             identity=identity,
             keep_days=at.submissions.keep_days,
             submissions=Waiting(**at.submissions.counts()),
+            reasons={code: Text(**KINDS[code].reason) for code in counted["total"]["refused"] if code in KINDS},
             total=Counts(**_counts(counted["total"], identity, drift)),
             days=[Day(day=day["day"], **_counts(day, identity, drift)) for day in counted["days"]],
         )

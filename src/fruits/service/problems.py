@@ -15,80 +15,81 @@ from fruits.errors import EngineError, FruitsError, ImageDecodeError, StoreError
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of problem: its status and what a person is told."""
+    """A kind of problem.
+
+    Attributes
+    ----------
+    status : int
+    reason : dict of str to str
+        What happened, in English and French: what the owner's page calls it.
+    message : dict of str to str
+        What a client is told: the reason, and what to do.
+    """
 
     status: int
-    en: str
-    fr: str
+    reason: dict[str, str]
+    message: dict[str, str]
+
+
+def _kind(status: int, en: str, fr: str, do_en: str = "", do_fr: str = "") -> Kind:
+    message = {"en": f"{en}: {do_en}." if do_en else f"{en}.", "fr": f"{fr} : {do_fr}." if do_fr else f"{fr}."}
+    return Kind(status, {"en": en, "fr": fr}, message)
 
 
 KINDS: Final[dict[str, Kind]] = {
-    "too_large": Kind(
-        413, "The photo is too large: send a smaller one.", "La photo est trop grande : envoyez-en une plus petite."
+    "too_large": _kind(
+        413, "The photo is too large", "La photo est trop grande", "send a smaller one", "envoyez-en une plus petite"
     ),
-    "too_many_parts": Kind(
-        413,
-        "Too many photos or fields at once: send fewer.",
-        "Trop de photos ou de champs à la fois : envoyez-en moins.",
+    "too_many_parts": _kind(
+        413, "Too many photos or fields at once", "Trop de photos ou de champs à la fois", "send fewer", "envoyez-en moins"
     ),
-    "not_an_image": Kind(
-        415, "This is not a photo: send a JPEG, PNG or WebP.", "Ce n'est pas une photo : envoyez un JPEG, PNG ou WebP."
+    "not_an_image": _kind(
+        415, "This is not a photo", "Ce n'est pas une photo", "send a JPEG, PNG or WebP", "envoyez un JPEG, PNG ou WebP"
     ),
-    "unsupported_format": Kind(
-        415,
-        "This format is not read here: send a JPEG, PNG or WebP. On a phone, choose 'most compatible' in the camera's settings.",
-        "Ce format n'est pas lu ici : envoyez un JPEG, PNG ou WebP. Sur un téléphone, choisissez « le plus compatible » dans les "
-        "réglages de l'appareil photo.",
+    "unsupported_format": _kind(
+        415, "This format is not read here", "Ce format n'est pas lu ici",
+        "send a JPEG, PNG or WebP. On a phone, choose 'most compatible' in the camera's settings",
+        "envoyez un JPEG, PNG ou WebP. Sur un téléphone, choisissez « le plus compatible » dans les réglages de l'appareil photo",
     ),
-    "damaged": Kind(
-        422,
-        "The photo is damaged or cut short: send it again.",
-        "La photo est endommagée ou incomplète : renvoyez-la.",
+    "damaged": _kind(
+        422, "The photo is damaged or cut short", "La photo est endommagée ou incomplète", "send it again", "renvoyez-la"
     ),
-    "empty": Kind(422, "The photo is empty: choose another.", "La photo est vide : choisissez-en une autre."),
-    "timeout": Kind(
-        422,
-        "The photo takes too long to open: send a smaller one.",
-        "La photo est trop longue à ouvrir : envoyez-en une plus petite.",
+    "empty": _kind(422, "The photo is empty", "La photo est vide", "choose another", "choisissez-en une autre"),
+    "timeout": _kind(
+        422, "The photo takes too long to open", "La photo est trop longue à ouvrir", "send a smaller one",
+        "envoyez-en une plus petite",
     ),
-    "crashed": Kind(
-        422,
-        "The photo cannot be opened: is the file damaged? Send another.",
-        "La photo ne s'ouvre pas : le fichier est-il endommagé ? Envoyez-en une autre.",
+    "crashed": _kind(
+        422, "The photo cannot be opened", "La photo ne s'ouvre pas", "is the file damaged? Send another",
+        "le fichier est-il endommagé ? Envoyez-en une autre",
     ),
-    "rate_limited": Kind(
-        429, "Too many requests: wait a little, then go on.", "Trop de requêtes : patientez un peu, puis continuez."
+    "rate_limited": _kind(
+        429, "Too many requests", "Trop de requêtes", "wait a little, then go on", "patientez un peu, puis continuez"
     ),
-    "busy": Kind(
-        503,
-        "The service is busy: try again in a moment.",
-        "Le service est très demandé : réessayez dans un instant.",
+    "busy": _kind(
+        503, "The service is busy", "Le service est très demandé", "try again in a moment", "réessayez dans un instant"
     ),
-    "stopping": Kind(
-        503,
-        "The service is starting or stopping: try again in a moment.",
-        "Le service démarre ou s'arrête : réessayez dans un instant.",
+    "stopping": _kind(
+        503, "The service is starting or stopping", "Le service démarre ou s'arrête", "try again in a moment",
+        "réessayez dans un instant",
     ),
-    "slow": Kind(
-        408, "The request took too long to arrive: try again.", "La requête a mis trop de temps à arriver : réessayez."
+    "slow": _kind(
+        408, "The request took too long to arrive", "La requête a mis trop de temps à arriver", "try again", "réessayez"
     ),
-    "bad_request": Kind(
-        400,
-        "The request is not what was expected: see the documentation of the API.",
-        "La requête n'est pas celle attendue : voir la documentation de l'API.",
+    "bad_request": _kind(
+        400, "The request is not what was expected", "La requête n'est pas celle attendue",
+        "see the documentation of the API", "voir la documentation de l'API",
     ),
-    "unauthorised": Kind(
-        401, "The token is missing, unknown or revoked.", "Le jeton est absent, inconnu ou révoqué."
+    "unauthorised": _kind(
+        401, "The token is missing, unknown or revoked", "Le jeton est absent, inconnu ou révoqué"
     ),
-    "forbidden": Kind(403, "This is not for you.", "Ceci n'est pas pour vous."),
-    "not_found": Kind(404, "There is no such thing here.", "Cela n'existe pas ici."),
-    "method_not_allowed": Kind(
-        405, "This address does not take such requests.", "Cette adresse n'accepte pas ce type de requête."
+    "forbidden": _kind(403, "This is not for you", "Ceci n'est pas pour vous"),
+    "not_found": _kind(404, "There is no such thing here", "Cela n'existe pas ici"),
+    "method_not_allowed": _kind(
+        405, "This address does not take such requests", "Cette adresse n'accepte pas ce type de requête"
     ),
-    "unknown_host": Kind(
-        400, "The service does not go by this name.", "Le service n'est pas connu sous ce nom."
-    ),
-    "internal": Kind(500, "Something went wrong here; it was noted.", "Une erreur est survenue ici ; elle est notée."),
+    "unknown_host": _kind(400, "The service does not go by this name", "Le service n'est pas connu sous ce nom"),
+    "internal": _kind(500, "Something went wrong here", "Une erreur est survenue ici", "it was noted", "elle est notée"),
 }  # fmt: skip
 #: What ``ImageDecodeError`` says, in the words of this interface.
 _OF_PHOTO: Final = {
@@ -131,7 +132,7 @@ class Problem(FruitsError):  # noqa: N818 - it is an answer more than an error
         retry_after_s: float | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(detail or KINDS[code].en)
+        super().__init__(detail or KINDS[code].message["en"])
         self.code, self.detail = code, detail
         self.status = status or KINDS[code].status
         self.headers = dict(headers or {})
@@ -165,11 +166,11 @@ def of_status(status: int) -> Problem:
 
 def said(problem: Problem) -> dict[str, Any]:
     """Return code and messages, without the request's number."""
-    kind = KINDS[problem.code]
-    en, fr = kind.en, kind.fr
-    if problem.detail:
-        en, fr = f"{en} ({problem.detail})", f"{fr} ({problem.detail})"
-    return {"code": problem.code, "message": {"en": en, "fr": fr}}
+    detail = f" ({problem.detail})" if problem.detail else ""
+    return {
+        "code": problem.code,
+        "message": {lang: said + detail for lang, said in KINDS[problem.code].message.items()},
+    }
 
 
 def body(problem: Problem, request_id: str) -> bytes:

@@ -113,6 +113,8 @@ async def test_the_summary_says_how_the_service_does(ask: Callable[..., Any], de
     assert len(found["days"]) == 7
     today = found["days"][-1]
     assert (today["photos"], today["kept"], today["refused"]) == (401, 200, {"damaged": 1})
+    assert list(found["reasons"]) == ["damaged"]
+    assert all(found["reasons"]["damaged"].values())
     assert today["unsure_share"] == pytest.approx(100 / 401)
     assert today["latency"]["p99"] == pytest.approx(0.1, rel=0.1)
     drift = today["drift"]

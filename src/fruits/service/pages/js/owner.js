@@ -76,7 +76,7 @@ function show() {
       title: "chart_drift", days: dates, form: "lines", written: (value) => number(value, 2), least: 0.25, limits: [0.1, 0.25], remark: "drift_limits",
       series: [of("drift_index", (day) => day.drift.index)],
     }),
-    refusals(total.refused),
+    refusals(total.refused, summary.reasons),
   );
 }
 
@@ -89,7 +89,7 @@ function fact(name, value, more, values) {
   return element("div", {}, say(element("dt"), name), element("dd", {}, value), more ? say(element("dd.more"), more, values) : null);
 }
 
-function refusals(refused) {
+function refusals(refused, reasons) {
   const rows = Object.entries(refused).sort((a, b) => b[1] - a[1]);
   const most = Math.max(...rows.map(([, count]) => count), 1);
   const node = element("section.chart", {}, say(element("h2"), "chart_refused"));
@@ -99,7 +99,7 @@ function refusals(refused) {
     for (const [code, count] of rows) {
       const fill = element("span.fill");
       fill.style.width = `${(100 * count) / most}%`;
-      list.append(element("li", {}, element("bdi.called", {}, code), element("span.share", {}, number(count)), element("span.track", { "aria-hidden": "true" }, fill)));
+      list.append(element("li", {}, say(element("bdi.called"), reasons[code] ?? code), element("span.share", {}, number(count)), element("span.track", { "aria-hidden": "true" }, fill)));
     }
     node.append(list);
   }
