@@ -48,7 +48,7 @@ def csv_cell(text: str) -> str:
     ----------
     OWASP, CSV Injection.
     """
-    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) or text.startswith(_FORMULA) else text
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
 
 
 def printable(text: str) -> str:

@@ -157,9 +157,8 @@ def _write(place: Objects, key: str, data: bytes) -> None:
     if path is None:
         place.write(key, data)
         return
-    piece = Path(
-        place.root, _HIDDEN, "piece"
-    )  # one name: we are alone, and the next export overwrites what a killed one left
+    # One name: we are alone, and the next export overwrites what a killed one left.
+    piece = Path(place.root, _HIDDEN, "piece")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with piece.open("wb") as file:

@@ -7,29 +7,23 @@ are those that visitors let us keep. The pages that show this are in ``pages/``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Final, Literal, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 import numpy as np
 from fastapi import APIRouter, Depends, Query, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from fruits.learning.drift import Drift
 from fruits.service.messages import Text
 from fruits.service.problems import KINDS
 from fruits.service.statistics import KEEP_DAYS, QUANTILES, Statistics
-from fruits.service.submissions import Page, Submission, Submissions
+from fruits.service.submissions import Decision, Filter, Page, Submission, Submissions
 from fruits.service.tokens import TokenInfo
 
 #: Fewer photos differ from training by chance alone more than drift does.
 _ENOUGH: Final = 50
 _PRIVATE: Final = {"Cache-Control": "no-store"}
-
-
-class Drift(Protocol):
-    """What the open bundle knows of where its training photos lie."""
-
-    def psi(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the population stability index of each number, shape (m,), of counts, shape (m, 10)."""
 
 
 class Desk(Protocol):
@@ -43,8 +37,8 @@ class Desk(Protocol):
     def statistics(self) -> Statistics:
         """Counts by day."""
 
-    def drift(self) -> Drift | None:
-        """Return what the open bundle says of drift; None if it is older than that."""
+    def drift(self) -> Drift:
+        """Return where the training photos of the open bundle lie."""
 
     def identity(self) -> str:
         """Return the identity of the open bundle."""
@@ -116,7 +110,7 @@ class Review(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    decision: Literal["confirmed", "corrected", "refused"]
+    decision: Decision
     label: str | None = Field(None, max_length=200, description="What the photo shows; needed to correct.")
 
 
@@ -156,7 +150,7 @@ def owner_router(desk: Callable[[Request], Desk], signed_in: Callable[..., Any])
     def submissions(
         response: Response,
         at: Desk = at_desk,
-        state: Literal["pending", "wrong", "reviewed", "kept"] = "pending",
+        state: Filter = "pending",
         cursor: Annotated[str | None, Query(max_length=40)] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> Page:
@@ -187,22 +181,22 @@ def owner_router(desk: Callable[[Request], Desk], signed_in: Callable[..., Any])
     return router
 
 
-def _counts(counted: dict[str, Any], identity: str, drift: Drift | None) -> dict[str, Any]:
+def _counts(counted: dict[str, Any], identity: str, drift: Drift) -> dict[str, Any]:
     plain = {name: value for name, value in counted.items() if name not in (*QUANTILES, "drift", "day")}
     latency = Latency(**{name: counted[name] for name in QUANTILES})
     return {**plain, "latency": latency, "drift": _drift(counted["drift"].get(identity), drift)}
 
 
-def _drift(counts: NDArray[np.int64] | None, drift: Drift | None) -> DriftOut:
+def _drift(counts: NDArray[np.int64] | None, drift: Drift) -> DriftOut:
     """Return how far photos are from training; counts of another bundle say nothing of this one."""
     photos = int(counts[0].sum()) if counts is not None else 0
-    if counts is None or drift is None or photos < _ENOUGH:
+    if counts is None or photos < _ENOUGH:
         return DriftOut(photos=photos, index=None, chance=None, worst=None, strangeness=None)
     index = drift.psi(counts)
     return DriftOut(
         photos=photos,
         index=round(float(index.mean()), 4),
-        chance=round((counts.shape[1] - 1) / photos, 4),
+        chance=round(drift.chance(photos), 4),
         worst=round(float(index.max()), 4),
         strangeness=round(float(index[0]), 4),
     )

@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from sqlalchemy import delete, select
 
 from fruits.answers import OUTCOMES
+from fruits.learning.drift import BINS
 from fruits.service.database import CountRow, Database
 
 #: Buckets of latency per doubling: a quantile read from them is off by 9 % at most.
 _PER_DOUBLING: Final = 4
 _FIRST_S: Final = 0.001
 _LAST_BUCKET: Final = 80
-#: Deciles.
-_BINS: Final = 10
 QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _CODE: Final = re.compile(r"[a-z_]{1,32}")
 #: The longest time that counts are kept for.
@@ -63,7 +62,7 @@ class Statistics:
         names = [(f"outcome:{outcome}", 0), ("latency", _bucket(seconds))]
         names += [("kept", 0)] if kept else []
         if bins is not None:
-            names += [(f"drift:{model[:32]}", row * _BINS + int(decile)) for row, decile in enumerate(bins)]
+            names += [(f"drift:{model[:32]}", row * BINS + int(decile)) for row, decile in enumerate(bins)]
         self._count(names)
 
     def refused(self, code: str) -> None:
@@ -146,7 +145,7 @@ def _summary(counts: Counter[tuple[str, int]]) -> dict[str, Any]:
     drift: dict[str, NDArray[np.int64]] = {}
     for model in sorted({name for name, _ in counts if name.startswith("drift:")}):
         cells = {bucket: count for (name, bucket), count in counts.items() if name == model}
-        table = np.zeros((max(cells) // _BINS + 1, _BINS), np.int64)
+        table = np.zeros((max(cells) // BINS + 1, BINS), np.int64)
         table.flat[list(cells)] = list(cells.values())
         drift[model.removeprefix("drift:")] = table
     return {

@@ -265,10 +265,6 @@ class Submissions:
         rows = rows[:limit]
         return Page(tuple(map(_submission, rows)), f"{rows[-1].created_s}.{rows[-1].id}" if more else None)
 
-    def wrong(self, limit: int = 50) -> tuple[Submission, ...]:
-        """Return what visitors said was wrong, newest first."""
-        return self.page("wrong", limit=limit).submissions
-
     def counts(self) -> dict[str, int]:
         """Return how many submissions each filter gives, and how many there are in all."""
         columns = [func.count().filter(_chosen(which)).label(which) for which in FILTERS]

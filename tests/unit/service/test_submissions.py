@@ -104,11 +104,11 @@ def test_the_last_word_of_the_visitor_counts(submissions: Submissions, new: New)
     submissions.feedback(receipt.id, receipt.secret, False, "pear", "it is green")
     found = submissions.get(receipt.id)
     assert (found.right, found.said_label, found.note) == (False, "pear", "it is green")
-    assert [one.id for one in submissions.wrong()] == [receipt.id]
+    assert [one.id for one in submissions.page("wrong").submissions] == [receipt.id]
     submissions.feedback(receipt.id, receipt.secret, True)
     found = submissions.get(receipt.id)
     assert (found.right, found.said_label, found.note) == (True, None, None)
-    assert submissions.wrong() == ()
+    assert submissions.page("wrong").submissions == ()
 
 
 def test_words_of_strangers_are_kept_harmless(submissions: Submissions, new: New) -> None:
