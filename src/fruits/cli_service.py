@@ -7,7 +7,6 @@ import shlex
 import time
 from contextlib import closing
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -31,6 +30,8 @@ _OF = typer.Argument(
 _KEPT = typer.Option(
     "--photos", help="Folder or s3://bucket/prefix for kept photos; default: photos in the data folder."
 )
+#: Listing and exporting delete nothing by age.
+_FOR_EVER_DAYS = 36500
 
 
 def add_to(app: typer.Typer) -> None:
@@ -150,7 +151,7 @@ def tokens_add(
     """Make a token and print it, once: only its hash is kept."""
     from fruits.service.tokens import Role, Tokens  # noqa: PLC0415
 
-    with closing(_open(out, data, database, there=False)) as opened:
+    with closing(_open(out, data, database, make=True)) as opened:
         token = Tokens(opened).add(name, cast("Role", role), rate_per_minute=rate)
     if as_json:
         typer.echo(json.dumps({"name": name, "role": role, "token": token}))
@@ -283,33 +284,25 @@ def submissions_purge(
         typer.echo(f"deleted {count:,} submissions of more than {keep_days} days ago{also}")
 
 
-def _open(out: str, data: str, database: str, *, there: bool = True) -> Database:
-    """Open the database of a service; one that must be there is not made."""
+def _open(out: str, data: str, database: str, *, make: bool = False) -> Database:
+    """Open the database of a service; only a token may be there before it, and make it."""
     from fruits.service.database import Database  # noqa: PLC0415
+    from fruits.service.settings import Places  # noqa: PLC0415
 
-    if not database:
-        file = Path(_folder(out, data)) / "service.db"
-        if there and not file.is_file():
-            raise ConfigError(
-                f"no service has kept anything in '{file.parent}'; expected what 'fruits serve' was given"
-            )
-        database = f"sqlite:///{file}"
-    return Database.open(database)
+    return Database.open(_said(Places.of(out, data=data, database=database).database), make=make)
 
 
-def _submissions(database: Database, out: str, data: str, photos: str, keep_days: int = 36500) -> Submissions:
+def _submissions(database: Database, out: str, data: str, photos: str, keep_days: int = _FOR_EVER_DAYS) -> Submissions:
+    from fruits.service.settings import Places  # noqa: PLC0415
     from fruits.service.submissions import Submissions  # noqa: PLC0415
     from fruits.storage.objects import Objects  # noqa: PLC0415
 
-    return Submissions(database, Objects(photos or f"{_folder(out, data)}/photos"), keep_days=keep_days)
+    return Submissions(database, Objects(_said(Places.of(out, data=data, photos=photos).photos)), keep_days=keep_days)
 
 
-def _folder(out: str, data: str) -> str:
-    """Return the folder that 'fruits serve' keeps things in by default."""
-    from fruits.storage.objects import is_remote  # noqa: PLC0415
-
-    if not out and not data:
+def _said(place: str) -> str:
+    if not place:
         raise ConfigError(
             "which service? give the OUT that 'fruits serve' serves, or its --data, or --database and --photos"
         )
-    return data or ("fruits-service" if is_remote(out) else f"{out.rstrip('/')}/service")
+    return place

@@ -125,10 +125,13 @@ def test_the_command_line_lists_and_purges(given_back: GivenBack, fruits: Callab
         "finished": 0,
     }
     assert not (copied / "photos" / ("o" * 22 + ".jpg")).exists()
-    done = fruits("submissions", "export", "--to", tmp_path / "x", "--data", tmp_path / "nowhere")
-    assert done.code == 2
-    assert "no service has kept anything" in done.stderr
-    assert not (tmp_path / "nowhere").exists()
+    nowhere = tmp_path / "nowhere"
+    for options in (("--data", nowhere), ("--database", f"sqlite:///{nowhere}/service.db", "--photos", nowhere)):
+        done = fruits("submissions", "export", "--to", tmp_path / "x", *options)
+        assert done.code == 2
+        assert "no service has kept anything" in done.stderr
+        assert not nowhere.exists()
+    assert "which service?" in fruits("submissions", "list", "--photos", nowhere).stderr
 
 
 def test_processes_share_one_database(

@@ -163,7 +163,7 @@ class Database:
         self._turn: threading.Lock | nullcontext[None] = threading.Lock() if self.is_sqlite else nullcontext()
 
     @classmethod
-    def open(cls, url: str) -> Database:
+    def open(cls, url: str, *, make: bool = True) -> Database:
         """Open a database and bring its tables up to date.
 
         Parameters
@@ -171,17 +171,22 @@ class Database:
         url : str
             ``sqlite:////folder/service.db`` (folder and file are made if absent, for this user alone) or
             ``postgresql://user:password@host/database``.
+        make : bool
+            Whether a file that is absent is made.
 
         Raises
         ------
         ConfigError
-            If the url names no database that fruits knows.
+            If the url names no database that fruits knows, or a file that is absent and must not be made.
         StoreError
             If it cannot be opened, or is one of a later version of fruits.
         """
         parsed = _parse(url)
         if parsed.get_backend_name() == "sqlite":
-            _make_private(Path(str(parsed.database)))
+            file = Path(str(parsed.database))
+            if not make and not file.is_file():
+                raise ConfigError(f"no service has kept anything in '{file}'; expected what 'fruits serve' was given")
+            _make_private(file)
         database = cls(_engine(parsed))
         try:
             database._migrate()

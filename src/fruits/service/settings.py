@@ -18,6 +18,32 @@ _ORIGIN: Final = re.compile(r"https?://[a-z0-9.\-]+(:\d{1,5})?|https?://\[[0-9a-
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where a service keeps things; empty where nothing says it.
+
+    Attributes
+    ----------
+    data, database, photos : str
+        As in :class:`ServiceConfig`.
+    """
+
+    data: str
+    database: str
+    photos: str
+
+    @classmethod
+    def of(cls, out: str, *, data: str = "", database: str = "", photos: str = "") -> Places:
+        """Return them as ``fruits serve`` fills in what it was not given."""
+        if out and not data:
+            data = "fruits-service" if is_remote(out) else f"{out.rstrip('/')}/service"
+        return cls(
+            data=data,
+            database=database or (f"sqlite:///{data}/service.db" if data else ""),
+            photos=photos or (f"{data}/photos" if data else ""),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceConfig:
     """The choices of one ``fruits serve``.
 
@@ -108,13 +134,14 @@ class ServiceConfig:
     def __post_init__(self) -> None:
         if not self.out:
             raise ConfigError("nothing to serve; expected the results of 'fruits run', or a bundle")
-        data = self.data or ("fruits-service" if is_remote(self.out) else f"{self.out.rstrip('/')}/service")
-        if is_remote(data):
-            raise ConfigError(f"data '{data}' is in a bucket; expected a folder: only photos may be there (--photos)")
+        if is_remote(self.data):
+            raise ConfigError(
+                f"data '{self.data}' is in a bucket; expected a folder: only photos may be there (--photos)"
+            )
         put = object.__setattr__  # frozen, but what was left open is filled in once
-        put(self, "data", data)
-        put(self, "database", self.database or f"sqlite:///{data}/service.db")
-        put(self, "photos", self.photos or f"{data}/photos")
+        places = Places.of(self.out, data=self.data, database=self.database, photos=self.photos)
+        for name in ("data", "database", "photos"):
+            put(self, name, getattr(places, name))
         put(self, "workers", self.workers or usable_cores())
         put(self, "allow_hosts", tuple(host.lower() for host in self.allow_hosts))
         put(self, "allow_origins", tuple(origin.lower().rstrip("/") for origin in self.allow_origins))
