@@ -27,7 +27,9 @@ _DRY = typer.Option("--dry-run", help="Print every call and the estimated cost; 
 _STACK = typer.Option("--stack", help="storage, roles, batch, service or budget; may be repeated.")
 _PRICES = typer.Option("--prices", help="A price table of your own; default: that of the package.")
 _COMPUTE = typer.Option("--compute", help="serverless, or ec2: the reference cluster of five m5.xlarge.")
-_EXECUTORS = typer.Option("--executors", help="Executors of 4 vCPU at most; on ec2, core nodes.", min=1)
+_EXECUTORS = typer.Option(
+    "--executors", help="Executors of 4 vCPU, if MaxCpu and MaxMemory have room for so many; on ec2, core nodes.", min=1
+)
 _INSTALLATION = r"[a-z][a-z0-9-]{1,15}"
 
 
@@ -80,14 +82,15 @@ def deploy(
     parameters = deploy.parse_parameters(settings or [])
     if "budget" in stacks and "Email" not in parameters.get("budget", {}) and not dry_run:
         _need_email(name, region)
-    compute = _compute(parameters.get("batch", {}).get("Compute", "serverless"))
-    standing = cost.standing_cost(prices.load(), service="service" in stacks, compute=compute)
-    there = Aws(region)
+    _compute(parameters.get("batch", {}).get("Compute", "serverless"))
+    there, table = Aws(region), prices.load()
     if dry_run:
+        standing = cost.standing_cost(table, {which: parameters.get(which, {}) for which in stacks})
         _plan(deploy.planned(name, stacks, parameters, there.region), [standing], as_json=as_json)
         return
     with Display() as display:
         done = deploy.deploy(there, name, stacks, parameters, progress=display)
+    standing = cost.standing_cost(table, {one.name.removeprefix(f"{name}-"): one.parameters for one in done})
     if as_json:
         told = {one.name: {"state": one.state, "outputs": dict(one.outputs)} for one in done}
         typer.echo(json.dumps({"stacks": told, "standing_usd_per_month": standing.usd}))
@@ -252,11 +255,16 @@ def run(
     config = cluster.check_places(place, config)
     out_key = config.out.removeprefix(f"s3://{place.results}/").rstrip("/")
     if cancel:
+        if dry_run:
+            raise ConfigError("--cancel with --dry-run: only AWS knows what is under way; expected one of them")
         _cancel(there, place, out_key, as_json=as_json)
         return
     if count is None and not dry_run:
         count = _count(config.sources)
-    shape = cost.shape_for(count or 100_000, compute=place.compute, executors=executors)
+    shape = cost.shape_for(
+        count or 100_000, compute=place.compute, executors=executors, max_cores=place.max_cores,
+        max_memory_gb=place.max_memory_gb,
+    )  # fmt: skip
     config = _priced(config, round(cost.core_hour_usd(table, shape), 6))
     estimate = cost.run_cost(count or 100_000, table, shape=shape)
     with Display() as display:
@@ -320,7 +328,8 @@ def cost_of(
         buckets = {
             key.removesuffix("Bucket").lower(): told[key] for key in ("PhotosBucket", "ResultsBucket", "LogsBucket")
         }
-        _costs([cost.storage_now(there, buckets, table), cost.standing_cost(table, service=False)], as_json=as_json)
+        stacks = {which: found.parameters for which in deploy.ORDER if (found := deploy.find(there, name, which))}
+        _costs([cost.storage_now(there, buckets, table), cost.standing_cost(table, stacks)], as_json=as_json)
         return
     rates = cost.MEASURED
     if rates_of is not None:
@@ -333,7 +342,7 @@ def cost_of(
         [
             cost.run_cost(photos, table, rates=rates, shape=shape, photo_bytes=photo_kb * 1000),
             cost.stored_cost(photos, table, rates=rates, photo_bytes=photo_kb * 1000),
-            cost.standing_cost(table, service=False),
+            cost.standing_cost(table, {which: {} for which in deploy.USUAL} | {"batch": {"Compute": compute}}),
         ],
         as_json=as_json,
     )

@@ -206,6 +206,29 @@ def test_a_cluster_is_closed_to_the_world_before_it_is_made(account: Aws, here: 
     assert not kept.get("PermittedPublicSecurityGroupRuleRanges")
 
 
+def test_what_runs_on_a_cluster_is_named_and_what_stands_is_priced_as_it_was_deployed(
+    account: Aws, here: Any, fruits: Any
+) -> None:
+    from moto.emr.models import emr_backends
+
+    aws, first = calls.Aws(), {"batch": {"Compute": "ec2", "CoreNodes": "2"}, "storage": {"Suffix": "-5"}}
+    stacks = ["storage", "roles", "batch"]
+    deploy.deploy(aws, "fifth", stacks, first, poll_s=0.01)
+    told = deploy.outputs(aws, "fifth", ["batch"])
+    # Moto's EMR looks for the region in the name of the host, which the loopback does not have, and then takes another.
+    there = emr_backends[ACCOUNT]
+    there["us-east-1"].clusters[told["ClusterId"]] = there[REGION].clusters[told["ClusterId"]]
+    step = {"Name": "fruits runs/a", "HadoopJarStep": {"Jar": "command-runner.jar", "Args": ["true"]}}
+    [job] = aws.call("emr", "add_job_flow_steps", JobFlowId=told["ClusterId"], Steps=[step])["StepIds"]
+    assert [(one["id"], one["name"]) for one in deploy.status(aws, "fifth")["jobs"]] == [(job, "fruits runs/a")]
+    assert "1 jobs under way" in fruits("aws", "status", "--name", "fifth").stdout
+    # A second deployment says nothing of the cluster; it keeps it, and so does the price.
+    again = deploy.deploy(aws, "fifth", ["batch"], {}, poll_s=0.01)
+    assert (again[0].parameters["Compute"], again[0].parameters["CoreNodes"]) == ("ec2", "2")
+    assert "3 m5.xlarge, 0.79 an hour" in fruits("aws", "cost", "--name", "fifth").stdout
+    deploy.delete(aws, "fifth", stacks, poll_s=0.01)
+
+
 def test_deleting_ends_jobs_and_the_application_before_the_stack(account: Aws, here: Any) -> None:
     from moto.emrserverless import models
 
@@ -557,9 +580,25 @@ def test_errors_say_what_to_do(installation: Any, here: Any, account: Aws, monke
         calls.Aws().call("s3", "list_buckets")
 
 
+def test_the_region_of_the_profile_is_known_before_anything_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in (*FOREIGN, "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "config").write_text("[default]\nregion = eu-west-3\n[profile b]\nregion = eu-central-1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    assert calls.Aws().region == "eu-west-3"
+    assert calls.Aws("eu-north-1").region == "eu-north-1"
+    monkeypatch.setenv("AWS_PROFILE", "b")
+    assert calls.Aws().region == "eu-central-1"
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    assert calls.Aws().region == calls.DEFAULT_REGION, "the first call says that there is no such profile"
+
+
 @pytest.mark.parametrize("arguments", [
     ("deploy", "--name", "Not Good"), ("deploy", "--set", "nowhere.Key=1"), ("delete",), ("upload", "x", "--to", "../up"),
-    ("cost", "--photos", "5", "--compute", "abacus"), ("deploy", "--stack", "castle"),
+    ("cost", "--photos", "5", "--compute", "abacus"),
+    ("run", "x", "--to", "y", "--cancel", "--dry-run"), ("deploy", "--stack", "castle"),
 ])  # fmt: skip
 def test_misuse_is_refused_before_anything_is_called(
     arguments: tuple[str, ...], account: Aws, here: Any, fruits: Any

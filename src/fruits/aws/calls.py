@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -85,18 +85,20 @@ class Aws:
         By default ``AWS_REGION``, ``AWS_DEFAULT_REGION`` or the profile's, else :data:`DEFAULT_REGION`.
     watch : callable, optional
         Told of every call just before it is made.
-
-    Attributes
-    ----------
-    region : str
     """
 
     def __init__(self, region: str | None = None, *, watch: Callable[[Call], None] | None = None) -> None:
-        self._asked = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        self.region = self._asked or DEFAULT_REGION
+        self._region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         self._watch = watch
         self._clients: dict[str, Any] = {}
         self._session: Any = None
+
+    @property
+    def region(self) -> str:
+        """Where calls go; known before the first is made, so that people can be asked about it."""
+        if self._region is None:
+            self._region = self._of_profile() or DEFAULT_REGION
+        return self._region
 
     def call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
         """Make a call and return the answer.
@@ -149,9 +151,17 @@ class Aws:
             except ImportError as exc:
                 raise AwsError("fruits aws needs boto3; pip install 'fruits[aws]'") from exc
             self._session = boto3.session.Session()
-            if self._asked is None and self._session.region_name:
-                self.region = self._session.region_name
         return self._session
+
+    def _of_profile(self) -> str | None:
+        try:
+            of_botocore: Any = importlib.import_module("botocore.exceptions")
+        except ImportError:
+            return None  # the first call says what is missing, as it does of a profile that is not there
+        with suppress(of_botocore.BotoCoreError):
+            found: str | None = self._opened().region_name
+            return found
+        return None
 
 
 def _config(service: str) -> Any:

@@ -18,10 +18,11 @@ from typing import Any, Final
 
 from fruits.aws import deploy, job, upload
 from fruits.aws.calls import Aws, AwsAbsentError, AwsError, Call
-from fruits.aws.cost import Shape
+from fruits.aws.cost import MAX_CORES, MAX_MEMORY_GB, Shape
 from fruits.aws.package import Package
 from fruits.config import RunConfig
 from fruits.errors import ConfigError
+from fruits.storage.objects import CREDENTIALS_VARIABLE
 
 JOB: Final = "job.json"
 #: A day: what a run of ten million photos takes many times over. EMR's own limit is 12 hours.
@@ -45,6 +46,8 @@ class Place:
     application, cluster : str
         One of them is empty.
     log_group : str
+    max_cores, max_memory_gb : int
+        Of all serverless workers together.
     """
 
     name: str
@@ -56,6 +59,8 @@ class Place:
     application: str
     cluster: str
     log_group: str
+    max_cores: int = MAX_CORES
+    max_memory_gb: int = MAX_MEMORY_GB
 
     @classmethod
     def of(cls, aws: Aws, name: str) -> Place:
@@ -78,6 +83,7 @@ class Place:
         return cls(
             name, region, told["PhotosBucket"], told["ResultsBucket"], told["LogsBucket"], told["BatchRoleArn"],
             told.get("ApplicationId", ""), told.get("ClusterId", ""), told.get("LogGroup", f"/fruits/{name}/batch"),
+            int(told.get("MaxCpu", str(MAX_CORES)).split()[0]), int(told.get("MaxMemory", str(MAX_MEMORY_GB)).split()[0]),
         )  # fmt: skip
 
     @property
@@ -131,11 +137,12 @@ class Submission:
         root, shape = f"s3://{self.place.results}", self.shape
         variables = {
             "PYSPARK_PYTHON": "./environment/bin/python",
-            "FRUITS_AWS_CREDENTIALS": "boto3",
+            CREDENTIALS_VARIABLE: "boto3",
             "AWS_REGION": self.place.region,
         }
-        # Java gets half of an executor and 4 GB of a driver; the rest is Python's, which Spark calls overhead.
-        heap, driver_heap = max(1, shape.memory_gb // 2), 4
+        # Java gets half of an executor, a third on a node of EC2, and 4 GB of a driver; the rest is Python's, which Spark
+        # calls overhead.
+        heap, driver_heap = shape.memory_gb // (3 if shape.compute == "ec2" else 2), 4
         conf = {
             "spark.archives": f"{root}/{environment}#environment,{root}/{program}#program",
             "spark.executor.cores": str(shape.cores),
@@ -155,10 +162,6 @@ class Submission:
         for name, value in variables.items():
             conf |= {f"{driver}.{name}": value, f"spark.executorEnv.{name}": value}
         conf[f"{driver}.PYSPARK_DRIVER_PYTHON"] = variables["PYSPARK_PYTHON"]
-        if shape.compute == "ec2":
-            # A node of 16 GB gives YARN 12; the driver and the executors share it.
-            conf |= {"spark.executor.memory": "3g", "spark.executor.memoryOverhead": "6g"}
-            conf |= {"spark.driver.memoryOverhead": "6g"}
         return conf
 
     def start(self, token: str) -> Call:

@@ -136,23 +136,59 @@ def rates_of(record: Mapping[str, Any], result_bytes: int | None = None) -> Rate
     return Rates(rate, alone / photos, stored, f"run of {record['started']} on {photos:,} photos")
 
 
-def shape_for(photos: int, *, compute: str = "serverless", executors: int = 5, max_cores: int = 24) -> Shape:
+def read_rates(text: str | bytes) -> Rates:
+    """Return the rates of a ``run.json``."""
+    try:
+        record = json.loads(text)
+    except ValueError as exc:
+        raise ConfigError(f"--rates-of: not a run.json ({exc})") from exc
+    return rates_of(record)
+
+
+#: Memory that EMR Serverless gives to a worker, by its vCPUs: least, most and step, in GB.
+_WORKER_GB: Final = {4: (8, 30, 1), 8: (16, 60, 4), 16: (32, 120, 8)}
+#: Of all serverless workers together, unless the batch stack is told otherwise: its MaxCpu and MaxMemory.
+MAX_CORES: Final = 24
+MAX_MEMORY_GB: Final = 120
+#: A node of 16 GB gives 12 to YARN: the driver gets this much of it, an executor on another node 9.
+_NODE_DRIVER_GB: Final = 10
+
+
+def shape_for(
+    photos: int,
+    *,
+    compute: str = "serverless",
+    executors: int = 5,
+    max_cores: int = MAX_CORES,
+    max_memory_gb: int = MAX_MEMORY_GB,
+) -> Shape:
     """Return machines that can do a run: the reference size, with a driver that holds the features of all photos.
 
     The driver needs 2.7 kB per photo (docs/benchmarks.md: 970 bytes of catalogue and 1.7 kB of head and features) beside
     4 GB for Java and 2 GB of its own. Executors get 2 GB per core: 1 for Java, 1 for Python.
+
+    Raises
+    ------
+    ConfigError
+        If no driver is large enough, or none leaves room for an executor.
     """
-    if compute == "ec2":
-        return Shape("ec2", max(1, executors - 1), 4, 9, 4, 10)  # of the core nodes, one has the driver
     needed = math.ceil(6 + 2.7e3 * photos / _GB)
-    driver_cores = next((cores for cores, most in ((4, 30), (8, 60), (16, 120)) if needed <= most), None)
-    if driver_cores is None:
-        raise ConfigError(
-            f"{photos:,} photos need {needed} GB in the driver, and a serverless worker has 120 at most; split the photos"
-        )
-    least = {4: 8, 8: 16, 16: 32}[driver_cores]
-    fitting = max(1, min(executors, (max_cores - driver_cores) // 4))
-    return Shape("serverless", fitting, 4, 8, driver_cores, max(least, needed))
+    if compute == "ec2":
+        if needed > _NODE_DRIVER_GB:
+            raise ConfigError(
+                f"{photos:,} photos need {needed} GB in the driver, and an m5.xlarge has {_NODE_DRIVER_GB} for it; expected "
+                "EMR Serverless for so many (batch.Compute=serverless), or split the photos"
+            )
+        return Shape("ec2", max(1, executors - 1), 4, 9, 4, _NODE_DRIVER_GB)  # of the core nodes, one has the driver
+    for cores, (least, most, step) in _WORKER_GB.items():
+        memory = least + step * max(0, math.ceil((needed - least) / step))
+        room = min((max_cores - cores) // 4, (max_memory_gb - memory) // 8)
+        if memory <= most and room >= 1:
+            return Shape("serverless", min(executors, room), 4, 8, cores, memory)
+    raise ConfigError(
+        f"{photos:,} photos need {needed} GB in the driver; expected a driver of {_WORKER_GB[16][1]} GB at most and an executor "
+        f"of 8 GB within {max_cores} vCPU and {max_memory_gb} GB: raise batch.MaxCpu and batch.MaxMemory, or split the photos"
+    )
 
 
 def run_cost(
@@ -258,33 +294,72 @@ def stored_cost(photos: int, prices: Prices, *, rates: Rates = MEASURED, photo_b
     return Estimate(f"{photos:,} photos and their results in S3, for a month", lines, notes)
 
 
-def standing_cost(prices: Prices, *, service: bool, compute: str = "serverless") -> Estimate:
-    """Estimate what stands while it is deployed, whether somebody uses it or not, for a month."""
-    month = MONTH_HOURS * 3600
-    lines = [Line("key", f"1 x {prices['kms_key_month']:g}", prices["kms_key_month"])]
-    if compute == "ec2":
-        hourly = 6 * (prices["m5_xlarge_hour"] + prices["emr_m5_xlarge_hour"])
-        lines.append(Line("cluster", f"6 m5.xlarge, {hourly:.2f} an hour from now until idle for 10 minutes"))
-        lines.append(_hours(prices, "endpoint_hour", "endpoints of the cluster", CLUSTER_ENDPOINTS, month, "a month"))
-    else:
-        why = "a month; LiveLogs=no saves it"
-        lines.append(_hours(prices, "endpoint_hour", "endpoint for live logs", 1, month, why))
-    if service:
-        lines += [
-            _hours(prices, "fargate_vcpu_hour", "service, 1 task, vCPU", 1, month, "a month"),
-            _hours(prices, "fargate_gb_hour", "service, 1 task, memory", 2, month, "a month"),
-            _hours(prices, "load_balancer_hour", "load balancer", 1, month, "a month, without traffic"),
-            _hours(prices, "database_hour", "database", 1, month, "a month"),
-            Line("database, disk", f"20 GB x {prices['database_gb_month']:g}", 20 * prices["database_gb_month"]),
-            _hours(prices, "endpoint_hour", "endpoints of the service", SERVICE_ENDPOINTS, month, "a month"),
-        ]
-    named = "storage, roles, batch and service" if service else "storage, roles and batch"
-    return Estimate(f"{named} deployed, nobody working, for a month", lines, [_of(prices)])
-
-
+#: Parameters of the templates that decide what stands, with their defaults; a test compares them.
+STANDING: Final[Mapping[str, Mapping[str, str]]] = {
+    "batch": {"Compute": "serverless", "LiveLogs": "yes", "CoreNodes": "5", "InstanceType": "m5.xlarge"},
+    "service": {
+        "Cpu": "1024", "Memory": "2048", "MinTasks": "1", "DatabaseClass": "db.t4g.micro", "DatabaseZones": "one",
+    },
+}  # fmt: skip
 #: Interface endpoints of the templates 'service' and 'batch' (on EC2), one per service and zone; a test compares them.
 SERVICE_ENDPOINTS: Final = 8
 CLUSTER_ENDPOINTS: Final = 6
+
+
+def standing_cost(prices: Prices, stacks: Mapping[str, Mapping[str, str]]) -> Estimate:
+    """Estimate what stands while it is deployed, whether somebody uses it or not, for a month.
+
+    Parameters
+    ----------
+    prices : Prices
+    stacks : mapping
+        Template to its parameters; one that is not given has its default.
+    """
+    month = MONTH_HOURS * 3600
+    lines = []
+    if "storage" in stacks:
+        lines.append(Line("key", f"1 x {prices['kms_key_month']:g}", prices["kms_key_month"]))
+    if "batch" in stacks:
+        lines += _standing_batch(prices, {**STANDING["batch"], **stacks["batch"]}, month)
+    if "service" in stacks:
+        lines += _standing_service(prices, {**STANDING["service"], **stacks["service"]}, month)
+    title = f"{', '.join(stacks)} deployed, nobody working, for a month"
+    return Estimate(title, lines or [Line("nothing", "what was named costs nothing while it stands")], [_of(prices)])
+
+
+def _standing_batch(prices: Prices, given: Mapping[str, str], month: float) -> list[Line]:
+    if given["Compute"] == "ec2":
+        nodes = 1 + int(given["CoreNodes"])
+        hourly = nodes * (prices["m5_xlarge_hour"] + prices["emr_m5_xlarge_hour"])
+        priced = _priced_as(given["InstanceType"], "m5.xlarge")
+        return [
+            Line("cluster", f"{nodes} {priced}, {hourly:.2f} an hour from when it is made until its end"),
+            _hours(prices, "endpoint_hour", "endpoints of the cluster", CLUSTER_ENDPOINTS, month, "a month"),
+        ]
+    if given["LiveLogs"] != "yes":
+        return []
+    why = "a month; batch.LiveLogs=no saves it"
+    return [_hours(prices, "endpoint_hour", "endpoint for live logs", 1, month, why)]
+
+
+def _standing_service(prices: Prices, given: Mapping[str, str], month: float) -> list[Line]:
+    tasks, databases = int(given["MinTasks"]), 2 if given["DatabaseZones"] == "two" else 1
+    cores, memory = tasks * int(given["Cpu"]) / 1024, tasks * int(given["Memory"]) / 1024
+    disk = databases * 20
+    database = f"database, {_priced_as(given['DatabaseClass'], 'db.t4g.micro')}"
+    return [
+        _hours(prices, "fargate_vcpu_hour", "service, vCPU", cores, month, "a month"),
+        _hours(prices, "fargate_gb_hour", "service, memory", memory, month, "a month"),
+        _hours(prices, "load_balancer_hour", "load balancer", 1, month, "a month, without traffic"),
+        _hours(prices, "database_hour", database, databases, month, "a month"),
+        Line("database, disk", f"{disk} GB x {prices['database_gb_month']:g}", disk * prices["database_gb_month"]),
+        _hours(prices, "endpoint_hour", "endpoints of the service", SERVICE_ENDPOINTS, month, "a month"),
+    ]
+
+
+def _priced_as(kind: str, known: str) -> str:
+    """Name a kind of machine; the table has the price of one."""
+    return kind if kind == known else f"{kind} (at the price of {known})"
 
 
 def storage_now(aws: Aws, buckets: Mapping[str, str], prices: Prices) -> Estimate:
@@ -326,10 +401,10 @@ def core_hour_usd(prices: Prices, shape: Shape) -> float:
     return prices["serverless_vcpu_hour"] + prices["serverless_gb_hour"] * shape.memory_gb / shape.cores
 
 
-def _hours(prices: Prices, name: str, what: str, count: int, seconds: float, why: str) -> Line:
+def _hours(prices: Prices, name: str, what: str, count: float, seconds: float, why: str) -> Line:
     hours = count * seconds / 3600
     return Line(
-        what, f"{count} x {_duration(seconds)} ({why}) = {hours:,.3f} hours x {prices[name]:g}", hours * prices[name]
+        what, f"{count:g} x {_duration(seconds)} ({why}) = {hours:,.3f} hours x {prices[name]:g}", hours * prices[name]
     )
 
 
@@ -358,12 +433,3 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.2f} h"
-
-
-def read_rates(text: str | bytes) -> Rates:
-    """Return the rates of a ``run.json``."""
-    try:
-        record = json.loads(text)
-    except ValueError as exc:
-        raise ConfigError(f"--rates-of: not a run.json ({exc})") from exc
-    return rates_of(record)

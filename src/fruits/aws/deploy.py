@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
@@ -26,6 +26,7 @@ _POLL_S: Final = 5.0
 _CHANGING: Final = ("_IN_PROGRESS",)
 _GOOD: Final = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE")
 _UNFINISHED: Final = ("SUBMITTED", "PENDING", "SCHEDULED", "RUNNING", "CANCELLING", "QUEUED")
+_UNFINISHED_STEPS: Final = ("PENDING", "CANCEL_PENDING", "RUNNING")
 #: Parameters that ``deploy`` finds out by itself: of AWS, and of the stack that makes what runs.
 _LOOKED_UP: Final = {"batch": "S3PrefixListId", "service": "S3PrefixListId"}
 _FROM_BATCH: Final = ("ApplicationId", "ClusterId")
@@ -38,7 +39,7 @@ class Stack:
     name: str
     state: str
     outputs: Mapping[str, str]
-    parameters: frozenset[str]
+    parameters: Mapping[str, str]
     reason: str
 
 
@@ -57,7 +58,7 @@ def find(aws: Aws, name: str, which: str) -> Stack | None:
         f"{name}-{which}",
         found["StackStatus"],
         {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", ())},
-        frozenset(parameter["ParameterKey"] for parameter in found.get("Parameters", ())),
+        {one["ParameterKey"]: one.get("ParameterValue", "") for one in found.get("Parameters", ())},
         found.get("StackStatusReason", ""),
     )
 
@@ -77,7 +78,7 @@ def planned(name: str, stacks: Sequence[str], parameters: Mapping[str, Mapping[s
             given.setdefault(made, f"<{made}>")
         calls.append(
             Call("cloudformation", "create_stack", {
-                **_request(name, which, given, frozenset()), "TemplateBody": f"<template {which}>",
+                **_request(name, which, given, ()), "TemplateBody": f"<template {which}>",
             }, f"make stack {name}-{which}; wait until it is complete")
         )  # fmt: skip
     return calls
@@ -133,7 +134,7 @@ def deploy(
         if which == "budget" and (batch := find(aws, name, "batch")):
             for key in _FROM_BATCH:
                 given.setdefault(key, batch.outputs.get(key, ""))
-        request = _request(name, which, given, before.parameters if before else frozenset())
+        request = _request(name, which, given, before.parameters if before else ())
         if before is None:
             aws.call("cloudformation", "create_stack", **request)
         else:
@@ -237,6 +238,14 @@ def status(aws: Aws, name: str) -> dict[str, Any]:
         with suppress(AwsAbsentError):
             found = aws.call("emr", "describe_cluster", ClusterId=cluster)["Cluster"]
             told["cluster"] = {"id": cluster, "state": found["Status"]["State"]}
+            told["jobs"] = [
+                {
+                    "id": step["Id"], "name": step.get("Name"), "state": step["Status"]["State"],
+                    "created": str(step["Status"]["Timeline"]["CreationDateTime"]),
+                }
+                for page in aws.pages("emr", "list_steps", ClusterId=cluster, StepStates=list(_UNFINISHED_STEPS))
+                for step in page["Steps"]
+            ]  # fmt: skip
     return told
 
 
@@ -304,11 +313,11 @@ def _looked_up(aws: Aws) -> str:
     return str(found[0]["PrefixListId"])
 
 
-def _request(name: str, which: str, given: Mapping[str, str], known: frozenset[str]) -> dict[str, Any]:
+def _request(name: str, which: str, given: Mapping[str, str], known: Iterable[str]) -> dict[str, Any]:
     body = template(which)
     parameters: list[dict[str, Any]] = [{"ParameterKey": "Name", "ParameterValue": name}]
     parameters += [{"ParameterKey": key, "ParameterValue": value} for key, value in sorted(given.items())]
-    kept = sorted(key for key in known - {"Name", *given} if f"\n  {key}:\n" in body)
+    kept = sorted(key for key in set(known) - {"Name", *given} if f"\n  {key}:\n" in body)
     parameters += [{"ParameterKey": key, "UsePreviousValue": True} for key in kept]
     # The same request sent twice, since an answer was lost, makes one stack.
     token = hashlib.sha256(repr((name, which, parameters, body, time.time() // 60)).encode()).hexdigest()[:32]
@@ -327,7 +336,7 @@ def _settled(aws: Aws, name: str, which: str, poll_s: float, absent: str = "") -
     for _ in range(int(4 * 3600 / max(poll_s, 0.01))):
         stack = find(aws, name, which)
         if stack is None:
-            return Stack(f"{name}-{which}", absent or "GONE", {}, frozenset(), "")
+            return Stack(f"{name}-{which}", absent or "GONE", {}, {}, "")
         if not stack.state.endswith(_CHANGING):
             return stack
         time.sleep(poll_s)

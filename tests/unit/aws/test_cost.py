@@ -9,18 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from fruits.aws import cost, deploy, prices
+from fruits.aws import cloudformation, cost, deploy, prices
 from fruits.errors import ConfigError
 
 TABLE = prices.load()
 
 
-@pytest.mark.parametrize("photos", [1, 90_380, 10_000_000])
-@pytest.mark.parametrize("compute", ["serverless", "ec2"])
+@pytest.mark.parametrize(
+    ("photos", "compute"),
+    [(1, "serverless"), (90_380, "serverless"), (10_000_000, "serverless"), (1, "ec2"), (1_000_000, "ec2")],
+)
 def test_estimate_is_the_sum_of_its_lines_and_each_line_can_be_recomputed(photos: int, compute: str) -> None:
     shape = cost.shape_for(photos, compute=compute)
     for estimate in (
-        cost.run_cost(photos, TABLE, shape=shape), cost.stored_cost(photos, TABLE), cost.standing_cost(TABLE, service=True),
+        cost.run_cost(photos, TABLE, shape=shape), cost.stored_cost(photos, TABLE),
+        cost.standing_cost(TABLE, {"storage": {}, "batch": {"Compute": compute}, "service": {}}),
     ):  # fmt: skip
         assert estimate.usd == pytest.approx(sum(line.usd or 0 for line in estimate.lines))
         for line in estimate.lines:
@@ -50,8 +53,37 @@ def test_driver_grows_with_the_photos_and_the_rest_makes_room() -> None:
     large = cost.shape_for(10_000_000)
     assert large.driver_memory_gb >= 33
     assert large.driver_cores + large.worker_cores <= 24
-    with pytest.raises(ConfigError, match="120 at most"):
+    with pytest.raises(ConfigError, match="120 GB at most"):
         cost.shape_for(1_000_000_000)
+
+
+@pytest.mark.parametrize("photos", [1, 8_000_000, 10_000_000, 20_000_000, 25_000_000, 36_000_000, 39_000_000])
+def test_workers_are_such_as_emr_serverless_has_and_all_of_them_fit_into_the_application(photos: int) -> None:
+    """8 to 30 GB by 1 for 4 vCPU, 16 to 60 by 4 for 8, 32 to 120 by 8 for 16; 24 vCPU and 120 GB are the template's own."""
+    shape = cost.shape_for(photos)
+    sizes = {4: range(8, 31), 8: range(16, 61, 4), 16: range(32, 121, 8)}
+    assert shape.driver_memory_gb in sizes[shape.driver_cores]
+    assert shape.driver_memory_gb >= 6 + 2.7e-6 * photos
+    assert shape.memory_gb in sizes[shape.cores]
+    assert 1 <= shape.executors <= 5
+    assert shape.driver_cores + shape.worker_cores <= 24
+    assert shape.driver_memory_gb + shape.executors * shape.memory_gb <= 120
+    defaults = cloudformation.parse(deploy.template("batch"))["Parameters"]
+    assert (defaults["MaxCpu"]["Default"], defaults["MaxMemory"]["Default"]) == (
+        f"{cost.MAX_CORES} vCPU",
+        f"{cost.MAX_MEMORY_GB} GB",
+    )
+
+
+def test_a_larger_application_has_room_for_the_executors_that_are_asked_for() -> None:
+    assert cost.shape_for(1000, executors=10).executors == 5
+    assert cost.shape_for(1000, executors=10, max_cores=48).executors == 10
+
+
+def test_a_cluster_is_refused_where_its_driver_would_be_too_small() -> None:
+    assert cost.shape_for(1_400_000, compute="ec2").driver_memory_gb == 10
+    with pytest.raises(ConfigError, match=r"need 33 GB .* m5.xlarge has 10 .* EMR Serverless"):
+        cost.shape_for(10_000_000, compute="ec2")
 
 
 def test_more_photos_never_cost_less() -> None:
@@ -99,4 +131,26 @@ def test_standing_costs_count_the_endpoints_of_the_templates() -> None:
     assert endpoints("service") == cost.SERVICE_ENDPOINTS
     assert endpoints("batch", "Condition: Machines") == cost.CLUSTER_ENDPOINTS
     assert endpoints("batch", "Condition: Live") == 1
-    assert "cluster" in cost.standing_cost(TABLE, service=False, compute="ec2").as_text()
+
+
+def test_standing_costs_are_of_what_is_deployed_as_it_is_deployed() -> None:
+    def usd(**stacks: dict[str, str]) -> float:
+        return cost.standing_cost(TABLE, stacks).usd
+
+    assert usd(roles={}, budget={}) == 0
+    assert usd(storage={}) == TABLE["kms_key_month"]
+    assert usd(batch={"LiveLogs": "no"}) == 0
+    assert usd(batch={}) == pytest.approx(730 * TABLE["endpoint_hour"])
+    assert usd(batch={"Compute": "ec2"}) == pytest.approx(cost.CLUSTER_ENDPOINTS * 730 * TABLE["endpoint_hour"])
+    told = cost.standing_cost(TABLE, {"batch": {"Compute": "ec2", "CoreNodes": "2", "InstanceType": "m6i.xlarge"}})
+    assert "3 m6i.xlarge (at the price of m5.xlarge)" in told.as_text()
+    more = {"MinTasks": "2", "Cpu": "2048", "DatabaseZones": "two"}
+    tasks = 3 * TABLE["fargate_vcpu_hour"] + 2 * TABLE["fargate_gb_hour"]
+    database = 730 * TABLE["database_hour"] + 20 * TABLE["database_gb_month"]
+    assert usd(service=more) - usd(service={}) == pytest.approx(730 * tasks + database)
+
+
+def test_what_is_assumed_of_parameters_is_their_default() -> None:
+    for which, assumed in cost.STANDING.items():
+        parameters = cloudformation.parse(deploy.template(which))["Parameters"]
+        assert assumed == {name: str(parameters[name]["Default"]) for name in assumed}
