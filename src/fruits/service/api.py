@@ -15,9 +15,9 @@ from fastapi.responses import PlainTextResponse
 from fruits.service import answering
 from fruits.service.callers import caller, owner
 from fruits.service.messages import ERRORS, ID, IDENTITY, UPLOAD, Feedback, Labels, Recognition
+from fruits.service.model import Model
 from fruits.service.owner import owner_router
 from fruits.service.problems import Problem
-from fruits.service.recogniser import Model
 from fruits.service.resources import Resources
 
 _FOR_EVER: Final = "public, max-age=31536000, immutable"

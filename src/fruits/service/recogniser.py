@@ -1,4 +1,4 @@
-"""The open bundle: decoders, the queue before them, inference, warm-up, and a new bundle without downtime.
+"""Lanes around the open bundle: decoders, the queue before them, warm-up, and a new bundle without downtime.
 
 A lane is a thread with a decoder of its own (a child process that may die of a photo) that takes what waits, decodes and
 recognises it. Photos of different requests share a lane's batch; an answer does not depend on the others in it. The network is
@@ -8,32 +8,25 @@ opened once for all lanes. Knows nothing of HTTP or of what is kept.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from io import BytesIO
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fruits import bundle as bundles
 from fruits.answers import Answer
-from fruits.embedding.backbone import Embedder
 from fruits.errors import BundleError, FruitsError, ImageDecodeError
 from fruits.photos.decoder import Decoder, Limits
-from fruits.photos.quality import measure
+from fruits.service.model import Model, made_photo
 from fruits.service.settings import ServiceConfig
 
-#: Thumbnails beside an answer.
-ALIKE: Final = 6
 #: Side and JPEG quality of a photo that is kept.
 KEPT_SIDE: Final = 1024
 KEPT_QUALITY: Final = 88
@@ -52,62 +45,6 @@ _FIRST_GUESS_S: Final = (0.01, 0.5)
 _MOST_RAISE: Final = 4.0
 
 
-class Model:
-    """A bundle, opened.
-
-    Attributes
-    ----------
-    bundle : Bundle
-    identity : str
-    names : dict of dict
-        Of every label, in both languages.
-    labels_body, model_body : bytes
-        What ``/v1/labels`` and ``/v1/model`` say, made once.
-    """
-
-    def __init__(self, bundle: bundles.Bundle) -> None:
-        self.bundle = bundle
-        self.identity = bundle.identity
-        self.embedder = Embedder(bundle.network)
-        taxonomy = bundle.taxonomy
-        named = [
-            taxonomy.varieties[variety] if variety >= 0 else taxonomy.kinds[kind]
-            for kind, variety in zip(taxonomy.kind_of, taxonomy.variety_of, strict=True)
-        ]
-        self.names = {label: {"en": name.en, "fr": name.fr} for label, name in zip(taxonomy.labels, named, strict=True)}
-        labels = [
-            {
-                "label": label,
-                "kind": taxonomy.kind_ids[kind],
-                "variety": taxonomy.variety_ids[variety] if variety >= 0 else None,
-                **self.names[label],
-            }
-            for label, kind, variety in zip(taxonomy.labels, taxonomy.kind_of, taxonomy.variety_of, strict=True)
-        ]
-        kinds = [
-            {"kind": kind, "en": name.en, "fr": name.fr}
-            for kind, name in zip(taxonomy.kind_ids, taxonomy.kinds, strict=True)
-        ]
-        self.labels_body = _json({"labels": labels, "kinds": kinds})
-        self.model_body = _json(
-            {
-                "identity": self.identity,
-                **asdict(bundle.preprocessing),
-                "recognizer": f"/v1/model/{self.identity}/recognizer.onnx",
-                "bytes": len(bundle.recognizer),
-                "sha256": hashlib.sha256(bundle.recognizer).hexdigest(),
-                "labels": labels,
-                "taxonomy": taxonomy.as_dict(),
-                "certainty": bundle.certainty.as_dict(),
-                "gallery": {
-                    "photos": len(bundle.gallery),
-                    "components": bundle.components,
-                    "features": f"/v1/gallery/{self.identity}/features.bin",
-                },
-            }
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Recognised:
     """What is known of a photo now.
@@ -116,11 +53,8 @@ class Recognised:
     ----------
     model : Model
         Which gave the answer.
-    answer : Answer
-    alike : list of (int, float)
-        Numbers in the bundle's gallery and cosines, best first.
-    bins : int64 array, shape (m,)
-        Where the photo lies among the training photos; see :class:`fruits.learning.drift.Drift`.
+    answer, alike, bins
+        As in :class:`fruits.service.model.Seen`.
     kept : bytes or None
         The photo as a fresh JPEG, if that was asked for.
     queue_s, decode_s, infer_s : float
@@ -231,13 +165,8 @@ class Recogniser:
         photo = made_photo()
         for lane in self._lanes:
             lane.start()
-        checked: list[Future[Recognised]] = []
-        for _ in self._lanes:
-            future: Future[Recognised] = Future()
-            checked.append(future)
-            self._put(_Job(photo, False, False, future, None))
-        for future in checked:
-            _check(future.result(), self._model)
+        for future in [self._ask(photo) for _ in self._lanes]:
+            self._model.check(future.result().answer)
         self.warm = True
 
     def submit(self, photo: bytes, *, keep: bool = False, heavy: bool = False) -> asyncio.Future[Recognised]:
@@ -270,8 +199,8 @@ class Recogniser:
         size = new.bundle.preprocessing.size
         with Decoder(self._limits) as decoder:
             photo = decoder.to_network_input(made_photo(), new.bundle.preprocessing)
-        recognised = _recognise(new, photo.pixels.reshape(1, size, size, 3), np.array([min(photo.width, photo.height)]))
-        _check(Recognised(new, *recognised[0], None, 0.0, 0.0, 0.0), new)
+        (seen,) = new.recognise(photo.pixels.reshape(1, size, size, 3), np.array([min(photo.width, photo.height)]))
+        new.check(seen.answer)
         self._install(new)
         return True
 
@@ -300,6 +229,12 @@ class Recogniser:
         while len(models) > _MODELS_KEPT:
             models.popitem(last=False)
         self._models = models  # a whole one at once: others look things up meanwhile
+
+    def _ask(self, photo: bytes) -> Future[Recognised]:
+        """Queue a photo from any thread."""
+        future: Future[Recognised] = Future()
+        self._put(_Job(photo, False, False, future, None))
+        return future
 
     def _put(self, job: _Job) -> None:
         with self._ready:
@@ -366,7 +301,7 @@ class Recogniser:
                 for one in sizes
             ]
             sides = np.array([min(outcomes[row]) for row in good], np.int64)
-            recognised = _recognise(model, decoding.pixels(size), sides) if good else []
+            recognised = model.recognise(decoding.pixels(size), sides) if good else []
         inferred = time.perf_counter()
         for row, one in zip(good, recognised, strict=True):
             kept: bytes | None = None
@@ -380,19 +315,6 @@ class Recogniser:
                 model, *one, kept, started - jobs[row].since, decoded - started, inferred - decoded, len(jobs)
             )
         return outcomes
-
-
-def _recognise(
-    model: Model, pixels: NDArray[np.uint8], short_sides: NDArray[np.int64]
-) -> list[tuple[Answer, list[tuple[int, float]], NDArray[np.int64]]]:
-    """Return answer, alike photos and bins of n photos, pixels (n, size, size, 3)."""
-    bundle = model.bundle
-    brightness, sharpness = measure(pixels)
-    found = bundle.answers(model.embedder.embed(pixels), brightness, sharpness, short_sides)
-    features = np.stack([answer.features for answer in found])
-    alike = bundle.gallery.nearest(features, ALIKE)
-    bins = bundle.drift.bins(features, np.array([answer.strangeness for answer in found], np.float32))
-    return list(zip(found, alike, bins, strict=True))
 
 
 def _deliver(jobs: list[_Job], outcomes: Sequence[Recognised | Exception]) -> None:
@@ -418,28 +340,6 @@ def _settle(done: list[tuple[_Job, Recognised | Exception]]) -> None:
             job.future.set_result(outcome)
 
 
-def _check(recognised: Recognised, model: Model) -> None:
-    """Raise unless a recogniser gave sensible numbers."""
-    answer = recognised.answer
-    numbers = [answer.probability, *answer.probabilities, *answer.features]
-    if not np.isfinite(numbers).all() or not all(0 <= p <= 1.0001 for p in answer.probabilities):
-        raise BundleError(f"bundle '{model.bundle.root}' gives numbers that are none; make it again with 'fruits run'")
-
-
-def _json(values: Any) -> bytes:
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def made_photo() -> bytes:
-    """Return a small JPEG of a red disk on white: to warm up, and to see that all works."""
-    y, x = np.mgrid[:160, :200]
-    pixels = np.full((160, 200, 3), 255, np.uint8)
-    pixels[(x - 100) ** 2 + (y - 80) ** 2 < 60**2] = (190, 40, 30)
-    out = BytesIO()
-    Image.fromarray(pixels).save(out, "JPEG", quality=90)
-    return out.getvalue()
-
-
 def check(config: ServiceConfig) -> dict[str, Any]:
     """Open a bundle as a service does, recognise one made photo, and say how that went.
 
@@ -454,9 +354,7 @@ def check(config: ServiceConfig) -> dict[str, Any]:
     recogniser.start()
     warm = time.perf_counter()
     try:
-        photo: Future[Recognised] = Future()
-        recogniser._put(_Job(made_photo(), False, False, photo, None))
-        answer = photo.result().answer
+        answer = recogniser._ask(made_photo()).result().answer
     finally:
         recogniser.close()
     return {

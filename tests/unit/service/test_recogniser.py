@@ -1,4 +1,4 @@
-"""The open bundle: batches, photos that are none, estimates, new bundles; without HTTP."""
+"""Lanes around the open bundle: batches, photos that are none, estimates, new bundles; without HTTP."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 from fruits import bundle as bundles
 from fruits.errors import BundleError, ImageDecodeError
 from fruits.photos.images import read_size
-from fruits.service.recogniser import Recogniser, made_photo
+from fruits.service.model import made_photo
+from fruits.service.recogniser import Recogniser
 
 
 @pytest.fixture(scope="module")
