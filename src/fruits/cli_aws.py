@@ -39,12 +39,18 @@ def add_to(app: typer.Typer) -> None:
 
 
 @aws.command()
-def check(as_json: Annotated[bool, JSON] = False) -> None:
-    """Hold the templates to our own rules: nothing open, nothing unencrypted, no right that is not needed."""
+def check(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(exists=True, dir_okay=False, help="Templates of your own; default: those of the package."),
+    ] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Hold templates to our own rules: nothing open, nothing unencrypted, no right that is not needed."""
     from fruits.aws import rules  # noqa: PLC0415 - keeps 'fruits --help' quick
 
-    templates = rules.templates()
-    findings = rules.check(templates)
+    templates = {str(path): path.read_text("utf-8", "replace") for path in files} if files else rules.templates()
+    findings = rules.check(templates, whole=not files)
     if as_json:
         told = [
             {name: getattr(found, name) for name in ("template", "resource", "rule", "message")} for found in findings
@@ -52,7 +58,7 @@ def check(as_json: Annotated[bool, JSON] = False) -> None:
         typer.echo(json.dumps({"templates": sorted(templates), "findings": told}))
     else:
         for found in findings:
-            typer.echo(f"{found.template}: {found.resource}: {found.rule}: {found.message}")
+            typer.echo(found)
         typer.echo(f"{len(templates)} templates, {len(findings)} findings")
     if findings:
         raise typer.Exit(1)
@@ -393,6 +399,8 @@ def _in_words(line: dict[str, Any]) -> str:
         return f"  {line.get('photos', 0):,} of {line.get('total') or 0:,} photos, {rate}{cost}"
     if kind == "step":
         return f"  {line.get('step')}"
+    if kind == "done":
+        return f"  {line.get('ok', 0):,} of {line.get('photos', 0):,} photos ok, {line.get('components')} components"
     return f"  {line.get('message', json.dumps(line))}"
 
 

@@ -39,7 +39,8 @@ class Service:
             raise RuntimeError(f"the service did not start: {self.log_text()}")
         self.address: str = json.loads(line)["address"]
         self.port = int(self.address.rpartition(":")[2])
-        self.client = httpx.Client(base_url=self.address, timeout=60)
+        # No limits: beyond some idle connections httpx closes one that another thread may be about to use (EBADF).
+        self.client = httpx.Client(base_url=self.address, timeout=60, limits=httpx.Limits())
         try:
             if ready:
                 self.wait_until(lambda: self.client.get("/readyz").status_code == 200)

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from pathlib import Path
 
 from fruits.aws import rules_access, rules_data, rules_network, rules_running
 from fruits.aws.cloudformation import TemplateError, Variant, parse, variants
@@ -77,11 +76,6 @@ def check(texts: Mapping[str, str], *, whole: bool = True) -> list[Finding]:
             for rule, message in rules_running.missing([variant for _, seen in judged.values() for variant in seen])
         )
     return sorted(found)
-
-
-def check_files(paths: list[Path], *, whole: bool = True) -> list[Finding]:
-    """Judge templates in files; see :func:`check`."""
-    return check({path.name: path.read_text(encoding="utf-8") for path in paths}, whole=whole)
 
 
 @lru_cache(maxsize=32)

@@ -278,9 +278,7 @@ def _role(role: Resource) -> Found:
                 "managed-policy",
                 f"takes over '{arn}', which someone else may change; expected statements of its own",
             )
-    if "PermissionsBoundary" not in role.properties and not every(
-        role.properties.get("AssumeRolePolicyDocument") or []
-    ):
+    if not every(role.properties.get("AssumeRolePolicyDocument") or []):
         yield role.name, "any-principal", "no AssumeRolePolicyDocument"
     for statement in statements(role.properties.get("AssumeRolePolicyDocument")):
         for action in every(statement.get("Action") or []):

@@ -9,7 +9,7 @@ import pytest
 from faults.templates import by_our_rules, mutants
 
 from fruits.aws.cloudformation import Choice, TemplateError, each, parse, variants
-from fruits.aws.rules import Finding, check, check_files, templates
+from fruits.aws.rules import Finding, check, templates
 
 MUTANTS = mutants()
 
@@ -199,7 +199,7 @@ def test_too_many_combinations_are_a_finding() -> None:
 
 def test_variants_follow_the_conditions_that_depend_on_each_other() -> None:
     batch = list(variants(parse(templates()["batch.yaml"])))
-    assert len(batch) == 8
+    assert len(batch) == 2**4  # Compute, Spot, LiveLogs, Notebooks
     both = [one for one in batch if one.of("AWS::EMR::Cluster") and one.of("AWS::EMRServerless::Application")]
     neither = [one for one in batch if not one.of("AWS::EMR::Cluster", "AWS::EMRServerless::Application")]
     assert both == neither == []
@@ -214,10 +214,8 @@ def test_a_key_twice_is_refused() -> None:
         parse("Resources: { A: { Type: X }, A: { Type: Y } }")
 
 
-def test_files_are_judged_like_texts(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text(GROUP.replace("RULE", "[]"))
-    found = check_files([path], whole=True)
+def test_what_is_deployed_whole_is_judged_whole() -> None:
+    found = check({"mine.yaml": GROUP.replace("RULE", "[]")}, whole=True)
     assert {finding.rule for finding in found} >= {"no-budget", "no-stop", "no-dashboard", "no-flow-log"}
     assert str(found[-1]).startswith("mine.yaml: Net: no-flow-log: ")
     assert isinstance(found[0], Finding)
