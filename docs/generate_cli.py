@@ -27,8 +27,8 @@ def cli_markdown() -> str:
     ]
     for name, command in _commands("", get_command(app)):
         arguments = [param for param in command.params if param.param_type_name == "argument"]
-        usage = " ".join(param.name.upper() + ("..." if param.nargs == -1 else "") for param in arguments)
-        lines += ["", f"## fruits {name}", "", command.help or "", "", f"    fruits {name} {usage} [OPTIONS]", ""]
+        usage = "".join(f" {_usage(param)}" for param in arguments)
+        lines += ["", f"## fruits {name}", "", command.help or "", "", f"    fruits {name}{usage} [OPTIONS]", ""]
         lines += ["| | | default |", "|---|---|---|"]
         for param in command.params:
             is_argument = param.param_type_name == "argument"
@@ -36,6 +36,12 @@ def cli_markdown() -> str:
             default = "required" if param.required else "" if param.default in (None, False, [], ()) else param.default
             lines.append(f"| `{shown}` | {(param.help or '').replace('<', '&lt;')} | {default} |")
     return "\n".join(lines) + "\n"
+
+
+def _usage(argument: Any) -> str:
+    """Return an argument as it stands in the line of usage."""
+    name = argument.name.upper() + ("..." if argument.nargs == -1 else "")
+    return name if argument.required else f"[{name}]"
 
 
 def _commands(prefix: str, group: Any) -> Iterator[tuple[str, Any]]:
