@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from fruits import pipeline
+from fruits import computation
 from fruits.config import RunConfig
 from fruits.embedding.backbone import Card
 from fruits.engines import get_engine
@@ -71,14 +71,14 @@ def _measured(folder: Path, engine: str) -> dict[str, float]:
     objects, before = Objects(str(out)), _driver_mb()
     with closing(get_engine(engine, config.workers)) as where:
         started = time.perf_counter()
-        catalogue = pipeline.catalogued(config, Silent())
-        prepared = pipeline.prepare(config, catalogue, objects)
+        catalogue = computation.catalogued(config, Silent())
+        prepared = computation.prepare(config, catalogue, objects)
         listed = time.perf_counter()
         # What embed() does, in its two halves, so that each has its time.
         inventory = prepared.parts.inventory(catalogue.table)
         prepared.parts.plan(catalogue.table, inventory.missing)
         planned = time.perf_counter()
-        inventory, computed = pipeline.embed(where, catalogue, prepared, Silent(), Clock())
+        inventory, computed = computation.embed(where, catalogue, prepared, Silent(), Clock())
         ended = time.perf_counter()
     held = sum(int((holding.catalogue_rows >= 0).sum()) for holding in inventory.holdings)
     if not computed == held == catalogue.table.num_rows:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 import fruits
 from fruits import record as records
+from fruits.computation import Prepared, catalogued, embed, prepare
 from fruits.config import RunConfig
 from fruits.embedding.backbone import BATCH_SIZE
 from fruits.engines import get_engine
@@ -33,7 +34,6 @@ from fruits.photos.images import to_network_input
 from fruits.photos.reading import read_photo
 from fruits.photos.retouch import fingerprints
 from fruits.photos.samples import thumbnail
-from fruits.pipeline import Prepared, catalogued, embed, prepare
 from fruits.report import render_audit
 from fruits.rows import Rows, embeddings_of
 from fruits.storage import schemas

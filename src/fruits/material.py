@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fruits import bundle as bundles
 from fruits import record as records
+from fruits.computation import TRAINING_PHOTOS
 from fruits.embedding.backbone import BATCH_SIZE, Embedder
 from fruits.errors import ImageDecodeError, StoreError
 from fruits.learning.moments import Moments
@@ -27,7 +28,6 @@ from fruits.photos.films import Films
 from fruits.photos.images import Preprocessing, to_network_input
 from fruits.photos.reading import read_photo
 from fruits.photos.retouch import fingerprints, retouched
-from fruits.pipeline import TRAINING_PHOTOS
 from fruits.rows import Rows, embeddings_of
 from fruits.storage.objects import Objects
 from fruits.storage.parts import Inventory, Parts, read_table

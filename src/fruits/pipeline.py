@@ -6,14 +6,12 @@ Read top to bottom, each is the documentation of what fruits does. What a step d
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,19 +23,16 @@ from fruits import bundle as bundles
 from fruits import fitting
 from fruits import record as records
 from fruits.answers import Answer
+from fruits.computation import Prepared, catalogued, embed, prepare, repair_parts
 from fruits.config import RunConfig, usable_cores
-from fruits.embedding.backbone import Backbone, Card, computation_id, find_backbone, training_photos
-from fruits.embedding.model import ModelFile
-from fruits.embedding.stage import EmbedStage
-from fruits.engines import Engine, get_engine
+from fruits.engines import get_engine
 from fruits.errors import BundleError, CatalogueError, ConfigError
 from fruits.gallery import QUALITY, SIDE, Gallery, choose
 from fruits.harmless import csv_cell, printable
 from fruits.learning.pca import PCA
 from fruits.measure import Clock, Progress, Silent, Watcher
 from fruits.photos.catalogue import Catalogue, labels_without_training, list_photos
-from fruits.photos.images import Preprocessing
-from fruits.photos.samples import example_photos, gallery_thumbnails, typical_side
+from fruits.photos.samples import example_photos, gallery_thumbnails
 from fruits.report import render
 from fruits.rows import Rows, grouped_by_looks
 from fruits.storage import schemas
@@ -46,9 +41,6 @@ from fruits.storage.objects import Objects, under
 from fruits.storage.parts import Inventory, Parts, read_table, write_table
 from fruits.taxonomy import Taxonomy
 from fruits.timeline import Timeline
-
-#: Beside the embeddings: the photos that the network was made from, as its card lists them.
-TRAINING_PHOTOS: Final = "training_photos"
 
 
 def run(config: RunConfig, *, progress: Progress | None = None, command: str = "fruits run") -> dict[str, Any]:
@@ -92,7 +84,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
 
         if config.repair:
             with clock.step("repair"):
-                _repair(parts, progress)
+                repair_parts(parts, progress)
         inventory, computed = embed(engine, catalogue, prepared, progress, clock)
         counts = records.counts(catalogue, inventory, computed)
         rejections = records.rejections(catalogue, inventory)
@@ -257,7 +249,7 @@ def apply(
         prepared = Prepared(recogniser.card, recogniser.preprocessing, recogniser.model_file, parts)
         if repair:
             with clock.step("repair"):
-                _repair(parts, progress)
+                repair_parts(parts, progress)
         inventory, computed = embed(where, catalogue, prepared, progress, clock)
         counts = records.counts(catalogue, inventory, computed)
         with clock.step("predictions"):
@@ -271,85 +263,6 @@ def apply(
         "peak_memory_mb": memory.megabytes,
         "predictions": f"{to}/predictions.parquet",
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """All that embedding photos needs: the network as a file that workers open, and where rows go."""
-
-    card: Card
-    preprocessing: Preprocessing
-    model: ModelFile
-    parts: Parts
-
-
-def catalogued(config: RunConfig, progress: Progress) -> Catalogue:
-    """List the photos that the choices of a run name."""
-    return list_photos(
-        config.sources, only=config.only, sample=config.sample, seed=config.seed, progress=progress.advance
-    )
-
-
-def prepare(config: RunConfig, catalogue: Catalogue, objects: Objects) -> Prepared:
-    """Find the network, settle the preprocessing and put the prepared network where workers find it."""
-    backbone = find_backbone(config.backbone)
-    preprocessing = _preprocessing(config, backbone, catalogue, objects)
-    parts = Parts(config.out, f"embeddings/{computation_id(backbone.card, preprocessing)}")
-    if (seen := training_photos(backbone.card, config.backbone)) is not None:
-        objects.write(f"{parts.prefix}/{TRAINING_PHOTOS}", seen.astype(">u8").tobytes())
-    return Prepared(backbone.card, preprocessing, _prepared_model(objects, backbone, preprocessing), parts)
-
-
-def embed(
-    engine: Engine, catalogue: Catalogue, prepared: Prepared, progress: Progress, clock: Clock
-) -> tuple[Inventory, int]:
-    """Compute the embeddings that are missing; return what is there then, and how many were computed.
-
-    The engine is started only if there is something to compute; that is a step of its own on the clock.
-    """
-    parts = prepared.parts
-    with clock.step("embeddings"):
-        inventory = parts.inventory(catalogue.table)
-        planned: pa.Table | None = None
-        while len(inventory.missing) and (planned := parts.plan(catalogue.table, inventory.missing)) is None:
-            inventory = parts.inventory(catalogue.table)  # another run on this output has just planned
-        work = pa.concat_tables([inventory.pending, *([planned] if planned is not None else [])])
-    progress.start("embeddings", work.num_rows)
-    if not work.num_rows:
-        return inventory, 0
-    with clock.step("engine"):
-        engine.start()
-    stage = EmbedStage(prepared.model, prepared.preprocessing, prepared.card.embedding_size, parts.root, parts.prefix)
-    with clock.step("embeddings"):
-        for receipts in engine.map_batches(_by_shard(work), stage, schemas.RECEIPT):
-            for receipt in receipts.to_pylist():
-                progress.advance(receipt["ok"] + receipt["rejected"] + receipt["failed"])
-                clock.add_work(receipt)
-        return parts.inventory(catalogue.table), work.num_rows
-
-
-def _preprocessing(config: RunConfig, backbone: Backbone, catalogue: Catalogue, objects: Objects) -> Preprocessing:
-    """Return the preprocessing: the user's word, else what the last run on this output used, else what the photos need.
-
-    Kept between runs because the photos' typical side may shift by a pixel as photos are added, and every embedding with it.
-    """
-    card, size = backbone.card, config.size
-    if size is None and isinstance(card.size, tuple):
-        kept = _kept_sizes(objects)
-        size = kept.get(card.sha256)
-        if size is None or not card.size[0] <= size <= card.size[1]:
-            size = card.preprocessing(None, None, typical_side(catalogue.table)).size
-            objects.write("preprocessing.json", json.dumps({**kept, card.sha256: size}).encode())
-    return card.preprocessing(size, config.fit)
-
-
-def _kept_sizes(objects: Objects) -> dict[str, int]:
-    """Return the input sizes of earlier runs by network; what cannot be read is as good as absent."""
-    try:
-        kept = json.loads(objects.read_if_present("preprocessing.json") or b"{}")
-    except ValueError:
-        return {}
-    return {name: size for name, size in kept.items() if isinstance(size, int)} if isinstance(kept, dict) else {}
 
 
 def _refuse_hopeless(catalogue: Catalogue) -> None:
@@ -386,17 +299,6 @@ def _say_what_was_chosen(choice: fitting.Choice, progress: Progress) -> None:
         )
 
 
-def _prepared_model(objects: Objects, backbone: Backbone, preprocessing: Preprocessing) -> ModelFile:
-    """Put the prepared network where workers find it, once; the one that is there is used only if it is whole."""
-    key = f"embeddings/{computation_id(backbone.card, preprocessing)}/backbone.onnx"
-    there, digest = objects.read_many([key, f"{key}.sha256"])
-    if there is None or hashlib.sha256(there).hexdigest().encode() != digest:
-        there = backbone.prepared(preprocessing)
-        objects.write(key, there)
-        objects.write(f"{key}.sha256", hashlib.sha256(there).hexdigest().encode())
-    return ModelFile(objects.root, key, hashlib.sha256(there).hexdigest())
-
-
 def _gallery(
     config: RunConfig, catalogue: Catalogue, rows: Rows, features: NDArray[np.float32], labels: list[str]
 ) -> Gallery:
@@ -409,17 +311,6 @@ def _gallery(
     chosen = trained[choose(features[trained], numbers[trained], config.gallery)]
     uris = catalogue.table["uri"].take(pa.array(np.flatnonzero(rows.ok)[chosen])).to_pylist()
     return Gallery.of(features[chosen], numbers[chosen], gallery_thumbnails(uris, SIDE, QUALITY))
-
-
-def _repair(parts: Parts, progress: Progress) -> None:
-    damaged = parts.repair(progress.say)
-    progress.say(f"repair: {damaged:,} damaged" if damaged else "repair: every stored byte is as it was written")
-
-
-def _by_shard(work: pa.Table) -> list[pa.Table]:
-    codes = work["shard"].combine_chunks().dictionary_encode().indices.to_numpy()
-    starts = np.flatnonzero(np.r_[True, np.diff(codes) != 0])
-    return [work.slice(start, stop - start) for start, stop in zip(starts, np.r_[starts[1:], len(codes)], strict=True)]
 
 
 def _write_rejections(objects: Objects, rejections: list[dict[str, str]]) -> None:
