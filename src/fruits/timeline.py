@@ -130,7 +130,8 @@ class Timeline(Watcher):
         self._most_bytes = max(self._most_bytes, memory_bytes)
         if now - then < self._every and not last:
             return
-        if self._counting and now - self._asked_at >= _ASK_EVERY_S and not last:
+        # To the end of the run, not of the embeddings alone: else the last answer stands for all that comes after.
+        if now - self._asked_at >= _ASK_EVERY_S and not last:
             self.look()
         active = [executor for executor in self._seen if executor["active"]]
         elapsed = max(now - then, 1e-6)

@@ -31,12 +31,12 @@ def test_notebook_is_kept_without_outputs(notebook: Any) -> None:
 @pytest.mark.filterwarnings(
     "ignore::ResourceWarning"
 )  # of the kernel's sockets, which nbclient leaves to the collector
-def test_notebook_runs_from_end_to_end(
-    notebook: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_notebook_runs_from_end_to_end(notebook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is, on photos that it makes itself; only what comes out is kept, to be looked at."""
     from nbclient import NotebookClient
 
-    monkeypatch.setenv("FRUITS_PHOTOS", str(photos))
+    monkeypatch.delenv("FRUITS_PHOTOS", raising=False)
+    monkeypatch.delenv("FRUITS_ENGINE", raising=False)
     monkeypatch.setenv("FRUITS_OUT", str(tmp_path / "results"))
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     for folder in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):

@@ -72,6 +72,24 @@ def test_executors_say_how_many_cores_there_were() -> None:
     assert seen["usd_per_million"] == pytest.approx(0.5 * 4 / 3600 / 10 * 1e6)
 
 
+def test_executors_that_have_nothing_left_to_do_are_not_shown_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeline, "_ASK_EVERY_S", 0.01)
+    told = {"id": "1", "active": True, "cores": 4, "tasks_active": 3, "tasks_done": 9, "tasks_failed": 0}
+    with Timeline(Silent(), lambda: [dict(told)]) as watched:
+        watched.start("embeddings", None)
+        _wait_for_point(watched, tasks=3)
+        watched.start("head", None)
+        told["tasks_active"] = 0
+        _wait_for_point(watched, tasks=0)
+    assert watched._points[-1].tasks == 0
+
+
+def _wait_for_point(watched: Timeline, *, tasks: int) -> None:
+    deadline = time.monotonic() + 60
+    while not (watched._points and watched._points[-1].tasks == tasks) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 def test_plots_stay_inside_and_their_highest_level_is_below_the_top() -> None:
     points = [
         {"at_s": at, "photos": 0, "photos_per_s": rate, "cores_busy": 1.5, "memory_mb": 0, "tasks": None, "cores": None}
