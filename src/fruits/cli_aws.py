@@ -15,7 +15,7 @@ from fruits.errors import ConfigError, StoreError
 from fruits.terminal import JSON, Display, fail
 
 if TYPE_CHECKING:
-    from fruits.aws.cluster import Place, Submission
+    from fruits.aws.cluster import Place
     from fruits.aws.cost import Estimate
     from fruits.aws.prices import Prices
 
@@ -85,11 +85,11 @@ def deploy(
 
     _check_name(name)
     stacks = deploy.in_order(stack or [*deploy.USUAL, *(["service"] if service else [])])
-    parameters = deploy.parse_parameters(settings or [])
-    if "budget" in stacks and "Email" not in parameters.get("budget", {}) and not dry_run:
-        _need_email(name, region)
-    _compute(parameters.get("batch", {}).get("Compute", "serverless"))
-    there, table = Aws(region), prices.load()
+    parameters = deploy.parse_parameters(settings or [], stacks)
+    there = Aws(region)
+    table = prices.load().told_in(there.region)
+    if not dry_run:
+        _need_parameters(there, name, stacks, parameters)
     if dry_run:
         standing = cost.standing_cost(table, {which: parameters.get(which, {}) for which in stacks})
         _plan(deploy.planned(name, stacks, parameters, there.region), [standing], as_json=as_json)
@@ -195,14 +195,15 @@ def upload(
         )
     there = Aws(region)
     bucket = bucket or _photos_bucket(there, name)
-    with Display(unit="byte") as display:
+    with Display(of_step={"upload": "byte"}) as display:
         done = upload.upload_photos(there, photos, bucket, f"packs/{to}", labelled=not unlabelled, progress=display)
     if as_json:
         typer.echo(json.dumps(done))
     else:
         kept = f", {done['parts_kept']:,} parts were there already" if done["parts_kept"] else ""
+        files = f"{done['files']:,} file{'' if done['files'] == 1 else 's'}"
         typer.echo(
-            f"{done['photos']:,} photos in {done['files']:,} files ({done['bytes'] / 1e6:,.1f} MB): sent "
+            f"{done['photos']:,} photos in {files} ({done['bytes'] / 1e6:,.1f} MB): sent "
             f"{done['sent_bytes'] / 1e6:,.1f} MB{kept}; pack in {done['pack']}"
         )
         if done["files_of_an_older_pack"]:
@@ -229,6 +230,10 @@ def run(
     taxonomy: Annotated[str | None, typer.Option(help="none: every label is its own kind.")] = None,
     balance: Annotated[bool | None, typer.Option(help="Count every kind the same in training.")] = None,
     seed: Annotated[int, typer.Option(help="Of the sample and of the groups held back.")] = 0,
+    gallery: Annotated[int, typer.Option(help="Thumbnails of training photos in the bundle; 0: none.")] = 1000,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Check every stored byte first; compute again what is damaged.")
+    ] = False,
     count: Annotated[
         int | None,
         typer.Option(
@@ -251,19 +256,23 @@ def run(
     from fruits.aws.calls import Aws  # noqa: PLC0415
 
     _check_name(name)
-    table, there = prices.load(prices_file), Aws(region)
+    there = Aws(region)
+    table = prices.load(prices_file).told_in(there.region)
     place = cluster.Place.unknown(name, there.region, _compute(compute)) if dry_run else cluster.Place.of(there, name)
     config = RunConfig(
         sources=tuple(_at(source, place.photos, "packs") for source in photos), out=_at(to, place.results, "runs"),
         backbone=backbone, size=size, fit=cast("Fit | None", fit), variance=variance, components=components,
         max_rejected=max_rejected, only=tuple(only or ()), sample=sample, taxonomy=taxonomy, balance=balance, seed=seed,
+        gallery=gallery, repair=repair,
     )  # fmt: skip
     config = cluster.check_places(place, config)
-    out_key = config.out.removeprefix(f"s3://{place.results}/").rstrip("/")
     if cancel:
         if dry_run:
             raise ConfigError("--cancel with --dry-run: only AWS knows what is under way; expected one of them")
-        _cancel(there, place, out_key, as_json=as_json)
+        _cancel(there, place, cluster.key_of(place, config.out), as_json=as_json)
+        return
+    if not dry_run and (started := cluster.under_way(there, place, config)):
+        _lead(there, place, config.out, started, table, follow=not no_follow, as_json=as_json)
         return
     if count is None and not dry_run:
         count = _count(config.sources)
@@ -284,10 +293,7 @@ def run(
         display.say(
             f"job {started['job']} on {config.out}; the same command follows it from anywhere, --cancel ends it"
         )
-    if no_follow:
-        typer.echo(json.dumps(started) if as_json else f"started {started['job']}")
-        return
-    _follow(there, submission, started, table, as_json=as_json)
+    _lead(there, place, config.out, started, table, follow=not no_follow, as_json=as_json)
 
 
 @aws.command("cost")
@@ -328,8 +334,9 @@ def cost_of(
             else f"{len(made['prices'])} prices of {made['region']}, {changed} changed; use them with --prices {update}"
         )
         return
+    there = Aws(region)
+    table = table.told_in(there.region)
     if photos is None:
-        there = Aws(region)
         told = deploy.outputs(there, name, ["storage"])
         buckets = {
             key.removesuffix("Bucket").lower(): told[key] for key in ("PhotosBucket", "ResultsBucket", "LogsBucket")
@@ -340,7 +347,7 @@ def cost_of(
     rates = cost.MEASURED
     if rates_of is not None:
         try:
-            rates = cost.read_rates(rates_of.read_bytes())
+            rates = cost.read_rates(rates_of.read_bytes(), str(rates_of))
         except OSError as exc:
             raise StoreError(f"--rates-of '{rates_of}' cannot be read ({exc.strerror}); expected a run.json") from exc
     shape = cost.shape_for(photos, compute=_compute(compute), executors=executors)
@@ -354,10 +361,15 @@ def cost_of(
     )
 
 
-def _follow(there: Any, submission: Submission, started: dict[str, Any], table: Prices, *, as_json: bool) -> None:
+def _lead(
+    there: Any, place: Place, out: str, started: dict[str, Any], table: Prices, *, follow: bool, as_json: bool
+) -> None:
+    """Follow a job to its end, or say which it is and leave."""
+    if not follow:
+        typer.echo(json.dumps(started) if as_json else f"under way: {started['job']}")
+        return
     from fruits.aws import cluster  # noqa: PLC0415
 
-    place = submission.place
     last: dict[str, Any] = {"state": "", "details": "", "billed": None}
     with Display() as display:
         try:
@@ -387,7 +399,7 @@ def _follow(there: Any, submission: Submission, started: dict[str, Any], table: 
         return
     if paid is not None:
         typer.echo(f"billed: {vcpu:,.3f} vCPU hours, {memory:,.3f} GB hours: {paid:,.4f} USD")
-    typer.echo(f"done; report in {submission.config.out}/report.html, recogniser in {submission.config.out}/bundle")
+    typer.echo(f"done; report in {out}/report.html, recogniser in {out}/bundle")
 
 
 def _in_words(line: dict[str, Any]) -> str:
@@ -484,12 +496,14 @@ def _check_name(name: str) -> None:
         raise ConfigError(f"--name '{name}': expected 2 to 16 small letters, digits and -, beginning with a letter")
 
 
-def _need_email(name: str, region: str | None) -> None:
-    """Say before anything is made that the budget needs somebody to tell, unless it is there already."""
+def _need_parameters(there: Any, name: str, stacks: list[str], parameters: dict[str, dict[str, str]]) -> None:
+    """Say before anything is made what only a person can know, such as whom the budget warns; a stack that is there knows it."""
     from fruits.aws import deploy  # noqa: PLC0415
-    from fruits.aws.calls import Aws  # noqa: PLC0415
 
-    if deploy.find(Aws(region), name, "budget") is None:
-        raise ConfigError(
-            "the budget has nobody to warn; add --set budget.Email=you@example.org, or choose stacks with --stack"
-        )
+    for which in stacks:
+        lacking = [key for key in deploy.must_be_given(which) if key not in parameters.get(which, {})]
+        if lacking and deploy.find(there, name, which) is None:
+            wanted = " ".join(f"--set {which}.{key}=..." for key in lacking)
+            raise ConfigError(
+                f"stack {name}-{which} needs to be told {', '.join(lacking)}; add {wanted}, or choose stacks with --stack"
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,10 +24,18 @@ class _Rate(ProgressColumn):
 
 
 class Display:
-    """Progress on stderr: bars on a terminal, a line per finished step elsewhere."""
+    """Progress on stderr: bars on a terminal, a line per finished step elsewhere.
 
-    def __init__(self, unit: str = "photo") -> None:
-        self._unit = unit
+    Parameters
+    ----------
+    unit : str
+        What is counted.
+    of_step : mapping, optional
+        Step to what it counts, where that is something else.
+    """
+
+    def __init__(self, unit: str = "photo", *, of_step: Mapping[str, str] | None = None) -> None:
+        self._unit, self._of_step = unit, of_step or {}
         self._console = Console(stderr=True, highlight=False)
         columns = (
             TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
@@ -69,7 +78,8 @@ class Display:
             return
         seconds = time.monotonic() - self._started
         rate = f" ({self._photos / seconds:,.0f} per s)" if self._photos and seconds > 0.1 else ""
-        photos = f"{self._photos:,} {self._unit}{'' if self._photos == 1 else 's'} in " if self._photos else ""
+        unit = self._of_step.get(self._step, self._unit)
+        photos = f"{self._photos:,} {unit}{'' if self._photos == 1 else 's'} in " if self._photos else ""
         self._console.print(f"{self._step}: {photos}{seconds:.1f} s{rate}", soft_wrap=True)
 
 

@@ -5,6 +5,7 @@ What moto does not have, ``aws_stand_in.py`` adds; the job itself is run by a re
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import subprocess
@@ -345,6 +346,7 @@ def test_a_dry_run_names_every_call_that_starting_makes(submission: cluster.Subm
     made: list[str] = []
     aws = calls.Aws(watch=lambda call: made.append(call.name))
     cluster.Place.of(aws, "fruits")
+    assert cluster.under_way(aws, submission.place, submission.config) is None
     cluster.submit(aws, submission)
     planned = [call.name for call in submission.planned() for _ in range(call.times)]
     assert made == planned
@@ -360,6 +362,10 @@ def test_the_same_run_from_another_terminal_follows_the_job_and_starts_none(subm
     job.state = "RUNNING"
     before = len(jobs)
     assert cluster.submit(calls.Aws(), submission)["job"] == started["job"]
+    again = dataclasses.replace(submission.config, core_hour_usd=9.0, repair=True)
+    assert cluster.under_way(calls.Aws(), submission.place, again)["job"] == started["job"], (
+        "neither decides what comes out"
+    )
     assert len(jobs) == before
     other = cluster.Submission(
         submission.place,
@@ -377,6 +383,21 @@ def test_the_same_run_from_another_terminal_follows_the_job_and_starts_none(subm
     assert states == ["RUNNING", "SUCCESS"]
     assert cluster.submit(calls.Aws(), submission)["job"] != started["job"], "after its end, a new one"
     assert cluster.last_words(calls.Aws(), submission.place, started) == [], "no logs, no words"
+
+
+def test_following_from_another_machine_takes_no_package(
+    submission: cluster.Submission, fruits: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from moto.emrserverless import models
+
+    started = cluster.submit(calls.Aws(), submission)
+    models.emrserverless_backends[ACCOUNT][REGION].job_runs[submission.place.application][-1].state = "RUNNING"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another-machine"))
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9")
+    done = fruits("aws", "run", "x", "--to", tmp_path.name, "--no-follow", "--json")
+    assert done.code == 0, done.stderr
+    assert done.json()["job"] == started["job"]
+    assert not (tmp_path / "another-machine").exists()
 
 
 def test_settings_of_a_run_fit_the_cluster_and_bring_the_package(submission: cluster.Submission) -> None:
@@ -558,7 +579,9 @@ def test_calls_of_each_role_pass_where_others_do_not(
 # --- What goes wrong --------------------------------------------------------------------------------------------------
 
 
-def test_errors_say_what_to_do(installation: Any, here: Any, account: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_say_what_to_do(
+    installation: Any, here: Any, account: Aws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with pytest.raises(
         calls.AwsAbsentError, match="there is no bucket 'no-such-bucket-at-all'; make it with 'fruits aws deploy'"
     ):
@@ -577,6 +600,11 @@ def test_errors_say_what_to_do(installation: Any, here: Any, account: Aws, monke
         calls.Aws().call("s3", "list_buckets")
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(calls.AwsError, match="correct AWS_PROFILE"):
+        calls.Aws().call("s3", "list_buckets")
+    (tmp_path / "config").write_text("[profile owner]\nrole_arn = arn:aws:iam::123456789012:role/fruits-owner\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "owner")
+    with pytest.raises(calls.AwsError, match="missing: source_profile or credential_source; add that to the profile"):
         calls.Aws().call("s3", "list_buckets")
 
 
@@ -599,6 +627,9 @@ def test_the_region_of_the_profile_is_known_before_anything_is_asked(
     ("deploy", "--name", "Not Good"), ("deploy", "--set", "nowhere.Key=1"), ("delete",), ("upload", "x", "--to", "../up"),
     ("cost", "--photos", "5", "--compute", "abacus"),
     ("run", "x", "--to", "y", "--cancel", "--dry-run"), ("deploy", "--stack", "castle"),
+    ("run", "x", "--to", "y", "--dry-run", "--architecture", "abacus"),
+    ("deploy", "--set", "storage.Castle=1"), ("deploy", "--set", "storage.Name=x"), ("deploy", "--set", "batch.Compute=abacus"),
+    ("deploy", "--set", "batch.CoreNodes=0"), ("deploy", "--set", "budget.Email=nobody"),
 ])  # fmt: skip
 def test_misuse_is_refused_before_anything_is_called(
     arguments: tuple[str, ...], account: Aws, here: Any, fruits: Any
@@ -606,6 +637,23 @@ def test_misuse_is_refused_before_anything_is_called(
     done = fruits("aws", *arguments)
     assert done.code == 2, done.stderr
     assert "expected" in done.stderr or "add --yes" in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("--set", "service.Image=x"), "stack service is not among storage, roles, batch, budget; add --service"),
+    (("--service", "--set", "budget.Email=me@x.org"),
+     "needs to be told Image, CertificateArn, DomainName, Out; add --set service.Image=..."),
+    ((), "needs to be told Email; add --set budget.Email=..."),
+])  # fmt: skip
+def test_what_only_a_person_knows_is_asked_for_before_a_stack_is_made(
+    arguments: tuple[str, ...], words: str, account: Aws, here: Any, fruits: Any
+) -> None:
+    done = fruits("aws", "deploy", "--name", "asked-first", *arguments)
+    assert done.code == 2, done.stderr
+    assert words in done.stderr
+    assert not any(deploy.status(calls.Aws(), "asked-first")["stacks"].values())
+    dry = fruits("aws", "deploy", "--name", "asked-first", "--dry-run")
+    assert "<give it: --set budget.Email=...>" in dry.stdout
 
 
 def test_importing_the_command_line_imports_no_boto3() -> None:

@@ -190,7 +190,12 @@ def translated(call: Call, aws: Aws) -> Iterator[None]:
         yield
     except of_botocore.ClientError as exc:
         raise _refused(call, aws, exc) from exc
-    except (of_botocore.NoCredentialsError, of_botocore.PartialCredentialsError) as exc:
+    except of_botocore.PartialCredentialsError as exc:
+        raise AwsError(
+            f"{call.name}: {exc}; add that to the profile ('aws configure set profile.NAME.source_profile default', for a role) "
+            "or to the environment"
+        ) from exc
+    except of_botocore.NoCredentialsError as exc:
         raise AwsError(
             f"{call.name}: no credentials found; sign in with 'aws sso login' or 'aws configure', or set AWS_PROFILE or "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -200,9 +205,11 @@ def translated(call: Call, aws: Aws) -> Iterator[None]:
     except (of_botocore.TokenRetrievalError, of_botocore.SSOError) as exc:
         raise AwsError(f"{call.name}: the sign-in has ended ({exc}); sign in again with 'aws sso login'") from exc
     except (of_botocore.EndpointConnectionError, of_botocore.InvalidRegionError) as exc:
+        told = [name for name in os.environ if name.startswith("AWS_ENDPOINT_URL")]
+        where = f", and is what {' and '.join(told)} names listening" if told else ""
         raise AwsError(
-            f"{call.name}: {exc}; is '{aws.region}' a region that has this service, and is the network there? Choose with "
-            "--region or AWS_REGION"
+            f"{call.name}: {exc}; is '{aws.region}' a region that has this service, and is the network there{where}? Choose "
+            "with --region or AWS_REGION"
         ) from exc
     except importlib.import_module("botocore.parsers").ResponseParserError as exc:
         first = str(exc).splitlines()[0][:200]

@@ -129,7 +129,7 @@ class Submission:
     @property
     def out_key(self) -> str:
         """Return OUT's key within the bucket of results."""
-        return self.config.out.removeprefix(f"s3://{self.place.results}/").rstrip("/")
+        return key_of(self.place, self.config.out)
 
     def conf(self) -> dict[str, str]:
         """Return the settings of Spark."""
@@ -202,7 +202,8 @@ class Submission:
             for which in ("storage", "roles", "batch")
         ]
         where = {"Bucket": self.place.results, "Key": f"{self.out_key}/{JOB}"}
-        calls.append(Call("s3", "get_object", where, "is there a run on this OUT already?"))
+        why = "is there a run on this OUT already? Asked before the package is made, and after"
+        calls.append(Call("s3", "get_object", where, why, 2))
         for path, key in self.files:
             calls += upload.calls_for(path, self.place.results, key)
         calls.append(self.start("<token>"))
@@ -235,6 +236,23 @@ def check_places(place: Place, config: RunConfig) -> RunConfig:
     return replace(config, engine="spark", master=None, spark_conf=(), workers=1)
 
 
+def key_of(place: Place, out: str) -> str:
+    """Return the key of an OUT within the bucket of results."""
+    return out.removeprefix(f"s3://{place.results}/").rstrip("/")
+
+
+def under_way(aws: Aws, place: Place, config: RunConfig) -> dict[str, Any] | None:
+    """Return the ``job.json`` of the run of these choices that is under way, or None: following it takes no package.
+
+    Raises
+    ------
+    AwsError
+        If OUT has an unfinished job of other choices, or AWS refuses.
+    """
+    before = read_job(aws, place, key_of(place, config.out))
+    return before if before is not None and _goes_on(aws, before, config) else None
+
+
 def submit(aws: Aws, submission: Submission, *, estimate_usd: float | None = None) -> dict[str, Any]:
     """Start a run, or find the one that is under way; return its ``job.json``.
 
@@ -245,12 +263,7 @@ def submit(aws: Aws, submission: Submission, *, estimate_usd: float | None = Non
     """
     place, choices = submission.place, job.to_json(submission.config)
     before = read_job(aws, place, submission.out_key)
-    if before is not None and (now := state(aws, before))["state"] not in (*GOOD, *BAD):
-        if _without_price(before["choices"]) != _without_price(choices):
-            raise AwsError(
-                f"on {submission.config.out} a run with other choices is under way ({before['job']}, {now['state']}); wait for "
-                "it, end it with --cancel, or choose another --to"
-            )
+    if before is not None and _goes_on(aws, before, submission.config):
         return before
     for path, key in submission.files:
         upload.send(aws, path, place.results, key)
@@ -278,9 +291,22 @@ def submit(aws: Aws, submission: Submission, *, estimate_usd: float | None = Non
     return started
 
 
-def _without_price(choices: str) -> dict[str, Any]:
+def _goes_on(aws: Aws, before: Mapping[str, Any], config: RunConfig) -> bool:
+    """Whether a job is not at its end; raise :class:`AwsError` if it is of other choices then."""
+    now = state(aws, before)["state"]
+    if now in (*GOOD, *BAD):
+        return False
+    if _deciding(before["choices"]) != _deciding(job.to_json(config)):
+        raise AwsError(
+            f"on {config.out} a run with other choices is under way ({before['job']}, {now}); wait for it, end it with --cancel, "
+            "or choose another --to"
+        )
+    return True
+
+
+def _deciding(choices: str) -> dict[str, Any]:
     """Return the choices that decide what comes out."""
-    return {name: value for name, value in json.loads(choices).items() if name != "core_hour_usd"}
+    return {name: value for name, value in json.loads(choices).items() if name not in ("core_hour_usd", "repair")}
 
 
 def read_job(aws: Aws, place: Place, out_key: str) -> dict[str, Any] | None:

@@ -133,16 +133,19 @@ def rates_of(record: Mapping[str, Any], result_bytes: int | None = None) -> Rate
     seconds = record["seconds"]
     alone = seconds["total"] - seconds["embeddings"] - seconds.get("engine", 0.0)
     stored = result_bytes / photos if result_bytes else MEASURED.result_bytes_per_photo
-    return Rates(rate, alone / photos, stored, f"run of {record['started']} on {photos:,} photos")
+    return Rates(float(rate), alone / photos, stored, f"run of {record['started']} on {photos:,} photos")
 
 
-def read_rates(text: str | bytes) -> Rates:
-    """Return the rates of a ``run.json``."""
+def read_rates(text: str | bytes, name: str) -> Rates:
+    """Return the rates of a ``run.json``; ``name`` is what messages call it."""
     try:
-        record = json.loads(text)
-    except ValueError as exc:
-        raise ConfigError(f"--rates-of: not a run.json ({exc})") from exc
-    return rates_of(record)
+        return rates_of(json.loads(text))
+    except ConfigError:
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError) as exc:
+        raise ConfigError(
+            f"--rates-of '{name}' is no run.json ({exc}); expected that of a first run on its photos"
+        ) from exc
 
 
 #: Memory that EMR Serverless gives to a worker, by its vCPUs: least, most and step, in GB.
@@ -228,7 +231,12 @@ def run_cost(
         _priced(prices, "s3_get", reads, f"{photos:,} photos of {photo_bytes:,.0f} bytes in pieces of 4 MB, and parts"),
         _priced(prices, "s3_put", writes, "4 per shard of 4,096 photos, and 50"),
     ]
-    notes = [_of(prices), "assumptions: workers start in 2 minutes, executors end a minute after their last task"]
+    assumed = (
+        "workers start in 2 minutes, executors end a minute after their last task"
+        if shape.compute == "serverless"
+        else "machines work after 8 minutes, the cluster ends 10 minutes after its last work"
+    )
+    notes = [_of(prices), f"assumptions: {assumed}"]
     notes += ["a second run on the same photos computes nothing: start and driver alone remain"]
     return Estimate(f"a run of {photos:,} photos on {_machines_in_words(shape)}", lines, notes)
 

@@ -7,6 +7,7 @@ only their parameters and outputs.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
 
+from fruits.aws import cloudformation
 from fruits.aws.calls import Aws, AwsAbsentError, AwsError, Call
 from fruits.errors import ConfigError
 from fruits.measure import Progress, Silent
@@ -71,6 +73,8 @@ def planned(name: str, stacks: Sequence[str], parameters: Mapping[str, Mapping[s
         if which in _LOOKED_UP and _LOOKED_UP[which] not in given:
             calls.append(_prefix_list(region))
             given[_LOOKED_UP[which]] = "<its PrefixListId>"
+        for key in must_be_given(which):
+            given.setdefault(key, f"<give it: --set {which}.{key}=...>")
         if which == "batch" and given.get("Compute") == "ec2":
             calls.append(_BLOCK_PUBLIC_ACCESS)
         if which == "budget" and "batch" in stacks:
@@ -271,8 +275,21 @@ def in_order(stacks: Sequence[str]) -> list[str]:
     return [which for which in ORDER if which in stacks]
 
 
-def parse_parameters(given: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return parameters given as ``template.Key=value``."""
+def must_be_given(which: str) -> list[str]:
+    """Return the parameters of a template that have no default and that nobody can look up."""
+    known: dict[str, Any] = cloudformation.parse(template(which)).get("Parameters") or {}
+    return [key for key, about in known.items() if "Default" not in about and key != _LOOKED_UP.get(which)]
+
+
+def parse_parameters(given: Sequence[str], stacks: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return parameters given as ``template.Key=value``, each as its template takes it.
+
+    Raises
+    ------
+    ConfigError
+        If a template has no such parameter or would not take the value, or none of the stacks is made of it: CloudFormation
+        would say so only when the stacks before it are there.
+    """
     parsed: dict[str, dict[str, str]] = {}
     for one in given:
         left, equals, value = one.partition("=")
@@ -281,8 +298,29 @@ def parse_parameters(given: Sequence[str]) -> dict[str, dict[str, str]]:
             raise ConfigError(
                 f"--set '{one}': expected template.Key=value, such as batch.MaxCoreNodes=3 or budget.Email=me@x.org"
             )
+        if which not in stacks:
+            option = "--service or " if which == "service" else ""
+            raise ConfigError(
+                f"--set '{one}': stack {which} is not among {', '.join(stacks)}; add {option}--stack {which}"
+            )
+        _check_parameter(which, key, value)
         parsed.setdefault(which, {})[key] = value
     return parsed
+
+
+def _check_parameter(which: str, key: str, value: str) -> None:
+    known: dict[str, Any] = cloudformation.parse(template(which))["Parameters"]
+    names = [name for name in known if name != "Name"]  # that is --name
+    if key not in names:
+        raise ConfigError(f"--set {which}.{key}: the template has no such parameter; expected {', '.join(names)}")
+    about = known[key]
+    said = f"--set {which}.{key}={value}: {about['Description'].rstrip('.')}; expected"
+    if (allowed := about.get("AllowedValues")) and value not in allowed:
+        raise ConfigError(f"{said} {' or '.join(allowed)}")
+    if (pattern := about.get("AllowedPattern")) and not re.fullmatch(pattern, value):
+        raise ConfigError(f"{said} {pattern}")
+    if about["Type"] == "Number" and (not value.isdigit() or int(value) < about.get("MinValue", 0)):
+        raise ConfigError(f"{said} a number from {about.get('MinValue', 0)} on")
 
 
 #: AWS has it on for new accounts, with an exception for port 22. Ours has none; it holds for the whole account and region.

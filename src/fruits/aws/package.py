@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import fruits
 from fruits.aws.calls import AwsError
+from fruits.errors import ConfigError
 from fruits.measure import Progress, Silent
 
 #: What EMR 7 (from 7.1 on) and EMR Spark 8 have: Amazon Linux 2023, with this Python and this glibc.
@@ -109,11 +110,13 @@ def build(folder: Path | None = None, *, architecture: str = "X86_64", progress:
 
     Raises
     ------
+    ConfigError
+        If there is no such architecture.
     PackageError
         If wheels cannot be fetched, or one is not for the cluster.
     """
     if architecture not in _PLATFORMS:
-        raise PackageError(f"architecture '{architecture}': expected {' or '.join(_PLATFORMS)}")
+        raise ConfigError(f"architecture '{architecture}': expected {' or '.join(_PLATFORMS)}")
     folder = folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fruits/packages"
     folder.mkdir(parents=True, exist_ok=True)
     environment, versions = _environment(folder, architecture, progress or Silent())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -39,6 +39,13 @@ class Prices:
 
     def __getitem__(self, name: str) -> float:
         return float(self.table[name]["usd"])
+
+    def told_in(self, region: str) -> Prices:
+        """Return the table for work in a region; where it is of another one, its note says so."""
+        if region == self.region:
+            return self
+        how = f"'fruits aws cost --update-prices FILE --region {region}' asks for those"
+        return replace(self, note=f"not those of {region}: {how}; {self.note}")
 
     def what(self, name: str) -> str:
         """Return what a price buys."""

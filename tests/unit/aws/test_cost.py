@@ -100,6 +100,33 @@ def test_rates_of_a_run_of_ones_own_are_its_own(finished_run: object) -> None:
         cost.rates_of({**record, "computed": 0})
 
 
+@pytest.mark.parametrize("text", [
+    "", "[]", "1", "null", '{"photos": 1, "computed": 1, "timeline": 5}',
+    '{"photos": 1, "computed": 1, "timeline": {"photos_per_core_s": 1}}',
+    '{"photos": 1, "computed": 1, "timeline": {"photos_per_core_s": "x"}, "seconds": {"total": 1, "embeddings": 1}}',
+])  # fmt: skip
+def test_a_file_that_is_no_record_of_a_run_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"'mine\.json' is no run\.json"):
+        cost.read_rates(text, "mine.json")
+
+
+def test_assumptions_are_those_of_the_machines() -> None:
+    serverless, machines = (
+        cost.run_cost(10, TABLE, shape=cost.shape_for(10, compute=kind)) for kind in ("serverless", "ec2")
+    )
+    assert any("start in 2 minutes" in note for note in serverless.notes)
+    assert any("work after 8 minutes" in note for note in machines.notes)
+    assert (cost.CLUSTER_START_S, cost.CLUSTER_IDLE_S) == (8 * 60, 10 * 60)
+
+
+def test_prices_of_another_region_say_so() -> None:
+    assert TABLE.told_in(TABLE.region) is TABLE
+    other = TABLE.told_in("eu-west-3")
+    assert other.table == TABLE.table
+    assert "not those of eu-west-3" in other.note
+    assert any("not those of eu-west-3" in note for note in cost.run_cost(10, other).notes)
+
+
 def test_core_hour_includes_its_share_of_memory() -> None:
     shape = cost.Shape("serverless", 5, 4, 8, 4, 8)
     assert cost.core_hour_usd(TABLE, shape) == pytest.approx(
