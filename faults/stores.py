@@ -19,8 +19,8 @@ _WEATHER = (
     ("a spell", {"rate": 0.0, "burst": 12}),
     ("hard", {"rate": 0.3}),
 )
-#: So that what is never answered is given up in seconds.
-_PATIENCE = {"FRUITS_STORE_TIMEOUT_S": "10"}
+#: So that what is never answered is given up in seconds: twice what the slowest answer takes. With 10, a hard trial takes 900 s.
+_PATIENCE = {"FRUITS_STORE_TIMEOUT_S": "4"}
 
 
 def proxy(kind: str, trials: Trials) -> Figure:

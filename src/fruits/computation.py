@@ -68,7 +68,10 @@ def embed(
     with clock.step("embeddings"):
         inventory = parts.inventory(catalogue.table)
         planned: pa.Table | None = None
-        while len(inventory.missing) and (planned := parts.plan(catalogue.table, inventory.missing)) is None:
+        while len(inventory.missing):
+            planned = parts.plan(catalogue.table, inventory.missing, after=inventory.plans)
+            if planned is not None:
+                break
             inventory = parts.inventory(catalogue.table)  # another run on this output has just planned
         work = pa.concat_tables([inventory.pending, *([planned] if planned is not None else [])])
     progress.start("embeddings", work.num_rows)

@@ -108,11 +108,14 @@ class Inventory:
         Planned shards without a record whose photos are all still wanted; schema ``WORK``.
     missing : int64 array
         Catalogue rows that are neither held nor pending, or that failed and may work now.
+    plans : int
+        How many plans there were.
     """
 
     holdings: list[Holding]
     pending: pa.Table
     missing: NDArray[np.int64]
+    plans: int
 
 
 class Parts:
@@ -154,7 +157,9 @@ class Parts:
         failed_holder = np.full(n, -1, np.int64)
         uncommitted: list[tuple[pa.Table, NDArray[np.int64]]] = []
         committed: list[tuple[Record, NDArray[np.int64]]] = []
+        plans = 0
         for plan in self._plans():
+            plans += 1
             rows = _catalogue_rows(plan, catalogue)
             shards = plan["shard"].combine_chunks().dictionary_encode()
             if not plan.num_rows:
@@ -192,18 +197,17 @@ class Parts:
             held = np.where((shard_rows >= 0) & (holder[shard_rows] == number), shard_rows, -1)
             if (held >= 0).any():
                 holdings.append(Holding(record, held))
-        return Inventory(holdings, pa.concat_tables([WORK.empty_table(), *pending]), np.flatnonzero(to_do))
+        return Inventory(holdings, pa.concat_tables([WORK.empty_table(), *pending]), np.flatnonzero(to_do), plans)
 
-    def plan(self, catalogue: pa.Table, rows: NDArray[np.int64]) -> pa.Table | None:
+    def plan(self, catalogue: pa.Table, rows: NDArray[np.int64], *, after: int) -> pa.Table | None:
         """Deal catalogue rows into new shards and commit the plan; return it, schema ``WORK``.
 
-        None if another run put a plan first: take the inventory again.
+        None if another run has put a plan since the inventory, which had ``after`` of them, was taken: take it again. A plan
+        that was put after looking for a free place instead would plan that run's photos once more.
         """
         low, high = _ROWS_PER_SHARD
         per_shard = min(max(-(-len(rows) // _SHARDS_PER_PLAN), low), high)
-        generation = 1
-        while self._objects.read_if_present(self._plan_key(generation)) is not None:
-            generation += 1
+        generation = after + 1
         # Names of this plan alone: should it get lost, what its shards left is never taken for those of the plan in its place.
         mine = f"{generation:05d}-{uuid.uuid4().hex[:8]}"
         names = [f"{mine}-{index:05d}" for index in range(-(-len(rows) // per_shard))]

@@ -58,12 +58,19 @@ def commit_all(parts: Parts, work: pa.Table, bad: dict[str, tuple[str, str]] | N
         parts.commit(shard, rows_of(of_shard(work, shard), bad or {}))
 
 
+def plan(parts: Parts, photos: pa.Table) -> pa.Table:
+    """Plan all photos, after the plans that there are."""
+    planned = parts.plan(photos, np.arange(photos.num_rows), after=parts.inventory(photos).plans)
+    assert planned is not None
+    return planned
+
+
 def run(parts: Parts, photos: pa.Table, bad: dict[str, tuple[str, str]] | None = None) -> Inventory:
     """What a run does, without engine and network."""
     inventory = parts.inventory(photos)
     work = [inventory.pending]
     if len(inventory.missing):
-        planned = parts.plan(photos, inventory.missing)
+        planned = parts.plan(photos, inventory.missing, after=inventory.plans)
         assert planned is not None
         work.append(planned)
     commit_all(parts, pa.concat_tables(work), bad)

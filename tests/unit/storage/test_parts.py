@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stored import catalogue, commit_all, held, of_shard, rows_of, run, shards
+from stored import catalogue, commit_all, held, of_shard, plan, rows_of, run, shards
 
 from fruits.errors import StoreError
 from fruits.storage.parts import DamagedError, Parts
@@ -49,7 +49,7 @@ def test_rows_of_a_part_stand_for_their_photos(parts: Parts) -> None:
 
 
 def test_large_work_is_dealt_into_shards_of_bounded_size(parts: Parts) -> None:
-    work = parts.plan(catalogue(10_000), np.arange(10_000))
+    work = plan(parts, catalogue(10_000))
     sizes = [of_shard(work, shard).num_rows for shard in shards(work)]
     assert sum(sizes) == 10_000
     assert max(sizes) <= 4096
@@ -58,7 +58,7 @@ def test_large_work_is_dealt_into_shards_of_bounded_size(parts: Parts) -> None:
 
 def test_planned_shards_without_a_record_are_pending(parts: Parts) -> None:
     photos = catalogue(200)
-    work = parts.plan(photos, np.arange(200))
+    work = plan(parts, photos)
     first, *others = shards(work)
     parts.commit(first, rows_of(of_shard(work, first), {}))
     inventory = parts.inventory(photos)
@@ -70,7 +70,7 @@ def test_planned_shards_without_a_record_are_pending(parts: Parts) -> None:
 
 def test_shard_is_resumed_only_if_all_of_its_photos_are_still_wanted(parts: Parts) -> None:
     photos = catalogue(200)
-    work = parts.plan(photos, np.arange(200))
+    work = plan(parts, photos)
     gone = photos.filter(pa.array([number != 70 for number in range(200)]))
     inventory = parts.inventory(gone)
     broken = work["shard"][70].as_py()
@@ -81,15 +81,15 @@ def test_shard_is_resumed_only_if_all_of_its_photos_are_still_wanted(parts: Part
 
 def test_photo_covered_by_two_plans_is_held_once(parts: Parts) -> None:
     photos = catalogue(100)
-    commit_all(parts, parts.plan(photos, np.arange(100)))
-    commit_all(parts, parts.plan(photos, np.arange(100)))
+    commit_all(parts, plan(parts, photos))
+    commit_all(parts, plan(parts, photos))
     assert held(parts.inventory(photos)) == list(range(100))
 
 
 def test_photo_pending_in_two_plans_is_done_once(parts: Parts) -> None:
     photos = catalogue(100)
-    parts.plan(photos, np.arange(100))
-    parts.plan(photos, np.arange(100))
+    plan(parts, photos)
+    plan(parts, photos)
     pending = parts.inventory(photos).pending
     assert sorted(pending["uri"].to_pylist()) == photos["uri"].to_pylist()
 
@@ -150,7 +150,7 @@ def test_failed_photos_are_tried_again_and_good_ones_never(parts: Parts) -> None
 
 
 def test_record_tells_errors_by_row(parts: Parts) -> None:
-    work = parts.plan(catalogue(5), np.arange(5))
+    work = plan(parts, catalogue(5))
     names = work["uri"].to_pylist()
     record = parts.commit(
         shards(work)[0], rows_of(work, {names[1]: ("rejected", "damaged: half"), names[4]: ("failed", "x")})
@@ -161,7 +161,7 @@ def test_record_tells_errors_by_row(parts: Parts) -> None:
 
 def test_second_commit_of_a_shard_loses_and_leaves_nothing_behind(parts: Parts) -> None:
     photos = catalogue(50)
-    work = parts.plan(photos, np.arange(50))
+    work = plan(parts, photos)
     (shard,) = shards(work)
     first = parts.commit(shard, rows_of(work, {}))
     second = parts.commit(shard, rows_of(work, {work["uri"][0].as_py(): ("failed", "by chance")}))
@@ -170,29 +170,20 @@ def test_second_commit_of_a_shard_loses_and_leaves_nothing_behind(parts: Parts) 
     assert len(parts.inventory(photos).missing) == 0
 
 
-def test_plan_that_another_run_put_first_is_none(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_that_another_run_put_first_is_none(parts: Parts) -> None:
     photos = catalogue(10)
-    rival = Parts(parts.root, parts.prefix)
-    look = parts._objects.read_if_present
-
-    def look_while_the_rival_plans(key: str) -> bytes | None:
-        found = look(key)
-        if found is None:
-            assert rival.plan(photos, np.arange(4)) is not None
-        return found
-
-    monkeypatch.setattr(parts._objects, "read_if_present", look_while_the_rival_plans)
-    assert parts.plan(photos, np.arange(10)) is None
-    monkeypatch.undo()
-    assert parts.inventory(photos).pending.num_rows == 4
+    seen = parts.inventory(photos)
+    plan(Parts(parts.root, parts.prefix), photos)  # at whatever moment since: no photo is planned twice
+    assert parts.plan(photos, seen.missing, after=seen.plans) is None
+    again = parts.inventory(photos)
+    assert (again.plans, again.pending.num_rows, len(again.missing)) == (1, 10, 0)
 
 
 def test_two_runs_with_the_same_plan_both_go_on_with_it(parts: Parts) -> None:
     photos = catalogue(10)
     rival = Parts(parts.root, parts.prefix)
-    one = parts.plan(photos, np.arange(10))
+    plan(parts, photos)
     other = rival._objects.put_if_absent(parts._plan_key(1), parts._objects.read(parts._plan_key(1)))
-    assert one is not None
     assert other
 
 
@@ -294,10 +285,9 @@ def test_plan_is_plain_parquet(parts: Parts) -> None:
     photos = catalogue(6)
     names = [*photos["uri"].to_pylist()[:5], "/photos/fruits.sha256=5.jpg"]
     photos = photos.set_column(0, "uri", pa.array(names))
-    work = parts.plan(photos, np.arange(6))
-    assert work is not None
-    plan = pq.read_table(only(Path(parts.root) / parts.prefix / "plans"))
-    assert plan.to_pylist() == work.to_pylist()
+    work = plan(parts, photos)
+    stored = pq.read_table(only(Path(parts.root) / parts.prefix / "plans"))
+    assert stored.to_pylist() == work.to_pylist()
     assert parts.inventory(photos).pending.to_pylist() == work.to_pylist()
 
 

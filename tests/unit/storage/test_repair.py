@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from stored import catalogue, commit_all, held, run
+from stored import catalogue, commit_all, held, plan, run
 
 from fruits.errors import StoreError
 from fruits.storage.parts import DamagedError, Parts
@@ -86,7 +85,7 @@ def test_plan_and_part_damaged_together(parts: Parts) -> None:
     inventory = parts.inventory(PHOTOS)
     assert len(held(inventory)) == 300 - 64
     assert len(inventory.missing) == 64
-    planned = parts.plan(PHOTOS, inventory.missing)
+    planned = parts.plan(PHOTOS, inventory.missing, after=inventory.plans)
     assert planned is not None
     commit_all(parts, planned)
     assert held(parts.inventory(PHOTOS)) == list(range(300))
@@ -111,7 +110,7 @@ def test_record_whose_put_was_answered_with_exists_is_known_as_ones_own(
 ) -> None:
     """A retried put whose first try had arrived: its part must stay."""
     more = catalogue(10, start=500)
-    work = parts.plan(more, np.arange(10))
+    work = plan(parts, more)
     put = parts._objects.put_if_absent
 
     def twice(key: str, data: bytes) -> bool:
