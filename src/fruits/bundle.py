@@ -35,7 +35,7 @@ from fruits.learning.pca import project
 from fruits.learning.unknown import Known
 from fruits.photos.images import Preprocessing, to_network_input
 from fruits.photos.quality import measure
-from fruits.storage.objects import AbsentError, Objects, is_remote, opened
+from fruits.storage.objects import AbsentError, Objects, is_remote, opened, reach
 from fruits.taxonomy import Taxonomy
 
 #: To change what a bundle holds: raise this number, and add a test that bundles of the old one are read or refused by name.
@@ -295,6 +295,7 @@ def load(path: str | Path) -> Bundle:
     BundleError
         If there is none, a file is missing or not the one that was saved, or the format is another version's.
     """
+    reach(str(path))
     folder, data = _manifest_of(str(path))
     manifest = _checked_manifest(data, folder)
     files = {}

@@ -37,7 +37,7 @@ from fruits.report import render
 from fruits.rows import Rows, grouped_by_looks
 from fruits.storage import schemas
 from fruits.storage.lease import finishing
-from fruits.storage.objects import Objects, under
+from fruits.storage.objects import Objects, reach, under
 from fruits.storage.parts import Inventory, Parts, read_table, write_table
 from fruits.taxonomy import Taxonomy
 from fruits.timeline import Timeline
@@ -65,6 +65,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
         A subclass that says what to do. What was computed until then is kept.
     """
     progress, clock, started = progress or Silent(), Clock(), datetime.now(UTC).isoformat(timespec="seconds")
+    reach(config.out)
     objects = Objects(config.out)
     with ExitStack() as stack:
         engine = stack.enter_context(
@@ -235,6 +236,7 @@ def apply(
     progress, clock = progress or Silent(), Clock()
     if not to:
         raise ConfigError("--to is empty; expected a folder for the answers")
+    reach(to)
     with ExitStack() as stack:
         memory = stack.enter_context(Watcher())
         where = stack.enter_context(

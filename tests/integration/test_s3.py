@@ -24,6 +24,7 @@ from fruits import bundle as bundles
 from fruits import pipeline
 from fruits.errors import StoreError
 from fruits.photos.reading import read_photos
+from fruits.storage import objects as buckets
 from fruits.storage.objects import Objects, opened
 
 CHOICES = ("--workers", 2)  # those of the finished run
@@ -210,11 +211,46 @@ def test_empty_prefix_is_said(bucket: str, fruits: Callable[..., Any], tmp_path:
     assert_explained(fruits("run", f"{bucket}/photos", "--to", tmp_path / "out"), f"{bucket}/photos")
 
 
-def test_endpoint_that_is_down_is_said_within_bounds(
-    own_photos: Path, bucket: str, fruits: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("which", ["photos", "results"])
+def test_endpoint_where_nothing_answers_is_said_before_the_work(
+    own_photos: Path,
+    bucket: str,
+    fruits: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    which: str,
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    assert_explained(fruits("run", own_photos, "--to", f"{bucket}/out", "--components", 8), "AWS_ENDPOINT_URL")
+    places = (f"{bucket}/photos", tmp_path / "out") if which == "photos" else (own_photos, f"{bucket}/out")
+    done = fruits("run", places[0], "--to", places[1], "--components", 8)
+    assert_explained(done, "cannot reach", "AWS_ENDPOINT_URL")
+
+
+def test_each_command_begins_by_reaching_its_bucket(
+    own_photos: Path, bucket: str, fruits: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    photo = next(own_photos.rglob("*.jpg"))
+    for command in (
+        ("pack", own_photos, "--to", f"{bucket}/pack"),
+        ("apply", tmp_path, photo, "--to", f"{bucket}/answers"),
+        ("predict", f"{bucket}/out", photo),
+    ):
+        assert_explained(fruits(*command), "cannot reach")
+
+
+def test_store_that_goes_away_is_waited_for_within_bounds(
+    bucket: str, s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (s3_environment | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}).items():
+        monkeypatch.setenv(name, value)
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setitem(buckets._RETRIES, "max_retries", 0)
+    with pytest.raises(StoreError, match=r"cannot read .*AWS_ENDPOINT_URL"):
+        Objects(f"{bucket}/out").read("run.json")
+    assert 5 < len(pauses) < 20
+    assert max(pauses) <= 5 < sum(pauses)
 
 
 def test_no_credentials_are_said(

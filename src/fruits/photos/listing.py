@@ -28,7 +28,7 @@ from fruits.photos.images import is_photo
 from fruits.photos.manifest import Row, read_manifest
 from fruits.photos.packs import Pack, find_pack
 from fruits.photos.reading import THREADS, place_of
-from fruits.storage.objects import AbsentError, Found, Objects, is_remote, opened
+from fruits.storage.objects import AbsentError, Found, Objects, is_remote, opened, reach
 
 #: Photos whose frame numbers fall into the same span of this length count as neighbours. 30 of the 328 frames in which
 #: Fruits-360 turns a fruit once are 33 degrees.
@@ -86,6 +86,7 @@ def add_source(draft: Draft, source: str) -> None:
 
 
 def _add_remote(draft: Draft, source: str) -> None:
+    reach(source)
     if source.lower().endswith(_MANIFEST_SUFFIXES):
         _add_manifest(draft, source)
         return

@@ -28,7 +28,7 @@ from fruits.photos.draft import Draft
 from fruits.photos.listing import add_source
 from fruits.photos.packs import MANIFEST, SCHEMA, VERSION_DIGITS, Contents, PackFile, find_pack, read_contents
 from fruits.photos.reading import read_rows
-from fruits.storage.objects import Objects, is_remote
+from fruits.storage.objects import Objects, is_remote, reach
 
 #: Photos in a data file, in bytes: few enough files for a bucket, small enough to write again when a connection breaks.
 TARGET_BYTES: Final = 128 << 20
@@ -78,6 +78,7 @@ def pack(
         raise ConfigError(f"--to {to!r}: expected a folder or a prefix of a bucket for the pack")
     if target_bytes < 1:
         raise ConfigError(f"target of {target_bytes} bytes: expected 1 or more")
+    reach(to)
     progress, clock = progress or Silent(), Clock()
     with clock.step("catalogue"):
         progress.start("catalogue", None)

@@ -38,6 +38,8 @@ _RETRIES: Final[Any] = {
     "retry_timeout": timedelta(seconds=90),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
 }
+#: Of the very first request. What was never reached is more likely a wrong address than a passing fault.
+_FIRST_RETRIES: Final[Any] = {**_RETRIES, "max_retries": 4, "retry_timeout": timedelta(seconds=5)}
 #: How often, and for how long, a whole operation is tried again: an answer that breaks off in its body is not always tried
 #: again by obstore. Where one answer of three does, four attempts would lose one photo of a hundred, these one of a million.
 _ATTEMPTS: Final = 12
@@ -114,7 +116,7 @@ class Objects:
                     raise StoreError(f"'{root}' is a file; expected a folder for results, new or made by fruits")
                 self._store: Any = LocalStore(self.root, mkdir=True)
             else:
-                self._store = _open_bucket(self.root)
+                self._store = _open_bucket(self.root, _RETRIES)
 
     def __reduce__(self) -> tuple[type[Objects], tuple[str]]:
         # Whoever gets it opens it anew, with the credentials of where it runs: none travel.
@@ -256,6 +258,20 @@ def opened(root: str) -> Objects:
     return Objects(root)
 
 
+def reach(root: str) -> None:
+    """Say within seconds if nothing can be connected to where a bucket should be; any answer at all is fine, and so is a folder.
+
+    For commands, before they begin: later, and in workers, what cannot be reached is waited for.
+    """
+    if is_remote(root):
+        try:
+            with _translated("reach", root), suppress(FileNotFoundError):
+                obstore.head(_open_bucket(root.rstrip("/"), _FIRST_RETRIES), "any")
+        except StoreError as exc:
+            if "kind: Connect" in str(exc.__cause__):
+                raise
+
+
 def read_file(uri: str) -> bytes:
     """Return the bytes of a local photo. Plain reading: for small local files obstore's way takes ten times as long.
 
@@ -315,7 +331,7 @@ def _found(meta: Any) -> Found:
     return Found(meta["path"], meta["size"], version or f"{meta['last_modified'].timestamp():.6f}-{meta['size']}")
 
 
-def _open_bucket(url: str) -> Any:
+def _open_bucket(url: str, retries: Any) -> Any:
     """Open a bucket with the usual chain: environment, then profile, then the machine's role (obstore asks for that)."""
     open_url: Any = from_url  # its overloads want literal dictionaries
     client: dict[str, Any] = {
@@ -323,7 +339,7 @@ def _open_bucket(url: str) -> Any:
         "timeout": timedelta(seconds=float(os.environ.get(_TIMEOUT_VARIABLE, "60"))),
     }
     if not url.startswith(("s3://", "s3a://")):
-        return open_url(url, client_options=client, retry_config=_RETRIES)
+        return open_url(url, client_options=client, retry_config=retries)
     config: dict[str, Any] = {}
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint:
@@ -345,7 +361,7 @@ def _open_bucket(url: str) -> Any:
                 config["token"] = config.pop("session_token")
         elif profile.keys() & {"sso_session", "sso_start_url", "role_arn", "credential_process"}:
             provider = _boto3_credentials()
-    return open_url(url, config=config, client_options=client, retry_config=_RETRIES, credential_provider=provider)
+    return open_url(url, config=config, client_options=client, retry_config=retries, credential_provider=provider)
 
 
 def _profile() -> dict[str, str]:
