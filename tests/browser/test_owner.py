@@ -86,7 +86,7 @@ def test_overview_says_how_the_service_does(
     page.wait_for_function(
         "() => document.querySelectorAll('.chart table')[0].querySelectorAll('tbody tr').length === 7"
     )
-    page.get_by_role("button", name="Sortir").click()
+    page.get_by_role("button", name="Se déconnecter").click()
     page.wait_for_selector("#sign-in:not([hidden])")
     assert page.evaluate("sessionStorage.length") == 0
     assert service.owner not in page.content()
@@ -161,7 +161,7 @@ def test_what_the_visitor_says_is_one_key_away_and_a_photo_can_be_deleted(
     visitor = visit(locale="fr-FR")
     page = visitor.open("/owner")
     _sign_in(visitor, service.owner)
-    page.get_by_role("link", name="Relire").first.click()
+    page.get_by_role("link", name="Vérifier").first.click()
     page.wait_for_selector("#as-said:not([hidden])")
     assert "C’est Melonette rayée" in page.locator("#as-said").inner_text()
     page.keyboard.press("v")

@@ -212,6 +212,28 @@ def test_health_and_metrics(service: Any, a_photo: bytes) -> None:
     assert (through_a_proxy.status_code, error_of(through_a_proxy)["code"]) == (401, "unauthorised")
 
 
+def test_head_is_answered_like_get_without_the_body(service: Any) -> None:
+    for path, status in (("/healthz", 200), ("/v1/labels", 200), ("/", 200), ("/v1/owner/summary", 401), ("/no", 404)):
+        got, asked = service.client.get(path), service.client.head(path)
+        assert got.status_code == asked.status_code == status
+        assert asked.content == b""
+        assert asked.headers["content-length"] == str(len(got.content)) or "content-encoding" in asked.headers
+    assert service.client.head("/v1/feedback").status_code == 405
+    assert service.raw(b"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").endswith(b"\r\n\r\n")
+
+
+def test_what_was_wrong_with_a_request_is_said_in_both_languages(service: Any, a_photo: bytes) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}  # as curl says of a body, unless told otherwise
+    for answer, en, fr in (
+        (service.client.post("/v1/recognise", content=a_photo, headers=form), "says so).", "d'après le Content-Type)."),
+        (service.recognise(a_photo, lang="de"), "(lang: expected en or fr).", "(lang : attendu en ou fr)."),
+        (service.client.post("/v1/feedback", json={"id": "no"}), "(see body.id).", "(voir body.id)."),
+    ):
+        message = error_of(answer)["message"]
+        assert message["en"].endswith(en)
+        assert message["fr"].endswith(fr)
+
+
 def test_openapi_describes_what_there_is(service: Any) -> None:
     document = service.client.get("/openapi.json").json()
     assert {"/v1/recognise", "/v1/feedback", "/v1/submissions/{submission_id}", "/v1/labels", "/v1/model"} <= set(
@@ -221,6 +243,10 @@ def test_openapi_describes_what_there_is(service: Any) -> None:
         for operation in operations.values():
             assert operation["description" if "description" in operation else "summary"]
             assert path.startswith("/v1/owner") or {"4XX", "503"} <= set(operation["responses"])
+    (token,) = document["components"]["securitySchemes"]
+    assert document["paths"]["/v1/owner/summary"]["get"]["security"] == [{token: []}]
+    for path, method in (("/v1/recognise", "post"), ("/v1/feedback", "post"), ("/metrics", "get")):
+        assert document["paths"][path][method]["security"] == [{}, {token: []}]
     sent = document["paths"]["/v1/recognise"]["post"]["requestBody"]["content"]
     assert {"image/jpeg", "image/png", "image/webp", "multipart/form-data"} <= set(sent)
 
@@ -309,6 +335,9 @@ def test_other_sites_only_if_named(serve: Callable[..., Any], a_photo: bytes) ->
         assert sent.status_code == 200
         assert (sent.headers.get("access-control-allow-origin") == origin) is allowed
         assert "access-control-allow-credentials" not in sent.headers
+    for headers in ({}, {"Origin": "https://shop.example"}):  # one address, two answers: no store may mix them up
+        for path in ("/v1/labels", "/"):
+            assert "Origin" in service.client.get(path, headers=headers).headers["vary"]
 
 
 def test_address_behind_a_trusted_proxy(serve: Callable[..., Any], a_photo: bytes) -> None:

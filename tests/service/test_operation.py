@@ -99,6 +99,17 @@ def test_heavy_photos_do_not_hold_up_others(serve: Callable[..., Any], a_photo: 
         assert {one.result().status_code for one in many} == {200}
 
 
+def test_too_large_is_said_at_once_also_while_heavy_photos_wait(serve: Callable[..., Any]) -> None:
+    service = serve("--rate", 0, "--workers", 2, "--max-wait", 0.05, "--decode-timeout", 4)
+    heavy, larger = endless(4000, 1600), endless(8000, 8000)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(service.recognise, heavy)
+        service.wait_until(lambda: "fruits_photos_waiting 1.0" in service.client.get("/metrics").text)
+        assert code_of(service.recognise(heavy)) == "busy"
+        assert code_of(service.recognise(larger)) == "too_large"
+        assert code_of(first.result()) == "timeout"
+
+
 def test_who_sends_what_takes_long_may_send_less(serve: Callable[..., Any], a_photo: bytes) -> None:
     service = serve("--rate", 3, "--decode-timeout", 2, "--workers", 1)
     assert service.recognise(a_photo).status_code == 200

@@ -90,7 +90,8 @@ def _wishes(query: bytes, fields: dict[str, str]) -> tuple[bool, str]:
     for name, known, otherwise in _CHOICES:
         values = [*([fields[name]] if name in fields else ()), *asked.get(name, ()), otherwise]
         if not set(values) <= set(known):  # also of those that do not count
-            raise Problem("bad_request", f"{name} is none of {', '.join(known)}", status=422)
+            detail = f"{name}: expected {' or '.join(known)}", f"{name} : attendu {' ou '.join(known)}"
+            raise Problem("bad_request", detail, status=422)
         found[name] = values[0]
     return found["keep"] == "true", found["lang"]
 
@@ -100,10 +101,13 @@ async def _outcomes(
 ) -> list[Recognised | ImageDecodeError]:
     """Return what became of each photo; raise if there is but one and it is no photo."""
     seen = [glance(data) for data in upload.photos]
-    _admit(resources, heavy=any(one.heavy for one in seen))
+    refusals = [_refusal(one, resources.config) for one in seen]
+    # What is refused anyway waits in no line: its fault is told, however busy the service is.
+    if not all(refusals):
+        _admit(resources, heavy=any(one.heavy for one, refusal in zip(seen, refusals, strict=True) if refusal is None))
     outcomes: list[Any] = [
-        _refusal(one, resources.config) or resources.recogniser.submit(data, keep=keep, heavy=one.heavy)
-        for one, data in zip(seen, upload.photos, strict=True)
+        refusal or resources.recogniser.submit(data, keep=keep, heavy=one.heavy)
+        for refusal, one, data in zip(refusals, seen, upload.photos, strict=True)
     ]
     upload.photos.clear()
     for place, outcome in enumerate(await asyncio.gather(*map(_settled, outcomes), return_exceptions=True)):

@@ -14,7 +14,7 @@ from fastapi.responses import PlainTextResponse
 
 from fruits.service import answering
 from fruits.service.callers import caller, owner
-from fruits.service.messages import ERRORS, ID, IDENTITY, UPLOAD, Feedback, Labels, Recognition
+from fruits.service.messages import ERRORS, ID, IDENTITY, TOKEN_OR_NONE, UPLOAD, Feedback, Labels, Recognition
 from fruits.service.model import Model
 from fruits.service.owner import owner_router
 from fruits.service.problems import Problem
@@ -126,9 +126,9 @@ def routes() -> APIRouter:
     add(answering.PATH, recognise, methods=["POST"], tags=["photos"], openapi_extra=UPLOAD,
         responses={200: {"model": Recognition}, **ERRORS})  # fmt: skip
     add("/v1/feedback", feedback, methods=["POST"], status_code=204, tags=["photos"], responses=ERRORS,
-        response_class=Response)  # fmt: skip
+        openapi_extra=TOKEN_OR_NONE, response_class=Response)  # fmt: skip
     add("/v1/submissions/{submission_id}", delete, methods=["DELETE"], status_code=204, tags=["photos"], responses=ERRORS,
-        response_class=Response)  # fmt: skip
+        openapi_extra=TOKEN_OR_NONE, response_class=Response)  # fmt: skip
     add("/v1/labels", labels, methods=["GET"], tags=["model"], responses={200: {"model": Labels}, **ERRORS})
     add("/v1/model", model, methods=["GET"], tags=["model"], responses=ERRORS)
     add("/v1/model/{identity}/recognizer.onnx", network, methods=["GET"], tags=["model"],
@@ -139,7 +139,8 @@ def routes() -> APIRouter:
         responses={200: {"content": {"application/octet-stream": {}}}, **ERRORS}, response_class=Response)  # fmt: skip
     for path, endpoint in (("/healthz", healthz), ("/readyz", readyz)):
         add(path, endpoint, methods=["GET"], tags=["operation"], responses=ERRORS)
-    add("/metrics", metrics, methods=["GET"], tags=["operation"], responses=ERRORS, response_class=PlainTextResponse)
+    add("/metrics", metrics, methods=["GET"], tags=["operation"], responses=ERRORS, openapi_extra=TOKEN_OR_NONE,
+        response_class=PlainTextResponse)  # fmt: skip
     return router
 
 

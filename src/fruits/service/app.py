@@ -121,4 +121,5 @@ async def _invalid(request: Request, exc: Any) -> Response:
     """Answer a request that does not fit its model; says where, not what was sent."""
     first = exc.errors()[0] if exc.errors() else {}
     where = ".".join(str(part) for part in first.get("loc", ()) if isinstance(part, str) and part.isidentifier())
-    return await _known(request, Problem("bad_request", f"see {where[:80]}" if where else "", status=422))
+    detail = (f"see {where[:80]}", f"voir {where[:80]}") if where else None
+    return await _known(request, Problem("bad_request", detail, status=422))

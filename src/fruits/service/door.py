@@ -61,6 +61,8 @@ class Door:
             (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
             (b"cross-origin-opener-policy", b"same-origin"),
             (b"cross-origin-resource-policy", b"cross-origin" if config.allow_origins else b"same-origin"),
+            # Also of answers to nobody's pages: whoever stores them must not give them to a page of another site.
+            *([(b"vary", b"Origin")] if config.allow_origins else []),
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,8 +89,10 @@ class Door:
                 *extra,
                 (b"access-control-allow-origin", origin.encode("latin-1")),
                 (b"access-control-expose-headers", b"X-Request-Id, Retry-After"),
-                (b"vary", b"Origin"),
             ]
+        # Routes know GET; what HEAD is answered is the same without its body.
+        is_head = scope["method"] == "HEAD"
+        inner = {**scope, "method": "GET"} if is_head else scope
         status = 0
 
         async def answer(message: Message) -> None:
@@ -99,9 +103,11 @@ class Door:
                 names = {name for name, _ in given}
                 message["headers"] = [
                     *given,
-                    *((name, value) for name, value in extra if name not in names),
+                    *((name, value) for name, value in extra if name not in names or name == b"vary"),
                     (b"x-request-id", request_id.encode("ascii")),
                 ]
+            elif is_head:
+                message["body"] = b""
             await send(message)
 
         try:
@@ -116,20 +122,20 @@ class Door:
             else:
                 if scope["method"] not in _WITHOUT_BODY and scope["path"] not in _STREAMED:
                     receive = _replay(await read_body(receive, headers, _MAX_BODY_BYTES, self._config.send_s))
-                await self._app(scope, receive, answer)
+                await self._app(inner, receive, answer)
         except GoneError:
             status = status or 499
         except Exception as exc:
             about.setdefault("cause", exc)
             if not status:
-                await send_problem(answer, problems.of(exc), scope)
+                await send_problem(answer, problems.of(exc), about)
             elif status != 500:
                 raise  # half an answer is out; only closing the connection says that it is none
         finally:
-            self._note(scope, about, status, started)
+            self._note(scope["method"], inner.get("route"), about, status, started)
 
-    def _note(self, scope: Scope, about: dict[str, Any], status: int, started: float) -> None:
-        route = about.get("route") or getattr(scope.get("route"), "path", None) or "other"
+    def _note(self, method: str, found: Any, about: dict[str, Any], status: int, started: float) -> None:
+        route = about.get("route") or getattr(found, "path", None) or "other"
         self._telemetry.requests.labels(route, str(status)).inc()
         code = about.get("code")
         if code:
@@ -141,7 +147,7 @@ class Door:
             return
         values = {name: about[name] for name in ("code", "photos", "outcomes", "bytes_in", "waiting") if name in about}
         self._telemetry.log(
-            "request", request_id=about["id"], method=_known_method(scope["method"]), route=route, status=status,
+            "request", request_id=about["id"], method=_known_method(method), route=route, status=status,
             ms=round(1000 * (time.perf_counter() - started), 1), client=self._telemetry.client(about["address"]), **values,
         )  # fmt: skip
 
@@ -177,19 +183,16 @@ class Door:
         return any(parsed in proxy for proxy in self._proxies)
 
 
-async def send_problem(send: Send, problem: Problem, scope: Scope) -> None:
+async def send_problem(send: Send, problem: Problem, about: dict[str, Any]) -> None:
     """Answer with an error, and say goodbye where a body is still on its way."""
-    about = scope["fruits"]
     about["code"] = problem.code
     headers = [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
     if problem.code in ("slow", "stopping"):
         headers.append((b"connection", b"close"))
-    await reply(send, problem.status, problems.body(problem, about["id"]), headers, head=scope["method"] == "HEAD")
+    await reply(send, problem.status, problems.body(problem, about["id"]), headers)
 
 
-async def reply(
-    send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = (), *, head: bool = False
-) -> None:
+async def reply(send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
     """Send an answer: JSON, not to be stored by anybody in between."""
     if status != 204:
         headers = [
@@ -199,7 +202,7 @@ async def reply(
             *headers,
         ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if head else body})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _replay(body: bytes) -> Receive:

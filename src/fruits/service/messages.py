@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
 from fruits.service import problems
@@ -159,8 +160,12 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     "4XX": {"model": Error, "description": "What was wrong with the request, in both languages."},
     "503": {"model": Error, "description": "Busy, starting or stopping: try again after Retry-After seconds."},
 }
+#: How a program says who it is. Only told here: callers.py looks.
+TOKEN: Final = HTTPBearer(auto_error=False, scheme_name="token", description="Made by 'fruits tokens add NAME OUT'.")
+TOKEN_OR_NONE: Final[dict[str, Any]] = {"security": [{}, {TOKEN.scheme_name: []}]}
 _BINARY: Final = {"type": "string", "format": "binary"}
 UPLOAD: Final = {
+    **TOKEN_OR_NONE,
     "requestBody": {
         "required": True,
         "content": {

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Annotated, Any, Final, Protocol
 
 import numpy as np
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response, Security
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from fruits.learning.drift import Drift
-from fruits.service.messages import Text
+from fruits.service.messages import TOKEN, Text
 from fruits.service.problems import KINDS
 from fruits.service.statistics import KEEP_DAYS, QUANTILES, Statistics
 from fruits.service.submissions import Decision, Filter, Page, Submission, Submissions
@@ -125,7 +125,7 @@ def owner_router(desk: Callable[[Request], Desk], signed_in: Callable[..., Any])
         A dependency that returns the :class:`TokenInfo` of a token of role owner, or raises what is answered by 401 or 403.
     """
     # Without a token nothing else is looked at: not even whether the request makes sense.
-    router = APIRouter(prefix="/v1/owner", tags=["owner"], dependencies=[Depends(signed_in)])
+    router = APIRouter(prefix="/v1/owner", tags=["owner"], dependencies=[Depends(signed_in), Security(TOKEN)])
     at_desk, owner_of = Depends(desk), Depends(signed_in)
 
     # Plain functions: the framework runs them in threads, so that no database holds up the photos of others.

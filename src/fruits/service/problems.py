@@ -78,7 +78,7 @@ KINDS: Final[dict[str, Kind]] = {
     ),
     "bad_request": _kind(
         400, "The request is not what was expected", "La requête n'est pas celle attendue",
-        "see the documentation of the API", "voir la documentation de l'API",
+        "see the documentation of the API, /openapi.json", "voir la documentation de l'API, /openapi.json",
     ),
     "unauthorised": _kind(
         401, "The token is missing, unknown or revoked", "Le jeton est absent, inconnu ou révoqué"
@@ -114,8 +114,8 @@ class Problem(FruitsError):  # noqa: N818 - it is an answer more than an error
     ----------
     code : str
         One of ``KINDS``.
-    detail : str, optional
-        Which part of the request was not as expected, in English, of our own words: added to a ``bad_request``'s message.
+    detail : (str, str), optional
+        Which part of the request was not as expected, in English and French, of our own words: added to the message.
     status : int, optional
         Another status than the usual one.
     retry_after_s : float, optional
@@ -126,13 +126,13 @@ class Problem(FruitsError):  # noqa: N818 - it is an answer more than an error
     def __init__(
         self,
         code: str,
-        detail: str = "",
+        detail: tuple[str, str] | None = None,
         *,
         status: int | None = None,
         retry_after_s: float | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(detail or KINDS[code].message["en"])
+        super().__init__(detail[0] if detail else KINDS[code].message["en"])
         self.code, self.detail = code, detail
         self.status = status or KINDS[code].status
         self.headers = dict(headers or {})
@@ -166,11 +166,11 @@ def of_status(status: int) -> Problem:
 
 def said(problem: Problem) -> dict[str, Any]:
     """Return code and messages, without the request's number."""
-    detail = f" ({problem.detail})" if problem.detail else ""
-    return {
-        "code": problem.code,
-        "message": {lang: said + detail for lang, said in KINDS[problem.code].message.items()},
-    }
+    message = KINDS[problem.code].message
+    if problem.detail:
+        details = dict(zip(("en", "fr"), problem.detail, strict=True))
+        message = {lang: f"{told.removesuffix('.')} ({details[lang]})." for lang, told in message.items()}
+    return {"code": problem.code, "message": message}
 
 
 def body(problem: Problem, request_id: str) -> bytes:

@@ -191,7 +191,7 @@ class _Connection(HttpToolsProtocol):
             self._wait()
         super().data_received(data)
         if self._in_head and self._head_bytes > _MAX_HEAD_BYTES:
-            self._refuse(Problem("bad_request", "the head of the request is too long", status=431))
+            self._refuse(Problem("bad_request", ("its head is too long", "son en-tête est trop long"), status=431))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -233,7 +233,9 @@ class _Connection(HttpToolsProtocol):
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - what it says is for programmers
-        self._refuse(Problem("bad_request", "this is no HTTP request that can be understood"))
+        self._refuse(
+            Problem("bad_request", ("this is no HTTP that can be understood", "ce HTTP n'est pas compréhensible"))
+        )
 
     def _count(self, size: int) -> None:
         """Count what a head holds, where it comes in one piece."""

@@ -103,7 +103,9 @@ async def read_upload(upload: Upload, receive: Receive, headers: dict[bytes, byt
     if kind == b"multipart/form-data":
         boundary = options.get(b"boundary", b"")
         if not 0 < len(boundary) <= _MAX_BOUNDARY:
-            raise Problem("bad_request", "multipart/form-data without a boundary")
+            raise Problem(
+                "bad_request", ("multipart/form-data without a boundary", "multipart/form-data sans « boundary »")
+            )
         parts = _Parts(boundary, config, upload)
 
         def take(piece: bytes) -> None:
@@ -113,10 +115,10 @@ async def read_upload(upload: Upload, receive: Receive, headers: dict[bytes, byt
         await _stream(receive, headers, take, config.max_bytes, config.send_s)
         parts.finish()
         if not upload.photos:
-            raise Problem("bad_request", "no field named photo", status=422)
+            raise Problem("bad_request", ("no field named photo", "aucun champ nommé photo"), status=422)
     else:
         if kind.decode("latin-1") not in PHOTO_TYPES:
-            raise Problem("not_an_image", "as the Content-Type says")
+            raise Problem("not_an_image", ("the Content-Type says so", "d'après le Content-Type"))
         chunks: list[bytes] = []
 
         def keep(piece: bytes) -> None:
@@ -180,17 +182,17 @@ class _Parts:
                 },
             )
         except MultipartParseError as exc:
-            raise Problem("bad_request", "the multipart boundary cannot be used") from exc
+            raise Problem("bad_request", ("the boundary cannot be used", "« boundary » inutilisable")) from exc
 
     def feed(self, piece: bytes) -> None:
         try:
             self._parser.write(piece)
         except MultipartParseError as exc:
-            raise Problem("bad_request", "the multipart body is damaged") from exc
+            raise Problem("bad_request", ("the multipart body is damaged", "corps multipart endommagé")) from exc
 
     def finish(self) -> None:
         if not self._ended:
-            raise Problem("bad_request", "the multipart body is cut short")
+            raise Problem("bad_request", ("the multipart body is cut short", "corps multipart incomplet"))
 
     def _begin(self) -> None:
         self._parts += 1
@@ -222,7 +224,7 @@ class _Parts:
         self._name = options.get(b"name")
         self._is_file = self._name == b"photo"
         if self._name is None:
-            raise Problem("bad_request", "a part of the multipart body has no name")
+            raise Problem("bad_request", ("a part of the body has no name", "une partie du corps n'a pas de nom"))
         photos, fields = len(self._upload.photos), len(self._upload.fields)
         if (self._is_file and photos >= self._config.max_photos) or (
             not self._is_file and fields >= self._config.max_fields

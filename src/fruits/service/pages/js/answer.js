@@ -59,7 +59,10 @@ function advice(answer) {
   );
 }
 
-/** The finer list where the answer is certain, the coarser where it is not. */
+/**
+ * The finer list where the answer is certain, the coarser where it is not. Shares are among what is known: of a photo that shows
+ * none of that, they would say a certainty that nobody has.
+ */
 function bars(answer, certain) {
   const rows = together(certain ? answer.labels : answer.kinds);
   return element(
@@ -73,7 +76,8 @@ function bars(answer, certain) {
         const fill = element("span.fill");
         fill.style.width = `${Math.max(0.5, 100 * row.probability)}%`;
         const name = say(element("bdi.called"), row);
-        return element("li", {}, name, say(element("span.share"), () => percent(row.probability)), element("span.track", { "aria-hidden": "true" }, fill));
+        const share = answer.outcome === "unknown" ? null : say(element("span.share"), () => percent(row.probability));
+        return element("li", {}, name, share, element("span.track", { "aria-hidden": "true" }, fill));
       }),
     ),
   );

@@ -20,6 +20,7 @@ let cursor = null;
 const number = (value, digits = 0) => new Intl.NumberFormat(language(), { maximumFractionDigits: digits }).format(value);
 const seconds = (value) => (value === null ? "–" : value < 1 ? `${number(1000 * value)}\u202fms` : `${number(value, 1)}\u202fs`);
 const share = (value) => (value === null ? "–" : value ? percent(value) : new Intl.NumberFormat(language(), { style: "percent" }).format(0));
+const counted = (n) => ({ n: number(n), one: n < 2 });
 const sum = (counts) => Object.values(counts).reduce((total, value) => total + value, 0);
 
 const { refused } = session(load);
@@ -50,12 +51,12 @@ function show() {
   say($("about"), "about_model", { identity: summary.identity, days: summary.keep_days });
   const { latency, drift } = total;
   $("facts").replaceChildren(
-    fact("photos", number(total.photos), "photos_kept", { n: number(total.kept) }),
+    fact("photos", number(total.photos), "photos_kept", counted(total.kept)),
     fact("answered_in", seconds(latency.p50), "slowest", { p95: seconds(latency.p95), p99: seconds(latency.p99) }),
     fact("unsure_share", share(total.unsure_share)),
     fact("refused", number(sum(total.refused))),
-    fact("said_wrong", number(total.wrong), "said_right", { n: number(total.right) }),
-    fact("to_decide", number(submissions.pending), "decided_count", { n: number(submissions.reviewed) }),
+    fact("said_wrong", number(total.wrong), "said_right", counted(total.right)),
+    fact("to_decide", number(submissions.pending), "decided_count", counted(submissions.reviewed)),
     drift.index === null ? fact("drift", "–", "drift_none") : fact("drift", number(drift.index, 2), "drift_chance", { chance: number(drift.chance, 3) }),
   );
   const dates = days.map((day) => day.day);

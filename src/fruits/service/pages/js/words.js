@@ -1,7 +1,5 @@
 // What the visitor's pages say: [English, French]. In French, a narrow space (U+202F) stands before ? ! : ; and inside « ».
 
-const s = (n, one, many) => (n === 1 ? one : many);
-
 export const WORDS = {
   title: ["Which fruit is this?", "Quel est ce fruit\u202f?"],
   heading: ["Which fruit is this?", "Quel est ce fruit\u202f?"],
@@ -25,7 +23,7 @@ export const WORDS = {
   device: ["On this device only", "Sur cet appareil seulement"],
   device_more: [
     ({ size }) => `No photo leaves it, and it works offline. Loads ${size} once.`,
-    ({ size }) => `Aucune photo n’en sort, et cela marche hors ligne. Charge ${size} une fois.`,
+    ({ size }) => `Aucune photo n’en sort, et cela marche hors ligne. Télécharge ${size}, une seule fois.`,
   ],
   device_loading: [({ share }) => `Loading: ${share}`, ({ share }) => `Chargement\u202f: ${share}`],
   device_ready: [
@@ -38,7 +36,7 @@ export const WORDS = {
   ],
   device_offline: [
     "There is no connection to load it; try again when there is.",
-    "Pas de connexion pour le charger\u202f; réessayez quand il y en a une.",
+    "Pas de connexion pour le charger\u202f; réessayez quand il y en aura une.",
   ],
   answers: ["Answers", "Réponses"],
   about: ["What happens to a photo", "Ce que devient une photo"],
@@ -51,8 +49,8 @@ export const WORDS = {
     "Elle est regardée puis oubliée, sauf si vous cochez «\u202fgarder\u202f».",
   ],
   about_sure: [
-    "The name is given only as exactly as it is certain; else the page says “not sure”.",
-    "Le nom n’est donné que dans la mesure où il est certain\u202f; sinon la page dit «\u202fpas sûr\u202f».",
+    "The name is only as exact as the answer is certain; otherwise the page says “not sure”.",
+    "Le nom est aussi précis que la réponse est certaine\u202f; sinon la page dit «\u202fpas sûr\u202f».",
   ],
   footer: [
     "Names of fruit only: not advice on what may be eaten.",
@@ -84,7 +82,7 @@ export const WORDS = {
     "La photo est floue\u202f: ne bougez pas, touchez l’écran pour faire la mise au point.",
   ],
   alike: ["Photos that look alike", "Photos qui lui ressemblent"],
-  on_device: ["Answered on this device: nothing was sent.", "Répondu sur cet appareil\u202f: rien n’a été envoyé."],
+  on_device: ["Answered on this device: nothing was sent.", "Réponse donnée sur cet appareil\u202f: rien n’a été envoyé."],
   kept: ["Your photo is kept.", "Votre photo est gardée."],
   not_kept: ["Your photo was not kept, only the answer.", "Votre photo n’a pas été gardée, seulement la réponse."],
   announced: [({ name, sure }) => `${name}: ${sure}`, ({ name, sure }) => `${name}\u202f: ${sure}`],
@@ -98,13 +96,13 @@ export const WORDS = {
   which: ["Which one is it?", "Lequel est-ce\u202f?"],
   which_hint: ["Choose from the list or write another name", "Choisissez dans la liste ou écrivez un autre nom"],
   any_variety: ["any variety", "toute variété"],
-  found: [({ n }) => s(n, "1 in the list", `${n} in the list`), ({ n }) => (n < 2 ? `${n} dans la liste` : `${n} dans la liste`)],
+  found: [({ n }) => `${n} in the list`, ({ n }) => `${n} dans la liste`],
   not_in_list: ["Not in the list; it is sent as you wrote it.", "Pas dans la liste\u202f; envoyé comme vous l’avez écrit."],
   send: ["Send", "Envoyer"],
   cancel: ["Cancel", "Annuler"],
   thanks_right: ["Thank you, good to know.", "Merci, c’est bon à savoir."],
   thanks_wrong: [({ label }) => `Thank you: “${label}” is noted.`, ({ label }) => `Merci\u202f: «\u202f${label}\u202f» est noté.`],
-  thanks_unnamed: ["Thank you, noted as wrong.", "Merci, noté comme faux."],
+  thanks_unnamed: ["Thank you, noted as wrong.", "Merci, c’est noté comme faux."],
   delete_it: ["Delete", "Effacer"],
   delete_link: ["Link to delete it later", "Lien pour l’effacer plus tard"],
   deleted: ["Deleted. Nothing is left of it here.", "Effacé. Il n’en reste rien ici."],
@@ -128,7 +126,7 @@ export const WORDS = {
   delete_title: ["Delete a photo", "Effacer une photo"],
   delete_text: [
     "One press, and nothing is left of it here: not the photo, not the answer, not what was measured of it.",
-    "Une pression, et il n’en reste rien ici\u202f: ni la photo, ni la réponse, ni ce qui en a été mesuré.",
+    "Un appui, et il n’en reste rien ici\u202f: ni la photo, ni la réponse, ni ce qui en a été mesuré.",
   ],
   delete_now: ["Delete it", "L’effacer"],
   delete_broken: [
