@@ -99,6 +99,7 @@ class Watcher:
     def __init__(self) -> None:
         self._tree = ProcessTree()
         self._peak_bytes = 0
+        self._sampling = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watcher")
 
@@ -117,15 +118,17 @@ class Watcher:
         self._over.set()
         self._thread.join()
 
-    def _saw(self, memory_bytes: int, cpu_s: float, *, last: bool) -> None:
+    def sample(self) -> None:
+        """Look now."""
+        with self._sampling:
+            memory_bytes, cpu_s = self._tree.measure()
+            self._peak_bytes = max(self._peak_bytes, memory_bytes)
+            self._saw(memory_bytes, cpu_s)
+
+    def _saw(self, memory_bytes: int, cpu_s: float) -> None:
         """Take note of what was seen; for those who want more than the peak."""
 
     def _watch(self) -> None:
-        while True:
-            memory_bytes, cpu_s = self._tree.measure()
-            self._peak_bytes = max(self._peak_bytes, memory_bytes)
-            last = self._over.is_set()
-            self._saw(memory_bytes, cpu_s, last=last)
-            if last:
-                return
-            self._over.wait(_SAMPLE_EVERY_S)
+        self.sample()
+        while not self._over.wait(_SAMPLE_EVERY_S):
+            self.sample()

@@ -14,7 +14,6 @@ import shlex
 import shutil
 import socket
 import subprocess
-import tarfile
 import threading
 import time
 import zipfile
@@ -216,8 +215,8 @@ class Emr:
         for one in settings.pop("spark.archives").split(","):
             uri, _, name = one.partition("#")
             path = self._fetch(uri, home)
-            with tarfile.open(path) as tar:
-                tar.extractall(home / name, filter="data")
+            (home / name).mkdir()
+            subprocess.run(["tar", "-xzf", path, "-C", home / name], check=True)
             archives.append(f"{path}#{name}")
         entry = self._fetch(submit["entryPoint"], home)
         prefix = "spark.emr-serverless.driverEnv."

@@ -56,6 +56,15 @@ def test_a_long_run_has_no_more_points_than_a_short_one(monkeypatch: pytest.Monk
     assert seen["photos_per_core_s"] == 1000 / 2.0 / 4
 
 
+def test_photos_since_the_last_point_are_part_of_what_was_seen() -> None:
+    with Timeline(Silent(), list) as watched:
+        watched._every = 1000.0
+        watched.start("embeddings", None)
+        watched.advance(5)
+        seen = watched.summary(seconds=1.0, cores=1, work={}, usd=None)
+    assert [point["photos"] for point in seen["points"]] == [5]
+
+
 def test_executors_say_how_many_cores_there_were() -> None:
     told = [{"id": "1", "active": True, "cores": 4, "tasks_active": 3, "tasks_done": 9, "tasks_failed": 0}]
     with Timeline(Silent(), lambda: told) as watched:
