@@ -118,14 +118,14 @@ class Watcher:
         self._over.set()
         self._thread.join()
 
-    def sample(self) -> None:
-        """Look now."""
+    def sample(self, *, last: bool = False) -> None:
+        """Look now; ``last``, if what follows is of no interest."""
         with self._sampling:
             memory_bytes, cpu_s = self._tree.measure()
             self._peak_bytes = max(self._peak_bytes, memory_bytes)
-            self._saw(memory_bytes, cpu_s)
+            self._saw(memory_bytes, cpu_s, last=last)
 
-    def _saw(self, memory_bytes: int, cpu_s: float) -> None:
+    def _saw(self, memory_bytes: int, cpu_s: float, *, last: bool) -> None:
         """Take note of what was seen; for those who want more than the peak."""
 
     def _watch(self) -> None:

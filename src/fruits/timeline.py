@@ -66,7 +66,7 @@ class Timeline(Watcher):
         self._progress, self._ask = progress, executors
         self._started = time.perf_counter()
         self._points: list[Point] = []
-        self._every, self._closing = _POINT_EVERY_S, False
+        self._every = _POINT_EVERY_S
         self._photos, self._counting = 0, False
         self._seen: list[dict[str, Any]] = []
         self._asked_at = 0.0
@@ -105,9 +105,7 @@ class Timeline(Watcher):
         """
         self.look()
         if not self._points or self._points[-1].photos < self._photos:
-            self._closing = True  # photos that came since the last point are part of what was seen
-            self.sample()
-            self._closing = False
+            self.sample(last=True)  # photos that came since the last point are part of what was seen
         used = max((point.cores for point in self._points if point.cores), default=cores)
         rate = self._photos / seconds if self._photos and seconds > 0 else None
         per_million = usd * used / 3600 / rate * 1e6 if usd is not None and rate else None
@@ -128,11 +126,11 @@ class Timeline(Watcher):
         self._seen = self._ask() or self._seen
         self._asked_at = time.perf_counter()
 
-    def _saw(self, memory_bytes: int, cpu_s: float) -> None:
+    def _saw(self, memory_bytes: int, cpu_s: float, *, last: bool) -> None:
         now, photos = time.perf_counter(), self._photos
         then, photos_then, cpu_then = self._last = self._last or (now, photos, cpu_s)
         self._most_bytes = max(self._most_bytes, memory_bytes)
-        if now - then < self._every and not self._closing:
+        if now - then < self._every and not last:
             return
         # To the end of the run, not of the embeddings alone: else the last answer stands for all that comes after.
         if now - self._asked_at >= _ASK_EVERY_S:
