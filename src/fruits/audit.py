@@ -37,6 +37,7 @@ from fruits.photos.samples import thumbnail
 from fruits.report import render_audit
 from fruits.rows import Rows, embeddings_of
 from fruits.storage import schemas
+from fruits.storage.marker import claim
 from fruits.storage.objects import Objects
 from fruits.storage.parts import Inventory, Parts, write_table
 
@@ -99,6 +100,7 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
     """
     progress, clock, started = progress or Silent(), Clock(), datetime.now(UTC).isoformat(timespec="seconds")
     objects, engine = Objects(config.out), get_engine("local", config.workers)
+    claim(objects, "results")
     with Watcher() as memory:
         with clock.step("catalogue"):
             progress.start("catalogue", None)

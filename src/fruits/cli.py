@@ -204,13 +204,15 @@ def demo(
     from fruits.photos import orchard  # noqa: PLC0415
 
     folder, results = Path(to) / "photos", Path(to) / "results"
+    meaning = Path(to) / "taxonomy.csv"
+    if meaning.exists() and not results.exists():
+        raise StoreError(f"'{meaning}' is not of 'fruits demo', which would replace it; choose another --to")
     with Display() as display:
         display.start("making photos", photos)
         try:
             orchard.plant(folder, photos=photos, seed=seed, progress=display.advance)
         except OSError as exc:
             raise StoreError(f"photos cannot be written to '{folder}' ({exc.strerror}); choose another --to") from exc
-        meaning = Path(to) / "taxonomy.csv"
         meaning.write_text(orchard.taxonomy(), "utf-8")
     _run(RunConfig(sources=(str(folder),), out=str(results), taxonomy=str(meaning)), as_json=as_json)
     if not as_json:

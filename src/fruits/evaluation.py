@@ -29,6 +29,7 @@ from fruits.material import Finished, Material, material_of, open_run
 from fruits.measure import Clock, Progress, Silent
 from fruits.photos.samples import example_photos
 from fruits.report import render
+from fruits.storage.marker import claim
 
 FORMAT: Final = 1
 PROTOCOLS: Final = ("official", "axis", "arc", "variety", "groups")
@@ -96,6 +97,7 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
     }
     progress.start("report", None)
     kept = _with_earlier(run, evaluation)
+    claim(run.objects, "results")
     run.objects.write("evaluation.json", json.dumps(kept, indent=1, ensure_ascii=False).encode())
     examples = example_photos(run.catalogue, records.wrong(run.record))
     run.objects.write("report.html", render(run.record, examples, kept).encode())

@@ -37,6 +37,7 @@ from fruits.report import render
 from fruits.rows import Rows, grouped_by_looks
 from fruits.storage import schemas
 from fruits.storage.lease import finishing
+from fruits.storage.marker import claim
 from fruits.storage.objects import Objects, reach, under
 from fruits.storage.parts import Inventory, Parts, read_table, write_table
 from fruits.taxonomy import Taxonomy
@@ -67,6 +68,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
     progress, clock, started = progress or Silent(), Clock(), datetime.now(UTC).isoformat(timespec="seconds")
     reach(config.out)
     objects = Objects(config.out)
+    claim(objects, "results")  # before photos are listed: what lies below OUT is none of them
     with ExitStack() as stack:
         engine = stack.enter_context(
             closing(get_engine(config.engine, config.workers, master=config.master, conf=config.spark_conf))
@@ -245,8 +247,9 @@ def apply(
         with clock.step("catalogue"):
             progress.start("catalogue", None)
             recogniser = bundles.load(bundle_path)
-            catalogue = list_photos(sources, labelled=False, progress=progress.advance)
             objects = Objects(to)
+            claim(objects, "results")
+            catalogue = list_photos(sources, labelled=False, progress=progress.advance)
         parts = Parts(to, f"embeddings/{recogniser.computation}")
         prepared = Prepared(recogniser.card, recogniser.preprocessing, recogniser.model_file, parts)
         if repair:

@@ -269,7 +269,7 @@ def _neighbours(parts: tuple[str, ...], names: list[str]) -> Iterator[int]:
 
 
 def _looks_like_photo(draft: Draft, entry: os.DirEntry[str], parts: tuple[str, ...]) -> bool:
-    if _has_photo_suffix(entry.name):
+    if has_photo_suffix(entry.name):
         return True
     try:
         # Only a regular file may be opened: reading a pipe would wait for ever.
@@ -284,7 +284,8 @@ def _looks_like_photo(draft: Draft, entry: os.DirEntry[str], parts: tuple[str, .
     return False
 
 
-def _has_photo_suffix(name: str) -> bool:
+def has_photo_suffix(name: str) -> bool:
+    """Whether a file is called like a photo."""
     return os.path.splitext(name)[1].lower() in _SUFFIXES  # noqa: PTH122 - 5 times faster than a Path per file
 
 

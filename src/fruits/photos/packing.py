@@ -28,6 +28,7 @@ from fruits.photos.draft import Draft
 from fruits.photos.listing import add_source
 from fruits.photos.packs import MANIFEST, SCHEMA, VERSION_DIGITS, Contents, PackFile, find_pack, read_contents
 from fruits.photos.reading import read_rows
+from fruits.storage.marker import claim
 from fruits.storage.objects import Objects, is_remote, reach
 
 #: Photos in a data file, in bytes: few enough files for a bucket, small enough to write again when a connection breaks.
@@ -89,7 +90,7 @@ def pack(
     if not table.num_rows:
         raise CatalogueError(f"no photos to pack in {', '.join(map(repr, sources))}; expected what 'fruits run' takes")
     objects = Objects(to)
-    _refuse_other_things(objects)
+    claim(objects, "pack")  # its photos, or its results, would be among data files
     with clock.step("pack"):
         progress.start("pack", table.num_rows)
         writing = _Writing(objects, table, target_bytes, progress)
@@ -304,22 +305,6 @@ def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
     columns = table.select(["uri", "path", "label", "split", "group", "key"])
     for batch in columns.to_batches(_GROUP_ROWS):
         yield from batch.to_pylist()
-
-
-def _refuse_other_things(objects: Objects) -> None:
-    """Refuse a place that holds anything but a pack: its photos, or its results, would be among data files."""
-    if objects.read_if_present(MANIFEST) is not None:
-        try:
-            found = read_contents(objects)
-        except CatalogueError:
-            return  # a damaged pack is replaced
-        if found is not None:
-            return
-    for other in objects.list():
-        if not other.key.startswith(f"{_DATA}/"):
-            raise StoreError(
-                f"'{objects.root}' holds '{other.key}' and no pack; give an empty or a new place with --to"
-            )
 
 
 def _named_before(objects: Objects) -> set[str]:

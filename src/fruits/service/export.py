@@ -18,11 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fruits.config import is_utf8
 from fruits.errors import NotFoundError, StoreError
 from fruits.harmless import clean_line
 from fruits.photos.draft import SPLIT_NAMES
+from fruits.photos.listing import has_photo_suffix
 from fruits.service.submissions import Submissions
 from fruits.storage.lease import finishing
+from fruits.storage.marker import OccupiedError, kind_of
 from fruits.storage.objects import Objects, under
 
 _HIDDEN: Final = ".fruits-export"
@@ -72,11 +75,27 @@ def export(submissions: Submissions, to: str, *, say: Callable[[str], None] = la
     Raises
     ------
     StoreError
-        If photos cannot be read or written.
+        If photos cannot be read or written, or the folder holds other things than photos.
     """
     place = Objects(to)
+    _refuse_other_things(place)
     with finishing(Objects(under(to, _HIDDEN)), say):
         return _export(submissions, place)
+
+
+def _refuse_other_things(place: Objects) -> None:
+    """Refuse a place that is no folder of photos: results, or somebody else's files."""
+    kind = kind_of(place)
+    if kind == "export":
+        return
+    # Folders are labels and may hold photos of others. What is hidden is never listed.
+    names = sorted(name for name in place.names() if not name.startswith(".") and not has_photo_suffix(name))
+    other = next((name for name in names if is_utf8(name) and place.look(name) is not None), None)
+    if kind is not None or other is not None:
+        found = f"{other!r}" if kind is None else f"what fruits keeps as {kind}"
+        raise OccupiedError(
+            f"'{place.root}' holds {found}; expected a new or an empty folder, or one of photos: give another one with --to"
+        )
 
 
 def _export(submissions: Submissions, place: Objects) -> Exported:

@@ -191,6 +191,15 @@ class Objects:
             except StoreError as exc:
                 patience.wait_or_raise(exc)
 
+    def names(self) -> set[str]:
+        """Return the names that lie directly in this place: of objects, and of what has objects below it."""
+        if self.is_local:
+            with _translated("list", self.root):
+                return set(os.listdir(self.root))  # noqa: PTH208 - names that are not UTF-8, too
+        found: Any = self._try("list", "", lambda: obstore.list_with_delimiter(self._store))
+        paths = [*found["common_prefixes"], *(one["path"] for one in found["objects"])]
+        return {path.rstrip("/").rpartition("/")[2] for path in paths} - {""}
+
     @contextmanager
     def writer(self, key: str) -> Iterator[io.RawIOBase]:
         """Open an object for writing piece by piece; it appears when the block ends without an error."""
