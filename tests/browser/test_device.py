@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests import profiles
 
 from fruits.photos.images import Preprocessing, to_network_input
 from fruits.service import pages
@@ -126,6 +127,64 @@ def test_decoder_refuses_what_it_does_not_know_and_never_hangs(
     )
     allowed = {"progressive": {"NotDecoded"}, "png": {"NotDecoded"}, "empty": {"NotDecoded"}}
     assert set(outcomes) <= allowed.get(damage, {"NotDecoded", "pixels"})
+
+
+@pytest.mark.parametrize("space", profiles.SPACES)
+def test_page_sees_the_colours_that_the_server_sees(visit: Callable[..., Any], space: str) -> None:
+    """A photo in another space, as it was chosen: the page's JPEG of it, and the server's decoding of the file."""
+    levels = np.random.default_rng(3).integers(40, 220, (8, 8, 3), dtype=np.uint8)
+    pixels = levels.repeat(16, axis=0).repeat(16, axis=1)
+    out = io.BytesIO()
+    Image.fromarray(profiles.converted(pixels, space)).save(out, "PNG", icc_profile=profiles.named(space))
+    made = (
+        visit()
+        .open()
+        .evaluate(
+            """async (file) => {
+          const { shrink } = await import("/static/js/photo.js");
+          const { decodeJpeg } = await import("/static/js/jpeg.js");
+          const { blob } = await shrink(new Blob([Uint8Array.from(atob(file), (letter) => letter.charCodeAt(0))]));
+          const { rgb } = decodeJpeg(new Uint8Array(await blob.arrayBuffer()));
+          let text = "";
+          for (const value of rgb) text += String.fromCharCode(value);
+          return btoa(text);
+        }""",
+            base64.b64encode(out.getvalue()).decode(),
+        )
+    )
+    page = np.frombuffer(base64.b64decode(made), np.uint8).reshape(128, 128, 3).astype(int)
+    server = to_network_input(out.getvalue(), Preprocessing(128)).pixels
+    # The middles of the blocks: at their edges, the page's JPEG keeps half of the colours' detail.
+    middles = np.s_[4::16, 4::16]
+    assert np.abs(page[middles] - server[middles]).mean() < 3
+    assert np.abs(server[middles].astype(int) - pixels[middles]).mean() < 1
+
+
+def test_jpeg_with_a_profile_is_decoded_here_only_if_that_is_srgb(
+    visit: Callable[..., Any], make_jpeg: Callable[..., bytes]
+) -> None:
+    srgb = [profiles.rgb(profiles.SRGB, curve) for curve in (profiles.srgb_curve(), profiles.table_curve())]
+    others = [profiles.named(space) for space in profiles.SPACES]
+    others += [srgb[0][:300], b"none", profiles.cmyk(np.zeros((2, 2, 2, 2, 3)))]
+    files = [make_jpeg(), *(make_jpeg(icc_profile=profile) for profile in (*srgb, *others))]
+    outcomes = (
+        visit()
+        .open()
+        .evaluate(
+            """async (files) => {
+          const { decodeJpeg } = await import("/static/js/jpeg.js");
+          return files.map((file) => {
+            try {
+              return decodeJpeg(Uint8Array.from(atob(file), (letter) => letter.charCodeAt(0))).rgb.length > 0;
+            } catch (error) {
+              return error.constructor.name;
+            }
+          });
+        }""",
+            _encoded(files),
+        )
+    )
+    assert outcomes == [True] * 3 + ["NotDecoded"] * len(others)
 
 
 def test_answers_are_those_of_the_server(

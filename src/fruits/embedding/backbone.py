@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fruits.config import Fit
 from fruits.errors import BackboneError, ConfigError
-from fruits.photos.images import Kernel, Preprocessing
+from fruits.photos.images import DECODER, Kernel, Preprocessing
 from fruits.storage import schemas
 
 DEFAULT_BACKBONE: Final = "fruits-small"
@@ -299,8 +299,9 @@ def parse_card(values: dict[str, Any]) -> Card:
 
 
 def computation_id(card: Card, preprocessing: Preprocessing) -> str:
-    """Return the identity of the computation: network file, preprocessing and schema version in 16 hexadecimal digits."""
+    """Return the identity of the computation in 16 hexadecimal digits: network file, preprocessing, decoder, schema version."""
     parts = {
+        "decoder": DECODER,
         "sha256": card.sha256,
         "input": [card.layout, card.dtype, card.scale, card.shift],
         "preprocessing": asdict(preprocessing),

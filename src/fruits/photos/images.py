@@ -20,9 +20,13 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlug
 
 from fruits.config import Fit
 from fruits.errors import ConfigError, ImageDecodeError
+from fruits.photos.colour import in_srgb
 
 Kernel = Literal["bilinear", "bicubic", "lanczos"]
 
+#: Changes with whatever makes other pixels of the same file, and is part of the embeddings' identity.
+#: 1: first version. 2: embedded colour profiles are applied.
+DECODER: Final = 2
 #: Photos with more pixels are refused before any is decoded; 100 million covers what phones save.
 MAX_PIXELS: Final = 100_000_000
 #: A JPEG is decoded at the smallest scale that still leaves this many times the pixels needed, per side. With 2, the
@@ -234,9 +238,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         raise _foreign(data[:12])
     # The readers themselves, not Image.open: no second guess by other formats, no warning that depends on global state.
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # such as "Invalid APNG, will use default PNG image": that is what we want
-            image: ImageFile.ImageFile = _READERS[name](BytesIO(data))
+        image = _read_header(name, data)
     except Image.DecompressionBombError as exc:
         # Pillow's WebP reader has a limit of its own, higher than ours, and looks before we can.
         raise ImageDecodeError("too large", f"{_brief(exc)}; expected at most {MAX_PIXELS:,} pixels") from exc
@@ -249,6 +251,31 @@ def _open(data: bytes) -> ImageFile.ImageFile:
             f"{width} x {height} = {width * height:,} pixels; expected at most {MAX_PIXELS:,}: scale it down",
         )
     return image
+
+
+def _read_header(name: str, data: bytes) -> ImageFile.ImageFile:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as "Invalid APNG, will use default PNG image": that is what we want
+        try:
+            return _READERS[name](BytesIO(data))
+        except _DAMAGE:
+            # Pillow refuses a PNG for a profile that it cannot unpack; without it, it is still a photo.
+            if name != "PNG" or (bare := _without_profile(data)) is None:
+                raise
+            return _READERS[name](BytesIO(bare))
+
+
+def _without_profile(png: bytes) -> bytes | None:
+    """Return a PNG without its colour profile, None if it has none."""
+    at = 8
+    while at + 8 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, at)
+        if kind == b"iCCP":
+            return png[:at] + png[at + 12 + length :]
+        if kind in (b"IDAT", b"IEND"):
+            break
+        at += 12 + length
+    return None
 
 
 def _format(head: bytes) -> str | None:
@@ -289,22 +316,27 @@ def _swap(size: tuple[int, int], orientation: int) -> tuple[int, int]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Return RGB: alpha on white, 16 bits scaled to 8, anything else converted."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
+    """Return RGB in sRGB: alpha on white, 16 bits scaled to 8, anything else converted."""
+    profile = image.info.get("icc_profile")
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit grey at 255 instead of scaling it.
         values = np.asarray(image).astype(np.int32)
-        grey = (np.clip(values, 0, 0xFFFF) >> 8).astype(np.uint8)
-        # Nor does it know their transparent value, a single one.
-        grey[values == image.info.get("transparency", -1)] = 255
-        return Image.fromarray(grey).convert("RGB")
+        grey = Image.fromarray((np.clip(values, 0, 0xFFFF) >> 8).astype(np.uint8))
+        rgb = in_srgb(grey, profile)
+        if "transparency" in image.info:
+            # Nor does it know their transparent value, a single one.
+            rgb.paste((255, 255, 255), mask=Image.fromarray(values == image.info["transparency"]))
+        return rgb
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
+        grey_only = image.mode in ("LA", "La", "L", "1")
         white = Image.new("RGB", rgba.size, (255, 255, 255))
-        white.paste(rgba, mask=rgba.getchannel("A"))
+        colours = rgba.getchannel("R") if grey_only else rgba.convert("RGB")
+        white.paste(in_srgb(colours, profile), mask=rgba.getchannel("A"))
         return white
-    return image.convert("RGB")
+    if image.mode not in ("RGB", "L", "CMYK"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return in_srgb(image, profile)
 
 
 def _into_square(image: Image.Image, preprocessing: Preprocessing, scaled: tuple[int, int]) -> Image.Image:

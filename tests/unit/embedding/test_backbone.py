@@ -104,6 +104,13 @@ def test_fit_is_the_users_else_the_cards() -> None:
     assert card.preprocessing(None, "squash") == Preprocessing(16, "squash", "lanczos")
 
 
+def test_computation_changes_with_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Card(name="tiny", sha256="0" * 64, embedding_size=5, size=16)
+    before = computation_id(card, SIXTEEN)
+    monkeypatch.setattr(backbone, "DECODER", 10**6)
+    assert computation_id(card, SIXTEEN) != before
+
+
 def test_computation_changes_with_all_that_changes_an_embedding_and_with_nothing_else() -> None:
     card = Card(name="tiny", sha256="0" * 64, embedding_size=5, size=16)
     same = replace(card, name="other", title="Other", licence="MIT", figures={"accuracy": 1})

@@ -55,10 +55,11 @@ async function decoded(bytes) {
   } catch (error) {
     if (!(error instanceof NotDecoded)) throw error;
   }
-  // A browser that writes JPEG of another kind: its own decoder then, equal up to rounding, and without the server's reduced scale.
+  // A browser that writes JPEG of another kind, or with a colour profile: its own decoder then, equal up to rounding, and without
+  // the server's reduced scale. The canvas is in sRGB, so that is where colours end.
   const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/jpeg" }));
   const { width, height } = bitmap;
-  const context = new OffscreenCanvas(width, height).getContext("2d");
+  const context = new OffscreenCanvas(width, height).getContext("2d", { colorSpace: "srgb" });
   context.drawImage(bitmap, 0, 0);
   bitmap.close();
   const { data } = context.getImageData(0, 0, width, height);

@@ -8,6 +8,8 @@
 // one rounding give the same bits as any clever order of the same additions. Reduced scales are means of neighbouring outputs.
 // ITU-T T.81 for the format; Loeffler, Ligtenberg and Moschytz (1989) for the transform.
 
+import { countsAsSrgb } from "./profile.js";
+
 export class NotDecoded extends Error {}
 
 const ZIGZAG = [];
@@ -28,6 +30,7 @@ for (let sum = 0; sum < 15; sum++) {
  */
 export function decodeJpeg(bytes, chooseScale = () => 1) {
   const frame = readFile(bytes);
+  if (!countsAsSrgb(bytes)) throw new NotDecoded("a colour profile");
   const divided = chooseScale(frame.width, frame.height);
   const own = 8 / divided; // pixels that remain of a block's eight
   const width = Math.ceil(frame.width / divided);

@@ -1,6 +1,7 @@
 // From a file that a person picked to the small JPEG that is looked at: upright, on white, without any byte of the original.
 //
-// The browser's own decoder reads whatever it can, HEIC on an iPhone too. Place, date and camera stay behind with the file.
+// The browser's own decoder reads whatever it can, HEIC on an iPhone too. Place, date and camera stay behind with the file, and so
+// does its colour profile: the canvas is in sRGB, and drawing converts, as photos/colour.py does on the server.
 
 const LONGEST = 1024;
 const QUALITY = 0.9;
@@ -16,7 +17,7 @@ export class Unreadable extends Error {}
 export async function shrink(file) {
   let bitmap;
   try {
-    bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
+    bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "default" });
   } catch {
     throw new Unreadable(file.type);
   }
@@ -40,7 +41,7 @@ function drawn(source, width, height) {
   const canvas = document.createElement("canvas");
   canvas.width = width;
   canvas.height = height;
-  const context = canvas.getContext("2d", { alpha: false });
+  const context = canvas.getContext("2d", { alpha: false, colorSpace: "srgb" });
   context.fillStyle = "#fff";
   context.fillRect(0, 0, width, height);
   context.imageSmoothingQuality = "high";
