@@ -12,6 +12,7 @@ import io
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,7 @@ from fruits.errors import TaxonomyError
 LANGUAGES: Final = ("en", "fr")
 #: Given instead of a file: every label is its own kind.
 NONE: Final = "none"
+_SEPARATORS: Final = str.maketrans(dict.fromkeys("-_'’`", " "))
 _COLUMNS: Final = ("label", "kind", "variety", "en", "fr", "line_en", "line_fr")
 
 
@@ -86,8 +88,7 @@ class Taxonomy:
         """
         rows: list[dict[str, str]] = []
         if own != NONE:
-            shipped = resources.files("fruits").joinpath("taxonomy.csv").read_text("utf-8")
-            rows = [*(_read(Path(own)) if own else []), *_parse(shipped, "taxonomy.csv")]
+            rows = [*(_read(Path(own)) if own else []), *_shipped()]
         meant: dict[str, tuple[str, str]] = {}
         names: dict[tuple[str, str], list[dict[str, str]]] = {}
         more: dict[str, list[dict[str, str]]] = {}  # names that stand beside a label that is the kind itself
@@ -98,11 +99,18 @@ class Taxonomy:
                 names.setdefault((row["kind"], row["variety"]), []).append(row)
             else:
                 more.setdefault(row["kind"], []).append(row)
-        for (kind, variety), about in names.items():
-            if not variety:  # a folder called Pomme holds apples, whether or not it stands in a file
-                for called in (kind, *(row[language] for row in about for language in LANGUAGES if row[language])):
-                    meant.setdefault(_spelling(called), (kind, ""))
-        places = [meant.get(_spelling(label), (label, "")) for label in labels]
+        for (
+            kind,
+            variety,
+        ), about in names.items():  # a folder called Pomme holds apples, whether or not it stands in a file
+            for called in (kind if not variety else "", *(row[language] for row in about for language in LANGUAGES)):
+                if called:
+                    meant.setdefault(_spelling(called), (kind, variety))
+        alike: dict[str, tuple[str, str]] = {}
+        for spelling, place in meant.items():
+            for key in _loosely(spelling):
+                alike.setdefault(key, place)
+        places = [_place(label, meant, alike) for label in labels]
         kind_ids = sorted({kind for kind, _ in places})
         variety_places = sorted({place for place in places if place[1]})
         kind_number = {kind: number for number, kind in enumerate(kind_ids)}
@@ -170,6 +178,20 @@ class Taxonomy:
         return self.kind_of[self.variety_of.index(variety)]
 
 
+def _place(label: str, meant: dict[str, tuple[str, str]], alike: dict[str, tuple[str, str]]) -> tuple[str, str]:
+    """Return the kind and the variety that a label means; of one that nothing names, itself.
+
+    A number at the end of a label that nothing names is left out: ``Apple 7`` is an apple, as data sets number their folders.
+    """
+    spelling = _spelling(label)
+    words, _, last = spelling.rpartition(" ")
+    for name in (spelling, words) if words and last.isdecimal() else (spelling,):
+        for place in (meant.get(name), *(alike.get(key) for key in _loosely(name))):
+            if place:
+                return place
+    return label, ""
+
+
 def _sums(probabilities: NDArray[np.float32], member_of: tuple[int, ...], count: int) -> NDArray[np.float32]:
     members = np.zeros((len(member_of), count), np.float32)
     for label, group in enumerate(member_of):
@@ -193,9 +215,37 @@ def _name(rows: list[dict[str, str]], otherwise: str, kind: Name | None = None) 
     )
 
 
+@cache
+def _shipped() -> list[dict[str, str]]:
+    return _parse(resources.files("fruits").joinpath("taxonomy.csv").read_text("utf-8"), "taxonomy.csv")
+
+
+@lru_cache(8192)
 def _spelling(label: str) -> str:
-    """Return the label without what people spell differently: case, hyphens and underscores for spaces."""
-    return " ".join(unicodedata.normalize("NFC", label).casefold().replace("-", " ").replace("_", " ").split())
+    """Return the label without what people spell differently: case, accents, hyphens, underscores and apostrophes."""
+    apart = unicodedata.normalize("NFKD", label.casefold().replace("œ", "oe").replace("æ", "ae"))
+    bare = "".join(letter for letter in apart if not unicodedata.combining(letter))
+    return " ".join(bare.translate(_SEPARATORS).split())
+
+
+@lru_cache(8192)
+def _loosely(spelling: str) -> tuple[str, str]:
+    """Return keys under which other spellings of a name meet.
+
+    Plurals of English and French lose their ending (``peaches`` and ``peach``, ``choux`` and ``chou``); then words may stand in
+    any order (``Apple Golden``) or be written in one (``dragonfruit``).
+    """
+    words = spelling.split()
+    return " ".join(sorted(_singular(word) for word in words)), "=" + _singular("".join(words))
+
+
+def _singular(word: str) -> str:
+    """Return the word without the ending of its plural; a key to compare, not a word to show."""
+    if len(word) > 3 and word[-1] in "sx":
+        word = word[:-1]
+    if len(word) > 3 and word[-1] == "e":
+        word = word[:-1]
+    return word[:-1] + "i" if word.endswith("y") else word
 
 
 def _read(path: Path) -> list[dict[str, str]]:

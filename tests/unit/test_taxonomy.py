@@ -41,6 +41,48 @@ Kaiser, Kiwi, Leek, Lemon, Lime, Mango, Nectarine, Orange, Orange-Bell-Pepper, P
 Pink-Lady, Plum, Pomegranate, Red-Beet, Red-Bell-Pepper, Red-Delicious, Red-Grapefruit, Regular-Tomato, Royal-Gala,
 Satsumas, Solid-Potato, Sweet-Potato, Vine-Tomato, Watermelon, Yellow-Bell-Pepper, Yellow-Onion, Zucchini
 """
+# Of the photos from the web and of people's own: manifest.csv of real-photos.
+WEB_PHOTOS = """
+apple, apricot, asparagus, aubergine, avocado, banana, bean, beetroot, bitter-gourd, blackberry, blackcurrant, blueberry,
+bottle-gourd, broccoli, cabbage, carrot, cauliflower, celery, cherimoya, cherry, chilli-pepper, coconut, courgette,
+cranberry, cucumber, currant, date, dragon-fruit, durian, fig, garlic, ginger, gooseberry, granadilla, grape, grapefruit,
+guava, huckleberry, jackfruit, kiwano, kiwi, kumquat, leek, lemon, lettuce, lime, longan, loquat, lychee, mandarin, mango,
+mangosteen, melon, mulberry, mushroom, nectarine, okra, onion, orange, papaya, passion-fruit, pea, peach, pear, pepper,
+persimmon, physalis, pineapple, plum, pomegranate, pomelo, potato, prickly-pear, pumpkin, radish, rambutan, raspberry,
+salak, sapodilla, spinach, star-fruit, strawberry, sweet-potato, sweetcorn, tomato, turnip, watermelon
+"""
+# Produce that a shop in Europe sells, as the classes of other data sets are spelled.
+OTHER_DATA_SETS = {
+    "Fruits-262": """
+    apple, apricot, avocado, banana, bell pepper, bitter gourd, black berry, black cherry, black currant, black mullberry,
+    blueberry, bottle gourd, brazil nut, bread fruit, cantaloupe, cape gooseberry, carambola, cashew, cherimoya, cherry, chico,
+    clementine, coconut, corn kernel, cranberry, custard apple, damson, date, dragonfruit, durian, eggplant, elderberry,
+    feijoa, fig, galia melon, gooseberry, grape, grapefruit, greengage, grenadilla, guanabana, guava, horned melon, jackfruit,
+    jalapeno, jujube, kiwi, kumquat, lemon, lime, longan, loquat, lychee, macadamia, mandarine, mango, mangosteen, medlar,
+    melon pear, muskmelon, nectarine, olive, orange, papaya, passion fruit, pawpaw, pea, peanut, pear, persimmon, pineapple,
+    pomegranate, pomelo, prikly pear, pumpkin, quince, rambutan, raspberry, red mulberry, redcurrant, salak, sapodilla,
+    strawberry, sugar apple, tamarillo, tangelo, tomato, watermelon, white currant, white mulberry, yellow plum, zucchini
+    """,
+    "FIDS30": """
+    apples, apricots, avocados, bananas, blackberries, blueberries, cantaloupes, cherries, coconuts, figs, grapefruits,
+    grapes, guava, kiwifruit, lemons, limes, mangos, olives, oranges, passionfruit, peaches, pears, pineapples, plums,
+    pomegranates, raspberries, strawberries, tomatoes, watermelons
+    """,
+    "Fruit and Vegetable Image Recognition": """
+    apple, banana, beetroot, bell pepper, cabbage, capsicum, carrot, cauliflower, chilli pepper, corn, cucumber, eggplant,
+    garlic, ginger, grapes, jalepeno, kiwi, lemon, lettuce, mango, onion, orange, paprika, pear, peas, pineapple,
+    pomegranate, potato, raddish, soy beans, spinach, sweetcorn, sweetpotato, tomato, turnip, watermelon
+    """,
+    "Vegetable Image Dataset": """
+    Bean, Bitter_Gourd, Bottle_Gourd, Brinjal, Broccoli, Cabbage, Capsicum, Carrot, Cauliflower, Cucumber, Papaya, Potato,
+    Pumpkin, Radish, Tomato
+    """,
+    "ImageNet": """
+    Granny Smith, strawberry, orange, lemon, fig, pineapple, banana, jackfruit, custard apple, pomegranate, head cabbage,
+    broccoli, cauliflower, zucchini, spaghetti squash, acorn squash, butternut squash, cucumber, artichoke, bell pepper,
+    cardoon, mushroom, corn
+    """,
+}
 
 
 def listed(names: str) -> list[str]:
@@ -67,8 +109,29 @@ def test_every_label_of_the_data_sets_is_in_the_table(names: str, count: int) ->
     assert set(labels) <= {row["label"] for row in shipped()}
 
 
-def test_table_names_no_label_of_another_origin() -> None:
-    assert {row["label"] for row in shipped() if row["label"]} == {*listed(FRUITS_360), *listed(GROCERY_STORE)}
+def test_every_label_of_the_web_photos_has_a_kind_with_names_and_lines() -> None:
+    labels = listed(WEB_PHOTOS)
+    taxonomy = Taxonomy.of(labels)
+    for label, kind in zip(labels, taxonomy.kind_of, strict=True):
+        assert taxonomy.kind_ids[kind] == {"currant": "redcurrant"}.get(label, label)
+
+
+def test_the_web_photos_labels_are_those_of_their_manifest(shared: Path) -> None:
+    with (shared / "real-photos" / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        assert {row["label"] for row in csv.DictReader(file)} <= set(listed(WEB_PHOTOS))
+
+
+def test_names_of_the_table_do_not_contradict_each_other() -> None:
+    # Every name in either language, in any order of its words, and every synonym leads to the row that it stands in.
+    meant: dict[str, tuple[str, str]] = {}
+    for row in shipped():
+        for name in filter(None, (row["label"], row["en"], row["fr"], row["kind"] if not row["variety"] else "")):
+            for written in (name, " ".join(reversed(name.split())), name.replace(" ", "")):
+                place = row["kind"], "/".join((row["kind"], row["variety"])) if row["variety"] else ""
+                assert meant.setdefault(written, place) == place, written
+    taxonomy = Taxonomy.of(list(meant))
+    for (written, place), kind, variety in zip(meant.items(), taxonomy.kind_of, taxonomy.variety_of, strict=True):
+        assert (taxonomy.kind_ids[kind], taxonomy.variety_ids[variety] if variety >= 0 else "") == place, written
 
 
 def test_labels_of_the_table_are_spelled_as_the_folders_are(shared: Path) -> None:
@@ -79,7 +142,7 @@ def test_labels_of_the_table_are_spelled_as_the_folders_are(shared: Path) -> Non
 
 
 def test_every_kind_and_variety_has_a_name_of_its_own_and_a_line_in_both_languages() -> None:
-    taxonomy = Taxonomy.of([*listed(FRUITS_360), *listed(GROCERY_STORE)])
+    taxonomy = Taxonomy.of([row["label"] or row["kind"] for row in shipped()])
     assert taxonomy.groups
     for name in (*taxonomy.kinds, *taxonomy.varieties):
         assert all((name.en, name.fr, name.line_en, name.line_fr)), name
@@ -127,6 +190,70 @@ def test_what_looks_like_another_kind_by_its_name_is_kept_apart() -> None:
 @pytest.mark.parametrize("label", ["apple", "Apple", "Pomme", "pomme", "APPLE", "apple_Red-1", "  Apple  Red 1 "])
 def test_names_of_kinds_and_other_spellings_of_labels_are_understood(label: str) -> None:
     assert kind_and_variety(label)[0] == "apple"
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [
+        ("courgette, Courgettes, zucchini, Zucchinis, summer squash", "courgette"),
+        ("aubergine, aubergines, Eggplants, egg-plant, Brinjal, Egg Plant", "aubergine"),
+        ("bell pepper, Bell_Peppers, capsicum, Capsicums, poivron, Poivrons, paprika, SWEET PEPPER", "pepper"),
+        ("beet, beets, beetroot, Beetroots, betterave, Betteraves, betterave rouge", "beetroot"),
+        ("currant, Currants, redcurrant, red currant, red-currants, groseille, Groseilles", "redcurrant"),
+        ("cherry, cherries, Cerise, cerises, sour cherries", "cherry"),
+        ("peach, Peaches, pêche, peches, PÊCHES", "peach"),
+        ("potato, potatoes, pomme de terre, Pommes-de-terre, pommes de terre", "potato"),
+        ("cauliflower, cauliflowers, chou-fleur, choux-fleurs, choufleur", "cauliflower"),
+        ("dragonfruit, dragon fruits, fruits du dragon, pitaya, Pitahaya", "dragon-fruit"),
+        ("passionfruit, passion fruits, Fruits de la passion", "passion-fruit"),
+        ("corn, maize, sweetcorn, sweet corns, mais, Maïs doux, corn kernel", "sweetcorn"),
+        ("chili, chilies, chillies, chilli peppers, hot pepper, piment, Piments", "chilli-pepper"),
+        ("cape gooseberry, Cape Gooseberries, golden berry, physalis", "physalis"),
+        ("gooseberry, gooseberries, groseilles à maquereau", "gooseberry"),
+        ("horned melon, kiwano, melon à cornes", "kiwano"),
+        ("custard apple, sugar-apple, pommes cannelles", "custard-apple"),
+        ("okra, okras, Ladies Finger, lady's finger, lady’s fingers, gombo", "okra"),
+        ("apple 7, Apple_12, pommes 2", "apple"),
+    ],
+)
+def test_what_people_call_a_folder_is_understood(labels: str, kind: str) -> None:
+    for label in listed(labels):
+        assert kind_and_variety(label) == (kind, ""), label
+
+
+@pytest.mark.parametrize(
+    ("label", "meant"),
+    [
+        ("Apple Golden 7", ("apple", "apple/golden-delicious")),
+        ("Poire Conférence", ("pear", "pear/conference")),
+        ("red onions", ("onion", "onion/red")),
+        ("butternut squash", ("squash", "squash/butternut")),
+        ("potimarrons", ("squash", "squash/red-kuri")),
+        ("jalepeno", ("chilli-pepper", "chilli-pepper/jalapeno")),
+    ],
+)
+def test_varieties_are_understood_by_their_names(label: str, meant: tuple[str, str]) -> None:
+    assert kind_and_variety(label) == meant
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Fruits-262", "FIDS30", "Fruit and Vegetable Image Recognition", "Vegetable Image Dataset", "ImageNet"],
+)
+def test_labels_of_other_data_sets_are_understood(name: str) -> None:
+    for label in listed(OTHER_DATA_SETS[name]):
+        taxonomy = Taxonomy.of([label])
+        assert taxonomy.kinds[0].line_en, label
+
+
+def test_a_number_in_a_users_table_says_no_more_than_it_says(tmp_path: Path) -> None:
+    path = own(tmp_path, "Class 1,apple,", "Class 2,pear,", "Row,quince,")
+    assert [kind_and_variety(label, path)[0] for label in ("Class 1", "Class 2", "Class 3", "Row 3")] == [
+        "apple",
+        "pear",
+        "Class 3",
+        "quince",
+    ]
 
 
 def test_a_folder_in_either_language_holds_its_own_kind() -> None:
