@@ -12,8 +12,14 @@ from typing import Any
 from typer.main import get_command
 
 from fruits.cli import app
+from fruits.command import default_of, described, usage
 
 TARGET = Path(__file__).with_name("cli.md")
+_COMMON = (
+    "Results go to stdout, progress and messages to stderr. Exit 0 done, 1 failed, 2 misused, 130 stopped with Ctrl-C. "
+    "Every command also takes `-h`, `-v` (say more) and `-q` (results and errors only); `fruits -V` is the version, "
+    "`fruits --install-completion` teaches the shell to complete commands and options."
+)
 
 
 def cli_markdown() -> str:
@@ -23,25 +29,18 @@ def cli_markdown() -> str:
         "",
         "Made from the commands' own help by `docs/generate_cli.py`; change it there.",
         "",
-        "Results go to stdout, progress and messages to stderr. Exit 0 done, 1 failed, 2 misused.",
+        _COMMON,
     ]
     for name, command in _commands("", get_command(app)):
-        arguments = [param for param in command.params if param.param_type_name == "argument"]
-        usage = "".join(f" {_usage(param)}" for param in arguments)
-        lines += ["", f"## fruits {name}", "", command.help or "", "", f"    fruits {name}{usage} [OPTIONS]", ""]
+        words = "".join(f" {usage(param)}" for param in command.params if param.param_type_name == "argument")
+        lines += ["", f"## fruits {name}", "", command.help or "", "", f"    fruits {name} [OPTIONS]{words}", ""]
         lines += ["| | | default |", "|---|---|---|"]
         for param in command.params:
-            is_argument = param.param_type_name == "argument"
-            shown = param.name.upper() if is_argument else ", ".join(param.opts)
-            default = "required" if param.required else "" if param.default in (None, False, [], ()) else param.default
-            lines.append(f"| `{shown}` | {(param.help or '').replace('<', '&lt;')} | {default} |")
+            if param.name not in ("verbose", "quiet"):
+                default = "required" if param.required else default_of(param)
+                shown = described(param)[0].replace("|", "\\|")
+                lines.append(f"| `{shown}` | {(param.help or '').replace('<', '&lt;')} | {default} |")
     return "\n".join(lines) + "\n"
-
-
-def _usage(argument: Any) -> str:
-    """Return an argument as it stands in the line of usage."""
-    name = argument.name.upper() + ("..." if argument.nargs == -1 else "")
-    return name if argument.required else f"[{name}]"
 
 
 def _commands(prefix: str, group: Any) -> Iterator[tuple[str, Any]]:

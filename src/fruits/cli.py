@@ -1,6 +1,6 @@
 """Every command: parse, call one function, print. Results on stdout, progress and logs on stderr.
 
-Exit 0 done, 1 failed (the message says what and what to do next), 2 misused.
+Exit 0 done, 1 failed (the message says what and what to do next), 2 misused, 130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -18,29 +18,34 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from fruits import __version__, cli_aws, cli_service
+from fruits.command import QUIET, SETTINGS, VERBOSE, Group, close_streams, command, open_streams
 from fruits.config import Fit, RunConfig
 from fruits.errors import ConfigError, EvaluationError, FruitsError, ImageDecodeError, LeakageError, StoreError
-from fruits.terminal import JSON, Display, fail, shell
+from fruits.terminal import JSON, OUTPUT, RESIZE_MODE, Display, fail, set_volume, shell
 
 if TYPE_CHECKING:
     from fruits.answers import Answer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(cls=Group, pretty_exceptions_enable=False, **SETTINGS)
 
 _PHOTOS = typer.Argument(help="Folders (PHOTOS/<label>/photo.jpg), packs or manifests (.csv, .parquet); also s3://...")
-_BACKBONE = typer.Option(help="Name of an embedded network, or an ONNX file.")
-_SIZE = typer.Option(help="Side of the network's input in pixels; default: the card's.")
-_ONLY = typer.Option(help='Use labels that match, such as "Apple *"; may be repeated.')
+_BACKBONE = typer.Option(metavar="NAME|FILE", help="Name of an embedded network, or an ONNX file.")
+_SIZE = typer.Option(metavar="PIXELS", help="Side of the network's input in pixels; default: the card's.")
+_ONLY = typer.Option(metavar="PATTERN", help='Use labels that match, such as "Apple *"; may be repeated.')
 _OUT = typer.Option(
-    "--to", help="Folder for the results, or s3://bucket/prefix; made if absent, gone on with if there."
+    *OUTPUT, metavar="OUT", help="Folder for the results, or s3://bucket/prefix; made if absent, gone on with if there."
 )
 _WORKERS = typer.Option(help="Worker processes; by default one per core.", min=1)
 _ENGINE = typer.Option(help="local, or spark (needs fruits[spark] and Java).")
-_MASTER = typer.Option(help="Master of Spark, such as local[4] or spark://host:7077; default: this machine.")
-_SPARK_CONF = typer.Option(help="A setting of Spark, key=value; may be repeated.")
-_PRICE = typer.Option(help="What a core costs in an hour: the report then says what a million photos cost.")
-_REPAIR = typer.Option(help="Check every stored byte first; compute again what is damaged.")
-_TAXONOMY = typer.Option(help="CSV file of what labels mean (label,kind,variety,en,fr,...), or none.")
+_MASTER = typer.Option(
+    metavar="URL", help="Master of Spark, such as local[4] or spark://host:7077; default: this machine."
+)
+_SPARK_CONF = typer.Option(metavar="KEY=VALUE", help="A setting of Spark, key=value; may be repeated.")
+_PRICE = typer.Option(
+    metavar="USD", help="What a core costs in an hour: the report then says what a million photos cost."
+)
+_REPAIR = typer.Option("--repair", help="Check every stored byte first; compute again what is damaged.")
+_TAXONOMY = typer.Option(metavar="FILE", help="CSV file of what labels mean (label,kind,variety,en,fr,...), or none.")
 #: Of the run record, what --json prints. The rest, such as every label's photos, is in OUT/run.json.
 _SUMMARY = (
     "photos", "ok", "rejected", "failed", "computed", "reused", "labels", "splits", "labels_without_training", "left_aside",
@@ -50,21 +55,29 @@ _SUMMARY = (
 
 
 @app.callback(invoke_without_command=True)
-def fruits(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def fruits(
+    version: Annotated[bool, typer.Option("-V", "--version", help="Print the version and exit.")] = False,
+    verbose: Annotated[bool, VERBOSE] = False,
+    quiet: Annotated[bool, QUIET] = False,
+) -> None:
     """From a folder of labelled photos to a recogniser."""
+    set_volume(verbose=verbose, quiet=quiet)
     if version:
         typer.echo(__version__)
         raise typer.Exit
 
 
-@app.command()
+@command(app)
 def run(
     photos: Annotated[list[str], _PHOTOS],
     to: Annotated[str, _OUT],
     backbone: Annotated[str, _BACKBONE] = "fruits-small",
     size: Annotated[int | None, _SIZE] = None,
-    fit: Annotated[
-        str | None, typer.Option(help="pad, crop or squash a photo that is not square; default: the card's.")
+    resize_mode: Annotated[
+        str | None,
+        typer.Option(
+            *RESIZE_MODE, metavar="MODE", help="pad, crop or squash a photo that is not square; default: the card's."
+        ),
     ] = None,
     variance: Annotated[float | None, typer.Option(help="Keep components for this share of the variance.")] = None,
     components: Annotated[int | None, typer.Option(help="Keep this many components.")] = None,
@@ -90,9 +103,9 @@ def run(
     repair: Annotated[bool, _REPAIR] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """List, embed, reduce, fit, evaluate and report: the main job. A second run computes only what is new."""
+    """Learn to recognise labelled photos, and report how well. The main job; a second run computes only what is new."""
     config = RunConfig(
-        sources=tuple(photos), out=to, backbone=backbone, size=size, fit=cast("Fit | None", fit),
+        sources=tuple(photos), out=to, backbone=backbone, size=size, fit=cast("Fit | None", resize_mode),
         variance=variance, components=components, workers=workers or 0, max_rejected=max_rejected,
         only=tuple(only or ()), sample=sample, seed=seed, taxonomy=taxonomy, balance=balance,
         gallery=gallery,
@@ -101,7 +114,7 @@ def run(
     _run(config, as_json=as_json)
 
 
-@app.command()
+@command(app)
 def apply(
     out: Annotated[str, typer.Argument(help="Results of 'fruits run', or a bundle.")],
     photos: Annotated[list[str], typer.Argument(help="Folders in any layout, manifests with a column uri, or photos.")],
@@ -131,7 +144,7 @@ def apply(
     )
 
 
-@app.command()
+@command(app)
 def predict(
     out: Annotated[str, typer.Argument(help="Results of 'fruits run', or a bundle.")],
     photos: Annotated[list[Path], typer.Argument(help="Photos.")],
@@ -193,9 +206,9 @@ def _in_words(answer: Answer) -> str:
     return " ".join([said, *(f"[{ADVICE['en'][advice]}]" for advice in answer.advice)])
 
 
-@app.command()
+@command(app)
 def demo(
-    to: Annotated[str, typer.Option("--to", help="Folder for the photos and the results.")] = "demo",
+    to: Annotated[str, typer.Option(*OUTPUT, help="Folder for the photos and the results.")] = "demo",
     photos: Annotated[int, typer.Option(help="How many photos to make.", min=100)] = 2400,
     seed: Annotated[int, typer.Option(help="Another seed, other fruit of the same varieties.")] = 0,
     as_json: Annotated[bool, JSON] = False,
@@ -223,7 +236,7 @@ def demo(
         typer.echo(f"serve:     {shell()} serve {results}")
 
 
-@app.command()
+@command(app)
 def evaluate(
     out: Annotated[list[str], typer.Argument(help="Results of 'fruits run'; several make one table.")],
     protocol: Annotated[
@@ -236,7 +249,7 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Measure how good a recogniser really is: protocols that do not flatter, with intervals and leakage."""
+    """Measure how good a recogniser really is. By protocols that do not flatter, with intervals and leakage."""
     from fruits import evaluation as evaluations  # noqa: PLC0415
     from fruits.material import open_run  # noqa: PLC0415
 
@@ -271,7 +284,7 @@ def evaluate(
             )
 
 
-@app.command()
+@command(app)
 def audit(
     photos: Annotated[list[str], _PHOTOS],
     to: Annotated[str, _OUT],
@@ -281,7 +294,7 @@ def audit(
     only: Annotated[list[str] | None, _ONLY] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Look for duplicates, labels that look wrong, and blurred, dark or odd-sized photos; write a page and a table."""
+    """Find duplicates, doubtful labels and poor photos. Blurred, dark, odd-sized: a page and a table of them."""
     from fruits import audit as audits  # noqa: PLC0415
 
     config = RunConfig(
@@ -303,11 +316,11 @@ def audit(
     )
 
 
-@app.command()
+@command(app)
 def pack(
     photos: Annotated[list[str], typer.Argument(help="What 'fruits run' takes: folders, buckets, manifests, packs.")],
     to: Annotated[
-        str, typer.Option("--to", help="Folder or s3://bucket/prefix for the pack; an older one is replaced.")
+        str, typer.Option(*OUTPUT, help="Folder or s3://bucket/prefix for the pack; an older one is replaced.")
     ],
     unlabelled: Annotated[
         bool, typer.Option("--unlabelled", help="Photos in any layout, for 'fruits apply' alone.")
@@ -315,7 +328,7 @@ def pack(
     target_mb: Annotated[int, typer.Option(help="Megabytes of photos per file.", min=1)] = 128,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Put many photos, with labels and splits, into a few files: quick and cheap to keep in a bucket and to read."""
+    """Put many photos, with labels and splits, into a few files. Quick and cheap to keep in a bucket and to read."""
     from fruits.photos import packing  # noqa: PLC0415
 
     with Display() as display:
@@ -339,16 +352,16 @@ def pack(
         )
 
 
-@app.command()
+@command(app)
 def unpack(
     packed: Annotated[str, typer.Argument(metavar="PACK", help="A pack: folder or s3://bucket/prefix.")],
-    to: Annotated[str, typer.Option("--to", help="Folder for the photos; made if absent.")],
+    to: Annotated[str, typer.Option(*OUTPUT, help="Folder for the photos; made if absent.")],
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files of the same name and another content.")
     ] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Write the photos of a pack as files again, each checked against its checksum."""
+    """Write the photos of a pack as files again. Each is checked against its checksum."""
     from fruits.photos import packing  # noqa: PLC0415
 
     with Display() as display:
@@ -374,7 +387,7 @@ cli_aws.add_to(app)
 def main() -> None:
     """Run the command line; turn errors into one message and an exit code."""
     try:
-        app(standalone_mode=True)
+        app(prog_name="fruits", standalone_mode=True)
     except ConfigError as exc:
         fail(exc, 2)
     except FruitsError as exc:
@@ -387,6 +400,7 @@ def leave() -> None:
     Threads of Arrow and obstore that still hold Python objects then abort it, exit code 134, after all is done: seen once in
     forty runs that had nothing to do.
     """
+    open_streams()
     code: object = 0
     try:
         main()
@@ -394,11 +408,14 @@ def leave() -> None:
         code = exc.code
         if isinstance(code, str):
             sys.stderr.write(f"{code}\n")
+    except KeyboardInterrupt:  # between two steps, where nobody else listens
+        code = 130
     # Anything else is a bug and ends the usual way, with its traceback.
     atexit._run_exitfuncs()
-    with suppress(OSError, ValueError):  # whoever read our output is gone
-        sys.stdout.flush()
-        sys.stderr.flush()
+    if why := close_streams():
+        with suppress(OSError):
+            os.write(2, f"fruits: results could not be printed ({why}); print them elsewhere\n".encode())
+        code = code or 1
     os._exit(code if isinstance(code, int) else 1 if code else 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -10,16 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from fruits.command import SETTINGS, Group, command
 from fruits.config import Fit, RunConfig
 from fruits.errors import ConfigError, StoreError
-from fruits.terminal import JSON, Display, fail
+from fruits.terminal import JSON, OUTPUT, RESIZE_MODE, Display, confirm, fail
 
 if TYPE_CHECKING:
     from fruits.aws.cluster import Place
     from fruits.aws.cost import Estimate
     from fruits.aws.prices import Prices
 
-aws = typer.Typer(no_args_is_help=True, help="The same job and the service on AWS; see docs/aws.md.")
+aws = typer.Typer(cls=Group, help="Run the same job and the service on AWS; see docs/aws.md.", **SETTINGS)
 
 _NAME = typer.Option("--name", help="Of the installation: begins the name of everything it has at AWS.")
 _REGION = typer.Option("--region", help="Default: AWS_REGION, else eu-west-1.")
@@ -38,7 +40,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(aws, name="aws")
 
 
-@aws.command()
+@command(aws)
 def check(
     files: Annotated[
         list[Path] | None,
@@ -46,9 +48,10 @@ def check(
     ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Hold templates to our own rules: nothing open, nothing unencrypted, no right that is not needed."""
+    """Hold templates to our own rules. Nothing open, nothing unencrypted, no right that is not needed."""
     from fruits.aws import rules  # noqa: PLC0415 - keeps 'fruits --help' quick
 
+    importlib.import_module("yaml")  # without it no template could be judged, and each would be a finding
     templates = {str(path): path.read_text("utf-8", "replace") for path in files} if files else rules.templates()
     findings = rules.check(templates, whole=not files)
     if as_json:
@@ -64,7 +67,7 @@ def check(
         raise typer.Exit(1)
 
 
-@aws.command()
+@command(aws)
 def deploy(
     stack: Annotated[list[str] | None, _STACK] = None,
     service: Annotated[
@@ -79,7 +82,7 @@ def deploy(
     dry_run: Annotated[bool, _DRY] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Make the stacks of an installation, or change those that are there."""
+    """Make the stacks of an installation, or change them."""
     from fruits.aws import cost, deploy, prices  # noqa: PLC0415
     from fruits.aws.calls import Aws  # noqa: PLC0415
 
@@ -109,7 +112,7 @@ def deploy(
     )
 
 
-@aws.command()
+@command(aws)
 def status(
     name: Annotated[str, _NAME] = "fruits",
     region: Annotated[str | None, _REGION] = None,
@@ -135,7 +138,7 @@ def status(
     typer.echo(f"{len(told['jobs'])} jobs under way in {told['region']}")
 
 
-@aws.command()
+@command(aws)
 def delete(
     stack: Annotated[list[str] | None, _STACK] = None,
     name: Annotated[str, _NAME] = "fruits",
@@ -143,7 +146,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Stop what runs and delete the stacks; buckets, images and the key that reads them are kept and named."""
+    """Stop what runs and delete the stacks. Buckets, images and the key that reads them are kept and named."""
     from fruits.aws import deploy  # noqa: PLC0415
     from fruits.aws.calls import Aws  # noqa: PLC0415
 
@@ -154,7 +157,8 @@ def delete(
         if not sys.stdin.isatty():
             raise ConfigError("delete asks before it deletes, and nobody can answer here; add --yes")
         named = ", ".join(f"{name}-{which}" for which in stacks)
-        typer.confirm(f"End all runs of '{name}' in {there.region} and delete {named}?", abort=True, err=True)
+        if not confirm(f"End all runs of '{name}' in {there.region} and delete {named}?"):
+            fail("nothing was ended or deleted", 1)
     with Display() as display:
         done = deploy.delete(there, name, stacks, progress=display)
     if as_json:
@@ -169,10 +173,10 @@ def delete(
     )
 
 
-@aws.command()
+@command(aws)
 def upload(
     photos: Annotated[list[str], typer.Argument(help="What 'fruits pack' takes, or a pack on this disk.")],
-    to: Annotated[str, typer.Option("--to", help="Name of the pack: s3://<photos bucket>/packs/NAME.")] = "photos",
+    to: Annotated[str, typer.Option(*OUTPUT, help="Name of the pack: s3://<photos bucket>/packs/NAME.")] = "photos",
     unlabelled: Annotated[
         bool, typer.Option("--unlabelled", help="Photos in any layout, for 'fruits apply' alone.")
     ] = False,
@@ -184,7 +188,7 @@ def upload(
     ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Pack photos and bring the pack to the bucket; the same command again goes on where it broke."""
+    """Pack photos and bring the pack to the bucket. The same command again goes on where it broke."""
     from fruits.aws import upload  # noqa: PLC0415
     from fruits.aws.calls import Aws  # noqa: PLC0415
 
@@ -215,13 +219,15 @@ def upload(
         fail(f"photos that could not be read and are not there: {done['unreadable']:,}, such as {first['uri']!r}", 1)
 
 
-@aws.command()
+@command(aws)
 def run(
     photos: Annotated[list[str], typer.Argument(help="Packs that were uploaded: their names, or s3://.../packs/NAME.")],
-    to: Annotated[str, typer.Option("--to", help="s3://<results bucket>/runs/NAME, or NAME alone.")],
+    to: Annotated[str, typer.Option(*OUTPUT, help="s3://<results bucket>/runs/NAME, or NAME alone.")],
     backbone: Annotated[str, typer.Option(help="Name of an embedded network.")] = "fruits-small",
     size: Annotated[int | None, typer.Option(help="Side of the network's input in pixels.")] = None,
-    fit: Annotated[str | None, typer.Option(help="pad, crop or squash a photo that is not square.")] = None,
+    resize_mode: Annotated[
+        str | None, typer.Option(*RESIZE_MODE, metavar="MODE", help="pad, crop or squash a photo that is not square.")
+    ] = None,
     variance: Annotated[float | None, typer.Option(help="Keep components for this share of the variance.")] = None,
     components: Annotated[int | None, typer.Option(help="Keep this many components.")] = None,
     max_rejected: Annotated[float, typer.Option(help="Largest share of photos that may be rejected or failed.")] = 0.05,
@@ -261,7 +267,7 @@ def run(
     place = cluster.Place.unknown(name, there.region, _compute(compute)) if dry_run else cluster.Place.of(there, name)
     config = RunConfig(
         sources=tuple(_at(source, place.photos, "packs") for source in photos), out=_at(to, place.results, "runs"),
-        backbone=backbone, size=size, fit=cast("Fit | None", fit), variance=variance, components=components,
+        backbone=backbone, size=size, fit=cast("Fit | None", resize_mode), variance=variance, components=components,
         max_rejected=max_rejected, only=tuple(only or ()), sample=sample, taxonomy=taxonomy, balance=balance, seed=seed,
         gallery=gallery, repair=repair,
     )  # fmt: skip
@@ -296,7 +302,7 @@ def run(
     _lead(there, place, config.out, started, table, follow=not no_follow, as_json=as_json)
 
 
-@aws.command("cost")
+@command(aws, "cost")
 def cost_of(
     photos: Annotated[
         int | None, typer.Option("--photos", help="A run on so many; without, what buckets hold.", min=1)
@@ -315,7 +321,7 @@ def cost_of(
     region: Annotated[str | None, _REGION] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Say what a run would cost, or what this month's storage costs, line by line."""
+    """Say what a run would cost, or what storage costs. Line by line, this month."""
     from fruits.aws import cost, deploy, prices  # noqa: PLC0415
     from fruits.aws.calls import Aws  # noqa: PLC0415
 
@@ -382,7 +388,7 @@ def _lead(
         except KeyboardInterrupt:
             fail(
                 f"you stopped following; {started['job']} goes on at AWS: the same command follows it, --cancel ends it",
-                1,
+                130,
             )
     if last["state"] not in cluster.GOOD:
         words = "".join(f"\n  {line}" for line in cluster.last_words(there, place, started))

@@ -11,24 +11,29 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from fruits.command import SETTINGS, Group, command
 from fruits.errors import ConfigError
 from fruits.harmless import printable
-from fruits.terminal import JSON
+from fruits.terminal import JSON, OUTPUT, is_quiet, note
 
 if TYPE_CHECKING:
     from fruits.service.database import Database
     from fruits.service.submissions import Submissions
 
 _OUT = typer.Argument(help="Results of 'fruits run', or a bundle.")
-_DATA = typer.Option(help="Folder for the database and kept photos; default: OUT/service.")
+_DATA = typer.Option(metavar="FOLDER", help="Folder for the database and kept photos; default: OUT/service.")
 _DATABASE = typer.Option(
-    envvar="FRUITS_DATABASE", help="sqlite:///FILE or postgresql://...; default: service.db in the data folder."
+    metavar="URL",
+    envvar="FRUITS_DATABASE",
+    help="sqlite:///FILE or postgresql://...; default: service.db in the data folder.",
 )
 _OF = typer.Argument(
     metavar="OUT", help="Results that 'fruits serve' serves; or give --data, or --database and --photos."
 )
 _KEPT = typer.Option(
-    "--photos", help="Folder or s3://bucket/prefix for kept photos; default: photos in the data folder."
+    "--photos",
+    metavar="FOLDER",
+    help="Folder or s3://bucket/prefix for kept photos; default: photos in the data folder.",
 )
 #: Listing and exporting delete nothing by age.
 _FOR_EVER_DAYS = 36500
@@ -36,36 +41,40 @@ _FOR_EVER_DAYS = 36500
 
 def add_to(app: typer.Typer) -> None:
     """Add ``serve``, ``tokens`` and ``submissions`` to the command line."""
-    app.command()(serve)
-    tokens = typer.Typer(no_args_is_help=True, help="Tokens of programs and of the owner.")
-    tokens.command("add")(tokens_add)
-    tokens.command("list")(tokens_list)
-    tokens.command("revoke")(tokens_revoke)
+    command(app)(serve)
+    tokens = typer.Typer(cls=Group, help="Make, list and revoke tokens of programs and of the owner.", **SETTINGS)
+    command(tokens, "add")(tokens_add)
+    command(tokens, "list")(tokens_list)
+    command(tokens, "revoke")(tokens_revoke)
     app.add_typer(tokens, name="tokens")
-    submissions = typer.Typer(no_args_is_help=True, help="What visitors gave back: look, learn from it, forget it.")
-    submissions.command("list")(submissions_list)
-    submissions.command("export")(submissions_export)
-    submissions.command("purge")(submissions_purge)
+    submissions = typer.Typer(cls=Group, help="List, export and delete what visitors gave back.", **SETTINGS)
+    command(submissions, "list")(submissions_list)
+    command(submissions, "export")(submissions_export)
+    command(submissions, "purge")(submissions_purge)
     app.add_typer(submissions, name="submissions")
 
 
 def serve(
     out: Annotated[str, _OUT],
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8080,
     data: Annotated[str, _DATA] = "",
     database: Annotated[str, _DATABASE] = "",
     photos: Annotated[str, _KEPT] = "",
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="Name that people call the service by, *.example.org or *; may be repeated."),
+        typer.Option(metavar="NAME", help="Name that people call the service by, *.example.org or *; may be repeated."),
     ] = None,
     allow_origin: Annotated[
-        list[str] | None, typer.Option(help="Site whose pages may call the API, https://...; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="ORIGIN", help="Site whose pages may call the API, https://...; may be repeated."),
     ] = None,
     trusted_proxy: Annotated[
         list[str] | None,
-        typer.Option(help="Address or network of a reverse proxy, whose X-Forwarded-For is believed; may be repeated."),
+        typer.Option(
+            metavar="ADDRESS",
+            help="Reverse proxy (address or network) whose X-Forwarded-For is believed; may be repeated.",
+        ),
     ] = None,
     workers: Annotated[int, typer.Option(help="Photos worked on at the same time; 0 for one per core.")] = 0,
     batch: Annotated[int, typer.Option(help="Photos of different requests recognised together, at most.")] = 8,
@@ -90,7 +99,7 @@ def serve(
     ] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Serve the web page and the HTTP API: a photo in, the name of the fruit out."""
+    """Serve the web page and the HTTP API. A photo in, the name of the fruit out."""
     from fruits.service.settings import ServiceConfig  # noqa: PLC0415 - keeps 'fruits --help' quick
 
     config = ServiceConfig(
@@ -114,7 +123,7 @@ def serve(
         else:
             typer.echo(f"serving {out} at {address} after {time.monotonic() - started:.1f} s; stop with Ctrl-C")
 
-    run(config, listening=listening)
+    run(config, listening=listening, quiet=is_quiet())
 
 
 def _check(config: Any, *, as_json: bool) -> None:
@@ -157,7 +166,7 @@ def tokens_add(
         typer.echo(json.dumps({"name": name, "role": role, "token": token}))
     else:
         typer.echo(token)
-        typer.echo("keep it now, it cannot be shown again; programs send it as 'Authorization: Bearer ...'", err=True)
+        note("keep it now, it cannot be shown again; programs send it as 'Authorization: Bearer ...'")
 
 
 def tokens_list(
@@ -241,18 +250,18 @@ def submissions_list(
 
 
 def submissions_export(
-    to: Annotated[str, typer.Option("--to", help="Folder or s3://bucket/prefix for PHOTOS/<label>/<id>.jpg.")],
+    to: Annotated[str, typer.Option(*OUTPUT, help="Folder or s3://bucket/prefix for PHOTOS/<label>/<id>.jpg.")],
     out: Annotated[str, _OF] = "",
     data: Annotated[str, _DATA] = "",
     database: Annotated[str, _DATABASE] = "",
     photos: Annotated[str, _KEPT] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Write the photos that visitors let us keep and the owner reviewed, for the next 'fruits run' to learn from."""
+    """Write reviewed photos of visitors as files. The next 'fruits run' learns from those that they let us keep."""
     from fruits.service.export import export  # noqa: PLC0415
 
     with closing(_open(out, data, database)) as opened:
-        done = export(_submissions(opened, out, data, photos), to, say=lambda line: typer.echo(line, err=True))
+        done = export(_submissions(opened, out, data, photos), to, say=note)
     if as_json:
         typer.echo(json.dumps(asdict(done)))
         return
@@ -272,7 +281,7 @@ def submissions_purge(
     photos: Annotated[str, _KEPT] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Delete submissions older than so many days, finish deletions that were cut short, clean the database's files."""
+    """Delete submissions older than so many days. Also finish deletions that were cut short, clean the database's files."""
     with closing(_open(out, data, database)) as opened:
         submissions = _submissions(opened, out, data, photos, keep_days)
         finished = submissions.recover()

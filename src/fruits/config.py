@@ -97,7 +97,7 @@ class RunConfig:
         if not self.out or not is_utf8(self.out):
             raise ConfigError(f"--to {self.out!r}: expected a folder for the results, with a name in UTF-8")
         if self.fit is not None and self.fit not in get_args(Fit):
-            raise ConfigError(f"--fit {self.fit}: expected one of {', '.join(get_args(Fit))}")
+            raise ConfigError(f"--resize-mode {self.fit}: expected one of {', '.join(get_args(Fit))}")
         if self.size is not None and not 8 <= self.size <= 2048:
             raise ConfigError(f"--size {self.size}: expected 8 to 2048 pixels")
         if self.variance is not None and self.components is not None:

@@ -1,19 +1,59 @@
-"""What every command needs at the terminal: progress on stderr, one message when it fails, options of the same meaning."""
+"""What every command needs at the terminal: progress on stderr, one message when it fails, options of the same meaning.
+
+How much is said is chosen once per process, by ``-v`` and ``-q``.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from fruits.errors import ConfigError
+
+#: Names of the option that says where results go.
+OUTPUT: Final = ("-o", "--output", "--to")
+#: Names of the option that says how a photo that is not square is made one; the last is of before.
+RESIZE_MODE: Final = ("--resize-mode", "--fit")
 JSON: Final[Any] = typer.Option("--json", help="Print one JSON object on stdout.")
+
+
+@dataclass(slots=True)
+class _Volume:
+    """How much is said on stderr."""
+
+    verbose: bool = False
+    quiet: bool = False
+
+
+_volume = _Volume()
+
+
+def set_volume(*, verbose: bool = False, quiet: bool = False) -> None:
+    """Choose how much is said; what was chosen before the command's name holds, too.
+
+    Raises
+    ------
+    ConfigError
+        If more and less are wanted at once.
+    """
+    _volume.verbose |= verbose
+    _volume.quiet |= quiet
+    if _volume.verbose and _volume.quiet:
+        raise ConfigError("both --verbose and --quiet given; expected one of them")
+
+
+def is_quiet() -> bool:
+    """Whether only results and errors are wanted."""
+    return _volume.quiet
 
 
 class _Rate(ProgressColumn):
@@ -40,7 +80,7 @@ class Display:
         columns = (
             TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
         )  # fmt: skip
-        self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._bars = Progress(*columns, console=self._console, disable=_volume.quiet or not self._console.is_terminal)
         self._task: Any = None
         self._step, self._photos, self._started = "", 0, 0.0
 
@@ -52,7 +92,7 @@ class Display:
         self._finish()
         self._bars.stop()
         if kind is KeyboardInterrupt:  # here, because Typer turns it into a silent exit
-            fail("stopped; what was computed is kept: the same command goes on", 1)
+            fail("stopped; what was computed is kept: the same command goes on", 130)
 
     def start(self, step: str, total: int | None) -> None:
         """Begin a step."""
@@ -67,14 +107,15 @@ class Display:
 
     def say(self, message: str) -> None:
         """Print a line above the bars."""
-        self._console.print(Text(message, style="dim"), soft_wrap=True)
+        if not _volume.quiet:
+            self._console.print(Text(message, style="dim"), soft_wrap=True)
 
     def _finish(self) -> None:
         if self._task is None:
             return
         self._bars.update(self._task, total=self._photos or 1, completed=self._photos or 1)
         self._task = None
-        if self._console.is_terminal:
+        if _volume.quiet or (self._console.is_terminal and not _volume.verbose):
             return
         seconds = time.monotonic() - self._started
         rate = f" ({self._photos / seconds:,.0f} per s)" if self._photos and seconds > 0.1 else ""
@@ -94,7 +135,24 @@ def shell() -> str:
         return str(program)
 
 
-def fail(message: object, code: int) -> None:
-    """End the program with one message."""
-    Console(stderr=True, highlight=False).print(Text(f"fruits: {message}", style="red"), soft_wrap=True)
+def note(message: str) -> None:
+    """Print a line on stderr that is no result; not if only results are wanted."""
+    if not _volume.quiet:
+        typer.echo(message, err=True)
+
+
+def confirm(question: str) -> bool:
+    """Ask on stderr; only y and yes are a yes."""
+    typer.echo(f"{question} [y/N]: ", err=True, nl=False)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def fail(message: object, code: int) -> NoReturn:
+    """End the program with one message; with what caused it, if more is to be said."""
+    console = Console(stderr=True, highlight=False)
+    console.print(Text(f"fruits: {message}", style="red"), soft_wrap=True)
+    cause = message.__cause__ or message.__context__ if isinstance(message, BaseException) else None
+    while _volume.verbose and cause is not None:
+        console.print(Text(f"  because of {type(cause).__name__}: {cause}", style="dim"), soft_wrap=True)
+        cause = cause.__cause__ or cause.__context__
     sys.exit(code)

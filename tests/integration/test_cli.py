@@ -64,7 +64,8 @@ def test_run_without_json_tells_people_what_was_made_and_where(
         ["run", "PHOTOS", "--to", "OUT", "--workers", "0"],
         ["run", "PHOTOS", "--to", "OUT", "--variance", "2"],
         ["run", "PHOTOS", "--to", "OUT", "--variance", "0.9", "--components", "5"],
-        ["run", "PHOTOS", "--to", "OUT", "--fit", "stretch"],
+        ["run", "PHOTOS", "--to", "OUT", "--resize-mode", "stretch"],
+        ["run", "PHOTOS", "--to", "OUT", "-v", "-q"],
         ["run", "PHOTOS", "--to", "OUT", "--size", "1"],
         ["run", "PHOTOS", "--to", "OUT", "--sample", "0"],
         ["run", "PHOTOS", "--to", "OUT", "--seed", "-1"],
@@ -254,7 +255,7 @@ def test_help_of_every_command_is_there(fruits: Fruits) -> None:
         assert f" {command} " in done.stdout
 
 
-def test_interrupted_run_ends_with_1_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
+def test_interrupted_run_ends_with_130_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fruits", "run", photos, "--to", tmp_path / "out", "--workers", "1"]
     process = subprocess.Popen(
         command,
@@ -268,5 +269,5 @@ def test_interrupted_run_ends_with_1_and_says_how_to_go_on(photos: Path, tmp_pat
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "what was computed is kept" in stderr

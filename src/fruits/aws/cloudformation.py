@@ -74,7 +74,7 @@ def parse(text: str) -> dict[str, Any]:
     try:
         yaml: Any = importlib.import_module("yaml")
     except ImportError as exc:
-        raise TemplateError("reading templates needs pyyaml; install the extra: fruits[aws]") from exc
+        raise TemplateError("reading templates needs pyyaml; pip install 'fruits[aws]'") from exc
 
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
         """Safe, with CloudFormation's tags, and no key twice: the second would silently replace what a reader sees."""

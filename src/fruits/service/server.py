@@ -37,7 +37,7 @@ _KEEP_ALIVE_S: Final = 15
 _STOP_S: Final = 60
 
 
-def serve(config: ServiceConfig, *, listening: Callable[[str], None]) -> None:
+def serve(config: ServiceConfig, *, listening: Callable[[str], None], quiet: bool = False) -> None:
     """Serve until told to stop.
 
     Parameters
@@ -45,13 +45,15 @@ def serve(config: ServiceConfig, *, listening: Callable[[str], None]) -> None:
     config : ServiceConfig
     listening : callable
         Called once with the service's address.
+    quiet : bool
+        Whether only warnings and errors are logged.
 
     Raises
     ------
     FruitsError
         If it cannot start: the bundle, the database or the address cannot be used.
     """
-    telemetry = Telemetry()
+    telemetry = Telemetry(quiet=quiet)
     _route_logs(telemetry)
     app = create_app(config, telemetry)
     listener = _listen(config)

@@ -35,9 +35,11 @@ class Telemetry:
     ----------
     stream : text file, optional
         Where lines go; stderr by default.
+    quiet : bool
+        Whether lines of level ``info`` are left out.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         new: Any = {"registry": self.registry}
@@ -57,6 +59,7 @@ class Telemetry:
         self.model = Gauge("fruits_model_info", "The bundle that is served.", ("identity",), **new)
         self.lines_dropped = Counter("fruits_log_lines_dropped", "Log lines that nobody took.", **new)
         self._salt_day, self._salt = "", b""
+        self._quiet = quiet
         self._stream = stream or sys.stderr
         self._lines: queue.Queue[str | None] = queue.Queue(_LINES_WAITING)
         self._writer: threading.Thread | None = None
@@ -76,6 +79,8 @@ class Telemetry:
 
     def log(self, event: str, *, level: str = "info", **values: Any) -> None:
         """Write a line. Values are plain; text from outside must not be among them."""
+        if self._quiet and level == "info":
+            return
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "event": event, **values}
         try:
             self._lines.put_nowait(json.dumps(line, ensure_ascii=True, default=str))
