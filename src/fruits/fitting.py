@@ -39,6 +39,12 @@ _ROWS_FOR_CHOOSING: Final = 50_000
 #: Components beyond these are not tried when k is chosen by validation.
 _MOST_VARIANCE: Final = 0.9999
 _MOST_COMPONENTS: Final = 512
+#: Never fewer components than explain this share of the variance, unless the user says how many.
+_LEAST_VARIANCE: Final = 0.95
+#: The share that is kept where the backbone was made from the training photos, so that validation on them decides nothing.
+_SEEN_VARIANCE: Final = 0.99
+#: From this share of training photos on that the backbone was made from, photos held back must be others.
+_SEEN: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +59,45 @@ class Choosing:
         Rows whose answers are asked instead of learnt.
     all_held_back : int64 array
         Catalogue rows of every group held back, also of those that are not among ``train``.
+    trusted : bool
+        Whether the rows held back can decide: not where the backbone was made from them.
     """
 
     train: NDArray[np.int64]
     held_back: NDArray[np.bool_]
     all_held_back: NDArray[np.int64]
+    trusted: bool = True
 
     @classmethod
-    def of(cls, rows: Rows, seed: int) -> Choosing:
-        """Hold back whole groups of training rows; see :func:`fruits.learning.head.hold_back`."""
+    def of(cls, rows: Rows, seed: int, seen: NDArray[np.bool_] | None = None) -> Choosing:
+        """Hold back whole groups of training rows; see :func:`fruits.learning.head.hold_back`.
+
+        Parameters
+        ----------
+        rows : Rows
+        seed : int
+        seen : bool array, shape (n,), optional
+            Catalogue rows that the backbone was made from. Of these it separates labels better than of any other photo, so
+            groups without them are held back instead; where there are too few such groups, what is held back is not trusted.
+        """
         train = rows.training
         held_back = heads.hold_back(rows.label[train], rows.group[train], seed)
+        trusted = True
+        if seen is not None and seen[train].sum() >= max(1, _SEEN * len(train)):
+            unseen = ~np.isin(rows.group[train], np.unique(rows.group[train[seen[train]]]))
+            held_back = np.zeros(len(train), bool)
+            held_back[unseen] = heads.hold_back(rows.label[train[unseen]], rows.group[train[unseen]], seed)
+            asked = np.unique(rows.label[train[held_back]])
+            trusted = 2 * len(asked) >= len(np.unique(rows.label[train]))
+            if not trusted:
+                held_back = heads.hold_back(rows.label[train], rows.group[train], seed)
         used = np.arange(len(train))
         if len(train) > _ROWS_FOR_CHOOSING:
             used = np.sort(np.random.default_rng(seed).choice(used, _ROWS_FOR_CHOOSING, replace=False))
             # Chance may leave nothing to learn of a rare label; then nothing can be asked about it.
             learnt = np.unique(rows.label[train[used[~held_back[used]]]])
             used = used[~held_back[used] | np.isin(rows.label[train[used]], learnt)]
-        return cls(train[used], held_back[used], train[held_back])
+        return cls(train[used], held_back[used], train[held_back], trusted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +249,11 @@ def choose(
         k, chosen_by = components, "components"
     elif variance is not None:
         k, chosen_by = pca.components_for(variance), "variance"
+    elif not choosing.trusted:
+        k, chosen_by = pca.components_for(_SEEN_VARIANCE), "seen"
     else:
-        k, chosen_by = min(pca.components_for(_MOST_VARIANCE), _MOST_COMPONENTS), "validation"
+        most = max(_MOST_COMPONENTS, pca.components_for(_LEAST_VARIANCE))
+        k, chosen_by = min(pca.components_for(_MOST_VARIANCE), most), "validation"
     blind = PCA.from_moments(learnt)
     k_blind = min(k, blind.max_components)
     features = project_rows(parts, inventory, blind, k_blind, choosing.train, len(rows.ok))
@@ -233,9 +263,9 @@ def choose(
     trying = heads.Choosing(features, labels, rows.group[choosing.train], held, own_weights)
     component_trials: list[heads.Trial] = []
     if chosen_by == "validation":
-        k, component_trials = trying.components()
+        k, component_trials = trying.components(min(k_blind, pca.components_for(_LEAST_VARIANCE)))
         k_blind = k
-    regularisation, regularisation_trials, answers = trying.regularisation(k_blind)
+    regularisation, regularisation_trials, answers = trying.regularisation(k_blind, trusted=choosing.trusted)
     held_back = None
     if answers is not None:
         features = np.ascontiguousarray(features[:, :k_blind])

@@ -23,7 +23,7 @@ from fruits import bundle as bundles
 from fruits import fitting
 from fruits import record as records
 from fruits.answers import Answer
-from fruits.computation import Prepared, catalogued, embed, prepare, repair_parts
+from fruits.computation import TRAINING_PHOTOS, Prepared, catalogued, embed, prepare, repair_parts
 from fruits.config import RunConfig, usable_cores
 from fruits.engines import get_engine
 from fruits.errors import BundleError, CatalogueError, ConfigError
@@ -34,7 +34,7 @@ from fruits.measure import Clock, Progress, Silent, Watcher
 from fruits.photos.catalogue import Catalogue, labels_without_training, list_photos
 from fruits.photos.samples import example_photos, gallery_thumbnails
 from fruits.report import render
-from fruits.rows import Rows, grouped_by_looks
+from fruits.rows import Rows, grouped_by_looks, seen_rows
 from fruits.storage import schemas
 from fruits.storage.lease import finishing
 from fruits.storage.marker import claim
@@ -107,7 +107,9 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
         with clock.step("moments"):
             progress.start("moments", None)
             rows, grouped_by = grouped_by_looks(parts, inventory, rows)
-        choosing = fitting.Choosing.of(rows, config.seed)
+            listed = objects.read_if_present(f"{parts.prefix}/{TRAINING_PHOTOS}")
+            seen = seen_rows(parts, inventory, listed, len(rows.ok)) if listed is not None else None
+        choosing = fitting.Choosing.of(rows, config.seed, seen)
         weights = rows.balance(meaning.kind_of) if config.balance else None
         with clock.step("moments"):
             learnt, held_back = fitting.training_moments(engine, parts, inventory, rows, choosing)
@@ -297,7 +299,12 @@ def _say_what_was_found(catalogue: Catalogue, progress: Progress) -> None:
 
 
 def _say_what_was_chosen(choice: fitting.Choice, progress: Progress) -> None:
-    if tried := len(choice.component_trials) + len(choice.regularisation_trials):
+    if choice.chosen_by == "seen":
+        progress.say(
+            f"the network was made from these training photos, so holding some back decides nothing: {choice.components} "
+            f"components for 99 % of the variance, regularisation {choice.regularisation:g}"
+        )
+    elif tried := len(choice.component_trials) + len(choice.regularisation_trials):
         progress.say(
             f"{tried} heads tried on training photos held back: {choice.components} components, regularisation "
             f"{choice.regularisation:g}"

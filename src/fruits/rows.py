@@ -147,6 +147,26 @@ def embeddings_of(
     return np.concatenate(vectors)[order], pa.concat_tables(others).take(pa.array(order))
 
 
+def seen_rows(parts: Parts, inventory: Inventory, listed: bytes, n: int) -> NDArray[np.bool_]:
+    """Return which catalogue rows hold photos that the backbone was made from, shape (n,).
+
+    Parameters
+    ----------
+    listed : bytes
+        The first 8 bytes of the sha256 of these photos, big-endian, sorted.
+    n : int
+        Rows of the catalogue.
+    """
+    known = np.frombuffer(listed, ">u8")
+    seen = np.zeros(n, bool)
+    for holding in inventory.holdings:
+        digests = parts.read(holding.record, ["sha256"])["sha256"].to_pylist()
+        first = np.array([int(digest[:16], 16) if digest else 0 for digest in digests], np.uint64)
+        there = holding.catalogue_rows >= 0
+        seen[holding.catalogue_rows[there]] = np.isin(first, known)[there]
+    return seen
+
+
 def in_chunks(inventory: Inventory) -> Iterator[list[Holding]]:
     """Gather holdings until they make a chunk worth a product."""
     chunk: list[Holding] = []

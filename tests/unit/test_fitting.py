@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 
 from fruits import bundle as bundles
-from fruits import fitting, pipeline
+from fruits import computation, fitting, pipeline
 from fruits.config import RunConfig
 from fruits.errors import FruitsError
 from fruits.fitting import Choice, Choosing
 from fruits.learning.confidence import DEFAULT_CERTAIN
+from fruits.learning.head import DEFAULT_REGULARISATION
 from fruits.photos.quality import Limits
 from fruits.rows import Rows
 
@@ -67,6 +69,61 @@ def test_weights_are_those_of_training_photos_alone() -> None:
     weights = rows.balance([0, 0, 1])  # labels 0 and 1 are of one kind
     # Kind 0 has two sources, of three and of one photo; kind 1 has one.
     assert weights.tolist() == pytest.approx([0.5, 0.5, 1.5, 0.5, 1.5, 1.5, 0, 0])
+
+
+def test_photos_that_the_backbone_was_made_from_do_not_decide_what_is_chosen() -> None:
+    label, group = np.repeat([0, 1, 2, 3], 40), np.arange(160) // 4
+    rows = rows_of(label, group)
+    seen = np.arange(160) % 40 < 20  # half of the groups of every label
+    choosing = Choosing.of(rows, 0, seen)
+    assert choosing.trusted
+    asked = choosing.train[choosing.held_back]
+    assert set(label[asked].tolist()) == {0, 1, 2, 3}
+    assert not seen[asked].any()
+
+
+def test_group_of_which_the_backbone_has_seen_one_photo_is_not_held_back() -> None:
+    label, group = np.repeat([0, 1], 40), np.arange(80) // 4
+    seen = np.arange(80) % 8 == 0  # one photo of every other group
+    choosing = Choosing.of(rows_of(label, group), 0, seen)
+    assert choosing.trusted
+    assert not np.isin(group[choosing.train[choosing.held_back]], group[seen]).any()
+
+
+@pytest.mark.parametrize("seen", [np.ones(80, bool), np.arange(80) < 60], ids=["all", "most labels"])
+def test_where_the_backbone_has_seen_the_photos_of_most_labels_nothing_held_back_is_trusted(seen: np.ndarray) -> None:
+    rows = rows_of(np.repeat([0, 1, 2, 3], 20), np.arange(80) // 2)
+    choosing = Choosing.of(rows, 0, seen)
+    assert not choosing.trusted
+    assert choosing.held_back.any(), "temperature and limits still take what there is"
+
+
+def test_a_single_seen_photo_of_many_changes_nothing() -> None:
+    rows = rows_of(np.repeat([0, 1], 200), np.arange(400) // 4)
+    one = np.zeros(400, bool)
+    one[7] = True
+    with_it, without = Choosing.of(rows, 0, one), Choosing.of(rows, 0)
+    np.testing.assert_array_equal(with_it.held_back, without.held_back)
+
+
+def test_run_on_photos_of_the_network_keeps_components_for_99_percent_of_the_variance(
+    own_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = [hashlib.sha256(path.read_bytes()).digest()[:8] for path in own_photos.glob("*/*/*.jpg")]
+    listed = np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
+    monkeypatch.setattr(computation, "training_photos", lambda *_: listed)
+    record = run(tmp_path / "out", own_photos, components=None)
+    assert record["components_chosen_by"] == "seen"
+    assert record["head"]["regularisation"] == DEFAULT_REGULARISATION
+    kept = np.cumsum(record["explained_variance_ratio"])
+    assert kept[record["components"] - 1] >= 0.99 > kept[record["components"] - 2]
+
+
+def test_fewer_components_than_95_percent_of_the_variance_are_never_chosen(own_photos: Path, tmp_path: Path) -> None:
+    record = run(tmp_path / "out", own_photos, components=None)
+    assert record["components_chosen_by"] == "validation"
+    assert record["explained_variance"] >= 0.95
+    assert min(trial["components"] for trial in record["component_trials"]) <= record["components"]
 
 
 # --- What belongs together ----------------------------------------------------------------------------------------------

@@ -165,8 +165,18 @@ class Embedder:
 
     def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the embeddings, shape (n, d), of pixels of shape (n, size, size, 3)."""
-        (embedding,) = self._session.run(None, {"pixels": pixels})
+        (embedding,) = self._session.run(["embedding"], {"pixels": pixels})
         return np.asarray(embedding, np.float32)
+
+    @property
+    def has_map(self) -> bool:
+        """Whether the network gives the feature map whose mean the embedding is."""
+        return any(output.name == "map" for output in self._session.get_outputs())
+
+    def embed_with_map(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the embeddings, shape (n, d), and the maps that they are the mean of, shape (n, d, rows, columns)."""
+        embedding, maps = self._session.run(["embedding", "map"], {"pixels": pixels})
+        return np.asarray(embedding, np.float32), np.asarray(maps, np.float32)
 
     def check(self, card: Card, size: int) -> None:
         """Raise :class:`BackboneError` unless a grey photo gives one finite vector of the card's size."""
@@ -318,8 +328,11 @@ def _takes_pixels(model: bytes, card: Card) -> bool:
         session = open_session(model)
     except BackboneError:
         return False  # whoever takes it apart says better what is wrong
-    ends = [[(end.name, end.type) for end in side] for side in (session.get_inputs(), session.get_outputs())]
-    return ends == [[("pixels", "tensor(uint8)")], [("embedding", "tensor(float)")]]
+    inputs, outputs = (
+        [(end.name, end.type) for end in side] for side in (session.get_inputs(), session.get_outputs())
+    )
+    embedding, with_map = ("embedding", "tensor(float)"), ("map", "tensor(float)")
+    return inputs == [("pixels", "tensor(uint8)")] and outputs in ([embedding], [embedding, with_map])
 
 
 def _package_folder() -> Path:

@@ -29,20 +29,25 @@ _OLDEST = 8
 def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
     """Return the graph with input ``pixels``, uint8 (batch, size, size, 3), and output ``embedding``, float32 (batch, d).
 
+    Where the embedding is the mean over the places of a feature map, that map becomes a second output ``map``, float32
+    (batch, d, rows, columns): what a linear head makes of each place tells where an answer comes from.
+
     Raises
     ------
     BackboneError
-        If it is not ONNX or has more than one input or output.
+        If it is not ONNX, has more than one input, or several outputs of which none is called ``embedding``.
     """
     model = _parse(model_bytes, card.name)
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
-    if len(inputs) != 1 or len(graph.output) != 1:
+    outputs = [value.name for value in graph.output]
+    if len(inputs) != 1 or (len(outputs) != 1 and "embedding" not in outputs):
         raise BackboneError(
-            f"'{card.name}' has {len(inputs)} inputs and {len(graph.output)} outputs; expected one of each: pixels, embedding"
+            f"'{card.name}' has {len(inputs)} inputs and {len(outputs)} outputs; expected one input, the pixels, and one output "
+            "or one called embedding"
         )
-    old_input, old_output = inputs[0].name, graph.output[0].name
+    old_input, old_output = inputs[0].name, "embedding" if "embedding" in outputs else outputs[0]
     prefix = "fruits/"
     nodes, ours = [], []
     x = "pixels"
@@ -57,7 +62,10 @@ def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
         nodes.append(helper.make_node("Transpose", [x], [prefix + "planar"], perm=[0, 3, 1, 2]))
         x = prefix + "planar"
     # All names of the network get a prefix, so that they cannot collide with ours.
-    _rename(graph, {old_input: x, old_output: "embedding", "": ""}, "network/")
+    names = {old_input: x, old_output: "embedding", "": ""}
+    if (pooled := _pooled_map(model, old_output)) is not None:
+        names[pooled] = "map"
+    _rename(graph, names, "network/")
     graph.initializer.extend(ours)
     body = list(graph.node)
     del graph.node[:]
@@ -68,8 +76,38 @@ def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
     graph.input.extend(others)
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", card.embedding_size]))
+    if pooled is not None:
+        shape = ["batch", card.embedding_size, "rows", "columns"]
+        graph.output.append(helper.make_tensor_value_info("map", TensorProto.FLOAT, shape))
     del graph.value_info[:]
     return bytes(model.SerializeToString())
+
+
+def _pooled_map(model: onnx.ModelProto, output: str) -> str | None:
+    """Return the value whose mean over rows and columns is the output, or None if the output is made in another way."""
+    made_by = {value: node for node in model.graph.node for value in node.output}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    constants |= {
+        node.output[0]: attribute.t
+        for node in model.graph.node
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.name == "value"
+    }
+    node = made_by.get(output)
+    while node is not None and node.op_type in ("Flatten", "Squeeze", "Reshape", "Identity"):
+        node = made_by.get(node.input[0])
+    if node is None:
+        return None
+    if node.op_type == "ReduceMean":
+        axes = [list(attribute.ints) for attribute in node.attribute if attribute.name == "axes"]
+        if len(node.input) > 1 and node.input[1] in constants:
+            axes = [numpy_helper.to_array(constants[node.input[1]]).tolist()]
+        if not axes or sorted(axis % 4 for axis in axes[0]) != [2, 3]:
+            return None
+    elif node.op_type != "GlobalAveragePool":
+        return None
+    return None if node.input[0] in {value.name for value in model.graph.input} else str(node.input[0])
 
 
 def with_recogniser(
@@ -86,7 +124,8 @@ def with_recogniser(
     """Return the single graph from ``pixels`` to all that answers are made of.
 
     Outputs, float32: ``probabilities`` (batch, c), ``features`` (batch, k), ``strangeness``, ``brightness`` and ``sharpness``
-    (batch, 1).
+    (batch, 1); and ``evidence`` (batch, places, c), row by row, if the backbone gives a map: the logits of each place of it,
+    whose mean is the logits of the photo.
 
     Parameters
     ----------
@@ -113,6 +152,9 @@ def with_recogniser(
     probabilities = more.node("Softmax", logits, out="probabilities", axis=1)
     _add_strangeness(more, features, probabilities, known)
     _add_quality(more, size)
+    has_map = any(value.name == "map" for value in graph.output)
+    if has_map:
+        _add_evidence(more, len(mean))
     del graph.output[:]
     widths = {
         "probabilities": len(bias),
@@ -123,6 +165,9 @@ def with_recogniser(
     }
     for name, width in widths.items():
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]))
+    if has_map:
+        shape = ["batch", "places", len(bias)]
+        graph.output.append(helper.make_tensor_value_info("evidence", TensorProto.FLOAT, shape))
     helper.set_model_props(model, metadata)
     return bytes(model.SerializeToString())
 
@@ -210,6 +255,14 @@ def _add_strangeness(more: _Nodes, features: str, probabilities: str, known: Kno
     scaled = more.node("Mul", distance, more.constant("distance_scale", np.float32(known.distance_scale)))
     total = more.node("Add", entropy, scaled)
     more.node("Sub", total, more.constant("offset", np.float32(known.offset)), out="strangeness")
+
+
+def _add_evidence(more: _Nodes, width: int) -> None:
+    """Append the logits of each place of the map, with the constants that the photo's own logits are made of."""
+    flat = more.node("Reshape", "map", more.constant("map_shape", np.array([0, width, -1], np.int64)))
+    places = more.node("Sub", more.node("Transpose", flat, perm=[0, 2, 1]), "fruits/mean")
+    products = more.node("MatMul", more.node("MatMul", places, "fruits/components"), "fruits/weights")
+    more.node("Add", products, "fruits/bias", out="evidence")
 
 
 def _add_quality(more: _Nodes, size: int) -> None:

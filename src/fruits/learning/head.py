@@ -24,8 +24,9 @@ REGULARISATIONS: Final = (0.3, 3.0, 30.0, 300.0)
 #: How far the photos held back are not believed. They neighbour photos that are learnt, and the backbone may have been made
 #: from them; then any head gets them right, plain log loss rewards certainty without end, and on other photos it is misplaced.
 DOUBT: Final = 0.01
-#: Used while the number of components is chosen.
-_FIRST_REGULARISATION: Final = 3.0
+#: Used while the number of components is chosen, and where photos held back cannot decide: between the two strengths that are
+#: chosen most often.
+DEFAULT_REGULARISATION: Final = 3.0
 #: The head learns from at most this many photos: beyond, memory and time grow and the few numbers of a linear head do not.
 MAX_ROWS: Final = 200_000
 _MAX_ITERATIONS: Final = 400
@@ -138,13 +139,19 @@ class Choosing:
         """Whether there is something to learn from and something held back."""
         return bool(self.held_back.any()) and len(np.unique(self.labels[~self.held_back])) > 1
 
-    def components(self) -> tuple[int, list[Trial]]:
+    def components(self, at_least: int = 1) -> tuple[int, list[Trial]]:
         """Return the smallest k at which accuracy no longer improves, and all that was tried.
 
-        Tried are k = 8, 12, 16, 24, 32, ... upwards, until three in a row bring nothing. Chosen is the smallest k whose
-        distance to the best is at most half its standard error: the difference is likely chance (the rule of Breiman et al.
-        1984, section 3.4.3, on paired differences, since all were asked about the same photos; halved, because components
-        cost little here and telling strange photos apart needs them, too).
+        Tried are k = 8, 12, 16, 24, 32, ... upwards from ``at_least``, until three in a row bring nothing. Chosen is the
+        smallest k whose distance to the best is at most half its standard error: the difference is likely chance (the rule of
+        Breiman et al. 1984, section 3.4.3, on paired differences, since all were asked about the same photos; halved, because
+        components cost little here and telling strange photos apart needs them, too).
+
+        Parameters
+        ----------
+        at_least : int
+            Fewest components tried. Photos held back resemble those that are learnt, so that a handful of components seems
+            to be enough for them and is not for other photos.
         """
         k_max = self.features.shape[1]
         if not self.possible:
@@ -152,8 +159,8 @@ class Choosing:
         trials: list[Trial] = []
         right: list[NDArray[np.bool_]] = []
         since_best = 0
-        for k in _ladder(k_max):
-            trial, answers = self._try(k, _FIRST_REGULARISATION)
+        for k in _ladder(min(at_least, k_max), k_max):
+            trial, answers = self._try(k, DEFAULT_REGULARISATION)
             better = not trials or trial.accuracy > max(t.accuracy for t in trials)
             since_best = 0 if better else since_best + 1
             trials.append(trial)
@@ -162,16 +169,22 @@ class Choosing:
                 break
         return trials[self._simplest(right)].components, trials
 
-    def regularisation(self, components: int) -> tuple[float, list[Trial], Answers | None]:
+    def regularisation(self, components: int, *, trusted: bool = True) -> tuple[float, list[Trial], Answers | None]:
         """Return the regularisation of lowest doubted log loss, all that was tried, and what its head says.
 
         The log loss is explained at :class:`Trial`. What the head says is of the rows held back; None if there are none.
+
+        Parameters
+        ----------
+        components : int
+        trusted : bool
+            Whether the rows held back can decide; else the default is the only one tried.
         """
         if not self.possible:
-            return _FIRST_REGULARISATION, [], None
+            return DEFAULT_REGULARISATION, [], None
         trials: list[Trial] = []
         best: Answers | None = None
-        for strength in REGULARISATIONS:
+        for strength in REGULARISATIONS if trusted else (DEFAULT_REGULARISATION,):
             trial, answers = self._try(components, strength)
             trials.append(trial)
             if trial is min(trials, key=lambda trial: trial.doubted_log_loss):
@@ -325,11 +338,14 @@ def scale_of(features: NDArray[np.float32]) -> float:
     return 1.0 / max(float(np.sqrt(np.mean(np.square(features, dtype=np.float64).sum(axis=1)))), 1e-30)
 
 
-def _ladder(k_max: int) -> Iterable[int]:
-    """Yield 8, 12, 16, 24, 32, 48, ... and at last k_max."""
+def _ladder(k_min: int, k_max: int) -> Iterable[int]:
+    """Yield k_min, then those of 8, 12, 16, 24, 32, 48, ... beyond it, and at last k_max."""
+    if k_min >= 8 and k_min < k_max:
+        yield k_min
     k = 8
     while k < k_max:
-        yield k
+        if k > k_min:
+            yield k
         k = k * 3 // 2 if k & (k - 1) == 0 else k * 4 // 3
     yield k_max
 

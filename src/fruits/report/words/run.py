@@ -75,6 +75,8 @@ EN = {
     "curve_by_variance": "The run keeps the first {k}, as many as the wanted share of variance needs.",
     "curve_by_components": "The run keeps the first {k}, as it was asked to.",
     "curve_by_validation": "The run keeps the first {k}: the number that validation accuracy speaks for.",
+    "curve_by_seen": "The run keeps the first {k}, for 99 % of the variance: the network was made from these photos, so "
+    "validation on them decides nothing.",
     "curve_none": "No variance curve was recorded.",
     "curve_title": "Explained variance by number of components",
     "curve_desc": "The cumulative explained variance rises with the number of components. {k} {k:component "
@@ -275,6 +277,8 @@ FR = {
     "curve_by_variance": "L’exécution garde les {k} premières, autant qu’en demande la part de variance voulue.",
     "curve_by_components": "L’exécution garde les {k} premières, comme demandé.",
     "curve_by_validation": "L’exécution garde les {k} premières : le nombre que désigne la validation.",
+    "curve_by_seen": "L’exécution garde les {k} premières, soit 99 % de la variance : le réseau a été entraîné sur ces "
+    "photos, une validation sur elles ne prouverait rien.",
     "curve_none": "Aucune courbe de variance n’a été enregistrée.",
     "curve_title": "Variance expliquée selon le nombre de composantes",
     "curve_desc": "La variance expliquée cumulée croît avec le nombre de composantes. {k} {k:composante "
