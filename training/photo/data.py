@@ -1,7 +1,7 @@
 """Which photos the network is made from: kinds, varieties, sources and licences of three collections, decoded once.
 
-Real photos (a manifest with ``label``, ``source``, ``background``, ``licence``), Grocery Store (its ``train`` alone) and Fruits-360
-(its ``Training`` alone). Test and validation photos of the two published sets are never opened.
+Real photos (a manifest with ``label``, ``source``, ``background``, ``licence``), Grocery Store (its ``train`` alone) and
+Fruits-360 (its ``Training`` alone). Test and validation photos of the two published sets are never opened.
 """
 
 from __future__ import annotations
@@ -53,12 +53,16 @@ def collect(shared: Path, *, left_out: Iterable[str] = (), stated_only: bool = F
 def of_sources(shared: Path, sources: Iterable[str]) -> list[Photo]:
     """Return the photos of some sources, to judge on; ``grocery-store/val`` gives the validation photos of that set."""
     wanted = set(sources)
-    photos = [*_real(shared / "real-photos"), *_grocery(shared / GROCERY, "val"), *_turntable(shared / TURNTABLE, "Test")]
+    photos = [
+        *_real(shared / "real-photos"),
+        *_grocery(shared / GROCERY, "val"),
+        *_turntable(shared / TURNTABLE, "Test"),
+    ]
     return [photo for photo in photos if photo.source in wanted]
 
 
 def _real(folder: Path) -> list[Photo]:
-    with open(folder / "manifest.csv", encoding="utf-8", newline="") as lines:
+    with (folder / "manifest.csv").open(encoding="utf-8", newline="") as lines:
         return [
             Photo(
                 folder / row["uri"],
@@ -72,7 +76,7 @@ def _real(folder: Path) -> list[Photo]:
 
 
 def _grocery(folder: Path, part: str = "train") -> list[Photo]:
-    with open(folder / "classes.csv", encoding="utf-8", newline="") as lines:
+    with (folder / "classes.csv").open(encoding="utf-8", newline="") as lines:
         fine = {row["Class ID (int)"]: row["Class Name (str)"] for row in csv.DictReader(lines)}
     rows = [line.split(", ") for line in (folder / f"{part}.txt").read_text("utf-8").split("\n") if line.strip()]
     kinds = _kinds([fine[row[1]] for row in rows])
@@ -110,7 +114,9 @@ def decode(photos: list[Photo], side: int = SIDE) -> list[np.ndarray]:
         shorter = min(image.size)
         if shorter > side:
             scale = side / shorter
-            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC, reducing_gap=2)
+            image = image.resize(
+                (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC, reducing_gap=2
+            )
         return np.asarray(image)
 
     with ThreadPoolExecutor(2) as pool:

@@ -1,8 +1,8 @@
 """Fine-tuning: batches that any process can make again from their number, AdamW with a cosine, averaged weights, checkpoints.
 
-What is drawn is balanced: first a collection, then a kind (by the root of its count), then a source of it (by the root, too), then a
-photo. Classification layers: ``kind`` for all photos, ``grocery`` and ``turntable`` for the varieties of the two published sets, so
-that the embedding keeps what tells varieties apart.
+What is drawn is balanced: first a collection, then a kind (by the root of its count), then a source of it (by the root, too),
+then a photo. Classification layers: ``kind`` for all photos, ``grocery`` and ``turntable`` for the varieties of the two
+published sets, so that the embedding keeps what tells varieties apart.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from data import GROCERY, TURNTABLE, Photo
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-
-from data import GROCERY, TURNTABLE, Photo
-from network import Lite, pretrained, scaled
 from views import composite, cut_out, made_up_background, random_light, random_view, real_background
+
+from network import Lite, pretrained, scaled
 
 NO_TASK = -1
 
@@ -78,7 +78,9 @@ class Batches(Dataset):
         chosen = [self._draw(rng) for _ in range(recipe.batch)]
         views = np.stack([self._view(i, size, rng) for i in chosen])
         views = random_light(views, rng)
-        return torch.from_numpy(views), {task: torch.from_numpy(targets[chosen]) for task, targets in self.targets.items()}
+        return torch.from_numpy(views), {
+            task: torch.from_numpy(targets[chosen]) for task, targets in self.targets.items()
+        }
 
     def _draw(self, rng: np.random.Generator) -> int:
         collections = list(self.groups)
@@ -125,7 +127,9 @@ def _weighted(weights: list[float], rng: np.random.Generator) -> int:
     return int(np.searchsorted(sums, rng.random() * sums[-1], side="right"))
 
 
-def fit(photos: list[Photo], pixels: list[np.ndarray], recipe: Recipe, checkpoint: Path) -> tuple[Lite, dict[str, list[str]]]:
+def fit(
+    photos: list[Photo], pixels: list[np.ndarray], recipe: Recipe, checkpoint: Path
+) -> tuple[Lite, dict[str, list[str]]]:
     """Return the averaged network, in evaluation mode, and the names of its tasks.
 
     Goes on from ``checkpoint`` if it is of the same recipe and the same classes; writes it every few minutes.
@@ -148,7 +152,9 @@ def fit(photos: list[Photo], pixels: list[np.ndarray], recipe: Recipe, checkpoin
     warm = min(100, recipe.steps // 10)
 
     def factor(step: int) -> float:
-        return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / (recipe.steps - warm)))
+        return (
+            (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / (recipe.steps - warm)))
+        )
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
     start, made_by = 0, {"recipe": asdict(recipe), "names": batches.names}
@@ -173,7 +179,12 @@ def fit(photos: list[Photo], pixels: list[np.ndarray], recipe: Recipe, checkpoin
         for task, wanted in targets.items():
             there = (wanted != NO_TASK).to(device)
             if there.any():
-                part = F.cross_entropy(logits[task].float()[there], wanted.to(device)[there], label_smoothing=recipe.smoothing, reduction="sum")
+                part = F.cross_entropy(
+                    logits[task].float()[there],
+                    wanted.to(device)[there],
+                    label_smoothing=recipe.smoothing,
+                    reduction="sum",
+                )
                 loss = loss + part / len(wanted) * (1.0 if task == "kind" else 0.5)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -189,7 +200,11 @@ def fit(photos: list[Photo], pixels: list[np.ndarray], recipe: Recipe, checkpoin
         if (step + 1) % 100 == 0:
             now = time.monotonic()
             rate = 100 * recipe.batch / (now - shown)
-            print(f"step {step + 1}/{recipe.steps}: loss {total / 100:.3f}, kinds right {right / 100 / recipe.batch:.3f}, {rate:.0f} photos/s", flush=True)
+            print(
+                f"step {step + 1}/{recipe.steps}: loss {total / 100:.3f}, "
+                f"kinds right {right / 100 / recipe.batch:.3f}, {rate:.0f} photos/s",
+                flush=True,
+            )
             total, right, shown = 0.0, 0, now
         if time.monotonic() - saved > 180 or step + 1 == recipe.steps:
             _save(checkpoint, {

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-
 from data import Photo
+
 from fruits.photos.images import Preprocessing, to_network_input
 from network import Lite, scaled
 
 
-def logits_of(network: Lite, photos: list[Photo], size: int = 224, fit: str = "crop", batch: int = 32) -> tuple[np.ndarray, np.ndarray]:
+def logits_of(
+    network: Lite, photos: list[Photo], size: int = 224, fit: str = "crop", batch: int = 32
+) -> tuple[np.ndarray, np.ndarray]:
     """Return (kind logits, embeddings) of photos as ``fruits`` would see them."""
     logits, embeddings = [], []
     preprocessing = Preprocessing(size, fit)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         for start in range(0, len(photos), batch):
-            pixels = [to_network_input(photo.path.read_bytes(), preprocessing).pixels for photo in photos[start : start + batch]]
+            pixels = [
+                to_network_input(photo.path.read_bytes(), preprocessing).pixels
+                for photo in photos[start : start + batch]
+            ]
             embedding, outputs = network(scaled(torch.from_numpy(np.stack(pixels))))
             logits.append(outputs["kind"].float().numpy())
             embeddings.append(embedding.float().numpy())
@@ -32,12 +37,21 @@ def score(logits: np.ndarray, photos: list[Photo], kinds: list[str]) -> dict[str
     sources = np.array([photo.source for photo in photos])
     found = {}
     for source in [*sorted(set(sources)), "own", "web", "all"]:
-        here = learnt & ({"all": np.ones(len(photos), bool)}.get(source, (sources == source) | np.char.startswith(sources, f"{source}-")))
+        here = learnt & (
+            {"all": np.ones(len(photos), bool)}.get(
+                source, (sources == source) | np.char.startswith(sources, f"{source}-")
+            )
+        )
         if here.any():
             first = order[here, 0] == targets[here]
             three = (order[here, :3] == targets[here, None]).any(axis=1)
             balanced = np.mean([first[targets[here] == k].mean() for k in set(targets[here])])
-            found[source] = {"n": int(here.sum()), "first": float(first.mean()), "three": float(three.mean()), "kinds": float(balanced)}
+            found[source] = {
+                "n": int(here.sum()),
+                "first": float(first.mean()),
+                "three": float(three.mean()),
+                "kinds": float(balanced),
+            }
     return found
 
 

@@ -34,7 +34,9 @@ _NORM_EPS = 1e-3
 class NormedConv(nn.Module):
     """A convolution with frozen batch normalisation, padded as TensorFlow pads ("same", the odd pixel after the end)."""
 
-    def __init__(self, n_in: int, n_out: int, kernel: int, *, stride: int = 1, groups: int = 1, clip: bool = True) -> None:
+    def __init__(
+        self, n_in: int, n_out: int, kernel: int, *, stride: int = 1, groups: int = 1, clip: bool = True
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(n_out, n_in // groups, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(n_out))
@@ -100,8 +102,8 @@ class Lite(nn.Module):
         n_in = 32
         for number, (repeats, kernel, stride, expansion, channels) in enumerate(STAGES):
             n_out = _rounded(channels * width)
-            repeats = repeats if number in (0, len(STAGES) - 1) else math.ceil(repeats * depth)
-            for repeat in range(repeats):
+            base = number in (0, len(STAGES) - 1)
+            for repeat in range(repeats if base else math.ceil(repeats * depth)):
                 self.blocks.append(Block(n_in, n_out, kernel, stride if repeat == 0 else 1, expansion))
                 n_in = n_out
         self.last = NormedConv(n_in, EMBEDDING_SIZE, 1)

@@ -30,7 +30,15 @@ def made_up_background(side: int, rng: np.random.Generator) -> Image.Image:
     if rng.random() < 0.25:  # a wall or a plate: one colour, unevenly lit
         corners = rng.integers(60, 256, 3) + rng.integers(-40, 41, (2, 2, 3))
         return Image.fromarray(np.clip(corners, 0, 255).astype(np.uint8)).resize((side, side), BILINEAR)
-    palettes = ([120, 84, 50], [70, 95, 50], [130, 130, 130], [180, 170, 150], [60, 60, 70], [200, 200, 205], [90, 60, 40])
+    palettes = (
+        [120, 84, 50],
+        [70, 95, 50],
+        [130, 130, 130],
+        [180, 170, 150],
+        [60, 60, 70],
+        [200, 200, 205],
+        [90, 60, 40],
+    )
     base = np.array(palettes[rng.integers(len(palettes))]) + rng.integers(-25, 26, 3)
     total = np.zeros((side, side, 1))
     stretched = rng.random() < 0.4  # the grain of wood
@@ -48,7 +56,9 @@ def real_background(pixels: np.ndarray, side: int, rng: np.random.Generator) -> 
     return small.resize((side, side), BICUBIC)
 
 
-def composite(objects: list[tuple[np.ndarray, np.ndarray]], background: Image.Image, rng: np.random.Generator) -> np.ndarray:
+def composite(
+    objects: list[tuple[np.ndarray, np.ndarray]], background: Image.Image, rng: np.random.Generator
+) -> np.ndarray:
     """Put one to five cut-out objects of one kind on a background: scaled, turned, shaded, held, in a bag.
 
     Parameters
@@ -77,7 +87,8 @@ def composite(objects: list[tuple[np.ndarray, np.ndarray]], background: Image.Im
         if n > 1:  # a heap: near the middle, over one another
             at = tuple(int(side / 2 - extent_px / 2 + rng.normal(0, side * 0.17)) for extent_px in rgba.size)
         shadow = Image.new("RGBA", rgba.size, (0, 0, 0, 0))
-        shadow.putalpha(rgba.getchannel("A").filter(ImageFilter.GaussianBlur(side / 40)).point(lambda v, k=rng.uniform(0.2, 0.6): int(v * k)))
+        opacity = np.asarray(rgba.getchannel("A").filter(ImageFilter.GaussianBlur(side / 40))) * rng.uniform(0.2, 0.6)
+        shadow.putalpha(Image.fromarray(opacity.astype(np.uint8)))
         drop = int(side * rng.uniform(0.0, 0.05))
         picture.paste(shadow.convert("RGB"), (at[0] + drop, at[1] + drop), shadow.getchannel("A"))
         picture.paste(rgba.convert("RGB"), at, rgba.getchannel("A"))
@@ -91,7 +102,9 @@ def composite(objects: list[tuple[np.ndarray, np.ndarray]], background: Image.Im
 def _bowl(picture: Image.Image, rng: np.random.Generator) -> None:
     side, colour = picture.width, tuple(int(v) for v in rng.integers(90, 250, 3))
     x, y = (int(side * v) for v in rng.uniform(0.0, 0.15, 2))
-    ImageDraw.Draw(picture).ellipse((x, y, side - x, side - y), fill=colour, outline=tuple(v // 2 for v in colour), width=3)
+    ImageDraw.Draw(picture).ellipse(
+        (x, y, side - x, side - y), fill=colour, outline=tuple(v // 2 for v in colour), width=3
+    )
 
 
 def _fingers(picture: Image.Image, rng: np.random.Generator) -> None:
@@ -103,8 +116,15 @@ def _fingers(picture: Image.Image, rng: np.random.Generator) -> None:
     for finger in range(int(rng.integers(1, 5))):
         colour = tuple(int(v) for v in np.clip(skin + rng.integers(-12, 13, 3), 0, 255))
         x, length = start + finger * step, side * rng.uniform(0.25, 0.5)
-        drawn.rounded_rectangle((x, side - length, x + width, side + width), radius=width / 2, fill=(*colour, 255), outline=(*(v // 2 for v in colour), 160))
-    layer = layer.rotate(float(rng.choice([0, 90, 180, 270])) + rng.uniform(-20, 20), BILINEAR).filter(ImageFilter.GaussianBlur(0.8))
+        drawn.rounded_rectangle(
+            (x, side - length, x + width, side + width),
+            radius=width / 2,
+            fill=(*colour, 255),
+            outline=(*(v // 2 for v in colour), 160),
+        )
+    layer = layer.rotate(float(rng.choice([0, 90, 180, 270])) + rng.uniform(-20, 20), BILINEAR).filter(
+        ImageFilter.GaussianBlur(0.8)
+    )
     picture.paste(layer.convert("RGB"), (0, 0), layer.getchannel("A"))
 
 
@@ -124,14 +144,21 @@ def random_view(pixels: np.ndarray, size: int, rng: np.random.Generator, *, stre
     """Return a view of ``size`` x ``size`` pixels: a crop of 25 to 100 % of the area, turned, lit and degraded at random."""
     image = Image.fromarray(pixels)
     if rng.random() < 0.2:
-        image = image.rotate(rng.uniform(-25, 25) if rng.random() < 0.7 else float(rng.choice([90, 180, 270])), BILINEAR, expand=False, fillcolor=tuple(int(v) for v in pixels[0, 0]))
+        image = image.rotate(
+            rng.uniform(-25, 25) if rng.random() < 0.7 else float(rng.choice([90, 180, 270])),
+            BILINEAR,
+            expand=False,
+            fillcolor=tuple(int(v) for v in pixels[0, 0]),
+        )
     width, height = image.size
     area, ratio = rng.uniform(1 - 0.75 * strength, 1.0) * width * height, np.exp(rng.uniform(-0.3, 0.3))
     w, h = min(width, np.sqrt(area * ratio)), min(height, np.sqrt(area / ratio))
     if rng.random() < 0.5:  # squares keep shapes; long photos lose their ends, as at test time
         w = h = min(w, h)
     x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
-    image = image.resize((size, size), BICUBIC if rng.random() < 0.7 else BILINEAR, box=(x, y, x + w, y + h), reducing_gap=2)
+    image = image.resize(
+        (size, size), BICUBIC if rng.random() < 0.7 else BILINEAR, box=(x, y, x + w, y + h), reducing_gap=2
+    )
     if rng.random() < 0.15:  # a photo that once was small
         small = int(size * rng.uniform(0.3, 0.8))
         image = image.resize((small, small), BILINEAR).resize((size, size), BICUBIC)

@@ -328,9 +328,7 @@ def _takes_pixels(model: bytes, card: Card) -> bool:
         session = open_session(model)
     except BackboneError:
         return False  # whoever takes it apart says better what is wrong
-    inputs, outputs = (
-        [(end.name, end.type) for end in side] for side in (session.get_inputs(), session.get_outputs())
-    )
+    inputs, outputs = ([(end.name, end.type) for end in side] for side in (session.get_inputs(), session.get_outputs()))
     embedding, with_map = ("embedding", "tensor(float)"), ("map", "tensor(float)")
     return inputs == [("pixels", "tensor(uint8)")] and outputs in ([embedding], [embedding, with_map])
 

@@ -44,7 +44,7 @@ def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
     outputs = [value.name for value in graph.output]
     if len(inputs) != 1 or (len(outputs) != 1 and "embedding" not in outputs):
         raise BackboneError(
-            f"'{card.name}' has {len(inputs)} inputs and {len(outputs)} outputs; expected one input, the pixels, and one output "
+            f"'{card.name}' has {len(inputs)} inputs and {len(outputs)} outputs; expected one input: pixels, and one output "
             "or one called embedding"
         )
     old_input, old_output = inputs[0].name, "embedding" if "embedding" in outputs else outputs[0]
@@ -77,7 +77,7 @@ def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", card.embedding_size]))
     if pooled is not None:
-        shape = ["batch", card.embedding_size, "rows", "columns"]
+        shape: list[str | int | None] = ["batch", card.embedding_size, "rows", "columns"]
         graph.output.append(helper.make_tensor_value_info("map", TensorProto.FLOAT, shape))
     del graph.value_info[:]
     return bytes(model.SerializeToString())
@@ -166,7 +166,7 @@ def with_recogniser(
     for name, width in widths.items():
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]))
     if has_map:
-        shape = ["batch", "places", len(bias)]
+        shape: list[str | int | None] = ["batch", "places", len(bias)]
         graph.output.append(helper.make_tensor_value_info("evidence", TensorProto.FLOAT, shape))
     helper.set_model_props(model, metadata)
     return bytes(model.SerializeToString())
