@@ -8,10 +8,13 @@ files and pixels lie in memory that both processes map, so a batch costs a handf
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
+import logging
 import mmap
 import os
+import re
 import signal
 import socket
 import struct
@@ -29,14 +32,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.errors import EngineError, ImageDecodeError
-from fruits.photos.decoder_process import BEGUN, BUG, DONE, NOTHING, RECORD, RECORD_SIZE
+from fruits.photos.decoder_process import BEGUN, BUG, DONE, LOCKED, NOTHING, RECORD, RECORD_SIZE
 from fruits.photos.images import Photo, Preprocessing
+from fruits.photos.sandbox import ALL, Locks
 
 #: How often a photo is tried when an outsider may have killed the child: the system short of memory, or an operator.
 _ATTEMPTS: Final = 3
 #: How many children in a row may die before they begin any photo. Then it is not the photos that are at fault.
 _STARTS: Final = 5
 _OUTSIDERS: Final = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: What the child is told of the environment: where Python and its libraries are, and which language they speak. No secret of the
+#: caller's, such as the password of a database or the keys of a cloud.
+_ENVIRONMENT: Final = re.compile(
+    r"PATH|LANG|LANGUAGE|LC_[A-Z]+|TZ|TMPDIR|PYTHON[A-Z]+|LD_LIBRARY_PATH|DYLD_[A-Z_]+PATH"
+)
+_log: Final = logging.getLogger(__name__)
 _START: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from fruits.photos.decoder_process import serve; serve(*json.loads(sys.argv[2]))"
@@ -101,6 +111,11 @@ class Decoder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def locks(self) -> Locks | None:
+        """What holds the child; None while there is none, or it has not said so yet."""
+        return None if self._child is None else self._child.locks
+
     def start(self) -> None:
         """Start the child without waiting for it, so that its imports run beside other work."""
         with self._lock:
@@ -157,7 +172,8 @@ class Decoder:
             sizes = [len(data) for data in files]
             place = RECORD_SIZE * len(files)
             output = -(-(place + sum(sizes)) // 64) * 64
-            decoding = Decoding(self, self._buffer(output + room * len(files)), len(files), output)
+            used = output + room * len(files)
+            decoding = Decoding(self, self._buffer(used), len(files), output, used)
             memory = decoding.buffer.memory
             memory[:place] = bytes(place)
             for data in files:
@@ -212,8 +228,9 @@ class Decoder:
         while True:
             before = decoding.finished
             try:
-                if not child.socket.recv(64):
+                if not (said := child.socket.recv(64)):
                     return True
+                child.listen(said)
             except TimeoutError:
                 if decoding.advance() == before:
                     return False
@@ -264,8 +281,8 @@ class Decoding:
     As a context manager, it gives its memory back at the end; so does :meth:`release`.
     """
 
-    def __init__(self, decoder: Decoder, buffer: _Buffer, n: int, output: int) -> None:
-        self._decoder, self.buffer, self.n, self._output = decoder, buffer, n, output
+    def __init__(self, decoder: Decoder, buffer: _Buffer, n: int, output: int, used: int) -> None:
+        self._decoder, self.buffer, self.n, self._output, self._used = decoder, buffer, n, output, used
         self.order: dict[str, Any] = {}
         self.failure: Exception | None = None
         self.finished = self.decoded = 0
@@ -310,6 +327,7 @@ class Decoding:
             if self._decoder._outstanding is self:
                 self._decoder._finish(self)
             if not self._released:
+                self.buffer.clear(self._used)
                 self._decoder._free.append(self.buffer)
             self._released = True
 
@@ -322,7 +340,8 @@ class Decoding:
         while self.finished < self.n and (state := self.state(self.finished)) > BEGUN:
             start = self.finished * RECORD_SIZE
             _, code_size, text_size, width, height, seconds = RECORD.unpack_from(self.buffer.memory, start)
-            self.seconds += seconds
+            # A child that was taken over may write anything: what follows must do no more than be wrong.
+            self.seconds += seconds if 0 <= seconds < 1e6 else 0.0
             if state == DONE:
                 self._close(Size(width, height))
                 continue
@@ -358,14 +377,22 @@ class _Buffer:
     def __init__(self, size: int) -> None:
         self.number = next(self._numbers)
         self.size = max(1, -(-size // (1 << 20))) * (1 << 20)
-        if hasattr(os, "memfd_create"):
-            self.fd = os.memfd_create("fruits photos")
+        sealed = hasattr(os, "memfd_create")
+        if sealed:
+            self.fd = os.memfd_create("fruits photos", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         else:
             with tempfile.TemporaryFile(prefix="fruits-photos-") as file:
                 self.fd = os.dup(file.fileno())
         weakref.finalize(self, os.close, self.fd)
         os.ftruncate(self.fd, self.size)
+        if sealed:
+            # Whoever touches memory whose file was made shorter dies of SIGBUS; so that the child cannot do that to us.
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         self.memory = mmap.mmap(self.fd, self.size)
+
+    def clear(self, used: int) -> None:
+        """Overwrite what was used, so that no photo finds the one before it."""
+        np.frombuffer(self.memory, np.uint8, used)[:] = 0
 
 
 class _Child:
@@ -384,7 +411,11 @@ class _Child:
                 stderr=self._stderr,
                 pass_fds=[theirs.fileno()],
                 # The pool of threads that NumPy would start is of no use to a decoder.
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                env={
+                    **{name: value for name, value in os.environ.items() if _ENVIRONMENT.fullmatch(name)},
+                    "OPENBLAS_NUM_THREADS": "1",
+                    "OMP_NUM_THREADS": "1",
+                },
             )
         except OSError as exc:
             self.socket.close()
@@ -392,6 +423,8 @@ class _Child:
             raise EngineError(f"cannot start the process that decodes photos, '{sys.executable}': {exc}") from exc
         finally:
             theirs.close()
+        #: What holds the child; None until it has said so.
+        self.locks: Locks | None = None
         self._known: weakref.WeakSet[_Buffer] = weakref.WeakSet()
         self._end = weakref.finalize(self, _end, self.process, self.socket, self._stderr, os.getpid())
 
@@ -404,6 +437,15 @@ class _Child:
         with suppress(OSError):  # it died; whoever waits for it will see
             sent = socket.send_fds(self.socket, [message], [buffer.fd] if new else [])
             self.socket.sendall(message[sent:])
+
+    def listen(self, said: bytes) -> None:
+        """Take in what the child says of its locks, among the bytes that merely wake us."""
+        for byte in said:
+            if byte & LOCKED:
+                self.locks = Locks(byte & ~LOCKED & ALL)
+                if missing := ALL & ~self.locks:
+                    names = ", ".join(str(one.name).lower().replace("_", " ") for one in missing)
+                    _log.debug("photos are decoded without %s: this system does not have it", names)
 
     def end(self, *, patient: bool) -> tuple[int, str]:
         """Make sure that it is gone; return its exit code, negative for a signal, and the end of what it wrote to stderr."""

@@ -3,11 +3,13 @@
 How both talk is said here once. An order is JSON behind its length (uint32), sent through a socket, with the shared memory's
 file where the child does not have it yet. That memory holds one record per photo, the files one after the other, and
 from a multiple of 64 bytes on what comes out, without gaps for photos refused. The child says the state of every photo in
-its record and, at the end, one byte to wake its parent. Imports little, because whoever waits for the first photo waits for that.
+its record and, at the end, one byte to wake its parent. Before the first order it locks itself up (:mod:`fruits.photos.sandbox`)
+and says in one byte how well. Imports little, because whoever waits for the first photo waits for that.
 """
 
 from __future__ import annotations
 
+import array  # noqa: F401 - socket.recv_fds would import it when it is too late
 import fcntl
 import json
 import mmap
@@ -19,18 +21,23 @@ import struct
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
 
 from fruits.errors import ImageDecodeError
-from fruits.photos.images import Preprocessing, to_network_input, to_thumbnail
+from fruits.photos import images
+from fruits.photos.images import Preprocessing, read_size, to_network_input, to_thumbnail
+from fruits.photos.sandbox import lock
 
 #: One per photo: state, length of code and of text, width and height (or length of the thumbnail), seconds; then code and text.
 RECORD: Final = struct.Struct("<BxHHxxIId")
 RECORD_SIZE: Final = 512
 #: States of a photo, in order.
 NOTHING, BEGUN, DONE, REFUSED, BUG = range(5)
+#: Bit of the byte that says which locks hold; the others are those of ``sandbox.Locks``.
+LOCKED: Final = 0x80
 _MAX_STDERR_BYTES: Final = 1 << 20
 
 
@@ -49,9 +56,15 @@ def serve(fd: int, parent: int, cpu_s: float, memory_mib: int) -> None:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit(resource.RLIMIT_FSIZE, _MAX_STDERR_BYTES)
-    at_start = _data_bytes()
+    low = os.dup(fd)  # a parent with many files open may have given a high number, beyond the limit that comes
+    os.close(fd)
     buffers: dict[int, mmap.mmap] = {}
-    with socket.socket(fileno=fd) as orders:
+    with socket.socket(fileno=low) as orders:
+        _warm_up()
+        at_start = _data_bytes()
+        held = lock(threads=images.needs_threads())
+        with suppress(OSError):  # the parent is gone
+            orders.sendall(bytes([LOCKED | held]))
         while (received := _receive(orders)) is not None:
             order, fds = received
             if order["new"]:
@@ -89,13 +102,15 @@ def _decode_all(order: dict[str, Any], memory: mmap.mmap, cpu_s: float, memory_m
             state, code, text = REFUSED, b"too large", said.encode()
         except Exception:
             state, text = BUG, traceback.format_exc()[-400:].encode()
-        place += sizes[row]
         if text:
             text = text[: RECORD_SIZE - RECORD.size - len(code)]
             start = record + RECORD.size
             memory[start : start + len(code) + len(text)] = code + text
         RECORD.pack_into(memory, record, BEGUN, len(code), len(text), width, height, time.perf_counter() - started)
         memory[record] = state
+        # The next photo shall not find this one. Its pixels are the parent's to clear, once it has them.
+        np.frombuffer(memory, np.uint8, sizes[row], place)[:] = 0
+        place += sizes[row]
 
 
 def _pixels(**preprocessing: Any) -> Callable[[bytes, mmap.mmap, int], tuple[int, int]]:
@@ -119,9 +134,32 @@ def _thumbnail(side: int, quality: int) -> Callable[[bytes, mmap.mmap, int], tup
     return write
 
 
+def _size() -> Callable[[bytes, mmap.mmap, int], tuple[int, int]]:
+    return lambda data, memory, out: read_size(data)  # noqa: ARG005
+
+
+def _warm_up() -> None:
+    """Go once along every way that a photo can take, so that whatever is loaded on the way is loaded: later, nothing opens."""
+    for photo in images.made_photos():
+        to_network_input(photo, Preprocessing(8))
+        to_thumbnail(photo, 8)
+        read_size(photo)
+        for broken in (photo[:40], photo[: len(photo) // 2], photo[:20] + bytes(40) + photo[60:]):
+            with suppress(ImageDecodeError):
+                to_network_input(broken, Preprocessing(8))
+    for other in (b"", b"text"):
+        with suppress(ImageDecodeError):
+            read_size(other)
+    try:
+        raise MemoryError
+    except MemoryError:
+        traceback.format_exc()
+
+
 _OPERATIONS: Final[dict[str, Callable[..., Callable[[bytes, mmap.mmap, int], tuple[int, int]]]]] = {
     "pixels": _pixels,
     "thumbnail": _thumbnail,
+    "size": _size,
 }
 
 

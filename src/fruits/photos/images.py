@@ -9,14 +9,14 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image, ImageCms, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from fruits.config import Fit
 from fruits.errors import ConfigError, ImageDecodeError
@@ -202,12 +202,33 @@ def to_thumbnail(data: bytes, side: int, quality: int = 80) -> bytes:
 
     image, _ = _decode(data, scale)
     target = scale(*image.size)
-    if image.size != target:
-        image = image.resize(target, Image.Resampling.BICUBIC)
+    # A copy where nothing changes: of an image that came from a file, Pillow looks for that file when it is saved.
+    image = image.copy() if image.size == target else image.resize(target, Image.Resampling.BICUBIC)
     image.info.clear()  # Pillow copies a comment from here, whatever is asked of it
     out = BytesIO()
     image.save(out, "JPEG", quality=quality, optimize=True)
     return out.getvalue()
+
+
+def made_photos() -> Iterator[bytes]:
+    """Yield small made-up photos of every format and kind that takes a way of its own through decoding."""
+    exif = Image.Exif()
+    exif[_ORIENTATION_TAG] = 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for format_, modes in (
+        ("JPEG", ("RGB", "L", "CMYK")),
+        ("PNG", ("RGBA", "P", "LA", "I;16")),
+        ("WEBP", ("RGB", "RGBA")),
+    ):
+        for mode in modes:
+            out = BytesIO()
+            Image.new(mode, (16, 12)).save(out, format_, exif=exif, icc_profile=profile, dpi=(72, 72))
+            yield out.getvalue()
+
+
+def needs_threads() -> bool:
+    """Whether a reader that is installed works in threads of its own."""
+    return False
 
 
 def _decode(data: bytes, scale: Callable[[int, int], tuple[int, int]]) -> tuple[Image.Image, tuple[int, int]]:
