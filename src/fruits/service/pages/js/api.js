@@ -14,14 +14,14 @@ export class Refused extends Error {
   }
 }
 
-/** Recognise up to 8 photos. */
-export async function recognise(blobs, { keep, language }) {
+/** Recognise up to 8 photos; `signal` stops them from being sent. */
+export async function recognise(blobs, { keep, language, signal = null }) {
   const form = new FormData();
   // No file names: they are nobody's business.
   blobs.forEach((blob, number) => form.append("photo", blob, `${number + 1}.jpg`));
   form.append("keep", String(keep));
   form.append("lang", language);
-  return (await ask("/v1/recognise", { method: "POST", body: form })).json();
+  return (await ask("/v1/recognise", { method: "POST", body: form, signal })).json();
 }
 
 export async function giveFeedback(said) {
@@ -44,12 +44,20 @@ export function knownLabels() {
 export const modelInfo = async () => (await ask("/v1/model")).json();
 
 /** Ask; an answer that is no success is an exception, and so is none at all. */
-export async function ask(address, options = {}) {
+export async function ask(address, { signal = null, ...options } = {}) {
   let answer;
+  const ending = new AbortController();
+  const end = () => ending.abort();
+  const patience = setTimeout(end, 1000 * PATIENCE_S);
+  signal?.addEventListener("abort", end);
   try {
-    answer = await fetch(address, { credentials: "omit", redirect: "error", signal: AbortSignal.timeout(1000 * PATIENCE_S), ...options });
+    answer = await fetch(address, { credentials: "omit", redirect: "error", signal: ending.signal, ...options });
   } catch {
+    clearTimeout(patience);
     throw new Refused("offline", null);
+  } finally {
+    // Once there is an answer it is read: what it says of a photo that was kept must not get lost.
+    signal?.removeEventListener("abort", end);
   }
   if (answer.ok) return answer;
   const header = Number(answer.headers.get("Retry-After"));

@@ -3,55 +3,49 @@
 import { Refused, ask, modelInfo } from "./api.js";
 import { decide, nearest } from "./decide.js";
 
-const REMEMBERED = "fruits.device";
-
 export class Device {
-  /** Whether photos are to be looked at here. */
-  chosen = false;
   #runtime = null;
   #model = null;
   #gallery = null;
   #worker = null;
   #opening = null;
+  #refuse = () => {};
+  #gone = false;
   #asked = new Map();
   #number = 0;
 
   /** Return how many bytes the mode loads, or null where it cannot be had. */
   async available() {
     if (typeof WebAssembly !== "object" || typeof Worker !== "function") return null;
-    const page = await (await fetch("/static/page.json")).json();
+    const page = await (await ask("/static/page.json")).json();
     this.#runtime = page.device;
     if (!this.#runtime) return null;
     const about = await modelInfo().catch(() => null);
     return about ? this.#runtime.bytes + about.bytes + 4 * about.gallery.photos * (1 + about.gallery.components) : null;
   }
 
-  get remembered() {
-    try {
-      return localStorage.getItem(REMEMBERED) === "yes";
-    } catch {
-      return false;
-    }
-  }
-
-  /** Load everything; `progress` is told the share that has come. */
-  async open(progress) {
-    this.#opening ??= this.#open(progress).catch((error) => {
-      this.leave();
-      throw error;
+  /**
+   * Load everything.
+   *
+   * @param {(share: number) => void} progress  Told the share that has come.
+   * @param {() => void} broken  Called if the worker stops after that.
+   */
+  open(progress, broken = () => {}) {
+    this.#opening ??= new Promise((done, refuse) => {
+      this.#refuse = refuse;
+      this.#open(progress, broken).then(done, refuse);
     });
-    await this.#opening;
-    this.chosen = true;
-    remember("yes");
+    return this.#opening;
   }
 
+  /** Give everything back; what is still waited for is refused with the code "left". */
   leave() {
-    this.chosen = false;
+    const left = new Refused("left", null);
+    this.#gone = true;
     this.#worker?.terminate();
-    this.#worker = this.#opening = null;
-    for (const { reject } of this.#asked.values()) reject(new Error("left"));
-    this.#asked.clear();
-    remember(null);
+    this.#worker = null;
+    this.#refuse(left);
+    this.#refuseAll(left);
   }
 
   /** Recognise a JPEG that this page made; an answer of the service's shape. */
@@ -61,20 +55,23 @@ export class Device {
     return { ...decide(numbers, this.#model, shortSide), alike: nearest(numbers.features, this.#gallery, this.#model) };
   }
 
-  async #open(progress) {
+  async #open(progress, broken) {
+    if (!this.#runtime) await this.available();
+    if (!this.#runtime) throw new Error("this service has no runtime for it");
     // The service worker keeps what passes through it, for use without a connection; it must be there first.
     if (navigator.serviceWorker) await Promise.race([navigator.serviceWorker.ready, new Promise((done) => setTimeout(done, 3000))]);
     if ("caches" in window) await caches.open("fruits-device");
     this.#model = await modelInfo();
     this.#gallery = await gallery(this.#model);
+    if (this.#gone) throw new Refused("left", null); // a worker made now would never end
     this.#worker = new Worker("/static/js/device-worker.js", { type: "module" });
     this.#worker.addEventListener("message", ({ data }) => this.#heard(data, progress));
-    const broken = () => {
-      for (const { reject } of this.#asked.values()) reject(new Error("the worker stopped"));
-      this.#asked.clear();
+    const stopped = () => {
+      this.#refuseAll(new Error("the worker stopped"));
+      broken();
     };
-    this.#worker.addEventListener("error", broken);
-    this.#worker.addEventListener("messageerror", broken);
+    this.#worker.addEventListener("error", stopped);
+    this.#worker.addEventListener("messageerror", stopped);
     const { size, fit, kernel, recognizer, sha256, bytes } = this.#model;
     await this.#ask("open", { runtime: this.#runtime, preprocessing: { size, fit, kernel }, recognizer, sha256, bytes });
     await forgetOthers(recognizer, this.#runtime);
@@ -87,6 +84,11 @@ export class Device {
       this.#asked.set(number, { resolve, reject });
       this.#worker.postMessage({ number, what, ...given }, transfer);
     });
+  }
+
+  #refuseAll(error) {
+    for (const { reject } of this.#asked.values()) reject(error);
+    this.#asked.clear();
   }
 
   #heard({ number, share, result, error, offline }, progress) {
@@ -106,15 +108,6 @@ async function gallery({ identity, gallery: { photos, components, features } }) 
   if (buffer.byteLength !== 4 * photos * (1 + components)) throw new Error("another gallery than announced");
   // Both are little-endian, as every device with a browser is.
   return { identity, labels: new Int32Array(buffer, 0, photos), features: new Float32Array(buffer, 4 * photos) };
-}
-
-function remember(value) {
-  try {
-    if (value) localStorage.setItem(REMEMBERED, value);
-    else localStorage.removeItem(REMEMBERED);
-  } catch {
-    // Then it is chosen again next time.
-  }
 }
 
 /** Drop models and runtimes of other versions from what is kept for use without a connection. */

@@ -2,11 +2,11 @@
 
 import { Refused, recognise } from "./api.js";
 import { answerParts, spokenLine } from "./answer.js";
-import { Device } from "./device.js";
+import { DeviceSwitch } from "./device-switch.js";
 import { element } from "./elements.js";
 import { feedbackParts } from "./feedback.js";
 import { Unreadable, shrink } from "./photo.js";
-import { language, learn, megabytes, percent, say, speak } from "./speech.js";
+import { language, learn, say, speak } from "./speech.js";
 import { WORDS } from "./words.js";
 
 const AT_ONCE = 8; // photos of a request
@@ -21,9 +21,13 @@ const $ = (id) => document.getElementById(id);
 const picker = $("picker");
 const answers = $("answers");
 const keep = $("keep");
-const device = new Device();
 let count = 0;
 const waiting = new Set(); // what to do once there is a connection
+const unanswered = new Set(); // cards
+const asking = new Set(); // cards whose photo was not sent, and which ask what to do
+const sending = new Set(); // what stops requests that are on their way
+const device = new DeviceSwitch({ turned, announce });
+device.start();
 
 // --- Photos come in ---------------------------------------------------------------------------------------------------
 
@@ -84,43 +88,86 @@ async function take(list) {
 
 // --- Photos are looked at ---------------------------------------------------------------------------------------------
 
+/** The one way of photos to an answer. A photo that was on the page while the switch was on is sent only if the visitor says so. */
 async function look(cards) {
-  for (const card of cards) card.busy();
-  if (device.chosen) {
-    await lookHere(cards);
-    return;
+  for (const card of cards) {
+    asking.delete(card);
+    card.stays ||= device.on;
+    card.busy();
   }
+  const some = cards.filter((card) => !card.stays);
+  if (some.length < cards.length) await lookHere(cards.filter((card) => card.stays));
+  if (some.length) await send(some);
+}
+
+async function send(cards) {
   for (let trial = 1; ; trial++) {
+    if (cards.some((card) => card.stays)) {
+      await look(cards); // it was switched on meanwhile
+      return;
+    }
+    const stop = new AbortController();
+    sending.add(stop);
     try {
-      const { photos } = await recognise(cards.map((card) => card.blob), { keep: keep.checked, language: language() });
+      const kept = keep.checked && cards.every((card) => card.keep); // of when the photo was chosen, and not taken back since
+      const { photos } = await recognise(cards.map((card) => card.blob), { keep: kept, language: language(), signal: stop.signal });
       cards.forEach((card, number) => (photos[number].error ? card.failed(refusal(photos[number].error)) : card.answered(photos[number])));
       return;
     } catch (error) {
+      if (cards.some((card) => card.stays)) continue;
       const again = error instanceof Refused && error.retryAfter && trial < TRIES ? Math.min(error.retryAfter, WAIT_S) : 0;
       if (!again) {
         for (const card of cards) card.failed(error);
         return;
       }
-      await pause(again, (left) => cards.forEach((card) => card.waits(error, left)));
+      await pause(again, (left) => cards.forEach((card) => card.waits(error, left)), () => cards.some((card) => card.stays));
       for (const card of cards) card.busy();
+    } finally {
+      sending.delete(stop);
     }
   }
 }
 
+/** Look at photos on this device; they wait for the model, and ask if there is none. */
 async function lookHere(cards) {
+  for (const card of cards) card.holds();
   for (const card of cards) {
-    try {
-      card.answered(await device.recognise(card.blob), { here: true });
-    } catch (error) {
-      card.failed(error);
+    for (;;) {
+      try {
+        const model = await device.ready();
+        card.busy();
+        card.answered(await model.recognise(card.blob), { here: true });
+      } catch (error) {
+        if (device.loaded && error.code !== "left") card.failed(error);
+        else if (!device.on || device.failed) card.asks();
+        else continue; // it was switched off and on, or is loaded again
+      }
+      break;
     }
   }
+}
+
+/** What the switch changes at once: what is on its way is stopped, what waits stays here. */
+function turned() {
+  keep.disabled = device.on;
+  say(document.querySelector("[data-t=keep_more]"), device.on ? "keep_device" : "keep_more");
+  if (device.on) {
+    keep.checked = false;
+    for (const card of unanswered) card.stays = true;
+    for (const stop of sending) stop.abort();
+  }
+  const cards = [...asking];
+  if (device.on && !device.failed) {
+    asking.clear();
+    if (cards.length) look(cards);
+  } else for (const card of cards) card.asks();
+  if (!navigator.onLine) connection();
 }
 
 const refusal = ({ code, message }) => new Refused(code, message, { status: 422 });
 
-async function pause(seconds, tell) {
-  for (let left = seconds; left > 0; left--) {
+async function pause(seconds, tell, enough) {
+  for (let left = seconds; left > 0 && !enough(); left--) {
     tell(left);
     await new Promise((done) => setTimeout(done, 1000));
   }
@@ -131,6 +178,9 @@ class Card {
   constructor(file) {
     this.file = file;
     this.blob = null;
+    this.keep = keep.checked;
+    this.stays = device.on; // on this device, whatever is switched later
+    unanswered.add(this);
     count += 1;
     this.picture = element("img", { src: URL.createObjectURL(file), decoding: "async" });
     say(this.picture, "photo_number", { n: count }, "alt");
@@ -159,8 +209,35 @@ class Card {
     this.body.replaceChildren(element("p.looking", {}, element("span.spinner", { "aria-hidden": "true" }), say(element("span"), "looking")));
   }
 
+  holds() {
+    this.node.setAttribute("aria-busy", "true");
+    this.body.replaceChildren(element("p.looking", {}, element("span.spinner", { "aria-hidden": "true" }), say(element("span"), "device_waits")));
+  }
+
+  /** Say why the photo was not looked at, and ask what to do with it. */
+  asks() {
+    this.done();
+    asking.add(this);
+    const message = say(element("p.problem"), device.on ? "device_asks" : "device_left");
+    const again = () => {
+      asking.delete(this);
+      if (device.failed) device.open();
+      look([this]);
+    };
+    const away = () => {
+      asking.delete(this);
+      if (device.on) device.turn(false);
+      this.stays = false;
+      look([this]);
+    };
+    const button = (key, click) => say(element("button.button.small", { type: "button", click }), key);
+    const buttons = device.on ? [button("again", again), button("device_off_send", away)] : [button("device_send", away)];
+    this.body.replaceChildren(message, element("p.buttons", {}, ...buttons));
+  }
+
   answered(answer, { here = false } = {}) {
     this.done();
+    unanswered.delete(this);
     const parts = answerParts(answer);
     if (here) parts.push(element("p.fate.quiet", {}, say(element("span"), "on_device")));
     else parts.push(...feedbackParts(answer, { failed: (error, place) => explain(error, place), deleted: () => this.gone() }));
@@ -223,53 +300,12 @@ function notice(what, values) {
 }
 
 function connection(tryAgain = true) {
-  if (!navigator.onLine) notice(device.chosen ? "offline_device" : "offline_notice");
+  if (!navigator.onLine) notice(device.loaded ? "offline_device" : "offline_notice");
   else notice(null);
   if (navigator.onLine && tryAgain) for (const again of [...waiting]) again();
 }
 addEventListener("online", () => connection());
 addEventListener("offline", () => connection());
 
-// --- On the device --------------------------------------------------------------------------------------------------------
-
-async function offerDevice() {
-  const size = await device.available();
-  if (!size) return;
-  $("device-choice").hidden = false;
-  const state = $("device-state");
-  const rest = () => say(state, "device_more", { get size() { return megabytes(size); } });
-  rest();
-  const choose = async () => {
-    const wanted = $("device").checked;
-    keep.disabled = wanted;
-    say(document.querySelector("[data-t=keep_more]"), wanted ? "keep_device" : "keep_more");
-    if (!wanted) {
-      device.leave();
-      rest();
-      return;
-    }
-    keep.checked = false;
-    try {
-      await device.open((share) => say(state, "device_loading", { get share() { return percent(share); } }));
-      say(state, "device_ready");
-      announce("device_ready");
-    } catch (error) {
-      $("device").checked = false;
-      keep.disabled = false;
-      say(document.querySelector("[data-t=keep_more]"), "keep_more");
-      device.leave();
-      say(state, error.code === "offline" ? "device_offline" : "device_failed");
-      announce(error.code === "offline" ? "device_offline" : "device_failed");
-    }
-    connection();
-  };
-  $("device").addEventListener("change", choose);
-  if (device.remembered) {
-    $("device").checked = true;
-    await choose();
-  }
-}
-
 if ("serviceWorker" in navigator) navigator.serviceWorker.register("/sw.js").catch(() => {}); // without it the page works online only
-offerDevice().catch(() => {});
 connection();

@@ -1,0 +1,150 @@
+// The switch "On this device only": whether it is on, what it says, and the model behind it.
+//
+// While it is on no photo may be sent, whether or not the model has loaded: whoever sends photos asks `on` in the same moment. The
+// choice of an earlier visit is taken up by the constructor, before any photo can come in. If the model cannot be loaded the
+// switch stays on, and the visitor is asked. Knows nothing of photos.
+
+import { Device } from "./device.js";
+import { Refused } from "./api.js";
+import { megabytes, percent, say } from "./speech.js";
+
+const REMEMBERED = "fruits.device";
+const $ = (id) => document.getElementById(id);
+
+export class DeviceSwitch {
+  #box = $("device");
+  #state = $("device-state");
+  #turned;
+  #announce;
+  #size = null;
+  #device = null; // another one each time it is switched on, so that nothing of an earlier choice comes in between
+  #opening = null;
+  #problem = null;
+  #loaded = false;
+
+  /**
+   * @param {{turned: () => void, announce: (key: string) => void}} tell  `turned`: it was switched, or the model came or failed.
+   */
+  constructor({ turned, announce }) {
+    this.#turned = turned;
+    this.#announce = announce;
+    this.#box.checked = remembered(); // a browser may have restored another state
+    if (this.on) $("device-choice").hidden = false;
+  }
+
+  /** Whether photos must stay on this device. */
+  get on() {
+    return this.#box.checked;
+  }
+
+  /** Whether photos can be looked at here now. */
+  get loaded() {
+    return this.on && this.#loaded;
+  }
+
+  /** Whether the model could not be loaded. */
+  get failed() {
+    return this.on && this.#problem !== null;
+  }
+
+  /** Listen to the visitor; load the model if it was chosen before. */
+  start() {
+    this.#box.addEventListener("change", () => this.turn(this.on));
+    $("device-again").addEventListener("click", () => this.open());
+    $("device-off").addEventListener("click", () => this.turn(false));
+    addEventListener("online", () => this.failed && this.#problem === "device_offline" && this.open());
+    // Switched on in another tab, or before the visitor came back to this one.
+    const follow = () => !this.on && remembered() && this.turn(true);
+    addEventListener("storage", ({ key }) => key === REMEMBERED && follow());
+    addEventListener("pageshow", ({ persisted }) => persisted && follow());
+    if (this.on) this.turn(true);
+    this.#offer().catch(() => {}); // without a connection there is nothing to offer
+  }
+
+  turn(on) {
+    this.#box.checked = on;
+    remember(on);
+    if (on) {
+      $("device-choice").hidden = false;
+      this.open();
+      return;
+    }
+    this.#device?.leave();
+    this.#device = this.#opening = this.#problem = null;
+    this.#loaded = false;
+    this.#say();
+    this.#turned();
+  }
+
+  /** Load the model, again if it could not be loaded. */
+  open() {
+    this.#device?.leave();
+    const device = (this.#device = new Device());
+    const now = (change) => {
+      if (this.#device !== device) return; // switched meanwhile
+      change();
+      this.#say();
+      this.#turned();
+      if (this.#problem ?? this.#loaded) this.#announce(this.#problem ?? "device_ready");
+    };
+    const failed = (error) =>
+      now(() => {
+        this.#loaded = false;
+        this.#problem = error.code === "offline" ? "device_offline" : "device_failed";
+        this.#opening = Promise.reject(error);
+        this.#opening.catch(() => {});
+      });
+    this.#loaded = false;
+    this.#problem = null;
+    this.#opening = device.open(
+      (share) => this.#device === device && !this.#problem && say(this.#state, "device_loading", { get share() { return percent(share); } }),
+      () => failed(new Error("the worker stopped")),
+    );
+    this.#opening.then(() => now(() => (this.#loaded = true)), failed);
+    this.#say();
+    this.#turned();
+  }
+
+  /** Return the device once photos can be looked at on it; rejected if it cannot be loaded, or with "left" if it is switched off. */
+  async ready() {
+    if (!this.#opening) throw new Refused("left", null);
+    const device = this.#device;
+    await this.#opening;
+    return device;
+  }
+
+  #say() {
+    const whole = this.#size;
+    $("device-ask").hidden = !this.failed;
+    if (this.#problem) say(this.#state, this.#problem);
+    else if (this.#loaded) say(this.#state, "device_ready");
+    else if (this.on) say(this.#state, "device_loading", { get share() { return percent(0); } });
+    else if (whole === null) say(this.#state, "device_plain");
+    else say(this.#state, "device_more", { get size() { return megabytes(whole); } });
+  }
+
+  async #offer() {
+    const size = await new Device().available();
+    if (!Number.isFinite(size)) return;
+    this.#size = size;
+    $("device-choice").hidden = false;
+    if (!this.on) this.#say();
+  }
+}
+
+function remembered() {
+  try {
+    return localStorage.getItem(REMEMBERED) === "yes";
+  } catch {
+    return false;
+  }
+}
+
+function remember(on) {
+  try {
+    if (on) localStorage.setItem(REMEMBERED, "yes");
+    else localStorage.removeItem(REMEMBERED);
+  } catch {
+    // Then it is chosen again next time.
+  }
+}
