@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from faults import damage, decoders, deletions, disk, hostile, kills, pairs, stores
+from faults import damage, decoders, deletions, device, disk, hostile, kills, pairs, stores
 from faults.page import PAGE, write
 from faults.trials import Figure, SkippedError, Trials
 
@@ -37,6 +37,7 @@ SCENARIOS: dict[str, Callable[[Trials], Figure]] = {
     "delete-sqlite": deletions.delete_sqlite,
     "delete-postgresql": deletions.delete_postgresql,
     "keep-sqlite": deletions.keep_sqlite,
+    "device-only": device.device_only,
 }
 
 #: Columns. Rich leaves cells out where 80 is all there is, as in a pipe.

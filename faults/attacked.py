@@ -228,13 +228,17 @@ class Attacked:
                     found.append(f"planted bytes in {path.relative_to(self._data)}")
         return found
 
-    def forget_unclaimed(self) -> int:
-        """Take what is stored as promised: answers that were sent to somebody who was gone."""
-        stored = self._settled()
-        unclaimed = stored.rows - self.receipts.keys()
-        for name in unclaimed:
+    def forget_unclaimed(self, patience_s: float = 0.0) -> int:
+        """Take what is stored as promised, answers that were sent to somebody who was gone; return how many photos that were.
+
+        They are given so many seconds to go.
+        """
+        until = time.monotonic() + patience_s
+        while (stored := self._settled()).photos - self.receipts.keys() and time.monotonic() < until:
+            time.sleep(0.5)
+        for name in stored.rows - self.receipts.keys():
             self.receipts[name] = ("", name in stored.photos)
-        return len(unclaimed)
+        return len(stored.photos - {name for name, (secret, _) in self.receipts.items() if secret})
 
     def make_token(self, role: Literal["api", "owner"]) -> str:
         """Return a new token of the service."""

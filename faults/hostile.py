@@ -228,8 +228,11 @@ def _gone(service: Attacked, figure: Figure, trials: Trials) -> None:
             yield Case(f"cut at {length}", [whole[:length], b""], silence=True, ending=ending, pause_s=pause)
 
     _send_all(service, figure, cases())
-    # Who is gone got no receipt. What was taken in whole is there all the same, until its days are over.
-    service.forget_unclaimed()
+    # Who is gone got no receipt, so nobody could have a photo deleted: none may be kept. Receipts of photos that were not kept,
+    # the id and the day, are there until the next day.
+    if photos := service.forget_unclaimed(patience_s=30):
+        figure.failed.append(f"{photos} photos were kept of clients that were gone before the answer")
+        figure.verdict.lost += photos
     for _ in range(100):
         if (now := service.descriptors()) <= before + 3:
             return

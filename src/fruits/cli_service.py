@@ -18,7 +18,7 @@ from fruits.terminal import JSON, OUTPUT, is_quiet, note
 
 if TYPE_CHECKING:
     from fruits.service.database import Database
-    from fruits.service.submissions import Submissions
+    from fruits.service.submissions import Submission, Submissions
 
 _OUT = typer.Argument(help="Results of 'fruits run', or a bundle.")
 _DATA = typer.Option(metavar="FOLDER", help="Folder for the database and kept photos; default: OUT/service.")
@@ -92,6 +92,11 @@ def serve(
     tokens_only: Annotated[bool, typer.Option("--tokens-only", help="Recognise only for those with a token.")] = False,
     public_metrics: Annotated[bool, typer.Option("--public-metrics", help="Let anybody read /metrics.")] = False,
     keep_days: Annotated[int, typer.Option(help="Days after which what was kept is deleted.")] = 90,
+    feedback_hours: Annotated[
+        int, typer.Option(help="Hours into the next day (UTC) for which feedback on photos not kept is possible.")
+    ] = 6,
+    operator: Annotated[str, typer.Option(metavar="NAME", help="Who operates the service; the page says it.")] = "",
+    contact: Annotated[str, typer.Option(metavar="TEXT", help="How to reach the operator; the page says it.")] = "",
     watch: Annotated[float, typer.Option(help="Seconds between looks for a new bundle; 0: only on SIGHUP.")] = 10.0,
     drain: Annotated[float, typer.Option(help="Seconds to go on refusing politely when told to stop.")] = 0.5,
     check: Annotated[
@@ -108,7 +113,8 @@ def serve(
         trusted_proxies=tuple(trusted_proxy or ()), max_bytes=max_bytes, max_photos=max_photos, max_fields=max_fields,
         max_pixels=max_pixels, max_frames=max_frames, max_connections=max_connections, max_wait_s=max_wait,
         send_s=send_timeout, decode_s=decode_timeout, rate=rate, token_rate=token_rate, tokens_only=tokens_only,
-        public_metrics=public_metrics, keep_days=keep_days, watch_s=watch, drain_s=drain,
+        public_metrics=public_metrics, keep_days=keep_days, feedback_hours=feedback_hours, operator=operator, contact=contact,
+        watch_s=watch, drain_s=drain,
     )  # fmt: skip
     if check:
         _check(config, as_json=as_json)
@@ -238,15 +244,15 @@ def submissions_list(
         said = {None: "", True: "; right", False: "; wrong"}[one.right]
         said += f", it is {one.said_label}" if one.said_label else ""
         said += f"; {one.decision} {one.reviewed_label or ''}".rstrip() if one.decision else ""
-        typer.echo(
-            printable(
-                f"{one.id}  {one.created:%Y-%m-%d %H:%M}  {one.outcome}: {one.variety or one.kind or one.label}{said}"
-            )
-        )
+        typer.echo(printable(f"{one.id}  {one.created:%Y-%m-%d %H:%M}  {_answer(one)}{said}"))
     typer.echo(
         f"{counts['all']:,} submissions: {counts['kept']:,} with a photo, {counts['wrong']:,} said to be wrong, "
         f"{counts['pending']:,} to be reviewed, {counts['reviewed']:,} reviewed"
     )
+
+
+def _answer(one: Submission) -> str:
+    return f"{one.outcome}: {one.variety or one.kind or one.label}" if one.has_photo else "photo and answer not kept"
 
 
 def submissions_export(

@@ -169,8 +169,8 @@ def test_a_photo_is_kept_only_with_consent_and_holds_nothing_of_the_upload(
 def test_receipts_are_committed_before_they_are_given(service: Any, a_photo: bytes) -> None:
     got = service.recognise(a_photo, lang="fr").json()["photos"][0]
     with sqlite3.connect(f"file:{service.data / 'service.db'}?mode=ro", uri=True) as connection:
-        row = connection.execute("select state, language, has_photo from submissions where id = ?", [got["id"]])
-        assert row.fetchone() == ("kept", "fr", 0)
+        row = connection.execute("select state, outcome, has_photo from submissions where id = ?", [got["id"]])
+        assert row.fetchone() == ("kept", None, 0), "a receipt and nothing of the answer"
     connection.close()
 
 

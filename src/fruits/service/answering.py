@@ -16,6 +16,7 @@ from fruits.errors import ImageDecodeError
 from fruits.photos.quality import ADVICE
 from fruits.service import problems
 from fruits.service.callers import caller, charge
+from fruits.service.delivery import Delivery
 from fruits.service.door import Receive, Scope, Send, reply
 from fruits.service.glance import Glance, glance
 from fruits.service.problems import Problem
@@ -26,7 +27,11 @@ from fruits.service.submissions import NewSubmission, Receipt
 from fruits.service.uploads import GoneError, Upload, read_upload
 
 PATH: Final = "/v1/recognise"
-_CHOICES: Final = (("keep", ("true", "false"), "false"), ("lang", ("en", "fr"), "en"))
+_CHOICES: Final = (
+    ("keep", ("true", "false"), "false"),
+    ("show", ("true", "false"), "false"),
+    ("lang", ("en", "fr"), "en"),
+)
 
 
 async def recognise(resources: Resources, scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,21 +39,42 @@ async def recognise(resources: Resources, scope: Scope, receive: Receive, send: 
     about = scope["fruits"]
     about["route"] = PATH
     upload = Upload(resources.budget)
+    kept: list[Receipt] = []
     try:
-        body = await _answer(resources, scope, receive, upload)
-    except GoneError:
-        raise  # nobody is left to be refused anything
-    except Exception as exc:
-        resources.statistics.refused(problems.of(exc).code)
+        body = await _answer(resources, scope, receive, upload, kept)
+    except BaseException as exc:
+        resources.undelivered.lost(kept)
+        if isinstance(exc, Exception) and not isinstance(exc, GoneError):  # else nobody is left to be refused anything
+            resources.statistics.refused(problems.of(exc).code)
         raise
     finally:
         about["bytes_in"], about["photos"] = upload.bytes_in, upload.count
         about["waiting"] = resources.recogniser.waiting  # a log filter on AWS scales the service by it
         upload.close()
-    await reply(send, 200, body)
+    if kept:
+        await _deliver(resources, scope, receive, send, body, kept)
+    else:
+        await reply(send, 200, body)
 
 
-async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: Upload) -> bytes:
+async def _deliver(
+    resources: Resources, scope: Scope, receive: Receive, send: Send, body: bytes, kept: list[Receipt]
+) -> None:
+    """Send an answer that says how to delete what was kept; where it reaches nobody, nothing is kept."""
+    delivery = Delivery(scope, receive, resources.config.send_s)
+    try:
+        if await delivery.is_client_gone():
+            raise GoneError
+        await reply(send, 200, body)
+    except BaseException:
+        delivery.close()
+        resources.undelivered.lost(kept)
+        raise
+    resources.undelivered.follow(kept, delivery, len(body))
+
+
+async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: Upload, kept: list[Receipt]) -> bytes:
+    """Return the answer; add the receipts of photos that were kept to ``kept``."""
     about = scope["fruits"]
     _admit(resources)
     token = await caller(resources, about)
@@ -57,10 +83,12 @@ async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: 
     await read_upload(upload, receive, about["headers"], resources.config)
     if upload.count > 1:
         await caller(resources, about, upload.count - 1)
-    keep, lang = _wishes(scope["query_string"], upload.fields)
+    keep, show, lang = _wishes(scope["query_string"], upload.fields)
     outcomes = await _outcomes(resources, about, upload, keep=keep)
     good = [outcome for outcome in outcomes if isinstance(outcome, Recognised)]
-    receipts = iter(await _receipts(resources, good, lang, about["started"]) if good else ())
+    given = await _receipts(resources, good, lang, about["started"], show=show) if good else []
+    kept += [receipt for receipt, one in zip(given, good, strict=True) if one.kept is not None]
+    receipts = iter(given)
     about["outcomes"] = [one.answer.outcome for one in good]
     total_s = time.perf_counter() - about["started"]
     photos = [
@@ -83,8 +111,8 @@ def _admit(resources: Resources, *, heavy: bool = False) -> None:
         raise Problem("busy", retry_after_s=wait_s)
 
 
-def _wishes(query: bytes, fields: dict[str, str]) -> tuple[bool, str]:
-    """Return whether the photo may be kept, and the language; of body and address, the body counts."""
+def _wishes(query: bytes, fields: dict[str, str]) -> tuple[bool, bool, str]:
+    """Return whether the photo may be kept and whether shown, and the language; of body and address, the body counts."""
     asked = parse_qs(query.decode("latin-1"), keep_blank_values=True) if query else {}
     found = {}
     for name, known, otherwise in _CHOICES:
@@ -93,7 +121,11 @@ def _wishes(query: bytes, fields: dict[str, str]) -> tuple[bool, str]:
             detail = f"{name}: expected {' or '.join(known)}", f"{name} : attendu {' ou '.join(known)}"
             raise Problem("bad_request", detail, status=422)
         found[name] = values[0]
-    return found["keep"] == "true", found["lang"]
+    keep, show = found["keep"] == "true", found["show"] == "true"
+    if show and not keep:
+        detail = "show=true needs keep=true", "show=true demande keep=true"
+        raise Problem("bad_request", detail, status=422)
+    return keep, show, found["lang"]
 
 
 async def _outcomes(
@@ -143,7 +175,9 @@ def _refusal(seen: Glance, config: ServiceConfig) -> ImageDecodeError | None:
     return None
 
 
-async def _receipts(resources: Resources, good: list[Recognised], lang: str, started: float) -> list[Receipt]:
+async def _receipts(
+    resources: Resources, good: list[Recognised], lang: str, started: float, *, show: bool
+) -> list[Receipt]:
     """Write answers down; what can be done later is done by the writer."""
 
     def count() -> None:
@@ -159,10 +193,10 @@ async def _receipts(resources: Resources, good: list[Recognised], lang: str, sta
                 outcome, seconds, kept=one.kept is not None, model=one.model.identity, bins=one.bins
             )
 
-    return await resources.receipts.add([_submission(one, lang) for one in good], count)
+    return await resources.receipts.add([_submission(one, lang, show=show) for one in good], count)
 
 
-def _submission(one: Recognised, lang: str) -> NewSubmission:
+def _submission(one: Recognised, lang: str, *, show: bool) -> NewSubmission:
     answer = one.answer
     return NewSubmission(
         outcome=answer.outcome,
@@ -175,6 +209,7 @@ def _submission(one: Recognised, lang: str) -> NewSubmission:
         model=one.model.identity,
         photo=one.kept,
         features=answer.features if one.kept is not None else None,
+        may_show=show and one.kept is not None,
     )
 
 

@@ -53,7 +53,11 @@ class Base(DeclarativeBase):
 
 
 class SubmissionRow(Base):
-    """What is kept of a photo that was sent: the answer, the visitor's word on it, the owner's. Never the upload itself."""
+    """What is kept of a photo that was sent. Never the upload itself.
+
+    With consent: the answer, the visitor's word on it, the owner's. Without: a receipt (id, hash of the secret, day) and what the
+    visitor says of the answer; all else is null.
+    """
 
     __tablename__ = "submissions"
 
@@ -61,8 +65,11 @@ class SubmissionRow(Base):
     secret_sha256: Mapped[bytes] = mapped_column(LargeBinary(32))
     #: writing: the photo may or may not be there yet; kept; deleting: a tombstone, nothing of it is shown to anyone.
     state: Mapped[str] = mapped_column(String(8))
+    #: To the second with a photo; else the beginning of the day, UTC.
     created_s: Mapped[int] = mapped_column(BigInteger)
     has_photo: Mapped[bool] = mapped_column(Boolean)
+    #: Whether the visitor agreed that others may see the photo, small: beside answers and in reports.
+    may_show: Mapped[bool | None] = mapped_column(Boolean)
     outcome: Mapped[str | None] = mapped_column(String(16))
     kind: Mapped[str | None] = mapped_column(Text)
     variety: Mapped[str | None] = mapped_column(Text)

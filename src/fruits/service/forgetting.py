@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import ColumnElement, and_, delete, select, update
 
 from fruits.errors import NotFoundError
 from fruits.service.database import Database, SubmissionRow
@@ -26,6 +26,8 @@ from fruits.storage.objects import Objects
 ID: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 #: Deleted in one go: a few transactions for a day's worth, none of them long.
 _AT_ONCE: Final = 200
+#: Rows without a photo that are deleted in one transaction.
+_RECEIPTS_AT_ONCE: Final = 5000
 #: PostgreSQL rewrites its table to forget; not more often than this. A photo and its row are gone before.
 _SCRUB_EVERY_S: Final = 60.0
 _ROW: Final = SubmissionRow
@@ -71,6 +73,19 @@ class Forgetting:
             if not ids:
                 return count
             count += self.forget(ids, condition)
+
+    def drop_receipts(self, before_s: int) -> int:
+        """Delete receipts of photos that were not kept, of days that began earlier; return how many."""
+        old = and_(_ROW.has_photo.is_(False), _ROW.created_s < before_s, _ROW.state == "kept")
+        count, last = 0, _RECEIPTS_AT_ONCE
+        while last == _RECEIPTS_AT_ONCE:
+            some = select(_ROW.id).where(old).limit(_RECEIPTS_AT_ONCE)
+            with self._database.writing() as connection:
+                last = connection.execute(delete(_ROW).where(_ROW.id.in_(some.scalar_subquery()))).rowcount
+                if last:
+                    self._database.must_scrub(connection)
+            count += last
+        return count
 
     def sweep(self) -> None:
         """Delete photos that no row names.

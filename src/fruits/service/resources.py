@@ -16,6 +16,7 @@ from typing import Any, Final
 from fruits.errors import FruitsError, StoreError
 from fruits.learning.drift import Drift
 from fruits.service.database import Database
+from fruits.service.delivery import Undelivered
 from fruits.service.limits import Limits
 from fruits.service.receipts import Receipts
 from fruits.service.recogniser import Recogniser
@@ -47,6 +48,7 @@ class Resources:
     statistics : Statistics
     tokens : Tokens
     receipts : Receipts
+    undelivered : Undelivered
     stopping : bool
         Whether new photos are refused.
     budget : Budget
@@ -68,11 +70,14 @@ class Resources:
             database = Database.open(config.database)
             undo.callback(database.close)
             self._database = database
-            self.submissions = Submissions(database, Objects(config.photos), keep_days=config.keep_days)
+            self.submissions = Submissions(
+                database, Objects(config.photos), keep_days=config.keep_days, feedback_hours=config.feedback_hours
+            )
             self.submissions.recover()
             self.statistics = Statistics(database)
             self.tokens = Tokens(database)
             self.receipts = Receipts(self.submissions, self._is_busy)
+            self.undelivered = Undelivered(self.submissions)
             undo.pop_all()
 
     @property
@@ -102,6 +107,7 @@ class Resources:
         self._do(self._warm_up(failed))
         self._do(self._repeat(_FLUSH_S, self.statistics.flush))
         self._do(self._repeat(_RECOVER_S, self.submissions.recover))
+        self._do(self._repeat(_RECOVER_S, self.undelivered.retry))
         self._do(self._repeat(_PURGE_S, self._purge, at_once=True))
         self._do(self._repeat(_PULSE_S, self._pulse))
         if self.config.watch_s:
@@ -113,6 +119,7 @@ class Resources:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.undelivered.finish()
         await asyncio.to_thread(self._close)
 
     async def reload(self) -> None:

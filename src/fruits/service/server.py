@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from fruits.errors import ConfigError
 from fruits.service import problems
 from fruits.service.app import create_app
+from fruits.service.delivery import TRANSPORT
 from fruits.service.problems import Problem
 from fruits.service.settings import ServiceConfig
 from fruits.service.telemetry import LogHandler, Telemetry
@@ -197,6 +198,7 @@ class _Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope[TRANSPORT] = self.transport  # type: ignore[typeddict-unknown-key]
         self._in_head = True
         self._head_bytes = self._fields_bytes = 0
 

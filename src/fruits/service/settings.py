@@ -9,6 +9,7 @@ from typing import Final
 
 from fruits.config import usable_cores
 from fruits.errors import ConfigError
+from fruits.harmless import clean_line
 from fruits.storage.objects import is_remote
 
 #: Names of this machine for itself; always answered.
@@ -92,6 +93,10 @@ class ServiceConfig:
         Whether anybody may read ``/metrics``.
     keep_days : int
         Days after which what was kept is deleted.
+    feedback_hours : int
+        Hours into the next day (UTC) for which the receipts of photos that were not kept remain.
+    operator, contact : str
+        Who operates the service and how to reach them, as the page says it; empty: the page says that nobody is named.
     watch_s : float
         Seconds between looks at OUT for a new bundle; 0: only on SIGHUP.
     drain_s : float
@@ -128,6 +133,9 @@ class ServiceConfig:
     tokens_only: bool = False
     public_metrics: bool = False
     keep_days: int = 90
+    feedback_hours: int = 6
+    operator: str = ""
+    contact: str = ""
     watch_s: float = 10.0
     drain_s: float = 0.5
 
@@ -143,6 +151,8 @@ class ServiceConfig:
         for name in ("data", "database", "photos"):
             put(self, name, getattr(places, name))
         put(self, "workers", self.workers or usable_cores())
+        for name in ("operator", "contact"):
+            put(self, name, clean_line(getattr(self, name), 200))
         put(self, "allow_hosts", tuple(host.lower() for host in self.allow_hosts))
         put(self, "allow_origins", tuple(origin.lower().rstrip("/") for origin in self.allow_origins))
         for name, low, high in (
@@ -150,7 +160,7 @@ class ServiceConfig:
             ("max_photos", 1, 64), ("max_fields", 1, 100), ("max_pixels", 10_000, 100_000_000),
             ("max_frames", 1, 1_000_000), ("send_s", 0.1, 3600), ("decode_s", 0.1, 600), ("max_wait_s", 0.05, 600),
             ("max_connections", 1, 100_000), ("rate", 0, 10_000_000), ("token_rate", 0, 10_000_000),
-            ("keep_days", 1, 36500), ("watch_s", 0, 86400), ("drain_s", 0, 600),
+            ("keep_days", 1, 36500), ("feedback_hours", 0, 48), ("watch_s", 0, 86400), ("drain_s", 0, 600),
         ):  # fmt: skip
             value = getattr(self, name)
             if not low <= value <= high:

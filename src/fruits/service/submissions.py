@@ -1,4 +1,4 @@
-"""Everything kept about a submission: the answer, the photo if its owner agreed, what was said about it.
+"""Everything kept about a submission: photo and answer if its owner agreed, else a receipt and the day; what was said about it.
 
 Steps are in such an order that a killed process leaves nothing that nobody knows of. Kept: a row that says *writing*, then the
 photo, then the row says *kept*; so no photo exists that no row names. Forgotten: see ``forgetting.py``. What was begun,
@@ -15,122 +15,54 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, Row, and_, func, insert, or_, select, tuple_, update
 
 from fruits.errors import ConfigError, StoreError
 from fruits.harmless import clean_line, clean_text
 from fruits.service.database import Database, SubmissionRow
 from fruits.service.forgetting import ID, Forgetting, not_found, photo_key
+from fruits.service.submission_types import (
+    DECISIONS,
+    FILTERS,
+    Decision,
+    Filter,
+    NewSubmission,
+    Page,
+    Receipt,
+    Submission,
+)
 from fruits.storage.objects import Objects
 
-Decision = Literal["confirmed", "corrected", "refused"]
-Filter = Literal["pending", "wrong", "reviewed", "kept"]
-DECISIONS: Final[tuple[Decision, ...]] = ("confirmed", "corrected", "refused")
-FILTERS: Final[tuple[Filter, ...]] = ("pending", "wrong", "reviewed", "kept")
+__all__ = [
+    "DECISIONS",
+    "FEEDBACK_HOURS",
+    "FILTERS",
+    "Decision",
+    "Filter",
+    "NewSubmission",
+    "Page",
+    "Receipt",
+    "Submission",
+    "Submissions",
+]
+
+#: Hours into the next day for which a receipt remains, by default.
+FEEDBACK_HOURS: Final = 6
+_DAY_S: Final = 86_400
+#: Names in one question to the database.
+_NAMES_AT_ONCE: Final = 500
 #: A row that says "writing" for so long belongs to a process that is no more.
 _WRITING_S: Final = 600
 _ROW: Final = SubmissionRow
-
-
-@dataclass(frozen=True, slots=True)
-class NewSubmission:
-    """What there is to keep of a recognised photo.
-
-    Attributes
-    ----------
-    outcome : str
-        Of ``fruits.answers.OUTCOMES``.
-    kind, variety : str, optional
-        Identifiers of what was named.
-    label : str, optional
-        The most probable label of the training photos.
-    probability, strangeness : float
-    language : str
-        ``en`` or ``fr``.
-    model : str
-        Identity of the bundle.
-    photo : bytes, optional
-        JPEG made from the pixels, never the upload; given only with consent.
-    features : float32 array, shape (k,), optional
-        Given only with consent.
-    """
-
-    outcome: str
-    kind: str | None
-    variety: str | None
-    label: str | None
-    probability: float
-    strangeness: float
-    language: str
-    model: str
-    photo: bytes | None = None
-    features: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What the visitor gets: the name of the submission, and what proves that it is theirs."""
-
-    id: str
-    secret: str
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A submission, as the owner sees it.
-
-    Attributes
-    ----------
-    id : str
-    created : datetime
-        UTC, to the second.
-    outcome, kind, variety, label, probability, strangeness, language, model
-        The answer, as in :class:`NewSubmission`.
-    has_photo : bool
-    right : bool, optional
-        The visitor's word; None if there is none.
-    said_label, note : str, optional
-        What the visitor says it is; whatever else they wrote.
-    decision : str, optional
-        The owner's: confirmed, corrected or refused.
-    reviewed_label : str, optional
-        The owner's label.
-    reviewer : str, optional
-        Name of the token.
-    """
-
-    id: str
-    created: datetime
-    outcome: str | None
-    kind: str | None
-    variety: str | None
-    label: str | None
-    probability: float | None
-    strangeness: float | None
-    language: str | None
-    model: str | None
-    has_photo: bool
-    right: bool | None
-    said_label: str | None
-    note: str | None
-    decision: str | None
-    reviewed_label: str | None
-    reviewer: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Some submissions, newest first, and where the next page begins; None after the last."""
-
-    submissions: tuple[Submission, ...]
-    cursor: str | None
+#: Columns that only a photo that is kept fills.
+_OF_ANSWER: Final = (
+    "may_show", "outcome", "kind", "variety", "label", "probability", "strangeness", "language", "model", "features",
+)  # fmt: skip
 
 
 class Submissions:
@@ -143,6 +75,8 @@ class Submissions:
         Where photos rest; holds nothing else.
     keep_days : int
         For how many days anything is kept.
+    feedback_hours : int
+        How many hours into the next day (UTC) receipts of photos that were not kept remain, so that feedback can be given.
 
     Raises
     ------
@@ -150,9 +84,12 @@ class Submissions:
         From every method, if database or store refuse.
     """
 
-    def __init__(self, database: Database, photos: Objects, *, keep_days: int) -> None:
+    def __init__(
+        self, database: Database, photos: Objects, *, keep_days: int, feedback_hours: int = FEEDBACK_HOURS
+    ) -> None:
         if keep_days < 1:
             raise ConfigError(f"keep_days is {keep_days}; expected at least 1")
+        self._feedback = timedelta(hours=feedback_hours)
         self._database, self._photos, self.keep_days = database, photos, keep_days
         self._forgetting = Forgetting(database, photos)
         if photos.is_local and not any((folder := Path(photos.root)).iterdir()):
@@ -161,7 +98,7 @@ class Submissions:
     # --- The visitor ------------------------------------------------------------------------------------------------
 
     def add(self, answer: NewSubmission) -> Receipt:
-        """Keep an answer, and the photo and its features where they are given."""
+        """Keep a photo with its answer and features; where no photo is given, a receipt and the day."""
         return self.add_many([answer])[0]
 
     def add_many(self, answers: Sequence[NewSubmission]) -> list[Receipt]:
@@ -208,7 +145,7 @@ class Submissions:
             "was_right": right,
             "said_label": (clean_line(label) or None) if label else None,
             "note": (clean_text(note) or None) if note else None,
-            "feedback_s": int(time.time()),
+            "feedback_s": _day_s(time.time()),
         }
         with self._database.writing() as connection:
             # SQLite overwrites the word before; PostgreSQL keeps it until its table is rewritten.
@@ -229,6 +166,33 @@ class Submissions:
         self._owned(submission_id, secret, ("kept", "deleting"))
         self._forgetting.forget([submission_id])
         self._forgetting.scrub()
+
+    def of(self, submission_id: str, secret: str) -> Submission:
+        """Return what is stored of a submission to whom it belongs.
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such submission or the secret is another's.
+        """
+        self._owned(submission_id, secret, ("kept",))
+        return self.get(submission_id)
+
+    def retract(self, receipts: Sequence[Receipt]) -> None:
+        """Forget submissions whose receipts reached nobody, so that nobody could have them deleted."""
+        self._forgetting.forget([receipt.id for receipt in receipts])
+        self._forgetting.scrub()
+
+    def shown(self, ids: Sequence[str]) -> set[str]:
+        """Return which of some submissions are there and may be seen by others."""
+        wanted = [name for name in ids if ID.fullmatch(name)]
+        found: set[str] = set()
+        with self._database.reading() as connection:
+            for start in range(0, len(wanted), _NAMES_AT_ONCE):
+                some = _ROW.id.in_(wanted[start : start + _NAMES_AT_ONCE])
+                statement = select(_ROW.id).where(some, _ROW.state == "kept", _ROW.may_show.is_(True))
+                found.update(connection.execute(statement).scalars())
+        return found
 
     # --- The owner --------------------------------------------------------------------------------------------------
 
@@ -392,6 +356,7 @@ class Submissions:
         """
         before = (now or datetime.now(UTC)) - timedelta(days=self.keep_days)
         count = self._forgetting.forget_all(_ROW.created_s < int(before.timestamp()))
+        count += self._forgetting.drop_receipts(_day_s(((now or datetime.now(UTC)) - self._feedback).timestamp()))
         self._forgetting.sweep()
         self._forgetting.scrub(thorough=thorough)
         return count
@@ -409,12 +374,19 @@ class Submissions:
 
 
 def _row(receipt: Receipt, answer: NewSubmission) -> dict[str, Any]:
-    return {
+    kept = answer.photo is not None
+    row: dict[str, Any] = dict.fromkeys(_OF_ANSWER)
+    row |= {
         "id": receipt.id,
         "secret_sha256": _hashed(receipt.secret),
-        "state": "kept" if answer.photo is None else "writing",
-        "created_s": int(time.time()),
-        "has_photo": answer.photo is not None,
+        "state": "writing" if kept else "kept",
+        "created_s": int(time.time()) if kept else _day_s(time.time()),
+        "has_photo": kept,
+    }
+    if not kept:
+        return row
+    return row | {
+        "may_show": answer.may_show,
         "outcome": answer.outcome,
         # Of our own bundle, but labels are names of folders, and those may hold anything.
         **{name: clean_line(getattr(answer, name) or "") or None for name in ("kind", "variety", "label")},
@@ -425,6 +397,11 @@ def _row(receipt: Receipt, answer: NewSubmission) -> dict[str, Any]:
         "model": answer.model,
         "features": None if answer.features is None else np.asarray(answer.features, "<f4").tobytes(),
     }
+
+
+def _day_s(seconds: float) -> int:
+    """Return when the day (UTC) of a moment began."""
+    return int(seconds) // _DAY_S * _DAY_S
 
 
 def _chosen(which: str) -> ColumnElement[bool]:
@@ -449,7 +426,12 @@ def _parse_cursor(cursor: str) -> tuple[int, str]:
 def _submission(row: Row[Any]) -> Submission:
     values = row._mapping
     given = {name: values[name] for name in Submission.__slots__ if name in values}
-    return Submission(**given, created=datetime.fromtimestamp(row.created_s, UTC), right=row.was_right)
+    given |= {
+        "created": datetime.fromtimestamp(row.created_s, UTC),
+        "right": row.was_right,
+        "may_show": bool(row.may_show),
+    }
+    return Submission(**given)
 
 
 def _random_name(size: int) -> str:

@@ -49,6 +49,29 @@ def test_processes_that_open_a_new_database_at_once_all_succeed(database_url: st
         assert process.returncode == 0, said
 
 
+def test_a_database_of_before_loses_what_was_stored_without_consent(database: Database, database_url: str) -> None:
+    with database.writing() as connection:
+        connection.execute(text("alter table submissions drop column may_show"))
+        connection.execute(text("update alembic_version set version_num = '0001'"))
+        for name, has_photo in (("n" * 22, False), ("y" * 22, True)):
+            connection.execute(
+                text(
+                    "insert into submissions (id, secret_sha256, state, created_s, has_photo, outcome, label, probability, "
+                    "language, feedback_s) values (:id, :secret, 'kept', 1800000123, :has, 'kind', 'apple', 0.5, 'fr', "
+                    "1800000200)"
+                ),
+                {"id": name, "secret": bytes(32), "has": has_photo},
+            )
+    Database.open(database_url).close()
+    with database.reading() as connection:
+        rows = connection.execute(text("select * from submissions order by id")).mappings().all()
+    without, kept = rows
+    assert (without["created_s"], without["feedback_s"]) == (1_800_000_123 // 86_400 * 86_400,) * 2
+    assert [without[name] for name in ("outcome", "label", "probability", "language")] == [None] * 4
+    assert (kept["created_s"], kept["label"], kept["may_show"]) == (1_800_000_123, "apple", None)
+    assert database.must_be_scrubbed(), "the files still hold what was emptied"
+
+
 def test_a_database_of_a_later_version_is_refused(database: Database, database_url: str) -> None:
     with database.writing() as connection:
         connection.execute(text("update alembic_version set version_num = '9999'"))

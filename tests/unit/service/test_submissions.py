@@ -40,31 +40,78 @@ def set_state(database: Database, name: str, state: str) -> None:
         connection.execute(update(SubmissionRow).where(SubmissionRow.id == name).values(state=state))
 
 
-def test_an_answer_is_kept_without_photo_or_features(
+def test_without_consent_a_receipt_and_the_day_are_stored_and_nothing_of_the_answer(
     submissions: Submissions, database: Database, photo_folder: Path, new: New
 ) -> None:
-    receipt = submissions.add(new(outcome="variety", variety="apple/braeburn", strangeness=float("inf")))
-    found = submissions.get(receipt.id)
-    assert (found.outcome, found.kind, found.variety, found.label) == (
-        "variety",
-        "apple",
-        "apple/braeburn",
-        "Apple Red 1",
-    )
-    assert (found.probability, found.strangeness, found.language) == (0.75, None, "fr")
-    assert abs(found.created - datetime.now(UTC)) < timedelta(minutes=5)
+    receipt = submissions.add(new(outcome="variety", variety="apple/braeburn", may_show=True))
     (row,) = rows(database)
-    assert (row.features, row.has_photo, row.state) == (None, False, "kept")
+    stored = {name: value for name, value in row._mapping.items() if value is not None}
+    assert stored.keys() == {"id", "secret_sha256", "state", "created_s", "has_photo"}
+    assert (row.id, row.state, row.has_photo) == (receipt.id, "kept", False)
+    assert row.created_s % 86_400 == 0, "the day, not the second"
+    assert timedelta(0) <= datetime.now(UTC) - datetime.fromtimestamp(row.created_s, UTC) < timedelta(days=1, minutes=5)
     assert list(photo_folder.iterdir()) == []
     with pytest.raises(NotFoundError):
         submissions.photo(receipt.id)
+    submissions.feedback(receipt.id, receipt.secret, False, "pear")
+    (row,) = rows(database)
+    assert (row.was_right, row.said_label) == (False, "pear")
+    assert row.feedback_s % 86_400 == 0
+
+
+def test_receipts_go_the_next_day_after_the_hours_for_feedback(
+    submissions: Submissions, database: Database, new: New, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forgetting, "_RECEIPTS_AT_ONCE", 3)
+    receipts = submissions.add_many([new() for _ in range(7)])
+    kept = submissions.add(new(PHOTO))
+    (day,) = {row.created_s for row in rows(database) if not row.has_photo}
+    tomorrow = datetime.fromtimestamp(day, UTC) + timedelta(days=1)
+    assert submissions.purge(tomorrow + timedelta(hours=5, minutes=59)) == 0
+    submissions.feedback(receipts[0].id, receipts[0].secret, True)
+    assert submissions.purge(tomorrow + timedelta(hours=6)) == 7
+    assert [row.id for row in rows(database)] == [kept.id]
+    with pytest.raises(NotFoundError):
+        submissions.feedback(receipts[0].id, receipts[0].secret, True)
+
+
+def test_what_is_stored_is_told_to_whom_it_belongs(submissions: Submissions, new: New) -> None:
+    receipt = submissions.add(new(PHOTO, may_show=True))
+    found = submissions.of(receipt.id, receipt.secret)
+    assert (found.id, found.label, found.has_photo, found.may_show) == (receipt.id, "Apple Red 1", True, True)
+    for name, secret in ((receipt.id, "guess"), ("A" * 22, receipt.secret)):
+        with pytest.raises(NotFoundError):
+            submissions.of(name, secret)
+
+
+def test_only_agreed_and_living_photos_may_be_shown(
+    submissions: Submissions, new: New, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fruits.service.submissions._NAMES_AT_ONCE", 2)
+    agreed, deleted, silent = submissions.add_many([new(PHOTO, may_show=True), new(PHOTO, may_show=True), new(PHOTO)])
+    submissions.delete(deleted.id, deleted.secret)
+    assert submissions.shown([agreed.id, deleted.id, silent.id, "n" * 22, "../x"]) == {agreed.id}
+
+
+def test_what_reached_nobody_is_forgotten(
+    submissions: Submissions, database: Database, photo_folder: Path, new: New
+) -> None:
+    lost, stays = submissions.add_many([new(PHOTO), new(PHOTO)])
+    submissions.retract([lost])
+    assert [row.id for row in rows(database)] == [stays.id]
+    assert [path.name for path in photo_folder.iterdir()] == [f"{stays.id}.jpg"]
 
 
 def test_with_consent_photo_and_features_are_kept_to_the_bit(
     submissions: Submissions, database: Database, photo_folder: Path, new: New
 ) -> None:
-    receipt = submissions.add(new(PHOTO, features=np.array([1.5, -2.25, 1e-30], np.float32)))
+    receipt = submissions.add(new(PHOTO, strangeness=float("inf"), features=np.array([1.5, -2.25, 1e-30], np.float32)))
     assert submissions.photo(receipt.id) == PHOTO
+    found = submissions.get(receipt.id)
+    assert (found.outcome, found.kind, found.variety, found.label) == ("kind", "apple", None, "Apple Red 1")
+    assert (found.probability, found.strangeness, found.language) == (0.75, None, "fr")
+    assert not found.may_show, "another consent, which is never assumed"
+    assert abs(found.created - datetime.now(UTC)) < timedelta(minutes=5)
     (row,) = rows(database)
     assert np.frombuffer(row.features, "<f4").tolist() == np.array([1.5, -2.25, 1e-30], np.float32).tolist()
     assert [path.name for path in photo_folder.iterdir()] == [f"{receipt.id}.jpg"]
@@ -84,7 +131,7 @@ def test_receipts_are_random_and_the_secret_is_not_stored(
 def test_several_are_kept_in_order_or_not_at_all(
     submissions: Submissions, database: Database, photo_folder: Path, new: New, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    receipts = submissions.add_many([new(label="a"), new(PHOTO, label="b"), new(label="c")])
+    receipts = submissions.add_many([new(PHOTO, label="a"), new(PHOTO, label="b"), new(PHOTO, label="c")])
     assert [submissions.get(receipt.id).label for receipt in receipts] == ["a", "b", "c"]
 
     def refuse(*_: object) -> None:
@@ -92,9 +139,9 @@ def test_several_are_kept_in_order_or_not_at_all(
 
     monkeypatch.setattr(Objects, "write", refuse)
     with pytest.raises(StoreError, match="no space"):
-        submissions.add_many([new(label="d"), new(PHOTO, label="e")])
+        submissions.add_many([new(), new(PHOTO, label="e")])
     assert sorted(row.label for row in rows(database)) == ["a", "b", "c"]
-    assert len(list(photo_folder.iterdir())) == 1
+    assert len(list(photo_folder.iterdir())) == 3
     assert submissions.add_many([]) == []
 
 
@@ -112,7 +159,7 @@ def test_the_last_word_of_the_visitor_counts(submissions: Submissions, new: New)
 
 
 def test_words_of_strangers_are_kept_harmless(submissions: Submissions, new: New) -> None:
-    receipt = submissions.add(new(label="=cmd\u202e\x1b[31m", language="en\x00" + "x" * 100))
+    receipt = submissions.add(new(PHOTO, label="=cmd\u202e\x1b[31m", language="en\x00" + "x" * 100))
     submissions.feedback(
         receipt.id, receipt.secret, False, "\u202egpj\x00.exe\ud800 ", "a\r\nb\x07\t<b>c</b>" + "x" * 2000
     )
@@ -357,7 +404,9 @@ def test_what_may_be_learnt_goes_through_all_pages(submissions: Submissions, new
     receipts = submissions.add_many([new(PHOTO) for _ in range(205)])
     for receipt in receipts:
         submissions.review(receipt.id, "confirmed", reviewer="me")
-    submissions.review(submissions.add(new()).id, "confirmed", reviewer="me")  # without a photo nothing is to be learnt
+    submissions.review(
+        submissions.add(new()).id, "corrected", "Pear", reviewer="me"
+    )  # without a photo nothing is to be learnt
     assert {one.id for one in submissions.learnable()} == {receipt.id for receipt in receipts}
 
 
