@@ -1,6 +1,6 @@
-"""What a person is told: a variety, a kind, "not sure", or "none of the things I know"; and advice if the photo is to blame.
+"""What a person is told: a variety, a kind, "probably", "not sure" or "none of the things I know"; and advice on the photo.
 
-From calibrated probabilities and strangeness to one of four outcomes, for many photos at once. Batch, command line and service
+From calibrated probabilities and strangeness to one of five outcomes, for many photos at once. Batch, command line and service
 all ask here; ``recognizer.onnx`` gives the numbers and the bundle's ``taxonomy.json`` and ``certainty.json`` the rest.
 """
 
@@ -17,8 +17,10 @@ from fruits.learning.metrics import best_labels
 from fruits.photos.quality import Limits
 from fruits.taxonomy import Name, Taxonomy
 
-Outcome = Literal["variety", "kind", "unsure", "unknown"]
-OUTCOMES: Final[tuple[Outcome, ...]] = ("variety", "kind", "unsure", "unknown")
+Outcome = Literal["variety", "kind", "probable", "unsure", "unknown"]
+OUTCOMES: Final[tuple[Outcome, ...]] = ("variety", "kind", "probable", "unsure", "unknown")
+#: The outcomes that name something.
+NAMING: Final[tuple[Outcome, ...]] = ("variety", "kind", "probable")
 #: How many kinds and labels an answer names at most.
 BEST: Final = 3
 
@@ -31,6 +33,8 @@ class Certainty:
     ----------
     variety, kind : float
         Least probability at which a variety, a kind counts as certain.
+    probable : float
+        Least probability of the best kind at which it is named as probable; at ``kind`` or above, none is.
     strange : float
         Strangeness beyond which a photo shows none of the things that were learnt; infinite: never.
     limits : Limits
@@ -39,6 +43,7 @@ class Certainty:
 
     variety: float
     kind: float
+    probable: float
     strange: float
     limits: Limits
 
@@ -48,9 +53,10 @@ class Certainty:
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> Certainty:
-        """Return what :meth:`as_dict` wrote."""
+        """Return what :meth:`as_dict` wrote; what an older version wrote knows no "probably"."""
         strange = float("inf") if values["strange"] is None else float(values["strange"])
-        return cls(float(values["variety"]), float(values["kind"]), strange, Limits(**values["limits"]))
+        variety, kind = float(values["variety"]), float(values["kind"])
+        return cls(variety, kind, float(values.get("probable", kind)), strange, Limits(**values["limits"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +91,11 @@ class Answer:
 
     Attributes
     ----------
-    outcome : {"variety", "kind", "unsure", "unknown"}
+    outcome : {"variety", "kind", "probable", "unsure", "unknown"}
     name : Name, optional
-        Of the variety or the kind; None where nothing is certain.
+        Of the variety or the kind; None where nothing is named.
     probability : float
-        Of what is named; of the best kind where nothing is certain.
+        Of what is named; of the best kind where nothing is.
     kind, variety : str
         Identifiers of what is named: ``apple``, ``apple/braeburn``; empty where nothing is.
     kinds : tuple of (str, Name, float)
@@ -101,7 +107,7 @@ class Answer:
     strangeness : float
         How unlike everything that was learnt.
     advice : tuple of str
-        What is wrong with the photo, of ``small``, ``dark``, ``blurred``; given only where the answer is unsure or unknown.
+        What is wrong with the photo, of ``small``, ``dark``, ``blurred``; given only where the answer is not certain.
     features : float32 array, shape (k,)
     """
 
@@ -143,6 +149,7 @@ def decide(
     else:
         variety, variety_probability = np.full(n, -1, np.int64), np.zeros(n, np.float32)
     outcome = np.full(n, OUTCOMES.index("unsure"), np.int64)
+    outcome[kind_probabilities[:, 0] >= certainty.probable] = OUTCOMES.index("probable")
     outcome[kind_probabilities[:, 0] >= certainty.kind] = OUTCOMES.index("kind")
     outcome[variety_probability >= certainty.variety] = OUTCOMES.index("variety")
     outcome[~(strangeness <= certainty.strange)] = OUTCOMES.index("unknown")  # also where it is no number
@@ -164,7 +171,7 @@ def answers(
     taxonomy: Taxonomy,
     advice: Sequence[tuple[str, ...]],
 ) -> list[Answer]:
-    """Put decisions into words: names instead of numbers, and advice where the answer is unsure or unknown.
+    """Put decisions into words: names instead of numbers, and advice where the answer is not certain.
 
     Parameters
     ----------
@@ -189,7 +196,7 @@ def _answer(
         number = int(decisions.variety[row])
         name, probability = taxonomy.varieties[number], float(decisions.variety_probability[row])
         variety, kind = taxonomy.variety_ids[number], taxonomy.kind_ids[taxonomy.kind_of_variety(number)]
-    elif outcome == "kind":
+    elif outcome in NAMING:
         best = int(decisions.kinds[row, 0])
         name, kind = taxonomy.kinds[best], taxonomy.kind_ids[best]
     kinds = zip(decisions.kinds[row].tolist(), decisions.kind_probabilities[row].tolist(), strict=True)
@@ -203,6 +210,6 @@ def _answer(
         tuple(taxonomy.labels[label] for label in decisions.labels[row]),
         tuple(decisions.label_probabilities[row].tolist()),
         float(strangeness[row]),
-        advice if outcome in ("unsure", "unknown") else (),
+        () if outcome in ("variety", "kind") else advice,
         features[row],
     )

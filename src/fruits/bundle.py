@@ -41,7 +41,9 @@ from fruits.taxonomy import Taxonomy
 #: To change what a bundle holds: raise this number, and add a test that bundles of the old one are read or refused by name.
 #: 1: labels and probabilities. 2: with taxonomy, certainty and strangeness, to say a kind, "not sure", "none of these".
 #: 3: with a gallery, to show alike photos, and the tenths of the training photos, to see drift.
-FORMAT_VERSION: Final = 3
+#: 4: certainty says from where on a kind is probable; in bundles of format 3, which are read, none is.
+FORMAT_VERSION: Final = 4
+_READ: Final = (3, FORMAT_VERSION)
 #: Largest distance of probabilities between batch, bundle and single graph for the same photo: float32 sums in another order.
 PROBABILITY_TOLERANCE: Final = 1e-4
 
@@ -353,9 +355,9 @@ def _checked_manifest(data: bytes, folder: str) -> dict[str, Any]:
     if _checksum(manifest) != checksum or _manifest_bytes(manifest) != data:
         raise BundleError(damaged)
     manifest["identity"] = checksum[:16]
-    if given != FORMAT_VERSION:
+    if given not in _READ:
         raise BundleError(
-            f"bundle '{folder}' has format {given}; this version of fruits reads {FORMAT_VERSION}: run it again"
+            f"bundle '{folder}' has format {given}; this version of fruits reads {_READ[0]} to {FORMAT_VERSION}: run it again"
         )
     return manifest
 

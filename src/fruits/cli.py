@@ -46,11 +46,14 @@ _PRICE = typer.Option(
 )
 _REPAIR = typer.Option("--repair", help="Check every stored byte first; compute again what is damaged.")
 _TAXONOMY = typer.Option(metavar="FILE", help="CSV file of what labels mean (label,kind,variety,en,fr,...), or none.")
+_MIN_PRECISION = typer.Option(
+    help="Share of the answers that name something which must be right; the higher, the more 'not sure'."
+)
 #: Of the run record, what --json prints. The rest, such as every label's photos, is in OUT/run.json.
 _SUMMARY = (
     "photos", "ok", "rejected", "failed", "computed", "reused", "labels", "splits", "labels_without_training", "left_aside",
     "backbone", "embedding_size", "components", "components_chosen_by", "explained_variance", "head", "balanced", "evaluated",
-    "metrics", "kinds", "kind_metrics", "calibration", "answers", "seconds", "peak_memory_mb", "up_to_date",
+    "metrics", "kinds", "kind_metrics", "calibration", "answers", "coverage", "seconds", "peak_memory_mb", "up_to_date",
 )  # fmt: skip
 
 
@@ -86,6 +89,7 @@ def run(
     only: Annotated[list[str] | None, _ONLY] = None,
     sample: Annotated[int | None, typer.Option(help="Use at most so many photos per label.")] = None,
     taxonomy: Annotated[str | None, _TAXONOMY] = None,
+    min_precision: Annotated[float, _MIN_PRECISION] = 0.92,
     balance: Annotated[
         bool | None,
         typer.Option(
@@ -107,8 +111,8 @@ def run(
     config = RunConfig(
         sources=tuple(photos), out=to, backbone=backbone, size=size, fit=cast("Fit | None", resize_mode),
         variance=variance, components=components, workers=workers or 0, max_rejected=max_rejected,
-        only=tuple(only or ()), sample=sample, seed=seed, taxonomy=taxonomy, balance=balance,
-        gallery=gallery,
+        only=tuple(only or ()), sample=sample, seed=seed, taxonomy=taxonomy,
+        min_precision=min_precision, balance=balance, gallery=gallery,
         engine=engine, master=master, spark_conf=tuple(spark_conf or ()), core_hour_usd=core_hour_usd, repair=repair,
     )  # fmt: skip
     _run(config, as_json=as_json)
@@ -194,12 +198,18 @@ def _as_row(answer: Answer) -> dict[str, Any]:
 def _in_words(answer: Answer) -> str:
     """Return an answer as a line for a person at a terminal, followed by advice."""
     from fruits.photos.quality import ADVICE  # noqa: PLC0415
+    from fruits.taxonomy import in_a_sentence  # noqa: PLC0415
 
     best = ", ".join(f"{name.en} {probability:.1%}" for _, name, probability in answer.kinds)
     if answer.outcome == "unknown":
         said = f"none of the things I know (nearest: {answer.kinds[0][1].en})"
     elif answer.outcome == "unsure" or answer.name is None:
         said = f"not sure: {best}"
+    elif answer.outcome == "probable":
+        others = ", ".join(f"{name.en} {probability:.1%}" for _, name, probability in answer.kinds[1:])
+        said = (
+            f"probably {in_a_sentence(answer.name.en)} ({answer.probability:.0%}){f'; or {others}' if others else ''}"
+        )
     else:
         labels = ", ".join(f"{label} {p:.1%}" for label, p in zip(answer.labels, answer.probabilities, strict=True))
         said = f"{answer.name.en} {answer.probability:.1%} ({labels})"

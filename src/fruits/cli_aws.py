@@ -234,6 +234,9 @@ def run(
     only: Annotated[list[str] | None, typer.Option(help="Use labels that match; may be repeated.")] = None,
     sample: Annotated[int | None, typer.Option(help="Use at most so many photos per label.")] = None,
     taxonomy: Annotated[str | None, typer.Option(help="none: every label is its own kind.")] = None,
+    min_precision: Annotated[
+        float, typer.Option(help="Share of the answers that name something which must be right.")
+    ] = 0.92,
     balance: Annotated[bool | None, typer.Option(help="Count every kind the same in training.")] = None,
     seed: Annotated[int, typer.Option(help="Of the sample and of the groups held back.")] = 0,
     gallery: Annotated[int, typer.Option(help="Thumbnails of training photos in the bundle; 0: none.")] = 1000,
@@ -268,8 +271,8 @@ def run(
     config = RunConfig(
         sources=tuple(_at(source, place.photos, "packs") for source in photos), out=_at(to, place.results, "runs"),
         backbone=backbone, size=size, fit=cast("Fit | None", resize_mode), variance=variance, components=components,
-        max_rejected=max_rejected, only=tuple(only or ()), sample=sample, taxonomy=taxonomy, balance=balance, seed=seed,
-        gallery=gallery, repair=repair,
+        max_rejected=max_rejected, only=tuple(only or ()), sample=sample, taxonomy=taxonomy,
+        min_precision=min_precision, balance=balance, seed=seed, gallery=gallery, repair=repair,
     )  # fmt: skip
     config = cluster.check_places(place, config)
     if cancel:

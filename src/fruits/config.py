@@ -48,6 +48,9 @@ class RunConfig:
         Of the sample and of the groups held back; 0 or more.
     taxonomy : str, optional
         A CSV file that says what labels mean, beside the one in the package; ``none``: every label is its own kind.
+    min_precision : float
+        Share of the answers that name something which must be right, on training photos held back; from 0.5 to below 1. The
+        higher, the more often the answer is "not sure".
     balance : bool, optional
         Whether kinds, and sources within a kind, count the same in training however many photos they have; by default if
         there are several sources.
@@ -83,6 +86,7 @@ class RunConfig:
     sample: int | None = None
     seed: int = 0
     taxonomy: str | None = None
+    min_precision: float = 0.92
     balance: bool | None = None
     engine: str = "local"
     master: str | None = None
@@ -112,6 +116,10 @@ class RunConfig:
             raise ConfigError(f"--sample {self.sample}: expected 1 or more photos per label")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"--seed {self.seed}: expected 0 or more")
+        if not 0.5 <= self.min_precision < 1:
+            raise ConfigError(
+                f"--min-precision {self.min_precision}: expected a share from 0.5 to below 1, such as 0.92"
+            )
         if not 0 <= self.gallery <= 2000:
             raise ConfigError(f"--gallery {self.gallery}: expected 0 to 2000 photos")
         if self.core_hour_usd is not None and not 0 <= self.core_hour_usd < 1e6:

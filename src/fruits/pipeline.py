@@ -143,7 +143,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             recogniser = fitting.fit_recogniser(features, rows, choice, config.seed, weights, far)
             taxonomy = Taxonomy.of(recogniser.labels, config.taxonomy)
             limits = fitting.photo_limits(parts, inventory, rows, preprocessing.size)
-            certainty = fitting.certainty(choice, rows, limits, config.taxonomy)
+            certainty, coverage = fitting.certainty(choice, rows, limits, config.taxonomy, config.min_precision)
             drift = fitting.drift(choice, recogniser, features, rows)
         with clock.step("gallery"):
             progress.start("gallery", None)
@@ -180,6 +180,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             "rejections_total": len(rejections),
             **records.fitted(pca, choice, recogniser, grouped_by),
             **scores,
+            "coverage": coverage,
             "identity": identity,
         }
         with clock.step("report"):

@@ -37,7 +37,7 @@ FORMAT: Final = 2
 #: What those who read a record later rely on.
 KEYS: Final = (
     "identity", "config", "sources", "group_origin", "balanced", "components", "head", "evaluated", "metrics", "confusions",
-    "answers", "calibration", "kind_metrics", "per_label", "seconds",
+    "answers", "coverage", "calibration", "kind_metrics", "per_label", "seconds",
 )  # fmt: skip
 REJECTIONS_KEPT: Final = 1000
 _CONFUSIONS_KEPT: Final = 100
@@ -286,6 +286,7 @@ def _told(
     right = {
         "variety": decisions.variety == variety,
         "kind": decisions.kinds[:, 0] == kind,
+        "probable": decisions.kinds[:, 0] == kind,
         "unsure": (decisions.kinds == kind[:, None]).any(axis=1),
     }
     outcomes = []
@@ -294,7 +295,8 @@ def _told(
         hits = float(right[outcome][so].mean()) if outcome in right and so.any() else None
         outcomes.append({"outcome": outcome, "photos": int(so.sum()), "share": float(so.mean()), "right": hits})
     limits = certainty.limits.as_dict()
-    thresholds = {"variety": certainty.variety, "kind": certainty.kind, "unknown": certainty.as_dict()["strange"]}
+    named = {name: getattr(certainty, name) for name in ("variety", "kind", "probable")}
+    thresholds = {**named, "unknown": certainty.as_dict()["strange"]}
     accepted = float((strangeness <= certainty.strange).mean())
     return {"thresholds": {**thresholds, **limits}, "outcomes": outcomes, "accepted": accepted}
 
@@ -317,6 +319,7 @@ def identity(
         config.components,
         config.seed,
         config.balance,
+        config.min_precision,
         config.gallery,
         meaning.as_dict(),
     ]

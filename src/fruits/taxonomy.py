@@ -26,6 +26,8 @@ LANGUAGES: Final = ("en", "fr")
 #: Given instead of a file: every label is its own kind.
 NONE: Final = "none"
 _SEPARATORS: Final = str.maketrans(dict.fromkeys("-_'’`", " "))
+#: Names of kinds that begin with a name of a place or a people; names.js has them, too.
+_PROPER: Final = ("Brazil", "Brussels", "Chinese", "Swiss")
 _COLUMNS: Final = ("label", "kind", "variety", "en", "fr", "line_en", "line_fr")
 
 
@@ -190,6 +192,19 @@ def _place(label: str, meant: dict[str, tuple[str, str]], alike: dict[str, tuple
             if place:
                 return place
     return label, ""
+
+
+def in_a_sentence(name: str) -> str:
+    """Return a name as it stands within a sentence: "probably kiwi"; names of places, numbers and titles stay as they are."""
+    words = name.split()
+    stays = (
+        not words
+        or words[0] in _PROPER
+        or name[1:2].isupper()
+        or (len(words) > 1 and words[1][0].isupper())
+        or any(letter.isdigit() for letter in name)
+    )
+    return name if stays else name[0].lower() + name[1:]
 
 
 def _sums(probabilities: NDArray[np.float32], member_of: tuple[int, ...], count: int) -> NDArray[np.float32]:

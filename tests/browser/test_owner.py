@@ -74,7 +74,9 @@ def test_overview_says_how_the_service_does(
     page.locator(".chart summary").first.click()
     last = page.locator(".chart table").first.locator("tbody tr").last.locator("td").all_inner_texts()
     today = summary["days"][-1]["outcomes"]
-    assert [int(cell) for cell in last] == [today[outcome] for outcome in ("variety", "kind", "unsure", "unknown")]
+    assert [int(cell) for cell in last] == [
+        today[outcome] for outcome in ("variety", "kind", "probable", "unsure", "unknown")
+    ]
     page.wait_for_function("() => document.querySelectorAll('#wrong img').length >= 3")
     visitor.shot("owner", full_page=True)
 

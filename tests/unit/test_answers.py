@@ -19,7 +19,7 @@ from fruits.taxonomy import NONE, Taxonomy
 LABELS = ["Apple Golden 1", "Apple Golden 2", "Apple Red 1", "Lemon", "Lemon Meyer", "Moon Pear"]
 TAXONOMY = Taxonomy.of(LABELS)
 LIMITS = Limits(dark=0.2, blurred=0.3, small=50)
-CERTAINTY = Certainty(variety=0.7, kind=0.8, strange=2.0, limits=LIMITS)
+CERTAINTY = Certainty(variety=0.7, kind=0.8, probable=0.6, strange=2.0, limits=LIMITS)
 
 
 def told(
@@ -52,6 +52,9 @@ def told(
         ([0, 0, 0, 1, 0, 0], 0, "kind", "lemon", 1.0),
         ([0, 0, 0, 0, 0, 1], 0, "kind", "Moon Pear", 1.0),
         ([0.3, 0.1, 0.1, 0.3, 0.1, 0.1], 0, "unsure", "", 0.5),
+        # Not certain, but more likely than not.
+        ([0.3, 0.2, 0.1, 0.4, 0, 0], 0, "probable", "apple", 0.6),
+        ([0, 0, 0, 0.25, 0.5, 0.25], 0, "probable", "lemon", 0.75),
         # However sure: what is strange is none of the things that were learnt.
         ([1, 0, 0, 0, 0, 0], 2.1, "unknown", "", 1.0),
         ([0.3, 0.1, 0.1, 0.3, 0.1, 0.1], 9, "unknown", "", 0.5),
@@ -76,8 +79,15 @@ def test_name_is_that_of_what_is_said() -> None:
 
 
 def test_limits_themselves_count_as_certain() -> None:
-    assert told([0.75, 0, 0, 0.25, 0, 0], certainty=Certainty(0.75, 0.8, math.inf, LIMITS)).outcome == "variety"
-    assert told([0, 0, 0.25, 0.75, 0, 0], certainty=Certainty(0.9, 0.75, math.inf, LIMITS)).outcome == "kind"
+    assert told([0.75, 0, 0, 0.25, 0, 0], certainty=Certainty(0.75, 0.8, 0.6, math.inf, LIMITS)).outcome == "variety"
+    assert told([0, 0, 0.25, 0.75, 0, 0], certainty=Certainty(0.9, 0.75, 0.6, math.inf, LIMITS)).outcome == "kind"
+    assert told([0, 0, 0.25, 0.75, 0, 0], certainty=Certainty(0.9, 0.8, 0.75, math.inf, LIMITS)).outcome == "probable"
+
+
+def test_where_probable_begins_at_certain_there_is_none() -> None:
+    for p in (0.1, 0.5, 0.79, 0.8, 1.0):
+        answer = told([0, 0, 0, p, 0, 1 - p], certainty=Certainty(0.7, 0.8, 0.8, math.inf, LIMITS))
+        assert answer.outcome in ("kind", "unsure")
 
 
 def test_without_varieties_only_kinds_are_named() -> None:
@@ -102,10 +112,11 @@ def test_best_kinds_and_labels_are_given_whatever_the_outcome() -> None:
         ([0.9, 0, 0, 0.1, 0, 0], 0, False),
         ([0, 0, 0, 1, 0, 0], 0, False),
         ([0.3, 0.1, 0.1, 0.3, 0.1, 0.1], 0, True),
+        ([0.3, 0.2, 0.1, 0.4, 0, 0], 0, True),
         ([1, 0, 0, 0, 0, 0], 5, True),
     ],
 )
-def test_advice_is_given_only_where_nothing_could_be_named(
+def test_advice_is_given_only_where_nothing_is_certain(
     probabilities: list[float], strangeness: float, advised: bool
 ) -> None:
     assert told(probabilities, strangeness, advice=("dark", "blurred")).advice == (
@@ -118,14 +129,15 @@ def test_advice_is_given_only_where_nothing_could_be_named(
     hnp.arrays(np.float32, 7, elements=st.floats(-5, 5, width=32)),
     st.floats(0.5, 1),
     st.floats(0.5, 1),
+    st.floats(0.3, 1),
     st.floats(-1, 3) | st.just(math.inf),
 )
 def test_every_answer_holds_together(
-    raw: np.ndarray, strangeness: np.ndarray, variety: float, kind: float, strange: float
+    raw: np.ndarray, strangeness: np.ndarray, variety: float, kind: float, probable: float, strange: float
 ) -> None:
     # Sharpened, so that all outcomes occur.
     probabilities = np.asarray(raw**6 / (raw**6).sum(axis=1, keepdims=True), np.float32)
-    certainty = Certainty(variety, kind, strange, LIMITS)
+    certainty = Certainty(variety, kind, min(probable, kind), strange, LIMITS)
     decisions = decide(probabilities, strangeness, TAXONOMY, certainty)
     found = answers(decisions, strangeness, np.zeros((7, 1), np.float32), TAXONOMY, [()] * 7)
     for row, answer in enumerate(found):
@@ -137,14 +149,15 @@ def test_every_answer_holds_together(
             # More than half of all, or a half against a half: then the kind is the best one, too.
             assert answer.kind == best_kind[0] or answer.probability <= 0.5 + 1e-6
             assert answer.variety.startswith(answer.kind + "/")
-        elif answer.outcome == "kind":
-            assert (answer.kind, answer.probability) == (best_kind[0], best_kind[2])
-            assert answer.probability >= kind
+        elif answer.outcome in ("kind", "probable"):
+            assert (answer.kind, answer.name, answer.probability) == best_kind
+            assert (answer.probability >= kind) == (answer.outcome == "kind")
+            assert answer.probability >= certainty.probable
             assert decisions.variety_probability[row] < variety
         else:
             assert (answer.name, answer.kind, answer.variety) == (None, "", "")
             if answer.outcome == "unsure":
-                assert answer.probability < kind
+                assert answer.probability < certainty.probable
         assert len(answer.kinds) == min(BEST, len(TAXONOMY.kinds))
         assert len(answer.labels) == BEST
         assert list(answer.probabilities) == sorted(answer.probabilities, reverse=True)
@@ -173,14 +186,26 @@ def test_fewer_labels_than_are_named_at_most_are_all_named() -> None:
 
 @pytest.mark.parametrize("strange", [1.5, math.inf])
 def test_certainty_is_plain_json_and_back(strange: float) -> None:
-    certainty = Certainty(0.7, 0.8, strange, LIMITS)
+    certainty = Certainty(0.7, 0.8, 0.6, strange, LIMITS)
     text = json.dumps(certainty.as_dict(), allow_nan=False)
     assert Certainty.parse(json.loads(text)) == certainty
 
 
+def test_certainty_of_an_older_version_knows_no_probably() -> None:
+    stored = {name: value for name, value in CERTAINTY.as_dict().items() if name != "probable"}
+    assert Certainty.parse(stored) == Certainty(0.7, 0.8, 0.8, 2.0, LIMITS)
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"variety": "high"}, {"kind": None}, {"strange": []}, {"limits": None}, {"limits": {"dark": 0.1}}],
+    [
+        {"variety": "high"},
+        {"kind": None},
+        {"probable": None},
+        {"strange": []},
+        {"limits": None},
+        {"limits": {"dark": 0.1}},
+    ],
     ids=str,
 )
 def test_damaged_certainty_is_refused(change: dict[str, Any]) -> None:

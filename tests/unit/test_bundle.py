@@ -57,7 +57,7 @@ def save_bundle(
     features = pca.transform(embeddings, k)
     head = heads.fit(features, labels, regularisation=30.0)
     known = Known.of(features, labels).scaled(features, head.predict_proba(features))
-    certainty = Certainty(0.7, 0.8, 2.0, Limits.of(*measure(pixels), preprocessing.size))
+    certainty = Certainty(0.7, 0.8, 0.6, 2.0, Limits.of(*measure(pixels), preprocessing.size))
     bundles.save(
         folder,
         model=model,
@@ -246,8 +246,20 @@ def test_bundle_of_another_format_is_refused_with_both_numbers(copied: Path, fou
     manifest = json.loads((copied / "manifest.json").read_text("utf-8"))
     del manifest["sha256"]
     (copied / "manifest.json").write_bytes(bundles._manifest_bytes({**manifest, "format": found}))
-    with pytest.raises(BundleError, match=f"has format {found}; this version of fruits reads 3: run it again"):
+    with pytest.raises(BundleError, match=f"has format {found}; this version of fruits reads 3 to 4: run it again"):
         bundles.load(copied)
+
+
+def test_bundle_of_the_format_before_is_read_and_says_nothing_is_probable(copied: Path, a_photo: bytes) -> None:
+    stored = json.loads((copied / "certainty.json").read_text("utf-8"))
+    del stored["probable"]
+    resealed(copied, "certainty.json", json.dumps(stored).encode())
+    manifest = json.loads((copied / "manifest.json").read_text("utf-8"))
+    manifest = {name: value for name, value in manifest.items() if name not in ("sha256", "identity")}
+    (copied / "manifest.json").write_bytes(bundles._manifest_bytes({**manifest, "format": 3}))
+    bundle = bundles.load(copied)
+    assert bundle.certainty.probable == bundle.certainty.kind > 0
+    assert bundle.recognise([a_photo])[0].outcome != "probable"
 
 
 def test_certainty_without_a_limit_of_strangeness_takes_everything_for_known(copied: Path, a_photo: bytes) -> None:

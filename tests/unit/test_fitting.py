@@ -12,13 +12,17 @@ import pytest
 
 from fruits import bundle as bundles
 from fruits import computation, fitting, pipeline
+from fruits.answers import NAMING, OUTCOMES, decide
 from fruits.config import RunConfig
 from fruits.errors import FruitsError
-from fruits.fitting import Choice, Choosing
-from fruits.learning.confidence import DEFAULT_CERTAIN
+from fruits.fitting import Choice, Choosing, HeldBack
+from fruits.learning import head as heads
+from fruits.learning.confidence import DEFAULT_CERTAIN, DEFAULT_PROBABLE, sure_precision
 from fruits.learning.head import DEFAULT_REGULARISATION
+from fruits.learning.unknown import Known
 from fruits.photos.quality import Limits
 from fruits.rows import Rows
+from fruits.taxonomy import Taxonomy
 
 
 def run(out: Path, *sources: Path, **choices: Any) -> dict[str, Any]:
@@ -151,17 +155,91 @@ def test_word_of_a_manifest_is_taken(own_photos: Path, tmp_path: Path) -> None:
 def test_where_nothing_is_held_back_only_clear_answers_are_certain_and_nothing_is_strange() -> None:
     choice = Choice(8, "components", 3.0, [], [], 0, None)
     limits = Limits(0.1, 0.2, 50)
-    certainty = fitting.certainty(choice, rows_of(np.arange(3)), limits, None)
+    certainty, coverage = fitting.certainty(choice, rows_of(np.arange(3)), limits, None, 0.92)
     assert (certainty.variety, certainty.kind, certainty.strange) == (DEFAULT_CERTAIN, DEFAULT_CERTAIN, float("inf"))
+    assert certainty.probable == DEFAULT_PROBABLE
+    assert coverage is None
     assert certainty.limits is limits
 
 
 def test_bundle_tells_by_the_limits_that_the_record_names(finished_run: Any) -> None:
     certainty, told = bundles.load(finished_run.out).certainty, finished_run.record["answers"]["thresholds"]
     assert (certainty.kind, certainty.variety, certainty.strange) == (told["kind"], told["variety"], told["unknown"])
+    assert certainty.probable == told["probable"] <= certainty.kind
     assert certainty.limits == Limits(told["dark"], told["blurred"], told["small"])
     assert 0.5 <= certainty.kind <= 1
     assert certainty.limits.small == 50  # half of the network's 100
+
+
+def held_back_choice(n: int, seed: int = 0) -> tuple[Choice, Any, np.ndarray]:
+    """A choice whose n photos held back are of four labels of two kinds, the more often right the more probable."""
+    rng = np.random.default_rng(seed)
+    names = ["Apple Golden 1", "Apple Red 1", "Lemon", "Lemon Meyer"]
+    truth = rng.integers(0, 4, n)
+    logits = rng.normal(0, 1.5, (n, 4)).astype(np.float32)
+    logits[np.arange(n), truth] += rng.choice([0.5, 2, 5], n).astype(np.float32)
+    features = rng.normal(size=(n, 2)).astype(np.float32)
+    known = Known.of(features, truth)
+    answers = heads.Answers(logits, truth, np.arange(4))
+    known = known.scaled(features, heads.softmax(logits))
+    rows = rows_of(truth, names=names)
+    return Choice(2, "components", 3.0, [], [], 8, HeldBack(answers, 1.0, known, features)), rows, truth
+
+
+@pytest.mark.parametrize("precision", [0.8, 0.85, 0.92])
+def test_answers_to_the_photos_held_back_are_right_as_often_as_was_asked(precision: float) -> None:
+    choice, rows, truth = held_back_choice(3000)
+    certainty, coverage = fitting.certainty(choice, rows, Limits(0.1, 0.2, 50), None, precision)
+    assert choice.held_back
+    assert coverage
+    taxonomy = Taxonomy.of(rows.names)
+    probabilities = choice.held_back.probabilities
+    strangeness = choice.held_back.known.strangeness(choice.held_back.features, probabilities)
+    decisions = decide(probabilities, strangeness, taxonomy, certainty)
+    outcome = np.array(OUTCOMES)[decisions.outcome]
+    right = np.where(
+        outcome == "variety",
+        decisions.variety == np.array(taxonomy.variety_of)[truth],
+        decisions.kinds[:, 0] == np.array(taxonomy.kind_of)[truth],
+    )
+    sure, named = np.isin(outcome, ["variety", "kind"]), np.isin(outcome, NAMING)
+    assert 1 / 3 <= certainty.probable < certainty.kind
+    assert named.sum() > sure.sum() > 20
+    # Each limit allows for luck, so the share is met and not by much.
+    assert precision <= right[named].mean() < precision + 0.03
+    assert sure_precision(precision) <= right[sure].mean()
+    # What the record says is what people would be told.
+    for name, told in (("sure", sure), ("named", named)):
+        assert coverage[name] == {
+            "coverage": pytest.approx(told.mean()),
+            "precision": pytest.approx(right[told].mean()),
+        }
+    assert (coverage["photos"], coverage["min_precision"]) == (3000, precision)
+    assert coverage["curve"][-1]["coverage"] == pytest.approx(0.95, abs=0.001)  # all but the strange ones
+
+
+def test_more_precision_is_fewer_answers() -> None:
+    choice, rows, _ = held_back_choice(3000)
+    limits = Limits(0.1, 0.2, 50)
+    found = [fitting.certainty(choice, rows, limits, None, precision) for precision in (0.6, 0.8, 0.9, 0.97)]
+    for name in ("probable", "kind", "variety"):
+        values = [getattr(certainty, name) for certainty, _ in found]
+        assert values == sorted(values)
+    covered = [coverage["named"]["coverage"] for _, coverage in found if coverage]
+    assert covered == sorted(covered, reverse=True)
+    assert covered[0] > covered[-1]
+
+
+def test_with_few_photos_held_back_the_defaults_hold() -> None:
+    choice, rows, _ = held_back_choice(15)
+    certainty, coverage = fitting.certainty(choice, rows, Limits(0.1, 0.2, 50), None, 0.92)
+    assert (certainty.variety, certainty.kind, certainty.probable) == (
+        DEFAULT_CERTAIN,
+        DEFAULT_CERTAIN,
+        DEFAULT_PROBABLE,
+    )
+    assert coverage
+    assert coverage["curve"] == []
 
 
 # --- Counting the same --------------------------------------------------------------------------------------------------

@@ -16,12 +16,14 @@ from fruits.learning.metrics import expected_calibration_error
 #: How far the photos held back are not believed, see ``learning.head.DOUBT``. Less than there: that one decides how bold a
 #: head may be fitted, this one only bounds what it says when no photo held back was wrong.
 DOUBT: Final = 0.002
-#: An answer counts as certain where at least this share of such answers was right.
-CERTAIN: Final = 0.9
-#: Below an even chance nothing is certain, however well the photos held back went.
-_LEAST_CERTAIN: Final = 0.5
-#: What counts as certain when no photo could be held back.
+#: Below an even chance nothing is certain, however well the photos held back went; nothing is probable below a third.
+LEAST_CERTAIN: Final = 0.5
+LEAST_PROBABLE: Final = 1 / 3
+#: What counts as certain, as probable, when too few photos could be held back.
 DEFAULT_CERTAIN: Final = 0.9
+DEFAULT_PROBABLE: Final = 0.6
+#: Points of a curve at most: enough that no corner shows, few enough for a record that people read.
+_MOST_POINTS: Final = 100
 _FEWEST_ANSWERS: Final = 20
 _LARGEST_LOG_TEMPERATURE: Final = 3.0
 
@@ -56,35 +58,89 @@ def temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
 
 
-def certain_from(probability: NDArray[np.float32], right: NDArray[np.bool_]) -> float:
-    """Return the lowest probability from which on answers are right often enough, at least 1/2.
+def sure_precision(min_precision: float) -> float:
+    """Return which share of the sure answers must be right where ``min_precision`` of all answers that name something must."""
+    return 1 - (1 - min_precision) / 3
+
+
+def certain_from(
+    probability: NDArray[np.float32],
+    right: NDArray[np.bool_],
+    precision: float,
+    *,
+    least: float = LEAST_CERTAIN,
+    default: float = DEFAULT_CERTAIN,
+) -> float:
+    """Return the lowest probability from which on answers are right often enough.
 
     Parameters
     ----------
     probability : array, shape (m,)
         Of the answer to each photo held back.
     right : bool array, shape (m,)
+    precision : float
+        How often is enough, in (0, 1).
+    least : float
+        What is returned at least.
+    default : float
+        What is returned if there are too few photos to tell.
 
     Returns
     -------
     float
-        Of the answers at least this probable, a share of ``CERTAIN`` was right, less what could be luck: the lower end of
-        Wilson's interval of one standard error. Above 1, so that none is certain, if no limit
-        does that for at least 20 answers; ``DEFAULT_CERTAIN`` if there are fewer than 20 photos.
+        Of the answers at least this probable, a share of ``precision`` was right, less what could be luck: the lower end of
+        Wilson's interval of one standard error. Above 1, so that none is certain, if no limit does that for at least 20
+        answers; ``default`` if there are fewer than 20 photos, or so few that they would not do it if all were right.
     """
-    if len(right) < _FEWEST_ANSWERS:
-        return DEFAULT_CERTAIN
-    order = np.argsort(-probability, kind="stable")
-    asked = np.arange(1, len(order) + 1)
-    share = np.cumsum(right[order]) / asked
+    # All of n right have a lower end of n / (n + 1).
+    if len(right) < max(_FEWEST_ANSWERS, precision / (1 - precision)):
+        return default
+    order, asked, share = _ranked(probability, right)
     # Wilson (1927) with z = 1.
     low = (share + 1 / (2 * asked) - np.sqrt(share * (1 - share) / asked + 1 / (4 * asked**2))) / (1 + 1 / asked)
-    # A limit lets in all answers that are equally probable, so only behind the last of them can one be drawn.
-    last = np.r_[np.diff(probability[order]) != 0, True]
-    good = np.flatnonzero((low >= CERTAIN) & last & (asked >= _FEWEST_ANSWERS))
+    good = np.flatnonzero((low >= precision) & _last(probability[order]) & (asked >= _FEWEST_ANSWERS))
     if not len(good):
         return float(np.nextafter(np.float32(1), np.float32(2)))
-    return max(_LEAST_CERTAIN, float(probability[order[good[-1]]]))
+    return max(least, float(probability[order[good[-1]]]))
+
+
+def precision_by_coverage(
+    probability: NDArray[np.float32], right: NDArray[np.bool_], photos: int
+) -> list[tuple[float, float, float]]:
+    """Return which share of photos gets an answer, and which share of the answers is right, the lower the limit is set.
+
+    Parameters
+    ----------
+    probability, right : arrays, shape (m,)
+        Of the answers.
+    photos : int
+        That were asked about, m or more: some get no answer at any limit.
+
+    Returns
+    -------
+    list of (float, float, float)
+        Limit, coverage and precision; the limit falls, the coverage grows. Of the first few answers alone nothing is said.
+    """
+    order, asked, share = _ranked(probability, right)
+    at = np.flatnonzero(_last(probability[order]) & (asked >= _FEWEST_ANSWERS))
+    if len(at) > _MOST_POINTS:
+        wanted = np.linspace(asked[at[0]], asked[at[-1]], _MOST_POINTS)
+        at = np.unique(at[np.searchsorted(asked[at], wanted)])
+    return [(float(probability[order[row]]), float(asked[row] / photos), float(share[row])) for row in at]
+
+
+def _ranked(
+    probability: NDArray[np.float32], right: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return the order of answers, the most probable first, how many there are up to each, and the share that is right."""
+    order = np.argsort(-probability, kind="stable")
+    asked = np.arange(1, len(order) + 1)
+    return order, asked, np.cumsum(right[order]) / asked
+
+
+def _last(ranked: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which are the last of those that are equally probable: a limit lets in all of them."""
+    return np.asarray(np.r_[np.diff(ranked) != 0, np.ones(min(1, len(ranked)), bool)], bool)
 
 
 def calibration_floor(confidence: NDArray[np.float32], *, draws: int = 100, seed: int = 0) -> float:

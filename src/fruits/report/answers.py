@@ -1,12 +1,13 @@
-"""Which answers do people get, and where do the dots of a reliability diagram fall?
+"""Which answers do people get, how many against how good, and where do the dots of a reliability diagram fall?
 
-Lays out what the record says of answers and of calibration. Computes no probability and moves no limit.
+Lays out what the record says of answers, of coverage and of calibration. Computes no probability and moves no limit.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,8 @@ from fruits.report.sums import Sum, lay_out
 
 # Of the dots, in pixels: the smallest is still seen, the largest hides no neighbour.
 _SMALLEST, _LARGEST = 3.0, 12.0
+# Two points closer than this, in per cent of the width, are marked as one: their labels would overlap.
+_APART = 2.0
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,43 @@ class Answers:
     outcomes: Sequence[Mapping[str, Any]]
     accepted: float | None
     limits: Sequence[Spoken]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A chosen point of the curve under its key in the words; place in per cent from the left and from the top."""
+
+    name: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Precision against coverage on the photos held back; geometry in per cent of the plot.
+
+    Parameters
+    ----------
+    line : str
+        Points of the curve, ``x,y x,y``, from the top left.
+    levels : Sequence[tuple[float, float]]
+        Place from the top and precision of the lines of the grid.
+    asked : float
+        Place from the top of the precision that was asked for.
+    points : Sequence[Point]
+        Where sure answers end, and where those that say "probably" do.
+    rows : Sequence[tuple[str, float, float]]
+        The same in numbers: key, coverage, precision.
+    text, description : Spoken
+    """
+
+    line: str
+    levels: Sequence[tuple[float, float]]
+    asked: float
+    points: Sequence[Point]
+    rows: Sequence[tuple[str, float, float | None]]
+    text: Spoken
+    description: Spoken
 
 
 @dataclass(frozen=True)
@@ -72,6 +112,41 @@ def view_answers(record: Mapping[str, Any]) -> Answers | None:
     )
 
 
+def view_coverage(record: Mapping[str, Any]) -> Coverage | None:
+    """Lay out ``coverage`` of a run record; None where it has none or no photo got an answer."""
+    coverage = record.get("coverage")
+    if not coverage or not coverage["curve"]:
+        return None
+    wanted, curve = coverage["min_precision"], coverage["curve"]
+    chosen = {name: coverage[name] for name in ("sure", "named")}
+    found = [point["precision"] for point in (*curve, *chosen.values()) if point["precision"] is not None]
+    # The scale begins at a whole tenth below all that is shown: between 90 and 100 % is where the choice lies.
+    lowest = min(0.9, math.floor(10 * min(wanted, *found)) / 10)
+
+    def down(precision: float) -> float:
+        return float(round(100 * (1 - precision) / (1 - lowest), 2))
+
+    points = [
+        Point(name, round(100 * point["coverage"], 2), down(point["precision"]))
+        for name, point in chosen.items()
+        if point["precision"] is not None
+    ]
+    if len(points) == 2 and points[1].x - points[0].x < _APART:
+        points = [replace(points[1], name="both")]
+    steps = round(10 * (1 - lowest))
+    levels = [1 - tenth / 10 for tenth in range(steps + 1)] if steps > 1 else [1 - step / 50 for step in range(6)]
+    spoken = {f"{name}_{key}": share(point[key]) for name, point in chosen.items() for key in ("coverage", "precision")}
+    return Coverage(
+        line=" ".join(f"{100 * point['coverage']:.2f},{down(point['precision']):g}" for point in curve),
+        levels=[(down(level), level) for level in levels],
+        asked=down(wanted),
+        points=points,
+        rows=[(name, point["coverage"], point["precision"]) for name, point in chosen.items()],
+        text=say("coverage_text", photos=coverage["photos"], wanted=share(wanted), sure=share(1 - (1 - wanted) / 3)),
+        description=say("coverage_desc", **spoken),
+    )
+
+
 def view_calibration(record: Mapping[str, Any]) -> Calibration | None:
     """Lay out ``calibration`` of a run record; None where it has none."""
     calibration = record.get("calibration")
@@ -98,6 +173,7 @@ def _limits(thresholds: Mapping[str, Any]) -> list[Spoken]:
     said: Mapping[str, Callable[[float], Spoken]] = {
         "variety": share,
         "kind": share,
+        "probable": share,
         "unknown": two_digits,
         "dark": two_digits,
         "blurred": two_digits,
@@ -106,9 +182,10 @@ def _limits(thresholds: Mapping[str, Any]) -> list[Spoken]:
     sentences = []
     for name, spoken in said.items():
         value = thresholds.get(name)
-        if value is not None and not (name in ("variety", "kind") and value > 1):
+        never = {"variety": 1.0, "kind": 1.0, "probable": min(1.0, thresholds.get("kind") or 1.0) - 1e-9}.get(name)
+        if value is not None and not (never is not None and value > never):
             sentences.append(say(f"limit_{name}", value=spoken(value)))
-        elif name in thresholds and name in ("variety", "kind", "unknown"):
+        elif name in thresholds and name in ("variety", "kind", "probable", "unknown"):
             sentences.append(say(f"limit_{name}_none"))
     return sentences
 

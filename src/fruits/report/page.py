@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fruits.report.answers import view_answers, view_calibration
+from fruits.report.answers import view_answers, view_calibration, view_coverage
 from fruits.report.curve import plot_variance
 from fruits.report.document import assemble, data_uri
 from fruits.report.evaluation import LEAK_LIMIT, view_evaluation
@@ -26,7 +26,7 @@ _N_PHOTOS_ON_TOP = 14
 _N_REJECTIONS = 1000
 _CONFIG_IN_ORDER = (
     *("sources", "out", "backbone", "size", "fit", "variance", "components"),
-    *("workers", "max_rejected", "only", "sample", "seed"),
+    *("workers", "max_rejected", "only", "sample", "min_precision", "seed"),
 )
 _BACKBONE_IN_ORDER = (
     *("name", "title", "licence", "attribution", "embedding_size", "size", "fit", "kernel", "sha256"),
@@ -71,7 +71,8 @@ def render(
     ----------
     record : Mapping[str, Any]
         The run record, format 1; ``metrics``, ``evaluated`` and the head may be null. ``kinds``, ``kind_metrics``,
-        ``calibration``, ``answers``, ``balanced`` and ``timeline`` may be missing: then so is what the page says of them.
+        ``calibration``, ``answers``, ``coverage``, ``balanced`` and ``timeline`` may be missing: then so is what the page
+        says of them.
     examples : Mapping[str, Sequence[bytes]]
         Label to small JPEG images; labels may be missing. The key of a label, U+0000 and another label holds photos of
         the first that were taken for the second.
@@ -94,6 +95,7 @@ def render(
         evaluate_command=f"fruits evaluate {shlex.quote(str((record.get('config') or {}).get('out') or 'OUT'))}",
         leak_limit=LEAK_LIMIT,
         answers=view_answers(record),
+        coverage=view_coverage(record),
         calibration=view_calibration(record),
         metrics=_scalar_metrics(record.get("metrics") or {}),
         curve=plot_variance(

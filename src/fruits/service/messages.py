@@ -80,7 +80,7 @@ class Answer(BaseModel):
 
     id: str
     secret: str
-    outcome: Literal["variety", "kind", "unsure", "unknown"]
+    outcome: Literal["variety", "kind", "probable", "unsure", "unknown"]
     kind: str | None
     variety: str | None
     name: Text | None

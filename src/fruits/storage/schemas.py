@@ -123,7 +123,7 @@ def features(components: int) -> pa.Schema:
 def predictions(components: int) -> pa.Schema:
     """Return the schema of answers; all but the first three columns are null where the photo was not ok.
 
-    ``outcome``: variety, kind, unsure or unknown; ``kind``, ``variety`` and names only where something is certain;
+    ``outcome``: variety, kind, probable, unsure or unknown; ``kind``, ``variety`` and names only where something is named;
     ``probability`` of what is named, else of the best kind. Lists hold the three best, best first.
     """
     return pa.schema(

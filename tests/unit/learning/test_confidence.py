@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruits.learning.confidence import (
-    CERTAIN,
     DEFAULT_CERTAIN,
+    LEAST_PROBABLE,
     calibration_floor,
     certain_from,
+    precision_by_coverage,
+    sure_precision,
     temperature,
 )
 from fruits.learning.head import softmax
@@ -86,23 +88,23 @@ def test_answers_beyond_the_limit_are_right_often_enough(seed: int, n: int, slop
     # In few steps, many answers are equally probable.
     probability = (np.ceil(rng.uniform(0.5, 1, n) * steps) / steps).astype(np.float32)
     right = rng.random(n) < probability**slope
-    limit = certain_from(probability, right)
+    limit = certain_from(probability, right, 0.9)
     certain = probability >= limit
     assert limit >= 0.5
     if limit <= 1:
         assert certain.sum() >= 20
-        assert right[certain].mean() >= CERTAIN
+        assert right[certain].mean() >= 0.9
     else:
         assert not certain.any()
 
 
 def test_limit_is_the_lowest_that_keeps_the_word() -> None:
     probability = np.linspace(1, 0.5, 500, dtype=np.float32)
-    limit = certain_from(probability, probability > 0.75)
+    limit = certain_from(probability, probability > 0.75, 0.9)
     # All right down to 0.75 and none below: a share of 0.9 is met until a ninth more are wrong, less what could be luck.
     assert 0.75 - 0.25 / 9 < limit < 0.745
     share = np.mean(probability[probability >= limit] > 0.75)
-    assert CERTAIN <= share < CERTAIN + 0.03
+    assert 0.9 <= share < 0.93
 
 
 def test_order_of_the_photos_does_not_move_the_limit() -> None:
@@ -110,23 +112,56 @@ def test_order_of_the_photos_does_not_move_the_limit() -> None:
     probability = (rng.integers(10, 20, 300) / 20).astype(np.float32)
     right = rng.random(300) < probability
     order = rng.permutation(300)
-    assert certain_from(probability[order], right[order]) == certain_from(probability, right)
+    assert certain_from(probability[order], right[order], 0.9) == certain_from(probability, right, 0.9)
 
 
 def test_where_every_answer_is_right_half_is_enough_and_no_less() -> None:
     probability = np.linspace(0.3, 1, 100, dtype=np.float32)
-    assert certain_from(probability, np.ones(100, bool)) == 0.5
+    assert certain_from(probability, np.ones(100, bool), 0.9) == 0.5
+    assert certain_from(probability, np.ones(100, bool), 0.9, least=LEAST_PROBABLE) == pytest.approx(1 / 3, abs=0.01)
 
 
 def test_where_no_answer_is_right_nothing_is_certain() -> None:
-    limit = certain_from(np.ones(100, np.float32), np.zeros(100, bool))
+    limit = certain_from(np.ones(100, np.float32), np.zeros(100, bool), 0.9)
     assert limit > 1
     assert not (np.ones(1, np.float32) >= limit).any()
 
 
 def test_too_few_photos_leave_the_limit_as_it_was() -> None:
-    assert certain_from(np.ones(19, np.float32), np.ones(19, bool)) == DEFAULT_CERTAIN
-    assert certain_from(np.empty(0, np.float32), np.empty(0, bool)) == DEFAULT_CERTAIN
+    assert certain_from(np.ones(19, np.float32), np.ones(19, bool), 0.9) == DEFAULT_CERTAIN
+    assert certain_from(np.empty(0, np.float32), np.empty(0, bool), 0.9) == DEFAULT_CERTAIN
+    assert certain_from(np.ones(19, np.float32), np.ones(19, bool), 0.9, default=0.6) == 0.6
+
+
+def test_photos_that_could_not_speak_for_a_high_precision_however_right_leave_the_limit_as_it_was() -> None:
+    # Of 36 right answers of 36 the lower end is 36 / 37, less than what is asked; of 37 it is 37 / 38, enough.
+    for n, limit in ((36, DEFAULT_CERTAIN), (37, 0.5)):
+        assert certain_from(np.full(n, 0.45, np.float32), np.ones(n, bool), 36.5 / 37.5) == limit
+
+
+# --- Precision against coverage -------------------------------------------------------------------------------------------
+
+
+def test_sure_answers_may_be_wrong_a_third_as_often() -> None:
+    assert sure_precision(0.92) == pytest.approx(0.97333, abs=1e-5)
+    assert sure_precision(0.7) == pytest.approx(0.9)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 600), st.integers(0, 50), st.sampled_from([3, 40, 100_000]))
+def test_curve_says_what_each_limit_would_give(seed: int, n: int, silent: int, steps: int) -> None:
+    rng = np.random.default_rng(seed)
+    probability = (np.ceil(rng.uniform(0, 1, n) * steps) / steps).astype(np.float32)
+    right = rng.random(n) < probability
+    curve = precision_by_coverage(probability, right, n + silent)
+    assert len(curve) <= 100
+    assert (not curve) == (n < 20)
+    for limit, coverage, precision in curve:
+        answered = probability >= np.float32(limit)
+        assert coverage == pytest.approx(answered.sum() / (n + silent))
+        assert precision == pytest.approx(right[answered].mean())
+    assert [point[0] for point in curve] == sorted((point[0] for point in curve), reverse=True)
+    if curve:  # down to the last answer
+        assert curve[-1][1] == pytest.approx(n / (n + silent))
 
 
 # --- What chance alone misses ----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from pages import ATTACKS, NO_BREAK, THIN, Page, a_record, alien_words, has_only_own_code
 
 from fruits.report import render
-from fruits.report.answers import view_calibration
+from fruits.report.answers import view_calibration, view_coverage
 from fruits.report.evaluation import view_evaluation
 from fruits.report.words import WORDS
 
@@ -70,11 +70,32 @@ def with_answers(**changes: Any) -> dict[str, Any]:
                 {"low": 0.75, "high": 1.0, "photos": 10, "confidence": 0.96, "accuracy": 1.0},
             ],
         },
+        coverage={
+            "photos": 3800,
+            "min_precision": 0.92,
+            "curve": [
+                {"limit": 0.9, "coverage": 0.2, "precision": 1.0},
+                {"limit": 0.6, "coverage": 0.5, "precision": 0.97},
+                {"limit": 0.42, "coverage": 0.75, "precision": 0.93},
+                {"limit": 0.2, "coverage": 0.95, "precision": 0.84},
+            ],
+            "sure": {"coverage": 0.48, "precision": 0.976},
+            "named": {"coverage": 0.75, "precision": 0.93},
+        },
         answers={
-            "thresholds": {"variety": 0.71, "kind": 0.55, "unknown": 12.3, "dark": 0.2, "blurred": None, "small": 50},
+            "thresholds": {
+                "variety": 0.71,
+                "kind": 0.55,
+                "probable": 0.42,
+                "unknown": 12.3,
+                "dark": 0.2,
+                "blurred": None,
+                "small": 50,
+            },
             "outcomes": [
                 {"outcome": "variety", "photos": 8, "share": 0.667, "right": 0.99},
-                {"outcome": "kind", "photos": 2, "share": 0.167, "right": 0.97},
+                {"outcome": "kind", "photos": 1, "share": 0.083, "right": 0.97},
+                {"outcome": "probable", "photos": 1, "share": 0.083, "right": 0.88},
                 {"outcome": "unsure", "photos": 1, "share": 0.083, "right": 0.83},
                 {"outcome": "unknown", "photos": 1, "share": 0.083, "right": None},
             ],
@@ -209,7 +230,14 @@ def test_evaluation_without_a_part_leaves_a_whole_page(missing: str) -> None:
 @pytest.mark.parametrize(
     ("language", "sentences"),
     [
-        ("en", ["12 test photos = 8 a variety + 2 a kind + 1 not sure + 1 none I know", "66.7% 99.0%", "8.3% –"]),
+        (
+            "en",
+            [
+                "12 test photos = 8 a variety + 1 a kind + 1 probably + 1 not sure + 1 none I know",
+                "66.7% 99.0%",
+                "8.3% –",
+            ],
+        ),
         ("en", ["95.1% of these photos", "probability of 71.0% on", "distance of 12.30", "less than 50 pixels"]),
         ("en", ["without correction 3.10%", "as answered 0.61%", "of a perfect recogniser 0.49%"]),
         (
@@ -217,6 +245,8 @@ def test_evaluation_without_a_part_leaves_a_whole_page(missing: str) -> None:
             ["temperature of 0.72, chosen on 3,800 photos held back, makes the answers surer", "75% to 100% 10 96.0%"],
         ),
         ("fr", ["12 photos de test = 8 une variété", f"95,1{THIN}% de ces photos", f"sans correction 3,10{THIN}%"]),
+        ("en", ["From a probability of 42.0% on, the answer is “probably” and the kind; below that, “not sure”."]),
+        ("fr", [f"À partir d’une probabilité de 42,0{THIN}%, la réponse est"]),
         ("fr", [f"à partir d’une probabilité de 71,0{THIN}%", "au-delà d’une distance de 12,30", "moins de 50 pixels"]),
     ],
 )
@@ -227,7 +257,7 @@ def test_answers_are_told_with_their_limits_and_how_often_they_are_right(languag
 
 
 def test_answers_that_do_not_make_the_scored_photos_are_shown_as_such() -> None:
-    outcomes = with_answers()["answers"]["outcomes"][:3]
+    outcomes = with_answers()["answers"]["outcomes"][:4]
     seen = Page(render(with_answers(answers={"thresholds": {}, "outcomes": outcomes}), {})).text()
     assert "This does not add up: the parts make 11, not 12." in seen
 
@@ -236,6 +266,9 @@ def test_answers_that_do_not_make_the_scored_photos_are_shown_as_such() -> None:
     ("thresholds", "sentence"),
     [
         ({"unknown": None}, "“None of the things I know” is never the answer"),
+        ({"kind": 0.9, "probable": 0.9}, "“Probably” is never the answer"),
+        ({"kind": 1.1, "probable": 1.1}, "“Probably” is never the answer"),
+        ({"kind": 1.1, "probable": 0.4}, "From a probability of 40.0% on, the answer is “probably”"),
         ({"small": 1}, "less than 1 pixel."),
         ({"blurred": 0.31}, "blurred below a sharpness of 0.31."),
     ],
@@ -244,6 +277,47 @@ def test_limits_are_said_in_words(thresholds: dict[str, Any], sentence: str) -> 
     page = Page(render(with_answers(answers={"thresholds": thresholds, "outcomes": []}), {}))
     assert sentence in page.text()
     assert "None" not in page.text().replace("“None of the things", "").replace("None: ", "")
+
+
+def test_curve_and_its_chosen_points_lie_where_coverage_and_precision_say() -> None:
+    view = view_coverage(with_answers())
+    assert view is not None
+    # The scale begins at 80 %, the whole tenth below what is shown.
+    assert view.line == "20.00,0 50.00,15 75.00,35 95.00,80"
+    assert [(point.name, point.x, point.y) for point in view.points] == [("sure", 48, 12), ("named", 75, 35)]
+    assert view.asked == 40
+    assert view.levels[0] == (0, 1)
+    assert view.levels[-1][0] == 100
+    assert view.levels[-1][1] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("language", "sentences"),
+    [
+        ("en", ["Of 3,800 training photos held back", "Asked for: 92.0% of the answers", "and 97.3% of the sure ones"]),
+        ("en", ["Sure: a variety or a kind 48.0% 97.6%", "With “probably”: all that name something 75.0% 93.0%"]),
+        ("fr", [f"Demandé{NO_BREAK}: 92,0{THIN}% de réponses justes", f"48,0{THIN}% 97,6{THIN}%"]),
+    ],
+)
+def test_owner_sees_how_many_answers_there_are_and_how_good(language: str, sentences: list[str]) -> None:
+    seen = section(Page(render(with_answers(), {})), language, "answers")
+    for sentence in sentences:
+        assert sentence in seen
+
+
+def test_points_that_would_hide_each_other_are_marked_as_one() -> None:
+    same = {"coverage": 0.75, "precision": 0.93}
+    view = view_coverage(with_answers(coverage=with_answers()["coverage"] | {"sure": same}))
+    assert view is not None
+    assert [point.name for point in view.points] == ["both"]
+
+
+@pytest.mark.parametrize("nothing", [{"curve": []}, {"sure": {"coverage": 0.0, "precision": None}}])
+def test_where_nothing_is_answered_nothing_is_marked(nothing: dict[str, Any]) -> None:
+    record = with_answers(coverage=with_answers()["coverage"] | nothing)
+    view = view_coverage(record)
+    assert [point.name for point in view.points] == ["named"] if view else nothing == {"curve": []}
+    Page(render(record, {}))
 
 
 def test_dots_fall_where_probability_and_share_of_right_answers_meet() -> None:
@@ -273,7 +347,7 @@ def test_kinds_that_are_labels_are_not_mentioned(changes: dict[str, Any]) -> Non
     assert "By kind" not in seen
 
 
-@pytest.mark.parametrize("missing", ["kinds", "kind_metrics", "calibration", "answers", "balanced"])
+@pytest.mark.parametrize("missing", ["kinds", "kind_metrics", "calibration", "answers", "coverage", "balanced"])
 def test_record_without_a_new_part_leaves_a_whole_page(missing: str) -> None:
     without = with_answers()
     del without[missing]
@@ -287,7 +361,7 @@ def test_older_record_has_no_section_of_answers() -> None:
     assert not [attrs for _, attrs in page.tags if attrs.get("id") == "answers" or attrs.get("href") == "#answers"]
 
 
-@pytest.mark.parametrize("part", ["calibration", "answers"])
+@pytest.mark.parametrize("part", ["calibration", "answers", "coverage"])
 def test_section_of_answers_holds_what_there_is(part: str) -> None:
     page = Page(render(a_record(**{part: with_answers()[part]}), {}))
     assert [attrs for _, attrs in page.tags if attrs.get("href") == "#answers"]
@@ -322,7 +396,7 @@ def test_every_protocol_and_answer_has_its_name_and_its_explanation(language: st
     names = ("official", "axis", "arc", "variety", "groups")
     page = Page(render(with_answers(), {}, an_evaluation(*map(a_protocol, names))))
     keys = [f"protocol_{name}" for name in names] + [
-        f"answer_{name}" for name in ("variety", "kind", "unsure", "unknown")
+        f"answer_{name}" for name in ("variety", "kind", "probable", "unsure", "unknown")
     ]
     for key in keys:
         assert WORDS[language][key] in page.text(language)

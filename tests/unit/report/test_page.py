@@ -217,8 +217,30 @@ def test_every_sentence_is_used() -> None:
     folder = Path(str(files("fruits.report")))
     code = "".join(path.read_text() for path in [*folder.glob("*.j2"), *folder.glob("*.py")])
     written = set(re.findall(r"[\"']([A-Za-z]\w*)[\"']", code))
-    prefixes = ("about", "advice", "answer", "aside", "backbone", "calibration", "code", "config", "curve_by", "groups")
-    prefixes += ("inapplicable", "limit", "metric", "origin", "part", "photos_of", "protocol", "sort", "stage")
+    prefixes = (
+        "about",
+        "advice",
+        "answer",
+        "aside",
+        "backbone",
+        "calibration",
+        "code",
+        "config",
+        "coverage",
+        "curve_by",
+    )
+    prefixes += (
+        "groups",
+        "inapplicable",
+        "limit",
+        "metric",
+        "origin",
+        "part",
+        "photos_of",
+        "protocol",
+        "sort",
+        "stage",
+    )
     families = tuple(f"{prefix}_" for prefix in (*prefixes, "status", "sum", "whole", "why"))
     assert [key for key in WORDS["en"] if key not in written and not key.startswith(families)] == []
 

@@ -26,7 +26,7 @@ def statistics(database: Database, monkeypatch: pytest.MonkeyPatch) -> Statistic
 def test_what_was_counted_comes_back_by_day(
     statistics: Statistics, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for outcome in ("variety", "kind", "kind", "unsure", "unknown"):
+    for outcome in ("variety", "kind", "kind", "probable", "unsure", "unknown"):
         statistics.answered(outcome, 0.02, kept=outcome == "kind", model="m")
     statistics.refused("damaged")
     statistics.refused("damaged")
@@ -40,13 +40,13 @@ def test_what_was_counted_comes_back_by_day(
     found = statistics.summary(3)
     assert [day["day"] for day in found["days"]] == ["2026-11-24", "2026-11-25", "2026-11-26"]
     before, day, after = found["days"]
-    assert (before["photos"], day["photos"], after["photos"]) == (0, 5, 1)
-    assert day["outcomes"] == {"variety": 1, "kind": 2, "unsure": 1, "unknown": 1}
+    assert (before["photos"], day["photos"], after["photos"]) == (0, 6, 1)
+    assert day["outcomes"] == {"variety": 1, "kind": 2, "probable": 1, "unsure": 1, "unknown": 1}
     assert day["refused"] == {"damaged": 2, "internal": 1}
     assert (day["kept"], day["right"], day["wrong"]) == (2, 1, 1)
-    assert day["unsure_share"] == 0.4
+    assert day["unsure_share"] == pytest.approx(1 / 3)
     assert before["unsure_share"] is before["p50"] is None
-    assert found["total"]["photos"] == 6
+    assert found["total"]["photos"] == 7
     assert Statistics(database).summary(3) == found or found["total"]["drift"] == {}
 
 

@@ -69,11 +69,12 @@ EN = {
     "inapplicable_films_are_held_out_by_axis_and_arc": "the photos are frames of films, which axis and arc hold out better",
     # Answers
     "answers": "What a person is told",
-    "answers_intro": "A variety if it is sure enough; else a kind; else “not sure” and the three best guesses. Before "
-    "all that, a photo too far from everything learned gets “none of the things I know”.",
+    "answers_intro": "A variety if it is sure enough; else a kind; else the kind that it probably is; else “not sure” and the "
+    "three best guesses. Before all that, a photo too far from everything learned gets “none of the things I know”.",
     "sum_answers": "Answers given",
     "part_variety": "a variety",
     "part_kind": "a kind",
+    "part_probable": "probably",
     "part_unsure": "not sure",
     "part_unknown": "none I know",
     "answer_given": "Answer",
@@ -82,6 +83,8 @@ EN = {
     "answer_variety_why": "Right if it is the label of the photo.",
     "answer_kind": "A kind",
     "answer_kind_why": "Right if the label of the photo is of that kind.",
+    "answer_probable": "“Probably” and a kind",
+    "answer_probable_why": "Right if the label of the photo is of that kind.",
     "answer_unsure": "“Not sure”",
     "answer_unsure_why": "Right if the right kind is among the three guesses.",
     "answer_unknown": "“None of the things I know”",
@@ -92,12 +95,33 @@ EN = {
     "limit_variety": "A variety is named from a probability of {value} on.",
     "limit_variety_none": "A variety is never named: no probability was high enough among the photos held back.",
     "limit_kind_none": "A kind is never named: no probability was high enough among the photos held back.",
-    "limit_kind": "A kind is named from a probability of {value} on; below that, the answer is “not sure”.",
+    "limit_kind": "A kind is named from a probability of {value} on.",
+    "limit_probable": "From a probability of {value} on, the answer is “probably” and the kind; below that, “not sure”.",
+    "limit_probable_none": "“Probably” is never the answer: what is not sure is “not sure”.",
     "limit_unknown": "“None of the things I know” is the answer beyond a distance of {value} from everything learned.",
     "limit_unknown_none": "“None of the things I know” is never the answer: there is no limit for it.",
     "limit_dark": "A photo is called dark below a brightness of {value}, where 0 is black and 1 is white.",
     "limit_blurred": "A photo is called blurred below a sharpness of {value}.",
     "limit_small": "A photo is called small if its shorter side has less than {value} {value:pixel|pixels}.",
+    # Coverage
+    "coverage": "How many answers, and how good",
+    "coverage_text": "Of {photos} training photos held back. To the right, more photos get an answer; to answer more, the "
+    "recogniser must guess more, and fewer answers are right. Asked for: {wanted} of the answers that name something right, "
+    "and {sure} of the sure ones (--min-precision). Each limit allows for chance, so what was found lies a little above.",
+    "coverage_title": "Share of right answers by share of photos answered",
+    "coverage_desc": "Sure answers: {sure_coverage} of the photos, {sure_precision} right. With “probably”: {named_coverage} of "
+    "the photos, {named_precision} right.",
+    "coverage_line": "share of answers that are right",
+    "coverage_asked": "asked for",
+    "coverage_x": "share of photos that get an answer",
+    "coverage_sure": "sure",
+    "coverage_named": "with “probably”",
+    "coverage_both": "sure; “probably” adds next to nothing",
+    "coverage_answers": "Answers",
+    "coverage_answered": "Photos answered",
+    "coverage_right": "Right",
+    "coverage_sure_row": "Sure: a variety or a kind",
+    "coverage_named_row": "With “probably”: all that name something",
     # Calibration
     "calibration": "How far a stated probability can be trusted",
     "calibration_text": "Of the answers with a probability of 80%, 80% should be right: then the dots lie on the "
@@ -190,11 +214,13 @@ FR = {
     "côté",
     "inapplicable_no_label_has_photos_of_two_films": "aucune étiquette n’a de photos de deux films",
     "answers": "Ce que répond l’outil",
-    "answers_intro": "Une variété si elle est assez sûre ; sinon une espèce ; sinon « pas sûr » et les trois meilleures "
-    "propositions. Avant tout cela, une photo trop loin de tout ce qui est appris reçoit « rien de ce que je connais ».",
+    "answers_intro": "Une variété si elle est assez sûre ; sinon une espèce ; sinon l’espèce probable ; sinon « pas sûr » "
+    "et les trois meilleures propositions. Avant tout cela, une photo trop loin de tout ce qui est appris reçoit « rien de ce "
+    "que je connais ».",
     "sum_answers": "Réponses données",
     "part_variety": "une variété",
     "part_kind": "une espèce",
+    "part_probable": "probable",
     "part_unsure": "pas sûr",
     "part_unknown": "rien de connu",
     "answer_given": "Réponse",
@@ -203,6 +229,8 @@ FR = {
     "answer_variety_why": "Juste si c’est l’étiquette de la photo.",
     "answer_kind": "Une espèce",
     "answer_kind_why": "Juste si l’étiquette de la photo est de cette espèce.",
+    "answer_probable": "« Probablement » et une espèce",
+    "answer_probable_why": "Juste si l’étiquette de la photo est de cette espèce.",
     "answer_unsure": "« Pas sûr »",
     "answer_unsure_why": "Juste si la bonne espèce est parmi les trois propositions.",
     "answer_unknown": "« Rien de ce que je connais »",
@@ -213,13 +241,35 @@ FR = {
     "limit_variety": "Une variété est nommée à partir d’une probabilité de {value}.",
     "limit_variety_none": "Aucune variété n’est jamais nommée : nulle probabilité n’a suffi parmi les photos mises de côté.",
     "limit_kind_none": "Aucune espèce n’est jamais nommée : nulle probabilité n’a suffi parmi les photos mises de côté.",
-    "limit_kind": "Une espèce est nommée à partir d’une probabilité de {value} ; en dessous, la réponse est « pas sûr ».",
+    "limit_kind": "Une espèce est nommée à partir d’une probabilité de {value}.",
+    "limit_probable": "À partir d’une probabilité de {value}, la réponse est « probablement » et l’espèce ; en dessous, "
+    "« pas sûr ».",
+    "limit_probable_none": "La réponse n’est jamais « probablement » : ce qui n’est pas sûr est « pas sûr ».",
     "limit_unknown": "La réponse est « rien de ce que je connais » au-delà d’une distance de {value} à tout ce qui est "
     "appris.",
     "limit_unknown_none": "La réponse n’est jamais « rien de ce que je connais » : il n’y a pas de limite pour cela.",
     "limit_dark": "Une photo est dite sombre en dessous d’une clarté de {value}, où 0 est le noir et 1 le blanc.",
     "limit_blurred": "Une photo est dite floue en dessous d’une netteté de {value}.",
     "limit_small": "Une photo est dite petite si son petit côté a moins de {value} {value:pixel|pixels}.",
+    "coverage": "Combien de réponses, et de quelle qualité",
+    "coverage_text": "Sur {photos} photos d’entraînement mises de côté. Vers la droite, plus de photos reçoivent une réponse ; "
+    "pour répondre plus souvent, il faut deviner davantage, et moins de réponses sont justes. Demandé : {wanted} de réponses "
+    "justes parmi celles qui nomment quelque chose, et {sure} parmi les sûres (--min-precision). Chaque limite compte avec le "
+    "hasard : ce qui a été trouvé est un peu au-dessus.",
+    "coverage_title": "Part de réponses justes selon la part de photos qui en reçoivent une",
+    "coverage_desc": "Réponses sûres : {sure_coverage} des photos, {sure_precision} justes. Avec « probablement » : "
+    "{named_coverage} des photos, {named_precision} justes.",
+    "coverage_line": "part de réponses justes",
+    "coverage_asked": "demandé",
+    "coverage_x": "part de photos qui reçoivent une réponse",
+    "coverage_sure": "sûres",
+    "coverage_named": "avec « probablement »",
+    "coverage_both": "sûres ; « probablement » n’ajoute presque rien",
+    "coverage_answers": "Réponses",
+    "coverage_answered": "Photos avec réponse",
+    "coverage_right": "Justes",
+    "coverage_sure_row": "Sûres : une variété ou une espèce",
+    "coverage_named_row": "Avec « probablement » : toutes celles qui nomment quelque chose",
     "calibration": "Jusqu’où croire une probabilité annoncée",
     "calibration_text": "Parmi les réponses de probabilité 80 %, 80 % devraient être justes : les points sont alors sur "
     "la diagonale. En dessous, les réponses sont trop sûres ; au-dessus, trop modestes. Sur un nombre fini de photos, "

@@ -3,14 +3,18 @@
 // Takes an answer of POST /v1/recognise, or one of decide.js, which is of the same shape.
 
 import { element } from "./elements.js";
-import { percent, say, text } from "./speech.js";
+import { inASentence, percent, say, text } from "./speech.js";
 
 /** What an answer says in one line; read out by screen readers when it arrives. */
 export function spokenLine(answer) {
-  return () => text("announced", { name: nameOf(answer), sure: sureness(answer) });
+  return () => (answer.outcome === "probable" ? nameOf(answer) : text("announced", { name: nameOf(answer), sure: sureness(answer) }));
 }
 
-const nameOf = (answer) => (answer.name ? text(answer.name) : text(answer.outcome));
+function nameOf(answer) {
+  if (!answer.name) return text(answer.outcome);
+  const name = text(answer.name);
+  return answer.outcome === "probable" ? text("probable", { name: inASentence(name), share: percent(answer.probability) }) : name;
+}
 
 function sureness(answer) {
   const share = percent(answer.probability);
@@ -19,7 +23,7 @@ function sureness(answer) {
   return text(answer.outcome === "unsure" ? "unsure_more" : "unknown_more");
 }
 
-/** Whether anything is named. */
+/** Whether anything is named for sure. */
 export const isCertain = (answer) => answer.outcome === "variety" || answer.outcome === "kind";
 
 /**
@@ -31,7 +35,9 @@ export function answerParts(answer) {
   const certain = isCertain(answer);
   const parts = [heading(answer, certain)];
   if (answer.line) parts.push(element("p.line", {}, say(element("span"), answer.line)));
-  if (!certain) parts.push(advice(answer), say(element("p.remark"), () => sureness(answer)));
+  if (answer.outcome === "probable") {
+    if (answer.advice.length) parts.push(advice(answer));
+  } else if (!certain) parts.push(advice(answer), say(element("p.remark"), () => sureness(answer)));
   parts.push(bars(answer, certain));
   if (answer.alike?.length) parts.push(alike(answer.alike));
   return parts;

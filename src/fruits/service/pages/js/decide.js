@@ -19,6 +19,7 @@ export function decide(numbers, { taxonomy, certainty }, shortSide) {
   const kinds = best(byKind, BEST);
   const [variety] = best(byVariety, 1);
   let outcome = "unsure";
+  if (byKind[kinds[0]] >= (certainty.probable ?? certainty.kind)) outcome = "probable";
   if (byKind[kinds[0]] >= certainty.kind) outcome = "kind";
   if (variety !== undefined && byVariety[variety] >= certainty.variety) outcome = "variety";
   // Also where it is no number.
@@ -31,11 +32,11 @@ export function decide(numbers, { taxonomy, certainty }, shortSide) {
     named = taxonomy.varieties[variety];
     kind = taxonomy.kind_of[taxonomy.variety_of.indexOf(variety)];
     probability = byVariety[variety];
-  } else if (outcome === "kind") {
+  } else if (outcome === "kind" || outcome === "probable") {
     kind = kinds[0];
     named = taxonomy.kinds[kind];
   }
-  const uncertain = outcome === "unsure" || outcome === "unknown";
+  const certain = outcome === "variety" || outcome === "kind";
   return {
     outcome,
     kind: kind === null ? null : taxonomy.kind_ids[kind],
@@ -55,7 +56,7 @@ export function decide(numbers, { taxonomy, certainty }, shortSide) {
       probability: probabilities[number],
     })),
     strangeness,
-    advice: uncertain ? adviceOn(numbers, certainty.limits, shortSide).map((code) => ({ code })) : [],
+    advice: certain ? [] : adviceOn(numbers, certainty.limits, shortSide).map((code) => ({ code })),
     alike: [],
   };
 }

@@ -4,7 +4,7 @@ import { isCertain } from "./answer.js";
 import { deleteSubmission, giveFeedback, knownLabels } from "./api.js";
 import { combobox, optionsOf } from "./combobox.js";
 import { element, icon } from "./elements.js";
-import { say } from "./speech.js";
+import { say, text } from "./speech.js";
 
 /**
  * Return the foot of an answer's card.
@@ -17,13 +17,19 @@ export function feedbackParts(answer, { failed, deleted }) {
   const wrong = element("form.wrong", { hidden: true, novalidate: true });
   const said = element("p.said", { role: "status" });
   const certain = isCertain(answer);
+  const guessed = answer.outcome === "probable" || answer.outcome === "unsure";
   const yes = element("button.button.small", { type: "button" }, icon("yes", 18), say(element("span"), certain ? "yes" : "indeed"));
-  const no = element("button.button.small", { type: "button", "aria-expanded": "false" }, certain ? icon("no", 18) : null, say(element("span"), certain ? "no" : "name_it"));
-  const asked = certain ? "is_right" : "do_you_know";
+  const no = element("button.button.small", { type: "button", "aria-expanded": "false" }, certain ? icon("no", 18) : null, say(element("span"), certain ? "no" : guessed ? "something_else" : "name_it"));
+  const asked = certain ? "is_right" : guessed ? "which_of_these" : "do_you_know";
   say(question, asked, undefined, "label");
-  // Of "not sure" nobody can say that it is right; of "none of these" one can.
-  question.append(say(element("span", { "aria-hidden": "true" }), asked), ...(answer.outcome === "unsure" ? [no] : [yes, no]));
+  // Where nothing is sure, a guess is a button; of "none of these" one can say that it is right.
+  question.append(say(element("span", { "aria-hidden": "true" }), asked), ...(guessed ? answer.kinds.map(guess) : [yes]), no);
 
+  function guess(one) {
+    const right = answer.outcome === "probable" && one.kind === answer.kind;
+    const choose = () => send(right, right ? null : { value: one.kind, get shown() { return text(one); } });
+    return element("button.button.small.guess", { type: "button", click: choose }, say(element("bdi"), one));
+  }
   const send = async (right, label) => {
     try {
       await giveFeedback({ id: answer.id, secret: answer.secret, right, label: label?.value ?? null, note: null });

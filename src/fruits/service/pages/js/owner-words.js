@@ -50,6 +50,7 @@ export const OWNER_WORDS = {
   drift_limits: ["Above 0.1 some, above 0.25 much; days with few photos are left out.", "Au-delà de 0,1, un peu\u202f; au-delà de 0,25, beaucoup. Les jours de peu de photos sont omis."],
   variety: ["variety named", "variété nommée"],
   kind: ["kind named", "espèce nommée"],
+  probable: ["probably", "probable"],
   unsure: ["not sure", "pas sûr"],
   unknown: ["unknown", "inconnu"],
   p50: ["half within", "la moitié en"],

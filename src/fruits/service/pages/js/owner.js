@@ -65,7 +65,7 @@ function show() {
     whole(
       chart({
         title: "chart_volume", days: dates, form: "bars", written: (value) => number(value, 1), least: 4,
-        series: ["variety", "kind", "unsure", "unknown"].map((outcome) => of(outcome, (day) => day.outcomes[outcome] ?? 0)),
+        series: ["variety", "kind", "probable", "unsure", "unknown"].map((outcome) => of(outcome, (day) => day.outcomes[outcome] ?? 0)),
       }),
     ),
     chart({

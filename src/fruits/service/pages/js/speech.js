@@ -6,6 +6,7 @@
 const root = document.documentElement;
 const words = {};
 const said = new WeakMap();
+const PROPER = new Set(["Brazil", "Brussels", "Chinese", "Swiss"]);
 const ATTRIBUTES = { label: "aria-label", placeholder: "placeholder", alt: "alt", title: "title" };
 
 /** The reader's language, en or fr. */
@@ -81,6 +82,13 @@ export function percent(share) {
   if (share > 0.994) return `>${language() === "fr" ? "\u202f" : ""}${written(0.99)}`;
   if (share < 0.006) return `<${language() === "fr" ? "\u202f" : ""}${written(0.01)}`;
   return written(share);
+}
+
+/** A name as it stands within a sentence: "probably kiwi"; names of places, numbers and titles stay as they are (taxonomy.py). */
+export function inASentence(name) {
+  const [first, second = ""] = name.split(/\s+/);
+  const stays = PROPER.has(first) || /^.\p{Lu}/u.test(name) || /^\p{Lu}/u.test(second) || /\p{Nd}/u.test(name);
+  return stays ? name : name.slice(0, 1).toLowerCase() + name.slice(1);
 }
 
 export const megabytes = (bytes) =>

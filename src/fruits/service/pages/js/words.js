@@ -75,6 +75,7 @@ export const WORDS = {
 
   looking: ["Looking…", "Je regarde…"],
   photo_number: [({ n }) => `Your photo ${n}`, ({ n }) => `Votre photo ${n}`],
+  probable: [({ name, share }) => `Probably ${name} (${share})`, ({ name, share }) => `Probablement\u202f: ${name} (${share})`],
   unsure: ["Not sure", "Pas sûr"],
   unknown: ["None of the things I know", "Rien de ce que je connais"],
   sure_variety: [({ share }) => `${share} sure of the variety`, ({ share }) => `variété sûre à ${share}`],
@@ -104,6 +105,8 @@ export const WORDS = {
   announced: [({ name, sure }) => `${name}: ${sure}`, ({ name, sure }) => `${name}\u202f: ${sure}`],
 
   is_right: ["Is that right?", "Est-ce juste\u202f?"],
+  which_of_these: ["Which one is it?", "Lequel est-ce\u202f?"],
+  something_else: ["Something else", "Autre chose"],
   do_you_know: ["Do you know what it is?", "Savez-vous ce que c’est\u202f?"],
   indeed: ["None of these, indeed", "Rien de tout ça, en effet"],
   name_it: ["Name it", "Le nommer"],
