@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fruits.answers import Certainty
 from fruits.engines import Engine
 from fruits.errors import ConfigError
 from fruits.learning import confidence
@@ -25,14 +24,13 @@ from fruits.learning import head as heads
 from fruits.learning.drift import Drift
 from fruits.learning.moments import Moments
 from fruits.learning.pca import PCA
-from fruits.learning.unknown import ACCEPTED, Known
+from fruits.learning.unknown import Known
 from fruits.photos.quality import Limits
 from fruits.projection import ProjectStage, shards_of
 from fruits.rows import ROWS_PER_CHUNK, Rows, in_chunks, read_embeddings, vectors_of
 from fruits.storage import schemas
 from fruits.storage.objects import Objects
 from fruits.storage.parts import Holding, Inventory, Parts, Record
-from fruits.taxonomy import Taxonomy
 
 #: k and regularisation are chosen on at most this many photos: their ranking is settled long before.
 _ROWS_FOR_CHOOSING: Final = 50_000
@@ -45,8 +43,6 @@ _LEAST_VARIANCE: Final = 0.95
 _SEEN_VARIANCE: Final = 0.99
 #: From this share of training photos on that the backbone was made from, photos held back must be others.
 _SEEN: Final = 0.01
-#: Rank of answers that are given wherever a limit of less sure ones is drawn: they count first.
-_GIVEN: Final = np.float32(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,79 +380,6 @@ def fit_recogniser(
     else:
         known = known.scaled(features[train], head.predict_proba(features[train]))
     return Recogniser(head, [rows.names[label] for label in learnt], len(every), known)
-
-
-def certainty(
-    choice: Choice, rows: Rows, limits: Limits, taxonomy_file: str | None, min_precision: float
-) -> tuple[Certainty, dict[str, Any] | None]:
-    """Return from where on which answer is given, by the photos held back, and what people would be told of these.
-
-    Sure answers begin where ``confidence.sure_precision(min_precision)`` of them are right, answers that say "probably" where
-    ``min_precision`` of all that name something are. Photos beyond the limit of strange things get no name.
-
-    Parameters
-    ----------
-    limits : Limits
-        Beyond which a photo is to blame.
-    taxonomy_file : str, optional
-        The user's.
-    min_precision : float
-
-    Returns
-    -------
-    Certainty
-    dict, optional
-        ``photos, min_precision, curve, sure, named``, see docs/results.md; None if no photo could be held back.
-    """
-    held_back = choice.held_back
-    if held_back is None:
-        certain = confidence.DEFAULT_CERTAIN
-        return Certainty(certain, certain, confidence.DEFAULT_PROBABLE, float("inf"), limits), None
-    # The labels that were learnt beside photos held back; of more photos than are used for choosing, perhaps not all.
-    taxonomy = Taxonomy.of([rows.names[label] for label in held_back.answers.labels], taxonomy_file)
-    truth, probabilities = held_back.answers.truth, held_back.probabilities
-    strangeness = held_back.known.strangeness(held_back.features, probabilities)
-    strange = float(np.quantile(strangeness, ACCEPTED))
-    known = strangeness <= strange
-    by_kind = taxonomy.by_kind(probabilities)
-    of_kind, right = by_kind.max(axis=1), by_kind.argmax(axis=1) == np.array(taxonomy.kind_of)[truth]
-    sure = confidence.sure_precision(min_precision)
-    kind = variety = confidence.certain_from(of_kind[known], right[known], sure)
-    certain = of_kind >= kind
-    if taxonomy.varieties:
-        by_variety = taxonomy.by_variety(probabilities)
-        of_variety = by_variety.max(axis=1)
-        right_variety = by_variety.argmax(axis=1) == np.array(taxonomy.variety_of)[truth]
-        variety = confidence.certain_from(of_variety[known], right_variety[known], sure)
-        # A variety that is named stands in the place of its kind: both sorts of answers together must be right as often, too.
-        right = np.where(of_variety >= variety, right_variety, right)
-        rank = np.where(of_variety >= variety, _GIVEN, of_kind)
-        kind = max(kind, confidence.certain_from(rank[known], right[known], sure))
-        certain = (of_kind >= kind) | (of_variety >= variety)
-    rank = np.where(certain, _GIVEN, of_kind)
-    probable = confidence.certain_from(
-        rank[known],
-        right[known],
-        min_precision,
-        least=confidence.LEAST_PROBABLE,
-        default=confidence.DEFAULT_PROBABLE,
-    )
-    curve = confidence.precision_by_coverage(of_kind[known], right[known], len(truth))
-    named = known & (certain | (of_kind >= probable))
-    told = {
-        "photos": len(truth),
-        "min_precision": min_precision,
-        "curve": [dict(zip(("limit", "coverage", "precision"), point, strict=True)) for point in curve],
-        "sure": _share_and_right(known & certain, right),
-        "named": _share_and_right(named, right),
-    }
-    return Certainty(variety, kind, min(probable, kind), strange, limits), told
-
-
-def _share_and_right(answered: NDArray[np.bool_], right: NDArray[np.bool_]) -> dict[str, float | None]:
-    """Return which share of photos is answered, and which share of the answers is right."""
-    precision = float(right[answered].mean()) if answered.any() else None
-    return {"coverage": float(answered.mean()), "precision": precision}
 
 
 def drift(choice: Choice, recogniser: Recogniser, features: NDArray[np.float32], rows: Rows) -> Drift:

@@ -23,6 +23,7 @@ from fruits import bundle as bundles
 from fruits import fitting
 from fruits import record as records
 from fruits.answers import Answer
+from fruits.certainty import certainty_by
 from fruits.computation import TRAINING_PHOTOS, Prepared, catalogued, embed, prepare, repair_parts
 from fruits.config import RunConfig, usable_cores
 from fruits.engines import get_engine
@@ -143,7 +144,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             recogniser = fitting.fit_recogniser(features, rows, choice, config.seed, weights, far)
             taxonomy = Taxonomy.of(recogniser.labels, config.taxonomy)
             limits = fitting.photo_limits(parts, inventory, rows, preprocessing.size)
-            certainty, coverage = fitting.certainty(choice, rows, limits, config.taxonomy, config.min_precision)
+            certainty, coverage = certainty_by(choice, rows, limits, config.taxonomy, config.min_precision)
             drift = fitting.drift(choice, recogniser, features, rows)
         with clock.step("gallery"):
             progress.start("gallery", None)

@@ -17,8 +17,11 @@ import pytest
 from PIL import Image
 from tests import profiles
 
+from fruits.answers import Certainty, answers, decide
 from fruits.photos.images import Preprocessing, to_network_input
+from fruits.photos.quality import Limits
 from fruits.service import pages
+from fruits.taxonomy import Taxonomy
 
 #: The issue's promise. What is left between browser and server is float32 sums in another order: see what the test writes.
 TOLERANCE = 1e-3
@@ -252,6 +255,46 @@ def test_answers_are_those_of_the_server(
     assert largest <= TOLERANCE
     assert {"variety", "kind"} <= set(outcomes)
     assert {"unsure", "unknown"} & set(outcomes)
+
+
+def test_decisions_are_those_of_the_server_whatever_the_numbers(visit: Callable[..., Any]) -> None:
+    taxonomy = Taxonomy.of(["Apple Golden 1", "Apple Golden 2", "Apple Red 1", "Lemon", "Lemon Meyer", "Moon Pear"])
+    limits = Limits(dark=0.25, blurred=0.3, small=50)
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.full(6, 0.2), 400).astype(np.float32)
+    strangeness = rng.normal(0, 1, 400).astype(np.float32)
+    some = [Certainty(0.7, 0.8, 0.5, 1.5, limits), Certainty(1.1, 1.1, 1 / 3, float("inf"), limits)]
+    some.append(Certainty(0.7, 0.8, 0.8, 1.5, limits))
+    older = {name: value for name, value in some[2].as_dict().items() if name != "probable"}
+    page = visit().open()
+    for certainty, told in [(one, one.as_dict()) for one in some] + [(some[2], older)]:
+        here = page.evaluate(
+            """async ([model, probabilities, strangeness]) => {
+              const { decide } = await import("/static/js/decide.js");
+              return probabilities.map((row, n) => {
+                const measured = { strangeness: strangeness[n], brightness: 0.1, sharpness: 1 };
+                const numbers = { probabilities: Float32Array.from(row), ...measured };
+                const { outcome, kind, variety, name, probability, advice } = decide(numbers, model, 100);
+                return [outcome, kind, variety, name?.en ?? null, Math.fround(probability), advice.map((one) => one.code)];
+              });
+            }""",
+            [{"taxonomy": taxonomy.as_dict(), "certainty": told}, probabilities.tolist(), strangeness.tolist()],
+        )
+        decisions = decide(probabilities, strangeness, taxonomy, certainty)
+        advice = [limits.advice(0.1, 1, 100)] * 400
+        there = [
+            [
+                one.outcome,
+                one.kind or None,
+                one.variety or None,
+                one.name.en if one.name else None,
+                pytest.approx(one.probability, abs=1e-6),  # float32 sums in another order
+                list(one.advice),
+            ]
+            for one in answers(decisions, strangeness, np.zeros((400, 1), np.float32), taxonomy, advice)
+        ]
+        assert here == there
+        assert ("probable" in {one[0] for one in here}) == (certainty.probable < certainty.kind)
 
 
 def test_on_this_device_nothing_is_sent_and_it_works_without_a_connection(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,82 @@ def test_strange_photo_is_said_to_be_unknown_with_what_to_do(
     assert card.locator(".advice li").count() >= 1
     assert card.locator(".line").count() == 0, "nothing is said of what is not named"
     visitor.shot("unknown", full_page=True)
+
+
+def _say_probably(visitor: Any, **changes: Any) -> None:
+    """Let the page get the service's answers as probable ones, of 69 %."""
+
+    def probable(route: Any) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        for photo in body["photos"]:
+            best = photo["kinds"][0]
+            best["probability"] = photo["probability"] = 0.69
+            photo |= {"outcome": "probable", "kind": best["kind"], "variety": None}
+            photo |= {"name": {"en": best["en"], "fr": best["fr"]}, "line": None, **changes}
+        route.fulfill(response=answer, json=body)
+
+    visitor.page.route("**/v1/recognise*", probable)
+
+
+def test_probable_kind_is_said_so_in_both_languages_with_the_guesses_as_buttons(
+    visit: Callable[..., Any], recogniser: Any, service: Any
+) -> None:
+    visitor = visit()
+    page = visitor.open()
+    _say_probably(visitor, name={"en": "Kiwi", "fr": "Kiwi"})
+    page.get_by_label("Keep my photo to improve this").check()
+    visitor.pick(*recogniser.some("Moon Pear 2"))
+    card = visitor.answers(1).first
+    assert _named(card) == "Probably kiwi (69%)"
+    assert page.locator("#status").text_content() == "Probably kiwi (69%)"
+    assert card.locator(".advice").count() == 0, "the photo is not to blame"
+    guesses = card.locator("button.guess")
+    assert guesses.count() == 3
+    assert card.get_by_role("button", name="Something else").count() == 1
+    assert card.get_by_role("group", name="Which one is it?").count() == 1
+    visitor.shot("probable", full_page=True)
+    page.get_by_role("button", name="Français").click()
+    assert re.sub(r"\s", " ", _named(card)) == "Probablement : kiwi (69 %)"
+    visitor.shot("probable-fr", full_page=True)
+    page.get_by_role("button", name="English").click()
+    # Another guess than the one that was named is its correction.
+    other = guesses.nth(1).inner_text()
+    guesses.nth(1).click()
+    page.wait_for_selector(f"text=“{other}” is noted")
+    newest = service.ask_owner("submissions?state=wrong&limit=1")["submissions"][0]
+    assert newest["right"] is False
+    assert newest["said_label"] in {
+        kind["kind"] for kind in service.recognise(*recogniser.some("Moon Pear 2"))[0]["kinds"]
+    }
+
+
+def test_click_on_the_probable_kind_says_that_it_is_right(
+    visit: Callable[..., Any], recogniser: Any, service: Any
+) -> None:
+    visitor = visit()
+    page = visitor.open()
+    _say_probably(visitor, advice=[{"code": "dark", "en": "The photo is dark.", "fr": "La photo est sombre."}])
+    before = service.ask_owner("summary")["total"]["right"]
+    visitor.pick(*recogniser.some("Moon Pear 1"))
+    card = visitor.answers(1).first
+    assert "The photo is dark." in card.locator(".advice").inner_text()
+    card.locator("button.guess").first.click()
+    page.wait_for_selector(".said:focus")
+    assert service.ask_owner("summary")["total"]["right"] == before + 1
+
+
+def test_something_else_than_the_guesses_can_be_named(visit: Callable[..., Any], recogniser: Any) -> None:
+    visitor = visit()
+    page = visitor.open()
+    _say_probably(visitor)
+    visitor.pick(*recogniser.some("Moon Pear 1"))
+    card = visitor.answers(1).first
+    card.get_by_role("button", name="Something else").click()
+    page.wait_for_function("() => document.activeElement.getAttribute('role') === 'combobox'")
+    page.keyboard.type("Durian")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=“Durian” is noted")
 
 
 def test_wrong_answer_is_corrected_by_keyboard_and_reaches_the_owner(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -11,16 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 import fruits as package
+from fruits import bundle as bundles
 
 SUMMARY = {
     "photos", "ok", "rejected", "failed", "computed", "reused", "labels", "splits", "labels_without_training",
     "left_aside", "backbone", "embedding_size", "components", "components_chosen_by", "explained_variance", "head",
-    "balanced", "evaluated", "metrics", "kinds", "kind_metrics", "calibration", "answers", "seconds", "peak_memory_mb",
-    "up_to_date",
+    "balanced", "evaluated", "metrics", "kinds", "kind_metrics", "calibration", "answers", "coverage", "seconds",
+    "peak_memory_mb", "up_to_date",
 }  # fmt: skip
 
 Fruits = Callable[..., Any]
@@ -166,6 +169,36 @@ def test_predict_for_people_is_one_line_per_photo(finished_run: Any, fruits: Fru
     assert ": none of the things I know (nearest: " in lines[2] or ": not sure: " in lines[2]
     assert "[The photo is dark: try again with more light.]" in lines[2]
     assert "go closer" in lines[2]
+
+
+def test_what_is_likely_and_not_sure_is_told_as_probable_everywhere(
+    finished_run: Any, fruits: Fruits, tmp_path: Path
+) -> None:
+    out = with_limits(finished_run.copy_to(tmp_path), variety=1.1, kind=1.1, probable=0.34)
+    good = min(finished_run.photos.glob("Test/Starrib Yellow/*.jpg"))
+    (row,) = fruits("predict", out, good, "--json").json()["photos"]
+    assert (row["outcome"], row["kind"], row["variety"]) == ("probable", "Starrib Yellow", None)
+    assert row["name"]["en"] == "Starrib Yellow"
+    assert row["probability"] == row["kinds"][0]["probability"]
+    line = fruits("predict", out, good).stdout
+    assert f"{good}: probably Starrib Yellow ({row['probability']:.0%}); or " in line
+    fruits("apply", out, good.parent, "--to", tmp_path / "to", "--workers", 1)
+    table = pq.read_table(tmp_path / "to" / "predictions.parquet")
+    assert "probable" in set(table["outcome"].to_pylist()) <= {"probable", "unsure", "unknown"}
+    for outcome, kind in zip(table["outcome"].to_pylist(), table["kind"].to_pylist(), strict=True):
+        assert (kind is not None) == (outcome == "probable")
+
+
+def with_limits(out: Path, **limits: float) -> Path:
+    """Results whose bundle was saved with other limits of certainty."""
+    folder = out / "bundle"
+    certainty = json.dumps({**json.loads((folder / "certainty.json").read_text("utf-8")), **limits}).encode()
+    (folder / "certainty.json").write_bytes(certainty)
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    del manifest["sha256"]
+    manifest["files"]["certainty.json"] = hashlib.sha256(certainty).hexdigest()
+    (folder / "manifest.json").write_bytes(bundles._manifest_bytes(manifest))
+    return out
 
 
 def test_apply_with_json_prints_one_object(finished_run: Any, fruits: Fruits, own_photos: Path, tmp_path: Path) -> None:

@@ -114,6 +114,21 @@ def test_features_of_training_photos_are_centred_and_uncorrelated(finished_run: 
     assert (np.diff(spread) <= 1e-3 * spread.max()).all()
 
 
+def test_precision_asked_for_is_part_of_what_a_run_is(own_photos: Path, tmp_path: Path) -> None:
+    first = run(tmp_path / "out", own_photos, components=8)
+    assert first["config"]["min_precision"] == first["coverage"]["min_precision"] == 0.92
+    again = run(tmp_path / "out", own_photos, components=8, min_precision=0.6)
+    assert (again["up_to_date"], again["computed"]) == (False, 0)
+    assert again["coverage"]["min_precision"] == 0.6
+    assert run(tmp_path / "out", own_photos, components=8, min_precision=0.6)["up_to_date"]
+
+
+@pytest.mark.parametrize("precision", [0.49, 1.0, 92.0, float("nan"), -1.0])
+def test_precision_that_nothing_can_have_is_refused(own_photos: Path, tmp_path: Path, precision: float) -> None:
+    with pytest.raises(ConfigError, match=r"--min-precision .*expected a share from 0.5 to below 1, such as 0.92"):
+        run(tmp_path / "out", own_photos, min_precision=precision)
+
+
 def test_explained_variance_curve_is_complete(finished_run: Any) -> None:
     ratio = finished_run.record["explained_variance_ratio"]
     assert len(ratio) == finished_run.record["embedding_size"]

@@ -13,6 +13,7 @@ import pytest
 from fruits import bundle as bundles
 from fruits import computation, fitting, pipeline
 from fruits.answers import NAMING, OUTCOMES, decide
+from fruits.certainty import certainty_by
 from fruits.config import RunConfig
 from fruits.errors import FruitsError
 from fruits.fitting import Choice, Choosing, HeldBack
@@ -155,7 +156,7 @@ def test_word_of_a_manifest_is_taken(own_photos: Path, tmp_path: Path) -> None:
 def test_where_nothing_is_held_back_only_clear_answers_are_certain_and_nothing_is_strange() -> None:
     choice = Choice(8, "components", 3.0, [], [], 0, None)
     limits = Limits(0.1, 0.2, 50)
-    certainty, coverage = fitting.certainty(choice, rows_of(np.arange(3)), limits, None, 0.92)
+    certainty, coverage = certainty_by(choice, rows_of(np.arange(3)), limits, None, 0.92)
     assert (certainty.variety, certainty.kind, certainty.strange) == (DEFAULT_CERTAIN, DEFAULT_CERTAIN, float("inf"))
     assert certainty.probable == DEFAULT_PROBABLE
     assert coverage is None
@@ -189,7 +190,7 @@ def held_back_choice(n: int, seed: int = 0) -> tuple[Choice, Any, np.ndarray]:
 @pytest.mark.parametrize("precision", [0.8, 0.85, 0.92])
 def test_answers_to_the_photos_held_back_are_right_as_often_as_was_asked(precision: float) -> None:
     choice, rows, truth = held_back_choice(3000)
-    certainty, coverage = fitting.certainty(choice, rows, Limits(0.1, 0.2, 50), None, precision)
+    certainty, coverage = certainty_by(choice, rows, Limits(0.1, 0.2, 50), None, precision)
     assert choice.held_back
     assert coverage
     taxonomy = Taxonomy.of(rows.names)
@@ -221,7 +222,7 @@ def test_answers_to_the_photos_held_back_are_right_as_often_as_was_asked(precisi
 def test_more_precision_is_fewer_answers() -> None:
     choice, rows, _ = held_back_choice(3000)
     limits = Limits(0.1, 0.2, 50)
-    found = [fitting.certainty(choice, rows, limits, None, precision) for precision in (0.6, 0.8, 0.9, 0.97)]
+    found = [certainty_by(choice, rows, limits, None, precision) for precision in (0.6, 0.8, 0.9, 0.97)]
     for name in ("probable", "kind", "variety"):
         values = [getattr(certainty, name) for certainty, _ in found]
         assert values == sorted(values)
@@ -232,7 +233,7 @@ def test_more_precision_is_fewer_answers() -> None:
 
 def test_with_few_photos_held_back_the_defaults_hold() -> None:
     choice, rows, _ = held_back_choice(15)
-    certainty, coverage = fitting.certainty(choice, rows, Limits(0.1, 0.2, 50), None, 0.92)
+    certainty, coverage = certainty_by(choice, rows, Limits(0.1, 0.2, 50), None, 0.92)
     assert (certainty.variety, certainty.kind, certainty.probable) == (
         DEFAULT_CERTAIN,
         DEFAULT_CERTAIN,

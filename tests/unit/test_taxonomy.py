@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruits.errors import TaxonomyError
-from fruits.taxonomy import NONE, Taxonomy
+from fruits.taxonomy import NONE, Taxonomy, in_a_sentence
 
 # Of the data set's own page, version 2020.05.18.
 FRUITS_360 = """
@@ -279,6 +279,25 @@ def test_without_a_table_every_label_is_its_own_kind() -> None:
     taxonomy = Taxonomy.of(labels, NONE)
     assert (sorted(taxonomy.kind_ids), taxonomy.varieties) == (sorted(labels), ())
     assert len(set(taxonomy.kind_of)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "within"),
+    [
+        ("Kiwi", "kiwi"),
+        ("Sweet pepper", "sweet pepper"),
+        ("Noix de coco", "noix de coco"),
+        ("Chou de Bruxelles", "chou de Bruxelles"),
+        ("Épinard", "épinard"),
+        ("Brussels sprout", "Brussels sprout"),
+        ("Moon Pear", "Moon Pear"),
+        ("Class 3", "Class 3"),
+        ("XK", "XK"),
+        ("", ""),
+    ],
+)
+def test_name_in_a_sentence_begins_small_unless_it_is_a_title(name: str, within: str) -> None:
+    assert in_a_sentence(name) == within
 
 
 # --- A user's own table -------------------------------------------------------------------------------------------------
