@@ -5,7 +5,6 @@ Embeds like a run, keeps what it computed, fits nothing that stays. Suspicions o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -24,6 +23,7 @@ from fruits.config import RunConfig
 from fruits.embedding.backbone import BATCH_SIZE
 from fruits.engines import get_engine
 from fruits.errors import CatalogueError, ImageDecodeError
+from fruits.harmless import json_text
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import COPIES_SHARE, NearDuplicates, chained, nearest, unit
 from fruits.learning.pca import PCA
@@ -147,7 +147,7 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
             }
             objects.write("audit.html", render_audit(record, _thumbnails(record)).encode())
         record["seconds"] = {**clock.seconds, "total": clock.total()}
-        objects.write("audit.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
+        objects.write("audit.json", json_text(record, indent=1, ensure_ascii=False).encode())
     return record
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -25,25 +24,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.answers import Answer, Certainty, answers, decide
-from fruits.embedding.backbone import BATCH_SIZE, Card, Embedder, computation_id, parse_card
+from fruits.bundle_files import FORMAT_VERSION, MANIFEST, manifest_bytes, parse_arrays, parse_object, read_files
+from fruits.embedding.backbone import (
+    BATCH_SIZE,
+    Card,
+    Embedder,
+    computation_id,
+    no_embedding,
+    parse_card,
+    usable,
+)
 from fruits.embedding.model import ModelFile
-from fruits.errors import BundleError, FruitsError, StoreError
+from fruits.embedding.onnx_file import refuse_outside
+from fruits.errors import BundleError, FruitsError
 from fruits.gallery import Gallery
+from fruits.harmless import json_text
 from fruits.learning.drift import Drift
 from fruits.learning.head import Head
 from fruits.learning.pca import project
 from fruits.learning.unknown import Known
 from fruits.photos.images import Preprocessing, to_network_input
 from fruits.photos.quality import measure
-from fruits.storage.objects import AbsentError, Objects, is_remote, opened, reach
+from fruits.storage.objects import Objects, is_remote, reach
 from fruits.taxonomy import Taxonomy
 
-#: To change what a bundle holds: raise this number, and add a test that bundles of the old one are read or refused by name.
-#: 1: labels and probabilities. 2: with taxonomy, certainty and strangeness, to say a kind, "not sure", "none of these".
-#: 3: with a gallery, to show alike photos, and the tenths of the training photos, to see drift.
-#: 4: certainty says from where on a kind is probable; in bundles of format 3, which are read, none is.
-FORMAT_VERSION: Final = 4
-_READ: Final = (3, FORMAT_VERSION)
 #: Largest distance of probabilities between batch, bundle and single graph for the same photo: float32 sums in another order.
 PROBABILITY_TOLERANCE: Final = 1e-4
 
@@ -51,7 +55,6 @@ _ARRAYS: Final = ("mean", "components", "weights", "bias", "whitening", "centres
 _OF_DRIFT: Final = ("edges", "shares")
 _OF_GALLERY: Final = ("labels", "features", "offsets")
 _SCALES: Final = ("entropy_scale", "distance_scale", "offset")
-_MANIFEST: Final = "manifest.json"
 
 
 class Bundle:
@@ -84,16 +87,17 @@ class Bundle:
         self.labels: list[str] = manifest["labels"]
         self.card: Card = parse_card(manifest["backbone"])
         self.preprocessing = Preprocessing(**manifest["preprocessing"])
-        arrays = {name: _array(files, name) for name in _ARRAYS}
+        every = parse_arrays(files, sizes={"d": self.card.embedding_size, "c": len(self.labels)})
+        arrays = {name: every[name] for name in _ARRAYS}
         self._mean, self._components = arrays["mean"], arrays["components"]
         self._head = Head(arrays["weights"], arrays["bias"])
-        certainty = json.loads(files["certainty.json"])
+        certainty = parse_object(files["certainty.json"])
         self.certainty = Certainty.parse(certainty)
-        self.taxonomy = Taxonomy.parse(json.loads(files["taxonomy.json"]))
+        self.taxonomy = Taxonomy.parse(parse_object(files["taxonomy.json"]))
         if list(self.taxonomy.labels) != self.labels:
             raise ValueError("taxonomy.json is of other labels")
-        self.drift = Drift(**{name: _array(files, f"drift_{name}") for name in _OF_DRIFT})
-        of_gallery = {name: _array(files, f"gallery_{name}") for name in _OF_GALLERY}
+        self.drift = Drift(**{name: every[f"drift_{name}"] for name in _OF_DRIFT})
+        of_gallery = {name: every[f"gallery_{name}"] for name in _OF_GALLERY}
         self.gallery = Gallery(**of_gallery, jpegs=files["gallery.jpegs"])
         if len(self.gallery) and not 0 <= self.gallery.labels.min() <= self.gallery.labels.max() < len(self.labels):
             raise ValueError("the gallery is of other labels")
@@ -135,7 +139,7 @@ class Bundle:
         Raises
         ------
         ImageDecodeError
-            If one of them is not a photo.
+            If one of them is not a photo, or the network has no usable numbers for it.
         """
         found: list[Answer] = []
         for start in range(0, len(photos), BATCH_SIZE):
@@ -145,7 +149,10 @@ class Bundle:
                 self._embedder = Embedder(self._model)
             brightness, sharpness = measure(pixels)
             sides = np.array([min(photo.width, photo.height) for photo in some])
-            found += self.answers(self._embedder.embed(pixels), brightness, sharpness, sides)
+            embeddings = self._embedder.embed(pixels)
+            if not usable(embeddings).all():
+                raise no_embedding()
+            found += self.answers(embeddings, brightness, sharpness, sides)
         return found
 
     def answers(
@@ -224,11 +231,11 @@ def save(
     given = {"mean": mean, "components": components, "weights": head.weights, "bias": head.bias}
     arrays = {name: np.ascontiguousarray(value, np.float32) for name, value in given.items()}
     of_known = {"whitening": known.whitening, "centres": known.centres, "background": known.background}
-    certain = json.dumps({**certainty.as_dict(), **{name: getattr(known, name) for name in _SCALES}}, indent=1)
-    meaning = json.dumps(taxonomy.as_dict(), indent=1, ensure_ascii=False)
+    certain = json_text({**certainty.as_dict(), **{name: getattr(known, name) for name in _SCALES}}, indent=1)
+    meaning = json_text(taxonomy.as_dict(), indent=1, ensure_ascii=False)
     info = {
-        "fruits.labels": json.dumps(taxonomy.labels, ensure_ascii=False),
-        "fruits.preprocessing": json.dumps(asdict(preprocessing)),
+        "fruits.labels": json_text(taxonomy.labels, ensure_ascii=False),
+        "fruits.preprocessing": json_text(asdict(preprocessing)),
         "fruits.taxonomy": meaning,
         "fruits.certainty": certain,
     }
@@ -250,7 +257,7 @@ def save(
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())},
         "about": about,
     }
-    files[_MANIFEST] = _manifest_bytes(manifest)
+    files[MANIFEST] = manifest_bytes(manifest)
     if is_remote(str(root)):
         objects = Objects(str(root))
         for name, data in files.items():  # the manifest is the last one
@@ -298,81 +305,17 @@ def load(path: str | Path) -> Bundle:
         If there is none, a file is missing or not the one that was saved, or the format is another version's.
     """
     reach(str(path))
-    folder, data = _manifest_of(str(path))
-    manifest = _checked_manifest(data, folder)
-    files = {}
-    for name, digest in manifest["files"].items():
-        try:
-            files[name] = _file(folder, name)
-        except OSError as exc:
-            raise BundleError(
-                f"bundle '{folder}': {name} is missing ({exc.strerror or exc}); copy the bundle again, whole"
-            ) from exc
-        if hashlib.sha256(files[name]).hexdigest() != digest:
-            raise BundleError(
-                f"bundle '{folder}': {name} is not the file that was saved (another sha256); copy it again"
-            )
+    folder, manifest, files = read_files(str(path))
     try:
+        for name in ("backbone.onnx", "recognizer.onnx"):
+            refuse_outside(files[name], name)
         return Bundle(folder, manifest, files)
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError, OverflowError) as exc:
         if isinstance(exc, FruitsError) and not isinstance(exc, BundleError):
             raise BundleError(f"bundle '{folder}' cannot be used: {exc}") from exc
         raise BundleError(
             f"bundle '{folder}' lacks something ({exc}); was it made by another version of fruits?"
         ) from exc
-
-
-def _manifest_of(path: str) -> tuple[str, bytes]:
-    """Return the bundle's folder, which is the one given or lies in it, and its manifest."""
-    for folder in (path, f"{path.rstrip('/')}/bundle"):
-        try:
-            return folder, _file(folder, _MANIFEST)
-        except (FileNotFoundError, NotADirectoryError, AbsentError):
-            continue
-        except StoreError:
-            raise
-        except OSError as exc:
-            raise BundleError(f"bundle '{folder}' cannot be read ({exc.strerror}); check its permissions") from exc
-    raise BundleError(
-        f"no bundle in '{path}'; expected the results of 'fruits run PHOTOS --to {path}', or a folder with manifest.json"
-    )
-
-
-def _file(folder: str, name: str) -> bytes:
-    # Reading a folder must not make it, as opening it for results would.
-    return opened(folder).read(name) if is_remote(folder) else (Path(folder) / name).read_bytes()
-
-
-def _checked_manifest(data: bytes, folder: str) -> dict[str, Any]:
-    damaged = f"bundle '{folder}': {_MANIFEST} is not the file that was saved; copy it again"
-    try:
-        manifest: dict[str, Any] = json.loads(data)
-        given = manifest["format"]
-    except (ValueError, KeyError, TypeError) as exc:
-        raise BundleError(damaged) from exc
-    # Our own writing of what was read must give the same bytes: then no byte of it, not even a space, has changed.
-    checksum = manifest.pop("sha256", None)
-    if _checksum(manifest) != checksum or _manifest_bytes(manifest) != data:
-        raise BundleError(damaged)
-    manifest["identity"] = checksum[:16]
-    if given not in _READ:
-        raise BundleError(
-            f"bundle '{folder}' has format {given}; this version of fruits reads {_READ[0]} to {FORMAT_VERSION}: run it again"
-        )
-    return manifest
-
-
-def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
-    return json.dumps({**manifest, "sha256": _checksum(manifest)}, indent=1, ensure_ascii=False).encode()
-
-
-def _checksum(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, ensure_ascii=False).encode()).hexdigest()
-
-
-def _array(files: dict[str, bytes], name: str) -> NDArray[Any]:
-    array: NDArray[Any] = np.load(io.BytesIO(files[f"{name}.npy"]), allow_pickle=False)
-    return array
 
 
 def _npy(array: NDArray[Any]) -> bytes:

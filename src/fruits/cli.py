@@ -6,7 +6,6 @@ Exit 0 done, 1 failed (the message says what and what to do next), 2 misused, 13
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import shlex
 import sys
@@ -21,6 +20,7 @@ from fruits import __version__, cli_aws, cli_service
 from fruits.command import QUIET, SETTINGS, VERBOSE, Group, close_streams, command, open_streams
 from fruits.config import Fit, RunConfig
 from fruits.errors import ConfigError, EvaluationError, FruitsError, ImageDecodeError, LeakageError, StoreError
+from fruits.harmless import json_text
 from fruits.terminal import JSON, OUTPUT, RESIZE_MODE, Display, fail, set_volume, shell
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def apply(
             repair=repair, progress=display,
         )  # fmt: skip
     if as_json:
-        typer.echo(json.dumps(done))
+        typer.echo(json_text(done))
         return
     bad = done["rejected"] + done["failed"]
     typer.echo(
@@ -174,7 +174,7 @@ def predict(
         if not as_json:
             typer.echo(f"{photo}: {said or '{status}: {error}'.format(**row)}")
     if as_json:
-        typer.echo(json.dumps({"photos": answers}))
+        typer.echo(json_text({"photos": answers}))
     if any(row["status"] != "ok" for row in answers):
         raise typer.Exit(1)
 
@@ -271,7 +271,7 @@ def evaluate(
         for one in out:
             found.append(evaluations.evaluate(one, wanted, progress=display))
     if as_json:
-        typer.echo(json.dumps({"evaluations": found}))
+        typer.echo(json_text({"evaluations": found}))
     else:
         typer.echo(evaluations.as_text(found))
     for evaluation in found:
@@ -313,7 +313,7 @@ def audit(
     with Display() as display:
         record = audits.audit(config, progress=display, command=shlex.join(["fruits", *sys.argv[1:]]))
     if as_json:
-        typer.echo(json.dumps({name: value for name, value in record.items() if name != "findings"}))
+        typer.echo(json_text({name: value for name, value in record.items() if name != "findings"}))
         return
     for sort, counts in record["counts"].items():
         parts = [f"{counts['photos']:,} photos"]
@@ -345,7 +345,7 @@ def pack(
         done = packing.pack(photos, to, labelled=not unlabelled, target_bytes=target_mb << 20, progress=display)
     bad = done["unreadable"]
     if as_json:
-        typer.echo(json.dumps(done))
+        typer.echo(json_text(done))
     else:
         aside = ", ".join(f"{count:,} {reason}" for reason, count in done["left_aside"].items())
         typer.echo(
@@ -377,7 +377,7 @@ def unpack(
     with Display() as display:
         done = packing.unpack(packed, to, overwrite=overwrite, progress=display)
     if as_json:
-        typer.echo(json.dumps(done))
+        typer.echo(json_text(done))
     else:
         typer.echo(
             f"wrote {done['written']:,} of {done['photos']:,} photos in {done['seconds']['total']:.1f} s, "
@@ -435,7 +435,7 @@ def _run(config: RunConfig, *, as_json: bool) -> None:
     with Display() as display:
         record = pipeline.run(config, progress=display, command=shlex.join(["fruits", *sys.argv[1:]]))
     if as_json:
-        typer.echo(json.dumps({name: record[name] for name in _SUMMARY}))
+        typer.echo(json_text({name: record[name] for name in _SUMMARY}))
         return
     bad = record["rejected"] + record["failed"]
     seconds = record["seconds"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import re
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import typer
 from fruits.command import SETTINGS, Group, command
 from fruits.config import Fit, RunConfig
 from fruits.errors import ConfigError, StoreError
+from fruits.harmless import json_text
 from fruits.terminal import JSON, OUTPUT, RESIZE_MODE, Display, confirm, fail
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def check(
         told = [
             {name: getattr(found, name) for name in ("template", "resource", "rule", "message")} for found in findings
         ]
-        typer.echo(json.dumps({"templates": sorted(templates), "findings": told}))
+        typer.echo(json_text({"templates": sorted(templates), "findings": told}))
     else:
         for found in findings:
             typer.echo(found)
@@ -102,7 +102,7 @@ def deploy(
     standing = cost.standing_cost(table, {one.name.removeprefix(f"{name}-"): one.parameters for one in done})
     if as_json:
         told = {one.name: {"state": one.state, "outputs": dict(one.outputs)} for one in done}
-        typer.echo(json.dumps({"stacks": told, "standing_usd_per_month": standing.usd}))
+        typer.echo(json_text({"stacks": told, "standing_usd_per_month": standing.usd}))
         return
     for one in done:
         for key, value in sorted(one.outputs.items()):
@@ -125,7 +125,7 @@ def status(
     _check_name(name)
     told = deploy.status(Aws(region), name)
     if as_json:
-        typer.echo(json.dumps(told))
+        typer.echo(json_text(told))
         return
     for which, found in told["stacks"].items():
         typer.echo(f"{name}-{which}: {found['state'] if found else 'not deployed'}")
@@ -162,7 +162,7 @@ def delete(
     with Display() as display:
         done = deploy.delete(there, name, stacks, progress=display)
     if as_json:
-        typer.echo(json.dumps(done))
+        typer.echo(json_text(done))
         return
     if done["cancelled"]:
         typer.echo(f"ended jobs: {', '.join(done['cancelled'])}")
@@ -202,7 +202,7 @@ def upload(
     with Display(of_step={"upload": "byte"}) as display:
         done = upload.upload_photos(there, photos, bucket, f"packs/{to}", labelled=not unlabelled, progress=display)
     if as_json:
-        typer.echo(json.dumps(done))
+        typer.echo(json_text(done))
     else:
         kept = f", {done['parts_kept']:,} parts were there already" if done["parts_kept"] else ""
         files = f"{done['files']:,} file{'' if done['files'] == 1 else 's'}"
@@ -333,12 +333,12 @@ def cost_of(
     if update is not None:
         made = prices.update(table, Aws, Aws(region).region)
         try:
-            update.write_text(json.dumps(made, indent=1) + "\n", "utf-8")
+            update.write_text(json_text(made, indent=1) + "\n", "utf-8")
         except OSError as exc:
             raise StoreError(f"'{update}' cannot be written ({exc.strerror}); choose another file") from exc
         changed = sum(made["prices"][key]["usd"] != table[key] for key in made["prices"])
         typer.echo(
-            json.dumps({"written": str(update), "changed": changed})
+            json_text({"written": str(update), "changed": changed})
             if as_json
             else f"{len(made['prices'])} prices of {made['region']}, {changed} changed; use them with --prices {update}"
         )
@@ -375,7 +375,7 @@ def _lead(
 ) -> None:
     """Follow a job to its end, or say which it is and leave."""
     if not follow:
-        typer.echo(json.dumps(started) if as_json else f"under way: {started['job']}")
+        typer.echo(json_text(started) if as_json else f"under way: {started['job']}")
         return
     from fruits.aws import cluster  # noqa: PLC0415
 
@@ -404,7 +404,7 @@ def _lead(
     vcpu, memory = billed.get("vCPUHour", 0.0), billed.get("memoryGBHour", 0.0)
     paid = vcpu * table["serverless_vcpu_hour"] + memory * table["serverless_gb_hour"] if billed else None
     if as_json:
-        typer.echo(json.dumps({**started, "state": last["state"], "billed": billed, "billed_usd": paid}))
+        typer.echo(json_text({**started, "state": last["state"], "billed": billed, "billed_usd": paid}))
         return
     if paid is not None:
         typer.echo(f"billed: {vcpu:,.3f} vCPU hours, {memory:,.3f} GB hours: {paid:,.4f} USD")
@@ -422,7 +422,7 @@ def _in_words(line: dict[str, Any]) -> str:
         return f"  {line.get('step')}"
     if kind == "done":
         return f"  {line.get('ok', 0):,} of {line.get('photos', 0):,} photos ok, {line.get('components')} components"
-    return f"  {line.get('message', json.dumps(line))}"
+    return f"  {line.get('message', json_text(line))}"
 
 
 def _cancel(there: Any, place: Place, out_key: str, *, as_json: bool) -> None:
@@ -434,7 +434,7 @@ def _cancel(there: Any, place: Place, out_key: str, *, as_json: bool) -> None:
         cluster.cancel(there, started)
     job = started["job"] if started else None
     if as_json:
-        typer.echo(json.dumps({"job": job, "cancelled": ended}))
+        typer.echo(json_text({"job": job, "cancelled": ended}))
     else:
         typer.echo(f"ended {job}; what it computed is kept" if ended else "no run is under way there")
 
@@ -442,7 +442,7 @@ def _cancel(there: Any, place: Place, out_key: str, *, as_json: bool) -> None:
 def _plan(calls: list[Any], estimates: list[Estimate], *, as_json: bool) -> None:
     if as_json:
         told = {"calls": [call.as_dict() for call in calls], "costs": [one.as_dict() for one in estimates]}
-        typer.echo(json.dumps(told))
+        typer.echo(json_text(told))
         return
     for number, call in enumerate(calls, 1):
         typer.echo(f"{number:2}. {call.as_text()}")
@@ -453,7 +453,7 @@ def _plan(calls: list[Any], estimates: list[Estimate], *, as_json: bool) -> None
 
 def _costs(estimates: list[Estimate], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"costs": [one.as_dict() for one in estimates]}))
+        typer.echo(json_text({"costs": [one.as_dict() for one in estimates]}))
     else:
         typer.echo("\n\n".join(one.as_text() for one in estimates))
 

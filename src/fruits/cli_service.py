@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from contextlib import closing
@@ -13,7 +12,7 @@ import typer
 
 from fruits.command import SETTINGS, Group, command
 from fruits.errors import ConfigError
-from fruits.harmless import printable
+from fruits.harmless import json_text, printable
 from fruits.terminal import JSON, OUTPUT, is_quiet, note
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ def serve(
 
     def listening(address: str) -> None:
         if as_json:
-            typer.echo(json.dumps({"address": address, "out": out, "data": config.data, "database": _shown(config)}))
+            typer.echo(json_text({"address": address, "out": out, "data": config.data, "database": _shown(config)}))
         else:
             typer.echo(f"serving {out} at {address} after {time.monotonic() - started:.1f} s; stop with Ctrl-C")
 
@@ -137,7 +136,7 @@ def _check(config: Any, *, as_json: bool) -> None:
 
     done = check(config)
     if as_json:
-        typer.echo(json.dumps(done))
+        typer.echo(json_text(done))
     else:
         typer.echo(
             f"bundle {done['model']} of {done['labels']:,} labels is fine: opened in {done['seconds']['open']:.2f} s, warm after "
@@ -169,7 +168,7 @@ def tokens_add(
     with closing(_open(out, data, database, make=True)) as opened:
         token = Tokens(opened).add(name, cast("Role", role), rate_per_minute=rate)
     if as_json:
-        typer.echo(json.dumps({"name": name, "role": role, "token": token}))
+        typer.echo(json_text({"name": name, "role": role, "token": token}))
     else:
         typer.echo(token)
         note("keep it now, it cannot be shown again; programs send it as 'Authorization: Bearer ...'")
@@ -187,7 +186,7 @@ def tokens_list(
     with closing(_open(out, data, database)) as opened:
         found = Tokens(opened).list()
     if as_json:
-        typer.echo(json.dumps({"tokens": [asdict(token) for token in found]}))
+        typer.echo(json_text({"tokens": [asdict(token) for token in found]}))
         return
     for token in found:
         rate = f"{token.rate_per_minute:,} per minute" if token.rate_per_minute else "usual rate"
@@ -213,7 +212,7 @@ def tokens_revoke(
     with closing(_open(out, data, database)) as opened:
         token = Tokens(opened).revoke(name)
     if as_json:
-        typer.echo(json.dumps(asdict(token) | {"revoked": True}))
+        typer.echo(json_text(asdict(token) | {"revoked": True}))
     else:
         typer.echo(f"revoked {token.id}, {printable(token.name)}")
 
@@ -238,7 +237,7 @@ def submissions_list(
         page, counts = submissions.page(cast("Filter", state), limit=limit), submissions.counts()
     if as_json:
         rows = [asdict(one) | {"created": one.created.isoformat()} for one in page.submissions]
-        typer.echo(json.dumps({"submissions": rows, "counts": counts}))
+        typer.echo(json_text({"submissions": rows, "counts": counts}))
         return
     for one in page.submissions:
         said = {None: "", True: "; right", False: "; wrong"}[one.right]
@@ -269,7 +268,7 @@ def submissions_export(
     with closing(_open(out, data, database)) as opened:
         done = export(_submissions(opened, out, data, photos), to, say=note)
     if as_json:
-        typer.echo(json.dumps(asdict(done)))
+        typer.echo(json_text(asdict(done)))
         return
     for label, folder in done.folders.items():
         typer.echo(f"no folder can be called {printable(label)!r}: its photos are in {folder!r}")
@@ -293,7 +292,7 @@ def submissions_purge(
         finished = submissions.recover()
         count = submissions.purge(thorough=True)
     if as_json:
-        typer.echo(json.dumps({"deleted": count, "finished": finished}))
+        typer.echo(json_text({"deleted": count, "finished": finished}))
     else:
         also = f"; finished {finished:,} deletions that were cut short" if finished else ""
         typer.echo(f"deleted {count:,} submissions of more than {keep_days} days ago{also}")

@@ -18,6 +18,7 @@ from fruits.embedding.backbone import Backbone, Card, computation_id, find_backb
 from fruits.embedding.model import ModelFile
 from fruits.embedding.stage import EmbedStage
 from fruits.engines import Engine
+from fruits.harmless import json_text
 from fruits.measure import Clock, Progress
 from fruits.photos.catalogue import Catalogue, list_photos
 from fruits.photos.images import Preprocessing
@@ -105,7 +106,7 @@ def _preprocessing(config: RunConfig, backbone: Backbone, catalogue: Catalogue, 
         size = kept.get(card.sha256)
         if size is None or not card.size[0] <= size <= card.size[1]:
             size = card.preprocessing(None, None, typical_side(catalogue.table)).size
-            objects.write("preprocessing.json", json.dumps({**kept, card.sha256: size}).encode())
+            objects.write("preprocessing.json", json_text({**kept, card.sha256: size}).encode())
     return card.preprocessing(size, config.fit)
 
 

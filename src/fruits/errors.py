@@ -26,7 +26,8 @@ class ImageDecodeError(FruitsError, ValueError):
     ----------
     code : str
         One of ``empty``, ``not an image``, ``unsupported format``, ``damaged``, ``too large`` (in pixels or in the memory that
-        decoding takes); or what became of the process that decoded: ``crashed``, ``timeout``.
+        decoding takes); what became of the process that decoded: ``crashed``, ``timeout``; or ``no embedding`` where the network
+        has no usable numbers for the pixels.
     message : str
         What was found and what was expected.
     """

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fruits import record as records
 from fruits.errors import ConfigError
+from fruits.harmless import json_text
 from fruits.learning import folds as protocols
 from fruits.learning import head as heads
 from fruits.learning.folds import Fold
@@ -98,7 +99,7 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
     progress.start("report", None)
     kept = _with_earlier(run, evaluation)
     claim(run.objects, "results")
-    run.objects.write("evaluation.json", json.dumps(kept, indent=1, ensure_ascii=False).encode())
+    run.objects.write("evaluation.json", json_text(kept, indent=1, ensure_ascii=False).encode())
     examples = example_photos(run.catalogue, records.wrong(run.record))
     run.objects.write("report.html", render(run.record, examples, kept).encode())
     return evaluation

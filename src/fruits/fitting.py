@@ -7,7 +7,6 @@ merged in plan order, so how photos were dealt into shards shows in the last dig
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from fruits.engines import Engine
 from fruits.errors import ConfigError
+from fruits.harmless import json_text
 from fruits.learning import confidence
 from fruits.learning import head as heads
 from fruits.learning.drift import Drift
@@ -421,7 +421,7 @@ def save_features(
     objects: Objects, catalogue: pa.Table, rows: Rows, features: NDArray[np.float32], metadata: dict[str, Any]
 ) -> None:
     """Write ``features.parquet``: the rows that are ok in the catalogue's order, and in the schema what they are."""
-    schema = schemas.features(features.shape[1]).with_metadata({"fruits": json.dumps(metadata)})
+    schema = schemas.features(features.shape[1]).with_metadata({"fruits": json_text(metadata)})
     kept = np.flatnonzero(rows.ok)
     with objects.writer("features.parquet") as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
         for start in range(0, len(kept), ROWS_PER_CHUNK):

@@ -1,4 +1,4 @@
-"""Text from outside made harmless: cleaned before it is kept, and written so that no spreadsheet computes it.
+"""Text from outside made harmless: cleaned before it is kept, and written so that no spreadsheet computes it. JSON that is JSON.
 
 Labels, names and notes come from folders, visitors and programs. What they say is kept; what acts on a screen instead of being
 read is not. Pages escape HTML themselves (report: Jinja; service: ``textContent``); this is what comes before that.
@@ -6,9 +6,11 @@ read is not. Pages escape HTML themselves (report: Jinja; service: ``textContent
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import unicodedata
-from typing import Final
+from typing import Any, Final
 
 #: The longest text that is kept of what a stranger writes, in characters.
 LONGEST: Final = 500
@@ -39,6 +41,34 @@ def clean_text(text: str, longest: int = LONGEST) -> str:
 def clean_line(text: str, longest: int = LONGEST) -> str:
     """Return text as it is kept where one line is meant, such as a label or a name."""
     return clean_text(clean_text(text, longest).replace("\n", " "), longest)
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """Return JSON; numbers that are none (NaN, infinities), which JSON does not know, become null.
+
+    The one way in which fruits writes JSON.
+
+    Parameters
+    ----------
+    value : plain values
+    **options
+        Of ``json.dumps``.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError:  # rare, so only then is everything looked through
+        return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            _finite(name) if not isinstance(name, float) or math.isfinite(name) else "null": _finite(one)
+            for name, one in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def csv_cell(text: str) -> str:

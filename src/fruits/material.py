@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fruits import bundle as bundles
 from fruits import record as records
 from fruits.computation import TRAINING_PHOTOS
-from fruits.embedding.backbone import BATCH_SIZE, Embedder
+from fruits.embedding.backbone import BATCH_SIZE, Embedder, usable
 from fruits.errors import ImageDecodeError, StoreError
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import NearDuplicates, chained, groups_within, unit
@@ -281,7 +281,9 @@ def copies_of(rows: NDArray[np.int64], uris: Sequence[str], model_path: Path, pr
     own = np.stack(pixels)
     copies = retouched(own)
     vectors = [embedder.embed(copies[start : start + BATCH_SIZE]) for start in range(0, len(copies), BATCH_SIZE)]
-    return Copies(np.array(kept, np.int64), np.concatenate(vectors), fingerprints(own), fingerprints(copies))
+    embeddings = np.concatenate(vectors)
+    good = usable(embeddings)  # a copy may be a photo that the network has no numbers for
+    return Copies(np.array(kept, np.int64)[good], embeddings[good], fingerprints(own)[good], fingerprints(copies)[good])
 
 
 def _near_duplicates(

@@ -29,7 +29,7 @@ from fruits.config import RunConfig, usable_cores
 from fruits.engines import get_engine
 from fruits.errors import BundleError, CatalogueError, ConfigError
 from fruits.gallery import QUALITY, SIDE, Gallery, choose
-from fruits.harmless import csv_cell, printable
+from fruits.harmless import csv_cell, json_text, printable
 from fruits.learning.pca import PCA
 from fruits.measure import Clock, Progress, Silent, Watcher
 from fruits.photos.catalogue import Catalogue, labels_without_training, list_photos
@@ -197,7 +197,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
         write_table(objects, "catalogue.parquet", catalogue.table)
         objects.delete("evaluation.json")
         lease.confirm()
-        objects.write("run.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
+        objects.write("run.json", json_text(record, indent=1, ensure_ascii=False).encode())
     return {**record, "up_to_date": False}
 
 

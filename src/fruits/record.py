@@ -6,7 +6,6 @@ Counts are taken from what is stored, not from what workers said, and they close
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from dataclasses import asdict
 from importlib.metadata import version
@@ -22,6 +21,7 @@ from fruits.config import RunConfig
 from fruits.embedding.backbone import Card, computation_id
 from fruits.errors import StoreError, TooManyRejectedError
 from fruits.fitting import Choice, Recogniser
+from fruits.harmless import json_text
 from fruits.learning import metrics
 from fruits.learning.confidence import calibration_floor
 from fruits.learning.head import softmax
@@ -324,7 +324,7 @@ def identity(
         meaning.as_dict(),
     ]
     choices += [computation_id(card, preprocessing), versions()]
-    digest.update(json.dumps(choices, sort_keys=True).encode())
+    digest.update(json_text(choices, sort_keys=True).encode())
     # Which photos are of one source, not in which order the sources were given.
     codes = catalogue.table["source"].combine_chunks().indices.to_numpy()
     _, first, number = np.unique(codes, return_index=True, return_inverse=True)
@@ -344,7 +344,7 @@ def identity(
 
 def versions() -> dict[str, str]:
     """Return the versions that results may depend on."""
-    packages = ("numpy", "onnxruntime", "pillow", "pyarrow", "scikit-learn")
+    packages = ("numpy", "onnxruntime", "pillow", "pyarrow", "scikit-learn", "scipy")
     return {
         "fruits": fruits.__version__,
         "python": platform.python_version(),

@@ -1,7 +1,8 @@
-"""Imports go one way, and what is heavy is imported only where it is used."""
+"""Imports go one way, what is heavy is imported only where it is used, and what must be done in one way has one place."""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -39,3 +40,29 @@ def test_help_does_not_import_the_flow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stderr.split() == []
+
+
+def places_of(*names: str) -> set[str]:
+    """Return the modules of the package in which one of these names stands, alone or as ``module.name``."""
+    found = set()
+    package = REPOSITORY / "src/fruits"
+    for path in package.rglob("*.py"):
+        if "node_modules" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            text = {ast.Attribute: "attr", ast.Name: "id", ast.alias: "name", ast.Constant: "value"}.get(type(node))
+            if (text and getattr(node, text) in names) or (
+                isinstance(node, ast.Attribute) and ast.unparse(node) in names
+            ):
+                found.add(path.relative_to(package).as_posix())
+    return found
+
+
+def test_networks_are_opened_in_one_place_which_looks_through_them_before() -> None:
+    assert places_of("InferenceSession") == {"embedding/session.py"}
+    # Other ways to run or read a network, which would open the files that it names.
+    assert not places_of("ReferenceEvaluator", "load_external_data_for_model", "load_model", "onnx.load")
+
+
+def test_json_is_written_in_one_place_which_knows_no_nan() -> None:
+    assert places_of("json.dumps", "json.dump", "JSONEncoder") == {"harmless.py"}

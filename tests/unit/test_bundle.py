@@ -195,7 +195,7 @@ def resealed(folder: Path, name: str, data: bytes) -> Path:
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     del manifest["sha256"]
     manifest["files"][name] = hashlib.sha256(data).hexdigest()
-    (folder / "manifest.json").write_bytes(bundles._manifest_bytes(manifest))
+    (folder / "manifest.json").write_bytes(bundles.manifest_bytes(manifest))
     return folder
 
 
@@ -245,7 +245,7 @@ def test_value_that_does_not_fit_is_refused_even_if_it_was_saved_so(
 def test_bundle_of_another_format_is_refused_with_both_numbers(copied: Path, found: int) -> None:
     manifest = json.loads((copied / "manifest.json").read_text("utf-8"))
     del manifest["sha256"]
-    (copied / "manifest.json").write_bytes(bundles._manifest_bytes({**manifest, "format": found}))
+    (copied / "manifest.json").write_bytes(bundles.manifest_bytes({**manifest, "format": found}))
     with pytest.raises(BundleError, match=f"has format {found}; this version of fruits reads 3 to 4: run it again"):
         bundles.load(copied)
 
@@ -256,7 +256,7 @@ def test_bundle_of_the_format_before_is_read_and_says_nothing_is_probable(copied
     resealed(copied, "certainty.json", json.dumps(stored).encode())
     manifest = json.loads((copied / "manifest.json").read_text("utf-8"))
     manifest = {name: value for name, value in manifest.items() if name not in ("sha256", "identity")}
-    (copied / "manifest.json").write_bytes(bundles._manifest_bytes({**manifest, "format": 3}))
+    (copied / "manifest.json").write_bytes(bundles.manifest_bytes({**manifest, "format": 3}))
     bundle = bundles.load(copied)
     assert bundle.certainty.probable == bundle.certainty.kind > 0
     assert bundle.recognise([a_photo])[0].outcome != "probable"

@@ -95,5 +95,5 @@ def test_identity_tells_bundles_apart(finished_run: Any, tmp_path: Path) -> None
     manifest = json.loads((copied / "manifest.json").read_text("utf-8"))
     del manifest["sha256"]
     manifest["about"]["identity"] = "other"
-    (copied / "manifest.json").write_bytes(bundles._manifest_bytes(manifest))
+    (copied / "manifest.json").write_bytes(bundles.manifest_bytes(manifest))
     assert bundles.load(copied).identity != first.identity

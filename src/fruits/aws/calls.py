@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fruits.errors import FruitsError
+from fruits.harmless import json_text
 
 #: Where work goes unless something else is said: photos of a small company in Europe stay in Europe.
 DEFAULT_REGION: Final = "eu-west-1"
@@ -268,7 +269,7 @@ def _camel(operation: str) -> str:
 
 
 def _json(parameters: Mapping[str, Any]) -> str:
-    return json.dumps(parameters, default=_plain, ensure_ascii=False)
+    return json_text(parameters, default=_plain, ensure_ascii=False)
 
 
 def _plain(value: Any) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fruits.errors import FruitsError
+from fruits.harmless import json_text
 
 #: More combinations of parameters than this are not looked at, which is a finding in itself.
 MOST_VARIANTS: Final = 256
@@ -296,7 +296,7 @@ class _Resolver:
         if name == "FindInMap":
             return self._find(*value[:3])
         if name == "ToJsonString":
-            return json.dumps(self.resolve(value), default=str)
+            return json_text(self.resolve(value), default=str)
         return f"${{Fn::{name}}}"
 
     def _sub(self, value: Any) -> Any:

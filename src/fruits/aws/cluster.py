@@ -22,6 +22,7 @@ from fruits.aws.cost import MAX_CORES, MAX_MEMORY_GB, Shape
 from fruits.aws.package import Package
 from fruits.config import RunConfig
 from fruits.errors import ConfigError
+from fruits.harmless import json_text
 from fruits.storage.objects import CREDENTIALS_VARIABLE
 
 JOB: Final = "job.json"
@@ -267,7 +268,7 @@ def submit(aws: Aws, submission: Submission, *, estimate_usd: float | None = Non
         return before
     for path, key in submission.files:
         upload.send(aws, path, place.results, key)
-    told = json.dumps([choices, submission.conf(), before["job"] if before else None], sort_keys=True)
+    told = json_text([choices, submission.conf(), before["job"] if before else None], sort_keys=True)
     answer = aws.make(submission.start(hashlib.sha256(told.encode()).hexdigest()[:64]))
     started = {
         "job": answer["StepIds"][0] if place.compute == "ec2" else answer["jobRunId"],
@@ -286,7 +287,7 @@ def submit(aws: Aws, submission: Submission, *, estimate_usd: float | None = Non
         "put_object",
         Bucket=place.results,
         Key=f"{submission.out_key}/{JOB}",
-        Body=json.dumps(started, indent=1).encode(),
+        Body=json_text(started, indent=1).encode(),
     )
     return started
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from fruits.config import RunConfig
 from fruits.errors import ConfigError, FruitsError
+from fruits.harmless import json_text
 
 #: A line of progress about so often; CloudWatch charges by the byte, and a minute of silence is what people bear.
 EVERY_S: Final = 30.0
@@ -22,7 +23,7 @@ EVERY_S: Final = 30.0
 def to_json(config: RunConfig) -> str:
     """Return the choices of a run as the cluster is given them; :func:`from_json` undoes it."""
     default = {field.name: field.default for field in fields(RunConfig)}
-    return json.dumps({name: value for name, value in asdict(config).items() if value != default[name]}, sort_keys=True)
+    return json_text({name: value for name, value in asdict(config).items() if value != default[name]}, sort_keys=True)
 
 
 def from_json(text: str) -> RunConfig:
@@ -90,7 +91,7 @@ class Lines:
         self._line({"fruits": "message", "message": message})
 
     def _line(self, values: dict[str, Any]) -> None:
-        self._write(json.dumps(values, ensure_ascii=False) + "\n")
+        self._write(json_text(values, ensure_ascii=False) + "\n")
         if self._write == sys.stdout.write:
             sys.stdout.flush()
 
@@ -113,4 +114,4 @@ def main() -> None:
         sys.stderr.write(f"fruits: {exc}\n")
         raise SystemExit(1) from exc
     told = ("photos", "ok", "rejected", "failed", "computed", "reused", "components", "seconds", "up_to_date")
-    sys.stdout.write(json.dumps({"fruits": "done", **{name: record[name] for name in told}}) + "\n")
+    sys.stdout.write(json_text({"fruits": "done", **{name: record[name] for name in told}}) + "\n")

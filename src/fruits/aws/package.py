@@ -26,6 +26,7 @@ from typing import Any, Final
 import fruits
 from fruits.aws.calls import AwsError
 from fruits.errors import ConfigError
+from fruits.harmless import json_text
 from fruits.measure import Progress, Silent
 
 #: What EMR 7 (from 7.1 on) and EMR Spark 8 have: Amazon Linux 2023, with this Python and this glibc.
@@ -145,7 +146,7 @@ def _environment(folder: Path, architecture: str, progress: Progress) -> tuple[A
         "requirements": needed,
         "here": installed,
     }
-    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json_text(wanted, sort_keys=True).encode()).hexdigest()[:16]
     archive, about = folder / f"environment-{key}.tar.gz", folder / f"environment-{key}.json"
     if archive.is_file() and about.is_file():
         known = json.loads(about.read_text("utf-8"))
@@ -162,7 +163,7 @@ def _environment(folder: Path, architecture: str, progress: Progress) -> tuple[A
         _write(made, _files_of(wheels, manifest))
         digest = _sha256(made)
         made.replace(archive)
-        about.write_text(json.dumps({"sha256": digest, "versions": versions}), "utf-8")
+        about.write_text(json_text({"sha256": digest, "versions": versions}), "utf-8")
     return Archive(archive, digest), versions
 
 
@@ -266,7 +267,7 @@ def _named(wheel: Path) -> tuple[str, str]:
 
 def _files_of(wheels: Sequence[Path], manifest: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     yield "bin/python", _PYTHON_SCRIPT.encode()
-    yield "environment.json", json.dumps(manifest, indent=1, sort_keys=True).encode()
+    yield "environment.json", json_text(manifest, indent=1, sort_keys=True).encode()
     for wheel in wheels:
         for name, data in _unpacked(wheel):
             yield f"site-packages/{name}", data

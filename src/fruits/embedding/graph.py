@@ -13,6 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from fruits.embedding.onnx_file import refuse_outside
+from fruits.embedding.session import open_session
 from fruits.errors import BackboneError
 from fruits.learning.unknown import LEAST_PROBABILITY, Known
 from fruits.photos.quality import NOISE, STEP
@@ -35,19 +37,24 @@ def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
     Raises
     ------
     BackboneError
-        If it is not ONNX, has more than one input, or several outputs of which none is called ``embedding``.
+        If it is not ONNX, has more than one input, or outputs of which none is known to be the embedding.
+
+    Notes
+    -----
+    Other outputs, and what leads to them alone, are taken away.
     """
     model = _parse(model_bytes, card.name)
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
-    outputs = [value.name for value in graph.output]
-    if len(inputs) != 1 or (len(outputs) != 1 and "embedding" not in outputs):
+    if len(inputs) != 1:
         raise BackboneError(
-            f"'{card.name}' has {len(inputs)} inputs and {len(outputs)} outputs; expected one input: pixels, and one output "
-            "or one called embedding"
+            f"'{card.name}' has {len(inputs)} inputs and {len(graph.output)} outputs; expected one input, the pixels"
         )
-    old_input, old_output = inputs[0].name, "embedding" if "embedding" in outputs else outputs[0]
+    old_input, old_output = inputs[0].name, _embedding_output(graph, card)
+    pooled = _pooled_map(model, old_output)
+    if len(graph.output) > 1:
+        _keep_only(graph, {old_output})
     prefix = "fruits/"
     nodes, ours = [], []
     x = "pixels"
@@ -63,7 +70,7 @@ def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
         x = prefix + "planar"
     # All names of the network get a prefix, so that they cannot collide with ours.
     names = {old_input: x, old_output: "embedding", "": ""}
-    if (pooled := _pooled_map(model, old_output)) is not None:
+    if pooled is not None:
         names[pooled] = "map"
     _rename(graph, names, "network/")
     graph.initializer.extend(ours)
@@ -108,6 +115,54 @@ def _pooled_map(model: onnx.ModelProto, output: str) -> str | None:
     elif node.op_type != "GlobalAveragePool":
         return None
     return None if node.input[0] in {value.name for value in model.graph.input} else str(node.input[0])
+
+
+def _embedding_output(graph: onnx.GraphProto, card: Card) -> str:
+    """Return which output is the embedding: the one the card names, the only one, or the one of that name."""
+    names = [value.name for value in graph.output]
+    wanted = card.output or (names[0] if len(names) == 1 else "embedding")
+    if wanted not in names and not card.output:
+        # Of several, the only one that is a vector of the card's size.
+        vectors = [value.name for value in graph.output if _shape(value)[1:] == [card.embedding_size]]
+        wanted = vectors[0] if len(vectors) == 1 else wanted
+    if wanted not in names:
+        raise BackboneError(
+            f"'{card.name}' has the outputs {', '.join(names[:8]) or 'none'}; expected one that is the embedding: name it in its "
+            f"card, as output{f' (it names {card.output})' if card.output else ''}"
+        )
+    return wanted
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
+    return [dim.dim_value or dim.dim_param for dim in value.type.tensor_type.shape.dim]
+
+
+def _keep_only(graph: onnx.GraphProto, outputs: set[str]) -> None:
+    """Take away what does not lead to these outputs."""
+    needed = set(outputs)
+    kept = []
+    for node in reversed(graph.node):  # in the order of computation, so whoever needs a value comes after it
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= _read_by(node)
+    kept.reverse()
+    del graph.node[:]
+    graph.node.extend(kept)
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in needed]:
+        graph.initializer.remove(tensor)
+    for value in [value for value in graph.output if value.name not in outputs]:
+        graph.output.remove(value)
+
+
+def _read_by(node: onnx.NodeProto) -> set[str]:
+    """Return the names of all values that a node reads, those that its subgraphs take from around them included."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            names |= {value.name for value in graph.output}
+            for inner in graph.node:
+                names |= _read_by(inner)
+    return names
 
 
 def with_recogniser(
@@ -183,11 +238,9 @@ def _tabulate_pixels(model: onnx.ModelProto, model_bytes: bytes, size: int) -> N
     if found is None:
         return
     name, before = found
-    import onnxruntime  # noqa: PLC0415 - a session is only needed here
-
     seen = _parse(model_bytes, "backbone")
     seen.graph.output.append(helper.make_empty_tensor_value_info(name))
-    session = onnxruntime.InferenceSession(seen.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_session(seen.SerializeToString())
     shape = (-(-256 // size**2), size, size, 1)
     ramp = np.repeat(np.resize(np.arange(256, dtype=np.uint8), shape), 3, axis=3)
     (result,) = session.run([name], {"pixels": ramp})
@@ -332,6 +385,7 @@ class _Nodes:
 
 
 def _parse(model_bytes: bytes, name: str) -> onnx.ModelProto:
+    refuse_outside(model_bytes, name)
     try:
         model = onnx.load_model_from_string(model_bytes)
         onnx.checker.check_model(model)
@@ -342,9 +396,6 @@ def _parse(model_bytes: bytes, name: str) -> onnx.ModelProto:
         raise BackboneError(
             f"'{name}' is of ONNX opset {opset}; expected {_OLDEST} or newer: convert it (onnx.version_converter)"
         )
-    for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            raise BackboneError(f"'{name}' keeps weights in other files; save it as one file")
     return model
 
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from fruits.embedding.backbone import BATCH_SIZE, Embedder
+from fruits.embedding.backbone import BATCH_SIZE, Embedder, no_embedding, usable
 from fruits.embedding.model import ModelFile
 from fruits.errors import ImageDecodeError
 from fruits.photos.decoder import Decoder, Decoding
@@ -143,8 +143,8 @@ def embed_rows(
                 pixels = batch.decoding.pixels(preprocessing.size)
                 vectors[ok] = embedder.embed(pixels)
                 columns.brightness[ok], columns.sharpness[ok] = measure(pixels)
-                for row in np.flatnonzero(~np.isfinite(vectors).all(1)).tolist():
-                    columns.set_error(row, "rejected", "no embedding: the network gave numbers that are not finite")
+                for row in np.flatnonzero(~usable(vectors)).tolist():
+                    columns.set_error(row, "rejected", f"{(why := no_embedding()).code}: {why}")
             batch.decoding.release()
             watch.decode += batch.decoding.seconds
             watch.infer += time.perf_counter() - started

@@ -102,7 +102,7 @@ class Known:
         )
 
     def strangeness(self, features: NDArray[np.float32], probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return how strange photos are, shape (n,); the larger, the stranger.
+        """Return how strange photos are, shape (n,); the larger, the stranger. What overflows is the largest number.
 
         Parameters
         ----------
@@ -110,12 +110,15 @@ class Known:
         probabilities : float32 array, shape (n, c)
             Calibrated.
         """
-        return np.asarray(
-            np.float32(self.entropy_scale) * entropy(probabilities)
-            + np.float32(self.distance_scale) * self.distance(features)
-            - np.float32(self.offset),
-            np.float32,
-        )
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = np.asarray(
+                np.float32(self.entropy_scale) * entropy(probabilities)
+                + np.float32(self.distance_scale) * self.distance(features)
+                - np.float32(self.offset),
+                np.float32,
+            )
+        largest = float(np.finfo(np.float32).max)
+        return np.nan_to_num(total, nan=largest, posinf=largest, neginf=-largest)
 
     def distance(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the squared distance to the nearest label less that to photos in general, shape (n,)."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import itertools
-import json
 import logging
 import mmap
 import os
@@ -32,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.errors import EngineError, ImageDecodeError
+from fruits.harmless import json_text
 from fruits.photos.decoder_process import BEGUN, BUG, DONE, LOCKED, NOTHING, RECORD, RECORD_SIZE
 from fruits.photos.images import Photo, Preprocessing
 from fruits.photos.sandbox import ALL, Locks
@@ -405,7 +405,7 @@ class _Child:
         try:
             orders = [theirs.fileno(), os.getpid(), limits.cpu_s, limits.memory_mib]
             self.process = subprocess.Popen(  # noqa: S603 - ourselves
-                [sys.executable, "-P", "-c", _START, json.dumps(sys.path), json.dumps(orders)],
+                [sys.executable, "-P", "-c", _START, json_text(sys.path), json_text(orders)],
                 stdin=subprocess.PIPE,  # never written to: when it breaks, the child ends
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
@@ -432,7 +432,7 @@ class _Child:
         new = buffer not in self._known
         self._known.add(buffer)
         known = [one.number for one in self._known]
-        body = json.dumps({**order, "buffer": buffer.number, "bytes": buffer.size, "new": new, "known": known}).encode()
+        body = json_text({**order, "buffer": buffer.number, "bytes": buffer.size, "new": new, "known": known}).encode()
         message = struct.pack("<I", len(body)) + body
         with suppress(OSError):  # it died; whoever waits for it will see
             sent = socket.send_fds(self.socket, [message], [buffer.fd] if new else [])

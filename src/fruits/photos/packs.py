@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fruits.errors import CatalogueError, StoreError
+from fruits.harmless import json_text
 from fruits.storage.objects import AbsentError, Objects, is_remote, opened
 
 FORMAT: Final = "fruits pack"
@@ -103,7 +104,7 @@ class Contents:
     def to_json(self) -> bytes:
         """Return the text of ``pack.json``."""
         about = {"format": FORMAT, "format_version": VERSION, **asdict(self)}
-        return json.dumps(about, indent=1, ensure_ascii=False).encode()
+        return json_text(about, indent=1, ensure_ascii=False).encode()
 
     @classmethod
     def parse(cls, data: bytes, where: str) -> Contents | None:

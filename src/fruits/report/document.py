@@ -6,7 +6,6 @@ through ``text()`` in the templates, and autoescape is on for all of them.
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
 from collections.abc import Mapping
 from functools import cache
@@ -17,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fruits.harmless import json_text
 from fruits.report.speech import (
     LANGUAGES,
     Spoken,
@@ -143,7 +143,7 @@ def _setting(value: object) -> Spoken | Markup:
     if value is None:
         return say("config_unset")
     if isinstance(value, bool) or not isinstance(value, int | float | str | list):
-        return quoted(json.dumps(value, ensure_ascii=False, default=str))
+        return quoted(json_text(value, ensure_ascii=False, default=str))
     if isinstance(value, list):
         return Markup("<br>").join(quoted(item) for item in value)
     # A whole number may be a seed or a size: nothing to group.

@@ -7,12 +7,12 @@ Refusals come as early as what they are about is known. Knows nothing of how ans
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from typing import Any, Final
 from urllib.parse import parse_qs
 
 from fruits.errors import ImageDecodeError
+from fruits.harmless import json_text
 from fruits.photos.quality import ADVICE
 from fruits.service import problems
 from fruits.service.callers import caller, charge
@@ -99,7 +99,7 @@ async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: 
     ]
     model = good[0].model if good else resources.recogniser.model
     answer = {"photos": photos, "model": {"identity": model.identity, "labels": len(model.bundle.labels)}}
-    return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
+    return json_text(answer, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _admit(resources: Resources, *, heavy: bool = False) -> None:

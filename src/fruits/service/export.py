@@ -20,7 +20,7 @@ from typing import Final
 
 from fruits.config import is_utf8
 from fruits.errors import NotFoundError, StoreError
-from fruits.harmless import clean_line
+from fruits.harmless import clean_line, json_text
 from fruits.photos.draft import SPLIT_NAMES
 from fruits.photos.listing import has_photo_suffix
 from fruits.service.submissions import Submissions
@@ -167,7 +167,7 @@ def _read_ledger(place: Objects) -> set[str]:
 
 
 def _write_ledger(place: Objects, keys: set[str]) -> None:
-    _write(place, f"{_HIDDEN}/{_LEDGER}", json.dumps({"photos": sorted(keys)}, indent=0, ensure_ascii=False).encode())
+    _write(place, f"{_HIDDEN}/{_LEDGER}", json_text({"photos": sorted(keys)}, indent=0, ensure_ascii=False).encode())
 
 
 def _write(place: Objects, key: str, data: bytes) -> None:

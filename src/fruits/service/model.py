@@ -6,7 +6,6 @@ Knows nothing of queues, threads or HTTP.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict
 from io import BytesIO
 from typing import Any, Final, NamedTuple
@@ -17,8 +16,9 @@ from PIL import Image
 
 from fruits import bundle as bundles
 from fruits.answers import Answer
-from fruits.embedding.backbone import Embedder
-from fruits.errors import BundleError
+from fruits.embedding.backbone import Embedder, no_embedding, usable
+from fruits.errors import BundleError, ImageDecodeError
+from fruits.harmless import json_text
 from fruits.photos.quality import measure
 
 #: Thumbnails beside an answer.
@@ -97,8 +97,8 @@ class Model:
             }
         )
 
-    def recognise(self, pixels: NDArray[np.uint8], short_sides: NDArray[np.int64]) -> list[Seen]:
-        """Return what is said of n photos.
+    def recognise(self, pixels: NDArray[np.uint8], short_sides: NDArray[np.int64]) -> list[Seen | ImageDecodeError]:
+        """Return what is said of n photos; of one that the network has no usable numbers for, that.
 
         Parameters
         ----------
@@ -106,15 +106,27 @@ class Model:
         short_sides : int64 array, shape (n,)
             Of the photos as taken, in pixels.
         """
+        embeddings = self.embedder.embed(pixels)
+        good = np.flatnonzero(usable(embeddings))
+        outcomes: list[Seen | ImageDecodeError] = [no_embedding()] * len(pixels)
+        if len(good) < len(pixels):
+            pixels, embeddings, short_sides = pixels[good], embeddings[good], short_sides[good]
+        if not len(good):
+            return outcomes
         brightness, sharpness = measure(pixels)
-        found = self.bundle.answers(self.embedder.embed(pixels), brightness, sharpness, short_sides)
+        found = self.bundle.answers(embeddings, brightness, sharpness, short_sides)
         features = np.stack([answer.features for answer in found])
         alike = self.bundle.gallery.nearest(features, ALIKE)
         bins = self.bundle.drift.bins(features, np.array([answer.strangeness for answer in found], np.float32))
-        return list(map(Seen, found, alike, bins))
+        for row, *of_one in zip(good.tolist(), found, alike, bins, strict=True):
+            outcomes[row] = Seen(*of_one)
+        return outcomes
 
-    def check(self, answer: Answer) -> None:
+    def check(self, seen: Answer | ImageDecodeError) -> None:
         """Raise ``BundleError`` unless an answer is made of sensible numbers."""
+        if isinstance(seen, ImageDecodeError):
+            raise BundleError(f"bundle '{self.bundle.root}': {seen} for a plain photo; make it again with 'fruits run'")
+        answer = seen
         numbers = [answer.probability, *answer.probabilities, *answer.features]
         if not np.isfinite(numbers).all() or not all(0 <= p <= 1.0001 for p in answer.probabilities):
             raise BundleError(
@@ -133,4 +145,4 @@ def made_photo() -> bytes:
 
 
 def _json(values: Any) -> bytes:
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+    return json_text(values, ensure_ascii=False, separators=(",", ":")).encode()

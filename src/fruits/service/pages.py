@@ -24,6 +24,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from fruits.harmless import json_text
+
 FOLDER: Final = Path(__file__).parent / "pages"
 #: Address of a page -> its file. The service worker must lie at the root, or it would only see ``/static/``.
 PAGES: Final = {
@@ -126,7 +128,7 @@ def _assets(folder: Path) -> Mapping[str, _Asset]:
     contents |= {name: _page(folder, name) for name in PAGES.values() if name.endswith(".html") and name in contents}
     for name in layouts:
         del contents[name]
-    contents["page.json"] = json.dumps({"device": device}).encode()
+    contents["page.json"] = json_text({"device": device}).encode()
     shell = [
         f"/static/{name}"
         for name in contents
@@ -137,7 +139,7 @@ def _assets(folder: Path) -> Mapping[str, _Asset]:
     # Any change of any file changes the worker, and a browser that sees another worker fetches all files anew.
     known = {"version": version, "shell": ["/", "/delete", "/manifest.webmanifest", *shell]}
     if "sw.js" in contents:
-        contents["sw.js"] = f"const KNOWN = {json.dumps(known)};\n".encode() + contents["sw.js"]
+        contents["sw.js"] = f"const KNOWN = {json_text(known)};\n".encode() + contents["sw.js"]
     return {name: _asset(name, data) for name, data in contents.items()}
 
 

@@ -6,11 +6,11 @@ full and answered without detail.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Final
 
 from fruits.errors import EngineError, FruitsError, ImageDecodeError, StoreError
+from fruits.harmless import json_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,9 @@ KINDS: Final[dict[str, Kind]] = {
         422, "The photo cannot be opened", "La photo ne s'ouvre pas", "is the file damaged? Send another",
         "le fichier est-il endommagé ? Envoyez-en une autre",
     ),
+    "no_embedding": _kind(
+        422, "The photo cannot be recognised", "La photo ne peut pas être reconnue", "send another", "envoyez-en une autre"
+    ),
     "rate_limited": _kind(
         429, "Too many requests", "Trop de requêtes", "wait a little, then go on", "patientez un peu, puis continuez"
     ),
@@ -100,6 +103,7 @@ _OF_PHOTO: Final = {
     "too large": "too_large",
     "crashed": "crashed",
     "timeout": "timeout",
+    "no embedding": "no_embedding",
 }
 _OF_STATUS: Final = {
     401: "unauthorised", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 408: "slow", 413: "too_large",
@@ -175,4 +179,4 @@ def said(problem: Problem) -> dict[str, Any]:
 
 def body(problem: Problem, request_id: str) -> bytes:
     """Return the bytes of an answer that is an error."""
-    return json.dumps({"error": {**said(problem), "request_id": request_id}}, ensure_ascii=False).encode()
+    return json_text({"error": {**said(problem), "request_id": request_id}}, ensure_ascii=False).encode()

@@ -166,7 +166,11 @@ class Recogniser:
         for lane in self._lanes:
             lane.start()
         for future in [self._ask(photo) for _ in self._lanes]:
-            self._model.check(future.result().answer)
+            try:
+                seen: Answer | ImageDecodeError = future.result().answer
+            except UnreadableError as exc:
+                seen = exc
+            self._model.check(seen)
         self.warm = True
 
     def submit(self, photo: bytes, *, keep: bool = False, heavy: bool = False) -> asyncio.Future[Recognised]:
@@ -200,7 +204,7 @@ class Recogniser:
         with Decoder(self._limits) as decoder:
             photo = decoder.to_network_input(made_photo(), new.bundle.preprocessing)
         (seen,) = new.recognise(photo.pixels.reshape(1, size, size, 3), np.array([min(photo.width, photo.height)]))
-        new.check(seen.answer)
+        new.check(seen if isinstance(seen, ImageDecodeError) else seen.answer)
         self._install(new)
         return True
 
@@ -304,6 +308,9 @@ class Recogniser:
             recognised = model.recognise(decoding.pixels(size), sides) if good else []
         inferred = time.perf_counter()
         for row, one in zip(good, recognised, strict=True):
+            if isinstance(one, ImageDecodeError):
+                outcomes[row] = UnreadableError(one.code, str(one), each_s)
+                continue
             kept: bytes | None = None
             if jobs[row].keep:
                 try:

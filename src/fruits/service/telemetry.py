@@ -8,7 +8,6 @@ with is dropped and counted. Knows nothing of what requests mean.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import queue
 import secrets
@@ -22,6 +21,8 @@ from typing import Any, Final, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.process_collector import ProcessCollector
+
+from fruits.harmless import json_text
 
 _SECONDS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 _LINES_WAITING: Final = 10_000
@@ -83,7 +84,7 @@ class Telemetry:
             return
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "event": event, **values}
         try:
-            self._lines.put_nowait(json.dumps(line, ensure_ascii=True, default=str))
+            self._lines.put_nowait(json_text(line, ensure_ascii=True, default=str))
         except queue.Full:
             self.lines_dropped.inc()
 

@@ -22,6 +22,7 @@ from typing import Any, Final
 import psutil
 
 from fruits.errors import StoreError
+from fruits.harmless import json_text
 from fruits.storage.objects import Objects
 
 #: A holder in a bucket says so often that it lives, and is given up after so long without a word.
@@ -94,7 +95,7 @@ def _on_disk(objects: Objects, say: Callable[[str], None]) -> Iterator[Lease]:
             say("this file system knows no locks: let no other run work on this output at the same time")
         with suppress(OSError):  # a full disk: who holds it stays unnamed
             file.truncate(0)
-            file.write(json.dumps(_me()))
+            file.write(json_text(_me()))
             file.flush()
         yield Lease(objects, key)
 
@@ -110,7 +111,7 @@ def _in_bucket(objects: Objects, say: Callable[[str], None]) -> Iterator[Lease]:
         while not over.wait(_BEAT_S):
             count += 1
             with suppress(StoreError):  # the next one may arrive
-                objects.write(key, json.dumps({**me, "beat": count}).encode())
+                objects.write(key, json_text({**me, "beat": count}).encode())
 
     pulse = threading.Thread(target=beat, daemon=True, name="lease")
     pulse.start()
@@ -120,7 +121,7 @@ def _in_bucket(objects: Objects, say: Callable[[str], None]) -> Iterator[Lease]:
         over.set()
         pulse.join()
         with suppress(StoreError):  # then the next run waits out our silence
-            objects.write(key, json.dumps({**me, "over": True}).encode())
+            objects.write(key, json_text({**me, "over": True}).encode())
 
 
 def _take(objects: Objects, me: dict[str, Any], say: Callable[[str], None]) -> str:
@@ -136,9 +137,9 @@ def _take(objects: Objects, me: dict[str, Any], say: Callable[[str], None]) -> s
             seen, since = data or b"", time.monotonic()
         if data is None or _is_over(data) or time.monotonic() - since > _PATIENCE_S:
             mine = key if data is None else _next(key)
-            if objects.put_if_absent(mine, json.dumps(me).encode()):
+            if objects.put_if_absent(mine, json_text(me).encode()):
                 with suppress(StoreError):
-                    objects.write(f"{_FOLDER}/last.json", json.dumps(mine).encode())
+                    objects.write(f"{_FOLDER}/last.json", json_text(mine).encode())
                 return mine
             key = mine
             continue

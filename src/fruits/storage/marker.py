@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, cast, get_args
 
 from fruits import __version__
 from fruits.errors import StoreError
+from fruits.harmless import json_text
 from fruits.storage.objects import Objects
 
 #: What a folder of ours holds: ``results`` of run, apply, audit and evaluate; a ``bundle`` by itself; a ``pack``; an ``export``
@@ -83,7 +84,7 @@ def mark(objects: Objects, kind: Kind, **more: str) -> None:
 
 def content(kind: Kind, **more: str) -> bytes:
     """Return what the marker holds."""
-    return json.dumps({"format": FORMAT, "version": VERSION, "kind": kind, "fruits": __version__, **more}).encode()
+    return json_text({"format": FORMAT, "version": VERSION, "kind": kind, "fruits": __version__, **more}).encode()
 
 
 def kind_of(objects: Objects) -> Kind | None:

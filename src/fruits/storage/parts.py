@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fruits.errors import StoreError
+from fruits.harmless import json_text
 from fruits.storage.objects import Objects
 from fruits.storage.schemas import WORK
 
@@ -61,8 +62,8 @@ class Record:
 
     def to_json(self) -> bytes:
         """Return the record as it is stored, with a checksum of its own: its counts are believed without the part."""
-        text = json.dumps(asdict(self))
-        return json.dumps({**asdict(self), "checksum": hashlib.sha256(text.encode()).hexdigest()}).encode()
+        text = json_text(asdict(self))
+        return json_text({**asdict(self), "checksum": hashlib.sha256(text.encode()).hexdigest()}).encode()
 
     @classmethod
     def parse(cls, data: bytes, key: str) -> Record:

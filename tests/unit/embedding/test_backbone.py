@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from fruits.embedding import backbone
 from fruits.embedding.backbone import (
@@ -28,6 +30,7 @@ from fruits.storage import schemas
 
 GOOD = {"name": "tiny", "sha256": "0" * 64, "embedding_size": 5, "size": 16}
 SIXTEEN = Preprocessing(16)
+ACTUAL = backbone.releases()
 
 Save = Callable[..., Path]
 
@@ -125,6 +128,23 @@ def test_computation_changes_with_all_that_changes_an_embedding_and_with_nothing
         computation_id(card, Preprocessing(16, "pad", "lanczos")),
     ]
     assert len({computation_id(card, SIXTEEN), *others}) == len(others) + 1
+
+
+def test_all_that_can_change_a_bit_of_an_embedding_is_part_of_its_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside network, card and preprocessing: who decodes and scales, who measures, who computes the network."""
+    card = Card(name="tiny", sha256="0" * 64, embedding_size=5, size=16)
+    assert set(backbone.releases()) == {"numpy", "onnxruntime", "pillow"}
+    known = {computation_id(card, SIXTEEN)}
+    for package, release in backbone.releases().items():
+        with monkeypatch.context() as changed:
+            changed.setattr(backbone, "releases", lambda new={package: f"{release}.1"}: {**ACTUAL, **new})
+            known.add(computation_id(card, SIXTEEN))
+    for module, name, value in ((backbone, "DECODER", -1), (schemas, "VERSION", -1)):
+        with monkeypatch.context() as changed:
+            changed.setattr(module, name, value)
+            known.add(computation_id(card, SIXTEEN))
+    known.add(computation_id(replace(card, output="features"), SIXTEEN))
+    assert len(known) == 7
 
 
 def test_embeddings_of_an_older_schema_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,9 +277,9 @@ def test_network_with_two_inputs_is_refused(save_network: Save, networks: Any) -
 @pytest.mark.parametrize("cut", [0.0, 0.5, 0.99])
 def test_broken_file_is_refused(save_network: Save, networks: Any, cut: float) -> None:
     model = networks[0]("NHWC", "uint8")
-    found = find_backbone(str(save_network(model[: int(cut * len(model))])))
+    path = save_network(model[: int(cut * len(model))])
     with pytest.raises(BackboneError, match=r"not a whole ONNX file|has 0 inputs"):
-        found.prepared(SIXTEEN)
+        find_backbone(str(path)).prepared(SIXTEEN)
 
 
 def test_network_of_another_layout_than_its_card_says_is_refused(save_network: Save, networks: Any) -> None:
@@ -270,7 +290,7 @@ def test_network_of_another_layout_than_its_card_says_is_refused(save_network: S
 
 def test_network_of_another_embedding_size_than_its_card_says_is_refused(save_network: Save, networks: Any) -> None:
     found = find_backbone(str(save_network(networks[0]("NHWC", "uint8"), embedding_size=6)))
-    with pytest.raises(BackboneError, match=r"\(2, 5\).*expected \(2, 6\)|does its card fit"):
+    with pytest.raises(BackboneError, match=r"\(5, 5\).*expected \(5, 6\)|does its card fit"):
         found.prepared(SIXTEEN)
 
 
@@ -288,7 +308,7 @@ def test_scale_that_gives_infinite_numbers_is_refused(save_network: Save, networ
 
 def test_file_that_is_no_network_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"rubbish")
-    with pytest.raises(BackboneError, match="cannot open the network"):
+    with pytest.raises(BackboneError, match="is not a whole ONNX file"):
         Embedder(tmp_path / "model.onnx")
 
 
@@ -298,3 +318,136 @@ def test_a_graph_too_old_to_be_extended_is_refused_at_once(save_network: Callabl
     found = find_backbone(str(path))
     with pytest.raises(BackboneError, match="opset 7; expected 8 or newer"):
         found.prepared(found.card.preprocessing(None, None))
+
+
+# --- Networks that answer by more than the photo ------------------------------------------------------------------------
+
+
+def changed(path: Path, *nodes: Any, weights: tuple[Any, ...] = (), output: str = "odd") -> Path:
+    """Append nodes behind a tiny network, from its output ``out`` to another."""
+    model = onnx.load(path)
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(weights)
+    model.graph.output[0].name = output
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def array(name: str, value: Any, dtype: Any = np.float32) -> Any:
+    return numpy_helper.from_array(np.asarray(value, dtype), name)
+
+
+def test_network_whose_answer_depends_on_other_photos_is_refused(save_network: Save, networks: Any) -> None:
+    nodes = [
+        helper.make_node("ReduceMean", ["out"], ["all"], axes=[0], keepdims=1),
+        helper.make_node("Mul", ["all", "little"], ["some"]),
+        helper.make_node("Add", ["out", "some"], ["odd"]),
+    ]
+    path = save_network(networks[0]("NHWC", "uint8"), sha256="")
+    found = find_backbone(str(changed(path, *nodes, weights=(array("little", 0.01),))))
+    with pytest.raises(BackboneError, match=r"other numbers beside other photos than alone .*model\.eval"):
+        found.prepared(SIXTEEN)
+
+
+@pytest.mark.parametrize("kind", ["BatchNormalization", "DynamicQuantizeLinear"])
+def test_normalisation_or_quantisation_by_the_batch_is_refused(save_network: Save, networks: Any, kind: str) -> None:
+    path = save_network(networks[0]("NHWC", "uint8"), sha256="")
+    if kind == "BatchNormalization":
+        ones, zeros = np.ones(5), np.zeros(5)
+        weights = (array("s", ones), array("b", zeros), array("m", zeros), array("v", ones))
+        nodes = [helper.make_node(kind, ["out", "s", "b", "m", "v"], ["odd", "rm", "rv"], training_mode=1)]
+    else:
+        weights = ()
+        nodes = [
+            helper.make_node(kind, ["out"], ["q", "qs", "qz"]),
+            helper.make_node("DequantizeLinear", ["q", "qs", "qz"], ["odd"]),
+        ]
+    found = find_backbone(str(changed(path, *nodes, weights=weights)))
+    with pytest.raises(BackboneError, match=r"other numbers (beside other photos than alone|each time)"):
+        found.prepared(SIXTEEN)
+
+
+@pytest.mark.parametrize("kind", ["Dropout", "RandomNormalLike"])
+def test_network_whose_answer_depends_on_chance_is_refused(save_network: Save, networks: Any, kind: str) -> None:
+    path = save_network(networks[0]("NHWC", "uint8"), sha256="")
+    if kind == "Dropout":
+        nodes = [helper.make_node(kind, ["out", "ratio", "on"], ["odd"])]
+    else:
+        nodes = [
+            helper.make_node(kind, ["out"], ["noise"], scale=1e-5),
+            helper.make_node("Add", ["out", "noise"], ["odd"]),
+        ]
+    weights = (array("ratio", 0.5), array("on", True, bool)) if kind == "Dropout" else ()
+    found = find_backbone(str(changed(path, *nodes, weights=weights)))
+    with pytest.raises(BackboneError, match="the same photos other numbers each time"):
+        found.prepared(SIXTEEN)
+
+
+def test_network_that_says_the_same_of_every_photo_is_refused(save_network: Save, networks: Any) -> None:
+    nodes = [helper.make_node("Mul", ["out", "nothing"], ["none"]), helper.make_node("Add", ["none", "one"], ["odd"])]
+    path = save_network(networks[0]("NHWC", "uint8"), sha256="")
+    found = find_backbone(str(changed(path, *nodes, weights=(array("nothing", 0), array("one", 1)))))
+    with pytest.raises(BackboneError, match="different photos the same numbers"):
+        found.prepared(SIXTEEN)
+
+
+@pytest.mark.parametrize("factor", [1e13, 1e30])
+def test_network_of_numbers_that_cannot_be_squared_is_refused_in_one_sentence(
+    save_network: Save, networks: Any, factor: float
+) -> None:
+    path = save_network(networks[0]("NHWC", "uint8"), sha256="")
+    found = find_backbone(
+        str(changed(path, helper.make_node("Mul", ["out", "f"], ["odd"]), weights=(array("f", factor),)))
+    )
+    with pytest.raises(BackboneError, match=r"numbers up to .*; expected .* up to 1e\+12: check"):
+        found.prepared(SIXTEEN)
+
+
+def test_network_without_numbers_for_some_photos_is_taken(save_network: Save, networks: Any) -> None:
+    # The square root of how much brighter than 0.2 of the scale: none for dark photos.
+    nodes = [
+        helper.make_node("ReduceMax", ["out"], ["most"], axes=[1], keepdims=1),
+        helper.make_node("Sub", ["most", "limit"], ["more"]),
+        helper.make_node("Sqrt", ["more"], ["root"]),
+        helper.make_node("Add", ["out", "root"], ["odd"]),
+    ]
+    path = save_network(networks[0]("NHWC", "uint8"), sha256="")
+    model = find_backbone(str(changed(path, *nodes, weights=(array("limit", 40),)))).prepared(SIXTEEN)
+    light, dark = (np.full((1, 16, 16, 3), value, np.uint8) for value in (200, 10))
+    assert backbone.usable(Embedder(model).embed(np.concatenate([light, dark]))).tolist() == [True, False]
+
+
+# --- Several outputs ------------------------------------------------------------------------------------------------------
+
+
+def with_outputs(path: Path, **outputs: list[Any]) -> Path:
+    """Make a network give its pixels as a map, and more."""
+    model = onnx.load(path)
+    for name, shape in outputs.items():
+        model.graph.node.append(helper.make_node("Identity", ["embedding" if len(shape) == 4 else "out"], [name]))
+        model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_other_outputs_are_taken_away(save_network: Save, networks: Any) -> None:
+    tiny_network, answer = networks
+    path = save_network(tiny_network("NHWC", "uint8"), sha256="", output="out")
+    with_outputs(path, logits=["n", 1000], hidden=["n", "h", "w", 3])
+    model = find_backbone(str(path)).prepared(SIXTEEN)
+    session = backbone.open_session(model)
+    assert [output.name for output in session.get_outputs()] == ["embedding"]
+    assert len(onnx.load_from_string(model).graph.node) == 3
+    photos = pixels(3)
+    np.testing.assert_allclose(Embedder(model).embed(photos), answer(photos, "uint8"), atol=1e-3, rtol=1e-5)
+
+
+def test_embedding_among_several_outputs_is_the_one_of_its_size_or_asked_for(save_network: Save, networks: Any) -> None:
+    path = save_network(networks[0]("NHWC", "uint8"), sha256="")
+    with_outputs(path, logits=["n", 1000], hidden=["n", "h", "w", 3])
+    assert find_backbone(str(path)).prepared(SIXTEEN)
+    with_outputs(path, other=["n", 5])
+    with pytest.raises(
+        BackboneError, match=r"has the outputs out, logits, hidden, other; .*name it in its card, as output"
+    ):
+        find_backbone(str(path)).prepared(SIXTEEN)

@@ -46,6 +46,7 @@ async function open({ runtime, preprocessing: given, recognizer, sha256, bytes }
 async function recognise(bytes) {
   const photo = await decoded(bytes);
   const numbers = await run(intoSquare(photo, preprocessing, columnsFirst));
+  if (![...numbers.features, ...numbers.probabilities].every(Number.isFinite)) throw new Error("no embedding"); // as the service
   return { numbers, shortSide: Math.min(photo.fullWidth, photo.fullHeight) };
 }
 
