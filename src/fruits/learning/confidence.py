@@ -90,17 +90,22 @@ def certain_from(
     float
         Of the answers at least this probable, a share of ``precision`` was right, less what could be luck: the lower end of
         Wilson's interval of one standard error. Above 1, so that none is certain, if no limit does that for at least 20
-        answers; ``default`` if there are fewer than 20 photos, or so few that they would not do it if all were right.
+        answers; ``default`` if there are fewer than 20 photos, or so few that they would not do it if all were right and
+        those beyond the default do not speak against it.
     """
-    # All of n right have a lower end of n / (n + 1).
-    if len(right) < max(_FEWEST_ANSWERS, precision / (1 - precision)):
+    none = float(np.nextafter(np.float32(1), np.float32(2)))
+    if len(right) < _FEWEST_ANSWERS:
         return default
+    # All of n right have a lower end of n / (n + 1).
+    if len(right) < precision / (1 - precision):
+        beyond = right[probability >= default]
+        _, high = _wilson(np.array([beyond.mean()]), np.array([len(beyond)])) if len(beyond) else (0.0, 1.0)
+        return default if high >= precision else none
     order, asked, share = _ranked(probability, right)
-    # Wilson (1927) with z = 1.
-    low = (share + 1 / (2 * asked) - np.sqrt(share * (1 - share) / asked + 1 / (4 * asked**2))) / (1 + 1 / asked)
+    low, _ = _wilson(share, asked)
     good = np.flatnonzero((low >= precision) & _last(probability[order]) & (asked >= _FEWEST_ANSWERS))
     if not len(good):
-        return float(np.nextafter(np.float32(1), np.float32(2)))
+        return none
     return max(least, float(probability[order[good[-1]]]))
 
 
@@ -127,6 +132,12 @@ def precision_by_coverage(
         wanted = np.linspace(asked[at[0]], asked[at[-1]], _MOST_POINTS)
         at = np.unique(at[np.searchsorted(asked[at], wanted)])
     return [(float(probability[order[row]]), float(asked[row] / photos), float(share[row])) for row in at]
+
+
+def _wilson(share: NDArray[np.float64], asked: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return both ends of the interval of one standard error, after Wilson (1927)."""
+    middle, half = share + 1 / (2 * asked), np.sqrt(share * (1 - share) / asked + 1 / (4 * asked**2))
+    return (middle - half) / (1 + 1 / asked), (middle + half) / (1 + 1 / asked)
 
 
 def _ranked(

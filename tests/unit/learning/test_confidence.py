@@ -139,6 +139,14 @@ def test_photos_that_could_not_speak_for_a_high_precision_however_right_leave_th
         assert certain_from(np.full(n, 0.45, np.float32), np.ones(n, bool), 36.5 / 37.5) == limit
 
 
+def test_few_photos_that_are_wrong_leave_nothing_certain() -> None:
+    probability = np.linspace(0.5, 1, 30, dtype=np.float32)
+    assert certain_from(probability, np.ones(30, bool), 0.973) == DEFAULT_CERTAIN
+    assert certain_from(probability, np.zeros(30, bool), 0.973) > 1
+    # Nothing beyond the default was asked, so nothing speaks against it.
+    assert certain_from(probability / 2, np.zeros(30, bool), 0.973) == DEFAULT_CERTAIN
+
+
 # --- Precision against coverage -------------------------------------------------------------------------------------------
 
 
