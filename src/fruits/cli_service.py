@@ -34,6 +34,11 @@ _KEPT = typer.Option(
     metavar="FOLDER",
     help="Folder or s3://bucket/prefix for kept photos; default: photos in the data folder.",
 )
+_ADOPT = typer.Option(
+    "--adopt",
+    help="The kept photos belong to this database now, whatever the store says; those that no submission names are set "
+    "aside for a week.",
+)
 #: Listing and exporting delete nothing by age.
 _FOR_EVER_DAYS = 36500
 
@@ -96,6 +101,7 @@ def serve(
     ] = 6,
     operator: Annotated[str, typer.Option(metavar="NAME", help="Who operates the service; the page says it.")] = "",
     contact: Annotated[str, typer.Option(metavar="TEXT", help="How to reach the operator; the page says it.")] = "",
+    adopt: Annotated[bool, _ADOPT] = False,
     watch: Annotated[float, typer.Option(help="Seconds between looks for a new bundle; 0: only on SIGHUP.")] = 10.0,
     drain: Annotated[float, typer.Option(help="Seconds to go on refusing politely when told to stop.")] = 0.5,
     check: Annotated[
@@ -113,7 +119,7 @@ def serve(
         max_pixels=max_pixels, max_frames=max_frames, max_connections=max_connections, max_wait_s=max_wait,
         send_s=send_timeout, decode_s=decode_timeout, rate=rate, token_rate=token_rate, tokens_only=tokens_only,
         public_metrics=public_metrics, keep_days=keep_days, feedback_hours=feedback_hours, operator=operator, contact=contact,
-        watch_s=watch, drain_s=drain,
+        adopt=adopt, watch_s=watch, drain_s=drain,
     )  # fmt: skip
     if check:
         _check(config, as_json=as_json)
@@ -281,6 +287,7 @@ def submissions_export(
 def submissions_purge(
     keep_days: Annotated[int, typer.Option(help="Delete what is older; as given to 'fruits serve'.", min=1)],
     out: Annotated[str, _OF] = "",
+    adopt: Annotated[bool, _ADOPT] = False,
     data: Annotated[str, _DATA] = "",
     database: Annotated[str, _DATABASE] = "",
     photos: Annotated[str, _KEPT] = "",
@@ -290,12 +297,15 @@ def submissions_purge(
     with closing(_open(out, data, database)) as opened:
         submissions = _submissions(opened, out, data, photos, keep_days)
         finished = submissions.recover()
-        count = submissions.purge(thorough=True)
+        count = submissions.purge(thorough=True, adopt=adopt)
+        aside = submissions.quarantined()
     if as_json:
         typer.echo(json_text({"deleted": count, "finished": finished}))
     else:
         also = f"; finished {finished:,} deletions that were cut short" if finished else ""
         typer.echo(f"deleted {count:,} submissions of more than {keep_days} days ago{also}")
+        if aside:
+            typer.echo(f"{aside:,} photos that no submission names are set aside; each is deleted after a week")
 
 
 def _open(out: str, data: str, database: str, *, make: bool = False) -> Database:

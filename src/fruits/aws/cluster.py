@@ -23,7 +23,7 @@ from fruits.aws.package import Package
 from fruits.config import RunConfig
 from fruits.errors import ConfigError
 from fruits.harmless import json_text
-from fruits.storage.objects import CREDENTIALS_VARIABLE
+from fruits.storage.buckets import CREDENTIALS_VARIABLE
 
 JOB: Final = "job.json"
 #: A day: what a run of ten million photos takes many times over. EMR's own limit is 12 hours.

@@ -37,6 +37,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from fruits.errors import ConfigError, StoreError
+from fruits.storage.objects import make_private_folder
 
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 #: Of the lock that keeps two processes from making tables at once.
@@ -119,6 +120,8 @@ class TokenRow(Base):
     created_day: Mapped[str] = mapped_column(String(10))
     last_used_day: Mapped[str | None] = mapped_column(String(10))
     revoked_s: Mapped[int | None] = mapped_column(BigInteger)
+    #: The last day (UTC) that it works on.
+    expires_day: Mapped[str | None] = mapped_column(String(10))
 
 
 Index(
@@ -148,6 +151,15 @@ class ChoreRow(Base):
 
     name: Mapped[str] = mapped_column(String(16), primary_key=True)
     number: Mapped[int] = mapped_column(BigInteger)
+
+
+class IdentityRow(Base):
+    """Drawn when the database is made: the store of photos carries the same."""
+
+    __tablename__ = "identities"
+
+    name: Mapped[str] = mapped_column(String(16), primary_key=True)
+    value: Mapped[str] = mapped_column(String(64))
 
 
 class Database:
@@ -249,6 +261,11 @@ class Database:
             connection.execute(text("delete from chores where name = 'scrub' and number = :number"), {"number": wanted})
         return True
 
+    def identity(self) -> str:
+        """Return what this database and its backups, and no other, have in common."""
+        with self.reading() as connection:
+            return str(connection.execute(text("select value from identities where name = 'store'")).scalar_one())
+
     def close(self) -> None:
         """Give all connections back."""
         self._engine.dispose()
@@ -349,9 +366,13 @@ def _parse(url: str) -> URL:
 def _make_private(path: Path) -> None:
     """Make the file if absent, readable by this user alone; SQLite gives its log the same rights."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(path.parent)
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        for file in (path, *(path.with_name(f"{path.name}-{log}") for log in ("wal", "shm"))):
+            with suppress(FileNotFoundError, PermissionError):  # another user's: that user says who may read
+                if file.stat().st_mode & 0o077:
+                    file.chmod(0o600)
     except OSError as exc:
         raise StoreError(
             f"database '{path}' cannot be made ({exc.strerror}); check the folder and its permissions"

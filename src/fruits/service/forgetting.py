@@ -2,34 +2,39 @@
 
 The row becomes a tombstone that holds nothing but its name; the photo goes; the row goes; then what the database's files still
 hold of it (``Database.scrub``). What was begun, the next call finishes: tombstones are rows that can be found, and the same
-transaction that makes one writes down that the files must be scrubbed. Knows nothing of who may delete what.
+transaction that makes one writes down that the files must be scrubbed. Photos that no row names are set aside for a week first,
+and only if they are few and of this database. Knows nothing of who may delete what.
 """
 
 from __future__ import annotations
 
-import os
-import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 from sqlalchemy import ColumnElement, and_, delete, select, update
 
-from fruits.errors import NotFoundError
 from fruits.service.database import Database, SubmissionRow
-from fruits.storage.objects import Objects
+from fruits.service.store import ID, PhotoStore, SweepRefusedError, not_found, photo_key
 
-#: Of submissions, and of their photos: 128 random bits.
-ID: Final = re.compile(r"[A-Za-z0-9_-]{22}")
+__all__ = ["ID", "QUARANTINE_S", "Forgetting", "not_found", "photo_key"]
+
 #: Deleted in one go: a few transactions for a day's worth, none of them long.
 _AT_ONCE: Final = 200
 #: Rows without a photo that are deleted in one transaction.
 _RECEIPTS_AT_ONCE: Final = 5000
 #: PostgreSQL rewrites its table to forget; not more often than this. A photo and its row are gone before.
 _SCRUB_EVERY_S: Final = 60.0
+#: So long a photo that no row names can be had back.
+QUARANTINE_S: Final = 7 * 86400
+#: Where a larger share of the photos has no row, it is the rows that are missing.
+_LARGEST_SHARE: Final = 0.05
+_ADVICE: Final = (
+    "give the database that these photos belong to, or its latest backup; if this one is right: "
+    "fruits submissions purge ... --adopt, which sets the photos that no submission names aside for a week, then deletes them"
+)
 _ROW: Final = SubmissionRow
 _EMPTY: Final = {column.name: None for column in SubmissionRow.__table__.columns if column.nullable}
 
@@ -40,10 +45,10 @@ class Forgetting:
     Parameters
     ----------
     database : Database
-    photos : Objects
+    photos : PhotoStore
     """
 
-    def __init__(self, database: Database, photos: Objects) -> None:
+    def __init__(self, database: Database, photos: PhotoStore) -> None:
         self._database, self._photos = database, photos
         self._scrubbed = -_SCRUB_EVERY_S
         self._scrubbing = threading.Lock()
@@ -57,10 +62,13 @@ class Forgetting:
             tombstone = update(_ROW).where(_ROW.id.in_(ids)).values(_EMPTY | {"state": "deleting"})
             connection.execute(tombstone if condition is None else tombstone.where(condition))
             self._database.must_scrub(connection)
-            dead = select(_ROW.id).where(_ROW.id.in_(ids), _ROW.state == "deleting")
-            ids = list(connection.execute(dead).scalars())
-        for name in ids:
-            self._delete_photo(name)
+            dead = connection.execute(
+                select(_ROW.id, _ROW.has_photo).where(_ROW.id.in_(ids), _ROW.state == "deleting")
+            ).all()
+            ids = [row.id for row in dead]
+        for row in dead:
+            if row.has_photo:
+                self._delete_photo(row.id)
         with self._database.writing() as connection:
             return connection.execute(delete(_ROW).where(_ROW.id.in_(ids))).rowcount
 
@@ -87,18 +95,47 @@ class Forgetting:
             count += last
         return count
 
-    def sweep(self) -> None:
-        """Delete photos that no row names.
+    def sweep(self, *, adopt: bool = False) -> None:
+        """Set photos aside that no row names; delete those that were a week ago, put those back whose rows are there again.
 
         Rows come before their photos, so whatever is listed first and then not named is nobody's.
+
+        Parameters
+        ----------
+        adopt : bool
+            Whether a person has said that the photos belong to this database.
+
+        Raises
+        ------
+        SweepRefusedError
+            If the store belongs to another database, or so many photos have no row that rows must be missing. Nothing was
+            changed.
         """
-        names: list[str] = []
-        for name in self._names():
-            names.append(name)
-            if len(names) == _AT_ONCE:
-                self._delete_unnamed(names)
-                names = []
-        self._delete_unnamed(names)
+        mine, photos = self._database.identity(), self._photos
+        theirs = photos.identity()
+        if theirs not in (None, mine) and not adopt:
+            raise self._refused(f"belong to another database ({theirs[:8]}; this one is {mine[:8]})")
+        listed, nobodys = 0, list[str]()
+        for some in _batches(photos.names()):
+            listed += len(some)
+            nobodys += self._unnamed(some)
+        if nobodys and not adopt:
+            if not self._has_rows():
+                raise self._refused(f"are {listed:,}, and the database names none at all: it is new, or was emptied")
+            if len(nobodys) > _LARGEST_SHARE * listed:
+                raise self._refused(
+                    f"are {listed:,}, and the database does not name {len(nobodys):,} of them: it is older"
+                )
+        if adopt:
+            photos.adopt(mine)
+        elif (
+            theirs is None and listed and (first := photos.claim(mine)) != mine
+        ):  # another service began here at the same moment
+            raise self._refused(f"belong to another database ({first[:8]}; this one is {mine[:8]})")
+        for some in _batches(nobodys):
+            for name in self._unnamed(some):
+                photos.quarantine(name)
+        self._look_through_quarantine()
 
     def scrub(self, *, thorough: bool = False) -> bool:
         """Make the database's files forget as well; return whether they have. On PostgreSQL at most once a minute."""
@@ -112,46 +149,37 @@ class Forgetting:
             return self._database.scrub(thorough=thorough)
 
     def _delete_photo(self, name: str) -> None:
-        key = photo_key(name)
-        self._photos.delete(key)
-        if self._photos.is_local:
-            # A write that was killed leaves its pieces under another name.
-            for piece in Path(self._photos.root).glob(f"{key}#*"):
-                with suppress(FileNotFoundError):
-                    piece.unlink()
+        self._photos.delete(name)
 
-    def _names(self) -> Iterator[str]:
-        """Yield the ids that the files in the store are named after."""
-        folder = Path(self._photos.root)
-        # obstore does not list the pieces of killed writes.
-        keys = os.listdir(folder) if self._photos.is_local else (found.key for found in self._photos.list())  # noqa: PTH208
-        for key in keys:
-            name, dot, rest = key.partition(".")
-            if ID.fullmatch(name) and dot and re.fullmatch(r"jpg(#\d+)?", rest):
-                yield name
+    def _look_through_quarantine(self) -> None:
+        since = self._photos.quarantined()
+        for some in _batches(since):
+            unnamed = set(self._unnamed(some))
+            for name in unnamed:
+                if since[name] < time.time() - QUARANTINE_S:
+                    self._delete_photo(name)
+            back = [name for name in some if name not in unnamed]
+            for name in back:
+                self._photos.restore(name)
+            for name in self._unnamed(back, ("kept", "writing")):  # forgotten while it was put back
+                self._delete_photo(name)
 
-    def _delete_unnamed(self, ids: list[str]) -> None:
-        if not ids:
-            return
+    def _unnamed(self, ids: Sequence[str], states: Sequence[str] = ("kept", "writing", "deleting")) -> list[str]:
+        """Return those of some ids that no row in these states has."""
         with self._database.reading() as connection:
-            named = set(connection.execute(select(_ROW.id).where(_ROW.id.in_(ids))).scalars())
-        for name in set(ids) - named:
-            self._delete_photo(name)
+            statement = select(_ROW.id).where(_ROW.id.in_(ids), _ROW.state.in_(states))
+            named = set(connection.execute(statement).scalars())
+        return [name for name in ids if name not in named]
+
+    def _has_rows(self) -> bool:
+        with self._database.reading() as connection:
+            return connection.execute(select(_ROW.id).where(_ROW.has_photo.is_(True)).limit(1)).first() is not None
+
+    def _refused(self, why: str) -> SweepRefusedError:
+        return SweepRefusedError(f"no photo was set aside: the photos in '{self._photos.root}' {why}; {_ADVICE}")
 
 
-def photo_key(name: str) -> str:
-    """Return under which key the photo of a submission lies.
-
-    Raises
-    ------
-    NotFoundError
-        If no submission is called so.
-    """
-    if not ID.fullmatch(name):
-        raise not_found()
-    return f"{name}.jpg"
-
-
-def not_found() -> NotFoundError:
-    """Return the one answer to whoever asks for what is not there, or not theirs."""
-    return NotFoundError("there is no such submission; it was deleted, has had its time, or never was")
+def _batches(names: Iterable[str]) -> Iterator[list[str]]:
+    rest = iter(names)
+    while some := list(islice(rest, _AT_ONCE)):
+        yield some

@@ -2,13 +2,14 @@
 
 One thread takes whatever waits and hands it over as a whole. Under load it waits a moment for more, because a commit costs as
 much as writing ten answers; without load nobody waits for company. Photos that are kept are written by other threads, so that
-a slow store holds up nobody else. Counting for the owner's page happens in these threads, off the event loop. Knows nothing of
-what is written.
+a slow store holds up nobody else. Counting for the owner's page happens in these threads, off the event loop; whatever goes wrong
+there is told to the log, never to who asked: what is committed is told so. Knows nothing of what is written.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -28,6 +29,10 @@ _MOMENT_S: Final = 0.01
 _STORED_AT_ONCE: Final = 4
 
 
+def _to_the_log(exc: Exception) -> None:
+    logging.getLogger(__name__).error("an answer was written, but not counted", exc_info=exc)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
     answers: Sequence[NewSubmission]
@@ -43,10 +48,14 @@ class Receipts:
     submissions : Submissions
     busy : callable
         Tells whether more answers are about to come.
+    bug : callable
+        Told of what went wrong after a commit.
     """
 
-    def __init__(self, submissions: Submissions, busy: Callable[[], bool]) -> None:
-        self._submissions, self._busy = submissions, busy
+    def __init__(
+        self, submissions: Submissions, busy: Callable[[], bool], bug: Callable[[Exception], None] = _to_the_log
+    ) -> None:
+        self._submissions, self._busy, self._bug = submissions, busy, bug
         self._waiting: deque[_Waiting] = deque()
         self._ready = threading.Condition()
         self._closed = False
@@ -64,7 +73,7 @@ class Receipts:
         answers : sequence of NewSubmission
             Of one request.
         count : callable, optional
-            Called once they are written, not on the event loop.
+            Called once they are written, not on the event loop. What it raises goes to the log.
         """
         loop = asyncio.get_running_loop()
         if any(answer.photo is not None for answer in answers):
@@ -97,22 +106,30 @@ class Receipts:
             self._write(taken)
 
     def _write(self, taken: list[_Waiting]) -> None:
+        outcomes: list[Any]
         try:
             receipts = iter(self._submissions.add_many([answer for one in taken for answer in one.answers]))
-            outcomes: list[Any] = [[next(receipts) for _ in one.answers] for one in taken]
-            for one in taken:
-                one.count()
         except (
             Exception
         ) as exc:  # the database is away: each of these requests is told so, and the next ones are written
             outcomes = [exc] * len(taken)
+        else:
+            outcomes = [[next(receipts) for _ in one.answers] for one in taken]
+            for one in taken:
+                self._count(one.count)
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             taken[0].future.get_loop().call_soon_threadsafe(_settle, taken, outcomes)
 
     def _store(self, answers: Sequence[NewSubmission], count: Callable[[], Any]) -> list[Receipt]:
         receipts = self._submissions.add_many(answers)
-        count()
+        self._count(count)
         return receipts
+
+    def _count(self, count: Callable[[], Any]) -> None:
+        try:
+            count()
+        except Exception as exc:
+            self._bug(exc)
 
 
 def _settle(done: list[_Waiting], outcomes: list[list[Receipt] | Exception]) -> None:

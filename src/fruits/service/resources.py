@@ -26,6 +26,7 @@ from fruits.service.submissions import Submissions
 from fruits.service.telemetry import Telemetry
 from fruits.service.tokens import Tokens
 from fruits.service.uploads import Budget
+from fruits.storage.marker import mark
 from fruits.storage.objects import Objects, is_remote, opened
 
 _FLUSH_S: Final = 5.0
@@ -64,19 +65,22 @@ class Resources:
         self._reloading = asyncio.Lock()
         self._seen: object = None
         self._refused = ""
+        self._adopt = config.adopt
         with ExitStack() as undo:
             self.recogniser = Recogniser(config.out, lanes=config.workers, batch=config.batch, decode_s=config.decode_s)
             self._seen = self._look()
             database = Database.open(config.database)
             undo.callback(database.close)
             self._database = database
+            if Path(config.data).is_dir():
+                mark(Objects(config.data), "service")
             self.submissions = Submissions(
                 database, Objects(config.photos), keep_days=config.keep_days, feedback_hours=config.feedback_hours
             )
             self.submissions.recover()
             self.statistics = Statistics(database)
             self.tokens = Tokens(database)
-            self.receipts = Receipts(self.submissions, self._is_busy)
+            self.receipts = Receipts(self.submissions, self._is_busy, lambda exc: telemetry.log_bug("", exc))
             self.undelivered = Undelivered(self.submissions)
             undo.pop_all()
 
@@ -192,8 +196,11 @@ class Resources:
         self.telemetry.log("pulse", waiting=self.recogniser.waiting)
 
     def _purge(self) -> None:
-        self.submissions.purge()
         self.statistics.purge()
+        adopt, self._adopt = self._adopt, False  # at the start alone: what is missing later is not meant
+        self.submissions.purge(adopt=adopt)
+        if aside := self.submissions.quarantined():
+            self.telemetry.log("quarantine", level="warning", photos=aside)
 
     async def _watch(self) -> None:
         while True:

@@ -97,6 +97,8 @@ class ServiceConfig:
         Hours into the next day (UTC) for which the receipts of photos that were not kept remain.
     operator, contact : str
         Who operates the service and how to reach them, as the page says it; empty: the page says that nobody is named.
+    adopt : bool
+        Whether photos of another database, or many that no submission names, are this one's: asked once, at the start.
     watch_s : float
         Seconds between looks at OUT for a new bundle; 0: only on SIGHUP.
     drain_s : float
@@ -136,6 +138,7 @@ class ServiceConfig:
     feedback_hours: int = 6
     operator: str = ""
     contact: str = ""
+    adopt: bool = False
     watch_s: float = 10.0
     drain_s: float = 0.5
 

@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +24,8 @@ from sqlalchemy import ColumnElement, Row, and_, func, insert, or_, select, tupl
 from fruits.errors import ConfigError, StoreError
 from fruits.harmless import clean_line, clean_text
 from fruits.service.database import Database, SubmissionRow
-from fruits.service.forgetting import ID, Forgetting, not_found, photo_key
+from fruits.service.forgetting import Forgetting
+from fruits.service.store import ID, PhotoStore, not_found, photo_key
 from fruits.service.submission_types import (
     DECISIONS,
     FILTERS,
@@ -90,10 +90,8 @@ class Submissions:
         if keep_days < 1:
             raise ConfigError(f"keep_days is {keep_days}; expected at least 1")
         self._feedback = timedelta(hours=feedback_hours)
-        self._database, self._photos, self.keep_days = database, photos, keep_days
-        self._forgetting = Forgetting(database, photos)
-        if photos.is_local and not any((folder := Path(photos.root)).iterdir()):
-            folder.chmod(0o700)  # of people: for nobody else on this machine
+        self._database, self._photos, self.keep_days = database, PhotoStore(photos), keep_days
+        self._forgetting = Forgetting(database, self._photos)
 
     # --- The visitor ------------------------------------------------------------------------------------------------
 
@@ -111,13 +109,18 @@ class Submissions:
         ]
         rows = [_row(receipt, answer) for receipt, answer in zip(receipts, answers, strict=True)]
         if rows:
-            with self._database.writing() as connection:
-                connection.execute(insert(_ROW.__table__), rows)  # type: ignore[arg-type]
+            try:
+                with self._database.writing() as connection:
+                    connection.execute(insert(_ROW.__table__), rows)  # type: ignore[arg-type]
+            except Exception:
+                # A connection may break off when all is written: then the rows say so.
+                if not self._are_there([receipt.id for receipt in receipts]):
+                    raise
         if photos:
             names = [name for name, _ in photos]
             try:
                 for name, photo in photos:
-                    self._photos.write(photo_key(name), photo)
+                    self._photos.write(name, photo)
                 with self._database.writing() as connection:
                     written = update(_ROW).where(_ROW.id.in_(names), _ROW.state == "writing").values(state="kept")
                     kept = connection.execute(written).rowcount
@@ -127,6 +130,8 @@ class Submissions:
                 # The visitor gets no receipt, so nobody could ask for its deletion. What fails here too, recover() does.
                 with suppress(StoreError):
                     self._forgetting.forget([receipt.id for receipt in receipts])
+                    for name in names:  # whose row is gone already
+                        self._photos.delete(name)
                 raise
         return receipts
 
@@ -260,7 +265,7 @@ class Submissions:
         NotFoundError
             If there is no such submission, or it has no photo.
         """
-        data = self._photos.read_if_present(photo_key(submission_id)) if self.get(submission_id).has_photo else None
+        data = self._photos.read(submission_id) if self.get(submission_id).has_photo else None
         if data is None:
             raise not_found()
         return data
@@ -345,21 +350,37 @@ class Submissions:
         self._forgetting.scrub()
         return count
 
-    def purge(self, now: datetime | None = None, *, thorough: bool = False) -> int:
-        """Forget what has had its time, and photos that no row names; return how many submissions that were.
+    def purge(self, now: datetime | None = None, *, thorough: bool = False, adopt: bool = False) -> int:
+        """Forget what has had its time, set photos aside that no row names; return how many submissions were forgotten.
 
         Parameters
         ----------
         now : datetime, optional
         thorough : bool
             Also make the database's files forget at once, however long they are locked for it.
+        adopt : bool
+            Whether photos of another database, or too many that no row names, become this one's to forget.
+
+        Raises
+        ------
+        SweepRefusedError
+            If photos that no row names must not be touched before a person had a look. All else was done.
         """
         before = (now or datetime.now(UTC)) - timedelta(days=self.keep_days)
         count = self._forgetting.forget_all(_ROW.created_s < int(before.timestamp()))
         count += self._forgetting.drop_receipts(_day_s(((now or datetime.now(UTC)) - self._feedback).timestamp()))
-        self._forgetting.sweep()
         self._forgetting.scrub(thorough=thorough)
+        self._forgetting.sweep(adopt=adopt)
         return count
+
+    def quarantined(self) -> int:
+        """Return how many photos that no row names are set aside."""
+        return len(self._photos.quarantined())
+
+    def _are_there(self, ids: Sequence[str]) -> bool:
+        with suppress(StoreError), self._database.reading() as connection:
+            return connection.execute(select(func.count()).where(_ROW.id.in_(ids))).scalar() == len(ids)
+        return False
 
     def _owned(self, submission_id: str, secret: str, states: Sequence[str]) -> None:
         """Raise NotFoundError unless there is such a submission and it belongs to who asks."""

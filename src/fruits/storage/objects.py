@@ -7,12 +7,13 @@ what is stored then. Knows nothing of what the bytes mean.
 
 from __future__ import annotations
 
-import configparser
 import io
 import os
 import random
 import re
+import secrets
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -24,9 +25,10 @@ from typing import Any, Final, TypeVar
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import LocalStore, from_url
+from obstore.store import LocalStore
 
 from fruits.errors import StoreError
+from fruits.storage.buckets import lists_in_order, open_bucket
 
 T = TypeVar("T")
 
@@ -47,9 +49,6 @@ _PATIENCE_S: Final = 90.0
 _LONGEST_PAUSE_S: Final = 5.0
 #: Requests in flight when many small objects are read: each waits for the network, not for the processor.
 _AT_ONCE: Final = 32
-_TIMEOUT_VARIABLE: Final = "FRUITS_STORE_TIMEOUT_S"
-#: ``boto3``: ask boto3 for credentials, always. Set where AWS runs our code, which may hand them over in ways of its own.
-CREDENTIALS_VARIABLE: Final = "FRUITS_AWS_CREDENTIALS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +62,14 @@ class Found:
     size_bytes : int
     version : str
         Etag, or time and size where there is none.
+    modified_s : float
+        When it was written, in seconds since 1970.
     """
 
     key: str
     size_bytes: int
     version: str
+    modified_s: float
 
 
 def is_remote(uri: str) -> bool:
@@ -109,6 +111,7 @@ class Objects:
 
     def __init__(self, root: str) -> None:
         self.is_local = not is_remote(root)
+        self._private = False
         self.root = str(Path(root).absolute()) if self.is_local else root.rstrip("/")
         with _translated("open", self.root):
             if self.is_local:
@@ -116,11 +119,18 @@ class Objects:
                     raise StoreError(f"'{root}' is a file; expected a folder for results, new or made by fruits")
                 self._store: Any = LocalStore(self.root, mkdir=True)
             else:
-                self._store = _open_bucket(self.root, _RETRIES)
+                self._store = open_bucket(self.root, _RETRIES)
 
     def __reduce__(self) -> tuple[type[Objects], tuple[str]]:
         # Whoever gets it opens it anew, with the credentials of where it runs: none travel.
         return Objects, (self.root,)
+
+    def make_private(self) -> None:
+        """Keep other users of this machine out, as far as its files are this user's: folders 0700, new files 0600."""
+        if self.is_local:
+            self._private = True
+            with suppress(OSError):  # another user's: that user says who may read
+                Path(self.root).chmod(0o700)
 
     def read(self, key: str) -> bytes:
         """Return the bytes of an object; see also :meth:`read_if_present`."""
@@ -158,6 +168,10 @@ class Objects:
 
     def write(self, key: str, data: bytes) -> None:
         """Write an object, replacing any."""
+        if self._private:
+            with _translated("write", under(self.root, key)):
+                write_private(Path(self.root, key), data)
+            return
         self._try("write", key, lambda: obstore.put(self._store, key, data))
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
@@ -177,19 +191,47 @@ class Objects:
         with suppress(AbsentError):
             self._try("delete", key, lambda: obstore.delete(self._store, key))
 
+    def move(self, key: str, to: str) -> None:
+        """Give an object another name, replacing any; it counts as written now. On a disk in one step, in a bucket by a copy.
+
+        Raises
+        ------
+        AbsentError
+            If there is none, or another process moved it.
+        """
+        if self.is_local:
+            with _translated("move", under(self.root, key)):
+                old, new = Path(self.root, key), Path(self.root, to)
+                make_private_folder(new.parent) if self._private else new.parent.mkdir(parents=True, exist_ok=True)
+                os.utime(old)
+                old.replace(new)
+            return
+        self._try("move", key, lambda: obstore.copy(self._store, key, to))
+        self.delete(key)
+
     def list(self, prefix: str = "") -> Iterator[Found]:
-        """Yield the objects whose keys begin with a folder's name, a page at a time."""
-        patience, last = _Patience(self.is_local), None
+        """Yield the objects whose keys begin with a folder's name, each once, a page at a time; in the order the store has."""
+        patience, given = _Patience(self.is_local), array("q")  # 8 bytes per key, for the case that it breaks off
+        known: frozenset[int] = frozenset()
+        last, in_order = "", lists_in_order(self.root)
         while True:
+            # Where keys come in order, what broke off goes on where it was. Elsewhere keys before the last one may still be to
+            # come: it begins again, and what was given already is left out.
+            offset = last if last and in_order else None
             try:
                 with _translated("list", under(self.root, prefix)):
-                    for page in obstore.list(self._store, prefix or None, offset=last, chunk_size=1000):
-                        yield from map(_found, page)
-                        # Buckets list in the order of keys: what broke off goes on where it was.
-                        patience, last = _Patience(self.is_local), page[-1]["path"]
+                    for page in obstore.list(self._store, prefix or None, offset=offset, chunk_size=1000):
+                        fresh = [found for found in map(_found, page) if hash(found.key) not in known]
+                        for found in fresh:
+                            in_order, last = in_order and found.key > last, found.key
+                        if fresh:
+                            given.extend(hash(found.key) for found in fresh)
+                            patience = _Patience(self.is_local)
+                        yield from fresh
                 return
             except StoreError as exc:
                 patience.wait_or_raise(exc)
+                known = frozenset(given)
 
     def names(self) -> set[str]:
         """Return the names that lie directly in this place: of objects, and of what has objects below it."""
@@ -275,7 +317,7 @@ def reach(root: str) -> None:
     if is_remote(root):
         try:
             with _translated("reach", root), suppress(FileNotFoundError):
-                obstore.head(_open_bucket(root.rstrip("/"), _FIRST_RETRIES), "any")
+                obstore.head(open_bucket(root.rstrip("/"), _FIRST_RETRIES), "any")
         except StoreError as exc:
             if "kind: Connect" in str(exc.__cause__):
                 raise
@@ -291,6 +333,30 @@ def read_file(uri: str) -> bytes:
     """
     with open(uri, "rb", buffering=0) as file:  # noqa: PTH123 - a Path per photo costs as much as the read
         return file.read()
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder for this user alone; one that is there stays as it is."""
+    if not path.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file for this user alone; it appears whole or not at all. Who is killed leaves ``<name>#<number>`` at most."""
+    make_private_folder(path.parent)
+    piece = path.with_name(f"{path.name}#{secrets.randbits(48)}")
+    try:
+        with open(piece, "xb", opener=_private) as file:
+            file.write(data)
+        piece.replace(path)
+    except BaseException:
+        piece.unlink(missing_ok=True)
+        raise
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 class _Sink(io.RawIOBase):
@@ -336,73 +402,8 @@ class _Source(io.RawIOBase):
 
 
 def _found(meta: Any) -> Found:
-    version = (meta.get("e_tag") or "").strip('"')
-    return Found(meta["path"], meta["size"], version or f"{meta['last_modified'].timestamp():.6f}-{meta['size']}")
-
-
-def _open_bucket(url: str, retries: Any) -> Any:
-    """Open a bucket with the usual chain: environment, then profile, then the machine's role (obstore asks for that)."""
-    open_url: Any = from_url  # its overloads want literal dictionaries
-    client: dict[str, Any] = {
-        "connect_timeout": timedelta(seconds=5),
-        "timeout": timedelta(seconds=float(os.environ.get(_TIMEOUT_VARIABLE, "60"))),
-    }
-    if not url.startswith(("s3://", "s3a://")):
-        return open_url(url, client_options=client, retry_config=retries)
-    config: dict[str, Any] = {}
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if endpoint:
-        config["endpoint"] = endpoint
-        client["allow_http"] = endpoint.startswith("http://")
-    profile = _profile()
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or profile.get("region")
-    if region:
-        config["region"] = region
-    provider = None
-    if os.environ.get(CREDENTIALS_VARIABLE) == "boto3":
-        provider = _boto3_credentials()  # whatever AWS itself offers where it runs our code, renewed in time
-    elif "AWS_ACCESS_KEY_ID" not in os.environ:
-        if "aws_access_key_id" in profile:
-            for name in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"):
-                if name in profile:
-                    config[name.removeprefix("aws_")] = profile[name]
-            if "session_token" in config:  # the name that obstore gives it
-                config["token"] = config.pop("session_token")
-        elif profile.keys() & {"sso_session", "sso_start_url", "role_arn", "credential_process"}:
-            provider = _boto3_credentials()
-    return open_url(url, config=config, client_options=client, retry_config=retries, credential_provider=provider)
-
-
-def _profile() -> dict[str, str]:
-    """Return the settings of ``AWS_PROFILE`` (or ``default``) in AWS's two files; empty if there are none."""
-    name = os.environ.get("AWS_PROFILE", "default")
-    home = Path.home() / ".aws"
-    settings: dict[str, str] = {}
-    for variable, file, sections in (
-        ("AWS_CONFIG_FILE", home / "config", (f"profile {name}", name)),
-        ("AWS_SHARED_CREDENTIALS_FILE", home / "credentials", (name,)),
-    ):
-        parser = configparser.ConfigParser(interpolation=None)
-        with suppress(configparser.Error, OSError, UnicodeDecodeError):
-            parser.read(os.environ.get(variable, file))
-            for section in sections:
-                if parser.has_section(section):
-                    settings |= dict(parser[section])
-                    break
-    if not settings and "AWS_PROFILE" in os.environ:
-        raise StoreError(f"AWS_PROFILE is '{name}', which neither ~/.aws/config nor ~/.aws/credentials has; correct it")
-    return settings
-
-
-def _boto3_credentials() -> Any:
-    try:
-        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 - only single sign-on and roles need it
-    except ImportError as exc:
-        raise StoreError(
-            "the AWS profile signs in by single sign-on, a role or a program, for which boto3 is needed: "
-            "pip install 'fruits[aws]', or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ) from exc
-    return Boto3CredentialProvider()
+    version, modified_s = (meta.get("e_tag") or "").strip('"'), meta["last_modified"].timestamp()
+    return Found(meta["path"], meta["size"], version or f"{modified_s:.6f}-{meta['size']}", modified_s)
 
 
 def _may_pass(message: str) -> bool:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, text
 
 from fruits.errors import StoreError
 from fruits.service.database import Database
 from fruits.service.receipts import Receipts
-from fruits.service.submissions import NewSubmission, Submissions
+from fruits.service.submissions import NewSubmission, Receipt, Submissions
 from fruits.storage.objects import Objects
 
 New = Callable[..., NewSubmission]
@@ -73,10 +75,58 @@ def test_what_was_not_written_is_not_counted(
     assert counted == ["plain"]
 
 
-def test_a_bug_in_counting_ends_no_writer(receipts: Receipts, new: New) -> None:
-    async def ask() -> None:
-        with pytest.raises(ZeroDivisionError):
-            await asyncio.wait_for(receipts.add([new()], lambda: 1 / 0), 30)
-        assert len(await asyncio.wait_for(receipts.add([new(), new()]), 30)) == 2
+@pytest.mark.parametrize("photo", [None, b"photo"])
+def test_a_bug_in_counting_is_told_to_the_log_and_not_to_who_asked(
+    database: Database, store: SlowStore, new: New, photo: bytes | None
+) -> None:
+    submissions, bugs, counted = Submissions(database, store, keep_days=30), list[Exception](), list[int]()
+    receipts = Receipts(submissions, lambda: False, bugs.append)
+    store.goes_on.set()
 
-    asyncio.run(ask())
+    async def ask() -> list[Receipt]:
+        bad, *good = (
+            receipts.add([new(photo)], count)
+            for count in (lambda: 1 / 0, lambda: counted.append(1), lambda: counted.append(2))
+        )
+        return [receipt for some in await asyncio.wait_for(asyncio.gather(bad, *good), 30) for receipt in some]
+
+    told = asyncio.run(ask())
+    receipts.close()
+    assert [type(bug) for bug in bugs] == [ZeroDivisionError]
+    assert sorted(counted) == [1, 2]
+    assert [submissions.get(receipt.id).has_photo for receipt in told] == [photo is not None] * 3
+
+
+def test_a_connection_that_breaks_off_after_the_commit_fails_nobody(
+    database: Database, receipts: Receipts, new: New, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing = Database.writing
+
+    @contextmanager
+    def committed_and_then_cut(self: Database) -> Iterator[Connection]:
+        with writing(self) as connection:
+            yield connection
+        raise StoreError("the connection broke off")
+
+    async def ask(count: int) -> list[Receipt]:
+        some = await asyncio.wait_for(asyncio.gather(*(receipts.add([new()]) for _ in range(count))), 30)
+        return [receipt for one in some for receipt in one]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "writing", committed_and_then_cut)
+        told = asyncio.run(ask(20))
+    assert len({receipt.id for receipt in told}) == 20
+
+    @contextmanager
+    def cut(self: Database) -> Iterator[Connection]:
+        with writing(self) as connection:
+            yield connection
+            raise StoreError("the connection broke off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "writing", cut)
+        with pytest.raises(StoreError, match="broke off"):
+            asyncio.run(ask(3))
+    with database.reading() as connection:
+        there = set(connection.execute(text("select id from submissions")).scalars())
+    assert there == {receipt.id for receipt in told}, "who was told that it failed has no row"

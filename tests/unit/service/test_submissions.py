@@ -283,7 +283,7 @@ def test_retention_forgets_what_has_had_its_time(
     age(database, young.id, days=29, hours=23)
     assert submissions.purge() == 2
     assert [row.id for row in rows(database)] == [young.id]
-    assert [path.name for path in photo_folder.iterdir()] == [f"{young.id}.jpg"]
+    assert [path.name for path in photo_folder.glob("[!.]*")] == [f"{young.id}.jpg"]
     assert submissions.purge(datetime.now(UTC) + timedelta(days=1)) == 1
 
 
@@ -294,25 +294,6 @@ def test_retention_of_many_goes_through_all(
     submissions.add_many([new() for _ in range(40)] + [new(PHOTO) for _ in range(10)])
     assert submissions.purge(datetime.now(UTC) + timedelta(days=31)) == 50
     assert submissions.counts()["all"] == 0
-
-
-def test_purge_deletes_photos_that_no_row_names_and_nothing_else(
-    submissions: Submissions, photo_folder: Path, new: New
-) -> None:
-    kept = submissions.add(new(PHOTO))
-    orphan, piece = "o" * 22, "p" * 22
-    for name in (
-        f"{orphan}.jpg",
-        f"{orphan}.jpg#3",
-        f"{piece}.jpg#1",
-        "holiday.jpg",
-        f"{orphan}.png",
-        f"{orphan}x.jpg",
-    ):
-        (photo_folder / name).write_bytes(b"x")
-    submissions.purge()
-    left = {path.name for path in photo_folder.iterdir()}
-    assert left == {f"{kept.id}.jpg", "holiday.jpg", f"{orphan}.png", f"{orphan}x.jpg"}
 
 
 def test_pages_give_everything_once_newest_first(submissions: Submissions, database: Database, new: New) -> None:

@@ -1,0 +1,102 @@
+"""How a bucket is opened: endpoint, region and credentials by the usual chain of the environment, and what is known of its order.
+
+Knows nothing of what is done with it.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from obstore.store import from_url
+
+from fruits.errors import StoreError
+
+_TIMEOUT_VARIABLE: Final = "FRUITS_STORE_TIMEOUT_S"
+#: ``boto3``: ask boto3 for credentials, always. Set where AWS runs our code, which may hand them over in ways of its own.
+CREDENTIALS_VARIABLE: Final = "FRUITS_AWS_CREDENTIALS"
+#: How the names of S3's directory buckets end, which list in an order of their own.
+_DIRECTORY_BUCKET: Final = "--x-s3"
+
+
+def lists_in_order(url: str) -> bool:
+    """Whether a bucket is known to list in the order of keys: S3's general purpose buckets and Google's do.
+
+    Of what else speaks like S3, nobody knows.
+    """
+    bucket = url.split("/")[2] if url.count("/") >= 2 else ""
+    return url.startswith("gs://") or (
+        url.startswith(("s3://", "s3a://")) and not _endpoint() and not bucket.endswith(_DIRECTORY_BUCKET)
+    )
+
+
+def open_bucket(url: str, retries: Any) -> Any:
+    """Open a bucket with the usual chain: environment, then profile, then the machine's role (obstore asks for that)."""
+    open_url: Any = from_url  # its overloads want literal dictionaries
+    client: dict[str, Any] = {
+        "connect_timeout": timedelta(seconds=5),
+        "timeout": timedelta(seconds=float(os.environ.get(_TIMEOUT_VARIABLE, "60"))),
+    }
+    if not url.startswith(("s3://", "s3a://")):
+        return open_url(url, client_options=client, retry_config=retries)
+    config: dict[str, Any] = {}
+    if endpoint := _endpoint():
+        config["endpoint"] = endpoint
+        client["allow_http"] = endpoint.startswith("http://")
+    profile = _profile()
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or profile.get("region")
+    if region:
+        config["region"] = region
+    provider = None
+    if os.environ.get(CREDENTIALS_VARIABLE) == "boto3":
+        provider = _boto3_credentials()  # whatever AWS itself offers where it runs our code, renewed in time
+    elif "AWS_ACCESS_KEY_ID" not in os.environ:
+        if "aws_access_key_id" in profile:
+            for name in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"):
+                if name in profile:
+                    config[name.removeprefix("aws_")] = profile[name]
+            if "session_token" in config:  # the name that obstore gives it
+                config["token"] = config.pop("session_token")
+        elif profile.keys() & {"sso_session", "sso_start_url", "role_arn", "credential_process"}:
+            provider = _boto3_credentials()
+    return open_url(url, config=config, client_options=client, retry_config=retries, credential_provider=provider)
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def _profile() -> dict[str, str]:
+    """Return the settings of ``AWS_PROFILE`` (or ``default``) in AWS's two files; empty if there are none."""
+    name = os.environ.get("AWS_PROFILE", "default")
+    home = Path.home() / ".aws"
+    settings: dict[str, str] = {}
+    for variable, file, sections in (
+        ("AWS_CONFIG_FILE", home / "config", (f"profile {name}", name)),
+        ("AWS_SHARED_CREDENTIALS_FILE", home / "credentials", (name,)),
+    ):
+        parser = configparser.ConfigParser(interpolation=None)
+        with suppress(configparser.Error, OSError, UnicodeDecodeError):
+            parser.read(os.environ.get(variable, file))
+            for section in sections:
+                if parser.has_section(section):
+                    settings |= dict(parser[section])
+                    break
+    if not settings and "AWS_PROFILE" in os.environ:
+        raise StoreError(f"AWS_PROFILE is '{name}', which neither ~/.aws/config nor ~/.aws/credentials has; correct it")
+    return settings
+
+
+def _boto3_credentials() -> Any:
+    try:
+        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 - only single sign-on and roles need it
+    except ImportError as exc:
+        raise StoreError(
+            "the AWS profile signs in by single sign-on, a role or a program, for which boto3 is needed: "
+            "pip install 'fruits[aws]', or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from exc
+    return Boto3CredentialProvider()
