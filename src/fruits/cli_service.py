@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from fruits.service.submissions import Submission, Submissions
 
 _OUT = typer.Argument(help="Results of 'fruits run', or a bundle.")
-_DATA = typer.Option(metavar="FOLDER", help="Folder for the database and kept photos; default: OUT/service.")
+_DATA = typer.Option(
+    metavar="FOLDER", help="Folder for the database and kept photos; default: OUT-service, beside OUT."
+)
 _DATABASE = typer.Option(
     metavar="URL",
     envvar="FRUITS_DATABASE",
@@ -164,6 +166,7 @@ def tokens_add(
     out: Annotated[str, _OF] = "",
     role: Annotated[str, typer.Option(help="api: recognise; owner: see and review what visitors gave back.")] = "api",
     rate: Annotated[int | None, typer.Option(help="Requests per minute; default: as 'fruits serve' says.")] = None,
+    days: Annotated[int, typer.Option(help="Days that it works for; 0: until it is revoked.", min=0)] = 365,
     data: Annotated[str, _DATA] = "",
     database: Annotated[str, _DATABASE] = "",
     as_json: Annotated[bool, JSON] = False,
@@ -172,7 +175,7 @@ def tokens_add(
     from fruits.service.tokens import Role, Tokens  # noqa: PLC0415
 
     with closing(_open(out, data, database, make=True)) as opened:
-        token = Tokens(opened).add(name, cast("Role", role), rate_per_minute=rate)
+        token = Tokens(opened).add(name, cast("Role", role), rate_per_minute=rate, days=days or None)
     if as_json:
         typer.echo(json_text({"name": name, "role": role, "token": token}))
     else:
@@ -186,20 +189,26 @@ def tokens_list(
     database: Annotated[str, _DATABASE] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """List tokens: names, roles, when they were last used; never the tokens."""
+    """List tokens: names, roles, their age, when they were last used and when they expire; never the tokens."""
     from fruits.service.tokens import Tokens  # noqa: PLC0415
 
     with closing(_open(out, data, database)) as opened:
         found = Tokens(opened).list()
     if as_json:
-        typer.echo(json_text({"tokens": [asdict(token) for token in found]}))
+        typer.echo(json_text({"tokens": [asdict(token) | {"age_days": token.age_days} for token in found]}))
         return
     for token in found:
         rate = f"{token.rate_per_minute:,} per minute" if token.rate_per_minute else "usual rate"
         used = f"used {token.last_used_day}" if token.last_used_day else "never used"
-        state = ", revoked" if token.revoked else ""
+        age = f"{token.age_days:,} day{'' if token.age_days == 1 else 's'} old"
+        if token.revoked:
+            state = "revoked"
+        elif token.expires_day is None:
+            state = "never expires"
+        else:
+            state = f"expire{'d' if token.expired else 's'} {token.expires_day}"
         typer.echo(
-            f"{token.id}  {token.role:5}  {printable(token.name)}: made {token.created_day}, {used}, {rate}{state}"
+            f"{token.id}  {token.role:5}  {printable(token.name)}: made {token.created_day}, {age}, {used}, {rate}, {state}"
         )
     if not found:
         typer.echo("no tokens")
@@ -311,9 +320,12 @@ def submissions_purge(
 def _open(out: str, data: str, database: str, *, make: bool = False) -> Database:
     """Open the database of a service; only a token may be there before it, and make it."""
     from fruits.service.database import Database  # noqa: PLC0415
-    from fruits.service.settings import Places  # noqa: PLC0415
+    from fruits.service.settings import Places, advice_to_move  # noqa: PLC0415
 
-    return Database.open(_said(Places.of(out, data=data, database=database).database), make=make)
+    places = Places.of(out, data=data, database=database)
+    if advice := "" if data or database else advice_to_move(out, places.data):
+        typer.echo(f"note: {advice}", err=True)
+    return Database.open(_said(places.database), make=make)
 
 
 def _submissions(database: Database, out: str, data: str, photos: str, keep_days: int = _FOR_EVER_DAYS) -> Submissions:

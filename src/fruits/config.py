@@ -6,6 +6,7 @@ Knows nothing of how a choice is carried out.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -136,6 +137,14 @@ class RunConfig:
     def as_dict(self) -> dict[str, Any]:
         """Return the choices as plain values for JSON, without what may be secret."""
         return {name: value for name, value in asdict(self).items() if name not in ("spark_conf", "repair")}
+
+    def as_shared(self) -> dict[str, Any]:
+        """Return the choices for a bundle, which goes to strangers: no place of this machine or network, only names of files."""
+        values = {name: value for name, value in self.as_dict().items() if name not in ("sources", "out", "master")}
+        for name in ("backbone", "taxonomy"):
+            if values[name]:
+                values[name] = re.split(r"[/\\]", values[name])[-1]
+        return values
 
 
 def is_utf8(name: str) -> bool:

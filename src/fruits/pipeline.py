@@ -170,7 +170,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
                 about={
                     "identity": identity,
                     "metrics": scores["metrics"],
-                    "config": config.as_dict(),
+                    "config": config.as_shared(),
                     "versions": records.versions(),
                 },
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -97,3 +98,21 @@ def test_demo_leaves_a_taxonomy_of_somebody_else(fruits: Callable[..., Any], tmp
     assert done.code == 1
     assert [path.name for path in tmp_path.iterdir()] == ["taxonomy.csv"]
     assert (tmp_path / "taxonomy.csv").read_text() == "mine"
+
+
+def test_a_bundle_names_no_place_of_the_machine_it_was_made_on(
+    own_photos: Path, fruits: Callable[..., Any], tmp_path: Path, save_network: Callable[..., Path], networks: Any
+) -> None:
+    (tmp_path / "names.csv").write_text("label,kind,variety,en,fr\n")
+    network = save_network(networks[0]("NHWC", "uint8"))
+    done = fruits(
+        "run", own_photos, "--to", tmp_path / "out", "--components", 4, "--backbone", network,
+        "--taxonomy", tmp_path / "names.csv",
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    for path in (tmp_path / "out" / "bundle").iterdir():
+        data = path.read_bytes()
+        assert str(tmp_path).encode() not in data, path.name
+        assert b"own photos" not in data, path.name
+    config = json.loads((tmp_path / "out" / "bundle" / "manifest.json").read_bytes())["about"]["config"]
+    assert (config["backbone"], config["taxonomy"]) == ("tiny.onnx", "names.csv")

@@ -375,7 +375,8 @@ def _make_private(path: Path) -> None:
                     file.chmod(0o600)
     except OSError as exc:
         raise StoreError(
-            f"database '{path}' cannot be made ({exc.strerror}); check the folder and its permissions"
+            f"database '{path}' cannot be made ({exc.strerror}); check the folder and its permissions, or give "
+            "another one with --data"
         ) from exc
 
 

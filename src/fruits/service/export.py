@@ -26,7 +26,7 @@ from fruits.photos.listing import has_photo_suffix
 from fruits.service.submissions import Submissions
 from fruits.storage.lease import finishing
 from fruits.storage.marker import OccupiedError, kind_of
-from fruits.storage.objects import Objects, under
+from fruits.storage.objects import Objects, is_remote, make_private_folder, private, under
 
 _HIDDEN: Final = ".fruits-export"
 _LEDGER: Final = "ledger.json"
@@ -77,10 +77,18 @@ def export(submissions: Submissions, to: str, *, say: Callable[[str], None] = la
     StoreError
         If photos cannot be read or written, or the folder holds other things than photos.
     """
-    place = Objects(to)
+    place = Objects(to) if is_remote(to) else _private_place(to)
     _refuse_other_things(place)
+    if place.is_local:
+        make_private_folder(Path(place.root, _HIDDEN))
     with finishing(Objects(under(to, _HIDDEN)), say):
         return _export(submissions, place)
+
+
+def _private_place(to: str) -> Objects:
+    with suppress(OSError):  # said better by whoever opens it
+        make_private_folder(Path(to).absolute())  # one that is there is somebody's, who has said who may read
+    return Objects(to)
 
 
 def _refuse_other_things(place: Objects) -> None:
@@ -107,6 +115,7 @@ def _export(submissions: Submissions, place: Objects) -> Exported:
     written, gone = 0, set()
     for key, name in sorted(wanted.items()):
         if key in ours and place.look(key) is not None:
+            _close(place, key)
             continue
         try:
             photo = submissions.photo(name)
@@ -179,8 +188,9 @@ def _write(place: Objects, key: str, data: bytes) -> None:
     # One name: we are alone, and the next export overwrites what a killed one left.
     piece = Path(place.root, _HIDDEN, "piece")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with piece.open("wb") as file:
+        make_private_folder(path.parent)
+        with open(piece, "wb", opener=private) as file:
+            os.fchmod(file.fileno(), 0o600)  # one that a killed export of an older version left
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -189,6 +199,14 @@ def _write(place: Objects, key: str, data: bytes) -> None:
         raise StoreError(
             f"cannot write '{path}': {exc.strerror}; check space and permissions, then export again"
         ) from exc
+
+
+def _close(place: Objects, key: str) -> None:
+    """Keep others from reading a photo that an older version wrote for all to read."""
+    path = place.local_path(key)
+    if path is not None:
+        with suppress(OSError):
+            path.chmod(0o600)
 
 
 def _remove(place: Objects, key: str) -> bool:

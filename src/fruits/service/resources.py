@@ -20,7 +20,7 @@ from fruits.service.delivery import Undelivered
 from fruits.service.limits import Limits
 from fruits.service.receipts import Receipts
 from fruits.service.recogniser import Recogniser
-from fruits.service.settings import ServiceConfig
+from fruits.service.settings import ServiceConfig, advice_to_move
 from fruits.service.statistics import Statistics
 from fruits.service.submissions import Submissions
 from fruits.service.telemetry import Telemetry
@@ -74,6 +74,8 @@ class Resources:
             self._database = database
             if Path(config.data).is_dir():
                 mark(Objects(config.data), "service")
+            if advice := advice_to_move(config.out, config.data):
+                telemetry.log("data_in_results", level="warning", message=advice)
             self.submissions = Submissions(
                 database, Objects(config.photos), keep_days=config.keep_days, feedback_hours=config.feedback_hours
             )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from fruits.config import usable_cores
@@ -36,12 +39,41 @@ class Places:
     def of(cls, out: str, *, data: str = "", database: str = "", photos: str = "") -> Places:
         """Return them as ``fruits serve`` fills in what it was not given."""
         if out and not data:
-            data = "fruits-service" if is_remote(out) else f"{out.rstrip('/')}/service"
+            data = "fruits-service" if is_remote(out) else _data_folder(out)
         return cls(
             data=data,
             database=database or (f"sqlite:///{data}/service.db" if data else ""),
             photos=photos or (f"{data}/photos" if data else ""),
         )
+
+
+def advice_to_move(out: str, data: str) -> str:
+    """Return how to move a service's data out of OUT, where an older version put it; empty if it is elsewhere."""
+    if not out or is_remote(out) or data != str(_within(out)):
+        return ""
+    to = shlex.quote(str(_beside(out)))
+    return (
+        f"the service's data lies in '{data}', within the results, and goes where they are copied; to move it, stop the service, "
+        f"then: mv {shlex.quote(data)} {to}"
+    )
+
+
+def _data_folder(out: str) -> str:
+    """Return a folder beside OUT, which people copy; or where an older version put the data, as long as they are there."""
+    within, beside = _within(out), _beside(out)
+    is_old = any((within / name).exists() for name in ("service.db", "photos"))
+    return str(within if is_old and not (beside / "service.db").exists() else beside)
+
+
+def _within(out: str) -> Path:
+    return Path(os.path.abspath(out)) / "service"  # noqa: PTH100 - links stay: they may lead to other results tomorrow
+
+
+def _beside(out: str) -> Path:
+    folder = _within(out).parent
+    if folder.name == "bundle":  # within results
+        folder = folder.parent
+    return folder.parent / f"{folder.name or 'fruits'}-service"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +85,8 @@ class ServiceConfig:
     out : str
         Results of a run, or a bundle.
     data : str
-        Folder for the database and the photos that people let us keep; by default ``OUT/service``, or ``fruits-service`` here
-        if OUT is in a bucket.
+        Folder for the database and the photos that people let us keep; by default ``OUT-service`` beside OUT, or
+        ``fruits-service`` here if OUT is in a bucket.
     database : str
         ``sqlite:///FILE`` or ``postgresql://...``; by default ``service.db`` in ``data``.
     photos : str

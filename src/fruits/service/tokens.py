@@ -1,6 +1,7 @@
 """Who may do more than a visitor: tokens of programs and of the owner.
 
-A token is 256 random bits, shown once and kept as its sha256 alone. Knows nothing of HTTP or of rates; it says which there are.
+A token is 256 random bits, shown once and kept as its sha256 alone; it works until its last day, or until it is revoked. Knows
+nothing of HTTP or of rates; it says which there are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, Literal
 
 from sqlalchemy import Row, insert, or_, select, update
@@ -27,6 +28,9 @@ ROLES: Final[tuple[Role, ...]] = ("api", "owner")
 PREFIX: Final = "fruits_"
 #: A token that was revoked works for so many seconds more, where it was used just before.
 CACHED_S: Final = 5.0
+#: For so long a token works that says nothing else.
+DAYS: Final = 365
+_MOST_DAYS: Final = 36500
 _TOKEN: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 _CACHED: Final = 1024
 _ROW: Final = TokenRow
@@ -47,6 +51,8 @@ class TokenInfo:
         Requests per minute; None: as the service is set.
     created_day, last_used_day : str
         ``2026-11-25``, UTC; None if it was never used.
+    expires_day : str
+        The last day (UTC) that it works on; None: until it is revoked, as tokens of older versions do.
     revoked : bool
     """
 
@@ -56,7 +62,18 @@ class TokenInfo:
     rate_per_minute: int | None
     created_day: str
     last_used_day: str | None
+    expires_day: str | None
     revoked: bool
+
+    @property
+    def age_days(self) -> int:
+        """For how many days it has been there."""
+        return (date.fromisoformat(_today()) - date.fromisoformat(self.created_day)).days
+
+    @property
+    def expired(self) -> bool:
+        """Whether its last day is over."""
+        return self.expires_day is not None and self.expires_day < _today()
 
 
 class Tokens:
@@ -67,13 +84,14 @@ class Tokens:
         self._lock = threading.Lock()
         self._cache: dict[bytes, tuple[TokenInfo, float]] = {}
 
-    def add(self, name: str, role: Role = "api", *, rate_per_minute: int | None = None) -> str:
+    def add(self, name: str, role: Role = "api", *, rate_per_minute: int | None = None, days: int | None = DAYS) -> str:
         """Make a token and return it; nobody can show it again.
 
         Raises
         ------
         ConfigError
-            If the name is empty or taken, or the role or the rate is impossible.
+            If the name is empty or taken, or the role, the rate or the number of days is impossible. The name of an expired
+            token is free.
         """
         name = clean_line(name, 100)
         if not name:
@@ -82,6 +100,8 @@ class Tokens:
             raise ConfigError(f"role is '{clean_line(str(role), 40)}'; expected {' or '.join(ROLES)}")
         if rate_per_minute is not None and not 1 <= rate_per_minute <= 1_000_000:
             raise ConfigError(f"rate is {rate_per_minute} per minute; expected 1 to 1,000,000")
+        if days is not None and not 1 <= days <= _MOST_DAYS:
+            raise ConfigError(f"a token of {days} days; expected 1 to {_MOST_DAYS:,}")
         token = PREFIX + secrets.token_urlsafe(32)
         row = {
             "id": secrets.token_hex(4),
@@ -90,8 +110,11 @@ class Tokens:
             "role": role,
             "rate_per_minute": rate_per_minute,
             "created_day": _today(),
+            "expires_day": days and (date.fromisoformat(_today()) + timedelta(days=days)).isoformat(),
         }
         with self._database.writing() as connection:
+            over = _ROW.name == name, _ROW.revoked_s.is_(None), _ROW.expires_day < _today()
+            connection.execute(update(_ROW).where(*over).values(revoked_s=int(time.time())))
             taken = select(_ROW.id).where(_ROW.name == name, _ROW.revoked_s.is_(None))
             if connection.execute(taken).first() is None:
                 try:
@@ -133,7 +156,7 @@ class Tokens:
         return _info(row)
 
     def check(self, token: str) -> TokenInfo | None:
-        """Return what is known of a token; None if it is none, or was revoked.
+        """Return what is known of a token; None if it is none, was revoked or has expired.
 
         The hash is looked up, not the token, so that the time it takes says nothing of any token.
         """
@@ -143,12 +166,12 @@ class Tokens:
         with self._lock:
             known = self._cache.get(digest)
         if known is not None and time.monotonic() - known[1] < CACHED_S:
-            return known[0]
+            return None if known[0].expired else known[0]
         with self._database.reading() as connection:
             row = connection.execute(
                 select(_ROW.__table__).where(_ROW.token_sha256 == digest, _ROW.revoked_s.is_(None))
             ).one_or_none()
-        if row is None or not hmac.compare_digest(row.token_sha256, digest):
+        if row is None or not hmac.compare_digest(row.token_sha256, digest) or _info(row).expired:
             with self._lock:
                 self._cache.pop(digest, None)
             return None
@@ -165,9 +188,8 @@ class Tokens:
 
 
 def _info(row: Row[Any]) -> TokenInfo:
-    return TokenInfo(
-        row.id, row.name, row.role, row.rate_per_minute, row.created_day, row.last_used_day, row.revoked_s is not None
-    )
+    names = ("id", "name", "role", "rate_per_minute", "created_day", "last_used_day", "expires_day")
+    return TokenInfo(**{name: getattr(row, name) for name in names}, revoked=row.revoked_s is not None)
 
 
 def _hashed(token: str) -> bytes:

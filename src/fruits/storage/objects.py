@@ -347,7 +347,7 @@ def write_private(path: Path, data: bytes) -> None:
     make_private_folder(path.parent)
     piece = path.with_name(f"{path.name}#{secrets.randbits(48)}")
     try:
-        with open(piece, "xb", opener=_private) as file:
+        with open(piece, "xb", opener=private) as file:
             file.write(data)
         piece.replace(path)
     except BaseException:
@@ -355,7 +355,8 @@ def write_private(path: Path, data: bytes) -> None:
         raise
 
 
-def _private(path: str, flags: int) -> int:
+def private(path: str, flags: int) -> int:
+    """Open a file as ``open`` does; one that is made is for this user alone."""
     return os.open(path, flags, 0o600)
 
 

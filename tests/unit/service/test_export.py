@@ -54,7 +54,7 @@ def test_only_reviewed_photos_with_consent_are_written(submissions: Submissions,
     refused = submissions.add(new(photo("refused")))
     submissions.review(refused.id, "refused", reviewer="me")
     submissions.add(new(photo("pending")))
-    submissions.review(submissions.add(new()).id, "confirmed", reviewer="me")  # never had a photo
+    submissions.review(submissions.add(new()).id, "corrected", "A", reviewer="me")  # never had a photo
     done = export(submissions, str(tmp_path / "to"))
     assert files(tmp_path / "to") == {
         f"Apple Red 1/{confirmed}.jpg": photo("Apple Red 1"),
@@ -243,3 +243,31 @@ def test_photos_in_a_bucket_are_kept_exported_and_forgotten(
     export(submissions, str(tmp_path / "to"))
     assert set(files(tmp_path / "to")) == {f"A/{stays}.jpg"}
     database.close()
+
+
+def test_what_is_exported_is_for_this_user_alone(submissions: Submissions, new: New, tmp_path: Path) -> None:
+    reviewed(submissions, new, "A")
+    to = tmp_path / "deep" / "to"
+    export(submissions, str(to))
+    assert {path.stat().st_mode & 0o777 for path in to.rglob("*.jpg")} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (to, to / "A", to / ".fruits-export")} == {0o700}
+    for path in to.rglob("*.jpg"):
+        path.chmod(0o644)  # as older versions wrote it
+    (to / ".fruits-export" / "piece").touch(0o644)
+    reviewed(submissions, new, "B")
+    assert export(submissions, str(to)).written == 1
+    assert {path.stat().st_mode & 0o777 for path in to.rglob("*.jpg")} == {0o600}
+
+
+def test_a_folder_of_somebody_elses_files_takes_no_export(submissions: Submissions, new: New, to: Path) -> None:
+    reviewed(submissions, new, "A")
+    (to / "Pear").mkdir()
+    (to / "photo.JPG").touch()
+    (to / ".hidden").touch()
+    export(submissions, str(to))
+    other = to.with_name("other")
+    other.mkdir()
+    (other / "report.html").write_text("theirs")
+    with pytest.raises(StoreError, match=r"holds 'report.html'"):
+        export(submissions, str(other))
+    assert [path.name for path in other.iterdir()] == ["report.html"]

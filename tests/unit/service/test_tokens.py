@@ -111,3 +111,52 @@ def test_a_process_of_its_own_revokes_for_all(
     command = [sys.executable, "-W", "error", "-m", "fruits", "tokens", "revoke", "app", "--database", database_url]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     assert tokens.check(token) is None  # never asked before: nothing is remembered
+
+
+def test_a_token_has_an_age_a_last_use_and_a_last_day(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    today = ["2026-11-28"]
+    monkeypatch.setattr(module, "_today", lambda: today[0])
+    usual, short, endless = tokens.add("usual"), tokens.add("short", days=7), tokens.add("endless", days=None)
+    assert {one.name: one.expires_day for one in tokens.list()} == {
+        "usual": "2027-11-28",
+        "short": "2026-12-05",
+        "endless": None,
+    }
+    today[0] = "2026-12-05"
+    assert all(tokens.check(token) is not None for token in (usual, short, endless)), "its last day is a day"
+    today[0] = "2026-12-06"
+    assert tokens.check(short) is None, "though it was used a moment ago"
+    assert Tokens(tokens._database).check(short) is None
+    today[0] = "2126-12-06"
+    assert tokens.check(usual) is None
+    assert tokens.check(endless) is not None
+    assert [(one.name, one.expired, one.age_days) for one in tokens.list()] == [
+        ("endless", False, 36532),
+        ("short", True, 36532),
+        ("usual", True, 36532),
+    ]
+
+
+def test_the_name_of_an_expired_token_is_free(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    today = ["2026-11-28"]
+    monkeypatch.setattr(module, "_today", lambda: today[0])
+    first = tokens.add("app", days=1)
+    with pytest.raises(ConfigError, match="already"):
+        tokens.add("app")
+    today[0] = "2026-11-30"
+    second = tokens.add("app")
+    assert tokens.check(first) is None
+    assert tokens.check(second) is not None
+
+
+def test_tokens_of_older_versions_work_until_they_are_revoked(tokens: Tokens, database: Database) -> None:
+    token = tokens.add("app")
+    with database.writing() as connection:
+        connection.execute(text("update tokens set expires_day = null, created_day = '2020-01-01'"))
+    assert Tokens(database).check(token) is not None
+
+
+@pytest.mark.parametrize("days", [0, -1, 10**9])
+def test_impossible_days_are_refused(tokens: Tokens, days: int) -> None:
+    with pytest.raises(ConfigError, match="days"):
+        tokens.add("app", days=days)

@@ -1,0 +1,66 @@
+"""Where a service keeps its data: beside the results, which people copy, not among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fruits.service.database import Database
+from fruits.service.settings import Places, ServiceConfig, advice_to_move
+
+
+def data_of(out: object) -> str:
+    return Places.of(str(out)).data
+
+
+@pytest.mark.parametrize(
+    ("out", "data"),
+    [
+        ("results", "results-service"),
+        ("results/", "results-service"),
+        ("a/../results", "results-service"),
+        ("results/bundle", "results-service"),
+        ("some bundle", "some bundle-service"),
+    ],
+)
+def test_data_lies_beside_the_results(out: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert data_of(out) == data_of(tmp_path / out) == str(tmp_path / data)
+    places = Places.of(out)
+    assert (places.database, places.photos) == (f"sqlite:///{tmp_path / data}/service.db", f"{tmp_path / data}/photos")
+    assert advice_to_move(out, places.data) == ""
+
+
+def test_results_that_are_here_have_their_data_beside_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path / "results")
+    assert data_of(".") == str(tmp_path / "results-service")
+    assert data_of("/") == "/fruits-service"
+    assert data_of("s3://bucket/results") == "fruits-service"
+
+
+def test_what_is_said_counts(tmp_path: Path) -> None:
+    config = ServiceConfig(out=str(tmp_path / "results"), data=str(tmp_path / "elsewhere"))
+    assert (config.data, config.photos) == (str(tmp_path / "elsewhere"), str(tmp_path / "elsewhere" / "photos"))
+
+
+def test_data_of_an_older_version_is_used_where_it_is_and_the_way_out_is_told(
+    tmp_path: Path, fruits: Callable[..., Any]
+) -> None:
+    out = tmp_path / "my results"
+    Database.open(f"sqlite:///{out}/service/service.db").close()
+    assert data_of(out) == str(out / "service")
+    advice = advice_to_move(str(out), data_of(out))
+    assert advice.endswith(f"mv '{out}/service' '{out}-service'")
+    added = fruits("tokens", "add", "app", out)
+    assert added.code == 0, added.stderr
+    assert advice in added.stderr
+    (out / "service").rename(f"{out}-service")
+    listed = fruits("tokens", "list", out)
+    assert listed.stderr == ""
+    assert "app: made" in listed.stdout
+    assert "0 days old, never used, usual rate, expires 20" in listed.stdout
+    assert fruits("tokens", "list", out, "--json").json()["tokens"][0]["age_days"] == 0
