@@ -30,7 +30,7 @@ from fruits.learning.pca import PCA
 from fruits.learning.suspects import suspects
 from fruits.material import NEIGHBOUR_COMPONENTS, copies_of
 from fruits.measure import Clock, Progress, Silent, Watcher
-from fruits.photos.images import to_network_input
+from fruits.photos.decoder import own_decoder
 from fruits.photos.reading import read_photo
 from fruits.photos.retouch import fingerprints
 from fruits.photos.samples import thumbnail
@@ -246,7 +246,7 @@ def _looks(photos: _Photos, rows: NDArray[np.int64], prepared: Prepared) -> NDAr
     pixels = np.zeros((len(rows), size, size, 3), np.uint8)
     for place, row in enumerate(rows.tolist()):
         with suppress(OSError, ImageDecodeError):
-            pixels[place] = to_network_input(read_photo(photos.uris[row]), prepared.preprocessing).pixels
+            pixels[place] = own_decoder().to_network_input(read_photo(photos.uris[row]), prepared.preprocessing).pixels
     return fingerprints(pixels)
 
 

@@ -36,14 +36,15 @@ from fruits.embedding.backbone import (
 )
 from fruits.embedding.model import ModelFile
 from fruits.embedding.onnx_file import refuse_outside
-from fruits.errors import BundleError, FruitsError
+from fruits.errors import BundleError, FruitsError, ImageDecodeError
 from fruits.gallery import Gallery
 from fruits.harmless import json_text
 from fruits.learning.drift import Drift
 from fruits.learning.head import Head
 from fruits.learning.pca import project
 from fruits.learning.unknown import Known
-from fruits.photos.images import Preprocessing, to_network_input
+from fruits.photos.decoder import Size, own_decoder
+from fruits.photos.images import Preprocessing
 from fruits.photos.quality import measure
 from fruits.storage.objects import Objects, is_remote, reach
 from fruits.taxonomy import Taxonomy
@@ -134,7 +135,7 @@ class Bundle:
         return len(self._components)
 
     def recognise(self, photos: Sequence[bytes]) -> list[Answer]:
-        """Recognise photos given as the bytes of their files.
+        """Recognise photos given as the bytes of their files; they are decoded in a process of its own, which may die of them.
 
         Raises
         ------
@@ -143,16 +144,20 @@ class Bundle:
         """
         found: list[Answer] = []
         for start in range(0, len(photos), BATCH_SIZE):
-            some = [to_network_input(photo, self.preprocessing) for photo in photos[start : start + BATCH_SIZE]]
-            pixels = np.stack([photo.pixels for photo in some])
-            if self._embedder is None:
-                self._embedder = Embedder(self._model)
-            brightness, sharpness = measure(pixels)
-            sides = np.array([min(photo.width, photo.height) for photo in some])
-            embeddings = self._embedder.embed(pixels)
+            with own_decoder().begin(photos[start : start + BATCH_SIZE], self.preprocessing) as decoding:
+                sizes: list[Size] = []
+                for outcome in decoding.outcomes():
+                    if isinstance(outcome, ImageDecodeError):
+                        raise outcome
+                    sizes.append(outcome)
+                if self._embedder is None:
+                    self._embedder = Embedder(self._model)
+                pixels = decoding.pixels(self.preprocessing.size)
+                brightness, sharpness = measure(pixels)
+                embeddings = self._embedder.embed(pixels)
             if not usable(embeddings).all():
                 raise no_embedding()
-            found += self.answers(embeddings, brightness, sharpness, sides)
+            found += self.answers(embeddings, brightness, sharpness, np.array([min(size) for size in sizes]))
         return found
 
     def answers(

@@ -156,7 +156,9 @@ def predict(
 ) -> None:
     """Recognise one photo or a few, here at the terminal."""
     from fruits import bundle  # noqa: PLC0415
+    from fruits.photos.decoder import own_decoder  # noqa: PLC0415
 
+    own_decoder().start()  # beside the loading
     recogniser = bundle.load(out)
     answers = []
     for photo in photos:

@@ -24,8 +24,9 @@ from fruits.errors import ImageDecodeError, StoreError
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import NearDuplicates, chained, groups_within, unit
 from fruits.learning.pca import PCA
+from fruits.photos.decoder import own_decoder
 from fruits.photos.films import Films
-from fruits.photos.images import Preprocessing, to_network_input
+from fruits.photos.images import Preprocessing
 from fruits.photos.reading import read_photo
 from fruits.photos.retouch import fingerprints, retouched
 from fruits.rows import Rows, embeddings_of
@@ -268,7 +269,7 @@ def copies_of(rows: NDArray[np.int64], uris: Sequence[str], model_path: Path, pr
     kept, pixels = [], []
     for row in chosen.tolist():
         try:
-            pixels.append(to_network_input(read_photo(uris[row]), preprocessing).pixels)
+            pixels.append(own_decoder().to_network_input(read_photo(uris[row]), preprocessing).pixels)
         except (OSError, ImageDecodeError):
             continue
         kept.append(row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import runpy
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,13 +23,14 @@ from fruits import bundle as bundles
 from fruits import pipeline
 from fruits.answers import Certainty
 from fruits.embedding.backbone import Backbone, Embedder, find_backbone
-from fruits.errors import BundleError
+from fruits.errors import BundleError, ImageDecodeError
 from fruits.gallery import Gallery
 from fruits.learning import head as heads
 from fruits.learning.drift import Drift
 from fruits.learning.moments import Moments
 from fruits.learning.pca import PCA
 from fruits.learning.unknown import Known
+from fruits.photos.decoder import own_decoder
 from fruits.photos.images import Preprocessing, to_network_input, to_thumbnail
 from fruits.photos.quality import Limits, measure
 from fruits.taxonomy import Taxonomy
@@ -272,3 +274,22 @@ def test_certainty_without_a_limit_of_strangeness_takes_everything_for_known(cop
     )
     assert bundle.certainty.strange == float("inf")
     assert answer.outcome != "unknown"
+
+
+def test_photo_that_kills_its_decoder_is_a_refusal(
+    photos: Path, some: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = find_backbone("fruits-small")
+    bundle = save_bundle(tmp_path / "bundle", found, found.card.preprocessing(None, None, 100), some, 8)
+    faulty = Path(__file__).parents[1] / "faulty_decoder"
+    photo = some[0].read_bytes()
+    before = bundle.recognise([photo])
+    monkeypatch.setenv("PYTHONPATH", str(faulty))
+    own_decoder().close()
+    try:
+        with pytest.raises(ImageDecodeError, match="SIGSEGV") as caught:
+            bundle.recognise([photo, runpy.run_path(str(faulty / "marked.py"))["marked"](photo, "crash")])
+        assert caught.value.code == "crashed"
+        assert bundle.recognise([photo])[0].probability == before[0].probability
+    finally:
+        own_decoder().close()

@@ -8,7 +8,6 @@ or of how shards are dealt.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -24,7 +23,7 @@ import pyarrow as pa
 from fruits.embedding.backbone import BATCH_SIZE, Embedder, no_embedding, usable
 from fruits.embedding.model import ModelFile
 from fruits.errors import ImageDecodeError
-from fruits.photos.decoder import Decoder, Decoding
+from fruits.photos.decoder import Decoder, Decoding, own_decoder
 from fruits.photos.images import Preprocessing
 from fruits.photos.quality import measure
 from fruits.photos.reading import Content, read_photos
@@ -117,7 +116,8 @@ def embed_rows(
         changes no value.
     """
     watch = watch or Stopwatch()
-    decoder = decoder or _decoder(os.getpid())
+    decoder = decoder or own_decoder()
+    decoder.start()  # its imports run while the first photos are read
     source = _contents(rows)
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
         coming = reader.submit(_read_batch, source, watch)
@@ -242,11 +242,3 @@ class _Columns:
 def _embedder(model: ModelFile) -> Embedder:
     """Open the network once per worker process."""
     return Embedder(model.fetch())
-
-
-@lru_cache(maxsize=1)
-def _decoder(process: int) -> Decoder:  # noqa: ARG001 - a forked process must not talk to its parent's child
-    """Start the child that decodes once per worker process; its imports run while the first photos are read."""
-    decoder = Decoder()
-    decoder.start()
-    return decoder

@@ -25,6 +25,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import IO, Any, Final, NamedTuple, Self
 
 import numpy as np
@@ -165,6 +166,11 @@ class Decoder:
                 raise outcome
             return decoding.output(outcome.width)
 
+    def read_sizes(self, files: Sequence[bytes]) -> list[Size | ImageDecodeError]:
+        """As :func:`fruits.photos.images.read_size`, of several at once; beginnings of files will do."""
+        with self._begin(files, "size", {}, 0) as decoding:
+            return decoding.outcomes()
+
     def _begin(self, files: Sequence[bytes], operation: str, arguments: dict[str, Any], room: int) -> Decoding:
         with self._lock:
             if self._outstanding is not None:
@@ -273,6 +279,16 @@ class Decoder:
         if self._child is not None:
             self._child.end(patient=False)
             self._child = None
+
+
+def own_decoder() -> Decoder:
+    """Return this process's own decoder, made when first asked for and open from then on; whoever wants no other takes it."""
+    return _own_decoder(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _own_decoder(process: int) -> Decoder:  # noqa: ARG001 - a forked process must not talk to its parent's child
+    return Decoder()
 
 
 class Decoding:

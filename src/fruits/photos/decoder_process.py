@@ -28,6 +28,7 @@ import numpy as np
 
 from fruits.errors import ImageDecodeError
 from fruits.photos import images
+from fruits.photos.formats import has_extra
 from fruits.photos.images import Preprocessing, read_size, to_network_input, to_thumbnail
 from fruits.photos.sandbox import lock
 
@@ -62,7 +63,7 @@ def serve(fd: int, parent: int, cpu_s: float, memory_mib: int) -> None:
     with socket.socket(fileno=low) as orders:
         _warm_up()
         at_start = _data_bytes()
-        held = lock(threads=images.needs_threads())
+        held = lock(threads=has_extra())  # HEIC's decoder works in a thread
         with suppress(OSError):  # the parent is gone
             orders.sendall(bytes([LOCKED | held]))
         while (received := _receive(orders)) is not None:
@@ -147,7 +148,7 @@ def _warm_up() -> None:
         for broken in (photo[:40], photo[: len(photo) // 2], photo[:20] + bytes(40) + photo[60:]):
             with suppress(ImageDecodeError):
                 to_network_input(broken, Preprocessing(8))
-    for other in (b"", b"text"):
+    for other in (b"", b"text", b"\0\0\0\x18ftypheic" + bytes(100)):
         with suppress(ImageDecodeError):
             read_size(other)
     try:

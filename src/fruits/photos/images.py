@@ -1,6 +1,6 @@
 """Bytes to RGB pixels to what a network takes in: the only place that decodes.
 
-Training, batch, service and browser page follow this file. JPEG, PNG and WebP are told by content, never by name. Any bytes
+Training, batch, service and browser page follow this file. Formats are told by content, never by name. Any bytes
 give pixels or :class:`~fruits.errors.ImageDecodeError`, nothing else. Knows nothing of files, labels or networks.
 """
 
@@ -21,6 +21,7 @@ from PIL import Image, ImageCms, ImageFile, JpegImagePlugin, PngImagePlugin, Web
 from fruits.config import Fit
 from fruits.errors import ConfigError, ImageDecodeError
 from fruits.photos.colour import in_srgb
+from fruits.photos.formats import EXTRA, format_of, heif_size, is_image, taken, wanted
 
 Kernel = Literal["bilinear", "bicubic", "lanczos"]
 
@@ -53,25 +54,6 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_FOREIGN: Final = {
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-    b"II*\x00": "TIFF",
-    b"MM\x00*": "TIFF",
-    b"%PDF": "PDF",
-    b"\x00\x00\x01\x00": "ICO",
-    b"8BPS": "Photoshop",
-    b"\xff\x0a": "JPEG XL",
-    b"\x00\x00\x00\x0cJXL ": "JPEG XL",
-}
-_ISO_BRANDS: Final = {
-    b"heic": "HEIC",
-    b"heix": "HEIC",
-    b"mif1": "HEIF",
-    b"msf1": "HEIF",
-    b"avif": "AVIF",
-    b"avis": "AVIF",
-}
 # What Pillow's readers raise on damaged files, found by fuzzing and by reading them. Anything else is a bug to hear about.
 _DAMAGE: Final = (
     OSError,
@@ -80,6 +62,7 @@ _DAMAGE: Final = (
     TypeError,
     EOFError,
     LookupError,
+    RuntimeError,  # of pillow-heif
     ArithmeticError,
     AttributeError,
     struct.error,
@@ -136,18 +119,13 @@ class Photo:
     pixels: NDArray[np.uint8]
 
 
-def is_photo(head: bytes) -> bool:
-    """Tell from its first 12 bytes whether a file claims to be a JPEG, PNG or WebP."""
-    return _format(head) is not None
-
-
 def read_size(data: bytes) -> tuple[int, int]:
     """Return (width, height) in pixels as the header says, orientation applied.
 
     Raises
     ------
     ImageDecodeError
-        If the header is none of JPEG, PNG or WebP, is damaged, or announces more than ``MAX_PIXELS``.
+        If the header is of no format that is taken, is damaged, or announces more than ``MAX_PIXELS``.
     """
     image = _open(data)
     return _swap(image.size, _orientation(image))
@@ -171,7 +149,7 @@ def to_network_input(data: bytes, preprocessing: Preprocessing) -> Photo:
     Raises
     ------
     ImageDecodeError
-        If the bytes are not a whole JPEG, PNG or WebP of at most ``MAX_PIXELS``.
+        If the bytes are not a whole photo of a format that is taken, of at most ``MAX_PIXELS``.
     """
     size = preprocessing.size
 
@@ -226,11 +204,6 @@ def made_photos() -> Iterator[bytes]:
             yield out.getvalue()
 
 
-def needs_threads() -> bool:
-    """Whether a reader that is installed works in threads of its own."""
-    return False
-
-
 def _decode(data: bytes, scale: Callable[[int, int], tuple[int, int]]) -> tuple[Image.Image, tuple[int, int]]:
     """Return the upright RGB image, decoded no larger than useful, and the upright size as taken."""
     image = _open(data)
@@ -242,6 +215,8 @@ def _decode(data: bytes, scale: Callable[[int, int], tuple[int, int]]) -> tuple[
             width, height = scale(*image.size)
             image.draft(None, (_DRAFT_MARGIN * width, _DRAFT_MARGIN * height))
         image.load()
+        if image.format == "HEIF":
+            upright_size = image.size
         rgb = _to_rgb(image)
         if orientation in _UPRIGHT:
             rgb = rgb.transpose(_UPRIGHT[orientation])
@@ -254,31 +229,35 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     """Read the header only, with the reader that the content asks for."""
     if not data:
         raise ImageDecodeError("empty", "the file is empty (0 bytes)")
-    name = _format(data[:12])
-    if name is None:
-        raise _foreign(data[:12])
+    name = format_of(data)
+    if name is None or name not in taken():
+        raise _foreign(name, data)
     # The readers themselves, not Image.open: no second guess by other formats, no warning that depends on global state.
     try:
         image = _read_header(name, data)
     except Image.DecompressionBombError as exc:
         # Pillow's WebP reader has a limit of its own, higher than ours, and looks before we can.
         raise ImageDecodeError("too large", f"{_brief(exc)}; expected at most {MAX_PIXELS:,} pixels") from exc
+    except ImageDecodeError:
+        raise
     except _DAMAGE as exc:
         raise ImageDecodeError("damaged", f"{name} header is damaged or cut short ({_brief(exc)})") from exc
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ImageDecodeError(
-            "too large",
-            f"{width} x {height} = {width * height:,} pixels; expected at most {MAX_PIXELS:,}: scale it down",
-        )
+        raise _too_large(width, height)
     return image
+
+
+def _too_large(width: int, height: int) -> ImageDecodeError:
+    said = f"{width} x {height} = {width * height:,} pixels; expected at most {MAX_PIXELS:,}: scale it down"
+    return ImageDecodeError("too large", said)
 
 
 def _read_header(name: str, data: bytes) -> ImageFile.ImageFile:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as "Invalid APNG, will use default PNG image": that is what we want
         try:
-            return _READERS[name](BytesIO(data))
+            return _READERS.get(name, _heif)(BytesIO(data))
         except _DAMAGE:
             # Pillow refuses a PNG for a profile that it cannot unpack; without it, it is still a photo.
             if name != "PNG" or (bare := _without_profile(data)) is None:
@@ -299,28 +278,35 @@ def _without_profile(png: bytes) -> bytes | None:
     return None
 
 
-def _format(head: bytes) -> str | None:
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WEBP"
-    return None
+def _foreign(name: str | None, data: bytes) -> ImageDecodeError:
+    """Name a format that is known but not taken, so that the user knows what to do."""
+    if name is None:
+        return ImageDecodeError("not an image", f"begins with {data[:8].hex(' ')}; expected {wanted()}")
+    if name in EXTRA:
+        return ImageDecodeError(
+            "unsupported format",
+            f"this is {name}; to read it, install fruits[heic], or convert it to JPEG, PNG or WebP",
+        )
+    if not is_image(name):
+        return ImageDecodeError("not an image", f"this is {name}; expected {wanted()}")
+    return ImageDecodeError("unsupported format", f"this is {name}; expected {wanted()}: convert it")
 
 
-def _foreign(head: bytes) -> ImageDecodeError:
-    """Name a format that is known but not taken, so that the user knows what to convert."""
-    name = _ISO_BRANDS.get(head[8:12]) if head[4:8] == b"ftyp" else None
-    name = name or next((known for magic, known in _FOREIGN.items() if head.startswith(magic)), None)
-    if name:
-        return ImageDecodeError("unsupported format", f"this is {name}; expected JPEG, PNG or WebP: convert it")
-    return ImageDecodeError("not an image", f"begins with {head[:8].hex(' ')}; expected JPEG, PNG or WebP")
+def _heif(data: BytesIO) -> ImageFile.ImageFile:
+    """Read a HEIF file's head with the extra's reader, which turns pictures upright itself, by the file's own word."""
+    import pillow_heif  # noqa: PLC0415 - an extra
+
+    pillow_heif.options.DECODE_THREADS = 1  # photos are decoded side by side already
+    width, height = heif_size(data.getvalue())
+    if width * height > MAX_PIXELS:
+        raise _too_large(width, height)
+    reader: Callable[[BytesIO], ImageFile.ImageFile] = pillow_heif.HeifImageFile
+    return reader(data)
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
     """Return the EXIF orientation, 1 where there is none or it cannot be read."""
-    if "exif" not in image.info:
+    if "exif" not in image.info or image.format == "HEIF":  # whose reader has turned it already
         return 1
     with warnings.catch_warnings():
         # A photo with broken EXIF is still a photo.

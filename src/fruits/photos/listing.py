@@ -24,7 +24,7 @@ from fruits.config import is_utf8
 from fruits.errors import CatalogueError
 from fruits.photos.draft import SPLIT_NAMES, Draft, stable_hash
 from fruits.photos.films import number_frames
-from fruits.photos.images import is_photo
+from fruits.photos.formats import HEAD_BYTES, is_photo
 from fruits.photos.manifest import Row, read_manifest
 from fruits.photos.packs import Pack, find_pack
 from fruits.photos.reading import THREADS, place_of
@@ -36,7 +36,7 @@ FRAMES_PER_GROUP: Final = 30
 
 # The second line is listed although it will be rejected: whoever has such photos should read why, not wonder where they went.
 _SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"}) | frozenset(
-    {".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl"}
+    {".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx"}
 )
 _MANIFEST_SUFFIXES: Final = (".csv", ".parquet")
 _ROWS_AT_ONCE: Final = 8192
@@ -275,7 +275,7 @@ def _looks_like_photo(draft: Draft, entry: os.DirEntry[str], parts: tuple[str, .
         # Only a regular file may be opened: reading a pipe would wait for ever.
         if entry.is_file():
             with open(entry.path, "rb") as file:  # noqa: PTH123
-                if is_photo(file.read(12)):
+                if is_photo(file.read(HEAD_BYTES)):
                     return True
     except OSError:
         draft.leave("unreadable", "/".join((*parts, entry.name)))
@@ -396,6 +396,6 @@ def _photos_by_content(objects: Objects, listed: pa.Table) -> dict[int, bool]:
 
 def _begins_like_photo(objects: Objects, key: str) -> bool:
     try:
-        return is_photo(objects.read_range(key, 0, 12))
+        return is_photo(objects.read_range(key, 0, HEAD_BYTES))
     except AbsentError:
         return False

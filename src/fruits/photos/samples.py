@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from queue import SimpleQueue
 from typing import Final
 
 import numpy as np
@@ -13,8 +15,8 @@ import pyarrow.compute as pc
 
 from fruits.config import usable_cores
 from fruits.errors import ImageDecodeError
+from fruits.photos.decoder import Decoder, own_decoder
 from fruits.photos.draft import stable_hash
-from fruits.photos.images import read_size, to_thumbnail
 from fruits.photos.reading import THREADS, read_head, read_photo, read_photos
 from fruits.storage.objects import is_remote
 
@@ -22,6 +24,8 @@ _SIZES_READ: Final = 50
 #: Enough for the size of nearly every photo; of a larger header, such as one with a preview, the whole file is read.
 _HEAD_BYTES: Final = 64 << 10
 _THUMBNAIL_SIDE: Final = 128
+#: So many thumbnails are worth another decoder, which takes as long to start as dozens to make.
+_PHOTOS_PER_DECODER: Final = 200
 
 
 def typical_side(table: pa.Table) -> int | None:
@@ -43,22 +47,30 @@ def typical_side(table: pa.Table) -> int | None:
 def thumbnail(uri: str) -> bytes | None:
     """Return a small JPEG of a photo; None if it does not open."""
     try:
-        return to_thumbnail(read_photo(uri), _THUMBNAIL_SIDE)
+        return own_decoder().to_thumbnail(read_photo(uri), _THUMBNAIL_SIDE)
     except (OSError, ImageDecodeError):
         return None
 
 
 def gallery_thumbnails(uris: Sequence[str], side: int, quality: int) -> Iterator[bytes | None]:
-    """Yield a small JPEG for each photo, None where it does not open; read ahead from a bucket, made by a thread per core."""
+    """Yield a small JPEG for each photo, None where it does not open; read ahead from a bucket, one decoder per core."""
+    workers = max(1, min(usable_cores(), len(uris) // _PHOTOS_PER_DECODER))
+    with ExitStack() as opened:
+        free: SimpleQueue[Decoder] = SimpleQueue()
+        free.put(own_decoder())
+        for _ in range(workers - 1):
+            free.put(opened.enter_context(Decoder()))
 
-    def small(data: bytes | None) -> bytes | None:
-        try:
-            return None if data is None else to_thumbnail(data, side, quality)
-        except ImageDecodeError:
-            return None
+        def small(data: bytes | None) -> bytes | None:
+            decoder = free.get()
+            try:
+                return None if data is None else decoder.to_thumbnail(data, side, quality)
+            except ImageDecodeError:
+                return None
+            finally:
+                free.put(decoder)
 
-    workers = usable_cores()
-    with ThreadPoolExecutor(workers, thread_name_prefix="thumbnail") as pool:
+        pool = opened.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="thumbnail"))
         coming: deque[Future[bytes | None]] = deque()
         for data, _ in read_photos(uris):
             coming.append(pool.submit(small, data))
@@ -125,18 +137,33 @@ def _place(uri: str) -> int:
 
 
 def _sizes(uris: Sequence[str]) -> list[tuple[int, int] | None]:
-    if not any(map(is_remote, uris)):
-        return [_size(uri) for uri in uris]
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="size") as pool:
-        return list(pool.map(_size, uris))
+    if any(map(is_remote, uris)):
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="size") as pool:
+            heads = list(pool.map(_head, uris))
+    else:
+        heads = list(map(_head, uris))
+    sizes: list[tuple[int, int] | None] = []
+    for uri, head, size in zip(uris, heads, own_decoder().read_sizes(heads), strict=True):
+        if not isinstance(size, ImageDecodeError):
+            sizes.append(size)
+        elif len(head) == _HEAD_BYTES and is_remote(uri):
+            sizes.append(_size_of_all(uri))
+        else:
+            sizes.append(None)
+    return sizes
 
 
-def _size(uri: str) -> tuple[int, int] | None:
+def _head(uri: str) -> bytes:
+    """Return the beginning of a photo, nothing where it cannot be read."""
     try:
-        head = read_head(uri, _HEAD_BYTES)
-        try:
-            return read_size(head)
-        except ImageDecodeError:
-            return read_size(read_photo(uri)) if len(head) == _HEAD_BYTES and is_remote(uri) else None
-    except (OSError, ImageDecodeError):
+        return read_head(uri, _HEAD_BYTES)
+    except OSError:
+        return b""
+
+
+def _size_of_all(uri: str) -> tuple[int, int] | None:
+    try:
+        (size,) = own_decoder().read_sizes([read_photo(uri)])
+    except OSError:
         return None
+    return None if isinstance(size, ImageDecodeError) else size

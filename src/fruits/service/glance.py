@@ -10,6 +10,8 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from fruits.photos.formats import EXTRA, format_of, heif_size
+
 #: Segments or chunks looked at; whatever comes later is the decoder's business.
 _STEPS: Final = 2000
 #: Photos beyond these take long: by bytes; by pixels, of which a JPEG's can be skipped in decoding.
@@ -54,6 +56,9 @@ def glance(data: bytes) -> Glance:
             frames = _png_frames(data)
         elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             width, height, frames = _webp(data)
+        elif format_of(data) in EXTRA:
+            width, height = heif_size(data)
+            frames = 1  # of several pictures one is shown
         else:
             return Glance()
     except (struct.error, IndexError):

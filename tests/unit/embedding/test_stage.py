@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import runpy
 import sys
 from collections.abc import Callable, Iterable
@@ -20,7 +19,7 @@ from fruits.embedding.model import ModelFile
 from fruits.embedding.stage import EmbedStage, embed_rows
 from fruits.errors import EngineError
 from fruits.photos import reading
-from fruits.photos.decoder import Decoder, Limits
+from fruits.photos.decoder import Decoder, Limits, own_decoder
 from fruits.photos.images import to_network_input
 from fruits.photos.quality import measure
 from fruits.storage.parts import Parts
@@ -184,7 +183,7 @@ def test_process_that_cannot_decode_at_all_fails_the_run_not_the_photos(
 
 def test_decoder_is_opened_once_per_process(some: list[dict[str, Any]], embedder: Embedder) -> None:
     embedded(some[:3], embedder)
-    decoder = module._decoder(os.getpid())
+    decoder = own_decoder()
     assert decoder._child is not None
     process = decoder._child.process.pid
     embedded(some[:3], embedder)

@@ -365,18 +365,6 @@ def test_impossible_preprocessing_is_refused(values: dict[str, object]) -> None:
         Preprocessing(**values)
 
 
-def test_content_decides_not_the_name() -> None:
-    image = Image.new("RGB", (8, 8))
-    heads = {name: encode(image, name)[:12] for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP")}
-    assert {name: images.is_photo(head) for name, head in heads.items()} == {
-        "JPEG": True,
-        "PNG": True,
-        "WEBP": True,
-        "GIF": False,
-        "BMP": False,
-    }
-
-
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP"])
 def test_thumbnail_carries_nothing_but_pixels(format_: str) -> None:
     mark = b"planted-4711"

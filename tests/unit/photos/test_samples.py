@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import runpy
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from fruits.photos.catalogue import list_photos
-from fruits.photos.samples import example_photos, thumbnails, typical_side
+from fruits.photos.decoder import own_decoder
+from fruits.photos.samples import example_photos, gallery_thumbnails, thumbnail, thumbnails, typical_side
+
+FAULTY = Path(__file__).parents[2] / "faulty_decoder"
 
 
 def save(path: Path, width: int, height: int) -> None:
@@ -60,3 +66,36 @@ def test_every_label_has_an_example_and_every_confused_pair_its_photos(photos: P
     assert set(found) == labels | {"Moon Pear 1\0Starrib Yellow"}
     assert len(found["Moon Pear 1"]) == len(found["Starrib Yellow"]) == 3
     assert len(found["Moon Pear 1\0Starrib Yellow"]) == 2
+
+
+@pytest.fixture
+def killer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A photo that kills whoever decodes it, and this process's decoder started so that it does."""
+    monkeypatch.setenv("PYTHONPATH", str(FAULTY))
+    own_decoder().close()
+    save(tmp_path / "k.jpg", 60, 40)
+    path = tmp_path / "killer.jpg"
+    path.write_bytes(runpy.run_path(str(FAULTY / "marked.py"))["marked"]((tmp_path / "k.jpg").read_bytes(), "crash"))
+    yield path
+    own_decoder().close()
+
+
+def test_photo_that_kills_costs_its_own_thumbnail_and_no_other(killer: Path) -> None:
+    good = str(killer.with_name("k.jpg"))
+    assert thumbnail(str(killer)) is None
+    assert [one is None for one in gallery_thumbnails([good, str(killer), good, "gone"], 32, 80)] == [
+        False,
+        True,
+        False,
+        True,
+    ]
+    assert len(thumbnails([str(killer), good], 2)) == 1
+
+
+def test_gallery_of_many_photos_comes_in_order(tmp_path: Path) -> None:
+    """Enough for more than one decoder where there is more than one core."""
+    for number in range(8):
+        save(tmp_path / f"{number}.png", 20 + number, 10)
+    uris = [str(tmp_path / f"{number % 8}.png") for number in range(500)]
+    widths = [Image.open(BytesIO(data)).width for data in gallery_thumbnails(uris, 64, 80) if data]
+    assert widths == [20 + number % 8 for number in range(500)]

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from fruits.errors import ImageDecodeError
-from fruits.photos import sandbox
+from fruits.photos import formats, sandbox
 from fruits.photos.decoder import Decoder, Limits
 from fruits.photos.decoder_process import RECORD_SIZE
 from fruits.photos.images import Preprocessing, made_photos, to_network_input
@@ -148,9 +148,7 @@ def test_kernel_says_that_the_locks_hold(decoder: Decoder) -> None:
     limits = Path(f"/proc/{process}/limits").read_text()
     assert re.search(r"Max open files +64 +64 ", limits)
     assert re.search(r"Max core file size +0 +0 ", limits)
-    from fruits.photos import images
-
-    if not images.needs_threads():
+    if not formats.has_extra():
         assert re.search(r"Max processes +0 +0 ", limits)
     assert decoder.locks == sandbox.ALL
 
@@ -173,7 +171,7 @@ def run(script: str) -> str:
 def test_not_dumpable() -> None:
     script = """
 import ctypes
-from fruits.photos import sandbox
+from fruits.photos import formats, sandbox
 sandbox._MACHINES.clear()  # or the question itself is refused
 libc = ctypes.CDLL(None)
 before = libc.prctl(3, 0, 0, 0, 0)
@@ -185,7 +183,7 @@ print(before, bool(sandbox.lock(threads=False) & sandbox.Locks.NOT_DUMPABLE), li
 def test_landlock_alone_gives_up_every_file_and_port() -> None:
     script = """
 import os, socket, tempfile
-from fruits.photos import sandbox
+from fruits.photos import formats, sandbox
 sandbox._MACHINES.clear()
 folder = tempfile.mkdtemp()
 server = socket.create_server(("127.0.0.1", 0))

@@ -1,0 +1,78 @@
+"""Bytes from outside are decoded in a process that may die of them, and nowhere else: looked for in every module."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import fruits
+
+SOURCE = Path(fruits.__file__).parent
+#: What decodes in the process that calls it.
+IN_PROCESS = {"to_network_input", "to_thumbnail", "read_size", "made_photos"}
+#: Who may: the decoder itself, and the process that it is called in.
+DECODERS = {"photos/images.py", "photos/decoder_process.py"}
+#: Who may have Pillow at all, and for what.
+PILLOW = {
+    "photos/images.py": "the decoder",
+    "photos/colour.py": "its colours",
+    "explain.py": "draws maps on pixels",
+    "photos/orchard.py": "draws photos",
+    "photos/retouch.py": "opens the JPEG that it has just made",
+    "service/model.py": "draws the photo that lanes are warmed up with",
+    "service/pages.py": "asks which way resampling goes, on pixels of its own",
+}
+#: Of these, who may read a file's bytes with it.
+OPENERS = {"photos/retouch.py"}
+READERS = {"open", "Parser", "from_bytes", "preinit", "init"}
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(SOURCE.rglob("*.py")):
+        yield path.relative_to(SOURCE).as_posix(), ast.parse(path.read_text())
+
+
+def imported(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Every import as module and name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            yield from ((node.module or "", alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+
+
+def test_only_the_decoders_process_decodes_in_itself() -> None:
+    found = {
+        name
+        for name, tree in modules()
+        for module, what in imported(tree)
+        if (module == "fruits.photos.images" and what in IN_PROCESS)
+        or (module, what) == ("fruits.photos", "images")
+        or (module == "fruits.photos.images" and not what)
+    }
+    assert found <= DECODERS
+    assert "photos/decoder_process.py" in found, "the test looks at what is there"
+
+
+def test_pillow_is_where_it_is_expected() -> None:
+    found = {
+        name
+        for name, tree in modules()
+        for module, _ in imported(tree)
+        if module.split(".")[0] in ("PIL", "pillow_heif")
+    }
+    assert found == set(PILLOW)
+
+
+def test_no_module_opens_images_but_those_that_made_them() -> None:
+    found = {
+        name
+        for name, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in READERS
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ("Image", "ImageFile")
+    }
+    assert found == OPENERS
