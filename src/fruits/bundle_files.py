@@ -134,8 +134,8 @@ def _checked_manifest(data: bytes, folder: str) -> dict[str, Any]:
     manifest["identity"] = checksum[:16]
     if given not in _READ:
         raise BundleError(
-            f"bundle '{folder}' has format {printable(str(given)[:40])}; this version of fruits reads {_READ[0]} to {FORMAT_VERSION}: "
-            "run it again"
+            f"bundle '{folder}' has format {printable(str(given)[:40])}; this version of fruits reads {_READ[0]} to "
+            f"{FORMAT_VERSION}: run it again"
         )
     if wrong := _wrong(manifest):
         raise BundleError(f"bundle '{folder}': {MANIFEST} holds {wrong}; expected what 'fruits run' wrote")
