@@ -30,6 +30,7 @@ from fruits.learning.pca import PCA
 from fruits.learning.suspects import suspects
 from fruits.material import NEIGHBOUR_COMPONENTS, copies_of
 from fruits.measure import Clock, Progress, Silent, Watcher
+from fruits.photos.access import Access
 from fruits.photos.decoder import own_decoder
 from fruits.photos.reading import read_photo
 from fruits.photos.retouch import fingerprints
@@ -105,6 +106,8 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
         with clock.step("catalogue"):
             progress.start("catalogue", None)
             catalogue = catalogued(config, progress)
+            for remark in catalogue.remarks():
+                progress.say(remark)
             prepared = prepare(config, catalogue, objects)
         inventory, computed = embed(engine, catalogue, prepared, progress, clock)
         counts = records.counts(catalogue, inventory, computed)
@@ -119,7 +122,7 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
             believed = np.setdiff1d(np.arange(len(photos.uris)), doubted)
             if len(believed) < len(doubted):  # so much doubt says more of the few photos than of their labels
                 believed = np.arange(len(photos.uris))
-            duplicates = _near(photos, prepared, believed, progress)
+            duplicates = _near(photos, prepared, believed, catalogue.access, progress)
         with clock.step("photos"):
             _pixels(photos)
             _unreadable(photos, catalogue.table, records.rejections(catalogue, inventory))
@@ -145,7 +148,7 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
                 "seconds": {**clock.seconds, "total": clock.total()},
                 "peak_memory_mb": memory.megabytes,
             }
-            objects.write("audit.html", render_audit(record, _thumbnails(record)).encode())
+            objects.write("audit.html", render_audit(record, _thumbnails(record, catalogue.access)).encode())
         record["seconds"] = {**clock.seconds, "total": clock.total()}
         objects.write("audit.json", json_text(record, indent=1, ensure_ascii=False).encode())
     return record
@@ -179,7 +182,9 @@ def _exact(photos: _Photos) -> None:
     _note_groups(photos, "exact_duplicate", photos.digest, np.zeros(len(photos.uris)))
 
 
-def _near(photos: _Photos, prepared: Prepared, believed: NDArray[np.int64], progress: Progress) -> NearDuplicates:
+def _near(
+    photos: _Photos, prepared: Prepared, believed: NDArray[np.int64], access: Access, progress: Progress
+) -> NearDuplicates:
     """Note photos that are as near to each other as a photo to its retouched copy, to the network and from far away.
 
     A network that was made to tell fruit apart takes all photos of one fruit for the same; pictures of 16 x 16 pixels keep
@@ -190,7 +195,7 @@ def _near(photos: _Photos, prepared: Prepared, believed: NDArray[np.int64], prog
     believed : int64 array
         Rows whose labels are not doubted: the threshold is derived from them.
     """
-    retouched = copies_of(believed, photos.uris, prepared.model.fetch(), prepared.preprocessing)
+    retouched = copies_of(believed, photos.uris, prepared.model.fetch(), prepared.preprocessing, access)
     copied = unit(photos.pca.transform(retouched.embeddings, photos.features.shape[1]))
     once = believed[np.unique(photos.digest[believed], return_index=True)[1]]
     duplicates = NearDuplicates.derive(
@@ -201,7 +206,7 @@ def _near(photos: _Photos, prepared: Prepared, believed: NDArray[np.int64], prog
     looks = np.zeros((len(photos.uris), retouched.looks.shape[1]), np.float32)
     for start in range(0, len(wanted), BATCH_SIZE):
         rows = wanted[start : start + BATCH_SIZE]
-        looks[rows] = _looks(photos, rows, prepared)
+        looks[rows] = _looks(photos, rows, prepared, access)
         progress.advance(len(rows))
     limit = float(np.quantile(1 - (retouched.own_looks * retouched.looks).sum(axis=1), COPIES_SHARE))
     distance = np.empty(len(left), np.float32)
@@ -240,13 +245,13 @@ def _candidates(photos: _Photos, threshold: float) -> tuple[NDArray[np.int64], N
     return both[0], both[1]
 
 
-def _looks(photos: _Photos, rows: NDArray[np.int64], prepared: Prepared) -> NDArray[np.float32]:
+def _looks(photos: _Photos, rows: NDArray[np.int64], prepared: Prepared, access: Access) -> NDArray[np.float32]:
     """Return what photos look like from far away; one that is gone meanwhile looks like nothing."""
     size = prepared.preprocessing.size
     pixels = np.zeros((len(rows), size, size, 3), np.uint8)
     for place, row in enumerate(rows.tolist()):
         with suppress(OSError, ImageDecodeError):
-            pixels[place] = own_decoder().to_network_input(read_photo(photos.uris[row]), prepared.preprocessing).pixels
+            pixels[place] = own_decoder().to_network_input(read_photo(photos.uris[row], access), prepared.preprocessing).pixels
     return fingerprints(pixels)
 
 
@@ -376,13 +381,13 @@ def _flagged(table: pa.Table) -> int:
     return int(pc.count_distinct(table.filter(pc.invert(harmless))["uri"]).as_py())
 
 
-def _thumbnails(record: dict[str, Any]) -> dict[str, bytes]:
+def _thumbnails(record: dict[str, Any], access: Access) -> dict[str, bytes]:
     """Return small pictures of the photos that the page shows."""
     shown: list[str] = []
     for sort, found in record["findings"].items():
         if sort != "unreadable":
             shown += _uris(found)
-    pictures = ((uri, thumbnail(uri)) for uri in dict.fromkeys(shown))
+    pictures = ((uri, thumbnail(uri, access)) for uri in dict.fromkeys(shown))
     return {uri: picture for uri, picture in pictures if picture is not None}
 
 

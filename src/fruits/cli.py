@@ -31,7 +31,11 @@ app = typer.Typer(cls=Group, pretty_exceptions_enable=False, **SETTINGS)
 _PHOTOS = typer.Argument(help="Folders (PHOTOS/<label>/photo.jpg), packs or manifests (.csv, .parquet); also s3://...")
 _BACKBONE = typer.Option(metavar="NAME|FILE", help="Name of an embedded network, or an ONNX file.")
 _SIZE = typer.Option(metavar="PIXELS", help="Side of the network's input in pixels; default: the card's.")
-_ONLY = typer.Option(metavar="PATTERN", help='Use labels that match, such as "Apple *"; may be repeated.')
+_ONLY = typer.Option(metavar="PATTERN", help='Use labels by name or pattern, such as "Apple *"; may be repeated.')
+_FOLLOW_LINKS = typer.Option("--follow-links", help="Let links among the photos lead out of their source.")
+_ALLOW_SOURCE = typer.Option(
+    metavar="PLACE", help="Folder or s3://bucket/prefix that links and manifests may lead to; may be repeated."
+)
 _OUT = typer.Option(
     *OUTPUT, metavar="OUT", help="Folder for the results, or s3://bucket/prefix; made if absent, gone on with if there."
 )
@@ -52,8 +56,9 @@ _MIN_PRECISION = typer.Option(
 #: Of the run record, what --json prints. The rest, such as every label's photos, is in OUT/run.json.
 _SUMMARY = (
     "photos", "ok", "rejected", "failed", "computed", "reused", "labels", "splits", "labels_without_training", "left_aside",
-    "backbone", "embedding_size", "components", "components_chosen_by", "explained_variance", "head", "balanced", "evaluated",
-    "metrics", "kinds", "kind_metrics", "calibration", "answers", "coverage", "seconds", "peak_memory_mb", "up_to_date",
+    "warnings", "backbone", "embedding_size", "components", "components_chosen_by", "explained_variance", "head", "balanced",
+    "evaluated", "metrics", "kinds", "kind_metrics", "calibration", "answers", "coverage", "seconds", "peak_memory_mb",
+    "up_to_date",
 )  # fmt: skip
 
 
@@ -105,6 +110,8 @@ def run(
     spark_conf: Annotated[list[str] | None, _SPARK_CONF] = None,
     core_hour_usd: Annotated[float | None, _PRICE] = None,
     repair: Annotated[bool, _REPAIR] = False,
+    follow_links: Annotated[bool, _FOLLOW_LINKS] = False,
+    allow_source: Annotated[list[str] | None, _ALLOW_SOURCE] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Learn to recognise labelled photos, and report how well. The main job; a second run computes only what is new."""
@@ -114,6 +121,7 @@ def run(
         only=tuple(only or ()), sample=sample, seed=seed, taxonomy=taxonomy,
         min_precision=min_precision, balance=balance, gallery=gallery,
         engine=engine, master=master, spark_conf=tuple(spark_conf or ()), core_hour_usd=core_hour_usd, repair=repair,
+        follow_links=follow_links, allow_source=tuple(allow_source or ()),
     )  # fmt: skip
     _run(config, as_json=as_json)
 
@@ -128,6 +136,8 @@ def apply(
     master: Annotated[str | None, _MASTER] = None,
     spark_conf: Annotated[list[str] | None, _SPARK_CONF] = None,
     repair: Annotated[bool, _REPAIR] = False,
+    follow_links: Annotated[bool, _FOLLOW_LINKS] = False,
+    allow_source: Annotated[list[str] | None, _ALLOW_SOURCE] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Recognise photos in batch; write a Parquet table of answers."""
@@ -136,7 +146,7 @@ def apply(
     with Display() as display:
         done = pipeline.apply(
             out, photos, to, workers=workers or 0, engine=engine, master=master, spark_conf=spark_conf or (),
-            repair=repair, progress=display,
+            repair=repair, follow_links=follow_links, allow_source=allow_source or (), progress=display,
         )  # fmt: skip
     if as_json:
         typer.echo(json_text(done))
@@ -157,6 +167,7 @@ def predict(
     """Recognise one photo or a few, here at the terminal."""
     from fruits import bundle  # noqa: PLC0415
     from fruits.photos.decoder import own_decoder  # noqa: PLC0415
+    from fruits.storage.local import MAX_PHOTO_BYTES, RefusedError, read_named  # noqa: PLC0415
 
     own_decoder().start()  # beside the loading
     recogniser = bundle.load(out)
@@ -165,9 +176,12 @@ def predict(
         row: dict[str, Any] = {"uri": str(photo), "status": "ok", "error": None}
         said = ""
         try:
-            answer = recogniser.recognise([photo.read_bytes()])[0]
+            data = read_named(str(photo), MAX_PHOTO_BYTES)
+            answer = recogniser.recognise([data])[0]
             row |= _as_row(answer)
             said = _in_words(answer)
+        except RefusedError as exc:
+            row |= {"status": "rejected", "error": f"{exc.code}: {exc}"}
         except OSError as exc:
             row |= {"status": "failed", "error": f"unreadable: {exc.strerror}"}
         except ImageDecodeError as exc:
@@ -304,14 +318,17 @@ def audit(
     size: Annotated[int | None, _SIZE] = None,
     workers: Annotated[int | None, _WORKERS] = None,
     only: Annotated[list[str] | None, _ONLY] = None,
+    follow_links: Annotated[bool, _FOLLOW_LINKS] = False,
+    allow_source: Annotated[list[str] | None, _ALLOW_SOURCE] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Find duplicates, doubtful labels and poor photos. Blurred, dark, odd-sized: a page and a table of them."""
     from fruits import audit as audits  # noqa: PLC0415
 
     config = RunConfig(
-        sources=tuple(photos), out=to, backbone=backbone, size=size, workers=workers or 0, only=tuple(only or ())
-    )
+        sources=tuple(photos), out=to, backbone=backbone, size=size, workers=workers or 0, only=tuple(only or ()),
+        follow_links=follow_links, allow_source=tuple(allow_source or ()),
+    )  # fmt: skip
     with Display() as display:
         record = audits.audit(config, progress=display, command=shlex.join(["fruits", *sys.argv[1:]]))
     if as_json:
@@ -338,13 +355,23 @@ def pack(
         bool, typer.Option("--unlabelled", help="Photos in any layout, for 'fruits apply' alone.")
     ] = False,
     target_mb: Annotated[int, typer.Option(help="Megabytes of photos per file.", min=1)] = 128,
+    follow_links: Annotated[bool, _FOLLOW_LINKS] = False,
+    allow_source: Annotated[list[str] | None, _ALLOW_SOURCE] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Put many photos, with labels and splits, into a few files. Quick and cheap to keep in a bucket and to read."""
     from fruits.photos import packing  # noqa: PLC0415
+    from fruits.photos.access import Access  # noqa: PLC0415
 
     with Display() as display:
-        done = packing.pack(photos, to, labelled=not unlabelled, target_bytes=target_mb << 20, progress=display)
+        done = packing.pack(
+            photos,
+            to,
+            labelled=not unlabelled,
+            access=Access.to(photos, allow_source or (), follow_links=follow_links),
+            target_bytes=target_mb << 20,
+            progress=display,
+        )
     bad = done["unreadable"]
     if as_json:
         typer.echo(json_text(done))

@@ -20,6 +20,7 @@ from fruits.embedding.stage import EmbedStage
 from fruits.engines import Engine
 from fruits.harmless import json_text
 from fruits.measure import Clock, Progress
+from fruits.photos.access import Access
 from fruits.photos.catalogue import Catalogue, list_photos
 from fruits.photos.images import Preprocessing
 from fruits.photos.samples import typical_side
@@ -44,8 +45,18 @@ class Prepared:
 def catalogued(config: RunConfig, progress: Progress) -> Catalogue:
     """List the photos that the choices of a run name."""
     return list_photos(
-        config.sources, only=config.only, sample=config.sample, seed=config.seed, progress=progress.advance
+        config.sources,
+        only=config.only,
+        sample=config.sample,
+        seed=config.seed,
+        access=access_of(config),
+        progress=progress.advance,
     )
+
+
+def access_of(config: RunConfig) -> Access:
+    """Return what may be read for the choices of a run."""
+    return Access.to(config.sources, config.allow_source, follow_links=config.follow_links)
 
 
 def prepare(config: RunConfig, catalogue: Catalogue, objects: Objects) -> Prepared:
@@ -80,7 +91,14 @@ def embed(
         return inventory, 0
     with clock.step("engine"):
         engine.start()
-    stage = EmbedStage(prepared.model, prepared.preprocessing, prepared.card.embedding_size, parts.root, parts.prefix)
+    stage = EmbedStage(
+        prepared.model,
+        prepared.preprocessing,
+        prepared.card.embedding_size,
+        parts.root,
+        parts.prefix,
+        catalogue.access,
+    )
     with clock.step("embeddings"):
         for receipts in engine.map_batches(_by_shard(work), stage, schemas.RECEIPT):
             for receipt in receipts.to_pylist():
@@ -105,7 +123,7 @@ def _preprocessing(config: RunConfig, backbone: Backbone, catalogue: Catalogue, 
         kept = _kept_sizes(objects)
         size = kept.get(card.sha256)
         if size is None or not card.size[0] <= size <= card.size[1]:
-            size = card.preprocessing(None, None, typical_side(catalogue.table)).size
+            size = card.preprocessing(None, None, typical_side(catalogue.table, catalogue.access)).size
             objects.write("preprocessing.json", json_text({**kept, card.sha256: size}).encode())
     return card.preprocessing(size, config.fit)
 

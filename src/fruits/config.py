@@ -67,6 +67,10 @@ class RunConfig:
         What a core costs in an hour: then the report says what a million photos cost.
     repair : bool
         Whether to look at every stored byte first and compute again what is damaged.
+    follow_links : bool
+        Whether links among the photos may lead out of their source.
+    allow_source : tuple of str
+        Folders, files and prefixes of buckets that links and manifests may lead to, beside the sources.
 
     Raises
     ------
@@ -95,6 +99,8 @@ class RunConfig:
     gallery: int = 1000
     core_hour_usd: float | None = None
     repair: bool = False
+    follow_links: bool = False
+    allow_source: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.sources:

@@ -24,13 +24,14 @@ from fruits.errors import ImageDecodeError, StoreError
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import NearDuplicates, chained, groups_within, unit
 from fruits.learning.pca import PCA
+from fruits.photos.access import NO_LINKS, Access
 from fruits.photos.decoder import own_decoder
 from fruits.photos.films import Films
 from fruits.photos.images import Preprocessing
 from fruits.photos.reading import read_photo
 from fruits.photos.retouch import fingerprints, retouched
 from fruits.rows import Rows, embeddings_of
-from fruits.storage.objects import Objects
+from fruits.storage.objects import Objects, is_remote
 from fruits.storage.parts import Inventory, Parts, read_table
 from fruits.taxonomy import Taxonomy
 
@@ -186,7 +187,7 @@ def material_of(run: Finished) -> tuple[Material, dict[str, Any]]:
     pca = PCA.from_moments(Moments.from_rows(vectors[train]))
     features = unit(pca.transform(vectors, min(NEIGHBOUR_COMPONENTS, pca.max_components)))
     uris = run.catalogue["uri"].take(pa.array(usable)).to_pylist()
-    duplicates = _near_duplicates(run.bundle, uris, train, label, digest, pca, features)
+    duplicates = _near_duplicates(run.bundle, uris, train, label, digest, pca, features, _access(run.record["config"]))
     material = Material(
         uris,
         vectors,
@@ -247,7 +248,13 @@ class Copies:
     looks: NDArray[np.float32]
 
 
-def copies_of(rows: NDArray[np.int64], uris: Sequence[str], model_path: Path, preprocessing: Preprocessing) -> Copies:
+def copies_of(
+    rows: NDArray[np.int64],
+    uris: Sequence[str],
+    model_path: Path,
+    preprocessing: Preprocessing,
+    access: Access = NO_LINKS,
+) -> Copies:
     """Make copies of some photos and embed them.
 
     Parameters
@@ -259,6 +266,8 @@ def copies_of(rows: NDArray[np.int64], uris: Sequence[str], model_path: Path, pr
     model_path : Path
         The prepared network.
     preprocessing : Preprocessing
+    access : Access
+        Where links among the photos may lead.
 
     Raises
     ------
@@ -269,7 +278,7 @@ def copies_of(rows: NDArray[np.int64], uris: Sequence[str], model_path: Path, pr
     kept, pixels = [], []
     for row in chosen.tolist():
         try:
-            pixels.append(own_decoder().to_network_input(read_photo(uris[row]), preprocessing).pixels)
+            pixels.append(own_decoder().to_network_input(read_photo(uris[row], access), preprocessing).pixels)
         except (OSError, ImageDecodeError):
             continue
         kept.append(row)
@@ -295,13 +304,20 @@ def _near_duplicates(
     digest: NDArray[np.int64],
     pca: PCA,
     features: NDArray[np.float32],
+    access: Access,
 ) -> NearDuplicates:
     """Derive from which distance on photos are near-duplicates, from copies of training photos."""
-    copies = copies_of(train, uris, bundle.model_file.fetch(), bundle.preprocessing)
+    copies = copies_of(train, uris, bundle.model_file.fetch(), bundle.preprocessing, access)
     # A file that stands under two labels says nothing of how near labels are.
     once = train[np.unique(digest[train], return_index=True)[1]]
     copied = unit(pca.transform(copies.embeddings, features.shape[1]))
     return NearDuplicates.derive(features[copies.rows], copied, features[once], labels[once])
+
+
+def _access(config: dict[str, Any]) -> Access:
+    """Return what the run was allowed to read; what has gone since is let in no more."""
+    allowed = [place for place in config.get("allow_source", ()) if is_remote(place) or Path(place).exists()]
+    return Access.to(config["sources"], allowed, follow_links=config.get("follow_links", False))
 
 
 def _true_films(uris: list[str], labels: NDArray[np.int64], features: NDArray[np.float32], threshold: float) -> Films:

@@ -32,6 +32,7 @@ from fruits.gallery import QUALITY, SIDE, Gallery, choose
 from fruits.harmless import csv_cell, json_text, printable
 from fruits.learning.pca import PCA
 from fruits.measure import Clock, Progress, Silent, Watcher
+from fruits.photos.access import Access
 from fruits.photos.catalogue import Catalogue, labels_without_training, list_photos
 from fruits.photos.samples import example_photos, gallery_thumbnails
 from fruits.report import render
@@ -191,7 +192,8 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
                 seconds=clock.seconds["embeddings"], cores=config.workers, work=clock.work, usd=config.core_hour_usd
             )
             objects.write(
-                "report.html", render(record, example_photos(catalogue.table, records.wrong(record))).encode()
+                "report.html",
+                render(record, example_photos(catalogue.table, records.wrong(record), catalogue.access)).encode(),
             )
         record |= {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": timeline.megabytes}
         write_table(objects, "catalogue.parquet", catalogue.table)
@@ -211,6 +213,8 @@ def apply(
     master: str | None = None,
     spark_conf: Sequence[str] = (),
     repair: bool = False,
+    follow_links: bool = False,
+    allow_source: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Recognise photos in batch; compute only what is new since the last time with the same output.
@@ -225,7 +229,7 @@ def apply(
         Folder for ``predictions.parquet`` and what is kept to go on.
     workers : int
         Worker processes; 0 for one per core.
-    engine, master, spark_conf, repair
+    engine, master, spark_conf, repair, follow_links, allow_source
         As in :class:`fruits.config.RunConfig`.
     progress : Progress, optional
 
@@ -253,7 +257,14 @@ def apply(
             recogniser = bundles.load(bundle_path)
             objects = Objects(to)
             claim(objects, "results")
-            catalogue = list_photos(sources, labelled=False, progress=progress.advance)
+            catalogue = list_photos(
+                sources,
+                labelled=False,
+                access=Access.to(sources, allow_source, follow_links=follow_links),
+                progress=progress.advance,
+            )
+            for remark in catalogue.remarks():
+                progress.say(remark)
         parts = Parts(to, f"embeddings/{recogniser.computation}")
         prepared = Prepared(recogniser.card, recogniser.preprocessing, recogniser.model_file, parts)
         if repair:
@@ -287,9 +298,8 @@ def _refuse_hopeless(catalogue: Catalogue) -> None:
 
 
 def _say_what_was_found(catalogue: Catalogue, progress: Progress) -> None:
-    for reason, count in catalogue.left_aside.items():
-        examples = ", ".join(catalogue.examples.get(reason, []))
-        progress.say(f"left aside: {count:,} {reason}{f' ({examples})' if examples else ''}")
+    for remark in catalogue.remarks():
+        progress.say(remark)
     untrained = labels_without_training(catalogue.table)
     if untrained:
         progress.say(
@@ -324,7 +334,7 @@ def _gallery(
     trained = np.flatnonzero(rows.split[rows.ok] == "train")
     chosen = trained[choose(features[trained], numbers[trained], config.gallery)]
     uris = catalogue.table["uri"].take(pa.array(np.flatnonzero(rows.ok)[chosen])).to_pylist()
-    return Gallery.of(features[chosen], numbers[chosen], gallery_thumbnails(uris, SIDE, QUALITY))
+    return Gallery.of(features[chosen], numbers[chosen], gallery_thumbnails(uris, SIDE, QUALITY, catalogue.access))
 
 
 def _write_rejections(objects: Objects, rejections: list[dict[str, str]]) -> None:

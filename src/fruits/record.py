@@ -71,6 +71,7 @@ def about(
         "split_origin": catalogue.split_origin,
         "group_origin": catalogue.group_origin,
         "left_aside": aside,
+        "warnings": catalogue.warnings,
         "labels_without_training": [
             {"label": label, "photos": photos} for label, photos in labels_without_training(catalogue.table).items()
         ],
@@ -335,6 +336,9 @@ def identity(
             text = values.cast(pa.string()) if pa.types.is_dictionary(values.type) else values
             digest.update("\0".join(text.fill_null("").to_pylist()).encode())
         digest.update(np.ascontiguousarray(batch.column("group").to_numpy()).tobytes())
+        if batch.column("manifest_source").null_count < batch.num_rows:
+            given = batch.column("manifest_source").cast(pa.string()).fill_null("")
+            digest.update("\0".join(given.to_pylist()).encode())
     for holding in inventory.holdings:
         # A part of nothing but failures adds nothing; a file that stays missing makes such a part in every run.
         if len(holding.record.errors) < holding.record.rows:

@@ -21,7 +21,7 @@ from fruits.aws.calls import Aws, AwsAbsentError, AwsError, Call
 from fruits.measure import Clock, Progress, Silent
 from fruits.photos import packing
 from fruits.photos.draft import Draft
-from fruits.photos.listing import add_source
+from fruits.photos.listing import add_sources
 from fruits.photos.packs import MANIFEST, read_contents
 from fruits.storage.objects import Objects, is_remote
 
@@ -226,8 +226,7 @@ def _begun(aws: Aws, bucket: str, key: str) -> tuple[str | None, dict[int, dict[
 def _fingerprint(sources: Sequence[str], labelled: bool) -> str:
     """Return a name for the pack of these photos as they are now: the same photos are not packed twice."""
     draft = Draft(labelled=labelled, progress=lambda _: None)
-    for source in sources:
-        add_source(draft, source)
+    add_sources(draft, sources)
     table = draft.finish().select(["uri", "label", "size_bytes", "version"])
     digest = hashlib.sha256(f"{labelled}".encode())
     for batch in table.to_batches(8192):

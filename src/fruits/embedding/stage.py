@@ -23,10 +23,11 @@ import pyarrow as pa
 from fruits.embedding.backbone import BATCH_SIZE, Embedder, no_embedding, usable
 from fruits.embedding.model import ModelFile
 from fruits.errors import ImageDecodeError
+from fruits.photos.access import NO_LINKS, Access
 from fruits.photos.decoder import Decoder, Decoding, own_decoder
 from fruits.photos.images import Preprocessing
 from fruits.photos.quality import measure
-from fruits.photos.reading import Content, read_photos
+from fruits.photos.reading import Content, read_photos, will_never_work
 from fruits.storage.parts import Parts
 from fruits.storage.schemas import RECEIPT, embeddings
 
@@ -56,6 +57,8 @@ class EmbedStage:
     embedding_size : int
     root, prefix : str
         Where the parts go.
+    access : Access
+        Where links among the photos may lead.
     """
 
     model: ModelFile
@@ -63,6 +66,7 @@ class EmbedStage:
     embedding_size: int
     root: str
     prefix: str
+    access: Access = NO_LINKS
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Take batches of ``WORK`` rows, whole shards one after the other; yield one ``RECEIPT`` row per shard."""
@@ -74,7 +78,10 @@ class EmbedStage:
             record = parts.committed(shard)
             if record is None:
                 embedder = _embedder(self.model)
-                embedded = list(embed_rows(work, embedder, self.preprocessing, self.embedding_size, watch=watch))
+                rows_of = embed_rows(
+                    work, embedder, self.preprocessing, self.embedding_size, watch=watch, access=self.access
+                )
+                embedded = list(rows_of)
                 started = time.perf_counter()
                 record = parts.commit(shard, pa.Table.from_batches(embedded))
                 watch.write = time.perf_counter() - started
@@ -93,6 +100,7 @@ def embed_rows(
     *,
     watch: Stopwatch | None = None,
     decoder: Decoder | None = None,
+    access: Access = NO_LINKS,
 ) -> Iterator[pa.RecordBatch]:
     """Read, decode and embed photos.
 
@@ -108,6 +116,8 @@ def embed_rows(
         Collects where the time went.
     decoder : Decoder, optional
         Decodes; by default this process's own, which stays open.
+    access : Access
+        Where links among the photos may lead.
 
     Yields
     ------
@@ -118,7 +128,7 @@ def embed_rows(
     watch = watch or Stopwatch()
     decoder = decoder or own_decoder()
     decoder.start()  # its imports run while the first photos are read
-    source = _contents(rows)
+    source = _contents(rows, access)
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
         coming = reader.submit(_read_batch, source, watch)
         handed = _Handed(coming.result(), decoder, preprocessing)
@@ -162,7 +172,7 @@ class _Handed:
         self.decoding: Decoding = decoder.begin(list(contents.values()), preprocessing)
         for row, (data, error) in enumerate(batch.contents):
             if data is None:
-                self.columns.set_error(row, "failed", error)
+                self.columns.set_error(row, "rejected" if will_never_work(error) else "failed", error)
             else:
                 self.columns.sha256[row] = hashlib.sha256(data).hexdigest()
 
@@ -175,7 +185,7 @@ class _Batch:
     contents: list[Content] = field(default_factory=list)
 
 
-def _contents(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Content]]:
+def _contents(rows: Iterable[dict[str, Any]], access: Access) -> Iterator[tuple[dict[str, Any], Content]]:
     """Yield rows with the bytes of their photos, those of a bucket fetched ahead."""
     asked: deque[dict[str, Any]] = deque()
 
@@ -184,7 +194,7 @@ def _contents(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], 
             asked.append(row)
             yield row["uri"]
 
-    for content in read_photos(uris()):
+    for content in read_photos(uris(), access):
         yield asked.popleft(), content
 
 

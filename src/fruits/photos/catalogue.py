@@ -8,6 +8,7 @@ group not on whether they lie on disk, in a bucket or in a pack.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -18,8 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fruits.errors import CatalogueError
+from fruits.photos.access import Access
 from fruits.photos.draft import SPLITS, Draft, stable_hash
-from fruits.photos.listing import add_source
+from fruits.photos.listing import add_sources
 from fruits.storage.schemas import CATALOGUE
 
 TEST_SHARE: Final = 0.2
@@ -43,6 +45,12 @@ class Catalogue:
         Reason to number of files or folders.
     examples : dict of str to list of str
         Reason to the first few names, made printable.
+    warnings : list of str
+        Sentences on what looks odd about the folders.
+    split_folders : dict of str to str
+        Names of folders that said a split.
+    access : Access
+        What may be read.
     """
 
     table: pa.Table
@@ -51,6 +59,21 @@ class Catalogue:
     sources: dict[str, int]
     left_aside: dict[str, int]
     examples: dict[str, list[str]]
+    warnings: list[str]
+    split_folders: dict[str, str]
+    access: Access
+
+    def remarks(self) -> list[str]:
+        """Return sentences on what was left aside, what looks odd, and which folders said a split."""
+        said = []
+        for reason, count in self.left_aside.items():
+            examples = ", ".join(self.examples.get(reason, []))
+            said.append(f"left aside: {count:,} {reason}{f' ({examples})' if examples else ''}")
+        said += [f"warning: {warning}" for warning in self.warnings]
+        if self.split_folders:
+            found = ", ".join(f"{folder}/ is {split}" for folder, split in self.split_folders.items())
+            said.append(f"splits by names of folders: {found}")
+        return said
 
 
 def list_photos(
@@ -60,6 +83,7 @@ def list_photos(
     sample: int | None = None,
     seed: int = 0,
     labelled: bool = True,
+    access: Access | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Catalogue:
     """List the photos of all sources.
@@ -69,13 +93,15 @@ def list_photos(
     sources : sequence of str
         Folders, packs and manifests, on disk or in a bucket (``s3://bucket/prefix``); unlabelled, also single photos.
     only : sequence of str
-        Globs; labels that match none are left aside.
+        Labels, or globs of labels; labels that match none are left aside.
     sample : int, optional
         Keep at most this many photos per label, chosen by a seeded hash of their paths.
     seed : int
         Of the sample.
     labelled : bool
         Without labels (photos that users submitted), label and split stay null and any layout will do.
+    access : Access, optional
+        What links and manifests may lead to; by default the sources alone.
     progress : callable, optional
         Called with the number of photos found since the last call.
 
@@ -86,17 +112,17 @@ def list_photos(
     Raises
     ------
     CatalogueError
-        If a source is missing or unreadable, or there is nothing left to use.
+        If a source is missing or unreadable, a part of ``only`` matches no label, or there is nothing left to use.
     StoreError
         If a bucket refuses.
     """
     draft = Draft(labelled=labelled, progress=progress or (lambda _: None))
-    for source in sources:
-        add_source(draft, source)
+    access = Access.to(sources) if access is None else access
+    add_sources(draft, sources, access)
     table = draft.finish()
     table = _select(table, draft, only, sample, seed)
     if table.num_rows == 0:
-        raise CatalogueError(_nothing_found(sources, draft, only))
+        raise CatalogueError(_nothing_found(sources, draft))
     counts = {row["values"]: row["counts"] for row in table["source"].combine_chunks().value_counts().to_pylist()}
     if labelled:
         table, origin = _split_by_hash(table, draft)
@@ -111,6 +137,9 @@ def list_photos(
         {source: counts.get(source, 0) for source in dict.fromkeys(sources)},
         dict(sorted(draft.left_aside.items())),
         {reason: draft.examples[reason] for reason in sorted(draft.examples)},
+        draft.warnings,
+        dict(sorted(draft.split_folders.items())),
+        access,
     )
 
 
@@ -127,7 +156,7 @@ def labels_without_training(table: pa.Table) -> dict[str, int]:
 def _select(table: pa.Table, draft: Draft, only: Sequence[str], sample: int | None, seed: int) -> pa.Table:
     if only and table.num_rows:
         labels = table["label"].combine_chunks()
-        wanted = np.array([any(fnmatchcase(label, glob) for glob in only) for label in labels.dictionary.to_pylist()])
+        wanted = _chosen(labels.dictionary.to_pylist(), only, draft)
         keep = wanted[labels.indices.to_numpy()]
         draft.left_aside["not selected"] += int((~keep).sum())
         table = table.filter(pa.array(keep))
@@ -147,6 +176,29 @@ def _select(table: pa.Table, draft: Draft, only: Sequence[str], sample: int | No
     if not draft.left_aside["not selected"]:
         del draft.left_aside["not selected"]
     return table
+
+
+def _chosen(labels: list[str], only: Sequence[str], draft: Draft) -> np.ndarray:
+    """Return which labels are wanted: by their very name, which may hold ``[``, or by a glob.
+
+    Names and globs are compared in one Unicode form: file systems and keyboards use different ones.
+    """
+    plain = [unicodedata.normalize("NFC", label) for label in labels]
+    wanted = np.zeros(len(plain), bool)
+    idle = []
+    for given in only:
+        glob = unicodedata.normalize("NFC", given)
+        matching = [label == glob or fnmatchcase(label, glob) for label in plain]
+        wanted |= matching
+        if not any(matching):
+            idle.append(given)
+    if idle:
+        known = sorted(plain)
+        raise CatalogueError(
+            f"no label in {', '.join(map(repr, draft.roots))} matches {', '.join(map(repr, idle))}; labels there: "
+            f"{', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"
+        )
+    return wanted
 
 
 def _split_by_hash(table: pa.Table, draft: Draft) -> tuple[pa.Table, str]:
@@ -178,17 +230,9 @@ def _group_origin(group: np.ndarray) -> str:
     return "manifest" if given.all() else "mixed" if given.any() else "names"
 
 
-def _nothing_found(sources: Sequence[str], draft: Draft, only: Sequence[str]) -> str:
+def _nothing_found(sources: Sequence[str], draft: Draft) -> str:
     where = ", ".join(f"'{source}'" for source in sources)
-    aside = "; ".join(
-        f"{count} {reason} (such as {draft.examples[reason][0]!r})"
-        if draft.examples.get(reason)
-        else f"{count} {reason}"
-        for reason, count in draft.left_aside.items()
-    )
-    if only and draft.left_aside.get("not selected"):
-        known = ", ".join(sorted(draft.codes["label"])[:8])
-        return f"no label in {where} matches {', '.join(map(repr, only))}; labels there: {known}, ..."
+    aside = draft.aside()
     layout = (
         "PHOTOS/<label>/photo.jpg, with or without Training/ and Test/ above it"
         if draft.labelled

@@ -19,20 +19,14 @@ from fruits.errors import CatalogueError
 from fruits.storage.schemas import CATALOGUE
 
 SPLITS: Final = ("train", "val", "test")
-SPLIT_NAMES: Final = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 _EXAMPLES_KEPT: Final = 5
 _ROWS_PER_CHUNK: Final = 8192
 _COLUMNS: Final = (*CATALOGUE.names, "key")
-#: Of the columns while the draft grows: codes in place of label, split and source.
-_TYPES: Final = (pa.string(), pa.int32(), pa.int8(), pa.int64(), pa.string(), pa.int32(), pa.int64(), pa.int64())
+_CODED: Final = ("label", "split", "source", "manifest_source")
+#: Of the columns while the draft grows: codes in place of those that repeat few values.
+_TYPES: Final = (
+    pa.string(), pa.int32(), pa.int8(), pa.int64(), pa.string(), pa.int32(), pa.int64(), pa.int32(), pa.int64(),
+)  # fmt: skip
 
 
 def stable_hash(text: str) -> int:
@@ -59,11 +53,15 @@ class Draft:
     examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     chunks: list[pa.RecordBatch] = field(default_factory=list)
     pending: list[tuple[object, ...]] = field(default_factory=list)
-    codes: dict[str, dict[str, int]] = field(default_factory=lambda: {"label": {}, "split": {}, "source": {}})
+    codes: dict[str, dict[str, int]] = field(default_factory=lambda: {name: {} for name in _CODED})
     source: str = ""
     #: What the uris of a source's photos begin with; the rest is the path within it.
     roots: dict[str, str] = field(default_factory=dict)
     from_manifest: bool = False
+    #: What whoever gave the photos should know; beside what is left aside.
+    warnings: list[str] = field(default_factory=list)
+    #: Names of folders that said a split.
+    split_folders: dict[str, str] = field(default_factory=dict)
 
     def start(self, source: str) -> None:
         """Say which source the photos to come are of."""
@@ -80,6 +78,15 @@ class Draft:
         if len(self.examples[reason]) < _EXAMPLES_KEPT:
             self.examples[reason].append(name.encode("utf-8", "backslashreplace").decode())
 
+    def aside(self) -> str:
+        """Return what was left aside, with an example each."""
+        return "; ".join(
+            f"{count} {reason} (such as {self.examples[reason][0]!r})"
+            if self.examples.get(reason)
+            else f"{count} {reason}"
+            for reason, count in self.left_aside.items()
+        )
+
     def add(
         self,
         uri: str,
@@ -90,6 +97,7 @@ class Draft:
         label: str | None,
         split: str | None,
         group: int | None = None,
+        manifest_source: str | None = None,
     ) -> None:
         """Add a photo; ``key`` is its path within the source, which decides all that is decided by hash."""
         label_code = None if label is None else self._code("label", label)
@@ -104,6 +112,7 @@ class Draft:
                 version,
                 self.codes["source"][self.source],
                 hashed if group is None else group,
+                None if manifest_source is None else self._code("manifest_source", manifest_source),
                 hashed,
             )
         )
@@ -111,13 +120,13 @@ class Draft:
             self._flush()
 
     def add_batch(self, batch: pa.RecordBatch) -> None:
-        """Add photos that are columns already: ``uri, label, split, size_bytes, version, group, key``.
+        """Add photos that are columns already: ``uri, label, split, size_bytes, version, group, manifest_source, key``.
 
-        Label and split are dictionaries of text; ``key`` is what :func:`stable_hash` gave for the path.
+        Label, split and manifest_source are dictionaries of text; ``key`` is what :func:`stable_hash` gave for the path.
         """
         self._flush()
         columns = {name: batch.column(name) for name in batch.schema.names}
-        for name, kind in (("label", pa.int32()), ("split", pa.int8())):
+        for name, kind in (("label", pa.int32()), ("split", pa.int8()), ("manifest_source", pa.int32())):
             values = columns[name].dictionary.to_pylist()
             codes = pa.array([self._code(name, value) for value in values], kind)
             columns[name] = codes.take(columns[name].indices)

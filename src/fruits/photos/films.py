@@ -6,6 +6,7 @@ the others name the film: here the axis ``r2``. Knows nothing of what is on the 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 _DIGITS: Final = re.compile(r"\d+")
 #: A shorter series is no turn of anything.
 _LEAST_FRAMES: Final = 24
+#: Of a name with more numbers, the last so many are compared to find the one that counts the frames.
+_NUMBERS_COMPARED: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +77,52 @@ class Films:
 
 
 def number_frames(names: Sequence[str]) -> Iterator[tuple[str, int] | None]:
-    """Yield for each file name the series it is numbered in and its number there; None for a name without digits."""
-    digits = [_DIGITS.findall(name) for name in names]
-    patterns = [_DIGITS.sub("#", name) for name in names]
-    values: dict[tuple[str, int], set[str]] = defaultdict(set)
-    for pattern, runs in zip(patterns, digits, strict=True):
-        for position, run in enumerate(runs):
-            values[pattern, position].add(run)
-    for pattern, runs in zip(patterns, digits, strict=True):
+    """Yield for each file name the series it is numbered in and its number there; None for a name without digits.
+
+    A few dozen bytes per name are held, however many numbers it has: names with UUIDs or hashes have dozens, and a pattern
+    of their own each.
+    """
+    numbers: dict[bytes, int] = {}
+    pattern_of = np.fromiter((numbers.setdefault(_pattern(name), len(numbers)) for name in names), np.int64, len(names))
+    del numbers
+    varies = _most_varied(names, pattern_of)
+    for name, pattern in zip(names, pattern_of.tolist(), strict=True):
+        runs = _DIGITS.findall(name)
         if not runs:
             yield None
             continue
-        frame = max(range(len(runs)), key=lambda position: (len(values[pattern, position]), position))
-        yield "/".join((pattern, *runs[:frame], "#", *runs[frame + 1 :])), int(runs[frame])
+        frame = varies.get(pattern, len(runs) - 1)
+        yield "/".join((_DIGITS.sub("#", name), *runs[:frame], "#", *runs[frame + 1 :])), int(runs[frame])
+
+
+def _pattern(name: str) -> bytes:
+    """Return what is left of a name without its digits, as a short hash: patterns of UUIDs are as long as their names."""
+    return hashlib.blake2b(_DIGITS.sub("#", name).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def _most_varied(names: Sequence[str], pattern_of: NDArray[np.int64]) -> dict[int, int]:
+    """Return which number of a name varies most among the names of its pattern, the last of several.
+
+    A pattern of one name has none: there the last number counts.
+    """
+    found: dict[int, int] = {}
+    if not len(pattern_of):
+        return found
+    order = np.argsort(pattern_of, kind="stable")
+    starts = np.flatnonzero(np.diff(pattern_of[order], prepend=-1))
+    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(order)], strict=True):
+        if stop - start < 2:
+            continue
+        members = order[start:stop].tolist()
+        count = len(_DIGITS.findall(names[members[0]]))
+        first = max(0, count - _NUMBERS_COMPARED)
+        if not count:
+            continue
+        values = np.fromiter(
+            (hash(run) for member in members for run in _DIGITS.findall(names[member])[first:]),
+            np.int64,
+            len(members) * (count - first),
+        ).reshape(len(members), count - first)
+        distinct = [len(np.unique(column)) for column in values.T]
+        found[int(pattern_of[members[0]])] = first + max(range(len(distinct)), key=lambda at: (distinct[at], at))
+    return found

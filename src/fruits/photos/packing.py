@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 from fruits.config import is_utf8
 from fruits.errors import CatalogueError, ConfigError, StoreError
 from fruits.measure import Clock, Progress, Silent
+from fruits.photos.access import Access
 from fruits.photos.draft import Draft
-from fruits.photos.listing import add_source
+from fruits.photos.listing import add_sources
 from fruits.photos.packs import MANIFEST, SCHEMA, VERSION_DIGITS, Contents, PackFile, find_pack, read_contents
 from fruits.photos.reading import read_rows
 from fruits.storage.marker import claim
@@ -46,6 +47,7 @@ def pack(
     to: str,
     *,
     labelled: bool = True,
+    access: Access | None = None,
     target_bytes: int = TARGET_BYTES,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -59,6 +61,8 @@ def pack(
         A folder or a prefix of a bucket: new, empty, or a pack that this one replaces.
     labelled : bool
         Without, photos need no label, and the pack is for ``fruits apply``.
+    access : Access, optional
+        What links and manifests may lead to; by default the sources alone.
     target_bytes : int
         A data file ends at this many bytes of photos, 1 or more.
     progress : Progress, optional
@@ -84,16 +88,21 @@ def pack(
     with clock.step("catalogue"):
         progress.start("catalogue", None)
         draft = Draft(labelled=labelled, progress=progress.advance)
-        for source in sources:
-            add_source(draft, source)
+        access = Access.to(sources) if access is None else access
+        add_sources(draft, sources, access)
         table = _with_paths(draft.finish(), draft)
+        for warning in draft.warnings:
+            progress.say(f"warning: {warning}")
     if not table.num_rows:
-        raise CatalogueError(f"no photos to pack in {', '.join(map(repr, sources))}; expected what 'fruits run' takes")
+        aside = f" ({draft.aside()})" if draft.left_aside else ""
+        raise CatalogueError(
+            f"no photos to pack in {', '.join(map(repr, sources))}{aside}; expected what 'fruits run' takes"
+        )
     objects = Objects(to)
     claim(objects, "pack")  # its photos, or its results, would be among data files
     with clock.step("pack"):
         progress.start("pack", table.num_rows)
-        writing = _Writing(objects, table, target_bytes, progress)
+        writing = _Writing(objects, table, target_bytes, access, progress)
         try:
             files = tuple(writing.files())
             if not files:
@@ -118,6 +127,7 @@ def pack(
         "unreadable": writing.unreadable_count,
         "unreadable_photos": writing.unreadable,
         "left_aside": dict(sorted(draft.left_aside.items())),
+        "warnings": draft.warnings,
         "seconds": {**clock.seconds, "total": clock.total()},
     }
 
@@ -211,11 +221,14 @@ def _names(sources: list[str]) -> dict[str, str]:
 class _Writing:
     """Data files in the making, and what went wrong on the way."""
 
-    def __init__(self, objects: Objects, table: pa.Table, target_bytes: int, progress: Progress) -> None:
+    def __init__(
+        self, objects: Objects, table: pa.Table, target_bytes: int, access: Access, progress: Progress
+    ) -> None:
         self.photo_bytes = 0
         self.unreadable: list[dict[str, str]] = []
         self.unreadable_count = 0
         self._objects, self._table, self._target, self._progress = objects, table, target_bytes, progress
+        self._access = access
         self._attempt = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}"
         self._begun: list[str] = []
 
@@ -248,7 +261,7 @@ class _Writing:
     def _groups(self) -> Iterator[pa.Table]:
         rows: list[dict[str, Any]] = []
         size = 0
-        for row, (data, error) in read_rows(_rows(self._table)):
+        for row, (data, error) in read_rows(_rows(self._table), self._access):
             self._progress.advance(1)
             if data is None:
                 self._miss(row, error)
@@ -295,14 +308,14 @@ def _parquet(sink: io.RawIOBase) -> pq.ParquetWriter:
         SCHEMA,
         # Photos are compressed already; their statistics would be whole photos.
         compression={**dict.fromkeys(small, "zstd"), "bytes": "none"},
-        use_dictionary=["label", "split"],
+        use_dictionary=["label", "split", "manifest_source"],
         write_statistics=["path", "label", "split"],
         write_page_checksum=True,
     )
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    columns = table.select(["uri", "path", "label", "split", "group", "key"])
+    columns = table.select(["uri", "path", "label", "split", "group", "manifest_source", "key"])
     for batch in columns.to_batches(_GROUP_ROWS):
         yield from batch.to_pylist()
 

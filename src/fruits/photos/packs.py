@@ -8,13 +8,13 @@ Format version 1. To change it: raise ``VERSION``, say here what changed, and ad
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import re
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -27,6 +27,8 @@ import pyarrow.parquet as pq
 
 from fruits.errors import CatalogueError, StoreError
 from fruits.harmless import json_text
+from fruits.photos.pack_groups import ADVICE, RowGroup, check_group, short
+from fruits.storage.local import RefusedError, open_regular, read_regular
 from fruits.storage.objects import AbsentError, Objects, is_remote, opened
 
 FORMAT: Final = "fruits pack"
@@ -37,12 +39,14 @@ SCHEME: Final = "pack:"
 #: Digits of a photo's checksum that are its version: packing the same photos again changes nothing.
 VERSION_DIGITS: Final = 16
 
-#: A row per photo, sorted by path. ``split`` is null where nothing says it; ``group`` and ``key`` as in the catalogue, ``key``
-#: being what a split or a sample by hash goes by. What reading a photo takes comes last, so that it is one range of the file.
+#: A row per photo, sorted by path. ``split`` is null where nothing says it; ``group``, ``manifest_source`` (which older packs
+#: lack) and ``key`` as in the catalogue, ``key`` being what a split or a sample by hash goes by. What reading a photo takes comes
+#: last, so that it is one range of the file.
 SCHEMA: Final = pa.schema(
     [
         pa.field("label", pa.string()),
         pa.field("split", pa.string()),
+        pa.field("manifest_source", pa.string()),
         pa.field("group", pa.int64(), nullable=False),
         pa.field("key", pa.int64(), nullable=False),
         pa.field("size_bytes", pa.int64(), nullable=False),
@@ -54,7 +58,8 @@ SCHEMA: Final = pa.schema(
 )
 #: Row groups that a process keeps: the one in use, the one before (shards end anywhere), and the next one of a bucket.
 _GROUPS_KEPT: Final = 3
-_ADVICE: Final = "make it again with 'fruits pack'"
+_MAX_CONTENTS: Final = 256 << 20
+_TEXTS: Final = ("label", "split", "manifest_source", "path", "version", "sha256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,7 @@ class Contents:
             version = about["format_version"]
             if version != VERSION:
                 raise CatalogueError(
-                    f"'{where}' is of pack format {version!r}; expected {VERSION}: {_ADVICE}, or update fruits"
+                    f"'{where}' is of pack format {version!r}; expected {VERSION}: {ADVICE}, or update fruits"
                 )
             files = tuple(PackFile(**{**file, "first": tuple(file["first"])}) for file in about["files"])
             contents = cls(about["photos"], about["photo_bytes"], about["labelled"], about["from_manifest"], files)
@@ -135,9 +140,9 @@ class Contents:
                 raise ValueError("its numbers contradict each other")
         except CatalogueError:
             raise
-        except (ValueError, TypeError, KeyError, AttributeError) as exc:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
             raise CatalogueError(
-                f"'{where}' is damaged ({type(exc).__name__}: {exc}); expected what 'fruits pack' wrote: {_ADVICE}"
+                f"'{where}' is damaged ({type(exc).__name__}: {exc}); expected what 'fruits pack' wrote: {ADVICE}"
             ) from exc
         return contents
 
@@ -160,8 +165,19 @@ def find_pack(root: str) -> Pack | None:
 
 def read_contents(objects: Objects) -> Contents | None:
     """Return what the ``pack.json`` of a place says; None if there is none, or it is another program's."""
-    data = objects.read_if_present(MANIFEST)
-    return None if data is None else Contents.parse(data, f"{objects.root}/{MANIFEST}")
+    try:
+        path = objects.local_path(MANIFEST)
+        if path is None:
+            data = objects.read(MANIFEST, limit=_MAX_CONTENTS)
+        else:
+            data = read_regular(str(path), _MAX_CONTENTS, _inside(objects))
+    except (AbsentError, FileNotFoundError):
+        return None
+    except RefusedError as exc:
+        raise CatalogueError(f"'{objects.root}/{MANIFEST}' cannot be used ({exc}); {ADVICE}") from exc
+    except NotADirectoryError:
+        return None
+    return Contents.parse(data, f"{objects.root}/{MANIFEST}")
 
 
 @lru_cache(maxsize=8)
@@ -208,7 +224,7 @@ class Pack:
         self.contents = contents
         self._places = [(file, group) for file in contents.files for group in range(len(file.first))]
         self._firsts = [path for file in contents.files for path in file.first]
-        self._groups: OrderedDict[int, Future[_Group]] = OrderedDict()
+        self._groups: OrderedDict[int, Future[RowGroup]] = OrderedDict()
         self._footers: dict[str, Any] = {}
         self._reading = -1  # the row group that was asked for last
 
@@ -224,26 +240,31 @@ class Pack:
         CatalogueError
             If a file is gone or damaged.
         """
-        columns = ["path", "group", "key", "size_bytes", "version", *(["label", "split"] if labelled else [])]
+        wanted = ["path", "group", "key", "size_bytes", "version"]
+        wanted += ["label", "split", "manifest_source"] if labelled else []
         prefix = pa.scalar(self.uri(""))
         for file in self.contents.files:
-            rows = 0
             try:
-                with self._opened(file.name) as stream:
+                with self._opened(file) as stream:
+                    # As a dictionary a text that repeats is held once, however long it is.
                     parquet = pq.ParquetFile(
-                        stream, read_dictionary=["label", "split"], page_checksum_verification=True, pre_buffer=True
+                        stream, read_dictionary=list(_TEXTS), page_checksum_verification=True, pre_buffer=True
                     )
-                    for batch in parquet.iter_batches(batch_size=8192, columns=columns):
-                        rows += batch.num_rows
-                        yield _as_catalogue(batch, prefix)
+                    rows = parquet.metadata.num_rows
+                    columns = [name for name in wanted if name in parquet.schema_arrow.names]
+                    if rows == file.rows:
+                        for group in range(parquet.metadata.num_row_groups):
+                            check_group(parquet.metadata.row_group(group), columns)
+                        for batch in parquet.iter_batches(batch_size=8192, columns=columns):
+                            yield _as_catalogue(batch, prefix, labelled=labelled)
             except (pa.ArrowException, OSError, KeyError) as exc:
                 first = (str(exc).splitlines() or [type(exc).__name__])[0]
                 raise CatalogueError(
-                    f"pack '{self.root}': its file '{file.name}' cannot be read ({first}); {_ADVICE}"
+                    f"pack '{self.root}': its file '{file.name}' cannot be read ({first}); {ADVICE}"
                 ) from exc
             if rows != file.rows:
                 raise CatalogueError(
-                    f"pack '{self.root}': its file '{file.name}' holds {rows:,} photos, not {file.rows:,}; {_ADVICE}"
+                    f"pack '{self.root}': its file '{file.name}' holds {rows:,} photos, not {file.rows:,}; {ADVICE}"
                 )
 
     def read(self, path: str) -> bytes:
@@ -284,13 +305,13 @@ class Pack:
     def _number(self, path: str) -> int:
         return bisect_right(self._firsts, path) - 1
 
-    def _group(self, path: str) -> _Group:
+    def _group(self, path: str) -> RowGroup:
         """Return the row group that holds a photo if any does; loaded once, whoever else waits for it."""
         number = self._number(path)
         if number < 0:
             raise AbsentError(f"pack '{self.root}' has no photo '{path}'")
         while True:
-            mine: Future[_Group] = Future()
+            mine: Future[RowGroup] = Future()
             with self._lock:
                 loading = self._groups.get(number, mine)
                 self._keep(number, loading)
@@ -308,30 +329,38 @@ class Pack:
                 self._forget(number, loading)  # may work next time
                 raise
 
-    def _keep(self, number: int, group: Future[_Group]) -> None:
+    def _keep(self, number: int, group: Future[RowGroup]) -> None:
         self._groups[number] = group
         self._groups.move_to_end(number)
         while len(self._groups) > _GROUPS_KEPT:
             self._groups.popitem(last=False)
 
-    def _forget(self, number: int, group: Future[_Group]) -> None:
+    def _forget(self, number: int, group: Future[RowGroup]) -> None:
         with self._lock:
             if self._groups.get(number) is group:
                 del self._groups[number]
 
-    def _opened(self, name: str) -> Any:
-        path = self._objects.local_path(name)
-        return self._objects.open(name) if path is None else pa.OSFile(str(path))
+    def _opened(self, file: PackFile) -> Any:
+        path = self._objects.local_path(file.name)
+        if path is None:
+            return self._objects.open(file.name)
+        descriptor = open_regular(str(path), _inside(self._objects))
+        try:
+            # Arrow opens what we looked at, not what may have taken its name since.
+            opened_one = Path(f"/proc/self/fd/{descriptor}")
+            return pa.OSFile(str(opened_one if opened_one.exists() else path))
+        finally:
+            os.close(descriptor)
 
-    def _load(self, number: int) -> _Group:
+    def _load(self, number: int) -> RowGroup:
         file, group = self._places[number]
         try:
-            with self._opened(file.name) as stream:
+            with self._opened(file) as stream:
                 # Without the pages' checksums: one damaged photo must not take its row group along.
                 parquet = pq.ParquetFile(stream, metadata=self._footers.get(file.name), pre_buffer=True)
                 # Fetched once per file, as files are read one after the other.
                 self._footers = {file.name: parquet.metadata}
-                table = parquet.read_row_group(group, columns=["path", "sha256", "bytes"], use_threads=False)
+                return RowGroup.read_from(parquet, group)
         except AbsentError:
             raise
         except FileNotFoundError as exc:
@@ -340,31 +369,24 @@ class Pack:
             raise
         except (pa.ArrowException, OSError, IndexError) as exc:
             first = (str(exc).splitlines() or [type(exc).__name__])[0]
-            raise StoreError(f"the file '{file.name}' of pack '{self.root}' is damaged ({first}); {_ADVICE}") from exc
-        return _Group(*(table[name].combine_chunks() for name in ("path", "sha256", "bytes")))
+            raise StoreError(f"the file '{file.name}' of pack '{self.root}' is damaged ({first}); {ADVICE}") from exc
 
 
-class _Group:
-    """The photos of one row group."""
-
-    def __init__(self, paths: pa.Array, sha256: pa.Array, contents: pa.Array) -> None:
-        self.paths, self.sha256, self.contents = paths, sha256, contents
-        self._rows = {path: row for row, path in enumerate(paths.to_pylist())}
-
-    def read(self, path: str) -> bytes:
-        row = self._rows.get(path)
-        if row is None:
-            raise AbsentError(f"the pack has no photo '{path}'")
-        data: bytes = self.contents[row].as_py()
-        if hashlib.sha256(data).hexdigest() != self.sha256[row].as_py():
-            raise StoreError(f"damaged in its pack: its bytes have another checksum; {_ADVICE}")
-        return data
-
-
-def _as_catalogue(batch: pa.RecordBatch, prefix: pa.Scalar) -> pa.RecordBatch:
+def _as_catalogue(batch: pa.RecordBatch, prefix: pa.Scalar, *, labelled: bool) -> pa.RecordBatch:
     columns = {name: batch.column(name) for name in batch.schema.names}
-    columns["uri"] = pc.binary_join_element_wise(prefix, columns.pop("path"), "")
-    for name in ("label", "split"):
+    for name in columns.keys() & {*_TEXTS}:
+        columns[name] = short(columns[name])
+    if not labelled:
+        columns["group"] = columns["key"]  # as of photos in folders, where nothing is learnt
+    columns["version"] = columns["version"].cast(pa.string())
+    columns["uri"] = pc.binary_join_element_wise(prefix, columns.pop("path").cast(pa.string()), "")
+    for name in ("label", "split", "manifest_source"):
         if name not in columns:
             columns[name] = pa.nulls(batch.num_rows, pa.dictionary(pa.int32(), pa.string()))
     return pa.RecordBatch.from_pydict(columns)
+
+
+def _inside(objects: Objects) -> Callable[[str], bool]:
+    """Return whether a path, without links, lies in a pack: a stranger's may hold links to what is the operator's."""
+    root = os.path.realpath(objects.root)
+    return lambda real: real.startswith(f"{root}/")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from queue import SimpleQueue
+from itertools import repeat
 from typing import Final
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 
 from fruits.config import usable_cores
 from fruits.errors import ImageDecodeError
+from fruits.photos.access import NO_LINKS, Access
 from fruits.photos.decoder import Decoder, own_decoder
 from fruits.photos.draft import stable_hash
 from fruits.photos.reading import THREADS, read_head, read_photo, read_photos
@@ -28,7 +30,7 @@ _THUMBNAIL_SIDE: Final = 128
 _PHOTOS_PER_DECODER: Final = 200
 
 
-def typical_side(table: pa.Table) -> int | None:
+def typical_side(table: pa.Table, access: Access = NO_LINKS) -> int | None:
     """Return the median short side, in pixels, of the photos of the sharpest source; None if none can be read.
 
     Looks at the headers of a few photos per source, chosen by hash, so that the answer does not depend on their order.
@@ -38,21 +40,23 @@ def typical_side(table: pa.Table) -> int | None:
         uris = table.filter(pc.equal(table["source"].cast(pa.string()), source))["uri"]
         step = max(1, len(uris) // (20 * _SIZES_READ))
         chosen = sorted(uris.take(pa.array(range(0, len(uris), step))).to_pylist(), key=_place)[:_SIZES_READ]
-        sides = [min(size) for size in _sizes(chosen) if size]
+        sides = [min(size) for size in _sizes(chosen, access) if size]
         if sides:
             medians.append(int(np.median(sides)))
     return max(medians, default=None)
 
 
-def thumbnail(uri: str) -> bytes | None:
+def thumbnail(uri: str, access: Access = NO_LINKS) -> bytes | None:
     """Return a small JPEG of a photo; None if it does not open."""
     try:
-        return own_decoder().to_thumbnail(read_photo(uri), _THUMBNAIL_SIDE)
+        return own_decoder().to_thumbnail(read_photo(uri, access), _THUMBNAIL_SIDE)
     except (OSError, ImageDecodeError):
         return None
 
 
-def gallery_thumbnails(uris: Sequence[str], side: int, quality: int) -> Iterator[bytes | None]:
+def gallery_thumbnails(
+    uris: Sequence[str], side: int, quality: int, access: Access = NO_LINKS
+) -> Iterator[bytes | None]:
     """Yield a small JPEG for each photo, None where it does not open; read ahead from a bucket, one decoder per core."""
     workers = max(1, min(usable_cores(), len(uris) // _PHOTOS_PER_DECODER))
     with ExitStack() as opened:
@@ -72,7 +76,7 @@ def gallery_thumbnails(uris: Sequence[str], side: int, quality: int) -> Iterator
 
         pool = opened.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="thumbnail"))
         coming: deque[Future[bytes | None]] = deque()
-        for data, _ in read_photos(uris):
+        for data, _ in read_photos(uris, access):
             coming.append(pool.submit(small, data))
             if len(coming) > 2 * workers:
                 yield coming.popleft().result()
@@ -80,19 +84,24 @@ def gallery_thumbnails(uris: Sequence[str], side: int, quality: int) -> Iterator
             yield coming.popleft().result()
 
 
-def thumbnails(uris: Iterable[str], count: int) -> list[bytes]:
+def thumbnails(uris: Iterable[str], count: int, access: Access = NO_LINKS) -> list[bytes]:
     """Return small JPEGs of the first ``count`` photos that still open."""
     found: list[bytes] = []
     for uri in uris:
         if len(found) == count:
             break
-        if picture := thumbnail(uri):
+        if picture := thumbnail(uri, access):
             found.append(picture)
     return found
 
 
 def example_photos(
-    table: pa.Table, wrong: Mapping[tuple[str, str], Sequence[str]], *, pairs: int = 12, labels: int = 200
+    table: pa.Table,
+    wrong: Mapping[tuple[str, str], Sequence[str]],
+    access: Access = NO_LINKS,
+    *,
+    pairs: int = 12,
+    labels: int = 200,
 ) -> dict[str, list[bytes]]:
     """Return thumbnails for a report.
 
@@ -102,6 +111,8 @@ def example_photos(
         The catalogue.
     wrong : mapping
         Uris of photos taken for another label, by (label, predicted), worst pair first.
+    access : Access
+        Where links among the photos may lead.
     pairs, labels : int
         For how many pairs, and how many labels, there will be thumbnails.
 
@@ -124,10 +135,10 @@ def example_photos(
         # Spread over the label's photos: the first few are often frames of one film.
         spread = rows[np.linspace(0, len(rows) - 1, min(len(rows), 2 * count)).astype(int)] if len(rows) else rows
         chosen = [*spread[::2], *spread[1::2]]
-        if photos := thumbnails((uris[int(row)].as_py() for row in chosen), count):
+        if photos := thumbnails((uris[int(row)].as_py() for row in chosen), count, access):
             found[name] = photos
     for label, predicted in worst:
-        found[f"{label}\0{predicted}"] = thumbnails(wrong[label, predicted], 3)
+        found[f"{label}\0{predicted}"] = thumbnails(wrong[label, predicted], 3, access)
     return found
 
 
@@ -136,12 +147,12 @@ def _place(uri: str) -> int:
     return stable_hash("/".join(uri.split("/")[-2:]))
 
 
-def _sizes(uris: Sequence[str]) -> list[tuple[int, int] | None]:
+def _sizes(uris: Sequence[str], access: Access) -> list[tuple[int, int] | None]:
     if any(map(is_remote, uris)):
         with ThreadPoolExecutor(THREADS, thread_name_prefix="size") as pool:
-            heads = list(pool.map(_head, uris))
+            heads = list(pool.map(_head, uris, repeat(access)))
     else:
-        heads = list(map(_head, uris))
+        heads = [_head(uri, access) for uri in uris]
     sizes: list[tuple[int, int] | None] = []
     for uri, head, size in zip(uris, heads, own_decoder().read_sizes(heads), strict=True):
         if not isinstance(size, ImageDecodeError):
@@ -153,10 +164,10 @@ def _sizes(uris: Sequence[str]) -> list[tuple[int, int] | None]:
     return sizes
 
 
-def _head(uri: str) -> bytes:
+def _head(uri: str, access: Access) -> bytes:
     """Return the beginning of a photo, nothing where it cannot be read."""
     try:
-        return read_head(uri, _HEAD_BYTES)
+        return read_head(uri, _HEAD_BYTES, access)
     except OSError:
         return b""
 

@@ -21,8 +21,8 @@ from typing import Final
 from fruits.config import is_utf8
 from fruits.errors import NotFoundError, StoreError
 from fruits.harmless import clean_line, json_text
-from fruits.photos.draft import SPLIT_NAMES
-from fruits.photos.listing import has_photo_suffix
+from fruits.photos.folders import has_photo_suffix
+from fruits.photos.names import is_system_folder, label_of, split_of
 from fruits.service.submissions import Submissions
 from fruits.storage.lease import finishing
 from fruits.storage.marker import OccupiedError, kind_of
@@ -145,7 +145,13 @@ def label_folder(label: str) -> str:
     """
     label = clean_line(label) or "~"
     name = _UNSAFE.sub(lambda found: _code(found.group()), label)
-    if name.startswith(".") or name.lower() in SPLIT_NAMES or _DEVICES.fullmatch(name):
+    if (
+        name.startswith(".")
+        or split_of(name)
+        or is_system_folder(name)
+        or not label_of(name)
+        or _DEVICES.fullmatch(name)
+    ):
         name = _code(name[0]) + name[1:]
     if name.endswith((".", " ")):
         name = name[:-1] + _code(name[-1])

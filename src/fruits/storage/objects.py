@@ -29,6 +29,7 @@ from obstore.store import LocalStore
 
 from fruits.errors import StoreError
 from fruits.storage.buckets import lists_in_order, open_bucket
+from fruits.storage.local import too_large
 
 T = TypeVar("T")
 
@@ -132,9 +133,22 @@ class Objects:
             with suppress(OSError):  # another user's: that user says who may read
                 Path(self.root).chmod(0o700)
 
-    def read(self, key: str) -> bytes:
-        """Return the bytes of an object; see also :meth:`read_if_present`."""
-        return self._try("read", key, lambda: bytes(self._store.get(key).bytes()))
+    def read(self, key: str, *, limit: int | None = None) -> bytes:
+        """Return the bytes of an object; see also :meth:`read_if_present`.
+
+        Raises
+        ------
+        RefusedError
+            If it has more than ``limit`` bytes; none of them is read then.
+        """
+
+        def get() -> bytes:
+            result = self._store.get(key)
+            if limit is not None and result.meta["size"] > limit:
+                raise too_large(result.meta["size"], limit)
+            return bytes(result.bytes())
+
+        return self._try("read", key, get)
 
     def read_if_present(self, key: str) -> bytes | None:
         """Return the bytes of an object, or None if there is none."""
@@ -321,18 +335,6 @@ def reach(root: str) -> None:
         except StoreError as exc:
             if "kind: Connect" in str(exc.__cause__):
                 raise
-
-
-def read_file(uri: str) -> bytes:
-    """Return the bytes of a local photo. Plain reading: for small local files obstore's way takes ten times as long.
-
-    Raises
-    ------
-    OSError
-        If the file is gone or cannot be read.
-    """
-    with open(uri, "rb", buffering=0) as file:  # noqa: PTH123 - a Path per photo costs as much as the read
-        return file.read()
 
 
 def make_private_folder(path: Path) -> None:

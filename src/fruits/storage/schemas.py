@@ -23,8 +23,9 @@ EMBEDDING_TOLERANCE: Final = 1e-5
 _LABEL = pa.dictionary(pa.int32(), pa.string())
 _SPLIT = pa.dictionary(pa.int8(), pa.string())
 
-#: One row per photo that was found. ``group``: photos that may show the same thing from nearly the same view share one;
-#: negative where a manifest says so, else a guess from names.
+#: One row per photo that was found. ``source``: what was given on the command line. ``group``: photos that may show the same
+#: thing from nearly the same view share one; negative where a manifest says so, else a guess from names. ``manifest_source``:
+#: what a manifest's column ``source`` says, null where none does; catalogues of older runs lack it.
 CATALOGUE: Final = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
@@ -34,6 +35,7 @@ CATALOGUE: Final = pa.schema(
         pa.field("version", pa.string(), nullable=False),
         pa.field("source", _LABEL, nullable=False),
         pa.field("group", pa.int64(), nullable=False),
+        pa.field("manifest_source", _LABEL),
     ]
 )
 

@@ -198,8 +198,8 @@ def test_photos_that_wait_are_bounded_in_bytes(
         (tmp_path / f"{number:02d}.jpg").write_bytes(bytes(size))
     monkeypatch.setattr(module, "MAX_BATCH_BYTES", 3 * size)
     read: list[str] = []
-    real = reading.read_file
-    monkeypatch.setattr(reading, "read_file", lambda uri: read.append(uri) or real(uri))
+    real = reading.read_regular
+    monkeypatch.setattr(reading, "read_regular", lambda uri, *rest: read.append(uri) or real(uri, *rest))
     given = 0
     for batch in embed_rows(rows_of(sorted(tmp_path.iterdir())), embedder, PREPROCESSING, D):
         given += batch.num_rows

@@ -16,6 +16,7 @@ from faults.s3_server import FOREIGN, S3Server, why_not
 
 from fruits.errors import CatalogueError, StoreError
 from fruits.photos import packs
+from fruits.photos.access import Access
 from fruits.photos.catalogue import Catalogue, list_photos
 from fruits.photos.packing import pack, unpack
 from fruits.photos.reading import read_photo, read_photos
@@ -133,7 +134,8 @@ def test_manifest_in_a_bucket_names_photos_beside_it_and_elsewhere(tmp_path: Pat
     sink = pa.BufferOutputStream()
     pa.csv.write_csv(table, sink) if suffix == "csv" else pq.write_table(table, sink)
     objects.write(f"lists/list.{suffix}", sink.getvalue().to_pybytes())
-    found = list_photos([f"{place}/lists/list.{suffix}"])
+    manifest = f"{place}/lists/list.{suffix}"
+    found = list_photos([manifest], access=Access.to([manifest], [place, str(tmp_path), "s3://no-such-bucket"]))
     by_uri = {row["uri"]: row for row in found.table.to_pylist()}
     assert set(by_uri) == {f"{place}/pile/{name}.jpg" for name in ("0", "1", "gone", "2")} | {
         str(tmp_path / "local.jpg"), "s3://no-such-bucket/1.jpg"
@@ -148,7 +150,8 @@ def test_manifest_in_a_bucket_names_photos_beside_it_and_elsewhere(tmp_path: Pat
 def test_manifest_on_disk_names_photos_in_a_bucket(tmp_path: Path, place: str) -> None:
     Objects(place).write("1.jpg", JPEG_HEAD)
     (tmp_path / "list.csv").write_text(f"uri,label,split\n{place}/1.jpg,a,train\n")
-    [row] = list_photos([str(tmp_path / "list.csv")]).table.to_pylist()
+    manifest = str(tmp_path / "list.csv")
+    [row] = list_photos([manifest], access=Access.to([manifest], [place])).table.to_pylist()
     assert (row["uri"], row["size_bytes"]) == (f"{place}/1.jpg", len(JPEG_HEAD))
 
 
@@ -206,7 +209,7 @@ def test_photos_of_a_bucket_are_packed_and_replaced_packs_leave_nothing(own_phot
     alike(list_photos([str(own_photos)]), list_photos([f"{place}/packed"]))
     found = {one.key for one in Objects(f"{place}/packed").list()}
     named = {file["name"] for file in json.loads(Objects(f"{place}/packed").read("pack.json"))["files"]}
-    assert found == named | {"pack.json"}
+    assert found == named | {"pack.json", ".fruits"}
     assert done["unreadable"] == 0
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from fruits.errors import CatalogueError, StoreError
 from fruits.photos import packing, packs
+from fruits.photos.access import Access
 from fruits.photos.catalogue import list_photos
 from fruits.photos.packing import pack, unpack
 from fruits.photos.packs import MANIFEST, find_pack, split_pack_uri
@@ -169,7 +170,8 @@ def test_several_sources_keep_apart_by_name(tmp_path: Path) -> None:
 def test_photos_beyond_the_folder_of_a_manifest_stay_within_the_pack(some: Path, tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "list.csv").write_text(f"uri,label\n../some/a/1.jpg,a\n{some}/b/2.jpg,b\n")
-    pack([str(tmp_path / "lists" / "list.csv")], str(tmp_path / "pack"))
+    manifest = str(tmp_path / "lists" / "list.csv")
+    pack([manifest], str(tmp_path / "pack"), access=Access.to([manifest], [str(some)]))
     unpack(str(tmp_path / "pack"), str(tmp_path / "out"))
     assert sorted(path.name for path in (tmp_path / "out").rglob("*.jpg")) == ["1.jpg", "2.jpg"]
 

@@ -11,6 +11,7 @@ import pytest
 from fruits.errors import StoreError
 from fruits.photos import reading
 from fruits.photos.reading import read_photo, read_photos
+from fruits.storage.local import MAX_PHOTO_BYTES
 from fruits.storage.objects import AbsentError
 
 
@@ -22,7 +23,8 @@ class Bucket:
         self.asked: list[str] = []
         self.lock = threading.Lock()
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, *, limit: int) -> bytes:
+        assert limit == MAX_PHOTO_BYTES
         with self.lock:
             self.now += 1
             self.most = max(self.most, self.now)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fruits.errors import StoreError
 from fruits.harmless import clean_line
 from fruits.photos.catalogue import list_photos
-from fruits.photos.draft import SPLIT_NAMES
+from fruits.photos.names import is_system_folder, split_of
 from fruits.service.export import export, label_folder
 from fruits.service.submissions import NewSubmission, Submissions
 from fruits.storage.objects import Objects
@@ -181,7 +181,8 @@ def test_any_label_is_a_safe_folder_of_its_own(label: str, other: str) -> None:
     assert name == name.strip()
     assert not name.endswith(".")
     assert len(name.encode()) <= 180
-    assert name.lower() not in SPLIT_NAMES
+    assert split_of(name) is None
+    assert not is_system_folder(name)
     assert unicodedata.is_normalized("NFC", name)
     if clean_line(label) and clean_line(other) and clean_line(label) != clean_line(other):
         assert name != label_folder(other)

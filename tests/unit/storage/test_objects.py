@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fruits.errors import StoreError
-from fruits.storage.objects import Objects, read_file
+from fruits.storage.objects import Objects
 
 
 @pytest.fixture
@@ -114,8 +114,3 @@ def test_relative_folder_is_not_lost_when_the_working_folder_changes(
     monkeypatch.chdir("/")
     objects.write("a", b"1")
     assert (tmp_path / "results" / "a").read_bytes() == b"1"
-
-
-def test_photo_that_is_gone_is_a_file_not_found(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        read_file(str(tmp_path / "gone.jpg"))
