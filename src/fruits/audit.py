@@ -251,7 +251,9 @@ def _looks(photos: _Photos, rows: NDArray[np.int64], prepared: Prepared, access:
     pixels = np.zeros((len(rows), size, size, 3), np.uint8)
     for place, row in enumerate(rows.tolist()):
         with suppress(OSError, ImageDecodeError):
-            pixels[place] = own_decoder().to_network_input(read_photo(photos.uris[row], access), prepared.preprocessing).pixels
+            pixels[place] = (
+                own_decoder().to_network_input(read_photo(photos.uris[row], access), prepared.preprocessing).pixels
+            )
     return fingerprints(pixels)
 
 

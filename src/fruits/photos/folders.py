@@ -135,7 +135,7 @@ def add_prefix(draft: Draft, objects: Objects, others: Iterable[str]) -> bool:
     """
     root = f"{objects.root}/"
     draft.lies_below(root)
-    listed = _listed(objects)
+    listed = _listed(draft, objects)
     if not listed.num_rows:
         return False
     unknown = _photos_by_content(objects, listed)
@@ -324,10 +324,13 @@ class _Folders:
             draft.add(self._root + key, key, size, version, label=label, split=split, group=group)
 
 
-def _listed(objects: Objects) -> pa.Table:
+def _listed(draft: Draft, objects: Objects) -> pa.Table:
     """Return ``key, size, version`` of all objects, in the order of keys."""
     schema = pa.schema([("key", pa.string()), ("size", pa.int64()), ("version", pa.string())])
-    found = ((one.key, one.size_bytes, one.version) for one in objects.list())
+    found = (
+        (one.key, one.size_bytes, one.version)
+        for one in objects.list(leave=lambda key: draft.leave("key that is no path", key))
+    )
     chunks = []
     while some := list(islice(found, _ROWS_AT_ONCE)):
         columns = zip(zip(*some, strict=True), schema.types, strict=True)

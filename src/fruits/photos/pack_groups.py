@@ -47,18 +47,25 @@ class RowGroup:
         about = parquet.metadata.row_group(group)
         size = check_group(about, ["path", "sha256", "bytes"])
         rows = max(1, min(_SLICE_ROWS, _SLICE_BYTES // max(1, size)))
+        if not _is_plain(about):  # no `fruits pack` wrote it so: look at what it declares before anything else
+            declared = parquet.read_row_group(group, columns=["size_bytes"], use_threads=False)["size_bytes"]
+            if (held := pc.sum(declared).as_py() or 0) > _MAX_GROUP_BYTES:
+                raise too_large(held, _MAX_GROUP_BYTES)
         columns = ["size_bytes", "path", "sha256", "bytes"]
-        batches, held = [], 0
+        batches: list[pa.RecordBatch] = []
+        held = 0
         for batch in parquet.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
-            lengths = pc.binary_length(batch.column("bytes"))
-            if not lengths.cast(pa.int64()).equals(batch.column("size_bytes")):
+            lengths = _lengths(batch.column("bytes"))
+            if not lengths.equals(batch.column("size_bytes")):
                 raise pa.ArrowInvalid("photos are of other sizes than it declares")
             held += pc.sum(lengths).as_py() or 0
             if held > _MAX_GROUP_BYTES:
+                batches.clear()  # an error holds on to what was there when it was raised
                 raise too_large(held, _MAX_GROUP_BYTES)
-            batches.append(batch)
+            texts = (short(batch.column(name)).cast(pa.string()) for name in ("path", "sha256"))
+            batches.append(pa.RecordBatch.from_arrays([*texts, batch.column("bytes").cast(pa.binary())], columns[1:]))
         table = pa.Table.from_batches(batches).combine_chunks()
-        paths, sha256 = (short(table[name].combine_chunks()) for name in ("path", "sha256"))
+        paths, sha256 = (table[name].combine_chunks() for name in ("path", "sha256"))
         return cls(paths, sha256, table["bytes"].combine_chunks())
 
     def read(self, path: str) -> bytes:
@@ -92,12 +99,25 @@ def check_group(about: Any, columns: Sequence[str]) -> int:
             if chunk.total_uncompressed_size > text:
                 raise too_large(chunk.total_uncompressed_size, text)
             continue
-        if chunk.compression != "UNCOMPRESSED":
-            raise pa.ArrowInvalid("photos are compressed")
         size = chunk.total_uncompressed_size
         if size > _MAX_GROUP_BYTES:
             raise too_large(size, _MAX_GROUP_BYTES)
     return size
+
+
+def _is_plain(about: Any) -> bool:
+    """Whether the photos of a row group take as many bytes as its file has for them."""
+    for chunk in (about.column(at) for at in range(about.num_columns)):
+        if chunk.path_in_schema == "bytes":
+            return chunk.compression == "UNCOMPRESSED" and not chunk.has_dictionary_page
+    return True
+
+
+def _lengths(contents: pa.Array) -> pa.Array:
+    """Return how many bytes each photo has; a pack of a stranger's may hold the same photo once for many rows."""
+    if pa.types.is_dictionary(contents.type):
+        return pc.binary_length(contents.dictionary).cast(pa.int64()).take(contents.indices)
+    return pc.binary_length(contents).cast(pa.int64())
 
 
 def short(texts: pa.Array) -> pa.Array:

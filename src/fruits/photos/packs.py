@@ -59,6 +59,7 @@ SCHEMA: Final = pa.schema(
 #: Row groups that a process keeps: the one in use, the one before (shards end anywhere), and the next one of a bucket.
 _GROUPS_KEPT: Final = 3
 _MAX_CONTENTS: Final = 256 << 20
+_OPTIONAL: Final = frozenset({"manifest_source"})
 _TEXTS: Final = ("label", "split", "manifest_source", "path", "version", "sha256")
 
 
@@ -247,11 +248,17 @@ class Pack:
             try:
                 with self._opened(file) as stream:
                     # As a dictionary a text that repeats is held once, however long it is.
+                    metadata = pq.ParquetFile(stream).metadata
+                    there = {metadata.schema.column(at).name for at in range(metadata.num_columns)}
                     parquet = pq.ParquetFile(
-                        stream, read_dictionary=list(_TEXTS), page_checksum_verification=True, pre_buffer=True
+                        stream,
+                        metadata=metadata,
+                        read_dictionary=[name for name in _TEXTS if name in there],
+                        page_checksum_verification=True,
+                        pre_buffer=True,
                     )
-                    rows = parquet.metadata.num_rows
-                    columns = [name for name in wanted if name in parquet.schema_arrow.names]
+                    rows = metadata.num_rows
+                    columns = [name for name in wanted if name in there or name not in _OPTIONAL]
                     if rows == file.rows:
                         for group in range(parquet.metadata.num_row_groups):
                             check_group(parquet.metadata.row_group(group), columns)
@@ -325,6 +332,8 @@ class Pack:
                 return loading.result()
             except CancelledError:  # whoever expected it has stopped
                 self._forget(number, loading)
+            except RefusedError:
+                raise  # of all of its photos, without reading it again
             except BaseException:
                 self._forget(number, loading)  # may work next time
                 raise

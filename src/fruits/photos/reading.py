@@ -23,7 +23,8 @@ from fruits.storage.objects import AbsentError, Objects, is_remote, opened
 THREADS: Final = 32
 #: A photo in a bucket is asked for when it is at most this many photos away: batches of 32 find theirs there.
 _AHEAD: Final = 128
-#: Bytes that are fetched and not yet asked for, and those on their way, by the largest photo so far.
+#: Bytes that are fetched and not yet asked for, and those on their way, by the largest photo so far; a larger one waits until
+#: it is asked for.
 _MAX_BYTES: Final = 16 << 20
 _FIRST_GUESS: Final = 256 << 10
 #: So many refusals in a row, and nothing read between, are no longer about photos.
@@ -33,7 +34,7 @@ Content = tuple[bytes | None, str]
 Row = TypeVar("Row", bound=Mapping[str, Any])
 
 
-def read_photo(uri: str, access: Access = NO_LINKS) -> bytes:
+def read_photo(uri: str, access: Access = NO_LINKS, *, limit: int = MAX_PHOTO_BYTES) -> bytes:
     """Return the bytes of a photo: a path, ``s3://bucket/key``, or ``pack:root#path``.
 
     Parameters
@@ -41,6 +42,8 @@ def read_photo(uri: str, access: Access = NO_LINKS) -> bytes:
     uri : str
     access : Access
         Where links on disk may lead.
+    limit : int
+        Bytes that a file or an object may have.
 
     Raises
     ------
@@ -54,10 +57,10 @@ def read_photo(uri: str, access: Access = NO_LINKS) -> bytes:
         return opened_pack(root).read(path)
     if not is_remote(uri):
         # Plain reading: for small local files obstore's way takes several times as long.
-        return read_regular(uri, MAX_PHOTO_BYTES, access.leads)
+        return read_regular(uri, limit, access.leads)
     objects, key = place_of(uri)
     try:
-        return objects.read(key, limit=MAX_PHOTO_BYTES)
+        return objects.read(key, limit=limit)
     except ValueError as exc:
         raise StoreError(f"cannot read '{uri}': {exc}") from exc
 
@@ -178,6 +181,8 @@ class _Ahead:
 
         def get() -> Content:
             content = reading.result()
+            if content is None:
+                return _content(uri, self._access)
             with self._lock:
                 self._held -= len(content[0] or b"")
             return content
@@ -189,8 +194,11 @@ class _Ahead:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _fetch(self, uri: str) -> Content:
-        content = _content(uri, self._access)
+    def _fetch(self, uri: str) -> Content | None:
+        """Read a photo ahead, if it is small enough to lie about until it is asked for."""
+        content = _content(uri, self._access, limit=_MAX_BYTES)
+        if will_never_work(content[1]):
+            return None
         size = len(content[0] or b"")
         with self._lock:
             self._held += size
@@ -203,10 +211,10 @@ class _Ahead:
         return self._pool
 
 
-def _content(uri: str, access: Access) -> Content:
+def _content(uri: str, access: Access, *, limit: int = MAX_PHOTO_BYTES) -> Content:
     """Return the bytes of a photo, or None and the reason."""
     try:
-        return read_photo(uri, access), ""
+        return read_photo(uri, access, limit=limit), ""
     except RefusedError as exc:
         return None, f"{exc.code}: {exc}"
     except FileNotFoundError:

@@ -30,6 +30,7 @@ from obstore.store import LocalStore
 from fruits.errors import StoreError
 from fruits.storage.buckets import lists_in_order, open_bucket
 from fruits.storage.local import too_large
+from fruits.storage.raw_keys import has_bad_segment, is_no_path, list_raw
 
 T = TypeVar("T")
 
@@ -223,8 +224,11 @@ class Objects:
         self._try("move", key, lambda: obstore.copy(self._store, key, to))
         self.delete(key)
 
-    def list(self, prefix: str = "") -> Iterator[Found]:
-        """Yield the objects whose keys begin with a folder's name, each once, a page at a time; in the order the store has."""
+    def list(self, prefix: str = "", *, leave: Callable[[str], None] = lambda _: None) -> Iterator[Found]:
+        """Yield the objects whose keys begin with a folder's name, each once, a page at a time; in the order the store has.
+
+        ``leave`` is called with keys that can name nothing, such as ``a//b``: no such object can be read.
+        """
         patience, given = _Patience(self.is_local), array("q")  # 8 bytes per key, for the case that it breaks off
         known: frozenset[int] = frozenset()
         last, in_order = "", lists_in_order(self.root)
@@ -244,15 +248,31 @@ class Objects:
                         yield from fresh
                 return
             except StoreError as exc:
+                if not self.is_local and is_no_path(str(exc.__cause__)):
+                    known = frozenset(given)
+                    yield from (found for found in self._list_raw(prefix, leave) if hash(found.key) not in known)
+                    return
                 patience.wait_or_raise(exc)
                 known = frozenset(given)
+
+    def _list_raw(self, prefix: str, leave: Callable[[str], None]) -> Iterator[Found]:
+        for meta in list_raw(self.root, prefix):
+            if has_bad_segment(meta["path"]):
+                leave(meta["path"])
+            else:
+                yield _found(meta | {"path": meta["path"].removesuffix("/")})
 
     def names(self) -> set[str]:
         """Return the names that lie directly in this place: of objects, and of what has objects below it."""
         if self.is_local:
             with _translated("list", self.root):
                 return set(os.listdir(self.root))  # noqa: PTH208 - names that are not UTF-8, too
-        found: Any = self._try("list", "", lambda: obstore.list_with_delimiter(self._store))
+        try:
+            found: Any = self._try("list", "", lambda: obstore.list_with_delimiter(self._store))
+        except StoreError as exc:
+            if not is_no_path(str(exc.__cause__)):
+                raise
+            return {one.key.partition("/")[0] for one in self._list_raw("", lambda _: None)}
         paths = [*found["common_prefixes"], *(one["path"] for one in found["objects"])]
         return {path.rstrip("/").rpartition("/")[2] for path in paths} - {""}
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -226,3 +229,43 @@ def test_every_request_for_a_photo_goes_over_one_client(own_photos: Path, place:
     upload(own_photos, place)
     list(read_photos(list_photos([place]).table["uri"].to_pylist()))
     assert opened.cache_info().currsize <= 2
+
+
+BAD_KEYS = ["a//2.jpg", "/3.jpg", "a/../4.jpg", "../5.jpg", "b/./6.jpg", "b/c//d/7.jpg"]
+
+
+def put_raw(place: str, keys: list[str]) -> None:
+    """Put objects as other programs do, under any key."""
+    name, _, prefix = place.removeprefix("s3://").partition("/")
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name=os.environ["AWS_REGION"])
+    for key in keys:
+        client.put_object(Bucket=name, Key=f"{prefix}/{key}", Body=b"" if key.endswith("/") else JPEG_HEAD)
+
+
+def test_keys_that_are_no_paths_are_left_aside_and_all_others_listed(place: str) -> None:
+    good = ["a/1.jpg", "b/2.jpg", "b/z 9.jpg", "c/é.jpg", "c/folder/"]
+    put_raw(place, good + BAD_KEYS)
+    found = list_photos([place])
+    assert sorted(uri.removeprefix(f"{place}/") for uri in found.table["uri"].to_pylist()) == good[:-1]
+    assert found.left_aside["key that is no path"] == len(BAD_KEYS)
+    assert set(found.examples["key that is no path"]) <= set(BAD_KEYS)
+    assert set(found.left_aside) <= {"key that is no path", "empty label"}
+    assert Objects(place).names() >= {"a", "b", "c"}
+    versions = {row["uri"]: row["version"] for row in found.table.to_pylist()}
+    assert versions[f"{place}/a/1.jpg"] == Objects(place).look("a/1.jpg").version  # type: ignore[union-attr]
+
+
+def test_keys_that_are_no_paths_beyond_the_first_page_double_nothing(place: str) -> None:
+    put_raw(place, ["a/1.jpg", "b/z//1.jpg"])
+    objects = Objects(place)
+    for number in range(1200):
+        objects.write(f"a/x{number:04d}.jpg", JPEG_HEAD)
+    keys = [found.key for found in objects.list()]
+    assert len(keys) == len(set(keys)) == 1201
+
+
+def test_bucket_with_such_a_key_says_what_to_install(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_raw(place, ["a/1.jpg", "a//2.jpg"])
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(StoreError, match=r"segment: rename or delete it, .* pip install 'fruits\[aws\]'"):
+        list_photos([place])

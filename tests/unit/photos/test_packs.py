@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -9,13 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fruits.errors import CatalogueError, StoreError
-from fruits.photos import packing, packs
+from fruits.photos import pack_groups, packing, packs
 from fruits.photos.access import Access
 from fruits.photos.catalogue import list_photos
 from fruits.photos.packing import pack, unpack
@@ -356,3 +358,135 @@ def test_folder_that_is_no_pack_is_said(some: Path, tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match="is no pack"):
         unpack(str(tmp_path / "nowhere"), str(tmp_path / "out"))
     assert not os.path.lexists(tmp_path / "nowhere")
+
+
+# --- Packs of strangers that are larger than they look ----------------------------------------------------------------
+
+
+def rewritten(root: Path, groups: list[pa.Table], **options: Any) -> list[str]:
+    """Put other row groups into a pack of one file, make pack.json say so, and return the uris of its photos."""
+    about = json.loads((root / MANIFEST).read_text())
+    [file] = about["files"]
+    path = root / file["name"]
+    with pq.ParquetWriter(path, groups[0].schema, **options) as writer:
+        for group in groups:
+            writer.write_table(group.cast(groups[0].schema), row_group_size=group.num_rows)
+    firsts = [group["path"][0].as_py() for group in groups]
+    rows = sum(group.num_rows for group in groups)
+    file |= {"rows": rows, "first": firsts, "size_bytes": path.stat().st_size}
+    (root / MANIFEST).write_text(json.dumps(about | {"photos": rows}))
+    packs.opened_pack.cache_clear()
+    return [f"pack:{root}#{name}" for group in groups for name in group["path"].to_pylist()]
+
+
+def bomb(rows: int, value: bytes, *, size: int, path: str = "z/{:05d}.jpg") -> pa.Table:
+    """A row group whose photos are all the same bytes, stored once."""
+    codes = pa.array([0] * rows, pa.int32())
+    columns: dict[str, Any] = {
+        "label": ["z"] * rows,
+        "split": pa.nulls(rows, pa.string()),
+        "manifest_source": pa.nulls(rows, pa.string()),
+        "group": pa.array(range(rows), pa.int64()),
+        "key": pa.array(range(rows), pa.int64()),
+        "size_bytes": pa.array([size] * rows, pa.int64()),
+        "version": ["0" * 16] * rows,
+        "path": [path.format(row) for row in range(rows)],
+        "sha256": [hashlib.sha256(value).hexdigest()] * rows,
+        "bytes": pa.DictionaryArray.from_arrays(codes, pa.array([value], pa.binary())),
+    }
+    return pa.table(columns)
+
+
+def honest(root: Path) -> pa.Table:
+    [file] = (root / "data").iterdir()
+    table = pq.read_table(file)
+    column = table.schema.get_field_index("bytes")
+    return table.set_column(column, "bytes", table["bytes"].dictionary_encode())
+
+
+@pytest.fixture
+def small_pack(some: Path, tmp_path: Path) -> Path:
+    pack([str(some)], str(tmp_path / "pack"))
+    return (tmp_path / "pack").resolve()
+
+
+@pytest.mark.parametrize("declared", ["true", "small"])
+@pytest.mark.parametrize("compression", ["zstd", "none"])
+def test_pack_that_unpacks_to_gigabytes_costs_its_own_rows_alone(
+    small_pack: Path, declared: str, compression: str
+) -> None:
+    value = bytes(8 << 20)
+    good = honest(small_pack)
+    giant = bomb(512, value, size=len(value) if declared == "true" else 18)  # 4 GiB
+    uris = rewritten(
+        small_pack, [good, giant], compression=compression, use_dictionary=["bytes", "label"],
+        dictionary_pagesize_limit=1 << 30,
+    )  # fmt: skip
+    assert sum(path.stat().st_size for path in small_pack.rglob("*.parquet")) < 10 << 20
+    held = pa.total_allocated_bytes()
+    found = list(read_photos(uris[-3:]))
+    assert all(data is None for data, _ in found)
+    assert pa.total_allocated_bytes() - held < 64 << 20
+    assert list_photos([str(small_pack)]).table.num_rows == good.num_rows + 512
+    assert all(data for data, _ in read_photos(uris[: good.num_rows]))
+    assert found[0][1].startswith("too large: " if declared == "true" else "unreadable: ")
+    assert declared == "true" or "other sizes than it declares" in found[0][1]
+
+
+def test_row_group_that_says_it_is_too_large_is_never_read(small_pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [uri, *_] = rewritten(small_pack, [honest(small_pack)], compression="none", use_dictionary=False)
+    monkeypatch.setattr(pack_groups, "_MAX_GROUP_BYTES", 10)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", None)
+    [(data, reason)] = read_photos([uri])
+    assert data is None
+    assert reason.startswith("too large: ")
+    assert reason.endswith("expected at most 10")
+
+
+def test_text_of_megabytes_in_a_pack_is_refused(small_pack: Path) -> None:
+    rewritten(small_pack, [bomb(3, b"x", size=1, path="{}/" + "p" * (1 << 20))], compression="zstd")
+    with pytest.raises(CatalogueError, match=r"cannot be read \(.*bytes; expected at most"):
+        list_photos([str(small_pack)])
+
+
+def test_file_of_a_pack_that_is_a_link_out_of_it_is_refused(small_pack: Path, tmp_path: Path) -> None:
+    [file] = (small_pack / "data").iterdir()
+    file.rename(tmp_path / "theirs.parquet")
+    file.symlink_to(tmp_path / "theirs.parquet")
+    with pytest.raises(CatalogueError, match="a link that leads out of its source"):
+        list_photos([str(small_pack)])
+
+
+@pytest.mark.parametrize("content", ["giant", "deep", "pipe"])
+def test_pack_json_that_no_pack_has_is_an_error_or_no_pack(small_pack: Path, content: str) -> None:
+    about = small_pack / MANIFEST
+    if content == "giant":
+        with about.open("r+b") as file:
+            file.truncate(40 << 30)
+    elif content == "deep":
+        about.write_text("[" * 100_000)
+    else:
+        about.unlink()
+        os.mkfifo(about)
+    if content == "pipe":
+        assert find_pack(str(small_pack)) is None
+        return
+    with pytest.raises(CatalogueError, match="make it again with 'fruits pack'"):
+        find_pack(str(small_pack))
+
+
+def test_source_of_a_manifest_goes_into_the_pack_and_out_of_it(some: Path, tmp_path: Path) -> None:
+    (some / "m.csv").write_text("uri,label,source\na/1.jpg,a,market\nb/2.jpg,b,\n")
+    pack([str(some / "m.csv")], str(tmp_path / "pack"))
+    for source in (some / "m.csv", tmp_path / "pack"):
+        table = list_photos([str(source)]).table
+        assert dict(zip(table["label"].to_pylist(), table["manifest_source"].to_pylist(), strict=True)) == {
+            "a": "market", "b": None,
+        }  # fmt: skip
+
+
+def test_pack_of_an_older_version_without_sources_is_listed(small_pack: Path) -> None:
+    rewritten(small_pack, [honest(small_pack).drop_columns(["manifest_source"])], compression="none")
+    table = list_photos([str(small_pack)]).table
+    assert table.num_rows
+    assert table["manifest_source"].null_count == table.num_rows

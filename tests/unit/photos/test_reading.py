@@ -11,7 +11,7 @@ import pytest
 from fruits.errors import StoreError
 from fruits.photos import reading
 from fruits.photos.reading import read_photo, read_photos
-from fruits.storage.local import MAX_PHOTO_BYTES
+from fruits.storage.local import MAX_PHOTO_BYTES, too_large
 from fruits.storage.objects import AbsentError
 
 
@@ -24,7 +24,8 @@ class Bucket:
         self.lock = threading.Lock()
 
     def read(self, key: str, *, limit: int) -> bytes:
-        assert limit == MAX_PHOTO_BYTES
+        if "giant" in key and limit < MAX_PHOTO_BYTES:
+            raise too_large(limit + 1, limit)
         with self.lock:
             self.now += 1
             self.most = max(self.most, self.now)
@@ -71,6 +72,14 @@ def test_large_photos_are_not_piled_up(bucket: Bucket) -> None:
         if taken > 70:
             assert len(bucket.asked) - taken <= 5
     coming.close()  # type: ignore[attr-defined]
+
+
+def test_giants_of_a_bucket_are_fetched_when_they_are_asked_for_and_not_before(bucket: Bucket) -> None:
+    coming = read_photos(f"s3://b/giant {number}" for number in range(50))
+    assert bucket.asked == []
+    for number in range(50):
+        assert next(coming) == (f"giant {number}".encode(), "")
+        assert bucket.asked == [f"giant {done}" for done in range(number + 1)]
 
 
 def test_disk_and_bucket_go_together_in_order(bucket: Bucket, tmp_path: Path) -> None:
