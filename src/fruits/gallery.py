@@ -6,12 +6,14 @@ nothing of catalogues or of how features come about.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fruits.photos.consent import giver_of
 
 #: Side of a thumbnail, in pixels, and its JPEG quality.
 SIDE: Final = 112
@@ -44,6 +46,8 @@ class Gallery:
     features: NDArray[np.float32]
     offsets: NDArray[np.int64]
     jpegs: bytes
+    #: Photos that a visitor of a service gave: number to the id of the submission.
+    givers: dict[int, str] = field(init=False, repr=False, compare=False)
     #: Features of length 1: the same for every question, so made once.
     _units: NDArray[np.float32] = field(init=False, repr=False, compare=False)
 
@@ -53,6 +57,8 @@ class Gallery:
         if len(self.features) != n or not whole or (np.diff(self.offsets) < 0).any():
             raise ValueError("the gallery's parts do not fit together")
         object.__setattr__(self, "_units", _unit(self.features))
+        found = {number: giver_of(self.thumbnail(number)) for number in range(n)}
+        object.__setattr__(self, "givers", {number: giver.id for number, giver in found.items() if giver is not None})
 
     @classmethod
     def empty(cls, components: int) -> Gallery:
@@ -99,12 +105,21 @@ class Gallery:
             raise IndexError(f"no photo {number} in a gallery of {len(self)}")
         return self.jpegs[self.offsets[number] : self.offsets[number + 1]]
 
-    def nearest(self, features: NDArray[np.float32], count: int) -> list[list[tuple[int, float]]]:
-        """Return for each of m photos, features (m, k), the most alike: (number, cosine), best first, at most ``count``."""
+    def nearest(
+        self, features: NDArray[np.float32], count: int, hidden: Collection[int] = ()
+    ) -> list[list[tuple[int, float]]]:
+        """Return for each of m photos, features (m, k), the most alike: (number, cosine), best first, at most ``count``.
+
+        Those with the numbers in ``hidden`` are passed over.
+        """
         if not len(self) or count < 1:
             return [[] for _ in features]
         alike = _unit(features) @ self._units.T
-        count = min(count, len(self))
+        if hidden:
+            alike[:, list(hidden)] = -np.inf
+        count = min(count, len(self) - len(hidden))
+        if count < 1:
+            return [[] for _ in features]
         # Sorting all would take longer than all the rest: only what reaches the last place is sorted. The sort is stable, so of
         # equals the first, however many are asked for.
         last = np.partition(alike, len(self) - count, axis=1)[:, len(self) - count]

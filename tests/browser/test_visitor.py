@@ -303,14 +303,14 @@ def test_right_answer_is_thanked_for_and_then_deleted(visit: Callable[..., Any],
     page.wait_for_selector("text=Thank you")
     before = service.ask_owner("summary")["submissions"]["kept"]
     card.get_by_role("button", name="Delete").click()
-    page.wait_for_selector("text=Nothing is left of it here")
+    page.wait_for_selector("text=nobody is shown them")
     assert card.locator("img").count() == 0
     assert service.ask_owner("summary")["submissions"]["kept"] == before - 1
     assert link is not None
     page.goto(visitor.url + link)
     visitor.expected.append("404")
-    page.get_by_role("button", name="Delete it").click()
     page.wait_for_selector("text=There is nothing here under this link")
+    assert page.get_by_role("button", name="Delete it").is_hidden()
 
 
 def test_delete_link_deletes_from_another_device_and_is_never_in_an_address_sent(
@@ -321,13 +321,84 @@ def test_delete_link_deletes_from_another_device_and_is_never_in_an_address_sent
     asked: list[str] = []
     visitor.page.on("request", lambda request: asked.append(request.url))
     page = visitor.open(f"/delete#{answer['id']}.{answer['secret']}")
+    page.wait_for_function("() => document.querySelector('img.kept')?.naturalWidth > 0")
+    assert "Effacée d’office" in page.locator("#stored").inner_text(), "what is stored is shown before it is deleted"
     visitor.shot("delete")
     page.get_by_role("button", name="L’effacer").click()
-    page.wait_for_selector("text=Il n’en reste rien ici")
+    page.wait_for_selector("text=personne ne les voit plus")
     page.wait_for_url(f"{visitor.url}/delete")
     assert not any(answer["secret"] in address for address in asked)
     again = httpx.delete(f"{visitor.url}/v1/submissions/{answer['id']}", headers={"X-Fruits-Secret": answer["secret"]})
     assert again.status_code == 404
+
+
+def test_delete_link_is_copied_and_opens_beside_the_answers(visit: Callable[..., Any], recogniser: Any) -> None:
+    visitor = visit(permissions=["clipboard-read", "clipboard-write"])
+    page = visitor.open()
+    page.get_by_label("Keep my photo").check()
+    visitor.pick(*recogniser.some("Moon Pear 1"), *recogniser.some("Melonette Striped"))
+    card = visitor.answers(2).first
+    names = visitor.answers(2).locator("h2").all_inner_texts()
+    link = card.get_by_role("link", name="Link to delete it later")
+    card.get_by_role("button", name="Copy the link").click()
+    page.wait_for_selector("text=Copied")
+    address = page.evaluate("navigator.clipboard.readText()")
+    assert address == visitor.url + str(link.get_attribute("href"))
+    with visitor.context.expect_page() as opened:
+        link.click()
+    opened.value.get_by_role("button", name="Delete it").click()
+    opened.value.wait_for_selector("text=nobody is shown them")
+    assert visitor.answers(2).locator("h2").all_inner_texts() == names, "nothing is lost"
+    assert not opened.value.evaluate("!!window.opener")
+    # Where a page may not write to the clipboard, the link is there to be copied by hand.
+    page.evaluate("navigator.clipboard.writeText = () => Promise.reject(new Error('no'))")
+    visitor.answers(2).nth(1).get_by_role("button", name="Copy the link").click()
+    field = page.get_by_role("textbox", name="Link to delete it later")
+    assert field.input_value().startswith(f"{visitor.url}/delete#")
+    assert field.evaluate("(one) => one.selectionEnd - one.selectionStart === one.value.length")
+
+
+def test_consent_to_show_is_another_one_and_off(
+    visit: Callable[..., Any], wire: Any, recogniser: Any, service: Any
+) -> None:
+    visitor = visit(to=wire)
+    page = visitor.open()
+    show = page.get_by_label("Show it to others, too")
+    assert show.is_disabled()
+    page.get_by_label("Keep my photo").check()
+    assert not show.is_checked()
+    show.check()
+    visitor.pick(*recogniser.some("Moon Pear 1"))
+    visitor.answers(1)
+    _, fields = wire.request("/v1/recognise")
+    assert (fields["keep"], fields["show"]) == (b"true", b"true")
+    assert service.ask_owner("submissions?state=kept&limit=1")["submissions"][0]["may_show"] is True
+    page.get_by_label("Keep my photo").uncheck()
+    assert show.is_disabled()
+    assert not show.is_checked()
+
+
+@pytest.mark.parametrize("locale", ["en", "fr"])
+def test_page_says_who_stores_what_and_how_long(
+    visit: Callable[..., Any], serve: Callable[..., Any], locale: str
+) -> None:
+    options = (
+        "--operator",
+        "Orchard Ltd",
+        "--contact",
+        "mail@example.org",
+        "--keep-days",
+        "45",
+        "--feedback-hours",
+        "3",
+    )
+    visitor = visit(to=serve(*options), locale=locale)
+    page = visitor.open()
+    page.wait_for_selector("text=Orchard Ltd, mail@example.org")
+    said = page.locator(".about").inner_text()
+    expected = {"en": ("45 days", "03:00 UTC", "400 days"), "fr": ("45 jours", "03\u202fh UTC", "400 jours")}[locale]
+    assert all(words in said for words in expected), said
+    assert "undefined" not in said
 
 
 def test_broken_delete_link_says_so(visit: Callable[..., Any]) -> None:
@@ -396,7 +467,7 @@ def test_everything_can_be_done_by_keyboard(visit: Callable[..., Any], recognise
     page.wait_for_selector("text=Thank you, good to know.")
     tab_to("Delete")
     page.keyboard.press("Enter")
-    page.wait_for_selector("text=Nothing is left of it here")
+    page.wait_for_selector("text=this service stores nothing of your photo")
     assert card.locator(".said").evaluate("(one) => one === document.activeElement")
 
 

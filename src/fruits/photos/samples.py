@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from fruits.config import usable_cores
 from fruits.errors import ImageDecodeError
 from fruits.photos.access import NO_LINKS, Access
+from fruits.photos.consent import giver_of, mark
 from fruits.photos.decoder import Decoder, own_decoder
 from fruits.photos.draft import stable_hash
 from fruits.photos.reading import THREADS, read_head, read_photo, read_photos
@@ -47,9 +48,11 @@ def typical_side(table: pa.Table, access: Access = NO_LINKS) -> int | None:
 
 
 def thumbnail(uri: str, access: Access = NO_LINKS) -> bytes | None:
-    """Return a small JPEG of a photo; None if it does not open."""
+    """Return a small JPEG of a photo; None if it does not open, or its giver did not agree that others see it."""
     try:
-        return own_decoder().to_thumbnail(read_photo(uri, access), _THUMBNAIL_SIDE)
+        data = read_photo(uri, access)
+        giver = giver_of(data)
+        return None if giver is not None and not giver.may_show else own_decoder().to_thumbnail(data, _THUMBNAIL_SIDE)
     except (OSError, ImageDecodeError):
         return None
 
@@ -57,7 +60,11 @@ def thumbnail(uri: str, access: Access = NO_LINKS) -> bytes | None:
 def gallery_thumbnails(
     uris: Sequence[str], side: int, quality: int, access: Access = NO_LINKS
 ) -> Iterator[bytes | None]:
-    """Yield a small JPEG for each photo, None where it does not open; read ahead from a bucket, one decoder per core."""
+    """Yield a small JPEG for each photo; read ahead from a bucket, one decoder per core.
+
+    None where it does not open, or where its giver did not agree that others see it. Where the giver did, the small one is marked
+    as well: whoever shows it can ask whether it was withdrawn.
+    """
     workers = max(1, min(usable_cores(), len(uris) // _PHOTOS_PER_DECODER))
     with ExitStack() as opened:
         free: SimpleQueue[Decoder] = SimpleQueue()
@@ -66,9 +73,13 @@ def gallery_thumbnails(
             free.put(opened.enter_context(Decoder()))
 
         def small(data: bytes | None) -> bytes | None:
+            giver = None if data is None else giver_of(data)
+            if data is None or (giver is not None and not giver.may_show):
+                return None
             decoder = free.get()
             try:
-                return None if data is None else decoder.to_thumbnail(data, side, quality)
+                made = decoder.to_thumbnail(data, side, quality)
+                return made if giver is None else mark(made, giver)
             except ImageDecodeError:
                 return None
             finally:

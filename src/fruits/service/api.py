@@ -12,15 +12,17 @@ from typing import Annotated, Final
 from fastapi import APIRouter, FastAPI, Header, Path, Request, Response
 from fastapi.responses import PlainTextResponse
 
+from fruits.photos.consent import unmark
 from fruits.service import answering
 from fruits.service.callers import caller, owner
-from fruits.service.messages import ERRORS, ID, IDENTITY, TOKEN_OR_NONE, UPLOAD, Feedback, Labels, Recognition
+from fruits.service.messages import ERRORS, ID, IDENTITY, TOKEN_OR_NONE, UPLOAD, Feedback, Labels, Recognition, Stored
 from fruits.service.model import Model
 from fruits.service.owner import owner_router
 from fruits.service.problems import Problem
 from fruits.service.resources import Resources
 
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
+_FOR_NOBODY: Final = {"Cache-Control": "no-store"}
 
 
 def resources_of(request: Request) -> Resources:
@@ -58,7 +60,33 @@ async def delete(
     resources = resources_of(request)
     await caller(resources, request.scope["fruits"])
     await asyncio.to_thread(resources.submissions.delete, submission_id, x_fruits_secret)
+    await asyncio.to_thread(resources.hide_withdrawn)
     return Response(status_code=204)
+
+
+async def stored(
+    request: Request,
+    submission_id: Annotated[str, Path(pattern=ID)],
+    x_fruits_secret: Annotated[str, Header(min_length=1, max_length=100)],
+) -> Stored:
+    """Return everything that is stored of a photo, to whoever has its secret."""
+    resources = resources_of(request)
+    await caller(resources, request.scope["fruits"])
+    found = await asyncio.to_thread(resources.submissions.of, submission_id, x_fruits_secret)
+    return Stored.of(found, keep_days=resources.config.keep_days, feedback_hours=resources.config.feedback_hours)
+
+
+async def stored_photo(
+    request: Request,
+    submission_id: Annotated[str, Path(pattern=ID)],
+    x_fruits_secret: Annotated[str, Header(min_length=1, max_length=100)],
+) -> Response:
+    """Return the photo that is stored, to whoever has its secret."""
+    resources = resources_of(request)
+    await caller(resources, request.scope["fruits"])
+    await asyncio.to_thread(resources.submissions.of, submission_id, x_fruits_secret)
+    photo = await asyncio.to_thread(resources.submissions.photo, submission_id)
+    return Response(photo, media_type="image/jpeg", headers=_FOR_NOBODY)
 
 
 async def labels(request: Request) -> Response:
@@ -80,18 +108,28 @@ async def network(request: Request, identity: Annotated[str, Path(pattern=IDENTI
 async def thumbnail(
     request: Request, identity: Annotated[str, Path(pattern=IDENTITY)], number: Annotated[int, Path(ge=0, le=100_000)]
 ) -> Response:
-    """Return a training photo, small."""
+    """Return a training photo, small; of a visitor's photo only while the visitor agrees, and for nobody to store."""
     gallery = _model(request, identity).bundle.gallery
     if number >= len(gallery):
         raise Problem("not_found")
-    return _immutable(request, gallery.thumbnail(number), "image/jpeg")
+    giver = gallery.givers.get(number)
+    if giver is None:
+        return _immutable(request, gallery.thumbnail(number), "image/jpeg")
+    if not await asyncio.to_thread(resources_of(request).submissions.shown, [giver]):
+        raise Problem("not_found")
+    return Response(unmark(gallery.thumbnail(number)), media_type="image/jpeg", headers=_FOR_NOBODY)
 
 
 async def gallery_features(request: Request, identity: Annotated[str, Path(pattern=IDENTITY)]) -> Response:
-    """Return what the gallery's photos are compared by: labels (int32, n), then features (float32, n x k), little-endian."""
+    """Return what the gallery's photos are compared by: labels (int32, n), then features (float32, n x k), little-endian.
+
+    Browsers store this for a year, so visitors' photos, which may be withdrawn, are left out: label -1 and features of 0.
+    """
     gallery = _model(request, identity).bundle.gallery
-    body = gallery.labels.astype("<i4").tobytes() + gallery.features.astype("<f4").tobytes()
-    return _immutable(request, body, "application/octet-stream")
+    labels, features = gallery.labels.astype("<i4"), gallery.features.astype("<f4")
+    given = list(gallery.givers)
+    labels[given], features[given] = -1, 0
+    return _immutable(request, labels.tobytes() + features.tobytes(), "application/octet-stream")
 
 
 async def healthz() -> Response:
@@ -129,6 +167,11 @@ def routes() -> APIRouter:
         openapi_extra=TOKEN_OR_NONE, response_class=Response)  # fmt: skip
     add("/v1/submissions/{submission_id}", delete, methods=["DELETE"], status_code=204, tags=["photos"], responses=ERRORS,
         openapi_extra=TOKEN_OR_NONE, response_class=Response)  # fmt: skip
+    add("/v1/submissions/{submission_id}", stored, methods=["GET"], tags=["photos"], responses=ERRORS,
+        openapi_extra=TOKEN_OR_NONE)  # fmt: skip
+    add("/v1/submissions/{submission_id}/photo", stored_photo, methods=["GET"], tags=["photos"],
+        openapi_extra=TOKEN_OR_NONE, responses={200: {"content": {"image/jpeg": {}}}, **ERRORS},
+        response_class=Response)  # fmt: skip
     add("/v1/labels", labels, methods=["GET"], tags=["model"], responses={200: {"model": Labels}, **ERRORS})
     add("/v1/model", model, methods=["GET"], tags=["model"], responses=ERRORS)
     add("/v1/model/{identity}/recognizer.onnx", network, methods=["GET"], tags=["model"],

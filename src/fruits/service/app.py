@@ -72,7 +72,7 @@ def create_app(config: ServiceConfig, telemetry: Telemetry | None = None) -> Fas
     #: Why the service cannot go on, for whoever runs it.
     app.state.failure = None
     api.add_to(app)
-    app.router.routes.extend(pages.routes())
+    app.router.routes.extend(pages.routes(privacy=pages.privacy_of(config)))
     policy = pages.content_security_policy(on_device=pages.has_device_mode())
     app.door = Door(app.within, config, telling, policy=policy)
     return app

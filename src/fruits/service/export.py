@@ -2,7 +2,7 @@
 
 What was deleted, refused or relabelled since the last export goes; what an export did not write is never touched. A ledger in a
 hidden folder says what is ours: written before the photos, so that a killed export leaves nothing that the next does not know.
-Photos appear whole or not at all. Knows nothing of how they are learnt.
+Photos appear whole or not at all, and say in themselves whether others may see them. Knows nothing of how they are learnt.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Final
 from fruits.config import is_utf8
 from fruits.errors import NotFoundError, StoreError
 from fruits.harmless import clean_line, json_text
+from fruits.photos.consent import Giver, mark
 from fruits.photos.folders import has_photo_suffix
 from fruits.photos.names import is_system_folder, label_of, split_of
 from fruits.service.submissions import Submissions
@@ -107,19 +108,20 @@ def _refuse_other_things(place: Objects) -> None:
 
 
 def _export(submissions: Submissions, place: Objects) -> Exported:
-    ours = _read_ledger(place)
-    labels = {one.id: one.reviewed_label for one in submissions.learnable() if one.reviewed_label}
+    ours, marked = _read_ledger(place)
+    learnable = {one.id: one for one in submissions.learnable() if one.reviewed_label}
+    labels = {name: str(one.reviewed_label) for name, one in learnable.items()}
     wanted = {f"{label_folder(label)}/{name}.jpg": name for name, label in labels.items()}
-    _write_ledger(place, ours | wanted.keys())
+    _write_ledger(place, ours | wanted.keys(), marked=marked)
     removed = sum(_remove(place, key) for key in sorted(ours - wanted.keys()))
     written, gone = 0, set()
     for key, name in sorted(wanted.items()):
-        if key in ours and place.look(key) is not None:
+        if marked and key in ours and place.look(key) is not None:
             _close(place, key)
             continue
         try:
-            photo = submissions.photo(name)
-        except NotFoundError:  # deleted since we asked
+            photo = mark(submissions.photo(name), Giver(name, learnable[name].may_show))
+        except (NotFoundError, ValueError):  # deleted since we asked, or damaged in its store
             gone.add(key)
             _remove(place, key)
             continue
@@ -165,12 +167,14 @@ def _code(letter: str) -> str:
     return f"~{ord(letter):02X}"
 
 
-def _read_ledger(place: Objects) -> set[str]:
+def _read_ledger(place: Objects) -> tuple[set[str], bool]:
+    """Return what is ours, and whether these photos carry their mark, as those of the first exports do not."""
     data = place.read_if_present(f"{_HIDDEN}/{_LEDGER}")
     if data is None:
-        return set()
+        return set(), True
     try:
-        keys = set(json.loads(data)["photos"])
+        ledger = json.loads(data)
+        keys, marked = set(ledger["photos"]), ledger.get("marked") is True
         if not all(_OURS.fullmatch(key) and not key.startswith(".") for key in keys):
             raise ValueError("names that no export gives")
     except (ValueError, KeyError, TypeError) as exc:
@@ -178,11 +182,12 @@ def _read_ledger(place: Objects) -> set[str]:
             f"'{under(place.root, _HIDDEN)}/{_LEDGER}' is not what an export wrote ({exc}); put it back, or export to another "
             "folder"
         ) from exc
-    return keys
+    return keys, marked
 
 
-def _write_ledger(place: Objects, keys: set[str]) -> None:
-    _write(place, f"{_HIDDEN}/{_LEDGER}", json_text({"photos": sorted(keys)}, indent=0, ensure_ascii=False).encode())
+def _write_ledger(place: Objects, keys: set[str], *, marked: bool = True) -> None:
+    ledger = {"marked": marked, "photos": sorted(keys)}
+    _write(place, f"{_HIDDEN}/{_LEDGER}", json_text(ledger, indent=0, ensure_ascii=False).encode())
 
 
 def _write(place: Objects, key: str, data: bytes) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
 from fruits.service import problems
+from fruits.service.submission_types import Submission
 from fruits.service.uploads import PHOTO_TYPES
 
 #: Of a submission: 128 random bits, url-safe.
@@ -135,6 +137,38 @@ class Feedback(BaseModel):
     note: str | None = Field(None, max_length=500)
 
 
+class Stored(BaseModel):
+    """Everything that is stored of a photo; null is what is not."""
+
+    id: str
+    created: datetime = Field(description="UTC; without a photo the beginning of the day.")
+    deleted_by: datetime = Field(description="When it is deleted by itself.")
+    has_photo: bool
+    may_show: bool
+    outcome: str | None
+    kind: str | None
+    variety: str | None
+    label: str | None
+    probability: float | None
+    strangeness: float | None
+    language: str | None
+    model: str | None
+    features: str | None = Field(description="In words: numbers that were measured of the photo are stored with it.")
+    right: bool | None
+    said_label: str | None
+    note: str | None
+    decision: str | None
+    reviewed_label: str | None
+
+    @classmethod
+    def of(cls, found: Submission, *, keep_days: int, feedback_hours: int) -> Stored:
+        """Return it for the visitor: without the name of who reviewed it."""
+        lasts = timedelta(days=keep_days) if found.has_photo else timedelta(days=1, hours=feedback_hours)
+        features = "the numbers of the photo that the answer was made from" if found.has_photo else None
+        given = {name: getattr(found, name) for name in cls.model_fields.keys() - {"deleted_by", "features"}}
+        return cls(**given, deleted_by=found.created + lasts, features=features)
+
+
 class Label(Text):
     """Something that can be recognised."""
 
@@ -177,6 +211,7 @@ UPLOAD: Final = {
                     "properties": {
                         "photo": {"type": "array", "items": _BINARY, "minItems": 1, "maxItems": 8},
                         "keep": {"type": "string", "enum": ["true", "false"]},
+                        "show": {"type": "string", "enum": ["true", "false"]},
                         "lang": {"type": "string", "enum": ["en", "fr"]},
                     },
                 }
@@ -187,6 +222,10 @@ UPLOAD: Final = {
         {
             "name": "keep", "in": "query", "required": False, "schema": {"type": "string", "enum": ["true", "false"]},
             "description": "Whether the photo may be kept to improve recognition; false by default.",
+        },
+        {
+            "name": "show", "in": "query", "required": False, "schema": {"type": "string", "enum": ["true", "false"]},
+            "description": "Whether others may see the kept photo, small: beside answers and in reports; false by default.",
         },
         {"name": "lang", "in": "query", "required": False, "schema": {"type": "string", "enum": ["en", "fr"]}},
     ],

@@ -59,6 +59,8 @@ class Model:
         self.bundle = bundle
         self.identity = bundle.identity
         self.embedder = Embedder(bundle.network)
+        # Until somebody has looked which of their givers still agree.
+        self.hidden: frozenset[int] = frozenset(bundle.gallery.givers)
         taxonomy = bundle.taxonomy
         named = [
             taxonomy.varieties[variety] if variety >= 0 else taxonomy.kinds[kind]
@@ -116,7 +118,7 @@ class Model:
         brightness, sharpness = measure(pixels)
         found = self.bundle.answers(embeddings, brightness, sharpness, short_sides)
         features = np.stack([answer.features for answer in found])
-        alike = self.bundle.gallery.nearest(features, ALIKE)
+        alike = self.bundle.gallery.nearest(features, ALIKE, self.hidden)
         bins = self.bundle.drift.bins(features, np.array([answer.strangeness for answer in found], np.float32))
         for row, *of_one in zip(good.tolist(), found, alike, bins, strict=True):
             outcomes[row] = Seen(*of_one)

@@ -25,6 +25,9 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from fruits.harmless import json_text
+from fruits.service.settings import ServiceConfig
+from fruits.service.statistics import KEEP_DAYS
+from fruits.storage.objects import is_remote
 
 FOLDER: Final = Path(__file__).parent / "pages"
 #: Address of a page -> its file. The service worker must lie at the root, or it would only see ``/static/``.
@@ -88,15 +91,17 @@ def has_device_mode(folder: Path = FOLDER) -> bool:
     return _runtime(folder) is not None
 
 
-def routes(folder: Path = FOLDER) -> list[BaseRoute]:
+def routes(folder: Path = FOLDER, *, privacy: Mapping[str, Any] | None = None) -> list[BaseRoute]:
     """Return the routes of all pages and static files; files are read now, once.
 
     Parameters
     ----------
     folder : Path
         With the files of ``pages``.
+    privacy : mapping, optional
+        What the visitor's page says of the service: see :func:`privacy_of`.
     """
-    assets = _assets(folder)
+    assets = _assets(folder, privacy)
     runtime = _runtime(folder)
 
     async def page(request: Request) -> Response:
@@ -115,7 +120,20 @@ def routes(folder: Path = FOLDER) -> list[BaseRoute]:
     return [*found, Route("/static/{name:path}", static, methods=["GET"], include_in_schema=False)]
 
 
-def _assets(folder: Path) -> Mapping[str, _Asset]:
+def privacy_of(config: ServiceConfig) -> dict[str, Any]:
+    """Return what a visitor is told of a service: who operates it, what it stores where and for how long."""
+    return {
+        "operator": config.operator,
+        "contact": config.contact,
+        "keep_days": config.keep_days,
+        "feedback_hours": config.feedback_hours,
+        "count_days": KEEP_DAYS,
+        "database": "file" if config.database.startswith("sqlite") else "server",
+        "photos": "bucket" if is_remote(config.photos) else "folder",
+    }
+
+
+def _assets(folder: Path, privacy: Mapping[str, Any] | None) -> Mapping[str, _Asset]:
     """Read every file but the runtime's; add what the page must know of this installation."""
     contents = {
         path.relative_to(folder).as_posix(): path.read_bytes()
@@ -128,7 +146,7 @@ def _assets(folder: Path) -> Mapping[str, _Asset]:
     contents |= {name: _page(folder, name) for name in PAGES.values() if name.endswith(".html") and name in contents}
     for name in layouts:
         del contents[name]
-    contents["page.json"] = json_text({"device": device}).encode()
+    contents["page.json"] = json_text({"device": device} | ({"privacy": dict(privacy)} if privacy else {})).encode()
     shell = [
         f"/static/{name}"
         for name in contents

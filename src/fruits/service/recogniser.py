@@ -142,6 +142,11 @@ class Recogniser:
         """The newest model."""
         return self._model
 
+    @property
+    def models(self) -> list[Model]:
+        """Bundles whose thumbnails are served, the newest last."""
+        return list(self._models.values())
+
     def model_of(self, identity: str) -> Model | None:
         """Return a model that is still served."""
         return self._models.get(identity)

@@ -102,6 +102,13 @@ class Resources:
         """Return which bundle is open."""
         return self.recogniser.model.identity
 
+    def hide_withdrawn(self) -> None:
+        """Take photos of visitors out of answers whose givers no longer agree that others see them."""
+        for model in self.recogniser.models:
+            if givers := model.bundle.gallery.givers:
+                shown = self.submissions.shown(list(givers.values()))
+                model.hidden = frozenset(number for number, name in givers.items() if name not in shown)
+
     def start(self, failed: Callable[[BaseException], None]) -> None:
         """Warm up, and begin what is done by itself, on the running event loop.
 
@@ -112,6 +119,7 @@ class Resources:
         """
         self._do(self._warm_up(failed))
         self._do(self._repeat(_FLUSH_S, self.statistics.flush))
+        self._do(self._repeat(_FLUSH_S, self.hide_withdrawn, at_once=True))
         self._do(self._repeat(_RECOVER_S, self.submissions.recover))
         self._do(self._repeat(_RECOVER_S, self.undelivered.retry))
         self._do(self._repeat(_PURGE_S, self._purge, at_once=True))

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from fruits.errors import StoreError
 from fruits.harmless import clean_line
 from fruits.photos.catalogue import list_photos
+from fruits.photos.consent import Giver, giver_of, mark
 from fruits.photos.names import is_system_folder, split_of
 from fruits.service.export import export, label_folder
 from fruits.service.submissions import NewSubmission, Submissions
 from fruits.storage.objects import Objects
 
 New = Callable[..., NewSubmission]
+JPEG = b"\xff\xd8\xff\xe0\x00\x04ab\xff\xda as good as pixels \xff\xd9"
 HOSTILE = [
     "../../etc/passwd", "..", ".", ".hidden", "a/b", "a\\b", "Test", "training", "VAL", "con", "NUL.txt", "x:y", "a" * 400,
     "<script>alert(1)</script>", "=cmd|' /C calc'!A0", "100% apple", "a~2Fb", "~", "-rf", "*?", "é" * 120, "end.", "日本の柿",
@@ -54,14 +56,31 @@ def test_only_reviewed_photos_with_consent_are_written(submissions: Submissions,
     refused = submissions.add(new(photo("refused")))
     submissions.review(refused.id, "refused", reviewer="me")
     submissions.add(new(photo("pending")))
-    submissions.review(submissions.add(new()).id, "corrected", "A", reviewer="me")  # never had a photo
+    submissions.review(submissions.add(new()).id, "corrected", "Pear", reviewer="me")  # never had a photo
     done = export(submissions, str(tmp_path / "to"))
     assert files(tmp_path / "to") == {
-        f"Apple Red 1/{confirmed}.jpg": photo("Apple Red 1"),
-        f"Pear/{corrected}.jpg": photo("Pear"),
+        f"Apple Red 1/{confirmed}.jpg": mark(photo("Apple Red 1"), Giver(confirmed, False)),
+        f"Pear/{corrected}.jpg": mark(photo("Pear"), Giver(corrected, False)),
     }
     assert (done.photos, done.written, done.removed, done.folders) == (2, 2, 0, {})
     assert done.labels == {"Apple Red 1": 1, "Pear": 1}
+
+
+def test_exported_photos_say_whether_others_may_see_them_and_older_exports_learn_it(
+    submissions: Submissions, new: New, to: Path
+) -> None:
+    agreed, silent = (submissions.add(new(JPEG, label="Pear", may_show=may_show)).id for may_show in (True, False))
+    for name in (agreed, silent):
+        submissions.review(name, "confirmed", reviewer="me")
+    export(submissions, str(to))
+    expected = {f"Pear/{agreed}.jpg": Giver(agreed, True), f"Pear/{silent}.jpg": Giver(silent, False)}
+    assert {name: giver_of(data) for name, data in files(to).items()} == expected
+    # As an export of before left it: without marks.
+    (to / "Pear" / f"{agreed}.jpg").write_bytes(JPEG)
+    ledger = to / ".fruits-export" / "ledger.json"
+    ledger.write_text(json.dumps({"photos": list(expected)}))
+    assert export(submissions, str(to)).written == 2
+    assert {name: giver_of(data) for name, data in files(to).items()} == expected
 
 
 def test_the_same_export_again_writes_nothing(submissions: Submissions, new: New, to: Path) -> None:

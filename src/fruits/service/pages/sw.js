@@ -39,7 +39,7 @@ async function cacheFirst(request) {
   if (kept) return kept;
   const answer = await fetch(request);
   // Kept only for those who chose the on-device mode: their page made this store.
-  if (answer.ok && (await caches.has(DEVICE))) {
+  if (answer.ok && answer.headers.get("Cache-Control") !== "no-store" && (await caches.has(DEVICE))) {
     try {
       await (await caches.open(DEVICE)).put(request, answer.clone());
     } catch {

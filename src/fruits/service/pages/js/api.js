@@ -15,17 +15,26 @@ export class Refused extends Error {
 }
 
 /** Recognise up to 8 photos; `signal` stops them from being sent. */
-export async function recognise(blobs, { keep, language, signal = null }) {
+export async function recognise(blobs, { keep, show = false, language, signal = null }) {
   const form = new FormData();
   // No file names: they are nobody's business.
   blobs.forEach((blob, number) => form.append("photo", blob, `${number + 1}.jpg`));
   form.append("keep", String(keep));
+  form.append("show", String(show));
   form.append("lang", language);
   return (await ask("/v1/recognise", { method: "POST", body: form, signal })).json();
 }
 
 export async function giveFeedback(said) {
   await ask("/v1/feedback", { method: "POST", body: JSON.stringify(said), headers: { "Content-Type": "application/json" } });
+}
+
+/** What is stored of a photo, and the photo itself or null. */
+export async function storedOf(id, secret) {
+  const headers = { "X-Fruits-Secret": secret };
+  const found = await (await ask(`/v1/submissions/${encodeURIComponent(id)}`, { headers })).json();
+  const photo = found.has_photo ? await (await ask(`/v1/submissions/${encodeURIComponent(id)}/photo`, { headers })).blob() : null;
+  return { found, photo };
 }
 
 export async function deleteSubmission(id, secret) {

@@ -76,7 +76,8 @@ function nameOfLabel(taxonomy, label) {
 export function nearest(features, gallery, { taxonomy }) {
   const k = features.length;
   const own = Math.max(Math.hypot(...features), 1e-12);
-  const cosines = Array.from(gallery.labels, (_, row) => {
+  const cosines = Array.from(gallery.labels, (label, row) => {
+    if (label < 0) return -Infinity; // a visitor's photo, which the service alone may show
     let product = 0;
     let square = 0;
     for (let at = row * k, j = 0; j < k; j++, at++) {
@@ -85,7 +86,8 @@ export function nearest(features, gallery, { taxonomy }) {
     }
     return product / own / Math.max(Math.sqrt(square), 1e-12);
   });
-  return best(cosines, ALIKE).map((row) => ({
+  const shown = best(cosines, ALIKE).filter((row) => gallery.labels[row] >= 0);
+  return shown.map((row) => ({
     label: taxonomy.labels[gallery.labels[row]],
     ...nameOfLabel(taxonomy, gallery.labels[row]),
     thumbnail: `/v1/gallery/${gallery.identity}/${row}.jpg`,

@@ -1,7 +1,8 @@
 // The page behind a delete link: /delete#id.secret. What stands after # is never sent with an address, so no log holds it.
 
-import { Refused, deleteSubmission } from "./api.js";
-import { learn, say, speak } from "./speech.js";
+import { Refused, deleteSubmission, storedOf } from "./api.js";
+import { element } from "./elements.js";
+import { language, learn, percent, say, speak, text } from "./speech.js";
 import { WORDS } from "./words.js";
 
 learn(WORDS);
@@ -10,10 +11,40 @@ const button = document.getElementById("delete");
 const status = document.getElementById("status");
 const [, id, secret] = /^#([\w-]{22})\.([\w-]{20,100})$/.exec(location.hash) ?? [];
 
+let kept = false;
+
 if (!id) {
   button.hidden = true;
   say(status, "delete_broken");
+} else {
+  show().catch((error) => {
+    if (error instanceof Refused && error.status === 404) button.hidden = true;
+    say(status, error.status === 404 ? "delete_unknown" : (error.said ?? (error.code === "offline" ? "offline_notice" : "went_wrong")));
+  });
 }
+
+/** Show all that is stored under the link. */
+async function show() {
+  const { found, photo } = await storedOf(id, secret);
+  kept = found.has_photo;
+  const list = element("dl.told");
+  for (const [name, value] of Object.entries(found)) {
+    if (value === null || !(`stored_${name}` in WORDS)) continue;
+    list.append(say(element("dt"), `stored_${name}`), say(element("dd"), () => written(name, value)));
+  }
+  const picture = photo ? element("img.kept", { src: URL.createObjectURL(photo) }) : null;
+  if (picture) say(picture, "your_photo", undefined, "alt");
+  document.getElementById("stored").replaceChildren(...[picture, list].filter(Boolean));
+}
+
+function written(name, value) {
+  if (name === "created" || name === "deleted_by") return new Intl.DateTimeFormat(language(), { dateStyle: "long", timeStyle: "short" }).format(new Date(value));
+  if (typeof value === "boolean") return text(value ? "yes" : "no");
+  if (name === "probability") return percent(value);
+  if (name === "features") return text("stored_features_value");
+  return String(value);
+}
+
 button.addEventListener("click", async () => {
   button.disabled = true;
   try {
@@ -29,7 +60,8 @@ button.addEventListener("click", async () => {
     return;
   }
   button.hidden = true;
-  say(status, "deleted");
+  document.getElementById("stored").replaceChildren();
+  say(status, kept ? "deleted_kept" : "deleted");
   history.replaceState(null, "", "/delete");
 });
 addEventListener("hashchange", () => location.reload());

@@ -89,7 +89,28 @@ export function feedbackParts(answer, { failed, deleted }) {
     }
     deleted();
   });
-  const link = say(element("a", { href: `/delete#${answer.id}.${answer.secret}` }), "delete_link");
-  const fate = element("p.fate.quiet", {}, say(element("span"), answer.kept ? "kept" : "not_kept"), remove, link);
+  const fate = element("p.fate.quiet", {}, say(element("span"), answer.kept ? "kept" : "not_kept"), remove);
+  if (answer.kept) fate.append(...linkParts(`/delete#${answer.id}.${answer.secret}`));
   return [question, wrong, said, fate];
+}
+
+/** The link that shows and deletes what is kept: it opens beside this page, whose answers stay, and can be copied. */
+function linkParts(path) {
+  const address = new URL(path, location.href).href;
+  const link = say(element("a", { href: path, target: "_blank", rel: "noopener" }), "delete_link");
+  const copy = say(element("button.link", { type: "button" }), "copy_link");
+  copy.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(address);
+      say(copy, "copied");
+    } catch {
+      // Not allowed, or not served by https: then it is there to be copied by hand.
+      const field = element("input", { type: "text", readonly: true, value: address });
+      say(field, "delete_link", undefined, "label");
+      copy.replaceWith(field);
+      field.focus();
+      field.select();
+    }
+  });
+  return [link, copy];
 }

@@ -67,6 +67,7 @@ export const OWNER_WORDS = {
   no_wrong: ["None so far.", "Aucune jusqu’ici."],
   no_photo: ["no photo kept", "photo non gardée"],
   answer_was: ["Answer", "Réponse"],
+  answer_not_kept: ["not kept", "non gardée"],
   visitor_says: ["Visitor says", "Le visiteur dit"],
   visitor_right: ["right", "juste"],
   visitor_wrong: ["wrong", "faux"],

@@ -118,7 +118,7 @@ async function moreWrong() {
 
 function wrongOne(one) {
   const named = one.variety ?? one.kind;
-  const told = element("dl.told", {}, say(element("dt"), "answer_was"), element("dd", {}, say(element("bdi"), () => (named ? names.plain(named) : text(one.outcome ?? "unsure")))));
+  const told = element("dl.told", {}, say(element("dt"), "answer_was"), element("dd", {}, say(element("bdi"), () => (named ? names.plain(named) : text(one.has_photo ? (one.outcome ?? "unsure") : "answer_not_kept")))));
   if (one.said_label) told.append(say(element("dt"), "visitor_says"), element("dd", {}, names.of(one.said_label)));
   if (one.note) told.append(say(element("dt"), "note"), element("dd.plain-text", {}, element("bdi", {}, one.note)));
   told.append(say(element("dd.plain-text.quiet.small"), moment(one.created)));

@@ -5,6 +5,7 @@ import { answerParts, spokenLine } from "./answer.js";
 import { DeviceSwitch } from "./device-switch.js";
 import { element } from "./elements.js";
 import { feedbackParts } from "./feedback.js";
+import { sayPrivacy } from "./privacy.js";
 import { Unreadable, shrink } from "./photo.js";
 import { language, learn, say, speak } from "./speech.js";
 import { WORDS } from "./words.js";
@@ -21,13 +22,16 @@ const $ = (id) => document.getElementById(id);
 const picker = $("picker");
 const answers = $("answers");
 const keep = $("keep");
+const show = $("show");
 let count = 0;
 const waiting = new Set(); // what to do once there is a connection
 const unanswered = new Set(); // cards
 const asking = new Set(); // cards whose photo was not sent, and which ask what to do
 const sending = new Set(); // what stops requests that are on their way
 const device = new DeviceSwitch({ turned, announce });
+keep.addEventListener("change", consents);
 device.start();
+sayPrivacy().catch(() => {}); // without a connection there are the general words
 
 // --- Photos come in ---------------------------------------------------------------------------------------------------
 
@@ -110,7 +114,8 @@ async function send(cards) {
     sending.add(stop);
     try {
       const kept = keep.checked && cards.every((card) => card.keep); // of when the photo was chosen, and not taken back since
-      const { photos } = await recognise(cards.map((card) => card.blob), { keep: kept, language: language(), signal: stop.signal });
+      const shown = kept && show.checked && cards.every((card) => card.show);
+      const { photos } = await recognise(cards.map((card) => card.blob), { keep: kept, show: shown, language: language(), signal: stop.signal });
       cards.forEach((card, number) => (photos[number].error ? card.failed(refusal(photos[number].error)) : card.answered(photos[number])));
       return;
     } catch (error) {
@@ -147,12 +152,19 @@ async function lookHere(cards) {
   }
 }
 
+/** A photo that is not kept cannot be shown; the second consent is never given by itself. */
+function consents() {
+  show.disabled = !keep.checked;
+  show.checked &&= keep.checked;
+}
+
 /** What the switch changes at once: what is on its way is stopped, what waits stays here. */
 function turned() {
   keep.disabled = device.on;
   say(document.querySelector("[data-t=keep_more]"), device.on ? "keep_device" : "keep_more");
   if (device.on) {
     keep.checked = false;
+    consents();
     for (const card of unanswered) card.stays = true;
     for (const stop of sending) stop.abort();
   }
@@ -179,6 +191,7 @@ class Card {
     this.file = file;
     this.blob = null;
     this.keep = keep.checked;
+    this.show = show.checked;
     this.stays = device.on; // on this device, whatever is switched later
     unanswered.add(this);
     count += 1;
@@ -240,7 +253,7 @@ class Card {
     unanswered.delete(this);
     const parts = answerParts(answer);
     if (here) parts.push(element("p.fate.quiet", {}, say(element("span"), "on_device")));
-    else parts.push(...feedbackParts(answer, { failed: (error, place) => explain(error, place), deleted: () => this.gone() }));
+    else parts.push(...feedbackParts(answer, { failed: (error, place) => explain(error, place), deleted: () => this.gone(answer.kept ? "deleted_kept" : "deleted") }));
     this.body.replaceChildren(...parts);
     announce(spokenLine(answer));
   }
@@ -268,13 +281,13 @@ class Card {
     this.body.replaceChildren(message, say(element("p.quiet"), "waiting", { n: left }));
   }
 
-  gone() {
-    this.body.replaceChildren(say(element("p.said", { tabindex: "-1" }), "deleted"));
+  gone(words) {
+    this.body.replaceChildren(say(element("p.said", { tabindex: "-1" }), words));
     this.body.firstChild.focus({ preventScroll: true });
     this.node.classList.add("gone");
     URL.revokeObjectURL(this.picture.src);
     this.picture.parentNode.replaceChildren();
-    announce("deleted");
+    announce(words);
   }
 
   done() {

@@ -19,6 +19,11 @@ export const WORDS = {
     "Only then is it stored: without place or date, and you can delete it.",
     "Alors seulement elle est conservée\u202f: sans lieu ni date, et vous pouvez l’effacer.",
   ],
+  show: ["Show it to others, too", "La montrer aussi aux autres"],
+  show_more: [
+    "As a small picture beside answers and in reports, until you delete it.",
+    "En petit, à côté des réponses et dans les rapports, jusqu’à ce que vous l’effaciez.",
+  ],
   keep_device: ["No photo is sent, so none is kept.", "Aucune photo n’est envoyée, donc aucune n’est gardée."],
   device: ["On this device only", "Sur cet appareil seulement"],
   device_plain: ["No photo leaves it, and it works offline.", "Aucune photo n’en sort, et cela marche hors ligne."],
@@ -61,13 +66,62 @@ export const WORDS = {
     "Cette page la réduit avant de l’envoyer, et laisse de côté lieu, date et appareil.",
   ],
   about_not_kept: [
-    "It is looked at and forgotten, unless you tick “keep”.",
-    "Elle est regardée puis oubliée, sauf si vous cochez «\u202fgarder\u202f».",
+    "The photo itself is stored only if you tick “keep”.",
+    "La photo elle-même n’est conservée que si vous cochez «\u202fgarder\u202f».",
   ],
   about_sure: [
     "The name is only as exact as the answer is certain; otherwise the page says “not sure”.",
     "Le nom est aussi précis que la réponse est certaine\u202f; sinon la page dit «\u202fpas sûr\u202f».",
   ],
+  privacy: ["What is stored, and for how long", "Ce qui est conservé, et combien de temps"],
+  privacy_without: [
+    "Without “keep”: a receipt (a random number, the check value of its secret, the day) and what you say of the answer, until the next day.",
+    "Sans «\u202fgarder\u202f»\u202f: un reçu (un nombre aléatoire, l’empreinte de son secret, le jour) et votre avis sur la réponse, jusqu’au lendemain.",
+  ],
+  privacy_without_until: [
+    ({ hour, days }) => `Without “keep”: a receipt (a random number, the check value of its secret, the day) and what you say of the answer, until ${hour}:00 UTC ${days > 1 ? `${days} days later` : "of the next day"}.`,
+    ({ hour, days }) => `Sans «\u202fgarder\u202f»\u202f: un reçu (un nombre aléatoire, l’empreinte de son secret, le jour) et votre avis sur la réponse, jusqu’à ${hour}\u202fh UTC ${days > 1 ? `${days} jours plus tard` : "le lendemain"}.`,
+  ],
+  privacy_with: [
+    "With “keep”: the photo without place or date, the answer, numbers measured of the photo, when it was sent, and what you and the operator say of it, for a limited time or until you delete it.",
+    "Avec «\u202fgarder\u202f»\u202f: la photo sans lieu ni date, la réponse, des nombres mesurés sur la photo, l’heure d’envoi, votre avis et celui de l’exploitant, pour une durée limitée ou jusqu’à ce que vous l’effaciez.",
+  ],
+  privacy_with_days: [
+    ({ days }) => `With “keep”: the photo without place or date, the answer, numbers measured of the photo, when it was sent, and what you and the operator say of it, for ${days} days or until you delete it.`,
+    ({ days }) => `Avec «\u202fgarder\u202f»\u202f: la photo sans lieu ni date, la réponse, des nombres mesurés sur la photo, l’heure d’envoi, votre avis et celui de l’exploitant, pendant ${days} jours ou jusqu’à ce que vous l’effaciez.`,
+  ],
+  privacy_training: [
+    "Kept photos train the next recogniser once the operator has looked at them; others see them only if you agree to that, too.",
+    "Les photos gardées servent à entraîner le prochain modèle, après relecture par l’exploitant\u202f; les autres ne les voient que si vous l’acceptez aussi.",
+  ],
+  privacy_counts: [
+    "Always: counts by day, of everybody together. The log holds no photo, answer or address that could be read.",
+    "Toujours\u202f: des comptes par jour, tous visiteurs confondus. Le journal ne contient ni photo, ni réponse nommée, ni adresse lisible.",
+  ],
+  privacy_counts_days: [
+    ({ days }) => `Always: counts by day, of everybody together, for ${days} days. The log holds no photo, no name of a fruit, and no address that could be read.`,
+    ({ days }) => `Toujours\u202f: des comptes par jour, tous visiteurs confondus, pendant ${days} jours. Le journal ne contient ni photo, ni nom de fruit, ni adresse lisible.`,
+  ],
+  privacy_where: ["All of it lies in the operator’s own database and store of photos.", "Tout se trouve dans la base de données et le dépôt de photos de l’exploitant."],
+  privacy_where_file_folder: ["All of it lies on the machine that runs this service.", "Tout se trouve sur la machine qui fait tourner ce service."],
+  privacy_where_file_bucket: [
+    "The photos lie in the operator’s bucket, all else on the machine that runs this service.",
+    "Les photos se trouvent dans le «\u202fbucket\u202f» de l’exploitant, tout le reste sur la machine qui fait tourner ce service.",
+  ],
+  privacy_where_server_folder: [
+    "The photos lie on the machine that runs this service, all else in the operator’s database.",
+    "Les photos se trouvent sur la machine qui fait tourner ce service, tout le reste dans la base de données de l’exploitant.",
+  ],
+  privacy_where_server_bucket: [
+    "The photos lie in the operator’s bucket, all else in the operator’s database.",
+    "Les photos se trouvent dans le «\u202fbucket\u202f» de l’exploitant, tout le reste dans sa base de données.",
+  ],
+  privacy_ask: [
+    "The link on an answer shows what is stored of a kept photo, and deletes it. Keep it: without it nobody can tell which photo is yours.",
+    "Le lien d’une réponse montre ce qui est conservé d’une photo gardée, et l’efface. Gardez-le\u202f: sans lui, personne ne peut savoir quelle photo est la vôtre.",
+  ],
+  privacy_operator: ["Whoever operates this service has not given a name.", "L’exploitant de ce service n’a pas indiqué son nom."],
+  privacy_operated: [({ who }) => `Operated by ${who}.`, ({ who }) => `Exploité par ${who}.`],
   footer: [
     "Names of fruit only: not advice on what may be eaten.",
     "Des noms de fruits seulement\u202f: pas un avis sur ce qui se mange.",
@@ -101,7 +155,10 @@ export const WORDS = {
   alike: ["Photos that look alike", "Photos qui lui ressemblent"],
   on_device: ["Answered on this device: your photo was not sent.", "Réponse donnée sur cet appareil\u202f: votre photo n’a pas été envoyée."],
   kept: ["Your photo is kept.", "Votre photo est gardée."],
-  not_kept: ["Your photo was not kept, only the answer.", "Votre photo n’a pas été gardée, seulement la réponse."],
+  not_kept: [
+    "Your photo was not kept; only a receipt is, until tomorrow, for what you say of the answer.",
+    "Votre photo n’a pas été gardée\u202f; seul un reçu l’est, jusqu’à demain, pour votre avis sur la réponse.",
+  ],
   announced: [({ name, sure }) => `${name}: ${sure}`, ({ name, sure }) => `${name}\u202f: ${sure}`],
 
   is_right: ["Is that right?", "Est-ce juste\u202f?"],
@@ -124,7 +181,13 @@ export const WORDS = {
   thanks_unnamed: ["Thank you, noted as wrong.", "Merci, c’est noté comme faux."],
   delete_it: ["Delete", "Effacer"],
   delete_link: ["Link to delete it later", "Lien pour l’effacer plus tard"],
-  deleted: ["Deleted. Nothing is left of it here.", "Effacé. Il n’en reste rien ici."],
+  copy_link: ["Copy the link", "Copier le lien"],
+  copied: ["Copied", "Copié"],
+  deleted: ["Deleted: this service stores nothing of your photo.", "Effacé\u202f: ce service ne garde rien de votre photo."],
+  deleted_kept: [
+    "Deleted: the photo and its answer are gone from this service, and nobody is shown them. If the photo was already used for training, its copy goes with the next training; numbers computed from it may stay in the operator’s files for longer.",
+    "Effacé\u202f: la photo et sa réponse ne sont plus dans ce service, et personne ne les voit plus. Si la photo a déjà servi à l’apprentissage, sa copie disparaît avec le prochain\u202f; des nombres calculés à partir d’elle peuvent rester plus longtemps dans les fichiers de l’exploitant.",
+  ],
 
   again: ["Try again", "Réessayer"],
   waiting: [({ n }) => `Trying again in ${n} s`, ({ n }) => `Nouvel essai dans ${n}\u202fs`],
@@ -144,9 +207,28 @@ export const WORDS = {
 
   delete_title: ["Delete a photo", "Effacer une photo"],
   delete_text: [
-    "One press, and nothing is left of it here: not the photo, not the answer, not what was measured of it.",
-    "Un appui, et il n’en reste rien ici\u202f: ni la photo, ni la réponse, ni ce qui en a été mesuré.",
+    "With this link you see what the service stores of your photo, and delete it.",
+    "Avec ce lien, vous voyez ce que le service garde de votre photo, et vous l’effacez.",
   ],
+  your_photo: ["Your photo", "Votre photo"],
+  stored_created: ["Sent", "Envoyée"],
+  stored_deleted_by: ["Deleted by itself", "Effacée d’office"],
+  stored_may_show: ["Others may see it", "Les autres peuvent la voir"],
+  stored_outcome: ["Answer", "Réponse"],
+  stored_label: ["Most probable", "Le plus probable"],
+  stored_probability: ["Probability", "Probabilité"],
+  stored_strangeness: ["Strangeness", "Étrangeté"],
+  stored_kind: ["Kind", "Espèce"],
+  stored_variety: ["Variety", "Variété"],
+  stored_language: ["Language", "Langue"],
+  stored_model: ["Recogniser", "Modèle"],
+  stored_features: ["Measured", "Mesuré"],
+  stored_features_value: ["the numbers that the answer was made from", "les nombres dont la réponse a été tirée"],
+  stored_right: ["You say it is right", "Vous dites que c’est juste"],
+  stored_said_label: ["You say it is", "Vous dites que c’est"],
+  stored_note: ["Your note", "Votre remarque"],
+  stored_decision: ["The operator’s decision", "Décision de l’exploitant"],
+  stored_reviewed_label: ["The operator’s name for it", "Nom donné par l’exploitant"],
   delete_now: ["Delete it", "L’effacer"],
   delete_broken: [
     "This link is not whole: copy it again, up to its last character.",

@@ -1,0 +1,167 @@
+"""Photos that visitors gave, through the loop: withdrawn ones are hidden at once and gone with the next run."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from fruits import bundle as bundles
+from fruits.photos import orchard
+from fruits.photos.consent import giver_of
+from fruits.photos.images import to_thumbnail
+from fruits.service.database import Database
+from fruits.service.submissions import NewSubmission, Receipt, Submissions
+from fruits.storage.objects import Objects
+
+LABEL = "Newcomer"
+
+
+@dataclass
+class Loop:
+    """A service's data, an export and the results of a run on it, and the visitors' photos."""
+
+    data: Path
+    exported: Path
+    out: Path
+    shown: dict[str, Receipt]
+    silent: dict[str, Receipt]
+    photos: dict[str, bytes]
+    export_and_run: Callable[[], Any]
+
+    def pictures(self) -> set[str]:
+        """The ids of visitors' photos that the report shows."""
+        report = (self.out / "report.html").read_text("utf-8")
+        return {
+            name for name, photo in self.photos.items() if base64.b64encode(to_thumbnail(photo, 128)).decode() in report
+        }
+
+    def rows(self, table: str) -> set[str]:
+        """The ids of visitors' photos in a table."""
+        return {Path(uri).stem for uri in pq.read_table(self.out / table, columns=["uri"])["uri"].to_pylist()} & set(
+            self.photos
+        )
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory: pytest.TempPathFactory, finished_run: Any, fruits: Callable[..., Any]) -> Loop:
+    """Thirty photos of a new fruit, given back and reviewed; half of their givers agreed that others see them."""
+    folder = tmp_path_factory.mktemp("withdrawn")
+    orchard.plant(folder / "orchard", photos=9 * 34, varieties=9, workers=1)
+    known = {path.name for path in tmp_path_factory.getbasetemp().glob("orchard0/photos/Training/*")}
+    name = min({path.name for path in (folder / "orchard" / "Training").iterdir()} - known)
+    photos = []
+    for path in sorted(folder.glob(f"orchard/T*/{name}/*.jpg"))[:30]:
+        out = io.BytesIO()
+        Image.open(path).convert("RGB").save(out, "JPEG", quality=88)
+        photos.append(out.getvalue())
+    data, exported, results = folder / "data", folder / "exported", folder / "results"
+    submissions = Submissions(
+        Database.open(f"sqlite:///{data}/service.db"), Objects(str(data / "photos")), keep_days=30
+    )
+    receipts = submissions.add_many(
+        [
+            NewSubmission(
+                "kind", "apple", None, "Apfelino Red 1", 0.9, 1.0, "en", "model", photo=photo, may_show=number % 2 == 0
+            )
+            for number, photo in enumerate(photos)
+        ]
+    )
+    for receipt in receipts:
+        submissions.review(receipt.id, "corrected", LABEL, reviewer="me")
+
+    def export_and_run() -> Any:
+        for command in (
+            ("submissions", "export", "--to", exported, "--data", data, "--json"),
+            ("run", finished_run.photos, exported, "--to", results, "--workers", 1, "--components", 16, "--json"),
+        ):
+            done = fruits(*command)
+            assert done.code == 0, done.stderr
+        return done.json()
+
+    export_and_run()
+    by_name = [{receipt.id: receipt for receipt in receipts[start::2]} for start in (0, 1)]
+    given = {receipt.id: photo for receipt, photo in zip(receipts, photos, strict=True)}
+    return Loop(data, exported, results, *by_name, given, export_and_run)
+
+
+@pytest.fixture(scope="module")
+def withdrawn() -> set[str]:
+    """Filled by the test that withdraws."""
+    return set()
+
+
+def test_a_withdrawn_photo_is_hidden_at_once_and_gone_with_the_next_run(
+    loop: Loop, serve: Callable[..., Any], withdrawn: set[str]
+) -> None:
+    bundle = bundles.load(loop.out)
+    number_of = {name: number for number, name in bundle.gallery.givers.items()}
+    assert number_of
+    assert set(number_of) <= set(loop.shown), "who did not agree is in no gallery"
+    own = [number for number, label in enumerate(bundle.gallery.labels) if bundle.labels[label] == LABEL]
+    assert {bundle.gallery.givers.get(number) for number in own} == set(number_of)
+    assert loop.pictures() <= set(loop.shown), "nor in the report"
+    assert loop.rows("catalogue.parquet") == set(loop.photos), "but all are learnt from"
+
+    service = serve("--rate", 0, "--data", loop.data, out=loop.out)
+    model = service.client.get("/v1/model").json()
+    address = f"/v1/gallery/{model['identity']}"
+    withdrawn.update(list(number_of)[:2])
+    for name, number in number_of.items():
+        answer = service.client.get(f"{address}/{number}.jpg")
+        assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
+        assert giver_of(answer.content) is None
+        assert name.encode() not in answer.content, "nobody is told whose it is"
+    features = service.client.get(f"{address}/features.bin").content
+    count = len(bundle.gallery)
+    labels = np.frombuffer(features[: 4 * count], "<i4")
+    assert set(np.flatnonzero(labels < 0)) == set(number_of.values()), (
+        "browsers store this, so it holds no visitor's photo"
+    )
+    assert not np.frombuffer(features[4 * count :], "<f4").reshape(count, -1)[labels < 0].any()
+
+    def alike() -> set[str]:
+        found: set[str] = set()
+        for photo in list(loop.photos.values())[:8]:
+            (one,) = service.recognise(photo).json()["photos"]
+            found |= {each["thumbnail"] for each in one["alike"]}
+        return found
+
+    addresses = {f"{address}/{number_of[name]}.jpg" for name in withdrawn}
+    service.wait_until(lambda: bool(addresses & alike()))
+    for name in withdrawn:
+        secret = {"X-Fruits-Secret": loop.shown[name].secret}
+        assert service.client.get(f"/v1/submissions/{name}", headers=secret).json()["may_show"] is True
+        assert service.client.delete(f"/v1/submissions/{name}", headers=secret).status_code == 204
+        assert service.client.get(f"{address}/{number_of[name]}.jpg").status_code == 404
+        assert service.client.get(f"/v1/submissions/{name}", headers=secret).status_code == 404
+    assert not addresses & alike()
+
+    record = loop.export_and_run()
+    assert record["computed"] == 0
+    for table in ("catalogue.parquet", "features.parquet"):
+        assert loop.rows(table) == set(loop.photos) - withdrawn
+    assert not withdrawn & set(bundles.load(loop.out).gallery.givers.values())
+    assert not withdrawn & loop.pictures()
+    record_text = (loop.out / "run.json").read_text("utf-8") + (loop.out / "report.html").read_text("utf-8")
+    assert not [name for name in withdrawn if name in record_text]
+    assert not [path for path in loop.exported.rglob("*") if path.stem in withdrawn]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="rows of stored embeddings are not removed yet: issue 17, stored parts are rewritten on deletion",
+)
+def test_a_withdrawn_photo_is_in_no_stored_embeddings(loop: Loop, withdrawn: set[str]) -> None:
+    assert withdrawn, "the test before this one withdraws"
+    for part in (loop.out / "embeddings").rglob("*.parquet"):
+        uris = pq.read_table(part, columns=["uri"])["uri"].to_pylist() if "uri" in pq.read_schema(part).names else []
+        assert not {Path(uri).stem for uri in uris} & withdrawn
