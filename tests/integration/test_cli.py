@@ -197,7 +197,7 @@ def with_limits(out: Path, **limits: float) -> Path:
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     del manifest["sha256"]
     manifest["files"]["certainty.json"] = hashlib.sha256(certainty).hexdigest()
-    (folder / "manifest.json").write_bytes(bundles._manifest_bytes(manifest))
+    (folder / "manifest.json").write_bytes(bundles.manifest_bytes(manifest))
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import runpy
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,6 +18,7 @@ import onnx
 import onnxruntime as ort
 import pyarrow.parquet as pq
 import pytest
+from onnx import helper, numpy_helper
 from PIL import Image
 
 from fruits import bundle as bundles
@@ -33,6 +35,7 @@ from fruits.learning.unknown import Known
 from fruits.photos.decoder import own_decoder
 from fruits.photos.images import Preprocessing, to_network_input, to_thumbnail
 from fruits.photos.quality import Limits, measure
+from fruits.storage.objects import Objects
 from fruits.taxonomy import Taxonomy
 
 OUTPUTS = ["probabilities", "features", "strangeness", "brightness", "sharpness"]
@@ -293,3 +296,221 @@ def test_photo_that_kills_its_decoder_is_a_refusal(
         assert bundle.recognise([photo])[0].probability == before[0].probability
     finally:
         own_decoder().close()
+
+
+# --- A stranger's bundle: no file of the machine, no memory beyond its bytes --------------------------------------------------
+
+
+def with_files(folder: Path, **changes: str | None) -> Path:
+    """Seal a bundle that names other files; None takes one away."""
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    del manifest["sha256"]
+    for name, digest in changes.items():
+        if digest is None:
+            del manifest["files"][name]
+        else:
+            manifest["files"][name] = digest
+    (folder / "manifest.json").write_bytes(bundles.manifest_bytes(manifest))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("../../x", "a file too many, '../../x'"),
+        ("/etc/hostname", "a file too many, '/etc/hostname'"),
+        ("extra.npy", "a file too many, 'extra.npy'"),
+        ("mean.npy", "no file, 'mean.npy'"),
+    ],
+)
+def test_bundle_holds_its_files_no_more_and_no_less(copied: Path, name: str, said: str) -> None:
+    with_files(copied, **{name: None if name == "mean.npy" else "0" * 64})
+    with pytest.raises(BundleError, match=f"manifest.json holds {said}"):
+        bundles.load(copied)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "mean.npy", "backbone.onnx", "taxonomy.json", "gallery.jpegs"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "link", "folder"])
+def test_what_is_no_file_of_its_own_is_refused_in_a_bundle(copied: Path, tmp_path: Path, name: str, kind: str) -> None:
+    path = copied / name
+    if kind == "link":
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        path.unlink()
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "device":
+            path.symlink_to("/dev/zero")
+        else:
+            path.mkdir()
+    with pytest.raises(BundleError, match=rf"{name} (is refused|cannot be read) \((a link|not a regular file)"):
+        bundles.load(copied)
+
+
+def test_file_beyond_all_measure_is_refused_unread(copied: Path) -> None:
+    with (copied / "certainty.json").open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(BundleError, match=r"certainty\.json is refused \(1,099,511,627,776 bytes; expected at most"):
+        bundles.load(copied)
+
+
+def header(shape: str, kind: str = "<f4") -> bytes:
+    text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    text += b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+BAD_ARRAYS = {
+    "36 TiB": header("(10000000000000,)"),
+    "of nothing": header("(10000000000000, 0)"),
+    "negative": header("(-1,)"),
+    "short": header("(8,)") + bytes(31),
+    "long": header("(8,)") + bytes(33),
+    "float64": header("(8,)", "<f8") + bytes(64),
+    "objects": header("(8,)", "|O") + bytes(64),
+    "another c": header("(9,)") + bytes(36),
+    "no axis": header("()") + bytes(4),
+    "two axes": header("(2, 4)") + bytes(32),
+    "big-endian": header("(8,)", ">f4") + bytes(32),
+    "version": b"\x93NUMPY\x09\x00" + bytes(100),
+    "endless header": b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(100),
+    "empty": b"",
+    "rubbish": b"x" * 200,
+    "NaN": header("(8,)") + np.full(8, np.nan, "<f4").tobytes(),
+    "code": header("(__import__('os'),)") + bytes(32),
+}
+
+
+@pytest.mark.parametrize("data", BAD_ARRAYS.values(), ids=BAD_ARRAYS)
+def test_array_that_is_not_what_it_must_be_is_one_error(copied: Path, data: bytes) -> None:
+    resealed(copied, "bias.npy", data)
+    with pytest.raises(BundleError, match=r"bundle '.*' lacks something \(bias\.npy"):
+        bundles.load(copied)
+
+
+def test_array_saved_by_columns_is_the_same(copied: Path) -> None:
+    plain = bundles.load(copied)
+    out = BytesIO()
+    np.save(out, np.asfortranarray(np.load(copied / "components.npy")))
+    again = bundles.load(resealed(copied, "components.npy", out.getvalue()))
+    np.testing.assert_array_equal(again._components, plain._components)
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999", "[" * 100_000])
+def test_json_that_no_other_reader_takes_is_refused(copied: Path, text: str) -> None:
+    stored = json.loads((copied / "certainty.json").read_text("utf-8"))
+    data = json.dumps({**stored, "offset": "HERE"}).replace('"HERE"', text).encode()
+    with pytest.raises(BundleError, match=r"bundle '.*' lacks something"):
+        bundles.load(resealed(copied, "certainty.json", data))
+
+
+@pytest.mark.parametrize(
+    "data", [b"[" * 100_000, b"[]", b"null", b"{", b"\xff" * 40, b'{"format": NaN}'], ids=lambda data: str(data[:8])
+)
+def test_manifest_that_is_none_is_one_error(copied: Path, data: bytes) -> None:
+    (copied / "manifest.json").write_bytes(data)
+    with pytest.raises(BundleError, match=r"manifest\.json is not the file that was saved"):
+        bundles.load(copied)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"labels": "abc"},
+        {"labels": [1, 2]},
+        {"labels": []},
+        {"files": []},
+        {"backbone": 3},
+        {"preprocessing": None},
+        {"about": "x"},
+    ],
+    ids=str,
+)
+def test_manifest_of_other_types_is_one_error(copied: Path, changes: dict[str, Any]) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text("utf-8"))
+    del manifest["sha256"]
+    (copied / "manifest.json").write_bytes(bundles.manifest_bytes({**manifest, **changes}))
+    with pytest.raises(BundleError, match=r"manifest\.json holds"):
+        bundles.load(copied)
+
+
+@pytest.mark.parametrize("name", ["backbone.onnx", "recognizer.onnx"])
+def test_network_of_a_bundle_that_names_a_file_of_the_machine_is_refused(copied: Path, name: str) -> None:
+    model = onnx.load(copied / name)
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="etc/passwd")
+    resealed(copied, name, model.SerializeToString())
+    with pytest.raises(BundleError, match=rf"'{name}' keeps weights in other files \('etc/passwd'\), which is refused"):
+        bundles.load(copied)
+
+
+def test_bundle_in_a_bucket_is_read_as_carefully(copied: Path, bucket: str) -> None:
+    objects = Objects(f"{bucket}/stranger")
+    with_files(copied, **{"../secret": "0" * 64})
+    for path in copied.iterdir():
+        objects.write(path.name, path.read_bytes())
+    with pytest.raises(BundleError, match=r"a file too many, '\.\./secret'"):
+        bundles.load(f"{bucket}/stranger")
+    with_files(copied, **{"../secret": None})
+    objects.write("manifest.json", (copied / "manifest.json").read_bytes())
+    assert bundles.load(f"{bucket}/stranger").labels
+    objects.write("certainty.json", bytes((1 << 20) + 1))
+    with pytest.raises(BundleError, match=r"certainty\.json is refused \(1,048,577 bytes"):
+        bundles.load(f"{bucket}/stranger")
+
+
+# --- A photo that the network has no numbers for ----------------------------------------------------------------------------
+
+
+def blind_in_the_dark(path: Path) -> Path:
+    """Make a tiny network that has no numbers for dark photos."""
+    model = onnx.load(path)
+    model.graph.node.extend(
+        [
+            helper.make_node("ReduceMax", ["out"], ["most"], axes=[1], keepdims=1),
+            helper.make_node("Sub", ["most", "limit"], ["more"]),
+            helper.make_node("Sqrt", ["more"], ["root"]),
+            helper.make_node("Add", ["out", "root"], ["odd"]),
+        ]
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(20), "limit"))
+    model.graph.output[0].name = "odd"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture
+def dark(tmp_path: Path) -> Path:
+    Image.new("RGB", (64, 64), (3, 3, 3)).save(tmp_path / "dark.png")
+    return tmp_path / "dark.png"
+
+
+@pytest.fixture
+def blind(save_network: Save, networks: Any, some: list[Path], tmp_path: Path) -> Path:
+    found = find_backbone(str(blind_in_the_dark(save_network(networks[0]("NHWC", "uint8"), sha256=""))))
+    save_bundle(tmp_path / "blind", found, Preprocessing(16), some, 3)
+    return tmp_path / "blind"
+
+
+def test_photo_without_numbers_is_the_same_rejection_in_batch_and_alone(
+    blind: Path, dark: Path, some: list[Path], tmp_path: Path, fruits: Callable[..., Any]
+) -> None:
+    said = "no embedding: the network gave numbers that are not finite or beyond 1e+12"
+    done = fruits("predict", blind, dark, some[0], "--json")
+    assert done.code == 1
+    assert [(row["status"], row["error"]) for row in done.json()["photos"]] == [("rejected", said), ("ok", None)]
+    assert "NaN" not in done.stdout
+    pipeline.apply(str(blind), [str(dark), str(some[0])], str(tmp_path / "to"), workers=1)
+    rows = pq.read_table(tmp_path / "to" / "predictions.parquet").sort_by("status").to_pylist()
+    assert [(row["status"], row["error"]) for row in rows] == [("ok", None), ("rejected", said)]
+    assert rows[1]["probability"] is None
+
+
+def test_embeddings_far_beyond_those_of_training_give_finite_answers(finished_run: Any) -> None:
+    bundle = bundles.load(finished_run.out)
+    far = np.full((3, bundle.card.embedding_size), 1e12, np.float32) * np.array([[1], [-1], [0]], np.float32)
+    for answer in bundle.answers(far, *(np.zeros(3, np.float32),) * 2, np.full(3, 100)):
+        assert np.isfinite([answer.probability, answer.strangeness, *answer.probabilities, *answer.features]).all()
