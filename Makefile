@@ -22,7 +22,7 @@ check: .venv/dev .venv/scan/ready ## lint, format, types, import contracts, temp
 	$(BIN)/lint-imports
 	$(BIN)/python -m scan
 
-scan: .venv/dev .venv/scan/ready ## templates and Dockerfiles under our own rules, cfn-lint, checkov and hadolint, offline
+scan: .venv/dev .venv/scan/ready ## templates and Dockerfiles under our own rules, cfn-lint, checkov and hadolint; locks against published holes; offline
 	$(BIN)/python -m scan
 
 lock: .venv/scan/ready ## resolve again what images install, with hashes

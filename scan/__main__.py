@@ -1,4 +1,4 @@
-"""Is anything open that nobody decided on? Every scanner over every template and Dockerfile.
+"""Is anything open that nobody decided on? Scanners over templates and Dockerfiles; published holes of what is locked.
 
     python -m scan
 
@@ -13,6 +13,7 @@ import sys
 import yaml
 
 from fruits.aws.rules import check, templates
+from scan.advisories import advisories, asked_for, known
 from scan.tools import ROOT, Said, cfn_lint, checkov, hadolint
 
 
@@ -27,7 +28,9 @@ def main() -> int:
     found |= cfn_lint(paths)
     scanned, passed = checkov([folder, ROOT / "docker"], ["cloudformation", "dockerfile"])
     found |= scanned | hadolint(dockerfiles)
-    if not paths or not dockerfiles or not passed:
+    locks = [*sorted((ROOT / "docker").glob("*.lock")), ROOT / "scan/requirements.txt"]
+    found |= advisories(locks, asked_for())
+    if not paths or not dockerfiles or not passed or len(locks) < 2:
         print("nothing was scanned", file=sys.stderr)
         return 1
     excepted = {
@@ -46,6 +49,8 @@ def main() -> int:
         f"{len(paths)} templates, {len(dockerfiles)} Dockerfiles: clean in our rules, cfn-lint, checkov "
         f"({passed} checks passed) and hadolint, but for {len(excepted)} exceptions with their reasons in scan/exceptions.yaml"
     )
+    date, entries = known()
+    print(f"{len(locks)} locks and the lower bounds: none of the {len(entries)} published holes on our list of {date}")
     return 0
 
 

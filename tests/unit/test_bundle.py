@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import runpy
 import os
+import runpy
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,7 +18,6 @@ import onnx
 import onnxruntime as ort
 import pyarrow.parquet as pq
 import pytest
-from onnx import helper, numpy_helper
 from PIL import Image
 
 from fruits import bundle as bundles
@@ -460,53 +459,6 @@ def test_bundle_in_a_bucket_is_read_as_carefully(copied: Path, bucket: str) -> N
     objects.write("certainty.json", bytes((1 << 20) + 1))
     with pytest.raises(BundleError, match=r"certainty\.json is refused \(1,048,577 bytes"):
         bundles.load(f"{bucket}/stranger")
-
-
-# --- A photo that the network has no numbers for ----------------------------------------------------------------------------
-
-
-def blind_in_the_dark(path: Path) -> Path:
-    """Make a tiny network that has no numbers for dark photos."""
-    model = onnx.load(path)
-    model.graph.node.extend(
-        [
-            helper.make_node("ReduceMax", ["out"], ["most"], axes=[1], keepdims=1),
-            helper.make_node("Sub", ["most", "limit"], ["more"]),
-            helper.make_node("Sqrt", ["more"], ["root"]),
-            helper.make_node("Add", ["out", "root"], ["odd"]),
-        ]
-    )
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(20), "limit"))
-    model.graph.output[0].name = "odd"
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
-@pytest.fixture
-def dark(tmp_path: Path) -> Path:
-    Image.new("RGB", (64, 64), (3, 3, 3)).save(tmp_path / "dark.png")
-    return tmp_path / "dark.png"
-
-
-@pytest.fixture
-def blind(save_network: Save, networks: Any, some: list[Path], tmp_path: Path) -> Path:
-    found = find_backbone(str(blind_in_the_dark(save_network(networks[0]("NHWC", "uint8"), sha256=""))))
-    save_bundle(tmp_path / "blind", found, Preprocessing(16), some, 3)
-    return tmp_path / "blind"
-
-
-def test_photo_without_numbers_is_the_same_rejection_in_batch_and_alone(
-    blind: Path, dark: Path, some: list[Path], tmp_path: Path, fruits: Callable[..., Any]
-) -> None:
-    said = "no embedding: the network gave numbers that are not finite or beyond 1e+12"
-    done = fruits("predict", blind, dark, some[0], "--json")
-    assert done.code == 1
-    assert [(row["status"], row["error"]) for row in done.json()["photos"]] == [("rejected", said), ("ok", None)]
-    assert "NaN" not in done.stdout
-    pipeline.apply(str(blind), [str(dark), str(some[0])], str(tmp_path / "to"), workers=1)
-    rows = pq.read_table(tmp_path / "to" / "predictions.parquet").sort_by("status").to_pylist()
-    assert [(row["status"], row["error"]) for row in rows] == [("ok", None), ("rejected", said)]
-    assert rows[1]["probability"] is None
 
 
 def test_embeddings_far_beyond_those_of_training_give_finite_answers(finished_run: Any) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fruits import bundle as bundles
+from fruits import record as records
 from fruits.answers import OUTCOMES
 
 
@@ -59,3 +61,20 @@ def test_most_photos_that_were_learnt_are_taken_for_known(finished_run: Any) -> 
     strangeness = np.array([answer.strangeness for answer in bundle.recognise([path.read_bytes() for path in paths])])
     # The limit lets 95 % of the photos held back in. Those are one look of each of 8 labels: a rough word about all others.
     assert (strangeness <= bundle.certainty.strange).mean() > 0.85
+
+
+def test_releases_that_results_depend_on_are_part_of_their_identity() -> None:
+    """Those that make embeddings, and those that fit: what can change a bit of what is learnt."""
+    told = records.versions()
+    assert set(told) >= {
+        "fruits",
+        "python",
+        "schema",
+        "numpy",
+        "onnxruntime",
+        "pillow",
+        "pyarrow",
+        "scikit-learn",
+        "scipy",
+    }
+    assert told["scipy"] == version("scipy")

@@ -12,7 +12,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -397,9 +397,17 @@ def computation_id(card: Card, preprocessing: Preprocessing) -> str:
 def releases() -> dict[str, str]:
     """Return the releases of what turns a photo into an embedding: decoding and scaling, measuring, the network itself.
 
-    Pillow 13 scales tall photos otherwise than Pillow 12; other releases of ONNX Runtime add up in another order.
+    Pillow 13 scales tall photos otherwise than Pillow 12; other releases of ONNX Runtime add up in another order. With
+    pillow-heif, where it is installed, photos can be read that were rejected before.
     """
-    return {package: version(package) for package in ("numpy", "onnxruntime", "pillow")}
+    return {package: _release(package) for package in ("numpy", "onnxruntime", "pillow", "pillow-heif")}
+
+
+def _release(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def _takes_pixels(model: bytes, card: Card) -> bool:

@@ -136,3 +136,10 @@ def test_the_health_check_tells_life_from_death(status: int, code: int) -> None:
         server.server_close()
     assert done.returncode == code
     assert _Health.asked[-1] == "/healthz"
+
+
+def test_service_starts_in_an_empty_folder_that_it_cannot_write_to() -> None:
+    steps = _steps("Dockerfile.service")
+    assert ("RUN", "install -d -m 0555 /empty") in steps
+    assert [rest for kind, rest in steps if kind == "WORKDIR"][-1] == "/empty"
+    assert steps.index(("WORKDIR", "/empty")) < steps.index(("USER", "10001:10001"))
