@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from fruits.errors import NotFoundError, StoreError
+from fruits.harmless import json_text
 from fruits.storage.marker import mark
 from fruits.storage.objects import AbsentError, Objects
 
@@ -151,4 +152,4 @@ def not_found() -> NotFoundError:
 
 
 def _said(identity: str) -> bytes:
-    return json.dumps({"database": identity}).encode()
+    return json_text({"database": identity}).encode()
