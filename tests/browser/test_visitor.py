@@ -351,7 +351,7 @@ def test_delete_link_is_copied_and_opens_beside_the_answers(visit: Callable[...,
     assert visitor.answers(2).locator("h2").all_inner_texts() == names, "nothing is lost"
     assert not opened.value.evaluate("!!window.opener")
     # Where a page may not write to the clipboard, the link is there to be copied by hand.
-    page.evaluate("navigator.clipboard.writeText = () => Promise.reject(new Error('no'))")
+    page.evaluate("() => void (navigator.clipboard.writeText = () => Promise.reject(new Error('no')))")
     visitor.answers(2).nth(1).get_by_role("button", name="Copy the link").click()
     field = page.get_by_role("textbox", name="Link to delete it later")
     assert field.input_value().startswith(f"{visitor.url}/delete#")
