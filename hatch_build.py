@@ -1,7 +1,8 @@
-"""Before the package is built: fetch the runtime of the service's on-device mode, if npm is there.
+"""Before the package is built: fetch the runtime of the service's on-device mode and the page of its API, if npm is there.
 
-Without npm, without a network, or with FRUITS_WEB=0 the package is built all the same; its page then lacks that mode and nothing
-else. What is there already and of the version in package-lock.json is left alone, so installing again costs nothing.
+Without npm, without a network, or with FRUITS_WEB=0 the package is built all the same; its page then lacks that mode, /docs shows
+the bare OpenAPI document, and nothing else is missing. What is there already and of the versions in package-lock.json is left
+alone, so installing again costs nothing.
 """
 
 from __future__ import annotations
@@ -47,10 +48,13 @@ class CustomBuildHook(BuildHookInterface):
 def _is_current(root: Path) -> bool:
     try:
         lock = json.loads((root / _WEB / "package-lock.json").read_text("utf-8"))
-        runtime = json.loads((root / _VENDOR / "runtime.json").read_text("utf-8"))
-        wanted = lock["packages"]["node_modules/onnxruntime-web"]["version"]
-        return bool(runtime["version"] == wanted) and all(
-            (root / _VENDOR.parent / f"{name}.gz").is_file() for name in runtime["files"]
-        )
+        for written in ("runtime.json", "docs.json"):
+            found = json.loads((root / _VENDOR / written).read_text("utf-8"))
+            wanted = lock["packages"][f"node_modules/{found['name']}"]["version"]
+            if found["version"] != wanted:
+                return False
+            if not all((root / _VENDOR.parent / f"{name}.gz").is_file() for name in found["files"]):
+                return False
     except (OSError, ValueError, KeyError):
         return False
+    return True

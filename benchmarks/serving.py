@@ -33,7 +33,9 @@ class Service:
         command = [sys.executable, "-m", "fruits", "serve", str(out), "--data", str(self._data), "--port", "0"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*command, "--rate", "0", "--json", *options], stdout=subprocess.PIPE, stderr=log
+                [*command, "--rate", "0", "--max-connections-per-address", "1000", "--json", *options],
+                stdout=subprocess.PIPE,
+                stderr=log,
             )
         assert self._process.stdout is not None
         said = self._process.stdout.readline()

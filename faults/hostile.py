@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from faults import hostile_bodies as bodies
 from faults import hostile_heads as heads
 from faults import hostile_photos as files
-from faults import hostile_schema
+from faults import hostile_schema, readers
 from faults.attacked import Attacked, BrokenAnswerError, Case
 from faults.photos import some
 from faults.trials import Figure, Trials, must_end_well
@@ -32,6 +32,11 @@ _SCHEMA = 20_000
 _MAKERS = 4
 #: Seconds to send a request, of services that slow senders meet.
 _IMPATIENT_S = 2.0
+#: Of the services that some families meet. Slow senders come from one address, 300 at once.
+_OPTIONS = {
+    "slow": ("--send-timeout", f"{_IMPATIENT_S}", "--max-connections-per-address", "1000"),
+    "readers": ("--send-timeout", f"{_IMPATIENT_S}", *readers.options(most=30)),
+}
 
 FAMILIES: dict[str, str] = {
     "truncations": "a photo as JPEG, progressive JPEG, PNG and WebP, cut at every length",
@@ -50,6 +55,7 @@ FAMILIES: dict[str, str] = {
     "pipelines": "many requests in one go",
     "feedback": "JSON: too deep, too long, doubled, NaN, broken UTF-8, lone surrogates; receipts that are none",
     "slow": "senders of a byte at a time and connections that say nothing, 300 at once",
+    "readers": "visitors who ask for a lot at once and read nothing, or a byte now and then, 40 at once",
     "gone": "connections cut at any moment, before, amid and after a request",
     "schema": "requests that schemathesis makes of the OpenAPI, right ones and wrong ones",
 }
@@ -63,7 +69,7 @@ def scenarios() -> dict[str, Callable[[Trials], Figure]]:
 def attack(service: Attacked, name: str, trials: Trials) -> Figure:
     """Let a family loose on a running service."""
     figure = Figure(f"hostile-{name}", f"service: {FAMILIES[name]}")
-    special = {"slow": _slow, "gone": _gone, "schema": _schema}
+    special = {"slow": _slow, "readers": readers.read_nothing, "gone": _gone, "schema": _schema}
     if name in special:
         special[name](service, figure, trials)
     else:
@@ -91,7 +97,7 @@ def attacked(trials: Trials, *options: str) -> Iterator[Attacked]:
 
 def _scenario(name: str) -> Callable[[Trials], Figure]:
     def scenario(trials: Trials) -> Figure:
-        with attacked(trials, *(("--send-timeout", f"{_IMPATIENT_S}") if name == "slow" else ())) as service:
+        with attacked(trials, *_OPTIONS.get(name, ())) as service:
             return attack(service, name, trials)
 
     scenario.__doc__ = FAMILIES[name]

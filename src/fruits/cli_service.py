@@ -67,6 +67,9 @@ def serve(
     data: Annotated[str, _DATA] = "",
     database: Annotated[str, _DATABASE] = "",
     photos: Annotated[str, _KEPT] = "",
+    root_path: Annotated[
+        str, typer.Option(metavar="PATH", help="Path under which a proxy shows the service, such as /fruits.")
+    ] = "",
     allow_host: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Name that people call the service by, *.example.org or *; may be repeated."),
@@ -90,12 +93,20 @@ def serve(
     max_pixels: Annotated[int, typer.Option(help="Pixels of a photo.")] = 50_000_000,
     max_frames: Annotated[int, typer.Option(help="Frames of an animation; the first is looked at.")] = 100,
     max_connections: Annotated[int, typer.Option(help="Open connections.")] = 1000,
+    max_connections_per_address: Annotated[
+        int, typer.Option(help="Of one address (IPv6: /64); 0: 100, or half of all if that is less.")
+    ] = 0,
     max_wait: Annotated[float, typer.Option(help="Seconds to wait in line; who would wait longer is refused.")] = 2.0,
-    send_timeout: Annotated[float, typer.Option(help="Seconds to send a request.")] = 20.0,
+    send_timeout: Annotated[
+        float, typer.Option(help="Seconds to send a request, or to take some of an answer.")
+    ] = 20.0,
+    keep_alive: Annotated[
+        float, typer.Option(help="Seconds that a connection may be idle; more than a load balancer's idle timeout.")
+    ] = 75.0,
     decode_timeout: Annotated[float, typer.Option(help="Seconds of processor time to decode a photo.")] = 5.0,
     rate: Annotated[int, typer.Option(help="Requests per minute and address; 0: any number.")] = 60,
     token_rate: Annotated[int, typer.Option(help="Requests per minute and token, if it says nothing else.")] = 600,
-    tokens_only: Annotated[bool, typer.Option("--tokens-only", help="Recognise only for those with a token.")] = False,
+    tokens_only: Annotated[bool, typer.Option("--tokens-only", help="Answer only those with a token.")] = False,
     public_metrics: Annotated[bool, typer.Option("--public-metrics", help="Let anybody read /metrics.")] = False,
     keep_days: Annotated[int, typer.Option(help="Days after which what was kept is deleted.")] = 90,
     feedback_hours: Annotated[
@@ -116,9 +127,10 @@ def serve(
 
     config = ServiceConfig(
         out=out, host=host, port=port, data=data, database=database, photos=photos, workers=workers, batch=batch,
-        allow_hosts=tuple(allow_host or ()), allow_origins=tuple(allow_origin or ()),
+        root_path=root_path, allow_hosts=tuple(allow_host or ()), allow_origins=tuple(allow_origin or ()),
         trusted_proxies=tuple(trusted_proxy or ()), max_bytes=max_bytes, max_photos=max_photos, max_fields=max_fields,
-        max_pixels=max_pixels, max_frames=max_frames, max_connections=max_connections, max_wait_s=max_wait,
+        max_pixels=max_pixels, max_frames=max_frames, max_connections=max_connections,
+        max_connections_per_address=max_connections_per_address, keep_alive_s=keep_alive, max_wait_s=max_wait,
         send_s=send_timeout, decode_s=decode_timeout, rate=rate, token_rate=token_rate, tokens_only=tokens_only,
         public_metrics=public_metrics, keep_days=keep_days, feedback_hours=feedback_hours, operator=operator, contact=contact,
         adopt=adopt, watch_s=watch, drain_s=drain,

@@ -65,6 +65,10 @@ class StoreError(FruitsError, OSError):
     """Stored bytes are missing, damaged or cannot be written."""
 
 
+class PermanentStoreError(StoreError):
+    """A bucket will give the same answer tomorrow: denied, not there, in another region. Somebody must change something."""
+
+
 class NotFoundError(FruitsError, LookupError):
     """There is nothing under this name, or not for whoever asks: both are answered alike."""
 

@@ -208,11 +208,22 @@ def in_a_sentence(name: str) -> str:
 
 
 def _sums(probabilities: NDArray[np.float32], member_of: tuple[int, ...], count: int) -> NDArray[np.float32]:
-    members = np.zeros((len(member_of), count), np.float32)
-    for label, group in enumerate(member_of):
-        if group >= 0:
-            members[label, group] = 1.0
-    return np.asarray(probabilities @ members, np.float32)
+    order, starts = _members(member_of, count)
+    if not count:
+        return np.zeros((len(probabilities), 0), np.float32)
+    return np.asarray(np.add.reduceat(probabilities[:, order], starts, axis=1, dtype=np.float32), np.float32)
+
+
+@lru_cache(maxsize=16)
+def _members(member_of: tuple[int, ...], count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return labels in the order of their groups, and where each group begins; no group is empty.
+
+    A matrix of zeros and ones would say the same in c x count numbers, and be multiplied for every batch.
+    """
+    groups = np.asarray(member_of, np.intp)
+    order = np.argsort(groups, kind="stable")
+    order = order[groups[order] >= 0]
+    return order, np.searchsorted(groups[order], np.arange(count))
 
 
 def _name(rows: list[dict[str, str]], otherwise: str, kind: Name | None = None) -> Name:

@@ -67,6 +67,16 @@ class Service:
             connection.sendall(data)
             return receive(connection)
 
+    def make_token(self, role: str) -> str:
+        """Return a new token."""
+        command = [sys.executable, "-m", "fruits", "tokens", "add", role, "--data", str(self.data), "--role", role]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+    def identity(self, token: str) -> str:
+        """Return which bundle is open."""
+        answer = self.client.get("/v1/model", headers={"Authorization": f"Bearer {token}"})
+        return str(answer.json()["recognizer"]).split("/")[-2]
+
     def log_text(self) -> str:
         """Everything that was written to stderr."""
         return Path(self._log.name).read_text("utf-8")
@@ -122,6 +132,12 @@ def service(finished_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Iter
     bugs = running.log("bug") + running.log("library")
     assert code == 0
     assert bugs == []
+
+
+@pytest.fixture(scope="session")
+def start_service(finished_run: Any) -> Callable[..., Service]:
+    """Start a service that several tests share; whoever asks stops it."""
+    return lambda folder, *options: Service(finished_run.out, folder, *options)
 
 
 @pytest.fixture

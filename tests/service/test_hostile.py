@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from faults import hostile
+from faults import hostile, readers
 from faults.attacked import Attacked, BrokenAnswerError, Case, Reply, parse
 from faults.hostile_bodies import form, part
 from faults.hostile_heads import get, post
@@ -29,7 +29,7 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> Trials:
 def attacked(finished_run: Any, a_photo: bytes, trials: Trials) -> Iterator[Attacked]:
     """One service for all families: what one leaves behind, the next would meet."""
     label = bundles.load(finished_run.out).recognise([a_photo])[0].labels[0]
-    impatient = ("--send-timeout", "4", "--decode-timeout", "0.5")
+    impatient = ("--send-timeout", "4", "--decode-timeout", "0.5", *readers.options(most=65))
     with Attacked(finished_run.out, a_photo, label, trials.scratch, impatient) as service:
         yield service
 

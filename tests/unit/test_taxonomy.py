@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tracemalloc
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -454,3 +455,23 @@ def test_a_comma_without_quotes_is_refused_with_its_line(tmp_path: Path) -> None
     own.write_text("label,kind,line_en,line_fr\nPear,pear,Sweet, and juicy,Sucré\n", "utf-8")
     with pytest.raises(TaxonomyError, match="line 2: more fields than columns; quote"):
         Taxonomy.of(["Pear"], str(own))
+
+
+def test_sums_of_kinds_are_those_of_their_labels_and_need_no_matrix() -> None:
+    labels = [f"Thing {number}" for number in range(20_000)]
+    taxonomy = Taxonomy.of([*labels, "Apple Red 1", "Apple Golden 1", "Pear"])
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(len(labels) + 3), 4).astype(np.float32)
+    kinds = taxonomy.by_kind(probabilities)
+    expected = np.zeros((4, len(taxonomy.kinds)))
+    np.add.at(expected, (slice(None), np.array(taxonomy.kind_of)), probabilities.astype(np.float64))
+    np.testing.assert_allclose(kinds, expected, rtol=1e-6)
+    assert taxonomy.by_variety(probabilities).shape == (4, len(taxonomy.varieties))
+    # A dense matrix of zeros and ones would take 1.6 GB here.
+    tracemalloc.start()
+    again = taxonomy.by_kind(probabilities)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20e6
+    assert (again == kinds).all()
+    # The same bits, however photos are put together.
+    assert (np.vstack([taxonomy.by_kind(one[None]) for one in probabilities]) == kinds).all()

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import math
 import multiprocessing
-import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -29,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fruits.config import usable_cores
 from fruits.errors import ConfigError, EngineError
 from fruits.photos.rendering import Floats, Fruit, Variety, grow, render
 
@@ -222,7 +222,7 @@ def plant(
         raise ConfigError(f"{photos} photos of {varieties} varieties, expected one each or more: raise photos")
     if not 0.0 <= test_share <= 1.0:
         raise ConfigError(f"test_share is {test_share}, expected 0 to 1: give the share of the photos meant for Test")
-    n_workers = workers if workers is not None else os.cpu_count() or 1
+    n_workers = workers if workers is not None else usable_cores()
     if n_workers < 1:
         raise ConfigError(f"{n_workers} workers, expected 1 or more: leave workers out to take every core")
     tasks = [

@@ -19,7 +19,7 @@ from fruits.service.callers import caller, charge
 from fruits.service.delivery import Delivery
 from fruits.service.door import Receive, Scope, Send, reply
 from fruits.service.glance import Glance, glance
-from fruits.service.problems import Problem
+from fruits.service.problems import OverLimitError, Problem, over
 from fruits.service.recogniser import Recognised, UnreadableError
 from fruits.service.resources import Resources
 from fruits.service.settings import ServiceConfig
@@ -170,8 +170,20 @@ def _decode_s(outcome: Recognised | ImageDecodeError) -> float:
 
 def _refusal(seen: Glance, config: ServiceConfig) -> ImageDecodeError | None:
     """Return why a photo is not even tried."""
-    if seen.width * seen.height > config.max_pixels or seen.frames > config.max_frames:
-        return ImageDecodeError("too large", "more pixels or frames than are taken here")
+    if seen.width * seen.height > config.max_pixels:
+        return OverLimitError(
+            over(
+                config.max_pixels, "The photo has more than {} pixels: send a smaller one.",
+                "La photo a plus de {} pixels : envoyez-en une plus petite.",
+            )
+        )  # fmt: skip
+    if seen.frames > config.max_frames:
+        return OverLimitError(
+            over(
+                config.max_frames, "The animation has more than {} frames: send a still picture.",
+                "L'animation a plus de {} images : envoyez une image fixe.",
+            )
+        )  # fmt: skip
     return None
 
 
@@ -239,7 +251,7 @@ def _as_json(one: Recognised, receipt: Receipt, total_s: float) -> dict[str, Any
             {
                 "label": (label := labels[model.bundle.gallery.labels[number]]),
                 **model.names[label],
-                "thumbnail": f"/v1/gallery/{model.identity}/{number}.jpg",
+                "thumbnail": f"{model.root}/v1/gallery/{model.identity}/{number}.jpg",
                 "similarity": round(cosine, 4),
             }
             for number, cosine in one.alike

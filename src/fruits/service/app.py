@@ -15,6 +15,7 @@ from starlette.responses import Response
 from fruits import __version__
 from fruits.errors import FruitsError
 from fruits.service import answering, api, pages, problems
+from fruits.service.callers import Guard
 from fruits.service.door import Door
 from fruits.service.problems import Problem
 from fruits.service.resources import Resources
@@ -61,6 +62,7 @@ def create_app(config: ServiceConfig, telemetry: Telemetry | None = None) -> Fas
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        servers=[{"url": config.root_path}] if config.root_path else None,
         exception_handlers={
             HTTPException: _http,
             RequestValidationError: _invalid,
@@ -74,7 +76,7 @@ def create_app(config: ServiceConfig, telemetry: Telemetry | None = None) -> Fas
     api.add_to(app)
     app.router.routes.extend(pages.routes(privacy=pages.privacy_of(config)))
     policy = pages.content_security_policy(on_device=pages.has_device_mode())
-    app.door = Door(app.within, config, telling, policy=policy)
+    app.door = Door(Guard(app.within, app.state), config, telling, policy=policy)
     return app
 
 

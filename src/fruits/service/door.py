@@ -7,13 +7,14 @@ photos.
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
+from fruits.errors import PermanentStoreError
 from fruits.service import problems
+from fruits.service.limits import parsed, parsed_network
 from fruits.service.problems import Problem
 from fruits.service.settings import LOOPBACK, ServiceConfig
 from fruits.service.telemetry import Telemetry
@@ -52,7 +53,7 @@ class Door:
         self._hosts = frozenset((*LOOPBACK, *(host for host in config.allow_hosts if not host.startswith("*"))))
         self._suffixes = tuple(host[1:] for host in config.allow_hosts if host.startswith("*."))
         self._any_host = "*" in config.allow_hosts
-        self._proxies = [ipaddress.ip_network(proxy, strict=False) for proxy in config.trusted_proxies]
+        self._proxies = Proxies(config.trusted_proxies)
         self._headers = [
             (b"content-security-policy", policy.encode()),
             (b"x-content-type-options", b"nosniff"),
@@ -74,6 +75,7 @@ class Door:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        scope = _below(scope, self._config.root_path)
         headers: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name, value)
@@ -113,6 +115,9 @@ class Door:
         try:
             if not self._knows(headers) and scope["path"] not in _ANY_HOST:
                 raise Problem("unknown_host")
+            if scope["path"] == "":  # links of the first page are relative to its folder
+                await reply(answer, 308, b"", [(b"location", f"{self._config.root_path}/".encode())])
+                return
             if scope["method"] == "OPTIONS" and extra is not self._headers:
                 await reply(answer, 204, b"", [
                     (b"access-control-allow-methods", _ALLOWED.encode()),
@@ -142,7 +147,10 @@ class Door:
             self._telemetry.errors.labels(code).inc()
             cause = about.get("cause")
             if code in ("internal", "busy") and cause is not None and not isinstance(cause, Problem):
-                self._telemetry.log_bug(about["id"], cause)
+                if isinstance(cause, PermanentStoreError):  # says in a sentence what whoever runs this has to change
+                    self._telemetry.log("store_unusable", level="error", request_id=about["id"], message=str(cause))
+                else:
+                    self._telemetry.log_bug(about["id"], cause)
         if route in _ANY_HOST:
             return
         values = {name: about[name] for name in ("code", "photos", "outcomes", "bytes_in", "waiting") if name in about}
@@ -154,10 +162,7 @@ class Door:
     def _knows(self, headers: dict[bytes, bytes]) -> bool:
         if self._any_host:
             return True
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        name, _, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
-        if not name or (port and not port.isdigit()):
-            name = host
+        name = host_of(headers)
         return name in self._hosts or (bool(self._suffixes) and name.endswith(self._suffixes))
 
     def _address(self, scope: Scope) -> str:
@@ -171,16 +176,35 @@ class Door:
         # From the right: each trusted proxy vouches for the one before it; the first that is not one of ours is the client.
         for hop in reversed([*",".join(forwarded).split(","), address]):
             address = hop.strip()
-            if not self._trusts(address):
+            if address not in self._proxies:
                 break
         return address
 
-    def _trusts(self, address: str) -> bool:
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in proxy for proxy in self._proxies)
+
+class Proxies:
+    """Addresses and networks of proxies that are trusted; ``address in proxies``.
+
+    Parameters
+    ----------
+    networks : iterable of str
+    """
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks = [parsed_network(network) for network in networks]
+
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
+    def __contains__(self, address: str) -> bool:
+        found = parsed(address)
+        return found is not None and any(found in network for network in self._networks)
+
+
+def host_of(headers: dict[bytes, bytes]) -> str:
+    """Return the name by which a request calls the service, without a port."""
+    host = headers.get(b"host", b"").decode("latin-1").lower()
+    name, _, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
+    return host if not name or (port and not port.isdigit()) else name
 
 
 async def send_problem(send: Send, problem: Problem, about: dict[str, Any]) -> None:
@@ -203,6 +227,18 @@ async def reply(send: Send, status: int, body: bytes, headers: Iterable[tuple[by
         ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _below(scope: Scope, root_path: str) -> Scope:
+    """Return a request as if the service were at the root of its host; a proxy may have seen to that, or not."""
+    path = scope["path"]
+    if not root_path or not (path == root_path or path.startswith(f"{root_path}/")):
+        return scope
+    raw = scope.get("raw_path")
+    shorter = (
+        {"raw_path": raw[len(root_path) :]} if isinstance(raw, bytes) and raw.startswith(root_path.encode()) else {}
+    )
+    return {**scope, "path": path[len(root_path) :], **shorter}
 
 
 def _replay(body: bytes) -> Receive:

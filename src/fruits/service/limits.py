@@ -58,14 +58,49 @@ class Limits:
 
 
 @lru_cache(maxsize=10_000)
+def parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return an address as sockets and proxies write it, None for what is none.
+
+    ``::ffff:192.0.2.1``, which a socket for both families says of IPv4, is 192.0.2.1; a port, brackets and a zone are left out.
+    """
+    text = address.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        found = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return found.ipv4_mapped or found if isinstance(found, ipaddress.IPv6Address) else found
+
+
+def parsed_network(network: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Return a network; one of ``::ffff:...`` is that of IPv4.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    found = ipaddress.ip_network(network, strict=False)
+    if isinstance(found, ipaddress.IPv6Network) and found.prefixlen >= 96 and found.network_address.ipv4_mapped:
+        return ipaddress.IPv4Network((found.network_address.ipv4_mapped, found.prefixlen - 96))
+    return found
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is this machine's own for itself."""
+    found = parsed(address)
+    return found is not None and found.is_loopback
+
+
+@lru_cache(maxsize=10_000)
 def place_of(address: str) -> str:
     """Return what an address is counted as: itself, or its /64."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
+    found = parsed(address)
+    if found is None:
         return "unknown"
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((parsed, 64), strict=False).network_address)
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    return str(ipaddress.IPv6Network((found, 64), strict=False).network_address)

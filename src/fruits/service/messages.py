@@ -34,8 +34,16 @@ class ErrorBody(BaseModel):
     request_id: str
 
 
+_EXAMPLE_ERRORS: Final[list[Any]] = [
+    {"error": {"code": code, "message": problems.KINDS[code].message, "request_id": "q2Vn0cW1Qm2s8vT5"}}
+    for code in ("not_an_image", "rate_limited")
+]
+
+
 class Error(BaseModel):
     """Every answer that is an error."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": _EXAMPLE_ERRORS})
 
     error: ErrorBody
 
@@ -111,6 +119,20 @@ class PhotoError(BaseModel):
     error: PhotoErrorBody
 
 
+_EXAMPLE_ANSWER: Final[dict[str, Any]] = {
+    "id": "Xk3n0cW1Qm2s8vT5yZ7aBg", "secret": "r4nd0m-0f-24-bytes-url-safe-0000", "outcome": "variety", "kind": "apple",
+    "variety": "apple/braeburn", "name": {"en": "Braeburn apple", "fr": "Pomme Braeburn"}, "line": None, "probability": 0.972,
+    "kinds": [{"kind": "apple", "en": "Apple", "fr": "Pomme", "probability": 0.995}],
+    "labels": [{"label": "Apple Braeburn", "en": "Braeburn apple", "fr": "Pomme Braeburn", "probability": 0.972}],
+    "strangeness": 0.41, "advice": [],
+    "alike": [{
+        "label": "Apple Braeburn", "en": "Braeburn apple", "fr": "Pomme Braeburn",
+        "thumbnail": "/v1/gallery/0123456789abcdef/17.jpg", "similarity": 0.93,
+    }],
+    "kept": False, "milliseconds": {"queue": 0.1, "decode": 2.4, "infer": 1.6, "total": 5.2},
+}  # fmt: skip
+
+
 class ModelInfo(BaseModel):
     """Which bundle gave the answers, and how many labels it knows."""
 
@@ -121,6 +143,12 @@ class ModelInfo(BaseModel):
 class Recognition(BaseModel):
     """The answers, in the order of the photos."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"photos": [_EXAMPLE_ANSWER], "model": {"identity": "0123456789abcdef", "labels": 114}}]
+        }
+    )
+
     photos: list[Answer | PhotoError]
     model: ModelInfo
 
@@ -128,7 +156,21 @@ class Recognition(BaseModel):
 class Feedback(BaseModel):
     """A visitor's word on an answer."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": _EXAMPLE_ANSWER["id"],
+                    "secret": _EXAMPLE_ANSWER["secret"],
+                    "right": False,
+                    "label": "Apple Golden 1",
+                    "note": "it was still green",
+                }
+            ]
+        },
+    )
 
     id: str = Field(pattern=ID)
     secret: str = Field(min_length=1, max_length=100)
@@ -203,7 +245,6 @@ UPLOAD: Final = {
     "requestBody": {
         "required": True,
         "content": {
-            **{kind: {"schema": _BINARY} for kind in PHOTO_TYPES},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -214,19 +255,23 @@ UPLOAD: Final = {
                         "show": {"type": "string", "enum": ["true", "false"]},
                         "lang": {"type": "string", "enum": ["en", "fr"]},
                     },
+                    "example": {"keep": "false", "lang": "en"},
                 }
             },
+            **{kind: {"schema": _BINARY} for kind in PHOTO_TYPES},
         },
     },
     "parameters": [
         {
             "name": "keep", "in": "query", "required": False, "schema": {"type": "string", "enum": ["true", "false"]},
+            "example": "false",
             "description": "Whether the photo may be kept to improve recognition; false by default.",
         },
         {
             "name": "show", "in": "query", "required": False, "schema": {"type": "string", "enum": ["true", "false"]},
             "description": "Whether others may see the kept photo, small: beside answers and in reports; false by default.",
         },
-        {"name": "lang", "in": "query", "required": False, "schema": {"type": "string", "enum": ["en", "fr"]}},
+        {"name": "lang", "in": "query", "required": False, "schema": {"type": "string", "enum": ["en", "fr"]},
+            "example": "en", "description": "Language that the visitor reads."},
     ],
 }  # fmt: skip

@@ -45,6 +45,12 @@ class Seen(NamedTuple):
 class Model:
     """A bundle, opened.
 
+    Parameters
+    ----------
+    bundle : Bundle
+    root : str
+        What stands before every address of the service, such as ``/fruits``.
+
     Attributes
     ----------
     bundle : Bundle
@@ -55,8 +61,8 @@ class Model:
         What ``/v1/labels`` and ``/v1/model`` say, made once.
     """
 
-    def __init__(self, bundle: bundles.Bundle) -> None:
-        self.bundle = bundle
+    def __init__(self, bundle: bundles.Bundle, root: str = "") -> None:
+        self.bundle, self.root = bundle, root
         self.identity = bundle.identity
         self.embedder = Embedder(bundle.network)
         # Until somebody has looked which of their givers still agree.
@@ -85,7 +91,7 @@ class Model:
             {
                 "identity": self.identity,
                 **asdict(bundle.preprocessing),
-                "recognizer": f"/v1/model/{self.identity}/recognizer.onnx",
+                "recognizer": f"{root}/v1/model/{self.identity}/recognizer.onnx",
                 "bytes": len(bundle.recognizer),
                 "sha256": hashlib.sha256(bundle.recognizer).hexdigest(),
                 "labels": labels,
@@ -94,7 +100,7 @@ class Model:
                 "gallery": {
                     "photos": len(bundle.gallery),
                     "components": bundle.components,
-                    "features": f"/v1/gallery/{self.identity}/features.bin",
+                    "features": f"{root}/v1/gallery/{self.identity}/features.bin",
                 },
             }
         )

@@ -36,12 +36,13 @@ PAGES: Final = {
     "/delete": "delete.html",
     "/owner": "owner.html",
     "/owner/review": "review.html",
+    "/docs": "docs.html",
     "/manifest.webmanifest": "manifest.webmanifest",
     "/sw.js": "sw.js",
 }
 #: What the visitor's page needs to open without a network: the pages of the owner need the server anyway.
 _SHELL: Final = (".css", ".js", ".svg", ".png")
-_NOT_IN_SHELL: Final = ("owner", "review", "charts")
+_NOT_IN_SHELL: Final = ("owner", "review", "charts", "docs")
 _TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -102,14 +103,14 @@ def routes(folder: Path = FOLDER, *, privacy: Mapping[str, Any] | None = None) -
         What the visitor's page says of the service: see :func:`privacy_of`.
     """
     assets = _assets(folder, privacy)
-    runtime = _runtime(folder)
+    large = {name for built in (_runtime(folder), _built(folder, "docs.json")) if built for name in built["files"]}
 
     async def page(request: Request) -> Response:
         return _answer(request, assets[PAGES[request.url.path]])
 
     async def static(request: Request) -> Response:
         name = request.path_params["name"]
-        if runtime is not None and name in runtime["files"]:
+        if name in large:
             return _large(request, folder / name)
         asset = assets.get(name)
         if asset is None or name in PAGES.values():
@@ -148,14 +149,14 @@ def _assets(folder: Path, privacy: Mapping[str, Any] | None) -> Mapping[str, _As
         del contents[name]
     contents["page.json"] = json_text({"device": device} | ({"privacy": dict(privacy)} if privacy else {})).encode()
     shell = [
-        f"/static/{name}"
+        f"static/{name}"
         for name in contents
         if name == "page.json"
         or (name.endswith(_SHELL) and name != "sw.js" and not any(word in name for word in _NOT_IN_SHELL))
     ]
     version = hashlib.sha256(b"".join(name.encode() + data for name, data in contents.items())).hexdigest()[:16]
     # Any change of any file changes the worker, and a browser that sees another worker fetches all files anew.
-    known = {"version": version, "shell": ["/", "/delete", "/manifest.webmanifest", *shell]}
+    known = {"version": version, "shell": ["", "delete", "manifest.webmanifest", *shell]}
     if "sw.js" in contents:
         contents["sw.js"] = f"const KNOWN = {json_text(known)};\n".encode() + contents["sw.js"]
     return {name: _asset(name, data) for name, data in contents.items()}
@@ -170,7 +171,9 @@ def _page(folder: Path, name: str) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return layouts.get_template(name).render().encode()
+    # Links are relative: whatever path a proxy serves the pages under, they lead to its neighbours.
+    depth = next(address for address, file in PAGES.items() if file == name).count("/") - 1
+    return layouts.get_template(name).render(root="../" * depth or "./", docs=_built(folder, "docs.json")).encode()
 
 
 def _columns_first() -> bool:
@@ -191,12 +194,16 @@ def _asset(name: str, content: bytes) -> _Asset:
 @lru_cache(maxsize=4)
 def _runtime(folder: Path) -> dict[str, Any] | None:
     """Return what ``web/build.mjs`` wrote of the runtime, if it and all its files are there."""
+    return _built(folder, "runtime.json")
+
+
+def _built(folder: Path, written: str) -> dict[str, Any] | None:
     try:
-        runtime: dict[str, Any] = json.loads((folder / _VENDOR / "runtime.json").read_text("utf-8"))
-        whole = all(_stored(folder / name)[0].stat().st_size > 0 for name in runtime["files"])
+        built: dict[str, Any] = json.loads((folder / _VENDOR / written).read_text("utf-8"))
+        whole = all(_stored(folder / name)[0].stat().st_size > 0 for name in built["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return runtime if whole else None
+    return built if whole else None
 
 
 def _stored(path: Path) -> tuple[Path, bool]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fruits.errors import EngineError, FruitsError, ImageDecodeError, StoreError
+from fruits.errors import EngineError, FruitsError, ImageDecodeError, PermanentStoreError, StoreError
 from fruits.harmless import json_text
 
 
@@ -120,6 +120,8 @@ class Problem(FruitsError):  # noqa: N818 - it is an answer more than an error
         One of ``KINDS``.
     detail : (str, str), optional
         Which part of the request was not as expected, in English and French, of our own words: added to the message.
+    sentence : (str, str), optional
+        What is said instead of the usual message, such as which of the limits it was.
     status : int, optional
         Another status than the usual one.
     retry_after_s : float, optional
@@ -132,12 +134,13 @@ class Problem(FruitsError):  # noqa: N818 - it is an answer more than an error
         code: str,
         detail: tuple[str, str] | None = None,
         *,
+        sentence: tuple[str, str] | None = None,
         status: int | None = None,
         retry_after_s: float | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(detail[0] if detail else KINDS[code].message["en"])
-        self.code, self.detail = code, detail
+        super().__init__((sentence or detail or (KINDS[code].message["en"],))[0])
+        self.code, self.detail, self.sentence = code, detail, sentence
         self.status = status or KINDS[code].status
         self.headers = dict(headers or {})
         if retry_after_s is None and code in ("busy", "stopping", "rate_limited"):
@@ -148,12 +151,45 @@ class Problem(FruitsError):  # noqa: N818 - it is an answer more than an error
             self.headers["WWW-Authenticate"] = "Bearer"
 
 
+class OverLimitError(ImageDecodeError):
+    """A photo is over a limit of the service.
+
+    Parameters
+    ----------
+    problem : Problem
+        What its sender is told.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__("too large", str(problem))
+        self.problem = problem
+
+
+def over(limit: int, en: str, fr: str, *, code: str = "too_large", status: int | None = None) -> Problem:
+    """Return the problem of a request that is over a limit: each has a sentence of its own.
+
+    Parameters
+    ----------
+    limit : int
+        Put where the sentences say ``{}``.
+    en, fr : str
+    code : str
+    status : int, optional
+    """
+    number = f"{limit:,}"
+    return Problem(code, sentence=(en.format(number), fr.format(number.replace(",", "\u202f"))), status=status)
+
+
 def of(error: BaseException) -> Problem:
     """Return what a client is told of an error: the one table."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, OverLimitError):
+        return error.problem
     if isinstance(error, ImageDecodeError):
         return Problem(_OF_PHOTO.get(error.code, "damaged"))
+    if isinstance(error, PermanentStoreError):  # trying again would not help
+        return Problem("internal")
     if isinstance(error, StoreError | EngineError):
         return Problem("busy", retry_after_s=5)
     if isinstance(error, FruitsError) and isinstance(error, LookupError):
@@ -171,6 +207,8 @@ def of_status(status: int) -> Problem:
 def said(problem: Problem) -> dict[str, Any]:
     """Return code and messages, without the request's number."""
     message = KINDS[problem.code].message
+    if problem.sentence:
+        message = dict(zip(("en", "fr"), problem.sentence, strict=True))
     if problem.detail:
         details = dict(zip(("en", "fr"), problem.detail, strict=True))
         message = {lang: f"{told.removesuffix('.')} ({details[lang]})." for lang, told in message.items()}

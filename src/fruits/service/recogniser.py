@@ -117,11 +117,12 @@ class Recogniser:
         If the bundle cannot be used.
     """
 
-    def __init__(self, out: str, *, lanes: int, batch: int = 8, decode_s: float = 5.0) -> None:
+    def __init__(self, out: str, *, lanes: int, batch: int = 8, decode_s: float = 5.0, root: str = "") -> None:
         self._out, self._batch = out, batch
         self._limits = Limits(cpu_s=decode_s, wall_s=max(_WALL_S, _WALL_FACTOR * decode_s), memory_mib=_MEMORY_MIB)
         self._models: OrderedDict[str, Model] = OrderedDict()
-        self._install(Model(bundles.load(out)))
+        self._root = root
+        self._install(Model(bundles.load(out), root))
         self._light: deque[_Job] = deque()
         self._heavy: deque[_Job] = deque()
         self._ready = threading.Condition()
@@ -202,7 +203,7 @@ class Recogniser:
         BundleError, StoreError
             If the new one cannot be used.
         """
-        new = Model(self._load_patiently())
+        new = Model(self._load_patiently(), self._root)
         if new.identity == self._model.identity:
             return False
         size = new.bundle.preprocessing.size

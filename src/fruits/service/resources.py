@@ -67,7 +67,9 @@ class Resources:
         self._refused = ""
         self._adopt = config.adopt
         with ExitStack() as undo:
-            self.recogniser = Recogniser(config.out, lanes=config.workers, batch=config.batch, decode_s=config.decode_s)
+            self.recogniser = Recogniser(
+                config.out, lanes=config.workers, batch=config.batch, decode_s=config.decode_s, root=config.root_path
+            )
             self._seen = self._look()
             database = Database.open(config.database)
             undo.callback(database.close)

@@ -1,8 +1,8 @@
 """The process: listening, signals, graceful stop, and what HTTP itself must not be allowed to do.
 
 uvicorn speaks HTTP; here is what it leaves open: a head that never ends or comes drop by drop, a body that is still sent after
-its refusal, too many connections, and answers to what is no HTTP in our own shape. SIGTERM and SIGINT stop, SIGHUP takes up a
-new bundle. Knows nothing of photos.
+its refusal, answers that nobody reads, too many connections, and answers to what is no HTTP in our own shape. SIGTERM and
+SIGINT stop, SIGHUP takes up a new bundle. Knows nothing of photos.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import logging
 import secrets
 import signal
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -24,6 +25,8 @@ from fruits.errors import ConfigError
 from fruits.service import problems
 from fruits.service.app import create_app
 from fruits.service.delivery import TRANSPORT
+from fruits.service.door import Proxies
+from fruits.service.limits import place_of
 from fruits.service.problems import Problem
 from fruits.service.settings import ServiceConfig
 from fruits.service.telemetry import LogHandler, Telemetry
@@ -34,7 +37,8 @@ _MAX_HEADERS: Final = 100
 #: Of a refused body, read and thrown away so that the client gets to see the refusal, which a reset would destroy: at least so
 #: much, or twice what is taken.
 _MAX_DISCARDED_BYTES: Final = 4 << 20
-_KEEP_ALIVE_S: Final = 15
+#: Of an answer, what a client must take within the limit for sending: less is a connection held for its own sake.
+_LEAST_TAKEN_BYTES: Final = 4096
 _STOP_S: Final = 60
 
 
@@ -64,11 +68,13 @@ def serve(config: ServiceConfig, *, listening: Callable[[str], None], quiet: boo
     class Connection(_Connection):
         settings = config
         gauge = telemetry.connections
+        open_by_place: ClassVar[Counter[str]] = Counter()
+        proxies = Proxies(config.trusted_proxies)
 
     server = _Server(
         uvicorn.Config(
             app, http=Connection, ws="none", lifespan="on", loop="auto", log_config=None, access_log=False,
-            proxy_headers=False, server_header=False, date_header=True, timeout_keep_alive=_KEEP_ALIVE_S,
+            proxy_headers=False, server_header=False, date_header=True, timeout_keep_alive=int(config.keep_alive_s),
             timeout_graceful_shutdown=_STOP_S, backlog=2048,
         ),
         app, config, lambda: listening(f"http://{shown}:{port}"),
@@ -169,6 +175,8 @@ class _Connection(HttpToolsProtocol):
 
     settings: ServiceConfig
     gauge: Any
+    open_by_place: ClassVar[Counter[str]]
+    proxies: ClassVar[Proxies]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -176,15 +184,63 @@ class _Connection(HttpToolsProtocol):
         self._in_head = True
         self._deaf = False  # nothing that comes from now on is listened to
         self._patience: asyncio.TimerHandle | None = None
+        self._reader: asyncio.TimerHandle | None = None
+        self._unread = 0
+        self._cycles: list[Any] = []
+        # So that pause_writing and resume_writing say whether anything at all waits to be read.
+        transport.set_write_buffer_limits(high=0)
+        address = self.client[0] if self.client else "unknown"
+        # A proxy brings many people; whom it brings is counted where their addresses are known.
+        self._place = "" if address in self.proxies else place_of(address)
+        self.open_by_place[self._place] += 1
         self.gauge.inc()
         self._wait()
-        if len(self.connections) > self.settings.max_connections:
+        limit = self.settings.max_connections_per_address
+        if len(self.connections) > self.settings.max_connections or (
+            self._place and self.open_by_place[self._place] > limit
+        ):
             self._refuse(Problem("busy", retry_after_s=1))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.gauge.dec()
+        self.open_by_place[self._place] -= 1
+        if not self.open_by_place[self._place]:
+            del self.open_by_place[self._place]
         self._wait_no_more()
+        self._read_at_last()
+        # uvicorn tells only the last of several requests in one go that its client is gone; the others would go on writing.
+        self.pipeline.clear()
+        for cycle in self._cycles:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self._cycles.clear()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._reader is None:
+            self._look_again()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read_at_last()
+
+    def _look_again(self) -> None:
+        self._unread = self.transport.get_write_buffer_size()
+        self._reader = self.loop.call_later(self.settings.send_s, self._look_at_reader)
+
+    def _look_at_reader(self) -> None:
+        """Go on while the client takes what it asked for. Closing would wait for it to be read, so the rest is thrown away."""
+        if self._unread - self.transport.get_write_buffer_size() < min(_LEAST_TAKEN_BYTES, self._unread):
+            self.transport.abort()
+        else:
+            self._look_again()
+
+    def _read_at_last(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing() or self._deaf:
@@ -215,6 +271,9 @@ class _Connection(HttpToolsProtocol):
         self._discarded = 0
         self._wait_no_more()
         super().on_headers_complete()
+        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
+        if self.cycle is not None:
+            self._cycles.append(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         if self.cycle is not None and self.cycle.response_complete:

@@ -13,11 +13,14 @@ from typing import Final
 from fruits.config import usable_cores
 from fruits.errors import ConfigError
 from fruits.harmless import clean_line
+from fruits.service.limits import parsed_network
 from fruits.storage.objects import is_remote
 
 #: Names of this machine for itself; always answered.
 LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
+_PER_ADDRESS: Final = 100
 _HOST: Final = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\]|\*")
+_ROOT_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]*[A-Za-z0-9_~-])*")
 _ORIGIN: Final = re.compile(r"https?://[a-z0-9.\-]+(:\d{1,5})?|https?://\[[0-9a-f:.]+\](:\d{1,5})?")
 
 
@@ -104,15 +107,24 @@ class ServiceConfig:
     max_pixels, max_frames : int
         Of a photo, as its header announces them. Of an animation only the first frame is looked at.
     send_s : float
-        Seconds in which a request's head, and then its body, must have arrived.
+        Seconds in which a request's head, and then its body, must have arrived; and after which an answer of which hardly
+        anything is taken is given up.
     decode_s : float
         Seconds of processor time to decode a photo.
     max_wait_s : float
         Requests that would wait longer than this for their turn are refused.
     max_connections : int
         Beyond which new connections are refused.
+    max_connections_per_address : int
+        The same for one address (IPv6: one /64) that is no trusted proxy; 0 for 100, or half of all if that is less.
+    keep_alive_s : float
+        Seconds that a connection may be idle between two requests. More than the idle timeout of a load balancer in front, or
+        that would send a request over a connection that is just being closed, and answer 502.
     rate, token_rate : int
         Requests per minute from one address without a token, and with a token that says nothing else; 0: any number.
+    root_path : str
+        Path under which a proxy shows the service, such as ``/fruits``, whether or not it takes it away again; empty for the
+        root of its host.
     allow_hosts : tuple of str
         Names that the service goes by, ``*.example.org`` or ``*``, beside those of this machine for itself.
     allow_origins : tuple of str
@@ -120,7 +132,7 @@ class ServiceConfig:
     trusted_proxies : tuple of str
         Addresses or networks of reverse proxies whose ``X-Forwarded-For`` is believed.
     tokens_only : bool
-        Whether ``/v1/recognise`` wants a token.
+        Whether all of ``/v1`` but deletion, which has its secret, wants a token.
     public_metrics : bool
         Whether anybody may read ``/metrics``.
     keep_days : int
@@ -159,8 +171,11 @@ class ServiceConfig:
     decode_s: float = 5.0
     max_wait_s: float = 2.0
     max_connections: int = 1000
+    max_connections_per_address: int = 0
+    keep_alive_s: float = 75.0
     rate: int = 60
     token_rate: int = 600
+    root_path: str = ""
     allow_hosts: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
@@ -188,6 +203,8 @@ class ServiceConfig:
         put(self, "workers", self.workers or usable_cores())
         for name in ("operator", "contact"):
             put(self, name, clean_line(getattr(self, name), 200))
+        per_address = self.max_connections_per_address or min(_PER_ADDRESS, max(1, self.max_connections // 2))
+        put(self, "max_connections_per_address", per_address)
         put(self, "allow_hosts", tuple(host.lower() for host in self.allow_hosts))
         put(self, "allow_origins", tuple(origin.lower().rstrip("/") for origin in self.allow_origins))
         for name, low, high in (
@@ -195,11 +212,17 @@ class ServiceConfig:
             ("max_photos", 1, 64), ("max_fields", 1, 100), ("max_pixels", 10_000, 100_000_000),
             ("max_frames", 1, 1_000_000), ("send_s", 0.1, 3600), ("decode_s", 0.1, 600), ("max_wait_s", 0.05, 600),
             ("max_connections", 1, 100_000), ("rate", 0, 10_000_000), ("token_rate", 0, 10_000_000),
+            ("max_connections_per_address", 1, 100_000), ("keep_alive_s", 1, 3600),
             ("keep_days", 1, 36500), ("feedback_hours", 0, 48), ("watch_s", 0, 86400), ("drain_s", 0, 600),
         ):  # fmt: skip
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"{name.replace('_', '-')} {value}: expected {low:,} to {high:,}")
+        put(self, "root_path", self.root_path.rstrip("/"))
+        if not _ROOT_PATH.fullmatch(self.root_path):
+            raise ConfigError(
+                f"root-path '{self.root_path}': expected a path such as /fruits, of plain letters and digits"
+            )
         for host in self.allow_hosts:
             if not _HOST.fullmatch(host):
                 raise ConfigError(f"host '{host}': expected a name without port, such as fruits.example.org or *")
@@ -208,7 +231,7 @@ class ServiceConfig:
                 raise ConfigError(f"origin '{origin}': expected such as https://www.example.org")
         for proxy in self.trusted_proxies:
             try:
-                ipaddress.ip_network(proxy, strict=False)
+                parsed_network(proxy)
             except ValueError as exc:
                 raise ConfigError(f"proxy '{proxy}': expected an address or a network, such as 10.0.0.0/8") from exc
         if not self.is_loopback and not self.allow_hosts:

@@ -27,7 +27,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore
 
-from fruits.errors import StoreError
+from fruits.errors import PermanentStoreError, StoreError
 from fruits.storage.buckets import lists_in_order, open_bucket
 from fruits.storage.local import too_large
 from fruits.storage.raw_keys import has_bad_segment, is_no_path, list_raw
@@ -459,7 +459,7 @@ def _of_bucket(verb: str, name: str, exc: Exception, text: str) -> StoreError:
     bucket = name.split("/")[2] if name.count("/") >= 2 else name
     say = f"cannot {verb} '{name}'"
     if "NoSuchBucket" in text:
-        return StoreError(
+        return PermanentStoreError(
             f"{say}: there is no bucket '{bucket}' here; create it, or check its name, region and endpoint"
         )
     if isinstance(exc, FileNotFoundError):
@@ -468,7 +468,7 @@ def _of_bucket(verb: str, name: str, exc: Exception, text: str) -> StoreError:
     redirected = "PermanentRedirect" in text or "301 Moved" in text or "AuthorizationHeaderMalformed" in text
     if redirected or "IllegalLocationConstraint" in text or "Received redirect without LOCATION" in text:
         region = next((found for found in expected.groups() if found), None) if expected else None
-        return StoreError(
+        return PermanentStoreError(
             f"{say}: the bucket is in another region; set AWS_REGION={region or '<the region of the bucket>'}"
         )
     if isinstance(exc, PermissionDeniedError | UnauthenticatedError) or re.search(
@@ -476,7 +476,7 @@ def _of_bucket(verb: str, name: str, exc: Exception, text: str) -> StoreError:
     ):
         code = re.search(r"<Code>(\w+)</Code>", text)
         why = f" ({code.group(1)})" if code else ""
-        return StoreError(
+        return PermanentStoreError(
             f"{say}: denied{why}; check credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE or the role) and rights"
         )
     if "169.254.169.254" in text or "credential" in text.lower():

@@ -10,6 +10,7 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 import pytest
@@ -158,8 +159,8 @@ def test_worker_changes_with_every_file_and_knows_the_whole_shell(folder: Path) 
     before = client.get("/sw.js").text
     known = json.loads(re.match(r"const KNOWN = (.*);\n", before)[1])  # type: ignore[index]
     for address in known["shell"]:
-        assert client.get(address).status_code == 200, address
-    assert {"/", "/static/style.css", "/static/js/device-worker.js", "/static/page.json"} <= set(known["shell"])
+        assert client.get(f"/{address}").status_code == 200, address
+    assert {"", "static/style.css", "static/js/device-worker.js", "static/page.json"} <= set(known["shell"])
     assert not any("owner" in address or "review" in address for address in known["shell"])
     with (folder / "style.css").open("a") as file:
         file.write("/* changed */\n")
@@ -197,9 +198,15 @@ class _Markup(HTMLParser):
 def test_pages_need_nothing_inline_nothing_from_elsewhere_and_no_unknown_word(name: str) -> None:
     markup = _Markup()
     address = {file: address for address, file in pages.PAGES.items()}[f"{name}.html"]
-    markup.feed(Client(pages.FOLDER).get(address).text)
+    client = Client(pages.FOLDER)
+    markup.feed(client.get(address).text)
     assert markup.refused == []
-    assert all(address.startswith(("/", "#")) and not address.startswith("//") for address in markup.loaded)
+    assert markup.loaded
+    for loaded in markup.loaded:  # relative, so that it leads to the same under any path of a proxy
+        assert loaded.startswith(("./", "../", "#")), loaded
+        path = urljoin(f"/under/this{address}", loaded.partition("#")[0])
+        assert path.startswith("/under/this/"), loaded
+        assert client.get(path.removeprefix("/under/this")).status_code == 200, loaded
     words = (pages.FOLDER / "js" / ("words.js" if name in ("index", "delete") else "owner-words.js")).read_text("utf-8")
     known = set(re.findall(r"^  (\w+): \[", words, re.MULTILINE))
     assert markup.words <= known, "each is said in two languages"
@@ -230,3 +237,11 @@ def test_lock_holds_no_address_of_a_registry() -> None:
     lock: Any = json.loads((web / "package-lock.json").read_text("utf-8"))
     assert "://" not in json.dumps(lock)
     assert all("integrity" in package for place, package in lock["packages"].items() if place)
+
+
+def test_scripts_ask_for_nothing_but_by_way_of_where_the_service_is() -> None:
+    # A path of a proxy may stand before every address: "/v1/..." on its own would lead past it.
+    bare = re.compile(r"(?:fetch|import|register|new Worker|new Request)\(\s*[\"'`]/|(?:href|src): *[\"'`]/")
+    for path in (pages.FOLDER / "js").glob("*.js"):
+        assert not bare.search(path.read_text("utf-8")), path.name
+    assert not re.search(r"[\"'`]/(?!\*)", (pages.FOLDER / "sw.js").read_text("utf-8"))

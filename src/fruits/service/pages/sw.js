@@ -7,10 +7,11 @@
 const SHELL = `fruits-shell-${KNOWN.version}`;
 const DEVICE = "fruits-device";
 const PATIENCE_MS = 4000;
-const FOR_EVER = /^\/(static\/vendor\/.+|v1\/model\/[0-9a-f]+\/recognizer\.onnx|v1\/gallery\/.+)$/;
+const ROOT = new URL("./", location).pathname; // of the service: this script lies there
+const FOR_EVER = /^(static\/vendor\/.+|v1\/model\/[0-9a-f]+\/recognizer\.onnx|v1\/gallery\/.+)$/;
 
 addEventListener("install", (event) => {
-  const all = KNOWN.shell.map((address) => new Request(address, { cache: "no-cache" }));
+  const all = KNOWN.shell.map((address) => new Request(ROOT + address, { cache: "no-cache" }));
   event.waitUntil(caches.open(SHELL).then((store) => store.addAll(all)).then(() => skipWaiting()));
 });
 
@@ -28,10 +29,11 @@ addEventListener("activate", (event) => {
 addEventListener("fetch", (event) => {
   const { request } = event;
   const { origin, pathname } = new URL(request.url);
-  if (request.method !== "GET" || origin !== location.origin) return;
-  if (FOR_EVER.test(pathname)) event.respondWith(cacheFirst(request));
-  else if (pathname === "/v1/model") event.respondWith(networkFirst(request, DEVICE, true));
-  else if (KNOWN.shell.includes(pathname)) event.respondWith(networkFirst(request, SHELL, false));
+  if (request.method !== "GET" || origin !== location.origin || !pathname.startsWith(ROOT)) return;
+  const address = pathname.slice(ROOT.length);
+  if (FOR_EVER.test(address)) event.respondWith(cacheFirst(request));
+  else if (address === "v1/model") event.respondWith(networkFirst(request, DEVICE, true));
+  else if (KNOWN.shell.includes(address)) event.respondWith(networkFirst(request, SHELL, false));
 });
 
 async function cacheFirst(request) {

@@ -1,4 +1,5 @@
-// Puts the runtime of the on-device mode where the service finds it: pages/vendor, ignored by git.
+// Puts what the pages take from npm where the service finds it: pages/vendor, ignored by git. Of swagger-ui-dist the page /docs is
+// made: a script and a style.
 //
 // Of onnxruntime-web the build for the processor alone, one thread: a module and a WebAssembly file (14 MB, 3.7 MB compressed,
 // which is how it is stored and sent). The version is in their names, so that browsers may keep them for ever.
@@ -34,7 +35,21 @@ for (const [part, [source, target]] of Object.entries(parts)) {
   runtime.unpacked[part] = content.length;
   runtime.bytes += packed.length;
 }
+const ui = join(here, "node_modules", "swagger-ui-dist");
+const about = JSON.parse(readFileSync(join(ui, "package.json"), "utf8"));
+const docs = { name: "swagger-ui-dist", version: about.version, license: about.license, files: [] };
+for (const [part, source, target] of [
+  ["script", "swagger-ui-bundle.js", `swagger-ui-${about.version}.js`],
+  ["style", "swagger-ui.css", `swagger-ui-${about.version}.css`],
+]) {
+  const content = readFileSync(join(ui, source), "utf8").replace(/\n?(\/\/|\/\*)# sourceMappingURL=.*\s*$/, "\n");
+  writeFileSync(join(vendor, `${target}.gz`), gzipSync(content, { level: 9 }));
+  docs[part] = `static/vendor/${target}`;
+  docs.files.push(`vendor/${target}`);
+}
+for (const name of ["LICENSE", "NOTICE", "swagger-ui-bundle.js.LICENSE.txt"]) copyFileSync(join(ui, name), join(vendor, `swagger-ui.${name}`));
+writeFileSync(join(vendor, "docs.json"), JSON.stringify(docs, null, 1) + "\n");
 copyFileSync(join(here, "onnxruntime-web.LICENSE.txt"), join(vendor, "LICENSE.txt"));
 // Last, so that a build that was cut short counts as none.
 writeFileSync(join(vendor, "runtime.json"), JSON.stringify(runtime, null, 1) + "\n");
-console.log(`onnxruntime-web ${version} in pages/vendor, ${(runtime.bytes / 1e6).toFixed(1)} MB compressed`);
+console.log(`onnxruntime-web ${version} and swagger-ui-dist ${about.version} in pages/vendor, ${(runtime.bytes / 1e6).toFixed(1)} MB compressed of the former`);

@@ -4,6 +4,7 @@
 
 import { element } from "./elements.js";
 import { inASentence, percent, say, text } from "./speech.js";
+import { at } from "./place.js";
 
 /** What an answer says in one line; read out by screen readers when it arrives. */
 export function spokenLine(answer) {
@@ -105,7 +106,7 @@ function alike(photos) {
   const list = element("ul");
   const node = element("div.alike", {}, say(element("h3"), "alike"), list);
   for (const one of photos) {
-    const picture = element("img", { src: one.thumbnail, alt: "", width: 72, height: 72, loading: "lazy", decoding: "async" });
+    const picture = element("img", { src: at(one.thumbnail), alt: "", width: 72, height: 72, loading: "lazy", decoding: "async" });
     const item = element("li", {}, picture, say(element("bdi"), one));
     // Without a connection there are those that were seen before.
     picture.addEventListener("error", () => {

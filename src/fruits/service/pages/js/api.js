@@ -1,5 +1,7 @@
 // The service, asked over HTTP: its answers, and its errors as one kind of exception.
 
+import { at } from "./place.js";
+
 const PATIENCE_S = 60;
 
 /** What went wrong, in both languages; `retryAfter` in seconds where trying again makes sense. */
@@ -60,7 +62,7 @@ export async function ask(address, { signal = null, ...options } = {}) {
   const patience = setTimeout(end, 1000 * PATIENCE_S);
   signal?.addEventListener("abort", end);
   try {
-    answer = await fetch(address, { credentials: "omit", redirect: "error", signal: ending.signal, ...options });
+    answer = await fetch(at(address), { credentials: "omit", redirect: "error", signal: ending.signal, ...options });
   } catch {
     clearTimeout(patience);
     throw new Refused("offline", null);

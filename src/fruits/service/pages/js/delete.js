@@ -4,6 +4,7 @@ import { Refused, deleteSubmission, storedOf } from "./api.js";
 import { element } from "./elements.js";
 import { language, learn, percent, say, speak, text } from "./speech.js";
 import { WORDS } from "./words.js";
+import { at } from "./place.js";
 
 learn(WORDS);
 speak();
@@ -62,6 +63,6 @@ button.addEventListener("click", async () => {
   button.hidden = true;
   document.getElementById("stored").replaceChildren();
   say(status, kept ? "deleted_kept" : "deleted");
-  history.replaceState(null, "", "/delete");
+  history.replaceState(null, "", at("/delete"));
 });
 addEventListener("hashchange", () => location.reload());

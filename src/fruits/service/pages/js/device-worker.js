@@ -2,6 +2,7 @@
 
 import { NotDecoded, decodeJpeg } from "./jpeg.js";
 import { draftScale, intoSquare } from "./pixels.js";
+import { at } from "./place.js";
 
 let session = null;
 let ort = null;
@@ -31,7 +32,7 @@ async function open({ runtime, preprocessing: given, recognizer, sha256, bytes }
   if (globalThis.crypto?.subtle && (await hex(network)) !== sha256) throw new Error("another network than announced");
   const wasm = await loaded(runtime.wasm, (piece) => more(piece * (runtime.packed.wasm / runtime.unpacked.wasm)));
   try {
-    ort = await import(runtime.module);
+    ort = await import(at(runtime.module));
   } catch {
     throw new NoConnection("no runtime");
   }
@@ -86,7 +87,7 @@ async function run(pixels) {
 async function loaded(address, progress) {
   let answer;
   try {
-    answer = await fetch(address, { credentials: "omit" });
+    answer = await fetch(at(address), { credentials: "omit" });
   } catch {
     throw new NoConnection(address);
   }
@@ -104,10 +105,10 @@ async function loaded(address, progress) {
     throw new NoConnection(address);
   }
   const whole = new Uint8Array(length);
-  let at = 0;
+  let filled = 0;
   for (const piece of pieces) {
-    whole.set(piece, at);
-    at += piece.length;
+    whole.set(piece, filled);
+    filled += piece.length;
   }
   return whole;
 }

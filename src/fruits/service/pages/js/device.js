@@ -2,6 +2,7 @@
 
 import { Refused, ask, modelInfo } from "./api.js";
 import { decide, nearest } from "./decide.js";
+import { at } from "./place.js";
 
 export class Device {
   #runtime = null;
@@ -64,7 +65,7 @@ export class Device {
     this.#model = await modelInfo();
     this.#gallery = await gallery(this.#model);
     if (this.#gone) throw new Refused("left", null); // a worker made now would never end
-    this.#worker = new Worker("/static/js/device-worker.js", { type: "module" });
+    this.#worker = new Worker(at("/static/js/device-worker.js"), { type: "module" });
     this.#worker.addEventListener("message", ({ data }) => this.#heard(data, progress));
     const stopped = () => {
       this.#refuseAll(new Error("the worker stopped"));
@@ -114,10 +115,10 @@ async function gallery({ identity, gallery: { photos, components, features } }) 
 async function forgetOthers(recognizer, runtime) {
   if (!("caches" in window)) return;
   const store = await caches.open("fruits-device");
-  const wanted = new Set([recognizer, runtime.module, runtime.wasm, "/v1/model"]);
-  const identity = recognizer.split("/")[3];
+  const wanted = new Set([recognizer, runtime.module, runtime.wasm, "/v1/model"].map(at));
+  const identity = recognizer.split("/").at(-2);
   for (const request of await store.keys()) {
     const { pathname } = new URL(request.url);
-    if (!wanted.has(pathname) && !pathname.startsWith(`/v1/gallery/${identity}/`)) await store.delete(request);
+    if (!wanted.has(pathname) && !pathname.startsWith(at(`/v1/gallery/${identity}/`))) await store.delete(request);
   }
 }

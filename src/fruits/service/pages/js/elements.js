@@ -1,5 +1,7 @@
 // Building blocks: elements made of names, attributes and children, never of HTML text.
 
+import { at } from "./place.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
@@ -22,7 +24,7 @@ export function svg(name, attributes = {}, ...children) {
 
 /** A drawing of icons/sprites.svg; decoration, so not read out. */
 export function icon(name, size = 20) {
-  return svg("svg.icon", { viewBox: "0 0 24 24", width: size, height: size, "aria-hidden": "true" }, svg("use", { href: `/static/icons/sprites.svg#${name}` }));
+  return svg("svg.icon", { viewBox: "0 0 24 24", width: size, height: size, "aria-hidden": "true" }, svg("use", { href: at(`/static/icons/sprites.svg#${name}`) }));
 }
 
 function filled(made, classes, attributes, children) {

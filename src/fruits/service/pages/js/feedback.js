@@ -5,6 +5,7 @@ import { deleteSubmission, giveFeedback, knownLabels } from "./api.js";
 import { combobox, optionsOf } from "./combobox.js";
 import { element, icon } from "./elements.js";
 import { say, text } from "./speech.js";
+import { at } from "./place.js";
 
 /**
  * Return the foot of an answer's card.
@@ -90,7 +91,7 @@ export function feedbackParts(answer, { failed, deleted }) {
     deleted();
   });
   const fate = element("p.fate.quiet", {}, say(element("span"), answer.kept ? "kept" : "not_kept"), remove);
-  if (answer.kept) fate.append(...linkParts(`/delete#${answer.id}.${answer.secret}`));
+  if (answer.kept) fate.append(...linkParts(at(`/delete#${answer.id}.${answer.secret}`)));
   return [question, wrong, said, fate];
 }
 

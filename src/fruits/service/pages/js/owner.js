@@ -7,6 +7,7 @@ import { Names, moment } from "./names.js";
 import { OWNER_WORDS } from "./owner-words.js";
 import { askOwner, explain, photoAddress, session } from "./session.js";
 import { language, learn, percent, say, speak, text } from "./speech.js";
+import { at } from "./place.js";
 
 const WRONG_AT_ONCE = 12;
 
@@ -124,7 +125,7 @@ function wrongOne(one) {
   told.append(say(element("dd.plain-text.quiet.small"), moment(one.created)));
   const item = element("li", {}, say(element("span.no-photo"), "no_photo"), told);
   if (one.has_photo) {
-    told.append(element("dd", {}, say(element("a", { href: `/owner/review#${one.id}` }), "review_it")));
+    told.append(element("dd", {}, say(element("a", { href: at(`/owner/review#${one.id}`) }), "review_it")));
     photoAddress(one.id).then((address) => {
       const picture = element("img", { src: address });
       say(picture, () => text("photo_of", { name: named ? names.plain(named) : text(one.outcome ?? "unsure") }), undefined, "alt");

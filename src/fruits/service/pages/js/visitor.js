@@ -9,6 +9,7 @@ import { sayPrivacy } from "./privacy.js";
 import { Unreadable, shrink } from "./photo.js";
 import { language, learn, say, speak } from "./speech.js";
 import { WORDS } from "./words.js";
+import { at } from "./place.js";
 
 const AT_ONCE = 8; // photos of a request
 const MOST = 40; // photos of one drop
@@ -320,5 +321,5 @@ function connection(tryAgain = true) {
 addEventListener("online", () => connection());
 addEventListener("offline", () => connection());
 
-if ("serviceWorker" in navigator) navigator.serviceWorker.register("/sw.js").catch(() => {}); // without it the page works online only
+if ("serviceWorker" in navigator) navigator.serviceWorker.register(at("/sw.js")).catch(() => {}); // without it the page works online only
 connection();

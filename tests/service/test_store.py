@@ -1,0 +1,47 @@
+"""A bucket of photos that will not do tomorrow either: a 500 for the client, one clear line for whoever runs the service."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fruits.aws import rules
+from fruits.service import ServiceConfig
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("missing", r"there is no bucket 'no-such-bucket' here; create it, or check its name"),
+        ("denied", r"denied \(SignatureDoesNotMatch\)|denied"),
+    ],
+)
+def test_a_bucket_that_is_missing_or_denied_is_said_once_and_clearly(
+    given: str, said: str, serve: Callable[..., Any], s3: Any, a_photo: bytes
+) -> None:
+    environment = dict(s3.environment())
+    place = f"{s3.make_bucket('kept-photos')}/photos" if given == "denied" else "s3://no-such-bucket/photos"
+    if given == "denied":
+        environment["AWS_SECRET_ACCESS_KEY"] = "not-the-right-one"
+    service = serve("--rate", 0, "--photos", place, **environment)
+    answer = service.recognise(a_photo, keep="true")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal"), answer.text
+    assert "retry-after" not in answer.headers
+    assert "bucket" not in answer.text
+    service.wait_until(lambda: len(service.log("request")) > 0)
+    (line,) = service.log("store_unusable")
+    assert line["level"] == "error"
+    assert line["request_id"] == answer.json()["error"]["request_id"]
+    assert re.search(said, line["message"]), line
+    assert service.log("bug") == []
+    # Photos that nobody wants kept need no bucket.
+    assert service.recognise(a_photo).status_code == 200
+
+
+def test_idle_connections_are_ended_by_the_load_balancer_and_not_by_the_service() -> None:
+    (template,) = (text for name, text in rules.templates().items() if name.endswith("service.yaml"))
+    (idle,) = re.findall(r"Key: idle_timeout.timeout_seconds, Value: \"(\d+)\"", template)
+    assert int(idle) < ServiceConfig(out="out").keep_alive_s == 75

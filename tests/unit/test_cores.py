@@ -1,0 +1,74 @@
+"""How many workers there are: by cores, affinity and the quota of the control group, whichever is least."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fruits.config import RunConfig, usable_cores
+
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@pytest.fixture(autouse=True)
+def _eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+
+
+def _v2(root: Path, group: str, limits: dict[str, str]) -> Path:
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(f"0::{group}\n")
+    for place, text in limits.items():
+        (root / "sys/fs/cgroup" / place).mkdir(parents=True, exist_ok=True)
+        (root / "sys/fs/cgroup" / place / "cpu.max").write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("group", "limits", "expected"),
+    [
+        ("/", {".": "200000 100000\n"}, 2),
+        ("/", {".": "max 100000\n"}, 8),
+        ("/", {".": "50000 100000\n"}, 1),
+        ("/", {".": "250000 100000\n"}, 2),
+        ("/", {".": "5000000 100000\n"}, 8),
+        ("/a.slice/b.scope", {"a.slice/b.scope": "max 100000\n", "a.slice": "300000 100000\n"}, 3),
+        ("/a.slice/b.scope", {"a.slice/b.scope": "100000 100000\n", "a.slice": "300000 100000\n"}, 1),
+        ("/docker/0123", {".": "400000 100000\n"}, 4),  # a container that sees its own group as the root
+        ("/", {".": "nonsense"}, 8),
+        ("/", {".": "100000 0\n"}, 8),
+        ("/", {}, 8),
+    ],
+)
+def test_quota_of_version_2(group: str, limits: dict[str, str], expected: int, tmp_path: Path) -> None:
+    assert usable_cores(_v2(tmp_path, group, limits)) == expected
+
+
+@pytest.mark.parametrize(
+    ("place", "quota", "expected"),
+    [("docker/0123", "200000", 2), (".", "200000", 2), ("docker", "50000", 1), ("docker/0123", "-1", 8)],
+)
+@pytest.mark.parametrize("controllers", ["cpu,cpuacct", "cpuacct,cpu", "cpu"])
+def test_quota_of_version_1(controllers: str, place: str, quota: str, expected: int, tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(
+        f"12:memory:/docker/0123\n4:{controllers}:/docker/0123\n1:name=systemd:/x\n"
+    )
+    group = tmp_path / "sys/fs/cgroup" / controllers / place
+    group.mkdir(parents=True)
+    (group / "cpu.cfs_quota_us").write_text(quota + "\n")
+    (group / "cpu.cfs_period_us").write_text("100000\n")
+    assert usable_cores(tmp_path) == expected
+
+
+def test_affinity_may_be_less_than_the_quota(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    assert usable_cores(_v2(tmp_path, "/", {".": "400000 100000\n"})) == 1
+
+
+def test_a_run_takes_as_many_workers_as_there_may_be() -> None:
+    assert RunConfig(sources=("photos",), out="out").workers == usable_cores()
+    assert usable_cores() >= 1
+    assert _CORES >= 1
