@@ -267,7 +267,7 @@ def evaluate(
     out: Annotated[list[str], typer.Argument(help="Results of 'fruits run'; several make one table.")],
     protocol: Annotated[
         list[str] | None,
-        typer.Option(help="official, axis, arc, variety or groups; may be repeated. Default: all that apply."),
+        typer.Option(help="official, source, axis, arc, variety or groups; may be repeated. Default: all that apply."),
     ] = None,
     fail_on_leak: Annotated[
         float | None,

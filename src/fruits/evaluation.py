@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,7 @@ from fruits.harmless import json_text
 from fruits.learning import folds as protocols
 from fruits.learning import head as heads
 from fruits.learning.folds import Fold
+from fruits.learning.metrics import best_labels
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import nearest
 from fruits.learning.pca import PCA
@@ -33,7 +34,7 @@ from fruits.report import render
 from fruits.storage.marker import claim
 
 FORMAT: Final = 1
-PROTOCOLS: Final = ("official", "axis", "arc", "variety", "groups")
+PROTOCOLS: Final = ("official", "source", "axis", "arc", "variety", "groups")
 #: From this share on, photos that the backbone was made from void a protocol.
 SEEN: Final = 0.01
 
@@ -141,6 +142,21 @@ def as_text(evaluations: Sequence[dict[str, Any]]) -> str:
             label, kind = ("seen" if row["seen"] else _share(row, prefix) for prefix in ("", "kind_"))
             counts = (f"{row['photos']:,}", f"{row['groups']:,}")
             lines.append((where, network, row["protocol"], label, kind, f"{row['leakage']:.1%}", *counts))
+            for source in row.get("sources", ()):
+                if source["kind_accuracy"] is not None:
+                    three = f"{source['kind_top3_accuracy']:.1%} among three"
+                    lines.append(
+                        (
+                            "",
+                            "",
+                            f"  {source['source']}",
+                            three,
+                            _share(source, "kind_"),
+                            "",
+                            f"{source['photos']:,}",
+                            "",
+                        )
+                    )
             if row["left_out"]:
                 notes.append(
                     f"{where}, {row['protocol']}: {row['left_out']:,} photos left out, of a label or kind not learnt"
@@ -174,6 +190,8 @@ def _folds(name: str, material: Material, run: Finished, *, asked_for: bool) -> 
     if name == "official":
         asked = run.record["evaluated"]["split"] if run.record["evaluated"] else "test"
         return protocols.official(split == "train", split == asked), "no photos for testing have a label that is learnt"
+    if name == "source":
+        return protocols.held_out_sources(material.named_source), "no manifest names two sources (column source)"
     if name == "axis":
         return protocols.held_out_axis(films.axis, material.labels), "no label has photos of two films"
     if name == "arc":
@@ -197,18 +215,21 @@ def _measured(
     """Fit and ask under one protocol; only leakage is measured where the backbone has seen the photos."""
     asked = np.concatenate([fold.test for fold in folds])
     void = material.seen[asked if name == "official" else slice(None)].mean() >= SEEN
-    label_right, kind_right, scored, near = [], [], [], []
+    label_right, kind_right, three_right, scored, near = [], [], [], [], []
     for fold in folds:
         distance, _ = nearest(material.features[fold.test], material.features[fold.train])
         copied = np.isin(material.digest[fold.test], material.digest[fold.train])
         near.append(copied | (distance[:, 0] <= material.duplicates.threshold))
         if not void:
-            label, kind, possible = _ask(fold, material, record, by_kind=name == "variety")
-            label_right.append(label)
-            kind_right.append(kind)
-            scored.append(possible)
+            found = _ask(fold, material, record, by_kind=name in ("variety", "source"))
+            label_right.append(found.label)
+            kind_right.append(found.kind)
+            three_right.append(found.three)
+            scored.append(found.possible)
         progress(1)
-    grouped_by, groups = ("variety", material.varieties) if name == "variety" else material.belonging
+    grouped_by, groups = material.belonging
+    if name == "variety":
+        grouped_by, groups = "variety", material.varieties
     result: dict[str, Any] = {
         "protocol": name,
         "seen": bool(void),
@@ -217,7 +238,7 @@ def _measured(
         "folds": len(folds),
         "groups": len(np.unique(groups[asked])),
         "grouped_by": grouped_by,
-        **dict.fromkeys(("accuracy", "low", "high", "kind_accuracy", "kind_low", "kind_high")),
+        **dict.fromkeys(("accuracy", "low", "high", "kind_accuracy", "kind_low", "kind_high", "kind_top3_accuracy")),
         "leakage": float(np.concatenate(near).mean()),
     }
     if void:
@@ -227,22 +248,55 @@ def _measured(
     counted = {"photos": int(possible.sum()), "left_out": int((~possible).sum())}
     result |= {**counted, "groups": len(np.unique(own_groups))}
     for prefix, right in (("", label_right), ("kind_", kind_right)):
-        if not (prefix == "" and name == "variety") and possible.any():
+        if not (prefix == "" and name in ("variety", "source")) and possible.any():
             of = np.concatenate(right)[possible]
             low, high = protocols.interval(of, own_groups)
             result |= {f"{prefix}accuracy": float(of.mean()), f"{prefix}low": low, f"{prefix}high": high}
+    if possible.any():
+        result["kind_top3_accuracy"] = float(np.concatenate(three_right)[possible].mean())
+    if name == "source":
+        asked_of = zip(folds, kind_right, three_right, scored, strict=True)
+        result["sources"] = [
+            _of_source(material, groups, fold, first, three, could) for fold, first, three, could in asked_of
+        ]
     return result
 
 
-def _ask(
-    fold: Fold, material: Material, record: dict[str, Any], *, by_kind: bool
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return for each test row whether label and kind are right, and whether they could be: were they learnt?"""
+def _of_source(
+    material: Material,
+    groups: NDArray[np.int64],
+    fold: Fold,
+    first: NDArray[np.bool_],
+    three: NDArray[np.bool_],
+    possible: NDArray[np.bool_],
+) -> dict[str, Any]:
+    """Return how well the kinds of one source were named by what the others taught."""
+    name = material.source_names[int(material.named_source[fold.test[0]])]
+    about: dict[str, Any] = {"source": name, "photos": int(possible.sum()), "left_out": int((~possible).sum())}
+    if not possible.any():
+        return {**about, **dict.fromkeys(("kind_accuracy", "kind_low", "kind_high", "kind_top3_accuracy"))}
+    low, high = protocols.interval(first[possible], groups[fold.test][possible])
+    scores = {"kind_accuracy": float(first[possible].mean()), "kind_low": low, "kind_high": high}
+    return {**about, **scores, "kind_top3_accuracy": float(three[possible].mean())}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """For each test row: are label, kind, and one of three kinds right, and could they be, having been learnt?"""
+
+    label: NDArray[np.bool_]
+    kind: NDArray[np.bool_]
+    three: NDArray[np.bool_]
+    possible: NDArray[np.bool_]
+
+
+def _ask(fold: Fold, material: Material, record: dict[str, Any], *, by_kind: bool) -> _Asked:
+    """Fit the head on the training rows of a fold and ask it about the test rows."""
     train, labels = fold.train, material.labels
     learnt, numbers = np.unique(labels[train], return_inverse=True)
     if len(learnt) < 2:  # nothing to tell apart is no question
         none = np.zeros(len(fold.test), bool)
-        return none, none, none
+        return _Asked(none, none, none, none)
     own = np.array_equal(train, np.flatnonzero(material.split == "train"))
     pca = material.pca if own else PCA.from_moments(Moments.from_rows(material.embeddings[train]))
     k = min(record["components"], pca.max_components)
@@ -257,5 +311,6 @@ def _ask(
     probabilities[:, learnt] = head.predict_proba(pca.transform(material.embeddings[fold.test], k))
     truth, kind = labels[fold.test], material.kinds[fold.test]
     possible = np.isin(kind, material.kinds[train]) if by_kind else np.isin(truth, learnt)
-    guessed = material.taxonomy.by_kind(probabilities).argmax(axis=1)
-    return probabilities.argmax(axis=1) == truth, guessed == kind, possible
+    kinds = best_labels(material.taxonomy.by_kind(probabilities), 3)
+    right = kinds == kind[:, None]
+    return _Asked(probabilities.argmax(axis=1) == truth, right[:, 0], right.any(axis=1), possible)

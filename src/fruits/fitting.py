@@ -41,6 +41,8 @@ _MOST_COMPONENTS: Final = 512
 _LEAST_VARIANCE: Final = 0.95
 #: The share that is kept where the backbone was made from the training photos, so that validation on them decides nothing.
 _SEEN_VARIANCE: Final = 0.99
+#: Where at least so many of the labels have photos of several sources, whole sources are held back instead of groups.
+_SEVERAL_SOURCES: Final = 0.5
 #: From this share of training photos on that the backbone was made from, photos held back must be others.
 _SEEN: Final = 0.01
 
@@ -68,7 +70,10 @@ class Choosing:
 
     @classmethod
     def of(cls, rows: Rows, seed: int, seen: NDArray[np.bool_] | None = None) -> Choosing:
-        """Hold back whole groups of training rows; see :func:`fruits.learning.head.hold_back`.
+        """Hold back whole sources of training rows, or else whole groups; see :func:`fruits.learning.head.hold_back`.
+
+        Sources where a manifest names them and half of the labels have several: a new photo will come from a source that was
+        not learnt.
 
         Parameters
         ----------
@@ -79,7 +84,9 @@ class Choosing:
             groups without them are held back instead; where there are too few such groups, what is held back is not trusted.
         """
         train = rows.training
-        held_back = heads.hold_back(rows.label[train], rows.group[train], seed)
+        held_back = heads.hold_back_sources(rows.label[train], rows.named_source[train], seed)
+        if len(np.unique(rows.label[train[held_back]])) < _SEVERAL_SOURCES * len(np.unique(rows.label[train])):
+            held_back = heads.hold_back(rows.label[train], rows.group[train], seed)
         trusted = True
         if seen is not None and seen[train].sum() >= max(1, _SEEN * len(train)):
             unseen = ~np.isin(rows.group[train], np.unique(rows.group[train[seen[train]]]))

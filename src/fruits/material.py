@@ -30,7 +30,7 @@ from fruits.photos.films import Films
 from fruits.photos.images import Preprocessing
 from fruits.photos.reading import read_photo
 from fruits.photos.retouch import fingerprints, retouched
-from fruits.rows import Rows, embeddings_of
+from fruits.rows import Rows, embeddings_of, source_names
 from fruits.storage.objects import Objects, is_remote
 from fruits.storage.parts import Inventory, Parts, read_table
 from fruits.taxonomy import Taxonomy
@@ -60,7 +60,10 @@ class Material:
         From the catalogue; negative where a manifest says what belongs together.
     digest : int64 array
         Rows of the same file share one.
-    source : int64 array
+    source, named_source : int64 array
+        As in :class:`fruits.rows.Rows`.
+    source_names : list of str
+        That ``named_source`` counts.
     seen : bool array
         Whether the backbone was made from the photo.
     taxonomy : Taxonomy
@@ -83,6 +86,8 @@ class Material:
     group: NDArray[np.int64]
     digest: NDArray[np.int64]
     source: NDArray[np.int64]
+    named_source: NDArray[np.int64]
+    source_names: list[str]
     seen: NDArray[np.bool_]
     taxonomy: Taxonomy
     pca: PCA
@@ -198,6 +203,8 @@ def material_of(run: Finished) -> tuple[Material, dict[str, Any]]:
         rows.group[usable],
         digest,
         rows.source[usable],
+        rows.named_source[usable],
+        source_names(run.catalogue),
         seen,
         taxonomy,
         pca,

@@ -36,7 +36,9 @@ class Rows:
     ok : bool array
         Whether there is an embedding.
     source : int64 array
-        Number of the source of photos.
+        Number of the source of photos: who published them where a manifest says so, else what was given on the command line.
+    named_source : int64 array
+        Number of the source that a manifest names; -1 where none does.
     names : list of str
         Every label of the catalogue, sorted.
     """
@@ -46,6 +48,7 @@ class Rows:
     group: NDArray[np.int64]
     ok: NDArray[np.bool_]
     source: NDArray[np.int64]
+    named_source: NDArray[np.int64]
     names: list[str]
 
     @classmethod
@@ -64,7 +67,9 @@ class Rows:
         splits = catalogue["split"].combine_chunks()
         split = np.array(splits.dictionary.to_pylist())[splits.indices.to_numpy()]
         source = catalogue["source"].combine_chunks().indices.to_numpy().astype(np.int64)
-        return cls(recode[label.indices.to_numpy()], split, catalogue["group"].to_numpy(), ok, source, names)
+        named = _named_sources(catalogue)
+        source = np.where(named >= 0, source.max(initial=0) + 1 + named, source)
+        return cls(recode[label.indices.to_numpy()], split, catalogue["group"].to_numpy(), ok, source, named, names)
 
     @property
     def training(self) -> NDArray[np.int64]:
@@ -83,6 +88,24 @@ class Rows:
         weights = np.zeros(len(self.ok))
         weights[train] = heads.balance(np.array(kind_of, np.int64)[self.label[train]], self.source[train])
         return weights
+
+
+def source_names(catalogue: pa.Table) -> list[str]:
+    """Return the sources that manifests name, sorted."""
+    if "manifest_source" not in catalogue.column_names:
+        return []
+    return sorted({name for name in catalogue["manifest_source"].combine_chunks().dictionary.to_pylist() if name})
+
+
+def _named_sources(catalogue: pa.Table) -> NDArray[np.int64]:
+    """Return the number of the source that a manifest names for each row, in the order of the names; -1 where none does."""
+    if "manifest_source" not in catalogue.column_names:
+        return np.full(catalogue.num_rows, -1, np.int64)
+    column = catalogue["manifest_source"].combine_chunks()
+    spelled, used = column.dictionary.to_pylist(), source_names(catalogue)
+    number = np.array([*(used.index(name) if name else -1 for name in spelled), -1], np.int64)
+    codes = column.indices.fill_null(len(spelled)).to_numpy(zero_copy_only=False)
+    return np.asarray(number[codes], np.int64)
 
 
 def grouped_by_looks(parts: Parts, inventory: Inventory, rows: Rows) -> tuple[Rows, str]:

@@ -39,6 +39,7 @@ def rows_of(label: np.ndarray, group: np.ndarray | None = None, **changes: Any) 
         "group": np.arange(n) if group is None else group,
         "ok": np.ones(n, bool),
         "source": np.zeros(n, np.int64),
+        "named_source": np.full(n, -1, np.int64),
         "names": [f"label {number}" for number in range(label.max() + 1)],
         **changes,
     }
@@ -74,6 +75,31 @@ def test_weights_are_those_of_training_photos_alone() -> None:
     weights = rows.balance([0, 0, 1])  # labels 0 and 1 are of one kind
     # Kind 0 has two sources, of three and of one photo; kind 1 has one.
     assert weights.tolist() == pytest.approx([0.5, 0.5, 1.5, 0.5, 1.5, 1.5, 0, 0])
+
+
+def test_whole_sources_are_held_back_where_a_manifest_names_them() -> None:
+    label, source = np.repeat([0, 1, 2, 3], 50), np.tile(np.repeat(np.arange(5), 10), 4)
+    choosing = Choosing.of(rows_of(label, named_source=source), 0)
+    asked, learnt = choosing.train[choosing.held_back], choosing.train[~choosing.held_back]
+    for number in range(4):  # one source of five of each label, whole
+        held = np.unique(source[asked][label[asked] == number])
+        assert len(held) == 1
+        assert held[0] not in source[learnt][label[learnt] == number]
+
+
+def test_label_of_a_single_source_is_not_asked_where_sources_are_held_back() -> None:
+    label = np.repeat([0, 1, 2], 20)
+    source = np.r_[np.arange(20) % 2, np.arange(20) % 4, np.full(20, 7)]
+    choosing = Choosing.of(rows_of(label, named_source=source), 0)
+    assert set(label[choosing.train[choosing.held_back]].tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("source", [np.full(80, 3), np.full(80, -1), np.r_[np.arange(20) % 2, np.full(60, 2)]])
+def test_where_few_labels_have_several_sources_groups_are_held_back(source: np.ndarray) -> None:
+    label, group = np.repeat([0, 1, 2, 3], 20), np.arange(80) // 4
+    with_sources = Choosing.of(rows_of(label, group, named_source=source), 0)
+    plain = Choosing.of(rows_of(label, group), 0)
+    np.testing.assert_array_equal(with_sources.held_back, plain.held_back)
 
 
 def test_photos_that_the_backbone_was_made_from_do_not_decide_what_is_chosen() -> None:

@@ -20,17 +20,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-
 from card import NAME, write_card
 from data import Photo, collect, decode, of_sources
-from export import quantise, to_onnx
 from fit import Recipe, fit
-from fruits.embedding.backbone import find_backbone
-from fruits.photos.images import Preprocessing, to_network_input
 from judge import confusions, score
-from network import Lite
 from recogniser import calibrate, embed, save
 from recogniser import fit as fit_head
+
+from export import quantise, to_onnx
+from fruits.embedding.backbone import find_backbone
+from fruits.photos.images import Preprocessing, to_network_input
+from network import Lite
 
 #: Every source but the two largest is left out once.
 FOLDS = {
@@ -79,7 +79,9 @@ def export(arguments: argparse.Namespace) -> None:
     """Write the network as float32 and int8 ONNX, with its card and the list of the photos it has seen."""
     state = torch.load(arguments.work / "checkpoint.pt", weights_only=True, map_location="cpu")
     photos = _photos(arguments)
-    network = Lite(state["made_by"]["recipe"]["variant"], {task: len(names) for task, names in state["made_by"]["names"].items()})
+    network = Lite(
+        state["made_by"]["recipe"]["variant"], {task: len(names) for task, names in state["made_by"]["names"].items()}
+    )
     network.load_state_dict(state["average"])
     to = arguments.to or arguments.work
     to.mkdir(parents=True, exist_ok=True)
@@ -99,14 +101,20 @@ def judge(arguments: argparse.Namespace) -> None:
     """Print how well kinds of the sources left out are named, by a head on the embeddings, for several choices."""
     backbone = find_backbone(str(arguments.work / f"{NAME}.onnx"))
     learnt = embed(backbone, _photos(arguments), arguments.size, arguments.work)
-    asked = embed(backbone, of_sources(arguments.shared, [*arguments.left_out, VALIDATION]), arguments.size, arguments.work)
+    asked = embed(
+        backbone, of_sources(arguments.shared, [*arguments.left_out, VALIDATION]), arguments.size, arguments.work
+    )
     for variance in (0.95, 0.99):
         for regularisation in (0.3, 3.0, 30.0):
             fitted = fit_head(learnt, variance=variance, regularisation=regularisation)
             logits = np.log(fitted.taxonomy.by_kind(fitted.head.predict_proba(fitted.features(asked.vectors))) + 1e-30)
             table = score(logits, asked.photos, list(fitted.taxonomy.kind_ids))
             print(f"variance {variance}, k {fitted.components}, regularisation {regularisation}:")
-            print(*(f"  {s:18} {v['n']:5} {v['first']:.3f} {v['three']:.3f} {v['kinds']:.3f}" for s, v in table.items()), sep="\n", flush=True)
+            print(
+                *(f"  {s:18} {v['n']:5} {v['first']:.3f} {v['three']:.3f} {v['kinds']:.3f}" for s, v in table.items()),
+                sep="\n",
+                flush=True,
+            )
     print(*confusions(logits, asked.photos, list(fitted.taxonomy.kind_ids)), sep="\n")
 
 
@@ -116,7 +124,11 @@ def recogniser(arguments: argparse.Namespace) -> None:
     without = embed(twin, _photos(arguments), arguments.size, arguments.twin)
     left_out = embed(twin, of_sources(arguments.shared, arguments.left_out), arguments.size, arguments.twin)
     calibration = calibrate(fit_head(without), left_out)
-    print(json.dumps({**calibration.report, "limits": [calibration.kind, calibration.probable, calibration.strange]}, indent=1))
+    print(
+        json.dumps(
+            {**calibration.report, "limits": [calibration.kind, calibration.probable, calibration.strange]}, indent=1
+        )
+    )
     learnt = embed(backbone, collect(arguments.shared), arguments.size, arguments.work)
     fitted = fit_head(learnt)
     about = {
@@ -127,7 +139,9 @@ def recogniser(arguments: argparse.Namespace) -> None:
         "twin": asdict(twin.card)["sha256"],
     }
     save(arguments.to, backbone, arguments.size, fitted, learnt, calibration, about)
-    print(f"{arguments.to}: {len(fitted.taxonomy.labels)} labels, {len(fitted.taxonomy.kinds)} kinds, k {fitted.components}")
+    print(
+        f"{arguments.to}: {len(fitted.taxonomy.labels)} labels, {len(fitted.taxonomy.kinds)} kinds, k {fitted.components}"
+    )
 
 
 def _photos(arguments: argparse.Namespace) -> list[Photo]:

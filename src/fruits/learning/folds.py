@@ -129,6 +129,24 @@ def held_out_groups(groups: NDArray[np.int64], labels: NDArray[np.int64]) -> lis
     return _folds([(fold != number, fold == number) for number in range(FOLDS)])
 
 
+def held_out_sources(source: NDArray[np.int64]) -> list[Fold]:
+    """Hold out one source at a time: what people will show comes from none of them.
+
+    Parameters
+    ----------
+    source : int64 array, shape (n,)
+        Who photographed or published each row; -1: not known, learnt in every fold.
+
+    Returns
+    -------
+    list of Fold
+        In the order of the sources; none if there are fewer than two. Labels of one source alone are asked in vain: whoever
+        measures leaves them out.
+    """
+    numbers = np.unique(source[source >= 0])
+    return _folds([(source != number, source == number) for number in numbers]) if len(numbers) > 1 else []
+
+
 def interval(
     right: NDArray[np.bool_], groups: NDArray[np.int64], *, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:

@@ -44,6 +44,22 @@ def test_split_with_nothing_to_ask_has_no_fold() -> None:
     assert protocols.official(np.array([False, False]), np.array([True, True])) == []
 
 
+# --- Sources ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_source_is_asked_once_by_what_the_others_taught() -> None:
+    source = np.array([2, 0, 0, -1, 1, 2, -1])
+    folds = protocols.held_out_sources(source)
+    assert_disjoint(folds, len(source))
+    assert [fold.test.tolist() for fold in folds] == [[1, 2], [4], [0, 5]]
+    assert all({3, 6} <= set(fold.train.tolist()) for fold in folds), "of unknown source: always learnt"
+
+
+@pytest.mark.parametrize("source", [[-1, -1], [4, 4, 4], [4, -1]])
+def test_fewer_than_two_sources_are_no_protocol(source: list[int]) -> None:
+    assert protocols.held_out_sources(np.array(source)) == []
+
+
 # --- Axes ---------------------------------------------------------------------------------------------------------------
 
 # Rows of (label, axis), any axes: some films may have been taken out.
