@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -56,7 +56,7 @@ class RunConfig:
         higher, the more often the answer is "not sure".
     balance : bool, optional
         Whether kinds, and sources within a kind, count the same in training however many photos they have; by default if
-        there are several sources.
+        there are several sources: several were given, or a manifest names several (column ``source``).
     engine : {"local", "spark"}
         Where embeddings and moments are computed.
     master : str, optional
@@ -137,10 +137,19 @@ class RunConfig:
             )
         if self.workers < 0:
             raise ConfigError(f"--workers {self.workers}: expected 1 or more")
-        if self.balance is None:
-            object.__setattr__(self, "balance", len(set(self.sources)) > 1)
         if self.workers == 0:
             object.__setattr__(self, "workers", usable_cores())
+
+    def settled(self, named_sources: int) -> RunConfig:
+        """Return the choices with what depends on the photos decided.
+
+        Parameters
+        ----------
+        named_sources : int
+            How many sources manifests name.
+        """
+        several = len(set(self.sources)) > 1 or named_sources > 1
+        return self if self.balance is not None else replace(self, balance=several)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the choices as plain values for JSON, without what may be secret."""

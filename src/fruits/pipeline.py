@@ -36,7 +36,7 @@ from fruits.photos.access import Access
 from fruits.photos.catalogue import Catalogue, labels_without_training, list_photos
 from fruits.photos.samples import example_photos, gallery_thumbnails
 from fruits.report import render
-from fruits.rows import Rows, grouped_by_looks, seen_rows
+from fruits.rows import Rows, grouped_by_looks, seen_rows, source_names
 from fruits.storage import schemas
 from fruits.storage.lease import finishing
 from fruits.storage.marker import claim
@@ -79,6 +79,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
         with clock.step("catalogue"):
             progress.start("catalogue", None)
             catalogue = catalogued(config, progress)
+            config = config.settled(len(source_names(catalogue.table)))
             labels = sorted(catalogue.table["label"].combine_chunks().unique().to_pylist())
             meaning = Taxonomy.of(labels, config.taxonomy)  # whatever is wrong with it is said before the long work
             prepared = prepare(config, catalogue, objects)

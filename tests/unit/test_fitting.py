@@ -274,10 +274,11 @@ def test_with_few_photos_held_back_the_defaults_hold() -> None:
 
 def test_several_sources_are_balanced_unless_told_otherwise() -> None:
     sources = ("studio", "shop")
-    assert RunConfig(sources=sources, out="out").balance is True
-    assert RunConfig(sources=sources, out="out", balance=False).balance is False
-    assert RunConfig(sources=sources[:1], out="out").balance is False
-    assert RunConfig(sources=sources[:1] * 2, out="out").balance is False
+    assert RunConfig(sources=sources, out="out").settled(0).balance is True
+    assert RunConfig(sources=sources, out="out", balance=False).settled(5).balance is False
+    assert RunConfig(sources=sources[:1], out="out").settled(1).balance is False
+    assert RunConfig(sources=sources[:1] * 2, out="out").settled(0).balance is False
+    assert RunConfig(sources=sources[:1], out="out").settled(2).balance is True
 
 
 def test_balance_is_a_choice_that_the_results_depend_on(own_photos: Path, tmp_path: Path) -> None:
