@@ -16,13 +16,14 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fruits import explain
 from fruits.answers import Answer, Certainty, answers, decide
 from fruits.bundle_files import FORMAT_VERSION, MANIFEST, manifest_bytes, parse_arrays, parse_object, read_files
 from fruits.embedding.backbone import (
@@ -56,6 +57,24 @@ _ARRAYS: Final = ("mean", "components", "weights", "bias", "whitening", "centres
 _OF_DRIFT: Final = ("edges", "shares")
 _OF_GALLERY: Final = ("labels", "features", "offsets")
 _SCALES: Final = ("entropy_scale", "distance_scale", "offset")
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """An answer and where it comes from.
+
+    Attributes
+    ----------
+    answer : Answer
+    pixels : uint8 array, shape (size, size, 3)
+        The square that the network saw.
+    places : float32 array, shape (rows, columns)
+        What each part of it contributed to the most probable kind, see :func:`fruits.explain.contribution`.
+    """
+
+    answer: Answer
+    pixels: NDArray[np.uint8]
+    places: NDArray[np.float32]
 
 
 class Bundle:
@@ -159,6 +178,34 @@ class Bundle:
                 raise no_embedding()
             found += self.answers(embeddings, brightness, sharpness, np.array([min(size) for size in sizes]))
         return found
+
+    def explain(self, photo: bytes) -> Explained:
+        """Recognise a photo and say where in it the answer comes from.
+
+        Raises
+        ------
+        ImageDecodeError
+            If it is not a photo.
+        BundleError
+            If the network does not end in the mean of a feature map, so that places cannot be told apart.
+        """
+        if self._embedder is None:
+            self._embedder = Embedder(self._model)
+        if not self._embedder.has_map:
+            raise BundleError(
+                f"'{self.card.name}' gives no feature map, so where an answer comes from cannot be told; expected a network that "
+                "ends in a global average: run again with another --backbone, such as fruits-photo"
+            )
+        seen = to_network_input(photo, self.preprocessing)
+        pixels = seen.pixels[None]
+        embeddings, maps = self._embedder.embed_with_map(pixels)
+        sides = np.array([min(seen.width, seen.height)])
+        (answer,) = self.answers(embeddings, *measure(pixels), sides)
+        best = self.taxonomy.kind_ids.index(answer.kinds[0][0])
+        evidence = explain.evidence(maps, self._mean, self._components, self._head)[0]
+        probabilities = self.classify(embeddings)[1][0]
+        places = explain.contribution(evidence, probabilities, np.array(self.taxonomy.kind_of) == best)
+        return Explained(answer, seen.pixels, places)
 
     def answers(
         self,
@@ -299,6 +346,11 @@ def _replace(path: Path, new: Path, old: Path) -> None:
             raise
         shutil.rmtree(old, ignore_errors=True)
         return
+
+
+def is_bundle(path: str) -> bool:
+    """Whether a path is meant as a bundle or as results, rather than as a photo: a bucket, a folder, a name without suffix."""
+    return is_remote(path) or Path(path).is_dir() or (not Path(path).exists() and not Path(path).suffix)
 
 
 def load(path: str | Path) -> Bundle:

@@ -25,6 +25,10 @@ from fruits.terminal import JSON, OUTPUT, RESIZE_MODE, Display, fail, set_volume
 
 if TYPE_CHECKING:
     from fruits.answers import Answer
+    from fruits.bundle import Bundle
+
+#: Side of the picture that shows where an answer comes from, in pixels.
+_EXPLAINED_SIDE = 448
 
 app = typer.Typer(cls=Group, pretty_exceptions_enable=False, **SETTINGS)
 
@@ -160,24 +164,36 @@ def apply(
 
 @command(app)
 def predict(
-    out: Annotated[str, typer.Argument(help="Results of 'fruits run', or a bundle.")],
-    photos: Annotated[list[Path], typer.Argument(help="Photos.")],
+    photos: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[OUT] PHOTOS...",
+            help="Photos; before them the results of 'fruits run', or a bundle. Without: the recogniser that ships.",
+        ),
+    ],
+    explain: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Also draw where each answer comes from: FOLDER/<photo>.png."),
+    ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Recognise one photo or a few, here at the terminal."""
-    from fruits import bundle  # noqa: PLC0415
+    from fruits import bundle, shipped  # noqa: PLC0415
     from fruits.photos.decoder import own_decoder  # noqa: PLC0415
     from fruits.storage.local import MAX_PHOTO_BYTES, RefusedError, read_named  # noqa: PLC0415
 
+    out = photos.pop(0) if bundle.is_bundle(photos[0]) else shipped.path()
+    if not photos:
+        raise ConfigError("no photos given; expected some after the results, such as: fruits predict results photo.jpg")
     own_decoder().start()  # beside the loading
     recogniser = bundle.load(out)
     answers = []
-    for photo in photos:
+    for photo in map(Path, photos):
         row: dict[str, Any] = {"uri": str(photo), "status": "ok", "error": None}
         said = ""
         try:
             data = read_named(str(photo), MAX_PHOTO_BYTES)
-            answer = recogniser.recognise([data])[0]
+            answer = _answered(recogniser, photo, data, explain, row)
             row |= _as_row(answer)
             said = _in_words(answer)
         except RefusedError as exc:
@@ -193,6 +209,28 @@ def predict(
         typer.echo(json_text({"photos": answers}))
     if any(row["status"] != "ok" for row in answers):
         raise typer.Exit(1)
+
+
+def _answered(recogniser: Bundle, photo: Path, data: bytes, explain: str | None, row: dict[str, Any]) -> Answer:
+    """Recognise a photo; with ``explain``, draw where the answer comes from into that folder and name the picture in the row."""
+    if explain is None:
+        return recogniser.recognise([data])[0]
+    import numpy as np  # noqa: PLC0415 - keeps 'fruits --help' quick
+    from PIL import Image  # noqa: PLC0415
+
+    from fruits.explain import overlay  # noqa: PLC0415
+
+    found = recogniser.explain(data)
+    picture = Path(explain) / f"{photo.name}.png"
+    side = max(found.pixels.shape[0], _EXPLAINED_SIDE)
+    seen = Image.fromarray(found.pixels).resize((side, side), Image.Resampling.BICUBIC)
+    try:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(overlay(np.asarray(seen), found.places)).save(picture)
+    except OSError as exc:
+        raise StoreError(f"'{picture}' cannot be written ({exc.strerror}); give another folder with --explain") from exc
+    row["explained"] = str(picture)
+    return found.answer
 
 
 def _as_row(answer: Answer) -> dict[str, Any]:
