@@ -185,7 +185,7 @@ class Bundle:
         Raises
         ------
         ImageDecodeError
-            If it is not a photo.
+            If it is not a photo, or the network has no usable numbers for it.
         BundleError
             If the network does not end in the mean of a feature map, so that places cannot be told apart.
         """
@@ -196,16 +196,20 @@ class Bundle:
                 f"'{self.card.name}' gives no feature map, so where an answer comes from cannot be told; expected a network that "
                 "ends in a global average: run again with another --backbone, such as fruits-photo"
             )
-        seen = to_network_input(photo, self.preprocessing)
-        pixels = seen.pixels[None]
+        with own_decoder().begin([photo], self.preprocessing) as decoding:
+            (outcome,) = decoding.outcomes()
+            if isinstance(outcome, ImageDecodeError):
+                raise outcome
+            pixels = decoding.pixels(self.preprocessing.size).copy()
         embeddings, maps = self._embedder.embed_with_map(pixels)
-        sides = np.array([min(seen.width, seen.height)])
-        (answer,) = self.answers(embeddings, *measure(pixels), sides)
+        if not usable(embeddings).all():
+            raise no_embedding()
+        (answer,) = self.answers(embeddings, *measure(pixels), np.array([min(outcome)]))
         best = self.taxonomy.kind_ids.index(answer.kinds[0][0])
         evidence = explain.evidence(maps, self._mean, self._components, self._head)[0]
         probabilities = self.classify(embeddings)[1][0]
         places = explain.contribution(evidence, probabilities, np.array(self.taxonomy.kind_of) == best)
-        return Explained(answer, seen.pixels, places)
+        return Explained(answer, pixels[0], places)
 
     def answers(
         self,

@@ -24,7 +24,7 @@ from card import NAME, write_card
 from data import Photo, collect, decode, of_sources
 from fit import Recipe, fit
 from judge import confusions, score
-from recogniser import calibrate, embed, save
+from recogniser import Layers, calibrate, embed, save
 from recogniser import fit as fit_head
 
 from export import quantise, to_onnx
@@ -98,24 +98,19 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def judge(arguments: argparse.Namespace) -> None:
-    """Print how well kinds of the sources left out are named, by a head on the embeddings, for several choices."""
+    """Print how well kinds of the sources left out are named by the recogniser that would ship."""
     backbone = find_backbone(str(arguments.work / f"{NAME}.onnx"))
-    learnt = embed(backbone, _photos(arguments), arguments.size, arguments.work)
     asked = embed(
         backbone, of_sources(arguments.shared, [*arguments.left_out, VALIDATION]), arguments.size, arguments.work
     )
-    for variance in (0.95, 0.99):
-        for regularisation in (0.3, 3.0, 30.0):
-            fitted = fit_head(learnt, variance=variance, regularisation=regularisation)
-            logits = np.log(fitted.taxonomy.by_kind(fitted.head.predict_proba(fitted.features(asked.vectors))) + 1e-30)
-            table = score(logits, asked.photos, list(fitted.taxonomy.kind_ids))
-            print(f"variance {variance}, k {fitted.components}, regularisation {regularisation}:")
-            print(
-                *(f"  {s:18} {v['n']:5} {v['first']:.3f} {v['three']:.3f} {v['kinds']:.3f}" for s, v in table.items()),
-                sep="\n",
-                flush=True,
-            )
-    print(*confusions(logits, asked.photos, list(fitted.taxonomy.kind_ids)), sep="\n")
+    learnt = embed(backbone, _photos(arguments), arguments.size, arguments.work)
+    fitted = fit_head(learnt, Layers.load(arguments.work / "checkpoint.pt"))
+    by_kind = fitted.taxonomy.by_kind(fitted.head.predict_proba(fitted.features(asked.vectors)))
+    logits, kinds = np.log(by_kind + 1e-30), list(fitted.taxonomy.kind_ids)
+    print("source, photos, right kind first, among three, first by kind")
+    for source, found in score(logits, asked.photos, kinds).items():
+        print(f"{source:18} {found['n']:5} {found['first']:.3f} {found['three']:.3f} {found['kinds']:.3f}")
+    print("most frequent errors:", *confusions(logits, asked.photos, kinds), sep="\n")
 
 
 def recogniser(arguments: argparse.Namespace) -> None:
@@ -123,14 +118,14 @@ def recogniser(arguments: argparse.Namespace) -> None:
     backbone, twin = (find_backbone(str(folder / f"{NAME}.onnx")) for folder in (arguments.work, arguments.twin))
     without = embed(twin, _photos(arguments), arguments.size, arguments.twin)
     left_out = embed(twin, of_sources(arguments.shared, arguments.left_out), arguments.size, arguments.twin)
-    calibration = calibrate(fit_head(without), left_out)
+    calibration = calibrate(fit_head(without, Layers.load(arguments.twin / "checkpoint.pt")), left_out)
     print(
         json.dumps(
             {**calibration.report, "limits": [calibration.kind, calibration.probable, calibration.strange]}, indent=1
         )
     )
     learnt = embed(backbone, collect(arguments.shared), arguments.size, arguments.work)
-    fitted = fit_head(learnt)
+    fitted = fit_head(learnt, Layers.load(arguments.work / "checkpoint.pt"))
     about = {
         "made_by": "training/photo recogniser",
         "photos": _counted(learnt.photos),

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from data import GROCERY, TURNTABLE, Photo
 from scipy.optimize import minimize_scalar
+from varieties import fit_varieties
 
 from fruits import bundle as bundles
 from fruits.answers import Certainty
@@ -31,9 +35,10 @@ from fruits.photos.images import Preprocessing, to_network_input
 from fruits.photos.quality import Limits, measure
 from fruits.taxonomy import Taxonomy
 
-#: Share of the variance that is kept; more components gave nothing on sources left out.
-VARIANCE = 0.99
-REGULARISATION = 3.0
+#: Share of the variance that is kept: with fewer components sources left out are named worse (docs/backbones.md).
+VARIANCE = 0.95
+#: Power of a kind's count that is its prior; measured on sources left out.
+PRIOR = 0.4
 MIN_PRECISION = 0.92
 _BATCH = 32
 
@@ -47,9 +52,13 @@ class Embedded:
     brightness: np.ndarray
     sharpness: np.ndarray
 
-    @property
+    @cached_property
     def labels(self) -> list[str]:
         return [photo.variety or photo.kind for photo in self.photos]
+
+    @cached_property
+    def kind_of(self) -> dict[str, str]:
+        return {label: photo.kind for label, photo in zip(self.labels, self.photos, strict=True)}
 
     def where(self, wanted: np.ndarray) -> Embedded:
         at = np.flatnonzero(wanted)
@@ -68,6 +77,25 @@ class Fitted:
 
     def features(self, vectors: np.ndarray) -> np.ndarray:
         return self.pca.transform(vectors, self.components)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The network's own classification layers: names of their classes, weights and biases, by task."""
+
+    names: dict[str, list[str]]
+    weights: dict[str, tuple[np.ndarray, np.ndarray]]
+
+    @classmethod
+    def load(cls, checkpoint: Path) -> Layers:
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        names, average = state["made_by"]["names"], state["average"]
+        parts = {task: tuple(average[f"heads.{task}.{part}"].numpy() for part in ("weight", "bias")) for task in names}
+        return cls(names, parts)
+
+    @staticmethod
+    def kind(train: Embedded, label: str) -> str:
+        return train.kind_of[label]
 
 
 @dataclass(frozen=True)
@@ -108,18 +136,38 @@ def embed(backbone: Backbone, photos: list[Photo], size: int, work: Path) -> Emb
         return Embedded(photos, arrays["vectors"], arrays["brightness"], arrays["sharpness"])
 
 
-def fit(train: Embedded, *, variance: float = VARIANCE, regularisation: float = REGULARISATION) -> Fitted:
-    """Fit PCA, head and known things; kinds, and sources within a kind, count the same."""
-    names = sorted(set(train.labels))
-    taxonomy = Taxonomy.of(names)
-    numbers = np.searchsorted(names, train.labels)
+def fit(train: Embedded, layers: Layers, *, variance: float = VARIANCE) -> Fitted:
+    """Fit PCA and known things; the head is the network's own layer of kinds, with what varieties add to it.
+
+    Kinds that more people photograph are more likely: a prior of the root or so of their count, which the balanced training of
+    the network has taken away, is put back.
+    """
+    taxonomy = Taxonomy.of(sorted(set(train.labels), key=lambda label: (layers.kind(train, label), label)))
+    number = {label: i for i, label in enumerate(taxonomy.labels)}
+    labels = np.array([number[label] for label in train.labels])
+    kind_of = np.array([layers.names["kind"].index(layers.kind(train, label)) for label in taxonomy.labels])
     pca = PCA.from_moments(Moments.from_rows(train.vectors))
     k = pca.components_for(variance)
+    axes, mean = pca.axes[:k].astype(np.float32), pca.mean.astype(np.float32)
     features = pca.transform(train.vectors, k)
+    counts = Counter(photo.kind for photo in train.photos if photo.source != TURNTABLE)
+    often = np.array([counts[kind] + 20.0 for kind in layers.names["kind"]])
+    prior = PRIOR * np.log(often / often.mean())
+    weight, bias = layers.weights["kind"]
+    slopes, intercepts = weight @ axes.T, bias + weight @ mean + prior
+    drawn_to = np.zeros((len(number), k), np.float32)
+    for task, source in (("grocery", GROCERY), ("turntable", TURNTABLE)):
+        kinds = {photo.variety: photo.kind for photo in train.photos if photo.source == source}
+        names = layers.names.get(task, [])
+        of = np.array([kinds[name] for name in names])
+        towards = layers.weights[task][0] @ axes.T if names else np.empty((0, k))
+        for row, name in enumerate(names):
+            drawn_to[number[name]] = towards[row] - towards[of == of[row]].mean(axis=0)
     sources = np.unique([photo.source for photo in train.photos], return_inverse=True)[1]
-    weights = heads.balance(np.array(taxonomy.kind_of)[numbers], sources)
-    head = heads.fit(features, numbers, regularisation=regularisation, weights=weights)
-    return Fitted(pca, k, head, Known.of(features, numbers), taxonomy)
+    weights = heads.balance(kind_of[labels], sources)
+    more, shift = fit_varieties(kind_of, features, labels, weights, slopes=drawn_to)
+    head = heads.Head((slopes[kind_of] + more).astype(np.float32), (intercepts[kind_of] + shift).astype(np.float32))
+    return Fitted(pca, k, head, Known.of(features, labels), taxonomy)
 
 
 def calibrate(fitted: Fitted, left_out: Embedded, *, min_precision: float = MIN_PRECISION) -> Calibration:
