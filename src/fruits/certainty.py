@@ -64,7 +64,8 @@ def certainty_by(
         by_variety = taxonomy.by_variety(probabilities)
         of_variety = by_variety.max(axis=1)
         right_variety = by_variety.argmax(axis=1) == np.array(taxonomy.variety_of)[truth]
-        variety = confidence.certain_from(of_variety[known], right_variety[known], sure)
+        with_variety = int((np.array(taxonomy.variety_of)[truth] >= 0)[known].sum())
+        variety = confidence.certain_from(of_variety[known], right_variety[known], sure, photos=with_variety)
         # A variety that is named stands in the place of its kind: both sorts of answers together must be right as often, too.
         right = np.where(of_variety >= variety, right_variety, right)
         rank = np.where(of_variety >= variety, _GIVEN, of_kind)

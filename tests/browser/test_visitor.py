@@ -140,8 +140,9 @@ def test_nine_photos_go_in_two_requests_and_each_gets_its_own_answer(
     labels = ["Melonette Striped", "Moon Pear 1", "Apfelino Red 1"] * 3
     visitor.pick(*(recogniser.some(label, 3)[place // 3] for place, label in enumerate(labels)))
     cards = visitor.answers(9)
-    expected = {"Melonette Striped": "Striped melonette", "Moon Pear 1": "Moon pear", "Apfelino Red 1": "Red Apfelino"}
-    assert [_named(cards.nth(place)) for place in range(9)] == [expected[label] for label in labels]
+    kinds = {"Melonette Striped": "melonette", "Moon Pear 1": "moon pear", "Apfelino Red 1": "apfelino"}
+    for place, label in enumerate(labels):  # a variety or its kind, as sure as the recogniser is
+        assert kinds[label] in _named(cards.nth(place)).lower()
     assert len(sent) == 2
 
 

@@ -70,6 +70,7 @@ def certain_from(
     *,
     least: float = LEAST_CERTAIN,
     default: float = DEFAULT_CERTAIN,
+    photos: int | None = None,
 ) -> float:
     """Return the lowest probability from which on answers are right often enough.
 
@@ -84,20 +85,22 @@ def certain_from(
         What is returned at least.
     default : float
         What is returned if there are too few photos to tell.
+    photos : int, optional
+        How many of the m could be answered rightly, if not all: some show nothing that has a variety.
 
     Returns
     -------
     float
         Of the answers at least this probable, a share of ``precision`` was right, less what could be luck: the lower end of
         Wilson's interval of one standard error. Above 1, so that none is certain, if no limit does that for at least 20
-        answers; ``default`` if there are fewer than 20 photos, or so few that they would not do it if all were right and
-        those beyond the default do not speak against it.
+        answers; ``default`` if there are fewer than 20 photos, or so few that they would not do it if all were answered
+        rightly, and the answers beyond the default do not speak against it.
     """
     none = float(np.nextafter(np.float32(1), np.float32(2)))
     if len(right) < _FEWEST_ANSWERS:
         return default
     # All of n right have a lower end of n / (n + 1).
-    if len(right) < precision / (1 - precision):
+    if (len(right) if photos is None else photos) < max(_FEWEST_ANSWERS, precision / (1 - precision)):
         beyond = right[probability >= default]
         _, high = _wilson(np.array([beyond.mean()]), np.array([len(beyond)])) if len(beyond) else (0.0, 1.0)
         return default if high >= precision else none

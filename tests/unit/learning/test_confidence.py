@@ -147,6 +147,16 @@ def test_few_photos_that_are_wrong_leave_nothing_certain() -> None:
     assert certain_from(probability / 2, np.zeros(30, bool), 0.973) == DEFAULT_CERTAIN
 
 
+def test_photos_that_no_answer_could_be_right_for_do_not_count() -> None:
+    # Sixty photos, thirty of them with a variety; the others are never taken for one beyond the default.
+    probability = np.r_[np.full(30, 0.95), np.full(30, 0.3)].astype(np.float32)
+    right = np.arange(60) < 30
+    assert certain_from(probability, right, 0.973) > 1
+    assert certain_from(probability, right, 0.973, photos=30) == DEFAULT_CERTAIN
+    # Where they are, they speak against it.
+    assert certain_from(np.full(60, 0.95, np.float32), right, 0.973, photos=30) > 1
+
+
 # --- Precision against coverage -------------------------------------------------------------------------------------------
 
 
