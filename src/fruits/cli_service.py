@@ -115,6 +115,7 @@ def serve(
     operator: Annotated[str, typer.Option(metavar="NAME", help="Who operates the service; the page says it.")] = "",
     contact: Annotated[str, typer.Option(metavar="TEXT", help="How to reach the operator; the page says it.")] = "",
     adopt: Annotated[bool, _ADOPT] = False,
+    database_connections: Annotated[int, typer.Option(help="Connections to PostgreSQL, at most.")] = 4,
     watch: Annotated[float, typer.Option(help="Seconds between looks for a new bundle; 0: only on SIGHUP.")] = 10.0,
     drain: Annotated[float, typer.Option(help="Seconds to go on refusing politely when told to stop.")] = 0.5,
     check: Annotated[
@@ -133,7 +134,7 @@ def serve(
         max_connections_per_address=max_connections_per_address, keep_alive_s=keep_alive, max_wait_s=max_wait,
         send_s=send_timeout, decode_s=decode_timeout, rate=rate, token_rate=token_rate, tokens_only=tokens_only,
         public_metrics=public_metrics, keep_days=keep_days, feedback_hours=feedback_hours, operator=operator, contact=contact,
-        adopt=adopt, watch_s=watch, drain_s=drain,
+        adopt=adopt, watch_s=watch, drain_s=drain, database_connections=database_connections,
     )  # fmt: skip
     if check:
         _check(config, as_json=as_json)
@@ -179,6 +180,9 @@ def tokens_add(
     role: Annotated[str, typer.Option(help="api: recognise; owner: see and review what visitors gave back.")] = "api",
     rate: Annotated[int | None, typer.Option(help="Requests per minute; default: as 'fruits serve' says.")] = None,
     days: Annotated[int, typer.Option(help="Days that it works for; 0: until it is revoked.", min=0)] = 365,
+    digest: Annotated[
+        str, typer.Option("--sha256", help="Of a token that was made elsewhere and is kept there: it is not printed.")
+    ] = "",
     data: Annotated[str, _DATA] = "",
     database: Annotated[str, _DATABASE] = "",
     as_json: Annotated[bool, JSON] = False,
@@ -187,6 +191,11 @@ def tokens_add(
     from fruits.service.tokens import Role, Tokens  # noqa: PLC0415
 
     with closing(_open(out, data, database, make=True)) as opened:
+        if digest:
+            Tokens(opened).add_hashed(name, cast("Role", role), digest, rate_per_minute=rate, days=days or None)
+            told = {"name": name, "role": role}
+            typer.echo(json_text(told) if as_json else f"added {printable(name)}, role {role}")
+            return
         token = Tokens(opened).add(name, cast("Role", role), rate_per_minute=rate, days=days or None)
     if as_json:
         typer.echo(json_text({"name": name, "role": role, "token": token}))

@@ -47,6 +47,10 @@ _PATIENCE_S: Final = 15
 #: Rewriting a table of so many bytes locks it for a second or two; larger ones are rewritten only when someone asks.
 _REWRITE_BYTES: Final = 64 << 20
 _FORGETFUL: Final = ("submissions",)
+#: Of the lock under which one process at a time rewrites tables of PostgreSQL.
+_REWRITE_LOCK: Final = 0x66727576
+#: Connections to PostgreSQL that a process has at most, unless it is told otherwise: 20 processes fit into a small one's 112.
+CONNECTIONS: Final = 4
 
 
 class Base(DeclarativeBase):
@@ -182,7 +186,7 @@ class Database:
         self._turn: threading.Lock | nullcontext[None] = threading.Lock() if self.is_sqlite else nullcontext()
 
     @classmethod
-    def open(cls, url: str, *, make: bool = True) -> Database:
+    def open(cls, url: str, *, make: bool = True, connections: int = CONNECTIONS) -> Database:
         """Open a database and bring its tables up to date.
 
         Parameters
@@ -192,6 +196,8 @@ class Database:
             ``postgresql://user:password@host/database``.
         make : bool
             Whether a file that is absent is made.
+        connections : int
+            To PostgreSQL, at most; whoever needs one more waits for it. No operation needs two at once.
 
         Raises
         ------
@@ -206,7 +212,7 @@ class Database:
             if not make and not file.is_file():
                 raise ConfigError(f"no service has kept anything in '{file}'; expected what 'fruits serve' was given")
             _make_private(file)
-        database = cls(_engine(parsed))
+        database = cls(_engine(parsed, connections))
         try:
             database._migrate()
         except BaseException:
@@ -235,6 +241,30 @@ class Database:
         keys = [key.name for key in table.__table__.primary_key]
         summed = table.__table__.c[column] + statement.excluded[column]
         connection.execute(statement.on_conflict_do_update(index_elements=keys, set_={column: summed}), rows)
+
+    def take_turn(self, name: str, seconds: float) -> bool:
+        """Whether it is this process's turn to do something that all processes on one database need done once in so many seconds.
+
+        A row says until when the last turn lasts, so nothing is held meanwhile and a process that is killed keeps nobody waiting
+        for longer than that.
+
+        Parameters
+        ----------
+        name : str
+            Of the work; 16 letters at most.
+        seconds : float
+        """
+        now = int(time.time())
+        insert: Any = sqlite_insert if self.is_sqlite else postgresql_insert
+        statement = insert(ChoreRow).values(name=name, number=now + int(seconds))
+        column = ChoreRow.__table__.c.number
+        with self.writing() as connection:
+            taken = connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["name"], set_={"number": statement.excluded.number}, where=column <= now
+                ).returning(column)
+            )
+            return taken.first() is not None
 
     def must_scrub(self, connection: Connection) -> None:
         """Remember, in the transaction that deletes, that the files still hold what it deletes."""
@@ -288,8 +318,10 @@ class Database:
         return False
 
     def _rewrite(self, thorough: bool) -> bool:
-        """Vacuum PostgreSQL's tables; False if someone holds them for long."""
+        """Vacuum PostgreSQL's tables; False if someone holds them for long, or another process is at it."""
         with self._plain() as connection:
+            if not connection.execute(text("select pg_try_advisory_lock(:key)"), {"key": _REWRITE_LOCK}).scalar_one():
+                return False
             for table in _FORGETFUL:
                 size = connection.execute(
                     text("select pg_total_relation_size(cast(:name as regclass))"), {"name": table}
@@ -308,7 +340,7 @@ class Database:
                         raise
                     return False
                 finally:
-                    connection.invalidate()  # its settings go with it
+                    connection.invalidate()  # its settings go with it, and the lock
         return True
 
     @contextmanager
@@ -348,6 +380,18 @@ class Database:
             command.upgrade(config, "head")
 
 
+@contextmanager
+def connected(url: str) -> Iterator[Connection]:
+    """Give a connection in a transaction to a database whose tables are none of the caller's business."""
+    engine = _engine(_parse(url), 1)
+    try:
+        shown = engine.url.render_as_string(hide_password=True)
+        with _translated(f"database '{shown}' cannot be used"), engine.begin() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
 def _parse(url: str) -> URL:
     expected = "expected sqlite:////folder/service.db or postgresql://user:password@host/database"
     try:
@@ -380,7 +424,7 @@ def _make_private(path: Path) -> None:
         ) from exc
 
 
-def _engine(url: URL) -> Engine:
+def _engine(url: URL, connections: int) -> Engine:
     # Values never show in messages or logs.
     common: dict[str, Any] = {"hide_parameters": True, "pool_timeout": _PATIENCE_S}
     if url.get_backend_name() == "sqlite":
@@ -395,7 +439,7 @@ def _engine(url: URL) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     engine = create_engine(
-        url, connect_args={"connect_timeout": 5}, pool_size=8, max_overflow=8, pool_pre_ping=True, **common
+        url, connect_args={"connect_timeout": 5}, pool_size=connections, max_overflow=0, pool_pre_ping=True, **common
     )
     event.listen(engine, "connect", _set_up_postgresql)
     return engine

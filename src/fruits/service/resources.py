@@ -71,7 +71,7 @@ class Resources:
                 config.out, lanes=config.workers, batch=config.batch, decode_s=config.decode_s, root=config.root_path
             )
             self._seen = self._look()
-            database = Database.open(config.database)
+            database = Database.open(config.database, connections=config.database_connections)
             undo.callback(database.close)
             self._database = database
             if Path(config.data).is_dir():
@@ -208,6 +208,9 @@ class Resources:
         self.telemetry.log("pulse", waiting=self.recogniser.waiting)
 
     def _purge(self) -> None:
+        # One instance at a time, and once in its hour for all of them. A file has one machine, which may have been off for long.
+        if not (self._database.is_sqlite or self._adopt or self._database.take_turn("sweep", 0.9 * _PURGE_S)):
+            return
         self.statistics.purge()
         adopt, self._adopt = self._adopt, False  # at the start alone: what is missing later is not meant
         self.submissions.purge(adopt=adopt)

@@ -143,6 +143,8 @@ class ServiceConfig:
         Who operates the service and how to reach them, as the page says it; empty: the page says that nobody is named.
     adopt : bool
         Whether photos of another database, or many that no submission names, are this one's: asked once, at the start.
+    database_connections : int
+        To PostgreSQL, at most.
     watch_s : float
         Seconds between looks at OUT for a new bundle; 0: only on SIGHUP.
     drain_s : float
@@ -186,6 +188,7 @@ class ServiceConfig:
     operator: str = ""
     contact: str = ""
     adopt: bool = False
+    database_connections: int = 4
     watch_s: float = 10.0
     drain_s: float = 0.5
 
@@ -214,6 +217,7 @@ class ServiceConfig:
             ("max_connections", 1, 100_000), ("rate", 0, 10_000_000), ("token_rate", 0, 10_000_000),
             ("max_connections_per_address", 1, 100_000), ("keep_alive_s", 1, 3600),
             ("keep_days", 1, 36500), ("feedback_hours", 0, 48), ("watch_s", 0, 86400), ("drain_s", 0, 600),
+            ("database_connections", 1, 100),
         ):  # fmt: skip
             value = getattr(self, name)
             if not low <= value <= high:

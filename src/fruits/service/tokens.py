@@ -93,6 +93,26 @@ class Tokens:
             If the name is empty or taken, or the role, the rate or the number of days is impossible. The name of an expired
             token is free.
         """
+        token = new_token()
+        self.add_hashed(name, role, _hashed(token).hex(), rate_per_minute=rate_per_minute, days=days)
+        return token
+
+    def add_hashed(
+        self, name: str, role: Role, digest: str, *, rate_per_minute: int | None = None, days: int | None = DAYS
+    ) -> None:
+        """Make a token known that somebody else made (:func:`new_token`) and keeps; ``digest`` is its sha256.
+
+        So a token need not pass through whoever can reach the database, nor through its logs.
+
+        Raises
+        ------
+        ConfigError
+            As :meth:`add`; or if the digest is none, or that of a token that is known.
+        """
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise ConfigError(
+                "the sha256 of a token has 64 hexadecimal digits; give that of the token, never the token itself"
+            )
         name = clean_line(name, 100)
         if not name:
             raise ConfigError("a token needs a name; expected one that says who uses it")
@@ -102,11 +122,10 @@ class Tokens:
             raise ConfigError(f"rate is {rate_per_minute} per minute; expected 1 to 1,000,000")
         if days is not None and not 1 <= days <= _MOST_DAYS:
             raise ConfigError(f"a token of {days} days; expected 1 to {_MOST_DAYS:,}")
-        token = PREFIX + secrets.token_urlsafe(32)
         row = {
             "id": secrets.token_hex(4),
             "name": name,
-            "token_sha256": _hashed(token),
+            "token_sha256": bytes.fromhex(digest),
             "role": role,
             "rate_per_minute": rate_per_minute,
             "created_day": _today(),
@@ -120,7 +139,7 @@ class Tokens:
                 try:
                     with connection.begin_nested():
                         connection.execute(insert(_ROW).values(row))
-                    return token
+                    return
                 except IntegrityError:
                     pass  # another process was faster
         raise ConfigError(f"there is a token '{name}' already; choose another name, or revoke that one first")
@@ -185,6 +204,16 @@ class Tokens:
                 self._cache.clear()
             self._cache[digest] = info, time.monotonic()
         return info
+
+
+def new_token() -> str:
+    """Return a token: 256 random bits, in letters that need no quoting."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def digest_of(token: str) -> str:
+    """Return what :meth:`Tokens.add_hashed` takes."""
+    return _hashed(token).hex()
 
 
 def _info(row: Row[Any]) -> TokenInfo:
