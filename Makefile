@@ -27,7 +27,7 @@ scan: .venv/dev .venv/scan/ready ## templates and Dockerfiles under our own rule
 
 lock: .venv/scan/ready ## resolve again what images install, with hashes
 	$(LOCK) pyproject.toml --extra serve -o docker/requirements.lock
-	$(LOCK) pyproject.toml -o docker/emr.lock
+	$(LOCK) pyproject.toml --extra aws -o docker/emr.lock
 	echo hatchling | $(LOCK) - -o docker/build.lock
 
 bench: .venv/dev ## speed and memory against what a user would pick instead, as ratios of one run

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from fruits import __version__, cli_aws, cli_service
+from fruits import __version__, cli_aws, cli_aws_jobs, cli_aws_service, cli_database, cli_service
 from fruits.command import QUIET, SETTINGS, VERBOSE, Group, close_streams, command, open_streams
 from fruits.config import Fit, RunConfig
 from fruits.errors import ConfigError, EvaluationError, FruitsError, ImageDecodeError, LeakageError, StoreError
@@ -458,7 +458,10 @@ def unpack(
 
 
 cli_service.add_to(app)  # here, so that help lists the flow first
+cli_database.add_to(app)
 cli_aws.add_to(app)
+cli_aws_jobs.add_to(cli_aws.aws)
+cli_aws_service.add_to(cli_aws.aws)
 
 
 def main() -> None:

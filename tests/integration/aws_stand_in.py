@@ -38,8 +38,8 @@ REGION = "eu-west-1"
 ACCOUNT = "123456789012"
 #: What of a job's settings is about the size of the cluster: this machine is smaller.
 _SIZES = ("spark.executor.cores", "spark.executor.memory", "spark.executor.memoryOverhead", "spark.driver.cores",
-          "spark.driver.memory", "spark.driver.memoryOverhead", "spark.dynamicAllocation.initialExecutors",
-          "spark.dynamicAllocation.maxExecutors")  # fmt: skip
+          "spark.driver.memory", "spark.driver.memoryOverhead", "spark.emr-serverless.driver.disk",
+          "spark.dynamicAllocation.initialExecutors", "spark.dynamicAllocation.maxExecutors")  # fmt: skip
 
 
 def _resource_of(request: Any) -> str:
@@ -177,10 +177,13 @@ class Emr:
         A folder per job: what its archives hold, its logs.
     role : str
         Name of the role that jobs have.
+    image : Path
+        The archive of dependencies with the script of their Python: unpacked, it stands for the workers' image.
     """
 
-    def __init__(self, aws: Aws, folder: Path, role: str, log_group: str, logs: str) -> None:
+    def __init__(self, aws: Aws, folder: Path, role: str, log_group: str, logs: str, image: Path) -> None:
         self.commands: list[list[str]] = []
+        self._image = image
         self._aws, self._folder, self._role, self._group, self._logs = aws, folder, role, log_group, logs
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="emr")
@@ -219,13 +222,16 @@ class Emr:
             subprocess.run(["tar", "-xzf", path, "-C", home / name], check=True)
             archives.append(f"{path}#{name}")
         entry = self._fetch(submit["entryPoint"], home)
+        (home / "image").mkdir()
+        subprocess.run(["tar", "-xzf", self._image, "-C", home / "image"], check=True)
+        python = str(home / "image/bin/python")
         prefix = "spark.emr-serverless.driverEnv."
         of_driver = {key.removeprefix(prefix): settings.pop(key) for key in list(settings) if key.startswith(prefix)}
         for key in _SIZES:
             settings.pop(key, None)
         settings |= {"spark.archives": ",".join(archives), "spark.executor.memory": "1g", "spark.driver.memory": "1g",
                      "spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1",
-                     "spark.driver.bindAddress": "127.0.0.1"}  # fmt: skip
+                     "spark.driver.bindAddress": "127.0.0.1", "spark.executorEnv.FRUITS_PYTHON": python}  # fmt: skip
         spark = home / "spark"
         _install_spark(spark)
         command = [f"{spark}/bin/spark-submit", "--master", "local-cluster[1,2,1024]"]
@@ -236,6 +242,7 @@ class Emr:
             **{name: os.environ[name] for name in ("PATH", "HOME", "JAVA_HOME", "LANG") if name in os.environ},
             **self._aws.environment(self._aws.assume(self._role)),
             **of_driver,
+            "FRUITS_PYTHON": python,
             "SPARK_HOME": str(spark), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_LOCAL_HOSTNAME": "127.0.0.1",
         }  # fmt: skip
         asked = "import json, sys, fruits, numpy as np; print(json.dumps([sys.path, fruits.__file__, np.__file__]))"
@@ -261,7 +268,7 @@ class Emr:
             key = f"emr/applications/{job.application_id}/jobs/{job.id}/SPARK_DRIVER/{name}.gz"
             body = gzip.compress((home / name).read_bytes())
             self._aws.client("s3").put_object(Bucket=self._logs, Key=key, Body=body)
-        shutil.rmtree(home / "environment")
+        shutil.rmtree(home / "image")
         job.total_execution_duration_seconds = int(time.time() - started)
         hours = (time.time() - started) / 3600
         job.billed_resource_utilization = {"vCPUHour": 4 * hours, "memoryGBHour": 16 * hours, "storageGBHour": 0.0}

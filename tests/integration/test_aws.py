@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from aws_stand_in import ACCOUNT, REGION, Aws, Emr, Watch
 
-from fruits.aws import calls, cluster, cost, deploy, package, prices, upload
+from fruits.aws import calls, cluster, cost, deploy, package, prices, stacks, upload
+from fruits.aws.job import run_job
 from fruits.config import RunConfig
 from fruits.storage.objects import Objects, opened
 
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS::")
 
 ROLES = ("uploader", "owner", "batch", "service")
 REPOSITORY = Path(__file__).parents[2]
+WORKERS = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/fruits/workers@sha256:{'0' * 64}"
 FOREIGN = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE",
            "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy")  # fmt: skip
 
@@ -69,20 +71,20 @@ def here(account: Aws, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture(scope="module")
-def installation(account: Aws) -> deploy.Stack:
+def installation(account: Aws) -> stacks.Stack:
     """Everything deployed, by someone who may."""
     with pytest.MonkeyPatch.context() as patch:
         for name in FOREIGN:
             patch.delenv(name, raising=False)
         for name, value in account.environment().items():
             patch.setenv(name, value)
-        parameters = {"budget": {"Email": "owner@example.org"}}
-        stacks = deploy.deploy(calls.Aws(), "fruits", deploy.USUAL, parameters, poll_s=0.01)
+        parameters = {"budget": {"Email": "owner@example.org"}, "batch": {"Image": WORKERS}}
+        made = deploy.deploy(calls.Aws(), "fruits", stacks.USUAL, parameters, poll_s=0.01)
     account.mend_policies()
     for role in ROLES:
         account.assume(f"fruits-{role}")
-    assert [stack.name for stack in stacks] == ["fruits-storage", "fruits-roles", "fruits-batch", "fruits-budget"]
-    return stacks[0]
+    assert [stack.name for stack in made] == ["fruits-storage", "fruits-roles", "fruits-batch", "fruits-budget"]
+    return made[0]
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,7 @@ def test_whole_path_from_upload_to_results(
 
         here("fruits-owner")
         spark = tmp_path / "emr"
-        with Emr(account, spark, "fruits-batch", "/fruits/fruits/batch", place().logs) as emr:
+        with Emr(account, spark, "fruits-batch", "/fruits/fruits/batch", place().logs, built.environment.path) as emr:
             # Longer than other commands may take: packages are unpacked, two Javas and two Pythons start.
             command = [
                 sys.executable,
@@ -176,9 +178,9 @@ def test_whole_path_from_upload_to_results(
 
 def test_deploying_twice_changes_nothing_and_status_says_what_is_there(installation: Any, here: Any) -> None:
     aws = calls.Aws()
-    before = deploy.find(aws, "fruits", "batch")
+    before = stacks.find(aws, "fruits", "batch")
     deploy.deploy(aws, "fruits", ["roles", "batch", "budget"], {}, poll_s=0.01)
-    assert deploy.find(aws, "fruits", "batch").outputs == before.outputs
+    assert stacks.find(aws, "fruits", "batch").outputs == before.outputs
     told = deploy.status(aws, "fruits")
     assert {which: bool(found) for which, found in told["stacks"].items()} == {
         "storage": True, "roles": True, "batch": True, "service": False, "budget": True,
@@ -190,8 +192,10 @@ def test_a_dry_run_of_deploying_names_the_calls_that_are_then_made(account: Aws,
     made: list[str] = []
     planned = deploy.planned("second", ["storage", "roles"], {}, REGION)
     deploy.deploy(calls.Aws(watch=lambda call: made.append(call.name)), "second", ["storage", "roles"], {}, poll_s=0.01)
-    assert [call.name for call in planned] == [name for name in made if "describe" not in name]
-    done = deploy.delete(calls.Aws(), "second", deploy.ORDER, poll_s=0.01)
+    assert [call.name for call in planned] == [
+        name for name in made if "describe" not in name and name != "sts.get_caller_identity"
+    ]
+    done = deploy.delete(calls.Aws(), "second", stacks.ORDER, poll_s=0.01)
     assert done["deleted"] == ["second-roles", "second-storage"]
     assert done["absent"] == ["second-budget", "second-service", "second-batch"]
     assert done["kept"]["PhotosBucket"].startswith("second-photos-")
@@ -213,9 +217,9 @@ def test_what_runs_on_a_cluster_is_named_and_what_stands_is_priced_as_it_was_dep
     from moto.emr.models import emr_backends
 
     aws, first = calls.Aws(), {"batch": {"Compute": "ec2", "CoreNodes": "2"}, "storage": {"Suffix": "-5"}}
-    stacks = ["storage", "roles", "batch"]
-    deploy.deploy(aws, "fifth", stacks, first, poll_s=0.01)
-    told = deploy.outputs(aws, "fifth", ["batch"])
+    chosen = ["storage", "roles", "batch"]
+    deploy.deploy(aws, "fifth", chosen, first, poll_s=0.01)
+    told = stacks.outputs(aws, "fifth", ["batch"])
     # Moto's EMR looks for the region in the name of the host, which the loopback does not have, and then takes another.
     there = emr_backends[ACCOUNT]
     there["us-east-1"].clusters[told["ClusterId"]] = there[REGION].clusters[told["ClusterId"]]
@@ -227,7 +231,7 @@ def test_what_runs_on_a_cluster_is_named_and_what_stands_is_priced_as_it_was_dep
     again = deploy.deploy(aws, "fifth", ["batch"], {}, poll_s=0.01)
     assert (again[0].parameters["Compute"], again[0].parameters["CoreNodes"]) == ("ec2", "2")
     assert "3 m5.xlarge, 0.79 an hour" in fruits("aws", "cost", "--name", "fifth").stdout
-    deploy.delete(aws, "fifth", stacks, poll_s=0.01)
+    deploy.delete(aws, "fifth", chosen, poll_s=0.01)
 
 
 def test_deleting_ends_jobs_and_the_application_before_the_stack(account: Aws, here: Any) -> None:
@@ -235,7 +239,7 @@ def test_deleting_ends_jobs_and_the_application_before_the_stack(account: Aws, h
 
     aws = calls.Aws()
     deploy.deploy(aws, "fourth", ["storage", "roles", "batch"], {}, poll_s=0.01)
-    told = deploy.outputs(aws, "fourth", ["roles", "batch"])
+    told = stacks.outputs(aws, "fourth", ["roles", "batch"])
     job = aws.call(
         "emr-serverless",
         "start_job_run",
@@ -246,7 +250,7 @@ def test_deleting_ends_jobs_and_the_application_before_the_stack(account: Aws, h
     models.emrserverless_backends[ACCOUNT][REGION].job_runs[told["ApplicationId"]][0].state = "RUNNING"
     done = deploy.delete(aws, "fourth", ["batch", "roles"], poll_s=0.01)
     assert done["cancelled"] == [job]
-    assert deploy.find(aws, "fourth", "batch") is None
+    assert stacks.find(aws, "fourth", "batch") is None
 
 
 # --- Uploading --------------------------------------------------------------------------------------------------------
@@ -328,25 +332,23 @@ def test_photos_are_packed_once_and_the_pack_is_gone_from_here_when_it_is_there(
 
 @pytest.fixture
 def submission(installation: Any, here: Any, tmp_path: Path) -> cluster.Submission:
-    """A run whose package is three small files."""
-    archives = []
-    for name in ("environment-1.tar.gz", "fruits-0.1.0-1.tar.gz"):
-        (tmp_path / name).write_bytes(name.encode())
-        archives.append(package.Archive(tmp_path / name, "0" * 64))
+    """A run whose package is two small files, as one with an image of the workers is."""
+    program = tmp_path / "fruits-0.1.0-1.tar.gz"
+    program.write_bytes(program.name.encode())
     entry = tmp_path / "entry.py"  # of its own, so that no other test has brought it to the bucket before
     entry.write_text(f"{Path(package.__file__).with_name('entry.py').read_text()}# {tmp_path.name}\n")
-    made = package.Package(archives[0], archives[1], entry, {"fruits": "0.1.0"})
+    made = package.Package(None, package.Archive(program, "0" * 64), entry, {"fruits": "0.1.0"})
     there = place()
     out = f"s3://{there.results}/runs/{tmp_path.name}"
     config = cluster.check_places(there, RunConfig(sources=(f"s3://{there.photos}/packs/x",), out=out))
-    return cluster.Submission(there, config, made, cost.shape_for(320))
+    return cluster.Submission(there, run_job(config), made, cost.shape_for(320))
 
 
 def test_a_dry_run_names_every_call_that_starting_makes(submission: cluster.Submission) -> None:
     made: list[str] = []
     aws = calls.Aws(watch=lambda call: made.append(call.name))
     cluster.Place.of(aws, "fruits")
-    assert cluster.under_way(aws, submission.place, submission.config) is None
+    assert cluster.under_way(aws, submission.place, submission.job) is None
     cluster.submit(aws, submission)
     planned = [call.name for call in submission.planned() for _ in range(call.times)]
     assert made == planned
@@ -362,16 +364,14 @@ def test_the_same_run_from_another_terminal_follows_the_job_and_starts_none(subm
     job.state = "RUNNING"
     before = len(jobs)
     assert cluster.submit(calls.Aws(), submission)["job"] == started["job"]
-    again = dataclasses.replace(submission.config, core_hour_usd=9.0, repair=True)
+    choices = {**submission.job.choices, "core_hour_usd": 9.0, "repair": True}
+    again = dataclasses.replace(submission.job, choices=choices)
     assert cluster.under_way(calls.Aws(), submission.place, again)["job"] == started["job"], (
         "neither decides what comes out"
     )
     assert len(jobs) == before
-    other = cluster.Submission(
-        submission.place,
-        RunConfig(sources=submission.config.sources, out=submission.config.out, seed=5),
-        submission.package,
-        submission.shape,
+    other = dataclasses.replace(
+        submission, job=dataclasses.replace(submission.job, choices={**submission.job.choices, "seed": 5})
     )
     with pytest.raises(calls.AwsError, match="other choices is under way"):
         cluster.submit(calls.Aws(), other)
@@ -402,7 +402,9 @@ def test_following_from_another_machine_takes_no_package(
 
 def test_settings_of_a_run_fit_the_cluster_and_bring_the_package(submission: cluster.Submission) -> None:
     conf = submission.conf()
-    assert conf["spark.archives"].count("#") == 2
+    assert conf["spark.archives"].endswith("/fruits-0.1.0-1.tar.gz#program")
+    assert conf["spark.emr-serverless.driverEnv.PYSPARK_PYTHON"] == "./program/bin/python"
+    assert conf["spark.emr-serverless.driver.disk"] == "20G"
     sizes = [int(conf[f"spark.executor.{name}"].removesuffix("g")) for name in ("memory", "memoryOverhead")]
     assert sum(sizes) == submission.shape.memory_gb
     call = submission.start("token").parameters
@@ -410,12 +412,14 @@ def test_settings_of_a_run_fit_the_cluster_and_bring_the_package(submission: clu
         f"s3://{submission.place.results}/packages/0.1.0/entry-"
     )
     assert call["executionRoleArn"] == submission.place.role
+    environment = package.Archive(submission.package.program.path.with_name("environment-1.tar.gz"), "0" * 64)
     on_ec2 = cluster.Submission(
         cluster.Place.unknown("fruits", REGION, "ec2"),
-        submission.config,
-        submission.package,
+        submission.job,
+        dataclasses.replace(submission.package, environment=environment),
         cost.shape_for(320, compute="ec2"),
     )
+    assert on_ec2.conf()["spark.archives"].count("#") == 2
     step = on_ec2.start("token").parameters["Steps"][0]["HadoopJarStep"]
     assert step["Args"][:3] == ["spark-submit", "--deploy-mode", "cluster"]
     assert any(argument.startswith("spark.yarn.appMasterEnv.PYSPARK_PYTHON=") for argument in step["Args"])
@@ -587,7 +591,7 @@ def test_errors_say_what_to_do(
     ):
         calls.Aws().call("s3", "list_objects_v2", Bucket="no-such-bucket-at-all")
     with pytest.raises(calls.AwsAbsentError, match=r"there is no stack nobody-storage in eu-west-1"):
-        deploy.outputs(calls.Aws(), "nobody", ["storage"])
+        stacks.outputs(calls.Aws(), "nobody", ["storage"])
     with pytest.raises(calls.AwsAbsentError, match="not there"):
         calls.Aws().call("s3", "get_object", Bucket=place().photos, Key="packs/nothing")
     with account.enforcing():

@@ -26,7 +26,10 @@ _NO_CREDENTIALS: Final = {
     "SignatureDoesNotMatch", "AuthFailure", "RequestExpired",
 }  # fmt: skip
 _DENIED: Final = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403", "Forbidden"}
-_ABSENT: Final = {"404", "NoSuchKey", "NotFound", "NoSuchUpload", "ResourceNotFoundException"}
+_ABSENT: Final = {
+    "404", "NoSuchKey", "NotFound", "NoSuchUpload", "ResourceNotFoundException", "NoSuchBucketPolicy",
+    "NoSuchEntity", "NoSuchResourceException", "DBInstanceNotFound", "DBInstanceNotFoundFault", "LoadBalancerNotFound",
+}  # fmt: skip
 
 
 class AwsError(FruitsError, RuntimeError):
@@ -144,6 +147,13 @@ class Aws:
         """Return account and arn of whoever works."""
         answer = self.call("sts", "get_caller_identity")
         return {"account": answer["Account"], "arn": answer["Arn"]}
+
+    @property
+    def partition(self) -> str:
+        """Return which of AWS's clouds the region is of, as arns name it."""
+        return (
+            "aws-cn" if self.region.startswith("cn-") else "aws-us-gov" if self.region.startswith("us-gov-") else "aws"
+        )
 
     def _opened(self) -> Any:
         if self._session is None:

@@ -1,24 +1,27 @@
-"""A run on the cluster: what is submitted, how it is followed, and how to come back to it.
+"""A job on the cluster: what is submitted, how it is followed, how to come back to it, and how it is ended.
 
-The job of a run is written down beside its results, in ``OUT/job.json``. So the terminal that started it is not needed: the same
-command, from any machine, goes on following. Submitting twice starts one job, because AWS is given the same token twice.
+It is written down beside its results, in ``OUT/job.json``. So the terminal that started it is not needed: the same command, from
+any machine, goes on following. Submitting twice starts one job, because AWS is given the same token twice.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
-from fruits.aws import deploy, job, upload
+from fruits.aws import stacks, upload
 from fruits.aws.calls import Aws, AwsAbsentError, AwsError, Call
 from fruits.aws.cost import MAX_CORES, MAX_MEMORY_GB, Shape
+from fruits.aws.job import Carried, Job
 from fruits.aws.package import Package
 from fruits.config import RunConfig
 from fruits.errors import ConfigError
@@ -26,6 +29,8 @@ from fruits.harmless import json_text
 from fruits.storage.buckets import CREDENTIALS_VARIABLE
 
 JOB: Final = "job.json"
+#: Where 'fruits aws export' writes, in the bucket of photos.
+REVIEWED: Final = "reviewed"
 #: A day: what a run of ten million photos takes many times over. EMR's own limit is 12 hours.
 _TIMEOUT_MINUTES: Final = 24 * 60
 #: States of EMR Serverless and of a step of EMR on EC2.
@@ -49,6 +54,10 @@ class Place:
     log_group : str
     max_cores, max_memory_gb : int
         Of all serverless workers together.
+    architecture : str
+        Of serverless workers.
+    has_image : bool
+        Whether the serverless application has an image to run.
     """
 
     name: str
@@ -62,11 +71,13 @@ class Place:
     log_group: str
     max_cores: int = MAX_CORES
     max_memory_gb: int = MAX_MEMORY_GB
+    architecture: str = "X86_64"
+    has_image: bool = True
 
     @classmethod
     def of(cls, aws: Aws, name: str) -> Place:
         """Ask the stacks; raise :class:`AwsAbsentError` if one is not there."""
-        told = deploy.outputs(aws, name, ("storage", "roles", "batch"))
+        told = stacks.outputs(aws, name, ("storage", "roles", "batch"))
         return cls._from(name, aws.region, told)
 
     @classmethod
@@ -85,6 +96,7 @@ class Place:
             name, region, told["PhotosBucket"], told["ResultsBucket"], told["LogsBucket"], told["BatchRoleArn"],
             told.get("ApplicationId", ""), told.get("ClusterId", ""), told.get("LogGroup", f"/fruits/{name}/batch"),
             int(told.get("MaxCpu", str(MAX_CORES)).split()[0]), int(told.get("MaxMemory", str(MAX_MEMORY_GB)).split()[0]),
+            told.get("Architecture", "X86_64"), told.get("HasImage", "yes") == "yes",
         )  # fmt: skip
 
     @property
@@ -95,21 +107,24 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """Everything that starting a run takes, before anything is done.
+    """Everything that starting a job takes, before anything is done.
 
     Attributes
     ----------
     place : Place
-    config : RunConfig
+    job : Job
         Its photos and OUT are in the place's buckets.
     package : Package
     shape : Shape
+    own : tuple of (Path, str)
+        Files of this machine that travel with it, and their keys.
     """
 
     place: Place
-    config: RunConfig
+    job: Job
     package: Package
     shape: Shape
+    own: tuple[tuple[Path, str], ...] = ()
 
     @property
     def prefix(self) -> str:
@@ -118,26 +133,30 @@ class Submission:
 
     @property
     def files(self) -> list[tuple[Any, str]]:
-        """Return each file of the package and its key."""
+        """Return each file that is sent and its key: files of one's own, archives, and last the script that begins."""
         package = self.package
         entry = f"entry-{hashlib.sha256(package.entry.read_bytes()).hexdigest()[:16]}.py"
+        archives = [archive for archive in (package.environment, package.program) if archive is not None]
         return [
-            (package.environment.path, f"{self.prefix}/{package.environment.path.name}"),
-            (package.program.path, f"{self.prefix}/{package.program.path.name}"),
+            *self.own,
+            *((archive.path, f"{self.prefix}/{archive.path.name}") for archive in archives),
             (package.entry, f"{self.prefix}/{entry}"),
         ]
 
     @property
     def out_key(self) -> str:
-        """Return OUT's key within the bucket of results."""
-        return key_of(self.place, self.config.out)
+        """Return the key within the bucket of results below which its ``job.json`` lies."""
+        return key_of(self.place, self.job.home)
 
     def conf(self) -> dict[str, str]:
         """Return the settings of Spark."""
-        (_, environment), (_, program), _ = self.files
-        root, shape = f"s3://{self.place.results}", self.shape
+        shape, package = self.shape, self.package
+        root = f"s3://{self.place.results}/{self.prefix}"
+        archives = [f"{root}/{package.program.path.name}#program"]
+        if package.environment is not None:
+            archives.insert(0, f"{root}/{package.environment.path.name}#environment")
         variables = {
-            "PYSPARK_PYTHON": "./environment/bin/python",
+            "PYSPARK_PYTHON": f"./{'program' if package.environment is None else 'environment'}/bin/python",
             CREDENTIALS_VARIABLE: "boto3",
             "AWS_REGION": self.place.region,
         }
@@ -145,7 +164,7 @@ class Submission:
         # calls overhead.
         heap, driver_heap = shape.memory_gb // (3 if shape.compute == "ec2" else 2), 4
         conf = {
-            "spark.archives": f"{root}/{environment}#environment,{root}/{program}#program",
+            "spark.archives": ",".join(archives),
             "spark.executor.cores": str(shape.cores),
             "spark.executor.memory": f"{heap}g",
             "spark.executor.memoryOverhead": f"{shape.memory_gb - heap}g",
@@ -159,6 +178,8 @@ class Submission:
             "spark.executor.processTreeMetrics.enabled": "true",
             "spark.python.worker.reuse": "true",
         }
+        if shape.compute == "serverless":
+            conf["spark.emr-serverless.driver.disk"] = f"{shape.driver_disk_gb}G"
         driver = "spark.yarn.appMasterEnv" if shape.compute == "ec2" else "spark.emr-serverless.driverEnv"
         for name, value in variables.items():
             conf |= {f"{driver}.{name}": value, f"spark.executorEnv.{name}": value}
@@ -167,10 +188,12 @@ class Submission:
 
     def start(self, token: str) -> Call:
         """Return the call that starts the job."""
-        name, choices = f"fruits {self.out_key}"[:64], job.to_json(self.config)
-        entry = f"s3://{self.place.results}/{self.files[2][1]}"
+        name, choices = f"fruits {self.out_key}"[:64], self.job.as_json()
+        entry = f"s3://{self.place.results}/{self.files[-1][1]}"
         settings = [part for key, value in self.conf().items() for part in ("--conf", f"{key}={value}")]
         if self.place.compute == "ec2":
+            # By this tag YARN finds the application again, which goes on without the step that sent it.
+            settings += ["--conf", f"spark.yarn.tags={yarn_tag(token)}"]
             arguments = ["spark-submit", "--deploy-mode", "cluster", *settings, entry, choices]
             step = {
                 "Name": name,
@@ -220,21 +243,95 @@ def check_places(place: Place, config: RunConfig) -> RunConfig:
     Raises
     ------
     ConfigError
-        If photos or OUT are where a run may not read or write, or a choice names a file of this machine.
+        If photos or OUT are where a run may not read or write.
     """
-    for source in config.sources:
-        if not source.startswith(f"s3://{place.photos}/packs/"):
-            raise ConfigError(
-                f"photos '{source}': a run may read s3://{place.photos}/packs/... only; bring them there with 'fruits aws upload'"
-            )
-    if not config.out.startswith(f"s3://{place.results}/runs/") or config.out.rstrip("/").endswith("/runs"):
-        raise ConfigError(f"--to '{config.out}': a run may write s3://{place.results}/runs/<name> only")
-    for option, value in (("--backbone", config.backbone), ("--taxonomy", config.taxonomy or "")):
-        if "/" in value or value.endswith((".onnx", ".csv")):
-            raise ConfigError(
-                f"{option} '{value}' is a file of this machine, which the cluster does not have; expected a name"
-            )
+    check_sources(place, config.sources)
+    check_results(place, "--to", config.out)
     return replace(config, engine="spark", master=None, spark_conf=(), workers=1)
+
+
+def check_sources(place: Place, sources: Iterable[str]) -> None:
+    """Raise :class:`ConfigError` unless a job may read all photos."""
+    for source in sources:
+        reviewed = source.rstrip("/") == f"s3://{place.photos}/{REVIEWED}"
+        if not source.startswith(f"s3://{place.photos}/packs/") and not reviewed:
+            raise ConfigError(
+                f"photos '{source}': a run may read s3://{place.photos}/packs/... and what 'fruits aws export' wrote "
+                f"(s3://{place.photos}/{REVIEWED}) only; bring them there with 'fruits aws upload'"
+            )
+
+
+def check_results(place: Place, option: str, out: str) -> None:
+    """Raise :class:`ConfigError` unless something are results of a run, or may become some."""
+    if not out.startswith(f"s3://{place.results}/runs/") or out.rstrip("/").endswith("/runs"):
+        raise ConfigError(f"{option} '{out}': a run may write s3://{place.results}/runs/<name> only")
+
+
+def carry(place: Place, config: RunConfig) -> tuple[RunConfig, tuple[Carried, ...], tuple[tuple[Path, str], ...]]:
+    """Return the choices of a run with files of this machine by name, what of them travels, and what is sent where.
+
+    A network is opened here first: what is wrong with it, or its card, is said before anything is sent.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such file.
+    BackboneError
+        If the network cannot be used.
+    """
+    files: list[tuple[str, Path]] = []
+    if config.backbone.lower().endswith(".onnx") or "/" in config.backbone:
+        network = _whole(Path(config.backbone))
+        files += [("backbone", network), ("backbone", network.with_suffix(".json"))]
+        if listed := _listed_photos(config.backbone):
+            files.append(("backbone", listed))
+        config = replace(config, backbone=network.name)
+    if config.taxonomy not in (None, "none"):
+        if not Path(config.taxonomy or "").is_file():
+            raise ConfigError(f"--taxonomy '{config.taxonomy}': there is no such file; expected a CSV file, or none")
+        files.append(("taxonomy", Path(config.taxonomy or "")))
+        config = replace(config, taxonomy=Path(config.taxonomy or "").name)
+    carried, sent = [], []
+    for role, path in files:
+        if not path.is_file():
+            continue  # a card in the package, or a list of photos that is there
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        carried.append(Carried(role, path.name, digest, f"s3://{place.results}/packages/files/{digest}"))
+        sent.append((path, f"packages/files/{digest}/{path.name}"))
+    return config, tuple(carried), tuple(sent)
+
+
+def _whole(path: Path) -> Path:
+    """Return a network as one file with its card beside it: itself, or a copy that took in what it keeps in other files."""
+    from fruits.embedding.backbone import find_backbone  # noqa: PLC0415 - only for a network of one's own
+
+    found = find_backbone(str(path))
+    if found.network == path.read_bytes():
+        return path
+    cache = (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fruits/networks" / found.card.sha256[:16]
+    )
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / path.name).write_bytes(found.network)
+    # The card may name the file as it was.
+    card = {key: value for key, value in asdict(found.card).items() if value not in ("", {}, ())}
+    (cache / path.with_suffix(".json").name).write_text(json_text(card))
+    return cache / path.name
+
+
+def _listed_photos(backbone: str) -> Path | None:
+    """Return the list of photos that a network was made from, where its card names one beside it."""
+    from fruits.embedding.backbone import find_backbone  # noqa: PLC0415
+
+    named = find_backbone(backbone).card.training_photos
+    path = Path(backbone).with_name(Path(named).name) if named else None
+    return path if path is not None and path.is_file() else None
+
+
+def yarn_tag(token: str) -> str:
+    """Return the tag of a job's application in YARN, which keeps them in small letters."""
+    return f"fruits-{hashlib.sha256(token.encode()).hexdigest()[:24]}"
 
 
 def key_of(place: Place, out: str) -> str:
@@ -242,16 +339,16 @@ def key_of(place: Place, out: str) -> str:
     return out.removeprefix(f"s3://{place.results}/").rstrip("/")
 
 
-def under_way(aws: Aws, place: Place, config: RunConfig) -> dict[str, Any] | None:
-    """Return the ``job.json`` of the run of these choices that is under way, or None: following it takes no package.
+def under_way(aws: Aws, place: Place, job: Job) -> dict[str, Any] | None:
+    """Return the ``job.json`` of the same job if it is under way, or None: following it takes no package.
 
     Raises
     ------
     AwsError
         If OUT has an unfinished job of other choices, or AWS refuses.
     """
-    before = read_job(aws, place, key_of(place, config.out))
-    return before if before is not None and _goes_on(aws, before, config) else None
+    before = read_job(aws, place, key_of(place, job.home))
+    return before if before is not None and _goes_on(aws, before, job) else None
 
 
 def submit(aws: Aws, submission: Submission, *, estimate_usd: float | None = None) -> dict[str, Any]:
@@ -262,14 +359,21 @@ def submit(aws: Aws, submission: Submission, *, estimate_usd: float | None = Non
     AwsError
         If OUT has an unfinished job of other choices, or AWS refuses.
     """
-    place, choices = submission.place, job.to_json(submission.config)
+    place, choices = submission.place, submission.job.as_json()
     before = read_job(aws, place, submission.out_key)
-    if before is not None and _goes_on(aws, before, submission.config):
+    if before is not None and _goes_on(aws, before, submission.job):
         return before
+    if place.compute == "serverless" and not place.has_image:
+        raise ConfigError(
+            "the serverless application has no image to run, which brings Python 3.11; build docker/Dockerfile.emr, push it to "
+            "WorkersRepositoryUri (fruits aws status --json), then 'fruits aws deploy --set batch.Image=...@sha256:...'; "
+            "docs/aws.md shows it whole. Or deploy with --set batch.Compute=ec2, which needs none"
+        )
     for path, key in submission.files:
         upload.send(aws, path, place.results, key)
     told = json_text([choices, submission.conf(), before["job"] if before else None], sort_keys=True)
-    answer = aws.make(submission.start(hashlib.sha256(told.encode()).hexdigest()[:64]))
+    token = hashlib.sha256(told.encode()).hexdigest()[:64]
+    answer = aws.make(submission.start(token))
     started = {
         "job": answer["StepIds"][0] if place.compute == "ec2" else answer["jobRunId"],
         "compute": place.compute,
@@ -277,9 +381,10 @@ def submit(aws: Aws, submission: Submission, *, estimate_usd: float | None = Non
         "region": place.region,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "choices": choices,
+        "tag": yarn_tag(token),
         "package": dict(submission.package.versions),
         "program": submission.package.program.sha256,
-        "environment": submission.package.environment.sha256,
+        "environment": submission.package.environment.sha256 if submission.package.environment else None,
         "estimate_usd": estimate_usd,
     }
     aws.call(
@@ -292,14 +397,14 @@ def submit(aws: Aws, submission: Submission, *, estimate_usd: float | None = Non
     return started
 
 
-def _goes_on(aws: Aws, before: Mapping[str, Any], config: RunConfig) -> bool:
+def _goes_on(aws: Aws, before: Mapping[str, Any], job: Job) -> bool:
     """Whether a job is not at its end; raise :class:`AwsError` if it is of other choices then."""
     now = state(aws, before)["state"]
     if now in (*GOOD, *BAD):
         return False
-    if _deciding(before["choices"]) != _deciding(job.to_json(config)):
+    if _deciding(before["choices"]) != _deciding(job.as_json()):
         raise AwsError(
-            f"on {config.out} a run with other choices is under way ({before['job']}, {now}); wait for it, end it with --cancel, "
+            f"on {job.out} a job with other choices is under way ({before['job']}, {now}); wait for it, end it with --cancel, "
             "or choose another --to"
         )
     return True
@@ -307,7 +412,9 @@ def _goes_on(aws: Aws, before: Mapping[str, Any], config: RunConfig) -> bool:
 
 def _deciding(choices: str) -> dict[str, Any]:
     """Return the choices that decide what comes out."""
-    return {name: value for name, value in json.loads(choices).items() if name not in ("core_hour_usd", "repair")}
+    said: dict[str, Any] = json.loads(choices)
+    chosen = {name: value for name, value in said.get("choices", {}).items() if name not in ("core_hour_usd", "repair")}
+    return {**said, "choices": chosen}
 
 
 def read_job(aws: Aws, place: Place, out_key: str) -> dict[str, Any] | None:
@@ -367,15 +474,53 @@ def follow(aws: Aws, place: Place, started: Mapping[str, Any], *, poll_s: float 
         time.sleep(poll_s)
 
 
-def cancel(aws: Aws, started: Mapping[str, Any]) -> None:
-    """End a job. What it computed is kept."""
+def cancel(aws: Aws, started: Mapping[str, Any], *, poll_s: float = 5.0, patience_s: float = 600.0) -> None:
+    """End a job, and return once it has ended. What it computed is kept.
+
+    On a cluster of EC2 a step only sends an application to YARN and waits: ended alone, it would leave the application at work.
+    So another step ends all that carries the job's tag.
+
+    Raises
+    ------
+    AwsError
+        If it has not ended after ten minutes.
+    """
     if started["compute"] == "ec2":
+        cluster = started["application"]
         aws.call(
-            "emr", "cancel_steps", ClusterId=started["application"], StepIds=[started["job"]],
-            StepCancellationOption="SEND_INTERRUPT",
-        )  # fmt: skip
+            "emr", "cancel_steps", ClusterId=cluster, StepIds=[started["job"]], StepCancellationOption="SEND_INTERRUPT"
+        )
+        kill = {
+            "Name": f"end {started['job']}",
+            "ActionOnFailure": "CONTINUE",
+            "HadoopJarStep": {
+                "Jar": "command-runner.jar",
+                "Args": ["bash", "-c", _KILL.format(started.get("tag", ""))],
+            },
+        }
+        [step] = aws.call("emr", "add_job_flow_steps", JobFlowId=cluster, Steps=[kill])["StepIds"]
+        waits = [started, {**started, "job": step}]
     else:
         aws.call("emr-serverless", "cancel_job_run", applicationId=started["application"], jobRunId=started["job"])
+        waits = [started]
+    for _ in range(max(1, int(patience_s / max(poll_s, 0.01)))):
+        states = [state(aws, one)["state"] for one in waits]
+        if all(one in GOOD or one in BAD for one in states):
+            if len(states) > 1 and states[1] not in GOOD:
+                raise AwsError(
+                    f"the step that ends {started['job']} in YARN is {states[1]}; end the cluster if it still works: "
+                    f"aws emr terminate-clusters --cluster-ids {started['application']}"
+                )
+            return
+        time.sleep(poll_s)
+    raise AwsError(f"{started['job']} is {states[0]} ten minutes after it was to end; look at 'fruits aws status'")
+
+
+#: Ends every application with a tag that has not ended. YARN says nothing where there is none, and that is well, too.
+_KILL: Final = (
+    "set -o pipefail; yarn application -list -appStates NEW,NEW_SAVING,SUBMITTED,ACCEPTED,RUNNING -appTags {} "
+    "| {{ grep -oE '^application_[0-9]+_[0-9]+' || true; }} | xargs -r -n 1 yarn application -kill"
+)
 
 
 def last_words(aws: Aws, place: Place, started: Mapping[str, Any], lines: int = 12) -> list[str]:

@@ -6,7 +6,6 @@ AWS only to see what rests in buckets.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 from fruits.aws.calls import Aws
 from fruits.aws.prices import Prices
+from fruits.aws.rates import MEASURED, PHOTO_BYTES, Rates
 from fruits.errors import ConfigError
 
 #: Hours in a month, as AWS counts them.
@@ -27,36 +27,6 @@ _STORAGE_PRICE: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
-    """What was measured, by whom.
-
-    Attributes
-    ----------
-    photos_per_core_s : float
-        Through Spark: read, decode, network, write.
-    driver_s_per_photo : float
-        Of the steps that the driver does alone, after the embeddings.
-    result_bytes_per_photo : float
-        Stored in OUT.
-    source : str
-    """
-
-    photos_per_core_s: float
-    driver_s_per_photo: float
-    result_bytes_per_photo: float
-    source: str
-
-
-#: docs/aws.md, "Where the numbers come from", says how to measure them again.
-MEASURED: Final = Rates(
-    photos_per_core_s=703.0,
-    driver_s_per_photo=0.00028,
-    result_bytes_per_photo=1200.0,
-    source="docs/benchmarks.md: 26,300 photos of 100 x 100 through Spark on two cores in 18.7 s",
-)
-
-
-@dataclass(frozen=True, slots=True)
 class Shape:
     """The machines of a run.
 
@@ -65,7 +35,7 @@ class Shape:
     compute : {"serverless", "ec2"}
     executors, cores, memory_gb : int
         Executors, and of each of them vCPUs and memory. On EC2, a node has 16 GB, of which Spark is given this much.
-    driver_cores, driver_memory_gb : int
+    driver_cores, driver_memory_gb, driver_disk_gb : int
     """
 
     compute: str
@@ -74,6 +44,7 @@ class Shape:
     memory_gb: int
     driver_cores: int
     driver_memory_gb: int
+    driver_disk_gb: int = 20
 
     @property
     def worker_cores(self) -> int:
@@ -116,43 +87,14 @@ class Estimate:
         return "\n".join([self.title, *shown, total, *(f"  note: {note}" for note in self.notes)])
 
 
-def rates_of(record: Mapping[str, Any], result_bytes: int | None = None) -> Rates:
-    """Return what a run of one's own measured, from its ``run.json``.
-
-    Raises
-    ------
-    ConfigError
-        If it computed nothing, so that there is nothing to learn from it.
-    """
-    timeline = record.get("timeline") or {}
-    rate, photos = timeline.get("photos_per_core_s"), record.get("photos")
-    if not rate or not photos or record.get("computed") != photos:
-        raise ConfigError(
-            "the run has no rate of its own (it computed nothing, or not all); expected a first run on its photos"
-        )
-    seconds = record["seconds"]
-    alone = seconds["total"] - seconds["embeddings"] - seconds.get("engine", 0.0)
-    stored = result_bytes / photos if result_bytes else MEASURED.result_bytes_per_photo
-    return Rates(float(rate), alone / photos, stored, f"run of {record['started']} on {photos:,} photos")
-
-
-def read_rates(text: str | bytes, name: str) -> Rates:
-    """Return the rates of a ``run.json``; ``name`` is what messages call it."""
-    try:
-        return rates_of(json.loads(text))
-    except ConfigError:
-        raise
-    except (ValueError, TypeError, AttributeError, KeyError) as exc:
-        raise ConfigError(
-            f"--rates-of '{name}' is no run.json ({exc}); expected that of a first run on its photos"
-        ) from exc
-
-
 #: Memory that EMR Serverless gives to a worker, by its vCPUs: least, most and step, in GB.
 _WORKER_GB: Final = {4: (8, 30, 1), 8: (16, 60, 4), 16: (32, 120, 8)}
 #: Of all serverless workers together, unless the batch stack is told otherwise: its MaxCpu and MaxMemory.
 MAX_CORES: Final = 24
 MAX_MEMORY_GB: Final = 120
+#: Disk of a worker of EMR Serverless: free, and the most there is. A driver's holds the package and, twice, what it writes.
+_FREE_DISK_GB: Final = 20
+_MOST_DISK_GB: Final = 200
 #: A node of 16 GB gives 12 to YARN: the driver gets this much of it, an executor on another node 9.
 _NODE_DRIVER_GB: Final = 10
 
@@ -187,7 +129,10 @@ def shape_for(
         memory = least + step * max(0, math.ceil((needed - least) / step))
         room = min((max_cores - cores) // 4, (max_memory_gb - memory) // 8)
         if memory <= most and room >= 1:
-            return Shape("serverless", min(executors, room), 4, 8, cores, memory)
+            disk = min(
+                _MOST_DISK_GB, max(_FREE_DISK_GB, math.ceil(10 + 2 * MEASURED.result_bytes_per_photo * photos / _GB))
+            )
+            return Shape("serverless", min(executors, room), 4, 8, cores, memory, disk)
     raise ConfigError(
         f"{photos:,} photos need {needed} GB in the driver; expected a driver of {_WORKER_GB[16][1]} GB at most and an executor "
         f"of 8 GB within {max_cores} vCPU and {max_memory_gb} GB: raise batch.MaxCpu and batch.MaxMemory, or split the photos"
@@ -195,7 +140,12 @@ def shape_for(
 
 
 def run_cost(
-    photos: int, prices: Prices, *, rates: Rates = MEASURED, shape: Shape | None = None, photo_bytes: float = 4600.0
+    photos: int,
+    prices: Prices,
+    *,
+    rates: Rates = MEASURED,
+    shape: Shape | None = None,
+    photo_bytes: float = PHOTO_BYTES,
 ) -> Estimate:
     """Estimate a first run on so many photos.
 
@@ -208,7 +158,8 @@ def run_cost(
     shape : Shape, optional
         By default :func:`shape_for`.
     photo_bytes : float
-        Mean size of a photo; the default is that of Fruits-360 (100 x 100 pixels).
+        Mean size of a photo; the default is that of Fruits-360 (100 x 100 pixels). For other sizes and networks the rates
+        are those of :func:`fruits.aws.rates.scaled`.
     """
     if photos < 1:
         raise ConfigError(f"--photos {photos}: expected 1 or more")
@@ -236,8 +187,15 @@ def run_cost(
         if shape.compute == "serverless"
         else "machines work after 8 minutes, the cluster ends 10 minutes after its last work"
     )
-    notes = [_of(prices), f"assumptions: {assumed}"]
+    notes = [of_prices(prices), f"assumptions: {assumed}"]
     notes += ["a second run on the same photos computes nothing: start and driver alone remain"]
+    read = photos * photo_bytes / _GB
+    cold = (read * prices[f"s3_{kind}_retrieval_gb"] for kind in ("infrequent", "archive"))
+    notes.append(
+        "packs that have grown cold are billed for reading: {:,.4f} from Standard-IA, {:,.4f} from the archive".format(
+            *cold
+        )
+    )
     return Estimate(f"a run of {photos:,} photos on {_machines_in_words(shape)}", lines, notes)
 
 
@@ -247,13 +205,21 @@ IDLE_S: Final = 60.0
 #: Of a cluster on EC2: until its machines work, and its auto-termination.
 CLUSTER_START_S: Final = 480.0
 CLUSTER_IDLE_S: Final = 600.0
+#: Of a serverless run's driver, into CloudWatch (batch.LiveLogs).
+LIVE_LOG_GB: Final = 0.02
 
 
 def _serverless(prices: Prices, shape: Shape, embed: float, alone: float) -> list[Line]:
     workers, driver = START_S + embed + IDLE_S, START_S + embed + alone
     spans = f"{START_S:.0f} s start + embeddings"
+    lines = []
+    if (disk := shape.driver_disk_gb - _FREE_DISK_GB) > 0:
+        lines.append(hours(prices, "serverless_disk_gb_hour", "driver, disk beyond 20 GB", disk, driver, "the same"))
+    # Once, whatever the size of the run: Spark's own words at the level INFO.
+    lines.append(month(prices, "live logs", f"{LIVE_LOG_GB:g} GB assumed", LIVE_LOG_GB, "logs_gb"))
     return [
-        _hours(
+        *lines,
+        hours(
             prices,
             "serverless_vcpu_hour",
             "executors, vCPU",
@@ -261,11 +227,11 @@ def _serverless(prices: Prices, shape: Shape, embed: float, alone: float) -> lis
             workers,
             f"{spans} + {IDLE_S:.0f} s idle",
         ),
-        _hours(
+        hours(
             prices, "serverless_gb_hour", "executors, memory", shape.executors * shape.memory_gb, workers, "the same"
         ),
-        _hours(prices, "serverless_vcpu_hour", "driver, vCPU", shape.driver_cores, driver, f"{spans} + alone"),
-        _hours(prices, "serverless_gb_hour", "driver, memory", shape.driver_memory_gb, driver, "the same"),
+        hours(prices, "serverless_vcpu_hour", "driver, vCPU", shape.driver_cores, driver, f"{spans} + alone"),
+        hours(prices, "serverless_gb_hour", "driver, memory", shape.driver_memory_gb, driver, "the same"),
     ]
 
 
@@ -275,20 +241,25 @@ def _machines(prices: Prices, shape: Shape, embed: float, alone: float) -> list[
     count = shape.executors + 2  # beside them a node with the driver and the primary
     disk = 2 * 64 * count * seconds / 3600 / MONTH_HOURS
     return [
-        _hours(prices, "m5_xlarge_hour", f"{count} m5.xlarge", count, seconds, why),
-        _hours(prices, "emr_m5_xlarge_hour", "EMR on them", count, seconds, "the same"),
+        hours(prices, "m5_xlarge_hour", f"{count} m5.xlarge", count, seconds, why),
+        hours(prices, "emr_m5_xlarge_hour", "EMR on them", count, seconds, "the same"),
         Line("disks", f"{count} x 128 GB for that time = {disk:.3f} GB-months x {prices['ebs_gb_month']:g}",
              disk * prices["ebs_gb_month"]),
     ]  # fmt: skip
 
 
-def stored_cost(photos: int, prices: Prices, *, rates: Rates = MEASURED, photo_bytes: float = 4600.0) -> Estimate:
+#: Days for which an object is billed in a class at least, and after which packs come into it (template 'storage').
+INFREQUENT_DAYS: Final = 30
+ARCHIVE_DAYS: Final = 90
+
+
+def stored_cost(photos: int, prices: Prices, *, rates: Rates = MEASURED, photo_bytes: float = PHOTO_BYTES) -> Estimate:
     """Estimate what a month of keeping photos and results costs, and bringing the photos there once."""
     packs, results = photos * photo_bytes / _GB, photos * rates.result_bytes_per_photo / _GB
     parts = math.ceil(photos * photo_bytes / (16 << 20)) + 3 * math.ceil(photos * photo_bytes / (128 << 20)) + 1
     lines = [
-        _month(prices, "packs", f"{photos:,} x {photo_bytes:,.0f} bytes", packs, "s3_standard_gb_month"),
-        _month(
+        month(prices, "packs", f"{photos:,} x {photo_bytes:,.0f} bytes", packs, "s3_standard_gb_month"),
+        month(
             prices,
             "results",
             f"{photos:,} x {rates.result_bytes_per_photo:,.0f} bytes",
@@ -298,76 +269,18 @@ def stored_cost(photos: int, prices: Prices, *, rates: Rates = MEASURED, photo_b
         _priced(prices, "s3_put", parts, "upload, once: parts of 16 MB, 3 calls per file of 128 MB"),
     ]
     later = packs * prices["s3_archive_gb_month"]
-    notes = [f"after 90 days the packs are in Glacier Instant Retrieval: {later:,.4f} a month instead", _of(prices)]
-    return Estimate(f"{photos:,} photos and their results in S3, for a month", lines, notes)
-
-
-#: Parameters of the templates that decide what stands, with their defaults; a test compares them.
-STANDING: Final[Mapping[str, Mapping[str, str]]] = {
-    "batch": {"Compute": "serverless", "LiveLogs": "yes", "CoreNodes": "5", "InstanceType": "m5.xlarge"},
-    "service": {
-        "Cpu": "1024", "Memory": "2048", "MinTasks": "1", "DatabaseClass": "db.t4g.micro", "DatabaseZones": "one",
-    },
-}  # fmt: skip
-#: Interface endpoints of the templates 'service' and 'batch' (on EC2), one per service and zone; a test compares them.
-SERVICE_ENDPOINTS: Final = 8
-CLUSTER_ENDPOINTS: Final = 6
-
-
-def standing_cost(prices: Prices, stacks: Mapping[str, Mapping[str, str]]) -> Estimate:
-    """Estimate what stands while it is deployed, whether somebody uses it or not, for a month.
-
-    Parameters
-    ----------
-    prices : Prices
-    stacks : mapping
-        Template to its parameters; one that is not given has its default.
-    """
-    month = MONTH_HOURS * 3600
-    lines = []
-    if "storage" in stacks:
-        lines.append(Line("key", f"1 x {prices['kms_key_month']:g}", prices["kms_key_month"]))
-    if "batch" in stacks:
-        lines += _standing_batch(prices, {**STANDING["batch"], **stacks["batch"]}, month)
-    if "service" in stacks:
-        lines += _standing_service(prices, {**STANDING["service"], **stacks["service"]}, month)
-    title = f"{', '.join(stacks)} deployed, nobody working, for a month"
-    return Estimate(title, lines or [Line("nothing", "what was named costs nothing while it stands")], [_of(prices)])
-
-
-def _standing_batch(prices: Prices, given: Mapping[str, str], month: float) -> list[Line]:
-    if given["Compute"] == "ec2":
-        nodes = 1 + int(given["CoreNodes"])
-        hourly = nodes * (prices["m5_xlarge_hour"] + prices["emr_m5_xlarge_hour"])
-        priced = _priced_as(given["InstanceType"], "m5.xlarge")
-        return [
-            Line("cluster", f"{nodes} {priced}, {hourly:.2f} an hour from when it is made until its end"),
-            _hours(prices, "endpoint_hour", "endpoints of the cluster", CLUSTER_ENDPOINTS, month, "a month"),
-        ]
-    if given["LiveLogs"] != "yes":
-        return []
-    why = "a month; batch.LiveLogs=no saves it"
-    return [_hours(prices, "endpoint_hour", "endpoint for live logs", 1, month, why)]
-
-
-def _standing_service(prices: Prices, given: Mapping[str, str], month: float) -> list[Line]:
-    tasks, databases = int(given["MinTasks"]), 2 if given["DatabaseZones"] == "two" else 1
-    cores, memory = tasks * int(given["Cpu"]) / 1024, tasks * int(given["Memory"]) / 1024
-    disk = databases * 20
-    database = f"database, {_priced_as(given['DatabaseClass'], 'db.t4g.micro')}"
-    return [
-        _hours(prices, "fargate_vcpu_hour", "service, vCPU", cores, month, "a month"),
-        _hours(prices, "fargate_gb_hour", "service, memory", memory, month, "a month"),
-        _hours(prices, "load_balancer_hour", "load balancer", 1, month, "a month, without traffic"),
-        _hours(prices, "database_hour", database, databases, month, "a month"),
-        Line("database, disk", f"{disk} GB x {prices['database_gb_month']:g}", disk * prices["database_gb_month"]),
-        _hours(prices, "endpoint_hour", "endpoints of the service", SERVICE_ENDPOINTS, month, "a month"),
-    ]
-
-
-def _priced_as(kind: str, known: str) -> str:
-    """Name a kind of machine; the table has the price of one."""
-    return kind if kind == known else f"{kind} (at the price of {known})"
+    objects = math.ceil(photos * photo_bytes / (128 << 20)) + 1
+    moved = objects * (prices["s3_infrequent_transition"] + prices["s3_archive_transition"])
+    again = packs * prices["s3_archive_retrieval_gb"]
+    cold = (
+        f"after {ARCHIVE_DAYS} days the packs are in Glacier Instant Retrieval: {later:,.4f} a month instead; moving them there "
+        f"costs {moved:,.4f} once, reading all of them {again:,.4f} a time"
+    )
+    early = (
+        f"a pack that is deleted or replaced early is billed on: {INFREQUENT_DAYS} days from when it came into Standard-IA, "
+        f"{ARCHIVE_DAYS} from when it came into the archive, {3 * later:,.4f} for all of them"
+    )
+    return Estimate(f"{photos:,} photos and their results in S3, for a month", lines, [cold, early, of_prices(prices)])
 
 
 def storage_now(aws: Aws, buckets: Mapping[str, str], prices: Prices) -> Estimate:
@@ -389,7 +302,7 @@ def storage_now(aws: Aws, buckets: Mapping[str, str], prices: Prices) -> Estimat
         for (kind, latest), (count, size) in sorted(held.items()):
             name = _STORAGE_PRICE.get(kind, "s3_standard_gb_month")
             what = f"{purpose}, {kind}{'' if latest else ', old versions'}"
-            lines.append(_month(prices, what, f"{count:,} objects, {size:,} bytes", size / _GB, name))
+            lines.append(month(prices, what, f"{count:,} objects, {size:,} bytes", size / _GB, name))
         unfinished = sum(
             len(page.get("Uploads", ())) for page in aws.pages("s3", "list_multipart_uploads", Bucket=bucket)
         )
@@ -398,7 +311,9 @@ def storage_now(aws: Aws, buckets: Mapping[str, str], prices: Prices) -> Estimat
                 Line(f"{purpose}, unfinished uploads", f"{unfinished:,}; deleted after 3 days, billed until then")
             )
     return Estimate(
-        "what is in the buckets now, for a month", lines or [Line("nothing", "the buckets are empty")], [_of(prices)]
+        "what is in the buckets now, for a month",
+        lines or [Line("nothing", "the buckets are empty")],
+        [of_prices(prices)],
     )
 
 
@@ -409,14 +324,16 @@ def core_hour_usd(prices: Prices, shape: Shape) -> float:
     return prices["serverless_vcpu_hour"] + prices["serverless_gb_hour"] * shape.memory_gb / shape.cores
 
 
-def _hours(prices: Prices, name: str, what: str, count: float, seconds: float, why: str) -> Line:
+def hours(prices: Prices, name: str, what: str, count: float, seconds: float, why: str) -> Line:
+    """Return the line of so many things for so long, at a price for an hour."""
     hours = count * seconds / 3600
     return Line(
         what, f"{count:g} x {_duration(seconds)} ({why}) = {hours:,.3f} hours x {prices[name]:g}", hours * prices[name]
     )
 
 
-def _month(prices: Prices, what: str, how: str, gb: float, name: str) -> Line:
+def month(prices: Prices, what: str, how: str, gb: float, name: str) -> Line:
+    """Return the line of so many GB at their price."""
     return Line(what, f"{how} = {gb:,.3f} GB x {prices[name]:g}", gb * prices[name])
 
 
@@ -424,7 +341,8 @@ def _priced(prices: Prices, name: str, count: int, why: str) -> Line:
     return Line(prices.what(name), f"{count:,} ({why}) x {prices[name]:g}", count * prices[name])
 
 
-def _of(prices: Prices) -> str:
+def of_prices(prices: Prices) -> str:
+    """Return whose prices these are, of when, and what to know of them."""
     return f"prices of {prices.region}, {prices.date}: {prices.note}"
 
 

@@ -1,68 +1,41 @@
 """The stacks of an installation: made, changed, looked at and deleted, in the order in which they need each other.
 
-A stack is one template of the package, named ``<name>-<template>``. What each holds is written in the templates; this knows
-only their parameters and outputs.
+What it takes to know before a stack is made (addresses of S3, quotas, releases, what stands and costs) is asked of AWS; what must
+be lifted before one is deleted (protection, a budget that holds the owner) is lifted.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any, Final
 
-from fruits.aws import cloudformation
+from fruits.aws import policies, prices, quotas, standing
 from fruits.aws.calls import Aws, AwsAbsentError, AwsError, Call
+from fruits.aws.stacks import (
+    LOOKED_UP,
+    ORDER,
+    Stack,
+    check_rules,
+    effective,
+    find,
+    in_order,
+    must_be_given,
+    template,
+)
 from fruits.errors import ConfigError
 from fruits.measure import Progress, Silent
 
-#: Each may need those before it.
-ORDER: Final = ("storage", "roles", "batch", "service", "budget")
-#: What ``deploy`` makes unless it is told otherwise. The service costs money while nobody uses it.
-USUAL: Final = ("storage", "roles", "batch", "budget")
 _POLL_S: Final = 5.0
 _CHANGING: Final = ("_IN_PROGRESS",)
 _GOOD: Final = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE")
 _UNFINISHED: Final = ("SUBMITTED", "PENDING", "SCHEDULED", "RUNNING", "CANCELLING", "QUEUED")
 _UNFINISHED_STEPS: Final = ("PENDING", "CANCEL_PENDING", "RUNNING")
-#: Parameters that ``deploy`` finds out by itself: of AWS, and of the stack that makes what runs.
-_LOOKED_UP: Final = {"batch": "S3PrefixListId", "service": "S3PrefixListId"}
+#: Parameters of the budget that the stack which makes what runs knows.
 _FROM_BATCH: Final = ("ApplicationId", "ClusterId")
-
-
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """A stack as AWS has it."""
-
-    name: str
-    state: str
-    outputs: Mapping[str, str]
-    parameters: Mapping[str, str]
-    reason: str
-
-
-def template(which: str) -> str:
-    """Return the text of a template."""
-    return (files("fruits.aws") / "templates" / f"{which}.yaml").read_text("utf-8")
-
-
-def find(aws: Aws, name: str, which: str) -> Stack | None:
-    """Return a stack of an installation, or None if there is none."""
-    try:
-        [found] = aws.call("cloudformation", "describe_stacks", StackName=f"{name}-{which}")["Stacks"]
-    except AwsAbsentError:
-        return None
-    return Stack(
-        f"{name}-{which}",
-        found["StackStatus"],
-        {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", ())},
-        {one["ParameterKey"]: one.get("ParameterValue", "") for one in found.get("Parameters", ())},
-        found.get("StackStatusReason", ""),
-    )
 
 
 def planned(name: str, stacks: Sequence[str], parameters: Mapping[str, Mapping[str, str]], region: str) -> list[Call]:
@@ -70,13 +43,19 @@ def planned(name: str, stacks: Sequence[str], parameters: Mapping[str, Mapping[s
     calls = []
     for which in in_order(stacks):
         given = dict(parameters.get(which, {}))
-        if which in _LOOKED_UP and _LOOKED_UP[which] not in given:
+        if which in LOOKED_UP and LOOKED_UP[which] not in given:
             calls.append(_prefix_list(region))
-            given[_LOOKED_UP[which]] = "<its PrefixListId>"
+            given[LOOKED_UP[which]] = "<its PrefixListId>"
         for key in must_be_given(which):
             given.setdefault(key, f"<give it: --set {which}.{key}=...>")
         if which == "batch" and given.get("Compute") == "ec2":
             calls.append(_BLOCK_PUBLIC_ACCESS)
+        calls += quotas.planned(which, effective(which, given))
+        if which == "batch":
+            calls.append(_release(effective(which, given)["ReleaseLabel"]))
+        if which == "budget":
+            stands = {one: parameters.get(one, {}) for one in in_order(stacks) if one != "budget"}
+            given.setdefault("MonthlyUsd", str(monthly_usd(stands, region)))
         if which == "budget" and "batch" in stacks:
             made = "ClusterId" if parameters.get("batch", {}).get("Compute") == "ec2" else "ApplicationId"
             given.setdefault(made, f"<{made}>")
@@ -85,7 +64,29 @@ def planned(name: str, stacks: Sequence[str], parameters: Mapping[str, Mapping[s
                 **_request(name, which, given, ()), "TemplateBody": f"<template {which}>",
             }, f"make stack {name}-{which}; wait until it is complete")
         )  # fmt: skip
+        if which == "budget":
+            calls.append(_ACTIVATE_TAG)
+    if "storage" in stacks:
+        calls += policies.planned()
     return calls
+
+
+#: What a month's runs may cost beside what stands, unless the owner says otherwise; and what the estimate of that may miss.
+MARGIN_USD: Final = 50
+MARGIN: Final = 1.2
+
+
+def monthly_usd(stacks: Mapping[str, Mapping[str, str]], region: str) -> int:
+    """Return what a month may cost unless the owner says otherwise: what stands, a fifth more, and something for runs.
+
+    Parameters
+    ----------
+    stacks : mapping
+        Template to its parameters, of all that is deployed.
+    region : str
+    """
+    stands = standing.standing_cost(prices.load().told_in(region), stacks).usd
+    return math.ceil(MARGIN * stands + MARGIN_USD)
 
 
 def deploy(
@@ -130,14 +131,24 @@ def deploy(
                 f"stack {before.name} is {before.state} {before.reason}; CloudFormation changes no such stack: delete it with "
                 f"'fruits aws delete --stack {which}', then deploy again"
             )
-        asked = _LOOKED_UP.get(which)
+        if before and given.get("DatabaseSnapshot", before.parameters.get("DatabaseSnapshot")) != before.parameters.get(
+            "DatabaseSnapshot"
+        ):
+            raise ConfigError(
+                f"service.DatabaseSnapshot is '{before.parameters.get('DatabaseSnapshot', '')}' there; another one would replace "
+                "the database while the service runs: 'fruits aws delete --stack service' first, then deploy with the snapshot"
+            )
+        check_rules(which, effective(which, given, before.parameters if before else None))
+        given |= quotas.fitted(aws, which, given, before.parameters if before else None, progress.say)
+        if which == "batch" and (before is None or "ReleaseLabel" in given):
+            _check_release(aws, effective(which, given)["ReleaseLabel"])
+        asked = LOOKED_UP.get(which)
         if asked and asked not in given and not (before and asked in before.parameters):
             given[asked] = _looked_up(aws)
         if which == "batch" and given.get("Compute") == "ec2":
             aws.make(_BLOCK_PUBLIC_ACCESS)
-        if which == "budget" and (batch := find(aws, name, "batch")):
-            for key in _FROM_BATCH:
-                given.setdefault(key, batch.outputs.get(key, ""))
+        if which == "budget":
+            given |= _budget(aws, name, given, before)
         request = _request(name, which, given, before.parameters if before else ())
         if before is None:
             aws.call("cloudformation", "create_stack", **request)
@@ -152,26 +163,60 @@ def deploy(
             raise AwsError(f"stack {stack.name} is {stack.state}: {_why(aws, stack)}; correct that, then deploy again")
         progress.say(f"{stack.name}: {'unchanged or ' if before else ''}{stack.state}")
         done.append(stack)
+        if which == "budget":
+            _activate_tag(aws, progress.say)
+    # Last: whoever makes a flow log, as two of the stacks do, may have written a bucket's policy.
+    for which in policies.hold(aws, name):
+        progress.say(f"policy of {which} was another than the template's; put back")
     return done
 
 
-def outputs(aws: Aws, name: str, stacks: Sequence[str]) -> dict[str, str]:
-    """Return what stacks that must be there say, in one mapping.
-
-    Raises
-    ------
-    AwsAbsentError
-        If one is not there.
-    """
+def _budget(aws: Aws, name: str, given: Mapping[str, str], before: Stack | None) -> dict[str, str]:
+    """Return what the budget's stack is told of the others: what to stop, and what a month may cost."""
     told: dict[str, str] = {}
-    for which in stacks:
-        stack = find(aws, name, which)
-        if stack is None:
-            raise AwsAbsentError(
-                f"there is no stack {name}-{which} in {aws.region}; make it with 'fruits aws deploy', or check --name, --region"
-            )
-        told |= stack.outputs
+    there = {which: found for which in ORDER if which != "budget" and (found := find(aws, name, which))}
+    if batch := there.get("batch"):
+        told |= {key: batch.outputs.get(key, "") for key in _FROM_BATCH if key not in given}
+    if "MonthlyUsd" in given:
+        return {**told, "MonthlyUsdBy": "owner"}
+    if before is None or before.parameters.get("MonthlyUsdBy") != "owner":
+        stands = {which: found.parameters for which, found in there.items()}
+        told |= {"MonthlyUsd": str(monthly_usd(stands, aws.region)), "MonthlyUsdBy": "deploy"}
     return told
+
+
+#: A budget by tag sees what billing knows by that tag, from the day on which it was activated.
+_ACTIVATE_TAG: Final = Call(
+    "ce",
+    "update_cost_allocation_tags_status",
+    {"CostAllocationTagsStatus": [{"TagKey": "fruits", "Status": "Active"}]},
+    "let billing tell this installation's costs from others",
+)
+
+
+def _activate_tag(aws: Aws, say: Callable[[str], None]) -> None:
+    try:
+        errors = [str(one.get("Message") or one.get("Code")) for one in aws.make(_ACTIVATE_TAG).get("Errors") or ()]
+    except AwsError as exc:
+        errors = [str(exc)]
+    if errors:
+        say(
+            f"billing does not know the tag 'fruits' yet ({errors[0]}): until it does, the budget sees no costs. It learns new "
+            "tags within a day: run 'fruits aws deploy --stack budget' again tomorrow"
+        )
+
+
+def _release(label: str) -> Call:
+    return Call("emr", "list_release_labels", {"Filters": {"Prefix": label}}, "is there such a release here?")
+
+
+def _check_release(aws: Aws, label: str) -> None:
+    """Raise :class:`ConfigError` unless EMR has the release in this region: the stack would say so after minutes only."""
+    if label in aws.make(_release(label)).get("ReleaseLabels", ()):
+        return
+    known = aws.call("emr", "list_release_labels").get("ReleaseLabels", ())
+    some = ", ".join(known[:8]) or "its list"
+    raise ConfigError(f"batch.ReleaseLabel={label}: EMR has no such release in {aws.region}; expected one of {some}")
 
 
 def delete(
@@ -199,10 +244,27 @@ def delete(
         progress.start(stack.name, None)
         if which == "batch" and (application := stack.outputs.get("ApplicationId")):
             report["cancelled"] = _stop(aws, application, poll_s)
+        if which == "budget":
+            _release_the_owner(aws, name)
+        if which == "service":
+            _lift_protection(aws, stack)
+            report["kept"]["DatabaseBackups"] = (
+                f"for {stack.outputs.get('DatabaseBackupDays', '7')} days; 'aws rds describe-db-snapshots --snapshot-type "
+                "automated' names them, --set service.DatabaseSnapshot=... starts from one"
+            )
         if which == "storage":
-            report["kept"] = {
+            report["kept"] |= {
                 key: stack.outputs[key]
-                for key in ("PhotosBucket", "ResultsBucket", "LogsBucket", "DeliveryBucket", "KeyArn", "RepositoryUri")
+                for key in (
+                    "PhotosBucket",
+                    "ResultsBucket",
+                    "LogsBucket",
+                    "DeliveryBucket",
+                    "FlowsBucket",
+                    "KeyArn",
+                    "RepositoryUri",
+                    "WorkersRepositoryUri",
+                )
                 if key in stack.outputs
             }
         aws.call("cloudformation", "delete_stack", StackName=stack.name)
@@ -262,67 +324,6 @@ def unfinished_jobs(aws: Aws, application: str) -> list[dict[str, Any]]:
     return [job for page in pages for job in page.get("jobRuns", ())]
 
 
-def in_order(stacks: Sequence[str]) -> list[str]:
-    """Return templates in the order in which they are made.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such template.
-    """
-    if unknown := sorted(set(stacks) - set(ORDER)):
-        raise ConfigError(f"no template '{unknown[0]}'; expected {', '.join(ORDER)}")
-    return [which for which in ORDER if which in stacks]
-
-
-def must_be_given(which: str) -> list[str]:
-    """Return the parameters of a template that have no default and that nobody can look up."""
-    known: dict[str, Any] = cloudformation.parse(template(which)).get("Parameters") or {}
-    return [key for key, about in known.items() if "Default" not in about and key != _LOOKED_UP.get(which)]
-
-
-def parse_parameters(given: Sequence[str], stacks: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return parameters given as ``template.Key=value``, each as its template takes it.
-
-    Raises
-    ------
-    ConfigError
-        If a template has no such parameter or would not take the value, or none of the stacks is made of it: CloudFormation
-        would say so only when the stacks before it are there.
-    """
-    parsed: dict[str, dict[str, str]] = {}
-    for one in given:
-        left, equals, value = one.partition("=")
-        which, dot, key = left.partition(".")
-        if not equals or not dot or not key or which not in ORDER:
-            raise ConfigError(
-                f"--set '{one}': expected template.Key=value, such as batch.MaxCoreNodes=3 or budget.Email=me@x.org"
-            )
-        if which not in stacks:
-            option = "--service or " if which == "service" else ""
-            raise ConfigError(
-                f"--set '{one}': stack {which} is not among {', '.join(stacks)}; add {option}--stack {which}"
-            )
-        _check_parameter(which, key, value)
-        parsed.setdefault(which, {})[key] = value
-    return parsed
-
-
-def _check_parameter(which: str, key: str, value: str) -> None:
-    known: dict[str, Any] = cloudformation.parse(template(which))["Parameters"]
-    names = [name for name in known if name != "Name"]  # that is --name
-    if key not in names:
-        raise ConfigError(f"--set {which}.{key}: the template has no such parameter; expected {', '.join(names)}")
-    about = known[key]
-    said = f"--set {which}.{key}={value}: {about['Description'].rstrip('.')}; expected"
-    if (allowed := about.get("AllowedValues")) and value not in allowed:
-        raise ConfigError(f"{said} {' or '.join(allowed)}")
-    if (pattern := about.get("AllowedPattern")) and not re.fullmatch(pattern, value):
-        raise ConfigError(f"{said} {pattern}")
-    if about["Type"] == "Number" and (not value.isdigit() or int(value) < about.get("MinValue", 0)):
-        raise ConfigError(f"{said} a number from {about.get('MinValue', 0)} on")
-
-
 #: AWS has it on for new accounts, with an exception for port 22. Ours has none; it holds for the whole account and region.
 _BLOCK_PUBLIC_ACCESS: Final = Call(
     "emr",
@@ -335,6 +336,32 @@ _BLOCK_PUBLIC_ACCESS: Final = Call(
     },
     "no cluster of this account may be open to the world, no port excepted",
 )
+
+
+def _release_the_owner(aws: Aws, name: str) -> None:
+    """Take the policy of a budget that is spent from whoever has it: CloudFormation deletes no policy that is attached."""
+    arn = f"arn:{aws.partition}:iam::{aws.who()['account']}:policy/{name}-budget-spent"
+    with suppress(AwsAbsentError):
+        for page in aws.pages("iam", "list_entities_for_policy", PolicyArn=arn):
+            for role in page.get("PolicyRoles", ()):
+                aws.call("iam", "detach_role_policy", RoleName=role["RoleName"], PolicyArn=arn)
+
+
+def _lift_protection(aws: Aws, stack: Stack) -> None:
+    """Let database and load balancer be deleted; whoever asked for it was asked back."""
+    if database := stack.outputs.get("DatabaseId"):
+        with suppress(AwsAbsentError):
+            aws.call(
+                "rds",
+                "modify_db_instance",
+                DBInstanceIdentifier=database,
+                DeletionProtection=False,
+                ApplyImmediately=True,
+            )
+    if balancer := stack.outputs.get("LoadBalancerArn"):
+        off = [{"Key": "deletion_protection.enabled", "Value": "false"}]
+        with suppress(AwsAbsentError):
+            aws.call("elbv2", "modify_load_balancer_attributes", LoadBalancerArn=balancer, Attributes=off)
 
 
 def _prefix_list(region: str) -> Call:

@@ -1,7 +1,9 @@
-"""The program for the cluster: fruits at its exact version, and its dependencies, as two archives that Spark unpacks.
+"""The program for the cluster: fruits at its exact version and, for EMR on EC2, its dependencies, as archives that Spark unpacks.
 
-Wheels made for the cluster's Python and glibc are fetched and unpacked here; nothing is compiled and nothing is run. The same
-versions give the same bytes, so a package is made, and uploaded, once. Knows nothing of AWS.
+On EMR Serverless interpreter and dependencies are in the image of the workers (docker/Dockerfile.emr), since no release there is
+known to have Python 3.11; on EC2 the nodes have it, and the dependencies travel: wheels made for the cluster's Python and glibc
+are fetched and unpacked here; nothing is compiled and nothing is run. The same versions give the same bytes, so a package is
+made, and uploaded, once. Knows nothing of AWS.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from fruits.errors import ConfigError
 from fruits.harmless import json_text
 from fruits.measure import Progress, Silent
 
-#: What EMR 7 (from 7.1 on) and EMR Spark 8 have: Amazon Linux 2023, with this Python and this glibc.
+#: What nodes of EMR 7 (from 7.1 on) have: Amazon Linux 2023, with this Python and this glibc. The image has the same Python.
 PYTHON: Final = "3.11"
 GLIBC: Final = (2, 34)
 #: Part of a package's name: raised when the same wheels make another archive.
@@ -57,6 +59,23 @@ exit 127
 """
 
 
+#: The image's Python with the program's folder before its own packages.
+IMAGE_PYTHON: Final = "/opt/fruits/bin/python"
+_IMAGE_SCRIPT: Final = f"""\
+#!/bin/sh
+# Python of the workers' image with fruits as it is beside this file.
+here="${{0%/bin/python}}"
+case "$here" in /*) ;; *) here="$PWD/$here" ;; esac
+PYTHONPATH="$here${{PYTHONPATH:+:$PYTHONPATH}}"
+PYTHONNOUSERSITE=1
+export PYTHONPATH PYTHONNOUSERSITE
+python="${{FRUITS_PYTHON:-{IMAGE_PYTHON}}}"
+[ -x "$python" ] && exec "$python" "$@"
+echo "fruits: no $python on this worker; expected the image of docker/Dockerfile.emr (--set batch.Image=...)" >&2
+exit 127
+"""
+
+
 class PackageError(AwsError):
     """The package cannot be made."""
 
@@ -80,23 +99,26 @@ class Package:
 
     Attributes
     ----------
-    environment : Archive
-        ``bin/python``, ``site-packages`` and ``environment.json``: changes with the versions of dependencies.
+    environment : Archive, optional
+        ``bin/python``, ``site-packages`` and ``environment.json``: changes with the versions of dependencies. None where an
+        image has them.
     program : Archive
-        fruits itself, a few megabytes: changes with every line of it.
+        fruits itself and ``bin/python`` for the image, a few megabytes: changes with every line of it.
     entry : Path
         The script that Spark is given.
     versions : dict
         Name of each distribution to its version.
     """
 
-    environment: Archive
+    environment: Archive | None
     program: Archive
     entry: Path
     versions: dict[str, str]
 
 
-def build(folder: Path | None = None, *, architecture: str = "X86_64", progress: Progress | None = None) -> Package:
+def build(
+    folder: Path | None = None, *, architecture: str = "X86_64", image: bool = False, progress: Progress | None = None
+) -> Package:
     """Return the package of this version of fruits; made if it is not there yet.
 
     Versions of dependencies are those installed here, so that the cluster computes with what was tried here.
@@ -107,6 +129,8 @@ def build(folder: Path | None = None, *, architecture: str = "X86_64", progress:
         Where packages are kept; by default ``~/.cache/fruits/packages``.
     architecture : {"X86_64", "ARM64"}
         Of the cluster.
+    image : bool
+        Whether an image has interpreter and dependencies: then nothing is fetched.
     progress : Progress, optional
 
     Raises
@@ -120,8 +144,8 @@ def build(folder: Path | None = None, *, architecture: str = "X86_64", progress:
         raise ConfigError(f"architecture '{architecture}': expected {' or '.join(_PLATFORMS)}")
     folder = folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fruits/packages"
     folder.mkdir(parents=True, exist_ok=True)
-    environment, versions = _environment(folder, architecture, progress or Silent())
-    ours = _own_files()
+    environment, versions = (None, {}) if image else _environment(folder, architecture, progress or Silent())
+    ours = {"bin/python": _IMAGE_SCRIPT.encode(), **_own_files()}
     program = folder / f"fruits-{fruits.__version__}-{_digest_of(ours)[:16]}.tar.gz"
     if not program.is_file():
         with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as scratch:

@@ -42,8 +42,11 @@ SERVICES_OF: Final = {
     "uploader": {"s3", "kms"},
     "batch": {"s3", "kms", "logs", "ssm", "ssmmessages"},
     "service": {"s3", "kms"},
-    "owner": {"s3", "kms", "iam", "cloudformation", "logs", "cloudwatch", "ssm"},
+    "errand": {"s3", "kms"},
+    "owner": {"s3", "kms", "iam", "cloudformation", "logs", "cloudwatch", "ssm", "servicequotas"},
 }
+#: Calls that open what our key closes: to be made through the service that holds the bytes, never by whoever has the role.
+_OPENS: Final = ("kms:decrypt", "kms:encrypt", "kms:generatedatakey*", "kms:reencrypt*")
 #: Calls with which a role could give itself, or somebody, more than it has.
 _ESCALATION: Final = (
     "iam:add*", "iam:attach*", "iam:create*", "iam:delete*", "iam:detach*", "iam:put*", "iam:set*", "iam:update*", "iam:upload*",
@@ -132,7 +135,7 @@ def _allowed(resource: Resource, statement: dict[str, Any], of_thing: str) -> Fo
         if key in statement:
             yield resource.name, "grant-by-exception", f"{key} allows everything else; expected the opposite, by name"
     actions = [str(action).lower() for action in every(statement.get("Action") or [])]
-    condition = _condition(statement)
+    condition = condition_of(statement)
     for action in actions:
         if "*" in action or "?" in action or "${" in action or ":" not in action:
             yield resource.name, "wildcard-action", f"allows '{action}'; expected calls by name"
@@ -148,6 +151,17 @@ def _allowed(resource: Resource, statement: dict[str, Any], of_thing: str) -> Fo
         yield from _principals(resource, statement, condition, of_thing)
     if of_thing == "":
         yield from _kept_to(resource, actions)
+        yield from _through_a_service(resource, actions, condition)
+
+
+def _through_a_service(resource: Resource, actions: list[str], condition: dict[tuple[str, str], list[str]]) -> Found:
+    """Find a role that may use the key by itself: it could then decrypt whatever bytes it gets hold of."""
+    opens = [action for action in actions if any(fnmatchcase(action, pattern) for pattern in _OPENS)]
+    through = condition.get(("stringequals", "kms:viaservice"), [])
+    if opens and (
+        not through or not all(re.fullmatch(r"[a-z0-9]+\.\$\{AWS::Region\}\.amazonaws\.com", s) for s in through)
+    ):
+        yield resource.name, "key-for-all", f"{', '.join(opens)} by itself; expected StringEquals kms:ViaService"
 
 
 def _resources(
@@ -211,7 +225,7 @@ def _principals(
                 text = str(value)
                 if "*" in text or not kind:
                     ours = condition.get(("stringequals", "aws:principalaccount")) == ["${AWS::AccountId}"]
-                    if not (of_thing == "endpoint" and (ours or _is_of_aws(statement))):
+                    if not (of_thing == "endpoint" and (ours or is_of_aws(statement))):
                         yield (
                             resource.name,
                             "any-principal",
@@ -237,7 +251,7 @@ def _principals(
                     yield resource.name, "any-principal", f"{kind} '{text}'; expected an account, a role or a service"
 
 
-def _is_of_aws(statement: dict[str, Any]) -> bool:
+def is_of_aws(statement: dict[str, Any]) -> bool:
     """Whether an endpoint lets anybody do one thing in buckets of AWS's own, all by name.
 
     The machines of EMR and the registry read and write there without credentials of ours.
@@ -259,7 +273,8 @@ def _asks_for_account(condition: dict[tuple[str, str], list[str]]) -> bool:
     return False
 
 
-def _condition(statement: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
+def condition_of(statement: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
+    """Return a statement's condition: operator and key, in small letters, to the values."""
     made: dict[tuple[str, str], list[str]] = {}
     for operator, tests in (statement.get("Condition") or {}).items():
         for key, values in (tests if isinstance(tests, dict) else {}).items():

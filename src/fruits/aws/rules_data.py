@@ -14,6 +14,7 @@ TYPES: Final = {
     "AWS::SecretsManager::Secret", "AWS::SNS::Subscription", "AWS::SNS::Topic", "AWS::SNS::TopicPolicy",
 }  # fmt: skip
 _PACKS: Final = "packs/"
+_VISITOR_LOG_DAYS: Final = 30
 #: Who writes logs into a bucket and cannot use a key of ours.
 _DELIVERERS: Final = {
     "logging.s3.amazonaws.com",
@@ -68,12 +69,18 @@ def _bucket(bucket: Resource, variant: Variant) -> Found:
         if f"${{{bucket.name}}}" in [str(name) for name in every(policy.properties.get("Bucket"))]
     ]  # fmt: skip
     said = [statement for policy in policies for statement in statements(policy.properties.get("PolicyDocument"))]
-    is_for_delivery = any(
-        str(value) in _DELIVERERS
+    deliverers = {
+        str(value)
         for statement in said
         if statement.get("Effect") == "Allow" and isinstance(statement.get("Principal"), dict)
         for value in every(statement["Principal"].get("Service") or [])
-    )
+    }
+    if "delivery.logs.amazonaws.com" in deliverers and len(deliverers) > 1:
+        yield (
+            bucket.name,
+            "shared-bucket",
+            "whoever makes a flow log may write this policy, and other logs lie here; expected a bucket of its own",
+        )
     block = properties.get("PublicAccessBlockConfiguration") or {}
     for key in ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets"):
         if not is_always(block.get(key), "true"):
@@ -85,6 +92,9 @@ def _bucket(bucket: Resource, variant: Variant) -> Found:
     for key in ("AccessControl", "WebsiteConfiguration", "CorsConfiguration"):
         if key in properties:
             yield bucket.name, "public-bucket", f"{key}; expected none: nothing is read from a bucket but by a role"
+    is_for_delivery = bool(deliverers & _DELIVERERS)
+    if is_for_delivery:
+        yield from _visitors_are_forgotten(bucket)
     yield from _encryption(bucket, is_for_delivery=is_for_delivery)
     if not any(_is_tls_only(statement, bucket.name) for statement in said):
         yield (
@@ -164,6 +174,21 @@ def _lifecycle(bucket: Resource) -> Found:
             )
 
 
+def _visitors_are_forgotten(bucket: Resource) -> Found:
+    """Find logs of who came, with addresses, that stay long."""
+    rules = [
+        rule for rule in every((bucket.properties.get("LifecycleConfiguration") or {}).get("Rules") or [])
+        if is_always(rule.get("Status"), "enabled") and "ExpirationInDays" in rule
+    ]  # fmt: skip
+    days = [largest(rule["ExpirationInDays"]) for rule in rules]
+    if not rules or not all(1 <= one <= _VISITOR_LOG_DAYS for one in days):
+        yield (
+            bucket.name,
+            "kept-too-long",
+            f"logs with addresses of visitors; expected ExpirationInDays of {_VISITOR_LOG_DAYS} at most",
+        )
+
+
 def _prefixes(rule: dict[str, Any]) -> list[str]:
     nested = rule.get("Filter") or {}
     return [str(one) for one in [*every(rule.get("Prefix") or []), *every(nested.get("Prefix") or [])] if str(one)]
@@ -171,8 +196,14 @@ def _prefixes(rule: dict[str, Any]) -> list[str]:
 
 def _database(database: Resource, variant: Variant) -> Found:
     properties = database.properties
-    if not is_always(properties.get("StorageEncrypted"), "true") or not is_filled(properties.get("KmsKeyId")):
+    # A snapshot brings its key: one that is not encrypted is refused by StorageEncrypted.
+    under_key = is_filled(properties.get("KmsKeyId")) or is_filled(properties.get("DBSnapshotIdentifier"))
+    if not is_always(properties.get("StorageEncrypted"), "true") or not under_key:
         yield database.name, "no-kms", "expected StorageEncrypted: true with KmsKeyId"
+    if not is_always(properties.get("ManageMasterUserPassword"), "true"):
+        yield database.name, "no-rotation", "nobody changes the master's password; expected ManageMasterUserPassword"
+    if not is_always(properties.get("DeletionProtection"), "true"):
+        yield database.name, "unprotected", "one click deletes it; expected DeletionProtection: true"
     if not is_always(properties.get("PubliclyAccessible"), "false"):
         yield database.name, "public-database", "expected PubliclyAccessible: false, said plainly"
     if not is_filled(properties.get("DBSubnetGroupName")):
@@ -180,15 +211,21 @@ def _database(database: Resource, variant: Variant) -> Found:
     if not every(properties.get("VPCSecurityGroups") or []):
         yield database.name, "source-unknown", "the default group lets in too many; expected VPCSecurityGroups"
     for password in each(properties.get("MasterUserPassword")):
-        managed = is_always(properties.get("ManageMasterUserPassword"), "true")
+        managed = is_always(properties.get("ManageMasterUserPassword"), "true") and password is None
         if not managed and not str(password).startswith("{{resolve:secretsmanager:"):
             yield database.name, "written-secret", "a password that is not from Secrets Manager"
     if not all(largest(one) >= 1 for one in each(properties.get("BackupRetentionPeriod"))):
         yield database.name, "no-backup", "expected BackupRetentionPeriod of a day or more"
-    if database.whole.get("DeletionPolicy") not in {"Snapshot", "Retain"} or database.whole.get(
-        "UpdateReplacePolicy"
-    ) not in {"Snapshot", "Retain"}:
-        yield database.name, "not-kept", "submissions would go with the stack; expected a Snapshot"
+    for key in ("DeletionPolicy", "UpdateReplacePolicy"):
+        how = database.whole.get(key)
+        if how == "Snapshot":
+            yield database.name, "kept-for-ever", f"{key}: Snapshot keeps what visitors deleted; expected Delete"
+        elif how != "Retain" and not is_always(properties.get("DeleteAutomatedBackups"), "false"):
+            yield (
+                database.name,
+                "not-kept",
+                "submissions would go with the stack at once; expected DeleteAutomatedBackups: false",
+            )
     if not every(properties.get("EnableCloudwatchLogsExports") or []):
         yield database.name, "no-logs", "expected EnableCloudwatchLogsExports"
     groups = {f"${{{group.name}}}": group for group in variant.of("AWS::RDS::DBParameterGroup")}

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from fruits.aws.cloudformation import Resource, Variant, each, every, is_open
+from fruits.aws.rules_access import condition_of, is_of_aws, statements
 
 TYPES: Final = {
     "AWS::EC2::FlowLog", "AWS::EC2::InternetGateway", "AWS::EC2::Route", "AWS::EC2::RouteTable", "AWS::EC2::SecurityGroup",
@@ -283,13 +284,24 @@ def _endpoints(variant: Variant) -> Found:
                 "no-endpoint",
                 "S3 cannot be reached from here but through the internet; expected an endpoint for S3",
             )
-    for way in ways:
-        if not way.properties.get("PolicyDocument"):
+    for endpoint in variant.of("AWS::EC2::VPCEndpoint"):
+        # Whose credentials may pass is a rule over every policy (rules_access): aws:PrincipalAccount, on each statement.
+        if not endpoint.properties.get("PolicyDocument"):
             yield (
-                way.name,
+                endpoint.name,
                 "endpoint-for-all",
-                "lets through to every bucket of the world; expected a PolicyDocument with our buckets",
+                "lets through whoever is inside, with anybody's credentials; expected a PolicyDocument for our account",
             )
+        for statement in statements(endpoint.properties.get("PolicyDocument")):
+            # The name of a bucket says nothing of its owner: one that was deleted may be somebody else's tomorrow.
+            if endpoint in ways and statement.get("Effect") == "Allow" and not is_of_aws(statement):
+                owners = condition_of(statement).get(("stringequals", "aws:resourceaccount"))
+                if owners != ["${AWS::AccountId}"]:
+                    yield (
+                        endpoint.name,
+                        "endpoint-for-others",
+                        "lets through to buckets of other accounts; expected StringEquals aws:ResourceAccount",
+                    )
     for endpoint in variant.of("AWS::EC2::VPCEndpoint"):
         if endpoint not in ways and not every(endpoint.properties.get("SecurityGroupIds") or []):
             yield endpoint.name, "endpoint-for-all", "the default group lets in too many; expected SecurityGroupIds"
@@ -338,6 +350,7 @@ def _balancers(variant: Variant) -> Found:
         for key, why in (
             ("access_logs.s3.enabled", "no-logs"),
             ("routing.http.drop_invalid_header_fields.enabled", "odd-headers"),
+            ("deletion_protection.enabled", "unprotected"),
         ):
             if [str(one).lower() for one in each(attributes.get(key))] != ["true"]:
                 yield balancer.name, why, f"{key} is {attributes.get(key)}; expected true"

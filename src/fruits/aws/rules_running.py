@@ -28,8 +28,10 @@ def judge(variant: Variant) -> Found:
     for application in variant.of("AWS::EMRServerless::Application"):
         yield from _application(application)
     for task in variant.of("AWS::ECS::TaskDefinition"):
-        yield from _task(task)
+        yield from _task(task, variant)
     for service in variant.of("AWS::ECS::Service"):
+        if "DesiredCount" in service.properties and variant.of("AWS::ApplicationAutoScaling::ScalableTarget"):
+            yield service.name, "resets-scaling", "DesiredCount sets back what scaling decided; expected none"
         settings = (service.properties.get("NetworkConfiguration") or {}).get("AwsvpcConfiguration") or {}
         if not is_always(settings.get("AssignPublicIp"), "disabled"):
             yield service.name, "public-address", "tasks get a public address; expected AssignPublicIp: DISABLED"
@@ -147,8 +149,15 @@ def _application(application: Resource) -> Found:
         yield application.name, "no-logs", "expected S3MonitoringConfiguration with LogUri"
 
 
-def _task(task: Resource) -> Found:
+def _task(task: Resource, variant: Variant) -> Found:
+    kept = {
+        str(name)
+        for service in variant.of("AWS::ECS::Service")
+        for name in each(service.properties.get("TaskDefinition"))
+    }
     for container in every(task.properties.get("ContainerDefinitions") or []):
+        stays = is_always(container.get("Essential", True), "true")
+        yield from _database_login(task.name, container, variant, stays=stays)
         if not is_always(container.get("ReadonlyRootFilesystem"), "true"):
             yield task.name, "writable-root", "expected ReadonlyRootFilesystem: true"
         if not is_always(container.get("Privileged", False), "false"):
@@ -161,11 +170,31 @@ def _task(task: Resource) -> Found:
                 yield task.name, "moving-image", f"image '{image}' may change under its tag; expected it by @sha256:"
         if not (container.get("LogConfiguration") or {}).get("LogDriver"):
             yield task.name, "no-logs", "expected LogConfiguration"
-        if not container.get("HealthCheck"):
+        if stays and f"${{{task.name}}}" in kept and not container.get("HealthCheck"):
             yield task.name, "no-health", "expected HealthCheck"
         yield from _no_secrets(
             task.name, [(str(one.get("Name")), one.get("Value")) for one in every(container.get("Environment") or [])]
         )
+
+
+def _database_login(name: str, container: dict[str, Any], variant: Variant, *, stays: bool) -> Found:
+    """Find a container that does not know whom it speaks to, or is the database's master while it stays."""
+    databases = variant.of("AWS::RDS::DBInstance")
+    masters = {str(one) for database in databases for one in each(database.properties.get("MasterUsername"))}
+    urls = [
+        str(url)
+        for one in every(container.get("Environment") or [])
+        for url in each(one.get("Value"))
+        if str(url).startswith("postgres")
+    ]
+    for url in urls:
+        if "sslmode=verify-full" not in url or "sslrootcert=/" not in url:
+            yield name, "unverified-tls", "takes anybody's certificate; expected sslmode=verify-full and sslrootcert"
+        if stays and url.partition("://")[2].partition("@")[0].partition(":")[0] in masters:
+            yield name, "database-master", "works as the database's master; expected a login of its own"
+    for secret in every(container.get("Secrets") or []):
+        if stays and any("MasterUserSecret" in str(one) for one in each(secret.get("ValueFrom"))):
+            yield name, "database-master", "is given the master's password; expected one of its own"
 
 
 def _no_secrets(name: str, variables: list[tuple[str, Any]]) -> Found:

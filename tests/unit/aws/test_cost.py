@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fruits.aws import cloudformation, cost, deploy, prices
+from fruits.aws import cloudformation, cost, prices, rates, stacks, standing
 from fruits.errors import ConfigError
 
 TABLE = prices.load()
@@ -23,7 +23,7 @@ def test_estimate_is_the_sum_of_its_lines_and_each_line_can_be_recomputed(photos
     shape = cost.shape_for(photos, compute=compute)
     for estimate in (
         cost.run_cost(photos, TABLE, shape=shape), cost.stored_cost(photos, TABLE),
-        cost.standing_cost(TABLE, {"storage": {}, "batch": {"Compute": compute}, "service": {}}),
+        standing.standing_cost(TABLE, {"storage": {}, "batch": {"Compute": compute}, "service": {}}),
     ):  # fmt: skip
         assert estimate.usd == pytest.approx(sum(line.usd or 0 for line in estimate.lines))
         for line in estimate.lines:
@@ -39,14 +39,15 @@ def test_estimate_is_the_sum_of_its_lines_and_each_line_can_be_recomputed(photos
 
 def test_cost_of_the_reference_run_by_hand() -> None:
     """90,380 photos on 5 executors of 4 vCPU and 8 GB, worked out from the table and the rates alone."""
-    shape, rates = cost.shape_for(90_380), cost.Rates(300.0, 0.0003, 1200.0, "by hand")
+    shape, known = cost.shape_for(90_380), rates.Rates(300.0, 0.0003, 1200.0, "by hand")
     assert shape == cost.Shape("serverless", 5, 4, 8, 4, 8)
     embed, alone = 90_380 / (300 * 20), 0.0003 * 90_380
     vcpu = 20 * (cost.START_S + embed + cost.IDLE_S) / 3600 + 4 * (cost.START_S + embed + alone) / 3600
     memory = 2 * vcpu  # 8 GB for 4 vCPU, driver and executors alike
     requests = (104 + 2 * 23) * TABLE["s3_get"] + (4 * 23 + 50) * TABLE["s3_put"]
     by_hand = vcpu * TABLE["serverless_vcpu_hour"] + memory * TABLE["serverless_gb_hour"] + requests
-    assert cost.run_cost(90_380, TABLE, rates=rates, shape=shape).usd == pytest.approx(by_hand)
+    by_hand += cost.LIVE_LOG_GB * TABLE["logs_gb"]
+    assert cost.run_cost(90_380, TABLE, rates=known, shape=shape).usd == pytest.approx(by_hand)
 
 
 def test_driver_grows_with_the_photos_and_the_rest_makes_room() -> None:
@@ -68,7 +69,7 @@ def test_workers_are_such_as_emr_serverless_has_and_all_of_them_fit_into_the_app
     assert 1 <= shape.executors <= 5
     assert shape.driver_cores + shape.worker_cores <= 24
     assert shape.driver_memory_gb + shape.executors * shape.memory_gb <= 120
-    defaults = cloudformation.parse(deploy.template("batch"))["Parameters"]
+    defaults = cloudformation.parse(stacks.template("batch"))["Parameters"]
     assert (defaults["MaxCpu"]["Default"], defaults["MaxMemory"]["Default"]) == (
         f"{cost.MAX_CORES} vCPU",
         f"{cost.MAX_MEMORY_GB} GB",
@@ -93,11 +94,11 @@ def test_more_photos_never_cost_less() -> None:
 
 def test_rates_of_a_run_of_ones_own_are_its_own(finished_run: object) -> None:
     record = json.loads((finished_run.out / "run.json").read_text())  # type: ignore[attr-defined]
-    rates = cost.rates_of(record)
-    assert rates.photos_per_core_s == record["timeline"]["photos_per_core_s"]
-    assert rates.source.endswith("320 photos")
+    known = rates.rates_of(record)
+    assert known.photos_per_core_s == record["timeline"]["photos_per_core_s"]
+    assert known.source.endswith("320 photos")
     with pytest.raises(ConfigError, match="no rate of its own"):
-        cost.rates_of({**record, "computed": 0})
+        rates.rates_of({**record, "computed": 0})
 
 
 @pytest.mark.parametrize("text", [
@@ -107,7 +108,7 @@ def test_rates_of_a_run_of_ones_own_are_its_own(finished_run: object) -> None:
 ])  # fmt: skip
 def test_a_file_that_is_no_record_of_a_run_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"'mine\.json' is no run\.json"):
-        cost.read_rates(text, "mine.json")
+        rates.read_rates(text, "mine.json")
 
 
 def test_assumptions_are_those_of_the_machines() -> None:
@@ -151,33 +152,103 @@ def test_a_file_that_is_no_price_table_is_refused(tmp_path: Path, text: str) -> 
 
 def test_standing_costs_count_the_endpoints_of_the_templates() -> None:
     def endpoints(which: str, condition: str = "") -> int:
-        blocks = re.split(r"\n  (?=\w+:\n)", deploy.template(which))
+        blocks = re.split(r"\n  (?=\w+:\n)", stacks.template(which))
         interface = [block for block in blocks if "VpcEndpointType: Interface" in block and condition in block]
         return sum(len(re.findall(r"!Ref Subnet", re.search(r"SubnetIds: \[(.*?)\]", block)[1])) for block in interface)  # type: ignore[index]
 
-    assert endpoints("service") == cost.SERVICE_ENDPOINTS
-    assert endpoints("batch", "Condition: Machines") == cost.CLUSTER_ENDPOINTS
+    assert endpoints("service") == standing.SERVICE_ENDPOINTS
+    assert endpoints("batch", "Condition: Machines") == standing.CLUSTER_ENDPOINTS
     assert endpoints("batch", "Condition: Live") == 1
 
 
 def test_standing_costs_are_of_what_is_deployed_as_it_is_deployed() -> None:
     def usd(**stacks: dict[str, str]) -> float:
-        return cost.standing_cost(TABLE, stacks).usd
+        return standing.standing_cost(TABLE, stacks).usd
 
     assert usd(roles={}, budget={}) == 0
     assert usd(storage={}) == TABLE["kms_key_month"]
     assert usd(batch={"LiveLogs": "no"}) == 0
     assert usd(batch={}) == pytest.approx(730 * TABLE["endpoint_hour"])
-    assert usd(batch={"Compute": "ec2"}) == pytest.approx(cost.CLUSTER_ENDPOINTS * 730 * TABLE["endpoint_hour"])
-    told = cost.standing_cost(TABLE, {"batch": {"Compute": "ec2", "CoreNodes": "2", "InstanceType": "m6i.xlarge"}})
+    assert usd(batch={"Compute": "ec2"}) == pytest.approx(standing.CLUSTER_ENDPOINTS * 730 * TABLE["endpoint_hour"])
+    told = standing.standing_cost(TABLE, {"batch": {"Compute": "ec2", "CoreNodes": "2", "InstanceType": "m6i.xlarge"}})
     assert "3 m6i.xlarge (at the price of m5.xlarge)" in told.as_text()
     more = {"MinTasks": "2", "Cpu": "2048", "DatabaseZones": "two"}
     tasks = 3 * TABLE["fargate_vcpu_hour"] + 2 * TABLE["fargate_gb_hour"]
     database = 730 * TABLE["database_hour"] + 20 * TABLE["database_gb_month"]
-    assert usd(service=more) - usd(service={}) == pytest.approx(730 * tasks + database)
+    logs = standing.TASK_LOGS_GB * TABLE["logs_gb"]
+    assert usd(service=more) - usd(service={}) == pytest.approx(730 * tasks + database + logs)
 
 
 def test_what_is_assumed_of_parameters_is_their_default() -> None:
-    for which, assumed in cost.STANDING.items():
-        parameters = cloudformation.parse(deploy.template(which))["Parameters"]
+    for which, assumed in standing.STANDING.items():
+        parameters = cloudformation.parse(stacks.template(which))["Parameters"]
         assert assumed == {name: str(parameters[name]["Default"]) for name in assumed}
+
+
+# --- Other networks, other photos -------------------------------------------------------------------------------------
+
+
+def test_the_rate_of_other_photos_and_networks_is_scaled_by_what_was_measured() -> None:
+    same = rates.scaled(rates.MEASURED)
+    assert same == rates.MEASURED
+    seconds = 1 / rates.MEASURED.photos_per_core_s
+    phone = rates.scaled(rates.MEASURED, photo_bytes=200_000)
+    assert 1 / phone.photos_per_core_s == pytest.approx(seconds + rates.DECODE_S_PER_BYTE * 195_400)
+    assert "200.0 kB" in phone.source
+    mobile = rates.scaled(rates.MEASURED, backbone="mobilenet_v2_imagenet", size=224)
+    assert 1 / mobile.photos_per_core_s == pytest.approx(seconds + 1 / 68 - 1 / 1240)
+    assert rates.scaled(rates.MEASURED, backbone="mobilenet_v2_imagenet") == mobile, "its card's largest"
+    sizes = [
+        rates.scaled(rates.MEASURED, backbone="mobilenet_v2_imagenet", size=side).photos_per_core_s
+        for side in (96, 100, 160, 224)
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+    assert rates.scaled(rates.MEASURED, size=200).photos_per_core_s < rates.MEASURED.photos_per_core_s
+    assert rates.scaled(rates.MEASURED, photo_bytes=100).photos_per_core_s < 1.05 * rates.MEASURED.photos_per_core_s
+    with pytest.raises(ConfigError, match="expected fruits-small or mobilenet_v2_imagenet, or the path"):
+        rates.scaled(rates.MEASURED, backbone="resnet")
+
+
+def test_a_network_of_ones_own_is_measured_beside_the_embedded_one() -> None:
+    from fruits.embedding import backbone
+
+    path = Path(backbone.__file__).with_name("backbones") / "fruits-small.onnx"
+    found = rates.scaled(rates.MEASURED, backbone=str(path), size=64)
+    assert found.photos_per_core_s > 0
+    assert f"'{path}' at 64 x 64, measured here" in found.source
+
+
+def test_photos_of_phones_cost_more_than_those_that_were_measured() -> None:
+    small = cost.run_cost(1_000_000, TABLE)
+    known = rates.scaled(rates.MEASURED, backbone="mobilenet_v2_imagenet", photo_bytes=200_000)
+    large = cost.run_cost(1_000_000, TABLE, rates=known, photo_bytes=200_000)
+    assert large.usd > 2 * small.usd
+
+
+def test_what_is_billed_beside_machines_is_a_line_or_said() -> None:
+    told = standing.standing_cost(TABLE, {"service": {}})
+    lines = {line.what: line.usd for line in told.lines}
+    assert lines["its public IPv4 addresses"] == pytest.approx(2 * 730 * TABLE["public_ipv4_hour"])
+    assert lines["Container Insights"] == pytest.approx(30 * TABLE["metric_month"])
+    assert lines["secrets"] == pytest.approx(2 * TABLE["secret_month"])
+    assert lines["logs, ingested"] > 0
+    assert lines["flow logs, delivered"] > 0
+    stored = "\n".join(cost.stored_cost(1_000_000, TABLE).notes)
+    assert "reading all of them" in stored
+    assert "30 days from when it came into Standard-IA, 90 from when it came into the archive" in stored
+    assert any("billed for reading" in note for note in cost.run_cost(10, TABLE).notes)
+    assert any(line.what == "live logs" for line in cost.run_cost(10, TABLE).lines)
+    disk = cost.run_cost(10_000_000, TABLE, shape=cost.shape_for(10_000_000))
+    assert any(line.what == "driver, disk beyond 20 GB" for line in disk.lines)
+
+
+def test_addresses_and_secrets_that_are_counted_are_those_of_the_template() -> None:
+    template = stacks.template("service")
+    assert (
+        template.count("AWS::SecretsManager::Secret\n") + template.count("ManageMasterUserPassword: true")
+        == standing.SECRETS
+    )
+    assert (
+        len(re.findall(r"!Ref Edge", re.search(r"Subnets: \[(!Ref Edge.*?)\]", template)[1]))
+        == standing.PUBLIC_ADDRESSES
+    )  # type: ignore[index]

@@ -24,7 +24,7 @@ DOCKER = ROOT / "docker"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LOCKS = {
     "requirements.lock": [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["serve"]],
-    "emr.lock": PROJECT["dependencies"],
+    "emr.lock": [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["aws"]],  # credentials come by boto3
     "build.lock": ["hatchling>=1.24"],
 }
 PIN = re.compile(r"^([a-z0-9._-]+)==([^\s;]+)( ;.*)? \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE)
@@ -85,8 +85,9 @@ def test_the_service_runs_as_nobody_and_writes_to_one_place() -> None:
     steps = _steps("Dockerfile.service")
     last = steps[max(at for at, (kind, _) in enumerate(steps) if kind == "FROM") :]
     said = {kind: rest for kind, rest in last if kind not in {"RUN", "COPY"}}
-    (task,) = next(variants(parse(templates()["service.yaml"]))).of("AWS::ECS::TaskDefinition")
-    (container,) = task.properties["ContainerDefinitions"]
+    tasks = next(variants(parse(templates()["service.yaml"]))).of("AWS::ECS::TaskDefinition")
+    containers = {one["Name"]: one for task in tasks for one in task.properties["ContainerDefinitions"]}
+    container = containers["service"]
     assert said["USER"] == container["User"] == "10001:10001"
     assert said["VOLUME"] == '["/scratch"]'
     assert container["MountPoints"][0]["ContainerPath"] == "/scratch"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -105,6 +106,30 @@ def test_the_script_starts_the_machines_python_with_our_packages_first(wheel: Pa
     if not any(Path(folder, "python3.11").exists() for folder in ("/usr/bin", "/usr/local/bin")):
         assert lost.returncode == 127
         assert "expected a release of EMR that has it" in lost.stderr
+
+
+def test_the_programs_script_starts_the_images_python_with_the_program_first(tmp_path: Path) -> None:
+    """As a worker has it: the archive unpacked as 'program', the interpreter where the image has it."""
+    made = package.build(tmp_path / "cache", image=True)
+    assert made.environment is None, "nothing was fetched"
+    real = tmp_path / "unpacked"
+    real.mkdir()
+    subprocess.run(["tar", "-xzf", made.program.path, "-C", real], check=True)
+    work = tmp_path / "work folder"
+    work.mkdir()
+    (work / "program").symlink_to(real)
+    code = "import fruits, sys; print(fruits.__file__, sys.flags.no_user_site)"
+    python = sys.executable  # has what fruits needs, as the image's has
+    image = {"PATH": "/usr/bin:/bin", "FRUITS_PYTHON": python}
+    command = ["./program/bin/python", "-c", code]
+    done = subprocess.run(command, cwd=work, env=image, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == f"{work}/program/fruits/__init__.py 1", done.stderr
+    lost = subprocess.run(
+        ["./program/bin/python"], cwd=work, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False
+    )
+    assert lost.returncode == 127
+    assert "expected the image of docker/Dockerfile.emr" in lost.stderr
+    assert package.IMAGE_PYTHON in (Path(package.__file__).parents[3] / "docker/Dockerfile.emr").read_text()
 
 
 def test_requirements_are_ours_with_those_of_aws_and_without_spark() -> None:

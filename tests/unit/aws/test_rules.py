@@ -199,7 +199,7 @@ def test_too_many_combinations_are_a_finding() -> None:
 
 def test_variants_follow_the_conditions_that_depend_on_each_other() -> None:
     batch = list(variants(parse(templates()["batch.yaml"])))
-    assert len(batch) == 2**4  # Compute, Spot, LiveLogs, Notebooks
+    assert len(batch) == 2**5  # Compute, Spot, LiveLogs, Notebooks, Image
     both = [one for one in batch if one.of("AWS::EMR::Cluster") and one.of("AWS::EMRServerless::Application")]
     neither = [one for one in batch if not one.of("AWS::EMR::Cluster", "AWS::EMRServerless::Application")]
     assert both == neither == []

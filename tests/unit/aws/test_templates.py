@@ -15,9 +15,12 @@ from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT_ID
 from moto.emrserverless.models import emrserverless_backends
 from tests import moto_models as models
 
-from fruits.aws.cloudformation import each, every, parse, variants
+from fruits.aws import deploy, quotas, stacks
+from fruits.aws.calls import Aws
+from fruits.aws.cloudformation import each, every, largest, parse, variants
 from fruits.aws.rules import templates
 from fruits.cli import app
+from fruits.errors import ConfigError
 
 REGION = "eu-west-1"
 ORDER = ("storage", "roles", "batch", "service", "budget")
@@ -71,14 +74,20 @@ def _deploy_all(compute: str = "serverless") -> dict[str, dict[str, str]]:
 @pytest.mark.parametrize("compute", ["serverless", "ec2"])
 def test_stacks_come_and_go_and_buckets_stay(aws: Any, compute: str) -> None:
     made = _deploy_all(compute)
-    buckets = {made["storage"][key] for key in ("PhotosBucket", "ResultsBucket", "LogsBucket", "DeliveryBucket")}
-    assert len(buckets) == 4
+    buckets = {
+        made["storage"][key] for key in ("PhotosBucket", "ResultsBucket", "LogsBucket", "DeliveryBucket", "FlowsBucket")
+    }
+    assert len(buckets) == 5
     s3, client = boto3.client("s3"), boto3.client("cloudformation")
     s3.put_object(Bucket=made["storage"]["PhotosBucket"], Key="packs/one.parquet", Body=b"photos")
-    if compute == "serverless":
-        boto3.client("emr-serverless").stop_application(applicationId=made["batch"]["ApplicationId"])
-    for name in reversed(ORDER):
-        client.delete_stack(StackName=f"fruits-{name}")
+    # Stops what runs and lifts the protection of database and load balancer: without that AWS deletes neither.
+    with pytest.raises(Exception, match=r"deletion protection|DeletionProtection|Cannot delete protected"):
+        boto3.client("rds").delete_db_instance(
+            DBInstanceIdentifier=made["service"]["DatabaseId"], SkipFinalSnapshot=True
+        )
+    done = deploy.delete(Aws(REGION), "fruits", ORDER, poll_s=0.01)
+    assert done["deleted"] == [f"fruits-{name}" for name in reversed(ORDER)]
+    assert done["kept"]["DatabaseBackups"].startswith("for 7 days")
     assert client.describe_stacks()["Stacks"] == []
     assert {one["Name"] for one in s3.list_buckets()["Buckets"]} == buckets
     assert s3.get_object(Bucket=made["storage"]["PhotosBucket"], Key="packs/one.parquet")["Body"].read() == b"photos"
@@ -146,6 +155,7 @@ def test_a_template_fits_into_a_call_and_names_no_region_or_account(name: str) -
     assert len(text.encode()) <= 51_200
     assert not re.search(r"eu-(west|central)-\d|\b\d{12}\b", re.sub(r"#.*", "", text))
     for parameter in PARSED[name]["Parameters"].values():
+        assert parameter["Description"]
         assert "AllowedPattern" in parameter or "AllowedValues" in parameter or parameter["Type"] == "Number"
 
 
@@ -191,16 +201,179 @@ def test_the_dashboard_of_a_run_is_what_cloudwatch_reads() -> None:
 def test_the_service_is_started_with_options_that_it_has() -> None:
     command = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
     options = {option for parameter in command.params for option in parameter.opts}
-    (task,) = next(variants(PARSED["service"])).of("AWS::ECS::TaskDefinition")
-    (container,) = task.properties["ContainerDefinitions"]
+    container = _containers()["service"]
     words = [str(word) for word in every(container["Command"])]
     assert words[0] == "serve"
     assert words[1].startswith("s3://${import:fruits-ResultsBucket}/")
     assert {word.partition("=")[0] for word in words[2:]} <= options
     assert {one["Name"] for one in container["Environment"]} == {"AWS_REGION", "FRUITS_DATABASE"}
+    assert {one["Name"] for one in container["Secrets"]} == {"PGPASSWORD"}
     with command.make_context("serve", ["s3://results/runs/1", *[w.replace("$", "x") for w in words[2:]]]) as context:
         assert context.params["port"] == 8000
         assert context.params["trusted_proxy"] == ["10.43.0.0/25"]
+
+
+def _containers() -> dict[str, dict[str, Any]]:
+    """Return the containers of the service's tasks, by name."""
+    tasks = next(variants(PARSED["service"])).of("AWS::ECS::TaskDefinition")
+    return {one["Name"]: one for task in tasks for one in task.properties["ContainerDefinitions"]}
+
+
+def test_the_login_is_prepared_by_a_container_that_alone_sees_the_masters_password() -> None:
+    containers = _containers()
+    assert set(containers) == {"prepare", "service", "errand"}
+    command = typer.main.get_command(app).commands["database"].commands["prepare"]  # type: ignore[attr-defined]
+    words = [str(word) for word in containers["prepare"]["Command"]]
+    assert words[:2] == ["database", "prepare"]
+    with command.make_context("prepare", [words[2].replace("${param:PasswordRound}", "1")]) as context:
+        assert context.params["login"].startswith("fruits_service_")
+    secrets = {
+        name: [one["Name"] for one in container["Secrets"] if "MasterUserSecret" in str(one["ValueFrom"])]
+        for name, container in containers.items()
+    }
+    assert secrets == {"prepare": ["PGPASSWORD"], "service": [], "errand": []}
+    assert containers["service"]["DependsOn"] == [{"ContainerName": "prepare", "Condition": "SUCCESS"}]
+    # One login for service and errands, and a round of its own in the secret's name: another round is another secret.
+    urls = {
+        name: next(str(one["Value"]) for one in container["Environment"] if one["Name"] == "FRUITS_DATABASE")
+        for name, container in containers.items()
+    }
+    assert urls["service"] == urls["errand"] != urls["prepare"]
+    for url in urls.values():
+        assert "sslmode=verify-full&sslrootcert=/opt/fruits/rds-ca.pem" in url
+
+
+def test_connections_of_all_tasks_fit_into_the_smallest_database() -> None:
+    """Of a db.t4g.micro: 1 GiB / 9,531,392 = 112, of which RDS keeps 3; twice the tasks while they are replaced, and errands."""
+    text = PARSED["service"]["Parameters"]["MaxTasks"]
+    (word,) = [str(one) for one in _containers()["service"]["Command"] if "--database-connections" in str(one)]
+    each = int(word.partition("=")[2])
+    assert text["MaxValue"] >= 20
+    assert 2 * text["MaxValue"] * each + 5 <= (1 << 30) // 9_531_392 - 3
+
+
+def test_a_snapshot_makes_the_database_and_brings_what_it_was_made_with() -> None:
+    restored = [
+        database.properties
+        for variant in variants(PARSED["service"])
+        for database in variant.of("AWS::RDS::DBInstance")
+        if "DBSnapshotIdentifier" in database.properties
+    ]
+    assert restored
+    for properties in restored:
+        assert not {"DBName", "KmsKeyId", "MasterUsername", "MasterUserPassword"} & set(properties)
+        assert properties["StorageEncrypted"] is True
+        assert properties["ManageMasterUserPassword"] is True
+
+
+def test_what_is_delivered_of_visitors_ends_within_days() -> None:
+    (variant,) = variants(PARSED["storage"])
+    buckets = {one.name: one.properties for one in variant.of("AWS::S3::Bucket")}
+    days = PARSED["storage"]["Parameters"]["VisitorLogDays"]
+    assert (days["Default"], days["MaxValue"]) == (7, 30)
+    for name, prefix in (("Delivery", "alb/"), ("Flows", None)):
+        (rule,) = [
+            one for one in buckets[name]["LifecycleConfiguration"]["Rules"] if one["Id"] == "visitors-are-forgotten"
+        ]
+        assert rule.get("Prefix") == prefix
+        assert largest(rule["ExpirationInDays"]) == 7
+        assert rule["NoncurrentVersionExpiration"] == {"NoncurrentDays": 1}
+
+
+def test_flow_logs_go_to_a_bucket_that_nothing_else_is_in() -> None:
+    for name in ("batch", "service"):
+        for variant in variants(PARSED[name]):
+            (log,) = variant.of("AWS::EC2::FlowLog")
+            assert log.properties["LogDestination"].endswith(":::${import:fruits-FlowsBucket}")
+    (variant,) = variants(PARSED["storage"])
+    for bucket in variant.of("AWS::S3::Bucket"):
+        assert "Flows" not in str(bucket.properties.get("LoggingConfiguration", ""))
+
+
+#: Of docs.aws.amazon.com/AmazonECS/latest/developerguide/task-cpu-memory-error.html, in MiB.
+FARGATE = {
+    256: [512, 1024, 2048], 512: range(1024, 4097, 1024), 1024: range(2048, 8193, 1024), 2048: range(4096, 16385, 1024),
+    4096: range(8192, 30721, 1024),
+}  # fmt: skip
+
+
+def test_a_size_of_task_is_taken_where_fargate_has_it_and_refused_where_not() -> None:
+    parameters = PARSED["service"]["Parameters"]
+    taken = set()
+    for cpu in parameters["Cpu"]["AllowedValues"]:
+        for memory in parameters["Memory"]["AllowedValues"]:
+            values = stacks.effective("service", {"Cpu": cpu, "Memory": memory})
+            if int(memory) in FARGATE[int(cpu)]:
+                stacks.check_rules("service", values)
+                taken.add((cpu, memory))
+            else:
+                with pytest.raises(
+                    ConfigError, match=f"service.Cpu={cpu}, service.Memory={memory}: Fargate has no task"
+                ):
+                    stacks.check_rules("service", values)
+    assert len(taken) >= 12
+    errand = [one for one in next(variants(PARSED["service"])).of("AWS::ECS::TaskDefinition") if one.name == "Errand"]
+    assert int(errand[0].properties["Memory"]) in FARGATE[int(errand[0].properties["Cpu"])]
+
+
+@pytest.mark.parametrize(("label", "is_one"), [
+    ("emr-7.13.0", True), ("emr-7.1.0", True), ("emr-7.14.0", True), ("emr-7.9.12", True), ("emr-spark-8.0.0", True),
+    ("emr-spark-8.1.0", True), ("emr-spark-8.10.2", True), ("emr-7.0.0", False), ("emr-8.0.0", False), ("emr-6.15.0", False),
+    ("emr-spark-7.0.0", False), ("7.13.0", False), ("emr-7.13", False), ("emr-7.13.0-latest", False),
+])  # fmt: skip
+def test_labels_of_releases_are_those_that_emr_has(label: str, is_one: bool) -> None:
+    pattern = PARSED["batch"]["Parameters"]["ReleaseLabel"]["AllowedPattern"]
+    assert bool(re.fullmatch(pattern, label)) == is_one
+
+
+def test_a_deployment_leaves_the_number_of_tasks_alone() -> None:
+    for variant in variants(PARSED["service"]):
+        (service,) = variant.of("AWS::ECS::Service")
+        assert "DesiredCount" not in service.properties
+
+
+def test_the_budget_counts_what_carries_the_tag_of_the_installation() -> None:
+    (budget,) = next(variants(PARSED["budget"])).of("AWS::Budgets::Budget")
+    assert budget.properties["Budget"]["CostFilters"] == {"TagKeyValue": ["user:fruits$fruits"]}
+    (service,) = next(variants(PARSED["service"])).of("AWS::ECS::Service")
+    assert service.properties["PropagateTags"] == "SERVICE"
+
+
+def test_emr_may_fetch_the_image_that_its_application_names() -> None:
+    (variant,) = variants(PARSED["storage"])
+    (workers,) = [one for one in variant.of("AWS::ECR::Repository") if one.name == "Workers"]
+    (statement,) = workers.properties["RepositoryPolicyText"]["Statement"]
+    assert statement["Principal"] == {"Service": "emr-serverless.amazonaws.com"}
+    assert set(statement["Action"]) == {"ecr:BatchGetImage", "ecr:DescribeImages", "ecr:GetDownloadUrlForLayer"}
+    named = {
+        str((application.properties.get("ImageConfiguration") or {}).get("ImageUri"))
+        for variant in variants(PARSED["batch"])
+        for application in variant.of("AWS::EMRServerless::Application")
+    }
+    assert len(named) == 2  # with an image and, until it is pushed, without
+    assert "None" in named
+
+
+def test_quotas_that_are_read_are_those_that_the_owner_may_read() -> None:
+    (role,) = [one for one in next(variants(PARSED["roles"])).of("AWS::IAM::Role") if one.name == "Owner"]
+    (statement,) = [
+        one for one in role.properties["Policies"][0]["PolicyDocument"]["Statement"] if one["Sid"] == "Quotas"
+    ]
+    allowed = {str(name).rpartition(":")[2] for name in statement["Resource"]}
+    known = {
+        f"{quota.service}/{quota.code}" for quota in (quotas.SERVERLESS, quotas.MACHINES, quotas.SPOT, quotas.FARGATE)
+    }
+    assert allowed == known
+
+
+def test_a_driver_has_the_disk_that_its_photos_take() -> None:
+    from fruits.aws import cost
+
+    assert cost.shape_for(100_000).driver_disk_gb == 20
+    sizes = [cost.shape_for(photos).driver_disk_gb for photos in (5_000_000, 10_000_000, 30_000_000)]
+    assert sizes == sorted(sizes)
+    assert 30 <= sizes[1] <= sizes[2] <= 200  # what EMR Serverless has
+    assert int(PARSED["batch"]["Parameters"]["MaxDisk"]["Default"].split()[0]) >= sizes[2] + 5 * 20
 
 
 def test_the_number_that_scales_the_service_is_in_its_log() -> None:
@@ -249,7 +422,7 @@ def _denied(bucket: str, action: str, **request: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("bucket", ["Photos", "Results", "Logs", "Delivery"])
+@pytest.mark.parametrize("bucket", ["Photos", "Results", "Logs", "Delivery", "Flows"])
 def test_a_bucket_answers_by_tls_of_today_alone(bucket: str) -> None:
     assert _denied(bucket, "s3:GetObject") == []
     assert _denied(bucket, "s3:GetObject", **{"aws:SecureTransport": "false"}) == ["TlsOnly"]

@@ -1,0 +1,204 @@
+"""What the owner has done inside the service's network: one-off tasks with the service's own image and login.
+
+Nothing else can reach the database. A token never passes through one: it is made where the command runs, goes to Secrets Manager,
+and the task is told its hash.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fruits.aws import stacks
+from fruits.aws.calls import Aws, AwsAbsentError, AwsError, Call
+from fruits.aws.cluster import REVIEWED
+from fruits.errors import ConfigError
+
+_CONTAINER: Final = "errand"
+_TOKEN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,60}")
+_POLL_S: Final = 3.0
+#: Ten million photos are exported in less.
+_PATIENCE_S: Final = 4 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Where errands are run: what the stacks of an installation say."""
+
+    name: str
+    cluster: str
+    task: str
+    subnets: tuple[str, ...]
+    group: str
+    log_group: str
+    photos: str
+    key: str
+
+    @classmethod
+    def of(cls, aws: Aws, name: str) -> Desk:
+        """Ask the stacks; raise :class:`AwsAbsentError` if there is no service."""
+        told = stacks.outputs(aws, name, ["storage", "service"])
+        return cls(
+            name, told["ClusterName"], told["ErrandTask"], tuple(told["ErrandSubnets"].split(",")), told["ErrandGroup"],
+            told["LogGroup"], told["PhotosBucket"], told["KeyArn"],
+        )  # fmt: skip
+
+    def start(self, words: Sequence[str]) -> Call:
+        """Return the call that starts ``fruits`` with these words."""
+        network = {"subnets": list(self.subnets), "securityGroups": [self.group], "assignPublicIp": "DISABLED"}
+        return Call("ecs", "run_task", {
+            "cluster": self.cluster, "taskDefinition": self.task, "launchType": "FARGATE", "count": 1, "startedBy": "fruits-aws",
+            "networkConfiguration": {"awsvpcConfiguration": network},
+            "overrides": {"containerOverrides": [{"name": _CONTAINER, "command": list(words)}]},
+        }, "a task for a minute: fruits " + " ".join(words))  # fmt: skip
+
+    def secret(self, token: str) -> str:
+        """Return the name of the secret that keeps a token."""
+        return f"{self.name}/tokens/{token}"
+
+
+def run(
+    aws: Aws, desk: Desk, words: Sequence[str], *, say: Callable[[str], None] = lambda _: None, poll_s: float = _POLL_S
+) -> list[str]:
+    """Run ``fruits`` with these words inside the network, wait for its end and return its lines.
+
+    Raises
+    ------
+    AwsError
+        If the task cannot start, or ends with another exit code than 0; with its last lines.
+    """
+    answer = aws.make(desk.start(words))
+    if not answer.get("tasks"):
+        reasons = "; ".join(str(one.get("reason")) for one in answer.get("failures", ())) or "no reason given"
+        raise AwsError(f"the task cannot start ({reasons}); see 'fruits aws status', then try again")
+    arn = answer["tasks"][0]["taskArn"]
+    say(f"task {arn.rpartition('/')[2]} started; it takes a minute")
+    for _ in range(int(_PATIENCE_S / max(poll_s, 0.01))):
+        [task] = aws.call("ecs", "describe_tasks", cluster=desk.cluster, tasks=[arn])["tasks"]
+        if task["lastStatus"] == "STOPPED":
+            break
+        time.sleep(poll_s)
+    else:
+        raise AwsError(f"task {arn} still runs after four hours; look at it in the console of ECS")
+    lines = _lines(aws, desk, arn)
+    code = next((one.get("exitCode") for one in task["containers"] if one["name"] == _CONTAINER), None)
+    if code != 0:
+        said = "".join(f"\n  {line}" for line in lines[-8:])
+        why = task.get("stoppedReason") or "no reason given"
+        raise AwsError(
+            f"the task ended with {f'exit code {code}' if code is not None else why}: fruits {' '.join(words)}{said}"
+        )
+    return lines
+
+
+def add_token(
+    aws: Aws, desk: Desk, who: str, role: str, rate: int | None = None, *, say: Callable[[str], None] = lambda _: None,
+    poll_s: float = _POLL_S,
+) -> dict[str, Any]:  # fmt: skip
+    """Make a token, keep it in Secrets Manager, and make its hash known to the service.
+
+    Raises
+    ------
+    ConfigError
+        If the name cannot be that of a secret.
+    AwsError
+        If there is one of that name, or the service refuses; then no secret is left.
+    """
+    from fruits.service.tokens import digest_of, new_token  # noqa: PLC0415 - of the extra "serve"
+
+    secret, token = desk.secret(_checked(who)), new_token()
+    try:
+        made = aws.call(
+            "secretsmanager", "create_secret", Name=secret, SecretString=token, KmsKeyId=desk.key,
+            Description=f"token '{who}' of the recognition service, role {role}", Tags=[{"Key": "fruits", "Value": desk.name}],
+        )  # fmt: skip
+    except AwsError as exc:
+        if "ResourceExistsException" not in str(exc):
+            raise
+        raise AwsError(
+            f"there is a secret '{secret}' already; revoke that token first: fruits aws token {who} --revoke"
+        ) from exc
+    words = ["tokens", "add", who, "--role", role, "--sha256", digest_of(token)]
+    try:
+        run(aws, desk, [*words, *(["--rate", str(rate)] if rate is not None else [])], say=say, poll_s=poll_s)
+    except BaseException:
+        with suppress(AwsError):
+            aws.call("secretsmanager", "delete_secret", SecretId=secret, ForceDeleteWithoutRecovery=True)
+        raise
+    return {"name": who, "role": role, "secret": secret, "arn": made["ARN"]}
+
+
+def revoke_token(
+    aws: Aws, desk: Desk, who: str, *, say: Callable[[str], None] = lambda _: None, poll_s: float = _POLL_S
+) -> dict[str, Any]:
+    """End a token: the service refuses it within seconds, and its secret goes."""
+    secret = desk.secret(_checked(who))
+    run(aws, desk, ["tokens", "revoke", who], say=say, poll_s=poll_s)
+    with suppress(AwsAbsentError):
+        aws.call("secretsmanager", "delete_secret", SecretId=secret, ForceDeleteWithoutRecovery=True)
+    return {"name": who, "revoked": True, "secret": secret}
+
+
+def export(
+    aws: Aws, desk: Desk, *, say: Callable[[str], None] = lambda _: None, poll_s: float = _POLL_S
+) -> dict[str, Any]:
+    """Write the photos that were reviewed where the next run can read them; return what the export says."""
+    words = [
+        "submissions",
+        "export",
+        "--to",
+        f"s3://{desk.photos}/{REVIEWED}",
+        "--photos",
+        f"s3://{desk.photos}/submissions",
+    ]
+    told = _told(run(aws, desk, [*words, "--json"], say=say, poll_s=poll_s))
+    return {**told, "to": f"s3://{desk.photos}/{REVIEWED}"}
+
+
+def purge(
+    aws: Aws, desk: Desk, keep_days: int, *, adopt: bool = False, say: Callable[[str], None] = lambda _: None,
+    poll_s: float = _POLL_S,
+) -> dict[str, Any]:  # fmt: skip
+    """Delete old submissions, and clean the database's files; ``adopt`` as ``fruits submissions purge`` takes it."""
+    words = [
+        "submissions",
+        "purge",
+        "--keep-days",
+        str(keep_days),
+        "--photos",
+        f"s3://{desk.photos}/submissions",
+        "--json",
+    ]
+    return _told(run(aws, desk, [*words, *(["--adopt"] if adopt else [])], say=say, poll_s=poll_s))
+
+
+def _lines(aws: Aws, desk: Desk, arn: str) -> list[str]:
+    stream = f"{_CONTAINER}/{_CONTAINER}/{arn.rpartition('/')[2]}"
+    found: list[str] = []
+    with suppress(AwsAbsentError):  # a task that never began has no log
+        for page in aws.pages("logs", "filter_log_events", logGroupName=desk.log_group, logStreamNames=[stream]):
+            found += [str(event["message"]).rstrip() for event in page["events"]]
+    return found
+
+
+def _told(lines: list[str]) -> dict[str, Any]:
+    """Return the one JSON object among the lines."""
+    for line in reversed(lines):
+        with suppress(ValueError):
+            found = json.loads(line)
+            if isinstance(found, dict):
+                return found
+    raise AwsError("the task ended well but its log has no result; look at the log group of the service")
+
+
+def _checked(who: str) -> str:
+    if not _TOKEN_NAME.fullmatch(who):
+        raise ConfigError(
+            f"token '{who[:80]}': expected a name of letters, digits, . _ @ and -, which its secret is called by"
+        )
+    return who

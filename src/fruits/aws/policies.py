@@ -1,0 +1,97 @@
+"""Do the buckets still have the policies that the template gave them? Whoever makes a flow log may write that of its bucket.
+
+Compared as what they allow and deny, statement by statement, not as text; what differs is put back. Knows nothing of whether a
+policy is any good: that is for the rules.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from fruits.aws.calls import Aws, AwsAbsentError, AwsError, Call
+from fruits.aws.cloudformation import parse, variants
+from fruits.aws.stacks import find, template
+from fruits.harmless import json_text
+
+
+def planned() -> list[Call]:
+    """Return the calls that :func:`hold` makes where all is as it should be."""
+    why = "is its policy the template's?"
+    return [Call("s3", "get_bucket_policy", {"Bucket": f"<{which}>"}, why) for which, _ in _of_template()]
+
+
+def hold(aws: Aws, name: str) -> list[str]:
+    """Compare the policies of an installation's buckets with the template; put back what differs, and return whose that was.
+
+    Raises
+    ------
+    AwsError
+        If one still differs afterwards: somebody, or a service, writes it.
+    """
+    storage = find(aws, name, "storage")
+    if storage is None:
+        return []
+    mended = []
+    known = {"AWS::Region": aws.region, "AWS::AccountId": aws.who()["account"], "AWS::Partition": aws.partition}
+    for which, policy in _of_template():
+        bucket = storage.outputs.get(f"{which}Bucket")
+        if bucket is None:
+            continue  # of an older template, whose stack was not deployed again
+        arn = f"arn:{aws.partition}:s3:::{bucket}"
+        wanted = _put_in(policy, {**known, which: bucket, f"{which}.Arn": arn})
+        if _meant(_read(aws, bucket)) == _meant(wanted):
+            continue
+        aws.call("s3", "put_bucket_policy", Bucket=bucket, Policy=json_text(wanted))
+        if _meant(_read(aws, bucket)) != _meant(wanted):
+            raise AwsError(
+                f"the policy of bucket '{bucket}' is not the template's, not even after it was put back; see who writes it "
+                "(CloudTrail: PutBucketPolicy), then deploy again"
+            )
+        mended.append(bucket)
+    return mended
+
+
+def _of_template() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name of each bucket in the template, and its policy."""
+    for variant in variants(parse(template("storage"))):
+        for policy in variant.of("AWS::S3::BucketPolicy"):
+            yield str(policy.properties["Bucket"]).strip("${}"), policy.properties["PolicyDocument"]
+        return  # which parameters there are makes no difference to these
+
+
+def _read(aws: Aws, bucket: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(aws.call("s3", "get_bucket_policy", Bucket=bucket)["Policy"])
+    except AwsAbsentError:
+        return {}
+    return found
+
+
+def _put_in(term: Any, known: dict[str, str]) -> Any:
+    if isinstance(term, dict):
+        return {key: _put_in(value, known) for key, value in term.items()}
+    if isinstance(term, list):
+        return [_put_in(value, known) for value in term]
+    if isinstance(term, str):
+        for key, value in known.items():
+            term = term.replace(f"${{{key}}}", value)
+    return term
+
+
+def _meant(policy: dict[str, Any]) -> set[str]:
+    """Return the statements of a policy, each so that what means the same is the same."""
+    statements = policy.get("Statement") or []
+    return {
+        json_text(_plain(one), sort_keys=True) for one in (statements if isinstance(statements, list) else [statements])
+    }
+
+
+def _plain(term: Any) -> Any:
+    if isinstance(term, dict):
+        return {key: _plain(value) for key, value in term.items() if key != "Sid"} if term != {"AWS": "*"} else "*"
+    if isinstance(term, list):
+        plain = sorted((_plain(value) for value in term), key=str)
+        return plain[0] if len(plain) == 1 else plain
+    return str(term).lower() if isinstance(term, bool) else term

@@ -1,0 +1,160 @@
+"""How fast is a core? What was measured here, what a run of one's own measured, and the same for other networks and photos.
+
+A photo costs what its bytes cost to decode, what the network costs at its size, and the rest (read, hash, hand over, store).
+Measured for one network and one kind of photo, and moved to others by the differences of those parts, each measured too.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from fruits.errors import ConfigError
+
+#: Mean size of the photos that were measured: Fruits-360, 100 x 100 pixels.
+PHOTO_BYTES: Final = 4600.0
+#: Of a core, per byte of a JPEG beyond those, decoded at reduced scale: 1.9 ms for 175 kB, 4.2 for 459 kB, 11 for 1.15 MB.
+DECODE_S_PER_BYTE: Final = 1.0e-8
+#: Seconds of a core per photo and side of the input; docs/backbones.md, "photos per second and thread, inference alone".
+INFERENCE_S: Final[Mapping[str, Mapping[int, float]]] = {
+    "fruits-small": {100: 1 / 1240},
+    "mobilenet_v2_imagenet": {100: 1 / 267, 224: 1 / 68},
+}
+_REFERENCE: Final = "fruits-small"
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What was measured, by whom.
+
+    Attributes
+    ----------
+    photos_per_core_s : float
+        Through Spark: read, decode, network, write.
+    driver_s_per_photo : float
+        Of the steps that the driver does alone, after the embeddings.
+    result_bytes_per_photo : float
+        Stored in OUT.
+    source : str
+    """
+
+    photos_per_core_s: float
+    driver_s_per_photo: float
+    result_bytes_per_photo: float
+    source: str
+
+
+#: docs/aws.md, "Where the numbers come from", says how to measure them again.
+MEASURED: Final = Rates(
+    photos_per_core_s=703.0,
+    driver_s_per_photo=0.00028,
+    result_bytes_per_photo=1200.0,
+    source="docs/benchmarks.md: 26,300 photos of 100 x 100 through Spark on two cores in 18.7 s",
+)
+
+
+def rates_of(record: Mapping[str, Any], result_bytes: int | None = None) -> Rates:
+    """Return what a run of one's own measured, from its ``run.json``.
+
+    Raises
+    ------
+    ConfigError
+        If it computed nothing, so that there is nothing to learn from it.
+    """
+    timeline = record.get("timeline") or {}
+    rate, photos = timeline.get("photos_per_core_s"), record.get("photos")
+    if not rate or not photos or record.get("computed") != photos:
+        raise ConfigError(
+            "the run has no rate of its own (it computed nothing, or not all); expected a first run on its photos"
+        )
+    seconds = record["seconds"]
+    alone = seconds["total"] - seconds["embeddings"] - seconds.get("engine", 0.0)
+    stored = result_bytes / photos if result_bytes else MEASURED.result_bytes_per_photo
+    return Rates(float(rate), alone / photos, stored, f"run of {record['started']} on {photos:,} photos")
+
+
+def read_rates(text: str | bytes, name: str) -> Rates:
+    """Return the rates of a ``run.json``; ``name`` is what messages call it."""
+    try:
+        return rates_of(json.loads(text))
+    except ConfigError:
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError) as exc:
+        raise ConfigError(
+            f"--rates-of '{name}' is no run.json ({exc}); expected that of a first run on its photos"
+        ) from exc
+
+
+def scaled(
+    rates: Rates, *, backbone: str = _REFERENCE, size: int | None = None, photo_bytes: float = PHOTO_BYTES
+) -> Rates:
+    """Return the rates for another network, size of its input or size of photos than those that were measured.
+
+    Parameters
+    ----------
+    rates : Rates
+        Of the embedded network on photos of :data:`PHOTO_BYTES`.
+    backbone : str
+        A name of :data:`INFERENCE_S`; or an ONNX file, which is measured on this machine beside the embedded network.
+    size : int, optional
+        Side of its input; by default its card's, the largest it may be.
+    photo_bytes : float
+
+    Raises
+    ------
+    ConfigError
+        If there is no such network.
+    """
+    network, how = _inference_s(backbone, size)
+    small, _ = _inference_s(_REFERENCE, None)
+    decode = DECODE_S_PER_BYTE * (photo_bytes - PHOTO_BYTES)
+    if network == small and abs(decode) < 1e-6:
+        return rates
+    # What a small photo saves in decoding is not more than decoding costs.
+    seconds = 1 / rates.photos_per_core_s + network - small + max(decode, -3e-5)
+    words = f"{how}, {(network - small) * 1e3:+.2f} ms per photo; {photo_bytes / 1e3:,.1f} kB, {decode * 1e3:+.2f} ms"
+    return replace(rates, photos_per_core_s=1 / seconds, source=f"{rates.source}; {words}")
+
+
+def _inference_s(backbone: str, size: int | None) -> tuple[float, str]:
+    """Return the seconds of a core per photo, and in words of what."""
+    if backbone.lower().endswith(".onnx"):
+        return _measured_s(backbone, size)
+    known = INFERENCE_S.get(backbone)
+    if known is None:
+        raise ConfigError(f"--backbone '{backbone}': expected {' or '.join(INFERENCE_S)}, or the path of an .onnx file")
+    side = size or max(known)
+    # Convolutions cost by the pixel: in proportion, or between the two sizes that were measured.
+    (low, least), (high, most) = min(known.items()), max(known.items())
+    if low == high:
+        seconds = least * (side / low) ** 2
+    else:
+        seconds = least + (most - least) * (side**2 - low**2) / (high**2 - low**2)
+    return max(seconds, least * (side / low) ** 2 / 2), f"{backbone} at {side} x {side}"
+
+
+def _measured_s(path: str, size: int | None) -> tuple[float, str]:
+    """Measure a network on this machine, beside the embedded one, whose time on the measured machine is known."""
+    import numpy as np  # noqa: PLC0415 - only where a network is measured
+
+    from fruits.embedding.backbone import Embedder, find_backbone  # noqa: PLC0415
+
+    def seconds(name: str, side: int | None) -> tuple[float, int]:
+        found = find_backbone(name)
+        preprocessing = found.card.preprocessing(side, None)
+        network = Embedder(found.prepared(preprocessing))
+        pixels = np.full((8, preprocessing.size, preprocessing.size, 3), 128, np.uint8)
+        network.embed(pixels)
+        best = float("inf")
+        for _ in range(5):
+            started = time.process_time()
+            network.embed(pixels)
+            best = min(best, time.process_time() - started)
+        return max(best, 1e-6) / len(pixels), preprocessing.size
+
+    own, side = seconds(path, size)
+    reference, _ = seconds(_REFERENCE, None)
+    return INFERENCE_S[_REFERENCE][100] * own / reference, f"'{path}' at {side} x {side}, measured here"

@@ -1,0 +1,189 @@
+"""Which stacks an installation has, what their templates take, and what AWS says of them.
+
+A stack is one template of the package, named ``<name>-<template>``. What each holds is written in the templates; this knows
+only their parameters, the rules that they put on them, and their outputs. Changes nothing at AWS.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Final
+
+from fruits.aws import cloudformation
+from fruits.aws.calls import Aws, AwsAbsentError
+from fruits.errors import ConfigError
+
+#: Each may need those before it.
+ORDER: Final = ("storage", "roles", "batch", "service", "budget")
+#: What ``deploy`` makes unless it is told otherwise. The service costs money while nobody uses it.
+USUAL: Final = ("storage", "roles", "batch", "budget")
+#: Parameters that ``deploy`` finds out by itself, of AWS.
+LOOKED_UP: Final = {"batch": "S3PrefixListId", "service": "S3PrefixListId"}
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A stack as AWS has it."""
+
+    name: str
+    state: str
+    outputs: Mapping[str, str]
+    parameters: Mapping[str, str]
+    reason: str
+
+
+def template(which: str) -> str:
+    """Return the text of a template."""
+    return (files("fruits.aws") / "templates" / f"{which}.yaml").read_text("utf-8")
+
+
+def find(aws: Aws, name: str, which: str) -> Stack | None:
+    """Return a stack of an installation, or None if there is none."""
+    try:
+        [found] = aws.call("cloudformation", "describe_stacks", StackName=f"{name}-{which}")["Stacks"]
+    except AwsAbsentError:
+        return None
+    return Stack(
+        f"{name}-{which}",
+        found["StackStatus"],
+        {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", ())},
+        {one["ParameterKey"]: one.get("ParameterValue", "") for one in found.get("Parameters", ())},
+        found.get("StackStatusReason", ""),
+    )
+
+
+def outputs(aws: Aws, name: str, stacks: Sequence[str]) -> dict[str, str]:
+    """Return what stacks that must be there say, in one mapping.
+
+    Raises
+    ------
+    AwsAbsentError
+        If one is not there.
+    """
+    told: dict[str, str] = {}
+    for which in stacks:
+        stack = find(aws, name, which)
+        if stack is None:
+            raise AwsAbsentError(
+                f"there is no stack {name}-{which} in {aws.region}; make it with 'fruits aws deploy', or check --name, --region"
+            )
+        told |= stack.outputs
+    return told
+
+
+def in_order(stacks: Sequence[str]) -> list[str]:
+    """Return templates in the order in which they are made.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such template.
+    """
+    if unknown := sorted(set(stacks) - set(ORDER)):
+        raise ConfigError(f"no template '{unknown[0]}'; expected {', '.join(ORDER)}")
+    return [which for which in ORDER if which in stacks]
+
+
+def must_be_given(which: str) -> list[str]:
+    """Return the parameters of a template that have no default and that nobody can look up."""
+    known: dict[str, Any] = cloudformation.parse(template(which)).get("Parameters") or {}
+    return [key for key, about in known.items() if "Default" not in about and key != LOOKED_UP.get(which)]
+
+
+def parse_parameters(given: Sequence[str], stacks: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return parameters given as ``template.Key=value``, each as its template takes it.
+
+    Raises
+    ------
+    ConfigError
+        If a template has no such parameter or would not take the value, or none of the stacks is made of it: CloudFormation
+        would say so only when the stacks before it are there.
+    """
+    parsed: dict[str, dict[str, str]] = {}
+    for one in given:
+        left, equals, value = one.partition("=")
+        which, dot, key = left.partition(".")
+        if not equals or not dot or not key or which not in ORDER:
+            raise ConfigError(
+                f"--set '{one}': expected template.Key=value, such as batch.MaxCoreNodes=3 or budget.Email=me@x.org"
+            )
+        if which not in stacks:
+            option = "--service or " if which == "service" else ""
+            raise ConfigError(
+                f"--set '{one}': stack {which} is not among {', '.join(stacks)}; add {option}--stack {which}"
+            )
+        _check_parameter(which, key, value)
+        parsed.setdefault(which, {})[key] = value
+    return parsed
+
+
+def _check_parameter(which: str, key: str, value: str) -> None:
+    known: dict[str, Any] = cloudformation.parse(template(which))["Parameters"]
+    names = [name for name in known if name != "Name"]  # that is --name
+    if key not in names:
+        raise ConfigError(f"--set {which}.{key}: the template has no such parameter; expected {', '.join(names)}")
+    about = known[key]
+    said = f"--set {which}.{key}={value}: {about['Description'].rstrip('.')}; expected"
+    if (allowed := about.get("AllowedValues")) and value not in allowed:
+        raise ConfigError(f"{said} {' or '.join(allowed)}")
+    if (pattern := about.get("AllowedPattern")) and not re.fullmatch(pattern, value):
+        raise ConfigError(f"{said} {pattern}")
+    if about["Type"] == "Number":
+        least, most = about.get("MinValue", 0), about.get("MaxValue")
+        if not value.isdigit() or int(value) < least or (most is not None and int(value) > most):
+            raise ConfigError(f"{said} a number from {least} {'on' if most is None else f'to {most}'}")
+
+
+def effective(which: str, given: Mapping[str, str], before: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what each parameter of a stack will be: given, else as it is, else the template's default."""
+    known: dict[str, Any] = cloudformation.parse(template(which)).get("Parameters") or {}
+    return (
+        {key: str(about["Default"]) for key, about in known.items() if "Default" in about}
+        | dict(before or {})
+        | dict(given)
+    )
+
+
+def check_rules(which: str, values: Mapping[str, str]) -> None:
+    """Hold parameters to the rules of their template, as CloudFormation will.
+
+    Raises
+    ------
+    ConfigError
+        If parameters do not go together, such as a size of task that Fargate does not have.
+    """
+    for rule in (cloudformation.parse(template(which)).get("Rules") or {}).values():
+        for assertion in rule["Assertions"]:
+            if not _holds(assertion["Assert"], values):
+                wrong = ", ".join(f"{which}.{key}={values[key]}" for key in sorted(_named(assertion["Assert"])))
+                raise ConfigError(f"{wrong}: {assertion['AssertDescription']}")
+
+
+def _holds(term: Any, values: Mapping[str, str]) -> bool:
+    """Decide a condition of a rule; knows the functions that our templates use, and fails at any other."""
+    [(function, parts)] = term.items()
+    if function == "Fn::Or":
+        return any(_holds(part, values) for part in parts)
+    if function == "Fn::And":
+        return all(_holds(part, values) for part in parts)
+    if function == "Fn::Not":
+        return not _holds(parts[0], values)
+    if function == "Fn::Equals":
+        return _value(parts[0], values) == _value(parts[1], values)
+    if function == "Fn::Contains":
+        return _value(parts[1], values) in [_value(part, values) for part in parts[0]]
+    raise ValueError(f"a rule of a template uses {function}, which nobody here can decide")
+
+
+def _value(term: Any, values: Mapping[str, str]) -> str:
+    return values[term["Ref"]] if isinstance(term, dict) else str(term)
+
+
+def _named(term: Any) -> set[str]:
+    """Return the parameters that a rule looks at."""
+    if isinstance(term, dict):
+        return {term["Ref"]} if "Ref" in term else set().union(*map(_named, term.values()))
+    return set().union(*map(_named, term)) if isinstance(term, list) else set()
