@@ -254,8 +254,8 @@ FR = {
     "coverage": "Combien de réponses, et de quelle qualité",
     "coverage_text": "Sur {photos} photos d’entraînement mises de côté. Vers la droite, plus de photos reçoivent une réponse ; "
     "pour répondre plus souvent, il faut deviner davantage, et moins de réponses sont justes. Demandé : {wanted} de réponses "
-    "justes parmi celles qui nomment quelque chose, et {sure} parmi les sûres (--min-precision). Chaque limite compte avec le "
-    "hasard : ce qui a été trouvé est un peu au-dessus.",
+    "justes parmi celles qui nomment quelque chose, et {sure} parmi les sûres (--min-precision). Chaque limite tient "
+    "compte du hasard : ce qui a été trouvé est un peu au-dessus.",
     "coverage_title": "Part de réponses justes selon la part de photos qui en reçoivent une",
     "coverage_desc": "Réponses sûres : {sure_coverage} des photos, {sure_precision} justes. Avec « probablement » : "
     "{named_coverage} des photos, {named_precision} justes.",
