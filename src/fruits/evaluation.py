@@ -191,7 +191,7 @@ def _folds(name: str, material: Material, run: Finished, *, asked_for: bool) -> 
         asked = run.record["evaluated"]["split"] if run.record["evaluated"] else "test"
         return protocols.official(split == "train", split == asked), "no photos for testing have a label that is learnt"
     if name == "source":
-        return protocols.held_out_sources(material.named_source), "no manifest names two sources (column source)"
+        return protocols.held_out_sources(material.named_source), "no manifest names two sources"
     if name == "axis":
         return protocols.held_out_axis(films.axis, material.labels), "no label has photos of two films"
     if name == "arc":

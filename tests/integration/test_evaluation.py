@@ -18,7 +18,7 @@ from fruits.errors import ConfigError, StoreError
 from fruits.evaluation import PROTOCOLS, evaluate
 from fruits.photos import orchard
 
-SCORES = ("accuracy", "low", "high", "kind_accuracy", "kind_low", "kind_high")
+SCORES = ("accuracy", "low", "high", "kind_accuracy", "kind_low", "kind_high", "kind_top3_accuracy")
 KEYS = {"protocol", "seen", "photos", "left_out", "folds", "groups", "grouped_by", "leakage", *SCORES}
 #: Shown by the report only where there is an evaluation.
 TABLE = '<table class="protocols">'
@@ -48,6 +48,34 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
     return root / "out", record, evaluate(str(root / "out"))
 
 
+# --- Sources ------------------------------------------------------------------------------------------------------------
+
+
+def test_sources_of_a_manifest_are_left_out_one_at_a_time(own_photos: Path, tmp_path: Path, fruits: Fruits) -> None:
+    lines = ["uri,label,split,source"]
+    for number, path in enumerate(sorted(own_photos.glob("Training/*/*.jpg"))):
+        source = ("ann", "bob", "eve")[number % 3]
+        if path.parent.name != "Moon Pear 1" or source == "ann":  # a label of one source alone
+            lines.append(f"{path.relative_to(own_photos)},{path.parent.name},train,{source}")
+    (own_photos / "list.csv").write_text("\n".join(lines), "utf-8")
+    record = run(tmp_path / "out", own_photos / "list.csv")
+    assert record["balanced"] is True, "several sources count the same"
+    evaluated = evaluate(str(tmp_path / "out"), ["source"])
+    (row,) = evaluated["protocols"]
+    assert (row["protocol"], row["folds"], row["accuracy"]) == ("source", 3, None)
+    assert [source["source"] for source in row["sources"]] == ["ann", "bob", "eve"]
+    ann = row["sources"][0]
+    assert ann["left_out"] == sum("Moon Pear 1" in line for line in lines) > 0, "nobody else has photos of that kind"
+    for source in row["sources"]:
+        assert 0 <= source["kind_low"] <= source["kind_accuracy"] <= source["kind_high"] <= 1
+        assert source["kind_accuracy"] <= source["kind_top3_accuracy"]
+    weighted = sum(source["photos"] * source["kind_accuracy"] for source in row["sources"]) / row["photos"]
+    assert row["kind_accuracy"] == pytest.approx(weighted)
+    told = fruits("evaluate", tmp_path / "out", "--protocol", "source")
+    assert told.code == 0, told.stderr
+    assert all(name in told.stdout for name in ("ann", "bob", "eve", "among three"))
+
+
 # --- What is measured ---------------------------------------------------------------------------------------------------
 
 
@@ -66,7 +94,7 @@ def test_every_protocol_is_measured_or_said_not_to_apply(filmed: Any) -> None:
     _, _, evaluated = filmed
     measured, not_applicable = by_name(evaluated), {row["protocol"] for row in evaluated["not_applicable"]}
     assert sorted([*measured, *not_applicable]) == sorted(PROTOCOLS)
-    assert not_applicable == {"groups"}
+    assert not_applicable == {"groups", "source"}
     assert all(row["reason"] for row in evaluated["not_applicable"])
     for row in measured.values():
         assert set(row) == KEYS
@@ -196,7 +224,7 @@ def test_only_photos_that_the_network_was_not_made_from_count(
     assert measured["official"]["seen"] is False
     assert measured["official"]["accuracy"] > 0.3  # of 8 labels, from mean colours alone
     assert measured["groups"]["seen"] is True
-    assert [measured["groups"][name] for name in SCORES] == [None] * 6
+    assert [measured["groups"][name] for name in SCORES] == [None] * len(SCORES)
     assert 0 <= measured["groups"]["leakage"] <= 1  # asks no head
     assert "seen" in evaluation.as_text([evaluated])
     assert TABLE in (tmp_path / "out" / "report.html").read_text("utf-8")

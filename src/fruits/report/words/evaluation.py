@@ -19,6 +19,9 @@ EN = {
     "protocol": "What is held out",
     "protocol_official": "The given split",
     "protocol_official_why": "The test photos, as folders, manifest or hash set them apart.",
+    "protocol_source": "Whole sources",
+    "protocol_source_why": "The photos of one source, asked of a head that learnt from all others: the nearest to what new "
+    "people will show.",
     "protocol_axis": "One axis of rotation",
     "protocol_axis_why": "All views around one axis, of every fruit that was filmed around several.",
     "protocol_arc": "A quarter of each turn",
@@ -66,6 +69,7 @@ EN = {
     "inapplicable_no_kind_has_two_varieties": "no kind has two varieties",
     "inapplicable_no_fold_has_learnt_what_it_is_asked": "no fold has learnt what it is asked",
     "inapplicable_there_is_a_single_group": "there is a single group",
+    "inapplicable_no_manifest_names_two_sources": "no manifest names two sources",
     "inapplicable_films_are_held_out_by_axis_and_arc": "the photos are frames of films, which axis and arc hold out better",
     # Answers
     "answers": "What a person is told",
@@ -162,6 +166,9 @@ FR = {
     "protocol": "Ce qui est mis de côté",
     "protocol_official": "Le partage donné",
     "protocol_official_why": "Les photos de test, telles que dossiers, manifeste ou empreinte les désignent.",
+    "protocol_source": "Des sources entières",
+    "protocol_source_why": "Les photos d’une source, soumises à un classifieur entraîné sur toutes les autres : c’est ce qui "
+    "ressemble le plus aux photos de nouvelles personnes.",
     "protocol_axis": "Un axe de rotation",
     "protocol_axis_why": "Toutes les vues autour d’un axe, pour chaque fruit filmé autour de plusieurs.",
     "protocol_arc": "Un quart de chaque tour",
@@ -210,6 +217,7 @@ FR = {
     "inapplicable_no_kind_has_two_varieties": "aucune espèce n’a deux variétés",
     "inapplicable_no_fold_has_learnt_what_it_is_asked": "aucun pli n’a appris ce qui lui est demandé",
     "inapplicable_there_is_a_single_group": "il n’y a qu’un groupe",
+    "inapplicable_no_manifest_names_two_sources": "aucun manifeste ne nomme deux sources",
     "inapplicable_films_are_held_out_by_axis_and_arc": "les photos sont des images de films, que l’axe et l’arc mettent mieux de "
     "côté",
     "inapplicable_no_label_has_photos_of_two_films": "aucune étiquette n’a de photos de deux films",
