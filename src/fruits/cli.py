@@ -18,7 +18,7 @@ import typer
 
 from fruits import __version__, cli_aws, cli_aws_jobs, cli_aws_service, cli_database, cli_service
 from fruits.command import QUIET, SETTINGS, VERBOSE, Group, close_streams, command, open_streams
-from fruits.config import Fit, RunConfig
+from fruits.config import DEFAULT_BACKBONE, Fit, RunConfig
 from fruits.errors import ConfigError, EvaluationError, FruitsError, ImageDecodeError, LeakageError, StoreError
 from fruits.harmless import json_text
 from fruits.terminal import JSON, OUTPUT, RESIZE_MODE, Display, fail, set_volume, shell
@@ -83,7 +83,7 @@ def fruits(
 def run(
     photos: Annotated[list[str], _PHOTOS],
     to: Annotated[str, _OUT],
-    backbone: Annotated[str, _BACKBONE] = "fruits-small",
+    backbone: Annotated[str, _BACKBONE] = DEFAULT_BACKBONE,
     size: Annotated[int | None, _SIZE] = None,
     resize_mode: Annotated[
         str | None,
@@ -352,7 +352,7 @@ def evaluate(
 def audit(
     photos: Annotated[list[str], _PHOTOS],
     to: Annotated[str, _OUT],
-    backbone: Annotated[str, _BACKBONE] = "fruits-small",
+    backbone: Annotated[str, _BACKBONE] = DEFAULT_BACKBONE,
     size: Annotated[int | None, _SIZE] = None,
     workers: Annotated[int | None, _WORKERS] = None,
     only: Annotated[list[str] | None, _ONLY] = None,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fruits.command import SETTINGS, Group, command
+from fruits.config import DEFAULT_BACKBONE
 from fruits.errors import ConfigError, StoreError
 from fruits.harmless import json_text
 from fruits.terminal import JSON, OUTPUT, Display, confirm, fail
@@ -233,8 +234,11 @@ def cost_of(
     ] = None,
     photo_kb: Annotated[float, typer.Option("--photo-kb", help="Mean size of a photo.", min=0.1)] = 4.6,
     backbone: Annotated[
-        str, typer.Option(help="fruits-small, mobilenet_v2_imagenet, or an ONNX file, which is measured here.")
-    ] = "fruits-small",
+        str,
+        typer.Option(
+            help="fruits-photo, fruits-small, mobilenet_v2_imagenet, or an ONNX file, which is measured here."
+        ),
+    ] = DEFAULT_BACKBONE,
     size: Annotated[int | None, typer.Option(help="Side of the network's input in pixels.", min=8, max=2048)] = None,
     compute: Annotated[str, COMPUTE] = "serverless",
     executors: Annotated[int, EXECUTORS] = 5,

@@ -9,7 +9,7 @@ import typer
 
 from fruits.cli_aws import COMPUTE, DRY, EXECUTORS, NAME, PRICES, REGION, check_name, checked_compute, plan
 from fruits.command import command as add_command
-from fruits.config import Fit, RunConfig
+from fruits.config import DEFAULT_BACKBONE, Fit, RunConfig
 from fruits.errors import ConfigError
 from fruits.harmless import json_text
 from fruits.terminal import JSON, OUTPUT, RESIZE_MODE, Display, fail
@@ -44,7 +44,7 @@ def run(
     to: Annotated[str, typer.Option(*OUTPUT, help="s3://<results bucket>/runs/NAME, or NAME alone.")],
     backbone: Annotated[
         str, typer.Option(help="Name of an embedded network, or an ONNX file, which travels.")
-    ] = "fruits-small",
+    ] = DEFAULT_BACKBONE,
     size: Annotated[int | None, typer.Option(help="Side of the network's input in pixels.")] = None,
     resize_mode: Annotated[
         str | None, typer.Option(*RESIZE_MODE, metavar="MODE", help="pad, crop or squash a photo that is not square.")
@@ -206,7 +206,7 @@ def _there(
 def _start(
     there: Any, place: Place, table: Prices, made: Callable[[float], Job], *, sources: tuple[str, ...], count: int | None,
     executors: int, architecture: str | None, follow: bool, dry_run: bool, as_json: bool, own: tuple[Any, ...] = (),
-    backbone: str = "fruits-small", size: int | None = None,
+    backbone: str = DEFAULT_BACKBONE, size: int | None = None,
 ) -> None:  # fmt: skip
     """Start a job, unless it is under way; say before what it costs, and follow it."""
     from fruits.aws import cluster, cost, package, quotas, rates  # noqa: PLC0415

@@ -10,10 +10,12 @@ import os
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from fruits.errors import ConfigError
 
+#: The embedded network of those who name none: for photos that people take.
+DEFAULT_BACKBONE: Final = "fruits-photo"
 #: How a photo that is not square becomes a square: whole on white, largest centred square, or stretched.
 Fit = Literal["pad", "crop", "squash"]
 
@@ -82,7 +84,7 @@ class RunConfig:
 
     sources: tuple[str, ...]
     out: str
-    backbone: str = "fruits-small"
+    backbone: str = DEFAULT_BACKBONE
     size: int | None = None
     fit: Fit | None = None
     variance: float | None = None

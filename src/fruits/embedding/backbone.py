@@ -28,7 +28,6 @@ from fruits.photos.images import DECODER, Kernel, Preprocessing
 from fruits.storage import schemas
 from fruits.storage.files import read_regular
 
-DEFAULT_BACKBONE: Final = "fruits-small"
 #: Photos per inference call. Larger batches leave the cache and are slower; the answer per photo does not depend on it.
 BATCH_SIZE: Final = 32
 #: Largest magnitude in an embedding. Learning squares and sums numbers in float32: of 10 million photos of 1,280 numbers up to

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from fruits.config import DEFAULT_BACKBONE
 from fruits.embedding import backbone
 from fruits.embedding.backbone import (
     Card,
@@ -184,8 +185,8 @@ def test_list_that_the_card_names_and_that_is_gone_is_asked_for(save_network: Sa
 
 
 def test_list_of_the_embedded_network_is_whole_sorted_and_without_second_mentions() -> None:
-    card = find_backbone(backbone.DEFAULT_BACKBONE).card
-    known = training_photos(card, backbone.DEFAULT_BACKBONE)
+    card = find_backbone(DEFAULT_BACKBONE).card
+    known = training_photos(card, DEFAULT_BACKBONE)
     assert known is not None
     assert (known.dtype, len(known)) == (np.uint64, 19_312)
     assert (known[1:] > known[:-1]).all()
@@ -195,7 +196,7 @@ def test_list_of_the_embedded_network_is_whole_sorted_and_without_second_mention
 
 
 def test_embedded_backbone_is_whole_and_does_what_its_card_says() -> None:
-    found = find_backbone(backbone.DEFAULT_BACKBONE)
+    found = find_backbone(DEFAULT_BACKBONE)
     preprocessing = found.card.preprocessing(None, None)
     embedding = Embedder(found.prepared(preprocessing)).embed(pixels(2, preprocessing.size))
     assert embedding.shape == (2, found.card.embedding_size)
@@ -204,7 +205,7 @@ def test_embedded_backbone_is_whole_and_does_what_its_card_says() -> None:
 
 
 def test_unknown_backbone_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(BackboneError, match=f"no backbone 'resnet'; expected one of .*{backbone.DEFAULT_BACKBONE}"):
+    with pytest.raises(BackboneError, match=f"no backbone 'resnet'; expected one of .*{DEFAULT_BACKBONE}"):
         find_backbone("resnet")
 
 
