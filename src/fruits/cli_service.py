@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from fruits.service.database import Database
     from fruits.service.submissions import Submission, Submissions
 
-_OUT = typer.Argument(help="Results of 'fruits run', or a bundle.")
+_SERVED = typer.Argument(
+    metavar="[OUT]", help="Results of 'fruits run', or a bundle; without: the recogniser that ships."
+)
 _DATA = typer.Option(
-    metavar="FOLDER", help="Folder for the database and kept photos; default: OUT-service, beside OUT."
+    metavar="FOLDER",
+    help="Folder for the database and kept photos; default: OUT-service, beside OUT; fruits-service without OUT.",
 )
 _DATABASE = typer.Option(
     metavar="URL",
@@ -61,7 +64,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def serve(
-    out: Annotated[str, _OUT],
+    out: Annotated[str, _SERVED] = "",
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8080,
     data: Annotated[str, _DATA] = "",
@@ -124,10 +127,13 @@ def serve(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Serve the web page and the HTTP API. A photo in, the name of the fruit out."""
-    from fruits.service.settings import ServiceConfig  # noqa: PLC0415 - keeps 'fruits --help' quick
+    from fruits import shipped  # noqa: PLC0415 - keeps 'fruits --help' quick
+    from fruits.service.settings import ServiceConfig  # noqa: PLC0415
 
+    if not out:  # what visitors give back must not go into the package
+        data = data or "fruits-service"
     config = ServiceConfig(
-        out=out, host=host, port=port, data=data, database=database, photos=photos, workers=workers, batch=batch,
+        out=out or shipped.path(), host=host, port=port, data=data, database=database, photos=photos, workers=workers, batch=batch,
         root_path=root_path, allow_hosts=tuple(allow_host or ()), allow_origins=tuple(allow_origin or ()),
         trusted_proxies=tuple(trusted_proxy or ()), max_bytes=max_bytes, max_photos=max_photos, max_fields=max_fields,
         max_pixels=max_pixels, max_frames=max_frames, max_connections=max_connections,
@@ -145,9 +151,13 @@ def serve(
 
     def listening(address: str) -> None:
         if as_json:
-            typer.echo(json_text({"address": address, "out": out, "data": config.data, "database": _shown(config)}))
+            typer.echo(
+                json_text({"address": address, "out": config.out, "data": config.data, "database": _shown(config)})
+            )
         else:
-            typer.echo(f"serving {out} at {address} after {time.monotonic() - started:.1f} s; stop with Ctrl-C")
+            typer.echo(
+                f"serving {out or shipped.NAME} at {address} after {time.monotonic() - started:.1f} s; stop with Ctrl-C"
+            )
 
     run(config, listening=listening, quiet=is_quiet())
 

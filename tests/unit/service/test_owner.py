@@ -20,7 +20,7 @@ from fruits.service.tokens import TokenInfo
 
 pytestmark = pytest.mark.anyio
 New = Callable[..., NewSubmission]
-OWNER = TokenInfo("0a1b2c3d", "Ada", "owner", None, "2026-11-25", None, False)
+OWNER = TokenInfo("0a1b2c3d", "Ada", "owner", None, "2026-11-25", None, None, False)
 
 
 @pytest.fixture

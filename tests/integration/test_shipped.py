@@ -1,0 +1,111 @@
+"""The recogniser that ships: it needs nothing but the package, knows its kinds in two languages, and holds no photo."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fruits import bundle as bundles
+from fruits import shipped
+from fruits.embedding.backbone import find_backbone
+from fruits.photos import orchard
+
+Fruits = Callable[..., Any]
+#: How often a photo of a source that is no test of ours must be named right at least; docs/evaluation.md has the figures.
+LEAST_RIGHT = 0.8
+
+
+@pytest.fixture(scope="module")
+def recogniser() -> bundles.Bundle:
+    return bundles.load(shipped.path())
+
+
+def test_it_knows_eighty_kinds_and_more_in_two_languages_with_a_line_each(recogniser: bundles.Bundle) -> None:
+    kinds = recogniser.taxonomy.kinds
+    assert len(kinds) >= 80
+    assert all(kind.en and kind.fr and kind.line_en and kind.line_fr for kind in kinds)
+    assert {"apple", "banana", "pumpkin", "durian", "chilli-pepper"} <= set(recogniser.taxonomy.kind_ids)
+    assert len(recogniser.taxonomy.varieties) >= 40, "apples, pears, ..."
+
+
+def test_it_holds_no_photo_and_no_place_of_a_machine(recogniser: bundles.Bundle) -> None:
+    assert len(recogniser.gallery) == 0
+    assert recogniser.gallery.jpegs == b""
+    told = json.dumps(recogniser.manifest)
+    assert "/work" not in told
+    assert "/home" not in told
+    assert not list(Path(shipped.path()).glob("*.jp*g"))
+
+
+def test_it_is_made_from_the_network_that_a_run_starts_from(recogniser: bundles.Bundle) -> None:
+    assert recogniser.card.sha256 == find_backbone("fruits-photo").card.sha256
+    assert recogniser.preprocessing.size == 224
+    certainty = recogniser.certainty
+    assert 1 / 3 <= certainty.probable <= certainty.kind < 1
+    assert np.isfinite(certainty.strange)
+
+
+def test_photo_is_recognised_without_any_results(fruits: Fruits, tmp_path: Path) -> None:
+    orchard.plant(tmp_path / "photos", photos=24, varieties=2, workers=1)
+    photo = next((tmp_path / "photos").glob("*/*/*.jpg"))
+    done = fruits("predict", photo, "--json")
+    assert done.code == 0, done.stderr
+    (row,) = done.json()["photos"]
+    assert row["outcome"] in ("variety", "kind", "probable", "unsure", "unknown")
+    assert len(row["kinds"]) == 3
+    several = fruits("predict", photo, photo)
+    assert several.stdout.count(str(photo)) == 2
+
+
+def test_where_an_answer_comes_from_is_drawn(fruits: Fruits, tmp_path: Path) -> None:
+    Image.new("RGB", (300, 200), (250, 220, 40)).save(tmp_path / "yellow.png")
+    done = fruits("predict", tmp_path / "yellow.png", "--explain", tmp_path / "why", "--json")
+    assert done.code == 0, done.stderr
+    (row,) = done.json()["photos"]
+    picture = Image.open(row["explained"])
+    assert picture.size == (448, 448)
+    assert Path(row["explained"]) == tmp_path / "why" / "yellow.png.png"
+
+
+def test_results_that_are_not_there_are_said_so(fruits: Fruits, tmp_path: Path) -> None:
+    done = fruits("predict", tmp_path / "results", tmp_path / "photo.jpg")
+    assert done.code == 1
+    assert "no bundle in" in done.stderr
+    alone = fruits("predict", tmp_path)
+    assert alone.code == 2
+    assert "no photos given" in alone.stderr
+
+
+def test_service_starts_without_any_results(fruits: Fruits, tmp_path: Path) -> None:
+    done = fruits("serve", "--check", "--json", "--data", tmp_path / "data")
+    assert done.code == 0, done.stderr
+    assert done.json()["labels"] >= 80
+
+
+def test_places_of_the_map_add_up_to_the_answer(recogniser: bundles.Bundle, tmp_path: Path) -> None:
+    orchard.plant(tmp_path / "photos", photos=24, varieties=2, workers=1)
+    photo = next((tmp_path / "photos").glob("*/*/*.jpg")).read_bytes()
+    explained = recogniser.explain(photo)
+    assert explained.places.shape == (7, 7)
+    assert explained.pixels.shape == (224, 224, 3)
+    (answer,) = recogniser.recognise([photo])
+    assert answer.kinds[0][0] == explained.answer.kinds[0][0]
+    np.testing.assert_allclose(answer.features, explained.answer.features, atol=1e-4)
+
+
+def test_most_shop_photos_of_another_day_are_named_by_their_kind(recogniser: bundles.Bundle, shared: Path) -> None:
+    folder = shared / "grocery-store" / "val"
+    photos = sorted(folder.glob("*/*/*.jpg")) + sorted(folder.glob("*/*/*/*.jpg"))
+    kinds = recogniser.taxonomy.of([path.parent.name for path in photos])
+    wanted = [kinds.kind_ids[number] for number in kinds.kind_of]
+    learnt = [i for i, kind in enumerate(wanted) if kind in recogniser.taxonomy.kind_ids][::3]
+    answers = recogniser.recognise([photos[i].read_bytes() for i in learnt])
+    right = [answer.kinds[0][0] == wanted[i] for answer, i in zip(answers, learnt, strict=True)]
+    assert len(right) >= 40
+    assert np.mean(right) >= LEAST_RIGHT
