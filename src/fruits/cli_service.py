@@ -132,8 +132,9 @@ def serve(
 
     if not out:  # what visitors give back must not go into the package
         data = data or "fruits-service"
+    served = out or shipped.path()
     config = ServiceConfig(
-        out=out or shipped.path(), host=host, port=port, data=data, database=database, photos=photos, workers=workers, batch=batch,
+        out=served, host=host, port=port, data=data, database=database, photos=photos, workers=workers, batch=batch,
         root_path=root_path, allow_hosts=tuple(allow_host or ()), allow_origins=tuple(allow_origin or ()),
         trusted_proxies=tuple(trusted_proxy or ()), max_bytes=max_bytes, max_photos=max_photos, max_fields=max_fields,
         max_pixels=max_pixels, max_frames=max_frames, max_connections=max_connections,
