@@ -68,8 +68,8 @@ def test_where_an_answer_comes_from_is_drawn(fruits: Fruits, tmp_path: Path) -> 
     done = fruits("predict", tmp_path / "yellow.png", "--explain", tmp_path / "why", "--json")
     assert done.code == 0, done.stderr
     (row,) = done.json()["photos"]
-    picture = Image.open(row["explained"])
-    assert picture.size == (448, 448)
+    with Image.open(row["explained"]) as picture:
+        assert picture.size == (448, 448)
     assert Path(row["explained"]) == tmp_path / "why" / "yellow.png.png"
 
 
