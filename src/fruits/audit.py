@@ -108,7 +108,7 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
             catalogue = catalogued(config, progress)
             for remark in catalogue.remarks():
                 progress.say(remark)
-            prepared = prepare(config, catalogue, objects)
+            prepared = prepare(config, catalogue, objects, progress)
         inventory, computed = embed(engine, catalogue, prepared, progress, clock)
         counts = records.counts(catalogue, inventory, computed)
         with clock.step("duplicates"):

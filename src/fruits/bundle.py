@@ -26,15 +26,8 @@ from numpy.typing import NDArray
 from fruits import explain
 from fruits.answers import Answer, Certainty, answers, decide
 from fruits.bundle_files import FORMAT_VERSION, MANIFEST, manifest_bytes, parse_arrays, parse_object, read_files
-from fruits.embedding.backbone import (
-    BATCH_SIZE,
-    Card,
-    Embedder,
-    computation_id,
-    no_embedding,
-    parse_card,
-    usable,
-)
+from fruits.embedding.backbone import BATCH_SIZE, Embedder, computation_id, no_embedding, usable
+from fruits.embedding.card import Card, parse_card
 from fruits.embedding.model import ModelFile
 from fruits.embedding.onnx_file import refuse_outside
 from fruits.errors import BundleError, FruitsError, ImageDecodeError
@@ -146,7 +139,11 @@ class Bundle:
     @property
     def computation(self) -> str:
         """Identity of the embeddings that this bundle's features come from."""
-        return computation_id(self.card, self.preprocessing)
+        return self.computation_on(str(self.manifest["about"].get("device", "cpu")))
+
+    def computation_on(self, device: str) -> str:
+        """Return the identity of embeddings that its network makes on a device."""
+        return computation_id(self.card, self.preprocessing, device)
 
     @property
     def components(self) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from fruits import __version__, cli_aws, cli_aws_jobs, cli_aws_service, cli_database, cli_service
+from fruits import __version__, cli_aws, cli_aws_jobs, cli_aws_service, cli_backbones, cli_database, cli_service
 from fruits.command import QUIET, SETTINGS, VERBOSE, Group, close_streams, command, open_streams
 from fruits.config import DEFAULT_BACKBONE, Fit, RunConfig
 from fruits.errors import ConfigError, EvaluationError, FruitsError, ImageDecodeError, LeakageError, StoreError
@@ -49,6 +49,9 @@ _MASTER = typer.Option(
     metavar="URL", help="Master of Spark, such as local[4] or spark://host:7077; default: this machine."
 )
 _SPARK_CONF = typer.Option(metavar="KEY=VALUE", help="A setting of Spark, key=value; may be repeated.")
+_DEVICE = typer.Option(
+    metavar="DEVICE", help="auto, cpu, cuda (fruits[gpu]) or openvino (fruits[openvino]): what computes the network."
+)
 _PRICE = typer.Option(
     metavar="USD", help="What a core costs in an hour: the report then says what a million photos cost."
 )
@@ -112,6 +115,7 @@ def run(
     engine: Annotated[str, _ENGINE] = "local",
     master: Annotated[str | None, _MASTER] = None,
     spark_conf: Annotated[list[str] | None, _SPARK_CONF] = None,
+    device: Annotated[str, _DEVICE] = "auto",
     core_hour_usd: Annotated[float | None, _PRICE] = None,
     repair: Annotated[bool, _REPAIR] = False,
     follow_links: Annotated[bool, _FOLLOW_LINKS] = False,
@@ -125,7 +129,7 @@ def run(
         only=tuple(only or ()), sample=sample, seed=seed, taxonomy=taxonomy,
         min_precision=min_precision, balance=balance, gallery=gallery,
         engine=engine, master=master, spark_conf=tuple(spark_conf or ()), core_hour_usd=core_hour_usd, repair=repair,
-        follow_links=follow_links, allow_source=tuple(allow_source or ()),
+        device=device, follow_links=follow_links, allow_source=tuple(allow_source or ()),
     )  # fmt: skip
     _run(config, as_json=as_json)
 
@@ -139,6 +143,7 @@ def apply(
     engine: Annotated[str, _ENGINE] = "local",
     master: Annotated[str | None, _MASTER] = None,
     spark_conf: Annotated[list[str] | None, _SPARK_CONF] = None,
+    device: Annotated[str, _DEVICE] = "auto",
     repair: Annotated[bool, _REPAIR] = False,
     follow_links: Annotated[bool, _FOLLOW_LINKS] = False,
     allow_source: Annotated[list[str] | None, _ALLOW_SOURCE] = None,
@@ -150,7 +155,7 @@ def apply(
     with Display() as display:
         done = pipeline.apply(
             out, photos, to, workers=workers or 0, engine=engine, master=master, spark_conf=spark_conf or (),
-            repair=repair, follow_links=follow_links, allow_source=allow_source or (), progress=display,
+            device=device, repair=repair, follow_links=follow_links, allow_source=allow_source or (), progress=display,
         )  # fmt: skip
     if as_json:
         typer.echo(json_text(done))
@@ -457,7 +462,8 @@ def unpack(
         fail(f"photos that were not written: {done['failed']:,}, such as {first['path']!r} ({first['reason']})", 1)
 
 
-cli_service.add_to(app)  # here, so that help lists the flow first
+cli_backbones.add_to(app)  # here, so that help lists the flow first
+cli_service.add_to(app)
 cli_database.add_to(app)
 cli_aws.add_to(app)
 cli_aws_jobs.add_to(cli_aws.aws)

@@ -34,6 +34,7 @@ _EXTRAS: Final = {
     "alembic": "serve", "fastapi": "serve", "httptools": "serve", "prometheus_client": "serve", "psycopg": "serve",
     "pydantic": "serve", "python_multipart": "serve", "sqlalchemy": "serve", "starlette": "serve", "uvicorn": "serve",
     "uvloop": "serve", "boto3": "aws", "botocore": "aws", "yaml": "aws", "pyspark": "spark", "pillow_heif": "heic",
+    "huggingface_hub": "hub", "torch": "train",
 }  # fmt: skip
 #: Spellings of before, still understood and no longer shown.
 _OLD_SPELLINGS: Final = ("--fit",)

@@ -14,8 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from fruits.config import RunConfig
-from fruits.embedding.backbone import Backbone, Card, computation_id, find_backbone, training_photos
+from fruits.embedding.backbone import Backbone, better_for_any_photo, computation_id, find_backbone, training_photos
+from fruits.embedding.card import Card
 from fruits.embedding.model import ModelFile
+from fruits.embedding.session import usable_device
 from fruits.embedding.stage import EmbedStage
 from fruits.engines import Engine
 from fruits.harmless import json_text
@@ -23,13 +25,15 @@ from fruits.measure import Clock, Progress
 from fruits.photos.access import Access
 from fruits.photos.catalogue import Catalogue, list_photos
 from fruits.photos.images import Preprocessing
-from fruits.photos.samples import typical_side
+from fruits.photos.samples import typical_side, white_backdrops
 from fruits.storage import schemas
 from fruits.storage.objects import Objects
 from fruits.storage.parts import Inventory, Parts
 
 #: Beside the embeddings: the photos that the network was made from, as its card lists them.
 TRAINING_PHOTOS: Final = "training_photos"
+#: Share of the photos that must be on white for a network made from such photos.
+_LIKE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class Prepared:
     preprocessing: Preprocessing
     model: ModelFile
     parts: Parts
+    device: str = "cpu"
 
 
 def catalogued(config: RunConfig, progress: Progress) -> Catalogue:
@@ -59,14 +64,23 @@ def access_of(config: RunConfig) -> Access:
     return Access.to(config.sources, config.allow_source, follow_links=config.follow_links)
 
 
-def prepare(config: RunConfig, catalogue: Catalogue, objects: Objects) -> Prepared:
-    """Find the network, settle the preprocessing and put the prepared network where workers find it."""
+def prepare(config: RunConfig, catalogue: Catalogue, objects: Objects, progress: Progress) -> Prepared:
+    """Find the network, settle the preprocessing and put the prepared network where workers find it.
+
+    Photos unlike those that the network was made from become a warning of the catalogue.
+    """
     backbone = find_backbone(config.backbone)
+    device, word = usable_device(config.device)
+    if word:
+        progress.say(word)
     preprocessing = _preprocessing(config, backbone, catalogue, objects)
-    parts = Parts(config.out, f"embeddings/{computation_id(backbone.card, preprocessing)}")
+    parts = Parts(config.out, f"embeddings/{computation_id(backbone.card, preprocessing, device)}")
     if (seen := training_photos(backbone.card, config.backbone)) is not None:
         objects.write(f"{parts.prefix}/{TRAINING_PHOTOS}", seen.astype(">u8").tobytes())
-    return Prepared(backbone.card, preprocessing, _prepared_model(objects, backbone, preprocessing), parts)
+    model = _prepared_model(objects, backbone, preprocessing, parts.prefix)
+    if unlike := _unlike(backbone.card, catalogue):
+        catalogue.warnings.append(unlike)
+    return Prepared(backbone.card, preprocessing, model, parts, device)
 
 
 def embed(
@@ -98,6 +112,7 @@ def embed(
         parts.root,
         parts.prefix,
         catalogue.access,
+        prepared.device,
     )
     with clock.step("embeddings"):
         for receipts in engine.map_batches(_by_shard(work), stage, schemas.RECEIPT):
@@ -137,9 +152,9 @@ def _kept_sizes(objects: Objects) -> dict[str, int]:
     return {name: size for name, size in kept.items() if isinstance(size, int)} if isinstance(kept, dict) else {}
 
 
-def _prepared_model(objects: Objects, backbone: Backbone, preprocessing: Preprocessing) -> ModelFile:
+def _prepared_model(objects: Objects, backbone: Backbone, preprocessing: Preprocessing, prefix: str) -> ModelFile:
     """Put the prepared network where workers find it, once; the one that is there is used only if it is whole."""
-    key = f"embeddings/{computation_id(backbone.card, preprocessing)}/backbone.onnx"
+    key = f"{prefix}/backbone.onnx"
     there, digest = objects.read_many([key, f"{key}.sha256"])
     if there is None or hashlib.sha256(there).hexdigest().encode() != digest:
         there = backbone.prepared(preprocessing)
@@ -152,3 +167,17 @@ def _by_shard(work: pa.Table) -> list[pa.Table]:
     codes = work["shard"].combine_chunks().dictionary_encode().indices.to_numpy()
     starts = np.flatnonzero(np.r_[True, np.diff(codes) != 0])
     return [work.slice(start, stop - start) for start, stop in zip(starts, np.r_[starts[1:], len(codes)], strict=True)]
+
+
+def _unlike(card: Card, catalogue: Catalogue) -> str | None:
+    """Return a warning if the photos look unlike those that the network was made from, and what to take instead."""
+    if card.backdrop != "white":
+        return None
+    looked, white = white_backdrops(catalogue.table["uri"], catalogue.access)
+    if not looked or white >= _LIKE * looked:
+        return None
+    better = better_for_any_photo()
+    return (
+        f"{looked - white} of {looked} photos looked at are not on white, and {card.name} was made from photos on white "
+        f"alone: it knows little of others; a network that does better: {better}"
+    )

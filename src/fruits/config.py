@@ -16,6 +16,8 @@ from fruits.errors import ConfigError
 
 #: The embedded network of those who name none: for photos that people take.
 DEFAULT_BACKBONE: Final = "fruits-photo"
+#: What networks can be computed on.
+DEVICES: Final = ("auto", "cpu", "cuda", "openvino")
 #: How a photo that is not square becomes a square: whole on white, largest centred square, or stretched.
 Fit = Literal["pad", "crop", "squash"]
 
@@ -69,6 +71,8 @@ class RunConfig:
         Thumbnails of training photos in the bundle, at most, to show beside an answer; 0 for none.
     core_hour_usd : float, optional
         What a core costs in an hour: then the report says what a million photos cost.
+    device : {"auto", "cpu", "cuda", "openvino"}
+        What networks are computed on; what does not work here is replaced by the processor.
     repair : bool
         Whether to look at every stored byte first and compute again what is damaged.
     follow_links : bool
@@ -102,6 +106,7 @@ class RunConfig:
     spark_conf: tuple[str, ...] = ()
     gallery: int = 1000
     core_hour_usd: float | None = None
+    device: str = "auto"
     repair: bool = False
     follow_links: bool = False
     allow_source: tuple[str, ...] = ()
@@ -137,6 +142,8 @@ class RunConfig:
             raise ConfigError(
                 f"--core-hour-usd {self.core_hour_usd}: expected what a core costs in an hour, such as 0.05"
             )
+        if self.device not in DEVICES:
+            raise ConfigError(f"--device {self.device}: expected one of {', '.join(DEVICES)}")
         if self.workers < 0:
             raise ConfigError(f"--workers {self.workers}: expected 1 or more")
         if self.workers == 0:

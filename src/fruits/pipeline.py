@@ -26,6 +26,7 @@ from fruits.answers import Answer
 from fruits.certainty import certainty_by
 from fruits.computation import TRAINING_PHOTOS, Prepared, catalogued, embed, prepare, repair_parts
 from fruits.config import RunConfig, usable_cores
+from fruits.embedding.session import usable_device
 from fruits.engines import get_engine
 from fruits.errors import BundleError, CatalogueError, ConfigError
 from fruits.gallery import QUALITY, SIDE, Gallery, choose
@@ -82,11 +83,13 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             config = config.settled(len(source_names(catalogue.table)))
             labels = sorted(catalogue.table["label"].combine_chunks().unique().to_pylist())
             meaning = Taxonomy.of(labels, config.taxonomy)  # whatever is wrong with it is said before the long work
-            prepared = prepare(config, catalogue, objects)
+            prepared = prepare(config, catalogue, objects, progress)
             card, preprocessing, parts = prepared.card, prepared.preprocessing, prepared.parts
         _say_what_was_found(catalogue, progress)
         _refuse_hopeless(catalogue)
-        about = records.about(config, catalogue, card, preprocessing, command=command, started=started)
+        about = records.about(
+            config, catalogue, card, preprocessing, device=prepared.device, command=command, started=started
+        )
 
         if config.repair:
             with clock.step("repair"):
@@ -99,7 +102,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
 
         # Any number of runs may have come here on this output; what follows has fixed names, so one at a time goes on.
         lease = stack.enter_context(finishing(objects, progress.say))
-        identity = records.identity(config, catalogue, inventory, card, preprocessing, meaning)
+        identity = records.identity(config, catalogue, inventory, card, preprocessing, prepared.device, meaning)
         if before := _unchanged(objects, identity, catalogue.table.select(["uri", "version"])):
             now = {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": timeline.megabytes}
             return {**before, **about, **counts, **now, "up_to_date": True}
@@ -171,6 +174,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
                 gallery=gallery,
                 about={
                     "identity": identity,
+                    "device": prepared.device,
                     "metrics": scores["metrics"],
                     "config": config.as_shared(),
                     "versions": records.versions(),
@@ -216,6 +220,7 @@ def apply(
     repair: bool = False,
     follow_links: bool = False,
     allow_source: Sequence[str] = (),
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Recognise photos in batch; compute only what is new since the last time with the same output.
@@ -266,8 +271,11 @@ def apply(
             )
             for remark in catalogue.remarks():
                 progress.say(remark)
-        parts = Parts(to, f"embeddings/{recogniser.computation}")
-        prepared = Prepared(recogniser.card, recogniser.preprocessing, recogniser.model_file, parts)
+        used, word = usable_device(device)
+        if word:
+            progress.say(word)
+        parts = Parts(to, f"embeddings/{recogniser.computation_on(used)}")
+        prepared = Prepared(recogniser.card, recogniser.preprocessing, recogniser.model_file, parts, used)
         if repair:
             with clock.step("repair"):
                 repair_parts(parts, progress)
@@ -280,6 +288,7 @@ def apply(
         seconds = {**clock.seconds, "total": clock.total()}
     return {
         **counts,
+        "device": used,
         "seconds": seconds,
         "peak_memory_mb": memory.megabytes,
         "predictions": f"{to}/predictions.parquet",

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 import fruits
 from fruits.answers import OUTCOMES, Certainty, decide
 from fruits.config import RunConfig
-from fruits.embedding.backbone import Card, computation_id
+from fruits.embedding.backbone import computation_id, releases
+from fruits.embedding.card import Card
 from fruits.errors import StoreError, TooManyRejectedError
 from fruits.fitting import Choice, Recogniser
 from fruits.harmless import json_text
@@ -45,7 +46,14 @@ _WRONG_KEPT: Final = 6
 
 
 def about(
-    config: RunConfig, catalogue: Catalogue, card: Card, preprocessing: Preprocessing, *, command: str, started: str
+    config: RunConfig,
+    catalogue: Catalogue,
+    card: Card,
+    preprocessing: Preprocessing,
+    *,
+    device: str,
+    command: str,
+    started: str,
 ) -> dict[str, Any]:
     """Return what was run, on which photos."""
     labels = catalogue.table["label"].combine_chunks().value_counts()
@@ -76,7 +84,7 @@ def about(
             {"label": label, "photos": photos} for label, photos in labels_without_training(catalogue.table).items()
         ],
         "balanced": config.balance,
-        "backbone": {**{name: getattr(card, name) for name in shown}, **asdict(preprocessing)},
+        "backbone": {**{name: getattr(card, name) for name in shown}, **asdict(preprocessing), "device": device},
         "embedding_size": card.embedding_size,
     }
 
@@ -308,6 +316,7 @@ def identity(
     inventory: Inventory,
     card: Card,
     preprocessing: Preprocessing,
+    device: str,
     meaning: Taxonomy,
 ) -> str:
     """Return a hash of all that decides what is fitted: when it is that of the last run, there is nothing to do.
@@ -324,7 +333,7 @@ def identity(
         config.gallery,
         meaning.as_dict(),
     ]
-    choices += [computation_id(card, preprocessing), versions()]
+    choices += [computation_id(card, preprocessing, device), versions()]
     digest.update(json_text(choices, sort_keys=True).encode())
     # Which photos are of one source, not in which order the sources were given.
     codes = catalogue.table["source"].combine_chunks().indices.to_numpy()
@@ -348,10 +357,11 @@ def identity(
 
 def versions() -> dict[str, str]:
     """Return the versions that results may depend on."""
-    packages = ("numpy", "onnxruntime", "pillow", "pyarrow", "scikit-learn", "scipy")
+    packages = ("pyarrow", "scikit-learn", "scipy")
     return {
         "fruits": fruits.__version__,
         "python": platform.python_version(),
         "schema": str(schemas.VERSION),
+        **releases(),
         **{package: version(package) for package in packages},
     }

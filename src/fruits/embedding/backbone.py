@@ -8,23 +8,24 @@ files of photos, labels or engines.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from dataclasses import asdict, dataclass, field, replace
+import os
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fruits.config import Fit
+from fruits.config import DEFAULT_BACKBONE
+from fruits.embedding.card import Card, read_card
 from fruits.embedding.onnx_file import whole_file
 from fruits.embedding.session import first_line, open_session
-from fruits.errors import BackboneError, ConfigError, ImageDecodeError
+from fruits.errors import BackboneError, ImageDecodeError
 from fruits.harmless import json_text, printable
-from fruits.photos.images import DECODER, Kernel, Preprocessing
+from fruits.photos.images import DECODER, Preprocessing
 from fruits.storage import schemas
 from fruits.storage.files import read_regular
 
@@ -37,117 +38,11 @@ LARGEST: Final = 1e12
 #: half precision.
 _SAME: Final = 1e-4
 _SAME_HALF: Final = 4e-3
-_MAX_CARD_BYTES: Final = 1 << 20
+#: Numbers per made-up photo in a card's reference, and how far another machine's may be from them: quantised networks round
+#: differently with and without VNNI.
+_REFERENCE: Final = 32
+_SAME_AS_REFERENCE: Final = 0.03
 _MAX_LIST_BYTES: Final = 1 << 28
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
-    """What must be known of a network to use it rightly.
-
-    Attributes
-    ----------
-    name, title : str
-        For people.
-    sha256 : str
-        Of the ONNX file; 64 hexadecimal digits.
-    embedding_size : int
-        d.
-    size : int or tuple of two int
-        Side of the input in pixels; or the smallest and largest sensible side of a network that takes any. Then a run uses
-        the side of its photos within these bounds: scaling photos up costs time and adds nothing.
-    layout : {"NHWC", "NCHW"}
-        Order of the input's axes.
-    dtype : {"uint8", "float32"}
-        Of the input. uint8 takes pixels as they are.
-    scale, shift : tuple of 3 float
-        Per channel, float32 input only: ``pixel * scale + shift``.
-    output : str
-        Name of the output that is the embedding, where there are several and none has that name.
-    fit, kernel : str
-        How a photo becomes a square; see ``Preprocessing``.
-    licence, attribution, made_by : str
-        Whose it is and how it was made.
-    training_data : str
-        What it was trained on, for people.
-    training_photos : str
-        Name of a file beside the card that lists the photos it was trained on: the first 8 bytes of the sha256 of each,
-        sorted. Empty: not known by content.
-    figures : dict
-        What was measured, for people.
-
-    Raises
-    ------
-    BackboneError
-        If a value is impossible.
-    """
-
-    name: str
-    sha256: str
-    embedding_size: int
-    size: int | tuple[int, int]
-    title: str = ""
-    layout: Literal["NHWC", "NCHW"] = "NCHW"
-    dtype: Literal["uint8", "float32"] = "float32"
-    scale: tuple[float, float, float] = (1 / 127.5, 1 / 127.5, 1 / 127.5)
-    shift: tuple[float, float, float] = (-1.0, -1.0, -1.0)
-    output: str = ""
-    fit: Fit = "pad"
-    kernel: Kernel = "bicubic"
-    licence: str = ""
-    attribution: str = ""
-    made_by: str = ""
-    training_data: str = ""
-    training_photos: str = ""
-    figures: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.layout not in ("NHWC", "NCHW") or self.dtype not in ("uint8", "float32"):
-            raise BackboneError(
-                f"card of '{self.name}': layout {self.layout}, dtype {self.dtype}; expected NHWC or NCHW, uint8 or float32"
-            )
-        for name in (
-            "name",
-            "sha256",
-            "title",
-            "output",
-            "licence",
-            "attribution",
-            "made_by",
-            "training_data",
-            "training_photos",
-        ):
-            if not isinstance(getattr(self, name), str):
-                raise BackboneError(f"card of '{self.name}': {name} is {getattr(self, name)!r}; expected text")
-        numbers = (*self.scale, *self.shift)
-        if len(self.scale) != 3 or len(self.shift) != 3 or not all(isinstance(value, int | float) for value in numbers):
-            raise BackboneError(f"card of '{self.name}': expected 3 numbers each in scale and shift, one per channel")
-        if not isinstance(self.embedding_size, int) or self.embedding_size < 1:
-            raise BackboneError(f"card of '{self.name}': embedding_size {self.embedding_size!r}; expected 1 or more")
-        bounds = self.size if isinstance(self.size, tuple) else (self.size, self.size)
-        if len(bounds) != 2 or not 8 <= bounds[0] <= bounds[1] <= 2048:
-            raise BackboneError(
-                f"card of '{self.name}': size {self.size}; expected one side or two, from 8 to 2048 pixels"
-            )
-        try:
-            Preprocessing(bounds[0], self.fit, self.kernel)
-        except ConfigError as exc:
-            raise BackboneError(f"card of '{self.name}': {exc}") from exc
-
-    def preprocessing(self, size: int | None, fit: Fit | None, photo_side: int | None = None) -> Preprocessing:
-        """Return what a run uses: the card's word unless the user said otherwise.
-
-        Parameters
-        ----------
-        size, fit : optional
-            The user's choice.
-        photo_side : int, optional
-            Typical short side of the photos, for a card that gives bounds.
-        """
-        if size is None:
-            low, high = self.size if isinstance(self.size, tuple) else (self.size, self.size)
-            size = high if photo_side is None else min(max(photo_side, low), high)
-        return Preprocessing(size, fit or self.fit, self.kernel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +68,40 @@ class Backbone:
         BackboneError
             If the graph is not from one image input to one vector per photo.
         """
-        model = self.network
-        if not _takes_pixels(model, self.card):
-            # Half a second of imports that a worker, and a run with an embedded network, never needs.
-            from fruits.embedding.graph import with_pixel_input  # noqa: PLC0415
-
-            model = with_pixel_input(model, self.card, preprocessing.size)
+        model = self._taking_pixels(preprocessing.size)
         Embedder(model).check(self.card, preprocessing.size)
+        if self.card.reference:
+            self._compare_with_reference(model, preprocessing.size)
         return model
+
+    def reference(self, size: int) -> dict[str, Any]:
+        """Return what the network says of made-up photos of a size, for its card: some numbers of each embedding."""
+        embeddings = Embedder(self._taking_pixels(size)).embed(probes(size))
+        return {"size": size, "values": np.round(_some(embeddings, _REFERENCE), 5).tolist()}
+
+    def _compare_with_reference(self, model: bytes, size: int) -> None:
+        """Raise unless the network says of made-up photos what its card says that it does."""
+        told = self.card.reference
+        values = np.asarray(told["values"], np.float64)
+        model = model if told["size"] == size else self._taking_pixels(told["size"])
+        found = _some(Embedder(model).embed(probes(told["size"])), values.shape[-1])
+        # Infinite where the shapes differ, and where a number is none.
+        apart = float(np.abs(found - values).max()) if found.shape == values.shape else math.inf
+        if not apart <= _SAME_AS_REFERENCE * float(np.abs(values).max()):
+            raise BackboneError(
+                f"'{self.card.name}' does not say of known pixels what its card says that it does (apart by {apart:.2g}, of up "
+                f"to {np.abs(values).max():.2g}); scale, shift, channels, layout, dtype or output in the card were changed or "
+                "are another network's: fetch the card again, or take the field reference out of it"
+            )
+
+    def _taking_pixels(self, size: int) -> bytes:
+        """Return the network with our input and output."""
+        if _takes_pixels(self.network, self.card):
+            return self.network
+        # Half a second of imports that a worker, and a run with an embedded network, never needs.
+        from fruits.embedding.graph import with_pixel_input  # noqa: PLC0415
+
+        return with_pixel_input(self.network, self.card, size)
 
 
 class Embedder:
@@ -190,6 +111,8 @@ class Embedder:
     ----------
     model : bytes or Path
         A prepared graph.
+    device : str
+        As :func:`fruits.embedding.session.usable_device` gave it.
 
     Raises
     ------
@@ -197,8 +120,8 @@ class Embedder:
         If ONNX Runtime cannot open it.
     """
 
-    def __init__(self, model: bytes | Path) -> None:
-        self._session = open_session(model)
+    def __init__(self, model: bytes | Path, device: str = "cpu") -> None:
+        self._session = open_session(model, device)
 
     def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the embeddings, shape (n, d), of pixels of shape (n, size, size, 3); see also :func:`usable`."""
@@ -220,7 +143,7 @@ class Embedder:
 
         Some numbers may be unusable for some photos, which are then rejected one by one; never those of a grey one.
         """
-        photos = _probes(size)
+        photos = probes(size)
         n = len(photos)
         try:
             together, again = self.embed(photos), self.embed(photos)
@@ -276,7 +199,9 @@ def no_embedding() -> ImageDecodeError:
 
 
 def find_backbone(name: str) -> Backbone:
-    """Return the embedded backbone of that name, or the one in that ONNX file.
+    """Return the backbone of that name, in the package or pulled or exported before; the one in that ONNX file; or two joined.
+
+    ``a+b`` is one network that gives the embeddings of both.
 
     The card of a file is ``FILE`` with the suffix ``.json``, or one in the package that names the file's sha256.
 
@@ -286,6 +211,11 @@ def find_backbone(name: str) -> Backbone:
         If there is none, its card is missing, or the file is not the one the card names.
     """
     folder, path = _package_folder(), Path(name)
+    if "+" in name and not path.is_file():
+        return _joined(name)
+    own = own_folder() / f"{name}.onnx"
+    if name not in _embedded(folder) and "/" not in name and own.is_file():
+        path = own
     if path.suffix.lower() == ".onnx":
         try:
             given, network = whole_file(path)
@@ -305,11 +235,53 @@ def find_backbone(name: str) -> Backbone:
         raise BackboneError(_no_card(path, hashlib.sha256(network).hexdigest()))
     if name not in _embedded(folder):
         raise BackboneError(
-            f"no backbone '{name}'; expected one of {', '.join(_embedded(folder))}, or the path of an .onnx file"
+            f"no backbone '{printable(name[:200])}'; expected one of {', '.join(known_backbones())}, or the path of an .onnx "
+            "file; 'fruits backbones' lists, pulls and exports networks"
         )
     path = folder / f"{name}.onnx"
     network = path.read_bytes()
     return Backbone(_verified(read_card(folder / f"{name}.json"), network, network, path), network)
+
+
+def known_backbones() -> dict[str, Path]:
+    """Return the networks that have a name, with where their cards lie: in the package, then those pulled or exported."""
+    found = {name: _package_folder() / f"{name}.json" for name in _embedded(_package_folder())}
+    for path in sorted(own_folder().glob("*.onnx")):
+        found.setdefault(path.stem, path.with_suffix(".json"))
+    return found
+
+
+def own_folder() -> Path:
+    """Return the folder of networks that were pulled or exported, in the user's data; it need not exist."""
+    home = os.environ.get("XDG_DATA_HOME")
+    return (Path(home) if home else Path.home() / ".local/share") / "fruits/backbones"
+
+
+def _joined(name: str) -> Backbone:
+    from fruits.embedding.joining import joined, typical_length  # noqa: PLC0415 - imports onnx
+
+    names = tuple(name.split("+"))
+    if len(names) != 2 or not all(names):
+        raise BackboneError(
+            f"--backbone {printable(name[:200])}: expected two networks, such as fruits-small+fruits-photo"
+        )
+    found = [find_backbone(one) for one in names]
+    lengths = []
+    for one in found:
+        size = one.card.size if isinstance(one.card.size, int) else one.card.size[1]
+        one.prepared(one.card.preprocessing(size, None))  # whatever is wrong with either is told by its own name
+        embeddings = Embedder(one._taking_pixels(size)).embed(probes(size))
+        lengths.append(typical_length(embeddings[usable(embeddings)]))
+    first, second = found
+    both = joined(
+        (names[0], names[1]), (first.card, second.card), (first.network, second.network), (lengths[0], lengths[1])
+    )
+    return Backbone(*both)
+
+
+def better_for_any_photo() -> str:
+    """Return what to give ``fruits run`` for photos of any kind."""
+    return f"--backbone {DEFAULT_BACKBONE}"
 
 
 def training_photos(card: Card, name: str) -> NDArray[np.uint64] | None:
@@ -328,6 +300,9 @@ def training_photos(card: Card, name: str) -> NDArray[np.uint64] | None:
     """
     if not card.training_photos:
         return None
+    if card.training_photos == "+":  # of two networks: what either was made from
+        lists = [training_photos(find_backbone(one).card, one) for one in name.split("+")]
+        return np.unique(np.concatenate([one for one in lists if one is not None]))
     for folder in (_package_folder(), Path(name).parent):
         path = folder / Path(card.training_photos).name
         if path.exists():
@@ -345,38 +320,7 @@ def training_photos(card: Card, name: str) -> NDArray[np.uint64] | None:
     )
 
 
-def read_card(path: Path) -> Card:
-    """Read a card.
-
-    Raises
-    ------
-    BackboneError
-        If it is not JSON, lacks a field or has one that is unknown.
-    """
-    try:
-        values = json.loads(read_regular(path, _MAX_CARD_BYTES))
-    except (OSError, ValueError, RecursionError) as exc:
-        why = getattr(exc, "strerror", None) or exc
-        raise BackboneError(f"card '{path.name}' cannot be read ({why}); docs/backbones.md shows a whole one") from exc
-    return parse_card(values)
-
-
-def parse_card(values: dict[str, Any]) -> Card:
-    """Return the card of plain JSON values.
-
-    Raises
-    ------
-    BackboneError
-        If a field is missing, unknown or impossible.
-    """
-    try:
-        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return Card(**fields)
-    except (TypeError, AttributeError) as exc:
-        raise BackboneError(f"the backbone's card cannot be used ({exc}); docs/backbones.md shows a whole one") from exc
-
-
-def computation_id(card: Card, preprocessing: Preprocessing) -> str:
+def computation_id(card: Card, preprocessing: Preprocessing, device: str = "cpu") -> str:
     """Return the identity of the computation, 16 hexadecimal digits: a hash of all that can change a bit of an embedding.
 
     That is the network, what it is given, how photos are decoded, and the releases of what computes (:func:`releases`).
@@ -384,11 +328,12 @@ def computation_id(card: Card, preprocessing: Preprocessing) -> str:
     parts = {
         "decoder": DECODER,
         "sha256": card.sha256,
-        "input": [card.layout, card.dtype, card.scale, card.shift],
+        "input": [card.layout, card.dtype, card.channels, card.scale, card.shift],
         "output": card.output,
         "preprocessing": asdict(preprocessing),
         "schema": schemas.VERSION,
         "releases": releases(),
+        "device": device,
     }
     return hashlib.sha256(json_text(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -399,7 +344,9 @@ def releases() -> dict[str, str]:
     Pillow 13 scales tall photos otherwise than Pillow 12; other releases of ONNX Runtime add up in another order. With
     pillow-heif, where it is installed, photos can be read that were rejected before.
     """
-    return {package: _release(package) for package in ("numpy", "onnxruntime", "pillow", "pillow-heif")}
+    found = {package: _release(package) for package in ("numpy", "pillow", "pillow-heif")}
+    runtimes = [f"{name} {_release(name)}" for name in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")]
+    return {**found, "onnxruntime": ", ".join(one for one in runtimes if not one.endswith(" "))}
 
 
 def _release(package: str) -> str:
@@ -411,7 +358,7 @@ def _release(package: str) -> str:
 
 def _takes_pixels(model: bytes, card: Card) -> bool:
     """Whether the graph is one that fruits made: its input and output are already what preparing would give."""
-    if (card.layout, card.dtype) != ("NHWC", "uint8"):
+    if (card.layout, card.dtype, card.channels) != ("NHWC", "uint8", "RGB"):
         return False
     try:
         session = open_session(model)
@@ -427,7 +374,13 @@ def _takes_pixels(model: bytes, card: Card) -> bool:
     )
 
 
-def _probes(size: int) -> NDArray[np.uint8]:
+def _some(embeddings: NDArray[np.float32], count: int) -> NDArray[np.float64]:
+    """Return so many numbers of each embedding, spread over it: many are zero where a network ends in a ReLU."""
+    d = embeddings.shape[1]
+    return embeddings[:, np.linspace(0, d - 1, min(count, d)).astype(np.int64)].astype(np.float64)
+
+
+def probes(size: int) -> NDArray[np.uint8]:
     """Return five made-up photos, shape (5, size, size, 3), grey first, that differ in light, colour and detail."""
     y, x = np.mgrid[:size, :size].astype(np.float64) / size
     ramp = np.stack([255 * x, 255 * y, 255 * (1 - x)], axis=2)

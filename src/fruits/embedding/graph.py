@@ -20,7 +20,7 @@ from fruits.learning.unknown import LEAST_PROBABILITY, Known
 from fruits.photos.quality import NOISE, STEP
 
 if TYPE_CHECKING:
-    from fruits.embedding.backbone import Card
+    from fruits.embedding.card import Card
 
 #: What acts on each pixel alone, if the other operand is a constant of the channels.
 _PER_PIXEL = ("Cast", "Mul", "Add", "Sub", "Div", "QuantizeLinear", "DequantizeLinear")
@@ -43,7 +43,7 @@ def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
     -----
     Other outputs, and what leads to them alone, are taken away.
     """
-    model = _parse(model_bytes, card.name)
+    model = parse(model_bytes, card.name)
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
@@ -58,6 +58,10 @@ def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
     prefix = "fruits/"
     nodes, ours = [], []
     x = "pixels"
+    if card.channels == "BGR":
+        ours.append(numpy_helper.from_array(np.array([2, 1, 0]), prefix + "order"))
+        nodes.append(helper.make_node("Gather", [x, prefix + "order"], [prefix + "turned"], axis=3))
+        x = prefix + "turned"
     if card.dtype == "float32":
         for name, values in (("scale", card.scale), ("shift", card.shift)):
             ours.append(numpy_helper.from_array(np.asarray(values, np.float32), prefix + name))
@@ -72,7 +76,7 @@ def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
     names = {old_input: x, old_output: "embedding", "": ""}
     if pooled is not None:
         names[pooled] = "map"
-    _rename(graph, names, "network/")
+    rename(graph, names, "network/")
     graph.initializer.extend(ours)
     body = list(graph.node)
     del graph.node[:]
@@ -196,7 +200,7 @@ def with_recogniser(
     metadata : dict
         Text that travels in the file, such as the labels.
     """
-    model = _parse(model_bytes, "backbone")
+    model = parse(model_bytes, "backbone")
     graph = model.graph
     more = _Nodes(graph, _opset(model))
     _tabulate_pixels(model, model_bytes, size)
@@ -238,7 +242,7 @@ def _tabulate_pixels(model: onnx.ModelProto, model_bytes: bytes, size: int) -> N
     if found is None:
         return
     name, before = found
-    seen = _parse(model_bytes, "backbone")
+    seen = parse(model_bytes, "backbone")
     seen.graph.output.append(helper.make_empty_tensor_value_info(name))
     session = open_session(seen.SerializeToString())
     shape = (-(-256 // size**2), size, size, 1)
@@ -384,7 +388,8 @@ class _Nodes:
         return self.constant(f"constant {self._count}", value)
 
 
-def _parse(model_bytes: bytes, name: str) -> onnx.ModelProto:
+def parse(model_bytes: bytes, name: str) -> onnx.ModelProto:
+    """Return a checked model; raise :class:`BackboneError` unless it is whole, names no other file and is of an opset we know."""
     refuse_outside(model_bytes, name)
     try:
         model = onnx.load_model_from_string(model_bytes)
@@ -405,7 +410,7 @@ def _opset(model: onnx.ModelProto) -> int:
     return int(opsets.get("", opsets.get("ai.onnx", 1)))
 
 
-def _rename(graph: onnx.GraphProto, names: dict[str, str], prefix: str) -> None:
+def rename(graph: onnx.GraphProto, names: dict[str, str], prefix: str) -> None:
     """Rename every value and node of a graph, subgraphs included."""
 
     def new(name: str) -> str:
@@ -422,4 +427,4 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str], prefix: str) -> None:
             values[:] = [new(value) for value in values]
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                _rename(attribute.g, names, prefix)
+                rename(attribute.g, names, prefix)

@@ -103,6 +103,24 @@ def refuse_outside(data: bytes, name: str) -> None:
         )
 
 
+def named_files(data: bytes, name: str) -> list[str]:
+    """Return the plain relative names of the files in which a network keeps weights, each once.
+
+    Raises
+    ------
+    BackboneError
+        If it is no ONNX file, or a name leads elsewhere.
+    """
+    found: list[str] = []
+    _walked(data, name, lambda message: found.append(_location(message)))
+    for location in found:
+        try:
+            plain_parts(location)
+        except RefusedFileError as exc:
+            raise BackboneError(_not_beside(Path(name), location, exc)) from exc
+    return list(dict.fromkeys(found))
+
+
 def whole_file(path: Path) -> tuple[bytes, bytes]:
     """Return an ONNX file as it is, and with the values taken in that it keeps in files beside it.
 

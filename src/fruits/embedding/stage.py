@@ -59,6 +59,8 @@ class EmbedStage:
         Where the parts go.
     access : Access
         Where links among the photos may lead.
+    device : str
+        What the network is computed on, as :func:`fruits.embedding.session.usable_device` gave it.
     """
 
     model: ModelFile
@@ -67,6 +69,7 @@ class EmbedStage:
     root: str
     prefix: str
     access: Access = NO_LINKS
+    device: str = "cpu"
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Take batches of ``WORK`` rows, whole shards one after the other; yield one ``RECEIPT`` row per shard."""
@@ -77,7 +80,7 @@ class EmbedStage:
             # Another attempt, or another run on this output, may have been here first.
             record = parts.committed(shard)
             if record is None:
-                embedder = _embedder(self.model)
+                embedder = _embedder(self.model, self.device)
                 rows_of = embed_rows(
                     work, embedder, self.preprocessing, self.embedding_size, watch=watch, access=self.access
                 )
@@ -249,6 +252,6 @@ class _Columns:
 
 
 @lru_cache(maxsize=1)
-def _embedder(model: ModelFile) -> Embedder:
+def _embedder(model: ModelFile, device: str) -> Embedder:
     """Open the network once per worker process."""
-    return Embedder(model.fetch())
+    return Embedder(model.fetch(), device)

@@ -20,12 +20,19 @@ from fruits.photos.access import NO_LINKS, Access
 from fruits.photos.consent import giver_of, mark
 from fruits.photos.decoder import Decoder, own_decoder
 from fruits.photos.draft import stable_hash
+from fruits.photos.images import Preprocessing
 from fruits.photos.reading import THREADS, read_head, read_photo, read_photos
 from fruits.storage.objects import is_remote
 
 _SIZES_READ: Final = 50
 #: Enough for the size of nearly every photo; of a larger header, such as one with a preview, the whole file is read.
 _HEAD_BYTES: Final = 64 << 10
+#: Photos whose margins are looked at, at this size; how wide a margin is, how light white, and how much of the margin.
+_BACKDROPS: Final = 48
+_SMALL: Final = Preprocessing(64, "squash")
+_MARGIN: Final = 4
+_WHITE: Final = 225
+_MOSTLY: Final = 0.7
 _THUMBNAIL_SIDE: Final = 128
 #: So many thumbnails are worth another decoder, which takes as long to start as dozens to make.
 _PHOTOS_PER_DECODER: Final = 200
@@ -189,3 +196,22 @@ def _size_of_all(uri: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return None if isinstance(size, ImageDecodeError) else size
+
+
+def white_backdrops(uris: pa.ChunkedArray, access: Access = NO_LINKS) -> tuple[int, int]:
+    """Look at the margins of some photos; return how many were looked at, and how many are on white.
+
+    Spread evenly over the catalogue. Photos that do not open are left out.
+    """
+    step = max(1, len(uris) // _BACKDROPS)
+    looked = white = 0
+    for uri in uris.take(pa.array(range(0, len(uris), step))).to_pylist()[:_BACKDROPS]:
+        try:
+            pixels = own_decoder().to_network_input(read_photo(uri, access), _SMALL).pixels
+        except (OSError, ImageDecodeError):
+            continue
+        margin = np.ones(pixels.shape[:2], bool)
+        margin[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN] = False
+        looked += 1
+        white += bool((pixels[margin].min(axis=1) >= _WHITE).mean() >= _MOSTLY)
+    return looked, white

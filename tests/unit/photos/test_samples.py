@@ -7,12 +7,20 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from fruits.photos.catalogue import list_photos
 from fruits.photos.decoder import own_decoder
-from fruits.photos.samples import example_photos, gallery_thumbnails, thumbnail, thumbnails, typical_side
+from fruits.photos.samples import (
+    example_photos,
+    gallery_thumbnails,
+    thumbnail,
+    thumbnails,
+    typical_side,
+    white_backdrops,
+)
 
 FAULTY = Path(__file__).parents[2] / "faulty_decoder"
 
@@ -99,3 +107,16 @@ def test_gallery_of_many_photos_comes_in_order(tmp_path: Path) -> None:
     uris = [str(tmp_path / f"{number % 8}.png") for number in range(500)]
     widths = [Image.open(BytesIO(data)).width for data in gallery_thumbnails(uris, 64, 80) if data]
     assert widths == [20 + number % 8 for number in range(500)]
+
+
+@pytest.mark.parametrize(
+    ("colour", "white"), [((255, 255, 255), 6), ((240, 235, 230), 6), ((200, 255, 255), 0), ((40, 90, 30), 0)]
+)
+def test_photos_on_white_are_told_by_their_margins(tmp_path: Path, colour: tuple[int, int, int], white: int) -> None:
+    for number in range(6):
+        image = Image.new("RGB", (90, 70), colour)
+        image.paste((190, 20, 20), (20, 15, 70, 55))
+        image.save(tmp_path / f"{number}.png")
+    (tmp_path / "broken.png").write_bytes(b"no photo")
+    uris = pa.chunked_array([[str(path) for path in sorted(tmp_path.iterdir())]])
+    assert white_backdrops(uris) == (6, white)

@@ -1,0 +1,201 @@
+"""The card of a network: how it wants its pixels, whose it is, and what it must say of known ones.
+
+JSON beside the ONNX file. Knows nothing of networks themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from fruits.config import Fit
+from fruits.errors import BackboneError, ConfigError
+from fruits.photos.images import Kernel, Preprocessing
+from fruits.storage.files import read_regular
+
+#: Fields of a card that are text.
+_TEXTS: Final = (
+    "name", "sha256", "title", "output", "licence", "attribution", "made_by", "training_data", "training_photos", "source",
+)  # fmt: skip
+_MAX_CARD_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What must be known of a network to use it rightly.
+
+    Attributes
+    ----------
+    name, title : str
+        For people.
+    sha256 : str
+        Of the ONNX file; 64 hexadecimal digits.
+    embedding_size : int
+        d.
+    size : int or tuple of two int
+        Side of the input in pixels; or the smallest and largest sensible side of a network that takes any. Then a run uses
+        the side of its photos within these bounds: scaling photos up costs time and adds nothing.
+    layout : {"NHWC", "NCHW"}
+        Order of the input's axes.
+    dtype : {"uint8", "float32"}
+        Of the input. uint8 takes pixels as they are.
+    channels : {"RGB", "BGR"}
+        Order of the channels that the network wants.
+    scale, shift : tuple of 3 float
+        Per channel in that order, float32 input only: ``pixel * scale + shift``.
+    output : str
+        Name of the output that is the embedding, where there are several and none has that name.
+    fit, kernel : str
+        How a photo becomes a square; see ``Preprocessing``.
+    licence, attribution, made_by : str
+        Whose it is and how it was made.
+    backdrop : {"", "white"}
+        What lies behind the things on the photos that it was made from, where that is the same on all: on others it does worse.
+    reference : dict
+        What the network says of made-up photos, as :func:`fruits.embedding.backbone.reference` tells it: ``size`` and ``values``.
+        A card that was changed, in scale or order of channels, does not give them. Empty: not checked.
+    source : str
+        Where it was pulled or exported from, pinned.
+    training_data : str
+        What it was trained on, for people.
+    training_photos : str
+        Name of a file beside the card that lists the photos it was trained on: the first 8 bytes of the sha256 of each,
+        sorted. Empty: not known by content.
+    figures : dict
+        What was measured, for people.
+
+    Raises
+    ------
+    BackboneError
+        If a value is impossible.
+    """
+
+    name: str
+    sha256: str
+    embedding_size: int
+    size: int | tuple[int, int]
+    title: str = ""
+    layout: Literal["NHWC", "NCHW"] = "NCHW"
+    dtype: Literal["uint8", "float32"] = "float32"
+    channels: Literal["RGB", "BGR"] = "RGB"
+    scale: tuple[float, float, float] = (1 / 127.5, 1 / 127.5, 1 / 127.5)
+    shift: tuple[float, float, float] = (-1.0, -1.0, -1.0)
+    output: str = ""
+    fit: Fit = "pad"
+    kernel: Kernel = "bicubic"
+    licence: str = ""
+    attribution: str = ""
+    made_by: str = ""
+    training_data: str = ""
+    training_photos: str = ""
+    source: str = ""
+    backdrop: Literal["", "white"] = ""
+    reference: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.layout not in ("NHWC", "NCHW") or self.dtype not in ("uint8", "float32"):
+            raise BackboneError(
+                f"card of '{self.name}': layout {self.layout}, dtype {self.dtype}; expected NHWC or NCHW, uint8 or float32"
+            )
+        for name in _TEXTS:
+            if not isinstance(getattr(self, name), str):
+                raise BackboneError(f"card of '{self.name}': {name} is {getattr(self, name)!r}; expected text")
+        if self.channels not in ("RGB", "BGR"):
+            raise BackboneError(f"card of '{self.name}': channels {self.channels!r}; expected RGB or BGR")
+        if self.backdrop not in ("", "white"):
+            raise BackboneError(f"card of '{self.name}': backdrop {self.backdrop!r}; expected white, or nothing")
+        self._check_reference()
+        numbers = (*self.scale, *self.shift)
+        if len(self.scale) != 3 or len(self.shift) != 3 or not all(isinstance(value, int | float) for value in numbers):
+            raise BackboneError(f"card of '{self.name}': expected 3 numbers each in scale and shift, one per channel")
+        if not isinstance(self.embedding_size, int) or self.embedding_size < 1:
+            raise BackboneError(f"card of '{self.name}': embedding_size {self.embedding_size!r}; expected 1 or more")
+        bounds = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        if len(bounds) != 2 or not 8 <= bounds[0] <= bounds[1] <= 2048:
+            raise BackboneError(
+                f"card of '{self.name}': size {self.size}; expected one side or two, from 8 to 2048 pixels"
+            )
+        try:
+            Preprocessing(bounds[0], self.fit, self.kernel)
+        except ConfigError as exc:
+            raise BackboneError(f"card of '{self.name}': {exc}") from exc
+
+    def _check_reference(self) -> None:
+        if not isinstance(self.reference, dict):
+            raise BackboneError(f"card of '{self.name}': reference is no JSON object")
+        if not self.reference:
+            return
+        size, rows = self.reference.get("size"), self.reference.get("values")
+        rows = rows if isinstance(rows, list | tuple) else []
+        numbers = [row for row in rows if isinstance(row, list | tuple) and row and all(map(_is_number, row))]
+        if not isinstance(size, int) or not 8 <= size <= 2048 or not rows or len(numbers) < len(rows):
+            raise BackboneError(
+                f"card of '{self.name}': reference holds something else than size and values; take it out, or fetch "
+                "the card again"
+            )
+
+    def preprocessing(self, size: int | None, fit: Fit | None, photo_side: int | None = None) -> Preprocessing:
+        """Return what a run uses: the card's word unless the user said otherwise.
+
+        Parameters
+        ----------
+        size, fit : optional
+            The user's choice.
+        photo_side : int, optional
+            Typical short side of the photos, for a card that gives bounds.
+        """
+        if size is None:
+            low, high = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+            size = high if photo_side is None else min(max(photo_side, low), high)
+        return Preprocessing(size, fit or self.fit, self.kernel)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def read_card(path: Path) -> Card:
+    """Read a card.
+
+    Raises
+    ------
+    BackboneError
+        If it is not JSON, lacks a field or has one that is unknown.
+    """
+    return parse_card(read_fields(path))
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """Read the fields of a card that need not be whole; lists are tuples.
+
+    Raises
+    ------
+    BackboneError
+        If it is no JSON object.
+    """
+    try:
+        values = json.loads(read_regular(path, _MAX_CARD_BYTES))
+    except (OSError, ValueError, RecursionError) as exc:
+        why = getattr(exc, "strerror", None) or exc
+        raise BackboneError(f"card '{path.name}' cannot be read ({why}); docs/backbones.md shows a whole one") from exc
+    if not isinstance(values, dict):
+        raise BackboneError(f"card '{path.name}' is no JSON object; docs/backbones.md shows a whole one")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def parse_card(values: dict[str, Any]) -> Card:
+    """Return the card of plain JSON values.
+
+    Raises
+    ------
+    BackboneError
+        If a field is missing, unknown or impossible.
+    """
+    try:
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return Card(**fields)
+    except (TypeError, AttributeError) as exc:
+        raise BackboneError(f"the backbone's card cannot be used ({exc}); docs/backbones.md shows a whole one") from exc
