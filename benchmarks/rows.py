@@ -26,7 +26,7 @@ from onnx import TensorProto, helper
 
 from fruits import computation
 from fruits.config import RunConfig
-from fruits.embedding.backbone import Card
+from fruits.embedding.card import Card
 from fruits.engines import get_engine
 from fruits.measure import Clock, Silent
 from fruits.photos import orchard

@@ -16,15 +16,8 @@ from onnx import helper, numpy_helper
 
 from fruits.config import DEFAULT_BACKBONE
 from fruits.embedding import backbone
-from fruits.embedding.backbone import (
-    Card,
-    Embedder,
-    computation_id,
-    find_backbone,
-    parse_card,
-    read_card,
-    training_photos,
-)
+from fruits.embedding.backbone import Embedder, computation_id, find_backbone, training_photos
+from fruits.embedding.card import Card, parse_card, read_card
 from fruits.errors import BackboneError
 from fruits.photos.images import Preprocessing
 from fruits.storage import schemas
