@@ -299,6 +299,10 @@ def demo(
     _run(RunConfig(sources=(str(folder),), out=str(results), taxonomy=str(meaning)), as_json=as_json)
     if not as_json:
         example = sorted((folder / "Test").rglob("*.jpg"))[0]
+        from fruits import bundle  # noqa: PLC0415
+
+        (answer,) = bundle.load(results).recognise([example.read_bytes()])
+        typer.echo(f"{example}: {_in_words(answer)}")
         typer.echo(f"report:    {(results / 'report.html').absolute()}")
         typer.echo(f"recognise: {shell()} predict {results} {shlex.quote(str(example))}")
         typer.echo(f"evaluate:  {shell()} evaluate {results}")
