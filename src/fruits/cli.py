@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from fruits.answers import Answer
     from fruits.bundle import Bundle
 
-#: Side of the picture that shows where an answer comes from, in pixels.
-_EXPLAINED_SIDE = 448
-
 app = typer.Typer(cls=Group, pretty_exceptions_enable=False, **SETTINGS)
 
 _PHOTOS = typer.Argument(help="Folders (PHOTOS/<label>/photo.jpg), packs or manifests (.csv, .parquet); also s3://...")
@@ -220,18 +217,13 @@ def _answered(recogniser: Bundle, photo: Path, data: bytes, explain: str | None,
     """Recognise a photo; with ``explain``, draw where the answer comes from into that folder and name the picture in the row."""
     if explain is None:
         return recogniser.recognise([data])[0]
-    import numpy as np  # noqa: PLC0415 - keeps 'fruits --help' quick
-    from PIL import Image  # noqa: PLC0415
-
-    from fruits.explain import overlay  # noqa: PLC0415
+    from fruits.explain import draw  # noqa: PLC0415
 
     found = recogniser.explain(data)
     picture = Path(explain) / f"{photo.name}.png"
-    side = max(found.pixels.shape[0], _EXPLAINED_SIDE)
-    seen = Image.fromarray(found.pixels).resize((side, side), Image.Resampling.BICUBIC)
     try:
         picture.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(overlay(np.asarray(seen), found.places)).save(picture)
+        picture.write_bytes(draw(found.pixels, found.places))
     except OSError as exc:
         raise StoreError(f"'{picture}' cannot be written ({exc.strerror}); give another folder with --explain") from exc
     row["explained"] = str(picture)

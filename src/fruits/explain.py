@@ -7,6 +7,7 @@ nothing of files, of the service or of how a recogniser was fitted.
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Final
 
 import numpy as np
@@ -18,6 +19,7 @@ from fruits.learning.pca import project
 
 #: How much of the photo shows where a place contributed most.
 _STRONGEST: Final = 0.6
+_PICTURE_SIDE: Final = 448
 #: Colours from nothing to the strongest contribution: a part of the scale "inferno", readable by people who are colour-blind.
 _COLOURS: Final = np.array([[20, 11, 52], [101, 21, 110], [187, 55, 84], [249, 142, 8], [252, 255, 164]], np.float32)
 
@@ -73,6 +75,15 @@ def contribution(
     share = share / total if total > 0 else labels / labels.sum()
     centred = evidence - evidence.mean(axis=2, keepdims=True)
     return np.asarray(centred @ share.astype(np.float32), np.float32)
+
+
+def draw(pixels: NDArray[np.uint8], places: NDArray[np.float32]) -> bytes:
+    """Return a PNG of at least 448 pixels a side: the square that the network saw under what :func:`overlay` lays over it."""
+    side = max(len(pixels), _PICTURE_SIDE)
+    seen = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+    out = BytesIO()
+    Image.fromarray(overlay(np.asarray(seen), places)).save(out, "PNG")
+    return out.getvalue()
 
 
 def overlay(photo: NDArray[np.uint8], places: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 from data import Photo, digests
 
 from network import EMBEDDING_SIZE
@@ -46,4 +47,4 @@ def write_card(network: Path, photos: list[Photo], recipe: dict, steps: int) -> 
         "figures": figures,
     }
     card_path.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    digests(photos).tofile(seen)
+    np.unique(digests(photos)).astype(">u8").tofile(seen)

@@ -205,7 +205,9 @@ def test_the_rate_of_other_photos_and_networks_is_scaled_by_what_was_measured() 
     assert sizes == sorted(sizes, reverse=True)
     assert rates.scaled(rates.MEASURED, size=200).photos_per_core_s < rates.MEASURED.photos_per_core_s
     assert rates.scaled(rates.MEASURED, photo_bytes=100).photos_per_core_s < 1.05 * rates.MEASURED.photos_per_core_s
-    with pytest.raises(ConfigError, match="expected fruits-small or mobilenet_v2_imagenet, or the path"):
+    with pytest.raises(
+        ConfigError, match="expected fruits-small or fruits-photo or mobilenet_v2_imagenet, or the path"
+    ):
         rates.scaled(rates.MEASURED, backbone="resnet")
 
 

@@ -177,11 +177,11 @@ def test_list_that_the_card_names_and_that_is_gone_is_asked_for(save_network: Sa
         training_photos(find_backbone(str(path)).card, str(path))
 
 
-def test_list_of_the_embedded_network_is_whole_sorted_and_without_second_mentions() -> None:
-    card = find_backbone(DEFAULT_BACKBONE).card
-    known = training_photos(card, DEFAULT_BACKBONE)
+@pytest.mark.parametrize(("name", "photos"), [("fruits-small", 19_312), ("fruits-photo", 33_130)])
+def test_list_of_an_embedded_network_is_whole_sorted_and_without_second_mentions(name: str, photos: int) -> None:
+    known = training_photos(find_backbone(name).card, name)
     assert known is not None
-    assert (known.dtype, len(known)) == (np.uint64, 19_312)
+    assert (known.dtype, len(known)) == (np.uint64, photos)
     assert (known[1:] > known[:-1]).all()
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from onnx import numpy_helper
 
-from fruits import bundle
+from fruits import bundle, pipeline
+from fruits.config import RunConfig
 
 
 def _outputs(model: onnx.ModelProto, name: str, pixels: np.ndarray) -> np.ndarray:
@@ -19,8 +20,16 @@ def _outputs(model: onnx.ModelProto, name: str, pixels: np.ndarray) -> np.ndarra
     return np.asarray(session.run([name], {"pixels": pixels})[0])
 
 
-def test_what_a_quantised_network_does_to_single_pixels_is_a_table(finished_run: Any) -> None:
-    folder = Path(finished_run.out) / "bundle"
+@pytest.fixture(scope="module")
+def small_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of fruits-small, which rounds pixels; the default network takes each of the 256 values as it is."""
+    out = tmp_path_factory.mktemp("small") / "results"
+    pipeline.run(RunConfig(sources=(str(photos),), out=str(out), workers=2, backbone="fruits-small"))
+    return out / "bundle"
+
+
+def test_what_a_quantised_network_does_to_single_pixels_is_a_table(small_run: Path) -> None:
+    folder = small_run
     graph = onnx.load(folder / "recognizer.onnx").graph
     tables = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     assert tables["fruits/pixel_table"].shape == (768,)
@@ -36,9 +45,9 @@ def test_what_a_quantised_network_does_to_single_pixels_is_a_table(finished_run:
     assert {tensor.name for tensor in graph.initializer} <= used, "what the table replaces is gone"
 
 
-def test_every_output_is_the_same_however_much_the_runtime_fuses(finished_run: Any) -> None:
+def test_every_output_is_the_same_however_much_the_runtime_fuses(small_run: Path) -> None:
     """A browser's runtime fuses other operations; before the table, probabilities moved by up to 0.06."""
-    path = Path(finished_run.out) / "bundle" / "recognizer.onnx"
+    path = small_run / "recognizer.onnx"
     size = bundle.load(path.parent).preprocessing.size
     pixels = np.random.default_rng(1).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
     found = []

@@ -220,7 +220,7 @@ def test_listing_out_of_order_changes_nothing(own_photos: Path, place: str, monk
     upload(own_photos, place)
     before = list_photos([place])
     real = Objects.list
-    monkeypatch.setattr(Objects, "list", lambda self, prefix="": reversed(list(real(self, prefix))))
+    monkeypatch.setattr(Objects, "list", lambda self, prefix="", **how: reversed(list(real(self, prefix, **how))))
     after = list_photos([place])
     assert before.table.to_pylist() == after.table.to_pylist()
 
