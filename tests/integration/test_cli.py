@@ -206,7 +206,7 @@ def test_apply_with_json_prints_one_object(finished_run: Any, fruits: Fruits, ow
     assert done.code == 0, done.stderr
     answer = done.json()
     assert set(answer) == {
-        "photos", "ok", "rejected", "failed", "computed", "reused", "seconds", "peak_memory_mb", "predictions",
+        "photos", "ok", "rejected", "failed", "computed", "reused", "device", "seconds", "peak_memory_mb", "predictions",
     }  # fmt: skip
     assert Path(answer["predictions"]).is_file()
 
