@@ -202,6 +202,12 @@ def test_unknown_backbone_is_refused_with_the_known_ones() -> None:
         find_backbone("resnet")
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "x" * 5000 + "+a", "x" * 5000 + ".onnx", "\udcff", ""])
+def test_name_that_no_file_can_have_is_refused(name: str) -> None:
+    with pytest.raises(BackboneError, match=r"no backbone|cannot be read"):
+        find_backbone(name)
+
+
 def test_backbone_file_that_does_not_exist_is_refused() -> None:
     with pytest.raises(BackboneError, match="cannot be read"):
         find_backbone("/nowhere/at/all.onnx")
