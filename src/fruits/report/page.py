@@ -26,7 +26,7 @@ _N_PHOTOS_ON_TOP = 14
 _N_REJECTIONS = 1000
 _CONFIG_IN_ORDER = (
     *("sources", "out", "backbone", "size", "fit", "variance", "components"),
-    *("workers", "max_rejected", "only", "sample", "min_precision", "seed"),
+    *("workers", "device", "max_rejected", "only", "sample", "min_precision", "seed"),
 )
 _BACKBONE_IN_ORDER = (
     *("name", "title", "licence", "attribution", "embedding_size", "size", "fit", "kernel", "sha256"),
