@@ -205,7 +205,10 @@ async def _receipts(
                 outcome, seconds, kept=one.kept is not None, model=one.model.identity, bins=one.bins
             )
 
-    return await resources.receipts.add([_submission(one, lang, show=show) for one in good], count)
+    writing = resources.receipts.add([_submission(one, lang, show=show) for one in good], count)
+    if any(one.kept is not None for one in good):
+        return await resources.undelivered.written(writing)
+    return await writing
 
 
 def _submission(one: Recognised, lang: str, *, show: bool) -> NewSubmission:

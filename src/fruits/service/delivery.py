@@ -134,6 +134,14 @@ class Undelivered:
         self._lost.extend(receipts)
         self._do(self._retry())
 
+    async def written(self, writing: asyncio.Future[list[Receipt]]) -> list[Receipt]:
+        """Wait for receipts that a thread writes down; forget what they name if the request is ended meanwhile."""
+        try:
+            return await asyncio.shield(writing)
+        except asyncio.CancelledError:  # the service stops: what is being written would be committed all the same
+            self._do(self._unanswered(writing))
+            raise
+
     def retry(self) -> None:
         """Forget what could not be forgotten before.
 
@@ -158,6 +166,14 @@ class Undelivered:
         if not await delivery.has_arrived(size):
             self._lost.extend(receipts)
             await self._retry()
+
+    async def _unanswered(self, writing: asyncio.Future[list[Receipt]]) -> None:
+        try:
+            receipts = await writing
+        except Exception:  # told to nobody who could still be told; nothing was kept
+            return
+        self._lost.extend(receipts)
+        await self._retry()
 
     async def _retry(self) -> None:
         with suppress(StoreError):  # it is tried, and told, each minute

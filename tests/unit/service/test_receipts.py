@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 
 from fruits.errors import StoreError
 from fruits.service.database import Database
+from fruits.service.delivery import Undelivered
 from fruits.service.receipts import Receipts
 from fruits.service.submissions import NewSubmission, Receipt, Submissions
 from fruits.storage.objects import Objects
@@ -31,6 +32,11 @@ class SlowStore(Objects):
         """Write an object, at last."""
         assert self.goes_on.wait(30)
         super().write(key, data)
+
+
+def written_down(database: Database) -> bool:
+    with database.reading() as connection:
+        return bool(connection.execute(text("select count(*) from submissions")).scalar())
 
 
 @pytest.fixture
@@ -130,3 +136,27 @@ def test_a_connection_that_breaks_off_after_the_commit_fails_nobody(
     with database.reading() as connection:
         there = set(connection.execute(text("select id from submissions")).scalars())
     assert there == {receipt.id for receipt in told}, "who was told that it failed has no row"
+
+
+def test_a_photo_that_is_being_kept_when_its_request_is_ended_is_forgotten(
+    database: Database, store: SlowStore, new: New, photo_folder: Path
+) -> None:
+    submissions = Submissions(database, store, keep_days=30)
+    receipts, undelivered = Receipts(submissions, lambda: False), Undelivered(submissions)
+
+    async def ask() -> None:
+        kept = receipts.add([new(b"photo")])
+        asking = asyncio.ensure_future(undelivered.written(kept))
+        await asyncio.sleep(0)
+        while not written_down(database):  # its row is there, its photo waits
+            await asyncio.sleep(0.01)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        store.goes_on.set()
+        await undelivered.finish()
+
+    asyncio.run(ask())
+    receipts.close()
+    assert submissions.counts()["all"] == 0
+    assert list(photo_folder.iterdir()) == []
