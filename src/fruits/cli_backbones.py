@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -163,15 +164,21 @@ def _card(path: Path | None) -> dict[str, Any]:
 
 
 def _pixels(folder: Path, size: int) -> NDArray[np.uint8]:
-    """Return some photos of a folder as a network of that size takes them."""
+    """Return some photos of a folder as a network of that size takes them; those that do not open are left out."""
     import numpy as np  # noqa: PLC0415
 
+    from fruits.errors import ImageDecodeError  # noqa: PLC0415
+    from fruits.photos.access import Access  # noqa: PLC0415
     from fruits.photos.decoder import own_decoder  # noqa: PLC0415
     from fruits.photos.images import Preprocessing  # noqa: PLC0415
+    from fruits.photos.reading import read_photo  # noqa: PLC0415
 
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
-    if not paths:
-        raise BackboneError(f"no photos in '{folder}'; expected JPEG, PNG or WebP")
-    chosen = paths[:: max(1, len(paths) // 32)][:32]
-    preprocessing = Preprocessing(size, "crop")
-    return np.stack([own_decoder().to_network_input(path.read_bytes(), preprocessing).pixels for path in chosen])
+    root = folder.absolute()
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
+    access, preprocessing, pixels = Access.to([str(root)]), Preprocessing(size, "crop"), []
+    for path in paths[:: max(1, len(paths) // 32)][:32]:
+        with suppress(OSError, ImageDecodeError):
+            pixels.append(own_decoder().to_network_input(read_photo(str(path), access), preprocessing).pixels)
+    if not pixels:
+        raise BackboneError(f"no photos in '{folder}'; expected JPEG, PNG or WebP that open")
+    return np.stack(pixels)

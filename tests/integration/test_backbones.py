@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import runpy
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +18,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
+from fruits.cli_backbones import _pixels
 from fruits.embedding.backbone import Embedder, find_backbone
 from fruits.embedding.hub import pixels_of
+from fruits.errors import BackboneError
 from fruits.photos.images import Preprocessing
 
 Fruits = Callable[..., Any]
@@ -265,3 +268,16 @@ def test_network_that_cannot_be_exported_is_told_what_can(fruits: Fruits, tmp_pa
         done.code,
         "expected efficientnet-lite0, efficientnet-lite1, efficientnet-lite2, or timm:NAME" in done.stderr,
     ) == (1, True)
+
+
+def test_what_is_no_photo_among_those_to_compare_on_is_left_out(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "good.jpg")
+    (tmp_path / "words.png").write_bytes(b"words")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with (tmp_path / "huge.jpg").open("wb") as file:
+        file.truncate(1 << 36)
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    assert _pixels(tmp_path, SIDE).shape == (1, SIDE, SIDE, 3)
+    (tmp_path / "good.jpg").unlink()
+    with pytest.raises(BackboneError, match="expected JPEG, PNG or WebP that open"):
+        _pixels(tmp_path, SIDE)
