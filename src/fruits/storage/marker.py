@@ -8,8 +8,9 @@ marker made are recognised by what lies in them. Whoever lists photos leaves out
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import islice
 from typing import Any, Final, Literal, cast, get_args
@@ -17,6 +18,7 @@ from typing import Any, Final, Literal, cast, get_args
 from fruits import __version__
 from fruits.errors import StoreError
 from fruits.harmless import json_text
+from fruits.storage.local import read_head_of, read_regular
 from fruits.storage.objects import Objects
 
 #: What a folder of ours holds: ``results`` of run, apply, audit and evaluate; a ``bundle`` by itself; a ``pack``; an ``export``
@@ -28,6 +30,8 @@ NAME: Final = ".fruits"
 FORMAT: Final = "fruits folder"
 VERSION: Final = 1
 
+#: Larger, and it is none of ours: folders among photos may be a stranger's.
+_MAX_BYTES: Final = 64 << 20
 #: What systems and tools leave in a folder that people call empty.
 _NOTHING: Final = {".DS_Store", "Thumbs.db", "desktop.ini", "lost+found", ".gitkeep", ".gitignore", ".keep"}
 #: A run that died at its very beginning left no more than these, whatever is in them; ``job.json`` is put by ``fruits aws run``.
@@ -161,15 +165,32 @@ def _is_bundle(manifest: dict[str, Any]) -> bool:
 
 def _begins(objects: Objects, key: str, start: bytes) -> bool:
     try:
-        return objects.read_range(key, 0, len(start)) == start
-    except StoreError:  # empty, or a folder
+        path = objects.local_path(key)
+        if path is None:
+            return objects.read_range(key, 0, len(start)) == start
+        return read_head_of(str(path), len(start), _inside(objects)) == start
+    except OSError:  # empty, a folder, a pipe
         return False
 
 
 def _json(objects: Objects, key: str) -> dict[str, Any]:
-    """Return an object of JSON; empty if there is none, or it holds something else."""
+    """Return an object of JSON; empty if there is none, or it holds something else, or is no file of a size that makes sense."""
     try:
-        value = json.loads(objects.read_if_present(key) or b"{}")
-    except (ValueError, StoreError):  # not JSON, or a folder is called so
+        value = json.loads(_read(objects, key))
+    # Absent, not JSON, or it is a folder, a pipe or a link out of here that is called so.
+    except (ValueError, OSError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _read(objects: Objects, key: str) -> bytes:
+    path = objects.local_path(key)
+    if path is None:
+        return objects.read(key, limit=_MAX_BYTES)
+    return read_regular(str(path), _MAX_BYTES, _inside(objects))
+
+
+def _inside(objects: Objects) -> Callable[[str], bool]:
+    """Return whether a path, without links, lies in a place: links in a stranger's may lead anywhere."""
+    root = os.path.realpath(objects.root)
+    return lambda real: real.startswith(f"{root}/")

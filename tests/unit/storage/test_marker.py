@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from fruits.storage.marker import NAME, OccupiedError, claim, kind_of, mark, may_be_ours
+from fruits.storage.marker import NAME, OccupiedError, claim, content, kind_of, mark, may_be_ours
 from fruits.storage.objects import Objects
 
 
@@ -140,3 +141,30 @@ def test_of_many_that_begin_on_an_empty_place_none_is_refused(objects: Objects) 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(begin, range(8)))
     assert kind_of(objects) == "results"
+
+
+@pytest.mark.parametrize("name", [NAME, "run.json", "audit.json", "manifest.json", "pack.json", "service.db"])
+@pytest.mark.parametrize("what", ["pipe", "device", "sparse", "nested", "link"])
+def test_what_strangers_call_like_a_marker_is_never_waited_for_nor_read_without_end(
+    name: str, what: str, tmp_path: Path
+) -> None:
+    place = tmp_path / "photos"
+    place.mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(content("results"))
+    if what == "pipe":
+        os.mkfifo(place / name)
+    elif what in ("device", "link"):
+        (place / name).symlink_to("/dev/zero" if what == "device" else elsewhere)
+    elif what == "nested":
+        (place / name).write_bytes(b"[" * 1_000_000)
+    else:
+        with (place / name).open("wb") as file:
+            file.truncate(1 << 36)
+    assert kind_of(Objects(str(place))) is None
+
+
+def test_a_folder_of_ours_that_is_reached_by_a_link_is_known(tmp_path: Path) -> None:
+    claim(Objects(str(tmp_path / "out")), "results")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    assert kind_of(Objects(str(tmp_path / "link"))) == "results"
