@@ -58,6 +58,12 @@ _MIN_PRECISION = typer.Option(
     help="Share of the answers that name something which must be right; the higher, the more 'not sure'."
 )
 #: Of the run record, what --json prints. The rest, such as every label's photos, is in OUT/run.json.
+_CHOSEN = {
+    "validation": "chosen by validation",
+    "seen": "a fixed share: the network was made from these photos",
+    "variance": "the share asked for",
+    "components": "the number asked for",
+}
 _SUMMARY = (
     "photos", "ok", "rejected", "failed", "computed", "reused", "labels", "splits", "labels_without_training", "left_aside",
     "warnings", "backbone", "embedding_size", "components", "components_chosen_by", "explained_variance", "head", "balanced",
@@ -186,7 +192,10 @@ def predict(
 
     out = photos.pop(0) if bundle.is_bundle(photos[0]) else shipped.path()
     if not photos:
-        raise ConfigError("no photos given; expected some after the results, such as: fruits predict results photo.jpg")
+        raise ConfigError(
+            f"no photos given: '{out}' is taken for the results of a run; expected photos, such as: fruits predict photo.jpg, "
+            "fruits predict results photo.jpg, or, for all photos of a folder, fruits predict photos/*.jpg"
+        )
     own_decoder().start()  # beside the loading
     recogniser = bundle.load(out)
     answers = []
@@ -200,6 +209,8 @@ def predict(
             said = _in_words(answer)
         except RefusedError as exc:
             row |= {"status": "rejected", "error": f"{exc.code}: {exc}"}
+        except IsADirectoryError:
+            row |= {"status": "failed", "error": f"unreadable: a folder; expected a photo, such as {photo}/*.jpg"}
         except OSError as exc:
             row |= {"status": "failed", "error": f"unreadable: {exc.strerror}"}
         except ImageDecodeError as exc:
@@ -518,7 +529,7 @@ def _run(config: RunConfig, *, as_json: bool) -> None:
     )
     typer.echo(
         f"{record['components']} of {record['embedding_size']} components explain {record['explained_variance']:.2%} "
-        f"of the variance (chosen by {record['components_chosen_by']})"
+        f"of the variance ({_CHOSEN[record['components_chosen_by']]})"
     )
     if record["evaluated"]:
         scored, metrics = record["evaluated"], record["metrics"]

@@ -220,6 +220,27 @@ def test_probable_kind_is_said_so_in_both_languages_with_the_guesses_as_buttons(
     }
 
 
+@pytest.mark.parametrize("width", [320, 368, 390, 420])
+def test_probably_is_not_broken_within_the_word_on_a_phone(
+    visit: Callable[..., Any], recogniser: Any, width: int
+) -> None:
+    visitor = visit(width=width, height=700, locale="fr")
+    visitor.open()
+    _say_probably(visitor, name={"en": "Kiwi", "fr": "Kiwi"})
+    visitor.pick(*recogniser.some("Moon Pear 2"))
+    named = visitor.answers(1).first.locator(".verdict h2")
+    lines = named.evaluate(
+        """(heading) => {
+          const text = document.createTreeWalker(heading, NodeFilter.SHOW_TEXT).nextNode();
+          const word = document.createRange();
+          word.setStart(text, 0);
+          word.setEnd(text, "Probablement".length);
+          return [word.toString(), word.getClientRects().length];
+        }"""
+    )
+    assert lines == ["Probablement", 1]
+
+
 def test_click_on_the_probable_kind_says_that_it_is_right(
     visit: Callable[..., Any], recogniser: Any, service: Any
 ) -> None:

@@ -55,6 +55,9 @@ def test_run_without_json_tells_people_what_was_made_and_where(
     assert done.code == 0, done.stderr
     assert "320 photos of 8 labels: 320 ok, 0 rejected, 0 failed; 0 computed" in done.stdout
     assert "up to date" in done.stdout
+    assert "of the variance (chosen by validation)" in done.stdout
+    asked = fruits("run", finished_run.photos, "--to", out, "--components", 5)
+    assert "of the variance (the number asked for)" in asked.stdout
     assert f"report in {out}/report.html, recogniser in {out}/bundle" in done.stdout.splitlines()[-1]
 
 

@@ -80,6 +80,13 @@ def test_results_that_are_not_there_are_said_so(fruits: Fruits, tmp_path: Path) 
     alone = fruits("predict", tmp_path)
     assert alone.code == 2
     assert "no photos given" in alone.stderr
+    assert "fruits predict photo.jpg," in alone.stderr
+
+
+def test_folder_among_photos_is_named_as_one(fruits: Fruits, tmp_path: Path) -> None:
+    done = fruits("predict", tmp_path / "photo.jpg", tmp_path)
+    assert done.code == 1
+    assert f"{tmp_path}: failed: unreadable: a folder; expected a photo, such as {tmp_path}/*.jpg" in done.stdout
 
 
 def test_service_starts_without_any_results(fruits: Fruits, tmp_path: Path) -> None:
