@@ -27,7 +27,7 @@ from fruits.learning.metrics import best_labels
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import nearest
 from fruits.learning.pca import PCA
-from fruits.material import Finished, Material, material_of, open_run
+from fruits.material import Finished, Material, access_of_run, material_of, open_run
 from fruits.measure import Clock, Progress, Silent
 from fruits.photos.samples import example_photos
 from fruits.report import render
@@ -101,7 +101,7 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
     kept = _with_earlier(run, evaluation)
     claim(run.objects, "results")
     run.objects.write("evaluation.json", json_text(kept, indent=1, ensure_ascii=False).encode())
-    examples = example_photos(run.catalogue, records.wrong(run.record))
+    examples = example_photos(run.catalogue, records.wrong(run.record), access_of_run(run.record["config"]))
     run.objects.write("report.html", render(run.record, examples, kept).encode())
     return evaluation
 

@@ -192,7 +192,9 @@ def material_of(run: Finished) -> tuple[Material, dict[str, Any]]:
     pca = PCA.from_moments(Moments.from_rows(vectors[train]))
     features = unit(pca.transform(vectors, min(NEIGHBOUR_COMPONENTS, pca.max_components)))
     uris = run.catalogue["uri"].take(pa.array(usable)).to_pylist()
-    duplicates = _near_duplicates(run.bundle, uris, train, label, digest, pca, features, _access(run.record["config"]))
+    duplicates = _near_duplicates(
+        run.bundle, uris, train, label, digest, pca, features, access_of_run(run.record["config"])
+    )
     material = Material(
         uris,
         vectors,
@@ -321,7 +323,7 @@ def _near_duplicates(
     return NearDuplicates.derive(features[copies.rows], copied, features[once], labels[once])
 
 
-def _access(config: dict[str, Any]) -> Access:
+def access_of_run(config: dict[str, Any]) -> Access:
     """Return what the run was allowed to read; what has gone since is let in no more."""
     allowed = [place for place in config.get("allow_source", ()) if is_remote(place) or Path(place).exists()]
     return Access.to(config["sources"], allowed, follow_links=config.get("follow_links", False))

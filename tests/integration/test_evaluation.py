@@ -48,6 +48,19 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
     return root / "out", record, evaluate(str(root / "out"))
 
 
+def test_pictures_of_photos_that_links_led_to_stay_in_the_report(own_photos: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    for folder in own_photos.glob("T*/*"):
+        (linked / folder.parent.name).mkdir(parents=True, exist_ok=True)
+        (linked / folder.relative_to(own_photos)).mkdir()
+        for photo in folder.iterdir():
+            (linked / photo.relative_to(own_photos)).symlink_to(photo)
+    run(tmp_path / "out", linked, follow_links=True)
+    before = (tmp_path / "out/report.html").read_text("utf-8").count("data:image/jpeg")
+    evaluate(str(tmp_path / "out"), ["official"])
+    assert (tmp_path / "out/report.html").read_text("utf-8").count("data:image/jpeg") == before > 0
+
+
 # --- Sources ------------------------------------------------------------------------------------------------------------
 
 
