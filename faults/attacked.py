@@ -339,7 +339,7 @@ class Attacked:
     def _stored(self) -> Stored:
         with closing(sqlite3.connect(f"file:{self._data}/service.db?mode=ro", uri=True)) as database:
             rows = {name for (name,) in database.execute("SELECT id FROM submissions")}
-        photos = {path.stem for path in (self._data / "photos").rglob("*") if path.is_file()}
+        photos = {path.stem for path in (self._data / "photos").rglob("*.jpg*")}
         return Stored(rows, photos)
 
 

@@ -7,11 +7,13 @@ What a request must be like is said by the models of :mod:`fruits.service.messag
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Annotated, Final
 
 from fastapi import APIRouter, FastAPI, Header, Path, Request, Response
 from fastapi.responses import PlainTextResponse
 
+from fruits.errors import StoreError
 from fruits.photos.consent import unmark
 from fruits.service import answering
 from fruits.service.callers import owner
@@ -67,7 +69,8 @@ async def delete(
     """Delete everything that is kept of a photo."""
     resources = resources_of(request)
     await asyncio.to_thread(resources.submissions.delete, submission_id, x_fruits_secret)
-    await asyncio.to_thread(resources.hide_withdrawn)
+    with suppress(StoreError):  # it is deleted, and told so; what hides it from answers looks again within seconds
+        await asyncio.to_thread(resources.hide_withdrawn)
     return Response(status_code=204)
 
 

@@ -132,7 +132,7 @@ class ServiceConfig:
     trusted_proxies : tuple of str
         Addresses or networks of reverse proxies whose ``X-Forwarded-For`` is believed.
     tokens_only : bool
-        Whether all of ``/v1`` but deletion, which has its secret, wants a token.
+        Whether all of ``/v1`` but ``/v1/submissions``, which has its secret, wants a token.
     public_metrics : bool
         Whether anybody may read ``/metrics``.
     keep_days : int

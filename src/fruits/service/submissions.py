@@ -169,8 +169,7 @@ class Submissions:
             If there is no such submission (any more) or the secret is another's.
         """
         self._owned(submission_id, secret, ("kept", "deleting"))
-        self._forgetting.forget([submission_id])
-        self._forgetting.scrub()
+        self._forget([submission_id])
 
     def of(self, submission_id: str, secret: str) -> Submission:
         """Return what is stored of a submission to whom it belongs.
@@ -185,8 +184,7 @@ class Submissions:
 
     def retract(self, receipts: Sequence[Receipt]) -> None:
         """Forget submissions whose receipts reached nobody, so that nobody could have them deleted."""
-        self._forgetting.forget([receipt.id for receipt in receipts])
-        self._forgetting.scrub()
+        self._forget([receipt.id for receipt in receipts])
 
     def shown(self, ids: Sequence[str]) -> set[str]:
         """Return which of some submissions are there and may be seen by others."""
@@ -324,8 +322,7 @@ class Submissions:
             ).one_or_none()
         if there is None:
             raise not_found()
-        self._forgetting.forget([submission_id])
-        self._forgetting.scrub()
+        self._forget([submission_id])
 
     def learnable(self) -> Iterator[Submission]:
         """Yield what the next recogniser may learn from: with a photo, confirmed or corrected; newest first."""
@@ -376,6 +373,12 @@ class Submissions:
     def quarantined(self) -> int:
         """Return how many photos that no row names are set aside."""
         return len(self._photos.quarantined())
+
+    def _forget(self, ids: Sequence[str]) -> None:
+        self._forgetting.forget(ids)
+        # Row and photo are gone, and told so. That the files must be cleaned is written down: see recover().
+        with suppress(StoreError):
+            self._forgetting.scrub()
 
     def _are_there(self, ids: Sequence[str]) -> bool:
         with suppress(StoreError), self._database.reading() as connection:

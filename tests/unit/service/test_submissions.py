@@ -212,6 +212,26 @@ def test_deleted_means_gone(submissions: Submissions, database: Database, photo_
     assert list(photo_folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("by", ["visitor", "owner"])
+def test_what_is_deleted_is_told_so_when_the_files_cannot_be_cleaned_at_once(
+    submissions: Submissions, database: Database, new: New, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    receipt = submissions.add(new(PHOTO))
+
+    def refuse(*_: object, **__: object) -> bool:
+        raise StoreError("the database is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "scrub", refuse)
+        if by == "visitor":
+            submissions.delete(receipt.id, receipt.secret)
+        else:
+            submissions.remove(receipt.id)
+    assert rows(database) == []
+    assert database.must_be_scrubbed(), "somebody has to do it"
+    assert forgetting.Forgetting(database, submissions._photos).scrub()
+
+
 def test_a_deletion_that_the_store_refuses_holds_nothing_and_is_finished_later(
     submissions: Submissions, database: Database, photo_folder: Path, new: New, monkeypatch: pytest.MonkeyPatch
 ) -> None:
