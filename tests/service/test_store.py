@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fruits.aws import rules
+from fruits.errors import CatalogueError
+from fruits.photos.catalogue import list_photos
 from fruits.service import ServiceConfig
+from fruits.storage import marker
+from fruits.storage.objects import Objects
 
 
 @pytest.mark.parametrize(
@@ -39,6 +44,24 @@ def test_a_bucket_that_is_missing_or_denied_is_said_once_and_clearly(
     assert service.log("bug") == []
     # Photos that nobody wants kept need no bucket.
     assert service.recognise(a_photo).status_code == 200
+
+
+@pytest.mark.parametrize("where", ["disk", "bucket"])
+def test_photos_of_visitors_among_photos_are_known_as_such_from_the_start(
+    where: str, serve: Callable[..., Any], request: pytest.FixtureRequest, tmp_path: Path, a_photo: bytes
+) -> None:
+    if where == "disk":
+        around, environment = str(tmp_path / "PHOTOS"), {}
+    else:
+        s3 = request.getfixturevalue("s3")
+        around, environment = s3.make_bucket("around"), dict(s3.environment())
+        for name, value in environment.items():
+            request.getfixturevalue("monkeypatch").setenv(name, value)
+    service = serve("--rate", 0, "--photos", f"{around}/kept", **environment)
+    assert service.recognise(a_photo, keep="true").json()["photos"][0]["kept"]
+    service.wait_until(lambda: marker.kind_of(Objects(f"{around}/kept")) == "photos")
+    with pytest.raises(CatalogueError, match="written by fruits"):
+        list_photos([around], labelled=False)
 
 
 def test_idle_connections_are_ended_by_the_load_balancer_and_not_by_the_service() -> None:

@@ -26,7 +26,7 @@ from fruits.service.submissions import Submissions
 from fruits.service.telemetry import Telemetry
 from fruits.service.tokens import Tokens
 from fruits.service.uploads import Budget
-from fruits.storage.marker import mark
+from fruits.storage.marker import kind_of, mark
 from fruits.storage.objects import Objects, is_remote, opened
 
 _FLUSH_S: Final = 5.0
@@ -125,6 +125,8 @@ class Resources:
         self._do(self._repeat(_RECOVER_S, self.submissions.recover))
         self._do(self._repeat(_RECOVER_S, self.undelivered.retry))
         self._do(self._repeat(_PURGE_S, self._purge, at_once=True))
+        if is_remote(self.config.photos) or not Path(self.config.photos).is_relative_to(self.config.data):
+            self._do(self._repeat(_PURGE_S, self._mark_photos, at_once=True))
         self._do(self._repeat(_PULSE_S, self._pulse))
         if self.config.watch_s:
             self._do(self._watch())
@@ -216,6 +218,12 @@ class Resources:
         self.submissions.purge(adopt=adopt)
         if aside := self.submissions.quarantined():
             self.telemetry.log("quarantine", level="warning", photos=aside)
+
+    def _mark_photos(self) -> None:
+        # Also of a store without any photo yet: whoever lists photos around it must not take visitors' for them.
+        photos = Objects(self.config.photos)
+        if kind_of(photos) is None:
+            mark(photos, "photos")
 
     async def _watch(self) -> None:
         while True:
