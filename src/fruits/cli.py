@@ -9,6 +9,7 @@ import atexit
 import os
 import shlex
 import sys
+from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -198,15 +199,15 @@ def predict(
         )
     own_decoder().start()  # beside the loading
     recogniser = bundle.load(out)
-    answers = []
+    answers, drawn = [], Counter[str]()
     for photo in map(Path, photos):
         row: dict[str, Any] = {"uri": str(photo), "status": "ok", "error": None}
         said = ""
         try:
             data = read_named(str(photo), MAX_PHOTO_BYTES)
-            answer = _answered(recogniser, photo, data, explain, row)
+            answer = _answered(recogniser, photo, data, explain, row, drawn)
             row |= _as_row(answer)
-            said = _in_words(answer)
+            said = _in_words(answer) + (f"; see {row['explained']}" if explain else "")
         except RefusedError as exc:
             row |= {"status": "rejected", "error": f"{exc.code}: {exc}"}
         except IsADirectoryError:
@@ -224,14 +225,21 @@ def predict(
         raise typer.Exit(1)
 
 
-def _answered(recogniser: Bundle, photo: Path, data: bytes, explain: str | None, row: dict[str, Any]) -> Answer:
-    """Recognise a photo; with ``explain``, draw where the answer comes from into that folder and name the picture in the row."""
+def _answered(
+    recogniser: Bundle, photo: Path, data: bytes, explain: str | None, row: dict[str, Any], drawn: Counter[str]
+) -> Answer:
+    """Recognise a photo; with ``explain``, draw where the answer comes from into that folder and name the picture in the row.
+
+    Photos of several folders may have one name; ``drawn`` counts them, and the second picture is ``photo.jpg-2.png``.
+    """
     if explain is None:
         return recogniser.recognise([data])[0]
     from fruits.explain import draw  # noqa: PLC0415
 
     found = recogniser.explain(data)
-    picture = Path(explain) / f"{photo.name}.png"
+    drawn[photo.name] += 1
+    number = f"-{drawn[photo.name]}" if drawn[photo.name] > 1 else ""
+    picture = Path(explain) / f"{photo.name}{number}.png"
     try:
         picture.parent.mkdir(parents=True, exist_ok=True)
         picture.write_bytes(draw(found.pixels, found.places))

@@ -73,6 +73,17 @@ def test_where_an_answer_comes_from_is_drawn(fruits: Fruits, tmp_path: Path) -> 
     assert Path(row["explained"]) == tmp_path / "why" / "yellow.png.png"
 
 
+def test_pictures_of_photos_of_one_name_do_not_replace_each_other(fruits: Fruits, tmp_path: Path) -> None:
+    for folder, colour in (("a", (250, 220, 40)), ("b", (40, 160, 40))):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (300, 200), colour).save(tmp_path / folder / "1.png")
+    done = fruits("predict", tmp_path / "a" / "1.png", tmp_path / "b" / "1.png", "--explain", tmp_path / "why")
+    assert done.code == 0, done.stderr
+    pictures = [tmp_path / "why" / "1.png.png", tmp_path / "why" / "1.png-2.png"]
+    assert [line.rpartition("; see ")[2] for line in done.stdout.splitlines()] == [str(path) for path in pictures]
+    assert pictures[0].read_bytes() != pictures[1].read_bytes()
+
+
 def test_results_that_are_not_there_are_said_so(fruits: Fruits, tmp_path: Path) -> None:
     done = fruits("predict", tmp_path / "results", tmp_path / "photo.jpg")
     assert done.code == 1

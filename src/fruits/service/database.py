@@ -210,7 +210,10 @@ class Database:
         if parsed.get_backend_name() == "sqlite":
             file = Path(str(parsed.database))
             if not make and not file.is_file():
-                raise ConfigError(f"no service has kept anything in '{file}'; expected what 'fruits serve' was given")
+                raise ConfigError(
+                    f"no service has kept anything in '{file}'; start 'fruits serve', or give the OUT, --data or --database "
+                    "that it was given"
+                )
             _make_private(file)
         database = cls(_engine(parsed, connections))
         try:
