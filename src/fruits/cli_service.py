@@ -328,6 +328,9 @@ def submissions_export(
 def submissions_purge(
     keep_days: Annotated[int, typer.Option(help="Delete what is older; as given to 'fruits serve'.", min=1)],
     out: Annotated[str, _OF] = "",
+    feedback_hours: Annotated[
+        int, typer.Option(help="Hours into the next day (UTC) that receipts remain; as given to 'fruits serve'.", min=0)
+    ] = 6,
     adopt: Annotated[bool, _ADOPT] = False,
     data: Annotated[str, _DATA] = "",
     database: Annotated[str, _DATABASE] = "",
@@ -336,7 +339,7 @@ def submissions_purge(
 ) -> None:
     """Delete submissions older than so many days. Also finish deletions that were cut short, clean the database's files."""
     with closing(_open(out, data, database)) as opened:
-        submissions = _submissions(opened, out, data, photos, keep_days)
+        submissions = _submissions(opened, out, data, photos, keep_days, feedback_hours)
         finished = submissions.recover()
         count = submissions.purge(thorough=True, adopt=adopt)
         aside = submissions.quarantined()
@@ -360,12 +363,15 @@ def _open(out: str, data: str, database: str, *, make: bool = False) -> Database
     return Database.open(_said(places.database), make=make)
 
 
-def _submissions(database: Database, out: str, data: str, photos: str, keep_days: int = _FOR_EVER_DAYS) -> Submissions:
+def _submissions(
+    database: Database, out: str, data: str, photos: str, keep_days: int = _FOR_EVER_DAYS, feedback_hours: int = 6
+) -> Submissions:
     from fruits.service.settings import Places  # noqa: PLC0415
     from fruits.service.submissions import Submissions  # noqa: PLC0415
     from fruits.storage.objects import Objects  # noqa: PLC0415
 
-    return Submissions(database, Objects(_said(Places.of(out, data=data, photos=photos).photos)), keep_days=keep_days)
+    place = _said(Places.of(out, data=data, photos=photos).photos)
+    return Submissions(database, Objects(place), keep_days=keep_days, feedback_hours=feedback_hours)
 
 
 def _said(place: str) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from fruits.service.database import Database
 from fruits.service.settings import Places, ServiceConfig, advice_to_move
+from fruits.service.submissions import NewSubmission, Submissions
+from fruits.storage.objects import Objects
 
 
 def data_of(out: object) -> str:
@@ -64,3 +68,19 @@ def test_data_of_an_older_version_is_used_where_it_is_and_the_way_out_is_told(
     assert "app: made" in listed.stdout
     assert "0 days old, never used, usual rate, expires 20" in listed.stdout
     assert fruits("tokens", "list", out, "--json").json()["tokens"][0]["age_days"] == 0
+
+
+def test_a_purge_leaves_receipts_for_as_long_as_the_service_promised(
+    tmp_path: Path, fruits: Callable[..., Any]
+) -> None:
+    places = Places.of("", data=str(tmp_path))
+    answer = NewSubmission("kind", "apple", None, "Apple", 0.9, 0.1, "en", "0" * 16, None, None)
+    with closing(Database.open(places.database)) as database:
+        submissions = Submissions(database, Objects(places.photos), keep_days=90)
+        submissions.add(answer)
+        with database.writing() as connection:
+            connection.execute(text("update submissions set created_s = created_s - 86400"))
+        for hours, left in ((48, 1), (0, 0)):
+            done = fruits("submissions", "purge", "--data", tmp_path, "--keep-days", 90, "--feedback-hours", hours)
+            assert done.code == 0, done.stderr
+            assert submissions.counts()["all"] == left
