@@ -138,7 +138,13 @@ def revoke_token(
 ) -> dict[str, Any]:
     """End a token: the service refuses it within seconds, and its secret goes."""
     secret = desk.secret(_checked(who))
-    run(aws, desk, ["tokens", "revoke", who], say=say, poll_s=poll_s)
+    try:
+        run(aws, desk, ["tokens", "revoke", who], say=say, poll_s=poll_s)
+    except AwsError as exc:
+        # A secret whose token the service never got, or has no more, is of no use and in the way of the next one.
+        if f"no token '{who}' is in use" not in str(exc):
+            raise
+        say(f"the service has no token {who}; its secret is deleted")
     with suppress(AwsAbsentError):
         aws.call("secretsmanager", "delete_secret", SecretId=secret, ForceDeleteWithoutRecovery=True)
     return {"name": who, "revoked": True, "secret": secret}

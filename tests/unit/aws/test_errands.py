@@ -133,6 +133,16 @@ def test_revoking_ends_the_token_before_its_secret_goes() -> None:
     assert names.index("ecs.run_task") < names.index("secretsmanager.delete_secret")
 
 
+def test_a_secret_without_a_token_can_be_revoked_and_one_whose_token_may_work_stays() -> None:
+    aws = Recorded(1, lines=("fruits: no token 'me' is in use; see: fruits tokens list",))
+    assert errands.revoke_token(aws, DESK, "me", poll_s=0)["revoked"] is True
+    assert aws.of("delete_secret") == [{"SecretId": "fruits/tokens/me", "ForceDeleteWithoutRecovery": True}]
+    aws = Recorded(1, lines=("fruits: the database cannot be written",))
+    with pytest.raises(AwsError, match="cannot be written"):
+        errands.revoke_token(aws, DESK, "me", poll_s=0)
+    assert aws.of("delete_secret") == []
+
+
 def test_an_export_goes_where_a_run_may_read_and_tells_its_counts() -> None:
     aws = Recorded(lines=("waiting", json.dumps({"photos": 3, "labels": {"Apple": 3}, "written": 2, "removed": 1})))
     done = errands.export(aws, DESK, poll_s=0)
