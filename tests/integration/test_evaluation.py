@@ -27,7 +27,7 @@ Fruits = Callable[..., Any]
 
 
 def run(out: Path, *sources: Path, **choices: Any) -> dict[str, Any]:
-    config = {"workers": 1, "components": 4, **choices}
+    config = {"workers": 1, "components": 4, "backbone": "fruits-small", **choices}
     return pipeline.run(RunConfig(sources=tuple(map(str, sources)), out=str(out), **config))
 
 
@@ -336,7 +336,9 @@ def test_copies_of_photos_on_both_sides_are_all_found(own_photos: Path, tmp_path
 
 
 def test_unknown_protocol_is_refused_with_the_known_ones(finished_run: Any) -> None:
-    with pytest.raises(ConfigError, match="--protocol luck: expected one of official, axis, arc, variety, groups"):
+    with pytest.raises(
+        ConfigError, match="--protocol luck: expected one of official, source, axis, arc, variety, groups"
+    ):
         evaluate(str(finished_run.out), ["luck"])
     assert not (finished_run.out / "evaluation.json").exists()
 

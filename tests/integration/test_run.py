@@ -22,7 +22,7 @@ from PIL import Image
 
 from fruits import bundle as bundles
 from fruits import pipeline
-from fruits.config import RunConfig
+from fruits.config import DEFAULT_BACKBONE, RunConfig
 from fruits.embedding.backbone import Embedder, find_backbone
 from fruits.errors import (
     BackboneError,
@@ -93,7 +93,7 @@ def test_features_have_a_row_for_every_photo_and_say_what_they_are(finished_run:
     assert table.schema.equals(schemas.features(k), check_metadata=False)
     about = json.loads(table.schema.metadata[b"fruits"])
     assert about["components"] == k
-    assert about["backbone"] == "fruits-small"
+    assert about["backbone"] == DEFAULT_BACKBONE
     assert about["identity"] == finished_run.record["identity"]
     for row in table.to_pylist():
         path = Path(row["uri"])
@@ -237,7 +237,7 @@ def test_choices_after_embedding_recompute_no_embedding_and_those_before_recompu
     assert by_share["explained_variance"] >= 0.9
     ratio = by_share["explained_variance_ratio"]
     assert sum(ratio[: by_share["components"] - 1]) < 0.9
-    fitted_otherwise = run(out, own_photos, components=5, fit="crop")
+    fitted_otherwise = run(out, own_photos, components=5, fit="pad")
     assert fitted_otherwise["computed"] == photos
     assert run(out, own_photos, components=5)["computed"] == 0  # the earlier embeddings are still there
 
@@ -598,7 +598,7 @@ def test_apply_of_nothing_but_bad_photos_is_a_table_of_reasons(finished_run: Any
 def test_batch_uses_the_network_of_the_bundle(finished_run: Any, a_photo: bytes) -> None:
     bundle = bundles.load(finished_run.out)
     pixels = to_network_input(a_photo, bundle.preprocessing).pixels[None]
-    original = find_backbone("fruits-small")
+    original = find_backbone(DEFAULT_BACKBONE)
     expected = Embedder(original.prepared(bundle.preprocessing)).embed(pixels)
     assert (Embedder(bundle.model_file.fetch()).embed(pixels) == expected).all()
 

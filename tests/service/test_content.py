@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-HEIC = b"\0\0\0\x20ftypheic\0\0\0\0mif1heic" + bytes(64)
+AVIF = b"\0\0\0\x20ftypavif\0\0\0\0mif1avif" + bytes(64)
 BOUNDARY = "nothing-like-a-photo"
 
 
@@ -55,7 +55,7 @@ def test_a_form_is_a_form_under_any_type(kind: str | None, service: Any, a_photo
 
 def test_a_format_that_is_not_read_is_named_whatever_it_is_called(service: Any) -> None:
     for kind in ("image/heic", "image/jpeg", "application/octet-stream"):
-        answer = service.client.post("/v1/recognise", content=HEIC, headers={"Content-Type": kind})
+        answer = service.client.post("/v1/recognise", content=AVIF, headers={"Content-Type": kind})
         assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_format")
 
 

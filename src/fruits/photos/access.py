@@ -84,7 +84,7 @@ class Access:
 
 
 def _place(path: str) -> str:
-    if not Path(path).is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112 - a name that is too long is no folder, where pathlib raises
         if not path.lower().endswith(_MANIFESTS):
             return path
         path = posixpath.dirname(path)
