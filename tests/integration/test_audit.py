@@ -108,7 +108,7 @@ def test_the_page_shows_the_photos_and_loads_nothing(audited: Any) -> None:
 
 
 def test_a_second_audit_computes_nothing(audited: Any, fruits: Callable[..., Any]) -> None:
-    again = fruits("audit", audited[0].parent / "photos", "--to", audited[0], "--json")
+    again = fruits("audit", audited[0].parent / "photos", "--to", audited[0], "--backbone", "fruits-small", "--json")
     assert again.json()["computed"] == 0
     assert again.json()["counts"] == audited[1]["counts"]
 
