@@ -224,3 +224,4 @@ def test_consent_given_after_a_photo_was_chosen_is_not_for_that_photo(
     page.unroute("**/v1/recognise")
     assert "was not kept" in visitor.answers(1).first.inner_text()
     assert wire.request("/v1/recognise")[1]["keep"] == b"false"
+    page.close()  # before the way to the service is

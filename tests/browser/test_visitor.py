@@ -311,7 +311,9 @@ def test_free_text_of_a_visitor_is_sent_as_written(visit: Callable[..., Any], re
     assert "sent as you wrote it" in card.inner_text()
     card.get_by_role("button", name="Send").click()
     page.wait_for_selector("text=“<b>Quince</b>” is noted")
-    assert service.ask_owner("submissions?state=wrong&limit=1")["submissions"][0]["said_label"] == "<b>Quince</b>"
+    # Without consent a row knows its day and no second, so of a day there is no latest.
+    said = [row["said_label"] for row in service.ask_owner("submissions?state=wrong")["submissions"]]
+    assert "<b>Quince</b>" in said
 
 
 def test_right_answer_is_thanked_for_and_then_deleted(visit: Callable[..., Any], recogniser: Any, service: Any) -> None:

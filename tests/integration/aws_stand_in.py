@@ -240,6 +240,8 @@ class Emr:
         self.commands.append(command)
         environment = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "JAVA_HOME", "LANG") if name in os.environ},
+            # Which kernels a machine makes OpenBLAS take changes last digits: the same here as in the run to compare with.
+            **{name: value for name, value in os.environ.items() if name.startswith("OPENBLAS_")},
             **self._aws.environment(self._aws.assume(self._role)),
             **of_driver,
             "FRUITS_PYTHON": python,
