@@ -38,7 +38,9 @@ def measure(photos: list[Path], scratch: Path, *, most: int, repeat: int) -> dic
     listing = scratch / "listing"
     listing.write_text("\n".join(map(str, photos)))
     out = scratch / "out"
-    first = record_of(fruits_run(few, scratch / "first", "--components", "8"), scratch / "first")
+    first = record_of(
+        fruits_run(few, scratch / "first", "--backbone", "fruits-small", "--components", "8"), scratch / "first"
+    )
     preprocessing = Preprocessing(*(first["backbone"][name] for name in ("size", "fit", "kernel")))
     model_path = next((scratch / "first" / "embeddings").glob("*/backbone.onnx"))
     seconds: dict[str, list[float]] = {name: [] for name in _EXPLAINED}
@@ -74,7 +76,8 @@ def measure(photos: list[Path], scratch: Path, *, most: int, repeat: int) -> dic
 def _embeddings_seconds(photos: Path, out: Path, preprocessing: Preprocessing, expected: int) -> float:
     """Run fruits on an empty output and return what its step ``embeddings`` took."""
     shutil.rmtree(out, ignore_errors=True)
-    record = record_of(fruits_run(photos, out, "--components", "8", "--size", str(preprocessing.size)), out)
+    options = ("--backbone", "fruits-small", "--components", "8", "--size", str(preprocessing.size))
+    record = record_of(fruits_run(photos, out, *options), out)
     if record["computed"] != expected or record["ok"] != expected:
         sys.exit(
             f"fruits embedded {record['ok']:,} of {expected:,} photos; expected all: the photos are not comparable"

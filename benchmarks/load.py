@@ -62,7 +62,7 @@ def measure(photos: Path | None, scratch: Path, *, repeat: int, scale: int) -> d
 
 def _settings(photos: Path | None, scratch: Path, scale: int) -> Iterator[Setting]:
     found, origin = find_photos(photos, scratch, at_least=3000 // scale)
-    yield Setting("fruits-small", found, origin, (), 2000 // scale, max(600, 6000 // scale))
+    yield Setting("fruits-small", found, origin, ("--backbone", "fruits-small"), 2000 // scale, max(600, 6000 // scale))
     network, groceries = _SHARED / "backbones" / "mobilenet_v2_imagenet.onnx", _SHARED / "grocery-store"
     if photos is None and network.is_file() and groceries.is_dir():
         found = sorted(groceries.rglob("*.jpg"))

@@ -36,7 +36,7 @@ def measure(photos: list[Path], scratch: Path, *, rows: int) -> dict[str, Any]:
 
 def _run(folder: Path, out: Path) -> dict[str, Any]:
     """Run fruits, watching it from outside."""
-    run = fruits_run(folder, out, "--variance", "0.99")
+    run = fruits_run(folder, out, "--backbone", "fruits-small", "--variance", "0.99")
     process, said = psutil.Process(run.pid), out.with_suffix(".json")
     samples, ended = [], 0.0
     while run.poll() is None:
