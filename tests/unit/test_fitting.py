@@ -195,7 +195,7 @@ def test_bundle_tells_by_the_limits_that_the_record_names(finished_run: Any) -> 
     assert certainty.probable == told["probable"] <= certainty.kind
     assert certainty.limits == Limits(told["dark"], told["blurred"], told["small"])
     assert 0.5 <= certainty.kind <= 1
-    assert certainty.limits.small == 50  # half of the network's 100
+    assert certainty.limits.small == bundles.load(finished_run.out).preprocessing.size // 2
 
 
 def held_back_choice(n: int, seed: int = 0) -> tuple[Choice, Any, np.ndarray]:

@@ -285,7 +285,6 @@ def test_empty_file_is_named_so() -> None:
     ("head", "name"),
     [
         (b"GIF89a", "GIF"),
-        (b"\0\0\0\x18ftypheic", "HEIC"),
         (b"\0\0\0\x18ftypavif", "AVIF"),
         (b"II*\x00", "TIFF"),
         (b"MM\x00*", "TIFF"),
