@@ -115,7 +115,7 @@ def _bundle(setting: Setting, scratch: Path) -> Path:
         target = learn / path.parent.relative_to(top)
         target.mkdir(parents=True, exist_ok=True)
         (target / path.name).symlink_to(path.resolve())
-    record_of(fruits_run(learn, out, *setting.options), out)
+    record_of(fruits_run(learn, out, "--follow-links", *setting.options), out)
     return out
 
 
