@@ -3,6 +3,7 @@
     python -m pip install -e '.[train]'
     python training/photo train ../shared --left-out fold-1 --work build/photo-1   # the twin: knows nothing of some sources
     python training/photo train ../shared --work build/photo                       # the network itself
+    python training/photo train ../shared --after build/photo --work build/photo-2         # more steps, from those weights
     python training/photo export ../shared --left-out fold-1 --work build/photo-1  # int8, with card; the same for build/photo
     python training/photo judge ../shared --left-out fold-1 --work build/photo-1   # what to expect of a new source
     python training/photo recogniser ../shared --work build/photo --twin build/photo-1 --left-out fold-1 --to build/recogniser
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and results")
     parser.add_argument("--left-out", nargs="*", default=[], help="sources, or the name of a fold")
     parser.add_argument("--stated-licences", action="store_true", help="train from sources with a stated licence alone")
+    parser.add_argument("--after", type=Path, help="train: --work folder of the training to go on from")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other values of the recipe")
     parser.add_argument("--size", type=int, default=224, help="side of the input when judging and in the recogniser")
@@ -70,9 +73,12 @@ def train(arguments: argparse.Namespace) -> None:
     values = dict(pair.split("=") for pair in arguments.set)
     recipe = replace(Recipe(), steps=arguments.steps)
     recipe = replace(recipe, **{name: type(getattr(recipe, name))(value) for name, value in values.items()})
+    earlier = arguments.after and arguments.after / "checkpoint.pt"
+    if earlier:
+        recipe = replace(recipe, after=sha256(earlier.read_bytes()).hexdigest())
     photos = _photos(arguments)
     print(f"{_counted(photos)}; {recipe}", flush=True)
-    fit(photos, decode(photos), recipe, arguments.work / "checkpoint.pt")
+    fit(photos, decode(photos), recipe, arguments.work / "checkpoint.pt", earlier)
 
 
 def export(arguments: argparse.Namespace) -> None:

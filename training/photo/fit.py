@@ -42,6 +42,7 @@ class Recipe:
     composited: float = 0.5
     strength: float = 1.0
     seed: int = 0
+    after: str = ""  # sha256 of the checkpoint that this training goes on from, with a new cosine
 
 
 class Batches(Dataset):
@@ -128,17 +129,24 @@ def _weighted(weights: list[float], rng: np.random.Generator) -> int:
 
 
 def fit(
-    photos: list[Photo], pixels: list[np.ndarray], recipe: Recipe, checkpoint: Path
+    photos: list[Photo], pixels: list[np.ndarray], recipe: Recipe, checkpoint: Path, earlier: Path | None = None
 ) -> tuple[Lite, dict[str, list[str]]]:
     """Return the averaged network, in evaluation mode, and the names of its tasks.
 
-    Goes on from ``checkpoint`` if it is of the same recipe and the same classes; writes it every few minutes.
+    Goes on from ``checkpoint`` if it is of the same recipe and the same classes; writes it every few minutes. A new training
+    begins with the averaged weights of the checkpoint ``earlier``, if given, else with the published ImageNet weights.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(recipe.seed)
     batches = Batches(photos, pixels, recipe)
     network = pretrained(recipe.variant, {task: len(names) for task, names in batches.names.items()}).to(device)
     average = pretrained(recipe.variant, {task: len(names) for task, names in batches.names.items()}).to(device)
+    if earlier:
+        state = torch.load(earlier, weights_only=True, map_location=device)
+        if state["made_by"]["names"] != batches.names:
+            raise SystemExit(f"{earlier} knows other classes than these photos have; train from the start instead")
+        network.load_state_dict(state["average"])
+        average.load_state_dict(state["average"])
     heads = list(network.heads.parameters())
     known = {id(p) for p in heads}
     body = [p for p in network.parameters() if id(p) not in known]
