@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from fruits.embedding.backbone import BATCH_SIZE, Embedder
-from fruits.photos.images import Preprocessing, to_network_input
+from fruits.photos.decoding.images import Preprocessing, to_network_input
 
 #: Decoded photos that a process keeps for inference alone; it goes round them.
 _KEPT_BATCHES = 64

@@ -33,8 +33,8 @@ from fruits.embedding.model import ModelFile
 from fruits.embedding.stage import EmbedStage
 from fruits.engines.local import LocalEngine
 from fruits.errors import ImageDecodeError
-from fruits.photos.images import Preprocessing, to_network_input
-from fruits.photos.quality import measure
+from fruits.photos.decoding.images import Preprocessing, to_network_input
+from fruits.photos.decoding.quality import measure
 from fruits.storage.schemas import RECEIPT, WORK
 
 TARGET = 1.05

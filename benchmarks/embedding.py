@@ -17,7 +17,7 @@ from benchmarks.bare import BareLoop
 from benchmarks.photos import fruits_run, link, record_of, spread
 from benchmarks.quiet import wait_for_quiet
 from fruits.config import usable_cores
-from fruits.photos.images import Preprocessing
+from fruits.photos.decoding.images import Preprocessing
 
 TARGET = 0.85
 _FRUITS, _BARE, _CEILING, _SCRIPT = "fruits run, embeddings", "bare loop", "inference alone", "usual script"

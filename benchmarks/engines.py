@@ -26,9 +26,9 @@ import pyarrow.parquet as pq
 
 from benchmarks.photos import find_photos
 from benchmarks.quiet import wait_for_quiet
-from fruits import bundle as bundles
-from fruits.rows import vectors_of
+from fruits.recogniser import bundle as bundles
 from fruits.storage.parts import Parts
+from fruits.training.training_set import vectors_of
 
 TARGET = 1.25
 _CURVE = "explained_variance_ratio"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fruits.photos import orchard
+from fruits.photos.made_up import orchard
 
 _SHARED = Path(__file__).parents[2] / "shared" / "fruits-360"
 
@@ -23,7 +23,7 @@ def find_photos(folder: Path | None, scratch: Path, *, at_least: int) -> tuple[l
             sys.exit(f"'{given}' is no folder; expected one of photos: PHOTOS/Training/<label>/photo.jpg")
     planted = scratch / "orchard"
     orchard.plant(planted, photos=at_least)
-    return _listed(planted), f"made-up fruit (fruits.photos.orchard, {at_least:,} photos)"
+    return _listed(planted), f"made-up fruit (fruits.photos.made_up.orchard, {at_least:,} photos)"
 
 
 def spread(photos: list[Path], count: int) -> list[Path]:

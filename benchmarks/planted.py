@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from fruits.audit import audit
+from fruits.assessment.audit import audit
 from fruits.config import RunConfig
-from fruits.photos.catalogue import list_photos
+from fruits.photos.catalogue.catalogue import list_photos
 
 RELABELLED, EXACT, NEAR = 200, 100, 100
 

@@ -24,13 +24,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from fruits import computation
 from fruits.config import RunConfig
 from fruits.embedding.card import Card
 from fruits.engines import get_engine
-from fruits.measure import Clock, Silent
-from fruits.photos import orchard
+from fruits.monitoring.clock import Clock, Silent
+from fruits.photos.made_up import orchard
 from fruits.storage.objects import Objects
+from fruits.training import embed as computation
 
 _D = 8
 

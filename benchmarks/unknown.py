@@ -18,15 +18,15 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.scenes import scenes
+from fruits.assessment.dataset import Finished, Material, material_of, open_run
 from fruits.embedding.backbone import Embedder
-from fruits.learning import head as heads
-from fruits.learning.confidence import temperature
+from fruits.learning.calibration import temperature
+from fruits.learning.heads import logistic as heads
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import nearest, unit
+from fruits.learning.out_of_distribution import Known, entropy
 from fruits.learning.pca import PCA
-from fruits.learning.unknown import Known, entropy
-from fruits.material import Finished, Material, material_of, open_run
-from fruits.photos.images import to_network_input
+from fruits.photos.decoding.images import to_network_input
 
 ACCEPTED = 0.95
 TEST_PER_LABEL = 20

@@ -11,8 +11,8 @@ from typing import Any
 
 from typer.main import get_command
 
-from fruits.cli import app
-from fruits.command import default_of, described, usage
+from fruits.cli.conventions import default_of, described, usage
+from fruits.cli.main import app
 
 TARGET = Path(__file__).with_name("cli.md")
 _COMMON = (

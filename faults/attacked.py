@@ -25,8 +25,8 @@ from typing import Any, Literal
 import psutil
 
 from faults.running import Running, fruits
-from fruits.service.database import Database
-from fruits.service.tokens import Tokens
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.tokens import Tokens
 
 #: Longer than any limit of the service; what takes longer hangs.
 _PATIENCE_S = 60.0

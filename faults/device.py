@@ -24,7 +24,7 @@ from typing import Any, Final
 from faults.hostile import attacked
 from faults.photos import some
 from faults.trials import Figure, SkippedError, Trials
-from fruits.service import pages
+from fruits.service.pages import routes as pages
 
 _PATIENCE_MS: Final = 60_000
 _FLAGS: Final = (

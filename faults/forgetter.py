@@ -19,8 +19,8 @@ import alembic.command  # noqa: F401 - so that it is there before processes are 
 import numpy as np
 import psycopg  # noqa: F401
 
-from fruits.service.database import Database
-from fruits.service.submissions import NewSubmission, Receipt, Submissions
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.repository import NewSubmission, Receipt, Submissions
 from fruits.storage.objects import Objects
 
 #: 4 KB, so that a photo takes more than one page of anything that copies it.

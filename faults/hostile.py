@@ -19,7 +19,7 @@ from faults import hostile_schema, readers
 from faults.attacked import Attacked, BrokenAnswerError, Case
 from faults.photos import some
 from faults.trials import Figure, Trials, must_end_well
-from fruits import bundle as bundles
+from fruits.recogniser import bundle as bundles
 
 #: Answers that a photo may get that is none.
 _PHOTO = (200, 413, 415, 422)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from obstore.store import S3Store
 
-from fruits.photos import orchard
+from fruits.photos.made_up import orchard
 
 #: So few that a run takes seconds, and enough for several shards and for kills amid them.
 PHOTOS, VARIETIES = 1200, 8

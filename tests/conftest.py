@@ -19,9 +19,9 @@ import pytest
 from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
-from fruits import pipeline
 from fruits.config import RunConfig
-from fruits.photos import orchard
+from fruits.photos.made_up import orchard
+from fruits.training import pipeline
 
 # Time limits per example say more about the machine than about the code. The same examples every time, so that red means
 # a change; to look for new ones: pytest --hypothesis-profile=search tests/properties

@@ -1,6 +1,6 @@
 """``python -m fruits`` is ``fruits``."""
 
-from fruits.cli import leave
+from fruits.cli.main import leave
 
 if __name__ == "__main__":
     leave()

@@ -28,9 +28,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fruits import pipeline
 from fruits.config import RunConfig
-from fruits.photos import orchard
+from fruits.photos.made_up import orchard
+from fruits.training import pipeline
 
 #: A label, so the name of a folder, that would do something if it were taken for HTML.
 HOSTILE_LABEL = "<img src=x onerror=document.title='owned'>"

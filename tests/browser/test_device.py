@@ -17,11 +17,11 @@ import pytest
 from PIL import Image
 from tests import profiles
 
-from fruits.answers import Certainty, answers, decide
-from fruits.photos.images import Preprocessing, to_network_input
-from fruits.photos.quality import Limits
-from fruits.service import pages
-from fruits.taxonomy import Taxonomy
+from fruits.photos.decoding.images import Preprocessing, to_network_input
+from fruits.photos.decoding.quality import Limits
+from fruits.recogniser.answers import Certainty, answers, decide
+from fruits.recogniser.taxonomy import Taxonomy
+from fruits.service.pages import routes as pages
 
 #: The issue's promise. What is left between browser and server is float32 sums in another order: see what the test writes.
 TOLERANCE = 1e-3

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fruits.service import pages
+from fruits.service.pages import routes as pages
 
 pytestmark = pytest.mark.skipif(
     not pages.has_device_mode(), reason="no runtime of the on-device mode: build it with 'make web' (needs npm)"

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from masters import Engines, linked_spark_home
 
-from fruits.engines.spark_session import check_requirements
+from fruits.engines.spark.session import check_requirements
 from fruits.errors import EngineError
 
 #: PySpark leaves it to the garbage collector to close the sockets through which it talks to its own Java.

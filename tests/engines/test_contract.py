@@ -19,7 +19,7 @@ from stages import SCHEMA, Die, Double, Linger, Raise, StageError, die, joined, 
 
 from fruits.engines import Engine, get_engine, merge_in_order
 from fruits.engines.local import LocalEngine
-from fruits.engines.spark import SparkEngine
+from fruits.engines.spark.engine import SparkEngine
 from fruits.errors import ConfigError, EngineError, FruitsError, ImageDecodeError, StoreError
 
 

@@ -21,9 +21,9 @@ from sklearn.linear_model import LogisticRegression
 from stages import SCHEMA, Double, Features, HangAt, Linger, Raise, RaiseBesides, RaiseFrom, StageError, Tasks
 
 from fruits.engines import get_engine
-from fruits.engines.spark import MOST_SHARDS_PER_TASK, TASKS_PER_CORE, WAVES, SparkEngine
+from fruits.engines.spark.engine import MOST_SHARDS_PER_TASK, TASKS_PER_CORE, WAVES, SparkEngine
 from fruits.errors import ConfigError, EngineError
-from fruits.learning import head as heads
+from fruits.learning.heads import logistic as heads
 
 TASKS = TASKS_PER_CORE * 2
 WAVE = TASKS * MOST_SHARDS_PER_TASK  # of shards as small as those here
@@ -79,7 +79,7 @@ def test_workers_are_forked_from_a_process_that_has_what_they_need(engine: Spark
     batches = engine.map_batches(map(shard, range(TASKS)), Double(), SCHEMA)
     daemons = {psutil.Process(pid).parent() for batch in batches for pid in batch["pid"].to_pylist()}
     assert len(daemons) == 1
-    assert "fruits.engines.spark_daemon" in " ".join(daemons.pop().cmdline())
+    assert "fruits.engines.spark.daemon" in " ".join(daemons.pop().cmdline())
 
 
 def test_shards_are_taken_as_waves_need_them(engine: SparkEngine) -> None:

@@ -10,7 +10,7 @@ import pytest
 pyspark = pytest.importorskip("pyspark", reason="engine 'spark' is not tested: pip install 'fruits[spark]'")
 
 from fruits.engines import get_engine  # noqa: E402
-from fruits.engines.spark_session import find_java, is_local  # noqa: E402
+from fruits.engines.spark.session import find_java, is_local  # noqa: E402
 from fruits.errors import EngineError  # noqa: E402
 
 SPARK_4 = int(pyspark.__version__.split(".")[0]) >= 4

@@ -62,5 +62,5 @@ def _patch() -> None:
     reader.load = faulty
 
 
-if any("fruits.photos.decoder_process" in argument for argument in sys.orig_argv):
+if any("fruits.photos.decoding.decoder_process" in argument for argument in sys.orig_argv):
     _patch()

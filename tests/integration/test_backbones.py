@@ -18,11 +18,11 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
-from fruits.cli_backbones import _pixels
+from fruits.cli.backbones import _pixels
 from fruits.embedding.backbone import Embedder, find_backbone
 from fruits.embedding.hub import pixels_of
 from fruits.errors import BackboneError
-from fruits.photos.images import Preprocessing
+from fruits.photos.decoding.images import Preprocessing
 
 Fruits = Callable[..., Any]
 D, SIDE = 6, 16

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import fruits as package
-from fruits import bundle as bundles
+from fruits.recogniser import bundle as bundles
 
 SUMMARY = {
     "photos", "ok", "rejected", "failed", "computed", "reused", "labels", "splits", "labels_without_training",

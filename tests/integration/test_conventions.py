@@ -18,7 +18,7 @@ import pytest
 from typer.main import get_command
 
 import fruits as package
-from fruits.cli import app
+from fruits.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 Fruits = Callable[..., Any]
@@ -168,9 +168,7 @@ def test_a_missing_extra_is_named_in_one_line(
     words: tuple[str, ...], module: str, extra: str, finished_run: Any, tmp_path: Path
 ) -> None:
     given = [str(finished_run.copy_to(tmp_path)) if word == "OUT" else word for word in words]
-    script = (
-        f"import sys; sys.modules[{module!r}] = None; from fruits.cli import leave; sys.argv[0] = 'fruits'; leave()"
-    )
+    script = f"import sys; sys.modules[{module!r}] = None; from fruits.cli.main import leave; sys.argv[0] = 'fruits'; leave()"
     command = [sys.executable, "-W", "error", "-c", script, *given]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
     assert done.returncode == 1

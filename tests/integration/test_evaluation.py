@@ -12,11 +12,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from fruits import evaluation, material, pipeline
+from fruits.assessment import dataset as material
+from fruits.assessment import evaluation
+from fruits.assessment.evaluation import PROTOCOLS, evaluate
 from fruits.config import RunConfig
 from fruits.errors import ConfigError, StoreError
-from fruits.evaluation import PROTOCOLS, evaluate
-from fruits.photos import orchard
+from fruits.photos.made_up import orchard
+from fruits.training import pipeline
 
 SCORES = ("accuracy", "low", "high", "kind_accuracy", "kind_low", "kind_high", "kind_top3_accuracy")
 KEYS = {"protocol", "seen", "photos", "left_out", "folds", "groups", "grouped_by", "leakage", *SCORES}

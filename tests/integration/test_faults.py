@@ -137,8 +137,8 @@ def test_damage_of_every_sort_is_seen(
 def test_results_of_other_choices_are_not_taken_for_right(
     finished_run: Any, expected: checks.Results, tmp_path: Path
 ) -> None:
-    from fruits import pipeline
     from fruits.config import RunConfig
+    from fruits.training import pipeline
 
     out = finished_run.copy_to(tmp_path)
     pipeline.run(RunConfig(sources=(str(finished_run.photos),), out=str(out), workers=1, components=3))

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from fruits.service.database import Database
-from fruits.service.submissions import NewSubmission, Submissions
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.repository import NewSubmission, Submissions
 from fruits.storage.marker import NAME, kind_of
 from fruits.storage.objects import Objects
 

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fruits import pipeline
 from fruits.config import RunConfig
-from fruits.photos.packing import pack
+from fruits.photos.reading.packing import pack
+from fruits.training import pipeline
 
 
 def rows_of(out: Path) -> dict[str, dict[str, Any]]:

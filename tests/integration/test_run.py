@@ -20,8 +20,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fruits import bundle as bundles
-from fruits import pipeline
 from fruits.config import DEFAULT_BACKBONE, RunConfig
 from fruits.embedding.backbone import Embedder, find_backbone
 from fruits.errors import (
@@ -33,8 +31,10 @@ from fruits.errors import (
     TaxonomyError,
     TooManyRejectedError,
 )
-from fruits.photos.images import Preprocessing, to_network_input
+from fruits.photos.decoding.images import Preprocessing, to_network_input
+from fruits.recogniser import bundle as bundles
 from fruits.storage import schemas
+from fruits.training import pipeline
 
 FILES = (
     "backbone.onnx", "recognizer.onnx", "taxonomy.json", "certainty.json", "mean.npy", "components.npy", "weights.npy",
@@ -541,7 +541,7 @@ def test_more_photos_than_a_batch_are_recognised_in_order(finished_run: Any) -> 
 def test_bundle_being_replaced_again_and_again_by_two_processes_stays_whole(finished_run: Any, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished_run.out / "bundle", tmp_path / "bundle"))
     program = (
-        "import sys\nfrom pathlib import Path\nfrom fruits import bundle as b\n"
+        "import sys\nfrom pathlib import Path\nfrom fruits.recogniser import bundle as b\n"
         "source, to = map(Path, sys.argv[1:])\no = b.load(source)\n"
         "for _ in range(100):\n"
         "    b.save(to, model=o._model, card=o.card, preprocessing=o.preprocessing, mean=o._mean,\n"

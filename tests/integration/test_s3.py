@@ -20,12 +20,12 @@ from faults import photos as copies
 from faults.proxy import KINDS, FaultyProxy
 from faults.s3_server import S3Server, free_port
 
-from fruits import bundle as bundles
-from fruits import pipeline
 from fruits.errors import StoreError
-from fruits.photos.reading import read_photos
+from fruits.photos.reading.reading import read_photos
+from fruits.recogniser import bundle as bundles
 from fruits.storage import objects as buckets
 from fruits.storage.objects import Objects, opened
+from fruits.training import pipeline
 
 CHOICES = ("--workers", 2)  # those of the finished run
 

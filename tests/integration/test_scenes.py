@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fruits import bundle
+from fruits.recogniser import bundle
 
 Scenes = Callable[..., list[tuple[str, bytes]]]
 

@@ -11,13 +11,14 @@ import onnxruntime as ort
 import pyarrow.parquet as pq
 import pytest
 
-from fruits import bundle, pipeline
+from fruits.assessment.evaluation import evaluate
 from fruits.config import RunConfig
 from fruits.embedding.backbone import Embedder, find_backbone, training_photos
-from fruits.evaluation import evaluate
-from fruits.photos.catalogue import labels_without_training, list_photos
-from fruits.photos.images import to_network_input
-from fruits.photos.quality import measure
+from fruits.photos.catalogue.catalogue import labels_without_training, list_photos
+from fruits.photos.decoding.images import to_network_input
+from fruits.photos.decoding.quality import measure
+from fruits.recogniser import bundle
+from fruits.training import pipeline
 
 
 @pytest.fixture(scope="module")

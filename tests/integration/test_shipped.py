@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fruits import bundle as bundles
-from fruits import shipped
 from fruits.embedding.backbone import find_backbone
-from fruits.photos import orchard
+from fruits.photos.made_up import orchard
+from fruits.recogniser import bundle as bundles
+from fruits.recogniser import shipped
 
 Fruits = Callable[..., Any]
 #: How often a photo of a source that is no test of ours must be named right at least; docs/evaluation.md has the figures.

@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from fruits import bundle as bundles
-from fruits import pipeline
 from fruits.config import RunConfig
-from fruits.learning import head as heads
-from fruits.rows import vectors_of
+from fruits.learning.heads import logistic as heads
+from fruits.recogniser import bundle as bundles
 from fruits.storage.parts import Parts
+from fruits.training import pipeline
+from fruits.training.training_set import vectors_of
 
 ARRAYS = ("mean", "components", "weights", "bias", "whitening", "centres", "background")
 SPARK = ("--engine", "spark", "--master", "local[2]")

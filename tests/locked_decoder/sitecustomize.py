@@ -111,13 +111,13 @@ def _patch() -> None:
     reader.load = trying
 
 
-if any("fruits.photos.decoder_process" in argument for argument in sys.orig_argv):
+if any("fruits.photos.decoding.decoder_process" in argument for argument in sys.orig_argv):
     import json
 
     sys.path[:] = json.loads(sys.orig_argv[-2])
     _patch()
     if "PYTHONOLDKERNEL" in os.environ:
-        from fruits.photos import sandbox
+        from fruits.photos.decoding import sandbox
 
         sandbox._MACHINES.clear()
         sandbox._landlock = {}.get

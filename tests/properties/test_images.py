@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fruits.errors import ImageDecodeError
-from fruits.photos.images import Photo, Preprocessing, read_size, to_network_input, to_thumbnail
+from fruits.photos.decoding.images import Photo, Preprocessing, read_size, to_network_input, to_thumbnail
 
 # With --hypothesis-profile=search, fifty times as many.
 EXAMPLES = settings.default.max_examples

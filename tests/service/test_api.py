@@ -16,11 +16,11 @@ import onnxruntime as ort
 import pytest
 from PIL import Image
 
-from fruits import bundle as bundles
-from fruits.answers import OUTCOMES
-from fruits.photos.images import read_size, to_network_input
-from fruits.service.database import Database
-from fruits.service.tokens import Tokens
+from fruits.photos.decoding.images import read_size, to_network_input
+from fruits.recogniser import bundle as bundles
+from fruits.recogniser.answers import OUTCOMES
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.tokens import Tokens
 
 MARK = b"planted-4711"
 

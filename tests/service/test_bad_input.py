@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from fruits.service import problems
+from fruits.service.http import errors as problems
 
 PATH = "/v1/recognise"
 Receive = Callable[[socket.socket], bytes]

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from fruits.service.database import Database
-from fruits.service.submissions import Submissions
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.repository import Submissions
 from fruits.storage.objects import Objects
 
 Ending = Callable[[socket.socket], None]

@@ -14,7 +14,7 @@ from faults.hostile_bodies import form, part
 from faults.hostile_heads import get, post
 from faults.trials import Trials
 
-from fruits import bundle as bundles
+from fruits.recogniser import bundle as bundles
 
 _NOSNIFF = {"x-content-type-options": "nosniff", "content-security-policy": "default-src 'none'"}
 

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from fruits import bundle as bundles
-from fruits.photos import orchard
-from fruits.service.database import Database
-from fruits.service.submissions import NewSubmission, Receipt, Submissions
+from fruits.photos.made_up import orchard
+from fruits.recogniser import bundle as bundles
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.repository import NewSubmission, Receipt, Submissions
 from fruits.storage.objects import Objects
 
 LABEL = "Newcomer <b>1/2</b>"  # hostile, too: it becomes a folder, a label, a row of a report

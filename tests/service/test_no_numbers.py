@@ -15,8 +15,8 @@ import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from fruits import pipeline
 from fruits.config import RunConfig
+from fruits.training import pipeline
 
 SAID = "no embedding: the network gave numbers that are not finite or beyond 1e+12"
 

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fruits import bundle as bundles
-from fruits import pipeline
 from fruits.config import RunConfig
-from fruits.service.database import Database
+from fruits.recogniser import bundle as bundles
 from fruits.service.statistics import Statistics
+from fruits.service.submissions.database import Database
+from fruits.training import pipeline
 
 FAULTY = Path(__file__).parent.parent / "faulty_decoder"
 sys.path.insert(0, str(FAULTY))

@@ -11,7 +11,7 @@ import pytest
 
 from fruits.aws import rules
 from fruits.errors import CatalogueError
-from fruits.photos.catalogue import list_photos
+from fruits.photos.catalogue.catalogue import list_photos
 from fruits.service import ServiceConfig
 from fruits.storage import marker
 from fruits.storage.objects import Objects

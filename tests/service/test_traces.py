@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from sqlalchemy import select
 
-from fruits.service.database import Database, SubmissionRow
+from fruits.service.submissions.database import Database, SubmissionRow
 
 PLANTED = b"planted-by-the-test"
 

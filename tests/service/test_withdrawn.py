@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fruits import bundle as bundles
-from fruits.photos import orchard
-from fruits.photos.consent import giver_of
-from fruits.photos.images import to_thumbnail
-from fruits.service.database import Database
-from fruits.service.submissions import NewSubmission, Receipt, Submissions
+from fruits.photos.catalogue.consent import giver_of
+from fruits.photos.decoding.images import to_thumbnail
+from fruits.photos.made_up import orchard
+from fruits.recogniser import bundle as bundles
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.repository import NewSubmission, Receipt, Submissions
 from fruits.storage.objects import Objects
 
 LABEL = "Newcomer"

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fruits.answers import BEST, OUTCOMES, Answer, Certainty, answers, decide
-from fruits.photos.quality import Limits
-from fruits.taxonomy import NONE, Taxonomy
+from fruits.photos.decoding.quality import Limits
+from fruits.recogniser.answers import BEST, OUTCOMES, Answer, Certainty, answers, decide
+from fruits.recogniser.taxonomy import NONE, Taxonomy
 
 LABELS = ["Apple Golden 1", "Apple Golden 2", "Apple Red 1", "Lemon", "Lemon Meyer", "Moon Pear"]
 TAXONOMY = Taxonomy.of(LABELS)

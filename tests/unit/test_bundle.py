@@ -20,22 +20,22 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fruits import bundle as bundles
-from fruits import pipeline
-from fruits.answers import Certainty
 from fruits.embedding.backbone import Backbone, Embedder, find_backbone
 from fruits.errors import BundleError, ImageDecodeError
-from fruits.gallery import Gallery
-from fruits.learning import head as heads
 from fruits.learning.drift import Drift
+from fruits.learning.heads import logistic as heads
 from fruits.learning.moments import Moments
+from fruits.learning.out_of_distribution import Known
 from fruits.learning.pca import PCA
-from fruits.learning.unknown import Known
-from fruits.photos.decoder import own_decoder
-from fruits.photos.images import Preprocessing, to_network_input, to_thumbnail
-from fruits.photos.quality import Limits, measure
+from fruits.photos.decoding.decoder import own_decoder
+from fruits.photos.decoding.images import Preprocessing, to_network_input, to_thumbnail
+from fruits.photos.decoding.quality import Limits, measure
+from fruits.recogniser import bundle as bundles
+from fruits.recogniser.answers import Certainty
+from fruits.recogniser.gallery import Gallery
+from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage.objects import Objects
-from fruits.taxonomy import Taxonomy
+from fruits.training import pipeline
 
 OUTPUTS = ["probabilities", "features", "strangeness", "brightness", "sharpness"]
 

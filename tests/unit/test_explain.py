@@ -10,13 +10,13 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fruits import explain
 from fruits.embedding.backbone import Embedder, find_backbone
 from fruits.embedding.graph import with_recogniser
-from fruits.learning.head import Head, softmax
+from fruits.learning.heads.logistic import Head, softmax
+from fruits.learning.out_of_distribution import Known
 from fruits.learning.pca import project
-from fruits.learning.unknown import Known
-from fruits.photos.images import Preprocessing
+from fruits.photos.decoding.images import Preprocessing
+from fruits.recogniser import explain
 
 
 def pooled_network(pooling: str, *, opset: int = 17, extra: bool = False) -> bytes:

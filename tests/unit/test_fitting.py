@@ -10,20 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fruits import bundle as bundles
-from fruits import computation, fitting, pipeline
-from fruits.answers import NAMING, OUTCOMES, decide
-from fruits.certainty import certainty_by
 from fruits.config import RunConfig
 from fruits.errors import FruitsError
-from fruits.fitting import Choice, Choosing, HeldBack
-from fruits.learning import head as heads
-from fruits.learning.confidence import DEFAULT_CERTAIN, DEFAULT_PROBABLE, sure_precision
-from fruits.learning.head import DEFAULT_REGULARISATION
-from fruits.learning.unknown import Known
-from fruits.photos.quality import Limits
-from fruits.rows import Rows
-from fruits.taxonomy import Taxonomy
+from fruits.learning.calibration import DEFAULT_CERTAIN, DEFAULT_PROBABLE, sure_precision
+from fruits.learning.heads import logistic as heads
+from fruits.learning.heads.logistic import DEFAULT_REGULARISATION
+from fruits.learning.out_of_distribution import Known
+from fruits.photos.decoding.quality import Limits
+from fruits.recogniser import bundle as bundles
+from fruits.recogniser.answers import NAMING, OUTCOMES, decide
+from fruits.recogniser.taxonomy import Taxonomy
+from fruits.training import embed as computation
+from fruits.training import fit as fitting
+from fruits.training import pipeline
+from fruits.training.certainty import certainty_by
+from fruits.training.fit import Choice, Choosing, HeldBack
+from fruits.training.training_set import Rows
 
 
 def run(out: Path, *sources: Path, **choices: Any) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fruits import bundle as bundles
-from fruits import gallery as galleries
-from fruits.gallery import Gallery, choose
+from fruits.recogniser import bundle as bundles
+from fruits.recogniser import gallery as galleries
+from fruits.recogniser.gallery import Gallery, choose
 
 RNG = np.random.default_rng(3)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fruits.harmless import clean_line, clean_text, csv_cell, printable
+from fruits.storage.sanitising import clean_line, clean_text, csv_cell, printable
 
 ANYTHING = st.text(st.characters(exclude_categories=()), max_size=60)
 

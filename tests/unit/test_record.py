@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fruits import bundle as bundles
-from fruits import record as records
-from fruits.answers import OUTCOMES
+from fruits.recogniser import bundle as bundles
+from fruits.recogniser.answers import OUTCOMES
+from fruits.training import run_record as records
 
 
 def test_bins_of_the_calibration_hold_every_photo_and_give_its_error(finished_run: Any) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruits.errors import TaxonomyError
-from fruits.taxonomy import NONE, Taxonomy, in_a_sentence
+from fruits.recogniser.taxonomy import NONE, Taxonomy, in_a_sentence
 
 # Of the data set's own page, version 2020.05.18.
 FRUITS_360 = """
@@ -91,7 +91,7 @@ def listed(names: str) -> list[str]:
 
 
 def shipped() -> list[dict[str, str]]:
-    text = resources.files("fruits").joinpath("taxonomy.csv").read_text("utf-8")
+    text = resources.files("fruits.recogniser").joinpath("taxonomy.csv").read_text("utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 

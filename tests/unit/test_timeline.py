@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from fruits import measure, pipeline, timeline
 from fruits.config import RunConfig
-from fruits.measure import Silent
+from fruits.monitoring import clock as measure
+from fruits.monitoring import timeline
+from fruits.monitoring.clock import Silent
+from fruits.monitoring.timeline import Timeline
 from fruits.report.timeline import view_timeline
-from fruits.timeline import Timeline
+from fruits.training import pipeline
 
 
 def test_timeline_of_a_run_closes_with_its_counts(finished_run: Any) -> None:

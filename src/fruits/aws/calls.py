@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fruits.errors import FruitsError
-from fruits.harmless import json_text
+from fruits.storage.sanitising import json_text
 
 #: Where work goes unless something else is said: photos of a small company in Europe stay in Europe.
 DEFAULT_REGION: Final = "eu-west-1"

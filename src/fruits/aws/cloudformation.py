@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fruits.errors import FruitsError
-from fruits.harmless import json_text
+from fruits.storage.sanitising import json_text
 
 #: More combinations of parameters than this are not looked at, which is a finding in itself.
 MOST_VARIANTS: Final = 256

@@ -25,8 +25,8 @@ from fruits.aws.job import Carried, Job
 from fruits.aws.package import Package
 from fruits.config import RunConfig
 from fruits.errors import ConfigError
-from fruits.harmless import json_text
 from fruits.storage.buckets import CREDENTIALS_VARIABLE
+from fruits.storage.sanitising import json_text
 
 JOB: Final = "job.json"
 #: Where 'fruits aws export' writes, in the bucket of photos.

@@ -27,7 +27,7 @@ from fruits.aws.stacks import (
     template,
 )
 from fruits.errors import ConfigError
-from fruits.measure import Progress, Silent
+from fruits.monitoring.clock import Progress, Silent
 
 _POLL_S: Final = 5.0
 _CHANGING: Final = ("_IN_PROGRESS",)

@@ -109,7 +109,7 @@ def add_token(
     AwsError
         If there is one of that name, or the service refuses; then no secret is left.
     """
-    from fruits.service.tokens import digest_of, new_token  # noqa: PLC0415 - of the extra "serve"
+    from fruits.service.submissions.tokens import digest_of, new_token  # noqa: PLC0415 - of the extra "serve"
 
     secret, token = desk.secret(_checked(who)), new_token()
     try:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from fruits.config import RunConfig
 from fruits.errors import ConfigError, FruitsError
-from fruits.harmless import json_text
+from fruits.storage.sanitising import json_text
 
 #: A line of progress about so often; CloudWatch charges by the byte, and a minute of silence is what people bear.
 EVERY_S: Final = 30.0
@@ -221,7 +221,8 @@ def perform(job: Job, lines: Lines, folder: Path) -> dict[str, Any]:
     folder : Path
         For files that travelled.
     """
-    from fruits import evaluation, pipeline  # noqa: PLC0415
+    from fruits.assessment import evaluation  # noqa: PLC0415
+    from fruits.training import pipeline  # noqa: PLC0415
 
     if job.command == "apply":
         record = pipeline.apply(

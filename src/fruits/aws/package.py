@@ -28,8 +28,8 @@ from typing import Any, Final
 import fruits
 from fruits.aws.calls import AwsError
 from fruits.errors import ConfigError
-from fruits.harmless import json_text
-from fruits.measure import Progress, Silent
+from fruits.monitoring.clock import Progress, Silent
+from fruits.storage.sanitising import json_text
 
 #: What nodes of EMR 7 (from 7.1 on) have: Amazon Linux 2023, with this Python and this glibc. The image has the same Python.
 PYTHON: Final = "3.11"

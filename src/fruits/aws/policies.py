@@ -13,7 +13,7 @@ from typing import Any
 from fruits.aws.calls import Aws, AwsAbsentError, AwsError, Call
 from fruits.aws.cloudformation import parse, variants
 from fruits.aws.stacks import find, template
-from fruits.harmless import json_text
+from fruits.storage.sanitising import json_text
 
 
 def planned() -> list[Call]:

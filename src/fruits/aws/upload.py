@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from fruits.aws.calls import Aws, AwsAbsentError, AwsError, Call
-from fruits.measure import Clock, Progress, Silent
-from fruits.photos import packing
-from fruits.photos.draft import Draft
-from fruits.photos.listing import add_sources
-from fruits.photos.packs import MANIFEST, read_contents
+from fruits.monitoring.clock import Clock, Progress, Silent
+from fruits.photos.catalogue.builder import Draft
+from fruits.photos.catalogue.listing import add_sources
+from fruits.photos.reading import packing
+from fruits.photos.reading.packs import MANIFEST, read_contents
 from fruits.storage.objects import Objects, is_remote
 
 #: Bytes of a part: sent again as a whole when a connection breaks. S3 takes 10,000 of them, 160 GB.

@@ -24,10 +24,10 @@ from fruits.embedding.card import Card, read_card
 from fruits.embedding.onnx_file import whole_file
 from fruits.embedding.session import first_line, open_session
 from fruits.errors import BackboneError, ImageDecodeError
-from fruits.harmless import json_text, printable
-from fruits.photos.images import DECODER, Preprocessing
+from fruits.photos.decoding.images import DECODER, Preprocessing
 from fruits.storage import schemas
 from fruits.storage.files import read_regular
+from fruits.storage.sanitising import json_text, printable
 
 #: Photos per inference call. Larger batches leave the cache and are slower; the answer per photo does not depend on it.
 BATCH_SIZE: Final = 32

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from fruits.config import Fit
 from fruits.errors import BackboneError, ConfigError
-from fruits.photos.images import Kernel, Preprocessing
+from fruits.photos.decoding.images import Kernel, Preprocessing
 from fruits.storage.files import read_regular
 
 #: Fields of a card that are text.

@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from fruits.embedding.onnx_file import refuse_outside
 from fruits.embedding.session import open_session
 from fruits.errors import BackboneError
-from fruits.learning.unknown import LEAST_PROBABILITY, Known
-from fruits.photos.quality import NOISE, STEP
+from fruits.learning.out_of_distribution import LEAST_PROBABILITY, Known
+from fruits.photos.decoding.quality import NOISE, STEP
 
 if TYPE_CHECKING:
     from fruits.embedding.card import Card

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from fruits.errors import BackboneError
-from fruits.harmless import printable
 from fruits.storage.files import RefusedFileError, opened_regular, plain_parts, read_exactly, read_regular
+from fruits.storage.sanitising import printable
 
 #: What protobuf, and so ONNX, can hold in one file.
 MAX_BYTES: Final = (1 << 31) - 1

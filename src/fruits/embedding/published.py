@@ -21,7 +21,7 @@ from fruits.embedding.card import Card
 from fruits.embedding.graph import parse
 from fruits.embedding.session import first_line, open_session
 from fruits.errors import BackboneError
-from fruits.harmless import json_text
+from fruits.storage.sanitising import json_text
 
 #: Names that exporters give to what is an embedding, the best first; what classifies comes last.
 _OUTPUTS: Final = ("embedding", "image_embeds", "pooler_output", "features", "last_hidden_state", "logits")

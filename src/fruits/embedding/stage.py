@@ -23,11 +23,11 @@ import pyarrow as pa
 from fruits.embedding.backbone import BATCH_SIZE, Embedder, no_embedding, usable
 from fruits.embedding.model import ModelFile
 from fruits.errors import ImageDecodeError
-from fruits.photos.access import NO_LINKS, Access
-from fruits.photos.decoder import Decoder, Decoding, own_decoder
-from fruits.photos.images import Preprocessing
-from fruits.photos.quality import measure
-from fruits.photos.reading import Content, read_photos, will_never_work
+from fruits.photos.decoding.decoder import Decoder, Decoding, own_decoder
+from fruits.photos.decoding.images import Preprocessing
+from fruits.photos.decoding.quality import measure
+from fruits.photos.reading.access import NO_LINKS, Access
+from fruits.photos.reading.reading import Content, read_photos, will_never_work
 from fruits.storage.parts import Parts
 from fruits.storage.schemas import RECEIPT, embeddings
 

@@ -100,7 +100,7 @@ def get_engine(name: str, workers: int, *, master: str | None = None, conf: Sequ
 
         return LocalEngine(workers)
     if name == "spark":
-        from fruits.engines.spark import SparkEngine  # noqa: PLC0415
+        from fruits.engines.spark.engine import SparkEngine  # noqa: PLC0415
 
         return SparkEngine(workers, master=master, conf=conf)
     raise ConfigError(f"no engine '{name}'; expected local or spark")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from fruits.report.speech import Spoken, decimal, plain, say, share
+from fruits.report.localisation import Spoken, decimal, plain, say, share
 from fruits.report.sums import Sum, lay_out
 
 # Of the dots, in pixels: the smallest is still seen, the largest hides no neighbour.

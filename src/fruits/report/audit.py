@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fruits.report.document import assemble, data_uri
-from fruits.report.speech import Spoken, decimal, known, say
+from fruits.report.localisation import Spoken, decimal, known, say
 from fruits.report.sums import sums_of
 
 _SORTS = ("exact_duplicate", "near_duplicate", "label", "blurred", "dark", "odd_size", "unreadable")

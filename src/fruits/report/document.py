@@ -16,8 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fruits.harmless import json_text
-from fruits.report.speech import (
+from fruits.report.localisation import (
     LANGUAGES,
     Spoken,
     count,
@@ -31,7 +30,8 @@ from fruits.report.speech import (
     share,
     visible,
 )
-from fruits.report.words import WORDS
+from fruits.report.messages import WORDS
+from fruits.storage.sanitising import json_text
 
 
 def assemble(template: str, *, titles: Spoken, **values: object) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fruits.report.speech import Spoken, say
-from fruits.report.words import WORDS
+from fruits.report.localisation import Spoken, say
+from fruits.report.messages import WORDS
 
 #: From this share of test photos with a near-duplicate in training on, a score is partly memory.
 LEAK_LIMIT = 0.05

@@ -16,7 +16,7 @@ from fruits.report.answers import view_answers, view_calibration, view_coverage
 from fruits.report.curve import plot_variance
 from fruits.report.document import assemble, data_uri
 from fruits.report.evaluation import LEAK_LIMIT, view_evaluation
-from fruits.report.speech import Spoken, count, say, share
+from fruits.report.localisation import Spoken, count, say, share
 from fruits.report.sums import sums_of
 from fruits.report.timeline import view_timeline
 

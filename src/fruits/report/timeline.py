@@ -60,7 +60,7 @@ def view_timeline(record: Mapping[str, Any]) -> TimelineView | None:
     Parameters
     ----------
     record : Mapping[str, Any]
-        The run record; ``timeline`` as :meth:`fruits.timeline.Timeline.summary` makes it, or missing.
+        The run record; ``timeline`` as :meth:`fruits.monitoring.timeline.Timeline.summary` makes it, or missing.
 
     Returns
     -------

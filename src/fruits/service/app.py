@@ -14,10 +14,13 @@ from starlette.responses import Response
 
 from fruits import __version__
 from fruits.errors import FruitsError
-from fruits.service import answering, api, pages, problems
-from fruits.service.callers import Guard
-from fruits.service.door import Door
-from fruits.service.problems import Problem
+from fruits.service.http import errors as problems
+from fruits.service.http import recognise as answering
+from fruits.service.http import visitor_api as api
+from fruits.service.http.access import Guard
+from fruits.service.http.errors import Problem
+from fruits.service.http.middleware import Door
+from fruits.service.pages import routes as pages
 from fruits.service.resources import Resources
 from fruits.service.settings import ServiceConfig
 from fruits.service.telemetry import Telemetry

@@ -15,17 +15,17 @@ from typing import Any, Final
 
 from fruits.errors import FruitsError, StoreError
 from fruits.learning.drift import Drift
-from fruits.service.database import Database
-from fruits.service.delivery import Undelivered
-from fruits.service.limits import Limits
-from fruits.service.receipts import Receipts
-from fruits.service.recogniser import Recogniser
+from fruits.service.http.delivery import Undelivered
+from fruits.service.http.rate_limits import Limits
+from fruits.service.http.uploads import Budget
+from fruits.service.inference.workers import Recogniser
 from fruits.service.settings import ServiceConfig, advice_to_move
 from fruits.service.statistics import Statistics
-from fruits.service.submissions import Submissions
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.group_commit import Receipts
+from fruits.service.submissions.repository import Submissions
+from fruits.service.submissions.tokens import Tokens
 from fruits.service.telemetry import Telemetry
-from fruits.service.tokens import Tokens
-from fruits.service.uploads import Budget
 from fruits.storage.marker import kind_of, mark
 from fruits.storage.objects import Objects, is_remote, opened
 

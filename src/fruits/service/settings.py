@@ -12,9 +12,9 @@ from typing import Final
 
 from fruits.config import usable_cores
 from fruits.errors import ConfigError
-from fruits.harmless import clean_line
-from fruits.service.limits import parsed_network
+from fruits.service.http.rate_limits import parsed_network
 from fruits.storage.objects import is_remote
+from fruits.storage.sanitising import clean_line
 
 #: Names of this machine for itself; always answered.
 LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")

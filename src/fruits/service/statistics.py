@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import delete, select
 
-from fruits.answers import OUTCOMES
 from fruits.learning.drift import BINS
-from fruits.service.database import CountRow, Database
+from fruits.recogniser.answers import OUTCOMES
+from fruits.service.submissions.database import CountRow, Database
 
 #: Buckets of latency per doubling: a quantile read from them is off by 9 % at most.
 _PER_DOUBLING: Final = 4
@@ -47,7 +47,7 @@ class Statistics:
         Parameters
         ----------
         outcome : str
-            Of ``fruits.answers.OUTCOMES``.
+            Of ``fruits.recogniser.answers.OUTCOMES``.
         seconds : float
             From the request's head to the answer.
         kept : bool

@@ -22,8 +22,8 @@ from typing import Any, Final
 import psutil
 
 from fruits.errors import StoreError
-from fruits.harmless import json_text
 from fruits.storage.objects import Objects
+from fruits.storage.sanitising import json_text
 
 #: A holder in a bucket says so often that it lives, and is given up after so long without a word.
 _BEAT_S: Final = 5.0

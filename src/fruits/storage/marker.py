@@ -17,9 +17,9 @@ from typing import Any, Final, Literal, cast, get_args
 
 from fruits import __version__
 from fruits.errors import StoreError
-from fruits.harmless import json_text
 from fruits.storage.local import read_head_of, read_regular
 from fruits.storage.objects import Objects
+from fruits.storage.sanitising import json_text
 
 #: What a folder of ours holds: ``results`` of run, apply, audit and evaluate; a ``bundle`` by itself; a ``pack``; an ``export``
 #: of reviewed photos, made to be listed; the data of a ``service``; the ``photos`` that it keeps, listed if named as a source.

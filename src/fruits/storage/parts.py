@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fruits.errors import StoreError
-from fruits.harmless import json_text
 from fruits.storage.objects import Objects
+from fruits.storage.sanitising import json_text
 from fruits.storage.schemas import WORK
 
 _SHARDS_PER_PLAN: Final = 128

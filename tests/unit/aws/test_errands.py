@@ -11,7 +11,7 @@ from fruits.aws import errands
 from fruits.aws.calls import AwsError, Call
 from fruits.aws.errands import Desk
 from fruits.errors import ConfigError
-from fruits.service.tokens import PREFIX, digest_of
+from fruits.service.submissions.tokens import PREFIX, digest_of
 
 DESK = Desk(
     "fruits",
@@ -164,7 +164,7 @@ def test_an_export_goes_where_a_run_may_read_and_tells_its_counts() -> None:
 def test_the_words_of_errands_are_those_of_the_command_line() -> None:
     import typer
 
-    from fruits.cli import app
+    from fruits.cli.main import app
 
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     calls = []

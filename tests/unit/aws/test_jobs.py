@@ -110,7 +110,7 @@ def test_a_run_with_ones_own_network_gives_what_it_gives_here(
     record = json.loads((tmp_path / "out/run.json").read_text())
     assert record["backbone"]["name"] == "mine"
     applied = Job("apply", str(tmp_path / "answers"), {"bundle": str(tmp_path / "out"), "sources": [str(photos)]})
-    monkeypatch.setattr("fruits.pipeline.get_engine", _local(monkeypatch))
+    monkeypatch.setattr("fruits.training.pipeline.get_engine", _local(monkeypatch))
     told = job.perform(applied, job.Lines(lambda: 1, write=lambda _: None), tmp_path)
     assert told["ok"] == told["photos"] == 320
     assert (tmp_path / "answers/predictions.parquet").is_file()
@@ -121,7 +121,7 @@ def test_a_run_with_ones_own_network_gives_what_it_gives_here(
 
 
 def _local(monkeypatch: pytest.MonkeyPatch) -> Any:
-    from fruits import pipeline
+    from fruits.training import pipeline
 
     real = pipeline.get_engine
     return lambda _, workers, **__: real("local", workers)

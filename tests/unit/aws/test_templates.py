@@ -19,7 +19,7 @@ from fruits.aws import deploy, quotas, stacks
 from fruits.aws.calls import Aws
 from fruits.aws.cloudformation import each, every, largest, parse, variants
 from fruits.aws.rules import templates
-from fruits.cli import app
+from fruits.cli.main import app
 from fruits.errors import ConfigError
 
 REGION = "eu-west-1"
@@ -377,7 +377,7 @@ def test_a_driver_has_the_disk_that_its_photos_take() -> None:
 
 
 def test_the_number_that_scales_the_service_is_in_its_log() -> None:
-    from fruits.service import door
+    from fruits.service.http import middleware as door
 
     (waiting,) = next(variants(PARSED["service"])).of("AWS::Logs::MetricFilter")
     assert waiting.properties["FilterPattern"] == "{ $.waiting >= 0 }"

@@ -19,7 +19,7 @@ from fruits.embedding import backbone
 from fruits.embedding.backbone import Embedder, computation_id, find_backbone, training_photos
 from fruits.embedding.card import Card, parse_card, read_card
 from fruits.errors import BackboneError
-from fruits.photos.images import Preprocessing
+from fruits.photos.decoding.images import Preprocessing
 from fruits.storage import schemas
 
 GOOD = {"name": "tiny", "sha256": "0" * 64, "embedding_size": 5, "size": 16}

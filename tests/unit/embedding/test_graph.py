@@ -10,8 +10,9 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from fruits import bundle, pipeline
 from fruits.config import RunConfig
+from fruits.recogniser import bundle
+from fruits.training import pipeline
 
 
 def _outputs(model: onnx.ModelProto, name: str, pixels: np.ndarray) -> np.ndarray:

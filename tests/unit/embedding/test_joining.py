@@ -14,7 +14,7 @@ import pytest
 from fruits.embedding.backbone import Embedder, find_backbone, probes, training_photos, usable
 from fruits.embedding.joining import typical_length
 from fruits.errors import BackboneError
-from fruits.photos.images import Preprocessing
+from fruits.photos.decoding.images import Preprocessing
 
 Save = Callable[..., Path]
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)

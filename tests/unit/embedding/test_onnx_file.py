@@ -19,7 +19,7 @@ from fruits.embedding.backbone import Embedder, find_backbone
 from fruits.embedding.onnx_file import refuse_outside, whole_file
 from fruits.embedding.session import open_session
 from fruits.errors import BackboneError
-from fruits.photos.images import Preprocessing
+from fruits.photos.decoding.images import Preprocessing
 
 Save = Callable[..., Path]
 WEIGHTS = np.arange(15, dtype=np.float32).reshape(3, 5)

@@ -9,12 +9,12 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 
-from fruits import pipeline
-from fruits.bundle import load
 from fruits.config import RunConfig
 from fruits.embedding import session
 from fruits.embedding.backbone import computation_id, find_backbone
 from fruits.errors import BackboneError, ConfigError
+from fruits.recogniser.bundle import load
+from fruits.training import pipeline
 
 Save = Callable[..., Path]
 

@@ -18,10 +18,10 @@ from fruits.embedding.backbone import BATCH_SIZE, Embedder, computation_id, find
 from fruits.embedding.model import ModelFile
 from fruits.embedding.stage import EmbedStage, embed_rows
 from fruits.errors import EngineError
-from fruits.photos import reading
-from fruits.photos.decoder import Decoder, Limits, own_decoder
-from fruits.photos.images import to_network_input
-from fruits.photos.quality import measure
+from fruits.photos.decoding.decoder import Decoder, Limits, own_decoder
+from fruits.photos.decoding.images import to_network_input
+from fruits.photos.decoding.quality import measure
+from fruits.photos.reading import reading
 from fruits.storage.parts import Parts
 from fruits.storage.schemas import RECEIPT, WORK, embeddings
 

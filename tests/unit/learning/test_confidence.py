@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fruits.learning.confidence import (
+from fruits.learning.calibration import (
     DEFAULT_CERTAIN,
     LEAST_PROBABLE,
     calibration_floor,
@@ -16,7 +16,7 @@ from fruits.learning.confidence import (
     sure_precision,
     temperature,
 )
-from fruits.learning.head import softmax
+from fruits.learning.heads.logistic import softmax
 from fruits.learning.metrics import expected_calibration_error
 
 

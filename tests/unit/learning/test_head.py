@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from fruits.learning import head as heads
-from fruits.learning.head import Choosing, Head, LabelsError, balance, fit, hold_back
+from fruits.learning.heads import logistic as heads
+from fruits.learning.heads.logistic import Choosing, Head, LabelsError, balance, fit, hold_back
 from fruits.learning.pca import TooFewRowsError
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fruits.learning.looks import LOOKS, looks, numbers_tell, sketch
+from fruits.learning.clusters import LOOKS, looks, numbers_tell, sketch
 
 
 def visits(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fruits.learning.suspects import out_of_fold, suspects
+from fruits.learning.label_errors import out_of_fold, suspects
 
 
 def clouds(seed: int, labels: int = 4, each: int = 60, spread: float = 0.15) -> tuple[np.ndarray, np.ndarray]:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fruits.learning.head import Head, fit
-from fruits.learning.unknown import Known, entropy
+from fruits.learning.heads.logistic import Head, fit
+from fruits.learning.out_of_distribution import Known, entropy
 
 K, C = 6, 4
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from fruits.errors import ConfigError
-from fruits.photos import reading
-from fruits.photos.access import NO_LINKS, Access
-from fruits.photos.catalogue import Catalogue, list_photos
-from fruits.photos.reading import read_head, read_photo, read_photos
+from fruits.photos.catalogue.catalogue import Catalogue, list_photos
+from fruits.photos.reading import reading
+from fruits.photos.reading.access import NO_LINKS, Access
+from fruits.photos.reading.reading import read_head, read_photo, read_photos
 from fruits.storage import local
 from fruits.storage.local import RefusedError
 

@@ -18,12 +18,12 @@ import pytest
 from faults.s3_server import FOREIGN, S3Server, why_not
 
 from fruits.errors import CatalogueError, StoreError
-from fruits.photos import packs
-from fruits.photos.access import Access
-from fruits.photos.catalogue import Catalogue, list_photos
-from fruits.photos.packing import pack, unpack
-from fruits.photos.reading import read_photo, read_photos
-from fruits.photos.samples import thumbnails, typical_side
+from fruits.photos.catalogue.catalogue import Catalogue, list_photos
+from fruits.photos.reading import packs
+from fruits.photos.reading.access import Access
+from fruits.photos.reading.packing import pack, unpack
+from fruits.photos.reading.reading import read_photo, read_photos
+from fruits.photos.reading.samples import thumbnails, typical_side
 from fruits.storage.objects import Objects, opened
 
 JPEG_HEAD = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01"

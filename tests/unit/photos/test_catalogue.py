@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruits.errors import CatalogueError
-from fruits.photos import names as module
-from fruits.photos.access import Access
-from fruits.photos.catalogue import Catalogue, labels_without_training, list_photos, stable_hash
+from fruits.photos.catalogue import names as module
+from fruits.photos.catalogue.catalogue import Catalogue, labels_without_training, list_photos, stable_hash
+from fruits.photos.reading.access import Access
 from fruits.storage.schemas import CATALOGUE
 
 # Listing reads names, sizes and, where the suffix says nothing, the first bytes: these suffice.

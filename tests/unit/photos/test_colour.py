@@ -1,4 +1,4 @@
-"""What photos/colour.py promises: the same colours whatever profile a photo is saved with, and no photo lost to its profile."""
+"""What photos/decoding/colour.py promises: the same colours whatever profile a photo is saved with, and no photo lost to its profile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 from tests import profiles
 
-from fruits.photos.images import Preprocessing, to_network_input, to_thumbnail
+from fruits.photos.decoding.images import Preprocessing, to_network_input, to_thumbnail
 
 SIDE = 64
 LOSSLESS: dict[str, dict[str, object]] = {"PNG": {}, "WEBP": {"lossless": True}}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fruits.photos.consent import Giver, giver_of, mark, unmark
-from fruits.photos.samples import gallery_thumbnails, thumbnail
+from fruits.photos.catalogue.consent import Giver, giver_of, mark, unmark
+from fruits.photos.reading.samples import gallery_thumbnails, thumbnail
 
 ID = "abcdefghijklmnopqrst-_"
 

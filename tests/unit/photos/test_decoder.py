@@ -1,4 +1,4 @@
-"""What photos/decoder.py promises: the answers of photos/images.py, and a photo that kills costs nothing but itself."""
+"""What photos/decoding/decoder.py promises: the answers of photos/decoding/images.py, and a photo that kills costs nothing but itself."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import pytest
 from PIL import Image
 
 from fruits.errors import EngineError, ImageDecodeError
-from fruits.photos.decoder import Decoder, Limits
-from fruits.photos.images import Photo, Preprocessing, to_network_input, to_thumbnail
+from fruits.photos.decoding.decoder import Decoder, Limits
+from fruits.photos.decoding.images import Photo, Preprocessing, to_network_input, to_thumbnail
 
 FAULTY = Path(__file__).parents[2] / "faulty_decoder"
 MARKED = runpy.run_path(str(FAULTY / "marked.py"))
@@ -297,8 +297,8 @@ def test_child_ends_with_its_parent(a_photo: bytes, tmp_path: Path, busy: bool) 
     script = f"""
 import sys, time
 from pathlib import Path
-from fruits.photos.decoder import Decoder, Limits
-from fruits.photos.images import Preprocessing
+from fruits.photos.decoding.decoder import Decoder, Limits
+from fruits.photos.decoding.images import Preprocessing
 decoder = Decoder(Limits(cpu_s=1000, wall_s=1000))
 decoding = decoder.begin([Path({str(tmp_path / "photo.jpg")!r}).read_bytes()], Preprocessing(64))
 while decoding.state(0) < {1 if busy else 2}:
@@ -321,8 +321,8 @@ def test_interpreter_ends_quietly_with_a_decoder_open(a_photo: bytes, tmp_path: 
     (tmp_path / "photo.jpg").write_bytes(a_photo)
     script = f"""
 from pathlib import Path
-from fruits.photos.decoder import Decoder
-from fruits.photos.images import Preprocessing
+from fruits.photos.decoding.decoder import Decoder
+from fruits.photos.decoding.images import Preprocessing
 decoder = Decoder()
 print(decoder.to_network_input(Path({str(tmp_path / "photo.jpg")!r}).read_bytes(), Preprocessing(64)).width)
 decoder.begin([b"text"], Preprocessing(64))
@@ -377,7 +377,7 @@ def test_child_that_dies_before_any_photo_is_not_the_photos_fault(
 
 
 def test_child_imports_little(decoder: Decoder) -> None:
-    script = "import sys, fruits.photos.decoder_process; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    script = "import sys, fruits.photos.decoding.decoder_process; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     heavy: set[Any] = {"pyarrow", "onnxruntime", "onnx", "sklearn", "scipy", "obstore", "multiprocessing"}
     assert not heavy & set(loaded)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fruits.photos.films import Films, number_frames
+from fruits.photos.catalogue.sequences import Films, number_frames
 
 
 def films_of(names: list[str], labels: list[int] | None = None) -> Films:

@@ -1,4 +1,4 @@
-"""What photos/formats.py promises: a file is named for what it is, by content; HEIC is decoded where the extra is installed."""
+"""What photos/decoding/formats.py promises: a file is named for what it is, by content; HEIC is decoded where the extra is installed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from PIL import Image
 from tests import profiles
 
 from fruits.errors import ImageDecodeError
-from fruits.photos import formats, images
-from fruits.photos.catalogue import list_photos
-from fruits.photos.decoder import Decoder
-from fruits.photos.images import Preprocessing, read_size, to_network_input, to_thumbnail
-from fruits.service.glance import glance
+from fruits.photos.catalogue.catalogue import list_photos
+from fruits.photos.decoding import formats, images
+from fruits.photos.decoding.decoder import Decoder
+from fruits.photos.decoding.images import Preprocessing, read_size, to_network_input, to_thumbnail
+from fruits.service.inference.image_header import glance
 
 
 def iso(major: bytes, *compatible: bytes) -> bytes:

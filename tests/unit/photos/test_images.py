@@ -1,4 +1,4 @@
-"""What photos/images.py promises: every legal photo upright, in RGB, on white, in a square; every other file named."""
+"""What photos/decoding/images.py promises: every legal photo upright, in RGB, on white, in a square; every other file named."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from fruits.errors import ConfigError, ImageDecodeError
-from fruits.photos import images
-from fruits.photos.images import Preprocessing, read_size, to_network_input, to_thumbnail
+from fruits.photos.decoding import images
+from fruits.photos.decoding.images import Preprocessing, read_size, to_network_input, to_thumbnail
 
 # JPEG at quality 95 moves smooth colours by a few levels at most.
 JPEG_NOISE = 6

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruits.errors import CatalogueError
-from fruits.photos import manifest as manifests
-from fruits.photos.catalogue import Catalogue, list_photos
-from fruits.photos.names import SYSTEM_FOLDERS, label_of, repeated_levels, split_of
+from fruits.photos.catalogue import manifest as manifests
+from fruits.photos.catalogue.catalogue import Catalogue, list_photos
+from fruits.photos.catalogue.names import SYSTEM_FOLDERS, label_of, repeated_levels, split_of
 
 JPEG_HEAD = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01"
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fruits.errors import ConfigError
-from fruits.photos import orchard
-from fruits.photos.rendering import Variety
+from fruits.photos.made_up import orchard
+from fruits.photos.made_up.rendering import Variety
 
 FILE_NAME = re.compile(r"(r\d*_)?\d+_100\.jpg")
 

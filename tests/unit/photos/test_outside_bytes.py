@@ -12,19 +12,19 @@ SOURCE = Path(fruits.__file__).parent
 #: What decodes in the process that calls it.
 IN_PROCESS = {"to_network_input", "to_thumbnail", "read_size", "made_photos"}
 #: Who may: the decoder itself, and the process that it is called in.
-DECODERS = {"photos/images.py", "photos/decoder_process.py"}
+DECODERS = {"photos/decoding/images.py", "photos/decoding/decoder_process.py"}
 #: Who may have Pillow at all, and for what.
 PILLOW = {
-    "photos/images.py": "the decoder",
-    "photos/colour.py": "its colours",
-    "explain.py": "draws maps on pixels",
-    "photos/orchard.py": "draws photos",
-    "photos/retouch.py": "opens the JPEG that it has just made",
-    "service/model.py": "draws the photo that lanes are warmed up with",
-    "service/pages.py": "asks which way resampling goes, on pixels of its own",
+    "photos/decoding/images.py": "the decoder",
+    "photos/decoding/colour.py": "its colours",
+    "recogniser/explain.py": "draws maps on pixels",
+    "photos/made_up/orchard.py": "draws photos",
+    "photos/decoding/retouch.py": "opens the JPEG that it has just made",
+    "service/inference/model.py": "draws the photo that lanes are warmed up with",
+    "service/pages/routes.py": "asks which way resampling goes, on pixels of its own",
 }
 #: Of these, who may read a file's bytes with it.
-OPENERS = {"photos/retouch.py"}
+OPENERS = {"photos/decoding/retouch.py"}
 READERS = {"open", "Parser", "from_bytes", "preinit", "init"}
 
 
@@ -47,12 +47,12 @@ def test_only_the_decoders_process_decodes_in_itself() -> None:
         name
         for name, tree in modules()
         for module, what in imported(tree)
-        if (module == "fruits.photos.images" and what in IN_PROCESS)
+        if (module == "fruits.photos.decoding.images" and what in IN_PROCESS)
         or (module, what) == ("fruits.photos", "images")
-        or (module == "fruits.photos.images" and not what)
+        or (module == "fruits.photos.decoding.images" and not what)
     }
     assert found <= DECODERS
-    assert "photos/decoder_process.py" in found, "the test looks at what is there"
+    assert "photos/decoding/decoder_process.py" in found, "the test looks at what is there"
 
 
 def test_pillow_is_where_it_is_expected() -> None:

@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruits.errors import CatalogueError, StoreError
-from fruits.photos import pack_groups, packing, packs
-from fruits.photos.access import Access
-from fruits.photos.catalogue import list_photos
-from fruits.photos.packing import pack, unpack
-from fruits.photos.packs import MANIFEST, find_pack, split_pack_uri
-from fruits.photos.reading import read_photo, read_photos
+from fruits.photos.catalogue.catalogue import list_photos
+from fruits.photos.reading import pack_groups, packing, packs
+from fruits.photos.reading.access import Access
+from fruits.photos.reading.packing import pack, unpack
+from fruits.photos.reading.packs import MANIFEST, find_pack, split_pack_uri
+from fruits.photos.reading.reading import read_photo, read_photos
 
 COLUMNS = ["label", "split", "size_bytes", "group"]
 

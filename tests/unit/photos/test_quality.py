@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from fruits.photos import orchard
-from fruits.photos.quality import ADVICE, Limits, measure
+from fruits.photos.decoding.quality import ADVICE, Limits, measure
+from fruits.photos.made_up import orchard
 
 
 def of_one(pixels: np.ndarray) -> tuple[float, float]:

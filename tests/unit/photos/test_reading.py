@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fruits.errors import StoreError
-from fruits.photos import reading
-from fruits.photos.reading import read_photo, read_photos
+from fruits.photos.reading import reading
+from fruits.photos.reading.reading import read_photo, read_photos
 from fruits.storage.local import MAX_PHOTO_BYTES, too_large
 from fruits.storage.objects import AbsentError
 

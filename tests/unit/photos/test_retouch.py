@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fruits.photos import orchard
-from fruits.photos.retouch import retouched
+from fruits.photos.decoding.retouch import retouched
+from fruits.photos.made_up import orchard
 
 
 @pytest.fixture(scope="module")

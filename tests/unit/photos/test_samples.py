@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from fruits.photos.catalogue import list_photos
-from fruits.photos.decoder import own_decoder
-from fruits.photos.samples import (
+from fruits.photos.catalogue.catalogue import list_photos
+from fruits.photos.decoding.decoder import own_decoder
+from fruits.photos.reading.samples import (
     example_photos,
     gallery_thumbnails,
     thumbnail,

@@ -1,4 +1,4 @@
-"""What photos/sandbox.py promises: a process taken over by a photo finds nothing to read, to reach, to start or to break."""
+"""What photos/decoding/sandbox.py promises: a process taken over by a photo finds nothing to read, to reach, to start or to break."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ import pytest
 from PIL import Image
 
 from fruits.errors import ImageDecodeError
-from fruits.photos import formats, sandbox
-from fruits.photos.decoder import Decoder, Limits
-from fruits.photos.decoder_process import RECORD_SIZE
-from fruits.photos.images import Preprocessing, made_photos, to_network_input
-from fruits.photos.sandbox import Locks, bpf
+from fruits.photos.decoding import formats, sandbox
+from fruits.photos.decoding.decoder import Decoder, Limits
+from fruits.photos.decoding.decoder_process import RECORD_SIZE
+from fruits.photos.decoding.images import Preprocessing, made_photos, to_network_input
+from fruits.photos.decoding.sandbox import Locks, bpf
 
 HOOK = Path(__file__).parents[2] / "locked_decoder"
 marked: Callable[[bytes, str], bytes] = runpy.run_path(str(HOOK.parent / "faulty_decoder" / "marked.py"))["marked"]
@@ -171,7 +171,7 @@ def run(script: str) -> str:
 def test_not_dumpable() -> None:
     script = """
 import ctypes
-from fruits.photos import formats, sandbox
+from fruits.photos.decoding import formats, sandbox
 sandbox._MACHINES.clear()  # or the question itself is refused
 libc = ctypes.CDLL(None)
 before = libc.prctl(3, 0, 0, 0, 0)
@@ -183,7 +183,7 @@ print(before, bool(sandbox.lock(threads=False) & sandbox.Locks.NOT_DUMPABLE), li
 def test_landlock_alone_gives_up_every_file_and_port() -> None:
     script = """
 import os, socket, tempfile
-from fruits.photos import formats, sandbox
+from fruits.photos.decoding import formats, sandbox
 sandbox._MACHINES.clear()
 folder = tempfile.mkdtemp()
 server = socket.create_server(("127.0.0.1", 0))

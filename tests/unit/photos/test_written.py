@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from fruits.errors import CatalogueError
-from fruits.photos.catalogue import Catalogue, list_photos
-from fruits.photos.packing import pack
+from fruits.photos.catalogue.catalogue import Catalogue, list_photos
+from fruits.photos.reading.packing import pack
 from fruits.storage import marker
 from fruits.storage.objects import Objects
 

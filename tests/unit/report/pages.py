@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from fruits.report.words import WORDS
+from fruits.report.messages import WORDS
 
 THIN, NO_BREAK = "\N{NARROW NO-BREAK SPACE}", "\N{NO-BREAK SPACE}"
 VOID = {"meta", "link", "img", "br", "input"}

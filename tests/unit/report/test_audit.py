@@ -9,7 +9,7 @@ import pytest
 from pages import ATTACKS, NO_BREAK, THIN, Page, a_photo, alien_words, has_only_own_code
 
 from fruits.report import render_audit
-from fruits.report.words import WORDS
+from fruits.report.messages import WORDS
 
 SORTS = ("exact_duplicate", "near_duplicate", "label", "blurred", "dark", "odd_size", "unreadable")
 

@@ -11,7 +11,7 @@ from pages import ATTACKS, NO_BREAK, THIN, Page, a_record, alien_words, has_only
 from fruits.report import render
 from fruits.report.answers import view_calibration, view_coverage
 from fruits.report.evaluation import view_evaluation
-from fruits.report.words import WORDS
+from fruits.report.messages import WORDS
 
 
 def a_protocol(protocol: str = "official", **changes: Any) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from pages import ATTACKS, NO_BREAK, THIN, Page, a_photo, a_record, alien_words,
 
 from fruits.report import render
 from fruits.report.curve import plot_variance
-from fruits.report.speech import count, duration, moment, say, share, visible
-from fruits.report.words import WORDS
+from fruits.report.localisation import count, duration, moment, say, share, visible
+from fruits.report.messages import WORDS
 
 
 @pytest.fixture(scope="module")
@@ -246,8 +246,8 @@ def test_every_sentence_is_used() -> None:
 
 
 def test_no_sentence_is_said_in_two_modules() -> None:
-    modules = [path.stem for path in Path(str(files("fruits.report.words"))).glob("*.py") if path.stem != "__init__"]
-    keys = [key for name in modules for key in import_module(f"fruits.report.words.{name}").EN]
+    modules = [path.stem for path in Path(str(files("fruits.report.messages"))).glob("*.py") if path.stem != "__init__"]
+    keys = [key for name in modules for key in import_module(f"fruits.report.messages.{name}").EN]
     assert sorted(keys) == sorted(WORDS["en"])
 
 

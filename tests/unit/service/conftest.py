@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fruits.service.database import Database
-from fruits.service.submissions import NewSubmission, Submissions
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.repository import NewSubmission, Submissions
 from fruits.storage.objects import Objects
 
 

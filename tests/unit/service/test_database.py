@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 from fruits.errors import ConfigError, StoreError
-from fruits.service.database import Base, Database
+from fruits.service.submissions.database import Base, Database
 
 
 def raw(url: str) -> Any:
@@ -39,7 +39,7 @@ def test_opened_again_a_database_has_what_it_had(database: Database, database_ur
 
 
 def test_processes_that_open_a_new_database_at_once_all_succeed(database_url: str) -> None:
-    program = "import sys; from fruits.service.database import Database; Database.open(sys.argv[1]).close()"
+    program = "import sys; from fruits.service.submissions.database import Database; Database.open(sys.argv[1]).close()"
     started = [
         subprocess.Popen([sys.executable, "-c", program, database_url], stderr=subprocess.PIPE, text=True)
         for _ in range(3)
@@ -138,7 +138,7 @@ def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
 def test_with_a_reader_in_the_way_scrub_says_so_and_the_next_does_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fruits.service.database._PATIENCE_S", 0.05)
+    monkeypatch.setattr("fruits.service.submissions.database._PATIENCE_S", 0.05)
     monkeypatch.setattr("time.sleep", lambda _: None)
     database = Database.open(f"sqlite:///{tmp_path}/service.db")
     with database.reading() as reader:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fruits.errors import StoreError
-from fruits.service.delivery import TRANSPORT, Delivery, Undelivered
-from fruits.service.submissions import NewSubmission, Submissions
+from fruits.service.http.delivery import TRANSPORT, Delivery, Undelivered
+from fruits.service.submissions.repository import NewSubmission, Submissions
 
 PHOTO = b"\xff\xd8\xff\xe0 as good as a photo \xff\xd9"
 

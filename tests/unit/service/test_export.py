@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruits.errors import StoreError
-from fruits.harmless import clean_line
-from fruits.photos.catalogue import list_photos
-from fruits.photos.consent import Giver, giver_of, mark
-from fruits.photos.names import is_system_folder, split_of
-from fruits.service.export import export, label_folder
-from fruits.service.submissions import NewSubmission, Submissions
+from fruits.photos.catalogue.catalogue import list_photos
+from fruits.photos.catalogue.consent import Giver, giver_of, mark
+from fruits.photos.catalogue.names import is_system_folder, split_of
+from fruits.service.submissions.export import export, label_folder
+from fruits.service.submissions.repository import NewSubmission, Submissions
 from fruits.storage.objects import Objects
+from fruits.storage.sanitising import clean_line
 
 New = Callable[..., NewSubmission]
 JPEG = b"\xff\xd8\xff\xe0\x00\x04ab\xff\xda as good as pixels \xff\xd9"
@@ -246,7 +246,7 @@ def test_a_folder_in_a_bucket_is_the_same(submissions: Submissions, new: New, bu
 def test_photos_in_a_bucket_are_kept_exported_and_forgotten(
     database_url: str, new: New, bucket: str, tmp_path: Path
 ) -> None:
-    from fruits.service.database import Database
+    from fruits.service.submissions.database import Database
 
     database = Database.open(database_url)
     objects = Objects(f"{bucket}/kept")

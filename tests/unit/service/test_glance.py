@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fruits.service.glance import Glance, glance
+from fruits.service.inference.image_header import Glance, glance
 
 
 def encoded(format_: str, size: tuple[int, int], **options: object) -> bytes:

@@ -14,10 +14,10 @@ import pytest
 from sqlalchemy import text
 
 from fruits.errors import ConfigError, StoreError
-from fruits.service.database import Database
-from fruits.service.logins import prepare
-from fruits.service.submissions import NewSubmission, Submissions
-from fruits.service.tokens import Tokens, digest_of, new_token
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.logins import prepare
+from fruits.service.submissions.repository import NewSubmission, Submissions
+from fruits.service.submissions.tokens import Tokens, digest_of, new_token
 from fruits.storage.objects import Objects
 
 FIRST, SECOND = "first-password-of-24-chars", "second-password-of-24-char"

@@ -12,11 +12,11 @@ from fastapi.responses import JSONResponse
 
 from fruits.errors import ConfigError, NotFoundError
 from fruits.learning.drift import Drift
-from fruits.service.database import Database
-from fruits.service.owner import owner_router
+from fruits.service.http.owner_api import owner_router
 from fruits.service.statistics import Statistics
-from fruits.service.submissions import NewSubmission, Submissions
-from fruits.service.tokens import TokenInfo
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.repository import NewSubmission, Submissions
+from fruits.service.submissions.tokens import TokenInfo
 
 pytestmark = pytest.mark.anyio
 New = Callable[..., NewSubmission]

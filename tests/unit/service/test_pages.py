@@ -16,7 +16,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from fruits.service import pages
+from fruits.service.pages import routes as pages
 
 _WASM = b"\0asm" + bytes(range(256)) * 4096
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from fruits.service.database import Database
 from fruits.service.settings import Places, ServiceConfig, advice_to_move
-from fruits.service.submissions import NewSubmission, Submissions
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.repository import NewSubmission, Submissions
 from fruits.storage.objects import Objects
 
 

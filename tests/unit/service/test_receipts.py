@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import Connection, text
 
 from fruits.errors import StoreError
-from fruits.service.database import Database
-from fruits.service.delivery import Undelivered
-from fruits.service.receipts import Receipts
-from fruits.service.submissions import NewSubmission, Receipt, Submissions
+from fruits.service.http.delivery import Undelivered
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.group_commit import Receipts
+from fruits.service.submissions.repository import NewSubmission, Receipt, Submissions
 from fruits.storage.objects import Objects
 
 New = Callable[..., NewSubmission]

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from fruits import bundle as bundles
 from fruits.errors import BundleError, ImageDecodeError
-from fruits.photos.images import read_size
-from fruits.service.model import made_photo
-from fruits.service.recogniser import Recogniser
+from fruits.photos.decoding.images import read_size
+from fruits.recogniser import bundle as bundles
+from fruits.service.inference.model import made_photo
+from fruits.service.inference.workers import Recogniser
 
 
 @pytest.fixture(scope="module")

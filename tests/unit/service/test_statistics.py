@@ -11,8 +11,8 @@ from sqlalchemy import select
 
 from fruits.errors import StoreError
 from fruits.service import statistics as module
-from fruits.service.database import CountRow, Database
 from fruits.service.statistics import Statistics
+from fruits.service.submissions.database import CountRow, Database
 
 TODAY = date(2026, 11, 25)
 

@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import select, text, update
 
 from fruits.errors import ConfigError, NotFoundError, StoreError
-from fruits.service import forgetting
-from fruits.service.database import Database, SubmissionRow
-from fruits.service.submissions import NewSubmission, Receipt, Submissions
+from fruits.service.submissions import erasure as forgetting
+from fruits.service.submissions.database import Database, SubmissionRow
+from fruits.service.submissions.repository import NewSubmission, Receipt, Submissions
 from fruits.storage.objects import Objects
 
 New = Callable[..., NewSubmission]
@@ -87,7 +87,7 @@ def test_what_is_stored_is_told_to_whom_it_belongs(submissions: Submissions, new
 def test_only_agreed_and_living_photos_may_be_shown(
     submissions: Submissions, new: New, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fruits.service.submissions._NAMES_AT_ONCE", 2)
+    monkeypatch.setattr("fruits.service.submissions.repository._NAMES_AT_ONCE", 2)
     agreed, deleted, silent = submissions.add_many([new(PHOTO, may_show=True), new(PHOTO, may_show=True), new(PHOTO)])
     submissions.delete(deleted.id, deleted.secret)
     assert submissions.shown([agreed.id, deleted.id, silent.id, "n" * 22, "../x"]) == {agreed.id}
@@ -436,8 +436,8 @@ def test_threads_add_review_and_delete_at_once(submissions: Submissions, photo_f
 
 WORKER = """
 import sys
-from fruits.service.database import Database
-from fruits.service.submissions import NewSubmission, Submissions
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.repository import NewSubmission, Submissions
 from fruits.storage.objects import Objects
 submissions = Submissions(Database.open(sys.argv[1]), Objects(sys.argv[2]), keep_days=30)
 for turn in range(12):

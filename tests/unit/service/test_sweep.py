@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import delete, text
 
 from fruits.errors import StoreError
-from fruits.service import forgetting
-from fruits.service.database import Database, SubmissionRow
-from fruits.service.store import PhotoStore, SweepRefusedError
-from fruits.service.submissions import NewSubmission, Receipt, Submissions
+from fruits.service.submissions import erasure as forgetting
+from fruits.service.submissions.database import Database, SubmissionRow
+from fruits.service.submissions.photo_store import PhotoStore, SweepRefusedError
+from fruits.service.submissions.repository import NewSubmission, Receipt, Submissions
 from fruits.storage.objects import Objects
 
 New = Callable[..., NewSubmission]

@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import select, text
 
 from fruits.errors import ConfigError, NotFoundError
-from fruits.service import tokens as module
-from fruits.service.database import Database, TokenRow
-from fruits.service.tokens import Tokens
+from fruits.service.submissions import tokens as module
+from fruits.service.submissions.database import Database, TokenRow
+from fruits.service.submissions.tokens import Tokens
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-// From the numbers of recognizer.onnx to what a person is told: answers.py, gallery.py and photos/quality.py, once more for the browser.
+// From the numbers of recognizer.onnx to what a person is told: recogniser/answers.py, recogniser/gallery.py and photos/decoding/quality.py, once more for the browser.
 //
 // Gives an answer of the same shape as POST /v1/recognise, so that the page shows both alike.
 
@@ -68,7 +68,7 @@ function nameOfLabel(taxonomy, label) {
 }
 
 /**
- * The training photos that look most like this one: gallery.py's nearest, by the cosine of features.
+ * The training photos that look most like this one: recogniser/gallery.py's nearest, by the cosine of features.
  *
  * @param {Float32Array} features  Of the photo, k numbers.
  * @param {{labels: Int32Array, features: Float32Array, identity: string}} gallery

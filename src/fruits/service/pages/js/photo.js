@@ -1,7 +1,7 @@
 // From a file that a person picked to the small JPEG that is looked at: upright, on white, without any byte of the original.
 //
 // The browser's own decoder reads whatever it can, HEIC on an iPhone too. Place, date and camera stay behind with the file, and so
-// does its colour profile: the canvas is in sRGB, and drawing converts, as photos/colour.py does on the server.
+// does its colour profile: the canvas is in sRGB, and drawing converts, as photos/decoding/colour.py does on the server.
 
 const LONGEST = 1024;
 const QUALITY = 0.9;

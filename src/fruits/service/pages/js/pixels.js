@@ -1,4 +1,4 @@
-// RGB pixels of a photo to the square that the network takes in, bit for bit what photos/images.py makes.
+// RGB pixels of a photo to the square that the network takes in, bit for bit what photos/decoding/images.py makes.
 //
 // The resampling is Pillow's: antialiased, along rows and then along columns, each rounded to 8 bits, weights of 22 bits. A browser's
 // own scaling (drawImage) is of unknown kernel and rounding, and so of no use here. Pillow 13 takes the columns first where that

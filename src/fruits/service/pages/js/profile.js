@@ -1,6 +1,6 @@
 // Is the colour profile that a JPEG brings sRGB? Then its pixels are what they seem, and jpeg.js may decode it.
 //
-// The server converts any other profile to sRGB (photos/colour.py), as a browser's canvas does; two arithmetics for that would be
+// The server converts any other profile to sRGB (photos/decoding/colour.py), as a browser's canvas does; two arithmetics for that would be
 // one too many. So such a photo takes the browser's own way, which differs from the server's by a few levels of 255.
 
 const MARK = "ICC_PROFILE\0";

@@ -84,7 +84,7 @@ export function percent(share) {
   return written(share);
 }
 
-/** A name as it stands within a sentence: "probably kiwi"; names of places, numbers and titles stay as they are (taxonomy.py). */
+/** A name as it stands within a sentence: "probably kiwi"; names of places, numbers and titles stay as they are (recogniser/taxonomy.py). */
 export function inASentence(name) {
   const [first, second = ""] = name.split(/\s+/);
   const stays = PROPER.has(first) || /^.\p{Lu}/u.test(name) || /^\p{Lu}/u.test(second) || /\p{Nd}/u.test(name);

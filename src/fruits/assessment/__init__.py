@@ -1,0 +1,1 @@
+"""Commands over a finished run: evaluate under honest protocols, audit the photos."""

@@ -1,0 +1,397 @@
+"""What is wrong with these photos? Duplicates, labels that look wrong, photos that are blurred, dark or of odd size.
+
+Embeds like a run, keeps what it computed, fits nothing that stays. Suspicions only: the page shows the photos, and people decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+import fruits
+from fruits.assessment.dataset import NEIGHBOUR_COMPONENTS, copies_of
+from fruits.config import RunConfig
+from fruits.embedding.backbone import BATCH_SIZE
+from fruits.engines import get_engine
+from fruits.errors import CatalogueError, ImageDecodeError
+from fruits.learning.label_errors import suspects
+from fruits.learning.moments import Moments
+from fruits.learning.neighbours import COPIES_SHARE, NearDuplicates, chained, nearest, unit
+from fruits.learning.pca import PCA
+from fruits.monitoring.clock import Clock, Progress, Silent, Watcher
+from fruits.photos.decoding.decoder import own_decoder
+from fruits.photos.decoding.retouch import fingerprints
+from fruits.photos.reading.access import Access
+from fruits.photos.reading.reading import read_photo
+from fruits.photos.reading.samples import thumbnail
+from fruits.report import render_audit
+from fruits.storage import schemas
+from fruits.storage.marker import claim
+from fruits.storage.objects import Objects
+from fruits.storage.parts import Inventory, Parts, write_table
+from fruits.storage.sanitising import json_text
+from fruits.training import run_record as records
+from fruits.training.embed import Prepared, catalogued, embed, prepare
+from fruits.training.training_set import Rows, embeddings_of
+
+FORMAT: Final = 1
+SORTS: Final = ("exact_duplicate", "near_duplicate", "label", "blurred", "dark", "odd_size", "unreadable")
+_SHOWN: Final = 48
+_PHOTOS_SHOWN: Final = 12
+#: Each photo is compared with so many of its nearest, of its nearest in another split and with another label.
+_NEIGHBOURS: Final = 12
+#: Pairs compared at a time.
+_PAIRS: Final = 8192
+#: Below these shares of what is typical for these photos, a photo counts as blurred, as dark.
+_BLURRED: Final = 0.4
+_DARK: Final = 0.35
+#: A photo is odd whose area is so many times smaller or larger than is typical, or which is so many times longer than wide.
+_ODD_AREA: Final = 8.0
+_NARROW: Final = 3.0
+
+
+@dataclass(slots=True)
+class _Photos:
+    """The photos that could be read, as arrays over their n rows."""
+
+    uris: list[str]
+    labels: list[str]
+    splits: list[str]
+    label: NDArray[np.int64]
+    split: NDArray[np.int64]
+    digest: NDArray[np.int64]
+    pca: PCA
+    features: NDArray[np.float32]
+    measured: dict[str, NDArray[np.float64]]
+    found: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {sort: [] for sort in SORTS})
+    table: list[dict[str, Any]] = field(default_factory=list)
+
+    def of(self, row: int) -> dict[str, str]:
+        return {"uri": self.uris[row], "label": self.labels[row], "split": self.splits[row]}
+
+
+def audit(config: RunConfig, *, progress: Progress | None = None, command: str = "fruits audit") -> dict[str, Any]:
+    """Look for what is wrong with labelled photos.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of which ``sources``, ``out``, ``backbone``, ``size``, ``fit``, ``workers``, ``only``, ``sample`` and ``seed`` count.
+    progress : Progress, optional
+    command : str
+        As the user typed it, for the record.
+
+    Returns
+    -------
+    dict
+        As in ``DIR/audit.json``: counts per sort of finding and the first few of each. All are in ``findings.parquet``.
+
+    Raises
+    ------
+    FruitsError
+        A subclass that says what to do.
+    """
+    progress, clock, started = progress or Silent(), Clock(), datetime.now(UTC).isoformat(timespec="seconds")
+    objects, engine = Objects(config.out), get_engine("local", config.workers)
+    claim(objects, "results")
+    with Watcher() as memory:
+        with clock.step("catalogue"):
+            progress.start("catalogue", None)
+            catalogue = catalogued(config, progress)
+            for remark in catalogue.remarks():
+                progress.say(remark)
+            prepared = prepare(config, catalogue, objects, progress)
+        inventory, computed = embed(engine, catalogue, prepared, progress, clock)
+        counts = records.counts(catalogue, inventory, computed)
+        with clock.step("duplicates"):
+            photos = _photos(catalogue.table, prepared.parts, inventory)
+            _exact(photos)
+        with clock.step("labels"):
+            progress.start("labels", None)
+            doubted = _labels(photos)
+        with clock.step("duplicates"):
+            progress.start("duplicates", None)
+            believed = np.setdiff1d(np.arange(len(photos.uris)), doubted)
+            if len(believed) < len(doubted):  # so much doubt says more of the few photos than of their labels
+                believed = np.arange(len(photos.uris))
+            duplicates = _near(photos, prepared, believed, catalogue.access, progress)
+        with clock.step("photos"):
+            _pixels(photos)
+            _unreadable(photos, catalogue.table, records.rejections(catalogue, inventory))
+        with clock.step("report"):
+            progress.start("report", None)
+            table = pa.Table.from_pylist(photos.table, schema=schemas.FINDINGS)
+            write_table(objects, "findings.parquet", table)
+            splits = {name: photos.splits.count(name) for name in sorted(set(photos.splits))}
+            record = {
+                "format": FORMAT,
+                "fruits": fruits.__version__,
+                "started": started,
+                "command": command,
+                "sources": [{"source": name, "photos": count} for name, count in catalogue.sources.items()],
+                **counts,
+                "labels": len(set(photos.labels)),
+                "splits": splits,
+                "backbone": {"name": prepared.card.name, "size": prepared.preprocessing.size},
+                "near_duplicates": asdict(duplicates),
+                "flagged": _flagged(table),
+                "counts": _counts(photos),
+                "findings": {sort: photos.found[sort][:_SHOWN] for sort in SORTS},
+                "seconds": {**clock.seconds, "total": clock.total()},
+                "peak_memory_mb": memory.megabytes,
+            }
+            objects.write("audit.html", render_audit(record, _thumbnails(record, catalogue.access)).encode())
+        record["seconds"] = {**clock.seconds, "total": clock.total()}
+        objects.write("audit.json", json_text(record, indent=1, ensure_ascii=False).encode())
+    return record
+
+
+def _photos(table: pa.Table, parts: Parts, inventory: Inventory) -> _Photos:
+    """Gather what was computed of the photos that could be read."""
+    rows = np.flatnonzero(Rows.of(table, inventory).ok)
+    if len(rows) < 2:
+        raise CatalogueError(f"{len(rows)} of {table.num_rows} photos could be read; expected two or more to compare")
+    measures = ["width", "height", "brightness", "sharpness"]
+    vectors, others = embeddings_of(parts, inventory, rows, table.num_rows, ["sha256", *measures])
+    pca = PCA.from_moments(Moments.from_rows(vectors))
+    chosen = table.take(pa.array(rows))
+    labels, splits = chosen["label"].to_pylist(), chosen["split"].to_pylist()
+    return _Photos(
+        chosen["uri"].to_pylist(),
+        labels,
+        splits,
+        np.unique(labels, return_inverse=True)[1].astype(np.int64),
+        np.unique(splits, return_inverse=True)[1].astype(np.int64),
+        np.unique(others["sha256"].to_pylist(), return_inverse=True)[1].astype(np.int64),
+        pca,
+        unit(pca.transform(vectors, min(NEIGHBOUR_COMPONENTS, pca.max_components))),
+        {name: others[name].to_numpy().astype(np.float64) for name in measures},
+    )
+
+
+def _exact(photos: _Photos) -> None:
+    """Note files of the same bytes."""
+    _note_groups(photos, "exact_duplicate", photos.digest, np.zeros(len(photos.uris)))
+
+
+def _near(
+    photos: _Photos, prepared: Prepared, believed: NDArray[np.int64], access: Access, progress: Progress
+) -> NearDuplicates:
+    """Note photos that are as near to each other as a photo to its retouched copy, to the network and from far away.
+
+    A network that was made to tell fruit apart takes all photos of one fruit for the same; pictures of 16 x 16 pixels keep
+    their views apart, and alone would take every white page for the next.
+
+    Parameters
+    ----------
+    believed : int64 array
+        Rows whose labels are not doubted: the threshold is derived from them.
+    """
+    retouched = copies_of(believed, photos.uris, prepared.model.fetch(), prepared.preprocessing, access)
+    copied = unit(photos.pca.transform(retouched.embeddings, photos.features.shape[1]))
+    once = believed[np.unique(photos.digest[believed], return_index=True)[1]]
+    duplicates = NearDuplicates.derive(
+        photos.features[retouched.rows], copied, photos.features[once], photos.label[once]
+    )
+    left, right = _candidates(photos, duplicates.threshold)
+    wanted = np.unique(np.r_[left, right])
+    looks = np.zeros((len(photos.uris), retouched.looks.shape[1]), np.float32)
+    for start in range(0, len(wanted), BATCH_SIZE):
+        rows = wanted[start : start + BATCH_SIZE]
+        looks[rows] = _looks(photos, rows, prepared, access)
+        progress.advance(len(rows))
+    limit = float(np.quantile(1 - (retouched.own_looks * retouched.looks).sum(axis=1), COPIES_SHARE))
+    distance = np.empty(len(left), np.float32)
+    for start in range(0, len(left), _PAIRS):
+        at = slice(start, start + _PAIRS)
+        distance[at] = 1 - (looks[left[at]] * looks[right[at]]).sum(axis=1)
+    near = distance <= limit
+    left, right, distance = left[near], right[near], np.maximum(distance[near], 0)
+    # Of each photo the partner to know of: of another label before another split before the closest.
+    same_label, same_split = photos.label[left] == photos.label[right], photos.split[left] == photos.split[right]
+    order = np.lexsort((right, distance, same_split, same_label, left))
+    first = order[np.r_[True, np.diff(left[order]) != 0]] if len(order) else order
+    closest, partner = np.full(len(photos.uris), np.inf), np.full(len(photos.uris), -1, np.int64)
+    closest[left[first]], partner[left[first]] = distance[first], right[first]
+    groups = chained(left, right, len(photos.uris))
+    _note_groups(photos, "near_duplicate", groups, closest, partner)
+    return duplicates
+
+
+def _candidates(photos: _Photos, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return pairs of photos that are near to the network, each both ways round.
+
+    Looked for among the nearest of all, of another split and of another label: in a film the nearest are the frames beside,
+    whatever is on the other side. Exact copies have their own section.
+    """
+    rows = np.arange(len(photos.uris), dtype=np.int64)
+    pairs = []
+    for marks in (photos.digest, photos.split, photos.label):
+        if len(np.unique(marks)) > 1:
+            distance, index = nearest(photos.features, photos.features, count=_NEIGHBOURS, other_than=(marks, marks))
+            near = distance <= threshold
+            pairs.append(np.stack([np.repeat(rows, near.sum(axis=1)), index[near]]))
+    found = np.concatenate(pairs, axis=1)
+    found = found[:, photos.digest[found[0]] != photos.digest[found[1]]]
+    both = np.unique(np.concatenate([found, found[::-1]], axis=1), axis=1)
+    return both[0], both[1]
+
+
+def _looks(photos: _Photos, rows: NDArray[np.int64], prepared: Prepared, access: Access) -> NDArray[np.float32]:
+    """Return what photos look like from far away; one that is gone meanwhile looks like nothing."""
+    size = prepared.preprocessing.size
+    pixels = np.zeros((len(rows), size, size, 3), np.uint8)
+    for place, row in enumerate(rows.tolist()):
+        with suppress(OSError, ImageDecodeError):
+            pixels[place] = (
+                own_decoder().to_network_input(read_photo(photos.uris[row], access), prepared.preprocessing).pixels
+            )
+    return fingerprints(pixels)
+
+
+def _note_groups(
+    photos: _Photos,
+    sort: str,
+    groups: NDArray[np.int64],
+    distance: NDArray[np.float64],
+    partner: NDArray[np.int64] | None = None,
+) -> None:
+    """Note every group of two or more: first those across labels, then across splits, then the closest."""
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(groups[order]) != 0])
+    kept = []
+    for rows in np.split(order, starts[1:]):
+        if len(rows) < 2:
+            continue
+        across = {
+            "across_splits": len(np.unique(photos.split[rows])) > 1,
+            "across_labels": len(np.unique(photos.label[rows])) > 1,
+        }
+        kept.append((rows, across, float(distance[rows].min())))
+    kept.sort(key=lambda group: (not group[1]["across_labels"], not group[1]["across_splits"], group[2], group[0][0]))
+    for number, (rows, across, least) in enumerate(kept):
+        # The closest first; of a group across labels, those that differ from the most common one before others.
+        common = np.bincount(photos.label[rows]).argmax()
+        shown = rows[np.lexsort((rows, distance[rows], photos.label[rows] == common))][:_PHOTOS_SHOWN]
+        if across["across_labels"] and len(shown) < len(rows) and (photos.label[shown] != common).all():
+            shown = np.r_[shown[:-1], rows[photos.label[rows] == common][:1]]
+        group = {"photos": [photos.of(row) for row in shown.tolist()], "size": len(rows), "distance": least, **across}
+        photos.found[sort].append(group)
+        for row in rows.tolist():
+            if partner is not None:
+                other = int(partner[row])
+            else:
+                others = rows[rows != row]
+                same = (photos.label[others] == photos.label[row], photos.split[others] == photos.split[row])
+                other = int(others[np.lexsort((others, same[1], same[0]))[0]])
+            _add(
+                photos,
+                sort,
+                row,
+                group=number,
+                distance=float(distance[row]),
+                other_uri=photos.uris[other],
+                other_label=photos.labels[other],
+                other_split=photos.splits[other],
+                across_splits=photos.splits[other] != photos.splits[row],
+                across_labels=photos.labels[other] != photos.labels[row],
+            )
+
+
+def _labels(photos: _Photos) -> NDArray[np.int64]:
+    """Note photos that look like another label; return their rows."""
+    if len(set(photos.labels)) < 2:
+        return np.empty(0, np.int64)
+    names = sorted(set(photos.labels))
+    found = suspects(photos.features, photos.label, photos.digest)
+    told = zip(
+        found.rows.tolist(),
+        found.suggested.tolist(),
+        found.given_probability.tolist(),
+        found.suggested_probability.tolist(),
+        strict=True,
+    )
+    for row, suggested, given, likely in told:
+        doubt = {"suggested": names[suggested], "given_probability": given, "suggested_probability": likely}
+        photos.found["label"].append({**photos.of(row), **doubt})
+        _add(photos, "label", row, **doubt)
+    return found.rows
+
+
+def _pixels(photos: _Photos) -> None:
+    """Note photos that are blurred, dark or of odd size, compared with what is typical of these photos."""
+    for sort, name, share in (("blurred", "sharpness", _BLURRED), ("dark", "brightness", _DARK)):
+        values = photos.measured[name]
+        limit = share * float(np.median(values))
+        for row in np.flatnonzero(values < limit)[np.argsort(values[values < limit], kind="stable")].tolist():
+            told = {"value": float(values[row]), "limit": limit}
+            photos.found[sort].append({**photos.of(row), **told})
+            _add(photos, sort, row, **told)
+    width, height = photos.measured["width"], photos.measured["height"]
+    area, ratio = width * height, np.maximum(width, height) / np.minimum(width, height)
+    times = area / np.median(area)
+    why = np.select([ratio > _NARROW, times < 1 / _ODD_AREA, times > _ODD_AREA], ["narrow", "small", "large"], "")
+    for row in np.flatnonzero(why != "").tolist():
+        size = {"width": int(width[row]), "height": int(height[row]), "why": str(why[row])}
+        photos.found["odd_size"].append({**photos.of(row), **size})
+        _add(photos, "odd_size", row, message=f"{why[row]}: {size['width']} x {size['height']}")
+
+
+def _add(photos: _Photos, sort: str, row: int, **more: Any) -> None:
+    photos.table.append({"sort": sort, **photos.of(row), **more})
+
+
+def _unreadable(photos: _Photos, table: pa.Table, rejections: list[dict[str, str]]) -> None:
+    """Note files that gave no pixels."""
+    uris = pa.array([rejection["uri"] for rejection in rejections], pa.string())
+    splits = table["split"].take(pc.index_in(uris, table["uri"].combine_chunks())).to_pylist()
+    for rejection, split in zip(rejections, splits, strict=True):
+        photos.found["unreadable"].append(rejection)
+        known = {name: rejection[name] for name in ("uri", "label", "message")}
+        photos.table.append({"sort": "unreadable", "split": split, **known})
+
+
+def _counts(photos: _Photos) -> dict[str, dict[str, int]]:
+    """Return how much there is of each sort."""
+    counts: dict[str, dict[str, int]] = {}
+    for sort in SORTS:
+        found = photos.found[sort]
+        if sort.endswith("duplicate"):
+            across = {name: sum(group[name] for group in found) for name in ("across_splits", "across_labels")}
+            counts[sort] = {"photos": sum(group["size"] for group in found), "groups": len(found), **across}
+        else:
+            counts[sort] = {"photos": len(found)}
+    return counts
+
+
+def _flagged(table: pa.Table) -> int:
+    """Return how many photos deserve a look; of near-duplicates those alone that another label claims, too.
+
+    Where films were made every frame has near-duplicates, and none of them is a mistake.
+    """
+    harmless = pc.and_(
+        pc.equal(table["sort"], "near_duplicate"), pc.invert(pc.fill_null(table["across_labels"], False))
+    )
+    return int(pc.count_distinct(table.filter(pc.invert(harmless))["uri"]).as_py())
+
+
+def _thumbnails(record: dict[str, Any], access: Access) -> dict[str, bytes]:
+    """Return small pictures of the photos that the page shows."""
+    shown: list[str] = []
+    for sort, found in record["findings"].items():
+        if sort != "unreadable":
+            shown += _uris(found)
+    pictures = ((uri, thumbnail(uri, access)) for uri in dict.fromkeys(shown))
+    return {uri: picture for uri, picture in pictures if picture is not None}
+
+
+def _uris(found: Iterable[dict[str, Any]]) -> list[str]:
+    return [photo["uri"] for one in found for photo in one.get("photos", [one])]

@@ -1,0 +1,344 @@
+"""What a finished run left, as arrays: photos, embeddings, who neighbours whom. What evaluating and auditing stand on.
+
+Holds everything in memory, so at most ``MAX_PHOTOS`` photos are taken. Fits nothing but the PCA for neighbours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fruits.embedding.backbone import BATCH_SIZE, Embedder, usable
+from fruits.errors import ImageDecodeError, StoreError
+from fruits.learning.moments import Moments
+from fruits.learning.neighbours import NearDuplicates, chained, groups_within, unit
+from fruits.learning.pca import PCA
+from fruits.photos.catalogue.sequences import Films
+from fruits.photos.decoding.decoder import own_decoder
+from fruits.photos.decoding.images import Preprocessing
+from fruits.photos.decoding.retouch import fingerprints, retouched
+from fruits.photos.reading.access import NO_LINKS, Access
+from fruits.photos.reading.reading import read_photo
+from fruits.recogniser import bundle as bundles
+from fruits.recogniser.taxonomy import Taxonomy
+from fruits.storage.objects import Objects, is_remote
+from fruits.storage.parts import Inventory, Parts, read_table
+from fruits.training import run_record as records
+from fruits.training.embed import TRAINING_PHOTOS
+from fruits.training.training_set import Rows, embeddings_of, source_names
+
+#: Neighbours are searched among at most this many photos; whole groups are left out beyond it.
+MAX_PHOTOS: Final = 50_000
+#: Neighbours are looked for among at most this many components: enough that only what is alike lies near.
+NEIGHBOUR_COMPONENTS: Final = 256
+_RETOUCHED: Final = 300
+_FEWEST_RETOUCHED: Final = 20
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is evaluated, as arrays over its n rows.
+
+    Attributes
+    ----------
+    uris : list of str
+    embeddings : float32 array, shape (n, d)
+    labels : int64 array
+        0 to c - 1.
+    kinds, varieties : int64 array
+        Of each row; a label without a variety counts as one.
+    split : array of str
+    group : int64 array
+        From the catalogue; negative where a manifest says what belongs together.
+    digest : int64 array
+        Rows of the same file share one.
+    source, named_source : int64 array
+        As in :class:`fruits.training.training_set.Rows`.
+    source_names : list of str
+        That ``named_source`` counts.
+    seen : bool array
+        Whether the backbone was made from the photo.
+    taxonomy : Taxonomy
+        Of the c labels.
+    pca : PCA
+        Of the training photos.
+    features : float32 array, shape (n, k)
+        Unit rows, by the PCA of the training photos: where neighbours are looked for. The same k whatever k the head uses.
+    duplicates : NearDuplicates
+    films : Films
+        Whose consecutive frames are near-duplicates.
+    """
+
+    uris: list[str]
+    embeddings: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    kinds: NDArray[np.int64]
+    varieties: NDArray[np.int64]
+    split: NDArray[np.str_]
+    group: NDArray[np.int64]
+    digest: NDArray[np.int64]
+    source: NDArray[np.int64]
+    named_source: NDArray[np.int64]
+    source_names: list[str]
+    seen: NDArray[np.bool_]
+    taxonomy: Taxonomy
+    pca: PCA
+    features: NDArray[np.float32]
+    duplicates: NearDuplicates
+    films: Films
+
+    @cached_property
+    def duplicate_groups(self) -> NDArray[np.int64]:
+        """Rows chained by near-duplicates and exact copies share a number, shape (n,)."""
+        near = groups_within(self.features, self.duplicates.threshold)
+        return joined(near, self.digest)
+
+    @cached_property
+    def belonging(self) -> tuple[str, NDArray[np.int64]]:
+        """By what rows are grouped that stand or fall together, and the groups, shape (n,).
+
+        By what a manifest says; else by films; else by near-duplicates. Where two of these touch, they are one.
+        """
+        given, filmed = self.group < 0, self.films.film >= 0
+        name = "manifest" if given.all() else "film" if filmed.any() else "near-duplicates"
+        groups = self.duplicate_groups if not (given | filmed).all() else np.arange(len(self.uris), dtype=np.int64)
+        for inside, of in ((given, self.group), (filmed & ~given, self.films.film)):
+            groups = joined(groups, of, inside)
+        return name, groups
+
+
+def joined(
+    groups: NDArray[np.int64], others: NDArray[np.int64], inside: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
+    """Return groups in which rows are together that were so in either; of ``others`` only rows ``inside`` count."""
+    rows = np.arange(len(groups), dtype=np.int64)
+    pairs = [(rows, np.unique(groups, return_index=True)[1][np.unique(groups, return_inverse=True)[1]])]
+    own = rows if inside is None else np.flatnonzero(inside)
+    if len(own):
+        _, first, back = np.unique(others[own], return_index=True, return_inverse=True)
+        pairs.append((own, own[first[back]]))
+    left, right = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
+    return chained(left, right, len(groups))
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A finished run, as it was found."""
+
+    out: str
+    objects: Objects
+    record: dict[str, Any]
+    catalogue: pa.Table
+    bundle: bundles.Bundle
+    parts: Parts
+    inventory: Inventory
+
+
+def open_run(out: str) -> Finished:
+    """Open the results of a finished run.
+
+    Raises
+    ------
+    StoreError
+        If something of it is missing.
+    """
+    objects = Objects(out)
+    data, listed = objects.read_if_present("run.json"), objects.read_if_present("catalogue.parquet")
+    if data is None or listed is None:
+        raise StoreError(f"no finished run in '{out}'; expected the results of 'fruits run PHOTOS --to {out}'")
+    try:
+        record = json.loads(data)
+        catalogue = read_table(listed).combine_chunks()
+    except (ValueError, pa.ArrowException) as exc:
+        raise StoreError(f"the record in '{out}' is damaged ({exc}); run 'fruits run' again") from exc
+    bundle = bundles.load(out)
+    known = isinstance(record, dict) and record.get("format") == records.FORMAT and record.keys() >= set(records.KEYS)
+    if not known or bundle.manifest["about"]["identity"] != record.get("identity"):
+        raise StoreError(f"the record and the bundle in '{out}' are of different runs; run 'fruits run' again")
+    parts = Parts(out, f"embeddings/{bundle.computation}")
+    inventory = parts.inventory(catalogue)
+    if sum(int((holding.catalogue_rows >= 0).sum()) for holding in inventory.holdings) != catalogue.num_rows:
+        raise StoreError(f"embeddings are missing in '{out}'; run 'fruits run' again, it computes them")
+    return Finished(out, objects, record, catalogue, bundle, parts, inventory)
+
+
+def material_of(run: Finished) -> tuple[Material, dict[str, Any]]:
+    """Return the photos that are evaluated, and how many of them the backbone was made from."""
+    rows = Rows.of(run.catalogue, run.inventory)
+    labels = run.bundle.labels
+    learnt = np.array([labels.index(name) if name in labels else -1 for name in rows.names], np.int64)
+    usable = np.flatnonzero(rows.ok & (learnt[rows.label] >= 0))
+    usable = _at_most(usable, rows.group)
+    vectors, others = embeddings_of(run.parts, run.inventory, usable, len(rows.ok), ["sha256"])
+    digests = others["sha256"].to_pylist()
+    label = learnt[rows.label[usable]]
+    taxonomy = run.bundle.taxonomy
+    # A label without a variety is one of its own, numbered after the others.
+    variety = [number if number >= 0 else len(taxonomy.varieties) + at for at, number in enumerate(taxonomy.variety_of)]
+    split = rows.split[usable]
+    listed = run.objects.read_if_present(f"{run.parts.prefix}/{TRAINING_PHOTOS}")
+    hashes = np.array([int(digest[:16], 16) for digest in digests], np.uint64)
+    seen = np.zeros(len(usable), bool) if listed is None else np.isin(hashes, np.frombuffer(listed, ">u8"))
+    digest = np.unique(digests, return_inverse=True)[1].astype(np.int64)
+    train = np.flatnonzero(split == "train")
+    pca = PCA.from_moments(Moments.from_rows(vectors[train]))
+    features = unit(pca.transform(vectors, min(NEIGHBOUR_COMPONENTS, pca.max_components)))
+    uris = run.catalogue["uri"].take(pa.array(usable)).to_pylist()
+    duplicates = _near_duplicates(
+        run.bundle, uris, train, label, digest, pca, features, access_of_run(run.record["config"])
+    )
+    material = Material(
+        uris,
+        vectors,
+        label,
+        np.array(taxonomy.kind_of, np.int64)[label],
+        np.array(variety, np.int64)[label],
+        split,
+        rows.group[usable],
+        digest,
+        rows.source[usable],
+        rows.named_source[usable],
+        source_names(run.catalogue),
+        seen,
+        taxonomy,
+        pca,
+        features,
+        duplicates,
+        _true_films(uris, label, features, duplicates.threshold),
+    )
+    about = {
+        "checked": listed is not None,
+        "photos": int(seen.sum()),
+        "share": float(seen.mean()),
+        "of": run.bundle.card.training_data,
+    }
+    return material, about
+
+
+def _at_most(rows: NDArray[np.int64], group: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows of as many groups, taken by their hashes, as ``MAX_PHOTOS`` allows."""
+    if len(rows) <= MAX_PHOTOS:
+        return rows
+    _, number, sizes = np.unique(group[rows], return_inverse=True, return_counts=True)
+    taken, total = np.zeros(len(sizes), bool), 0
+    for one, size in enumerate(sizes.tolist()):
+        if total + size <= MAX_PHOTOS:
+            taken[one], total = True, total + size
+    if total < MAX_PHOTOS // 2:  # groups larger than what is taken: some of their photos, then
+        return np.sort(np.random.default_rng(0).choice(rows, MAX_PHOTOS, replace=False))
+    return rows[taken[number]]
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Lightly retouched copies of some photos: what near-duplicates are like.
+
+    Attributes
+    ----------
+    rows : int64 array, shape (m,)
+        The photos that were copied.
+    embeddings : float32 array, shape (m, d)
+        Of the copies.
+    own_looks, looks : float32 array, shape (m, 768)
+        What the photos and their copies look like from far away.
+    """
+
+    rows: NDArray[np.int64]
+    embeddings: NDArray[np.float32]
+    own_looks: NDArray[np.float32]
+    looks: NDArray[np.float32]
+
+
+def copies_of(
+    rows: NDArray[np.int64],
+    uris: Sequence[str],
+    model_path: Path,
+    preprocessing: Preprocessing,
+    access: Access = NO_LINKS,
+) -> Copies:
+    """Make copies of some photos and embed them.
+
+    Parameters
+    ----------
+    rows : int64 array
+        Which photos to choose from; at most 300, spread evenly, are taken.
+    uris : sequence of str
+        Of all photos.
+    model_path : Path
+        The prepared network.
+    preprocessing : Preprocessing
+    access : Access
+        Where links among the photos may lead.
+
+    Raises
+    ------
+    StoreError
+        If too few of the photos can still be read.
+    """
+    chosen = rows[np.linspace(0, len(rows) - 1, min(_RETOUCHED, len(rows))).astype(int)]
+    kept, pixels = [], []
+    for row in chosen.tolist():
+        try:
+            pixels.append(own_decoder().to_network_input(read_photo(uris[row], access), preprocessing).pixels)
+        except (OSError, ImageDecodeError):
+            continue
+        kept.append(row)
+    if not kept or len(kept) < min(_FEWEST_RETOUCHED, len(rows)):
+        raise StoreError(
+            f"only {len(kept)} of {len(chosen)} photos can still be read; expected them where they were, such as "
+            f"'{uris[int(chosen[0])] if len(chosen) else 'none'}': they show how near a near-duplicate is"
+        )
+    embedder = Embedder(model_path)
+    own = np.stack(pixels)
+    copies = retouched(own)
+    vectors = [embedder.embed(copies[start : start + BATCH_SIZE]) for start in range(0, len(copies), BATCH_SIZE)]
+    embeddings = np.concatenate(vectors)
+    good = usable(embeddings)  # a copy may be a photo that the network has no numbers for
+    return Copies(np.array(kept, np.int64)[good], embeddings[good], fingerprints(own)[good], fingerprints(copies)[good])
+
+
+def _near_duplicates(
+    bundle: bundles.Bundle,
+    uris: list[str],
+    train: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    digest: NDArray[np.int64],
+    pca: PCA,
+    features: NDArray[np.float32],
+    access: Access,
+) -> NearDuplicates:
+    """Derive from which distance on photos are near-duplicates, from copies of training photos."""
+    copies = copies_of(train, uris, bundle.model_file.fetch(), bundle.preprocessing, access)
+    # A file that stands under two labels says nothing of how near labels are.
+    once = train[np.unique(digest[train], return_index=True)[1]]
+    copied = unit(pca.transform(copies.embeddings, features.shape[1]))
+    return NearDuplicates.derive(features[copies.rows], copied, features[once], labels[once])
+
+
+def access_of_run(config: dict[str, Any]) -> Access:
+    """Return what the run was allowed to read; what has gone since is let in no more."""
+    allowed = [place for place in config.get("allow_source", ()) if is_remote(place) or Path(place).exists()]
+    return Access.to(config["sources"], allowed, follow_links=config.get("follow_links", False))
+
+
+def _true_films(uris: list[str], labels: NDArray[np.int64], features: NDArray[np.float32], threshold: float) -> Films:
+    """Return the films whose consecutive frames are near-duplicates in half of the cases or more.
+
+    Other numbered series, such as the photos of a holiday, tell nothing by their numbers.
+    """
+    films = Films.of(uris, labels)
+    no_film = np.zeros(len(uris), bool)
+    for number in range(int(films.film.max(initial=-1)) + 1):
+        frames = np.flatnonzero(films.film == number)
+        frames = frames[np.argsort(films.turn[frames])]
+        distance = 1 - (features[frames[1:]] * features[frames[:-1]]).sum(axis=1)
+        no_film[frames] = np.median(distance) > threshold
+    return films.without(no_film)

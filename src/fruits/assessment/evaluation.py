@@ -1,0 +1,316 @@
+"""How good is it really? The head of a run, fitted again under protocols that do not flatter, with intervals and leakage.
+
+Reads what a run left (catalogue, embeddings, bundle), fits the same k and regularisation under each protocol of
+``learning.folds``, and measures how many test photos have a near-duplicate among the training photos. Writes
+``evaluation.json`` and the report again. Changes nothing of the recogniser.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fruits.assessment.dataset import Finished, Material, access_of_run, material_of, open_run
+from fruits.errors import ConfigError
+from fruits.learning import folds as protocols
+from fruits.learning.folds import Fold
+from fruits.learning.heads import logistic as heads
+from fruits.learning.metrics import best_labels
+from fruits.learning.moments import Moments
+from fruits.learning.neighbours import nearest
+from fruits.learning.pca import PCA
+from fruits.monitoring.clock import Clock, Progress, Silent
+from fruits.photos.reading.samples import example_photos
+from fruits.report import render
+from fruits.storage.marker import claim
+from fruits.storage.sanitising import json_text
+from fruits.training import run_record as records
+
+FORMAT: Final = 1
+PROTOCOLS: Final = ("official", "source", "axis", "arc", "variety", "groups")
+#: From this share on, photos that the backbone was made from void a protocol.
+SEEN: Final = 0.01
+
+
+def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None = None) -> dict[str, Any]:
+    """Evaluate the results of a run under one or several protocols.
+
+    Parameters
+    ----------
+    out : str
+        Folder of the results.
+    wanted : sequence of str
+        Of ``PROTOCOLS``; empty: all that apply.
+    progress : Progress, optional
+
+    Returns
+    -------
+    dict
+        As in ``OUT/evaluation.json``; docs/evaluation.md explains it.
+
+    Raises
+    ------
+    ConfigError
+        If a protocol is unknown.
+    StoreError
+        If there is no finished run in ``out``, or it was changed since.
+    """
+    progress, clock = progress or Silent(), Clock()
+    wanted = in_order(wanted)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    progress.start("material", None)
+    run = open_run(out)
+    material, seen = material_of(run)
+    found: list[dict[str, Any]] = []
+    not_applicable: list[dict[str, str]] = []
+    for name in wanted or PROTOCOLS:
+        folds, reason = _folds(name, material, run, asked_for=bool(wanted))
+        if folds:
+            progress.start(name, len(folds))
+            measured = _measured(name, folds, material, run.record, progress.advance)
+            if measured["photos"]:
+                found.append(measured)
+                continue
+            reason = "no fold has learnt what it is asked"
+        not_applicable.append({"protocol": name, "reason": reason})
+    evaluation = {
+        "format": FORMAT,
+        "identity": run.record["identity"],
+        "out": out,
+        "sources": [source["source"] for source in run.record["sources"]],
+        "started": started,
+        "backbone": run.bundle.card.name,
+        "size": run.bundle.preprocessing.size,
+        "components": run.record["components"],
+        "regularisation": run.record["head"]["regularisation"],
+        "photos": len(material.uris),
+        "near_duplicates": asdict(material.duplicates),
+        "seen": seen,
+        "protocols": found,
+        "not_applicable": not_applicable,
+        "seconds": clock.total(),
+    }
+    progress.start("report", None)
+    kept = _with_earlier(run, evaluation)
+    claim(run.objects, "results")
+    run.objects.write("evaluation.json", json_text(kept, indent=1, ensure_ascii=False).encode())
+    examples = example_photos(run.catalogue, records.wrong(run.record), access_of_run(run.record["config"]))
+    run.objects.write("report.html", render(run.record, examples, kept).encode())
+    return evaluation
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Return names of protocols, each once, in the order of ``PROTOCOLS``; raise :class:`ConfigError` for one that is none."""
+    for name in names:
+        if name not in PROTOCOLS:
+            raise ConfigError(f"--protocol {name}: expected one of {', '.join(PROTOCOLS)}")
+    return [name for name in PROTOCOLS if name in names]
+
+
+def _with_earlier(run: Finished, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Return the evaluation with protocols that were measured on the same results before and not now."""
+    try:
+        earlier = json.loads(run.objects.read_if_present("evaluation.json") or b"{}")
+        same = all(earlier[name] == evaluation[name] for name in ("format", "identity", "near_duplicates"))
+        if not same:
+            return evaluation
+        kept = dict(evaluation)
+        now = {row["protocol"] for part in ("protocols", "not_applicable") for row in evaluation[part]}
+        for part in ("protocols", "not_applicable"):
+            rows = [*evaluation[part], *(row for row in earlier[part] if row["protocol"] not in now)]
+            kept[part] = sorted(rows, key=lambda row: PROTOCOLS.index(row["protocol"]))
+    except (ValueError, KeyError, TypeError):
+        return evaluation  # damaged: what is measured now is whole
+    return kept
+
+
+def as_text(evaluations: Sequence[dict[str, Any]]) -> str:
+    """Return one table of protocols, for a terminal."""
+    lines = [("photos", "network", "protocol", "right label", "right kind", "near-duplicates", "asked", "groups")]
+    notes = []
+    for evaluation in evaluations:
+        where = ", ".join(Path(source).name for source in evaluation["sources"])
+        network = f"{evaluation['backbone']} at {evaluation['size']}"
+        for row in evaluation["protocols"]:
+            label, kind = ("seen" if row["seen"] else _share(row, prefix) for prefix in ("", "kind_"))
+            counts = (f"{row['photos']:,}", f"{row['groups']:,}")
+            lines.append((where, network, row["protocol"], label, kind, f"{row['leakage']:.1%}", *counts))
+            for source in row.get("sources", ()):
+                if source["kind_accuracy"] is not None:
+                    three = f"{source['kind_top3_accuracy']:.1%} among three"
+                    lines.append(
+                        (
+                            "",
+                            "",
+                            f"  {source['source']}",
+                            three,
+                            _share(source, "kind_"),
+                            "",
+                            f"{source['photos']:,}",
+                            "",
+                        )
+                    )
+            if row["left_out"]:
+                notes.append(
+                    f"{where}, {row['protocol']}: {row['left_out']:,} photos left out, of a label or kind not learnt"
+                )
+        if any(row["seen"] for row in evaluation["protocols"]):
+            notes.append(f"seen: {network} was made from {evaluation['seen']['share']:.0%} of these photos ({where})")
+        if not evaluation["seen"]["checked"]:
+            notes.append(
+                f"{network}: its card does not list the photos it was made from, so whether it has seen these is not known"
+            )
+        duplicates = evaluation["near_duplicates"]
+        notes.append(
+            f"{where}, {network}: near-duplicate within {duplicates['threshold']:.3g}; "
+            f"{duplicates['chance']:.1%} of the photos are that near to one of another label"
+        )
+        notes += [f"{where}: no {row['protocol']}: {row['reason']}" for row in evaluation["not_applicable"]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*table, "", *dict.fromkeys(notes)])
+
+
+def _share(row: dict[str, Any], prefix: str) -> str:
+    if row[f"{prefix}accuracy"] is None:
+        return "-"
+    return f"{row[f'{prefix}accuracy']:.1%} ({row[f'{prefix}low']:.1%} to {row[f'{prefix}high']:.1%})"
+
+
+def _folds(name: str, material: Material, run: Finished, *, asked_for: bool) -> tuple[list[Fold], str]:
+    """Return the folds of a protocol, or none and the reason."""
+    split, films = material.split, material.films
+    if name == "official":
+        asked = run.record["evaluated"]["split"] if run.record["evaluated"] else "test"
+        return protocols.official(split == "train", split == asked), "no photos for testing have a label that is learnt"
+    if name == "source":
+        return protocols.held_out_sources(material.named_source), "no manifest names two sources"
+    if name == "axis":
+        return protocols.held_out_axis(films.axis, material.labels), "no label has photos of two films"
+    if name == "arc":
+        return protocols.held_out_arc(films.film, films.turn), "the photos are not frames of films"
+    if name == "variety":
+        return protocols.held_out_variety(material.varieties, material.kinds), "no kind has two varieties"
+    _, groups = material.belonging
+    given = (material.group < 0).any()
+    if (films.film >= 0).mean() > 0.5 and not given and not asked_for:
+        return [], "films are held out by axis and arc"
+    return protocols.held_out_groups(groups, material.labels), "there is a single group"
+
+
+def _measured(
+    name: str,
+    folds: list[Fold],
+    material: Material,
+    record: dict[str, Any],
+    progress: Callable[[int], None],
+) -> dict[str, Any]:
+    """Fit and ask under one protocol; only leakage is measured where the backbone has seen the photos."""
+    asked = np.concatenate([fold.test for fold in folds])
+    void = material.seen[asked if name == "official" else slice(None)].mean() >= SEEN
+    label_right, kind_right, three_right, scored, near = [], [], [], [], []
+    for fold in folds:
+        distance, _ = nearest(material.features[fold.test], material.features[fold.train])
+        copied = np.isin(material.digest[fold.test], material.digest[fold.train])
+        near.append(copied | (distance[:, 0] <= material.duplicates.threshold))
+        if not void:
+            found = _ask(fold, material, record, by_kind=name in ("variety", "source"))
+            label_right.append(found.label)
+            kind_right.append(found.kind)
+            three_right.append(found.three)
+            scored.append(found.possible)
+        progress(1)
+    grouped_by, groups = material.belonging
+    if name == "variety":
+        grouped_by, groups = "variety", material.varieties
+    result: dict[str, Any] = {
+        "protocol": name,
+        "seen": bool(void),
+        "photos": len(asked),
+        "left_out": 0,
+        "folds": len(folds),
+        "groups": len(np.unique(groups[asked])),
+        "grouped_by": grouped_by,
+        **dict.fromkeys(("accuracy", "low", "high", "kind_accuracy", "kind_low", "kind_high", "kind_top3_accuracy")),
+        "leakage": float(np.concatenate(near).mean()),
+    }
+    if void:
+        return result
+    possible = np.concatenate(scored)
+    own_groups = groups[asked][possible]
+    counted = {"photos": int(possible.sum()), "left_out": int((~possible).sum())}
+    result |= {**counted, "groups": len(np.unique(own_groups))}
+    for prefix, right in (("", label_right), ("kind_", kind_right)):
+        if not (prefix == "" and name in ("variety", "source")) and possible.any():
+            of = np.concatenate(right)[possible]
+            low, high = protocols.interval(of, own_groups)
+            result |= {f"{prefix}accuracy": float(of.mean()), f"{prefix}low": low, f"{prefix}high": high}
+    if possible.any():
+        result["kind_top3_accuracy"] = float(np.concatenate(three_right)[possible].mean())
+    if name == "source":
+        asked_of = zip(folds, kind_right, three_right, scored, strict=True)
+        result["sources"] = [
+            _of_source(material, groups, fold, first, three, could) for fold, first, three, could in asked_of
+        ]
+    return result
+
+
+def _of_source(
+    material: Material,
+    groups: NDArray[np.int64],
+    fold: Fold,
+    first: NDArray[np.bool_],
+    three: NDArray[np.bool_],
+    possible: NDArray[np.bool_],
+) -> dict[str, Any]:
+    """Return how well the kinds of one source were named by what the others taught."""
+    name = material.source_names[int(material.named_source[fold.test[0]])]
+    about: dict[str, Any] = {"source": name, "photos": int(possible.sum()), "left_out": int((~possible).sum())}
+    if not possible.any():
+        return {**about, **dict.fromkeys(("kind_accuracy", "kind_low", "kind_high", "kind_top3_accuracy"))}
+    low, high = protocols.interval(first[possible], groups[fold.test][possible])
+    scores = {"kind_accuracy": float(first[possible].mean()), "kind_low": low, "kind_high": high}
+    return {**about, **scores, "kind_top3_accuracy": float(three[possible].mean())}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """For each test row: are label, kind, and one of three kinds right, and could they be, having been learnt?"""
+
+    label: NDArray[np.bool_]
+    kind: NDArray[np.bool_]
+    three: NDArray[np.bool_]
+    possible: NDArray[np.bool_]
+
+
+def _ask(fold: Fold, material: Material, record: dict[str, Any], *, by_kind: bool) -> _Asked:
+    """Fit the head on the training rows of a fold and ask it about the test rows."""
+    train, labels = fold.train, material.labels
+    learnt, numbers = np.unique(labels[train], return_inverse=True)
+    if len(learnt) < 2:  # nothing to tell apart is no question
+        none = np.zeros(len(fold.test), bool)
+        return _Asked(none, none, none, none)
+    own = np.array_equal(train, np.flatnonzero(material.split == "train"))
+    pca = material.pca if own else PCA.from_moments(Moments.from_rows(material.embeddings[train]))
+    k = min(record["components"], pca.max_components)
+    weights = heads.balance(material.kinds[train], material.source[train]) if record["balanced"] else None
+    head = heads.fit(
+        pca.transform(material.embeddings[train], k),
+        numbers,
+        regularisation=record["head"]["regularisation"],
+        weights=weights,
+    )
+    probabilities = np.zeros((len(fold.test), len(material.taxonomy.labels)), np.float32)
+    probabilities[:, learnt] = head.predict_proba(pca.transform(material.embeddings[fold.test], k))
+    truth, kind = labels[fold.test], material.kinds[fold.test]
+    possible = np.isin(kind, material.kinds[train]) if by_kind else np.isin(truth, learnt)
+    kinds = best_labels(material.taxonomy.by_kind(probabilities), 3)
+    right = kinds == kind[:, None]
+    return _Asked(probabilities.argmax(axis=1) == truth, right[:, 0], right.any(axis=1), possible)

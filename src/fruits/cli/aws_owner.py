@@ -1,0 +1,104 @@
+"""The commands of whoever owns a service on AWS: tokens, exports and deletions, each a one-off task inside its network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fruits.cli.aws import NAME, REGION, check_name
+from fruits.cli.conventions import command as add_command
+from fruits.cli.terminal import JSON, Display
+from fruits.errors import ConfigError
+from fruits.storage.sanitising import json_text
+
+if TYPE_CHECKING:
+    from fruits.aws.errands import Desk
+
+
+def add_to(aws: typer.Typer) -> None:
+    """Add ``token``, ``export`` and ``purge`` to ``fruits aws``."""
+    for one in (token, export, purge):
+        add_command(aws)(one)
+
+
+def token(
+    who: Annotated[str, typer.Argument(help="Who uses it; its secret is called <name>/tokens/WHO.")],
+    role: Annotated[str, typer.Option(help="api: recognise; owner: see and review what visitors gave back.")] = "api",
+    rate: Annotated[int | None, typer.Option(help="Requests per minute; default: as the service says.", min=1)] = None,
+    revoke: Annotated[bool, typer.Option("--revoke", help="End it, and delete its secret.")] = False,
+    name: Annotated[str, NAME] = "fruits",
+    region: Annotated[str | None, REGION] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Make a token for the deployed service. It goes to Secrets Manager and is printed nowhere."""
+    from fruits.aws import errands  # noqa: PLC0415
+
+    if role not in ("api", "owner"):
+        raise ConfigError(f"--role {role}: expected api or owner")
+    there, desk = _desk(name, region)
+    with Display() as display:
+        if revoke:
+            done = errands.revoke_token(there, desk, who, say=display.say)
+        else:
+            done = errands.add_token(there, desk, who, role, rate, say=display.say)
+    if as_json:
+        typer.echo(json_text(done))
+    elif revoke:
+        typer.echo(f"revoked {who}; its secret is deleted")
+    else:
+        typer.echo(
+            f"token {who}, role {role}, is in the secret {done['secret']}; read it with: aws secretsmanager get-secret-value "
+            f"--secret-id {done['secret']} --query SecretString --output text --region {there.region}"
+        )
+
+
+def export(
+    name: Annotated[str, NAME] = "fruits",
+    region: Annotated[str | None, REGION] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Write the photos that were reviewed to the bucket. For 'fruits aws run reviewed'; withdrawn ones are removed there."""
+    from fruits.aws import errands  # noqa: PLC0415
+
+    there, desk = _desk(name, region)
+    with Display() as display:
+        done = errands.export(there, desk, say=display.say)
+    if as_json:
+        typer.echo(json_text(done))
+        return
+    labels = len(done.get("labels") or ())
+    typer.echo(
+        f"{done.get('photos', 0):,} photos of {labels:,} labels in {done['to']}: {done.get('written', 0):,} written, "
+        f"{done.get('removed', 0):,} removed; learn from them with: fruits aws run PACK reviewed --to NAME"
+    )
+
+
+def purge(
+    keep_days: Annotated[int, typer.Option(help="Delete what is older; the service itself keeps 90.", min=1)],
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="The kept photos belong to the service's database now, such as a new one.")
+    ] = False,
+    name: Annotated[str, NAME] = "fruits",
+    region: Annotated[str | None, REGION] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Delete old submissions of the deployed service. Its database is cleaned as well."""
+    from fruits.aws import errands  # noqa: PLC0415
+
+    there, desk = _desk(name, region)
+    with Display() as display:
+        done = errands.purge(there, desk, keep_days, adopt=adopt, say=display.say)
+    if as_json:
+        typer.echo(json_text(done))
+    else:
+        typer.echo(f"deleted {done.get('deleted', 0):,} submissions of more than {keep_days} days ago")
+
+
+def _desk(name: str, region: str | None) -> tuple[Any, Desk]:
+    from fruits.aws.calls import Aws  # noqa: PLC0415
+    from fruits.aws.errands import Desk  # noqa: PLC0415
+
+    check_name(name)
+    there = Aws(region)
+    return there, Desk.of(there, name)

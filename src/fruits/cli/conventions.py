@@ -1,0 +1,266 @@
+"""How every command looks and behaves: its help, ``-v`` and ``-q``, Ctrl-C, a package that is not installed, closed streams.
+
+The conventions of the Python command line, in one place, so that a command is its parameters and one call. Knows nothing of
+what commands do.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Annotated, Any, Final, TextIO, cast
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from fruits.cli.terminal import fail, set_volume
+
+#: For ``typer.Typer``: what all groups of commands have in common.
+SETTINGS: Final[dict[str, Any]] = {
+    "no_args_is_help": True,
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+VERBOSE: Final[Any] = typer.Option(
+    "-v", "--verbose", help="Say more on stderr: every finished step, and what caused an error."
+)
+QUIET: Final[Any] = typer.Option("-q", "--quiet", help="Print results and errors only.")
+#: Modules that only an extra brings, and which.
+_EXTRAS: Final = {
+    "alembic": "serve", "fastapi": "serve", "httptools": "serve", "prometheus_client": "serve", "psycopg": "serve",
+    "pydantic": "serve", "python_multipart": "serve", "sqlalchemy": "serve", "starlette": "serve", "uvicorn": "serve",
+    "uvloop": "serve", "boto3": "aws", "botocore": "aws", "yaml": "aws", "pyspark": "spark", "pillow_heif": "heic",
+    "huggingface_hub": "hub", "torch": "train",
+}  # fmt: skip
+#: Spellings of before, still understood and no longer shown.
+_OLD_SPELLINGS: Final = ("--fit",)
+
+
+def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that adds a function to the command line, with ``-v`` and ``-q`` beside its own parameters.
+
+    Parameters
+    ----------
+    app : typer.Typer
+    name : str, optional
+        By default the function's name.
+    """
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        app.command(name, cls=Command)(_with_volume(function))
+        return function
+
+    return add
+
+
+def _with_volume(function: Callable[..., None]) -> Callable[..., None]:
+    signature = inspect.signature(function, eval_str=True)
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option])
+        for name, option in (("verbose", VERBOSE), ("quiet", QUIET))
+    ]
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in signature.parameters.values()]
+
+    def called(*, verbose: bool, quiet: bool, **values: Any) -> None:
+        set_volume(verbose=verbose, quiet=quiet)
+        function(**values)
+
+    called.__name__, called.__doc__, called.__module__ = function.__name__, function.__doc__, function.__module__
+    called.__signature__ = signature.replace(parameters=[*parameters, *more])  # type: ignore[attr-defined]
+    called.__annotations__ = {one.name: one.annotation for one in (*parameters, *more)}
+    return called
+
+
+class _Helped:
+    """Help as the Python command line has it: ``[OPTIONS] PHOTOS...``, upper-case values, summaries that are not cut off."""
+
+    params: list[Any]
+    options_metavar: str | None
+
+    def get_short_help_str(self: Any, limit: int = 45) -> str:  # noqa: ARG002 - a sentence is never cut off
+        return summary(self)
+
+    def _sections(self: Any, ctx: Any, formatter: Any) -> None:
+        for title, kind in (("Arguments", "argument"), ("Options", "option")):
+            rows = [
+                described(param)
+                for param in self.get_params(ctx)
+                if param.param_type_name == kind and not getattr(param, "hidden", False)
+            ]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
+class Command(_Helped, TyperCommand):
+    """A command."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ARG002 - as Click calls it
+        """Return the words of the line of usage after the command's name."""
+        return [self.options_metavar or "", *(usage(param) for param in self.params if _is_argument(param))]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options."""
+        self._sections(ctx, formatter)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it; say in one line that it was stopped, or which extra is not installed."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            fail("stopped", 130)
+        except ModuleNotFoundError as exc:
+            module = (exc.name or "").partition(".")[0]
+            if module not in _EXTRAS:
+                raise
+            extra = _EXTRAS[module]
+            fail(
+                f"'{ctx.command_path}' needs {module}, which is not installed; pip install 'fruits[{extra}]' "
+                f"(in a checkout: pip install '.[{extra}]')",
+                1,
+            )
+
+
+class Group(_Helped, TyperGroup):
+    """A group of commands."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write options, then commands."""
+        self._sections(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+def summary(shown: Any) -> str:
+    """Return the first sentence of a command's help."""
+    text = " ".join((shown.short_help or shown.help or "").split())
+    end = text.find(". ")
+    return text if end < 0 else text[: end + 1]
+
+
+def described(param: Any) -> tuple[str, str]:
+    """Return how a parameter stands in help: names with the value's name, and the text with what else is to know."""
+    notes = []
+    if _is_argument(param):
+        names = usage(param, optional="{}")
+    else:
+        shown = [name for name in param.opts if name not in _OLD_SPELLINGS]
+        names = ", ".join(sorted(shown, key=lambda name: name.startswith("--")))  # those of help come in any order
+        if not param.is_flag and not getattr(param, "count", False):
+            names += f" {metavar(param)}"
+        if param.secondary_opts:
+            names += f" / {', '.join(param.secondary_opts)}"
+    if param.envvar:
+        notes.append(f"env var: {param.envvar}")
+    if (default := default_of(param)) != "":
+        notes.append(f"default: {default}")
+    if bounds := _bounds(param):
+        notes.append(bounds)
+    if param.required:
+        notes.append("required")
+    return names, f"{param.help or ''}  [{'; '.join(notes)}]" if notes else param.help or ""
+
+
+def usage(param: Any, *, optional: str = "[{}]") -> str:
+    """Return an argument as it stands in the line of usage: ``PHOTOS...``, ``[OUT]``."""
+    name = (param.metavar or param.name.upper()) + ("..." if param.nargs == -1 else "")
+    return name if param.required else optional.format(name)
+
+
+def metavar(param: Any) -> str:
+    """Return what stands for an option's value, in upper case."""
+    if param.metavar:
+        return str(param.metavar)
+    described_type = getattr(param, "type_descriptor", None)
+    kind = str(described_type.annotation if described_type is not None else getattr(param.type, "name", "")).lower()
+    if "int" in kind:
+        return "N"
+    if "float" in kind:
+        return "NUMBER"
+    return "FILE" if "path" in kind else str(param.name).upper()
+
+
+def default_of(param: Any) -> object:
+    """Return a default that is worth showing, or an empty text."""
+    value = param.default
+    if param.required or value is None or value is ... or isinstance(value, bool):
+        return ""
+    return value if isinstance(value, int | float) else value or ""  # a zero is one, an empty list is none
+
+
+def _bounds(param: Any) -> str:
+    low, high = (
+        getattr(param, name, None) if getattr(param, name, None) is not None else getattr(param.type, name, None)
+        if hasattr(param, "type") else None
+        for name in ("min", "max")
+    )  # fmt: skip
+    if low is None or getattr(param, "is_flag", False):
+        return ""
+    return f"{low} or more" if high is None else f"{low} to {high}"
+
+
+def _is_argument(param: Any) -> bool:
+    return bool(param.param_type_name == "argument")
+
+
+# --- Streams ------------------------------------------------------------------------------------------------------------
+
+
+def open_streams() -> None:
+    """Make stdin, stdout and stderr usable whatever the caller closed; for a program, before anything is printed.
+
+    A descriptor that is closed would be given to the next file that is opened, and what is printed would land in it. A reader
+    that goes away ends what it reads, not the work that is being reported on.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            with suppress(OSError):
+                opened = os.open(os.devnull, os.O_RDWR)
+                if opened != number:
+                    os.dup2(opened, number)
+                    os.close(opened)
+    sys.stdin = sys.stdin or io.TextIOWrapper(io.FileIO(0, "r", closefd=False))
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        setattr(sys, name, _patient(getattr(sys, name), number))
+
+
+def close_streams() -> str:
+    """Write out what was printed; return why not all of it could be, such as for a full disk, or an empty text."""
+    why = ""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # a stream of somebody else, in a test
+            stream.flush()
+            why = why or cast("Any", stream.buffer).raw.why
+    return why
+
+
+class _Patient(io.FileIO):
+    """A stream whose reader may go: then it leads nowhere, for this process and for those that it starts."""
+
+    why = ""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError as exc:
+            if not isinstance(exc, BrokenPipeError):
+                self.why = exc.strerror or type(exc).__name__
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return memoryview(data).nbytes
+
+
+def _patient(stream: TextIO | None, number: int) -> TextIO:
+    raw = _Patient(number, "w", closefd=False)
+    if stream is None:
+        return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=number == 2)
+    with suppress(OSError, ValueError):
+        stream.flush()
+    line_buffering = getattr(stream, "line_buffering", number == 2)
+    return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=line_buffering)

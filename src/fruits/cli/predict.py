@@ -1,0 +1,132 @@
+"""``fruits predict``: what is on a photo or a few, said at the terminal or drawn; batches are ``fruits apply``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fruits.cli.terminal import JSON
+from fruits.errors import ConfigError, ImageDecodeError, StoreError
+from fruits.storage.sanitising import json_text
+
+if TYPE_CHECKING:
+    from fruits.recogniser.answers import Answer
+    from fruits.recogniser.bundle import Bundle
+
+
+def predict(
+    photos: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[OUT] PHOTOS...",
+            help="Photos; before them the results of 'fruits run', or a bundle. Without: the recogniser that ships.",
+        ),
+    ],
+    explain: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Also draw where each answer comes from: FOLDER/<photo>.png."),
+    ] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Recognise one photo or a few, here at the terminal."""
+    from fruits.photos.decoding.decoder import own_decoder  # noqa: PLC0415
+    from fruits.recogniser import bundle, shipped  # noqa: PLC0415
+    from fruits.storage.local import MAX_PHOTO_BYTES, RefusedError, read_named  # noqa: PLC0415
+
+    out = photos.pop(0) if bundle.is_bundle(photos[0]) else shipped.path()
+    if not photos:
+        raise ConfigError(
+            f"no photos given: '{out}' is taken for the results of a run; expected photos, such as: fruits predict photo.jpg, "
+            "fruits predict results photo.jpg, or, for all photos of a folder, fruits predict photos/*.jpg"
+        )
+    own_decoder().start()  # beside the loading
+    recogniser = bundle.load(out)
+    answers, drawn = [], Counter[str]()
+    for photo in map(Path, photos):
+        row: dict[str, Any] = {"uri": str(photo), "status": "ok", "error": None}
+        said = ""
+        try:
+            data = read_named(str(photo), MAX_PHOTO_BYTES)
+            answer = _answered(recogniser, photo, data, explain, row, drawn)
+            row |= _as_row(answer)
+            said = in_words(answer) + (f"; see {row['explained']}" if explain else "")
+        except RefusedError as exc:
+            row |= {"status": "rejected", "error": f"{exc.code}: {exc}"}
+        except IsADirectoryError:
+            row |= {"status": "failed", "error": f"unreadable: a folder; expected a photo, such as {photo}/*.jpg"}
+        except OSError as exc:
+            row |= {"status": "failed", "error": f"unreadable: {exc.strerror}"}
+        except ImageDecodeError as exc:
+            row |= {"status": "rejected", "error": f"{exc.code}: {exc}"}
+        answers.append(row)
+        if not as_json:
+            typer.echo(f"{photo}: {said or '{status}: {error}'.format(**row)}")
+    if as_json:
+        typer.echo(json_text({"photos": answers}))
+    if any(row["status"] != "ok" for row in answers):
+        raise typer.Exit(1)
+
+
+def in_words(answer: Answer) -> str:
+    """Return an answer as a line for a person at a terminal, followed by advice."""
+    from fruits.photos.decoding.quality import ADVICE  # noqa: PLC0415
+    from fruits.recogniser.taxonomy import in_a_sentence  # noqa: PLC0415
+
+    best = ", ".join(f"{name.en} {probability:.1%}" for _, name, probability in answer.kinds)
+    if answer.outcome == "unknown":
+        said = f"none of the things I know (nearest: {answer.kinds[0][1].en})"
+    elif answer.outcome == "unsure" or answer.name is None:
+        said = f"not sure: {best}"
+    elif answer.outcome == "probable":
+        others = ", ".join(f"{name.en} {probability:.1%}" for _, name, probability in answer.kinds[1:])
+        said = (
+            f"probably {in_a_sentence(answer.name.en)} ({answer.probability:.0%}){f'; or {others}' if others else ''}"
+        )
+    else:
+        labels = ", ".join(f"{label} {p:.1%}" for label, p in zip(answer.labels, answer.probabilities, strict=True))
+        said = f"{answer.name.en} {answer.probability:.1%} ({labels})"
+    return " ".join([said, *(f"[{ADVICE['en'][advice]}]" for advice in answer.advice)])
+
+
+def _answered(
+    recogniser: Bundle, photo: Path, data: bytes, explain: str | None, row: dict[str, Any], drawn: Counter[str]
+) -> Answer:
+    """Recognise a photo; with ``explain``, draw where the answer comes from into that folder and name the picture in the row.
+
+    Photos of several folders may have one name; ``drawn`` counts them, and the second picture is ``photo.jpg-2.png``.
+    """
+    if explain is None:
+        return recogniser.recognise([data])[0]
+    from fruits.recogniser.explain import draw  # noqa: PLC0415
+
+    found = recogniser.explain(data)
+    drawn[photo.name] += 1
+    number = f"-{drawn[photo.name]}" if drawn[photo.name] > 1 else ""
+    picture = Path(explain) / f"{photo.name}{number}.png"
+    try:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.write_bytes(draw(found.pixels, found.places))
+    except OSError as exc:
+        raise StoreError(f"'{picture}' cannot be written ({exc.strerror}); give another folder with --explain") from exc
+    row["explained"] = str(picture)
+    return found.answer
+
+
+def _as_row(answer: Answer) -> dict[str, Any]:
+    """Return an answer as plain values for JSON."""
+    return {
+        "outcome": answer.outcome,
+        "kind": answer.kind or None,
+        "variety": answer.variety or None,
+        "name": asdict(answer.name) if answer.name else None,
+        "probability": answer.probability,
+        "kinds": [{"kind": kind, "en": name.en, "fr": name.fr, "probability": p} for kind, name, p in answer.kinds],
+        "labels": answer.labels,
+        "probabilities": answer.probabilities,
+        "strangeness": answer.strangeness,
+        "advice": answer.advice,
+    }

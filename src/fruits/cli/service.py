@@ -1,0 +1,382 @@
+"""The commands of the recognition service: parse, call one function, print."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from contextlib import closing
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from fruits.cli.conventions import SETTINGS, Group, command
+from fruits.cli.terminal import JSON, OUTPUT, is_quiet, note
+from fruits.errors import ConfigError
+from fruits.storage.sanitising import json_text, printable
+
+if TYPE_CHECKING:
+    from fruits.service.submissions.database import Database
+    from fruits.service.submissions.repository import Submission, Submissions
+
+_SERVED = typer.Argument(
+    metavar="[OUT]", help="Results of 'fruits run', or a bundle; without: the recogniser that ships."
+)
+_DATA = typer.Option(
+    metavar="FOLDER",
+    help="Folder for the database and kept photos; default: OUT-service, beside OUT; fruits-service without OUT.",
+)
+_DATABASE = typer.Option(
+    metavar="URL",
+    envvar="FRUITS_DATABASE",
+    help="sqlite:///FILE or postgresql://...; default: service.db in the data folder.",
+)
+_OF = typer.Argument(
+    metavar="OUT", help="Results that 'fruits serve' serves; or give --data, or --database and --photos."
+)
+_KEPT = typer.Option(
+    "--photos",
+    metavar="FOLDER",
+    help="Folder or s3://bucket/prefix for kept photos; default: photos in the data folder.",
+)
+_ADOPT = typer.Option(
+    "--adopt",
+    help="The kept photos belong to this database now, whatever the store says; those that no submission names are set "
+    "aside for a week.",
+)
+#: Listing and exporting delete nothing by age.
+_FOR_EVER_DAYS = 36500
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add ``serve``, ``tokens`` and ``submissions`` to the command line."""
+    command(app)(serve)
+    tokens = typer.Typer(cls=Group, help="Make, list and revoke tokens of programs and of the owner.", **SETTINGS)
+    command(tokens, "add")(tokens_add)
+    command(tokens, "list")(tokens_list)
+    command(tokens, "revoke")(tokens_revoke)
+    app.add_typer(tokens, name="tokens")
+    submissions = typer.Typer(cls=Group, help="List, export and delete what visitors gave back.", **SETTINGS)
+    command(submissions, "list")(submissions_list)
+    command(submissions, "export")(submissions_export)
+    command(submissions, "purge")(submissions_purge)
+    app.add_typer(submissions, name="submissions")
+
+
+def serve(
+    out: Annotated[str, _SERVED] = "",
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8080,
+    data: Annotated[str, _DATA] = "",
+    database: Annotated[str, _DATABASE] = "",
+    photos: Annotated[str, _KEPT] = "",
+    root_path: Annotated[
+        str, typer.Option(metavar="PATH", help="Path under which a proxy shows the service, such as /fruits.")
+    ] = "",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Name that people call the service by, *.example.org or *; may be repeated."),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ORIGIN", help="Site whose pages may call the API, https://...; may be repeated."),
+    ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Reverse proxy (address or network) whose X-Forwarded-For is believed; may be repeated.",
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Photos worked on at the same time; 0 for one per core.")] = 0,
+    batch: Annotated[int, typer.Option(help="Photos of different requests recognised together, at most.")] = 8,
+    max_bytes: Annotated[int, typer.Option(help="Bytes of a request.")] = 10_000_000,
+    max_photos: Annotated[int, typer.Option(help="Photos of a request.")] = 8,
+    max_fields: Annotated[int, typer.Option(help="Other fields of a request.")] = 8,
+    max_pixels: Annotated[int, typer.Option(help="Pixels of a photo.")] = 50_000_000,
+    max_frames: Annotated[int, typer.Option(help="Frames of an animation; the first is looked at.")] = 100,
+    max_connections: Annotated[int, typer.Option(help="Open connections.")] = 1000,
+    max_connections_per_address: Annotated[
+        int, typer.Option(help="Of one address (IPv6: /64); 0: 100, or half of all if that is less.")
+    ] = 0,
+    max_wait: Annotated[float, typer.Option(help="Seconds to wait in line; who would wait longer is refused.")] = 2.0,
+    send_timeout: Annotated[
+        float, typer.Option(help="Seconds to send a request, or to take some of an answer.")
+    ] = 20.0,
+    keep_alive: Annotated[
+        float, typer.Option(help="Seconds that a connection may be idle; more than a load balancer's idle timeout.")
+    ] = 75.0,
+    decode_timeout: Annotated[float, typer.Option(help="Seconds of processor time to decode a photo.")] = 5.0,
+    rate: Annotated[int, typer.Option(help="Requests per minute and address; 0: any number.")] = 60,
+    token_rate: Annotated[int, typer.Option(help="Requests per minute and token, if it says nothing else.")] = 600,
+    tokens_only: Annotated[bool, typer.Option("--tokens-only", help="Answer only those with a token.")] = False,
+    public_metrics: Annotated[bool, typer.Option("--public-metrics", help="Let anybody read /metrics.")] = False,
+    keep_days: Annotated[int, typer.Option(help="Days after which what was kept is deleted.")] = 90,
+    feedback_hours: Annotated[
+        int, typer.Option(help="Hours into the next day (UTC) for which feedback on photos not kept is possible.")
+    ] = 6,
+    operator: Annotated[str, typer.Option(metavar="NAME", help="Who operates the service; the page says it.")] = "",
+    contact: Annotated[str, typer.Option(metavar="TEXT", help="How to reach the operator; the page says it.")] = "",
+    adopt: Annotated[bool, _ADOPT] = False,
+    database_connections: Annotated[int, typer.Option(help="Connections to PostgreSQL, at most.")] = 4,
+    watch: Annotated[float, typer.Option(help="Seconds between looks for a new bundle; 0: only on SIGHUP.")] = 10.0,
+    drain: Annotated[float, typer.Option(help="Seconds to go on refusing politely when told to stop.")] = 0.5,
+    check: Annotated[
+        bool, typer.Option("--check", help="Open, warm up, recognise one made photo, print what came out, and exit.")
+    ] = False,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Serve the web page and the HTTP API. A photo in, the name of the fruit out."""
+    from fruits.recogniser import shipped  # noqa: PLC0415 - keeps 'fruits --help' quick
+    from fruits.service.settings import ServiceConfig  # noqa: PLC0415
+
+    if not out:  # what visitors give back must not go into the package
+        data = data or "fruits-service"
+    served = out or shipped.path()
+    config = ServiceConfig(
+        out=served, host=host, port=port, data=data, database=database, photos=photos, workers=workers, batch=batch,
+        root_path=root_path, allow_hosts=tuple(allow_host or ()), allow_origins=tuple(allow_origin or ()),
+        trusted_proxies=tuple(trusted_proxy or ()), max_bytes=max_bytes, max_photos=max_photos, max_fields=max_fields,
+        max_pixels=max_pixels, max_frames=max_frames, max_connections=max_connections,
+        max_connections_per_address=max_connections_per_address, keep_alive_s=keep_alive, max_wait_s=max_wait,
+        send_s=send_timeout, decode_s=decode_timeout, rate=rate, token_rate=token_rate, tokens_only=tokens_only,
+        public_metrics=public_metrics, keep_days=keep_days, feedback_hours=feedback_hours, operator=operator, contact=contact,
+        adopt=adopt, watch_s=watch, drain_s=drain, database_connections=database_connections,
+    )  # fmt: skip
+    if check:
+        _check(config, as_json=as_json)
+        return
+    from fruits.service.http.server import serve as run  # noqa: PLC0415
+
+    started = time.monotonic()
+
+    def listening(address: str) -> None:
+        if as_json:
+            typer.echo(
+                json_text({"address": address, "out": config.out, "data": config.data, "database": _shown(config)})
+            )
+        else:
+            typer.echo(
+                f"serving {out or shipped.NAME} at {address} after {time.monotonic() - started:.1f} s; stop with Ctrl-C"
+            )
+
+    run(config, listening=listening, quiet=is_quiet())
+
+
+def _check(config: Any, *, as_json: bool) -> None:
+    from fruits.service.inference.workers import check  # noqa: PLC0415
+
+    done = check(config)
+    if as_json:
+        typer.echo(json_text(done))
+    else:
+        typer.echo(
+            f"bundle {done['model']} of {done['labels']:,} labels is fine: opened in {done['seconds']['open']:.2f} s, warm after "
+            f"{done['seconds']['warm']:.2f} s, a photo in {done['milliseconds']:.1f} ms"
+        )
+
+
+def _shown(config: Any) -> str:
+    from sqlalchemy.engine import make_url  # noqa: PLC0415 - a password must not be shown
+
+    return make_url(config.database).render_as_string(hide_password=True)
+
+
+# --- Tokens -------------------------------------------------------------------------------------------------------------
+
+
+def tokens_add(
+    name: Annotated[str, typer.Argument(help="Who uses it.")],
+    out: Annotated[str, _OF] = "",
+    role: Annotated[str, typer.Option(help="api: recognise; owner: see and review what visitors gave back.")] = "api",
+    rate: Annotated[int | None, typer.Option(help="Requests per minute; default: as 'fruits serve' says.")] = None,
+    days: Annotated[int, typer.Option(help="Days that it works for; 0: until it is revoked.", min=0)] = 365,
+    digest: Annotated[
+        str, typer.Option("--sha256", help="Of a token that was made elsewhere and is kept there: it is not printed.")
+    ] = "",
+    data: Annotated[str, _DATA] = "",
+    database: Annotated[str, _DATABASE] = "",
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Make a token and print it, once: only its hash is kept."""
+    from fruits.service.submissions.tokens import Role, Tokens  # noqa: PLC0415
+
+    with closing(_open(out, data, database, make=True)) as opened:
+        if digest:
+            Tokens(opened).add_hashed(name, cast("Role", role), digest, rate_per_minute=rate, days=days or None)
+            told = {"name": name, "role": role}
+            typer.echo(json_text(told) if as_json else f"added {printable(name)}, role {role}")
+            return
+        token = Tokens(opened).add(name, cast("Role", role), rate_per_minute=rate, days=days or None)
+    if as_json:
+        typer.echo(json_text({"name": name, "role": role, "token": token}))
+    else:
+        typer.echo(token)
+        note("keep it now, it cannot be shown again; programs send it as 'Authorization: Bearer ...'")
+
+
+def tokens_list(
+    out: Annotated[str, _OF] = "",
+    data: Annotated[str, _DATA] = "",
+    database: Annotated[str, _DATABASE] = "",
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """List tokens: names, roles, their age, when they were last used and when they expire; never the tokens."""
+    from fruits.service.submissions.tokens import Tokens  # noqa: PLC0415
+
+    with closing(_open(out, data, database)) as opened:
+        found = Tokens(opened).list()
+    if as_json:
+        typer.echo(json_text({"tokens": [asdict(token) | {"age_days": token.age_days} for token in found]}))
+        return
+    for token in found:
+        rate = f"{token.rate_per_minute:,} per minute" if token.rate_per_minute else "usual rate"
+        used = f"used {token.last_used_day}" if token.last_used_day else "never used"
+        age = f"{token.age_days:,} day{'' if token.age_days == 1 else 's'} old"
+        if token.revoked:
+            state = "revoked"
+        elif token.expires_day is None:
+            state = "never expires"
+        else:
+            state = f"expire{'d' if token.expired else 's'} {token.expires_day}"
+        typer.echo(
+            f"{token.id}  {token.role:5}  {printable(token.name)}: made {token.created_day}, {age}, {used}, {rate}, {state}"
+        )
+    if not found:
+        typer.echo("no tokens")
+
+
+def tokens_revoke(
+    name: Annotated[str, typer.Argument(help="Its name or id.")],
+    out: Annotated[str, _OF] = "",
+    data: Annotated[str, _DATA] = "",
+    database: Annotated[str, _DATABASE] = "",
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """End a token; a running service refuses it within seconds."""
+    from fruits.service.submissions.tokens import Tokens  # noqa: PLC0415
+
+    with closing(_open(out, data, database)) as opened:
+        token = Tokens(opened).revoke(name)
+    if as_json:
+        typer.echo(json_text(asdict(token) | {"revoked": True}))
+    else:
+        typer.echo(f"revoked {token.id}, {printable(token.name)}")
+
+
+# --- Submissions --------------------------------------------------------------------------------------------------------
+
+
+def submissions_list(
+    out: Annotated[str, _OF] = "",
+    state: Annotated[str, typer.Option(help="pending, wrong, reviewed or kept.")] = "kept",
+    limit: Annotated[int, typer.Option(help="The newest so many.", min=1, max=200)] = 50,
+    data: Annotated[str, _DATA] = "",
+    database: Annotated[str, _DATABASE] = "",
+    photos: Annotated[str, _KEPT] = "",
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """List what visitors gave back, newest first."""
+    from fruits.service.submissions.repository import Filter  # noqa: PLC0415
+
+    with closing(_open(out, data, database)) as opened:
+        submissions = _submissions(opened, out, data, photos)
+        page, counts = submissions.page(cast("Filter", state), limit=limit), submissions.counts()
+    if as_json:
+        rows = [asdict(one) | {"created": one.created.isoformat()} for one in page.submissions]
+        typer.echo(json_text({"submissions": rows, "counts": counts}))
+        return
+    for one in page.submissions:
+        said = {None: "", True: "; right", False: "; wrong"}[one.right]
+        said += f", it is {one.said_label}" if one.said_label else ""
+        said += f"; {one.decision} {one.reviewed_label or ''}".rstrip() if one.decision else ""
+        typer.echo(printable(f"{one.id}  {one.created:%Y-%m-%d %H:%M}  {_answer(one)}{said}"))
+    typer.echo(
+        f"{counts['all']:,} submissions: {counts['kept']:,} with a photo, {counts['wrong']:,} said to be wrong, "
+        f"{counts['pending']:,} to be reviewed, {counts['reviewed']:,} reviewed"
+    )
+
+
+def _answer(one: Submission) -> str:
+    return f"{one.outcome}: {one.variety or one.kind or one.label}" if one.has_photo else "photo and answer not kept"
+
+
+def submissions_export(
+    to: Annotated[str, typer.Option(*OUTPUT, help="Folder or s3://bucket/prefix for PHOTOS/<label>/<id>.jpg.")],
+    out: Annotated[str, _OF] = "",
+    data: Annotated[str, _DATA] = "",
+    database: Annotated[str, _DATABASE] = "",
+    photos: Annotated[str, _KEPT] = "",
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Write reviewed photos of visitors as files. The next 'fruits run' learns from those that they let us keep."""
+    from fruits.service.submissions.export import export  # noqa: PLC0415
+
+    with closing(_open(out, data, database)) as opened:
+        done = export(_submissions(opened, out, data, photos), to, say=note)
+    if as_json:
+        typer.echo(json_text(asdict(done)))
+        return
+    for label, folder in done.folders.items():
+        typer.echo(f"no folder can be called {printable(label)!r}: its photos are in {folder!r}")
+    typer.echo(
+        f"{done.photos:,} photos of {len(done.labels):,} labels in {to}: {done.written:,} written, {done.removed:,} removed; "
+        f"learn from them with: fruits run PHOTOS {shlex.quote(to)} --to OUT"
+    )
+
+
+def submissions_purge(
+    keep_days: Annotated[int, typer.Option(help="Delete what is older; as given to 'fruits serve'.", min=1)],
+    out: Annotated[str, _OF] = "",
+    feedback_hours: Annotated[
+        int, typer.Option(help="Hours into the next day (UTC) that receipts remain; as given to 'fruits serve'.", min=0)
+    ] = 6,
+    adopt: Annotated[bool, _ADOPT] = False,
+    data: Annotated[str, _DATA] = "",
+    database: Annotated[str, _DATABASE] = "",
+    photos: Annotated[str, _KEPT] = "",
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Delete submissions older than so many days. Also finish deletions that were cut short, clean the database's files."""
+    with closing(_open(out, data, database)) as opened:
+        submissions = _submissions(opened, out, data, photos, keep_days, feedback_hours)
+        finished = submissions.recover()
+        count = submissions.purge(thorough=True, adopt=adopt)
+        aside = submissions.quarantined()
+    if as_json:
+        typer.echo(json_text({"deleted": count, "finished": finished}))
+    else:
+        also = f"; finished {finished:,} deletions that were cut short" if finished else ""
+        typer.echo(f"deleted {count:,} submissions of more than {keep_days} days ago{also}")
+        if aside:
+            typer.echo(f"{aside:,} photos that no submission names are set aside; each is deleted after a week")
+
+
+def _open(out: str, data: str, database: str, *, make: bool = False) -> Database:
+    """Open the database of a service; only a token may be there before it, and make it."""
+    from fruits.service.settings import Places, advice_to_move  # noqa: PLC0415
+    from fruits.service.submissions.database import Database  # noqa: PLC0415
+
+    places = Places.of(out, data=data, database=database)
+    if advice := "" if data or database else advice_to_move(out, places.data):
+        typer.echo(f"note: {advice}", err=True)
+    return Database.open(_said(places.database), make=make)
+
+
+def _submissions(
+    database: Database, out: str, data: str, photos: str, keep_days: int = _FOR_EVER_DAYS, feedback_hours: int = 6
+) -> Submissions:
+    from fruits.service.settings import Places  # noqa: PLC0415
+    from fruits.service.submissions.repository import Submissions  # noqa: PLC0415
+    from fruits.storage.objects import Objects  # noqa: PLC0415
+
+    place = _said(Places.of(out, data=data, photos=photos).photos)
+    return Submissions(database, Objects(place), keep_days=keep_days, feedback_hours=feedback_hours)
+
+
+def _said(place: str) -> str:
+    if not place:
+        raise ConfigError(
+            "which service? give the OUT that 'fruits serve' serves, or its --data, or --database and --photos"
+        )
+    return place

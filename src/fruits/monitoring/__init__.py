@@ -1,0 +1,1 @@
+"""What a run costs while it goes on: seconds per step, memory, progress, the timeline."""

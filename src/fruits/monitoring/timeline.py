@@ -1,0 +1,180 @@
+"""What a run is doing while it goes on: photos per second, processors and memory, of this machine and of Spark's executors.
+
+A bounded list of points, whatever the run's length. Watches only; nothing that a run computes depends on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from fruits.monitoring.clock import Progress, Watcher
+
+#: Between points, at first.
+_POINT_EVERY_S: Final = 0.25
+#: When a timeline is full, neighbours become one point and points are made half as often.
+_MOST_POINTS: Final = 240
+#: Asking Spark for its executors takes a few calls: not at every look.
+_ASK_EVERY_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What was seen between the point before and this one.
+
+    Attributes
+    ----------
+    at_s : float
+        Seconds since the run began.
+    photos : int
+        Embedded so far.
+    photos_per_s : float
+    cores_busy : float
+        Of this machine: processor seconds of the process tree per second.
+    memory_mb : int
+        Of the process tree, pages that processes share once for each.
+    tasks : int or None
+        That executors of Spark were at; None without Spark.
+    cores : int or None
+        That executors had.
+    """
+
+    at_s: float
+    photos: int
+    photos_per_s: float
+    cores_busy: float
+    memory_mb: int
+    tasks: int | None = None
+    cores: int | None = None
+
+
+class Timeline(Watcher):
+    """Watches a run from within while the block lasts, and passes progress on.
+
+    Parameters
+    ----------
+    progress : Progress
+        Whom to pass progress on to.
+    executors : callable
+        Returns what Spark says of its executors, see :meth:`fruits.engines.Engine.executors`.
+    """
+
+    def __init__(self, progress: Progress, executors: Callable[[], list[dict[str, Any]]]) -> None:
+        super().__init__()
+        self._progress, self._ask = progress, executors
+        self._started = time.perf_counter()
+        self._points: list[Point] = []
+        self._every = _POINT_EVERY_S
+        self._photos, self._counting = 0, False
+        self._seen: list[dict[str, Any]] = []
+        self._asked_at = 0.0
+        # Of the point before: when, photos and processor seconds until then; the most memory since.
+        self._last: tuple[float, int, float] | None = None
+        self._most_bytes = 0
+
+    def start(self, step: str, total: int | None) -> None:
+        """Begin a step; photos are counted during ``embeddings``."""
+        self._counting = step == "embeddings"
+        self._progress.start(step, total)
+
+    def advance(self, photos: int) -> None:
+        """Say that so many more photos of the step are done."""
+        if self._counting:
+            self._photos += photos
+        self._progress.advance(photos)
+
+    def say(self, message: str) -> None:
+        """Tell something worth knowing."""
+        self._progress.say(message)
+
+    def summary(self, *, seconds: float, cores: int, work: Mapping[str, float], usd: float | None) -> dict[str, Any]:
+        """Return what was seen, as plain values.
+
+        Parameters
+        ----------
+        seconds : float
+            Of the step ``embeddings``.
+        cores : int
+            Workers; executors of Spark say themselves how many cores they have.
+        work : mapping
+            Seconds by sort of work, summed over workers.
+        usd : float, optional
+            What a core costs in an hour.
+        """
+        self.look()
+        if not self._points or self._points[-1].photos < self._photos:
+            self.sample(last=True)  # photos that came since the last point are part of what was seen
+        used = max((point.cores for point in self._points if point.cores), default=cores)
+        rate = self._photos / seconds if self._photos and seconds > 0 else None
+        per_million = usd * used / 3600 / rate * 1e6 if usd is not None and rate else None
+        return {
+            "points": [asdict(point) for point in self._points],
+            "photos": self._photos,
+            "cores": used,
+            "photos_per_s": rate,
+            "photos_per_core_s": rate / used if rate else None,
+            "work_seconds": {name: round(value, 3) for name, value in work.items()},
+            "core_hour_usd": usd,
+            "usd_per_million": per_million,
+            "executors": self._seen,
+        }
+
+    def look(self) -> None:
+        """Ask for the executors now, while they are there to ask."""
+        self._seen = self._ask() or self._seen
+        self._asked_at = time.perf_counter()
+
+    def _saw(self, memory_bytes: int, cpu_s: float, *, last: bool) -> None:
+        now, photos = time.perf_counter(), self._photos
+        then, photos_then, cpu_then = self._last = self._last or (now, photos, cpu_s)
+        self._most_bytes = max(self._most_bytes, memory_bytes)
+        if now - then < self._every and not last:
+            return
+        # To the end of the run, not of the embeddings alone: else the last answer stands for all that comes after.
+        if now - self._asked_at >= _ASK_EVERY_S:
+            self.look()
+        active = [executor for executor in self._seen if executor["active"]]
+        elapsed = max(now - then, 1e-6)
+        self._points.append(
+            Point(
+                at_s=round(now - self._started, 2),
+                photos=photos,
+                photos_per_s=round((photos - photos_then) / elapsed, 1),
+                cores_busy=round(max(0.0, cpu_s - cpu_then) / elapsed, 2),
+                memory_mb=round(self._most_bytes / 1e6),
+                tasks=sum(executor["tasks_active"] for executor in active) if active else None,
+                cores=sum(executor["cores"] for executor in active) if active else None,
+            )
+        )
+        self._last, self._most_bytes = (now, photos, cpu_s), 0
+        if len(self._points) >= _MOST_POINTS:
+            self._points = _thinned(self._points)
+            self._every *= 2
+
+
+def _thinned(points: list[Point]) -> list[Point]:
+    """Make one point of two neighbours."""
+    made = []
+    start = 0.0
+    for first, second in zip(points[::2], points[1::2], strict=True):
+        whole = second.at_s - start or 1e-6
+        left = (first.at_s - start) / whole
+
+        def mean(one: float, other: float, left: float = left) -> float:
+            return round(one * left + other * (1 - left), 2)
+
+        made.append(
+            Point(
+                at_s=second.at_s,
+                photos=second.photos,
+                photos_per_s=mean(first.photos_per_s, second.photos_per_s),
+                cores_busy=mean(first.cores_busy, second.cores_busy),
+                memory_mb=max(first.memory_mb, second.memory_mb),
+                tasks=second.tasks,
+                cores=second.cores,
+            )
+        )
+        start = second.at_s
+    return made

@@ -1,0 +1,1 @@
+"""Which photos there are: listing, manifests, labels, splits, groups."""

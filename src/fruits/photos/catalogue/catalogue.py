@@ -1,0 +1,241 @@
+"""Which photos there are: one row each, with label, split and version, and a word for everything left aside.
+
+Label = the folder that holds the photo. Split = a folder above it named Training, train, val, Test ...; else by a hash of
+the path. A manifest (CSV or Parquet) says both itself. Only file names, sizes and times are read here, so a photo that
+cannot be decoded is still in the catalogue. A row never depends on the order in which files are listed, and label, split and
+group not on whether they lie on disk, in a bucket or in a pack.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fruits.errors import CatalogueError
+from fruits.photos.catalogue.builder import SPLITS, Draft, stable_hash
+from fruits.photos.catalogue.listing import add_sources
+from fruits.photos.reading.access import Access
+from fruits.storage.schemas import CATALOGUE
+
+TEST_SHARE: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The photos of a run and what was left aside.
+
+    Attributes
+    ----------
+    table : pyarrow.Table
+        Schema ``CATALOGUE``, sorted by uri, each uri once.
+    split_origin : str
+        ``folders``, ``manifest``, ``hash`` or ``mixed``.
+    group_origin : str
+        ``manifest`` if one says which photos show the same thing, ``names`` (numbers in file names) if none does, ``mixed``.
+    sources : dict of str to int
+        Photos per source, in the order given.
+    left_aside : dict of str to int
+        Reason to number of files or folders.
+    examples : dict of str to list of str
+        Reason to the first few names, made printable.
+    warnings : list of str
+        Sentences on what looks odd about the folders.
+    split_folders : dict of str to str
+        Names of folders that said a split.
+    access : Access
+        What may be read.
+    """
+
+    table: pa.Table
+    split_origin: str
+    group_origin: str
+    sources: dict[str, int]
+    left_aside: dict[str, int]
+    examples: dict[str, list[str]]
+    warnings: list[str]
+    split_folders: dict[str, str]
+    access: Access
+
+    def remarks(self) -> list[str]:
+        """Return sentences on what was left aside, what looks odd, and which folders said a split."""
+        said = []
+        for reason, count in self.left_aside.items():
+            examples = ", ".join(self.examples.get(reason, []))
+            said.append(f"left aside: {count:,} {reason}{f' ({examples})' if examples else ''}")
+        said += [f"warning: {warning}" for warning in self.warnings]
+        if self.split_folders:
+            found = ", ".join(f"{folder}/ is {split}" for folder, split in self.split_folders.items())
+            said.append(f"splits by names of folders: {found}")
+        return said
+
+
+def list_photos(
+    sources: Sequence[str],
+    *,
+    only: Sequence[str] = (),
+    sample: int | None = None,
+    seed: int = 0,
+    labelled: bool = True,
+    access: Access | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Catalogue:
+    """List the photos of all sources.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        Folders, packs and manifests, on disk or in a bucket (``s3://bucket/prefix``); unlabelled, also single photos.
+    only : sequence of str
+        Labels, or globs of labels; labels that match none are left aside.
+    sample : int, optional
+        Keep at most this many photos per label, chosen by a seeded hash of their paths.
+    seed : int
+        Of the sample.
+    labelled : bool
+        Without labels (photos that users submitted), label and split stay null and any layout will do.
+    access : Access, optional
+        What links and manifests may lead to; by default the sources alone.
+    progress : callable, optional
+        Called with the number of photos found since the last call.
+
+    Returns
+    -------
+    Catalogue
+
+    Raises
+    ------
+    CatalogueError
+        If a source is missing or unreadable, a part of ``only`` matches no label, or there is nothing left to use.
+    StoreError
+        If a bucket refuses.
+    """
+    draft = Draft(labelled=labelled, progress=progress or (lambda _: None))
+    access = Access.to(sources) if access is None else access
+    add_sources(draft, sources, access)
+    table = draft.finish()
+    table = _select(table, draft, only, sample, seed)
+    if table.num_rows == 0:
+        raise CatalogueError(_nothing_found(sources, draft))
+    counts = {row["values"]: row["counts"] for row in table["source"].combine_chunks().value_counts().to_pylist()}
+    if labelled:
+        table, origin = _split_by_hash(table, draft)
+    else:
+        origin = "none"
+    # What sorting took is given back: a run holds the catalogue to its end, beside its workers.
+    pa.default_memory_pool().release_unused()
+    return Catalogue(
+        table,
+        origin,
+        _group_origin(table["group"].to_numpy()),
+        {source: counts.get(source, 0) for source in dict.fromkeys(sources)},
+        dict(sorted(draft.left_aside.items())),
+        {reason: draft.examples[reason] for reason in sorted(draft.examples)},
+        draft.warnings,
+        dict(sorted(draft.split_folders.items())),
+        access,
+    )
+
+
+def labels_without_training(table: pa.Table) -> dict[str, int]:
+    """Return the labels that no training photo has, with their number of photos."""
+    labels = table["label"].combine_chunks()
+    trained = set(
+        labels.filter(pc.equal(table["split"].combine_chunks().cast(pa.string()), "train")).unique().to_pylist()
+    )
+    counts = {row["values"]: row["counts"] for row in labels.value_counts().to_pylist()}
+    return {label: counts[label] for label in sorted(counts) if label not in trained}
+
+
+def _select(table: pa.Table, draft: Draft, only: Sequence[str], sample: int | None, seed: int) -> pa.Table:
+    if only and table.num_rows:
+        labels = table["label"].combine_chunks()
+        wanted = _chosen(labels.dictionary.to_pylist(), only, draft)
+        keep = wanted[labels.indices.to_numpy()]
+        draft.left_aside["not selected"] += int((~keep).sum())
+        table = table.filter(pa.array(keep))
+    if sample is not None and table.num_rows:
+        labels = table["label"].combine_chunks().indices.to_numpy()
+        # A bijection on 64 bits that takes in the seed: a function of path and seed alone, and independent of the split by
+        # hash, which takes the largest of the same keys for testing.
+        mixed = table["key"].to_numpy().astype(np.uint64) ^ np.uint64(stable_hash(f"sample {seed}"))
+        for _ in range(2):
+            mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
+        order = np.lexsort((mixed, labels))
+        rank = np.empty(len(order), np.int64)
+        starts = np.flatnonzero(np.r_[True, labels[order][1:] != labels[order][:-1]])
+        rank[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+        draft.left_aside["not selected"] += int((rank >= sample).sum())
+        table = table.filter(pa.array(rank < sample))
+    if not draft.left_aside["not selected"]:
+        del draft.left_aside["not selected"]
+    return table
+
+
+def _chosen(labels: list[str], only: Sequence[str], draft: Draft) -> np.ndarray:
+    """Return which labels are wanted: by their very name, which may hold ``[``, or by a glob.
+
+    Names and globs are compared in one Unicode form: file systems and keyboards use different ones.
+    """
+    plain = [unicodedata.normalize("NFC", label) for label in labels]
+    wanted = np.zeros(len(plain), bool)
+    idle = []
+    for given in only:
+        glob = unicodedata.normalize("NFC", given)
+        matching = [label == glob or fnmatchcase(label, glob) for label in plain]
+        wanted |= matching
+        if not any(matching):
+            idle.append(given)
+    if idle:
+        known = sorted(plain)
+        raise CatalogueError(
+            f"no label in {', '.join(map(repr, draft.roots))} matches {', '.join(map(repr, idle))}; labels there: "
+            f"{', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"
+        )
+    return wanted
+
+
+def _split_by_hash(table: pa.Table, draft: Draft) -> tuple[pa.Table, str]:
+    """Give every photo without a split one, and a share of test photos to a run that would have none to score on."""
+    given = table["split"].combine_chunks()
+    # Codes rather than names: at millions of rows, Python strings would be most of the memory.
+    code = np.array([SPLITS.index(name) for name in given.dictionary.to_pylist()] or [0], np.int8)
+    split = np.where(given.is_null(), -1, code[given.indices.fill_null(0).to_numpy()])
+    missing = split < 0
+    origin = "mixed" if missing.any() and not missing.all() else "hash" if missing.all() else ""
+    if not split.any():
+        missing[:] = True
+        origin = "hash"
+    labels = table["label"].combine_chunks().indices.to_numpy()
+    key = table["key"].to_numpy()
+    is_test = key >= (1 - TEST_SHARE) * 2.0**63
+    # A label's lowest hash always trains, so that chance never leaves a small label without training photos.
+    first = np.full(labels.max() + 1, np.iinfo(np.int64).max)
+    np.minimum.at(first, labels, key)
+    is_test &= key != first[labels]
+    split[missing] = np.where(is_test, SPLITS.index("test"), SPLITS.index("train"))[missing]
+    column = pa.DictionaryArray.from_arrays(pa.array(split, pa.int8()), pa.array(SPLITS))
+    table = table.set_column(2, CATALOGUE.field("split"), column).select(CATALOGUE.names).cast(CATALOGUE)
+    return table, origin or ("manifest" if draft.from_manifest else "folders")
+
+
+def _group_origin(group: np.ndarray) -> str:
+    given = group < 0
+    return "manifest" if given.all() else "mixed" if given.any() else "names"
+
+
+def _nothing_found(sources: Sequence[str], draft: Draft) -> str:
+    where = ", ".join(f"'{source}'" for source in sources)
+    aside = draft.aside()
+    layout = (
+        "PHOTOS/<label>/photo.jpg, with or without Training/ and Test/ above it"
+        if draft.labelled
+        else "JPEG, PNG or WebP files"
+    )
+    return f"no photos to use in {where}{f' ({aside})' if aside else ''}; expected {layout}"

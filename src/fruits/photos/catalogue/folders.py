@@ -1,0 +1,367 @@
+"""Photos in folders: on a disk, and below a prefix of a bucket, whose keys are put together into the same folders.
+
+Label, split and group come from names. What is no photo is left aside, counted and named: hidden files, folders of systems, what
+fruits itself wrote, links that lead out of the source. Only names, sizes and times are read, and the first bytes of files whose
+suffix says nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import stat as stats
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fruits.config import is_utf8
+from fruits.errors import CatalogueError
+from fruits.photos.catalogue.builder import Draft, stable_hash
+from fruits.photos.catalogue.names import is_system_folder, label_of, repeated_levels, split_of, split_of_source
+from fruits.photos.catalogue.sequences import number_frames
+from fruits.photos.catalogue.written import Written
+from fruits.photos.decoding.formats import HEAD_BYTES, is_photo
+from fruits.photos.reading.access import Access
+from fruits.photos.reading.reading import THREADS
+from fruits.storage.local import read_head_of
+from fruits.storage.objects import AbsentError, Objects
+
+#: Photos whose frame numbers fall into the same span of this length count as neighbours. 30 of the 328 frames in which
+#: Fruits-360 turns a fruit once are 33 degrees.
+FRAMES_PER_GROUP: Final = 30
+
+# The second line is listed although it will be rejected: whoever has such photos should read why, not wonder where they went.
+_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"}) | frozenset(
+    {".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx"}
+)
+_ROWS_AT_ONCE: Final = 8192
+
+
+def has_photo_suffix(name: str) -> bool:
+    """Whether a file is called like a photo."""
+    return os.path.splitext(name)[1].lower() in _SUFFIXES  # noqa: PTH122 - 5 times faster than a Path per file
+
+
+def add_folder(draft: Draft, root: Path, access: Access, others: Iterable[str]) -> None:
+    """Add every photo below a folder on disk; folders are visited once per way down, never in a circle.
+
+    Parameters
+    ----------
+    draft : Draft
+    root : Path
+        Without links.
+    access : Access
+        Where links may lead.
+    others : iterable of str
+        Names of the other sources: beside a folder ``train``, a folder ``dev`` is a split.
+
+    Raises
+    ------
+    CatalogueError
+        If the folder cannot be read, or fruits wrote it.
+    """
+    draft.lies_below(f"{root}/".replace("//", "/"))
+    written = Written.on_disk(root)
+    labels = _Labels(draft, split_of_source(root.name, others))
+    stack: list[tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]] = [(str(root), (), frozenset())]
+    while stack:
+        folder, parts, above = stack.pop()
+        try:
+            stat = os.stat(folder)  # noqa: PTH116 - a Path per folder would reject names that are not UTF-8
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as exc:
+            if not parts:
+                raise CatalogueError(f"'{root}' cannot be read ({exc.strerror}); check its permissions") from exc
+            draft.leave("unreadable", "/".join(parts))
+            continue
+        me = (stat.st_dev, stat.st_ino)
+        if me in above:
+            draft.leave("symlink loop", "/".join(parts))
+            continue
+        if parts and written.is_folder(folder, (entry.name for entry in found)):
+            draft.leave(written.REASON, "/".join(parts))
+            continue
+        folders, files = [], []
+        for entry in found:
+            name = "/".join((*parts, entry.name))
+            if not is_utf8(entry.name):
+                draft.leave("name is not UTF-8", name)
+            elif entry.name.startswith("."):
+                draft.leave("hidden", name)
+            elif entry.is_symlink() and not access.reaches(entry.path):
+                draft.leave("link out of its source", name)
+            elif _is_folder(entry):
+                reason = "system folder" if is_system_folder(entry.name) else None
+                if not parts and written.has_at_root(entry.name):
+                    reason = written.REASON
+                if reason:
+                    draft.leave(reason, name)
+                else:
+                    folders.append(entry)
+            else:
+                files.append(entry)
+        stack.extend((entry.path, (*parts, entry.name), above | {me}) for entry in reversed(folders))
+        photos = [entry for entry in files if _looks_like_photo(draft, entry, parts, access)]
+        labels.note_empty(parts, has_folders=bool(folders), has_photos=bool(photos))
+        _add_files(draft, labels, photos, parts)
+    labels.close()
+
+
+def add_file(
+    draft: Draft, uri: str, key: str, stat: os.stat_result, *, label: str | None, split: str | None, group: int | None,
+    manifest_source: str | None = None,
+) -> None:  # fmt: skip
+    """Add a file on disk, or leave it aside if it is none: opening a named pipe would wait for ever."""
+    if not stats.S_ISREG(stat.st_mode):
+        draft.leave("not a file", key)
+        return
+    version = f"{stat.st_mtime_ns}-{stat.st_size}"
+    draft.add(
+        uri, key, stat.st_size, version, label=label, split=split, group=group, manifest_source=manifest_source
+    )  # fmt: skip
+
+
+def add_prefix(draft: Draft, objects: Objects, others: Iterable[str]) -> bool:
+    """Add every photo below a prefix of a bucket, folder by folder; return whether there is any object.
+
+    ``others`` as in :func:`add_folder`.
+    """
+    root = f"{objects.root}/"
+    draft.lies_below(root)
+    listed = _listed(draft, objects)
+    if not listed.num_rows:
+        return False
+    unknown = _photos_by_content(objects, listed)
+    written = Written.in_bucket(objects, listed["key"])
+    name = objects.root.rpartition("/")[2]
+    folders = _Folders(draft, root, _Labels(draft, split_of_source(name, others)), written)
+    row = 0
+    for batch in listed.to_batches(_ROWS_AT_ONCE):
+        columns = (batch.column(name).to_pylist() for name in ("key", "size", "version"))
+        for key, size, version in zip(*columns, strict=True):
+            folders.add(key, size, version, unknown.get(row))
+            row += 1
+    folders.close()
+    return True
+
+
+class _Labels:
+    """What the folders of a source mean, and what is odd about them."""
+
+    def __init__(self, draft: Draft, split: str | None) -> None:
+        self._draft, self._split = draft, split  # `fruits run data/Training data/Test` means what it says
+        self._folders: set[tuple[str, ...]] = set()
+
+    def of(self, parts: tuple[str, ...]) -> tuple[str | None, str | None] | None:
+        """Return label and split of the photos in a folder; None if they have no label but need one."""
+        if not self._draft.labelled:
+            return None, None
+        if not parts or split_of(parts[-1]) or (label := label_of(parts[-1])) is None:
+            return None
+        self._folders.add((*parts[:-1], label))
+        for part in reversed(parts[:-1]):
+            if split := split_of(part):
+                self._draft.split_folders[part] = split
+                return label, split
+        return label, self._split
+
+    def note_empty(self, parts: tuple[str, ...], *, has_folders: bool, has_photos: bool) -> None:
+        if parts and not has_folders and not has_photos and split_of(parts[-1]) is None:
+            self._draft.leave("empty label", "/".join(parts))
+
+    def close(self) -> None:
+        """Warn of splits that are called otherwise: all of their photos would be learnt from."""
+        for above, names in repeated_levels(self._folders)[:3]:
+            place = f"in '{above}'" if above else f"in {self._draft.source!r}"
+            self._draft.warnings.append(
+                f"the folders {', '.join(map(repr, names))} {place} repeat the labels of folders beside them, and their names "
+                "say no split, so their photos are mixed: if they are splits, call them train, val or test"
+            )
+
+
+def _add_files(draft: Draft, labels: _Labels, photos: list[os.DirEntry[str]], parts: tuple[str, ...]) -> None:
+    if not photos:
+        return
+    if (meaning := labels.of(parts)) is None:
+        for entry in photos:
+            draft.leave("no label", "/".join((*parts, entry.name)))
+        return
+    label, split = meaning
+    groups = _neighbours(draft, parts, [entry.name for entry in photos])
+    for entry, group in zip(photos, groups, strict=True):
+        key = "/".join((*parts, entry.name))
+        try:
+            stat = entry.stat()
+        except OSError:
+            draft.leave("unreadable", key)
+        else:
+            add_file(draft, entry.path, key, stat, label=label, split=split, group=group)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a symlink to itself; asking for its size will say so
+        return False
+
+
+def _neighbours(draft: Draft, parts: tuple[str, ...], names: list[str]) -> Iterator[int | None]:
+    """Yield a group per file name: the series it is numbered in, and the span its number falls into.
+
+    A name without digits is a group of its own, and so is every photo where nothing is learnt.
+    """
+    if not draft.labelled:
+        yield from (None for _ in names)
+        return
+    for name, numbered in zip(names, number_frames(names), strict=True):
+        if numbered is None:
+            yield stable_hash("/".join((*parts, name)))
+        else:
+            series, frame = numbered
+            yield stable_hash("/".join((*parts, series, str(frame // FRAMES_PER_GROUP))))
+
+
+def _looks_like_photo(draft: Draft, entry: os.DirEntry[str], parts: tuple[str, ...], access: Access) -> bool:
+    if has_photo_suffix(entry.name):
+        return True
+    try:
+        # Only a regular file may be opened: reading a pipe would wait for ever.
+        if entry.is_file() and is_photo(read_head_of(entry.path, HEAD_BYTES, access.leads)):
+            return True
+    except OSError:
+        draft.leave("unreadable", "/".join((*parts, entry.name)))
+        return False
+    draft.leave("not an image", "/".join((*parts, entry.name)))
+    return False
+
+
+@dataclass(slots=True)
+class _Folder:
+    """A folder of a bucket whose objects are still coming."""
+
+    parts: tuple[str, ...]
+    names: list[str] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
+    has_folders: bool = False
+
+
+class _Folders:
+    """Objects in the order of their names, put together into folders again.
+
+    All that lies below a folder comes in one go, but for its own files, between which its folders come. So only the folders
+    above the present object are held.
+    """
+
+    def __init__(self, draft: Draft, root: str, labels: _Labels, written: Written) -> None:
+        self._draft, self._root, self._labels, self._written = draft, root, labels, written
+        self._open = [_Folder(())]
+        self._left: str | None = None
+
+    def add(self, key: str, size: int, version: str, is_photo: bool | None) -> None:
+        *above, name = key.split("/")
+        parts = tuple(above)
+        for depth, part in enumerate((*parts, name), 1):
+            path = "/".join((*parts, name)[:depth])
+            if reason := self._reason(path, part, is_folder=depth <= len(parts)):
+                if path != self._left:  # a folder counts once, as on disk
+                    self._draft.leave(reason, path)
+                self._left = path
+                # As on disk, where what fruits wrote is known only once it is opened.
+                self._reach(parts[: depth - 1]).has_folders |= reason == self._written.REASON
+                return
+        folder = self._reach(parts)
+        if is_photo is None or is_photo:
+            folder.names.append(name)
+            folder.sizes.append(size)
+            folder.versions.append(version)
+        elif size:
+            self._draft.leave("not an image", key)
+        # An empty object without a suffix is how many tools mark a folder.
+
+    def close(self) -> None:
+        self._reach(())
+        self._finish(self._open.pop())
+        self._labels.close()
+
+    def _reason(self, path: str, part: str, *, is_folder: bool) -> str | None:
+        """Return why an object or a whole folder is left aside, if it is."""
+        if part.startswith("."):
+            return "hidden"
+        if is_folder and self._written.has(path):
+            return self._written.REASON
+        return "system folder" if is_folder and is_system_folder(part) else None
+
+    def _reach(self, parts: tuple[str, ...]) -> _Folder:
+        """Finish the folders that the present one is not in, and open those that lead to it."""
+        while self._open[-1].parts != parts[: len(self._open[-1].parts)]:
+            self._finish(self._open.pop())
+        while len(self._open[-1].parts) < len(parts):
+            self._open[-1].has_folders = True
+            self._open.append(_Folder(parts[: len(self._open)]))
+        return self._open[-1]
+
+    def _finish(self, folder: _Folder) -> None:
+        draft, parts = self._draft, folder.parts
+        self._labels.note_empty(parts, has_folders=folder.has_folders, has_photos=bool(folder.names))
+        if not folder.names:
+            return
+        if (meaning := self._labels.of(parts)) is None:
+            for name in folder.names:
+                draft.leave("no label", "/".join((*parts, name)))
+            return
+        label, split = meaning
+        groups = _neighbours(draft, parts, folder.names)
+        for name, size, version, group in zip(folder.names, folder.sizes, folder.versions, groups, strict=True):
+            key = "/".join((*parts, name))
+            draft.add(self._root + key, key, size, version, label=label, split=split, group=group)
+
+
+def _listed(draft: Draft, objects: Objects) -> pa.Table:
+    """Return ``key, size, version`` of all objects, in the order of keys."""
+    schema = pa.schema([("key", pa.string()), ("size", pa.int64()), ("version", pa.string())])
+    found = (
+        (one.key, one.size_bytes, one.version)
+        for one in objects.list(leave=lambda key: draft.leave("key that is no path", key))
+    )
+    chunks = []
+    while some := list(islice(found, _ROWS_AT_ONCE)):
+        columns = zip(zip(*some, strict=True), schema.types, strict=True)
+        chunks.append(pa.RecordBatch.from_arrays([pa.array(column, kind) for column, kind in columns], schema=schema))
+    table = pa.Table.from_batches(chunks, schema)
+    keys = table["key"].combine_chunks()
+    # Not every store lists in the order of names (S3's directory buckets do not).
+    if pc.any(pc.less(keys.slice(1), keys.slice(0, max(0, len(keys) - 1)))).as_py():
+        table = table.sort_by("key")
+    return table
+
+
+def _photos_by_content(objects: Objects, listed: pa.Table) -> dict[int, bool]:
+    """Return for each row whose name has no photo's suffix whether it begins like a photo."""
+    names = pc.utf8_lower(listed["key"])
+    known = pc.match_substring_regex(names, rf"[^/]\.({'|'.join(suffix[1:] for suffix in sorted(_SUFFIXES))})$")
+    hidden = pc.match_substring_regex(names, r"(^|/)\.")
+    rows = np.flatnonzero(~pc.or_(known, hidden).to_numpy())
+    keys = listed["key"].take(pa.array(rows)).to_pylist()
+    sizes = listed["size"].take(pa.array(rows)).to_pylist()
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="sniff") as pool:
+        found: dict[int, bool] = {}
+        for start in range(0, len(rows), _ROWS_AT_ONCE):  # so that no million of requests is queued
+            some = slice(start, start + _ROWS_AT_ONCE)
+            answers = pool.map(lambda key, size: size > 0 and _begins_like_photo(objects, key), keys[some], sizes[some])
+            found |= zip(rows[some].tolist(), answers, strict=True)
+    return found
+
+
+def _begins_like_photo(objects: Objects, key: str) -> bool:
+    try:
+        return is_photo(objects.read_range(key, 0, HEAD_BYTES))
+    except AbsentError:
+        return False

@@ -1,0 +1,214 @@
+"""Reading a manifest: a CSV or Parquet table that says which photos there are, with their labels and splits.
+
+Columns ``uri`` and ``label``; optional ``split``, ``group`` (photos that show the same thing share one) and ``source`` (where a
+photo comes from, free text). Other columns are ignored. A manifest may lie on disk or in a bucket, and name photos in either:
+relative to itself, by absolute path, or by url, ``file:`` included. It is read piece by piece: memory does not grow with it.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any, Final, NamedTuple
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from fruits.errors import CatalogueError, StoreError
+from fruits.photos.catalogue.names import label_of, split_of
+from fruits.storage.objects import AbsentError, is_remote, opened, split_uri
+
+#: A manifest of ten million rows takes about one gigabyte.
+MAX_BYTES: Final = 8 << 30
+#: Of a value in a manifest, in bytes: paths have at most 4,096.
+_MAX_VALUE: Final = 8 << 10
+#: What columns of one row group of a Parquet manifest may take once they are unpacked.
+_MAX_GROUP: Final = 1 << 30
+_ROWS_AT_ONCE: Final = 8192
+_COLUMNS: Final = ("uri", "label", "split", "group", "source")
+_FILE: Final = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>/.*)", re.IGNORECASE | re.DOTALL)
+
+
+class Row(NamedTuple):
+    """A photo that a manifest names; the key is its uri as written."""
+
+    uri: str
+    key: str
+    label: str | None
+    split: str | None
+    group: str | None
+    source: str | None
+
+
+def read_manifest(manifest: str, *, labelled: bool) -> Iterator[Row]:
+    """Yield the rows of a manifest.
+
+    Parameters
+    ----------
+    manifest : str
+        Absolute path or url of a ``.csv`` or ``.parquet`` file.
+    labelled : bool
+        Whether a label is required; without, label, split, group and source are None.
+
+    Raises
+    ------
+    CatalogueError
+        If the file cannot be read or is too large, a column is missing, or a row lacks uri or label or has an unknown split.
+    """
+    folder, name = split_uri(manifest)
+    number = 0
+    for batch in _batches(manifest, name, ["uri", "label"] if labelled else ["uri"]):
+        for row in batch.to_pylist():
+            number += 1
+            uri = row["uri"]
+            if not uri or "\0" in uri:
+                raise CatalogueError(f"manifest '{name}', row {number}: no uri; expected the path of a photo")
+            place = f"manifest '{name}', row {number} ('{uri}')"
+            if not labelled:
+                yield Row(_resolve(folder, uri, place), uri, None, None, None, None)
+                continue
+            label = label_of(row["label"] or "")
+            if label is None:
+                raise CatalogueError(f"{place}: no label; add one or remove the row")
+            spelling = (row.get("split") or "").strip()
+            split = split_of(spelling) if spelling else None
+            if spelling and split is None:
+                raise CatalogueError(
+                    f"manifest '{name}', row {number}: split '{spelling}'; expected train, val, test, or nothing"
+                )
+            source = (row.get("source") or "").strip() or None
+            yield Row(_resolve(folder, uri, place), uri, label, split, row.get("group") or None, source)
+
+
+def _batches(manifest: str, name: str, needed: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yield the columns that are there, as text."""
+    reading = _of_parquet if name.lower().endswith(".parquet") else _of_csv
+    try:
+        yield from reading(manifest, name, needed)
+    except StoreError:
+        raise
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as exc:
+        raise CatalogueError(
+            f"manifest '{name}' cannot be read ({exc}); expected UTF-8 CSV with a header line, or Parquet"
+        ) from exc
+
+
+def _of_csv(manifest: str, name: str, needed: list[str]) -> Iterator[pa.RecordBatch]:
+    read = pyarrow.csv.ReadOptions(use_threads=False)
+    with _opened(manifest, name) as file, closing(pyarrow.csv.open_csv(file, read)) as head:
+        given = head.schema.names
+    columns = _columns(given, name, needed)
+    # Everything as text: a label such as 007 is a name, not a number.
+    options = pyarrow.csv.ConvertOptions(
+        column_types=dict.fromkeys(given, pa.string()), include_columns=columns, strings_can_be_null=False
+    )
+    with _opened(manifest, name) as file, closing(pyarrow.csv.open_csv(file, read, convert_options=options)) as reader:
+        for batch in reader:
+            yield from _as_text(batch, columns, name)
+
+
+def _of_parquet(manifest: str, name: str, needed: list[str]) -> Iterator[pa.RecordBatch]:
+    with _opened(manifest, name) as file:
+        metadata = pq.ParquetFile(file).metadata
+    given = metadata.schema.to_arrow_schema()
+    columns = _columns(given.names, name, needed)
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        chunks = [row_group.column(at) for at in range(row_group.num_columns)]
+        size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in columns)
+        if size > _MAX_GROUP:
+            raise CatalogueError(
+                f"manifest '{name}': row group {group} takes {size:,} bytes; expected at most {_MAX_GROUP:,}: "
+                "write it with fewer rows per group"
+            )
+    # As a dictionary a value that repeats is held once, however long it is.
+    text = [column for column in columns if pa.types.is_string(given.field(column).type)]
+    with _opened(manifest, name) as file:
+        parquet = pq.ParquetFile(file, metadata=metadata, read_dictionary=text, pre_buffer=False)
+        for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns, use_threads=False):
+            yield from _as_text(batch, columns, name)
+
+
+def _columns(given: list[str], name: str, needed: list[str]) -> list[str]:
+    missing = [column for column in needed if column not in given]
+    if missing:
+        raise CatalogueError(
+            f"manifest '{name}' has the columns {', '.join(given)}; "
+            f"expected uri, label and, if you like, split, group, source: {', '.join(missing)} missing"
+        )
+    wanted: Sequence[str] = _COLUMNS if "label" in needed else needed
+    columns = [column for column in wanted if column in given]
+    twice = [column for column in columns if given.count(column) > 1]
+    if twice:
+        raise CatalogueError(
+            f"manifest '{name}': {', '.join(twice)} is there {given.count(twice[0])} times; "
+            f"expected one column each, of text, for {', '.join(columns)}"
+        )
+    return columns
+
+
+def _as_text(batch: pa.RecordBatch, columns: list[str], name: str) -> Iterator[pa.RecordBatch]:
+    for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
+        some, arrays = batch.slice(start, _ROWS_AT_ONCE), []
+        for column in columns:
+            values = some.column(column)
+            try:
+                words = values.dictionary if pa.types.is_dictionary(values.type) else values
+                words = words.cast(pa.string())
+                longest = pc.max(pc.binary_length(words)).as_py() or 0
+                if longest > _MAX_VALUE:
+                    raise CatalogueError(
+                        f"manifest '{name}': a value of {longest:,} bytes in column {column}; expected at most {_MAX_VALUE:,}"
+                    )
+                arrays.append(
+                    words.take(values.indices) if words is not values and hasattr(values, "indices") else words
+                )
+            except pa.ArrowException as exc:
+                raise CatalogueError(
+                    f"manifest '{name}': {exc.args[0]}; expected one column each, of text, for {', '.join(columns)}"
+                ) from exc
+        yield pa.RecordBatch.from_arrays(arrays, names=columns)
+
+
+def _opened(manifest: str, name: str) -> Any:
+    """Open a manifest of a size that makes sense."""
+    try:
+        if is_remote(manifest):
+            folder, _ = split_uri(manifest)
+            objects = opened(folder)
+            size, file = objects.size(name) or 0, objects.open(name)
+        else:
+            file = pa.OSFile(manifest)
+            size = file.size()
+    except AbsentError as exc:
+        raise CatalogueError(f"'{manifest}' does not exist; expected a manifest (.csv, .parquet)") from exc
+    if size > MAX_BYTES:
+        file.close()
+        raise CatalogueError(
+            f"manifest '{name}' has {size:,} bytes; expected at most {MAX_BYTES:,}: split it, and give all of them"
+        )
+    return file
+
+
+def _resolve(folder: str, uri: str, place: str) -> str:
+    # Spelled one way, so that a photo that two rows name differently is still one photo.
+    if match := _FILE.fullmatch(uri):
+        if (match["host"] or "localhost").lower() != "localhost":
+            raise CatalogueError(f"{place}: a file of another machine; expected file:///path, of this one")
+        # Some programs put "file://" before a path and encode nothing: a name with "%20" in it is then itself.
+        written, path = match["path"], unquote(match["path"], errors="surrogateescape")
+        if "\0" in path:
+            raise CatalogueError(f"{place}: no uri; expected the path of a photo")
+        if path != written and not os.path.lexists(path) and os.path.lexists(written):
+            path = written
+        return posixpath.normpath(path).replace("//", "/")
+    if is_remote(uri) or (is_remote(folder) and not uri.startswith("/")):
+        scheme, _, rest = (uri if is_remote(uri) else f"{folder}/{uri}").partition("://")
+        return f"{scheme}://{posixpath.normpath(rest)}"
+    return posixpath.normpath(posixpath.join(folder or "/", uri))

@@ -1,0 +1,194 @@
+"""The child process of ``decoder.py``: takes orders, decodes photo by photo within limits, and may die of any of them.
+
+How both talk is said here once. An order is JSON behind its length (uint32), sent through a socket, with the shared memory's
+file where the child does not have it yet. That memory holds one record per photo, the files one after the other, and
+from a multiple of 64 bytes on what comes out, without gaps for photos refused. The child says the state of every photo in
+its record and, at the end, one byte to wake its parent. Before the first order it locks itself up (``sandbox.py``)
+and says in one byte how well. Imports little, because whoever waits for the first photo waits for that.
+"""
+
+from __future__ import annotations
+
+import array  # noqa: F401 - socket.recv_fds would import it when it is too late
+import fcntl
+import json
+import mmap
+import os
+import resource
+import signal
+import socket
+import struct
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import numpy as np
+
+from fruits.errors import ImageDecodeError
+from fruits.photos.decoding import images
+from fruits.photos.decoding.formats import has_extra
+from fruits.photos.decoding.images import Preprocessing, read_size, to_network_input, to_thumbnail
+from fruits.photos.decoding.sandbox import lock
+
+#: One per photo: state, length of code and of text, width and height (or length of the thumbnail), seconds; then code and text.
+RECORD: Final = struct.Struct("<BxHHxxIId")
+RECORD_SIZE: Final = 512
+#: States of a photo, in order.
+NOTHING, BEGUN, DONE, REFUSED, BUG = range(5)
+#: Bit of the byte that says which locks hold; the others are those of ``sandbox.Locks``.
+LOCKED: Final = 0x80
+_MAX_STDERR_BYTES: Final = 1 << 20
+
+
+def serve(fd: int, parent: int, cpu_s: float, memory_mib: int) -> None:
+    """Decode what is ordered until nobody is left to order."""
+    # Signals that the parent blocks or ignores would be blocked and ignored here too, and these must work.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    # The system sends SIGIO, which kills, when stdin breaks because the parent is gone: even amidst an endless loop.
+    # Unlike PR_SET_PDEATHSIG it minds the process, not the thread that started us, and other systems know it too.
+    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
+    if os.getppid() != parent:
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit(resource.RLIMIT_FSIZE, _MAX_STDERR_BYTES)
+    low = os.dup(fd)  # a parent with many files open may have given a high number, beyond the limit that comes
+    os.close(fd)
+    buffers: dict[int, mmap.mmap] = {}
+    with socket.socket(fileno=low) as orders:
+        _warm_up()
+        at_start = _data_bytes()
+        held = lock(threads=has_extra())  # HEIC's decoder works in a thread
+        with suppress(OSError):  # the parent is gone
+            orders.sendall(bytes([LOCKED | held]))
+        while (received := _receive(orders)) is not None:
+            order, fds = received
+            if order["new"]:
+                buffers[order["buffer"]] = mmap.mmap(fds[0], order["bytes"])
+                os.close(fds[0])
+            for forgotten in buffers.keys() - set(order["known"]):
+                buffers.pop(forgotten).close()
+            allowed = at_start + (memory_mib << 20) + max(order["sizes"], default=0)
+            _limit(resource.RLIMIT_DATA, allowed)
+            _decode_all(order, buffers[order["buffer"]], cpu_s, memory_mib)
+            orders.sendall(b".")
+
+
+def _decode_all(order: dict[str, Any], memory: mmap.mmap, cpu_s: float, memory_mib: int) -> None:
+    """Carry out one order; the state of a record is written last, so that a half-written one never counts."""
+    operation = _OPERATIONS[order["operation"]](**order["arguments"])
+    sizes, room, done = order["sizes"], order["room"], order["done"]
+    place = RECORD_SIZE * len(sizes) + sum(sizes[: order["first"]])
+    for row in range(order["first"], len(sizes)):
+        record = row * RECORD_SIZE
+        memory[record] = BEGUN
+        # SIGPROF kills at so much processor time. RLIMIT_CPU would do the same in whole seconds, counted from the start.
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        started = time.perf_counter()
+        width = height = 0
+        state, code, text = DONE, b"", b""
+        try:
+            out = order["output"] + done * room
+            width, height = operation(memory[place : place + sizes[row]], memory, out)
+            done += 1
+        except ImageDecodeError as exc:
+            state, code, text = REFUSED, exc.code.encode(), str(exc).encode()
+        except MemoryError:
+            said = f"takes more than {memory_mib:,} MiB of memory to decode; scale it down"
+            state, code, text = REFUSED, b"too large", said.encode()
+        except Exception:
+            state, text = BUG, traceback.format_exc()[-400:].encode()
+        if text:
+            text = text[: RECORD_SIZE - RECORD.size - len(code)]
+            start = record + RECORD.size
+            memory[start : start + len(code) + len(text)] = code + text
+        RECORD.pack_into(memory, record, BEGUN, len(code), len(text), width, height, time.perf_counter() - started)
+        memory[record] = state
+        # The next photo shall not find this one. Its pixels are the parent's to clear, once it has them.
+        np.frombuffer(memory, np.uint8, sizes[row], place)[:] = 0
+        place += sizes[row]
+
+
+def _pixels(**preprocessing: Any) -> Callable[[bytes, mmap.mmap, int], tuple[int, int]]:
+    chosen = Preprocessing(**preprocessing)
+
+    def write(data: bytes, memory: mmap.mmap, out: int) -> tuple[int, int]:
+        photo = to_network_input(data, chosen)
+        target = np.frombuffer(memory, np.uint8, photo.pixels.size, out).reshape(photo.pixels.shape)
+        target[...] = photo.pixels
+        return photo.width, photo.height
+
+    return write
+
+
+def _thumbnail(side: int, quality: int) -> Callable[[bytes, mmap.mmap, int], tuple[int, int]]:
+    def write(data: bytes, memory: mmap.mmap, out: int) -> tuple[int, int]:
+        thumbnail = to_thumbnail(data, side, quality)
+        memory[out : out + len(thumbnail)] = thumbnail
+        return len(thumbnail), 0
+
+    return write
+
+
+def _size() -> Callable[[bytes, mmap.mmap, int], tuple[int, int]]:
+    return lambda data, memory, out: read_size(data)  # noqa: ARG005
+
+
+def _warm_up() -> None:
+    """Go once along every way that a photo can take, so that whatever is loaded on the way is loaded: later, nothing opens."""
+    for photo in images.made_photos():
+        to_network_input(photo, Preprocessing(8))
+        to_thumbnail(photo, 8)
+        read_size(photo)
+        for broken in (photo[:40], photo[: len(photo) // 2], photo[:20] + bytes(40) + photo[60:]):
+            with suppress(ImageDecodeError):
+                to_network_input(broken, Preprocessing(8))
+    for other in (b"", b"text", b"\0\0\0\x18ftypheic" + bytes(100)):
+        with suppress(ImageDecodeError):
+            read_size(other)
+    try:
+        raise MemoryError
+    except MemoryError:
+        traceback.format_exc()
+
+
+_OPERATIONS: Final[dict[str, Callable[..., Callable[[bytes, mmap.mmap, int], tuple[int, int]]]]] = {
+    "pixels": _pixels,
+    "thumbnail": _thumbnail,
+    "size": _size,
+}
+
+
+def _receive(orders: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """Return the next order and the files that come with it, None at the end."""
+    head, fds, _, _ = socket.recv_fds(orders, 4, 1)
+    while len(head) < 4:
+        if not (more := orders.recv(4 - len(head))):
+            return None
+        head += more
+    body = b""
+    while len(body) < struct.unpack("<I", head)[0]:
+        if not (more := orders.recv(struct.unpack("<I", head)[0] - len(body))):
+            return None
+        body += more
+    return json.loads(body), fds
+
+
+def _limit(what: int, amount: int) -> None:
+    """Set a soft limit, within the hard one."""
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (amount if hard == resource.RLIM_INFINITY else min(amount, hard), hard))
+
+
+def _data_bytes() -> int:
+    """Return what counts towards RLIMIT_DATA already: a guess where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - pathlib is of no use here
+            return int(file.read().split()[5]) * resource.getpagesize()
+    except OSError:
+        return 256 << 20

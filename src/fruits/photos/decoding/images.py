@@ -1,0 +1,367 @@
+"""Bytes to RGB pixels to what a network takes in: the only place that decodes.
+
+Training, batch, service and browser page follow this file. Formats are told by content, never by name. Any bytes
+give pixels or :class:`~fruits.errors.ImageDecodeError`, nothing else. Knows nothing of files, labels or networks.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+from fruits.config import Fit
+from fruits.errors import ConfigError, ImageDecodeError
+from fruits.photos.decoding.colour import in_srgb
+from fruits.photos.decoding.formats import EXTRA, format_of, heif_size, is_image, taken, wanted
+
+Kernel = Literal["bilinear", "bicubic", "lanczos"]
+
+#: Changes with whatever makes other pixels of the same file, and is part of the embeddings' identity.
+#: 1: first version. 2: embedded colour profiles are applied.
+DECODER: Final = 2
+#: Photos with more pixels are refused before any is decoded; 100 million covers what phones save.
+MAX_PIXELS: Final = 100_000_000
+#: A JPEG is decoded at the smallest scale that still leaves this many times the pixels needed, per side. With 2, the
+#: result differs from full decoding by less than JPEG's own noise (the rule of Pillow's ``thumbnail``).
+_DRAFT_MARGIN: Final = 2
+_ORIENTATION_TAG: Final = 0x0112
+_KERNELS: Final = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_READERS: Final[dict[str, Callable[[BytesIO], ImageFile.ImageFile]]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+}
+# EXIF orientation -> what undoes it (EXIF 2.32, section 4.6.4).
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow's readers raise on damaged files, found by fuzzing and by reading them. Anything else is a bug to hear about.
+_DAMAGE: Final = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    RuntimeError,  # of pillow-heif
+    ArithmeticError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How a photo of any shape becomes a square for the network.
+
+    Parameters
+    ----------
+    size : int
+        Side of the square in pixels.
+    fit : {"pad", "crop", "squash"}
+        Whole photo on white, largest centred square, or stretched.
+    kernel : {"bilinear", "bicubic", "lanczos"}
+        Resampling kernel, always antialiased.
+
+    Raises
+    ------
+    ConfigError
+        If a value is none of these.
+    """
+
+    size: int
+    fit: Fit = "pad"
+    kernel: Kernel = "bicubic"
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.size <= 2048:
+            raise ConfigError(f"size {self.size}: expected 8 to 2048 pixels")
+        if self.fit not in get_args(Fit):
+            raise ConfigError(f"fit '{self.fit}': expected one of {', '.join(get_args(Fit))}")
+        if self.kernel not in get_args(Kernel):
+            raise ConfigError(f"kernel '{self.kernel}': expected one of {', '.join(get_args(Kernel))}")
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A decoded photo: its upright size before scaling, and its pixels.
+
+    Attributes
+    ----------
+    width, height : int
+        In pixels, of the upright photo as taken.
+    pixels : uint8 array, shape (height', width', 3)
+        RGB; the shape is that of the scaled photo.
+    """
+
+    width: int
+    height: int
+    pixels: NDArray[np.uint8]
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """Return (width, height) in pixels as the header says, orientation applied.
+
+    Raises
+    ------
+    ImageDecodeError
+        If the header is of no format that is taken, is damaged, or announces more than ``MAX_PIXELS``.
+    """
+    image = _open(data)
+    return _swap(image.size, _orientation(image))
+
+
+def to_network_input(data: bytes, preprocessing: Preprocessing) -> Photo:
+    """Decode a photo and fit it into the network's square.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file.
+    preprocessing : Preprocessing
+        Size, fit and kernel, as the backbone's card gives them.
+
+    Returns
+    -------
+    Photo
+        With pixels of shape (size, size, 3).
+
+    Raises
+    ------
+    ImageDecodeError
+        If the bytes are not a whole photo of a format that is taken, of at most ``MAX_PIXELS``.
+    """
+    size = preprocessing.size
+
+    def scale(width: int, height: int) -> tuple[int, int]:
+        if preprocessing.fit == "squash":
+            return size, size
+        side = max(width, height) if preprocessing.fit == "pad" else min(width, height)
+        return max(1, round(width * size / side)), max(1, round(height * size / side))
+
+    image, upright_size = _decode(data, scale)
+    if image.size != (size, size):
+        image = _into_square(image, preprocessing, scale(*image.size))
+    return Photo(*upright_size, np.asarray(image))
+
+
+def to_thumbnail(data: bytes, side: int, quality: int = 80) -> bytes:
+    """Return a JPEG no larger than ``side`` pixels either way, without metadata.
+
+    Raises
+    ------
+    ImageDecodeError
+        As :func:`to_network_input`.
+    """
+
+    def scale(width: int, height: int) -> tuple[int, int]:
+        shrink = min(1.0, side / max(width, height))
+        return max(1, round(width * shrink)), max(1, round(height * shrink))
+
+    image, _ = _decode(data, scale)
+    target = scale(*image.size)
+    # A copy where nothing changes: of an image that came from a file, Pillow looks for that file when it is saved.
+    image = image.copy() if image.size == target else image.resize(target, Image.Resampling.BICUBIC)
+    image.info.clear()  # Pillow copies a comment from here, whatever is asked of it
+    out = BytesIO()
+    image.save(out, "JPEG", quality=quality, optimize=True)
+    return out.getvalue()
+
+
+def made_photos() -> Iterator[bytes]:
+    """Yield small made-up photos of every format and kind that takes a way of its own through decoding."""
+    exif = Image.Exif()
+    exif[_ORIENTATION_TAG] = 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for format_, modes in (
+        ("JPEG", ("RGB", "L", "CMYK")),
+        ("PNG", ("RGBA", "P", "LA", "I;16")),
+        ("WEBP", ("RGB", "RGBA")),
+    ):
+        for mode in modes:
+            out = BytesIO()
+            Image.new(mode, (16, 12)).save(out, format_, exif=exif, icc_profile=profile, dpi=(72, 72))
+            yield out.getvalue()
+
+
+def _decode(data: bytes, scale: Callable[[int, int], tuple[int, int]]) -> tuple[Image.Image, tuple[int, int]]:
+    """Return the upright RGB image, decoded no larger than useful, and the upright size as taken."""
+    image = _open(data)
+    try:
+        orientation = _orientation(image)
+        upright_size = _swap(image.size, orientation)
+        if image.format == "JPEG":
+            # draft() only ever picks 1/2, 1/4 or 1/8, and only when the result is at least as large as asked for.
+            width, height = scale(*image.size)
+            image.draft(None, (_DRAFT_MARGIN * width, _DRAFT_MARGIN * height))
+        image.load()
+        if image.format == "HEIF":
+            upright_size = image.size
+        rgb = _to_rgb(image)
+        if orientation in _UPRIGHT:
+            rgb = rgb.transpose(_UPRIGHT[orientation])
+    except _DAMAGE as exc:
+        raise ImageDecodeError("damaged", f"{image.format} data is damaged or cut short ({_brief(exc)})") from exc
+    return rgb, upright_size
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    """Read the header only, with the reader that the content asks for."""
+    if not data:
+        raise ImageDecodeError("empty", "the file is empty (0 bytes)")
+    name = format_of(data)
+    if name is None or name not in taken():
+        raise _foreign(name, data)
+    # The readers themselves, not Image.open: no second guess by other formats, no warning that depends on global state.
+    try:
+        image = _read_header(name, data)
+    except Image.DecompressionBombError as exc:
+        # Pillow's WebP reader has a limit of its own, higher than ours, and looks before we can.
+        raise ImageDecodeError("too large", f"{_brief(exc)}; expected at most {MAX_PIXELS:,} pixels") from exc
+    except ImageDecodeError:
+        raise
+    except _DAMAGE as exc:
+        raise ImageDecodeError("damaged", f"{name} header is damaged or cut short ({_brief(exc)})") from exc
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _too_large(width, height)
+    return image
+
+
+def _too_large(width: int, height: int) -> ImageDecodeError:
+    said = f"{width} x {height} = {width * height:,} pixels; expected at most {MAX_PIXELS:,}: scale it down"
+    return ImageDecodeError("too large", said)
+
+
+def _read_header(name: str, data: bytes) -> ImageFile.ImageFile:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as "Invalid APNG, will use default PNG image": that is what we want
+        try:
+            return _READERS.get(name, _heif)(BytesIO(data))
+        except _DAMAGE:
+            # Pillow refuses a PNG for a profile that it cannot unpack; without it, it is still a photo.
+            if name != "PNG" or (bare := _without_profile(data)) is None:
+                raise
+            return _READERS[name](BytesIO(bare))
+
+
+def _without_profile(png: bytes) -> bytes | None:
+    """Return a PNG without its colour profile, None if it has none."""
+    at = 8
+    while at + 8 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, at)
+        if kind == b"iCCP":
+            return png[:at] + png[at + 12 + length :]
+        if kind in (b"IDAT", b"IEND"):
+            break
+        at += 12 + length
+    return None
+
+
+def _foreign(name: str | None, data: bytes) -> ImageDecodeError:
+    """Name a format that is known but not taken, so that the user knows what to do."""
+    if name is None:
+        return ImageDecodeError("not an image", f"begins with {data[:8].hex(' ')}; expected {wanted()}")
+    if name in EXTRA:
+        return ImageDecodeError(
+            "unsupported format",
+            f"this is {name}; to read it, install fruits[heic], or convert it to JPEG, PNG or WebP",
+        )
+    if not is_image(name):
+        return ImageDecodeError("not an image", f"this is {name}; expected {wanted()}")
+    return ImageDecodeError("unsupported format", f"this is {name}; expected {wanted()}: convert it")
+
+
+def _heif(data: BytesIO) -> ImageFile.ImageFile:
+    """Read a HEIF file's head with the extra's reader, which turns pictures upright itself, by the file's own word."""
+    import pillow_heif  # noqa: PLC0415 - an extra
+
+    pillow_heif.options.DECODE_THREADS = 1  # photos are decoded side by side already
+    width, height = heif_size(data.getvalue())
+    if width * height > MAX_PIXELS:
+        raise _too_large(width, height)
+    reader: Callable[[BytesIO], ImageFile.ImageFile] = pillow_heif.HeifImageFile
+    return reader(data)
+
+
+def _orientation(image: ImageFile.ImageFile) -> int:
+    """Return the EXIF orientation, 1 where there is none or it cannot be read."""
+    if "exif" not in image.info or image.format == "HEIF":  # whose reader has turned it already
+        return 1
+    with warnings.catch_warnings():
+        # A photo with broken EXIF is still a photo.
+        warnings.simplefilter("ignore")
+        try:
+            value = image.getexif().get(_ORIENTATION_TAG, 1)
+        except _DAMAGE:
+            return 1
+    return value if isinstance(value, int) else 1
+
+
+def _swap(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    return (size[1], size[0]) if orientation in (5, 6, 7, 8) else size
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return RGB in sRGB: alpha on white, 16 bits scaled to 8, anything else converted."""
+    profile = image.info.get("icc_profile")
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit grey at 255 instead of scaling it.
+        values = np.asarray(image).astype(np.int32)
+        grey = Image.fromarray((np.clip(values, 0, 0xFFFF) >> 8).astype(np.uint8))
+        rgb = in_srgb(grey, profile)
+        if "transparency" in image.info:
+            # Nor does it know their transparent value, a single one.
+            rgb.paste((255, 255, 255), mask=Image.fromarray(values == image.info["transparency"]))
+        return rgb
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        grey_only = image.mode in ("LA", "La", "L", "1")
+        white = Image.new("RGB", rgba.size, (255, 255, 255))
+        colours = rgba.getchannel("R") if grey_only else rgba.convert("RGB")
+        white.paste(in_srgb(colours, profile), mask=rgba.getchannel("A"))
+        return white
+    if image.mode not in ("RGB", "L", "CMYK"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return in_srgb(image, profile)
+
+
+def _into_square(image: Image.Image, preprocessing: Preprocessing, scaled: tuple[int, int]) -> Image.Image:
+    size, kernel = preprocessing.size, _KERNELS[preprocessing.kernel]
+    if preprocessing.fit == "squash":
+        return image.resize((size, size), kernel)
+    if preprocessing.fit == "crop":
+        side = min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        return image.resize((size, size), kernel, box=(left, top, left + side, top + side))
+    if image.size != scaled:
+        image = image.resize(scaled, kernel)
+    if scaled == (size, size):
+        return image
+    square = Image.new("RGB", (size, size), (255, 255, 255))
+    square.paste(image, ((size - scaled[0]) // 2, (size - scaled[1]) // 2))
+    return square
+
+
+def _brief(exc: BaseException) -> str:
+    return (str(exc) or type(exc).__name__)[:120]

@@ -1,0 +1,1 @@
+"""Photos of made-up fruit for the demo, tests and load tests."""

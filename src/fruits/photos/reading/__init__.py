@@ -1,0 +1,1 @@
+"""The bytes of photos by uri: disk, bucket, pack."""

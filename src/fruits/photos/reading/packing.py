@@ -1,0 +1,397 @@
+"""Making a pack of photos, and giving the photos of one back.
+
+A pack counts once its ``pack.json`` is written, last and whole; data files have names of their attempt, so a killed or a second
+pack on the same place never gives a mixture. Memory is bounded by a row group and by the catalogue of what is packed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fruits.config import is_utf8
+from fruits.errors import CatalogueError, ConfigError, StoreError
+from fruits.monitoring.clock import Clock, Progress, Silent
+from fruits.photos.catalogue.builder import Draft
+from fruits.photos.catalogue.listing import add_sources
+from fruits.photos.reading.access import Access
+from fruits.photos.reading.packs import MANIFEST, SCHEMA, VERSION_DIGITS, Contents, PackFile, find_pack, read_contents
+from fruits.photos.reading.reading import read_rows
+from fruits.storage.marker import claim
+from fruits.storage.objects import Objects, is_remote, reach
+
+#: Photos in a data file, in bytes: few enough files for a bucket, small enough to write again when a connection breaks.
+TARGET_BYTES: Final = 128 << 20
+_GROUP_BYTES: Final = 4 << 20
+_GROUP_ROWS: Final = 4096
+#: A data file that no pack.json names may belong to a pack in the making; not after this time.
+_STALE_AFTER: Final = timedelta(days=1)
+_NAMED: Final = 20
+_DATA: Final = "data"
+
+
+def pack(
+    sources: Sequence[str],
+    to: str,
+    *,
+    labelled: bool = True,
+    access: Access | None = None,
+    target_bytes: int = TARGET_BYTES,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write the photos of all sources, with their labels, splits and groups, into a few files.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        What ``fruits run`` takes. Of several, paths in the pack begin with the source's name.
+    to : str
+        A folder or a prefix of a bucket: new, empty, or a pack that this one replaces.
+    labelled : bool
+        Without, photos need no label, and the pack is for ``fruits apply``.
+    access : Access, optional
+        What links and manifests may lead to; by default the sources alone.
+    target_bytes : int
+        A data file ends at this many bytes of photos, 1 or more.
+    progress : Progress, optional
+
+    Returns
+    -------
+    dict
+        Counts, sizes, the photos that could not be read (the first 20 by name) and seconds.
+
+    Raises
+    ------
+    CatalogueError
+        If a source cannot be used, or there is nothing to pack.
+    StoreError
+        If the pack cannot be written, ``to`` holds something else, or no photo can be read. An older pack stays as it was.
+    """
+    if not to or not is_utf8(to):
+        raise ConfigError(f"--to {to!r}: expected a folder or a prefix of a bucket for the pack")
+    if target_bytes < 1:
+        raise ConfigError(f"target of {target_bytes} bytes: expected 1 or more")
+    reach(to)
+    progress, clock = progress or Silent(), Clock()
+    with clock.step("catalogue"):
+        progress.start("catalogue", None)
+        draft = Draft(labelled=labelled, progress=progress.advance)
+        access = Access.to(sources) if access is None else access
+        add_sources(draft, sources, access)
+        table = _with_paths(draft.finish(), draft)
+        for warning in draft.warnings:
+            progress.say(f"warning: {warning}")
+    if not table.num_rows:
+        aside = f" ({draft.aside()})" if draft.left_aside else ""
+        raise CatalogueError(
+            f"no photos to pack in {', '.join(map(repr, sources))}{aside}; expected what 'fruits run' takes"
+        )
+    objects = Objects(to)
+    claim(objects, "pack")  # its photos, or its results, would be among data files
+    with clock.step("pack"):
+        progress.start("pack", table.num_rows)
+        writing = _Writing(objects, table, target_bytes, access, progress)
+        try:
+            files = tuple(writing.files())
+            if not files:
+                raise StoreError(f"none of {table.num_rows:,} photos could be read ({writing.unreadable[0]['reason']})")
+        except BaseException:
+            writing.undo()
+            raise
+        photos = sum(file.rows for file in files)
+        contents = Contents(photos, writing.photo_bytes, labelled, draft.from_manifest, files)
+        before = _named_before(objects)
+        # Nothing is taken back from here on: after an error, too, this may be what is written.
+        objects.write(MANIFEST, contents.to_json())
+        _clean_up(objects, before, contents)
+    return {
+        "pack": to,
+        "photos": photos,
+        "labels": len(draft.codes["label"]),
+        "photo_bytes": writing.photo_bytes,
+        "files": len(files),
+        "row_groups": sum(len(file.first) for file in files),
+        "pack_bytes": sum(file.size_bytes for file in files),
+        "unreadable": writing.unreadable_count,
+        "unreadable_photos": writing.unreadable,
+        "left_aside": dict(sorted(draft.left_aside.items())),
+        "warnings": draft.warnings,
+        "seconds": {**clock.seconds, "total": clock.total()},
+    }
+
+
+def unpack(root: str, to: str, *, overwrite: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    """Write the photos of a pack as files again, checked against their checksums.
+
+    Parameters
+    ----------
+    root : str
+        The pack.
+    to : str
+        A local folder; made if absent.
+    overwrite : bool
+        Whether a file of another content is replaced; else it is left, counted and named.
+    progress : Progress, optional
+
+    Returns
+    -------
+    dict
+        Counts: ``written``, ``there_already`` (the same bytes), ``failed`` (the first 20 by name, with the reason).
+
+    Raises
+    ------
+    CatalogueError
+        If there is no pack, or it is damaged or of another version.
+    StoreError
+        If a whole row group cannot be read, or the folder not be made.
+    """
+    if not to or is_remote(to):
+        raise ConfigError(f"--to {to!r}: expected a local folder")
+    progress, clock = progress or Silent(), Clock()
+    found = find_pack(root.rstrip("/") or root) if is_remote(root) else find_pack(str(Path(root).absolute()))
+    if found is None:
+        raise CatalogueError(f"'{root}' is no pack; expected a folder or prefix with the {MANIFEST} of 'fruits pack'")
+    folder = _Folder(to, overwrite=overwrite)
+    with clock.step("unpack"):
+        progress.start("unpack", found.contents.photos)
+        for group in found.row_groups():
+            for path, digest, data in zip(group["path"], group["sha256"], group["bytes"], strict=True):
+                folder.add(path.as_py(), digest.as_py(), data.as_py())
+            progress.advance(len(group["path"]))
+        folder.close()
+    return {
+        "folder": to,
+        "photos": found.contents.photos,
+        "written": folder.written,
+        "there_already": folder.there_already,
+        "failed": folder.failed_count,
+        "failed_photos": folder.failed,
+        "labels_elsewhere": found.from_manifest,
+        "seconds": {**clock.seconds, "total": clock.total()},
+    }
+
+
+def _with_paths(table: pa.Table, draft: Draft) -> pa.Table:
+    """Add the column ``path``, unique within the pack, and sort by it."""
+    uris = table["uri"].cast(pa.string())
+    paths = uris
+    for source, name in _names(list(draft.roots)).items():
+        root = draft.roots[source]
+        mine = pc.equal(table["source"].cast(pa.string()), source)
+        below = pc.and_(mine, pc.starts_with(uris, root))
+        prefix = pa.scalar(f"{name}/" if len(draft.roots) > 1 else "")
+        within = pc.binary_join_element_wise(prefix, pc.utf8_slice_codeunits(uris, len(root)), "")
+        # What a manifest names beyond its own folder keeps its whole path, below a name of its own.
+        whole = pc.replace_substring_regex(uris, r"^([a-z0-9]+://|pack:)?/*", "")
+        beyond = pc.binary_join_element_wise(prefix, pa.scalar("elsewhere/"), whole, "")
+        paths = pc.if_else(mine, pc.if_else(below, within, beyond), paths)
+    table = table.append_column("path", paths).sort_by("path").combine_chunks()
+    column = table["path"].combine_chunks()
+    same = pc.equal(column.slice(1), column.slice(0, max(0, len(column) - 1))).to_numpy(zero_copy_only=False)
+    if same.any():
+        one = column[int(np.flatnonzero(same)[0])].as_py()
+        raise CatalogueError(f"two photos would both be '{one}' in the pack; pack their sources one by one")
+    return table
+
+
+def _names(sources: list[str]) -> dict[str, str]:
+    """Return a name for each source, none twice."""
+    names: dict[str, str] = {}
+    for source in sources:
+        name = source.rstrip("/").rpartition("/")[2] if is_remote(source) else Path(source).resolve().name
+        name, number = name or "photos", 1
+        while (unique := name if number == 1 else f"{name}-{number}") in names.values():
+            number += 1
+        names[source] = unique
+    return names
+
+
+class _Writing:
+    """Data files in the making, and what went wrong on the way."""
+
+    def __init__(
+        self, objects: Objects, table: pa.Table, target_bytes: int, access: Access, progress: Progress
+    ) -> None:
+        self.photo_bytes = 0
+        self.unreadable: list[dict[str, str]] = []
+        self.unreadable_count = 0
+        self._objects, self._table, self._target, self._progress = objects, table, target_bytes, progress
+        self._access = access
+        self._attempt = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}"
+        self._begun: list[str] = []
+
+    def files(self) -> Iterator[PackFile]:
+        """Write file after file."""
+        groups = self._groups()
+        for first in groups:
+            name = f"{_DATA}/{self._attempt}-{len(self._begun):05d}.parquet"
+            self._begun.append(name)
+            paths, rows, held = [], 0, 0
+            group: pa.Table | None = first
+            with self._objects.writer(name) as sink:
+                hashed = _Hashed(sink)
+                with _parquet(hashed) as writer:
+                    while group is not None:
+                        writer.write_table(group, row_group_size=group.num_rows)
+                        paths.append(group["path"][0].as_py())
+                        rows += group.num_rows
+                        held += pc.sum(group["size_bytes"]).as_py()
+                        group = next(groups, None) if held < self._target else None
+            self.photo_bytes += held
+            yield PackFile(name, hashed.size, hashed.digest.hexdigest(), rows, tuple(paths))
+
+    def undo(self) -> None:
+        """Take back what was written."""
+        for name in self._begun:
+            with suppress(StoreError):
+                self._objects.delete(name)
+
+    def _groups(self) -> Iterator[pa.Table]:
+        rows: list[dict[str, Any]] = []
+        size = 0
+        for row, (data, error) in read_rows(_rows(self._table), self._access):
+            self._progress.advance(1)
+            if data is None:
+                self._miss(row, error)
+                continue
+            digest = hashlib.sha256(data).hexdigest()
+            about = {"size_bytes": len(data), "version": digest[:VERSION_DIGITS], "sha256": digest, "bytes": data}
+            rows.append({**row, **about})
+            size += len(data)
+            if size >= min(_GROUP_BYTES, self._target) or len(rows) >= _GROUP_ROWS:
+                yield pa.Table.from_pylist(rows, schema=SCHEMA)
+                rows, size = [], 0
+        if rows:
+            yield pa.Table.from_pylist(rows, schema=SCHEMA)
+
+    def _miss(self, row: dict[str, Any], reason: str) -> None:
+        self.unreadable_count += 1
+        if len(self.unreadable) < _NAMED:
+            self.unreadable.append({"uri": row["uri"], "reason": reason})
+            self._progress.say(f"not packed: {row['uri']!r}: {reason}")
+
+
+class _Hashed(io.RawIOBase):
+    """A file that is written and summed up in one go."""
+
+    def __init__(self, sink: io.RawIOBase) -> None:
+        self.size, self.digest = 0, hashlib.sha256()
+        self._sink = sink
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        data = memoryview(data)
+        self.digest.update(data)
+        self.size += len(data)
+        self._sink.write(data)
+        return len(data)
+
+
+def _parquet(sink: io.RawIOBase) -> pq.ParquetWriter:
+    small = [name for name in SCHEMA.names if name != "bytes"]
+    return pq.ParquetWriter(
+        sink,
+        SCHEMA,
+        # Photos are compressed already; their statistics would be whole photos.
+        compression={**dict.fromkeys(small, "zstd"), "bytes": "none"},
+        use_dictionary=["label", "split", "manifest_source"],
+        write_statistics=["path", "label", "split"],
+        write_page_checksum=True,
+    )
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    columns = table.select(["uri", "path", "label", "split", "group", "manifest_source", "key"])
+    for batch in columns.to_batches(_GROUP_ROWS):
+        yield from batch.to_pylist()
+
+
+def _named_before(objects: Objects) -> set[str]:
+    try:
+        contents = read_contents(objects)
+    except CatalogueError:
+        return set()
+    return {file.name for file in contents.files} if contents else set()
+
+
+def _clean_up(objects: Objects, before: Iterable[str], contents: Contents) -> None:
+    """Delete the files of the pack that was replaced, and what killed attempts left long ago."""
+    named = {file.name for file in contents.files}
+    limit = f"{datetime.now(UTC) - _STALE_AFTER:%Y%m%dT%H%M%S}"
+    stale = {found.key for found in objects.list(_DATA) if found.key.rpartition("/")[2][: len(limit)] < limit}
+    # What another pack on this place, finished a moment later, names now is left to it.
+    for name in sorted((set(before) | stale) - named - _named_before(objects)):
+        objects.delete(name)
+
+
+class _Folder:
+    """A folder that photos are written to, none beside it."""
+
+    def __init__(self, root: str, *, overwrite: bool) -> None:
+        self.written = self.there_already = self.failed_count = 0
+        self.failed: list[dict[str, str]] = []
+        self._overwrite = overwrite
+        try:
+            Path(root).mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise StoreError(f"'{root}' cannot be made ({exc.strerror}); choose another folder with --to") from exc
+        self._root = Path(root).resolve()
+        self._safe: set[str] = set()  # folders that were looked at
+        self._draft = self._root / f".unpack-{uuid.uuid4().hex[:12]}"
+
+    def add(self, path: str, digest: str, data: bytes) -> None:
+        """Write a photo unless it is there; whatever speaks against it is counted."""
+        if hashlib.sha256(data).hexdigest() != digest:
+            self._fail(path, "damaged in its pack: its bytes have another checksum")
+            return
+        parts = path.split("/")
+        if not all(parts) or not {".", ".."}.isdisjoint(parts) or "\0" in path:
+            self._fail(path, "its path would leave the folder, or is none")
+            return
+        try:
+            target = self._root / path
+            if not self._is_within(target.parent):
+                self._fail(path, "a link in the folder leads out of it")
+            elif target.is_symlink() or (target.exists() and target.read_bytes() != data and not self._overwrite):
+                self._fail(path, "there is another file of that name; --overwrite replaces it")
+            elif target.exists() and target.read_bytes() == data:
+                self.there_already += 1
+            else:
+                self._draft.write_bytes(data)  # whole or not at all, also when killed
+                self._draft.replace(target)
+                self.written += 1
+        except OSError as exc:
+            self._fail(path, exc.strerror or str(exc))
+
+    def close(self) -> None:
+        """Leave nothing but photos."""
+        self._draft.unlink(missing_ok=True)
+
+    def _is_within(self, folder: Path) -> bool:
+        name = os.fspath(folder)
+        if name not in self._safe:
+            # Looked at before it is made: making it would follow the link.
+            if not folder.resolve().is_relative_to(self._root):
+                return False
+            folder.mkdir(parents=True, exist_ok=True)
+            self._safe.add(name)
+        return True
+
+    def _fail(self, path: str, reason: str) -> None:
+        self.failed_count += 1
+        if len(self.failed) < _NAMED:
+            self.failed.append({"path": path, "reason": reason})

@@ -1,0 +1,401 @@
+"""Packs: many photos in a few Parquet files, which a bucket keeps and gives back faster and cheaper than single objects.
+
+``pack.json`` names the files, their checksums and the first path of each row group; nothing is found by listing. Rows are
+sorted by path, so the row group of a photo is found without reading. Reading only; ``packing.py`` makes packs.
+
+Format version 1. To change it: raise ``VERSION``, say here what changed, and add a test that packs of the old one still open.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError, Executor, Future
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fruits.errors import CatalogueError, StoreError
+from fruits.photos.reading.pack_groups import ADVICE, RowGroup, check_group, short
+from fruits.storage.local import RefusedError, open_regular, read_regular
+from fruits.storage.objects import AbsentError, Objects, is_remote, opened
+from fruits.storage.sanitising import json_text
+
+FORMAT: Final = "fruits pack"
+VERSION: Final = 1
+MANIFEST: Final = "pack.json"
+#: What the uri of a photo in a pack begins with.
+SCHEME: Final = "pack:"
+#: Digits of a photo's checksum that are its version: packing the same photos again changes nothing.
+VERSION_DIGITS: Final = 16
+
+#: A row per photo, sorted by path. ``split`` is null where nothing says it; ``group``, ``manifest_source`` (which older packs
+#: lack) and ``key`` as in the catalogue, ``key`` being what a split or a sample by hash goes by. What reading a photo takes comes
+#: last, so that it is one range of the file.
+SCHEMA: Final = pa.schema(
+    [
+        pa.field("label", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("manifest_source", pa.string()),
+        pa.field("group", pa.int64(), nullable=False),
+        pa.field("key", pa.int64(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("bytes", pa.binary(), nullable=False),
+    ]
+)
+#: Row groups that a process keeps: the one in use, the one before (shards end anywhere), and the next one of a bucket.
+_GROUPS_KEPT: Final = 3
+_MAX_CONTENTS: Final = 256 << 20
+_OPTIONAL: Final = frozenset({"manifest_source"})
+_TEXTS: Final = ("label", "split", "manifest_source", "path", "version", "sha256")
+
+
+@dataclass(frozen=True, slots=True)
+class PackFile:
+    """A data file of a pack.
+
+    Attributes
+    ----------
+    name : str
+        Key below the pack's root, of one attempt alone.
+    size_bytes : int
+    sha256 : str
+    rows : int
+    first : tuple of str
+        First path of each row group.
+    """
+
+    name: str
+    size_bytes: int
+    sha256: str
+    rows: int
+    first: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What ``pack.json`` says.
+
+    Attributes
+    ----------
+    photos, photo_bytes : int
+        Totals of the files.
+    labelled : bool
+        Whether every photo has a label.
+    from_manifest : bool
+        Whether a manifest gave labels and splits.
+    files : tuple of PackFile
+        In the order of paths.
+    """
+
+    photos: int
+    photo_bytes: int
+    labelled: bool
+    from_manifest: bool
+    files: tuple[PackFile, ...]
+
+    def to_json(self) -> bytes:
+        """Return the text of ``pack.json``."""
+        about = {"format": FORMAT, "format_version": VERSION, **asdict(self)}
+        return json_text(about, indent=1, ensure_ascii=False).encode()
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> Contents | None:
+        """Read ``pack.json``; None if it is another program's.
+
+        Raises
+        ------
+        CatalogueError
+            If it is damaged or of another version.
+        """
+        try:
+            about = json.loads(data)
+            if isinstance(about, dict) and about.get("format") != FORMAT:
+                return None
+            version = about["format_version"]
+            if version != VERSION:
+                raise CatalogueError(
+                    f"'{where}' is of pack format {version!r}; expected {VERSION}: {ADVICE}, or update fruits"
+                )
+            files = tuple(PackFile(**{**file, "first": tuple(file["first"])}) for file in about["files"])
+            contents = cls(about["photos"], about["photo_bytes"], about["labelled"], about["from_manifest"], files)
+            firsts = [path for file in files for path in file.first]
+            if (
+                contents.photos != sum(file.rows for file in files)
+                or firsts != sorted(firsts)
+                or not all(file.first and re.fullmatch(r"data/[\w-]+\.parquet", file.name) for file in files)
+            ):
+                raise ValueError("its numbers contradict each other")
+        except CatalogueError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+            raise CatalogueError(
+                f"'{where}' is damaged ({type(exc).__name__}: {exc}); expected what 'fruits pack' wrote: {ADVICE}"
+            ) from exc
+        return contents
+
+
+def find_pack(root: str) -> Pack | None:
+    """Return the pack at a folder or prefix; None if there is none.
+
+    Raises
+    ------
+    CatalogueError
+        If there is one that is damaged or of another version.
+    """
+    # Asked of the disk first: Objects makes folders that are not there.
+    if not is_remote(root) and not (Path(root) / MANIFEST).is_file():
+        return None
+    objects = opened(root)
+    contents = read_contents(objects)
+    return None if contents is None else Pack(objects, contents)
+
+
+def read_contents(objects: Objects) -> Contents | None:
+    """Return what the ``pack.json`` of a place says; None if there is none, or it is another program's."""
+    try:
+        path = objects.local_path(MANIFEST)
+        if path is None:
+            data = objects.read(MANIFEST, limit=_MAX_CONTENTS)
+        else:
+            data = read_regular(str(path), _MAX_CONTENTS, _inside(objects))
+    except (AbsentError, FileNotFoundError):
+        return None
+    except RefusedError as exc:
+        raise CatalogueError(f"'{objects.root}/{MANIFEST}' cannot be used ({exc}); {ADVICE}") from exc
+    except NotADirectoryError:
+        return None
+    return Contents.parse(data, f"{objects.root}/{MANIFEST}")
+
+
+@lru_cache(maxsize=8)
+def opened_pack(root: str) -> Pack:
+    """Open a pack once per process.
+
+    Raises
+    ------
+    StoreError
+        If there is none, or it cannot be used.
+    """
+    try:
+        pack = find_pack(root)
+    except CatalogueError as exc:
+        raise StoreError(str(exc)) from exc
+    if pack is None:
+        raise AbsentError(f"there is no pack at '{root}'; the photos were listed from one")
+    return pack
+
+
+def split_pack_uri(uri: str) -> tuple[str, str]:
+    """Return the root of the pack and the path of the photo in it."""
+    root, _, path = uri.removeprefix(SCHEME).partition("#")
+    return root.replace("%23", "#").replace("%25", "%"), path
+
+
+class Pack:
+    """An opened pack; may be used by several threads.
+
+    Parameters
+    ----------
+    objects : Objects
+    contents : Contents
+    """
+
+    def __init__(self, objects: Objects, contents: Contents) -> None:
+        self.root = objects.root
+        self.labelled, self.from_manifest = contents.labelled, contents.from_manifest
+        self._objects = objects
+        self._lock = threading.Lock()
+        self._use(contents)
+
+    def _use(self, contents: Contents) -> None:
+        self.contents = contents
+        self._places = [(file, group) for file in contents.files for group in range(len(file.first))]
+        self._firsts = [path for file in contents.files for path in file.first]
+        self._groups: OrderedDict[int, Future[RowGroup]] = OrderedDict()
+        self._footers: dict[str, Any] = {}
+        self._reading = -1  # the row group that was asked for last
+
+    def uri(self, path: str) -> str:
+        """Return the uri of a photo, by which :func:`fruits.photos.reading.reading.read_photo` finds it again."""
+        return f"{SCHEME}{self.root.replace('%', '%25').replace('#', '%23')}#{path}"
+
+    def catalogue(self, *, labelled: bool) -> Iterator[pa.RecordBatch]:
+        """Yield the photos as ``Draft.add_batch`` takes them, reading the small columns only.
+
+        Raises
+        ------
+        CatalogueError
+            If a file is gone or damaged.
+        """
+        wanted = ["path", "group", "key", "size_bytes", "version"]
+        wanted += ["label", "split", "manifest_source"] if labelled else []
+        prefix = pa.scalar(self.uri(""))
+        for file in self.contents.files:
+            try:
+                with self._opened(file) as stream:
+                    # As a dictionary a text that repeats is held once, however long it is.
+                    metadata = pq.ParquetFile(stream).metadata
+                    there = {metadata.schema.column(at).name for at in range(metadata.num_columns)}
+                    parquet = pq.ParquetFile(
+                        stream,
+                        metadata=metadata,
+                        read_dictionary=[name for name in _TEXTS if name in there],
+                        page_checksum_verification=True,
+                        pre_buffer=True,
+                    )
+                    rows = metadata.num_rows
+                    columns = [name for name in wanted if name in there or name not in _OPTIONAL]
+                    if rows == file.rows:
+                        for group in range(parquet.metadata.num_row_groups):
+                            check_group(parquet.metadata.row_group(group), columns)
+                        for batch in parquet.iter_batches(batch_size=8192, columns=columns):
+                            yield _as_catalogue(batch, prefix, labelled=labelled)
+            except (pa.ArrowException, OSError, KeyError) as exc:
+                first = (str(exc).splitlines() or [type(exc).__name__])[0]
+                raise CatalogueError(
+                    f"pack '{self.root}': its file '{file.name}' cannot be read ({first}); {ADVICE}"
+                ) from exc
+            if rows != file.rows:
+                raise CatalogueError(
+                    f"pack '{self.root}': its file '{file.name}' holds {rows:,} photos, not {file.rows:,}; {ADVICE}"
+                )
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of a photo, checked against its checksum.
+
+        Raises
+        ------
+        AbsentError
+            If the pack has no such photo.
+        StoreError
+            If its file is gone, or bytes are damaged.
+        """
+        try:
+            return self._group(path).read(path)
+        except AbsentError:
+            # Packed anew since it was opened, and the files of that time are gone: what is there now counts.
+            contents = read_contents(self._objects)
+            if contents is None or contents == self.contents:
+                raise
+            with self._lock:
+                self._use(contents)
+            return self._group(path).read(path)
+
+    def expect(self, path: str, executor: Executor) -> None:
+        """Begin to read the row group of a photo that will be asked for, if it is the next one."""
+        number = self._number(path)
+        with self._lock:
+            # Of large photos, those to come lie in many row groups: fetched all at once they would push each other out.
+            if number not in self._groups and (number == self._reading + 1 or (number >= 0 and not self._groups)):
+                self._keep(number, executor.submit(self._load, number))
+
+    def row_groups(self) -> Iterator[Mapping[str, pa.Array]]:
+        """Yield every row group, one at a time, as columns ``path``, ``sha256`` and ``bytes``."""
+        for number in range(len(self._places)):
+            group = self._load(number)
+            yield {"path": group.paths, "sha256": group.sha256, "bytes": group.contents}
+
+    def _number(self, path: str) -> int:
+        return bisect_right(self._firsts, path) - 1
+
+    def _group(self, path: str) -> RowGroup:
+        """Return the row group that holds a photo if any does; loaded once, whoever else waits for it."""
+        number = self._number(path)
+        if number < 0:
+            raise AbsentError(f"pack '{self.root}' has no photo '{path}'")
+        while True:
+            mine: Future[RowGroup] = Future()
+            with self._lock:
+                loading = self._groups.get(number, mine)
+                self._keep(number, loading)
+                self._reading = number
+            if loading is mine:
+                try:
+                    mine.set_result(self._load(number))
+                except BaseException as exc:
+                    mine.set_exception(exc)
+            try:
+                return loading.result()
+            except CancelledError:  # whoever expected it has stopped
+                self._forget(number, loading)
+            except RefusedError:
+                raise  # of all of its photos, without reading it again
+            except BaseException:
+                self._forget(number, loading)  # may work next time
+                raise
+
+    def _keep(self, number: int, group: Future[RowGroup]) -> None:
+        self._groups[number] = group
+        self._groups.move_to_end(number)
+        while len(self._groups) > _GROUPS_KEPT:
+            self._groups.popitem(last=False)
+
+    def _forget(self, number: int, group: Future[RowGroup]) -> None:
+        with self._lock:
+            if self._groups.get(number) is group:
+                del self._groups[number]
+
+    def _opened(self, file: PackFile) -> Any:
+        path = self._objects.local_path(file.name)
+        if path is None:
+            return self._objects.open(file.name)
+        descriptor = open_regular(str(path), _inside(self._objects))
+        try:
+            # Arrow opens what we looked at, not what may have taken its name since.
+            opened_one = Path(f"/proc/self/fd/{descriptor}")
+            return pa.OSFile(str(opened_one if opened_one.exists() else path))
+        finally:
+            os.close(descriptor)
+
+    def _load(self, number: int) -> RowGroup:
+        file, group = self._places[number]
+        try:
+            with self._opened(file) as stream:
+                # Without the pages' checksums: one damaged photo must not take its row group along.
+                parquet = pq.ParquetFile(stream, metadata=self._footers.get(file.name), pre_buffer=True)
+                # Fetched once per file, as files are read one after the other.
+                self._footers = {file.name: parquet.metadata}
+                return RowGroup.read_from(parquet, group)
+        except AbsentError:
+            raise
+        except FileNotFoundError as exc:
+            raise AbsentError(f"the file '{file.name}' of pack '{self.root}' is gone") from exc
+        except StoreError:
+            raise
+        except (pa.ArrowException, OSError, IndexError) as exc:
+            first = (str(exc).splitlines() or [type(exc).__name__])[0]
+            raise StoreError(f"the file '{file.name}' of pack '{self.root}' is damaged ({first}); {ADVICE}") from exc
+
+
+def _as_catalogue(batch: pa.RecordBatch, prefix: pa.Scalar, *, labelled: bool) -> pa.RecordBatch:
+    columns = {name: batch.column(name) for name in batch.schema.names}
+    for name in columns.keys() & {*_TEXTS}:
+        columns[name] = short(columns[name])
+    if not labelled:
+        columns["group"] = columns["key"]  # as of photos in folders, where nothing is learnt
+    columns["version"] = columns["version"].cast(pa.string())
+    columns["uri"] = pc.binary_join_element_wise(prefix, columns.pop("path").cast(pa.string()), "")
+    for name in ("label", "split", "manifest_source"):
+        if name not in columns:
+            columns[name] = pa.nulls(batch.num_rows, pa.dictionary(pa.int32(), pa.string()))
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _inside(objects: Objects) -> Callable[[str], bool]:
+    """Return whether a path, without links, lies in a pack: a stranger's may hold links to what is the operator's."""
+    root = os.path.realpath(objects.root)
+    return lambda real: real.startswith(f"{root}/")

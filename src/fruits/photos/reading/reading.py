@@ -1,0 +1,227 @@
+"""The bytes of photos by uri, wherever they lie: on disk, in a bucket, in a pack.
+
+One photo that cannot be read is a reason in place of bytes; a bucket that refuses every photo is an error. Requests to
+buckets run side by side and ahead of whoever asks, within a bound in photos and in bytes. Knows nothing of pixels.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import tee
+from typing import Any, Final, TypeVar
+
+from fruits.errors import StoreError
+from fruits.photos.reading.access import NO_LINKS, Access
+from fruits.photos.reading.packs import SCHEME, opened_pack, split_pack_uri
+from fruits.storage.local import MAX_PHOTO_BYTES, RefusedError, read_regular
+from fruits.storage.objects import AbsentError, Objects, is_remote, opened
+
+#: Requests to a bucket at the same time. Each waits for the network, not for the processor.
+THREADS: Final = 32
+#: A photo in a bucket is asked for when it is at most this many photos away: batches of 32 find theirs there.
+_AHEAD: Final = 128
+#: Bytes that are fetched and not yet asked for, and those on their way, by the largest photo so far; a larger one waits until
+#: it is asked for.
+_MAX_BYTES: Final = 16 << 20
+_FIRST_GUESS: Final = 256 << 10
+#: So many refusals in a row, and nothing read between, are no longer about photos.
+_REFUSALS: Final = 32
+
+Content = tuple[bytes | None, str]
+Row = TypeVar("Row", bound=Mapping[str, Any])
+
+
+def read_photo(uri: str, access: Access = NO_LINKS, *, limit: int = MAX_PHOTO_BYTES) -> bytes:
+    """Return the bytes of a photo: a path, ``s3://bucket/key``, or ``pack:root#path``.
+
+    Parameters
+    ----------
+    uri : str
+    access : Access
+        Where links on disk may lead.
+    limit : int
+        Bytes that a file or an object may have.
+
+    Raises
+    ------
+    RefusedError
+        If it is too large or no file, or leads elsewhere.
+    OSError
+        If it is gone or cannot be read; :class:`StoreError`, which is one, from buckets and packs.
+    """
+    if uri.startswith(SCHEME):
+        root, path = split_pack_uri(uri)
+        return opened_pack(root).read(path)
+    if not is_remote(uri):
+        # Plain reading: for small local files obstore's way takes several times as long.
+        return read_regular(uri, limit, access.leads)
+    objects, key = place_of(uri)
+    try:
+        return objects.read(key, limit=limit)
+    except ValueError as exc:
+        raise StoreError(f"cannot read '{uri}': {exc}") from exc
+
+
+def read_photos(uris: Iterable[str], access: Access = NO_LINKS) -> Iterator[Content]:
+    """Yield for each uri, in order, its bytes and an empty text, or None and the reason.
+
+    Photos in buckets and packs in buckets are read ahead; those on disk when they are asked for, as a thread costs more than
+    reading a small file. Close the iterator, or use it up, to stop the threads.
+
+    Parameters
+    ----------
+    uris : iterable of str
+        Taken up to 128 ahead.
+    access : Access
+        Where links on disk may lead.
+
+    Raises
+    ------
+    StoreError
+        If a bucket refuses 32 photos in a row.
+    """
+    source = iter(uris)
+    coming: deque[Callable[[], Content]] = deque()
+    ahead = _Ahead(access)
+    refused = 0
+    try:
+        while True:
+            while ahead.has_room(len(coming)) and (uri := next(source, None)) is not None:
+                coming.append(ahead.start(uri))
+                if not ahead.is_useful:
+                    break
+            if not coming:
+                return
+            data, error = coming.popleft()()
+            if error.startswith(_REFUSED):
+                refused += 1
+                if refused >= _REFUSALS:
+                    raise StoreError(
+                        f"{refused} photos in a row were refused, the last: {error.removeprefix(_REFUSED)}"
+                    )
+            elif data is not None:
+                refused = 0
+            yield data, error
+    finally:
+        ahead.close()
+
+
+def read_rows(rows: Iterable[Row], access: Access = NO_LINKS) -> Iterator[tuple[Row, Content]]:
+    """Yield rows that have a ``uri`` with what :func:`read_photos` says of each.
+
+    Take every photo of a worker from one such iterator: it reads ahead beyond the batch that is being put together.
+    """
+    mine, theirs = tee(rows)
+    return zip(mine, read_photos((row["uri"] for row in theirs), access), strict=True)
+
+
+def will_never_work(reason: str) -> bool:
+    """Whether the reason in place of a photo's bytes is one that trying again does not change."""
+    return reason.startswith("too large: ")
+
+
+def read_head(uri: str, length: int, access: Access = NO_LINKS) -> bytes:
+    """Return the first bytes of a photo, all of it where that costs the same.
+
+    Raises
+    ------
+    OSError
+        As :func:`read_photo`.
+    """
+    if not is_remote(uri):
+        return read_photo(uri, access)
+    objects, key = place_of(uri)
+    try:
+        return objects.read_range(key, 0, length)
+    except ValueError as exc:
+        raise StoreError(f"cannot read '{uri}': {exc}") from exc
+
+
+def place_of(uri: str) -> tuple[Objects, str]:
+    """Return the bucket, opened once per process so that its connections serve all folders, and the key in it."""
+    scheme, _, rest = uri.partition("://")
+    bucket, _, key = rest.partition("/")
+    return opened(f"{scheme}://{bucket}"), key
+
+
+_REFUSED: Final = "unreadable: the bucket refuses: "
+
+
+class _Ahead:
+    """Reads of photos to come."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self.is_useful = False
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self._largest = _FIRST_GUESS
+        self._held = 0  # bytes fetched and not yet asked for
+
+    def has_room(self, coming: int) -> bool:
+        """Whether one more photo may be fetched beside those that are coming; always one."""
+        in_bytes = self._held + min(coming, THREADS) * self._largest
+        return not coming or (coming < _AHEAD and in_bytes < _MAX_BYTES)
+
+    def start(self, uri: str) -> Callable[[], Content]:
+        """Begin to read a photo if it lies in a bucket; return how to get it."""
+        if uri.startswith(SCHEME):
+            root, path = split_pack_uri(uri)
+            self.is_useful = is_remote(root)
+            if self.is_useful:
+                opened_pack(root).expect(path, self._threads())
+            return lambda: _content(uri, self._access)
+        self.is_useful = is_remote(uri)
+        if not self.is_useful:
+            return lambda: _content(uri, self._access)
+        reading = self._threads().submit(self._fetch, uri)
+
+        def get() -> Content:
+            content = reading.result()
+            if content is None:
+                return _content(uri, self._access)
+            with self._lock:
+                self._held -= len(content[0] or b"")
+            return content
+
+        return get
+
+    def close(self) -> None:
+        """Forget what has not begun."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _fetch(self, uri: str) -> Content | None:
+        """Read a photo ahead, if it is small enough to lie about until it is asked for."""
+        content = _content(uri, self._access, limit=_MAX_BYTES)
+        if will_never_work(content[1]):
+            return None
+        size = len(content[0] or b"")
+        with self._lock:
+            self._held += size
+            self._largest = max(self._largest, size)
+        return content
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fetch")
+        return self._pool
+
+
+def _content(uri: str, access: Access, *, limit: int = MAX_PHOTO_BYTES) -> Content:
+    """Return the bytes of a photo, or None and the reason."""
+    try:
+        return read_photo(uri, access, limit=limit), ""
+    except RefusedError as exc:
+        return None, f"{exc.code}: {exc}"
+    except FileNotFoundError:
+        return None, "not found: the file is gone since it was listed"
+    except AbsentError:
+        return None, "not found: the object is gone since it was listed"
+    except StoreError as exc:
+        return None, f"{'unreadable: ' if uri.startswith(SCHEME) else _REFUSED}{exc}"
+    except OSError as exc:
+        return None, f"unreadable: {exc.strerror or exc}"

@@ -1,0 +1,217 @@
+"""A few photos of a catalogue, opened to look at: their typical size, and thumbnails for people."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import repeat
+from queue import SimpleQueue
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fruits.config import usable_cores
+from fruits.errors import ImageDecodeError
+from fruits.photos.catalogue.builder import stable_hash
+from fruits.photos.catalogue.consent import giver_of, mark
+from fruits.photos.decoding.decoder import Decoder, own_decoder
+from fruits.photos.decoding.images import Preprocessing
+from fruits.photos.reading.access import NO_LINKS, Access
+from fruits.photos.reading.reading import THREADS, read_head, read_photo, read_photos
+from fruits.storage.objects import is_remote
+
+_SIZES_READ: Final = 50
+#: Enough for the size of nearly every photo; of a larger header, such as one with a preview, the whole file is read.
+_HEAD_BYTES: Final = 64 << 10
+#: Photos whose margins are looked at, at this size; how wide a margin is, how light white, and how much of the margin.
+_BACKDROPS: Final = 48
+_SMALL: Final = Preprocessing(64, "squash")
+_MARGIN: Final = 4
+_WHITE: Final = 225
+_MOSTLY: Final = 0.7
+_THUMBNAIL_SIDE: Final = 128
+#: So many thumbnails are worth another decoder, which takes as long to start as dozens to make.
+_PHOTOS_PER_DECODER: Final = 200
+
+
+def typical_side(table: pa.Table, access: Access = NO_LINKS) -> int | None:
+    """Return the median short side, in pixels, of the photos of the sharpest source; None if none can be read.
+
+    Looks at the headers of a few photos per source, chosen by hash, so that the answer does not depend on their order.
+    """
+    medians = []
+    for source in table["source"].unique().to_pylist():
+        uris = table.filter(pc.equal(table["source"].cast(pa.string()), source))["uri"]
+        step = max(1, len(uris) // (20 * _SIZES_READ))
+        chosen = sorted(uris.take(pa.array(range(0, len(uris), step))).to_pylist(), key=_place)[:_SIZES_READ]
+        sides = [min(size) for size in _sizes(chosen, access) if size]
+        if sides:
+            medians.append(int(np.median(sides)))
+    return max(medians, default=None)
+
+
+def thumbnail(uri: str, access: Access = NO_LINKS) -> bytes | None:
+    """Return a small JPEG of a photo; None if it does not open, or its giver did not agree that others see it."""
+    try:
+        data = read_photo(uri, access)
+        giver = giver_of(data)
+        return None if giver is not None and not giver.may_show else own_decoder().to_thumbnail(data, _THUMBNAIL_SIDE)
+    except (OSError, ImageDecodeError):
+        return None
+
+
+def gallery_thumbnails(
+    uris: Sequence[str], side: int, quality: int, access: Access = NO_LINKS
+) -> Iterator[bytes | None]:
+    """Yield a small JPEG for each photo; read ahead from a bucket, one decoder per core.
+
+    None where it does not open, or where its giver did not agree that others see it. Where the giver did, the small one is marked
+    as well: whoever shows it can ask whether it was withdrawn.
+    """
+    workers = max(1, min(usable_cores(), len(uris) // _PHOTOS_PER_DECODER))
+    with ExitStack() as opened:
+        free: SimpleQueue[Decoder] = SimpleQueue()
+        free.put(own_decoder())
+        for _ in range(workers - 1):
+            free.put(opened.enter_context(Decoder()))
+
+        def small(data: bytes | None) -> bytes | None:
+            giver = None if data is None else giver_of(data)
+            if data is None or (giver is not None and not giver.may_show):
+                return None
+            decoder = free.get()
+            try:
+                made = decoder.to_thumbnail(data, side, quality)
+                return made if giver is None else mark(made, giver)
+            except ImageDecodeError:
+                return None
+            finally:
+                free.put(decoder)
+
+        pool = opened.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="thumbnail"))
+        coming: deque[Future[bytes | None]] = deque()
+        for data, _ in read_photos(uris, access):
+            coming.append(pool.submit(small, data))
+            if len(coming) > 2 * workers:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+
+
+def thumbnails(uris: Iterable[str], count: int, access: Access = NO_LINKS) -> list[bytes]:
+    """Return small JPEGs of the first ``count`` photos that still open."""
+    found: list[bytes] = []
+    for uri in uris:
+        if len(found) == count:
+            break
+        if picture := thumbnail(uri, access):
+            found.append(picture)
+    return found
+
+
+def example_photos(
+    table: pa.Table,
+    wrong: Mapping[tuple[str, str], Sequence[str]],
+    access: Access = NO_LINKS,
+    *,
+    pairs: int = 12,
+    labels: int = 200,
+) -> dict[str, list[bytes]]:
+    """Return thumbnails for a report.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        The catalogue.
+    wrong : mapping
+        Uris of photos taken for another label, by (label, predicted), worst pair first.
+    access : Access
+        Where links among the photos may lead.
+    pairs, labels : int
+        For how many pairs, and how many labels, there will be thumbnails.
+
+    Returns
+    -------
+    dict
+        Label to training photos of it; ``label NUL predicted`` to photos of the label that were taken for the other.
+    """
+    worst = list(wrong)[:pairs]
+    several = {label for pair in worst for label in pair}
+    uris = table["uri"]
+    names = table["label"].combine_chunks()
+    training = pc.equal(table["split"].cast(pa.string()), "train").combine_chunks().to_numpy(zero_copy_only=False)
+    found: dict[str, list[bytes]] = {}
+    for code, name in enumerate(names.dictionary.to_pylist()):
+        if name not in several and len(found) >= labels:
+            continue
+        rows = np.flatnonzero((names.indices.to_numpy() == code) & training)
+        count = 3 if name in several else 1
+        # Spread over the label's photos: the first few are often frames of one film.
+        spread = rows[np.linspace(0, len(rows) - 1, min(len(rows), 2 * count)).astype(int)] if len(rows) else rows
+        chosen = [*spread[::2], *spread[1::2]]
+        if photos := thumbnails((uris[int(row)].as_py() for row in chosen), count, access):
+            found[name] = photos
+    for label, predicted in worst:
+        found[f"{label}\0{predicted}"] = thumbnails(wrong[label, predicted], 3, access)
+    return found
+
+
+def _place(uri: str) -> int:
+    """Order photos by folder and name alone, so that the choice is the same wherever the photos lie."""
+    return stable_hash("/".join(uri.split("/")[-2:]))
+
+
+def _sizes(uris: Sequence[str], access: Access) -> list[tuple[int, int] | None]:
+    if any(map(is_remote, uris)):
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="size") as pool:
+            heads = list(pool.map(_head, uris, repeat(access)))
+    else:
+        heads = [_head(uri, access) for uri in uris]
+    sizes: list[tuple[int, int] | None] = []
+    for uri, head, size in zip(uris, heads, own_decoder().read_sizes(heads), strict=True):
+        if not isinstance(size, ImageDecodeError):
+            sizes.append(size)
+        elif len(head) == _HEAD_BYTES and is_remote(uri):
+            sizes.append(_size_of_all(uri))
+        else:
+            sizes.append(None)
+    return sizes
+
+
+def _head(uri: str, access: Access) -> bytes:
+    """Return the beginning of a photo, nothing where it cannot be read."""
+    try:
+        return read_head(uri, _HEAD_BYTES, access)
+    except OSError:
+        return b""
+
+
+def _size_of_all(uri: str) -> tuple[int, int] | None:
+    try:
+        (size,) = own_decoder().read_sizes([read_photo(uri)])
+    except OSError:
+        return None
+    return None if isinstance(size, ImageDecodeError) else size
+
+
+def white_backdrops(uris: pa.ChunkedArray, access: Access = NO_LINKS) -> tuple[int, int]:
+    """Look at the margins of some photos; return how many were looked at, and how many are on white.
+
+    Spread evenly over the catalogue. Photos that do not open are left out.
+    """
+    step = max(1, len(uris) // _BACKDROPS)
+    looked = white = 0
+    for uri in uris.take(pa.array(range(0, len(uris), step))).to_pylist()[:_BACKDROPS]:
+        try:
+            pixels = own_decoder().to_network_input(read_photo(uri, access), _SMALL).pixels
+        except (OSError, ImageDecodeError):
+            continue
+        margin = np.ones(pixels.shape[:2], bool)
+        margin[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN] = False
+        looked += 1
+        white += bool((pixels[margin].min(axis=1) >= _WHITE).mean() >= _MOSTLY)
+    return looked, white

@@ -1,0 +1,1 @@
+"""What predict, apply and the service share: the bundle, its answers, its taxonomy, its gallery."""

@@ -1,0 +1,215 @@
+"""What a person is told: a variety, a kind, "probably", "not sure" or "none of the things I know"; and advice on the photo.
+
+From calibrated probabilities and strangeness to one of five outcomes, for many photos at once. Batch, command line and service
+all ask here; ``recognizer.onnx`` gives the numbers and the bundle's ``taxonomy.json`` and ``certainty.json`` the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fruits.learning.metrics import best_labels
+from fruits.photos.decoding.quality import Limits
+from fruits.recogniser.taxonomy import Name, Taxonomy
+
+Outcome = Literal["variety", "kind", "probable", "unsure", "unknown"]
+OUTCOMES: Final[tuple[Outcome, ...]] = ("variety", "kind", "probable", "unsure", "unknown")
+#: The outcomes that name something.
+NAMING: Final[tuple[Outcome, ...]] = ("variety", "kind", "probable")
+#: How many kinds and labels an answer names at most.
+BEST: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Certainty:
+    """From where on which answer is given.
+
+    Attributes
+    ----------
+    variety, kind : float
+        Least probability at which a variety, a kind counts as certain.
+    probable : float
+        Least probability of the best kind at which it is named as probable; at ``kind`` or above, none is.
+    strange : float
+        Strangeness beyond which a photo shows none of the things that were learnt; infinite: never.
+    limits : Limits
+        Beyond which the photo itself is to blame.
+    """
+
+    variety: float
+    kind: float
+    probable: float
+    strange: float
+    limits: Limits
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, which knows no infinity."""
+        return {**asdict(self), "strange": self.strange if np.isfinite(self.strange) else None}
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> Certainty:
+        """Return what :meth:`as_dict` wrote; what an older version wrote knows no "probably"."""
+        strange = float("inf") if values["strange"] is None else float(values["strange"])
+        variety, kind = float(values["variety"]), float(values["kind"])
+        return cls(variety, kind, float(values.get("probable", kind)), strange, Limits(**values["limits"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What was decided of n photos, as arrays of shape (n,) or (n, up to ``BEST``).
+
+    Attributes
+    ----------
+    outcome : int64 array, shape (n,)
+        Position in ``OUTCOMES``.
+    variety : int64 array, shape (n,)
+        The most probable variety; -1 if the taxonomy has none.
+    variety_probability : float32 array, shape (n,)
+    kinds, kind_probabilities : arrays, shape (n, up to 3)
+        Best first.
+    labels, label_probabilities : arrays, shape (n, up to 3)
+        Best first.
+    """
+
+    outcome: NDArray[np.int64]
+    variety: NDArray[np.int64]
+    variety_probability: NDArray[np.float32]
+    kinds: NDArray[np.int64]
+    kind_probabilities: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    label_probabilities: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is said of one photo.
+
+    Attributes
+    ----------
+    outcome : {"variety", "kind", "probable", "unsure", "unknown"}
+    name : Name, optional
+        Of the variety or the kind; None where nothing is named.
+    probability : float
+        Of what is named; of the best kind where nothing is.
+    kind, variety : str
+        Identifiers of what is named: ``apple``, ``apple/braeburn``; empty where nothing is.
+    kinds : tuple of (str, Name, float)
+        The most probable kinds with their probability, best first; at most three.
+    labels : tuple of str
+        The most probable labels of the training photos, best first; at most three.
+    probabilities : tuple of float
+        Of these labels.
+    strangeness : float
+        How unlike everything that was learnt.
+    advice : tuple of str
+        What is wrong with the photo, of ``small``, ``dark``, ``blurred``; given only where the answer is not certain.
+    features : float32 array, shape (k,)
+    """
+
+    outcome: Outcome
+    name: Name | None
+    probability: float
+    kind: str
+    variety: str
+    kinds: tuple[tuple[str, Name, float], ...]
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    strangeness: float
+    advice: tuple[str, ...]
+    features: NDArray[np.float32]
+
+
+def decide(
+    probabilities: NDArray[np.float32], strangeness: NDArray[np.float32], taxonomy: Taxonomy, certainty: Certainty
+) -> Decisions:
+    """Decide what is said of n photos.
+
+    Parameters
+    ----------
+    probabilities : float32 array, shape (n, c)
+        Calibrated.
+    strangeness : float32 array, shape (n,)
+    taxonomy : Taxonomy
+        Of the c labels.
+    certainty : Certainty
+    """
+    n = len(probabilities)
+    by_kind = taxonomy.by_kind(probabilities)
+    by_variety = taxonomy.by_variety(probabilities)
+    kinds, labels = best_labels(by_kind, BEST), best_labels(probabilities, BEST)
+    kind_probabilities = np.take_along_axis(by_kind, kinds, 1)
+    if taxonomy.varieties:
+        variety = by_variety.argmax(axis=1)
+        variety_probability = by_variety[np.arange(n), variety]
+    else:
+        variety, variety_probability = np.full(n, -1, np.int64), np.zeros(n, np.float32)
+    outcome = np.full(n, OUTCOMES.index("unsure"), np.int64)
+    outcome[kind_probabilities[:, 0] >= certainty.probable] = OUTCOMES.index("probable")
+    outcome[kind_probabilities[:, 0] >= certainty.kind] = OUTCOMES.index("kind")
+    outcome[variety_probability >= certainty.variety] = OUTCOMES.index("variety")
+    outcome[~(strangeness <= certainty.strange)] = OUTCOMES.index("unknown")  # also where it is no number
+    return Decisions(
+        outcome,
+        variety,
+        variety_probability,
+        kinds,
+        kind_probabilities,
+        labels,
+        np.take_along_axis(probabilities, labels, 1),
+    )
+
+
+def answers(
+    decisions: Decisions,
+    strangeness: NDArray[np.float32],
+    features: NDArray[np.float32],
+    taxonomy: Taxonomy,
+    advice: Sequence[tuple[str, ...]],
+) -> list[Answer]:
+    """Put decisions into words: names instead of numbers, and advice where the answer is not certain.
+
+    Parameters
+    ----------
+    advice : sequence of tuple of str
+        What is wrong with each photo, as ``Limits.advice`` says.
+    """
+    return [_answer(decisions, row, strangeness, features, taxonomy, advice[row]) for row in range(len(features))]
+
+
+def _answer(
+    decisions: Decisions,
+    row: int,
+    strangeness: NDArray[np.float32],
+    features: NDArray[np.float32],
+    taxonomy: Taxonomy,
+    advice: tuple[str, ...],
+) -> Answer:
+    outcome = OUTCOMES[int(decisions.outcome[row])]
+    name, kind, variety = None, "", ""
+    probability = float(decisions.kind_probabilities[row, 0])
+    if outcome == "variety":
+        number = int(decisions.variety[row])
+        name, probability = taxonomy.varieties[number], float(decisions.variety_probability[row])
+        variety, kind = taxonomy.variety_ids[number], taxonomy.kind_ids[taxonomy.kind_of_variety(number)]
+    elif outcome in NAMING:
+        best = int(decisions.kinds[row, 0])
+        name, kind = taxonomy.kinds[best], taxonomy.kind_ids[best]
+    kinds = zip(decisions.kinds[row].tolist(), decisions.kind_probabilities[row].tolist(), strict=True)
+    return Answer(
+        outcome,
+        name,
+        probability,
+        kind,
+        variety,
+        tuple((taxonomy.kind_ids[number], taxonomy.kinds[number], p) for number, p in kinds),
+        tuple(taxonomy.labels[label] for label in decisions.labels[row]),
+        tuple(decisions.label_probabilities[row].tolist()),
+        float(strangeness[row]),
+        () if outcome in ("variety", "kind") else advice,
+        features[row],
+    )

@@ -1,0 +1,389 @@
+"""Everything needed to recognise a photo, and nothing else: save it, load it, ask it.
+
+A bundle is a folder: ``manifest.json``, the prepared backbone, the arrays of PCA, head and known things as ``.npy``, what labels
+mean (``taxonomy.json``), from where on an answer is certain (``certainty.json``), some training photos to show beside answers
+(``gallery.jpegs``), and ``recognizer.onnx``, the single graph from pixels to all numbers that answers are made of. Every byte
+is checked against the manifest before any of it is parsed; no pickle. Knows nothing of catalogues, engines or how the
+recogniser was fitted.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fruits.embedding.backbone import BATCH_SIZE, Embedder, computation_id, no_embedding, usable
+from fruits.embedding.card import Card, parse_card
+from fruits.embedding.model import ModelFile
+from fruits.embedding.onnx_file import refuse_outside
+from fruits.errors import BundleError, FruitsError, ImageDecodeError
+from fruits.learning.drift import Drift
+from fruits.learning.heads.logistic import Head
+from fruits.learning.out_of_distribution import Known
+from fruits.learning.pca import project
+from fruits.photos.decoding.decoder import Size, own_decoder
+from fruits.photos.decoding.images import Preprocessing
+from fruits.photos.decoding.quality import measure
+from fruits.recogniser import explain
+from fruits.recogniser.answers import Answer, Certainty, answers, decide
+from fruits.recogniser.bundle_files import (
+    FORMAT_VERSION,
+    MANIFEST,
+    manifest_bytes,
+    parse_arrays,
+    parse_object,
+    read_files,
+)
+from fruits.recogniser.gallery import Gallery
+from fruits.recogniser.taxonomy import Taxonomy
+from fruits.storage.objects import Objects, is_remote, reach
+from fruits.storage.sanitising import json_text
+
+#: Largest distance of probabilities between batch, bundle and single graph for the same photo: float32 sums in another order.
+PROBABILITY_TOLERANCE: Final = 1e-4
+
+_ARRAYS: Final = ("mean", "components", "weights", "bias", "whitening", "centres", "background")
+_OF_DRIFT: Final = ("edges", "shares")
+_OF_GALLERY: Final = ("labels", "features", "offsets")
+_SCALES: Final = ("entropy_scale", "distance_scale", "offset")
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """An answer and where it comes from.
+
+    Attributes
+    ----------
+    answer : Answer
+    pixels : uint8 array, shape (size, size, 3)
+        The square that the network saw.
+    places : float32 array, shape (rows, columns)
+        What each part of it contributed to the most probable kind, see :func:`fruits.recogniser.explain.contribution`.
+    """
+
+    answer: Answer
+    pixels: NDArray[np.uint8]
+    places: NDArray[np.float32]
+
+
+class Bundle:
+    """A recogniser that was loaded and checked.
+
+    Attributes
+    ----------
+    root : str
+        The folder, or the prefix in a bucket.
+    labels : list of str
+        c, in the order of the probabilities.
+    card : Card
+        Of the backbone.
+    preprocessing : Preprocessing
+    taxonomy : Taxonomy
+        What the labels mean.
+    certainty : Certainty
+        From where on which answer is given.
+    drift : Drift
+        Where the training photos lie.
+    gallery : Gallery
+        Some of them, to show.
+    manifest : dict
+        As read.
+    """
+
+    def __init__(self, root: str, manifest: dict[str, Any], files: dict[str, bytes]) -> None:
+        self.root = root
+        self.manifest = manifest
+        self.labels: list[str] = manifest["labels"]
+        self.card: Card = parse_card(manifest["backbone"])
+        self.preprocessing = Preprocessing(**manifest["preprocessing"])
+        every = parse_arrays(files, sizes={"d": self.card.embedding_size, "c": len(self.labels)})
+        arrays = {name: every[name] for name in _ARRAYS}
+        self._mean, self._components = arrays["mean"], arrays["components"]
+        self._head = Head(arrays["weights"], arrays["bias"])
+        certainty = parse_object(files["certainty.json"])
+        self.certainty = Certainty.parse(certainty)
+        self.taxonomy = Taxonomy.parse(parse_object(files["taxonomy.json"]))
+        if list(self.taxonomy.labels) != self.labels:
+            raise ValueError("taxonomy.json is of other labels")
+        self.drift = Drift(**{name: every[f"drift_{name}"] for name in _OF_DRIFT})
+        of_gallery = {name: every[f"gallery_{name}"] for name in _OF_GALLERY}
+        self.gallery = Gallery(**of_gallery, jpegs=files["gallery.jpegs"])
+        if len(self.gallery) and not 0 <= self.gallery.labels.min() <= self.gallery.labels.max() < len(self.labels):
+            raise ValueError("the gallery is of other labels")
+        scales = (float(certainty[name]) for name in _SCALES)
+        self._known = Known(arrays["whitening"], arrays["centres"], arrays["background"], *scales)
+        self._model = files["backbone.onnx"]
+        #: The single graph, as saved: what a browser runs.
+        self.recognizer: bytes = files["recognizer.onnx"]
+        self._embedder: Embedder | None = None
+
+    @property
+    def network(self) -> bytes:
+        """The prepared network, for an :class:`~fruits.embedding.backbone.Embedder` of one's own."""
+        return self._model
+
+    @property
+    def model_file(self) -> ModelFile:
+        """The prepared network, as the file that workers open."""
+        return ModelFile(self.root, "backbone.onnx", self.manifest["files"]["backbone.onnx"])
+
+    @property
+    def identity(self) -> str:
+        """Which bundle this is: 16 hexadecimal digits that change with any byte of it."""
+        return str(self.manifest["identity"])
+
+    @property
+    def computation(self) -> str:
+        """Identity of the embeddings that this bundle's features come from."""
+        return self.computation_on(str(self.manifest["about"].get("device", "cpu")))
+
+    def computation_on(self, device: str) -> str:
+        """Return the identity of embeddings that its network makes on a device."""
+        return computation_id(self.card, self.preprocessing, device)
+
+    @property
+    def components(self) -> int:
+        """The number of features, k."""
+        return len(self._components)
+
+    def recognise(self, photos: Sequence[bytes]) -> list[Answer]:
+        """Recognise photos given as the bytes of their files; they are decoded in a process of its own, which may die of them.
+
+        Raises
+        ------
+        ImageDecodeError
+            If one of them is not a photo, or the network has no usable numbers for it.
+        """
+        found: list[Answer] = []
+        for start in range(0, len(photos), BATCH_SIZE):
+            with own_decoder().begin(photos[start : start + BATCH_SIZE], self.preprocessing) as decoding:
+                sizes: list[Size] = []
+                for outcome in decoding.outcomes():
+                    if isinstance(outcome, ImageDecodeError):
+                        raise outcome
+                    sizes.append(outcome)
+                if self._embedder is None:
+                    self._embedder = Embedder(self._model)
+                pixels = decoding.pixels(self.preprocessing.size)
+                brightness, sharpness = measure(pixels)
+                embeddings = self._embedder.embed(pixels)
+            if not usable(embeddings).all():
+                raise no_embedding()
+            found += self.answers(embeddings, brightness, sharpness, np.array([min(size) for size in sizes]))
+        return found
+
+    def explain(self, photo: bytes) -> Explained:
+        """Recognise a photo and say where in it the answer comes from.
+
+        Raises
+        ------
+        ImageDecodeError
+            If it is not a photo, or the network has no usable numbers for it.
+        BundleError
+            If the network does not end in the mean of a feature map, so that places cannot be told apart.
+        """
+        if self._embedder is None:
+            self._embedder = Embedder(self._model)
+        if not self._embedder.has_map:
+            raise BundleError(
+                f"'{self.card.name}' gives no feature map, so where an answer comes from cannot be told; expected a network that "
+                "ends in a global average: run again with another --backbone, such as fruits-photo"
+            )
+        with own_decoder().begin([photo], self.preprocessing) as decoding:
+            (outcome,) = decoding.outcomes()
+            if isinstance(outcome, ImageDecodeError):
+                raise outcome
+            pixels = decoding.pixels(self.preprocessing.size).copy()
+        embeddings, maps = self._embedder.embed_with_map(pixels)
+        if not usable(embeddings).all():
+            raise no_embedding()
+        (answer,) = self.answers(embeddings, *measure(pixels), np.array([min(outcome)]))
+        best = self.taxonomy.kind_ids.index(answer.kinds[0][0])
+        evidence = explain.evidence(maps, self._mean, self._components, self._head)[0]
+        probabilities = self.classify(embeddings)[1][0]
+        places = explain.contribution(evidence, probabilities, np.array(self.taxonomy.kind_of) == best)
+        return Explained(answer, pixels[0], places)
+
+    def answers(
+        self,
+        embeddings: NDArray[np.float32],
+        brightness: NDArray[np.float32],
+        sharpness: NDArray[np.float32],
+        short_sides: NDArray[np.int64],
+    ) -> list[Answer]:
+        """Return what is said of photos given by their embeddings (n, d) and what was measured of them, each (n,)."""
+        features, probabilities, strangeness = self.classify(embeddings)
+        decisions = decide(probabilities, strangeness, self.taxonomy, self.certainty)
+        measured = zip(brightness.tolist(), sharpness.tolist(), short_sides.tolist(), strict=True)
+        advice = [self.certainty.limits.advice(*of_one) for of_one in measured]
+        return answers(decisions, strangeness, features, self.taxonomy, advice)
+
+    def classify(
+        self, embeddings: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Return features (n, k), probabilities (n, c) and strangeness (n,) of embeddings (n, d)."""
+        features = project(embeddings, self._mean, self._components)
+        probabilities = self._head.predict_proba(features)
+        return features, probabilities, self._known.strangeness(features, probabilities)
+
+
+def save(
+    root: str | Path,
+    *,
+    model: bytes,
+    card: Card,
+    preprocessing: Preprocessing,
+    mean: NDArray[np.float64],
+    components: NDArray[np.float64],
+    head: Head,
+    known: Known,
+    taxonomy: Taxonomy,
+    certainty: Certainty,
+    drift: Drift,
+    gallery: Gallery,
+    about: dict[str, Any],
+) -> None:
+    """Write a bundle; on a disk it replaces the one that is there only when it is whole.
+
+    In a bucket, which renames nothing, files are replaced one by one, the manifest last: a reader that comes just then finds
+    hashes that do not fit and is refused, never a mix.
+
+    Parameters
+    ----------
+    root : str or Path
+        The bundle's folder, or its prefix in a bucket.
+    model : bytes
+        The prepared backbone.
+    card : Card
+    preprocessing : Preprocessing
+    mean : array, shape (d,)
+    components : array, shape (k, d)
+    head : Head
+        Calibrated.
+    known : Known
+    taxonomy : Taxonomy
+        Of the c labels.
+    certainty : Certainty
+    drift : Drift
+    gallery : Gallery
+        Of the c labels.
+    about : dict
+        Metrics, config and library versions: for people, no part of recognising.
+
+    Raises
+    ------
+    BundleError, StoreError
+        If the folder, or the bucket, cannot be written.
+    """
+    from fruits.embedding.graph import with_recogniser  # noqa: PLC0415 - onnx is half a second of import
+
+    given = {"mean": mean, "components": components, "weights": head.weights, "bias": head.bias}
+    arrays = {name: np.ascontiguousarray(value, np.float32) for name, value in given.items()}
+    of_known = {"whitening": known.whitening, "centres": known.centres, "background": known.background}
+    certain = json_text({**certainty.as_dict(), **{name: getattr(known, name) for name in _SCALES}}, indent=1)
+    meaning = json_text(taxonomy.as_dict(), indent=1, ensure_ascii=False)
+    info = {
+        "fruits.labels": json_text(taxonomy.labels, ensure_ascii=False),
+        "fruits.preprocessing": json_text(asdict(preprocessing)),
+        "fruits.taxonomy": meaning,
+        "fruits.certainty": certain,
+    }
+    files = {
+        "backbone.onnx": model,
+        "recognizer.onnx": with_recogniser(model, known=known, size=preprocessing.size, metadata=info, **arrays),
+        "taxonomy.json": meaning.encode(),
+        "certainty.json": certain.encode(),
+        "gallery.jpegs": gallery.jpegs,
+        **{f"{name}.npy": _npy(value) for name, value in {**arrays, **of_known}.items()},
+        **{f"drift_{name}.npy": _npy(getattr(drift, name)) for name in _OF_DRIFT},
+        **{f"gallery_{name}.npy": _npy(getattr(gallery, name)) for name in _OF_GALLERY},
+    }
+    manifest = {
+        "format": FORMAT_VERSION,
+        "labels": list(taxonomy.labels),
+        "backbone": asdict(card),
+        "preprocessing": asdict(preprocessing),
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())},
+        "about": about,
+    }
+    files[MANIFEST] = manifest_bytes(manifest)
+    if is_remote(str(root)):
+        objects = Objects(str(root))
+        for name, data in files.items():  # the manifest is the last one
+            objects.write(name, data)
+        return
+    path = Path(root)
+    new, old = path.with_name(f"{path.name}.new-{os.getpid()}"), path.with_name(f"{path.name}.old-{os.getpid()}")
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        for name, data in files.items():
+            (new / name).write_bytes(data)
+        _replace(path, new, old)
+    except OSError as exc:
+        raise BundleError(f"bundle '{path}' cannot be written ({exc.strerror}); check space and permissions") from exc
+
+
+def _replace(path: Path, new: Path, old: Path) -> None:
+    """Put the folder ``new`` at ``path``, whatever other runs put there meanwhile: the last one stays.
+
+    Between two renames there is no bundle for an instant; a reader that comes just then must try again.
+    """
+    while True:
+        with suppress(FileNotFoundError):
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError as exc:
+            if exc.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another run was faster: its bundle is the old one now
+                shutil.rmtree(old, ignore_errors=True)
+                continue
+            with suppress(OSError):
+                old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+        return
+
+
+def is_bundle(path: str) -> bool:
+    """Whether a path is meant as a bundle or as results, rather than as a photo: a bucket, a folder, a name without suffix."""
+    return is_remote(path) or Path(path).is_dir() or (not Path(path).exists() and not Path(path).suffix)
+
+
+def load(path: str | Path) -> Bundle:
+    """Load a bundle, or the one in the results of a run, after checking every file's sha256.
+
+    Raises
+    ------
+    BundleError
+        If there is none, a file is missing or not the one that was saved, or the format is another version's.
+    """
+    reach(str(path))
+    folder, manifest, files = read_files(str(path))
+    try:
+        for name in ("backbone.onnx", "recognizer.onnx"):
+            refuse_outside(files[name], name)
+        return Bundle(folder, manifest, files)
+    except (KeyError, TypeError, ValueError, OverflowError) as exc:
+        if isinstance(exc, FruitsError) and not isinstance(exc, BundleError):
+            raise BundleError(f"bundle '{folder}' cannot be used: {exc}") from exc
+        raise BundleError(
+            f"bundle '{folder}' lacks something ({exc}); was it made by another version of fruits?"
+        ) from exc
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array, allow_pickle=False)
+    return out.getvalue()

@@ -1,0 +1,241 @@
+"""The files of a bundle, read as a stranger's: exact names, regular files, bounded sizes, every byte and every header checked.
+
+One error, :class:`~fruits.errors.BundleError`, says what is wrong. Nothing is parsed before its hash is that of the manifest, and
+no memory is asked for beyond the bytes that are there. Knows nothing of what the files are for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fruits.embedding.onnx_file import MAX_BYTES
+from fruits.errors import BundleError, StoreError
+from fruits.storage.files import RefusedFileError, read_regular
+from fruits.storage.objects import AbsentError, is_remote, opened
+from fruits.storage.sanitising import json_text, printable
+
+MANIFEST: Final = "manifest.json"
+#: To change what a bundle holds: raise this number, and add a test that bundles of the old one are read or refused by name.
+#: 1: labels and probabilities. 2: with taxonomy, certainty and strangeness, to say a kind, "not sure", "none of these".
+#: 3: with a gallery, to show alike photos, and the tenths of the training photos, to see drift.
+#: 4: certainty says from where on a kind is probable; in bundles of format 3, which are read, none is.
+FORMAT_VERSION: Final = 4
+_READ: Final = (3, FORMAT_VERSION)
+#: Every array with its type and shape; a letter is the same size everywhere: d, k and c as always, m of drift, g of the gallery.
+_SHAPES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "mean": ("f4", ("d",)),
+    "components": ("f4", ("k", "d")),
+    "weights": ("f4", ("c", "k")),
+    "bias": ("f4", ("c",)),
+    "whitening": ("f4", ("k", "k")),
+    "centres": ("f4", ("c", "k")),
+    "background": ("f4", ("k",)),
+    "drift_edges": ("f4", ("m", "9")),
+    "drift_shares": ("f4", ("m", "10")),
+    "gallery_labels": ("i8", ("g",)),
+    "gallery_features": ("f4", ("g", "k")),
+    "gallery_offsets": ("i8", ("g+1",)),
+}
+#: The files of a bundle, no more and no less, and how many bytes each may have.
+_MOST_BYTES: Final[dict[str, int]] = {
+    "backbone.onnx": MAX_BYTES,
+    "recognizer.onnx": MAX_BYTES,
+    "taxonomy.json": 1 << 26,
+    "certainty.json": 1 << 20,
+    "gallery.jpegs": 1 << 26,
+    **{f"{name}.npy": 1 << 30 for name in _SHAPES},
+}
+_MOST_BYTES_OF_MANIFEST: Final = 1 << 26
+_HASH: Final = re.compile("[0-9a-f]{64}")
+
+
+def read_files(path: str) -> tuple[str, dict[str, Any], dict[str, bytes]]:
+    """Return where a bundle lies, its manifest and its files, after checking every name, size and hash.
+
+    Parameters
+    ----------
+    path : str
+        The bundle, or the results of a run.
+
+    Raises
+    ------
+    BundleError
+        If there is none, or anything in it is not as ``fruits run`` wrote it.
+    """
+    folder, data = _manifest_of(str(path))
+    manifest = _checked_manifest(data, folder)
+    files = {}
+    for name, digest in manifest["files"].items():
+        try:
+            files[name] = _file(folder, name, _MOST_BYTES[name])
+        except RefusedFileError as exc:
+            raise BundleError(
+                f"bundle '{folder}': {name} is refused ({exc.strerror}); copy the bundle again, whole"
+            ) from exc
+        except OSError as exc:
+            raise BundleError(
+                f"bundle '{folder}': {name} is missing ({exc.strerror or exc}); copy the bundle again, whole"
+            ) from exc
+        if hashlib.sha256(files[name]).hexdigest() != digest:
+            raise BundleError(
+                f"bundle '{folder}': {name} is not the file that was saved (another sha256); copy it again"
+            )
+    return folder, manifest, files
+
+
+def _manifest_of(path: str) -> tuple[str, bytes]:
+    """Return the bundle's folder, which is the one given or lies in it, and its manifest."""
+    for folder in (path, f"{path.rstrip('/')}/bundle"):
+        try:
+            return folder, _file(folder, MANIFEST, _MOST_BYTES_OF_MANIFEST)
+        except (FileNotFoundError, NotADirectoryError, AbsentError):
+            continue
+        except StoreError:
+            raise
+        except OSError as exc:
+            raise BundleError(f"bundle '{folder}': {MANIFEST} cannot be read ({exc.strerror}); copy it again") from exc
+    raise BundleError(
+        f"no bundle in '{path}'; expected the results of 'fruits run PHOTOS --to {path}', or a folder with manifest.json"
+    )
+
+
+def _file(folder: str, name: str, most_bytes: int) -> bytes:
+    """Return the bytes of a file: no link, no pipe, no device, and no more than it may have."""
+    if not is_remote(folder):
+        return read_regular(Path(folder) / name, most_bytes)
+    # Reading a folder must not make it, as opening it for results would.
+    objects = opened(folder)
+    size = objects.size(name)
+    if size is not None and size > most_bytes:
+        raise RefusedFileError(f"{size:,} bytes; expected at most {most_bytes:,}")
+    return objects.read(name)
+
+
+def _checked_manifest(data: bytes, folder: str) -> dict[str, Any]:
+    damaged = f"bundle '{folder}': {MANIFEST} is not the file that was saved; copy it again"
+    try:
+        manifest = parse_object(data)
+        given = manifest["format"]
+        # Our own writing of what was read must give the same bytes: then no byte of it, not even a space, has changed.
+        checksum = manifest.pop("sha256", None)
+        if _checksum(manifest) != checksum or manifest_bytes(manifest) != data:
+            raise BundleError(damaged)
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise BundleError(damaged) from exc
+    manifest["identity"] = checksum[:16]
+    if given not in _READ:
+        raise BundleError(
+            f"bundle '{folder}' has format {printable(str(given)[:40])}; this version of fruits reads {_READ[0]} to "
+            f"{FORMAT_VERSION}: run it again"
+        )
+    if wrong := _wrong(manifest):
+        raise BundleError(f"bundle '{folder}': {MANIFEST} holds {wrong}; expected what 'fruits run' wrote")
+    return manifest
+
+
+def _wrong(manifest: dict[str, Any]) -> str | None:
+    """Return what of a manifest is not as it should be: which fields, of which types, and which files."""
+    kinds = {"labels": list, "backbone": dict, "preprocessing": dict, "files": dict, "about": dict}
+    for name, kind in kinds.items():
+        if not isinstance(manifest.get(name), kind):
+            return f"no {name}" if name not in manifest else f"{name} of another type"
+    labels: list[Any] = manifest["labels"]
+    if not labels or not all(isinstance(label, str) for label in labels) or len(set(labels)) < len(labels):
+        return "labels that are not one text each"
+    files: dict[str, Any] = manifest["files"]
+    if files.keys() != _MOST_BYTES.keys():
+        odd = sorted(files.keys() ^ _MOST_BYTES.keys())[0]
+        return f"{'a file too many' if odd in files else 'no file'}, '{printable(odd[:100])}'"
+    if not all(isinstance(digest, str) and _HASH.fullmatch(digest) for digest in files.values()):
+        return "a hash that is none"
+    return None
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """Return the JSON object that bytes hold; its numbers are finite.
+
+    Raises
+    ------
+    ValueError
+        If they hold anything else.
+    """
+    try:
+        values = json.loads(data, parse_constant=_no_number, parse_float=_finite)
+    except RecursionError as exc:
+        raise ValueError("JSON nested too deeply") from exc
+    if not isinstance(values, dict):
+        raise TypeError("no JSON object")
+    return values
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if np.isfinite(value) else _no_number(text[:20])
+
+
+def manifest_bytes(manifest: dict[str, Any]) -> bytes:
+    """Return a manifest as it is written, with its checksum."""
+    return json_text({**manifest, "sha256": _checksum(manifest)}, indent=1, ensure_ascii=False).encode()
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json_text(manifest, ensure_ascii=False).encode()).hexdigest()
+
+
+def parse_arrays(files: dict[str, bytes], sizes: dict[str, int]) -> dict[str, NDArray[Any]]:
+    """Return every array; headers are checked against ``_SHAPES`` and against the bytes that are there.
+
+    Parameters
+    ----------
+    files : dict
+    sizes : dict
+        What is known of the sizes by their letters; the others are the same wherever they stand.
+
+    Raises
+    ------
+    ValueError
+        If an array is of another type or shape, has fewer or more bytes than that, or numbers that are none.
+    """
+    arrays = {}
+    known = dict(sizes)
+    for name, (kind, letters) in _SHAPES.items():
+        array = arrays[name] = _array(files[f"{name}.npy"], name, np.dtype(f"<{kind}"), len(letters))
+        for letter, size in zip(letters, array.shape, strict=True):
+            symbol, _, more = letter.partition("+")
+            expected = int(symbol) if symbol.isdigit() else known.setdefault(symbol, size - int(more or 0))
+            if size != expected + int(more or 0):
+                raise ValueError(f"{name}.npy has shape {array.shape}; expected {letter} = {expected + int(more or 0)}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name}.npy holds numbers that are not finite")
+    return arrays
+
+
+def _array(data: bytes, name: str, dtype: np.dtype[Any], axes: int) -> NDArray[Any]:
+    """Return the array of a .npy file without asking for more memory than its bytes."""
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, by_columns, found = read(stream)
+    except Exception as exc:  # the header is a Python literal: parsing one that is not raises anything
+        raise ValueError(f"{name}.npy has no header of an array") from exc
+    size = len(data) - stream.tell()
+    if found != dtype or len(shape) != axes or math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(
+            f"{name}.npy is of {found}, shape {shape}, in {size:,} bytes; expected {dtype}, {axes} axes, whole"
+        )
+    array = np.frombuffer(data, dtype, offset=stream.tell())
+    return array.reshape(shape, order="F" if by_columns else "C").astype(dtype.newbyteorder("="), copy=True, order="C")

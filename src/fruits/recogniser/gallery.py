@@ -1,0 +1,178 @@
+"""Which training photos look like this one? A small choice of them, with thumbnails, that travels in the bundle.
+
+Of every label a few photos that differ as much as possible, so that a few stand for all. Bounded in photos and bytes. Knows
+nothing of catalogues or of how features come about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fruits.photos.catalogue.consent import giver_of
+
+#: Side of a thumbnail, in pixels, and its JPEG quality.
+SIDE: Final = 112
+QUALITY: Final = 72
+#: Photos of the gallery by default, and at most of one label.
+PHOTOS: Final = 1000
+_PER_LABEL: Final = 16
+#: Bytes of all thumbnails together.
+MAX_BYTES: Final = 12 << 20
+#: Photos of a label beyond these are not looked at.
+_CANDIDATES: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Training photos to show beside an answer.
+
+    Attributes
+    ----------
+    labels : int64 array, shape (n,)
+        Positions in the bundle's labels.
+    features : float32 array, shape (n, k)
+    offsets : int64 array, shape (n + 1,)
+        Where each thumbnail begins in ``jpegs``.
+    jpegs : bytes
+        The thumbnails, one after the other.
+    """
+
+    labels: NDArray[np.int64]
+    features: NDArray[np.float32]
+    offsets: NDArray[np.int64]
+    jpegs: bytes
+    #: Photos that a visitor of a service gave: number to the id of the submission.
+    givers: dict[int, str] = field(init=False, repr=False, compare=False)
+    #: Features of length 1: the same for every question, so made once.
+    _units: NDArray[np.float32] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        n = len(self.labels)
+        whole = len(self.offsets) == n + 1 and self.offsets[0] == 0 and self.offsets[-1] == len(self.jpegs)
+        if len(self.features) != n or not whole or (np.diff(self.offsets) < 0).any():
+            raise ValueError("the gallery's parts do not fit together")
+        object.__setattr__(self, "_units", _unit(self.features))
+        found = {number: giver_of(self.thumbnail(number)) for number in range(n)}
+        object.__setattr__(self, "givers", {number: giver.id for number, giver in found.items() if giver is not None})
+
+    @classmethod
+    def empty(cls, components: int) -> Gallery:
+        """Return a gallery without photos."""
+        return cls(np.zeros(0, np.int64), np.zeros((0, components), np.float32), np.zeros(1, np.int64), b"")
+
+    @classmethod
+    def of(
+        cls, features: NDArray[np.float32], labels: NDArray[np.int64], thumbnails: Iterable[bytes | None]
+    ) -> Gallery:
+        """Make a gallery of chosen photos; those without a thumbnail, and what goes beyond ``MAX_BYTES``, are left out.
+
+        Parameters
+        ----------
+        features : float32 array, shape (n, k)
+        labels : int64 array, shape (n,)
+        thumbnails : iterable of bytes or None
+            One per photo.
+        """
+        kept: list[int] = []
+        pictures: list[bytes] = []
+        size = 0
+        for row, picture in enumerate(thumbnails):
+            if picture is not None and size + len(picture) <= MAX_BYTES:
+                kept.append(row)
+                pictures.append(picture)
+                size += len(picture)
+        offsets = np.cumsum([0, *map(len, pictures)], dtype=np.int64)
+        at = np.array(kept, np.int64)
+        return cls(labels[at].astype(np.int64), features[at].astype(np.float32), offsets, b"".join(pictures))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def thumbnail(self, number: int) -> bytes:
+        """Return a JPEG.
+
+        Raises
+        ------
+        IndexError
+            If there is no photo of that number.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(f"no photo {number} in a gallery of {len(self)}")
+        return self.jpegs[self.offsets[number] : self.offsets[number + 1]]
+
+    def nearest(
+        self, features: NDArray[np.float32], count: int, hidden: Collection[int] = ()
+    ) -> list[list[tuple[int, float]]]:
+        """Return for each of m photos, features (m, k), the most alike: (number, cosine), best first, at most ``count``.
+
+        Those with the numbers in ``hidden`` are passed over.
+        """
+        if not len(self) or count < 1:
+            return [[] for _ in features]
+        alike = _unit(features) @ self._units.T
+        if hidden:
+            alike[:, list(hidden)] = -np.inf
+        count = min(count, len(self) - len(hidden))
+        if count < 1:
+            return [[] for _ in features]
+        # Sorting all would take longer than all the rest: only what reaches the last place is sorted. The sort is stable, so of
+        # equals the first, however many are asked for.
+        last = np.partition(alike, len(self) - count, axis=1)[:, len(self) - count]
+        found = []
+        for row, least in zip(alike, last, strict=True):
+            reach = np.flatnonzero(row >= least)
+            best = reach[np.argsort(-row[reach], kind="stable")[:count]]
+            found.append(list(zip(best.tolist(), row[best].tolist(), strict=True)))
+        return found
+
+
+def choose(features: NDArray[np.float32], labels: NDArray[np.int64], most: int = PHOTOS) -> NDArray[np.int64]:
+    """Return which of n training photos to show: of every label the same number, spread as far apart as possible.
+
+    Parameters
+    ----------
+    features : float32 array, shape (n, k)
+    labels : int64 array, shape (n,)
+    most : int
+        Photos in all. With more labels than that, some labels have none.
+
+    Returns
+    -------
+    int64 array
+        Rows, first one of every label, then the second of each and so on, so that whatever is cut off at the end is a variant.
+
+    References
+    ----------
+    Gonzalez (1985), "Clustering to minimize the maximum intercluster distance": farthest-first traversal.
+    """
+    names = np.unique(labels)
+    each = min(_PER_LABEL, most // max(1, len(names))) or 1
+    chosen = [list(_spread(features, np.flatnonzero(labels == name), each)) for name in names]
+    in_turn = [rows[turn] for turn in range(each) for rows in chosen if turn < len(rows)]
+    return np.array(in_turn[:most], np.int64)
+
+
+def _spread(features: NDArray[np.float32], rows: NDArray[np.int64], count: int) -> Iterator[int]:
+    """Yield the photo nearest to the middle, then always the one farthest from all before; no two that look the same."""
+    if len(rows) > _CANDIDATES:
+        rows = rows[np.linspace(0, len(rows) - 1, _CANDIDATES).astype(np.int64)]
+    of_label = features[rows]
+    distance = np.square(of_label - of_label.mean(axis=0)).sum(axis=1)
+    at = int(distance.argmin())
+    nearest = np.full(len(rows), np.inf, np.float32)
+    for _ in range(min(count, len(rows))):
+        yield int(rows[at])
+        nearest = np.minimum(nearest, np.square(of_label - of_label[at]).sum(axis=1))
+        at = int(nearest.argmax())
+        if nearest[at] <= 0:
+            return
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(length, np.float32(1e-12)), np.float32)

@@ -1,0 +1,321 @@
+"""What labels mean: the kind of thing, its variety, their names in English and French, and a useful line for the person.
+
+Labels of different sources meet here: ``Royal-Gala`` and ``Apple Red 1`` are both apples. The table is a CSV file in the package
+(``taxonomy.csv``); a user's own file of the same columns extends it and wins over it. A label that no file names is its own
+kind. Knows nothing of photos or of how sure an answer is.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fruits.errors import TaxonomyError
+
+LANGUAGES: Final = ("en", "fr")
+#: Given instead of a file: every label is its own kind.
+NONE: Final = "none"
+_SEPARATORS: Final = str.maketrans(dict.fromkeys("-_'’`", " "))
+#: Names of kinds that begin with a name of a place or a people; names.js has them, too.
+_PROPER: Final = ("Brazil", "Brussels", "Chinese", "Swiss")
+_COLUMNS: Final = ("label", "kind", "variety", "en", "fr", "line_en", "line_fr")
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """What a person is told of a kind or a variety.
+
+    Attributes
+    ----------
+    en, fr : str
+        Its name, in English and in French.
+    line_en, line_fr : str
+        One useful line; may be empty.
+    """
+
+    en: str
+    fr: str
+    line_en: str = ""
+    line_fr: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Taxonomy:
+    """What c labels mean, in their order.
+
+    Attributes
+    ----------
+    labels : tuple of str
+    kind_of : tuple of int, length c
+        Which kind each label is.
+    variety_of : tuple of int, length c
+        Which variety each label is; -1 for a label that names no variety.
+    kinds, varieties : tuple of Name
+    kind_ids, variety_ids : tuple of str
+        Identifiers: ``apple``, ``apple/braeburn``.
+    """
+
+    labels: tuple[str, ...]
+    kind_of: tuple[int, ...]
+    variety_of: tuple[int, ...]
+    kinds: tuple[Name, ...]
+    varieties: tuple[Name, ...]
+    kind_ids: tuple[str, ...]
+    variety_ids: tuple[str, ...]
+
+    @classmethod
+    def of(cls, labels: Sequence[str], own: str | None = None) -> Taxonomy:
+        """Look labels up.
+
+        Parameters
+        ----------
+        labels : sequence of str
+        own : str, optional
+            A user's file, which wins over the one in the package; or ``none``.
+
+        Raises
+        ------
+        TaxonomyError
+            If the user's file cannot be read or contradicts itself.
+        """
+        rows: list[dict[str, str]] = []
+        if own != NONE:
+            rows = [*(_read(Path(own)) if own else []), *_shipped()]
+        meant: dict[str, tuple[str, str]] = {}
+        names: dict[tuple[str, str], list[dict[str, str]]] = {}
+        more: dict[str, list[dict[str, str]]] = {}  # names that stand beside a label that is the kind itself
+        for row in rows:
+            if row["label"]:
+                meant.setdefault(_spelling(row["label"]), (row["kind"], row["variety"]))
+            if not row["label"] or row["variety"]:
+                names.setdefault((row["kind"], row["variety"]), []).append(row)
+            else:
+                more.setdefault(row["kind"], []).append(row)
+        for (
+            kind,
+            variety,
+        ), about in names.items():  # a folder called Pomme holds apples, whether or not it stands in a file
+            for called in (kind if not variety else "", *(row[language] for row in about for language in LANGUAGES)):
+                if called:
+                    meant.setdefault(_spelling(called), (kind, variety))
+        alike: dict[str, tuple[str, str]] = {}
+        for spelling, place in meant.items():
+            for key in _loosely(spelling):
+                alike.setdefault(key, place)
+        places = [_place(label, meant, alike) for label in labels]
+        kind_ids = sorted({kind for kind, _ in places})
+        variety_places = sorted({place for place in places if place[1]})
+        kind_number = {kind: number for number, kind in enumerate(kind_ids)}
+        variety_number = {place: number for number, place in enumerate(variety_places)}
+        kinds = tuple(_name([*names.get((kind, ""), []), *more.get(kind, [])], kind) for kind in kind_ids)
+        return cls(
+            tuple(labels),
+            tuple(kind_number[kind] for kind, _ in places),
+            tuple(variety_number.get(place, -1) for place in places),
+            kinds,
+            tuple(_name(names[place], place[1], kinds[kind_number[place[0]]]) for place in variety_places),
+            tuple(kind_ids),
+            tuple("/".join(place) for place in variety_places),
+        )
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> Taxonomy:
+        """Return what :meth:`as_dict` wrote.
+
+        Raises
+        ------
+        TaxonomyError
+            If something is missing or does not fit together.
+        """
+        try:
+            given = {name: tuple(values[name]) for name in cls.__slots__}
+            given["kinds"], given["varieties"] = (
+                tuple(Name(**name) for name in given[part]) for part in ("kinds", "varieties")
+            )
+            taxonomy = cls(**given)
+            fits = (
+                len(taxonomy.kind_of) == len(taxonomy.variety_of) == len(taxonomy.labels)
+                and set(taxonomy.kind_of) == set(range(len(taxonomy.kinds)))
+                and set(taxonomy.variety_of) | {-1} == {-1, *range(len(taxonomy.varieties))}
+                and len(taxonomy.kinds) == len(taxonomy.kind_ids)
+                and len(taxonomy.varieties) == len(taxonomy.variety_ids)
+            )
+        except (KeyError, TypeError) as exc:
+            raise TaxonomyError(
+                f"the stored taxonomy cannot be used ({exc}); expected what 'fruits run' wrote"
+            ) from exc
+        if not fits:
+            raise TaxonomyError("the stored taxonomy contradicts itself; expected what 'fruits run' wrote")
+        return taxonomy
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+    @property
+    def groups(self) -> bool:
+        """Whether any kind has more than one label, so that kinds say something that labels do not."""
+        return len(self.kinds) < len(self.labels)
+
+    def by_kind(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the probabilities of kinds, shape (n, number of kinds): sums over their labels."""
+        return _sums(probabilities, self.kind_of, len(self.kinds))
+
+    def by_variety(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the probabilities of varieties, shape (n, number of varieties); labels without one are in none."""
+        return _sums(probabilities, self.variety_of, len(self.varieties))
+
+    def kind_of_variety(self, variety: int) -> int:
+        """Return which kind a variety is."""
+        return self.kind_of[self.variety_of.index(variety)]
+
+
+def _place(label: str, meant: dict[str, tuple[str, str]], alike: dict[str, tuple[str, str]]) -> tuple[str, str]:
+    """Return the kind and the variety that a label means; of one that nothing names, itself.
+
+    A number at the end of a label that nothing names is left out: ``Apple 7`` is an apple, as data sets number their folders.
+    """
+    spelling = _spelling(label)
+    words, _, last = spelling.rpartition(" ")
+    for name in (spelling, words) if words and last.isdecimal() else (spelling,):
+        for place in (meant.get(name), *(alike.get(key) for key in _loosely(name))):
+            if place:
+                return place
+    return label, ""
+
+
+def in_a_sentence(name: str) -> str:
+    """Return a name as it stands within a sentence: "probably kiwi"; names of places, numbers and titles stay as they are."""
+    words = name.split()
+    stays = (
+        not words
+        or words[0] in _PROPER
+        or name[1:2].isupper()
+        or (len(words) > 1 and words[1][0].isupper())
+        or any(letter.isdigit() for letter in name)
+    )
+    return name if stays else name[0].lower() + name[1:]
+
+
+def _sums(probabilities: NDArray[np.float32], member_of: tuple[int, ...], count: int) -> NDArray[np.float32]:
+    order, starts = _members(member_of, count)
+    if not count:
+        return np.zeros((len(probabilities), 0), np.float32)
+    return np.asarray(np.add.reduceat(probabilities[:, order], starts, axis=1, dtype=np.float32), np.float32)
+
+
+@lru_cache(maxsize=16)
+def _members(member_of: tuple[int, ...], count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return labels in the order of their groups, and where each group begins; no group is empty.
+
+    A matrix of zeros and ones would say the same in c x count numbers, and be multiplied for every batch.
+    """
+    groups = np.asarray(member_of, np.intp)
+    order = np.argsort(groups, kind="stable")
+    order = order[groups[order] >= 0]
+    return order, np.searchsorted(groups[order], np.arange(count))
+
+
+def _name(rows: list[dict[str, str]], otherwise: str, kind: Name | None = None) -> Name:
+    """Return names and lines, each from the first row that has them; a line that no row has is the kind's."""
+
+    def first(*columns: str) -> str:
+        return next((row[column] for column in columns for row in rows if row[column]), "")
+
+    en = first("en", "fr") or otherwise
+    return Name(
+        en,
+        first("fr", "en") or otherwise,
+        first("line_en") or (kind.line_en if kind else ""),
+        first("line_fr") or (kind.line_fr if kind else ""),
+    )
+
+
+@cache
+def _shipped() -> list[dict[str, str]]:
+    return _parse(resources.files("fruits.recogniser").joinpath("taxonomy.csv").read_text("utf-8"), "taxonomy.csv")
+
+
+@lru_cache(8192)
+def _spelling(label: str) -> str:
+    """Return the label without what people spell differently: case, accents, hyphens, underscores and apostrophes."""
+    apart = unicodedata.normalize("NFKD", label.casefold().replace("œ", "oe").replace("æ", "ae"))
+    bare = "".join(letter for letter in apart if not unicodedata.combining(letter))
+    return " ".join(bare.translate(_SEPARATORS).split())
+
+
+@lru_cache(8192)
+def _loosely(spelling: str) -> tuple[str, str]:
+    """Return keys under which other spellings of a name meet.
+
+    Plurals of English and French lose their ending (``peaches`` and ``peach``, ``choux`` and ``chou``); then words may stand in
+    any order (``Apple Golden``) or be written in one (``dragonfruit``).
+    """
+    words = spelling.split()
+    return " ".join(sorted(_singular(word) for word in words)), "=" + _singular("".join(words))
+
+
+def _singular(word: str) -> str:
+    """Return the word without the ending of its plural; a key to compare, not a word to show."""
+    if len(word) > 3 and word[-1] in "sx":
+        word = word[:-1]
+    if len(word) > 3 and word[-1] == "e":
+        word = word[:-1]
+    return word[:-1] + "i" if word.endswith("y") else word
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    try:
+        return _parse(path.read_text("utf-8-sig"), path.name)
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
+        raise TaxonomyError(
+            f"taxonomy '{path}' cannot be read ({reason}); expected a CSV file with the columns label, kind and, if you "
+            f"like, {', '.join(_COLUMNS[2:])}; or 'none'"
+        ) from exc
+
+
+def _parse(text: str, name: str) -> list[dict[str, str]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    found = [column for column in reader.fieldnames or [] if column]
+    unknown = sorted(set(found) - set(_COLUMNS))
+    if not {"label", "kind"} <= set(found) or unknown or len(set(found)) < len(found):
+        raise TaxonomyError(
+            f"taxonomy '{name}' has the columns {', '.join(found) or 'none'}; expected label, kind and, if you like, "
+            f"{', '.join(_COLUMNS[2:])}{': unknown are ' + ', '.join(unknown) if unknown else ''}"
+        )
+    rows: list[dict[str, str]] = []
+    meant: dict[str, tuple[str, str]] = {}
+    try:
+        for given in reader:
+            if None in given:
+                raise TaxonomyError(
+                    f"taxonomy '{name}', line {reader.line_num}: more fields than columns; quote a field that holds a comma"
+                )
+            row = {column: unicodedata.normalize("NFC", (given.get(column) or "").strip()) for column in _COLUMNS}
+            if not any(row.values()):
+                continue
+            if not row["kind"]:
+                raise TaxonomyError(
+                    f"taxonomy '{name}', line {reader.line_num}: '{row['label']}' has no kind; expected one, such as apple"
+                )
+            place = row["kind"], row["variety"]
+            if row["label"] and meant.setdefault(_spelling(row["label"]), place) != place:
+                raise TaxonomyError(
+                    f"taxonomy '{name}', line {reader.line_num}: '{row['label']}' stands there twice, as {'/'.join(place)} and "
+                    f"{'/'.join(meant[_spelling(row['label'])])}; keep one"
+                )
+            rows.append(row)
+    except csv.Error as exc:
+        raise TaxonomyError(f"taxonomy '{name}', line {reader.line_num}: {exc}; expected CSV") from exc
+    return rows

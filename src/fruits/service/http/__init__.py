@@ -1,0 +1,1 @@
+"""HTTP: routes, middleware, uploads, rate limits, errors, the server process."""

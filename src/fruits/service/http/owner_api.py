@@ -1,0 +1,202 @@
+"""What the owner sees and decides, as routes under ``/v1/owner``: how the service does, what visitors gave back, reviews.
+
+Only for tokens of the role owner; who that is, the caller of :func:`owner_router` says. Counts are of everybody together, photos
+are those that visitors let us keep. The pages that show this are in ``pages/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Protocol
+
+import numpy as np
+from fastapi import APIRouter, Depends, Query, Request, Response, Security
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from fruits.learning.drift import Drift
+from fruits.service.http.errors import KINDS
+from fruits.service.http.schemas import TOKEN, Text
+from fruits.service.statistics import KEEP_DAYS, QUANTILES, Statistics
+from fruits.service.submissions.repository import Decision, Filter, Page, Submission, Submissions
+from fruits.service.submissions.tokens import TokenInfo
+
+#: Fewer photos differ from training by chance alone more than drift does.
+_ENOUGH: Final = 50
+_PRIVATE: Final = {"Cache-Control": "no-store"}
+
+
+class Desk(Protocol):
+    """What the owner's routes work with."""
+
+    @property
+    def submissions(self) -> Submissions:
+        """What visitors gave back."""
+
+    @property
+    def statistics(self) -> Statistics:
+        """Counts by day."""
+
+    def drift(self) -> Drift:
+        """Return where the training photos of the open bundle lie."""
+
+    def identity(self) -> str:
+        """Return the identity of the open bundle."""
+
+
+class Latency(BaseModel):
+    """Seconds from request to answer; null without photos."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class DriftOut(BaseModel):
+    """How far the photos are from those in training: population stability index, 0.1 little, 0.25 much."""
+
+    photos: int
+    index: float | None = Field(
+        description="Mean over strangeness and the first features; null for fewer than 50 photos."
+    )
+    chance: float | None = Field(description="What as many photos without any drift give on average.")
+    worst: float | None = Field(description="Of the number that moved most.")
+    strangeness: float | None = Field(description="Of strangeness alone.")
+
+
+class Counts(BaseModel):
+    """What was counted."""
+
+    photos: int
+    kept: int
+    outcomes: dict[str, int]
+    refused: dict[str, int]
+    right: int
+    wrong: int
+    unsure_share: float | None
+    latency: Latency
+    drift: DriftOut
+
+
+class Day(Counts):
+    """What was counted on a day, UTC."""
+
+    day: str
+
+
+class Waiting(BaseModel):
+    """How many submissions there are, and how many wait for what."""
+
+    all: int
+    kept: int
+    pending: int
+    wrong: int
+    reviewed: int
+
+
+class Summary(BaseModel):
+    """How the service does."""
+
+    identity: str
+    keep_days: int
+    submissions: Waiting
+    reasons: dict[str, Text] = Field(description="What the codes of what was refused mean.")
+    total: Counts
+    days: list[Day]
+
+
+class Review(BaseModel):
+    """The owner's decision on a photo."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    decision: Decision
+    label: str | None = Field(None, max_length=200, description="What the photo shows; needed to correct.")
+
+
+def owner_router(desk: Callable[[Request], Desk], signed_in: Callable[..., Any]) -> APIRouter:
+    """Return the routes.
+
+    Parameters
+    ----------
+    desk : callable
+        From a request to what the routes work with.
+    signed_in : callable
+        A dependency that returns the :class:`TokenInfo` of a token of role owner, or raises what is answered by 401 or 403.
+    """
+    # Without a token nothing else is looked at: not even whether the request makes sense.
+    router = APIRouter(prefix="/v1/owner", tags=["owner"], dependencies=[Depends(signed_in), Security(TOKEN)])
+    at_desk, owner_of = Depends(desk), Depends(signed_in)
+
+    # Plain functions: the framework runs them in threads, so that no database holds up the photos of others.
+    @router.get("/summary")
+    def summary(
+        response: Response, at: Desk = at_desk, days: Annotated[int, Query(ge=1, le=KEEP_DAYS)] = 30
+    ) -> Summary:
+        """Volume, latency, refusals, unsure share and drift by day, and what waits for the owner."""
+        response.headers.update(_PRIVATE)
+        counted = at.statistics.summary(days)
+        identity, drift = at.identity(), at.drift()
+        return Summary(
+            identity=identity,
+            keep_days=at.submissions.keep_days,
+            submissions=Waiting(**at.submissions.counts()),
+            reasons={code: Text(**KINDS[code].reason) for code in counted["total"]["refused"] if code in KINDS},
+            total=Counts(**_counts(counted["total"], identity, drift)),
+            days=[Day(day=day["day"], **_counts(day, identity, drift)) for day in counted["days"]],
+        )
+
+    @router.get("/submissions")
+    def submissions(
+        response: Response,
+        at: Desk = at_desk,
+        state: Filter = "pending",
+        cursor: Annotated[str | None, Query(max_length=40)] = None,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    ) -> Page:
+        """Submissions that wait for a decision, were said to be wrong, are decided, or have a photo; newest first."""
+        response.headers.update(_PRIVATE)
+        return at.submissions.page(state, cursor, limit)
+
+    @router.get(
+        "/submissions/{submission_id}/photo", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}}
+    )
+    def photo(submission_id: str, at: Desk = at_desk) -> Response:
+        """The photo that a visitor let us keep."""
+        return Response(at.submissions.photo(submission_id), media_type="image/jpeg", headers=_PRIVATE)
+
+    @router.post("/submissions/{submission_id}/review")
+    def review(
+        submission_id: str, decided: Review, response: Response, at: Desk = at_desk, owner: TokenInfo = owner_of
+    ) -> Submission:
+        """Say what a photo shows, or that it is not to be learnt from; the last decision counts."""
+        response.headers.update(_PRIVATE)
+        return at.submissions.review(submission_id, decided.decision, decided.label, reviewer=owner.name)
+
+    @router.delete("/submissions/{submission_id}", status_code=204)
+    def remove(submission_id: str, at: Desk = at_desk) -> None:
+        """Delete a submission: photo, answer, features, feedback."""
+        at.submissions.remove(submission_id)
+
+    return router
+
+
+def _counts(counted: dict[str, Any], identity: str, drift: Drift) -> dict[str, Any]:
+    plain = {name: value for name, value in counted.items() if name not in (*QUANTILES, "drift", "day")}
+    latency = Latency(**{name: counted[name] for name in QUANTILES})
+    return {**plain, "latency": latency, "drift": _drift(counted["drift"].get(identity), drift)}
+
+
+def _drift(counts: NDArray[np.int64] | None, drift: Drift) -> DriftOut:
+    """Return how far photos are from training; counts of another bundle say nothing of this one."""
+    photos = int(counts[0].sum()) if counts is not None else 0
+    if counts is None or photos < _ENOUGH:
+        return DriftOut(photos=photos, index=None, chance=None, worst=None, strangeness=None)
+    index = drift.psi(counts)
+    return DriftOut(
+        photos=photos,
+        index=round(float(index.mean()), 4),
+        chance=round(drift.chance(photos), 4),
+        worst=round(float(index.max()), 4),
+        strangeness=round(float(index[0]), 4),
+    )

@@ -1,0 +1,269 @@
+"""The way of a photo: admitted, read, recognised, written down, answered.
+
+Pure ASGI, without the web framework and without validation of what we ourselves made: it is the one way that counts for speed.
+Refusals come as early as what they are about is known. Knows nothing of how answers come about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+from fruits.errors import ImageDecodeError
+from fruits.photos.decoding.quality import ADVICE
+from fruits.service.http import errors as problems
+from fruits.service.http.access import caller, charge
+from fruits.service.http.delivery import Delivery
+from fruits.service.http.errors import OverLimitError, Problem, over
+from fruits.service.http.middleware import Receive, Scope, Send, reply
+from fruits.service.http.uploads import GoneError, Upload, read_upload
+from fruits.service.inference.image_header import Glance, glance
+from fruits.service.inference.workers import Recognised, UnreadableError
+from fruits.service.resources import Resources
+from fruits.service.settings import ServiceConfig
+from fruits.service.submissions.repository import NewSubmission, Receipt
+from fruits.storage.sanitising import json_text
+
+PATH: Final = "/v1/recognise"
+_CHOICES: Final = (
+    ("keep", ("true", "false"), "false"),
+    ("show", ("true", "false"), "false"),
+    ("lang", ("en", "fr"), "en"),
+)
+
+
+async def recognise(resources: Resources, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer one request for recognition."""
+    about = scope["fruits"]
+    about["route"] = PATH
+    upload = Upload(resources.budget)
+    kept: list[Receipt] = []
+    try:
+        body = await _answer(resources, scope, receive, upload, kept)
+    except BaseException as exc:
+        resources.undelivered.lost(kept)
+        if isinstance(exc, Exception) and not isinstance(exc, GoneError):  # else nobody is left to be refused anything
+            resources.statistics.refused(problems.of(exc).code)
+        raise
+    finally:
+        about["bytes_in"], about["photos"] = upload.bytes_in, upload.count
+        about["waiting"] = resources.recogniser.waiting  # a log filter on AWS scales the service by it
+        upload.close()
+    if kept:
+        await _deliver(resources, scope, receive, send, body, kept)
+    else:
+        await reply(send, 200, body)
+
+
+async def _deliver(
+    resources: Resources, scope: Scope, receive: Receive, send: Send, body: bytes, kept: list[Receipt]
+) -> None:
+    """Send an answer that says how to delete what was kept; where it reaches nobody, nothing is kept."""
+    delivery = Delivery(scope, receive, resources.config.send_s)
+    try:
+        if await delivery.is_client_gone():
+            raise GoneError
+        await reply(send, 200, body)
+    except BaseException:
+        delivery.close()
+        resources.undelivered.lost(kept)
+        raise
+    resources.undelivered.follow(kept, delivery, len(body))
+
+
+async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: Upload, kept: list[Receipt]) -> bytes:
+    """Return the answer; add the receipts of photos that were kept to ``kept``."""
+    about = scope["fruits"]
+    _admit(resources)
+    token = await caller(resources, about)
+    if resources.config.tokens_only and token is None:
+        raise Problem("unauthorised")
+    await read_upload(upload, receive, about["headers"], resources.config)
+    if upload.count > 1:
+        await caller(resources, about, upload.count - 1)
+    keep, show, lang = _wishes(scope["query_string"], upload.fields)
+    outcomes = await _outcomes(resources, about, upload, keep=keep)
+    good = [outcome for outcome in outcomes if isinstance(outcome, Recognised)]
+    given = await _receipts(resources, good, lang, about["started"], show=show) if good else []
+    kept += [receipt for receipt, one in zip(given, good, strict=True) if one.kept is not None]
+    receipts = iter(given)
+    about["outcomes"] = [one.answer.outcome for one in good]
+    total_s = time.perf_counter() - about["started"]
+    photos = [
+        _as_json(outcome, next(receipts), total_s)
+        if isinstance(outcome, Recognised)
+        else {"name": f"photo {place}", "error": problems.said(problems.of(outcome))}
+        for place, outcome in enumerate(outcomes, 1)
+    ]
+    model = good[0].model if good else resources.recogniser.model
+    answer = {"photos": photos, "model": {"identity": model.identity, "labels": len(model.bundle.labels)}}
+    return json_text(answer, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _admit(resources: Resources, *, heavy: bool = False) -> None:
+    """Refuse now who would wait too long."""
+    if not resources.ready:
+        raise Problem("stopping")
+    wait_s = resources.recogniser.wait_s(heavy=heavy)
+    if wait_s > resources.config.max_wait_s:
+        raise Problem("busy", retry_after_s=wait_s)
+
+
+def _wishes(query: bytes, fields: dict[str, str]) -> tuple[bool, bool, str]:
+    """Return whether the photo may be kept and whether shown, and the language; of body and address, the body counts."""
+    asked = parse_qs(query.decode("latin-1"), keep_blank_values=True) if query else {}
+    found = {}
+    for name, known, otherwise in _CHOICES:
+        values = [*([fields[name]] if name in fields else ()), *asked.get(name, ()), otherwise]
+        if not set(values) <= set(known):  # also of those that do not count
+            detail = f"{name}: expected {' or '.join(known)}", f"{name} : attendu {' ou '.join(known)}"
+            raise Problem("bad_request", detail, status=422)
+        found[name] = values[0]
+    keep, show = found["keep"] == "true", found["show"] == "true"
+    if show and not keep:
+        detail = "show=true needs keep=true", "show=true demande keep=true"
+        raise Problem("bad_request", detail, status=422)
+    return keep, show, found["lang"]
+
+
+async def _outcomes(
+    resources: Resources, about: dict[str, Any], upload: Upload, *, keep: bool
+) -> list[Recognised | ImageDecodeError]:
+    """Return what became of each photo; raise if there is but one and it is no photo."""
+    seen = [glance(data) for data in upload.photos]
+    refusals = [_refusal(one, resources.config) for one in seen]
+    # What is refused anyway waits in no line: its fault is told, however busy the service is.
+    if not all(refusals):
+        _admit(resources, heavy=any(one.heavy for one, refusal in zip(seen, refusals, strict=True) if refusal is None))
+    outcomes: list[Any] = [
+        refusal or resources.recogniser.submit(data, keep=keep, heavy=one.heavy)
+        for refusal, one, data in zip(refusals, seen, upload.photos, strict=True)
+    ]
+    upload.photos.clear()
+    for place, outcome in enumerate(await asyncio.gather(*map(_settled, outcomes), return_exceptions=True)):
+        if isinstance(outcome, BaseException) and not isinstance(outcome, ImageDecodeError):
+            raise outcome
+        outcomes[place] = outcome
+    charge(resources, about, sum(_decode_s(outcome) for outcome in outcomes))
+    for outcome in outcomes:
+        if isinstance(outcome, ImageDecodeError):
+            code = problems.of(outcome).code
+            resources.telemetry.rejected.labels(code).inc()
+            if len(outcomes) == 1:
+                raise outcome
+            resources.statistics.refused(code)
+    return outcomes
+
+
+async def _settled(outcome: Any) -> Any:
+    return outcome if isinstance(outcome, ImageDecodeError) else await outcome
+
+
+def _decode_s(outcome: Recognised | ImageDecodeError) -> float:
+    """Return what a photo took to decode; its share of its batch."""
+    if isinstance(outcome, Recognised):
+        return outcome.decode_s / outcome.together
+    return outcome.decode_s if isinstance(outcome, UnreadableError) else 0.0
+
+
+def _refusal(seen: Glance, config: ServiceConfig) -> ImageDecodeError | None:
+    """Return why a photo is not even tried."""
+    if seen.width * seen.height > config.max_pixels:
+        return OverLimitError(
+            over(
+                config.max_pixels, "The photo has more than {} pixels: send a smaller one.",
+                "La photo a plus de {} pixels : envoyez-en une plus petite.",
+            )
+        )  # fmt: skip
+    if seen.frames > config.max_frames:
+        return OverLimitError(
+            over(
+                config.max_frames, "The animation has more than {} frames: send a still picture.",
+                "L'animation a plus de {} images : envoyez une image fixe.",
+            )
+        )  # fmt: skip
+    return None
+
+
+async def _receipts(
+    resources: Resources, good: list[Recognised], lang: str, started: float, *, show: bool
+) -> list[Receipt]:
+    """Write answers down; what can be done later is done by the writer."""
+
+    def count() -> None:
+        telemetry, seconds = resources.telemetry, time.perf_counter() - started
+        telemetry.seconds.observe(seconds)
+        for one in good:
+            outcome = one.answer.outcome
+            telemetry.photos.labels(outcome).inc()
+            telemetry.batches.inc(1 / one.together)
+            for stage, taken_s in (("queue", one.queue_s), ("decode", one.decode_s), ("infer", one.infer_s)):
+                telemetry.stages[stage].inc(taken_s / (1 if stage == "queue" else one.together))
+            resources.statistics.answered(
+                outcome, seconds, kept=one.kept is not None, model=one.model.identity, bins=one.bins
+            )
+
+    writing = resources.receipts.add([_submission(one, lang, show=show) for one in good], count)
+    if any(one.kept is not None for one in good):
+        return await resources.undelivered.written(writing)
+    return await writing
+
+
+def _submission(one: Recognised, lang: str, *, show: bool) -> NewSubmission:
+    answer = one.answer
+    return NewSubmission(
+        outcome=answer.outcome,
+        kind=answer.kind or None,
+        variety=answer.variety or None,
+        label=answer.labels[0],
+        probability=answer.probability,
+        strangeness=answer.strangeness,
+        language=lang,
+        model=one.model.identity,
+        photo=one.kept,
+        features=answer.features if one.kept is not None else None,
+        may_show=show and one.kept is not None,
+    )
+
+
+def _as_json(one: Recognised, receipt: Receipt, total_s: float) -> dict[str, Any]:
+    answer, model = one.answer, one.model
+    name, labels = answer.name, model.bundle.labels
+    return {
+        "id": receipt.id,
+        "secret": receipt.secret,
+        "outcome": answer.outcome,
+        "kind": answer.kind or None,
+        "variety": answer.variety or None,
+        "name": {"en": name.en, "fr": name.fr} if name else None,
+        "line": {"en": name.line_en, "fr": name.line_fr} if name and name.line_en else None,
+        "probability": round(answer.probability, 6),
+        "kinds": [
+            {"kind": kind, "en": called.en, "fr": called.fr, "probability": round(p, 6)}
+            for kind, called, p in answer.kinds
+        ],
+        "labels": [
+            {"label": label, **model.names[label], "probability": round(p, 6)}
+            for label, p in zip(answer.labels, answer.probabilities, strict=True)
+        ],
+        "strangeness": round(answer.strangeness, 6) if abs(answer.strangeness) < 1e30 else None,
+        "advice": [{"code": code, "en": ADVICE["en"][code], "fr": ADVICE["fr"][code]} for code in answer.advice],
+        "alike": [
+            {
+                "label": (label := labels[model.bundle.gallery.labels[number]]),
+                **model.names[label],
+                "thumbnail": f"{model.root}/v1/gallery/{model.identity}/{number}.jpg",
+                "similarity": round(cosine, 4),
+            }
+            for number, cosine in one.alike
+        ],
+        "kept": one.kept is not None,
+        "milliseconds": {
+            "queue": round(1000 * one.queue_s, 2),
+            "decode": round(1000 * one.decode_s, 2),
+            "infer": round(1000 * one.infer_s, 2),
+            "total": round(1000 * total_s, 2),
+        },
+    }

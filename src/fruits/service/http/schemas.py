@@ -1,0 +1,277 @@
+"""What goes in and out of the API, as models: the OpenAPI document is made of them, and what clients send is checked by them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field
+
+from fruits.service.http import errors as problems
+from fruits.service.http.uploads import PHOTO_TYPES
+from fruits.service.submissions.types import Submission
+
+#: Of a submission: 128 random bits, url-safe.
+ID: Final = r"^[A-Za-z0-9_-]{22}$"
+#: Of a bundle.
+IDENTITY: Final = r"^[0-9a-f]{16}$"
+_CODES: Final[list[Any]] = sorted(problems.KINDS)
+
+
+class Text(BaseModel):
+    """In both languages."""
+
+    en: str
+    fr: str
+
+
+class ErrorBody(BaseModel):
+    """What went wrong, and under which number it is in the log."""
+
+    code: str = Field(json_schema_extra={"enum": _CODES})
+    message: Text
+    request_id: str
+
+
+_EXAMPLE_ERRORS: Final[list[Any]] = [
+    {"error": {"code": code, "message": problems.KINDS[code].message, "request_id": "q2Vn0cW1Qm2s8vT5"}}
+    for code in ("not_an_image", "rate_limited")
+]
+
+
+class Error(BaseModel):
+    """Every answer that is an error."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": _EXAMPLE_ERRORS})
+
+    error: ErrorBody
+
+
+class KindShare(Text):
+    """A kind and how probable it is."""
+
+    kind: str
+    probability: float
+
+
+class LabelShare(Text):
+    """A label of the training photos and how probable it is."""
+
+    label: str
+    probability: float
+
+
+class Alike(Text):
+    """A training photo that looks like the one sent; similarity is a cosine."""
+
+    label: str
+    thumbnail: str
+    similarity: float
+
+
+class Advice(Text):
+    """What is wrong with the photo itself."""
+
+    code: Literal["small", "dark", "blurred"]
+
+
+class Milliseconds(BaseModel):
+    """Where the time went."""
+
+    queue: float
+    decode: float
+    infer: float
+    total: float
+
+
+class Answer(BaseModel):
+    """What is said of a photo."""
+
+    id: str
+    secret: str
+    outcome: Literal["variety", "kind", "probable", "unsure", "unknown"]
+    kind: str | None
+    variety: str | None
+    name: Text | None
+    line: Text | None
+    probability: float
+    kinds: list[KindShare]
+    labels: list[LabelShare]
+    strangeness: float | None
+    advice: list[Advice]
+    alike: list[Alike]
+    kept: bool
+    milliseconds: Milliseconds
+
+
+class PhotoErrorBody(BaseModel):
+    """Why there is no answer."""
+
+    code: str
+    message: Text
+
+
+class PhotoError(BaseModel):
+    """In the place of a photo that cannot be opened, among several."""
+
+    name: str
+    error: PhotoErrorBody
+
+
+_EXAMPLE_ANSWER: Final[dict[str, Any]] = {
+    "id": "Xk3n0cW1Qm2s8vT5yZ7aBg", "secret": "r4nd0m-0f-24-bytes-url-safe-0000", "outcome": "variety", "kind": "apple",
+    "variety": "apple/braeburn", "name": {"en": "Braeburn apple", "fr": "Pomme Braeburn"}, "line": None, "probability": 0.972,
+    "kinds": [{"kind": "apple", "en": "Apple", "fr": "Pomme", "probability": 0.995}],
+    "labels": [{"label": "Apple Braeburn", "en": "Braeburn apple", "fr": "Pomme Braeburn", "probability": 0.972}],
+    "strangeness": 0.41, "advice": [],
+    "alike": [{
+        "label": "Apple Braeburn", "en": "Braeburn apple", "fr": "Pomme Braeburn",
+        "thumbnail": "/v1/gallery/0123456789abcdef/17.jpg", "similarity": 0.93,
+    }],
+    "kept": False, "milliseconds": {"queue": 0.1, "decode": 2.4, "infer": 1.6, "total": 5.2},
+}  # fmt: skip
+
+
+class ModelInfo(BaseModel):
+    """Which bundle gave the answers, and how many labels it knows."""
+
+    identity: str
+    labels: int
+
+
+class Recognition(BaseModel):
+    """The answers, in the order of the photos."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"photos": [_EXAMPLE_ANSWER], "model": {"identity": "0123456789abcdef", "labels": 114}}]
+        }
+    )
+
+    photos: list[Answer | PhotoError]
+    model: ModelInfo
+
+
+class Feedback(BaseModel):
+    """A visitor's word on an answer."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": _EXAMPLE_ANSWER["id"],
+                    "secret": _EXAMPLE_ANSWER["secret"],
+                    "right": False,
+                    "label": "Apple Golden 1",
+                    "note": "it was still green",
+                }
+            ]
+        },
+    )
+
+    id: str = Field(pattern=ID)
+    secret: str = Field(min_length=1, max_length=100)
+    right: bool
+    label: str | None = Field(None, max_length=100)
+    note: str | None = Field(None, max_length=500)
+
+
+class Stored(BaseModel):
+    """Everything that is stored of a photo; null is what is not."""
+
+    id: str
+    created: datetime = Field(description="UTC; without a photo the beginning of the day.")
+    deleted_by: datetime = Field(description="When it is deleted by itself.")
+    has_photo: bool
+    may_show: bool
+    outcome: str | None
+    kind: str | None
+    variety: str | None
+    label: str | None
+    probability: float | None
+    strangeness: float | None
+    language: str | None
+    model: str | None
+    features: str | None = Field(description="In words: numbers that were measured of the photo are stored with it.")
+    right: bool | None
+    said_label: str | None
+    note: str | None
+    decision: str | None
+    reviewed_label: str | None
+
+    @classmethod
+    def of(cls, found: Submission, *, keep_days: int, feedback_hours: int) -> Stored:
+        """Return it for the visitor: without the name of who reviewed it."""
+        lasts = timedelta(days=keep_days) if found.has_photo else timedelta(days=1, hours=feedback_hours)
+        features = "the numbers of the photo that the answer was made from" if found.has_photo else None
+        given = {name: getattr(found, name) for name in cls.model_fields.keys() - {"deleted_by", "features"}}
+        return cls(**given, deleted_by=found.created + lasts, features=features)
+
+
+class Label(Text):
+    """Something that can be recognised."""
+
+    label: str
+    kind: str
+    variety: str | None
+
+
+class KindName(Text):
+    """A kind of which there are labels."""
+
+    kind: str
+
+
+class Labels(BaseModel):
+    """All that can be recognised."""
+
+    labels: list[Label]
+    kinds: list[KindName]
+
+
+ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    "4XX": {"model": Error, "description": "What was wrong with the request, in both languages."},
+    "503": {"model": Error, "description": "Busy, starting or stopping: try again after Retry-After seconds."},
+}
+#: How a program says who it is. Only told here: callers.py looks.
+TOKEN: Final = HTTPBearer(auto_error=False, scheme_name="token", description="Made by 'fruits tokens add NAME OUT'.")
+TOKEN_OR_NONE: Final[dict[str, Any]] = {"security": [{}, {TOKEN.scheme_name: []}]}
+_BINARY: Final = {"type": "string", "format": "binary"}
+UPLOAD: Final = {
+    **TOKEN_OR_NONE,
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["photo"],
+                    "properties": {
+                        "photo": {"type": "array", "items": _BINARY, "minItems": 1, "maxItems": 8},
+                        "keep": {"type": "string", "enum": ["true", "false"]},
+                        "show": {"type": "string", "enum": ["true", "false"]},
+                        "lang": {"type": "string", "enum": ["en", "fr"]},
+                    },
+                    "example": {"keep": "false", "lang": "en"},
+                }
+            },
+            **{kind: {"schema": _BINARY} for kind in PHOTO_TYPES},
+        },
+    },
+    "parameters": [
+        {
+            "name": "keep", "in": "query", "required": False, "schema": {"type": "string", "enum": ["true", "false"]},
+            "example": "false",
+            "description": "Whether the photo may be kept to improve recognition; false by default.",
+        },
+        {
+            "name": "show", "in": "query", "required": False, "schema": {"type": "string", "enum": ["true", "false"]},
+            "description": "Whether others may see the kept photo, small: beside answers and in reports; false by default.",
+        },
+        {"name": "lang", "in": "query", "required": False, "schema": {"type": "string", "enum": ["en", "fr"]},
+            "example": "en", "description": "Language that the visitor reads."},
+    ],
+}  # fmt: skip

@@ -1,0 +1,353 @@
+"""The process: listening, signals, graceful stop, and what HTTP itself must not be allowed to do.
+
+uvicorn speaks HTTP; here is what it leaves open: a head that never ends or comes drop by drop, a body that is still sent after
+its refusal, answers that nobody reads, too many connections, and answers to what is no HTTP in our own shape. SIGTERM and
+SIGINT stop, SIGHUP takes up a new bundle. Knows nothing of photos.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Final
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from fruits.errors import ConfigError
+from fruits.service.app import create_app
+from fruits.service.http import errors as problems
+from fruits.service.http.delivery import TRANSPORT
+from fruits.service.http.errors import Problem
+from fruits.service.http.middleware import Proxies
+from fruits.service.http.rate_limits import place_of
+from fruits.service.settings import ServiceConfig
+from fruits.service.telemetry import LogHandler, Telemetry
+
+#: Bytes of a request's head: line and headers.
+_MAX_HEAD_BYTES: Final = 32 << 10
+_MAX_HEADERS: Final = 100
+#: Of a refused body, read and thrown away so that the client gets to see the refusal, which a reset would destroy: at least so
+#: much, or twice what is taken.
+_MAX_DISCARDED_BYTES: Final = 4 << 20
+#: Of an answer, what a client must take within the limit for sending: less is a connection held for its own sake.
+_LEAST_TAKEN_BYTES: Final = 4096
+_STOP_S: Final = 60
+
+
+def serve(config: ServiceConfig, *, listening: Callable[[str], None], quiet: bool = False) -> None:
+    """Serve until told to stop.
+
+    Parameters
+    ----------
+    config : ServiceConfig
+    listening : callable
+        Called once with the service's address.
+    quiet : bool
+        Whether only warnings and errors are logged.
+
+    Raises
+    ------
+    FruitsError
+        If it cannot start: the bundle, the database or the address cannot be used.
+    """
+    telemetry = Telemetry(quiet=quiet)
+    _route_logs(telemetry)
+    app = create_app(config, telemetry)
+    listener = _listen(config)
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+
+    class Connection(_Connection):
+        settings = config
+        gauge = telemetry.connections
+        open_by_place: ClassVar[Counter[str]] = Counter()
+        proxies = Proxies(config.trusted_proxies)
+
+    server = _Server(
+        uvicorn.Config(
+            app, http=Connection, ws="none", lifespan="on", loop="auto", log_config=None, access_log=False,
+            proxy_headers=False, server_header=False, date_header=True, timeout_keep_alive=int(config.keep_alive_s),
+            timeout_graceful_shutdown=_STOP_S, backlog=2048,
+        ),
+        app, config, lambda: listening(f"http://{shown}:{port}"),
+    )  # fmt: skip
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:  # uvicorn's way of saying that the application did not start
+        if app.state.failure is None:
+            raise
+    finally:
+        listener.close()
+    if app.state.failure is not None:
+        raise app.state.failure
+
+
+def _listen(config: ServiceConfig) -> socket.socket:
+    listener: socket.socket | None = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            config.host.strip("[]"), config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.setblocking(False)
+    except OSError as exc:
+        if listener is not None:
+            listener.close()
+        raise ConfigError(
+            f"cannot listen on {config.host}, port {config.port} ({exc.strerror}); choose another --port or --host"
+        ) from exc
+    return listener
+
+
+def _route_logs(telemetry: Telemetry) -> None:
+    """Let libraries' warnings come out as lines of ours, and nothing else."""
+    root = logging.getLogger()
+    root.handlers[:] = [LogHandler(telemetry)]
+    root.setLevel(logging.WARNING)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "python_multipart.multipart"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.ERROR)  # its warnings are about clients, who could fill the log with them
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server with our signals."""
+
+    def __init__(
+        self, config: uvicorn.Config, app: FastAPI, settings: ServiceConfig, listening: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
+        self._app, self._settings, self._listening = app, settings, listening
+        self._reloads: set[asyncio.Task[None]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._stop)
+            if hasattr(signal, "SIGHUP"):
+                loop.add_signal_handler(signal.SIGHUP, self._reload)
+            self._listening()
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._app.state.failure is not None
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # Ours are set where the loop runs. uvicorn would raise them again at the end, and a stop that was asked for would look
+        # like a death.
+        yield
+
+    def _stop(self) -> None:
+        """Refuse what comes from now on, for a moment, so that whoever sends here can notice; a second signal: now."""
+        resources = self._app.state.resources
+        if resources.stopping:
+            self.force_exit = self.should_exit
+            self.should_exit = True
+            return
+        resources.stopping = True
+        resources.telemetry.log("stopping")
+        asyncio.get_running_loop().call_later(self._settings.drain_s, self._exit)
+
+    def _exit(self) -> None:
+        self.should_exit = True
+
+    def _reload(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._app.state.resources.reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+
+class _Connection(HttpToolsProtocol):
+    """One connection, within limits."""
+
+    settings: ServiceConfig
+    gauge: Any
+    open_by_place: ClassVar[Counter[str]]
+    proxies: ClassVar[Proxies]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_bytes = self._fields_bytes = self._discarded = 0
+        self._in_head = True
+        self._deaf = False  # nothing that comes from now on is listened to
+        self._patience: asyncio.TimerHandle | None = None
+        self._reader: asyncio.TimerHandle | None = None
+        self._unread = 0
+        self._cycles: list[Any] = []
+        # So that pause_writing and resume_writing say whether anything at all waits to be read.
+        transport.set_write_buffer_limits(high=0)
+        address = self.client[0] if self.client else "unknown"
+        # A proxy brings many people; whom it brings is counted where their addresses are known.
+        self._place = "" if address in self.proxies else place_of(address)
+        self.open_by_place[self._place] += 1
+        self.gauge.inc()
+        self._wait()
+        limit = self.settings.max_connections_per_address
+        if len(self.connections) > self.settings.max_connections or (
+            self._place and self.open_by_place[self._place] > limit
+        ):
+            self._refuse(Problem("busy", retry_after_s=1))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gauge.dec()
+        self.open_by_place[self._place] -= 1
+        if not self.open_by_place[self._place]:
+            del self.open_by_place[self._place]
+        self._wait_no_more()
+        self._read_at_last()
+        # uvicorn tells only the last of several requests in one go that its client is gone; the others would go on writing.
+        self.pipeline.clear()
+        for cycle in self._cycles:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self._cycles.clear()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._reader is None:
+            self._look_again()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read_at_last()
+
+    def _look_again(self) -> None:
+        self._unread = self.transport.get_write_buffer_size()
+        self._reader = self.loop.call_later(self.settings.send_s, self._look_at_reader)
+
+    def _look_at_reader(self) -> None:
+        """Go on while the client takes what it asked for. Closing would wait for it to be read, so the rest is thrown away."""
+        if self._unread - self.transport.get_write_buffer_size() < min(_LEAST_TAKEN_BYTES, self._unread):
+            self.transport.abort()
+        else:
+            self._look_again()
+
+    def _read_at_last(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing() or self._deaf:
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            self._wait()
+        super().data_received(data)
+        if self._in_head and self._head_bytes > _MAX_HEAD_BYTES:
+            self._refuse(Problem("bad_request", ("its head is too long", "son en-tête est trop long"), status=431))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope[TRANSPORT] = self.transport  # type: ignore[typeddict-unknown-key]
+        self._in_head = True
+        self._head_bytes = self._fields_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._count(len(name) + len(value))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._discarded = 0
+        self._wait_no_more()
+        super().on_headers_complete()
+        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
+        if self.cycle is not None:
+            self._cycles.append(self.cycle)
+
+    def on_body(self, body: bytes) -> None:
+        if self.cycle is not None and self.cycle.response_complete:
+            self._wait()
+            self._discarded += len(body)
+            if self._discarded > max(_MAX_DISCARDED_BYTES, 2 * self.settings.max_bytes):
+                self.transport.close()
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._wait_no_more()
+        self._in_head = True
+        self._head_bytes = 0
+
+    def on_response_complete(self) -> None:
+        last = not self.pipeline
+        super().on_response_complete()
+        if self._deaf and last:
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - what it says is for programmers
+        self._refuse(
+            Problem("bad_request", ("this is no HTTP that can be understood", "ce HTTP n'est pas compréhensible"))
+        )
+
+    def _count(self, size: int) -> None:
+        """Count what a head holds, where it comes in one piece."""
+        self._fields_bytes += size
+        if self._fields_bytes > _MAX_HEAD_BYTES or len(self.headers) > _MAX_HEADERS:
+            raise ValueError("head too long")  # becomes a parser's error, and that a refusal
+
+    def _wait(self) -> None:
+        """Begin to count the seconds that a head, or the rest of a refused body, may take."""
+        if self._patience is None:
+            self._patience = self.loop.call_later(self.settings.send_s, self._too_late)
+
+    def _wait_no_more(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _too_late(self) -> None:
+        self._patience = None
+        if self.cycle is None or (self._in_head and self.cycle.response_complete):
+            self._refuse(Problem("slow"))
+        elif not self._in_head:
+            self.transport.close()
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer outside any request, and hang up; whoever asked before that is answered first."""
+        if self.transport.is_closing() or self._deaf:
+            return
+        self._deaf = True
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:  # a whole request, whose answer is under way: see on_response_complete
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if self.pipeline and self.pipeline[0][0] is cycle:  # not begun, and others before it
+                self.pipeline.popleft()
+                return
+        if cycle is None or (cycle.response_complete and self._in_head) or not cycle.response_started:
+            body = problems.body(problem, secrets.token_urlsafe(12))
+            lines = [
+                f"HTTP/1.1 {problem.status} Refused",
+                "content-type: application/json",
+                f"content-length: {len(body)}",
+                "x-content-type-options: nosniff",
+                "content-security-policy: default-src 'none'",
+                "cache-control: no-store",
+                *(f"{name.lower()}: {value}" for name, value in problem.headers.items()),
+                "connection: close",
+            ]
+            self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+        self.transport.close()

@@ -1,0 +1,365 @@
+"""Body or multipart to photos, bounded in bytes, parts, fields and seconds.
+
+What a client calls its files, and what type it says they have, is not looked at: whether a body is a form is seen by how it
+begins. Bytes are counted as they come; whatever is over a limit ends the reading at once. Knows nothing of photos beyond how
+their files begin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from fruits.service.http.errors import Problem, over
+from fruits.service.settings import ServiceConfig
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+#: What a photo sent as the body itself is usually called; any other name will do, its bytes decide.
+PHOTO_TYPES: Final = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+#: How files of images begin, whatever they are called.
+_IMAGE: Final = re.compile(
+    rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|GIF8|BM|II\*\0|MM\0\*|....ftyp|\0\0\0\x0cj|\xff\x0a", re.DOTALL
+)
+#: How a form begins: a boundary, and the head of its first part.
+_FORM: Final = re.compile(rb"--([^\r\n]{1,200})\r\n(?=content-)", re.IGNORECASE)
+#: So much of a body shows what it is.
+_ENOUGH: Final = 512
+#: Of a form that is too large as a whole, so much is looked at, to say what is wrong with its first part.
+_PEEKED: Final = 8192
+#: Names of fields that may be told to their sender; others might be anything.
+_PLAIN: Final = re.compile(rb"[A-Za-z0-9_.\-\[\]]{1,40}")
+_NAMES_TOLD: Final = 5
+_MAX_FIELD_BYTES: Final = 1000
+_MAX_PART_HEAD_BYTES: Final = 4096
+_MAX_BOUNDARY: Final = 200
+
+
+class GoneError(Exception):
+    """The client is gone: nobody is left to answer."""
+
+
+class Budget:
+    """Bytes of uploads that all requests together may hold.
+
+    Parameters
+    ----------
+    most : int
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.taken = most, 0
+
+    def take(self, count: int) -> None:
+        """Take some, or raise ``busy``."""
+        if self.taken + count > self.most:
+            raise Problem("busy")
+        self.taken += count
+
+
+class Upload:
+    """What a request brought.
+
+    Attributes
+    ----------
+    photos : list of bytes
+    fields : dict
+        Small fields of a multipart body by name; the first one counts.
+    bytes_in : int
+    count : int
+        How many photos there were.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.photos: list[bytes] = []
+        self.fields: dict[str, str] = {}
+        self.bytes_in = self.count = 0
+        self._budget = budget
+
+    def take(self, count: int) -> None:
+        """Count bytes that came in."""
+        self._budget.take(count)
+        self.bytes_in += count
+
+    def close(self) -> None:
+        """Let others have the room."""
+        self._budget.taken -= self.bytes_in
+
+
+async def read_body(receive: Receive, headers: dict[bytes, bytes], most: int, seconds: float) -> bytes:
+    """Return a request's body.
+
+    Raises
+    ------
+    Problem
+        ``too_large`` or ``slow``.
+    GoneError
+    """
+    chunks: list[bytes] = []
+    if _announced(headers) > most:
+        raise _too_long_a_body(most)
+    try:
+        await _stream(receive, chunks.append, most, seconds)
+    except _TooLongError:
+        raise _too_long_a_body(most) from None
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def read_upload(upload: Upload, receive: Receive, headers: dict[bytes, bytes], config: ServiceConfig) -> None:
+    """Read the photos of a request: its body, or the parts named ``photo`` of a multipart body.
+
+    Raises
+    ------
+    Problem
+        If something is over a limit or not what was expected.
+    GoneError
+    """
+    body = _Body(upload, config, headers.get(b"content-type", b""))
+    too_large = _announced(headers) > config.max_bytes
+    if too_large and not body.is_declared:
+        raise _too_many_bytes(config.max_bytes)
+    try:
+        await _stream(receive, body.take, _PEEKED if too_large else config.max_bytes, config.send_s)
+    except _TooLongError:
+        # Of a field that is not called photo this is told, and not that it is large: no smaller one would do.
+        raise body.nameless() or _too_many_bytes(config.max_bytes) from None
+    body.finish()
+    upload.count = len(upload.photos)
+
+
+def _too_long_a_body(most: int) -> Problem:
+    return over(
+        most,
+        "The request is larger than the {} bytes that are taken at this address.",
+        "La requête dépasse les {} octets acceptés à cette adresse.",
+    )
+
+
+def _announced(headers: dict[bytes, bytes]) -> int:
+    given = headers.get(b"content-length", b"")
+    return int(given) if given.isdigit() else 0
+
+
+def _too_many_bytes(most: int) -> Problem:
+    return over(
+        most,
+        "The request is larger than the {} bytes that are taken here: send smaller photos, or fewer at once.",
+        "La requête dépasse les {} octets acceptés ici : envoyez des photos plus petites, ou moins à la fois.",
+    )
+
+
+class _Body:
+    """A body as it comes in: a photo, or a form with photos in it. Which of them, its first bytes show."""
+
+    def __init__(self, upload: Upload, config: ServiceConfig, declared: bytes) -> None:
+        kind, options = parse_options_header(declared or b"application/octet-stream")
+        #: Whether the client says that it is a form.
+        self.is_declared = kind == b"multipart/form-data"
+        self._boundary = options.get(b"boundary", b"") if self.is_declared else b""
+        self._upload, self._config = upload, config
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._parts: _Parts | None = None
+        self._known = False
+
+    def take(self, piece: bytes) -> None:
+        self._upload.take(len(piece))
+        if self._parts is not None:
+            self._parts.feed(piece)
+            return
+        self._chunks.append(piece)
+        self._size += len(piece)
+        if not self._known and self._size >= _ENOUGH:
+            self._look()
+
+    def finish(self) -> None:
+        """Take what came as a whole."""
+        if not self._known:
+            self._look()
+        if self._parts is None:
+            self._upload.photos.append(self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks))
+            return
+        self._parts.finish()
+        if problem := self.nameless():
+            raise problem
+
+    def nameless(self) -> Problem | None:
+        """Return what is wrong with a form that has no photo: which fields came instead."""
+        if not self._known:
+            self._look()
+        return self._parts.nameless() if self._parts is not None else None
+
+    def _look(self) -> None:
+        self._known = True
+        start = b"".join(self._chunks)
+        found = _FORM.match(start)
+        if _IMAGE.match(start) and not found:
+            return
+        if not self.is_declared and not found:
+            return
+        boundary = self._boundary
+        if found and not (boundary and start.startswith(b"--" + boundary)):
+            boundary = found[1].rstrip(b" \t")
+        if not 0 < len(boundary) <= _MAX_BOUNDARY:
+            raise Problem(
+                "bad_request", ("multipart/form-data without a boundary", "multipart/form-data sans « boundary »")
+            )
+        self._parts = _Parts(boundary, self._config, self._upload)
+        self._chunks.clear()
+        self._parts.feed(start)
+
+
+class _TooLongError(Exception):
+    """More bytes came than are taken."""
+
+
+async def _stream(receive: Receive, take: Callable[[bytes], Any], most: int, seconds: float) -> None:
+    """Hand over the body piece by piece, up to its limit."""
+    count = 0
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise GoneError
+                if piece := message.get("body", b""):
+                    count += len(piece)
+                    if count > most:
+                        take(piece[: len(piece) - (count - most)])
+                        raise _TooLongError
+                    take(piece)
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError as exc:
+        raise Problem("slow") from exc
+
+
+class _Parts:
+    """A multipart body as it comes in."""
+
+    def __init__(self, boundary: bytes, config: ServiceConfig, upload: Upload) -> None:
+        self._config, self._upload = config, upload
+        self._name: bytes | None = None
+        self._is_file = False
+        self._data = bytearray()
+        self._head_bytes = 0
+        self._header, self._value = bytearray(), bytearray()
+        self._disposition = b""
+        self._parts, self._ended = 0, False
+        self._others: list[bytes] = []
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._begin,
+                    "on_part_data": self._take,
+                    "on_part_end": self._end_part,
+                    "on_header_field": self._header_field,
+                    "on_header_value": self._header_value,
+                    "on_header_end": self._header_end,
+                    "on_headers_finished": self._headers_finished,
+                    "on_end": self._end,
+                },
+            )
+        except MultipartParseError as exc:
+            raise Problem("bad_request", ("the boundary cannot be used", "« boundary » inutilisable")) from exc
+
+    def feed(self, piece: bytes) -> None:
+        try:
+            self._parser.write(piece)
+        except MultipartParseError as exc:
+            raise Problem("bad_request", ("the multipart body is damaged", "corps multipart endommagé")) from exc
+
+    def finish(self) -> None:
+        if not self._ended:
+            raise Problem("bad_request", ("the multipart body is cut short", "corps multipart incomplet"))
+
+    def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > (most := self._config.max_photos + self._config.max_fields):
+            raise over(
+                most, "The form has more than {} parts: send fewer.", "Le formulaire a plus de {} parties : envoyez-en moins.",
+                code="too_many_parts",
+            )  # fmt: skip
+        self._data = bytearray()
+        self._disposition, self._head_bytes, self._name, self._is_file = b"", 0, None, False
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._count_head(end - start)
+        self._header += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._count_head(end - start)
+        self._value += data[start:end]
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > _MAX_PART_HEAD_BYTES:
+            raise over(
+                _MAX_PART_HEAD_BYTES, "The head of a part of the form is longer than {} bytes: send a shorter name.",
+                "L'en-tête d'une partie du formulaire dépasse {} octets : envoyez un nom plus court.",
+            )  # fmt: skip
+
+    def _header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._disposition = bytes(self._value)
+        self._header, self._value = bytearray(), bytearray()
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        self._name = options.get(b"name")
+        self._is_file = self._name == b"photo"
+        if self._name is None:
+            raise Problem("bad_request", ("a part of the body has no name", "une partie du corps n'a pas de nom"))
+        if self._is_file:
+            if len(self._upload.photos) >= self._config.max_photos:
+                raise over(
+                    self._config.max_photos, "More than {} photos at once: send fewer.",
+                    "Plus de {} photos à la fois : envoyez-en moins.", code="too_many_parts",
+                )  # fmt: skip
+            return
+        self._others.append(self._name)
+        if len(self._others) > self._config.max_fields:
+            raise over(
+                self._config.max_fields, "More than {} fields beside the photos: send fewer.",
+                "Plus de {} champs à côté des photos : envoyez-en moins.", code="too_many_parts",
+            )  # fmt: skip
+
+    def nameless(self) -> Problem | None:
+        """Return the problem of a form without a photo, if it is one."""
+        if self._upload.photos or self._is_file:
+            return None
+        told = [name.decode() if _PLAIN.fullmatch(name) else "…" for name in dict.fromkeys(self._others)]
+        found = ", ".join([*told[:_NAMES_TOLD], *(["…"] if len(told) > _NAMES_TOLD else [])])
+        en, fr = "no field named photo", "aucun champ nommé photo"
+        return Problem(
+            "bad_request", (f"{en}; found: {found}", f"{fr} ; reçu : {found}") if found else (en, fr), status=422
+        )
+
+    def _take(self, data: bytes, start: int, end: int) -> None:
+        if self._is_file:
+            self._data += data[start:end]
+        else:  # of a field that is none of ours nothing is kept: only its name is needed, to say so
+            self._data += data[start : min(end, start + _MAX_FIELD_BYTES + 1 - len(self._data))]
+            if len(self._data) > _MAX_FIELD_BYTES and self._name in (b"keep", b"lang"):
+                name = self._name.decode()
+                raise over(
+                    _MAX_FIELD_BYTES, f"The field {name} is longer than {{}} bytes: send a short word.",
+                    f"Le champ {name} dépasse {{}} octets : envoyez un mot court.",
+                )  # fmt: skip
+
+    def _end_part(self) -> None:
+        if self._is_file:
+            self._upload.photos.append(bytes(self._data))
+        elif self._name is not None:
+            name = self._name.decode("utf-8", "replace")[:100]
+            self._upload.fields.setdefault(name, self._data.decode("utf-8", "replace"))
+        self._data = bytearray()
+
+    def _end(self) -> None:
+        self._ended = True

@@ -1,0 +1,238 @@
+"""The HTTP API for visitors and programs: photos in, answers out; feedback, deletion, labels, the model itself.
+
+What a request must be like is said by the models of :mod:`fruits.service.http.schemas`. The way of a photo is not here but in
+:mod:`fruits.service.http.recognise`. Knows nothing of how answers come about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Annotated, Final
+
+from fastapi import APIRouter, FastAPI, Header, Path, Request, Response
+from fastapi.responses import PlainTextResponse
+
+from fruits.errors import StoreError
+from fruits.photos.catalogue.consent import unmark
+from fruits.service.http import recognise as answering
+from fruits.service.http.access import owner
+from fruits.service.http.errors import Problem
+from fruits.service.http.middleware import host_of
+from fruits.service.http.owner_api import owner_router
+from fruits.service.http.rate_limits import is_loopback
+from fruits.service.http.schemas import (
+    ERRORS,
+    ID,
+    IDENTITY,
+    TOKEN_OR_NONE,
+    UPLOAD,
+    Feedback,
+    Labels,
+    Recognition,
+    Stored,
+)
+from fruits.service.inference.model import Model
+from fruits.service.resources import Resources
+from fruits.service.settings import LOOPBACK
+
+#: How headers begin by which proxies, load balancers and content networks show that a request comes through them.
+_OF_PROXIES: Final = (
+    b"x-forwarded", b"forwarded", b"via", b"x-real-ip", b"x-original-", b"x-client-ip", b"x-cluster-client", b"true-client",
+    b"cf-", b"cdn-loop", b"fastly-", b"x-amz", b"x-azure", b"x-envoy", b"x-proxy", b"x-scheme", b"x-url-scheme", b"x-varnish",
+    b"proxy-", b"x-appengine", b"x-cloud-trace", b"akamai-", b"x-akamai",
+)  # fmt: skip
+_FOR_EVER: Final = "public, max-age=31536000, immutable"
+_FOR_NOBODY: Final = {"Cache-Control": "no-store"}
+
+
+def resources_of(request: Request) -> Resources:
+    """Return what the service holds."""
+    resources: Resources = request.app.state.resources
+    return resources
+
+
+async def recognise() -> Response:
+    """Recognise one photo, sent as the body, or up to eight, sent as the fields ``photo`` of a form.
+
+    Photos are JPEG, PNG or WebP by their content. Of one photo that cannot be opened the answer is an error; among several, an
+    error stands in its place. A photo is kept only if ``keep`` says so; ``id`` and ``secret`` of the answer delete it.
+    """
+    raise Problem("method_not_allowed")  # the door has led every POST to fruits.service.http.recognise already
+
+
+async def feedback(request: Request, said: Feedback) -> Response:
+    """Say whether an answer was right, and if not, what the photo shows; the last word counts."""
+    resources = resources_of(request)
+    await asyncio.to_thread(
+        resources.submissions.feedback, said.id, said.secret, right=said.right, label=said.label, note=said.note
+    )
+    resources.statistics.feedback(right=said.right)
+    return Response(status_code=204)
+
+
+async def delete(
+    request: Request,
+    submission_id: Annotated[str, Path(pattern=ID)],
+    x_fruits_secret: Annotated[str, Header(min_length=1, max_length=100)],
+) -> Response:
+    """Delete everything that is kept of a photo."""
+    resources = resources_of(request)
+    await asyncio.to_thread(resources.submissions.delete, submission_id, x_fruits_secret)
+    with suppress(StoreError):  # it is deleted, and told so; what hides it from answers looks again within seconds
+        await asyncio.to_thread(resources.hide_withdrawn)
+    return Response(status_code=204)
+
+
+async def stored(
+    request: Request,
+    submission_id: Annotated[str, Path(pattern=ID)],
+    x_fruits_secret: Annotated[str, Header(min_length=1, max_length=100)],
+) -> Stored:
+    """Return everything that is stored of a photo, to whoever has its secret."""
+    resources = resources_of(request)
+    found = await asyncio.to_thread(resources.submissions.of, submission_id, x_fruits_secret)
+    return Stored.of(found, keep_days=resources.config.keep_days, feedback_hours=resources.config.feedback_hours)
+
+
+async def stored_photo(
+    request: Request,
+    submission_id: Annotated[str, Path(pattern=ID)],
+    x_fruits_secret: Annotated[str, Header(min_length=1, max_length=100)],
+) -> Response:
+    """Return the photo that is stored, to whoever has its secret."""
+    resources = resources_of(request)
+    await asyncio.to_thread(resources.submissions.of, submission_id, x_fruits_secret)
+    photo = await asyncio.to_thread(resources.submissions.photo, submission_id)
+    return Response(photo, media_type="image/jpeg", headers=_FOR_NOBODY)
+
+
+async def labels(request: Request) -> Response:
+    """Return what can be recognised, with names in both languages."""
+    return _json(resources_of(request).recogniser.model.labels_body)
+
+
+async def model(request: Request) -> Response:
+    """Return what a browser needs to recognise photos itself: where the network is, and what its numbers mean."""
+    return _json(resources_of(request).recogniser.model.model_body)
+
+
+async def network(request: Request, identity: Annotated[str, Path(pattern=IDENTITY)]) -> Response:
+    """Return the network, pixels in, all numbers out."""
+    found = _model(request, identity)
+    return _immutable(request, found.bundle.recognizer, "application/octet-stream")
+
+
+async def thumbnail(
+    request: Request, identity: Annotated[str, Path(pattern=IDENTITY)], number: Annotated[int, Path(ge=0, le=100_000)]
+) -> Response:
+    """Return a training photo, small; of a visitor's photo only while the visitor agrees, and for nobody to store."""
+    gallery = _model(request, identity).bundle.gallery
+    if number >= len(gallery):
+        raise Problem("not_found")
+    giver = gallery.givers.get(number)
+    if giver is None:
+        return _immutable(request, gallery.thumbnail(number), "image/jpeg")
+    if not await asyncio.to_thread(resources_of(request).submissions.shown, [giver]):
+        raise Problem("not_found")
+    return Response(unmark(gallery.thumbnail(number)), media_type="image/jpeg", headers=_FOR_NOBODY)
+
+
+async def gallery_features(request: Request, identity: Annotated[str, Path(pattern=IDENTITY)]) -> Response:
+    """Return what the gallery's photos are compared by: labels (int32, n), then features (float32, n x k), little-endian.
+
+    Browsers store this for a year, so visitors' photos, which may be withdrawn, are left out: label -1 and features of 0.
+    """
+    gallery = _model(request, identity).bundle.gallery
+    labels, features = gallery.labels.astype("<i4"), gallery.features.astype("<f4")
+    given = list(gallery.givers)
+    labels[given], features[given] = -1, 0
+    return _immutable(request, labels.tobytes() + features.tobytes(), "application/octet-stream")
+
+
+async def healthz() -> Response:
+    """Say that the process lives."""
+    return Response(b'{"alive":true}', media_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+async def readyz(request: Request) -> Response:
+    """Say whether photos are taken now: not before all is warmed up, not while stopping."""
+    if not resources_of(request).ready:
+        raise Problem("stopping")
+    return Response(b'{"ready":true}', media_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+async def metrics(request: Request) -> Response:
+    """Return metrics in Prometheus' text format; to this machine and to the owner's token, unless they are public."""
+    resources, about = resources_of(request), request.scope["fruits"]
+    if not resources.config.public_metrics and not _is_local(request):
+        await owner(request)
+    about["route"] = "/metrics"
+    resources.telemetry.waiting.set(resources.recogniser.waiting)
+    return Response(
+        resources.telemetry.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8",
+        headers={"Cache-Control": "no-store"},
+    )  # fmt: skip
+
+
+def routes() -> APIRouter:
+    """Return the routes of the API."""
+    router = APIRouter()
+    add = router.add_api_route
+    add(answering.PATH, recognise, methods=["POST"], tags=["photos"], openapi_extra=UPLOAD,
+        responses={200: {"model": Recognition}, **ERRORS})  # fmt: skip
+    add("/v1/feedback", feedback, methods=["POST"], status_code=204, tags=["photos"], responses=ERRORS,
+        openapi_extra=TOKEN_OR_NONE, response_class=Response)  # fmt: skip
+    add("/v1/submissions/{submission_id}", delete, methods=["DELETE"], status_code=204, tags=["photos"], responses=ERRORS,
+        openapi_extra=TOKEN_OR_NONE, response_class=Response)  # fmt: skip
+    add("/v1/submissions/{submission_id}", stored, methods=["GET"], tags=["photos"], responses=ERRORS,
+        openapi_extra=TOKEN_OR_NONE)  # fmt: skip
+    add("/v1/submissions/{submission_id}/photo", stored_photo, methods=["GET"], tags=["photos"],
+        openapi_extra=TOKEN_OR_NONE, responses={200: {"content": {"image/jpeg": {}}}, **ERRORS},
+        response_class=Response)  # fmt: skip
+    add("/v1/labels", labels, methods=["GET"], tags=["model"], responses={200: {"model": Labels}, **ERRORS})
+    add("/v1/model", model, methods=["GET"], tags=["model"], responses=ERRORS)
+    add("/v1/model/{identity}/recognizer.onnx", network, methods=["GET"], tags=["model"],
+        responses={200: {"content": {"application/octet-stream": {}}}, **ERRORS}, response_class=Response)  # fmt: skip
+    add("/v1/gallery/{identity}/{number}.jpg", thumbnail, methods=["GET"], tags=["model"],
+        responses={200: {"content": {"image/jpeg": {}}}, **ERRORS}, response_class=Response)  # fmt: skip
+    add("/v1/gallery/{identity}/features.bin", gallery_features, methods=["GET"], tags=["model"],
+        responses={200: {"content": {"application/octet-stream": {}}}, **ERRORS}, response_class=Response)  # fmt: skip
+    for path, endpoint in (("/healthz", healthz), ("/readyz", readyz)):
+        add(path, endpoint, methods=["GET"], tags=["operation"], responses=ERRORS)
+    add("/metrics", metrics, methods=["GET"], tags=["operation"], responses=ERRORS, openapi_extra=TOKEN_OR_NONE,
+        response_class=PlainTextResponse)  # fmt: skip
+    return router
+
+
+def add_to(app: FastAPI) -> None:
+    """Add the routes of the API."""
+    app.include_router(routes())
+    app.include_router(owner_router(resources_of, owner), responses=ERRORS)
+
+
+def _model(request: Request, identity: str) -> Model:
+    found = resources_of(request).recogniser.model_of(identity)
+    if found is None:
+        raise Problem("not_found")
+    return found
+
+
+def _is_local(request: Request) -> bool:
+    """Whether a request comes from this machine, under its name for itself, and not through a proxy on it.
+
+    A proxy need not say whom it speaks for; most say something.
+    """
+    about = request.scope["fruits"]
+    through = any(name.startswith(_OF_PROXIES) for name in about["headers"])
+    return not through and host_of(about["headers"]) in LOOPBACK and is_loopback(about["address"])
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json", headers={"Cache-Control": "no-cache"})
+
+
+def _immutable(request: Request, body: bytes, media_type: str) -> Response:
+    if request.headers.get("if-none-match"):  # whoever has it has the right one: its address names its content
+        return Response(status_code=304, headers={"Cache-Control": _FOR_EVER})
+    return Response(body, media_type=media_type, headers={"Cache-Control": _FOR_EVER, "ETag": '"1"'})

@@ -1,0 +1,1 @@
+"""Recognition inside the service: the open bundle and the workers around it."""

@@ -1,0 +1,156 @@
+"""One open bundle: what it says of photos, and what it says of itself to pages and programs.
+
+Knows nothing of queues, threads or HTTP.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from io import BytesIO
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fruits.embedding.backbone import Embedder, no_embedding, usable
+from fruits.errors import BundleError, ImageDecodeError
+from fruits.photos.decoding.quality import measure
+from fruits.recogniser import bundle as bundles
+from fruits.recogniser.answers import Answer
+from fruits.storage.sanitising import json_text
+
+#: Thumbnails beside an answer.
+ALIKE: Final = 6
+
+
+class Seen(NamedTuple):
+    """What a bundle says of a photo.
+
+    Attributes
+    ----------
+    answer : Answer
+    alike : list of (int, float)
+        Numbers in the bundle's gallery and cosines, best first.
+    bins : int64 array, shape (m,)
+        Where the photo lies among the training photos; see :class:`fruits.learning.drift.Drift`.
+    """
+
+    answer: Answer
+    alike: list[tuple[int, float]]
+    bins: NDArray[np.int64]
+
+
+class Model:
+    """A bundle, opened.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    root : str
+        What stands before every address of the service, such as ``/fruits``.
+
+    Attributes
+    ----------
+    bundle : Bundle
+    identity : str
+    names : dict of dict
+        Of every label, in both languages.
+    labels_body, model_body : bytes
+        What ``/v1/labels`` and ``/v1/model`` say, made once.
+    """
+
+    def __init__(self, bundle: bundles.Bundle, root: str = "") -> None:
+        self.bundle, self.root = bundle, root
+        self.identity = bundle.identity
+        self.embedder = Embedder(bundle.network)
+        # Until somebody has looked which of their givers still agree.
+        self.hidden: frozenset[int] = frozenset(bundle.gallery.givers)
+        taxonomy = bundle.taxonomy
+        named = [
+            taxonomy.varieties[variety] if variety >= 0 else taxonomy.kinds[kind]
+            for kind, variety in zip(taxonomy.kind_of, taxonomy.variety_of, strict=True)
+        ]
+        self.names = {label: {"en": name.en, "fr": name.fr} for label, name in zip(taxonomy.labels, named, strict=True)}
+        labels = [
+            {
+                "label": label,
+                "kind": taxonomy.kind_ids[kind],
+                "variety": taxonomy.variety_ids[variety] if variety >= 0 else None,
+                **self.names[label],
+            }
+            for label, kind, variety in zip(taxonomy.labels, taxonomy.kind_of, taxonomy.variety_of, strict=True)
+        ]
+        kinds = [
+            {"kind": kind, "en": name.en, "fr": name.fr}
+            for kind, name in zip(taxonomy.kind_ids, taxonomy.kinds, strict=True)
+        ]
+        self.labels_body = _json({"labels": labels, "kinds": kinds})
+        self.model_body = _json(
+            {
+                "identity": self.identity,
+                **asdict(bundle.preprocessing),
+                "recognizer": f"{root}/v1/model/{self.identity}/recognizer.onnx",
+                "bytes": len(bundle.recognizer),
+                "sha256": hashlib.sha256(bundle.recognizer).hexdigest(),
+                "labels": labels,
+                "taxonomy": taxonomy.as_dict(),
+                "certainty": bundle.certainty.as_dict(),
+                "gallery": {
+                    "photos": len(bundle.gallery),
+                    "components": bundle.components,
+                    "features": f"{root}/v1/gallery/{self.identity}/features.bin",
+                },
+            }
+        )
+
+    def recognise(self, pixels: NDArray[np.uint8], short_sides: NDArray[np.int64]) -> list[Seen | ImageDecodeError]:
+        """Return what is said of n photos; of one that the network has no usable numbers for, that.
+
+        Parameters
+        ----------
+        pixels : uint8 array, shape (n, size, size, 3)
+        short_sides : int64 array, shape (n,)
+            Of the photos as taken, in pixels.
+        """
+        embeddings = self.embedder.embed(pixels)
+        good = np.flatnonzero(usable(embeddings))
+        outcomes: list[Seen | ImageDecodeError] = [no_embedding()] * len(pixels)
+        if len(good) < len(pixels):
+            pixels, embeddings, short_sides = pixels[good], embeddings[good], short_sides[good]
+        if not len(good):
+            return outcomes
+        brightness, sharpness = measure(pixels)
+        found = self.bundle.answers(embeddings, brightness, sharpness, short_sides)
+        features = np.stack([answer.features for answer in found])
+        alike = self.bundle.gallery.nearest(features, ALIKE, self.hidden)
+        bins = self.bundle.drift.bins(features, np.array([answer.strangeness for answer in found], np.float32))
+        for row, *of_one in zip(good.tolist(), found, alike, bins, strict=True):
+            outcomes[row] = Seen(*of_one)
+        return outcomes
+
+    def check(self, seen: Answer | ImageDecodeError) -> None:
+        """Raise ``BundleError`` unless an answer is made of sensible numbers."""
+        if isinstance(seen, ImageDecodeError):
+            raise BundleError(f"bundle '{self.bundle.root}': {seen} for a plain photo; make it again with 'fruits run'")
+        answer = seen
+        numbers = [answer.probability, *answer.probabilities, *answer.features]
+        if not np.isfinite(numbers).all() or not all(0 <= p <= 1.0001 for p in answer.probabilities):
+            raise BundleError(
+                f"bundle '{self.bundle.root}' gives numbers that are none; make it again with 'fruits run'"
+            )
+
+
+def made_photo() -> bytes:
+    """Return a small JPEG of a red disk on white: to warm up, and to see that all works."""
+    y, x = np.mgrid[:160, :200]
+    pixels = np.full((160, 200, 3), 255, np.uint8)
+    pixels[(x - 100) ** 2 + (y - 80) ** 2 < 60**2] = (190, 40, 30)
+    out = BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def _json(values: Any) -> bytes:
+    return json_text(values, ensure_ascii=False, separators=(",", ":")).encode()

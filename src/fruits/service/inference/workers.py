@@ -1,0 +1,381 @@
+"""Lanes around the open bundle: decoders, the queue before them, warm-up, and a new bundle without downtime.
+
+A lane is a thread with a decoder of its own (a child process that may die of a photo) that takes what waits, decodes and
+recognises it. Photos of different requests share a lane's batch; an answer does not depend on the others in it. The network is
+opened once for all lanes. Knows nothing of HTTP or of what is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fruits.errors import BundleError, FruitsError, ImageDecodeError
+from fruits.photos.decoding.decoder import Decoder, Limits
+from fruits.recogniser import bundle as bundles
+from fruits.recogniser.answers import Answer
+from fruits.service.inference.model import Model, made_photo
+from fruits.service.settings import ServiceConfig
+
+#: Side and JPEG quality of a photo that is kept.
+KEPT_SIDE: Final = 1024
+KEPT_QUALITY: Final = 88
+#: Bundles whose thumbnails and networks are still served after a newer one came.
+_MODELS_KEPT: Final = 2
+#: Seconds by the clock that a decoder may hang, at least and as a multiple of the processor time that it may take. Its own start
+#: counts, which on a busy machine takes many times as long as on an idle one.
+_WALL_S: Final = 30.0
+_WALL_FACTOR: Final = 4.0
+_MEMORY_MIB: Final = 2048
+#: How much the newest batch counts in the estimate of how long a photo takes.
+_NEWEST: Final = 0.1
+#: First guess of the seconds that a light and a heavy photo take; soon replaced by what was measured.
+_FIRST_GUESS_S: Final = (0.01, 0.5)
+#: One measurement may raise the estimate by this factor at most: a single odd photo says little of the next ones.
+_MOST_RAISE: Final = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """What is known of a photo now.
+
+    Attributes
+    ----------
+    model : Model
+        Which gave the answer.
+    answer, alike, bins
+        As in :class:`fruits.service.inference.model.Seen`.
+    kept : bytes or None
+        The photo as a fresh JPEG, if that was asked for.
+    queue_s, decode_s, infer_s : float
+        Seconds that it waited, and that its batch took.
+    together : int
+        Photos in its batch.
+    """
+
+    model: Model
+    answer: Answer
+    alike: list[tuple[int, float]]
+    bins: NDArray[np.int64]
+    kept: bytes | None
+    queue_s: float
+    decode_s: float
+    infer_s: float
+    together: int = 1
+
+
+class UnreadableError(ImageDecodeError):
+    """A photo that could not be opened, and what it took to find out.
+
+    Attributes
+    ----------
+    decode_s : float
+        Seconds; its share of its batch.
+    """
+
+    def __init__(self, code: str, message: str, decode_s: float) -> None:
+        super().__init__(code, message)
+        self.decode_s = decode_s
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    data: bytes
+    keep: bool
+    heavy: bool
+    future: Future[Recognised] | asyncio.Future[Recognised]
+    loop: asyncio.AbstractEventLoop | None
+    since: float = field(default_factory=time.perf_counter)
+
+
+class Recogniser:
+    """Lanes around one open bundle.
+
+    Parameters
+    ----------
+    out : str
+        Results of a run, or a bundle.
+    lanes : int
+    batch : int
+        Photos that a lane takes at once, at most.
+    decode_s : float
+        Seconds of processor time to decode a photo.
+
+    Raises
+    ------
+    BundleError
+        If the bundle cannot be used.
+    """
+
+    def __init__(self, out: str, *, lanes: int, batch: int = 8, decode_s: float = 5.0, root: str = "") -> None:
+        self._out, self._batch = out, batch
+        self._limits = Limits(cpu_s=decode_s, wall_s=max(_WALL_S, _WALL_FACTOR * decode_s), memory_mib=_MEMORY_MIB)
+        self._models: OrderedDict[str, Model] = OrderedDict()
+        self._root = root
+        self._install(Model(bundles.load(out), root))
+        self._light: deque[_Job] = deque()
+        self._heavy: deque[_Job] = deque()
+        self._ready = threading.Condition()
+        self._closed = False
+        self._photo_s = list(_FIRST_GUESS_S)
+        self._at_work = 0
+        self._since = [0.0] * lanes
+        self._lanes = [
+            threading.Thread(target=self._work, args=(number,), name=f"lane-{number}", daemon=True)
+            for number in range(lanes)
+        ]
+        # So that a few heavy photos never hold up all others.
+        self._heavy_lanes, self._heavy_at_work = max(1, lanes // 2), 0
+        self.warm = False
+
+    @property
+    def model(self) -> Model:
+        """The newest model."""
+        return self._model
+
+    @property
+    def models(self) -> list[Model]:
+        """Bundles whose thumbnails are served, the newest last."""
+        return list(self._models.values())
+
+    def model_of(self, identity: str) -> Model | None:
+        """Return a model that is still served."""
+        return self._models.get(identity)
+
+    @property
+    def waiting(self) -> int:
+        """How many photos wait or are worked on."""
+        return len(self._light) + len(self._heavy) + self._at_work
+
+    def wait_s(self, *, heavy: bool = False) -> float:
+        """Return how long a photo that comes now would wait for its turn, by what photos took lately."""
+        since = self._since
+        # Where every lane hangs on something, nobody knows for how long: as long again.
+        stuck_s = time.perf_counter() - max(since) if all(since) else 0.0
+        light_s = len(self._light) * self._photo_s[0] / len(self._lanes)
+        heavy_s = (len(self._heavy) + self._heavy_at_work) * self._photo_s[1] / self._heavy_lanes if heavy else 0.0
+        return max(light_s + heavy_s, stuck_s)
+
+    def start(self) -> None:
+        """Start the lanes and warm each up with a made photo, so that the first visitor waits for nothing."""
+        photo = made_photo()
+        for lane in self._lanes:
+            lane.start()
+        for future in [self._ask(photo) for _ in self._lanes]:
+            try:
+                seen: Answer | ImageDecodeError = future.result().answer
+            except UnreadableError as exc:
+                seen = exc
+            self._model.check(seen)
+        self.warm = True
+
+    def submit(self, photo: bytes, *, keep: bool = False, heavy: bool = False) -> asyncio.Future[Recognised]:
+        """Queue a photo from an event loop; the future gives what was recognised, or ``UnreadableError``.
+
+        Parameters
+        ----------
+        photo : bytes
+        keep : bool
+            Whether a fresh JPEG of it is wanted as well.
+        heavy : bool
+            Whether decoding it takes long: it is decoded alone, and never on all lanes at once.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Recognised] = loop.create_future()
+        self._put(_Job(photo, keep, heavy, future, loop))
+        return future
+
+    def reload(self) -> bool:
+        """Load the bundle again; return whether it is another one. The old one stays where the new one fails its check.
+
+        Raises
+        ------
+        BundleError, StoreError
+            If the new one cannot be used.
+        """
+        new = Model(self._load_patiently(), self._root)
+        if new.identity == self._model.identity:
+            return False
+        size = new.bundle.preprocessing.size
+        with Decoder(self._limits) as decoder:
+            photo = decoder.to_network_input(made_photo(), new.bundle.preprocessing)
+        (seen,) = new.recognise(photo.pixels.reshape(1, size, size, 3), np.array([min(photo.width, photo.height)]))
+        new.check(seen if isinstance(seen, ImageDecodeError) else seen.answer)
+        self._install(new)
+        return True
+
+    def close(self) -> None:
+        """Finish what waits, then end the lanes and their decoders."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
+        for lane in self._lanes:
+            if lane.ident is not None:
+                lane.join()
+
+    def _load_patiently(self) -> bundles.Bundle:
+        """Load; on a disk a new bundle replaces the old one in two steps, between which there is none for an instant."""
+        for _ in range(3):
+            with suppress(BundleError):
+                return bundles.load(self._out)
+            time.sleep(0.2)
+        return bundles.load(self._out)
+
+    def _install(self, model: Model) -> None:
+        self._model = model
+        models = OrderedDict(self._models)
+        models[model.identity] = model
+        models.move_to_end(model.identity)
+        while len(models) > _MODELS_KEPT:
+            models.popitem(last=False)
+        self._models = models  # a whole one at once: others look things up meanwhile
+
+    def _ask(self, photo: bytes) -> Future[Recognised]:
+        """Queue a photo from any thread."""
+        future: Future[Recognised] = Future()
+        self._put(_Job(photo, False, False, future, None))
+        return future
+
+    def _put(self, job: _Job) -> None:
+        with self._ready:
+            if self._closed:
+                raise FruitsError("the service is stopping")
+            (self._heavy if job.heavy else self._light).append(job)
+            self._ready.notify()
+
+    def _take(self) -> list[_Job]:
+        """Wait for photos; return what one lane does next, nothing at the end."""
+        with self._ready:
+            while True:
+                may_heavy = self._heavy and self._heavy_at_work < self._heavy_lanes
+                # First come, first served, as far as heavy ones may.
+                if may_heavy and (not self._light or self._heavy[0].since < self._light[0].since):
+                    self._heavy_at_work += 1
+                    self._at_work += 1
+                    return [self._heavy.popleft()]
+                if self._light:
+                    # A fair share, so that no lane idles while another has a long batch.
+                    share = -(-len(self._light) // len(self._lanes))
+                    jobs = [self._light.popleft() for _ in range(min(self._batch, share))]
+                    self._at_work += len(jobs)
+                    return jobs
+                if self._closed and not self._heavy:
+                    return []
+                self._ready.wait()
+
+    def _work(self, number: int) -> None:
+        with Decoder(self._limits) as decoder:
+            while jobs := self._take():
+                started = self._since[number] = time.perf_counter()
+                try:
+                    outcomes = self._do(decoder, jobs, started)
+                except Exception as exc:  # whatever it was, these photos have their outcome and the lane goes on
+                    outcomes = [exc] * len(jobs)
+                self._since[number] = 0.0
+                self._done(jobs, (time.perf_counter() - started) / len(jobs))
+                _deliver(jobs, outcomes)
+
+    def _done(self, jobs: list[_Job], each_s: float) -> None:
+        heavy = jobs[0].heavy
+        with self._ready:
+            self._at_work -= len(jobs)
+            if heavy:
+                self._heavy_at_work -= 1
+                self._ready.notify_all()  # the next heavy one may go; at the end, whoever waits for that may leave
+            before = self._photo_s[heavy]
+            self._photo_s[heavy] = before + _NEWEST * (min(each_s, _MOST_RAISE * before) - before)
+
+    def _do(self, decoder: Decoder, jobs: list[_Job], started: float) -> list[Recognised | Exception]:
+        model = self._model
+        preprocessing = model.bundle.preprocessing
+        size = preprocessing.size
+        with decoder.begin([job.data for job in jobs], preprocessing) as decoding:
+            sizes = decoding.outcomes()
+            decoded = time.perf_counter()
+            good = [row for row, one in enumerate(sizes) if not isinstance(one, ImageDecodeError)]
+            each_s = (decoded - started) / len(jobs)
+            outcomes: list[Any] = [
+                UnreadableError(one.code, str(one), self._limits.cpu_s if one.code == "timeout" else each_s)
+                if isinstance(one, ImageDecodeError)
+                else one
+                for one in sizes
+            ]
+            sides = np.array([min(outcomes[row]) for row in good], np.int64)
+            recognised = model.recognise(decoding.pixels(size), sides) if good else []
+        inferred = time.perf_counter()
+        for row, one in zip(good, recognised, strict=True):
+            if isinstance(one, ImageDecodeError):
+                outcomes[row] = UnreadableError(one.code, str(one), each_s)
+                continue
+            kept: bytes | None = None
+            if jobs[row].keep:
+                try:
+                    kept = decoder.to_thumbnail(jobs[row].data, KEPT_SIDE, KEPT_QUALITY)
+                except ImageDecodeError as exc:
+                    outcomes[row] = exc
+                    continue
+            outcomes[row] = Recognised(
+                model, *one, kept, started - jobs[row].since, decoded - started, inferred - decoded, len(jobs)
+            )
+        return outcomes
+
+
+def _deliver(jobs: list[_Job], outcomes: Sequence[Recognised | Exception]) -> None:
+    """Give every photo its outcome; those of one event loop in one call, which wakes it once."""
+    loops: dict[asyncio.AbstractEventLoop | None, list[tuple[_Job, Recognised | Exception]]] = {}
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        loops.setdefault(job.loop, []).append((job, outcome))
+    for loop, done in loops.items():
+        if loop is None:
+            _settle(done)
+        else:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_settle, done)
+
+
+def _settle(done: list[tuple[_Job, Recognised | Exception]]) -> None:
+    for job, outcome in done:
+        if job.future.done():  # cancelled
+            continue
+        if isinstance(outcome, Exception):
+            job.future.set_exception(outcome)
+        else:
+            job.future.set_result(outcome)
+
+
+def check(config: ServiceConfig) -> dict[str, Any]:
+    """Open a bundle as a service does, recognise one made photo, and say how that went.
+
+    Raises
+    ------
+    BundleError
+        If the bundle cannot be used.
+    """
+    started = time.perf_counter()
+    recogniser = Recogniser(config.out, lanes=1, decode_s=config.decode_s)
+    opened = time.perf_counter()
+    recogniser.start()
+    warm = time.perf_counter()
+    try:
+        answer = recogniser._ask(made_photo()).result().answer
+    finally:
+        recogniser.close()
+    return {
+        "model": recogniser.model.identity,
+        "labels": len(recogniser.model.bundle.labels),
+        "outcome": answer.outcome,
+        "kinds": [{"kind": kind, "probability": probability} for kind, _, probability in answer.kinds],
+        "strangeness": answer.strangeness,
+        "seconds": {"open": opened - started, "warm": warm - started},
+        "milliseconds": 1000 * (time.perf_counter() - warm),
+    }

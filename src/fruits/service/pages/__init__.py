@@ -1,0 +1,1 @@
+"""The web pages and the routes that serve them."""

@@ -1,0 +1,262 @@
+"""What does the service show to people? The pages and what they are made of, as routes.
+
+Everything lies in the folder ``pages``, and there is no build step: pages are put into their layout when the service starts,
+the rest is served as it is. Files are small and held in memory, plain and compressed, with an ETag; the runtime of the
+on-device mode (``pages/vendor``, made by ``web/build.mjs``, see ``make web``) is large, stays on disk and never changes under
+its name. Headers for safety are the door's. Knows nothing of photos, answers or the API.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from fruits.service.settings import ServiceConfig
+from fruits.service.statistics import KEEP_DAYS
+from fruits.storage.objects import is_remote
+from fruits.storage.sanitising import json_text
+
+FOLDER: Final = Path(__file__).parent
+#: Address of a page -> its file. The service worker must lie at the root, or it would only see ``/static/``.
+PAGES: Final = {
+    "/": "index.html",
+    "/delete": "delete.html",
+    "/owner": "owner.html",
+    "/owner/review": "review.html",
+    "/docs": "docs.html",
+    "/manifest.webmanifest": "manifest.webmanifest",
+    "/sw.js": "sw.js",
+}
+#: What the visitor's page needs to open without a network: the pages of the owner need the server anyway.
+_SHELL: Final = (".css", ".js", ".svg", ".png")
+_NOT_IN_SHELL: Final = ("owner", "review", "charts", "docs")
+_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".webmanifest": "application/manifest+json; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".wasm": "application/wasm",
+}
+_COMPRESSED: Final = (".html", ".css", ".js", ".mjs", ".json", ".webmanifest", ".svg")
+#: A browser asks again each time and is told 304: after an update nobody sees old pages.
+_ASK_AGAIN: Final = "no-cache"
+_FOR_EVER: Final = "public, max-age=31536000, immutable"
+_VENDOR: Final = "vendor"
+_CHUNK: Final = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class _Asset:
+    """A file in memory."""
+
+    content: bytes
+    compressed: bytes | None
+    etag: str
+    media_type: str
+
+
+def content_security_policy(*, on_device: bool) -> str:
+    """Return the policy that every answer carries: nothing from elsewhere, nothing inline.
+
+    Parameters
+    ----------
+    on_device : bool
+        Whether the page may compile WebAssembly, which the on-device mode needs.
+    """
+    scripts = "'self' 'wasm-unsafe-eval'" if on_device else "'self'"
+    return (
+        f"default-src 'none'; script-src {scripts}; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        "worker-src 'self'; manifest-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+    )
+
+
+def has_device_mode(folder: Path = FOLDER) -> bool:
+    """Tell whether the runtime of the on-device mode was built."""
+    return _runtime(folder) is not None
+
+
+def routes(folder: Path = FOLDER, *, privacy: Mapping[str, Any] | None = None) -> list[BaseRoute]:
+    """Return the routes of all pages and static files; files are read now, once.
+
+    Parameters
+    ----------
+    folder : Path
+        With the files of ``pages``.
+    privacy : mapping, optional
+        What the visitor's page says of the service: see :func:`privacy_of`.
+    """
+    assets = _assets(folder, privacy)
+    large = {name for built in (_runtime(folder), _built(folder, "docs.json")) if built for name in built["files"]}
+
+    async def page(request: Request) -> Response:
+        return _answer(request, assets[PAGES[request.url.path]])
+
+    async def static(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name in large:
+            return _large(request, folder / name)
+        asset = assets.get(name)
+        if asset is None or name in PAGES.values():
+            raise HTTPException(404)
+        return _answer(request, asset)
+
+    found: list[BaseRoute] = [Route(address, page, methods=["GET"], include_in_schema=False) for address in PAGES]
+    return [*found, Route("/static/{name:path}", static, methods=["GET"], include_in_schema=False)]
+
+
+def privacy_of(config: ServiceConfig) -> dict[str, Any]:
+    """Return what a visitor is told of a service: who operates it, what it stores where and for how long."""
+    return {
+        "operator": config.operator,
+        "contact": config.contact,
+        "keep_days": config.keep_days,
+        "feedback_hours": config.feedback_hours,
+        "count_days": KEEP_DAYS,
+        "database": "file" if config.database.startswith("sqlite") else "server",
+        "photos": "bucket" if is_remote(config.photos) else "folder",
+    }
+
+
+def _assets(folder: Path, privacy: Mapping[str, Any] | None) -> Mapping[str, _Asset]:
+    """Read every file but the runtime's; add what the page must know of this installation."""
+    contents = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix in _TYPES and path.relative_to(folder).parts[0] != _VENDOR
+    }
+    runtime = _runtime(folder)
+    device = None if runtime is None else {**runtime, "columns_first": _columns_first()}
+    layouts = [name for name in contents if name.endswith(".html") and name not in PAGES.values()]
+    contents |= {name: _page(folder, name) for name in PAGES.values() if name.endswith(".html") and name in contents}
+    for name in layouts:
+        del contents[name]
+    contents["page.json"] = json_text({"device": device} | ({"privacy": dict(privacy)} if privacy else {})).encode()
+    shell = [
+        f"static/{name}"
+        for name in contents
+        if name == "page.json"
+        or (name.endswith(_SHELL) and name != "sw.js" and not any(word in name for word in _NOT_IN_SHELL))
+    ]
+    version = hashlib.sha256(b"".join(name.encode() + data for name, data in contents.items())).hexdigest()[:16]
+    # Any change of any file changes the worker, and a browser that sees another worker fetches all files anew.
+    known = {"version": version, "shell": ["", "delete", "manifest.webmanifest", *shell]}
+    if "sw.js" in contents:
+        contents["sw.js"] = f"const KNOWN = {json_text(known)};\n".encode() + contents["sw.js"]
+    return {name: _asset(name, data) for name, data in contents.items()}
+
+
+def _page(folder: Path, name: str) -> bytes:
+    """Put a page into its layout. Pages hold no value from outside: the scripts put those in, as text."""
+    layouts = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # Links are relative: whatever path a proxy serves the pages under, they lead to its neighbours.
+    depth = next(address for address, file in PAGES.items() if file == name).count("/") - 1
+    return layouts.get_template(name).render(root="../" * depth or "./", docs=_built(folder, "docs.json")).encode()
+
+
+def _columns_first() -> bool:
+    """Tell whether Pillow resamples a tall photo along its columns first, as version 13 does: the page must do the same."""
+    tall = Image.frombytes("L", (8, 64), bytes(37 * place * place % 251 for place in range(8 * 64)))
+    kernel = Image.Resampling.BICUBIC
+    return tall.resize((4, 4), kernel).tobytes() == tall.resize((8, 4), kernel).resize((4, 4), kernel).tobytes()
+
+
+def _asset(name: str, content: bytes) -> _Asset:
+    suffix = Path(name).suffix
+    small = gzip.compress(content, 9, mtime=0) if suffix in _COMPRESSED else None
+    if small is not None and len(small) >= len(content):
+        small = None
+    return _Asset(content, small, f'"{hashlib.sha256(content).hexdigest()[:32]}"', _TYPES[suffix])
+
+
+@lru_cache(maxsize=4)
+def _runtime(folder: Path) -> dict[str, Any] | None:
+    """Return what ``web/build.mjs`` wrote of the runtime, if it and all its files are there."""
+    return _built(folder, "runtime.json")
+
+
+def _built(folder: Path, written: str) -> dict[str, Any] | None:
+    try:
+        built: dict[str, Any] = json.loads((folder / _VENDOR / written).read_text("utf-8"))
+        whole = all(_stored(folder / name)[0].stat().st_size > 0 for name in built["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return built if whole else None
+
+
+def _stored(path: Path) -> tuple[Path, bool]:
+    """Return where a file of the runtime lies, and whether compressed: once is enough for 14 MB."""
+    packed = path.with_name(f"{path.name}.gz")
+    return (packed, True) if packed.is_file() else (path, False)
+
+
+def _answer(request: Request, asset: _Asset) -> Response:
+    headers = {
+        "ETag": asset.etag,
+        "Cache-Control": _ASK_AGAIN,
+    }
+    if asset.compressed is not None:
+        headers["Vary"] = "Accept-Encoding"
+    if _knows(request, asset.etag):
+        return Response(status_code=304, headers=headers)
+    content = asset.content
+    if asset.compressed is not None and _takes_gzip(request):
+        headers["Content-Encoding"], content = "gzip", asset.compressed
+    return Response(content, media_type=asset.media_type, headers=headers)
+
+
+def _large(request: Request, path: Path) -> Response:
+    stored, packed = _stored(path)
+    headers = {
+        "Cache-Control": _FOR_EVER,
+        "Vary": "Accept-Encoding",
+    }
+    as_it_is = packed and _takes_gzip(request)
+    if as_it_is:
+        headers["Content-Encoding"] = "gzip"
+    if as_it_is or not packed:
+        headers["Content-Length"] = str(stored.stat().st_size)
+    pieces = _pieces(stored, unpack=packed and not as_it_is)
+    return StreamingResponse(pieces, media_type=_TYPES[path.suffix], headers=headers)
+
+
+def _pieces(path: Path, *, unpack: bool) -> Iterator[bytes]:
+    with gzip.open(path) if unpack else path.open("rb") as file:
+        while piece := file.read(_CHUNK):
+            yield piece
+
+
+def _knows(request: Request, etag: str) -> bool:
+    given = request.headers.get("if-none-match", "")
+    return any(one.strip().removeprefix("W/") in (etag, "*") for one in given.split(","))
+
+
+def _takes_gzip(request: Request) -> bool:
+    """Tell whether gzip is accepted, by name or as one of all, and not with weight 0."""
+    for offered in request.headers.get("accept-encoding", "").lower().split(","):
+        name, _, weight = offered.replace(" ", "").partition(";q=")
+        if name in ("gzip", "*") and weight not in ("0", "0.0", "0.00", "0.000"):
+            return True
+    return False

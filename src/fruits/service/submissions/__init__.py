@@ -1,0 +1,1 @@
+"""What the service stores: submissions, photos, tokens; export and erasure."""

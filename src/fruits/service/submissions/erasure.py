@@ -1,0 +1,185 @@
+"""How a submission is forgotten, in an order that survives being killed between any two steps.
+
+The row becomes a tombstone that holds nothing but its name; the photo goes; the row goes; then what the database's files still
+hold of it (``Database.scrub``). What was begun, the next call finishes: tombstones are rows that can be found, and the same
+transaction that makes one writes down that the files must be scrubbed. Photos that no row names are set aside for a week first,
+and only if they are few and of this database. Knows nothing of who may delete what.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+from sqlalchemy import ColumnElement, and_, delete, select, update
+
+from fruits.service.submissions.database import Database, SubmissionRow
+from fruits.service.submissions.photo_store import ID, PhotoStore, SweepRefusedError, not_found, photo_key
+
+__all__ = ["ID", "QUARANTINE_S", "Forgetting", "not_found", "photo_key"]
+
+#: Deleted in one go: a few transactions for a day's worth, none of them long.
+_AT_ONCE: Final = 200
+#: Rows without a photo that are deleted in one transaction.
+_RECEIPTS_AT_ONCE: Final = 5000
+#: PostgreSQL rewrites its table to forget; not more often than this. A photo and its row are gone before.
+_SCRUB_EVERY_S: Final = 60.0
+#: So long a photo that no row names can be had back.
+QUARANTINE_S: Final = 7 * 86400
+#: Where a larger share of the photos has no row, it is the rows that are missing.
+_LARGEST_SHARE: Final = 0.05
+_ADVICE: Final = (
+    "give the database that these photos belong to, or its latest backup; if this one is right: "
+    "fruits submissions purge ... --adopt, which sets the photos that no submission names aside for a week, then deletes them"
+)
+_ROW: Final = SubmissionRow
+_EMPTY: Final = {column.name: None for column in SubmissionRow.__table__.columns if column.nullable}
+
+
+class Forgetting:
+    """Deletes submissions for good.
+
+    Parameters
+    ----------
+    database : Database
+    photos : PhotoStore
+    """
+
+    def __init__(self, database: Database, photos: PhotoStore) -> None:
+        self._database, self._photos = database, photos
+        self._scrubbed = -_SCRUB_EVERY_S
+        self._scrubbing = threading.Lock()
+
+    def forget(self, ids: Sequence[str], condition: ColumnElement[bool] | None = None) -> int:
+        """Delete rows and photos of some submissions; return how many were there. :meth:`scrub` is left to do.
+
+        With a condition, only those that still meet it: a slow writer may have come to its end meanwhile.
+        """
+        with self._database.writing() as connection:
+            tombstone = update(_ROW).where(_ROW.id.in_(ids)).values(_EMPTY | {"state": "deleting"})
+            connection.execute(tombstone if condition is None else tombstone.where(condition))
+            self._database.must_scrub(connection)
+            dead = connection.execute(
+                select(_ROW.id, _ROW.has_photo).where(_ROW.id.in_(ids), _ROW.state == "deleting")
+            ).all()
+            ids = [row.id for row in dead]
+        for row in dead:
+            if row.has_photo:
+                self._delete_photo(row.id)
+        with self._database.writing() as connection:
+            return connection.execute(delete(_ROW).where(_ROW.id.in_(ids))).rowcount
+
+    def forget_all(self, condition: ColumnElement[bool]) -> int:
+        """Delete all submissions that meet a condition; return how many."""
+        count = 0
+        while True:
+            with self._database.reading() as connection:
+                ids = list(connection.execute(select(_ROW.id).where(condition).limit(_AT_ONCE)).scalars())
+            if not ids:
+                return count
+            count += self.forget(ids, condition)
+
+    def drop_receipts(self, before_s: int) -> int:
+        """Delete receipts of photos that were not kept, of days that began earlier; return how many."""
+        old = and_(_ROW.has_photo.is_(False), _ROW.created_s < before_s, _ROW.state == "kept")
+        count, last = 0, _RECEIPTS_AT_ONCE
+        while last == _RECEIPTS_AT_ONCE:
+            some = select(_ROW.id).where(old).limit(_RECEIPTS_AT_ONCE)
+            with self._database.writing() as connection:
+                last = connection.execute(delete(_ROW).where(_ROW.id.in_(some.scalar_subquery()))).rowcount
+                if last:
+                    self._database.must_scrub(connection)
+            count += last
+        return count
+
+    def sweep(self, *, adopt: bool = False) -> None:
+        """Set photos aside that no row names; delete those that were a week ago, put those back whose rows are there again.
+
+        Rows come before their photos, so whatever is listed first and then not named is nobody's.
+
+        Parameters
+        ----------
+        adopt : bool
+            Whether a person has said that the photos belong to this database.
+
+        Raises
+        ------
+        SweepRefusedError
+            If the store belongs to another database, or so many photos have no row that rows must be missing. Nothing was
+            changed.
+        """
+        mine, photos = self._database.identity(), self._photos
+        theirs = photos.identity()
+        if theirs not in (None, mine) and not adopt:
+            raise self._refused(f"belong to another database ({theirs[:8]}; this one is {mine[:8]})")
+        listed, nobodys = 0, list[str]()
+        for some in _batches(photos.names()):
+            listed += len(some)
+            nobodys += self._unnamed(some)
+        if nobodys and not adopt:
+            if not self._has_rows():
+                raise self._refused(f"are {listed:,}, and the database names none at all: it is new, or was emptied")
+            if len(nobodys) > _LARGEST_SHARE * listed:
+                raise self._refused(
+                    f"are {listed:,}, and the database does not name {len(nobodys):,} of them: it is older"
+                )
+        if adopt:
+            photos.adopt(mine)
+        elif (
+            theirs is None and listed and (first := photos.claim(mine)) != mine
+        ):  # another service began here at the same moment
+            raise self._refused(f"belong to another database ({first[:8]}; this one is {mine[:8]})")
+        for some in _batches(nobodys):
+            for name in self._unnamed(some):
+                photos.quarantine(name)
+        self._look_through_quarantine()
+
+    def scrub(self, *, thorough: bool = False) -> bool:
+        """Make the database's files forget as well; return whether they have. On PostgreSQL at most once a minute."""
+        if not thorough and not self._database.must_be_scrubbed():
+            return True
+        with self._scrubbing:
+            wait = 0.0 if self._database.is_sqlite or thorough else _SCRUB_EVERY_S
+            if time.monotonic() - self._scrubbed < wait:
+                return False  # a later call does it
+            self._scrubbed = time.monotonic()
+            return self._database.scrub(thorough=thorough)
+
+    def _delete_photo(self, name: str) -> None:
+        self._photos.delete(name)
+
+    def _look_through_quarantine(self) -> None:
+        since = self._photos.quarantined()
+        for some in _batches(since):
+            unnamed = set(self._unnamed(some))
+            for name in unnamed:
+                if since[name] < time.time() - QUARANTINE_S:
+                    self._delete_photo(name)
+            back = [name for name in some if name not in unnamed]
+            for name in back:
+                self._photos.restore(name)
+            for name in self._unnamed(back, ("kept", "writing")):  # forgotten while it was put back
+                self._delete_photo(name)
+
+    def _unnamed(self, ids: Sequence[str], states: Sequence[str] = ("kept", "writing", "deleting")) -> list[str]:
+        """Return those of some ids that no row in these states has."""
+        with self._database.reading() as connection:
+            statement = select(_ROW.id).where(_ROW.id.in_(ids), _ROW.state.in_(states))
+            named = set(connection.execute(statement).scalars())
+        return [name for name in ids if name not in named]
+
+    def _has_rows(self) -> bool:
+        with self._database.reading() as connection:
+            return connection.execute(select(_ROW.id).where(_ROW.has_photo.is_(True)).limit(1)).first() is not None
+
+    def _refused(self, why: str) -> SweepRefusedError:
+        return SweepRefusedError(f"no photo was set aside: the photos in '{self._photos.root}' {why}; {_ADVICE}")
+
+
+def _batches(names: Iterable[str]) -> Iterator[list[str]]:
+    rest = iter(names)
+    while some := list(islice(rest, _AT_ONCE)):
+        yield some

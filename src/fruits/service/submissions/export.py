@@ -1,0 +1,231 @@
+"""The loop closed: reviewed photos become training photos, ``PHOTOS/<label>/<id>.jpg``, as ``fruits run`` lists them.
+
+What was deleted, refused or relabelled since the last export goes; what an export did not write is never touched. A ledger in a
+hidden folder says what is ours: written before the photos, so that a killed export leaves nothing that the next does not know.
+Photos appear whole or not at all, and say in themselves whether others may see them. Knows nothing of how they are learnt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fruits.config import is_utf8
+from fruits.errors import NotFoundError, StoreError
+from fruits.photos.catalogue.consent import Giver, mark
+from fruits.photos.catalogue.folders import has_photo_suffix
+from fruits.photos.catalogue.names import is_system_folder, label_of, split_of
+from fruits.service.submissions.repository import Submissions
+from fruits.storage.lease import finishing
+from fruits.storage.marker import OccupiedError, kind_of
+from fruits.storage.objects import Objects, is_remote, make_private_folder, private, under
+from fruits.storage.sanitising import clean_line, json_text
+
+_HIDDEN: Final = ".fruits-export"
+_LEDGER: Final = "ledger.json"
+#: Names of folders may have 255 bytes; some file systems count otherwise.
+_LONGEST: Final = 180
+_OURS: Final = re.compile(r"[^/]+/[A-Za-z0-9_-]{22}\.jpg")
+#: Not to be written in a folder's name on one system or another.
+_UNSAFE: Final = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]|~(?=[0-9A-F]{2})')
+_DEVICES: Final = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export did.
+
+    Attributes
+    ----------
+    photos : int
+        That lie there now.
+    written, removed : int
+        By this export.
+    labels : dict of str to int
+        Label to photos.
+    folders : dict of str to str
+        Labels whose folder is called otherwise, since no folder can be called so.
+    """
+
+    photos: int
+    written: int
+    removed: int
+    labels: dict[str, int]
+    folders: dict[str, str]
+
+
+def export(submissions: Submissions, to: str, *, say: Callable[[str], None] = lambda _: None) -> Exported:
+    """Write the photos that may be learnt from; the same call again writes nothing.
+
+    Parameters
+    ----------
+    submissions : Submissions
+    to : str
+        Folder, or ``s3://bucket/prefix``; may hold other photos.
+    say : callable
+        Told what this waits for.
+
+    Raises
+    ------
+    StoreError
+        If photos cannot be read or written, or the folder holds other things than photos.
+    """
+    place = Objects(to) if is_remote(to) else _private_place(to)
+    _refuse_other_things(place)
+    if place.is_local:
+        make_private_folder(Path(place.root, _HIDDEN))
+    with finishing(Objects(under(to, _HIDDEN)), say):
+        return _export(submissions, place)
+
+
+def _private_place(to: str) -> Objects:
+    with suppress(OSError):  # said better by whoever opens it
+        make_private_folder(Path(to).absolute())  # one that is there is somebody's, who has said who may read
+    return Objects(to)
+
+
+def _refuse_other_things(place: Objects) -> None:
+    """Refuse a place that is no folder of photos: results, or somebody else's files."""
+    kind = kind_of(place)
+    if kind == "export":
+        return
+    # Folders are labels and may hold photos of others. What is hidden is never listed.
+    names = sorted(name for name in place.names() if not name.startswith(".") and not has_photo_suffix(name))
+    other = next((name for name in names if is_utf8(name) and place.look(name) is not None), None)
+    if kind is not None or other is not None:
+        found = f"{other!r}" if kind is None else f"what fruits keeps as {kind}"
+        raise OccupiedError(
+            f"'{place.root}' holds {found}; expected a new or an empty folder, or one of photos: give another one with --to"
+        )
+
+
+def _export(submissions: Submissions, place: Objects) -> Exported:
+    ours, marked = _read_ledger(place)
+    learnable = {one.id: one for one in submissions.learnable() if one.reviewed_label}
+    labels = {name: str(one.reviewed_label) for name, one in learnable.items()}
+    wanted = {f"{label_folder(label)}/{name}.jpg": name for name, label in labels.items()}
+    _write_ledger(place, ours | wanted.keys(), marked=marked)
+    removed = sum(_remove(place, key) for key in sorted(ours - wanted.keys()))
+    written, gone = 0, set()
+    for key, name in sorted(wanted.items()):
+        if marked and key in ours and place.look(key) is not None:
+            _close(place, key)
+            continue
+        try:
+            photo = mark(submissions.photo(name), Giver(name, learnable[name].may_show))
+        except (NotFoundError, ValueError):  # deleted since we asked, or damaged in its store
+            gone.add(key)
+            _remove(place, key)
+            continue
+        _write(place, key, photo)
+        written += 1
+    there = wanted.keys() - gone
+    _write_ledger(place, there)
+    shown = [labels[wanted[key]] for key in there]
+    return Exported(
+        len(there),
+        written,
+        removed,
+        dict(sorted(Counter(shown).items())),
+        {label: label_folder(label) for label in sorted(set(shown)) if label_folder(label) != label},
+    )
+
+
+def label_folder(label: str) -> str:
+    """Return the name of a label's folder: the label itself wherever a folder can be called so.
+
+    Other characters, a dot at the beginning or a blank or dot at the end become ``~`` and two hexadecimal digits, as does the
+    first letter of names that mean something else: ``test``, ``CON``. Two labels never share a folder.
+    """
+    label = clean_line(label) or "~"
+    name = _UNSAFE.sub(lambda found: _code(found.group()), label)
+    if (
+        name.startswith(".")
+        or split_of(name)
+        or is_system_folder(name)
+        or not label_of(name)
+        or _DEVICES.fullmatch(name)
+    ):
+        name = _code(name[0]) + name[1:]
+    if name.endswith((".", " ")):
+        name = name[:-1] + _code(name[-1])
+    if len(name.encode()) > _LONGEST:
+        start = name.encode()[: _LONGEST - 18].decode(errors="ignore").rstrip(". ")
+        name = f"{start}~{hashlib.sha256(label.encode()).hexdigest()[:16]}"
+    return name
+
+
+def _code(letter: str) -> str:
+    return f"~{ord(letter):02X}"
+
+
+def _read_ledger(place: Objects) -> tuple[set[str], bool]:
+    """Return what is ours, and whether these photos carry their mark, as those of the first exports do not."""
+    data = place.read_if_present(f"{_HIDDEN}/{_LEDGER}")
+    if data is None:
+        return set(), True
+    try:
+        ledger = json.loads(data)
+        keys, marked = set(ledger["photos"]), ledger.get("marked") is True
+        if not all(_OURS.fullmatch(key) and not key.startswith(".") for key in keys):
+            raise ValueError("names that no export gives")
+    except (ValueError, KeyError, TypeError) as exc:
+        raise StoreError(
+            f"'{under(place.root, _HIDDEN)}/{_LEDGER}' is not what an export wrote ({exc}); put it back, or export to another "
+            "folder"
+        ) from exc
+    return keys, marked
+
+
+def _write_ledger(place: Objects, keys: set[str], *, marked: bool = True) -> None:
+    ledger = {"marked": marked, "photos": sorted(keys)}
+    _write(place, f"{_HIDDEN}/{_LEDGER}", json_text(ledger, indent=0, ensure_ascii=False).encode())
+
+
+def _write(place: Objects, key: str, data: bytes) -> None:
+    """Write an object whole; on a disk by way of the hidden folder, so that no piece of it is ever taken for a photo."""
+    path = place.local_path(key)
+    if path is None:
+        place.write(key, data)
+        return
+    # One name: we are alone, and the next export overwrites what a killed one left.
+    piece = Path(place.root, _HIDDEN, "piece")
+    try:
+        make_private_folder(path.parent)
+        with open(piece, "wb", opener=private) as file:
+            os.fchmod(file.fileno(), 0o600)  # one that a killed export of an older version left
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        piece.replace(path)
+    except OSError as exc:
+        raise StoreError(
+            f"cannot write '{path}': {exc.strerror}; check space and permissions, then export again"
+        ) from exc
+
+
+def _close(place: Objects, key: str) -> None:
+    """Keep others from reading a photo that an older version wrote for all to read."""
+    path = place.local_path(key)
+    if path is not None:
+        with suppress(OSError):
+            path.chmod(0o600)
+
+
+def _remove(place: Objects, key: str) -> bool:
+    """Delete a photo, and on a disk its folder if that was the last; return whether there was one."""
+    there = place.look(key) is not None
+    place.delete(key)
+    path = place.local_path(key)
+    if path is not None:
+        with suppress(OSError):
+            path.parent.rmdir()
+    return there

@@ -1,0 +1,183 @@
+"""A computation: which network sees which photos, and how, and the embeddings that come of it; what every command begins with.
+
+One computation per network, preprocessing and schema version. Its embeddings are kept: only what is missing is computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from fruits.config import RunConfig
+from fruits.embedding.backbone import Backbone, better_for_any_photo, computation_id, find_backbone, training_photos
+from fruits.embedding.card import Card
+from fruits.embedding.model import ModelFile
+from fruits.embedding.session import usable_device
+from fruits.embedding.stage import EmbedStage
+from fruits.engines import Engine
+from fruits.monitoring.clock import Clock, Progress
+from fruits.photos.catalogue.catalogue import Catalogue, list_photos
+from fruits.photos.decoding.images import Preprocessing
+from fruits.photos.reading.access import Access
+from fruits.photos.reading.samples import typical_side, white_backdrops
+from fruits.storage import schemas
+from fruits.storage.objects import Objects
+from fruits.storage.parts import Inventory, Parts
+from fruits.storage.sanitising import json_text
+
+#: Beside the embeddings: the photos that the network was made from, as its card lists them.
+TRAINING_PHOTOS: Final = "training_photos"
+#: Share of the photos that must be on white for a network made from such photos.
+_LIKE: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that embedding photos needs: the network as a file that workers open, and where rows go."""
+
+    card: Card
+    preprocessing: Preprocessing
+    model: ModelFile
+    parts: Parts
+    device: str = "cpu"
+
+
+def catalogued(config: RunConfig, progress: Progress) -> Catalogue:
+    """List the photos that the choices of a run name."""
+    return list_photos(
+        config.sources,
+        only=config.only,
+        sample=config.sample,
+        seed=config.seed,
+        access=access_of(config),
+        progress=progress.advance,
+    )
+
+
+def access_of(config: RunConfig) -> Access:
+    """Return what may be read for the choices of a run."""
+    return Access.to(config.sources, config.allow_source, follow_links=config.follow_links)
+
+
+def prepare(config: RunConfig, catalogue: Catalogue, objects: Objects, progress: Progress) -> Prepared:
+    """Find the network, settle the preprocessing and put the prepared network where workers find it.
+
+    Photos unlike those that the network was made from become a warning of the catalogue.
+    """
+    backbone = find_backbone(config.backbone)
+    device, word = usable_device(config.device)
+    if word:
+        progress.say(word)
+    preprocessing = _preprocessing(config, backbone, catalogue, objects)
+    parts = Parts(config.out, f"embeddings/{computation_id(backbone.card, preprocessing, device)}")
+    if (seen := training_photos(backbone.card, config.backbone)) is not None:
+        objects.write(f"{parts.prefix}/{TRAINING_PHOTOS}", seen.astype(">u8").tobytes())
+    model = _prepared_model(objects, backbone, preprocessing, parts.prefix)
+    if unlike := _unlike(backbone.card, catalogue):
+        catalogue.warnings.append(unlike)
+    return Prepared(backbone.card, preprocessing, model, parts, device)
+
+
+def embed(
+    engine: Engine, catalogue: Catalogue, prepared: Prepared, progress: Progress, clock: Clock
+) -> tuple[Inventory, int]:
+    """Compute the embeddings that are missing; return what is there then, and how many were computed.
+
+    The engine is started only if there is something to compute; that is a step of its own on the clock.
+    """
+    parts = prepared.parts
+    with clock.step("embeddings"):
+        inventory = parts.inventory(catalogue.table)
+        planned: pa.Table | None = None
+        while len(inventory.missing):
+            planned = parts.plan(catalogue.table, inventory.missing, after=inventory.plans)
+            if planned is not None:
+                break
+            inventory = parts.inventory(catalogue.table)  # another run on this output has just planned
+        work = pa.concat_tables([inventory.pending, *([planned] if planned is not None else [])])
+    progress.start("embeddings", work.num_rows)
+    if not work.num_rows:
+        return inventory, 0
+    with clock.step("engine"):
+        engine.start()
+    stage = EmbedStage(
+        prepared.model,
+        prepared.preprocessing,
+        prepared.card.embedding_size,
+        parts.root,
+        parts.prefix,
+        catalogue.access,
+        prepared.device,
+    )
+    with clock.step("embeddings"):
+        for receipts in engine.map_batches(_by_shard(work), stage, schemas.RECEIPT):
+            for receipt in receipts.to_pylist():
+                progress.advance(receipt["ok"] + receipt["rejected"] + receipt["failed"])
+                clock.add_work(receipt)
+        return parts.inventory(catalogue.table), work.num_rows
+
+
+def repair_parts(parts: Parts, progress: Progress) -> None:
+    """Take damaged parts and records away, so that they are computed again; say how many there were."""
+    damaged = parts.repair(progress.say)
+    progress.say(f"repair: {damaged:,} damaged" if damaged else "repair: every stored byte is as it was written")
+
+
+def _preprocessing(config: RunConfig, backbone: Backbone, catalogue: Catalogue, objects: Objects) -> Preprocessing:
+    """Return the preprocessing: the user's word, else what the last run on this output used, else what the photos need.
+
+    Kept between runs because the photos' typical side may shift by a pixel as photos are added, and every embedding with it.
+    """
+    card, size = backbone.card, config.size
+    if size is None and isinstance(card.size, tuple):
+        kept = _kept_sizes(objects)
+        size = kept.get(card.sha256)
+        if size is None or not card.size[0] <= size <= card.size[1]:
+            size = card.preprocessing(None, None, typical_side(catalogue.table, catalogue.access)).size
+            objects.write("preprocessing.json", json_text({**kept, card.sha256: size}).encode())
+    return card.preprocessing(size, config.fit)
+
+
+def _kept_sizes(objects: Objects) -> dict[str, int]:
+    """Return the input sizes of earlier runs by network; what cannot be read is as good as absent."""
+    try:
+        kept = json.loads(objects.read_if_present("preprocessing.json") or b"{}")
+    except ValueError:
+        return {}
+    return {name: size for name, size in kept.items() if isinstance(size, int)} if isinstance(kept, dict) else {}
+
+
+def _prepared_model(objects: Objects, backbone: Backbone, preprocessing: Preprocessing, prefix: str) -> ModelFile:
+    """Put the prepared network where workers find it, once; the one that is there is used only if it is whole."""
+    key = f"{prefix}/backbone.onnx"
+    there, digest = objects.read_many([key, f"{key}.sha256"])
+    if there is None or hashlib.sha256(there).hexdigest().encode() != digest:
+        there = backbone.prepared(preprocessing)
+        objects.write(key, there)
+        objects.write(f"{key}.sha256", hashlib.sha256(there).hexdigest().encode())
+    return ModelFile(objects.root, key, hashlib.sha256(there).hexdigest())
+
+
+def _by_shard(work: pa.Table) -> list[pa.Table]:
+    codes = work["shard"].combine_chunks().dictionary_encode().indices.to_numpy()
+    starts = np.flatnonzero(np.r_[True, np.diff(codes) != 0])
+    return [work.slice(start, stop - start) for start, stop in zip(starts, np.r_[starts[1:], len(codes)], strict=True)]
+
+
+def _unlike(card: Card, catalogue: Catalogue) -> str | None:
+    """Return a warning if the photos look unlike those that the network was made from, and what to take instead."""
+    if card.backdrop != "white":
+        return None
+    looked, white = white_backdrops(catalogue.table["uri"], catalogue.access)
+    if not looked or white >= _LIKE * looked:
+        return None
+    better = better_for_any_photo()
+    return (
+        f"{looked - white} of {looked} photos looked at are not on white, and {card.name} was made from photos on white "
+        f"alone: it knows little of others; a network that does better: {better}"
+    )

@@ -1,0 +1,458 @@
+"""From committed embeddings to a fitted recogniser: moments, PCA, features, head, and what they are worth.
+
+Reads the parts that an inventory names, a chunk at a time, and hands plain arrays to ``learning``. Training rows alone decide
+what is fitted; the rows of the other splits are projected and scored. The head sees rows in the catalogue's order; moments are
+merged in plan order, so how photos were dealt into shards shows in the last digits of float64 at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from fruits.engines import Engine
+from fruits.errors import ConfigError
+from fruits.learning import calibration as confidence
+from fruits.learning.drift import Drift
+from fruits.learning.heads import logistic as heads
+from fruits.learning.moments import Moments
+from fruits.learning.out_of_distribution import Known
+from fruits.learning.pca import PCA
+from fruits.photos.decoding.quality import Limits
+from fruits.storage import schemas
+from fruits.storage.objects import Objects
+from fruits.storage.parts import Holding, Inventory, Parts, Record
+from fruits.storage.sanitising import json_text
+from fruits.training.projection import ProjectStage, shards_of
+from fruits.training.training_set import ROWS_PER_CHUNK, Rows, in_chunks, read_embeddings, vectors_of
+
+#: k and regularisation are chosen on at most this many photos: their ranking is settled long before.
+_ROWS_FOR_CHOOSING: Final = 50_000
+#: Components beyond these are not tried when k is chosen by validation.
+_MOST_VARIANCE: Final = 0.9999
+_MOST_COMPONENTS: Final = 512
+#: Never fewer components than explain this share of the variance, unless the user says how many.
+_LEAST_VARIANCE: Final = 0.95
+#: The share that is kept where the backbone was made from the training photos, so that validation on them decides nothing.
+_SEEN_VARIANCE: Final = 0.99
+#: Where at least so many of the labels have photos of several sources, whole sources are held back instead of groups.
+_SEVERAL_SOURCES: Final = 0.5
+#: From this share of training photos on that the backbone was made from, photos held back must be others.
+_SEEN: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Choosing:
+    """The training rows on which choices are made.
+
+    Attributes
+    ----------
+    train : int64 array
+        Catalogue rows.
+    held_back : bool array, shape of train
+        Rows whose answers are asked instead of learnt.
+    all_held_back : int64 array
+        Catalogue rows of every group held back, also of those that are not among ``train``.
+    trusted : bool
+        Whether the rows held back can decide: not where the backbone was made from them.
+    """
+
+    train: NDArray[np.int64]
+    held_back: NDArray[np.bool_]
+    all_held_back: NDArray[np.int64]
+    trusted: bool = True
+
+    @classmethod
+    def of(cls, rows: Rows, seed: int, seen: NDArray[np.bool_] | None = None) -> Choosing:
+        """Hold back whole sources of training rows, or else whole groups; see :func:`fruits.learning.heads.logistic.hold_back`.
+
+        Sources where a manifest names them and half of the labels have several: a new photo will come from a source that was
+        not learnt.
+
+        Parameters
+        ----------
+        rows : Rows
+        seed : int
+        seen : bool array, shape (n,), optional
+            Catalogue rows that the backbone was made from. Of these it separates labels better than of any other photo, so
+            groups without them are held back instead; where there are too few such groups, what is held back is not trusted.
+        """
+        train = rows.training
+        held_back = heads.hold_back_sources(rows.label[train], rows.named_source[train], seed)
+        if len(np.unique(rows.label[train[held_back]])) < _SEVERAL_SOURCES * len(np.unique(rows.label[train])):
+            held_back = heads.hold_back(rows.label[train], rows.group[train], seed)
+        trusted = True
+        if seen is not None and seen[train].sum() >= max(1, _SEEN * len(train)):
+            unseen = ~np.isin(rows.group[train], np.unique(rows.group[train[seen[train]]]))
+            held_back = np.zeros(len(train), bool)
+            held_back[unseen] = heads.hold_back(rows.label[train[unseen]], rows.group[train[unseen]], seed)
+            asked = np.unique(rows.label[train[held_back]])
+            trusted = 2 * len(asked) >= len(np.unique(rows.label[train]))
+            if not trusted:
+                held_back = heads.hold_back(rows.label[train], rows.group[train], seed)
+        used = np.arange(len(train))
+        if len(train) > _ROWS_FOR_CHOOSING:
+            used = np.sort(np.random.default_rng(seed).choice(used, _ROWS_FOR_CHOOSING, replace=False))
+            # Chance may leave nothing to learn of a rare label; then nothing can be asked about it.
+            learnt = np.unique(rows.label[train[used[~held_back[used]]]])
+            used = used[~held_back[used] | np.isin(rows.label[train[used]], learnt)]
+        return cls(train[used], held_back[used], train[held_back], trusted)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen, how, and all that was tried.
+
+    Attributes
+    ----------
+    held_back : HeldBack, optional
+        What is known of answers to photos that were not learnt; None if none could be held back.
+    """
+
+    components: int
+    chosen_by: str
+    regularisation: float
+    component_trials: list[heads.Trial]
+    regularisation_trials: list[heads.Trial]
+    groups_held_back: int
+    held_back: HeldBack | None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """Answers to the photos held back, at the chosen k and regularisation.
+
+    Attributes
+    ----------
+    answers : Answers
+    temperature : float
+        By which these answers become calibrated.
+    known : Known
+        Learnt from the other photos, scaled on these.
+    features : float32 array, shape (m, k)
+    """
+
+    answers: heads.Answers
+    temperature: float
+    known: Known
+    features: NDArray[np.float32]
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """Calibrated, shape (m, c)."""
+        return heads.softmax(self.answers.logits / np.float32(self.temperature))
+
+
+@dataclass(frozen=True, slots=True)
+class Recogniser:
+    """What was fitted on all training photos.
+
+    Attributes
+    ----------
+    head : Head
+        Calibrated.
+    labels : list of str
+        Of the head.
+    training_photos : int
+        How many it learnt from.
+    known : Known
+    """
+
+    head: heads.Head
+    labels: list[str]
+    training_photos: int
+    known: Known
+
+
+def training_moments(
+    engine: Engine, parts: Parts, inventory: Inventory, rows: Rows, choosing: Choosing
+) -> tuple[Moments, Moments]:
+    """Return the moments of the training rows that are learnt while choosing, and of those held back.
+
+    Merged, they are the moments of all training rows.
+    """
+    held_back = np.zeros(len(rows.ok), bool)
+    held_back[choosing.all_held_back] = True
+    learnt = (rows.split == "train") & rows.ok & ~held_back
+    marks = learnt + 2 * held_back.astype(np.int8)
+    shards = ([_marked(holding, marks) for holding in chunk] for chunk in in_chunks(inventory))
+    both = _from_batch(engine.reduce_batches(shards, PartialMoments(parts), merge_moments))
+    return both[0], both[1]
+
+
+@dataclass(frozen=True, slots=True)
+class PartialMoments:
+    """Reads some parts and sums them up; travels to wherever the engine computes.
+
+    Parameters
+    ----------
+    parts : Parts
+        Where they lie.
+    """
+
+    parts: Parts
+
+    def __call__(self, chunk: list[tuple[Record, NDArray[np.int8]]]) -> pa.RecordBatch:
+        """Return the moments of the rows marked 1 and of those marked 2, of parts with a mark per row."""
+        vectors = [vectors_of(self.parts.read(record, ["embedding"]))[marks > 0] for record, marks in chunk]
+        rows, marks = np.concatenate(vectors), np.concatenate([marks[marks > 0] for _, marks in chunk])
+        return _to_batch([Moments.from_rows(rows[marks == 1]), Moments.from_rows(rows[marks == 2])])
+
+
+def merge_moments(left: pa.RecordBatch, right: pa.RecordBatch) -> pa.RecordBatch:
+    """Merge what :class:`PartialMoments` gives."""
+    pairs = zip(_from_batch(left), _from_batch(right), strict=True)
+    return _to_batch([one.merge(other) for one, other in pairs])
+
+
+def _marked(holding: Holding, marks: NDArray[np.int8]) -> tuple[Record, NDArray[np.int8]]:
+    return holding.record, np.where(holding.catalogue_rows >= 0, marks[holding.catalogue_rows], 0).astype(np.int8)
+
+
+def choose(
+    parts: Parts,
+    inventory: Inventory,
+    rows: Rows,
+    choosing: Choosing,
+    *,
+    pca: PCA,
+    learnt: Moments,
+    variance: float | None,
+    components: int | None,
+    weights: NDArray[np.float64] | None = None,
+) -> Choice:
+    """Choose k and the regularisation.
+
+    Parameters
+    ----------
+    pca : PCA
+        Of all training rows.
+    learnt : Moments
+        Of the training rows that are not held back: what is projected for choosing has not seen the others.
+    variance, components : optional
+        The user's choice of k.
+    weights : float64 array, shape (n,), optional
+        What each catalogue row counts.
+
+    Raises
+    ------
+    ConfigError
+        If more components are asked for than the rows determine.
+    """
+    if components is not None and components > pca.max_components:
+        raise ConfigError(
+            f"--components {components}: {pca.count:,} training photos and embeddings of {len(pca.mean)} numbers give "
+            f"{pca.max_components}; ask for at most that"
+        )
+    if components is not None:
+        k, chosen_by = components, "components"
+    elif variance is not None:
+        k, chosen_by = pca.components_for(variance), "variance"
+    elif not choosing.trusted:
+        k, chosen_by = pca.components_for(_SEEN_VARIANCE), "seen"
+    else:
+        most = max(_MOST_COMPONENTS, pca.components_for(_LEAST_VARIANCE))
+        k, chosen_by = min(pca.components_for(_MOST_VARIANCE), most), "validation"
+    blind = PCA.from_moments(learnt)
+    k_blind = min(k, blind.max_components)
+    features = project_rows(parts, inventory, blind, k_blind, choosing.train, len(rows.ok))
+    held_groups = len(np.unique(rows.group[choosing.train][choosing.held_back]))
+    own_weights = None if weights is None else weights[choosing.train]
+    labels, held = rows.label[choosing.train], choosing.held_back
+    trying = heads.Choosing(features, labels, rows.group[choosing.train], held, own_weights)
+    component_trials: list[heads.Trial] = []
+    if chosen_by == "validation":
+        k, component_trials = trying.components(min(k_blind, pca.components_for(_LEAST_VARIANCE)))
+        k_blind = k
+    regularisation, regularisation_trials, answers = trying.regularisation(k_blind, trusted=choosing.trusted)
+    held_back = None
+    if answers is not None:
+        features = np.ascontiguousarray(features[:, :k_blind])
+        temperature = confidence.temperature(answers.logits, answers.truth)
+        known = Known.of(features[~held], np.searchsorted(answers.labels, labels[~held]))
+        probabilities = heads.softmax(answers.logits / np.float32(temperature))
+        known = known.scaled(features[held], probabilities)
+        held_back = HeldBack(answers, temperature, known, features[held])
+    return Choice(k, chosen_by, regularisation, component_trials, regularisation_trials, held_groups, held_back)
+
+
+def project_rows(
+    parts: Parts,
+    inventory: Inventory,
+    pca: PCA,
+    components: int,
+    wanted: NDArray[np.int64],
+    n: int,
+    progress: Callable[[int], None] = lambda _: None,
+) -> NDArray[np.float32]:
+    """Return the features of some catalogue rows.
+
+    Parameters
+    ----------
+    components : int
+        k.
+    wanted : int64 array, shape (m,)
+        Catalogue rows that have an embedding.
+    n : int
+        Rows of the catalogue.
+
+    Returns
+    -------
+    float32 array, shape (m, k)
+    """
+    position = np.full(n, -1, np.int64)
+    position[wanted] = np.arange(len(wanted))
+    features = np.empty((len(wanted), components), np.float32)
+    for chunk in in_chunks(inventory):
+        vectors, at = read_embeddings(parts, chunk)
+        to = position[at]
+        features[to[to >= 0]] = pca.transform(vectors[to >= 0], components)
+        progress(len(at))
+    return features
+
+
+#: Fits a head: number of the label of each catalogue row, -1 for rows to leave out; what each counts; 1 / root mean square
+#: length of the features.
+FitHead = Callable[[NDArray[np.int64], NDArray[np.float64] | None, float], heads.Head]
+
+
+def head_by_engine(engine: Engine, parts: Parts, inventory: Inventory, pca: PCA, choice: Choice) -> FitHead | None:
+    """Return how the engine fits a head on any number of photos, where their embeddings are; None if it cannot."""
+    fit = getattr(engine, "fit_head", None)
+    if fit is None:
+        return None
+    axes = pca.axes[: choice.components].astype(np.float32)
+    stage = ProjectStage(parts, pca.mean.astype(np.float32), axes)
+
+    def fit_head(labels: NDArray[np.int64], weights: NDArray[np.float64] | None, scale: float) -> heads.Head:
+        slopes, intercepts = fit(
+            shards_of(inventory, labels, weights),
+            stage,
+            labels=int(labels.max()) + 1,
+            regularisation=choice.regularisation,
+            scale=scale,
+        )
+        return heads.Head(slopes.astype(np.float32), intercepts.astype(np.float32))
+
+    return fit_head
+
+
+def fit_recogniser(
+    features: NDArray[np.float32],
+    rows: Rows,
+    choice: Choice,
+    seed: int,
+    weights: NDArray[np.float64] | None = None,
+    far: FitHead | None = None,
+) -> Recogniser:
+    """Fit head and known things on all training rows; calibrate by what the photos held back say.
+
+    Of more than ``heads.MAX_ROWS`` training photos the head learns from that many, chosen by chance, unless an engine can
+    fit it on all of them.
+
+    Parameters
+    ----------
+    features : float32 array, shape (number of rows that are ok, k)
+    weights : float64 array, shape (n,), optional
+        What each catalogue row counts.
+    far : callable, optional
+        Fits the head where the embeddings are.
+    """
+    labels, train = rows.label[rows.ok], np.flatnonzero(rows.split[rows.ok] == "train")
+    every = rows.training
+    if len(train) > heads.MAX_ROWS:
+        chosen = np.random.default_rng(seed).choice(train, heads.MAX_ROWS, replace=False)
+        # Of a label so rare that chance left it out, one photo.
+        rare, first = np.unique(labels[train], return_index=True)
+        train = np.union1d(chosen, train[first[~np.isin(rare, labels[chosen])]])
+    learnt, numbers = np.unique(labels[train], return_inverse=True)
+    if far is not None and len(every) > len(train):
+        number_of = np.full(len(rows.ok), -1, np.int64)
+        number_of[every] = np.searchsorted(learnt, rows.label[every])
+        head = far(number_of, weights, heads.scale_of(features[train]))
+    else:
+        every = every[: len(train)]
+        own_weights = None if weights is None else weights[rows.ok][train]
+        head = heads.fit(features[train], numbers, regularisation=choice.regularisation, weights=own_weights)
+    known = Known.of(features[train], numbers)
+    if held_back := choice.held_back:
+        head = head.cooled(held_back.temperature)
+        known = known.on_the_scale_of(held_back.known)
+    else:
+        known = known.scaled(features[train], head.predict_proba(features[train]))
+    return Recogniser(head, [rows.names[label] for label in learnt], len(every), known)
+
+
+def drift(choice: Choice, recogniser: Recogniser, features: NDArray[np.float32], rows: Rows) -> Drift:
+    """Return where training photos lie, so that a service can see whether those that come in still do.
+
+    Parameters
+    ----------
+    features : float32 array, shape (number of rows that are ok, k)
+    """
+    trained = features[rows.split[rows.ok] == "train"]
+    if choice.held_back:
+        strangeness = choice.held_back.known.strangeness(choice.held_back.features, choice.held_back.probabilities)
+    else:
+        strangeness = recogniser.known.strangeness(trained, recogniser.head.predict_proba(trained))
+    return Drift.of(trained, strangeness)
+
+
+def photo_limits(parts: Parts, inventory: Inventory, rows: Rows, size: int) -> Limits:
+    """Return the limits beyond which a photo is called dark, blurred or small, by what the training photos are like.
+
+    Parameters
+    ----------
+    size : int
+        Side of the network's input.
+    """
+    learnt = (rows.split == "train") & rows.ok
+    found: list[NDArray[np.float32]] = []
+    for holding in inventory.holdings:
+        wanted = holding.catalogue_rows >= 0
+        wanted[wanted] = learnt[holding.catalogue_rows[wanted]]
+        if wanted.any():
+            table = parts.read(holding.record, ["brightness", "sharpness"])
+            found.append(np.stack([table[name].to_numpy()[wanted] for name in table.column_names]))
+    brightness, sharpness = np.concatenate(found, axis=1)
+    return Limits.of(brightness, sharpness, size)
+
+
+def save_features(
+    objects: Objects, catalogue: pa.Table, rows: Rows, features: NDArray[np.float32], metadata: dict[str, Any]
+) -> None:
+    """Write ``features.parquet``: the rows that are ok in the catalogue's order, and in the schema what they are."""
+    schema = schemas.features(features.shape[1]).with_metadata({"fruits": json_text(metadata)})
+    kept = np.flatnonzero(rows.ok)
+    with objects.writer("features.parquet") as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        for start in range(0, len(kept), ROWS_PER_CHUNK):
+            at = kept[start : start + ROWS_PER_CHUNK]
+            given = catalogue.take(pa.array(at)).select(["uri", "label", "split", "source"]).combine_chunks()
+            values = pa.array(features[start : start + len(at)].reshape(-1))
+            columns = [column.chunk(0).cast(pa.string()) for column in given.columns]
+            columns.append(pa.FixedSizeListArray.from_arrays(values, features.shape[1]))
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+
+def _to_batch(pair: list[Moments]) -> pa.RecordBatch:
+    """Moments as Arrow, which is all that engines carry."""
+    columns = {
+        "count": [moments.count for moments in pair],
+        "mean": [moments.mean.tobytes() for moments in pair],
+        "scatter": [moments.scatter.tobytes() for moments in pair],
+    }
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _from_batch(batch: pa.RecordBatch) -> list[Moments]:
+    pair = []
+    for row in batch.to_pylist():
+        mean = np.frombuffer(row["mean"])
+        pair.append(Moments(row["count"], mean, np.frombuffer(row["scatter"]).reshape(len(mean), len(mean))))
+    return pair

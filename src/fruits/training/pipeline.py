@@ -1,0 +1,429 @@
+"""The whole flow: run() from photos to a recogniser with its report, apply() from a recogniser to predictions.
+
+Read top to bottom, each is the documentation of what fruits does. What a step does in detail is the step's own module.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from fruits.config import RunConfig, usable_cores
+from fruits.embedding.session import usable_device
+from fruits.engines import get_engine
+from fruits.errors import BundleError, CatalogueError, ConfigError
+from fruits.learning.pca import PCA
+from fruits.monitoring.clock import Clock, Progress, Silent, Watcher
+from fruits.monitoring.timeline import Timeline
+from fruits.photos.catalogue.catalogue import Catalogue, labels_without_training, list_photos
+from fruits.photos.reading.access import Access
+from fruits.photos.reading.samples import example_photos, gallery_thumbnails
+from fruits.recogniser import bundle as bundles
+from fruits.recogniser.answers import Answer
+from fruits.recogniser.gallery import QUALITY, SIDE, Gallery, choose
+from fruits.recogniser.taxonomy import Taxonomy
+from fruits.report import render
+from fruits.storage import schemas
+from fruits.storage.lease import finishing
+from fruits.storage.marker import claim
+from fruits.storage.objects import Objects, reach, under
+from fruits.storage.parts import Inventory, Parts, read_table, write_table
+from fruits.storage.sanitising import csv_cell, json_text, printable
+from fruits.training import fit as fitting
+from fruits.training import run_record as records
+from fruits.training.certainty import certainty_by
+from fruits.training.embed import TRAINING_PHOTOS, Prepared, catalogued, embed, prepare, repair_parts
+from fruits.training.training_set import Rows, grouped_by_looks, seen_rows, source_names
+
+
+def run(config: RunConfig, *, progress: Progress | None = None, command: str = "fruits run") -> dict[str, Any]:
+    """Make a recogniser of labelled photos; compute only what is new since the last run on the same output.
+
+    Parameters
+    ----------
+    config : RunConfig
+    progress : Progress, optional
+        Told how far the run is.
+    command : str
+        As the user typed it, for the record.
+
+    Returns
+    -------
+    dict
+        The run record, as in ``OUT/run.json``; docs/results.md explains it.
+
+    Raises
+    ------
+    FruitsError
+        A subclass that says what to do. What was computed until then is kept.
+    """
+    progress, clock, started = progress or Silent(), Clock(), datetime.now(UTC).isoformat(timespec="seconds")
+    reach(config.out)
+    objects = Objects(config.out)
+    claim(objects, "results")  # before photos are listed: what lies below OUT is none of them
+    with ExitStack() as stack:
+        engine = stack.enter_context(
+            closing(get_engine(config.engine, config.workers, master=config.master, conf=config.spark_conf))
+        )
+        progress = timeline = stack.enter_context(Timeline(progress, engine.executors))
+        with clock.step("catalogue"):
+            progress.start("catalogue", None)
+            catalogue = catalogued(config, progress)
+            config = config.settled(len(source_names(catalogue.table)))
+            labels = sorted(catalogue.table["label"].combine_chunks().unique().to_pylist())
+            meaning = Taxonomy.of(labels, config.taxonomy)  # whatever is wrong with it is said before the long work
+            prepared = prepare(config, catalogue, objects, progress)
+            card, preprocessing, parts = prepared.card, prepared.preprocessing, prepared.parts
+        _say_what_was_found(catalogue, progress)
+        _refuse_hopeless(catalogue)
+        about = records.about(
+            config, catalogue, card, preprocessing, device=prepared.device, command=command, started=started
+        )
+
+        if config.repair:
+            with clock.step("repair"):
+                repair_parts(parts, progress)
+        inventory, computed = embed(engine, catalogue, prepared, progress, clock)
+        counts = records.counts(catalogue, inventory, computed)
+        rejections = records.rejections(catalogue, inventory)
+        _write_rejections(objects, rejections)
+        records.refuse_too_many(counts, rejections, config.max_rejected, f"{config.out}/rejected.csv")
+
+        # Any number of runs may have come here on this output; what follows has fixed names, so one at a time goes on.
+        lease = stack.enter_context(finishing(objects, progress.say))
+        identity = records.identity(config, catalogue, inventory, card, preprocessing, prepared.device, meaning)
+        if before := _unchanged(objects, identity, catalogue.table.select(["uri", "version"])):
+            now = {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": timeline.megabytes}
+            return {**before, **about, **counts, **now, "up_to_date": True}
+
+        # From here to the end the results are of two runs; without a record nobody takes them for one.
+        objects.delete("run.json")
+        rows = Rows.of(catalogue.table, inventory)
+        with clock.step("moments"):
+            progress.start("moments", None)
+            rows, grouped_by = grouped_by_looks(parts, inventory, rows)
+            listed = objects.read_if_present(f"{parts.prefix}/{TRAINING_PHOTOS}")
+            seen = seen_rows(parts, inventory, listed, len(rows.ok)) if listed is not None else None
+        choosing = fitting.Choosing.of(rows, config.seed, seen)
+        weights = rows.balance(meaning.kind_of) if config.balance else None
+        with clock.step("moments"):
+            learnt, held_back = fitting.training_moments(engine, parts, inventory, rows, choosing)
+        with clock.step("pca"):
+            pca = PCA.from_moments(learnt.merge(held_back))
+        with clock.step("choices"):
+            progress.start("choices", None)
+            choice = fitting.choose(
+                parts,
+                inventory,
+                rows,
+                choosing,
+                pca=pca,
+                learnt=learnt,
+                variance=config.variance,
+                components=config.components,
+                weights=weights,
+            )
+            _say_what_was_chosen(choice, progress)
+        with clock.step("features"):
+            progress.start("features", counts["photos"])
+            usable = np.flatnonzero(rows.ok)
+            features = fitting.project_rows(
+                parts, inventory, pca, choice.components, usable, len(rows.ok), progress.advance
+            )
+            about_features = {"identity": identity, "components": choice.components, "backbone": card.name}
+            fitting.save_features(objects, catalogue.table, rows, features, about_features)
+        with clock.step("head"):
+            progress.start("head", None)
+            far = fitting.head_by_engine(engine, parts, inventory, pca, choice)
+            recogniser = fitting.fit_recogniser(features, rows, choice, config.seed, weights, far)
+            taxonomy = Taxonomy.of(recogniser.labels, config.taxonomy)
+            limits = fitting.photo_limits(parts, inventory, rows, preprocessing.size)
+            certainty, coverage = certainty_by(choice, rows, limits, config.taxonomy, config.min_precision)
+            drift = fitting.drift(choice, recogniser, features, rows)
+        with clock.step("gallery"):
+            progress.start("gallery", None)
+            gallery = _gallery(config, catalogue, rows, features, recogniser.labels)
+        with clock.step("metrics"):
+            scores = records.scores(catalogue, rows, features, recogniser, taxonomy, certainty, choice)
+        with clock.step("bundle"):
+            progress.start("bundle", None)
+            lease.confirm()
+            bundles.save(
+                under(objects.root, "bundle"),
+                model=prepared.model.fetch().read_bytes(),
+                card=card,
+                preprocessing=preprocessing,
+                mean=pca.mean,
+                components=pca.axes[: choice.components],
+                head=recogniser.head,
+                known=recogniser.known,
+                taxonomy=taxonomy,
+                certainty=certainty,
+                drift=drift,
+                gallery=gallery,
+                about={
+                    "identity": identity,
+                    "device": prepared.device,
+                    "metrics": scores["metrics"],
+                    "config": config.as_shared(),
+                    "versions": records.versions(),
+                },
+            )
+        record = {
+            **about,
+            **counts,
+            "rejections": rejections[: records.REJECTIONS_KEPT],
+            "rejections_total": len(rejections),
+            **records.fitted(pca, choice, recogniser, grouped_by),
+            **scores,
+            "coverage": coverage,
+            "identity": identity,
+        }
+        with clock.step("report"):
+            progress.start("report", None)
+            record |= {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": timeline.megabytes}
+            record["timeline"] = timeline.summary(
+                seconds=clock.seconds["embeddings"], cores=config.workers, work=clock.work, usd=config.core_hour_usd
+            )
+            objects.write(
+                "report.html",
+                render(record, example_photos(catalogue.table, records.wrong(record), catalogue.access)).encode(),
+            )
+        record |= {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": timeline.megabytes}
+        write_table(objects, "catalogue.parquet", catalogue.table)
+        objects.delete("evaluation.json")
+        lease.confirm()
+        objects.write("run.json", json_text(record, indent=1, ensure_ascii=False).encode())
+    return {**record, "up_to_date": False}
+
+
+def apply(
+    bundle_path: str,
+    sources: Sequence[str],
+    to: str,
+    *,
+    workers: int = 0,
+    engine: str = "local",
+    master: str | None = None,
+    spark_conf: Sequence[str] = (),
+    repair: bool = False,
+    follow_links: bool = False,
+    allow_source: Sequence[str] = (),
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Recognise photos in batch; compute only what is new since the last time with the same output.
+
+    Parameters
+    ----------
+    bundle_path : str
+        A bundle, or the results of a run.
+    sources : sequence of str
+        Folders of photos in any layout, manifests with a column ``uri``, or single photos.
+    to : str
+        Folder for ``predictions.parquet`` and what is kept to go on.
+    workers : int
+        Worker processes; 0 for one per core.
+    engine, master, spark_conf, repair, follow_links, allow_source
+        As in :class:`fruits.config.RunConfig`.
+    progress : Progress, optional
+
+    Returns
+    -------
+    dict
+        Counts, seconds and where the predictions are.
+
+    Raises
+    ------
+    FruitsError
+        A subclass that says what to do. Photos that cannot be decoded are rows with a status, never an error.
+    """
+    progress, clock = progress or Silent(), Clock()
+    if not to:
+        raise ConfigError("--to is empty; expected a folder for the answers")
+    reach(to)
+    with ExitStack() as stack:
+        memory = stack.enter_context(Watcher())
+        where = stack.enter_context(
+            closing(get_engine(engine, workers or usable_cores(), master=master, conf=spark_conf))
+        )
+        with clock.step("catalogue"):
+            progress.start("catalogue", None)
+            recogniser = bundles.load(bundle_path)
+            objects = Objects(to)
+            claim(objects, "results")
+            catalogue = list_photos(
+                sources,
+                labelled=False,
+                access=Access.to(sources, allow_source, follow_links=follow_links),
+                progress=progress.advance,
+            )
+            for remark in catalogue.remarks():
+                progress.say(remark)
+        used, word = usable_device(device)
+        if word:
+            progress.say(word)
+        parts = Parts(to, f"embeddings/{recogniser.computation_on(used)}")
+        prepared = Prepared(recogniser.card, recogniser.preprocessing, recogniser.model_file, parts, used)
+        if repair:
+            with clock.step("repair"):
+                repair_parts(parts, progress)
+        inventory, computed = embed(where, catalogue, prepared, progress, clock)
+        counts = records.counts(catalogue, inventory, computed)
+        with clock.step("predictions"):
+            progress.start("predictions", counts["photos"])
+            with finishing(objects, progress.say):
+                _write_predictions(objects, parts, inventory, recogniser, progress)
+        seconds = {**clock.seconds, "total": clock.total()}
+    return {
+        **counts,
+        "device": used,
+        "seconds": seconds,
+        "peak_memory_mb": memory.megabytes,
+        "predictions": f"{to}/predictions.parquet",
+    }
+
+
+def _refuse_hopeless(catalogue: Catalogue) -> None:
+    """Say before the long work, not after it, that there is nothing to learn."""
+    train = catalogue.table.filter(pc.equal(catalogue.table["split"].cast(pa.string()), "train"))
+    labels = train["label"].combine_chunks().unique().to_pylist() if train.num_rows else []
+    if len(labels) < 2:
+        found = f"only the label '{labels[0]}'" if labels else "no photos"
+        raise CatalogueError(
+            f"{found} for training, of {catalogue.table.num_rows:,} photos; expected training photos of two labels or more: "
+            "add some, or check which folders are called Training and Test"
+        )
+
+
+def _say_what_was_found(catalogue: Catalogue, progress: Progress) -> None:
+    for remark in catalogue.remarks():
+        progress.say(remark)
+    untrained = labels_without_training(catalogue.table)
+    if untrained:
+        progress.say(
+            f"{len(untrained)} of the labels have no training photo, so they are left out of the scores: "
+            + ", ".join(f"{label} ({photos})" for label, photos in untrained.items())
+        )
+    if catalogue.split_origin == "hash":
+        progress.say("no test photos are marked as such: a fifth of the photos is kept for testing, chosen by a hash")
+
+
+def _say_what_was_chosen(choice: fitting.Choice, progress: Progress) -> None:
+    if choice.chosen_by == "seen":
+        progress.say(
+            f"the network was made from these training photos, so holding some back decides nothing: {choice.components} "
+            f"components for 99 % of the variance, regularisation {choice.regularisation:g}"
+        )
+    elif tried := len(choice.component_trials) + len(choice.regularisation_trials):
+        progress.say(
+            f"{tried} heads tried on training photos held back: {choice.components} components, regularisation "
+            f"{choice.regularisation:g}"
+        )
+
+
+def _gallery(
+    config: RunConfig, catalogue: Catalogue, rows: Rows, features: NDArray[np.float32], labels: list[str]
+) -> Gallery:
+    """Choose training photos to show beside answers, and make their thumbnails."""
+    if not config.gallery:
+        return Gallery.empty(features.shape[1])
+    number_of = {name: number for number, name in enumerate(labels)}
+    numbers = np.array([number_of.get(name, -1) for name in rows.names])[rows.label[rows.ok]]
+    trained = np.flatnonzero(rows.split[rows.ok] == "train")
+    chosen = trained[choose(features[trained], numbers[trained], config.gallery)]
+    uris = catalogue.table["uri"].take(pa.array(np.flatnonzero(rows.ok)[chosen])).to_pylist()
+    return Gallery.of(features[chosen], numbers[chosen], gallery_thumbnails(uris, SIDE, QUALITY, catalogue.access))
+
+
+def _write_rejections(objects: Objects, rejections: list[dict[str, str]]) -> None:
+    """Write ``rejected.csv``, or take an old one away."""
+    if not rejections:
+        objects.delete("rejected.csv")
+        return
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["uri", "label", "status", "code", "message"])
+    writer.writeheader()
+    # Names of folders and files may be anything: nothing in them may act on a spreadsheet or a terminal.
+    writer.writerows({name: csv_cell(printable(value)) for name, value in row.items()} for row in rejections)
+    objects.write("rejected.csv", out.getvalue().encode())
+
+
+def _unchanged(objects: Objects, identity: str, catalogue: pa.Table) -> dict[str, Any] | None:
+    """Return the last run's record if it is of the same identity and its results are all there."""
+    data = objects.read_if_present("run.json")
+    try:
+        record = json.loads(data) if data else {}
+        if not isinstance(record, dict) or record.get("identity") != identity:
+            return None
+        with objects.open("features.parquet") as file:
+            features = pq.read_schema(file).metadata or {}
+        of = [bundles.load(objects.root).manifest["about"], json.loads(features.get(b"fruits", b"{}"))]
+        if any(result.get("identity") != identity for result in of):
+            return None
+        listed = read_table(objects.read("catalogue.parquet"), ["uri", "version"])
+    except (ValueError, OSError, KeyError, BundleError, pa.ArrowException):
+        return None  # damaged or half deleted: fitting again is quick and puts everything back
+    whole = record.keys() >= set(records.KEYS) and objects.size("report.html") is not None
+    return record if whole and listed.equals(catalogue) else None
+
+
+def _write_predictions(
+    objects: Objects, parts: Parts, inventory: Inventory, recogniser: bundles.Bundle, progress: Progress
+) -> None:
+    """Write ``predictions.parquet``, one row per photo."""
+    schema = schemas.predictions(recogniser.components)
+    with (
+        objects.writer("predictions.parquet") as stream,
+        pq.ParquetWriter(stream, schema, compression="zstd") as writer,
+    ):
+        for holding in inventory.holdings:
+            columns = ["uri", "status", "error", "width", "height", "brightness", "sharpness", "embedding"]
+            table = parts.read(holding.record, columns)
+            table = table.filter(pa.array(holding.catalogue_rows >= 0)).combine_chunks()
+            ok = pc.equal(table["status"], "ok").to_numpy()
+            vectors = table["embedding"].chunk(0).values.to_numpy(zero_copy_only=False)
+            known = table.filter(pa.array(ok))
+            sides = pc.min_element_wise(known["width"], known["height"]).to_numpy()
+            found = recogniser.answers(
+                vectors.reshape(table.num_rows, -1)[ok],
+                known["brightness"].to_numpy(),
+                known["sharpness"].to_numpy(),
+                sides,
+            )
+            answers = iter(found)
+            rows = []
+            for given in table.select(["uri", "status", "error"]).to_pylist():
+                rows.append({**given, **(_columns(next(answers)) if given["status"] == "ok" else {})})
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            progress.advance(table.num_rows)
+
+
+def _columns(answer: Answer) -> dict[str, Any]:
+    """Return an answer as a row of the table of predictions."""
+    return {
+        "outcome": answer.outcome,
+        "kind": answer.kind or None,
+        "variety": answer.variety or None,
+        "name_en": answer.name.en if answer.name else None,
+        "name_fr": answer.name.fr if answer.name else None,
+        "probability": answer.probability,
+        "kinds": [kind for kind, _, _ in answer.kinds],
+        "kind_probabilities": [probability for _, _, probability in answer.kinds],
+        "labels": answer.labels,
+        "probabilities": answer.probabilities,
+        "strangeness": answer.strangeness,
+        "advice": answer.advice,
+        "features": answer.features,
+    }

@@ -1,0 +1,367 @@
+"""The run record: what was run, on what, what came out. Plain values, for JSON, the report and whoever comes after.
+
+Counts are taken from what is stored, not from what workers said, and they close: photos = ok + rejected + failed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+import fruits
+from fruits.config import RunConfig
+from fruits.embedding.backbone import computation_id, releases
+from fruits.embedding.card import Card
+from fruits.errors import StoreError, TooManyRejectedError
+from fruits.learning import metrics
+from fruits.learning.calibration import calibration_floor
+from fruits.learning.heads.logistic import softmax
+from fruits.learning.pca import PCA
+from fruits.photos.catalogue.catalogue import Catalogue, labels_without_training
+from fruits.photos.decoding.images import Preprocessing
+from fruits.recogniser.answers import OUTCOMES, Certainty, decide
+from fruits.recogniser.taxonomy import Taxonomy
+from fruits.storage import schemas
+from fruits.storage.parts import Inventory
+from fruits.storage.sanitising import json_text
+from fruits.training.fit import Choice, Recogniser
+from fruits.training.training_set import Rows
+
+FORMAT: Final = 2
+#: What those who read a record later rely on.
+KEYS: Final = (
+    "identity", "config", "sources", "group_origin", "balanced", "components", "head", "evaluated", "metrics", "confusions",
+    "answers", "coverage", "calibration", "kind_metrics", "per_label", "seconds",
+)  # fmt: skip
+REJECTIONS_KEPT: Final = 1000
+_CONFUSIONS_KEPT: Final = 100
+_WRONG_KEPT: Final = 6
+
+
+def about(
+    config: RunConfig,
+    catalogue: Catalogue,
+    card: Card,
+    preprocessing: Preprocessing,
+    *,
+    device: str,
+    command: str,
+    started: str,
+) -> dict[str, Any]:
+    """Return what was run, on which photos."""
+    labels = catalogue.table["label"].combine_chunks().value_counts()
+    splits = {
+        row["values"]: row["counts"] for row in catalogue.table["split"].combine_chunks().value_counts().to_pylist()
+    }
+    aside = [
+        {"reason": reason, "count": count, "examples": catalogue.examples.get(reason, [])}
+        for reason, count in catalogue.left_aside.items()
+    ]
+    shown = ("name", "title", "sha256", "embedding_size", "licence", "attribution", "made_by", "training_data")
+    return {
+        "format": FORMAT,
+        "fruits": fruits.__version__,
+        "started": started,
+        "command": command,
+        "engine": config.engine,
+        "workers": config.workers,
+        "config": {**config.as_dict(), "size": preprocessing.size, "fit": preprocessing.fit},
+        "sources": [{"source": source, "photos": photos} for source, photos in catalogue.sources.items()],
+        "labels": len(labels),
+        "splits": {split: splits[split] for split in ("train", "val", "test") if split in splits},
+        "split_origin": catalogue.split_origin,
+        "group_origin": catalogue.group_origin,
+        "left_aside": aside,
+        "warnings": catalogue.warnings,
+        "labels_without_training": [
+            {"label": label, "photos": photos} for label, photos in labels_without_training(catalogue.table).items()
+        ],
+        "balanced": config.balance,
+        "backbone": {**{name: getattr(card, name) for name in shown}, **asdict(preprocessing), "device": device},
+        "embedding_size": card.embedding_size,
+    }
+
+
+def counts(catalogue: Catalogue, inventory: Inventory, computed: int) -> dict[str, int]:
+    """Return how many photos there are, in which state.
+
+    Raises
+    ------
+    StoreError
+        If a photo is in no part: the sums do not close.
+    """
+    photos = catalogue.table.num_rows
+    held = sum(int((holding.catalogue_rows >= 0).sum()) for holding in inventory.holdings)
+    if held != photos:
+        raise StoreError(
+            f"{photos:,} photos were listed but parts hold {held:,} of them; run again, nothing else is lost"
+        )
+    status = [
+        status
+        for holding in inventory.holdings
+        for row, status, _ in holding.record.errors
+        if holding.catalogue_rows[row] >= 0
+    ]
+    rejected, failed = status.count("rejected"), status.count("failed")
+    return {
+        "photos": photos,
+        "ok": photos - rejected - failed,
+        "rejected": rejected,
+        "failed": failed,
+        "computed": computed,
+        "reused": photos - computed,
+    }
+
+
+def rejections(catalogue: Catalogue, inventory: Inventory) -> list[dict[str, str]]:
+    """Return every photo that is not ok with the reason, in the catalogue's order."""
+    found = sorted(
+        (int(holding.catalogue_rows[row]), status, error)
+        for holding in inventory.holdings
+        for row, status, error in holding.record.errors
+        if holding.catalogue_rows[row] >= 0
+    )
+    rows = catalogue.table.select(["uri", "label"]).take(pa.array([row for row, _, _ in found], pa.int64())).to_pylist()
+    listed = []
+    for row, (_, status, error) in zip(rows, found, strict=True):
+        code, _, message = error.partition(": ")
+        listed.append({**row, "status": status, "code": code, "message": message})
+    return listed
+
+
+def refuse_too_many(counts: dict[str, int], rejected: list[dict[str, str]], limit: float, where: str) -> None:
+    """Raise :class:`TooManyRejectedError` with a list if more than ``limit`` of the photos are not ok, or none is."""
+    bad = counts["rejected"] + counts["failed"]
+    if bad <= limit * counts["photos"] and counts["ok"]:
+        return
+    some = "\n".join(f"  {row['uri']}: {row['code']}: {row['message']}" for row in rejected[:10])
+    more = f"\n  ... and {len(rejected) - 10:,} more" if len(rejected) > 10 else ""
+    raise TooManyRejectedError(
+        f"{bad:,} of {counts['photos']:,} photos were rejected or failed; at most a share of {limit:g} may be (--max-rejected):\n"
+        f"{some}{more}\nall of them are in {where}; mend or remove them and run again, or raise --max-rejected"
+    )
+
+
+def fitted(pca: PCA, choice: Choice, recogniser: Recogniser, grouped_by: str) -> dict[str, Any]:
+    """Return what was fitted and how its choices were made."""
+    ratio = pca.explained_variance_ratio
+    best = next((t for t in choice.regularisation_trials if t.regularisation == choice.regularisation), None)
+    return {
+        "components": choice.components,
+        "components_chosen_by": choice.chosen_by,
+        "component_trials": [asdict(trial) for trial in choice.component_trials],
+        "explained_variance": float(ratio[: choice.components].sum()),
+        "explained_variance_ratio": ratio.tolist(),
+        "head": {
+            "regularisation": choice.regularisation,
+            "validation_accuracy": best.accuracy if best else None,
+            "validation_groups": choice.groups_held_back,
+            "validation_groups_by": grouped_by,
+            "trials": [asdict(trial) for trial in choice.regularisation_trials],
+            "training_photos": recogniser.training_photos,
+            "converged": recogniser.head.converged,
+        },
+    }
+
+
+def scores(
+    catalogue: Catalogue,
+    rows: Rows,
+    features: NDArray[np.float32],
+    recogniser: Recogniser,
+    taxonomy: Taxonomy,
+    certainty: Certainty,
+    choice: Choice,
+) -> dict[str, Any]:
+    """Score the recogniser on the test photos, or on val where there is no test.
+
+    Photos whose label no training photo has are left out: no head could name them. They are counted.
+
+    Parameters
+    ----------
+    features : float32 array, shape (number of rows that are ok, k)
+    taxonomy : Taxonomy
+        Of the head's labels.
+
+    Returns
+    -------
+    dict
+        ``evaluated, metrics, per_label, confusions, kinds, kind_metrics, calibration, answers``; all but ``per_label``,
+        ``confusions`` and ``kinds`` are None if there is nothing to score on.
+    """
+    labels = recogniser.labels
+    number = {name: position for position, name in enumerate(labels)}
+    learnt = np.array([number.get(name, -1) for name in rows.names], np.int64)
+    scorable = rows.ok & (learnt[rows.label] >= 0)
+    split = next((name for name in ("test", "val") if ((rows.split == name) & scorable).any()), "")
+    asked = np.flatnonzero((rows.split == split) & rows.ok)
+    position = np.cumsum(rows.ok) - 1
+    known = asked[learnt[rows.label[asked]] >= 0]
+    per_label_counts = {
+        "train": np.bincount(rows.label[(rows.split == "train") & rows.ok], minlength=len(rows.names)),
+        "evaluated": np.bincount(rows.label[known], minlength=len(rows.names)),
+    }
+    values, confused = None, []
+    found: dict[str, Any] = {"kind_metrics": None, "calibration": None, "answers": None}
+    if len(known):
+        own = features[position[known]]
+        probabilities, truth = recogniser.head.predict_proba(own), learnt[rows.label[known]]
+        predicted = probabilities.argmax(axis=1)
+        values = metrics.evaluate(probabilities, truth, labels)
+        pairs = metrics.confusions(predicted, truth, len(labels))[:_CONFUSIONS_KEPT]
+        for pair in pairs:
+            at = known[(truth == pair.label) & (predicted == pair.predicted)][:_WRONG_KEPT]
+            named = {"label": labels[pair.label], "predicted": labels[pair.predicted]}
+            uris = catalogue.table["uri"].take(pa.array(at)).to_pylist()
+            confused.append({**named, "count": pair.count, "share": pair.share, "uris": uris})
+        found["kind_metrics"] = _kind_metrics(probabilities, truth, taxonomy)
+        found["calibration"] = _calibration(probabilities, truth, choice, recogniser.head.logits(own), values)
+        strangeness = recogniser.known.strangeness(own, probabilities)
+        found["answers"] = _told(probabilities, strangeness, truth, taxonomy, certainty)
+    per_label = []
+    for code, name in enumerate(rows.names):
+        given = {kind: int(count[code]) for kind, count in per_label_counts.items()}
+        of = {key: values[f"{key}ByLabel"].get(name) if values else None for key in ("precision", "recall", "fMeasure")}
+        per_label.append({"label": name, **given, **of})
+    evaluated = (
+        {"split": split, "photos": len(known), "left_out_photos": len(asked) - len(known)} if len(known) else None
+    )
+    return {
+        "evaluated": evaluated,
+        "metrics": values,
+        "per_label": per_label,
+        "confusions": confused,
+        "kinds": len(taxonomy.kinds),
+        **found,
+    }
+
+
+def wrong(record: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
+    """Return uris of photos taken for another label, by (label, predicted), most photos first, from a run record."""
+    return {(pair["label"], pair["predicted"]): pair["uris"] for pair in record["confusions"]}
+
+
+def _kind_metrics(probabilities: NDArray[np.float32], truth: NDArray[np.int64], taxonomy: Taxonomy) -> dict[str, float]:
+    """Return what the answers are worth if only the kind must be right."""
+    by_kind, kind = taxonomy.by_kind(probabilities), np.array(taxonomy.kind_of)[truth]
+    right = by_kind.argmax(axis=1) == kind
+    return {
+        "kinds": len(taxonomy.kinds),
+        "accuracy": float(right.mean()),
+        "top3Accuracy": float((metrics.best_labels(by_kind, 3) == kind[:, None]).any(axis=1).mean()),
+        "expectedCalibrationError": metrics.expected_calibration_error(by_kind.max(axis=1), right),
+    }
+
+
+def _calibration(
+    probabilities: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    choice: Choice,
+    logits: NDArray[np.float32],
+    values: dict[str, Any],
+) -> dict[str, Any]:
+    """Return how well stated probabilities are met, before and after the temperature."""
+    held_back = choice.held_back
+    temperature = held_back.temperature if held_back else 1.0
+    before = softmax(logits * np.float32(temperature))
+    confidence = probabilities.max(axis=1)
+    return {
+        "temperature": temperature,
+        "held_back_photos": len(held_back.answers.truth) if held_back else 0,
+        "expectedCalibrationError": values["expectedCalibrationError"],
+        "uncalibrated": metrics.expected_calibration_error(before.max(axis=1), before.argmax(axis=1) == truth),
+        "noise_floor": calibration_floor(confidence),
+        "bins": metrics.calibration_bins(confidence, probabilities.argmax(axis=1) == truth),
+    }
+
+
+def _told(
+    probabilities: NDArray[np.float32],
+    strangeness: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    taxonomy: Taxonomy,
+    certainty: Certainty,
+) -> dict[str, Any]:
+    """Return what people would have been told of these photos, and how often it would have been right."""
+    decisions = decide(probabilities, strangeness, taxonomy, certainty)
+    kind, variety = np.array(taxonomy.kind_of)[truth], np.array(taxonomy.variety_of)[truth]
+    right = {
+        "variety": decisions.variety == variety,
+        "kind": decisions.kinds[:, 0] == kind,
+        "probable": decisions.kinds[:, 0] == kind,
+        "unsure": (decisions.kinds == kind[:, None]).any(axis=1),
+    }
+    outcomes = []
+    for number, outcome in enumerate(OUTCOMES):
+        so = decisions.outcome == number
+        hits = float(right[outcome][so].mean()) if outcome in right and so.any() else None
+        outcomes.append({"outcome": outcome, "photos": int(so.sum()), "share": float(so.mean()), "right": hits})
+    limits = certainty.limits.as_dict()
+    named = {name: getattr(certainty, name) for name in ("variety", "kind", "probable")}
+    thresholds = {**named, "unknown": certainty.as_dict()["strange"]}
+    accepted = float((strangeness <= certainty.strange).mean())
+    return {"thresholds": {**thresholds, **limits}, "outcomes": outcomes, "accepted": accepted}
+
+
+def identity(
+    config: RunConfig,
+    catalogue: Catalogue,
+    inventory: Inventory,
+    card: Card,
+    preprocessing: Preprocessing,
+    device: str,
+    meaning: Taxonomy,
+) -> str:
+    """Return a hash of all that decides what is fitted: when it is that of the last run, there is nothing to do.
+
+    ``meaning`` is the taxonomy of every label of the catalogue, in order.
+    """
+    digest = hashlib.sha256()
+    choices: list[Any] = [
+        config.variance,
+        config.components,
+        config.seed,
+        config.balance,
+        config.min_precision,
+        config.gallery,
+        meaning.as_dict(),
+    ]
+    choices += [computation_id(card, preprocessing, device), versions()]
+    digest.update(json_text(choices, sort_keys=True).encode())
+    # Which photos are of one source, not in which order the sources were given.
+    codes = catalogue.table["source"].combine_chunks().indices.to_numpy()
+    _, first, number = np.unique(codes, return_index=True, return_inverse=True)
+    digest.update(np.ascontiguousarray(first[number], np.int64).tobytes())
+    for batch in catalogue.table.to_batches(8192):
+        for name in ("uri", "label", "split", "version"):
+            values = batch.column(name)
+            text = values.cast(pa.string()) if pa.types.is_dictionary(values.type) else values
+            digest.update("\0".join(text.fill_null("").to_pylist()).encode())
+        digest.update(np.ascontiguousarray(batch.column("group").to_numpy()).tobytes())
+        if batch.column("manifest_source").null_count < batch.num_rows:
+            given = batch.column("manifest_source").cast(pa.string()).fill_null("")
+            digest.update("\0".join(given.to_pylist()).encode())
+    for holding in inventory.holdings:
+        # A part of nothing but failures adds nothing; a file that stays missing makes such a part in every run.
+        if len(holding.record.errors) < holding.record.rows:
+            digest.update(holding.record.sha256.encode())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that results may depend on."""
+    packages = ("pyarrow", "scikit-learn", "scipy")
+    return {
+        "fruits": fruits.__version__,
+        "python": platform.python_version(),
+        "schema": str(schemas.VERSION),
+        **releases(),
+        **{package: version(package) for package in packages},
+    }

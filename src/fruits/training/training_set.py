@@ -1,0 +1,223 @@
+"""What fitting must know of each photo, and the committed embeddings, a chunk at a time.
+
+Label, split, group and source of every catalogue row as arrays, and which groups mean something. Fits nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fruits.learning import clusters as looks
+from fruits.learning.heads import logistic as heads
+from fruits.storage.parts import Holding, Inventory, Parts
+
+#: Rows that one merge of moments is made of; fewer would spend more on merging than on products when d is large.
+ROWS_PER_CHUNK: Final = 4096
+#: Beyond so many photos what belongs together is taken from names alone.
+_ROWS_FOR_LOOKS: Final = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What fitting must know of each catalogue row, as arrays of shape (n,).
+
+    Attributes
+    ----------
+    label : int64 array
+        Number of the label, in the order of ``names``.
+    split : array of str
+    group : int64 array
+    ok : bool array
+        Whether there is an embedding.
+    source : int64 array
+        Number of the source of photos: who published them where a manifest says so, else what was given on the command line.
+    named_source : int64 array
+        Number of the source that a manifest names; -1 where none does.
+    names : list of str
+        Every label of the catalogue, sorted.
+    """
+
+    label: NDArray[np.int64]
+    split: NDArray[np.str_]
+    group: NDArray[np.int64]
+    ok: NDArray[np.bool_]
+    source: NDArray[np.int64]
+    named_source: NDArray[np.int64]
+    names: list[str]
+
+    @classmethod
+    def of(cls, catalogue: pa.Table, inventory: Inventory) -> Rows:
+        """Take them from a catalogue and what is held for it."""
+        label = catalogue["label"].combine_chunks()
+        spelled = label.dictionary.to_pylist()
+        names = sorted({spelled[code] for code in label.indices.unique().to_pylist()})
+        number = {name: position for position, name in enumerate(names)}
+        recode = np.array([number.get(name, -1) for name in spelled], np.int64)
+        ok = np.zeros(catalogue.num_rows, bool)
+        for holding in inventory.holdings:
+            good = np.ones(holding.record.rows, bool)
+            good[[row for row, _, _ in holding.record.errors]] = False
+            ok[holding.catalogue_rows[good & (holding.catalogue_rows >= 0)]] = True
+        splits = catalogue["split"].combine_chunks()
+        split = np.array(splits.dictionary.to_pylist())[splits.indices.to_numpy()]
+        source = catalogue["source"].combine_chunks().indices.to_numpy().astype(np.int64)
+        named = _named_sources(catalogue)
+        source = np.where(named >= 0, source.max(initial=0) + 1 + named, source)
+        return cls(recode[label.indices.to_numpy()], split, catalogue["group"].to_numpy(), ok, source, named, names)
+
+    @property
+    def training(self) -> NDArray[np.int64]:
+        """Rows that are learnt from."""
+        return np.flatnonzero((self.split == "train") & self.ok)
+
+    def balance(self, kind_of: Sequence[int]) -> NDArray[np.float64]:
+        """Return what each row counts in training, shape (n,), so that kinds and sources count the same.
+
+        Parameters
+        ----------
+        kind_of : sequence of int
+            The kind of each of ``names``.
+        """
+        train = self.training
+        weights = np.zeros(len(self.ok))
+        weights[train] = heads.balance(np.array(kind_of, np.int64)[self.label[train]], self.source[train])
+        return weights
+
+
+def source_names(catalogue: pa.Table) -> list[str]:
+    """Return the sources that manifests name, sorted."""
+    if "manifest_source" not in catalogue.column_names:
+        return []
+    return sorted({name for name in catalogue["manifest_source"].combine_chunks().dictionary.to_pylist() if name})
+
+
+def _named_sources(catalogue: pa.Table) -> NDArray[np.int64]:
+    """Return the number of the source that a manifest names for each row, in the order of the names; -1 where none does."""
+    if "manifest_source" not in catalogue.column_names:
+        return np.full(catalogue.num_rows, -1, np.int64)
+    column = catalogue["manifest_source"].combine_chunks()
+    spelled, used = column.dictionary.to_pylist(), source_names(catalogue)
+    number = np.array([*(used.index(name) if name else -1 for name in spelled), -1], np.int64)
+    codes = column.indices.fill_null(len(spelled)).to_numpy(zero_copy_only=False)
+    return np.asarray(number[codes], np.int64)
+
+
+def grouped_by_looks(parts: Parts, inventory: Inventory, rows: Rows) -> tuple[Rows, str]:
+    """Return rows whose groups are such that holding some back is no foregone success, and where the groups are from.
+
+    Groups of a manifest stay, and the others do if numbers in file names turn out to tell what belongs together; else photos
+    of a label that look alike form one. Training photos alone are looked at.
+
+    Returns
+    -------
+    Rows
+    str
+        ``manifest``, ``names`` or ``looks``; of photos that a manifest does not group, if there are any.
+    """
+    train = rows.training
+    train = train[rows.group[train] >= 0]
+    if not len(train):
+        return rows, "manifest"
+    if len(train) > _ROWS_FOR_LOOKS:
+        return rows, "names"
+    position = np.full(len(rows.ok), -1, np.int64)
+    position[train] = np.arange(len(train))
+    sketches = np.empty((len(train), 0), np.float32)
+    for holding in inventory.holdings:
+        vectors, at = read_embeddings(parts, [holding])
+        to = position[at]
+        if (to >= 0).any():
+            some = looks.sketch(vectors[to >= 0])
+            sketches = sketches if sketches.shape[1] else np.empty((len(train), some.shape[1]), np.float32)
+            sketches[to[to >= 0]] = some
+    if looks.numbers_tell(sketches, rows.label[train], rows.group[train]):
+        return rows, "names"
+    group = rows.group.copy()
+    group[train] = looks.looks(sketches, rows.label[train])
+    return replace(rows, group=group), "looks"
+
+
+def embeddings_of(
+    parts: Parts, inventory: Inventory, wanted: NDArray[np.int64], n: int, columns: Sequence[str]
+) -> tuple[NDArray[np.float32], pa.Table]:
+    """Return the embeddings of some catalogue rows, shape (m, d), all in memory, and other columns of the same rows.
+
+    Parameters
+    ----------
+    wanted : int64 array, shape (m,)
+        Catalogue rows that have an embedding; m at least 1.
+    n : int
+        Rows of the catalogue.
+    columns : sequence of str
+        Of the schema ``embeddings``.
+    """
+    position = np.full(n, -1, np.int64)
+    position[wanted] = np.arange(len(wanted))
+    vectors, others, places = [], [], []
+    for holding in inventory.holdings:
+        to = np.where(holding.catalogue_rows >= 0, position[holding.catalogue_rows], -1)
+        table = parts.read(holding.record, [*columns, "embedding"])
+        vectors.append(vectors_of(table)[to >= 0])
+        others.append(table.select(list(columns)).filter(pa.array(to >= 0)))
+        places.append(to[to >= 0])
+    order = np.argsort(np.concatenate(places))
+    return np.concatenate(vectors)[order], pa.concat_tables(others).take(pa.array(order))
+
+
+def seen_rows(parts: Parts, inventory: Inventory, listed: bytes, n: int) -> NDArray[np.bool_]:
+    """Return which catalogue rows hold photos that the backbone was made from, shape (n,).
+
+    Parameters
+    ----------
+    listed : bytes
+        The first 8 bytes of the sha256 of these photos, big-endian, sorted.
+    n : int
+        Rows of the catalogue.
+    """
+    known = np.frombuffer(listed, ">u8")
+    seen = np.zeros(n, bool)
+    for holding in inventory.holdings:
+        digests = parts.read(holding.record, ["sha256"])["sha256"].to_pylist()
+        first = np.array([int(digest[:16], 16) if digest else 0 for digest in digests], np.uint64)
+        there = holding.catalogue_rows >= 0
+        seen[holding.catalogue_rows[there]] = np.isin(first, known)[there]
+    return seen
+
+
+def in_chunks(inventory: Inventory) -> Iterator[list[Holding]]:
+    """Gather holdings until they make a chunk worth a product."""
+    chunk: list[Holding] = []
+    size = 0
+    for holding in inventory.holdings:
+        chunk.append(holding)
+        size += holding.record.rows
+        if size >= ROWS_PER_CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def read_embeddings(parts: Parts, chunk: list[Holding]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the embeddings of a chunk, shape (m, d), and their catalogue rows; photos that are not ok are left out."""
+    vectors, at = [], [np.empty(0, np.int64)]
+    for holding in chunk:
+        good = np.ones(holding.record.rows, bool)
+        good[[row for row, _, _ in holding.record.errors]] = False
+        good &= holding.catalogue_rows >= 0
+        vectors.append(vectors_of(parts.read(holding.record, ["embedding"]))[good])
+        at.append(holding.catalogue_rows[good])
+    return np.concatenate(vectors), np.concatenate(at)
+
+
+def vectors_of(table: pa.Table) -> NDArray[np.float32]:
+    """Return the column ``embedding`` as a matrix, shape (n, d); rows of photos that are not ok hold nothing of use."""
+    column = table["embedding"].combine_chunks()
+    values: NDArray[np.float32] = column.values.to_numpy(zero_copy_only=False)
+    return values.reshape(-1, column.type.list_size)
