@@ -1,4 +1,4 @@
-"""What photos/decoding/colour.py promises: the same colours whatever profile a photo is saved with, and no photo lost to its profile."""
+"""What ``colour.py`` promises: the same colours whatever profile a photo is saved with, and no photo lost to its profile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What photos/decoding/decoder.py promises: the answers of photos/decoding/images.py, and a photo that kills costs nothing but itself."""
+"""What ``decoder.py`` promises: the answers of ``images.py``, and a photo that kills costs nothing but itself."""
 
 from __future__ import annotations
 

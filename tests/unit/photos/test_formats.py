@@ -1,4 +1,4 @@
-"""What photos/decoding/formats.py promises: a file is named for what it is, by content; HEIC is decoded where the extra is installed."""
+"""What formats.py promises: a file is named for what it is, by content; HEIC is decoded where the extra is installed."""
 
 from __future__ import annotations
 

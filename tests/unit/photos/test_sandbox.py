@@ -1,4 +1,4 @@
-"""What photos/decoding/sandbox.py promises: a process taken over by a photo finds nothing to read, to reach, to start or to break."""
+"""What sandbox.py promises: a process taken over by a photo finds nothing to read, to reach, to start or to break."""
 
 from __future__ import annotations
 
