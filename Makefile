@@ -7,7 +7,7 @@ SCAN := .venv/scan/bin
 LOCK := $(SCAN)/uv pip compile --quiet --upgrade --generate-hashes --only-binary :all: --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-header --no-annotate
 
-.PHONY: demo test check scan lock bench load faults web tools clean
+.PHONY: demo test check docs scan lock bench load faults web tools clean
 
 demo: .venv/core ## make photos of made-up fruit, run the whole chain on them, write a report
 	$(BIN)/fruits demo --to demo
@@ -15,12 +15,16 @@ demo: .venv/core ## make photos of made-up fruit, run the whole chain on them, w
 test: .venv/dev tools ## every test
 	$(BIN)/python -m pytest
 
-check: .venv/dev .venv/scan/ready ## lint, format, types, import contracts, templates and Dockerfiles
+check: .venv/dev .venv/scan/ready docs ## lint, format, types, import contracts, documentation, templates and Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m scan
+
+# Not --quiet: MkDocs then hides warnings from --strict as well. The variable silences the theme's announcement of its successor.
+docs: .venv/dev ## the documentation as a site in build/site, offline; a broken link or a missing docstring is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 scan: .venv/dev .venv/scan/ready ## templates and Dockerfiles under our own rules, cfn-lint, checkov and hadolint; locks against published holes; offline
 	$(BIN)/python -m scan
@@ -55,7 +59,7 @@ faults: .venv/dev ## kill runs, fill disks, damage files, disturb the bucket; co
 	@touch $@
 
 .venv/dev: .venv/core
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,spark,serve,aws]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,docs,spark,serve,aws]'
 	@touch $@
 
 # Scanners pin much of what they need: a place of their own.
