@@ -7,13 +7,20 @@ SCAN := .venv/scan/bin
 LOCK := $(SCAN)/uv pip compile --quiet --upgrade --generate-hashes --only-binary :all: --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-header --no-annotate
 
-.PHONY: demo test check docs scan lock bench load faults web tools clean
+# pytest-xdist: tests that share costly things stay in one process, see LANES in tests/conftest.py; long lanes begin.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
+.PHONY: demo test test-fast check docs scan lock bench load faults web tools clean
 
 demo: .venv/core ## make photos of made-up fruit, run the whole chain on them, write a report
 	$(BIN)/fruits demo --to demo
 
-test: .venv/dev tools ## every test
-	$(BIN)/python -m pytest
+test: .venv/dev tools ## every test, in WORKERS processes: under ten minutes on two cores
+	$(PYTEST)
+
+test-fast: .venv/dev ## tests that take less than a second and need nothing but Python: a minute or so
+	$(PYTEST) -m 'not slow and not spark and not browser and not aws'
 
 check: .venv/dev .venv/scan/ready docs ## lint, format, types, import contracts, documentation, templates and Dockerfiles
 	$(BIN)/ruff check .

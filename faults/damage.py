@@ -31,7 +31,7 @@ def flips(trials: Trials) -> Figure:
         with trials.folder() as folder:
             out = Path(shutil.copytree(trials.out(), folder / "out"))
             kind, victim = _victim(out, chance, number)
-            at = _flip(victim, chance)
+            at = flip_a_byte(victim, chance)
             _trial(figure, trials, out, expected, kind, victim, f"{kind}, byte {at:,}")
 
     trials.each(figure, trials.number(100, quick=4), one)
@@ -48,7 +48,7 @@ def _trial(figure: Figure, trials: Trials, out: Path, expected: Results, kind: s
         # It is made again from the one in the package, without a word: nothing that was computed depends on it.
         figure.count("network: made again", checks.check(out, expected))
         return
-    if not (noticed.is_clear_error and _names(noticed, key)):
+    if not (noticed.is_clear_error and names_damage(noticed, key)):
         figure.fail(f"{where}: not noticed, or not said of what: {describe(noticed)}")
         return
     mended = trials.start(out, *_OTHER, "--repair", "--json").wait()
@@ -72,7 +72,7 @@ def _victim(out: Path, chance: random.Random, number: int) -> tuple[str, Path]:
     return kind, chance.choice(sorted(out.glob(f"embeddings/*/{pattern}")))
 
 
-def _flip(path: Path, chance: random.Random) -> int:
+def flip_a_byte(path: Path, chance: random.Random) -> int:
     """Change one byte; return which."""
     data = bytearray(path.read_bytes())
     at = chance.randrange(len(data))
@@ -92,6 +92,6 @@ def _rows_of_shard(out: Path, victim: Path, kind: str) -> int:
     return 0
 
 
-def _names(ended: Ended, key: str) -> bool:
+def names_damage(ended: Ended, key: str) -> bool:
     """Whether a message says which file is damaged and what helps."""
     return key.rpartition("/")[2] in ended.stderr and "--repair" in ended.stderr

@@ -76,7 +76,7 @@ def _pair(
     both = [start(*each) for each in options]
     ended = [running.wait() for running in both]
     codes = sorted(-1 if end.code is None else end.code for end in ended)
-    if codes not in ([0, 0], [0, 1]) or not all(_stepped_back(end) for end in ended if end.code):
+    if codes not in ([0, 0], [0, 1]) or not all(stepped_back(end) for end in ended if end.code):
         figure.fail("; ".join(describe(end) for end in ended))
         return
     verdict = _whole_and_loadable(trials, results(), expected)
@@ -89,7 +89,7 @@ def _pair(
     figure.count("both done" if codes == [0, 0] else "one done, one stepped back and said for whom", verdict)
 
 
-def _stepped_back(ended: Ended) -> bool:
+def stepped_back(ended: Ended) -> bool:
     return ended.is_clear_error and _HOLDER.search(ended.message) is not None
 
 

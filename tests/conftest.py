@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -35,6 +37,61 @@ sys.path.insert(0, str(REPOSITORY))  # for faults, which is no part of the packa
 from faults import postgres_server  # noqa: E402
 from faults.s3_server import FOREIGN, S3Server, why_not  # noqa: E402
 
+# --- Lanes: which tests are slow, and which stay together when pytest-xdist spreads them over processes ---------------
+
+#: Folders and modules whose tests need the same costly things, which are started once, in one process. Long lanes first.
+LANES = {
+    "engines": "spark",
+    "integration/test_spark.py": "spark",
+    "integration/test_aws.py": "aws",
+    "browser": "browser",
+    "service": "service",
+}
+#: Folders of tests that start programs, and modules of other folders that do little else.
+SLOW = ("browser", "integration", "service")
+#: Seconds that a test may take with the fixtures that it is the first to ask for; a bound on what hangs, not on speed.
+PATIENCE_S = 600
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at marks, and pytest-xdist at groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say of every test in which lane it runs; the longest lanes come first, so that none is waited for in the end."""
+    tests = Path(__file__).parent
+    for item in items:
+        place = item.path.relative_to(tests).as_posix()
+        lane = next((lane for prefix, lane in LANES.items() if place.startswith(prefix)), None)
+        if lane == "spark" and "local-" in item.name:  # the other engine, under the same contract
+            lane = None
+        elif lane in ("spark", "aws", "browser"):
+            item.add_marker(getattr(pytest.mark, lane))
+        if place.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+        if any(item.get_closest_marker(name) for name in ("slow", "spark", "aws", "browser")):
+            item.add_marker(pytest.mark.timeout(PATIENCE_S))
+        item.add_marker(pytest.mark.xdist_group(lane or place))
+
+
+def once_for_all_workers(folders: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Let the first process that asks fill a folder, which all processes of a test run read.
+
+    What ``make`` returns is kept beside the folder: see :func:`kept_beside`.
+    """
+    root = folders.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, kept = root / name, root / f"{name}.pickle"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            kept.write_bytes(pickle.dumps(make(folder)))
+    return folder
+
+
+def kept_beside(folder: Path) -> Any:
+    """What was returned when the folder was filled."""
+    return pickle.loads(folder.with_name(f"{folder.name}.pickle").read_bytes())
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -63,9 +120,11 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """320 made-up photos of 8 varieties under Training/ and Test/; nobody may change them."""
-    root = tmp_path_factory.mktemp("orchard") / "photos"
-    orchard.plant(root, photos=320, varieties=8, workers=1)
-    return root
+
+    def plant(folder: Path) -> None:
+        orchard.plant(folder / "photos", photos=320, varieties=8, workers=1)
+
+    return once_for_all_workers(tmp_path_factory, "orchard", plant) / "photos"
 
 
 @pytest.fixture
@@ -90,8 +149,12 @@ def a_photo(photos: Path) -> bytes:
 @pytest.fixture(scope="session")
 def finished_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """The planted photos, run to the end in two processes."""
-    out = tmp_path_factory.mktemp("run") / "results"
-    return FinishedRun(photos, out, pipeline.run(RunConfig(sources=(str(photos),), out=str(out), workers=2)))
+
+    def run(folder: Path) -> dict[str, Any]:
+        return pipeline.run(RunConfig(sources=(str(photos),), out=str(folder / "results"), workers=2))
+
+    folder = once_for_all_workers(tmp_path_factory, "run", run)
+    return FinishedRun(photos, folder / "results", kept_beside(folder))
 
 
 @dataclass(frozen=True)

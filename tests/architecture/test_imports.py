@@ -22,6 +22,7 @@ def test_import_contracts_are_kept() -> None:
     assert "0 broken" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     [
@@ -65,11 +66,13 @@ def places_of(*names: str) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_networks_are_opened_in_one_place_which_looks_through_them_before() -> None:
     assert places_of("InferenceSession") == {"embedding/session.py"}
     # Other ways to run or read a network, which would open the files that it names.
     assert not places_of("ReferenceEvaluator", "load_external_data_for_model", "load_model", "onnx.load")
 
 
+@pytest.mark.slow
 def test_json_is_written_in_one_place_which_knows_no_nan() -> None:
     assert places_of("json.dumps", "json.dump", "JSONEncoder") == {"storage/sanitising.py"}

@@ -161,20 +161,22 @@ def test_only_one_message_with_exit_1_is_a_clear_error() -> None:
 
 
 def test_a_run_that_steps_back_must_say_for_whom() -> None:
-    assert pairs._stepped_back(ended(1, "fruits: the run of process 77 on 'host' holds it"))
-    assert not pairs._stepped_back(ended(1, "fruits: failed"))
+    assert pairs.stepped_back(ended(1, "fruits: the run of process 77 on 'host' holds it"))
+    assert not pairs.stepped_back(ended(1, "fruits: failed"))
 
 
 def test_damage_must_be_named_with_what_helps() -> None:
-    assert damage._names(ended(1, "fruits: part 'embeddings/a/parts/p.parquet' is damaged; --repair"), "x/p.parquet")
-    assert not damage._names(ended(1, "fruits: something is damaged; --repair"), "x/p.parquet")
-    assert not damage._names(ended(1, "fruits: part 'p.parquet' is damaged"), "x/p.parquet")
+    assert damage.names_damage(
+        ended(1, "fruits: part 'embeddings/a/parts/p.parquet' is damaged; --repair"), "x/p.parquet"
+    )
+    assert not damage.names_damage(ended(1, "fruits: something is damaged; --repair"), "x/p.parquet")
+    assert not damage.names_damage(ended(1, "fruits: part 'p.parquet' is damaged"), "x/p.parquet")
 
 
 def test_flip_changes_one_byte(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(100))
-    at = damage._flip(path, Trials(tmp_path).chance("any"))
+    at = damage.flip_a_byte(path, Trials(tmp_path).chance("any"))
     assert [index for index, byte in enumerate(path.read_bytes()) if byte] == [at]
 
 

@@ -538,24 +538,6 @@ def test_more_photos_than_a_batch_are_recognised_in_order(finished_run: Any) -> 
     assert bundle.recognise([]) == []
 
 
-def test_bundle_being_replaced_again_and_again_by_two_processes_stays_whole(finished_run: Any, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(finished_run.out / "bundle", tmp_path / "bundle"))
-    program = (
-        "import sys\nfrom pathlib import Path\nfrom fruits.recogniser import bundle as b\n"
-        "source, to = map(Path, sys.argv[1:])\no = b.load(source)\n"
-        "for _ in range(100):\n"
-        "    b.save(to, model=o._model, card=o.card, preprocessing=o.preprocessing, mean=o._mean,\n"
-        "           components=o._components, head=o._head, known=o._known, taxonomy=o.taxonomy,\n"
-        "           certainty=o.certainty, drift=o.drift, gallery=o.gallery, about={})\n"
-    )
-    command = [sys.executable, "-c", program, finished_run.out, folder]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    errors = [process.communicate()[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], errors
-    assert bundles.load(folder).labels == bundles.load(finished_run.out).labels
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
-
-
 # --- Batch ------------------------------------------------------------------------------------------------------------
 
 

@@ -101,6 +101,7 @@ def test_truncated_photo_gives_pixels_or_a_refusal(kind: str, a_photo: bytes, da
     gives_pixels_or_a_refusal(whole[: data.draw(st.integers(0, len(whole) - 1))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAKERS)
 @settings(max_examples=2 * EXAMPLES)
 @given(data=st.data())
@@ -108,6 +109,7 @@ def test_photo_with_changed_bytes_gives_pixels_or_a_refusal(kind: str, a_photo: 
     gives_pixels_or_a_refusal(with_changed_bytes(make(kind, a_photo), data))
 
 
+@pytest.mark.slow
 @settings(max_examples=3 * EXAMPLES)
 @given(data=st.data())
 def test_real_photo_with_changed_bytes_gives_pixels_or_a_refusal(shared: Path, data: st.DataObject) -> None:

@@ -57,6 +57,7 @@ def test_merge_is_associative(pieces: list[np.ndarray]) -> None:
     assert_same(a.merge(b).merge(c), a.merge(b.merge(c)))
 
 
+@pytest.mark.slow
 @given(three_tables())
 def test_merge_is_commutative(pieces: list[np.ndarray]) -> None:
     a, b, _ = map(Moments.from_rows, pieces)

@@ -7,6 +7,8 @@ import json
 import os
 import runpy
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from io import BytesIO
@@ -52,6 +54,12 @@ def save_bundle(
     folder: Path, found: Backbone, preprocessing: Preprocessing, some: list[Path], k: int
 ) -> bundles.Bundle:
     """Fit a recogniser on some photos, without the rest of a run, and save it."""
+    bundles.save(folder, **fitted(found, preprocessing, some, k))
+    return bundles.load(folder)
+
+
+def fitted(found: Backbone, preprocessing: Preprocessing, some: list[Path], k: int) -> dict[str, Any]:
+    """What a bundle is saved from."""
     model = found.prepared(preprocessing)
     pixels = np.stack([to_network_input(path.read_bytes(), preprocessing).pixels for path in some])
     names = sorted({path.parent.name for path in some})
@@ -62,22 +70,20 @@ def save_bundle(
     head = heads.fit(features, labels, regularisation=30.0)
     known = Known.of(features, labels).scaled(features, head.predict_proba(features))
     certainty = Certainty(0.7, 0.8, 0.6, 2.0, Limits.of(*measure(pixels), preprocessing.size))
-    bundles.save(
-        folder,
-        model=model,
-        card=found.card,
-        preprocessing=preprocessing,
-        mean=pca.mean,
-        components=pca.axes[:k],
-        head=head,
-        known=known,
-        taxonomy=Taxonomy.of(names),
-        certainty=certainty,
-        drift=Drift.of(features, known.strangeness(features, head.predict_proba(features))),
-        gallery=Gallery.of(features, labels, [to_thumbnail(path.read_bytes(), 64) for path in some]),
-        about={},
-    )
-    return bundles.load(folder)
+    return {
+        "model": model,
+        "card": found.card,
+        "preprocessing": preprocessing,
+        "mean": pca.mean,
+        "components": pca.axes[:k],
+        "head": head,
+        "known": known,
+        "taxonomy": Taxonomy.of(names),
+        "certainty": certainty,
+        "drift": Drift.of(features, known.strangeness(features, head.predict_proba(features))),
+        "gallery": Gallery.of(features, labels, [to_thumbnail(path.read_bytes(), 64) for path in some]),
+        "about": {},
+    }
 
 
 def assert_graph_agrees(bundle: bundles.Bundle, photos: list[bytes]) -> None:
@@ -152,6 +158,7 @@ def test_graph_carries_all_that_its_numbers_mean(finished_run: Any) -> None:
     assert Certainty.parse(json.loads(about["fruits.certainty"])) == bundle.certainty
 
 
+@pytest.mark.slow
 def test_batch_and_single_photos_are_answered_alike(finished_run: Any, some: list[Path], tmp_path: Path) -> None:
     pipeline.apply(str(finished_run.out), list(map(str, some)), str(tmp_path / "to"), workers=1)
     rows = {row["uri"]: row for row in pq.read_table(tmp_path / "to" / "predictions.parquet").to_pylist()}
@@ -185,6 +192,26 @@ def test_photo_that_is_to_blame_itself_comes_with_advice(finished_run: Any, some
     (answer,) = bundles.load(finished_run.out).recognise([tiny.getvalue()])
     assert answer.outcome in ("unsure", "unknown")
     assert answer.advice == ("small", "dark")
+
+
+@pytest.mark.slow
+def test_bundle_that_two_processes_replace_again_and_again_stays_whole(some: list[Path], tmp_path: Path) -> None:
+    folder, name = tmp_path / "made" / "bundle", "fruits-small"
+    program = (
+        "import runpy, sys\nfrom pathlib import Path\n"
+        "from fruits.recogniser import bundle\nfrom fruits.embedding.backbone import find_backbone\n"
+        "from fruits.photos.decoding.images import Preprocessing\n"
+        "test, to, name, *photos = sys.argv[1:]\n"
+        "fitted = runpy.run_path(test)['fitted'](find_backbone(name), Preprocessing(), [*map(Path, photos)], 8)\n"
+        "for _ in range(100):\n    bundle.save(to, **fitted)\n"
+    )
+    command = [sys.executable, "-c", program, __file__, folder, name, *some[::4]]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    alone = save_bundle(tmp_path / "alone", find_backbone(name), Preprocessing(), some[::4], 8)
+    assert bundles.load(folder).labels == alone.labels
+    assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
 
 
 # --- Damage -------------------------------------------------------------------------------------------------------------

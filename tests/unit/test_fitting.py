@@ -139,6 +139,7 @@ def test_a_single_seen_photo_of_many_changes_nothing() -> None:
     np.testing.assert_array_equal(with_it.held_back, without.held_back)
 
 
+@pytest.mark.slow
 def test_run_on_photos_of_the_network_keeps_components_for_99_percent_of_the_variance(
     own_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +153,7 @@ def test_run_on_photos_of_the_network_keeps_components_for_99_percent_of_the_var
     assert kept[record["components"] - 1] >= 0.99 > kept[record["components"] - 2]
 
 
+@pytest.mark.slow
 def test_fewer_components_than_95_percent_of_the_variance_are_never_chosen(own_photos: Path, tmp_path: Path) -> None:
     record = run(tmp_path / "out", own_photos, components=None)
     assert record["components_chosen_by"] == "validation"
@@ -162,6 +164,7 @@ def test_fewer_components_than_95_percent_of_the_variance_are_never_chosen(own_p
 # --- What belongs together ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_where_names_say_nothing_looks_do(own_photos: Path, tmp_path: Path) -> None:
     for path in own_photos.glob("Training/*/*.jpg"):
         letters = path.stem.translate(str.maketrans("0123456789_", "abcdefghijk"))
@@ -172,6 +175,7 @@ def test_where_names_say_nothing_looks_do(own_photos: Path, tmp_path: Path) -> N
     assert record["head"]["validation_groups"] == 4
 
 
+@pytest.mark.slow
 def test_word_of_a_manifest_is_taken(own_photos: Path, tmp_path: Path) -> None:
     lines = [f"{path},{path.parent.name},train,{path.stem[:2]}" for path in own_photos.glob("Training/*/*.jpg")]
     (tmp_path / "list.csv").write_text("\n".join(["uri,label,split,group", *lines]), "utf-8")
@@ -283,6 +287,7 @@ def test_several_sources_are_balanced_unless_told_otherwise() -> None:
     assert RunConfig(sources=sources[:1], out="out").settled(2).balance is True
 
 
+@pytest.mark.slow
 def test_balance_is_a_choice_that_the_results_depend_on(own_photos: Path, tmp_path: Path) -> None:
     # One label of a tenth of the photos of the others.
     for path in sorted((own_photos / "Training" / "Moon Pear 1").iterdir())[3:]:
@@ -298,6 +303,7 @@ def test_balance_is_a_choice_that_the_results_depend_on(own_photos: Path, tmp_pa
 # --- Too little ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balance", [False, True])
 @pytest.mark.parametrize("kept", [lambda _: False, lambda path: path.parent.name == "Moon Pear 1"], ids=["none", "one"])
 def test_training_photos_that_hardly_any_of_decode_are_refused_with_a_reason(

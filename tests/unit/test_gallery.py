@@ -81,6 +81,7 @@ def test_bundle_of_a_run_shows_photos_of_the_label_it_names(finished_run: Any) -
     assert right > 0.8 * len(asked)
 
 
+@pytest.mark.slow
 def test_gallery_is_a_choice_of_the_run(fruits: Any, finished_run: Any, tmp_path: Path) -> None:
     done = fruits("run", finished_run.photos, "--to", tmp_path / "out", "--gallery", 0, "--json")
     assert done.code == 0, done.stderr

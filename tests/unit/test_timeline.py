@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from fruits.config import RunConfig
-from fruits.monitoring import clock as measure
 from fruits.monitoring import timeline
 from fruits.monitoring.clock import Silent
 from fruits.monitoring.timeline import Timeline
@@ -30,6 +29,7 @@ def test_timeline_of_a_run_closes_with_its_counts(finished_run: Any) -> None:
     assert seen["usd_per_million"] is None, "no price was given"
 
 
+@pytest.mark.slow
 def test_cost_per_million_is_price_times_cores_over_rate(photos: Any, tmp_path: Any) -> None:
     config = RunConfig(
         sources=(str(photos),), out=str(tmp_path / "out"), workers=2, core_hour_usd=0.36, only=("Apf*", "Moon*")
@@ -40,22 +40,21 @@ def test_cost_per_million_is_price_times_cores_over_rate(photos: Any, tmp_path: 
     assert "a million photos cost" in (tmp_path / "out/report.html").read_text("utf-8")
 
 
-def test_a_long_run_has_no_more_points_than_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "_SAMPLE_EVERY_S", 0.001)
-    monkeypatch.setattr(timeline, "_MOST_POINTS", 8)
-    with Timeline(Silent(), list) as watched:
-        watched._every = 0.001
-        watched.start("embeddings", None)
-        for _ in range(200):
-            watched.advance(5)
-            time.sleep(0.002)
-        watched.start("moments", None)
-        watched.advance(7)  # not of the embeddings
+@pytest.mark.parametrize("looks", [20, 300])
+def test_a_long_run_has_no_more_points_than_a_page_shows(looks: int) -> None:
+    watched = Timeline(Silent(), list)
+    watched.start("embeddings", None)
+    for _ in range(looks):
+        watched.advance(5)
+        watched.sample(last=True)  # a point each, as if a quarter of a second had passed
+    watched.start("moments", None)
+    watched.advance(7)  # not of the embeddings
     seen = watched.summary(seconds=2.0, cores=4, work={}, usd=None)
-    assert 0 < len(seen["points"]) <= 8
-    assert watched._every > 0.001
-    assert seen["points"][-1]["photos"] == 1000
-    assert seen["photos_per_core_s"] == 1000 / 2.0 / 4
+    assert looks == 20 == len(seen["points"]) or 100 < len(seen["points"]) <= 240
+    photos = [point["photos"] for point in seen["points"]]
+    assert photos == sorted(photos)
+    assert photos[-1] == 5 * looks
+    assert seen["photos_per_core_s"] == 5 * looks / 2.0 / 4
 
 
 def test_photos_since_the_last_point_are_part_of_what_was_seen() -> None:

@@ -92,6 +92,7 @@ def test_more_photos_never_cost_less() -> None:
     assert costs == sorted(costs)
 
 
+@pytest.mark.slow
 def test_rates_of_a_run_of_ones_own_are_its_own(finished_run: object) -> None:
     record = json.loads((finished_run.out / "run.json").read_text())  # type: ignore[attr-defined]
     known = rates.rates_of(record)

@@ -117,6 +117,7 @@ def test_a_run_fits_into_the_quota_or_says_which_to_raise() -> None:
         quotas.run_cores(quota(serverless=6), 24, said.append)
 
 
+@pytest.mark.slow
 def test_a_deployment_in_a_new_account_makes_what_it_may_have(aws: Aws) -> None:
     models.QUOTAS["L-D05C8A75"] = 16
     deploy.deploy(aws, "fruits", ["storage", "roles", "batch"], {}, poll_s=0.01)
@@ -136,6 +137,7 @@ def test_a_deployment_in_a_new_account_makes_what_it_may_have(aws: Aws) -> None:
 # --- Budget ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_month_may_cost_what_stands_and_a_margin_until_the_owner_says_otherwise(aws: Aws) -> None:
     mail = {"budget": {"Email": "owner@example.org"}}
     deploy.deploy(aws, "fruits", ["storage", "roles", "batch", "budget"], mail, poll_s=0.01)
@@ -170,6 +172,7 @@ def test_billing_is_asked_to_know_the_tag_and_what_it_answers_is_said() -> None:
     assert len(said) == 1
 
 
+@pytest.mark.slow
 def test_deleting_takes_a_spent_budgets_policy_from_the_owner_first(aws: Aws) -> None:
     mail = {"budget": {"Email": "owner@example.org"}}
     deploy.deploy(aws, "fruits", ["storage", "roles", "budget"], mail, poll_s=0.01)

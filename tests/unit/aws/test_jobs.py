@@ -92,6 +92,7 @@ def test_what_travelled_arrives_beside_each_other_and_is_what_was_sent(network: 
         job.fetch(tuple(here), tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_a_run_with_ones_own_network_gives_what_it_gives_here(
     network: Path, tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,7 @@ def test_the_script_starts_the_machines_python_with_our_packages_first(wheel: Pa
         assert "expected a release of EMR that has it" in lost.stderr
 
 
+@pytest.mark.slow
 def test_the_programs_script_starts_the_images_python_with_the_program_first(tmp_path: Path) -> None:
     """As a worker has it: the archive unpacked as 'program', the interpreter where the image has it."""
     made = package.build(tmp_path / "cache", image=True)

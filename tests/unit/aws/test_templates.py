@@ -71,6 +71,7 @@ def _deploy_all(compute: str = "serverless") -> dict[str, dict[str, str]]:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compute", ["serverless", "ec2"])
 def test_stacks_come_and_go_and_buckets_stay(aws: Any, compute: str) -> None:
     made = _deploy_all(compute)
@@ -117,6 +118,7 @@ def _stop(monkeypatch: pytest.MonkeyPatch, **environment: str) -> list[str]:
     return names["stop"]({}, None)
 
 
+@pytest.mark.slow
 def test_what_runs_is_stopped_when_the_budget_is_spent(aws: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made = _deploy_all()
     emr, ecs = boto3.client("emr-serverless"), boto3.client("ecs")
@@ -297,6 +299,7 @@ FARGATE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_size_of_task_is_taken_where_fargate_has_it_and_refused_where_not() -> None:
     parameters = PARSED["service"]["Parameters"]
     taken = set()

@@ -29,6 +29,7 @@ def small_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "bundle"
 
 
+@pytest.mark.slow
 def test_what_a_quantised_network_does_to_single_pixels_is_a_table(small_run: Path) -> None:
     folder = small_run
     graph = onnx.load(folder / "recognizer.onnx").graph
@@ -46,6 +47,7 @@ def test_what_a_quantised_network_does_to_single_pixels_is_a_table(small_run: Pa
     assert {tensor.name for tensor in graph.initializer} <= used, "what the table replaces is gone"
 
 
+@pytest.mark.slow
 def test_every_output_is_the_same_however_much_the_runtime_fuses(small_run: Path) -> None:
     """A browser's runtime fuses other operations; before the table, probabilities moved by up to 0.06."""
     path = small_run / "recognizer.onnx"

@@ -71,6 +71,7 @@ def test_unknown_device_is_refused() -> None:
         RunConfig(sources=("x",), out="y", device="gpu")
 
 
+@pytest.mark.slow
 def test_run_records_what_it_was_computed_on_and_says_what_was_replaced(own_photos: Path, tmp_path: Path) -> None:
     heard = Heard()
     config = RunConfig(sources=(str(own_photos),), out=str(tmp_path / "out"), device="openvino", workers=1)

@@ -151,6 +151,7 @@ def test_photo_without_a_finite_embedding_is_rejected(some: list[dict[str, Any]]
     assert table["embedding"].to_pylist()[1] is None
 
 
+@pytest.mark.slow
 def test_photo_that_kills_its_decoder_is_a_row_that_says_so_and_harms_no_other(
     some: list[dict[str, Any]], embedder: Embedder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

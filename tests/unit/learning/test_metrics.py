@@ -40,6 +40,7 @@ def test_metrics_counted_by_hand() -> None:
     assert values["f1"] == values["weightedFMeasure"] == pytest.approx((3 * 2 / 3 + 2 * 2 / 5) / 6)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(2, 6))
 def test_metrics_are_those_of_scikit_learn(seed: int, n: int, c: int) -> None:
     probabilities, labels = random_probabilities(seed, n, c)

@@ -79,6 +79,7 @@ def alike(one: Catalogue, other: Catalogue) -> None:
     assert (one.split_origin, one.group_origin) == (other.split_origin, other.group_origin)
 
 
+@pytest.mark.slow
 def test_orchard_in_a_bucket_is_the_orchard_on_disk(own_photos: Path, place: str) -> None:
     upload(own_photos, place)
     disk, bucket = list_photos([str(own_photos)]), list_photos([place])
@@ -90,6 +91,7 @@ def test_orchard_in_a_bucket_is_the_orchard_on_disk(own_photos: Path, place: str
     assert len(thumbnails(bucket.table["uri"].to_pylist(), 3)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labelled", [True, False])
 def test_odd_layouts_are_understood_as_on_disk(tmp_path: Path, place: str, labelled: bool) -> None:
     root = make(
@@ -189,6 +191,7 @@ def test_bucket_that_denies_is_an_error_and_not_a_catalogue_of_failures(
         list(read_photos(uris))
 
 
+@pytest.mark.slow
 def test_pack_in_a_bucket_is_that_on_disk(own_photos: Path, place: str, tmp_path: Path) -> None:
     pack([str(own_photos)], f"{place}/packed", target_bytes=100_000)
     pack([str(own_photos)], str(tmp_path / "pack"), target_bytes=100_000)
@@ -205,6 +208,7 @@ def test_pack_in_a_bucket_is_that_on_disk(own_photos: Path, place: str, tmp_path
     }
 
 
+@pytest.mark.slow
 def test_photos_of_a_bucket_are_packed_and_replaced_packs_leave_nothing(own_photos: Path, place: str) -> None:
     upload(own_photos, f"{place}/photos")
     for target in (100_000, 1 << 20):
@@ -216,6 +220,7 @@ def test_photos_of_a_bucket_are_packed_and_replaced_packs_leave_nothing(own_phot
     assert done["unreadable"] == 0
 
 
+@pytest.mark.slow
 def test_listing_out_of_order_changes_nothing(own_photos: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     upload(own_photos, place)
     before = list_photos([place])
@@ -225,6 +230,7 @@ def test_listing_out_of_order_changes_nothing(own_photos: Path, place: str, monk
     assert before.table.to_pylist() == after.table.to_pylist()
 
 
+@pytest.mark.slow
 def test_every_request_for_a_photo_goes_over_one_client(own_photos: Path, place: str) -> None:
     upload(own_photos, place)
     list(read_photos(list_photos([place]).table["uri"].to_pylist()))
@@ -255,6 +261,7 @@ def test_keys_that_are_no_paths_are_left_aside_and_all_others_listed(place: str)
     assert versions[f"{place}/a/1.jpg"] == Objects(place).look("a/1.jpg").version  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_keys_that_are_no_paths_beyond_the_first_page_double_nothing(place: str) -> None:
     put_raw(place, ["a/1.jpg", "b/z//1.jpg"])
     objects = Objects(place)

@@ -550,6 +550,7 @@ def test_empty_folder_is_refused(tmp_path: Path, labelled: bool) -> None:
 # --- Hash -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(codec="utf-8")))
 def test_hash_has_63_bits_and_is_stable(text: str) -> None:
     assert 0 <= stable_hash(text) < 2**63

@@ -213,6 +213,7 @@ def test_png_whose_profile_cannot_be_unpacked_is_a_photo(body: bytes) -> None:
     assert (decode(plain[:33] + chunk(b"iCCP", body) + plain[33:]) == colours()).all()
 
 
+@pytest.mark.slow
 def test_damaged_profiles_never_cost_the_photo() -> None:
     """Five hundred profiles with bytes changed by chance, two kinds."""
     random = np.random.default_rng(0)

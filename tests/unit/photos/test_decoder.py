@@ -180,6 +180,7 @@ def test_threads_may_share_a_decoder(decoder: Decoder, some: list[bytes]) -> Non
 # --- Photos that kill -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", CODES)
 def test_photo_that_kills_costs_itself_and_no_other(faulty: Decoder, some: list[bytes], fault: str) -> None:
     """First, in the middle, twice in a row, and last."""
@@ -209,6 +210,7 @@ def test_marked_photos_are_harmless_without_the_hook(decoder: Decoder, a_photo: 
         assert in_child(decoder, [marked(a_photo, fault)]) == [in_process(a_photo)]
 
 
+@pytest.mark.slow
 def test_real_photo_that_takes_for_ever_is_stopped(decoder: Decoder, a_photo: bytes) -> None:
     """A valid JPEG of less than a megabyte whose scans take minutes: no hook."""
     killer = endless(8000, 5000)
@@ -238,6 +240,7 @@ def test_photo_beyond_the_memory_allowed_is_too_large(large_photo: bytes, a_phot
         assert pid(decoder) == process, "the child need not die of it"
 
 
+@pytest.mark.slow
 def test_default_limits_take_a_large_photo(large_photo: bytes) -> None:
     with Decoder() as decoder:
         assert in_child(decoder, [large_photo]) == [in_process(large_photo)]
@@ -246,6 +249,7 @@ def test_default_limits_take_a_large_photo(large_photo: bytes) -> None:
 # --- Outsiders --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_child_killed_at_any_moment_loses_nothing(decoder: Decoder, some: list[bytes]) -> None:
     """Twenty times from another thread, each somewhere within the next batches."""
     expected = [in_process(data) for data in some]
@@ -334,6 +338,7 @@ decoder.begin([b"text"], Preprocessing(64))
 # --- The process itself -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_restarts_leave_neither_files_nor_processes(faulty: Decoder, some: list[bytes]) -> None:
     def held() -> tuple[int, int]:
         this = psutil.Process()

@@ -247,6 +247,7 @@ def large_photo() -> tuple[bytes, bytes]:
     return data, encode(Image.open(BytesIO(data)).convert("RGB"), compress_level=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", ["pad", "crop", "squash"])
 def test_jpeg_decoded_at_reduced_scale_is_close_to_full_decoding(
     large_photo: tuple[bytes, bytes], fit: images.Fit

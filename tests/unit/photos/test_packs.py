@@ -122,6 +122,7 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.tuples(NAMES, NAMES), st.binary(max_size=300), min_size=1, max_size=8))
 def test_pack_and_unpack_give_back_any_bytes_under_any_names(
     tmp_path_factory: pytest.TempPathFactory, found: dict[tuple[str, str], bytes]

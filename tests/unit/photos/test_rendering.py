@@ -32,13 +32,21 @@ def test_same_random_numbers_grow_the_same_fruit_and_others_another() -> None:
     assert not (first.radius == other.radius).all()
 
 
-def test_directions_and_texels_are_inverse() -> None:
-    ball = replace(grown(BALL), radius=np.ones(200 * 200, np.float32))
-    ray = rendering._directions(200)
-    view = UPRIGHT[2]
-    foot = ray - ray[2] * view[:, None]
-    _, texel = rendering._gap(ball, np.stack([*foot, ray[0] ** 2 + ray[1] ** 2]), view, ray[2])
-    assert (texel == np.arange(200 * 200)).all()
+@pytest.mark.parametrize(
+    "pose", [UPRIGHT, LYING, -UPRIGHT, UPRIGHT[[2, 0, 1]]], ids=["upright", "lying", "back", "end on"]
+)
+def test_every_spot_of_the_skin_is_seen_where_the_pose_turns_it(pose: np.ndarray) -> None:
+    ball = grown(BALL)
+    painted = replace(ball, albedo=(ball.normal + 1.5) / 3, gloss=0.0)  # a colour for each direction from the middle
+    seen = rendering.render(painted, pose, LIGHT, WHITE, 100)
+    across = (np.arange(100, dtype=np.float32) - 49.5) / 50 * 1.03
+    right, up = np.meshgrid(across, -across)
+    inside = np.hypot(right, up) < 0.8
+    towards = np.sqrt(1 - right[inside] ** 2 - up[inside] ** 2)
+    direction = pose.T @ np.stack([right[inside], up[inside], towards])
+    colour = (direction + 1.5) / 3
+    # Light and shade change the brightness alone.
+    np.testing.assert_allclose(seen[:, inside] / seen[:, inside].sum(axis=0), colour / colour.sum(axis=0), atol=0.02)
 
 
 @pytest.mark.parametrize("variety", [v for v in VARIETIES[:12] if v.kind in ("Tuskana", "Starrib", "Glimmer Berry")])

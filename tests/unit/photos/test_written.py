@@ -100,6 +100,7 @@ def test_below_photos_what_fruits_wrote_is_left_aside_whole(tmp_path: Path, what
     assert len(list_photos([str(tmp_path)], labelled=False).table) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["results", "service", "marked results", "marked photos"])
 def test_in_a_bucket_it_is_the_same(tmp_path: Path, bucket: str, what: str) -> None:
     make(tmp_path, "Apple/1.jpg", "Pear/2.jpg")

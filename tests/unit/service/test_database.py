@@ -19,6 +19,7 @@ def raw(url: str) -> Any:
     return create_engine(parsed.set(drivername="postgresql+psycopg") if "postgres" in parsed.drivername else parsed)
 
 
+@pytest.mark.slow
 def test_migrations_make_the_tables_that_the_classes_describe(database: Database, database_url: str) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.runtime.migration import MigrationContext
@@ -29,6 +30,7 @@ def test_migrations_make_the_tables_that_the_classes_describe(database: Database
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_opened_again_a_database_has_what_it_had(database: Database, database_url: str) -> None:
     with database.writing() as connection:
         connection.execute(text("insert into chores (name, number) values ('kept', 7)"))
@@ -38,6 +40,7 @@ def test_opened_again_a_database_has_what_it_had(database: Database, database_ur
     again.close()
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_new_database_at_once_all_succeed(database_url: str) -> None:
     program = "import sys; from fruits.service.submissions.database import Database; Database.open(sys.argv[1]).close()"
     started = [
@@ -157,6 +160,7 @@ def test_with_a_reader_in_the_way_scrub_says_so_and_the_next_does_it(
     database.close()
 
 
+@pytest.mark.slow
 def test_what_is_deleted_is_in_no_file(database: Database, database_url: str, request: pytest.FixtureRequest) -> None:
     # Rows of all sizes, so that pages split, merge and get holes.
     rows = [

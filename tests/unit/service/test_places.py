@@ -51,6 +51,7 @@ def test_what_is_said_counts(tmp_path: Path) -> None:
     assert (config.data, config.photos) == (str(tmp_path / "elsewhere"), str(tmp_path / "elsewhere" / "photos"))
 
 
+@pytest.mark.slow
 def test_data_of_an_older_version_is_used_where_it_is_and_the_way_out_is_told(
     tmp_path: Path, fruits: Callable[..., Any]
 ) -> None:
@@ -70,6 +71,7 @@ def test_data_of_an_older_version_is_used_where_it_is_and_the_way_out_is_told(
     assert fruits("tokens", "list", out, "--json").json()["tokens"][0]["age_days"] == 0
 
 
+@pytest.mark.slow
 def test_a_purge_leaves_receipts_for_as_long_as_the_service_promised(
     tmp_path: Path, fruits: Callable[..., Any]
 ) -> None:

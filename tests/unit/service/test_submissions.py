@@ -449,6 +449,7 @@ for turn in range(12):
 """
 
 
+@pytest.mark.slow
 def test_processes_work_on_one_database_at_once(
     submissions: Submissions, database_url: str, photo_folder: Path, new: New
 ) -> None:

@@ -95,11 +95,25 @@ def test_killed_holder_holds_nobody_up(objects: Objects) -> None:
         held.confirm()
 
 
-def test_holder_of_another_container_is_not_taken_for_dead_because_its_number_is_unknown_here() -> None:
-    holder = {**lease._me(), "pid": 2**22 + 7}  # more than Linux ever gives
-    assert lease._is_over(json.dumps(holder).encode())
-    assert not lease._is_over(json.dumps({**holder, "processes": "pid:[1]"}).encode())
-    assert not lease._is_over(json.dumps({**holder, "host": "another"}).encode())
+@pytest.mark.parametrize("elsewhere", [{}, {"processes": "pid:[1]"}, {"host": "another"}], ids=["here", "box", "host"])
+def test_holder_of_another_container_is_not_taken_for_dead_because_its_number_is_unknown_here(
+    tmp_path: Path, elsewhere: dict[str, str]
+) -> None:
+    objects = Elsewhere(str(tmp_path / "out"))
+    script = HOLDER.format(here=str(Path(__file__).parent), kind="Elsewhere", root=objects.root)
+    subprocess.run([sys.executable, "-c", script], check=False)  # killed: its number is unknown from now on
+    held = Path(objects.root, "lease/00000001.json")
+    holder = json.loads(held.read_text()) | elsewhere
+    held.write_text(json.dumps(holder))
+    waited_for: list[str] = []
+
+    def waiting(message: str) -> None:
+        waited_for.append(message)
+        held.write_text(json.dumps(holder | {"over": True}))
+
+    with lease.finishing(objects, waiting) as mine:
+        mine.confirm()
+    assert bool(waited_for) == bool(elsewhere)
 
 
 def test_holder_that_fell_silent_is_told_that_another_took_over(
@@ -116,6 +130,7 @@ def test_holder_that_fell_silent_is_told_that_another_took_over(
                 first.confirm()
 
 
+@pytest.mark.slow
 def test_holder_that_gives_signs_of_life_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "_PATIENCE_S", 1.0)
     monkeypatch.setattr(lease, "_BEAT_S", 0.1)

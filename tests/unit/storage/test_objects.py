@@ -43,6 +43,12 @@ def test_deleting_is_done_once_and_again_without_complaint(objects: Objects) -> 
     assert objects.read_if_present("a") is None
 
 
+def test_put_that_is_tried_again_is_not_taken_for_another_writers(objects: Objects) -> None:
+    assert objects.put_if_absent("a", b"mine")
+    assert objects.put_if_absent("a", b"mine")
+    assert objects.read("a") == b"mine"
+
+
 def test_put_if_absent_keeps_what_is_there(objects: Objects) -> None:
     assert objects.put_if_absent("a", b"first") is True
     assert objects.put_if_absent("a", b"second") is False

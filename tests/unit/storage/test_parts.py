@@ -179,12 +179,16 @@ def test_plan_that_another_run_put_first_is_none(parts: Parts) -> None:
     assert (again.plans, again.pending.num_rows, len(again.missing)) == (1, 10, 0)
 
 
-def test_two_runs_with_the_same_plan_both_go_on_with_it(parts: Parts) -> None:
-    photos = catalogue(10)
+def test_run_that_came_too_late_to_plan_goes_on_with_the_plan_of_the_other(parts: Parts) -> None:
+    photos = catalogue(100)
     rival = Parts(parts.root, parts.prefix)
-    plan(parts, photos)
-    other = rival._objects.put_if_absent(parts._plan_key(1), parts._objects.read(parts._plan_key(1)))
-    assert other
+    work = plan(parts, photos)
+    assert rival.plan(photos, np.arange(100), after=0) is None
+    pending = rival.inventory(photos).pending
+    assert pending.equals(work)
+    commit_all(rival, pending)
+    for one in (parts, rival):
+        assert held(one.inventory(photos)) == list(range(100))
 
 
 def test_part_without_a_record_does_not_count(parts: Parts) -> None:
@@ -258,6 +262,7 @@ def test_record_of_another_shard_is_refused(parts: Parts) -> None:
         parts.inventory(photos)
 
 
+@pytest.mark.slow
 def test_plan_with_any_changed_byte_is_refused_by_name(parts: Parts) -> None:
     """Every byte: also those of Parquet's own bookkeeping, which change nothing that is read."""
     photos = catalogue(6)
