@@ -202,14 +202,14 @@ def test_bundle_that_two_processes_replace_again_and_again_stays_whole(some: lis
         "from fruits.recogniser import bundle\nfrom fruits.embedding.backbone import find_backbone\n"
         "from fruits.photos.decoding.images import Preprocessing\n"
         "test, to, name, *photos = sys.argv[1:]\n"
-        "fitted = runpy.run_path(test)['fitted'](find_backbone(name), Preprocessing(), [*map(Path, photos)], 8)\n"
+        "fitted = runpy.run_path(test)['fitted'](find_backbone(name), Preprocessing(96), [*map(Path, photos)], 8)\n"
         "for _ in range(100):\n    bundle.save(to, **fitted)\n"
     )
     command = [sys.executable, "-c", program, __file__, folder, name, *some[::4]]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     errors = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
-    alone = save_bundle(tmp_path / "alone", find_backbone(name), Preprocessing(), some[::4], 8)
+    alone = save_bundle(tmp_path / "alone", find_backbone(name), Preprocessing(96), some[::4], 8)
     assert bundles.load(folder).labels == alone.labels
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
 
