@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from scan.rules import check, templates
 from scan.tools import BIN, REGIONS, ROOT, Said, cfn_lint, checkov
-
-from fruits.aws.rules import check, templates
 
 _MUTANTS = Path(__file__).with_suffix(".yaml")
 _PAGE = ROOT / "docs/aws-security.md"

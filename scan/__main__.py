@@ -1,6 +1,7 @@
 """Is anything open that nobody decided on? Scanners over templates and Dockerfiles; published holes of what is locked.
 
     python -m scan
+    python -m scan FILE...    templates of your own, under our rules alone
 
 Exits 1 for what is not in ``exceptions.yaml``, and for an exception that nothing needs any more.
 """
@@ -9,16 +10,23 @@ Exits 1 for what is not in ``exceptions.yaml``, and for an exception that nothin
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import yaml
 
-from fruits.aws.rules import check, templates
 from scan.advisories import advisories, asked_for, known
+from scan.rules import check, templates
 from scan.tools import ROOT, Said, cfn_lint, checkov, hadolint
 
 
 def main() -> int:
-    """Scan, compare with the exceptions, say what differs."""
+    """Scan, compare with the exceptions, say what differs; with files as arguments, hold them to our rules."""
+    if files := sys.argv[1:]:
+        findings = check({name: Path(name).read_text("utf-8", "replace") for name in files}, whole=False)
+        for one in findings:
+            print(one)
+        print(f"{len(files)} templates, {len(findings)} findings")
+        return 1 if findings else 0
     folder = ROOT / "src/fruits/aws/templates"
     paths, dockerfiles = sorted(folder.glob("*.yaml")), sorted((ROOT / "docker").glob("Dockerfile.*"))
     dockerfiles = [path for path in dockerfiles if not path.name.endswith(".dockerignore")]

@@ -258,17 +258,6 @@ def test_leak_beyond_the_share_allowed_ends_with_1_after_the_table(
     assert "Traceback" not in done.stderr
 
 
-def test_templates_of_ones_own_are_held_to_the_rules(fruits: Fruits, tmp_path: Path) -> None:
-    (tmp_path / "open.yaml").write_text(
-        "Resources:\n  Net:\n    Type: AWS::EC2::SecurityGroup\n    Properties: { GroupDescription: none }\n"
-    )
-    (tmp_path / "broken.yaml").write_text("{{{")
-    run = fruits("aws", "check", tmp_path / "open.yaml", tmp_path / "broken.yaml", "--json")
-    assert run.code == 1
-    found = {(Path(finding["template"]).name, finding["rule"]) for finding in json.loads(run.stdout)["findings"]}
-    assert found == {("open.yaml", "open-way-out"), ("broken.yaml", "not-judged")}
-
-
 def test_demo_makes_photos_and_results_and_says_how_to_go_on(fruits: Fruits, tmp_path: Path) -> None:
     done = fruits("demo", "--to", tmp_path / "demo", "--photos", 160)
     assert done.code == 0, done.stderr

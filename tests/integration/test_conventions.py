@@ -157,7 +157,7 @@ def test_results_that_do_not_fit_on_the_disk_are_a_failure(few: Path, tmp_path: 
         (("submissions", "list", "OUT"), "sqlalchemy", "serve"),
         (("submissions", "export", "OUT", "-o", "given"), "sqlalchemy", "serve"),
         (("submissions", "purge", "OUT", "--keep-days", "9"), "sqlalchemy", "serve"),
-        (("aws", "check"), "yaml", "aws"),
+        (("aws", "deploy", "--dry-run"), "yaml", "aws"),
         (("aws", "status"), "boto3", "aws"),
         (("aws", "deploy"), "boto3", "aws"),
         (("aws", "cost"), "boto3", "aws"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fruits.aws import rules
+from fruits.aws import stacks
 from fruits.errors import CatalogueError
 from fruits.photos.catalogue.catalogue import list_photos
 from fruits.service import ServiceConfig
@@ -65,6 +65,6 @@ def test_photos_of_visitors_among_photos_are_known_as_such_from_the_start(
 
 
 def test_idle_connections_are_ended_by_the_load_balancer_and_not_by_the_service() -> None:
-    (template,) = (text for name, text in rules.templates().items() if name.endswith("service.yaml"))
+    template = stacks.template("service")
     (idle,) = re.findall(r"Key: idle_timeout.timeout_seconds, Value: \"(\d+)\"", template)
     assert int(idle) < ServiceConfig(out="out").keep_alive_s == 75

@@ -7,12 +7,12 @@ policy is any good: that is for the rules.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from fruits.aws.calls import Aws, AwsAbsentError, AwsError, Call
-from fruits.aws.cloudformation import parse, variants
-from fruits.aws.stacks import find, template
+from fruits.aws.stacks import find, parse, template
 from fruits.storage.sanitising import json_text
 
 
@@ -55,10 +55,9 @@ def hold(aws: Aws, name: str) -> list[str]:
 
 def _of_template() -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the name of each bucket in the template, and its policy."""
-    for variant in variants(parse(template("storage"))):
-        for policy in variant.of("AWS::S3::BucketPolicy"):
-            yield str(policy.properties["Bucket"]).strip("${}"), policy.properties["PolicyDocument"]
-        return  # which parameters there are makes no difference to these
+    for resource in parse(template("storage"))["Resources"].values():
+        if resource["Type"] == "AWS::S3::BucketPolicy":
+            yield resource["Properties"]["Bucket"]["Ref"], resource["Properties"]["PolicyDocument"]
 
 
 def _read(aws: Aws, bucket: str) -> dict[str, Any]:
@@ -70,13 +69,20 @@ def _read(aws: Aws, bucket: str) -> dict[str, Any]:
 
 
 def _put_in(term: Any, known: dict[str, str]) -> Any:
+    """Resolve the functions that our policies use; fails at any other."""
+    match term:
+        case {"Ref": str(name), **rest} if not rest:
+            return known[name]
+        case {"Fn::GetAtt": [*names], **rest} if not rest:
+            return known[".".join(names)]
+        case {"Fn::Sub": str(text), **rest} if not rest:
+            return re.sub(r"\$\{([^}]+)\}", lambda name: known[name[1]], text)
     if isinstance(term, dict):
+        if unknown := [key for key in term if key.startswith("Fn::")]:
+            raise ValueError(f"a policy of the template uses {unknown[0]}, which nobody here can resolve")
         return {key: _put_in(value, known) for key, value in term.items()}
     if isinstance(term, list):
         return [_put_in(value, known) for value in term]
-    if isinstance(term, str):
-        for key, value in known.items():
-            term = term.replace(f"${{{key}}}", value)
     return term
 
 

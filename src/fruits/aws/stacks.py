@@ -6,15 +6,15 @@ only their parameters, the rules that they put on them, and their outputs. Chang
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
 
-from fruits.aws import cloudformation
 from fruits.aws.calls import Aws, AwsAbsentError
-from fruits.errors import ConfigError
+from fruits.errors import ConfigError, FruitsError
 
 #: Each may need those before it.
 ORDER: Final = ("storage", "roles", "batch", "service", "budget")
@@ -22,6 +22,10 @@ ORDER: Final = ("storage", "roles", "batch", "service", "budget")
 USUAL: Final = ("storage", "roles", "batch", "budget")
 #: Parameters that ``deploy`` finds out by itself, of AWS.
 LOOKED_UP: Final = {"batch": "S3PrefixListId", "service": "S3PrefixListId"}
+
+
+class TemplateError(FruitsError, ValueError):
+    """A template cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,52 @@ class Stack:
 def template(which: str) -> str:
     """Return the text of a template."""
     return (files("fruits.aws") / "templates" / f"{which}.yaml").read_text("utf-8")
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Return a template with every intrinsic function in its long form.
+
+    Raises
+    ------
+    TemplateError
+        If it is not YAML or JSON, or not a template.
+    """
+    yaml: Any = importlib.import_module("yaml")  # of the extra 'aws'; without stubs
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        """Safe, with CloudFormation's tags, and no key twice: the second would silently replace what a reader sees."""
+
+    def short(loader: Any, suffix: str, node: Any) -> Any:
+        value: Any
+        if isinstance(node, yaml.ScalarNode):
+            value = loader.construct_scalar(node)
+        elif isinstance(node, yaml.SequenceNode):
+            value = loader.construct_sequence(node, deep=True)
+        else:
+            value = mapping(loader, node)
+        if suffix == "GetAtt" and isinstance(value, str):
+            value = value.split(".", 1)
+        return {suffix if suffix in {"Ref", "Condition"} else f"Fn::{suffix}": value}
+
+    def mapping(loader: Any, node: Any) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        loader.flatten_mapping(node)
+        for key_node, value_node in node.value:
+            key = str(loader.construct_object(key_node, deep=True))
+            if key in made:
+                raise TemplateError(f"'{key}' stands twice in one place (line {key_node.start_mark.line + 1})")
+            made[key] = loader.construct_object(value_node, deep=True)
+        return made
+
+    Loader.add_multi_constructor("!", short)
+    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
+    try:
+        found = yaml.load(text, Loader)
+    except yaml.YAMLError as exc:
+        raise TemplateError(f"not YAML: {exc}") from exc
+    if not isinstance(found, dict) or not isinstance(found.get("Resources"), dict):
+        raise TemplateError("expected a CloudFormation template: a mapping with 'Resources'")
+    return found
 
 
 def find(aws: Aws, name: str, which: str) -> Stack | None:
@@ -89,7 +139,7 @@ def in_order(stacks: Sequence[str]) -> list[str]:
 
 def must_be_given(which: str) -> list[str]:
     """Return the parameters of a template that have no default and that nobody can look up."""
-    known: dict[str, Any] = cloudformation.parse(template(which)).get("Parameters") or {}
+    known: dict[str, Any] = parse(template(which)).get("Parameters") or {}
     return [key for key, about in known.items() if "Default" not in about and key != LOOKED_UP.get(which)]
 
 
@@ -121,7 +171,7 @@ def parse_parameters(given: Sequence[str], stacks: Sequence[str]) -> dict[str, d
 
 
 def _check_parameter(which: str, key: str, value: str) -> None:
-    known: dict[str, Any] = cloudformation.parse(template(which))["Parameters"]
+    known: dict[str, Any] = parse(template(which))["Parameters"]
     names = [name for name in known if name != "Name"]  # that is --name
     if key not in names:
         raise ConfigError(f"--set {which}.{key}: the template has no such parameter; expected {', '.join(names)}")
@@ -139,7 +189,7 @@ def _check_parameter(which: str, key: str, value: str) -> None:
 
 def effective(which: str, given: Mapping[str, str], before: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return what each parameter of a stack will be: given, else as it is, else the template's default."""
-    known: dict[str, Any] = cloudformation.parse(template(which)).get("Parameters") or {}
+    known: dict[str, Any] = parse(template(which)).get("Parameters") or {}
     return (
         {key: str(about["Default"]) for key, about in known.items() if "Default" in about}
         | dict(before or {})
@@ -155,7 +205,7 @@ def check_rules(which: str, values: Mapping[str, str]) -> None:
     ConfigError
         If parameters do not go together, such as a size of task that Fargate does not have.
     """
-    for rule in (cloudformation.parse(template(which)).get("Rules") or {}).values():
+    for rule in (parse(template(which)).get("Rules") or {}).values():
         for assertion in rule["Assertions"]:
             if not _holds(assertion["Assert"], values):
                 wrong = ", ".join(f"{which}.{key}={values[key]}" for key in sorted(_named(assertion["Assert"])))

@@ -6,7 +6,6 @@ their common options from here.
 
 from __future__ import annotations
 
-import importlib
 import re
 import sys
 from pathlib import Path
@@ -40,33 +39,6 @@ _INSTALLATION = r"[a-z][a-z0-9-]{1,15}"
 def add_to(app: typer.Typer) -> None:
     """Add ``aws`` to the command line."""
     app.add_typer(aws, name="aws")
-
-
-@command(aws)
-def check(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(exists=True, dir_okay=False, help="Templates of your own; default: those of the package."),
-    ] = None,
-    as_json: Annotated[bool, JSON] = False,
-) -> None:
-    """Hold templates to our own rules. Nothing open, nothing unencrypted, no right that is not needed."""
-    from fruits.aws import rules  # noqa: PLC0415 - keeps 'fruits --help' quick
-
-    importlib.import_module("yaml")  # without it no template could be judged, and each would be a finding
-    templates = {str(path): path.read_text("utf-8", "replace") for path in files} if files else rules.templates()
-    findings = rules.check(templates, whole=not files)
-    if as_json:
-        told = [
-            {name: getattr(found, name) for name in ("template", "resource", "rule", "message")} for found in findings
-        ]
-        typer.echo(json_text({"templates": sorted(templates), "findings": told}))
-    else:
-        for found in findings:
-            typer.echo(found)
-        typer.echo(f"{len(templates)} templates, {len(findings)} findings")
-    if findings:
-        raise typer.Exit(1)
 
 
 @command(aws)

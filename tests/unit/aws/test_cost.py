@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fruits.aws import cloudformation, cost, prices, rates, stacks, standing
+from fruits.aws import cost, prices, rates, stacks, standing
 from fruits.errors import ConfigError
 
 TABLE = prices.load()
@@ -69,7 +69,7 @@ def test_workers_are_such_as_emr_serverless_has_and_all_of_them_fit_into_the_app
     assert 1 <= shape.executors <= 5
     assert shape.driver_cores + shape.worker_cores <= 24
     assert shape.driver_memory_gb + shape.executors * shape.memory_gb <= 120
-    defaults = cloudformation.parse(stacks.template("batch"))["Parameters"]
+    defaults = stacks.parse(stacks.template("batch"))["Parameters"]
     assert (defaults["MaxCpu"]["Default"], defaults["MaxMemory"]["Default"]) == (
         f"{cost.MAX_CORES} vCPU",
         f"{cost.MAX_MEMORY_GB} GB",
@@ -182,7 +182,7 @@ def test_standing_costs_are_of_what_is_deployed_as_it_is_deployed() -> None:
 
 def test_what_is_assumed_of_parameters_is_their_default() -> None:
     for which, assumed in standing.STANDING.items():
-        parameters = cloudformation.parse(stacks.template(which))["Parameters"]
+        parameters = stacks.parse(stacks.template(which))["Parameters"]
         assert assumed == {name: str(parameters[name]["Default"]) for name in assumed}
 
 

@@ -223,6 +223,17 @@ def test_policies_that_mean_the_same_are_not_written_again() -> None:
     assert policies._meant(one) != policies._meant({"Statement": {**other["Statement"], "Action": "s3:Get*"}})
 
 
+def test_a_policy_written_with_a_function_that_nobody_resolves_is_no_policy() -> None:
+    known = {"Photos": "b", "Photos.Arn": "arn:aws:s3:::b", "AWS::Partition": "aws"}
+    written = {
+        "Resource": [{"Fn::GetAtt": ["Photos", "Arn"]}, {"Fn::Sub": "${Photos.Arn}/*"}],
+        "Bucket": {"Ref": "Photos"},
+    }
+    assert policies._put_in(written, known) == {"Resource": ["arn:aws:s3:::b", "arn:aws:s3:::b/*"], "Bucket": "b"}
+    with pytest.raises(ValueError, match="Fn::If"):
+        policies._put_in({"Resource": {"Fn::If": ["Open", "*", "b"]}}, known)
+
+
 def test_a_policy_that_cannot_be_put_back_is_an_error(monkeypatch: pytest.MonkeyPatch, aws: Aws) -> None:
     deploy.deploy(aws, "fruits", ["storage"], {}, poll_s=0.01)
     monkeypatch.setattr(policies, "_read", lambda *_: {})

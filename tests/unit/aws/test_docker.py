@@ -15,9 +15,10 @@ from typing import ClassVar
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from scan.cloudformation import variants
+from scan.rules import templates
 
-from fruits.aws.cloudformation import parse, variants
-from fruits.aws.rules import templates
+from fruits.aws.stacks import parse
 
 ROOT = Path(__file__).parents[3]
 DOCKER = ROOT / "docker"

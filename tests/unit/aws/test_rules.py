@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from faults.templates import by_our_rules, mutants
+from scan.cloudformation import Choice, each, variants
+from scan.rules import Finding, check, templates
 
-from fruits.aws.cloudformation import Choice, TemplateError, each, parse, variants
-from fruits.aws.rules import Finding, check, templates
+from fruits.aws.stacks import TemplateError, parse
 
 MUTANTS = mutants()
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_templates_are_clean() -> None:
@@ -28,12 +32,24 @@ def test_a_hole_is_noticed(mutant) -> None:
 
 
 def test_every_rule_has_a_hole_that_it_notices() -> None:
-    folder = Path(__file__).parents[3] / "src/fruits/aws"
-    source = "\n".join(path.read_text() for path in folder.glob("rules_*.py"))
+    folder = ROOT / "scan/rules"
+    source = "\n".join(path.read_text() for path in folder.glob("[a-z]*.py"))
     rules = set(re.findall(r'yield (?:\w+\.name, )?(?:name, |where\[group\], )?\(?"([a-z0-9-]+)",', source))
     assert len(rules) > 35
     assert rules - {mutant.rule for mutant in MUTANTS} <= {"no-dashboard"}
     assert len({mutant.what for mutant in MUTANTS}) == len(MUTANTS) >= 100
+
+
+def test_templates_of_ones_own_are_held_to_the_rules(tmp_path: Path) -> None:
+    (tmp_path / "open.yaml").write_text(
+        "Resources:\n  Net:\n    Type: AWS::EC2::SecurityGroup\n    Properties: { GroupDescription: none }\n"
+    )
+    (tmp_path / "broken.yaml").write_text("{{{")
+    command = [sys.executable, "-m", "scan", tmp_path / "open.yaml", tmp_path / "broken.yaml"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert f"{tmp_path / 'open.yaml'}: Net: open-way-out: " in done.stdout
+    assert f"{tmp_path / 'broken.yaml'}: whole template: not-judged: not YAML" in done.stdout
 
 
 def test_a_mutant_whose_words_are_not_there_is_an_error() -> None:

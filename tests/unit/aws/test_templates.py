@@ -13,12 +13,13 @@ import typer
 from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT_ID
 from moto.emrserverless.models import emrserverless_backends
+from scan.cloudformation import each, every, largest, variants
+from scan.rules import templates
 from tests import moto_models as models
 
 from fruits.aws import deploy, quotas, stacks
 from fruits.aws.calls import Aws
-from fruits.aws.cloudformation import each, every, largest, parse, variants
-from fruits.aws.rules import templates
+from fruits.aws.stacks import parse
 from fruits.cli.main import app
 from fruits.errors import ConfigError
 

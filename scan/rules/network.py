@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from fruits.aws.cloudformation import Resource, Variant, each, every, is_open
-from fruits.aws.rules_access import condition_of, is_of_aws, statements
+from scan.cloudformation import Resource, Variant, each, every, is_open
+from scan.rules.access import condition_of, is_of_aws, statements
 
 TYPES: Final = {
     "AWS::EC2::FlowLog", "AWS::EC2::InternetGateway", "AWS::EC2::Route", "AWS::EC2::RouteTable", "AWS::EC2::SecurityGroup",
@@ -285,7 +285,7 @@ def _endpoints(variant: Variant) -> Found:
                 "S3 cannot be reached from here but through the internet; expected an endpoint for S3",
             )
     for endpoint in variant.of("AWS::EC2::VPCEndpoint"):
-        # Whose credentials may pass is a rule over every policy (rules_access): aws:PrincipalAccount, on each statement.
+        # Whose credentials may pass is a rule over every policy (access): aws:PrincipalAccount, on each statement.
         if not endpoint.properties.get("PolicyDocument"):
             yield (
                 endpoint.name,

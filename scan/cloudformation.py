@@ -7,23 +7,18 @@ all known values or a text with ``${...}`` in it, which no rule takes for someth
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fruits.errors import FruitsError
+from fruits.aws.stacks import TemplateError
 from fruits.storage.sanitising import json_text
 
 #: More combinations of parameters than this are not looked at, which is a finding in itself.
 MOST_VARIANTS: Final = 256
 _NO_VALUE: Final = object()
 _OTHER: Final = "${other}"
-
-
-class TemplateError(FruitsError, ValueError):
-    """A template cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,55 +56,6 @@ class Variant:
     def of(self, *types: str) -> list[Resource]:
         """Return the resources of the types."""
         return [resource for resource in self.resources.values() if resource.type in types]
-
-
-def parse(text: str) -> dict[str, Any]:
-    """Return a template with every intrinsic function in its long form.
-
-    Raises
-    ------
-    TemplateError
-        If it is not YAML or JSON, or not a template.
-    """
-    try:
-        yaml: Any = importlib.import_module("yaml")
-    except ImportError as exc:
-        raise TemplateError("reading templates needs pyyaml; pip install 'fruits[aws]'") from exc
-
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-        """Safe, with CloudFormation's tags, and no key twice: the second would silently replace what a reader sees."""
-
-    def short(loader: Any, suffix: str, node: Any) -> Any:
-        value: Any
-        if isinstance(node, yaml.ScalarNode):
-            value = loader.construct_scalar(node)
-        elif isinstance(node, yaml.SequenceNode):
-            value = loader.construct_sequence(node, deep=True)
-        else:
-            value = mapping(loader, node)
-        if suffix == "GetAtt" and isinstance(value, str):
-            value = value.split(".", 1)
-        return {suffix if suffix in {"Ref", "Condition"} else f"Fn::{suffix}": value}
-
-    def mapping(loader: Any, node: Any) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        loader.flatten_mapping(node)
-        for key_node, value_node in node.value:
-            key = str(loader.construct_object(key_node, deep=True))
-            if key in made:
-                raise TemplateError(f"'{key}' stands twice in one place (line {key_node.start_mark.line + 1})")
-            made[key] = loader.construct_object(value_node, deep=True)
-        return made
-
-    Loader.add_multi_constructor("!", short)
-    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
-    try:
-        found = yaml.load(text, Loader)
-    except yaml.YAMLError as exc:
-        raise TemplateError(f"not YAML: {exc}") from exc
-    if not isinstance(found, dict) or not isinstance(found.get("Resources"), dict):
-        raise TemplateError("expected a CloudFormation template: a mapping with 'Resources'")
-    return found
 
 
 def variants(template: Mapping[str, Any]) -> Iterator[Variant]:

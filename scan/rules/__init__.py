@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
-from fruits.aws import rules_access, rules_data, rules_network, rules_running
-from fruits.aws.cloudformation import TemplateError, Variant, parse, variants
+from fruits.aws.stacks import TemplateError, parse
+from scan.cloudformation import Variant, variants
+from scan.rules import access, data, network, running
 
 #: What the rules have an opinion of. Anything else is a finding: nobody looked at it.
-_JUDGED = rules_access.TYPES | rules_data.TYPES | rules_network.TYPES | rules_running.TYPES
+_JUDGED = access.TYPES | data.TYPES | network.TYPES | running.TYPES
 _TOP = {
     "AWSTemplateFormatVersion", "Description", "Metadata", "Parameters", "Mappings", "Conditions", "Rules", "Resources",
     "Outputs",
@@ -73,7 +74,7 @@ def check(texts: Mapping[str, str], *, whole: bool = True) -> list[Finding]:
     if whole:
         found.update(
             Finding("", "", rule, message)
-            for rule, message in rules_running.missing([variant for _, seen in judged.values() for variant in seen])
+            for rule, message in running.missing([variant for _, seen in judged.values() for variant in seen])
         )
     return sorted(found)
 
@@ -106,5 +107,5 @@ def _judge(variant: Variant) -> Iterator[tuple[str, str, str]]:
                 "not-judged",
                 f"no rule knows {resource.type}; expected a type that the templates of fruits use",
             )
-    for part in (rules_access, rules_data, rules_network, rules_running):
+    for part in (access, data, network, running):
         yield from part.judge(variant)

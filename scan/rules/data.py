@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from fruits.aws.cloudformation import Resource, Variant, each, every, is_always, is_filled, largest
-from fruits.aws.rules_access import statements
+from scan.cloudformation import Resource, Variant, each, every, is_always, is_filled, largest
+from scan.rules.access import statements
 
 TYPES: Final = {
     "AWS::ECR::Repository", "AWS::KMS::Alias", "AWS::KMS::Key", "AWS::Logs::LogGroup", "AWS::Logs::MetricFilter",

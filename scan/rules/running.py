@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from fruits.aws.cloudformation import Resource, Variant, each, every, is_always, is_filled, largest
+from scan.cloudformation import Resource, Variant, each, every, is_always, is_filled, largest
 
 TYPES: Final = {
     "AWS::ApplicationAutoScaling::ScalableTarget", "AWS::ApplicationAutoScaling::ScalingPolicy", "AWS::Budgets::Budget",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
-from fruits.aws.cloudformation import Resource, Variant, each, every
+from scan.cloudformation import Resource, Variant, each, every
 
 TYPES: Final = {
     "AWS::IAM::InstanceProfile",
