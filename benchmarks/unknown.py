@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.scenes import scenes
-from fruits.assessment.dataset import Finished, Material, material_of, open_run
+from fruits.assessment.dataset import Dataset, Finished, dataset_of, open_run
 from fruits.embedding.backbone import Embedder
 from fruits.learning.calibration import temperature
 from fruits.learning.heads import logistic as heads
@@ -42,24 +42,24 @@ def main() -> None:
     parser.add_argument("--per-label", type=int, default=40, help="training photos per label")
     arguments = parser.parse_args()
     run = open_run(arguments.results)
-    material, _ = material_of(run)
-    train = some(material, np.flatnonzero(material.split == "train"), arguments.per_label)
-    asked = some(material, np.flatnonzero(material.split == run.record["evaluated"]["split"]), TEST_PER_LABEL)
+    dataset, _ = dataset_of(run)
+    train = some(dataset, np.flatnonzero(dataset.split == "train"), arguments.per_label)
+    asked = some(dataset, np.flatnonzero(dataset.split == run.record["evaluated"]["split"]), TEST_PER_LABEL)
     left_out: dict[str, list[tuple[float, float]]] = {}
-    for kind in np.unique(material.kinds[train]):
-        own = asked[material.kinds[asked] == kind]
+    for kind in np.unique(dataset.kinds[train]):
+        own = asked[dataset.kinds[asked] == kind]
         if len(own):
-            trial = Trial(material, train[material.kinds[train] != kind], run)
-            add(left_out, trial, material.embeddings[asked[material.kinds[asked] != kind]], material.embeddings[own])
+            trial = Trial(dataset, train[dataset.kinds[train] != kind], run)
+            add(left_out, trial, dataset.embeddings[asked[dataset.kinds[asked] != kind]], dataset.embeddings[own])
     results = {"kinds left out": left_out}
-    trial = Trial(material, train, run)
+    trial = Trial(dataset, train, run)
     unknown = {"noise and scenes": drawn(run)}
     if arguments.others:
-        others, _ = material_of(open_run(arguments.others))
+        others, _ = dataset_of(open_run(arguments.others))
         unknown[Path(arguments.others).name] = others.embeddings
     for name, vectors in unknown.items():
         results[name] = {}
-        add(results[name], trial, material.embeddings[asked], vectors)
+        add(results[name], trial, dataset.embeddings[asked], vectors)
     names = sorted(left_out, key=lambda score: -np.mean([area for area, _ in left_out[score]]))
     table = {
         score: {
@@ -94,20 +94,20 @@ def add(table: dict[str, list[tuple[float, float]]], trial: Trial, known: np.nda
 class Trial:
     """Everything fitted on some training photos, and every score that was tried."""
 
-    def __init__(self, material: Material, train: np.ndarray, run: Finished) -> None:
-        self.pca = PCA.from_moments(Moments.from_rows(material.embeddings[train]))
+    def __init__(self, dataset: Dataset, train: np.ndarray, run: Finished) -> None:
+        self.pca = PCA.from_moments(Moments.from_rows(dataset.embeddings[train]))
         self.k = min(run.record["components"], self.pca.max_components)
         regularisation = run.record["head"]["regularisation"]
-        labels = material.labels[train]
-        held = heads.hold_back(labels, material.group[train])
-        features = self.features(material.embeddings[train])
+        labels = dataset.labels[train]
+        held = heads.hold_back(labels, dataset.group[train])
+        features = self.features(dataset.embeddings[train])
         learnt, numbers = np.unique(labels[~held], return_inverse=True)
         blind = heads.fit(features[~held], numbers, regularisation=regularisation)
         warmth = temperature(blind.logits(features[held]), np.searchsorted(learnt, labels[held]))
-        probabilities = blind.cooled(warmth).predict_proba(features[held])
+        probabilities = blind.temperature_scaled(warmth).predict_proba(features[held])
         scale = Known.of(features[~held], numbers).scaled(features[held], probabilities)
         _, numbers = np.unique(labels, return_inverse=True)
-        self.head = heads.fit(features, numbers, regularisation=regularisation).cooled(warmth)
+        self.head = heads.fit(features, numbers, regularisation=regularisation).temperature_scaled(warmth)
         self.known = Known.of(features, numbers).on_the_scale_of(scale)
         self.bank = unit(features)
         self.white_bank = unit(features @ self.known.whitening)
@@ -139,11 +139,11 @@ class Trial:
         yield "- length of features", -np.linalg.norm(features, axis=1)
 
 
-def some(material: Material, rows: np.ndarray, per_label: int) -> np.ndarray:
+def some(dataset: Dataset, rows: np.ndarray, per_label: int) -> np.ndarray:
     """Return at most so many rows of each label."""
     rng = np.random.default_rng(0)
     chosen = [
-        rng.permutation(rows[material.labels[rows] == label])[:per_label] for label in np.unique(material.labels[rows])
+        rng.permutation(rows[dataset.labels[rows] == label])[:per_label] for label in np.unique(dataset.labels[rows])
     ]
     return np.sort(np.concatenate(chosen))
 

@@ -95,7 +95,7 @@ def work(
         # As a service that has run for a while: else most calls would be preparations.
         warm = submissions.add(submission("warm"))
         submissions.delete(warm.id, warm.secret)
-        submissions._forgetting._scrubbed = -1e9
+        submissions._erasure._scrubbed = -1e9
     said.send("begun")
     with counted(at) as count:
         if action == "add":

@@ -222,7 +222,7 @@ def save(
 ) -> None:
     """Write the bundle."""
     features = fitted.features(train.vectors)
-    head = fitted.head.cooled(calibration.temperature)
+    head = fitted.head.temperature_scaled(calibration.temperature)
     known = fitted.known.on_the_scale_of(calibration.known)
     people = np.array([photo.source not in (GROCERY, TURNTABLE) for photo in train.photos])
     limits = Limits.of(train.brightness[people], train.sharpness[people], size)

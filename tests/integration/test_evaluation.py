@@ -12,8 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from fruits.assessment import dataset as material
-from fruits.assessment import evaluation
+from fruits.assessment import dataset, evaluation
 from fruits.assessment.evaluation import PROTOCOLS, evaluate
 from fruits.config import RunConfig
 from fruits.errors import ConfigError, StoreError
@@ -208,7 +207,7 @@ def test_protocols_can_be_asked_for_by_name(finished_run: Any, tmp_path: Path) -
 def test_of_too_many_photos_whole_groups_are_left_out(
     finished_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(material, "MAX_PHOTOS", 200)
+    monkeypatch.setattr(dataset, "MAX_PHOTOS", 200)
     evaluated = evaluate(str(finished_run.copy_to(tmp_path)), ["official"])
     assert 180 < evaluated["photos"] <= 200  # groups of a few frames each
 

@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from fruits.service.http import errors as problems
+from fruits.service.http import errors as http_errors
 
 PATH = "/v1/recognise"
 Receive = Callable[[socket.socket], bytes]
@@ -124,7 +124,7 @@ def check_error(answer: httpx.Response, codes: set[str]) -> None:
     body = answer.json()
     error = body["error"]
     assert error["code"] in codes, body
-    assert answer.status_code in (problems.KINDS[error["code"]].status, 422, 431)
+    assert answer.status_code in (http_errors.KINDS[error["code"]].status, 422, 431)
     assert set(error) == {"code", "message", "request_id"}
     for word in ("Traceback", "PIL", "Pillow", "/work", "site-packages", ".py", "onnx", "numpy"):
         assert word not in str(error["message"])

@@ -22,7 +22,7 @@ from fruits.config import RunConfig
 from fruits.embedding.backbone import BATCH_SIZE
 from fruits.engines import get_engine
 from fruits.errors import CatalogueError, ImageDecodeError
-from fruits.learning.label_errors import suspects
+from fruits.learning.label_errors import find_label_errors
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import COPIES_SHARE, NearDuplicates, chained, nearest, unit
 from fruits.learning.pca import PCA
@@ -203,16 +203,16 @@ def _near(
     )
     left, right = _candidates(photos, duplicates.threshold)
     wanted = np.unique(np.r_[left, right])
-    looks = np.zeros((len(photos.uris), retouched.looks.shape[1]), np.float32)
+    descriptors = np.zeros((len(photos.uris), retouched.descriptors.shape[1]), np.float32)
     for start in range(0, len(wanted), BATCH_SIZE):
         rows = wanted[start : start + BATCH_SIZE]
-        looks[rows] = _looks(photos, rows, prepared, access)
+        descriptors[rows] = _descriptors(photos, rows, prepared, access)
         progress.advance(len(rows))
-    limit = float(np.quantile(1 - (retouched.own_looks * retouched.looks).sum(axis=1), COPIES_SHARE))
+    limit = float(np.quantile(1 - (retouched.own_descriptors * retouched.descriptors).sum(axis=1), COPIES_SHARE))
     distance = np.empty(len(left), np.float32)
     for start in range(0, len(left), _PAIRS):
         at = slice(start, start + _PAIRS)
-        distance[at] = 1 - (looks[left[at]] * looks[right[at]]).sum(axis=1)
+        distance[at] = 1 - (descriptors[left[at]] * descriptors[right[at]]).sum(axis=1)
     near = distance <= limit
     left, right, distance = left[near], right[near], np.maximum(distance[near], 0)
     # Of each photo the partner to know of: of another label before another split before the closest.
@@ -245,7 +245,7 @@ def _candidates(photos: _Photos, threshold: float) -> tuple[NDArray[np.int64], N
     return both[0], both[1]
 
 
-def _looks(photos: _Photos, rows: NDArray[np.int64], prepared: Prepared, access: Access) -> NDArray[np.float32]:
+def _descriptors(photos: _Photos, rows: NDArray[np.int64], prepared: Prepared, access: Access) -> NDArray[np.float32]:
     """Return what photos look like from far away; one that is gone meanwhile looks like nothing."""
     size = prepared.preprocessing.size
     pixels = np.zeros((len(rows), size, size, 3), np.uint8)
@@ -311,7 +311,7 @@ def _labels(photos: _Photos) -> NDArray[np.int64]:
     if len(set(photos.labels)) < 2:
         return np.empty(0, np.int64)
     names = sorted(set(photos.labels))
-    found = suspects(photos.features, photos.label, photos.digest)
+    found = find_label_errors(photos.features, photos.label, photos.digest)
     told = zip(
         found.rows.tolist(),
         found.suggested.tolist(),

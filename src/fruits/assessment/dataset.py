@@ -21,7 +21,7 @@ from fruits.errors import ImageDecodeError, StoreError
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import NearDuplicates, chained, groups_within, unit
 from fruits.learning.pca import PCA
-from fruits.photos.catalogue.sequences import Films
+from fruits.photos.catalogue.sequences import ImageSequences
 from fruits.photos.decoding.decoder import own_decoder
 from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.decoding.retouch import fingerprints, retouched
@@ -44,7 +44,7 @@ _FEWEST_RETOUCHED: Final = 20
 
 
 @dataclass(frozen=True)
-class Material:
+class Dataset:
     """What is evaluated, as arrays over its n rows.
 
     Attributes
@@ -73,7 +73,7 @@ class Material:
     features : float32 array, shape (n, k)
         Unit rows, by the PCA of the training photos: where neighbours are looked for. The same k whatever k the head uses.
     duplicates : NearDuplicates
-    films : Films
+    sequences : ImageSequences
         Whose consecutive frames are near-duplicates.
     """
 
@@ -93,7 +93,7 @@ class Material:
     pca: PCA
     features: NDArray[np.float32]
     duplicates: NearDuplicates
-    films: Films
+    sequences: ImageSequences
 
     @cached_property
     def duplicate_groups(self) -> NDArray[np.int64]:
@@ -107,10 +107,10 @@ class Material:
 
         By what a manifest says; else by films; else by near-duplicates. Where two of these touch, they are one.
         """
-        given, filmed = self.group < 0, self.films.film >= 0
+        given, filmed = self.group < 0, self.sequences.sequence >= 0
         name = "manifest" if given.all() else "film" if filmed.any() else "near-duplicates"
         groups = self.duplicate_groups if not (given | filmed).all() else np.arange(len(self.uris), dtype=np.int64)
-        for inside, of in ((given, self.group), (filmed & ~given, self.films.film)):
+        for inside, of in ((given, self.group), (filmed & ~given, self.sequences.sequence)):
             groups = joined(groups, of, inside)
         return name, groups
 
@@ -170,7 +170,7 @@ def open_run(out: str) -> Finished:
     return Finished(out, objects, record, catalogue, bundle, parts, inventory)
 
 
-def material_of(run: Finished) -> tuple[Material, dict[str, Any]]:
+def dataset_of(run: Finished) -> tuple[Dataset, dict[str, Any]]:
     """Return the photos that are evaluated, and how many of them the backbone was made from."""
     rows = Rows.of(run.catalogue, run.inventory)
     labels = run.bundle.labels
@@ -195,7 +195,7 @@ def material_of(run: Finished) -> tuple[Material, dict[str, Any]]:
     duplicates = _near_duplicates(
         run.bundle, uris, train, label, digest, pca, features, access_of_run(run.record["config"])
     )
-    material = Material(
+    dataset = Dataset(
         uris,
         vectors,
         label,
@@ -212,7 +212,7 @@ def material_of(run: Finished) -> tuple[Material, dict[str, Any]]:
         pca,
         features,
         duplicates,
-        _true_films(uris, label, features, duplicates.threshold),
+        _confirmed_sequences(uris, label, features, duplicates.threshold),
     )
     about = {
         "checked": listed is not None,
@@ -220,7 +220,7 @@ def material_of(run: Finished) -> tuple[Material, dict[str, Any]]:
         "share": float(seen.mean()),
         "of": run.bundle.card.training_data,
     }
-    return material, about
+    return dataset, about
 
 
 def _at_most(rows: NDArray[np.int64], group: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -247,14 +247,14 @@ class Copies:
         The photos that were copied.
     embeddings : float32 array, shape (m, d)
         Of the copies.
-    own_looks, looks : float32 array, shape (m, 768)
+    own_descriptors, descriptors : float32 array, shape (m, 768)
         What the photos and their copies look like from far away.
     """
 
     rows: NDArray[np.int64]
     embeddings: NDArray[np.float32]
-    own_looks: NDArray[np.float32]
-    looks: NDArray[np.float32]
+    own_descriptors: NDArray[np.float32]
+    descriptors: NDArray[np.float32]
 
 
 def copies_of(
@@ -329,16 +329,18 @@ def access_of_run(config: dict[str, Any]) -> Access:
     return Access.to(config["sources"], allowed, follow_links=config.get("follow_links", False))
 
 
-def _true_films(uris: list[str], labels: NDArray[np.int64], features: NDArray[np.float32], threshold: float) -> Films:
+def _confirmed_sequences(
+    uris: list[str], labels: NDArray[np.int64], features: NDArray[np.float32], threshold: float
+) -> ImageSequences:
     """Return the films whose consecutive frames are near-duplicates in half of the cases or more.
 
     Other numbered series, such as the photos of a holiday, tell nothing by their numbers.
     """
-    films = Films.of(uris, labels)
-    no_film = np.zeros(len(uris), bool)
-    for number in range(int(films.film.max(initial=-1)) + 1):
-        frames = np.flatnonzero(films.film == number)
-        frames = frames[np.argsort(films.turn[frames])]
+    sequences = ImageSequences.of(uris, labels)
+    in_none = np.zeros(len(uris), bool)
+    for number in range(int(sequences.sequence.max(initial=-1)) + 1):
+        frames = np.flatnonzero(sequences.sequence == number)
+        frames = frames[np.argsort(sequences.turn[frames])]
         distance = 1 - (features[frames[1:]] * features[frames[:-1]]).sum(axis=1)
-        no_film[frames] = np.median(distance) > threshold
-    return films.without(no_film)
+        in_none[frames] = np.median(distance) > threshold
+    return sequences.without(in_none)

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fruits.assessment.dataset import Finished, Material, access_of_run, material_of, open_run
+from fruits.assessment.dataset import Dataset, Finished, access_of_run, dataset_of, open_run
 from fruits.errors import ConfigError
 from fruits.learning import folds as protocols
 from fruits.learning.folds import Fold
@@ -65,16 +65,16 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
     progress, clock = progress or Silent(), Clock()
     wanted = in_order(wanted)
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    progress.start("material", None)
+    progress.start("dataset", None)
     run = open_run(out)
-    material, seen = material_of(run)
+    dataset, seen = dataset_of(run)
     found: list[dict[str, Any]] = []
     not_applicable: list[dict[str, str]] = []
     for name in wanted or PROTOCOLS:
-        folds, reason = _folds(name, material, run, asked_for=bool(wanted))
+        folds, reason = _folds(name, dataset, run, asked_for=bool(wanted))
         if folds:
             progress.start(name, len(folds))
-            measured = _measured(name, folds, material, run.record, progress.advance)
+            measured = _measured(name, folds, dataset, run.record, progress.advance)
             if measured["photos"]:
                 found.append(measured)
                 continue
@@ -90,8 +90,8 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
         "size": run.bundle.preprocessing.size,
         "components": run.record["components"],
         "regularisation": run.record["head"]["regularisation"],
-        "photos": len(material.uris),
-        "near_duplicates": asdict(material.duplicates),
+        "photos": len(dataset.uris),
+        "near_duplicates": asdict(dataset.duplicates),
         "seen": seen,
         "protocols": found,
         "not_applicable": not_applicable,
@@ -184,52 +184,52 @@ def _share(row: dict[str, Any], prefix: str) -> str:
     return f"{row[f'{prefix}accuracy']:.1%} ({row[f'{prefix}low']:.1%} to {row[f'{prefix}high']:.1%})"
 
 
-def _folds(name: str, material: Material, run: Finished, *, asked_for: bool) -> tuple[list[Fold], str]:
+def _folds(name: str, dataset: Dataset, run: Finished, *, asked_for: bool) -> tuple[list[Fold], str]:
     """Return the folds of a protocol, or none and the reason."""
-    split, films = material.split, material.films
+    split, sequences = dataset.split, dataset.sequences
     if name == "official":
         asked = run.record["evaluated"]["split"] if run.record["evaluated"] else "test"
         return protocols.official(split == "train", split == asked), "no photos for testing have a label that is learnt"
     if name == "source":
-        return protocols.held_out_sources(material.named_source), "no manifest names two sources"
+        return protocols.held_out_sources(dataset.named_source), "no manifest names two sources"
     if name == "axis":
-        return protocols.held_out_axis(films.axis, material.labels), "no label has photos of two films"
+        return protocols.held_out_axis(sequences.axis, dataset.labels), "no label has photos of two films"
     if name == "arc":
-        return protocols.held_out_arc(films.film, films.turn), "the photos are not frames of films"
+        return protocols.held_out_arc(sequences.sequence, sequences.turn), "the photos are not frames of films"
     if name == "variety":
-        return protocols.held_out_variety(material.varieties, material.kinds), "no kind has two varieties"
-    _, groups = material.belonging
-    given = (material.group < 0).any()
-    if (films.film >= 0).mean() > 0.5 and not given and not asked_for:
+        return protocols.held_out_variety(dataset.varieties, dataset.kinds), "no kind has two varieties"
+    _, groups = dataset.belonging
+    given = (dataset.group < 0).any()
+    if (sequences.sequence >= 0).mean() > 0.5 and not given and not asked_for:
         return [], "films are held out by axis and arc"
-    return protocols.held_out_groups(groups, material.labels), "there is a single group"
+    return protocols.held_out_groups(groups, dataset.labels), "there is a single group"
 
 
 def _measured(
     name: str,
     folds: list[Fold],
-    material: Material,
+    dataset: Dataset,
     record: dict[str, Any],
     progress: Callable[[int], None],
 ) -> dict[str, Any]:
     """Fit and ask under one protocol; only leakage is measured where the backbone has seen the photos."""
     asked = np.concatenate([fold.test for fold in folds])
-    void = material.seen[asked if name == "official" else slice(None)].mean() >= SEEN
+    void = dataset.seen[asked if name == "official" else slice(None)].mean() >= SEEN
     label_right, kind_right, three_right, scored, near = [], [], [], [], []
     for fold in folds:
-        distance, _ = nearest(material.features[fold.test], material.features[fold.train])
-        copied = np.isin(material.digest[fold.test], material.digest[fold.train])
-        near.append(copied | (distance[:, 0] <= material.duplicates.threshold))
+        distance, _ = nearest(dataset.features[fold.test], dataset.features[fold.train])
+        copied = np.isin(dataset.digest[fold.test], dataset.digest[fold.train])
+        near.append(copied | (distance[:, 0] <= dataset.duplicates.threshold))
         if not void:
-            found = _ask(fold, material, record, by_kind=name in ("variety", "source"))
+            found = _ask(fold, dataset, record, by_kind=name in ("variety", "source"))
             label_right.append(found.label)
             kind_right.append(found.kind)
             three_right.append(found.three)
             scored.append(found.possible)
         progress(1)
-    grouped_by, groups = material.belonging
+    grouped_by, groups = dataset.belonging
     if name == "variety":
-        grouped_by, groups = "variety", material.varieties
+        grouped_by, groups = "variety", dataset.varieties
     result: dict[str, Any] = {
         "protocol": name,
         "seen": bool(void),
@@ -257,13 +257,13 @@ def _measured(
     if name == "source":
         asked_of = zip(folds, kind_right, three_right, scored, strict=True)
         result["sources"] = [
-            _of_source(material, groups, fold, first, three, could) for fold, first, three, could in asked_of
+            _of_source(dataset, groups, fold, first, three, could) for fold, first, three, could in asked_of
         ]
     return result
 
 
 def _of_source(
-    material: Material,
+    dataset: Dataset,
     groups: NDArray[np.int64],
     fold: Fold,
     first: NDArray[np.bool_],
@@ -271,7 +271,7 @@ def _of_source(
     possible: NDArray[np.bool_],
 ) -> dict[str, Any]:
     """Return how well the kinds of one source were named by what the others taught."""
-    name = material.source_names[int(material.named_source[fold.test[0]])]
+    name = dataset.source_names[int(dataset.named_source[fold.test[0]])]
     about: dict[str, Any] = {"source": name, "photos": int(possible.sum()), "left_out": int((~possible).sum())}
     if not possible.any():
         return {**about, **dict.fromkeys(("kind_accuracy", "kind_low", "kind_high", "kind_top3_accuracy"))}
@@ -290,27 +290,27 @@ class _Asked:
     possible: NDArray[np.bool_]
 
 
-def _ask(fold: Fold, material: Material, record: dict[str, Any], *, by_kind: bool) -> _Asked:
+def _ask(fold: Fold, dataset: Dataset, record: dict[str, Any], *, by_kind: bool) -> _Asked:
     """Fit the head on the training rows of a fold and ask it about the test rows."""
-    train, labels = fold.train, material.labels
+    train, labels = fold.train, dataset.labels
     learnt, numbers = np.unique(labels[train], return_inverse=True)
     if len(learnt) < 2:  # nothing to tell apart is no question
         none = np.zeros(len(fold.test), bool)
         return _Asked(none, none, none, none)
-    own = np.array_equal(train, np.flatnonzero(material.split == "train"))
-    pca = material.pca if own else PCA.from_moments(Moments.from_rows(material.embeddings[train]))
+    own = np.array_equal(train, np.flatnonzero(dataset.split == "train"))
+    pca = dataset.pca if own else PCA.from_moments(Moments.from_rows(dataset.embeddings[train]))
     k = min(record["components"], pca.max_components)
-    weights = heads.balance(material.kinds[train], material.source[train]) if record["balanced"] else None
+    weights = heads.balance(dataset.kinds[train], dataset.source[train]) if record["balanced"] else None
     head = heads.fit(
-        pca.transform(material.embeddings[train], k),
+        pca.transform(dataset.embeddings[train], k),
         numbers,
         regularisation=record["head"]["regularisation"],
         weights=weights,
     )
-    probabilities = np.zeros((len(fold.test), len(material.taxonomy.labels)), np.float32)
-    probabilities[:, learnt] = head.predict_proba(pca.transform(material.embeddings[fold.test], k))
-    truth, kind = labels[fold.test], material.kinds[fold.test]
-    possible = np.isin(kind, material.kinds[train]) if by_kind else np.isin(truth, learnt)
-    kinds = best_labels(material.taxonomy.by_kind(probabilities), 3)
+    probabilities = np.zeros((len(fold.test), len(dataset.taxonomy.labels)), np.float32)
+    probabilities[:, learnt] = head.predict_proba(pca.transform(dataset.embeddings[fold.test], k))
+    truth, kind = labels[fold.test], dataset.kinds[fold.test]
+    possible = np.isin(kind, dataset.kinds[train]) if by_kind else np.isin(truth, learnt)
+    kinds = best_labels(dataset.taxonomy.by_kind(probabilities), 3)
     right = kinds == kind[:, None]
     return _Asked(probabilities.argmax(axis=1) == truth, right[:, 0], right.any(axis=1), possible)

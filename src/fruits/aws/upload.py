@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from fruits.aws.calls import Aws, AwsAbsentError, AwsError, Call
 from fruits.monitoring.clock import Clock, Progress, Silent
-from fruits.photos.catalogue.builder import Draft
+from fruits.photos.catalogue.builder import CatalogueBuilder
 from fruits.photos.catalogue.listing import add_sources
 from fruits.photos.reading import packing
 from fruits.photos.reading.packs import MANIFEST, read_contents
@@ -225,9 +225,9 @@ def _begun(aws: Aws, bucket: str, key: str) -> tuple[str | None, dict[int, dict[
 
 def _fingerprint(sources: Sequence[str], labelled: bool) -> str:
     """Return a name for the pack of these photos as they are now: the same photos are not packed twice."""
-    draft = Draft(labelled=labelled, progress=lambda _: None)
-    add_sources(draft, sources)
-    table = draft.finish().select(["uri", "label", "size_bytes", "version"])
+    builder = CatalogueBuilder(labelled=labelled, progress=lambda _: None)
+    add_sources(builder, sources)
+    table = builder.finish().select(["uri", "label", "size_bytes", "version"])
     digest = hashlib.sha256(f"{labelled}".encode())
     for batch in table.to_batches(8192):
         for row in batch.to_pylist():

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from fruits.learning.metrics import expected_calibration_error
 
-#: How far the photos held back are not believed, see ``learning.head.DOUBT``. Less than there: that one decides how bold a
+#: Label smoothing on the validation photos; see ``heads.logistic.LABEL_SMOOTHING``. Less than there: that one decides how bold a
 #: head may be fitted, this one only bounds what it says when no photo held back was wrong.
-DOUBT: Final = 0.002
+LABEL_SMOOTHING: Final = 0.002
 #: Below an even chance nothing is certain, however well the photos held back went; nothing is probable below a third.
 LEAST_CERTAIN: Final = 0.5
 LEAST_PROBABLE: Final = 1 / 3
@@ -31,7 +31,7 @@ _LARGEST_LOG_TEMPERATURE: Final = 3.0
 def temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
     """Return what logits are to be divided by, so that probabilities mean what they say.
 
-    Minimises the log loss against truth with ``DOUBT``.
+    Minimises the log loss against truth with ``LABEL_SMOOTHING``.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
     def loss(log_temperature: float) -> float:
         scaled = centred / np.exp(log_temperature)
         log_p = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
-        return float(-(1 - DOUBT) * log_p[own].mean() - DOUBT * log_p.mean())
+        return float(-(1 - LABEL_SMOOTHING) * log_p[own].mean() - LABEL_SMOOTHING * log_p.mean())
 
     bounds = (-_LARGEST_LOG_TEMPERATURE, _LARGEST_LOG_TEMPERATURE)
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))

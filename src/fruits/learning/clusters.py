@@ -16,7 +16,7 @@ from fruits.learning.moments import sums
 
 #: Looks per label. With one of four held back, 71 to 76 % of the photos of the Grocery Store's training part that were held back
 #: are named rightly, and 70 % of its val part, which other visits to the shops gave; with a fifth at random, 96 %.
-LOOKS: Final = 4
+CLUSTERS: Final = 4
 #: Numbers in file names tell what belongs together if photos of one span differ at most so much of what their label's do.
 _TELLING: Final = 0.5
 _ITERATIONS: Final = 20
@@ -59,8 +59,8 @@ def numbers_tell(rows: NDArray[np.float32], labels: NDArray[np.int64], groups: N
     return within_group / of_groups <= _TELLING * within_label / of_labels
 
 
-def looks(rows: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return a group per row: up to ``LOOKS`` clusters of each label's rows, by k-means from the farthest points.
+def cluster(rows: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return a group per row: up to ``CLUSTERS`` clusters of each label's rows, by k-means from the farthest points.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def looks(rows: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.in
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(labels[order]) != 0]) if len(labels) else np.array([], int)
     for number, members in enumerate(np.split(order, starts[1:])):
-        groups[members] = number * LOOKS + _clusters(rows[members].astype(np.float64), min(LOOKS, len(members)))
+        groups[members] = number * CLUSTERS + _clusters(rows[members].astype(np.float64), min(CLUSTERS, len(members)))
     return groups
 
 

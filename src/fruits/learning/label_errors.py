@@ -22,7 +22,7 @@ _MAX_ROWS: Final = 50_000
 
 
 @dataclass(frozen=True, slots=True)
-class Suspects:
+class LabelErrors:
     """Rows whose label is doubted, the clearest first.
 
     Attributes
@@ -39,7 +39,9 @@ class Suspects:
     suggested_probability: NDArray[np.float32]
 
 
-def suspects(features: NDArray[np.float32], labels: NDArray[np.int64], groups: NDArray[np.int64]) -> Suspects:
+def find_label_errors(
+    features: NDArray[np.float32], labels: NDArray[np.int64], groups: NDArray[np.int64]
+) -> LabelErrors:
     """Find rows whose label looks wrong.
 
     Every row is asked of a head that has not learnt it. It is suspected if its most probable label is not its own and has at
@@ -70,7 +72,7 @@ def suspects(features: NDArray[np.float32], labels: NDArray[np.int64], groups: N
     doubted = np.flatnonzero(other & learnable & (best_probability >= _CONFIDENT * average[best]))
     order = np.argsort(given[doubted] - best_probability[doubted], kind="stable")
     rows = doubted[order]
-    return Suspects(rows, learnt[best[rows]], given[rows], best_probability[rows])
+    return LabelErrors(rows, learnt[best[rows]], given[rows], best_probability[rows])
 
 
 def out_of_fold(

@@ -14,12 +14,12 @@ from starlette.responses import Response
 
 from fruits import __version__
 from fruits.errors import FruitsError
-from fruits.service.http import errors as problems
+from fruits.service.http import errors as http_errors
 from fruits.service.http import recognise as answering
 from fruits.service.http import visitor_api as api
 from fruits.service.http.access import Guard
-from fruits.service.http.errors import Problem
-from fruits.service.http.middleware import Door
+from fruits.service.http.errors import HttpError
+from fruits.service.http.middleware import Middleware
 from fruits.service.pages import routes as pages
 from fruits.service.resources import Resources
 from fruits.service.settings import ServiceConfig
@@ -79,23 +79,23 @@ def create_app(config: ServiceConfig, telemetry: Telemetry | None = None) -> Fas
     api.add_to(app)
     app.router.routes.extend(pages.routes(privacy=pages.privacy_of(config)))
     policy = pages.content_security_policy(on_device=pages.has_device_mode())
-    app.door = Door(Guard(app.within, app.state), config, telling, policy=policy)
+    app.outer = Middleware(Guard(app.within, app.state), config, telling, policy=policy)
     return app
 
 
 class _Application(FastAPI):
-    """The web framework behind our door; photos do not go through it."""
+    """The web framework behind our middleware; photos do not go through it."""
 
-    door: Door
+    outer: Middleware
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await super().__call__(scope, receive, send)
         else:
-            await self.door(scope, receive, send)
+            await self.outer(scope, receive, send)
 
     async def within(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer what the door let in."""
+        """Answer what the middleware let in."""
         if scope["path"] == answering.PATH and scope["method"] == "POST":
             await answering.recognise(self.state.resources, scope, receive, send)
         else:
@@ -103,13 +103,13 @@ class _Application(FastAPI):
 
 
 async def _known(request: Request, exc: Any) -> Response:
-    """Answer an error of ours, or one that nobody expected; the door has it in its log."""
-    problem = problems.of(exc)
+    """Answer an error of ours, or one that nobody expected; the middleware has it in its log."""
+    problem = http_errors.of(exc)
     about = request.scope["fruits"]
     if problem is not exc:
         about["cause"] = exc
     about["code"] = problem.code
-    body = problems.body(problem, about["id"])
+    body = http_errors.body(problem, about["id"])
     return Response(
         body, problem.status, {"Cache-Control": "no-store", **problem.headers}, media_type="application/json"
     )
@@ -117,7 +117,7 @@ async def _known(request: Request, exc: Any) -> Response:
 
 async def _http(request: Request, exc: Any) -> Response:
     """Answer what the router says: there is no such address, or not for this method."""
-    problem = problems.of_status(exc.status_code)
+    problem = http_errors.of_status(exc.status_code)
     problem.headers |= exc.headers or {}
     return await _known(request, problem)
 
@@ -127,4 +127,4 @@ async def _invalid(request: Request, exc: Any) -> Response:
     first = exc.errors()[0] if exc.errors() else {}
     where = ".".join(str(part) for part in first.get("loc", ()) if isinstance(part, str) and part.isidentifier())
     detail = (f"see {where[:80]}", f"voir {where[:80]}") if where else None
-    return await _known(request, Problem("bad_request", detail, status=422))
+    return await _known(request, HttpError("bad_request", detail, status=422))

@@ -22,7 +22,7 @@ from fruits.service.inference.workers import Recogniser
 from fruits.service.settings import ServiceConfig, advice_to_move
 from fruits.service.statistics import Statistics
 from fruits.service.submissions.database import Database
-from fruits.service.submissions.group_commit import Receipts
+from fruits.service.submissions.group_commit import GroupCommit
 from fruits.service.submissions.repository import Submissions
 from fruits.service.submissions.tokens import Tokens
 from fruits.service.telemetry import Telemetry
@@ -48,7 +48,7 @@ class Resources:
     submissions : Submissions
     statistics : Statistics
     tokens : Tokens
-    receipts : Receipts
+    receipts : GroupCommit
     undelivered : Undelivered
     stopping : bool
         Whether new photos are refused.
@@ -68,7 +68,7 @@ class Resources:
         self._adopt = config.adopt
         with ExitStack() as undo:
             self.recogniser = Recogniser(
-                config.out, lanes=config.workers, batch=config.batch, decode_s=config.decode_s, root=config.root_path
+                config.out, workers=config.workers, batch=config.batch, decode_s=config.decode_s, root=config.root_path
             )
             self._seen = self._look()
             database = Database.open(config.database, connections=config.database_connections)
@@ -84,7 +84,7 @@ class Resources:
             self.submissions.recover()
             self.statistics = Statistics(database)
             self.tokens = Tokens(database)
-            self.receipts = Receipts(self.submissions, self._is_busy, lambda exc: telemetry.log_bug("", exc))
+            self.receipts = GroupCommit(self.submissions, self._is_busy, lambda exc: telemetry.log_bug("", exc))
             self.undelivered = Undelivered(self.submissions)
             undo.pop_all()
 
@@ -185,7 +185,7 @@ class Resources:
         self._tell_model()
         self.telemetry.log(
             "ready", model=self.recogniser.model.identity, labels=len(self.recogniser.model.bundle.labels),
-            lanes=self.config.workers, seconds=round(time.perf_counter() - started, 3),
+            workers=self.config.workers, seconds=round(time.perf_counter() - started, 3),
         )  # fmt: skip
 
     def _tell_model(self) -> None:

@@ -53,7 +53,7 @@ class Telemetry:
         )
         stages = Counter("fruits_stage_seconds", "Seconds that photos took, by stage.", ("stage",), **new)
         self.stages = {stage: stages.labels(stage) for stage in ("queue", "decode", "infer")}
-        self.batches = Counter("fruits_batches", "Batches that lanes recognised.", **new)
+        self.batches = Counter("fruits_batches", "Batches that workers recognised.", **new)
         self.reloads = Counter("fruits_reloads", "New bundles, by what came of them.", ("result",), **new)
         self.waiting = Gauge("fruits_photos_waiting", "Photos that wait or are worked on.", **new)
         self.connections = Gauge("fruits_connections", "Open connections.", **new)

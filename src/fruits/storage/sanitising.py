@@ -1,4 +1,4 @@
-"""Text from outside made harmless: cleaned before it is kept, and written so that no spreadsheet computes it. JSON that is JSON.
+"""Text sanitising: cleaned before it is stored, and written so that no spreadsheet evaluates it. JSON that is JSON.
 
 Labels, names and notes come from folders, visitors and programs. What they say is kept; what acts on a screen instead of being
 read is not. Pages escape HTML themselves (report: Jinja; service: ``textContent``); this is what comes before that.

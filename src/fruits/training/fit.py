@@ -349,7 +349,7 @@ def fit_recogniser(
     choice: Choice,
     seed: int,
     weights: NDArray[np.float64] | None = None,
-    far: FitHead | None = None,
+    fit_on_engine: FitHead | None = None,
 ) -> Recogniser:
     """Fit head and known things on all training rows; calibrate by what the photos held back say.
 
@@ -361,7 +361,7 @@ def fit_recogniser(
     features : float32 array, shape (number of rows that are ok, k)
     weights : float64 array, shape (n,), optional
         What each catalogue row counts.
-    far : callable, optional
+    fit_on_engine : callable, optional
         Fits the head where the embeddings are.
     """
     labels, train = rows.label[rows.ok], np.flatnonzero(rows.split[rows.ok] == "train")
@@ -372,17 +372,17 @@ def fit_recogniser(
         rare, first = np.unique(labels[train], return_index=True)
         train = np.union1d(chosen, train[first[~np.isin(rare, labels[chosen])]])
     learnt, numbers = np.unique(labels[train], return_inverse=True)
-    if far is not None and len(every) > len(train):
+    if fit_on_engine is not None and len(every) > len(train):
         number_of = np.full(len(rows.ok), -1, np.int64)
         number_of[every] = np.searchsorted(learnt, rows.label[every])
-        head = far(number_of, weights, heads.scale_of(features[train]))
+        head = fit_on_engine(number_of, weights, heads.scale_of(features[train]))
     else:
         every = every[: len(train)]
         own_weights = None if weights is None else weights[rows.ok][train]
         head = heads.fit(features[train], numbers, regularisation=choice.regularisation, weights=own_weights)
     known = Known.of(features[train], numbers)
     if held_back := choice.held_back:
-        head = head.cooled(held_back.temperature)
+        head = head.temperature_scaled(held_back.temperature)
         known = known.on_the_scale_of(held_back.known)
     else:
         known = known.scaled(features[train], head.predict_proba(features[train]))

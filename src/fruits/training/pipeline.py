@@ -44,7 +44,7 @@ from fruits.training import fit as fitting
 from fruits.training import run_record as records
 from fruits.training.certainty import certainty_by
 from fruits.training.embed import TRAINING_PHOTOS, Prepared, catalogued, embed, prepare, repair_parts
-from fruits.training.training_set import Rows, grouped_by_looks, seen_rows, source_names
+from fruits.training.training_set import Rows, grouped_by_clusters, seen_rows, source_names
 
 
 def run(config: RunConfig, *, progress: Progress | None = None, command: str = "fruits run") -> dict[str, Any]:
@@ -112,7 +112,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
         rows = Rows.of(catalogue.table, inventory)
         with clock.step("moments"):
             progress.start("moments", None)
-            rows, grouped_by = grouped_by_looks(parts, inventory, rows)
+            rows, grouped_by = grouped_by_clusters(parts, inventory, rows)
             listed = objects.read_if_present(f"{parts.prefix}/{TRAINING_PHOTOS}")
             seen = seen_rows(parts, inventory, listed, len(rows.ok)) if listed is not None else None
         choosing = fitting.Choosing.of(rows, config.seed, seen)
@@ -145,8 +145,8 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             fitting.save_features(objects, catalogue.table, rows, features, about_features)
         with clock.step("head"):
             progress.start("head", None)
-            far = fitting.head_by_engine(engine, parts, inventory, pca, choice)
-            recogniser = fitting.fit_recogniser(features, rows, choice, config.seed, weights, far)
+            fit_on_engine = fitting.head_by_engine(engine, parts, inventory, pca, choice)
+            recogniser = fitting.fit_recogniser(features, rows, choice, config.seed, weights, fit_on_engine)
             taxonomy = Taxonomy.of(recogniser.labels, config.taxonomy)
             limits = fitting.photo_limits(parts, inventory, rows, preprocessing.size)
             certainty, coverage = certainty_by(choice, rows, limits, config.taxonomy, config.min_precision)

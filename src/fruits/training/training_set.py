@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fruits.learning import clusters as looks
+from fruits.learning import clusters
 from fruits.learning.heads import logistic as heads
 from fruits.storage.parts import Holding, Inventory, Parts
 
@@ -108,7 +108,7 @@ def _named_sources(catalogue: pa.Table) -> NDArray[np.int64]:
     return np.asarray(number[codes], np.int64)
 
 
-def grouped_by_looks(parts: Parts, inventory: Inventory, rows: Rows) -> tuple[Rows, str]:
+def grouped_by_clusters(parts: Parts, inventory: Inventory, rows: Rows) -> tuple[Rows, str]:
     """Return rows whose groups are such that holding some back is no foregone success, and where the groups are from.
 
     Groups of a manifest stay, and the others do if numbers in file names turn out to tell what belongs together; else photos
@@ -133,13 +133,13 @@ def grouped_by_looks(parts: Parts, inventory: Inventory, rows: Rows) -> tuple[Ro
         vectors, at = read_embeddings(parts, [holding])
         to = position[at]
         if (to >= 0).any():
-            some = looks.sketch(vectors[to >= 0])
+            some = clusters.sketch(vectors[to >= 0])
             sketches = sketches if sketches.shape[1] else np.empty((len(train), some.shape[1]), np.float32)
             sketches[to[to >= 0]] = some
-    if looks.numbers_tell(sketches, rows.label[train], rows.group[train]):
+    if clusters.numbers_tell(sketches, rows.label[train], rows.group[train]):
         return rows, "names"
     group = rows.group.copy()
-    group[train] = looks.looks(sketches, rows.label[train])
+    group[train] = clusters.cluster(sketches, rows.label[train])
     return replace(rows, group=group), "looks"
 
 

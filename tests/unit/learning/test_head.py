@@ -132,12 +132,12 @@ def test_equal_weights_change_nothing() -> None:
 def test_cooler_head_gives_the_same_answers_less_surely() -> None:
     features, labels = clusters(4, 30, 5, distance=1.0)
     head = fit(features, labels, regularisation=10.0)
-    cool = head.cooled(2.5)
+    cool = head.temperature_scaled(2.5)
     np.testing.assert_allclose(cool.logits(features), head.logits(features) / 2.5, atol=1e-5)  # float32
     assert (cool.logits(features).argmax(axis=1) == head.logits(features).argmax(axis=1)).all()
     assert (cool.predict_proba(features).max(axis=1) <= head.predict_proba(features).max(axis=1)).all()
     stopped = Head(head.weights, head.bias, converged=False)
-    assert not stopped.cooled(2.0).converged
+    assert not stopped.temperature_scaled(2.0).converged
 
 
 # --- Held back --------------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_chosen_regularisation_has_the_lowest_doubted_log_loss_of_all_tried() ->
     strength, trials, answers = choosing(16, 8, distance=0.7).regularisation(12)
     assert answers is not None
     assert {trial.regularisation for trial in trials} == set(heads.REGULARISATIONS)
-    assert strength == min(trials, key=lambda trial: trial.doubted_log_loss).regularisation
+    assert strength == min(trials, key=lambda trial: trial.smoothed_log_loss).regularisation
     assert all(trial.components == 12 for trial in trials)
 
 

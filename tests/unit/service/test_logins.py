@@ -28,7 +28,7 @@ class Managed:
 
     def __init__(self, server: Any) -> None:
         self._server, self._word = server, secrets.token_hex(12)
-        self.forget()
+        self.erase()
         server.execute(f"create role master login createrole password '{self._word}'")
         server.execute("create database managed owner master")
 
@@ -38,7 +38,7 @@ class Managed:
     def ask(self, statement: str) -> list[Any]:
         return self._server.execute(statement, "managed")
 
-    def forget(self) -> None:
+    def erase(self) -> None:
         self._server.execute("drop database if exists managed with (force)")
         for (role,) in self._server.execute("select rolname from pg_roles where rolname ~ '^(fruits_service|master)'"):
             self._server.execute(f"drop role if exists {role}")
@@ -48,7 +48,7 @@ class Managed:
 def managed(postgres: Any) -> Iterator[Managed]:
     made = Managed(postgres)
     yield made
-    made.forget()
+    made.erase()
 
 
 def test_the_service_works_as_its_own_login_and_may_do_nothing_else(

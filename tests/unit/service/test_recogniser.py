@@ -19,8 +19,8 @@ from fruits.service.inference.workers import Recogniser
 
 @pytest.fixture(scope="module")
 def recogniser(finished_run: Any) -> Iterator[Recogniser]:
-    """Two lanes, warm."""
-    made = Recogniser(str(finished_run.out), lanes=2, batch=8)
+    """Two workers, warm."""
+    made = Recogniser(str(finished_run.out), workers=2, batch=8)
     assert not made.warm
     made.start()
     assert made.warm
@@ -70,7 +70,7 @@ def test_nobody_waits_where_nothing_is_to_do(recogniser: Recogniser) -> None:
 
 
 def test_estimate_grows_with_the_queue(finished_run: Any, a_photo: bytes) -> None:
-    made = Recogniser(str(finished_run.out), lanes=1, batch=1)
+    made = Recogniser(str(finished_run.out), workers=1, batch=1)
 
     async def queue() -> list[float]:
         seen = []
@@ -86,7 +86,7 @@ def test_estimate_grows_with_the_queue(finished_run: Any, a_photo: bytes) -> Non
 
 def test_a_new_bundle_takes_over_and_the_old_one_can_still_be_looked_at(finished_run: Any, tmp_path: Path) -> None:
     out = finished_run.copy_to(tmp_path)
-    made = Recogniser(str(out), lanes=1)
+    made = Recogniser(str(out), workers=1)
     first = made.model
     assert made.reload() is False
     weights = out / "bundle" / "weights.npy"

@@ -229,7 +229,7 @@ def test_what_is_deleted_is_told_so_when_the_files_cannot_be_cleaned_at_once(
             submissions.remove(receipt.id)
     assert rows(database) == []
     assert database.must_be_scrubbed(), "somebody has to do it"
-    assert forgetting.Forgetting(database, submissions._photos).scrub()
+    assert forgetting.Erasure(database, submissions._photos).scrub()
 
 
 def test_a_deletion_that_the_store_refuses_holds_nothing_and_is_finished_later(

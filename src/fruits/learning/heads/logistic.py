@@ -21,9 +21,9 @@ from fruits.learning.pca import TooFewRowsError
 HELD_BACK: Final = 0.2
 #: Inverse strengths tried (scikit-learn's ``C``), for features scaled to a root mean square length of 1.
 REGULARISATIONS: Final = (0.3, 3.0, 30.0, 300.0)
-#: How far the photos held back are not believed. They neighbour photos that are learnt, and the backbone may have been made
+#: Label smoothing on the validation photos. They neighbour photos that are learnt, and the backbone may have been made
 #: from them; then any head gets them right, plain log loss rewards certainty without end, and on other photos it is misplaced.
-DOUBT: Final = 0.01
+LABEL_SMOOTHING: Final = 0.01
 #: Used while the number of components is chosen, and where photos held back cannot decide: between the two strengths that are
 #: chosen most often.
 DEFAULT_REGULARISATION: Final = 3.0
@@ -57,7 +57,7 @@ class Head:
         """Return the logits, shape (n, c), of features of shape (n, k)."""
         return np.asarray(features @ self.weights.T + self.bias, np.float32)
 
-    def cooled(self, temperature: float) -> Head:
+    def temperature_scaled(self, temperature: float) -> Head:
         """Return the head whose logits are these divided by a temperature: the same answers, more or less sure of them."""
         scale = np.float32(1 / temperature)
         return Head(self.weights * scale, self.bias * scale, self.converged)
@@ -76,8 +76,8 @@ class Trial:
     components : int
     regularisation : float
     accuracy, log_loss : float
-    doubted_log_loss : float
-        Log loss against truth with ``DOUBT``: the share ``1 - DOUBT`` for the right label, the rest spread over all labels.
+    smoothed_log_loss : float
+        Log loss against labels smoothed by ``LABEL_SMOOTHING``: that share is spread over all labels.
     standard_error : float
         Of the accuracy, over groups: photos of one group are not independent.
     """
@@ -86,7 +86,7 @@ class Trial:
     regularisation: float
     accuracy: float
     log_loss: float
-    doubted_log_loss: float
+    smoothed_log_loss: float
     standard_error: float
 
 
@@ -170,7 +170,7 @@ class Choosing:
         return trials[self._simplest(right)].components, trials
 
     def regularisation(self, components: int, *, trusted: bool = True) -> tuple[float, list[Trial], Answers | None]:
-        """Return the regularisation of lowest doubted log loss, all that was tried, and what its head says.
+        """Return the regularisation of lowest smoothed log loss, all that was tried, and what its head says.
 
         The log loss is explained at :class:`Trial`. What the head says is of the rows held back; None if there are none.
 
@@ -187,9 +187,9 @@ class Choosing:
         for strength in REGULARISATIONS if trusted else (DEFAULT_REGULARISATION,):
             trial, answers = self._try(components, strength)
             trials.append(trial)
-            if trial is min(trials, key=lambda trial: trial.doubted_log_loss):
+            if trial is min(trials, key=lambda trial: trial.smoothed_log_loss):
                 best = answers
-        return min(trials, key=lambda trial: trial.doubted_log_loss).regularisation, trials, best
+        return min(trials, key=lambda trial: trial.smoothed_log_loss).regularisation, trials, best
 
     def _simplest(self, right: list[NDArray[np.bool_]]) -> int:
         """Return the first trial, simplest first, that is not clearly worse than the best."""
@@ -211,9 +211,11 @@ class Choosing:
         log_p = np.maximum(log_p, np.log(_LEAST_PROBABILITY))
         weights = None if self.weights is None else self.weights[held]
         log_loss = -float(np.average(log_p[np.arange(len(log_p)), answers.truth], weights=weights))
-        doubted = (1 - DOUBT) * log_loss - DOUBT * float(np.average(log_p.mean(axis=1), weights=weights))
+        smoothed = (1 - LABEL_SMOOTHING) * log_loss - LABEL_SMOOTHING * float(
+            np.average(log_p.mean(axis=1), weights=weights)
+        )
         error = _standard_error(answers.right.astype(np.float64), self.groups[held])
-        trial = Trial(components, regularisation, float(answers.right.mean()), log_loss, doubted, error)
+        trial = Trial(components, regularisation, float(answers.right.mean()), log_loss, smoothed, error)
         return trial, answers
 
 

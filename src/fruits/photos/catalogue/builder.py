@@ -23,7 +23,7 @@ _EXAMPLES_KEPT: Final = 5
 _ROWS_PER_CHUNK: Final = 8192
 _COLUMNS: Final = (*CATALOGUE.names, "key")
 _CODED: Final = ("label", "split", "source", "manifest_source")
-#: Of the columns while the draft grows: codes in place of those that repeat few values.
+#: Of the columns while the builder grows: codes in place of those that repeat few values.
 _TYPES: Final = (
     pa.string(), pa.int32(), pa.int8(), pa.int64(), pa.string(), pa.int32(), pa.int64(), pa.int32(), pa.int64(),
 )  # fmt: skip
@@ -36,7 +36,7 @@ def stable_hash(text: str) -> int:
 
 
 @dataclass(slots=True)
-class Draft:
+class CatalogueBuilder:
     """Photos found so far.
 
     Parameters

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fruits.errors import CatalogueError
-from fruits.photos.catalogue.builder import SPLITS, Draft, stable_hash
+from fruits.photos.catalogue.builder import SPLITS, CatalogueBuilder, stable_hash
 from fruits.photos.catalogue.listing import add_sources
 from fruits.photos.reading.access import Access
 from fruits.storage.schemas import CATALOGUE
@@ -116,16 +116,16 @@ def list_photos(
     StoreError
         If a bucket refuses.
     """
-    draft = Draft(labelled=labelled, progress=progress or (lambda _: None))
+    builder = CatalogueBuilder(labelled=labelled, progress=progress or (lambda _: None))
     access = Access.to(sources) if access is None else access
-    add_sources(draft, sources, access)
-    table = draft.finish()
-    table = _select(table, draft, only, sample, seed)
+    add_sources(builder, sources, access)
+    table = builder.finish()
+    table = _select(table, builder, only, sample, seed)
     if table.num_rows == 0:
-        raise CatalogueError(_nothing_found(sources, draft))
+        raise CatalogueError(_nothing_found(sources, builder))
     counts = {row["values"]: row["counts"] for row in table["source"].combine_chunks().value_counts().to_pylist()}
     if labelled:
-        table, origin = _split_by_hash(table, draft)
+        table, origin = _split_by_hash(table, builder)
     else:
         origin = "none"
     # What sorting took is given back: a run holds the catalogue to its end, beside its workers.
@@ -135,10 +135,10 @@ def list_photos(
         origin,
         _group_origin(table["group"].to_numpy()),
         {source: counts.get(source, 0) for source in dict.fromkeys(sources)},
-        dict(sorted(draft.left_aside.items())),
-        {reason: draft.examples[reason] for reason in sorted(draft.examples)},
-        draft.warnings,
-        dict(sorted(draft.split_folders.items())),
+        dict(sorted(builder.left_aside.items())),
+        {reason: builder.examples[reason] for reason in sorted(builder.examples)},
+        builder.warnings,
+        dict(sorted(builder.split_folders.items())),
         access,
     )
 
@@ -153,12 +153,12 @@ def labels_without_training(table: pa.Table) -> dict[str, int]:
     return {label: counts[label] for label in sorted(counts) if label not in trained}
 
 
-def _select(table: pa.Table, draft: Draft, only: Sequence[str], sample: int | None, seed: int) -> pa.Table:
+def _select(table: pa.Table, builder: CatalogueBuilder, only: Sequence[str], sample: int | None, seed: int) -> pa.Table:
     if only and table.num_rows:
         labels = table["label"].combine_chunks()
-        wanted = _chosen(labels.dictionary.to_pylist(), only, draft)
+        wanted = _chosen(labels.dictionary.to_pylist(), only, builder)
         keep = wanted[labels.indices.to_numpy()]
-        draft.left_aside["not selected"] += int((~keep).sum())
+        builder.left_aside["not selected"] += int((~keep).sum())
         table = table.filter(pa.array(keep))
     if sample is not None and table.num_rows:
         labels = table["label"].combine_chunks().indices.to_numpy()
@@ -171,14 +171,14 @@ def _select(table: pa.Table, draft: Draft, only: Sequence[str], sample: int | No
         rank = np.empty(len(order), np.int64)
         starts = np.flatnonzero(np.r_[True, labels[order][1:] != labels[order][:-1]])
         rank[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-        draft.left_aside["not selected"] += int((rank >= sample).sum())
+        builder.left_aside["not selected"] += int((rank >= sample).sum())
         table = table.filter(pa.array(rank < sample))
-    if not draft.left_aside["not selected"]:
-        del draft.left_aside["not selected"]
+    if not builder.left_aside["not selected"]:
+        del builder.left_aside["not selected"]
     return table
 
 
-def _chosen(labels: list[str], only: Sequence[str], draft: Draft) -> np.ndarray:
+def _chosen(labels: list[str], only: Sequence[str], builder: CatalogueBuilder) -> np.ndarray:
     """Return which labels are wanted: by their very name, which may hold ``[``, or by a glob.
 
     Names and globs are compared in one Unicode form: file systems and keyboards use different ones.
@@ -195,13 +195,13 @@ def _chosen(labels: list[str], only: Sequence[str], draft: Draft) -> np.ndarray:
     if idle:
         known = sorted(plain)
         raise CatalogueError(
-            f"no label in {', '.join(map(repr, draft.roots))} matches {', '.join(map(repr, idle))}; labels there: "
+            f"no label in {', '.join(map(repr, builder.roots))} matches {', '.join(map(repr, idle))}; labels there: "
             f"{', '.join(known[:8])}{', ...' if len(known) > 8 else ''}"
         )
     return wanted
 
 
-def _split_by_hash(table: pa.Table, draft: Draft) -> tuple[pa.Table, str]:
+def _split_by_hash(table: pa.Table, builder: CatalogueBuilder) -> tuple[pa.Table, str]:
     """Give every photo without a split one, and a share of test photos to a run that would have none to score on."""
     given = table["split"].combine_chunks()
     # Codes rather than names: at millions of rows, Python strings would be most of the memory.
@@ -222,7 +222,7 @@ def _split_by_hash(table: pa.Table, draft: Draft) -> tuple[pa.Table, str]:
     split[missing] = np.where(is_test, SPLITS.index("test"), SPLITS.index("train"))[missing]
     column = pa.DictionaryArray.from_arrays(pa.array(split, pa.int8()), pa.array(SPLITS))
     table = table.set_column(2, CATALOGUE.field("split"), column).select(CATALOGUE.names).cast(CATALOGUE)
-    return table, origin or ("manifest" if draft.from_manifest else "folders")
+    return table, origin or ("manifest" if builder.from_manifest else "folders")
 
 
 def _group_origin(group: np.ndarray) -> str:
@@ -230,12 +230,12 @@ def _group_origin(group: np.ndarray) -> str:
     return "manifest" if given.all() else "mixed" if given.any() else "names"
 
 
-def _nothing_found(sources: Sequence[str], draft: Draft) -> str:
+def _nothing_found(sources: Sequence[str], builder: CatalogueBuilder) -> str:
     where = ", ".join(f"'{source}'" for source in sources)
-    aside = draft.aside()
+    aside = builder.aside()
     layout = (
         "PHOTOS/<label>/photo.jpg, with or without Training/ and Test/ above it"
-        if draft.labelled
+        if builder.labelled
         else "JPEG, PNG or WebP files"
     )
     return f"no photos to use in {where}{f' ({aside})' if aside else ''}; expected {layout}"

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from fruits.config import is_utf8
 from fruits.errors import CatalogueError
-from fruits.photos.catalogue.builder import Draft, stable_hash
+from fruits.photos.catalogue.builder import CatalogueBuilder, stable_hash
 from fruits.photos.catalogue.names import is_system_folder, label_of, repeated_levels, split_of, split_of_source
 from fruits.photos.catalogue.sequences import number_frames
 from fruits.photos.catalogue.written import Written
@@ -48,12 +48,12 @@ def has_photo_suffix(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in _SUFFIXES  # noqa: PTH122 - 5 times faster than a Path per file
 
 
-def add_folder(draft: Draft, root: Path, access: Access, others: Iterable[str]) -> None:
+def add_folder(builder: CatalogueBuilder, root: Path, access: Access, others: Iterable[str]) -> None:
     """Add every photo below a folder on disk; folders are visited once per way down, never in a circle.
 
     Parameters
     ----------
-    draft : Draft
+    builder : CatalogueBuilder
     root : Path
         Without links.
     access : Access
@@ -66,9 +66,9 @@ def add_folder(draft: Draft, root: Path, access: Access, others: Iterable[str]) 
     CatalogueError
         If the folder cannot be read, or fruits wrote it.
     """
-    draft.lies_below(f"{root}/".replace("//", "/"))
+    builder.lies_below(f"{root}/".replace("//", "/"))
     written = Written.on_disk(root)
-    labels = _Labels(draft, split_of_source(root.name, others))
+    labels = _Labels(builder, split_of_source(root.name, others))
     stack: list[tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]] = [(str(root), (), frozenset())]
     while stack:
         folder, parts, above = stack.pop()
@@ -79,69 +79,69 @@ def add_folder(draft: Draft, root: Path, access: Access, others: Iterable[str]) 
         except OSError as exc:
             if not parts:
                 raise CatalogueError(f"'{root}' cannot be read ({exc.strerror}); check its permissions") from exc
-            draft.leave("unreadable", "/".join(parts))
+            builder.leave("unreadable", "/".join(parts))
             continue
         me = (stat.st_dev, stat.st_ino)
         if me in above:
-            draft.leave("symlink loop", "/".join(parts))
+            builder.leave("symlink loop", "/".join(parts))
             continue
         if parts and written.is_folder(folder, (entry.name for entry in found)):
-            draft.leave(written.REASON, "/".join(parts))
+            builder.leave(written.REASON, "/".join(parts))
             continue
         folders, files = [], []
         for entry in found:
             name = "/".join((*parts, entry.name))
             if not is_utf8(entry.name):
-                draft.leave("name is not UTF-8", name)
+                builder.leave("name is not UTF-8", name)
             elif entry.name.startswith("."):
-                draft.leave("hidden", name)
+                builder.leave("hidden", name)
             elif entry.is_symlink() and not access.reaches(entry.path):
-                draft.leave("link out of its source", name)
+                builder.leave("link out of its source", name)
             elif _is_folder(entry):
                 reason = "system folder" if is_system_folder(entry.name) else None
                 if not parts and written.has_at_root(entry.name):
                     reason = written.REASON
                 if reason:
-                    draft.leave(reason, name)
+                    builder.leave(reason, name)
                 else:
                     folders.append(entry)
             else:
                 files.append(entry)
         stack.extend((entry.path, (*parts, entry.name), above | {me}) for entry in reversed(folders))
-        photos = [entry for entry in files if _looks_like_photo(draft, entry, parts, access)]
+        photos = [entry for entry in files if _looks_like_photo(builder, entry, parts, access)]
         labels.note_empty(parts, has_folders=bool(folders), has_photos=bool(photos))
-        _add_files(draft, labels, photos, parts)
+        _add_files(builder, labels, photos, parts)
     labels.close()
 
 
 def add_file(
-    draft: Draft, uri: str, key: str, stat: os.stat_result, *, label: str | None, split: str | None, group: int | None,
-    manifest_source: str | None = None,
+    builder: CatalogueBuilder, uri: str, key: str, stat: os.stat_result, *, label: str | None, split: str | None,
+    group: int | None, manifest_source: str | None = None,
 ) -> None:  # fmt: skip
     """Add a file on disk, or leave it aside if it is none: opening a named pipe would wait for ever."""
     if not stats.S_ISREG(stat.st_mode):
-        draft.leave("not a file", key)
+        builder.leave("not a file", key)
         return
     version = f"{stat.st_mtime_ns}-{stat.st_size}"
-    draft.add(
+    builder.add(
         uri, key, stat.st_size, version, label=label, split=split, group=group, manifest_source=manifest_source
     )  # fmt: skip
 
 
-def add_prefix(draft: Draft, objects: Objects, others: Iterable[str]) -> bool:
+def add_prefix(builder: CatalogueBuilder, objects: Objects, others: Iterable[str]) -> bool:
     """Add every photo below a prefix of a bucket, folder by folder; return whether there is any object.
 
     ``others`` as in :func:`add_folder`.
     """
     root = f"{objects.root}/"
-    draft.lies_below(root)
-    listed = _listed(draft, objects)
+    builder.lies_below(root)
+    listed = _listed(builder, objects)
     if not listed.num_rows:
         return False
     unknown = _photos_by_content(objects, listed)
     written = Written.in_bucket(objects, listed["key"])
     name = objects.root.rpartition("/")[2]
-    folders = _Folders(draft, root, _Labels(draft, split_of_source(name, others)), written)
+    folders = _Folders(builder, root, _Labels(builder, split_of_source(name, others)), written)
     row = 0
     for batch in listed.to_batches(_ROWS_AT_ONCE):
         columns = (batch.column(name).to_pylist() for name in ("key", "size", "version"))
@@ -155,54 +155,56 @@ def add_prefix(draft: Draft, objects: Objects, others: Iterable[str]) -> bool:
 class _Labels:
     """What the folders of a source mean, and what is odd about them."""
 
-    def __init__(self, draft: Draft, split: str | None) -> None:
-        self._draft, self._split = draft, split  # `fruits run data/Training data/Test` means what it says
+    def __init__(self, builder: CatalogueBuilder, split: str | None) -> None:
+        self._builder, self._split = builder, split  # `fruits run data/Training data/Test` means what it says
         self._folders: set[tuple[str, ...]] = set()
 
     def of(self, parts: tuple[str, ...]) -> tuple[str | None, str | None] | None:
         """Return label and split of the photos in a folder; None if they have no label but need one."""
-        if not self._draft.labelled:
+        if not self._builder.labelled:
             return None, None
         if not parts or split_of(parts[-1]) or (label := label_of(parts[-1])) is None:
             return None
         self._folders.add((*parts[:-1], label))
         for part in reversed(parts[:-1]):
             if split := split_of(part):
-                self._draft.split_folders[part] = split
+                self._builder.split_folders[part] = split
                 return label, split
         return label, self._split
 
     def note_empty(self, parts: tuple[str, ...], *, has_folders: bool, has_photos: bool) -> None:
         if parts and not has_folders and not has_photos and split_of(parts[-1]) is None:
-            self._draft.leave("empty label", "/".join(parts))
+            self._builder.leave("empty label", "/".join(parts))
 
     def close(self) -> None:
         """Warn of splits that are called otherwise: all of their photos would be learnt from."""
         for above, names in repeated_levels(self._folders)[:3]:
-            place = f"in '{above}'" if above else f"in {self._draft.source!r}"
-            self._draft.warnings.append(
+            place = f"in '{above}'" if above else f"in {self._builder.source!r}"
+            self._builder.warnings.append(
                 f"the folders {', '.join(map(repr, names))} {place} repeat the labels of folders beside them, and their names "
                 "say no split, so their photos are mixed: if they are splits, call them train, val or test"
             )
 
 
-def _add_files(draft: Draft, labels: _Labels, photos: list[os.DirEntry[str]], parts: tuple[str, ...]) -> None:
+def _add_files(
+    builder: CatalogueBuilder, labels: _Labels, photos: list[os.DirEntry[str]], parts: tuple[str, ...]
+) -> None:
     if not photos:
         return
     if (meaning := labels.of(parts)) is None:
         for entry in photos:
-            draft.leave("no label", "/".join((*parts, entry.name)))
+            builder.leave("no label", "/".join((*parts, entry.name)))
         return
     label, split = meaning
-    groups = _neighbours(draft, parts, [entry.name for entry in photos])
+    groups = _neighbours(builder, parts, [entry.name for entry in photos])
     for entry, group in zip(photos, groups, strict=True):
         key = "/".join((*parts, entry.name))
         try:
             stat = entry.stat()
         except OSError:
-            draft.leave("unreadable", key)
+            builder.leave("unreadable", key)
         else:
-            add_file(draft, entry.path, key, stat, label=label, split=split, group=group)
+            add_file(builder, entry.path, key, stat, label=label, split=split, group=group)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -212,12 +214,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _neighbours(draft: Draft, parts: tuple[str, ...], names: list[str]) -> Iterator[int | None]:
+def _neighbours(builder: CatalogueBuilder, parts: tuple[str, ...], names: list[str]) -> Iterator[int | None]:
     """Yield a group per file name: the series it is numbered in, and the span its number falls into.
 
     A name without digits is a group of its own, and so is every photo where nothing is learnt.
     """
-    if not draft.labelled:
+    if not builder.labelled:
         yield from (None for _ in names)
         return
     for name, numbered in zip(names, number_frames(names), strict=True):
@@ -228,7 +230,9 @@ def _neighbours(draft: Draft, parts: tuple[str, ...], names: list[str]) -> Itera
             yield stable_hash("/".join((*parts, series, str(frame // FRAMES_PER_GROUP))))
 
 
-def _looks_like_photo(draft: Draft, entry: os.DirEntry[str], parts: tuple[str, ...], access: Access) -> bool:
+def _looks_like_photo(
+    builder: CatalogueBuilder, entry: os.DirEntry[str], parts: tuple[str, ...], access: Access
+) -> bool:
     if has_photo_suffix(entry.name):
         return True
     try:
@@ -236,9 +240,9 @@ def _looks_like_photo(draft: Draft, entry: os.DirEntry[str], parts: tuple[str, .
         if entry.is_file() and is_photo(read_head_of(entry.path, HEAD_BYTES, access.leads)):
             return True
     except OSError:
-        draft.leave("unreadable", "/".join((*parts, entry.name)))
+        builder.leave("unreadable", "/".join((*parts, entry.name)))
         return False
-    draft.leave("not an image", "/".join((*parts, entry.name)))
+    builder.leave("not an image", "/".join((*parts, entry.name)))
     return False
 
 
@@ -260,8 +264,8 @@ class _Folders:
     above the present object are held.
     """
 
-    def __init__(self, draft: Draft, root: str, labels: _Labels, written: Written) -> None:
-        self._draft, self._root, self._labels, self._written = draft, root, labels, written
+    def __init__(self, builder: CatalogueBuilder, root: str, labels: _Labels, written: Written) -> None:
+        self._builder, self._root, self._labels, self._written = builder, root, labels, written
         self._open = [_Folder(())]
         self._left: str | None = None
 
@@ -272,7 +276,7 @@ class _Folders:
             path = "/".join((*parts, name)[:depth])
             if reason := self._reason(path, part, is_folder=depth <= len(parts)):
                 if path != self._left:  # a folder counts once, as on disk
-                    self._draft.leave(reason, path)
+                    self._builder.leave(reason, path)
                 self._left = path
                 # As on disk, where what fruits wrote is known only once it is opened.
                 self._reach(parts[: depth - 1]).has_folders |= reason == self._written.REASON
@@ -283,7 +287,7 @@ class _Folders:
             folder.sizes.append(size)
             folder.versions.append(version)
         elif size:
-            self._draft.leave("not an image", key)
+            self._builder.leave("not an image", key)
         # An empty object without a suffix is how many tools mark a folder.
 
     def close(self) -> None:
@@ -309,27 +313,27 @@ class _Folders:
         return self._open[-1]
 
     def _finish(self, folder: _Folder) -> None:
-        draft, parts = self._draft, folder.parts
+        builder, parts = self._builder, folder.parts
         self._labels.note_empty(parts, has_folders=folder.has_folders, has_photos=bool(folder.names))
         if not folder.names:
             return
         if (meaning := self._labels.of(parts)) is None:
             for name in folder.names:
-                draft.leave("no label", "/".join((*parts, name)))
+                builder.leave("no label", "/".join((*parts, name)))
             return
         label, split = meaning
-        groups = _neighbours(draft, parts, folder.names)
+        groups = _neighbours(builder, parts, folder.names)
         for name, size, version, group in zip(folder.names, folder.sizes, folder.versions, groups, strict=True):
             key = "/".join((*parts, name))
-            draft.add(self._root + key, key, size, version, label=label, split=split, group=group)
+            builder.add(self._root + key, key, size, version, label=label, split=split, group=group)
 
 
-def _listed(draft: Draft, objects: Objects) -> pa.Table:
+def _listed(builder: CatalogueBuilder, objects: Objects) -> pa.Table:
     """Return ``key, size, version`` of all objects, in the order of keys."""
     schema = pa.schema([("key", pa.string()), ("size", pa.int64()), ("version", pa.string())])
     found = (
         (one.key, one.size_bytes, one.version)
-        for one in objects.list(leave=lambda key: draft.leave("key that is no path", key))
+        for one in objects.list(leave=lambda key: builder.leave("key that is no path", key))
     )
     chunks = []
     while some := list(islice(found, _ROWS_AT_ONCE)):

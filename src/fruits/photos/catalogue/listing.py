@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from fruits.config import is_utf8
 from fruits.errors import CatalogueError
-from fruits.photos.catalogue.builder import Draft, stable_hash
+from fruits.photos.catalogue.builder import CatalogueBuilder, stable_hash
 from fruits.photos.catalogue.folders import add_file, add_folder, add_prefix
 from fruits.photos.catalogue.manifest import Row, read_manifest
 from fruits.photos.catalogue.names import label_of
@@ -33,12 +33,12 @@ _ROWS_AT_ONCE: Final = 8192
 _OUTSIDE: Final = "outside of its source"
 
 
-def add_sources(draft: Draft, sources: Sequence[str], access: Access | None = None) -> None:
+def add_sources(builder: CatalogueBuilder, sources: Sequence[str], access: Access | None = None) -> None:
     """Add the photos of folders, prefixes of buckets, packs, manifests and (unlabelled) single photos.
 
     Parameters
     ----------
-    draft : Draft
+    builder : CatalogueBuilder
     sources : sequence of str
     access : Access, optional
         What links and manifests may lead to; by default the sources alone.
@@ -53,15 +53,15 @@ def add_sources(draft: Draft, sources: Sequence[str], access: Access | None = No
     access = Access.to(sources) if access is None else access
     names = [source.rstrip("/").rpartition("/")[2] for source in sources]
     for at, source in enumerate(sources):
-        draft.start(source)
+        builder.start(source)
         others = names[:at] + names[at + 1 :]
         if is_remote(source):
-            _add_remote(draft, source.rstrip("/"), access, others)
+            _add_remote(builder, source.rstrip("/"), access, others)
         else:
-            _add_local(draft, source, access, others)
+            _add_local(builder, source, access, others)
 
 
-def _add_local(draft: Draft, source: str, access: Access, others: Sequence[str]) -> None:
+def _add_local(builder: CatalogueBuilder, source: str, access: Access, others: Sequence[str]) -> None:
     if not is_utf8(str(Path(source).absolute())):
         raise CatalogueError(f"{source!r}: its name is not UTF-8, which tables cannot hold; rename the folder")
     path = Path(source)
@@ -76,68 +76,68 @@ def _add_local(draft: Draft, source: str, access: Access, others: Sequence[str])
     if path.is_dir():
         root = path.resolve()
         if (pack := find_pack(str(root))) is not None:
-            _add_pack(draft, pack)
+            _add_pack(builder, pack)
         else:
-            add_folder(draft, root, access, others)
+            add_folder(builder, root, access, others)
     elif path.suffix.lower() in _MANIFEST_SUFFIXES and path.is_file():
-        _add_manifest(draft, str(path.resolve()), access)
-    elif path.is_file() and not draft.labelled:
+        _add_manifest(builder, str(path.resolve()), access)
+    elif path.is_file() and not builder.labelled:
         file = path.resolve()
-        draft.lies_below(f"{file.parent}/".replace("//", "/"))
-        add_file(draft, str(file), path.name, path.stat(), label=None, split=None, group=None)
+        builder.lies_below(f"{file.parent}/".replace("//", "/"))
+        add_file(builder, str(file), path.name, path.stat(), label=None, split=None, group=None)
     elif path.exists():
         raise CatalogueError(f"'{source}' is a file; expected a folder of photos or a manifest (.csv, .parquet)")
     else:
         raise CatalogueError(f"'{source}' does not exist; expected a folder of photos or a manifest (.csv, .parquet)")
 
 
-def _add_remote(draft: Draft, source: str, access: Access, others: Sequence[str]) -> None:
+def _add_remote(builder: CatalogueBuilder, source: str, access: Access, others: Sequence[str]) -> None:
     reach(source)
     if source.lower().endswith(_MANIFEST_SUFFIXES):
-        _add_manifest(draft, source, access)
+        _add_manifest(builder, source, access)
         return
     if (pack := find_pack(source)) is not None:
-        _add_pack(draft, pack)
+        _add_pack(builder, pack)
         return
-    if add_prefix(draft, opened(source), others):
+    if add_prefix(builder, opened(source), others):
         return
     objects, key = place_of(source)
     found = objects.look(key) if key else None
-    if found is not None and not draft.labelled:
-        draft.lies_below(source[: source.rindex("/") + 1])
+    if found is not None and not builder.labelled:
+        builder.lies_below(source[: source.rindex("/") + 1])
         name = source.rpartition("/")[2]
-        draft.add(source, name, found.size_bytes, found.version, label=None, split=None)
+        builder.add(source, name, found.size_bytes, found.version, label=None, split=None)
     elif found is not None:
         raise CatalogueError(f"'{source}' is an object; expected a prefix with photos or a manifest (.csv, .parquet)")
     else:
         raise CatalogueError(f"nothing is stored below '{source}'; expected photos: check bucket and prefix")
 
 
-def _add_pack(draft: Draft, pack: Pack) -> None:
-    if draft.labelled and not pack.labelled:
+def _add_pack(builder: CatalogueBuilder, pack: Pack) -> None:
+    if builder.labelled and not pack.labelled:
         raise CatalogueError(
             f"the photos in pack '{pack.root}' have no labels; expected a pack made without --unlabelled"
         )
-    draft.lies_below(pack.uri(""))
-    for batch in pack.catalogue(labelled=draft.labelled):
-        draft.add_batch(_with_label(draft, batch) if draft.labelled else batch)
-    draft.from_manifest |= draft.labelled and pack.from_manifest
+    builder.lies_below(pack.uri(""))
+    for batch in pack.catalogue(labelled=builder.labelled):
+        builder.add_batch(_with_label(builder, batch) if builder.labelled else batch)
+    builder.from_manifest |= builder.labelled and pack.from_manifest
 
 
-def _with_label(draft: Draft, batch: pa.RecordBatch) -> pa.RecordBatch:
+def _with_label(builder: CatalogueBuilder, batch: pa.RecordBatch) -> pa.RecordBatch:
     """Leave photos aside whose label shows nothing, which older packs may hold."""
     labels = batch.column("label")
     blank = pa.array([label_of(label or "") is None for label in labels.dictionary.to_pylist()], pa.bool_())
     none = pc.fill_null(blank.take(labels.indices), True)
     for uri in batch.column("uri").filter(none).to_pylist():
-        draft.leave("no label", uri)
+        builder.leave("no label", uri)
     return batch.filter(pc.invert(none))
 
 
-def _add_manifest(draft: Draft, manifest: str, access: Access) -> None:
+def _add_manifest(builder: CatalogueBuilder, manifest: str, access: Access) -> None:
     """Add the photos that a manifest names, asking for the size and version of each."""
-    draft.lies_below(manifest[: manifest.rindex("/") + 1])
-    rows = read_manifest(manifest, labelled=draft.labelled)
+    builder.lies_below(manifest[: manifest.rindex("/") + 1])
+    rows = read_manifest(manifest, labelled=builder.labelled)
     links = _Links(access)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:  # starts threads only when something is asked
         while some := list(islice(rows, _ROWS_AT_ONCE)):
@@ -145,33 +145,33 @@ def _add_manifest(draft: Draft, manifest: str, access: Access) -> None:
             found = dict(zip(asked, pool.map(_look, asked), strict=True))
             for row in some:
                 if not is_utf8(row.uri):
-                    draft.leave("name is not UTF-8", row.key)
+                    builder.leave("name is not UTF-8", row.key)
                 elif is_remote(row.uri):
-                    _add_object(draft, row, found[row.uri]) if row.uri in found else draft.leave(_OUTSIDE, row.key)
+                    _add_object(builder, row, found[row.uri]) if row.uri in found else builder.leave(_OUTSIDE, row.key)
                 else:
-                    _add_named_file(draft, row, links)
-    draft.from_manifest = True
+                    _add_named_file(builder, row, links)
+    builder.from_manifest = True
 
 
-def _add_object(draft: Draft, row: Row, found: Found | None) -> None:
+def _add_object(builder: CatalogueBuilder, row: Row, found: Found | None) -> None:
     key, group = _key(row)
     # The stage will say "failed" of what is missing, with the reason, and try again next time.
     size, version = (0, "missing") if found is None else (found.size_bytes, found.version)
-    draft.add(
+    builder.add(
         row.uri, key, size, version, label=row.label, split=row.split, group=group, manifest_source=row.source
     )  # fmt: skip
 
 
-def _add_named_file(draft: Draft, row: Row, links: _Links) -> None:
+def _add_named_file(builder: CatalogueBuilder, row: Row, links: _Links) -> None:
     key, group = _key(row)
     reached, stat = links.stat(row.uri)
     if not reached:
-        draft.leave(_OUTSIDE, row.key)
+        builder.leave(_OUTSIDE, row.key)
     elif stat is None:
-        _add_object(draft, row, None)
+        _add_object(builder, row, None)
     else:
         add_file(
-            draft, row.uri, key, stat, label=row.label, split=row.split, group=group, manifest_source=row.source
+            builder, row.uri, key, stat, label=row.label, split=row.split, group=group, manifest_source=row.source
         )  # fmt: skip
 
 

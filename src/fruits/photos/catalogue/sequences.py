@@ -1,7 +1,7 @@
-"""Which photos are frames of one film, told from file names alone.
+"""Which photos are frames of one image sequence, told from file names alone.
 
 Names alike but for digits (``r2_48_100.jpg``, ``r2_51_100.jpg``) form a pattern; the number that varies most counts the frames,
-the others name the film: here the axis ``r2``. Knows nothing of what is on the photos.
+the others name the sequence: here the axis ``r2``. Knows nothing of what is on the photos.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ _NUMBERS_COMPARED: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Films:
-    """The films among some photos, as arrays of shape (n,).
+class ImageSequences:
+    """The image sequences among some photos, as arrays of shape (n,).
 
     Attributes
     ----------
-    film : int64 array
-        Number of the film, -1 for photos that are in none.
+    sequence : int64 array
+        Number of the sequence, -1 for photos that are in none.
     axis : int64 array
-        Rank of the film among the films of its label, by name; -1 likewise. In Fruits-360 the axis of rotation.
+        Rank of the sequence among the sequences of its label, by name; -1 likewise. In Fruits-360 the axis of rotation.
     turn : float64 array
-        Place within the film, 0 (first frame) to just below 1 (last frame): of a full turn, the angle.
+        Place within the sequence, 0 (first frame) to just below 1 (last frame): of a full turn, the angle.
     """
 
-    film: NDArray[np.int64]
+    sequence: NDArray[np.int64]
     axis: NDArray[np.int64]
     turn: NDArray[np.float64]
 
     @classmethod
-    def of(cls, uris: Sequence[str], labels: NDArray[np.int64]) -> Films:
-        """Find the films among photos given by path and number of their label, in any folders.
+    def of(cls, uris: Sequence[str], labels: NDArray[np.int64]) -> ImageSequences:
+        """Find the sequences among photos given by path and number of their label, in any folders.
 
         A series in which a frame number occurs twice within a label is none: then numbers only tell files apart.
         """
         n = len(uris)
-        film, axis, turn = np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.zeros(n)
+        sequence, axis, turn = np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.zeros(n)
         number = 0
         order = np.argsort(labels, kind="stable")
         starts = np.flatnonzero(np.r_[True, np.diff(labels[order]) != 0]) if n else np.array([], int)
@@ -66,14 +66,14 @@ class Films:
                 # Python's whole numbers: social networks write names with more digits than 64 bits hold.
                 first, last = frames[0][0], frames[-1][0]
                 members = [row for _, row in frames]
-                film[members], axis[members] = number, rank
+                sequence[members], axis[members] = number, rank
                 turn[members] = [(frame - first) / (last - first + 1) for frame, _ in frames]
                 number, rank = number + 1, rank + 1
-        return cls(film, axis, turn)
+        return cls(sequence, axis, turn)
 
-    def without(self, some: NDArray[np.bool_]) -> Films:
-        """Return these films less the photos marked in ``some``, shape (n,)."""
-        return Films(np.where(some, -1, self.film), np.where(some, -1, self.axis), self.turn)
+    def without(self, some: NDArray[np.bool_]) -> ImageSequences:
+        """Return these sequences less the photos marked in ``some``, shape (n,)."""
+        return ImageSequences(np.where(some, -1, self.sequence), np.where(some, -1, self.axis), self.turn)
 
 
 def number_frames(names: Sequence[str]) -> Iterator[tuple[str, int] | None]:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from fruits.config import is_utf8
 from fruits.errors import CatalogueError, ConfigError, StoreError
 from fruits.monitoring.clock import Clock, Progress, Silent
-from fruits.photos.catalogue.builder import Draft
+from fruits.photos.catalogue.builder import CatalogueBuilder
 from fruits.photos.catalogue.listing import add_sources
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.packs import MANIFEST, SCHEMA, VERSION_DIGITS, Contents, PackFile, find_pack, read_contents
@@ -87,14 +87,14 @@ def pack(
     progress, clock = progress or Silent(), Clock()
     with clock.step("catalogue"):
         progress.start("catalogue", None)
-        draft = Draft(labelled=labelled, progress=progress.advance)
+        builder = CatalogueBuilder(labelled=labelled, progress=progress.advance)
         access = Access.to(sources) if access is None else access
-        add_sources(draft, sources, access)
-        table = _with_paths(draft.finish(), draft)
-        for warning in draft.warnings:
+        add_sources(builder, sources, access)
+        table = _with_paths(builder.finish(), builder)
+        for warning in builder.warnings:
             progress.say(f"warning: {warning}")
     if not table.num_rows:
-        aside = f" ({draft.aside()})" if draft.left_aside else ""
+        aside = f" ({builder.aside()})" if builder.left_aside else ""
         raise CatalogueError(
             f"no photos to pack in {', '.join(map(repr, sources))}{aside}; expected what 'fruits run' takes"
         )
@@ -111,7 +111,7 @@ def pack(
             writing.undo()
             raise
         photos = sum(file.rows for file in files)
-        contents = Contents(photos, writing.photo_bytes, labelled, draft.from_manifest, files)
+        contents = Contents(photos, writing.photo_bytes, labelled, builder.from_manifest, files)
         before = _named_before(objects)
         # Nothing is taken back from here on: after an error, too, this may be what is written.
         objects.write(MANIFEST, contents.to_json())
@@ -119,15 +119,15 @@ def pack(
     return {
         "pack": to,
         "photos": photos,
-        "labels": len(draft.codes["label"]),
+        "labels": len(builder.codes["label"]),
         "photo_bytes": writing.photo_bytes,
         "files": len(files),
         "row_groups": sum(len(file.first) for file in files),
         "pack_bytes": sum(file.size_bytes for file in files),
         "unreadable": writing.unreadable_count,
         "unreadable_photos": writing.unreadable,
-        "left_aside": dict(sorted(draft.left_aside.items())),
-        "warnings": draft.warnings,
+        "left_aside": dict(sorted(builder.left_aside.items())),
+        "warnings": builder.warnings,
         "seconds": {**clock.seconds, "total": clock.total()},
     }
 
@@ -183,15 +183,15 @@ def unpack(root: str, to: str, *, overwrite: bool = False, progress: Progress | 
     }
 
 
-def _with_paths(table: pa.Table, draft: Draft) -> pa.Table:
+def _with_paths(table: pa.Table, builder: CatalogueBuilder) -> pa.Table:
     """Add the column ``path``, unique within the pack, and sort by it."""
     uris = table["uri"].cast(pa.string())
     paths = uris
-    for source, name in _names(list(draft.roots)).items():
-        root = draft.roots[source]
+    for source, name in _names(list(builder.roots)).items():
+        root = builder.roots[source]
         mine = pc.equal(table["source"].cast(pa.string()), source)
         below = pc.and_(mine, pc.starts_with(uris, root))
-        prefix = pa.scalar(f"{name}/" if len(draft.roots) > 1 else "")
+        prefix = pa.scalar(f"{name}/" if len(builder.roots) > 1 else "")
         within = pc.binary_join_element_wise(prefix, pc.utf8_slice_codeunits(uris, len(root)), "")
         # What a manifest names beyond its own folder keeps its whole path, below a name of its own.
         whole = pc.replace_substring_regex(uris, r"^([a-z0-9]+://|pack:)?/*", "")
@@ -351,7 +351,7 @@ class _Folder:
             raise StoreError(f"'{root}' cannot be made ({exc.strerror}); choose another folder with --to") from exc
         self._root = Path(root).resolve()
         self._safe: set[str] = set()  # folders that were looked at
-        self._draft = self._root / f".unpack-{uuid.uuid4().hex[:12]}"
+        self._unfinished = self._root / f".unpack-{uuid.uuid4().hex[:12]}"
 
     def add(self, path: str, digest: str, data: bytes) -> None:
         """Write a photo unless it is there; whatever speaks against it is counted."""
@@ -371,15 +371,15 @@ class _Folder:
             elif target.exists() and target.read_bytes() == data:
                 self.there_already += 1
             else:
-                self._draft.write_bytes(data)  # whole or not at all, also when killed
-                self._draft.replace(target)
+                self._unfinished.write_bytes(data)  # whole or not at all, also when killed
+                self._unfinished.replace(target)
                 self.written += 1
         except OSError as exc:
             self._fail(path, exc.strerror or str(exc))
 
     def close(self) -> None:
         """Leave nothing but photos."""
-        self._draft.unlink(missing_ok=True)
+        self._unfinished.unlink(missing_ok=True)
 
     def _is_within(self, folder: Path) -> bool:
         name = os.fspath(folder)

@@ -234,7 +234,7 @@ class Pack:
         return f"{SCHEME}{self.root.replace('%', '%25').replace('#', '%23')}#{path}"
 
     def catalogue(self, *, labelled: bool) -> Iterator[pa.RecordBatch]:
-        """Yield the photos as ``Draft.add_batch`` takes them, reading the small columns only.
+        """Yield the photos as ``CatalogueBuilder.add_batch`` takes them, reading the small columns only.
 
         Raises
         ------

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from fastapi import Request
 
-from fruits.service.http.errors import Problem
+from fruits.service.http.errors import HttpError
 from fruits.service.http.middleware import App, Message, Receive, Scope, Send
 from fruits.service.http.rate_limits import place_of
 from fruits.service.resources import Resources
@@ -48,7 +48,7 @@ def right_of(path: str) -> Right:
 
 
 class Guard:
-    """ASGI middleware behind the door: looks who asks before any route does.
+    """ASGI middleware inside the outermost one: looks who asks before any route does.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class Guard:
         is_reading = right in ("read", "page")
         found = await caller(resources, about, reading=is_reading)
         if found is None and resources.config.tokens_only and right in ("read", "ask"):
-            raise Problem("unauthorised")
+            raise HttpError("unauthorised")
         if not is_reading:
             await self._app(scope, receive, send)
             return
@@ -97,7 +97,7 @@ async def caller(
     ----------
     resources : Resources
     about : dict
-        What the door knows of the request.
+        What the middleware knows of the request.
     count : int
         For how many it counts.
     reading : bool
@@ -105,7 +105,7 @@ async def caller(
 
     Raises
     ------
-    Problem
+    HttpError
         ``unauthorised`` for a token that is none, ``rate_limited``.
     """
     given = about["headers"].get(b"authorization")
@@ -121,7 +121,7 @@ async def caller(
         found = await asyncio.to_thread(resources.tokens.check, token.strip())
     if found is None:
         _within(limits.take(place, config.rate))  # so that nobody guesses for long
-        raise Problem("unauthorised")
+        raise HttpError("unauthorised")
     rate = config.token_rate if found.rate_per_minute is None else found.rate_per_minute
     key, rate = about["bucket"] = _bucket(f"token {found.id}", rate, reading=reading)
     _within(limits.take(key, rate, count))
@@ -144,17 +144,17 @@ async def owner(request: Request) -> TokenInfo:
 
     Raises
     ------
-    Problem
+    HttpError
         ``unauthorised`` without a token, ``forbidden`` with one of another role.
     """
     found = await caller(request.app.state.resources, request.scope["fruits"])
     if found is None:
-        raise Problem("unauthorised")
+        raise HttpError("unauthorised")
     if found.role != "owner":
-        raise Problem("forbidden")
+        raise HttpError("forbidden")
     return found
 
 
 def _within(wait_s: float) -> None:
     if wait_s:
-        raise Problem("rate_limited", retry_after_s=wait_s)
+        raise HttpError("rate_limited", retry_after_s=wait_s)

@@ -111,7 +111,7 @@ _OF_STATUS: Final = {
 }  # fmt: skip
 
 
-class Problem(FruitsError):  # noqa: N818 - it is an answer more than an error
+class HttpError(FruitsError):
     """A request is answered with an error.
 
     Parameters
@@ -156,16 +156,16 @@ class OverLimitError(ImageDecodeError):
 
     Parameters
     ----------
-    problem : Problem
+    problem : HttpError
         What its sender is told.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: HttpError) -> None:
         super().__init__("too large", str(problem))
         self.problem = problem
 
 
-def over(limit: int, en: str, fr: str, *, code: str = "too_large", status: int | None = None) -> Problem:
+def over(limit: int, en: str, fr: str, *, code: str = "too_large", status: int | None = None) -> HttpError:
     """Return the problem of a request that is over a limit: each has a sentence of its own.
 
     Parameters
@@ -177,34 +177,34 @@ def over(limit: int, en: str, fr: str, *, code: str = "too_large", status: int |
     status : int, optional
     """
     number = f"{limit:,}"
-    return Problem(code, sentence=(en.format(number), fr.format(number.replace(",", "\u202f"))), status=status)
+    return HttpError(code, sentence=(en.format(number), fr.format(number.replace(",", "\u202f"))), status=status)
 
 
-def of(error: BaseException) -> Problem:
+def of(error: BaseException) -> HttpError:
     """Return what a client is told of an error: the one table."""
-    if isinstance(error, Problem):
+    if isinstance(error, HttpError):
         return error
     if isinstance(error, OverLimitError):
         return error.problem
     if isinstance(error, ImageDecodeError):
-        return Problem(_OF_PHOTO.get(error.code, "damaged"))
+        return HttpError(_OF_PHOTO.get(error.code, "damaged"))
     if isinstance(error, PermanentStoreError):  # trying again would not help
-        return Problem("internal")
+        return HttpError("internal")
     if isinstance(error, StoreError | EngineError):
-        return Problem("busy", retry_after_s=5)
+        return HttpError("busy", retry_after_s=5)
     if isinstance(error, FruitsError) and isinstance(error, LookupError):
-        return Problem("not_found")
+        return HttpError("not_found")
     if isinstance(error, FruitsError) and isinstance(error, ValueError):
-        return Problem("bad_request")
-    return Problem("internal")
+        return HttpError("bad_request")
+    return HttpError("internal")
 
 
-def of_status(status: int) -> Problem:
+def of_status(status: int) -> HttpError:
     """Return the problem of a status that the web framework came up with."""
-    return Problem(_OF_STATUS.get(status, "bad_request" if status < 500 else "internal"), status=status)
+    return HttpError(_OF_STATUS.get(status, "bad_request" if status < 500 else "internal"), status=status)
 
 
-def said(problem: Problem) -> dict[str, Any]:
+def said(problem: HttpError) -> dict[str, Any]:
     """Return code and messages, without the request's number."""
     message = KINDS[problem.code].message
     if problem.sentence:
@@ -215,6 +215,6 @@ def said(problem: Problem) -> dict[str, Any]:
     return {"code": problem.code, "message": message}
 
 
-def body(problem: Problem, request_id: str) -> bytes:
+def body(problem: HttpError, request_id: str) -> bytes:
     """Return the bytes of an answer that is an error."""
     return json_text({"error": {**said(problem), "request_id": request_id}}, ensure_ascii=False).encode()

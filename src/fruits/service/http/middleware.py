@@ -1,4 +1,4 @@
-"""The door: who is let in, under which name, and what every answer carries.
+"""The outermost middleware: who is let in, under which name, and what every answer carries.
 
 Pure ASGI around everything else: a number per request, known hosts, security headers, calls from other sites, and the one error
 shape for whatever goes wrong inside. Bodies are bounded where they are read, in ``uploads.py``. Knows nothing of
@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
 from fruits.errors import PermanentStoreError
-from fruits.service.http import errors as problems
-from fruits.service.http.errors import Problem
+from fruits.service.http import errors as http_errors
+from fruits.service.http.errors import HttpError
 from fruits.service.http.rate_limits import parsed, parsed_network
 from fruits.service.http.uploads import GoneError, read_body
 from fruits.service.settings import LOOPBACK, ServiceConfig
@@ -36,7 +36,7 @@ _ALLOWED: Final = "GET, POST, DELETE"
 _ALLOWED_HEADERS: Final = "Authorization, Content-Type, X-Fruits-Secret"
 
 
-class Door:
+class Middleware:
     """ASGI middleware.
 
     Parameters
@@ -114,7 +114,7 @@ class Door:
 
         try:
             if not self._knows(headers) and scope["path"] not in _ANY_HOST:
-                raise Problem("unknown_host")
+                raise HttpError("unknown_host")
             if scope["path"] == "":  # links of the first page are relative to its folder
                 await reply(answer, 308, b"", [(b"location", f"{self._config.root_path}/".encode())])
                 return
@@ -133,7 +133,7 @@ class Door:
         except Exception as exc:
             about.setdefault("cause", exc)
             if not status:
-                await send_problem(answer, problems.of(exc), about)
+                await send_error(answer, http_errors.of(exc), about)
             elif status != 500:
                 raise  # half an answer is out; only closing the connection says that it is none
         finally:
@@ -146,7 +146,7 @@ class Door:
         if code:
             self._telemetry.errors.labels(code).inc()
             cause = about.get("cause")
-            if code in ("internal", "busy") and cause is not None and not isinstance(cause, Problem):
+            if code in ("internal", "busy") and cause is not None and not isinstance(cause, HttpError):
                 if isinstance(cause, PermanentStoreError):  # says in a sentence what whoever runs this has to change
                     self._telemetry.log("store_unusable", level="error", request_id=about["id"], message=str(cause))
                 else:
@@ -207,13 +207,13 @@ def host_of(headers: dict[bytes, bytes]) -> str:
     return host if not name or (port and not port.isdigit()) else name
 
 
-async def send_problem(send: Send, problem: Problem, about: dict[str, Any]) -> None:
+async def send_error(send: Send, problem: HttpError, about: dict[str, Any]) -> None:
     """Answer with an error, and say goodbye where a body is still on its way."""
     about["code"] = problem.code
     headers = [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
     if problem.code in ("slow", "stopping"):
         headers.append((b"connection", b"close"))
-    await reply(send, problem.status, problems.body(problem, about["id"]), headers)
+    await reply(send, problem.status, http_errors.body(problem, about["id"]), headers)
 
 
 async def reply(send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:

@@ -13,13 +13,13 @@ from urllib.parse import parse_qs
 
 from fruits.errors import ImageDecodeError
 from fruits.photos.decoding.quality import ADVICE
-from fruits.service.http import errors as problems
+from fruits.service.http import errors as http_errors
 from fruits.service.http.access import caller, charge
 from fruits.service.http.delivery import Delivery
-from fruits.service.http.errors import OverLimitError, Problem, over
+from fruits.service.http.errors import HttpError, OverLimitError, over
 from fruits.service.http.middleware import Receive, Scope, Send, reply
 from fruits.service.http.uploads import GoneError, Upload, read_upload
-from fruits.service.inference.image_header import Glance, glance
+from fruits.service.inference.image_header import ImageHeader, read_header
 from fruits.service.inference.workers import Recognised, UnreadableError
 from fruits.service.resources import Resources
 from fruits.service.settings import ServiceConfig
@@ -45,7 +45,7 @@ async def recognise(resources: Resources, scope: Scope, receive: Receive, send: 
     except BaseException as exc:
         resources.undelivered.lost(kept)
         if isinstance(exc, Exception) and not isinstance(exc, GoneError):  # else nobody is left to be refused anything
-            resources.statistics.refused(problems.of(exc).code)
+            resources.statistics.refused(http_errors.of(exc).code)
         raise
     finally:
         about["bytes_in"], about["photos"] = upload.bytes_in, upload.count
@@ -79,7 +79,7 @@ async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: 
     _admit(resources)
     token = await caller(resources, about)
     if resources.config.tokens_only and token is None:
-        raise Problem("unauthorised")
+        raise HttpError("unauthorised")
     await read_upload(upload, receive, about["headers"], resources.config)
     if upload.count > 1:
         await caller(resources, about, upload.count - 1)
@@ -94,7 +94,7 @@ async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: 
     photos = [
         _as_json(outcome, next(receipts), total_s)
         if isinstance(outcome, Recognised)
-        else {"name": f"photo {place}", "error": problems.said(problems.of(outcome))}
+        else {"name": f"photo {place}", "error": http_errors.said(http_errors.of(outcome))}
         for place, outcome in enumerate(outcomes, 1)
     ]
     model = good[0].model if good else resources.recogniser.model
@@ -105,10 +105,10 @@ async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: 
 def _admit(resources: Resources, *, heavy: bool = False) -> None:
     """Refuse now who would wait too long."""
     if not resources.ready:
-        raise Problem("stopping")
+        raise HttpError("stopping")
     wait_s = resources.recogniser.wait_s(heavy=heavy)
     if wait_s > resources.config.max_wait_s:
-        raise Problem("busy", retry_after_s=wait_s)
+        raise HttpError("busy", retry_after_s=wait_s)
 
 
 def _wishes(query: bytes, fields: dict[str, str]) -> tuple[bool, bool, str]:
@@ -119,12 +119,12 @@ def _wishes(query: bytes, fields: dict[str, str]) -> tuple[bool, bool, str]:
         values = [*([fields[name]] if name in fields else ()), *asked.get(name, ()), otherwise]
         if not set(values) <= set(known):  # also of those that do not count
             detail = f"{name}: expected {' or '.join(known)}", f"{name} : attendu {' ou '.join(known)}"
-            raise Problem("bad_request", detail, status=422)
+            raise HttpError("bad_request", detail, status=422)
         found[name] = values[0]
     keep, show = found["keep"] == "true", found["show"] == "true"
     if show and not keep:
         detail = "show=true needs keep=true", "show=true demande keep=true"
-        raise Problem("bad_request", detail, status=422)
+        raise HttpError("bad_request", detail, status=422)
     return keep, show, found["lang"]
 
 
@@ -132,7 +132,7 @@ async def _outcomes(
     resources: Resources, about: dict[str, Any], upload: Upload, *, keep: bool
 ) -> list[Recognised | ImageDecodeError]:
     """Return what became of each photo; raise if there is but one and it is no photo."""
-    seen = [glance(data) for data in upload.photos]
+    seen = [read_header(data) for data in upload.photos]
     refusals = [_refusal(one, resources.config) for one in seen]
     # What is refused anyway waits in no line: its fault is told, however busy the service is.
     if not all(refusals):
@@ -149,7 +149,7 @@ async def _outcomes(
     charge(resources, about, sum(_decode_s(outcome) for outcome in outcomes))
     for outcome in outcomes:
         if isinstance(outcome, ImageDecodeError):
-            code = problems.of(outcome).code
+            code = http_errors.of(outcome).code
             resources.telemetry.rejected.labels(code).inc()
             if len(outcomes) == 1:
                 raise outcome
@@ -168,7 +168,7 @@ def _decode_s(outcome: Recognised | ImageDecodeError) -> float:
     return outcome.decode_s if isinstance(outcome, UnreadableError) else 0.0
 
 
-def _refusal(seen: Glance, config: ServiceConfig) -> ImageDecodeError | None:
+def _refusal(seen: ImageHeader, config: ServiceConfig) -> ImageDecodeError | None:
     """Return why a photo is not even tried."""
     if seen.width * seen.height > config.max_pixels:
         return OverLimitError(

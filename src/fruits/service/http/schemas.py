@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
-from fruits.service.http import errors as problems
+from fruits.service.http import errors as http_errors
 from fruits.service.http.uploads import PHOTO_TYPES
 from fruits.service.submissions.types import Submission
 
@@ -16,7 +16,7 @@ from fruits.service.submissions.types import Submission
 ID: Final = r"^[A-Za-z0-9_-]{22}$"
 #: Of a bundle.
 IDENTITY: Final = r"^[0-9a-f]{16}$"
-_CODES: Final[list[Any]] = sorted(problems.KINDS)
+_CODES: Final[list[Any]] = sorted(http_errors.KINDS)
 
 
 class Text(BaseModel):
@@ -35,7 +35,7 @@ class ErrorBody(BaseModel):
 
 
 _EXAMPLE_ERRORS: Final[list[Any]] = [
-    {"error": {"code": code, "message": problems.KINDS[code].message, "request_id": "q2Vn0cW1Qm2s8vT5"}}
+    {"error": {"code": code, "message": http_errors.KINDS[code].message, "request_id": "q2Vn0cW1Qm2s8vT5"}}
     for code in ("not_an_image", "rate_limited")
 ]
 

@@ -23,9 +23,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fruits.errors import ConfigError
 from fruits.service.app import create_app
-from fruits.service.http import errors as problems
+from fruits.service.http import errors as http_errors
 from fruits.service.http.delivery import TRANSPORT
-from fruits.service.http.errors import Problem
+from fruits.service.http.errors import HttpError
 from fruits.service.http.middleware import Proxies
 from fruits.service.http.rate_limits import place_of
 from fruits.service.settings import ServiceConfig
@@ -199,7 +199,7 @@ class _Connection(HttpToolsProtocol):
         if len(self.connections) > self.settings.max_connections or (
             self._place and self.open_by_place[self._place] > limit
         ):
-            self._refuse(Problem("busy", retry_after_s=1))
+            self._refuse(HttpError("busy", retry_after_s=1))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.gauge.dec()
@@ -250,7 +250,7 @@ class _Connection(HttpToolsProtocol):
             self._wait()
         super().data_received(data)
         if self._in_head and self._head_bytes > _MAX_HEAD_BYTES:
-            self._refuse(Problem("bad_request", ("its head is too long", "son en-tête est trop long"), status=431))
+            self._refuse(HttpError("bad_request", ("its head is too long", "son en-tête est trop long"), status=431))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -297,7 +297,7 @@ class _Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - what it says is for programmers
         self._refuse(
-            Problem("bad_request", ("this is no HTTP that can be understood", "ce HTTP n'est pas compréhensible"))
+            HttpError("bad_request", ("this is no HTTP that can be understood", "ce HTTP n'est pas compréhensible"))
         )
 
     def _count(self, size: int) -> None:
@@ -319,11 +319,11 @@ class _Connection(HttpToolsProtocol):
     def _too_late(self) -> None:
         self._patience = None
         if self.cycle is None or (self._in_head and self.cycle.response_complete):
-            self._refuse(Problem("slow"))
+            self._refuse(HttpError("slow"))
         elif not self._in_head:
             self.transport.close()
 
-    def _refuse(self, problem: Problem) -> None:
+    def _refuse(self, problem: HttpError) -> None:
         """Answer outside any request, and hang up; whoever asked before that is answered first."""
         if self.transport.is_closing() or self._deaf:
             return
@@ -338,7 +338,7 @@ class _Connection(HttpToolsProtocol):
                 self.pipeline.popleft()
                 return
         if cycle is None or (cycle.response_complete and self._in_head) or not cycle.response_started:
-            body = problems.body(problem, secrets.token_urlsafe(12))
+            body = http_errors.body(problem, secrets.token_urlsafe(12))
             lines = [
                 f"HTTP/1.1 {problem.status} Refused",
                 "content-type: application/json",

@@ -15,7 +15,7 @@ from typing import Any, Final
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from fruits.service.http.errors import Problem, over
+from fruits.service.http.errors import HttpError, over
 from fruits.service.settings import ServiceConfig
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -58,7 +58,7 @@ class Budget:
     def take(self, count: int) -> None:
         """Take some, or raise ``busy``."""
         if self.taken + count > self.most:
-            raise Problem("busy")
+            raise HttpError("busy")
         self.taken += count
 
 
@@ -96,7 +96,7 @@ async def read_body(receive: Receive, headers: dict[bytes, bytes], most: int, se
 
     Raises
     ------
-    Problem
+    HttpError
         ``too_large`` or ``slow``.
     GoneError
     """
@@ -115,7 +115,7 @@ async def read_upload(upload: Upload, receive: Receive, headers: dict[bytes, byt
 
     Raises
     ------
-    Problem
+    HttpError
         If something is over a limit or not what was expected.
     GoneError
     """
@@ -132,7 +132,7 @@ async def read_upload(upload: Upload, receive: Receive, headers: dict[bytes, byt
     upload.count = len(upload.photos)
 
 
-def _too_long_a_body(most: int) -> Problem:
+def _too_long_a_body(most: int) -> HttpError:
     return over(
         most,
         "The request is larger than the {} bytes that are taken at this address.",
@@ -145,7 +145,7 @@ def _announced(headers: dict[bytes, bytes]) -> int:
     return int(given) if given.isdigit() else 0
 
 
-def _too_many_bytes(most: int) -> Problem:
+def _too_many_bytes(most: int) -> HttpError:
     return over(
         most,
         "The request is larger than the {} bytes that are taken here: send smaller photos, or fewer at once.",
@@ -188,7 +188,7 @@ class _Body:
         if problem := self.nameless():
             raise problem
 
-    def nameless(self) -> Problem | None:
+    def nameless(self) -> HttpError | None:
         """Return what is wrong with a form that has no photo: which fields came instead."""
         if not self._known:
             self._look()
@@ -206,7 +206,7 @@ class _Body:
         if found and not (boundary and start.startswith(b"--" + boundary)):
             boundary = found[1].rstrip(b" \t")
         if not 0 < len(boundary) <= _MAX_BOUNDARY:
-            raise Problem(
+            raise HttpError(
                 "bad_request", ("multipart/form-data without a boundary", "multipart/form-data sans « boundary »")
             )
         self._parts = _Parts(boundary, self._config, self._upload)
@@ -236,7 +236,7 @@ async def _stream(receive: Receive, take: Callable[[bytes], Any], most: int, sec
                 if not message.get("more_body", False):
                     return
     except TimeoutError as exc:
-        raise Problem("slow") from exc
+        raise HttpError("slow") from exc
 
 
 class _Parts:
@@ -267,17 +267,17 @@ class _Parts:
                 },
             )
         except MultipartParseError as exc:
-            raise Problem("bad_request", ("the boundary cannot be used", "« boundary » inutilisable")) from exc
+            raise HttpError("bad_request", ("the boundary cannot be used", "« boundary » inutilisable")) from exc
 
     def feed(self, piece: bytes) -> None:
         try:
             self._parser.write(piece)
         except MultipartParseError as exc:
-            raise Problem("bad_request", ("the multipart body is damaged", "corps multipart endommagé")) from exc
+            raise HttpError("bad_request", ("the multipart body is damaged", "corps multipart endommagé")) from exc
 
     def finish(self) -> None:
         if not self._ended:
-            raise Problem("bad_request", ("the multipart body is cut short", "corps multipart incomplet"))
+            raise HttpError("bad_request", ("the multipart body is cut short", "corps multipart incomplet"))
 
     def _begin(self) -> None:
         self._parts += 1
@@ -315,7 +315,7 @@ class _Parts:
         self._name = options.get(b"name")
         self._is_file = self._name == b"photo"
         if self._name is None:
-            raise Problem("bad_request", ("a part of the body has no name", "une partie du corps n'a pas de nom"))
+            raise HttpError("bad_request", ("a part of the body has no name", "une partie du corps n'a pas de nom"))
         if self._is_file:
             if len(self._upload.photos) >= self._config.max_photos:
                 raise over(
@@ -330,14 +330,14 @@ class _Parts:
                 "Plus de {} champs à côté des photos : envoyez-en moins.", code="too_many_parts",
             )  # fmt: skip
 
-    def nameless(self) -> Problem | None:
+    def nameless(self) -> HttpError | None:
         """Return the problem of a form without a photo, if it is one."""
         if self._upload.photos or self._is_file:
             return None
         told = [name.decode() if _PLAIN.fullmatch(name) else "…" for name in dict.fromkeys(self._others)]
         found = ", ".join([*told[:_NAMES_TOLD], *(["…"] if len(told) > _NAMES_TOLD else [])])
         en, fr = "no field named photo", "aucun champ nommé photo"
-        return Problem(
+        return HttpError(
             "bad_request", (f"{en}; found: {found}", f"{fr} ; reçu : {found}") if found else (en, fr), status=422
         )
 

@@ -17,7 +17,7 @@ from fruits.errors import StoreError
 from fruits.photos.catalogue.consent import unmark
 from fruits.service.http import recognise as answering
 from fruits.service.http.access import owner
-from fruits.service.http.errors import Problem
+from fruits.service.http.errors import HttpError
 from fruits.service.http.middleware import host_of
 from fruits.service.http.owner_api import owner_router
 from fruits.service.http.rate_limits import is_loopback
@@ -58,7 +58,7 @@ async def recognise() -> Response:
     Photos are JPEG, PNG or WebP by their content. Of one photo that cannot be opened the answer is an error; among several, an
     error stands in its place. A photo is kept only if ``keep`` says so; ``id`` and ``secret`` of the answer delete it.
     """
-    raise Problem("method_not_allowed")  # the door has led every POST to fruits.service.http.recognise already
+    raise HttpError("method_not_allowed")  # the middleware has led every POST to fruits.service.http.recognise already
 
 
 async def feedback(request: Request, said: Feedback) -> Response:
@@ -129,12 +129,12 @@ async def thumbnail(
     """Return a training photo, small; of a visitor's photo only while the visitor agrees, and for nobody to store."""
     gallery = _model(request, identity).bundle.gallery
     if number >= len(gallery):
-        raise Problem("not_found")
+        raise HttpError("not_found")
     giver = gallery.givers.get(number)
     if giver is None:
         return _immutable(request, gallery.thumbnail(number), "image/jpeg")
     if not await asyncio.to_thread(resources_of(request).submissions.shown, [giver]):
-        raise Problem("not_found")
+        raise HttpError("not_found")
     return Response(unmark(gallery.thumbnail(number)), media_type="image/jpeg", headers=_FOR_NOBODY)
 
 
@@ -158,7 +158,7 @@ async def healthz() -> Response:
 async def readyz(request: Request) -> Response:
     """Say whether photos are taken now: not before all is warmed up, not while stopping."""
     if not resources_of(request).ready:
-        raise Problem("stopping")
+        raise HttpError("stopping")
     return Response(b'{"ready":true}', media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
@@ -214,7 +214,7 @@ def add_to(app: FastAPI) -> None:
 def _model(request: Request, identity: str) -> Model:
     found = resources_of(request).recogniser.model_of(identity)
     if found is None:
-        raise Problem("not_found")
+        raise HttpError("not_found")
     return found
 
 

@@ -25,7 +25,7 @@ _STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
+class ImageHeader:
     """What was announced; zeros where nothing could be read.
 
     Attributes
@@ -44,13 +44,13 @@ class Glance:
     heavy: bool = False
 
 
-def glance(data: bytes) -> Glance:
+def read_header(data: bytes) -> ImageHeader:
     """Look at the head of a file; any bytes will do."""
     try:
         if data.startswith(b"\xff\xd8\xff"):
             width, height, whole = _jpeg(data)
             limit = _HEAVY_PIXELS if whole else _HEAVY_JPEG_PIXELS
-            return Glance(width, height, 1, width * height > limit or len(data) > _HEAVY_BYTES)
+            return ImageHeader(width, height, 1, width * height > limit or len(data) > _HEAVY_BYTES)
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
             width, height = struct.unpack_from(">II", data, 16)
             frames = _png_frames(data)
@@ -60,10 +60,10 @@ def glance(data: bytes) -> Glance:
             width, height = heif_size(data)
             frames = 1  # of several pictures one is shown
         else:
-            return Glance()
+            return ImageHeader()
     except (struct.error, IndexError):
-        return Glance(heavy=len(data) > _HEAVY_BYTES)
-    return Glance(width, height, frames, width * height > _HEAVY_PIXELS or len(data) > _HEAVY_BYTES or frames > 1)
+        return ImageHeader(heavy=len(data) > _HEAVY_BYTES)
+    return ImageHeader(width, height, frames, width * height > _HEAVY_PIXELS or len(data) > _HEAVY_BYTES or frames > 1)
 
 
 def _jpeg(data: bytes) -> tuple[int, int, bool]:

@@ -1,8 +1,8 @@
 """Lanes around the open bundle: decoders, the queue before them, warm-up, and a new bundle without downtime.
 
-A lane is a thread with a decoder of its own (a child process that may die of a photo) that takes what waits, decodes and
-recognises it. Photos of different requests share a lane's batch; an answer does not depend on the others in it. The network is
-opened once for all lanes. Knows nothing of HTTP or of what is kept.
+A worker is a thread with a decoder of its own (a child process that may die of a photo) that takes what waits, decodes and
+recognises it. Photos of different requests share a worker's batch; an answer does not depend on the others in it. The network is
+opened once for all workers. Knows nothing of HTTP or of what is kept.
 """
 
 from __future__ import annotations
@@ -105,9 +105,9 @@ class Recogniser:
     ----------
     out : str
         Results of a run, or a bundle.
-    lanes : int
+    workers : int
     batch : int
-        Photos that a lane takes at once, at most.
+        Photos that a worker takes at once, at most.
     decode_s : float
         Seconds of processor time to decode a photo.
 
@@ -117,7 +117,7 @@ class Recogniser:
         If the bundle cannot be used.
     """
 
-    def __init__(self, out: str, *, lanes: int, batch: int = 8, decode_s: float = 5.0, root: str = "") -> None:
+    def __init__(self, out: str, *, workers: int, batch: int = 8, decode_s: float = 5.0, root: str = "") -> None:
         self._out, self._batch = out, batch
         self._limits = Limits(cpu_s=decode_s, wall_s=max(_WALL_S, _WALL_FACTOR * decode_s), memory_mib=_MEMORY_MIB)
         self._models: OrderedDict[str, Model] = OrderedDict()
@@ -129,13 +129,13 @@ class Recogniser:
         self._closed = False
         self._photo_s = list(_FIRST_GUESS_S)
         self._at_work = 0
-        self._since = [0.0] * lanes
-        self._lanes = [
-            threading.Thread(target=self._work, args=(number,), name=f"lane-{number}", daemon=True)
-            for number in range(lanes)
+        self._since = [0.0] * workers
+        self._workers = [
+            threading.Thread(target=self._work, args=(number,), name=f"worker-{number}", daemon=True)
+            for number in range(workers)
         ]
         # So that a few heavy photos never hold up all others.
-        self._heavy_lanes, self._heavy_at_work = max(1, lanes // 2), 0
+        self._heavy_workers, self._heavy_at_work = max(1, workers // 2), 0
         self.warm = False
 
     @property
@@ -160,18 +160,18 @@ class Recogniser:
     def wait_s(self, *, heavy: bool = False) -> float:
         """Return how long a photo that comes now would wait for its turn, by what photos took lately."""
         since = self._since
-        # Where every lane hangs on something, nobody knows for how long: as long again.
+        # Where every worker hangs on something, nobody knows for how long: as long again.
         stuck_s = time.perf_counter() - max(since) if all(since) else 0.0
-        light_s = len(self._light) * self._photo_s[0] / len(self._lanes)
-        heavy_s = (len(self._heavy) + self._heavy_at_work) * self._photo_s[1] / self._heavy_lanes if heavy else 0.0
+        light_s = len(self._light) * self._photo_s[0] / len(self._workers)
+        heavy_s = (len(self._heavy) + self._heavy_at_work) * self._photo_s[1] / self._heavy_workers if heavy else 0.0
         return max(light_s + heavy_s, stuck_s)
 
     def start(self) -> None:
-        """Start the lanes and warm each up with a made photo, so that the first visitor waits for nothing."""
+        """Start the workers and warm each up with a made photo, so that the first visitor waits for nothing."""
         photo = made_photo()
-        for lane in self._lanes:
-            lane.start()
-        for future in [self._ask(photo) for _ in self._lanes]:
+        for worker in self._workers:
+            worker.start()
+        for future in [self._ask(photo) for _ in self._workers]:
             try:
                 seen: Answer | ImageDecodeError = future.result().answer
             except UnreadableError as exc:
@@ -188,7 +188,7 @@ class Recogniser:
         keep : bool
             Whether a fresh JPEG of it is wanted as well.
         heavy : bool
-            Whether decoding it takes long: it is decoded alone, and never on all lanes at once.
+            Whether decoding it takes long: it is decoded alone, and never on all workers at once.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Recognised] = loop.create_future()
@@ -215,13 +215,13 @@ class Recogniser:
         return True
 
     def close(self) -> None:
-        """Finish what waits, then end the lanes and their decoders."""
+        """Finish what waits, then end the workers and their decoders."""
         with self._ready:
             self._closed = True
             self._ready.notify_all()
-        for lane in self._lanes:
-            if lane.ident is not None:
-                lane.join()
+        for worker in self._workers:
+            if worker.ident is not None:
+                worker.join()
 
     def _load_patiently(self) -> bundles.Bundle:
         """Load; on a disk a new bundle replaces the old one in two steps, between which there is none for an instant."""
@@ -254,18 +254,18 @@ class Recogniser:
             self._ready.notify()
 
     def _take(self) -> list[_Job]:
-        """Wait for photos; return what one lane does next, nothing at the end."""
+        """Wait for photos; return what one worker does next, nothing at the end."""
         with self._ready:
             while True:
-                may_heavy = self._heavy and self._heavy_at_work < self._heavy_lanes
+                may_heavy = self._heavy and self._heavy_at_work < self._heavy_workers
                 # First come, first served, as far as heavy ones may.
                 if may_heavy and (not self._light or self._heavy[0].since < self._light[0].since):
                     self._heavy_at_work += 1
                     self._at_work += 1
                     return [self._heavy.popleft()]
                 if self._light:
-                    # A fair share, so that no lane idles while another has a long batch.
-                    share = -(-len(self._light) // len(self._lanes))
+                    # A fair share, so that no worker idles while another has a long batch.
+                    share = -(-len(self._light) // len(self._workers))
                     jobs = [self._light.popleft() for _ in range(min(self._batch, share))]
                     self._at_work += len(jobs)
                     return jobs
@@ -279,7 +279,7 @@ class Recogniser:
                 started = self._since[number] = time.perf_counter()
                 try:
                     outcomes = self._do(decoder, jobs, started)
-                except Exception as exc:  # whatever it was, these photos have their outcome and the lane goes on
+                except Exception as exc:  # whatever it was, these photos have their outcome and the worker goes on
                     outcomes = [exc] * len(jobs)
                 self._since[number] = 0.0
                 self._done(jobs, (time.perf_counter() - started) / len(jobs))
@@ -362,7 +362,7 @@ def check(config: ServiceConfig) -> dict[str, Any]:
         If the bundle cannot be used.
     """
     started = time.perf_counter()
-    recogniser = Recogniser(config.out, lanes=1, decode_s=config.decode_s)
+    recogniser = Recogniser(config.out, workers=1, decode_s=config.decode_s)
     opened = time.perf_counter()
     recogniser.start()
     warm = time.perf_counter()

@@ -3,7 +3,7 @@
 Everything lies in the folder ``pages``, and there is no build step: pages are put into their layout when the service starts,
 the rest is served as it is. Files are small and held in memory, plain and compressed, with an ETag; the runtime of the
 on-device mode (``pages/vendor``, made by ``web/build.mjs``, see ``make web``) is large, stays on disk and never changes under
-its name. Headers for safety are the door's. Knows nothing of photos, answers or the API.
+its name. Headers for safety are set by the middleware. Knows nothing of photos, answers or the API.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The service's database: how it is opened, what tables it has, and who may write when.
 
 SQLite on this machine by default (one file, any number of processes), PostgreSQL by URL. Tables are made and brought up to date
-by Alembic (``migrations/``) whenever the database is opened. Forgetting is part of it: what was deleted must not be readable in
+by Alembic (``migrations/``) whenever the database is opened. Erasure is part of it: what was deleted must not be readable in
 the files either, see :meth:`Database.scrub`. Knows nothing of what the rows are for.
 """
 

@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, and_, delete, select, update
 from fruits.service.submissions.database import Database, SubmissionRow
 from fruits.service.submissions.photo_store import ID, PhotoStore, SweepRefusedError, not_found, photo_key
 
-__all__ = ["ID", "QUARANTINE_S", "Forgetting", "not_found", "photo_key"]
+__all__ = ["ID", "QUARANTINE_S", "Erasure", "not_found", "photo_key"]
 
 #: Deleted in one go: a few transactions for a day's worth, none of them long.
 _AT_ONCE: Final = 200
@@ -39,7 +39,7 @@ _ROW: Final = SubmissionRow
 _EMPTY: Final = {column.name: None for column in SubmissionRow.__table__.columns if column.nullable}
 
 
-class Forgetting:
+class Erasure:
     """Deletes submissions for good.
 
     Parameters
@@ -53,7 +53,7 @@ class Forgetting:
         self._scrubbed = -_SCRUB_EVERY_S
         self._scrubbing = threading.Lock()
 
-    def forget(self, ids: Sequence[str], condition: ColumnElement[bool] | None = None) -> int:
+    def erase(self, ids: Sequence[str], condition: ColumnElement[bool] | None = None) -> int:
         """Delete rows and photos of some submissions; return how many were there. :meth:`scrub` is left to do.
 
         With a condition, only those that still meet it: a slow writer may have come to its end meanwhile.
@@ -72,7 +72,7 @@ class Forgetting:
         with self._database.writing() as connection:
             return connection.execute(delete(_ROW).where(_ROW.id.in_(ids))).rowcount
 
-    def forget_all(self, condition: ColumnElement[bool]) -> int:
+    def erase_all(self, condition: ColumnElement[bool]) -> int:
         """Delete all submissions that meet a condition; return how many."""
         count = 0
         while True:
@@ -80,7 +80,7 @@ class Forgetting:
                 ids = list(connection.execute(select(_ROW.id).where(condition).limit(_AT_ONCE)).scalars())
             if not ids:
                 return count
-            count += self.forget(ids, condition)
+            count += self.erase(ids, condition)
 
     def drop_receipts(self, before_s: int) -> int:
         """Delete receipts of photos that were not kept, of days that began earlier; return how many."""

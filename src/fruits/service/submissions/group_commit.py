@@ -40,7 +40,7 @@ class _Waiting:
     count: Callable[[], Any]
 
 
-class Receipts:
+class GroupCommit:
     """The writer of one service.
 
     Parameters

@@ -23,7 +23,7 @@ from sqlalchemy import ColumnElement, Row, and_, func, insert, or_, select, tupl
 
 from fruits.errors import ConfigError, StoreError
 from fruits.service.submissions.database import Database, SubmissionRow
-from fruits.service.submissions.erasure import Forgetting
+from fruits.service.submissions.erasure import Erasure
 from fruits.service.submissions.photo_store import ID, PhotoStore, not_found, photo_key
 from fruits.service.submissions.types import (
     DECISIONS,
@@ -91,7 +91,7 @@ class Submissions:
             raise ConfigError(f"keep_days is {keep_days}; expected at least 1")
         self._feedback = timedelta(hours=feedback_hours)
         self._database, self._photos, self.keep_days = database, PhotoStore(photos), keep_days
-        self._forgetting = Forgetting(database, self._photos)
+        self._erasure = Erasure(database, self._photos)
 
     # --- The visitor ------------------------------------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ class Submissions:
             except BaseException:
                 # The visitor gets no receipt, so nobody could ask for its deletion. What fails here too, recover() does.
                 with suppress(StoreError):
-                    self._forgetting.forget([receipt.id for receipt in receipts])
+                    self._erasure.erase([receipt.id for receipt in receipts])
                     for name in names:  # whose row is gone already
                         self._photos.delete(name)
                 raise
@@ -169,7 +169,7 @@ class Submissions:
             If there is no such submission (any more) or the secret is another's.
         """
         self._owned(submission_id, secret, ("kept", "deleting"))
-        self._forget([submission_id])
+        self._erase([submission_id])
 
     def of(self, submission_id: str, secret: str) -> Submission:
         """Return what is stored of a submission to whom it belongs.
@@ -184,7 +184,7 @@ class Submissions:
 
     def retract(self, receipts: Sequence[Receipt]) -> None:
         """Forget submissions whose receipts reached nobody, so that nobody could have them deleted."""
-        self._forget([receipt.id for receipt in receipts])
+        self._erase([receipt.id for receipt in receipts])
 
     def shown(self, ids: Sequence[str]) -> set[str]:
         """Return which of some submissions are there and may be seen by others."""
@@ -322,7 +322,7 @@ class Submissions:
             ).one_or_none()
         if there is None:
             raise not_found()
-        self._forget([submission_id])
+        self._erase([submission_id])
 
     def learnable(self) -> Iterator[Submission]:
         """Yield what the next recogniser may learn from: with a photo, confirmed or corrected; newest first."""
@@ -343,8 +343,8 @@ class Submissions:
         Called at the start and every minute. Returns how many submissions were forgotten by it.
         """
         abandoned = and_(_ROW.state == "writing", _ROW.created_s < int(time.time()) - _WRITING_S)
-        count = self._forgetting.forget_all(or_(_ROW.state == "deleting", abandoned))
-        self._forgetting.scrub()
+        count = self._erasure.erase_all(or_(_ROW.state == "deleting", abandoned))
+        self._erasure.scrub()
         return count
 
     def purge(self, now: datetime | None = None, *, thorough: bool = False, adopt: bool = False) -> int:
@@ -364,21 +364,21 @@ class Submissions:
             If photos that no row names must not be touched before a person had a look. All else was done.
         """
         before = (now or datetime.now(UTC)) - timedelta(days=self.keep_days)
-        count = self._forgetting.forget_all(_ROW.created_s < int(before.timestamp()))
-        count += self._forgetting.drop_receipts(_day_s(((now or datetime.now(UTC)) - self._feedback).timestamp()))
-        self._forgetting.scrub(thorough=thorough)
-        self._forgetting.sweep(adopt=adopt)
+        count = self._erasure.erase_all(_ROW.created_s < int(before.timestamp()))
+        count += self._erasure.drop_receipts(_day_s(((now or datetime.now(UTC)) - self._feedback).timestamp()))
+        self._erasure.scrub(thorough=thorough)
+        self._erasure.sweep(adopt=adopt)
         return count
 
     def quarantined(self) -> int:
         """Return how many photos that no row names are set aside."""
         return len(self._photos.quarantined())
 
-    def _forget(self, ids: Sequence[str]) -> None:
-        self._forgetting.forget(ids)
+    def _erase(self, ids: Sequence[str]) -> None:
+        self._erasure.erase(ids)
         # Row and photo are gone, and told so. That the files must be cleaned is written down: see recover().
         with suppress(StoreError):
-            self._forgetting.scrub()
+            self._erasure.scrub()
 
     def _are_there(self, ids: Sequence[str]) -> bool:
         with suppress(StoreError), self._database.reading() as connection:

@@ -312,7 +312,7 @@ def test_photo_that_kills_its_decoder_is_a_refusal(
 ) -> None:
     found = find_backbone("fruits-small")
     bundle = save_bundle(tmp_path / "bundle", found, found.card.preprocessing(None, None, 100), some, 8)
-    faulty = Path(__file__).parents[1] / "faulty_decoder"
+    faulty = Path(__file__).parents[2] / "faulty_decoder"
     photo = some[0].read_bytes()
     before = bundle.recognise([photo])
     monkeypatch.setenv("PYTHONPATH", str(faulty))

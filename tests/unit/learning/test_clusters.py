@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fruits.learning.clusters import LOOKS, looks, numbers_tell, sketch
+from fruits.learning.clusters import CLUSTERS, cluster, numbers_tell, sketch
 
 
 def visits(
@@ -89,25 +89,25 @@ def test_photos_that_are_all_the_same_tell_nothing() -> None:
 def test_a_label_has_at_most_four_looks_and_shares_none(numbers: list[int], seed: int) -> None:
     labels = np.array(numbers, np.int64)
     rows = np.random.default_rng(seed).normal(size=(len(labels), 4)).astype(np.float32)
-    groups = looks(rows, labels)
+    groups = cluster(rows, labels)
     for label in set(numbers):
         own = set(groups[labels == label].tolist())
-        assert 1 <= len(own) <= min(LOOKS, numbers.count(label))
+        assert 1 <= len(own) <= min(CLUSTERS, numbers.count(label))
         assert not own & set(groups[labels != label].tolist())
-    assert (looks(rows, labels) == groups).all()
+    assert (cluster(rows, labels) == groups).all()
 
 
 def test_clusters_that_lie_apart_are_the_looks() -> None:
-    rows, labels, groups = visits(3, LOOKS, 12, within=0.05)
+    rows, labels, groups = visits(3, CLUSTERS, 12, within=0.05)
     order = np.random.default_rng(2).permutation(len(rows))
-    found = looks(rows[order], labels[order])
+    found = cluster(rows[order], labels[order])
     pairs = set(zip(found.tolist(), groups[order].tolist(), strict=True))
-    assert len(pairs) == 3 * LOOKS == len(set(found.tolist()))
+    assert len(pairs) == 3 * CLUSTERS == len(set(found.tolist()))
 
 
 def test_photos_that_are_all_the_same_have_one_look() -> None:
-    assert len(set(looks(np.ones((9, 3), np.float32), np.zeros(9, np.int64)).tolist())) == 1
+    assert len(set(cluster(np.ones((9, 3), np.float32), np.zeros(9, np.int64)).tolist())) == 1
 
 
 def test_fewer_photos_than_looks_are_fine() -> None:
-    assert len(set(looks(np.eye(2, 3, dtype=np.float32), np.zeros(2, np.int64)).tolist())) == 2
+    assert len(set(cluster(np.eye(2, 3, dtype=np.float32), np.zeros(2, np.int64)).tolist())) == 2

@@ -1,4 +1,4 @@
-"""Films told from file names: frames of one turn, in whatever folders, and nothing that only looks numbered."""
+"""ImageSequences told from file names: frames of one turn, in whatever folders, and nothing that only looks numbered."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fruits.photos.catalogue.sequences import Films, number_frames
+from fruits.photos.catalogue.sequences import ImageSequences, number_frames
 
 
-def films_of(names: list[str], labels: list[int] | None = None) -> Films:
-    return Films.of(names, np.array(labels or [0] * len(names), np.int64))
+def sequences_of(names: list[str], labels: list[int] | None = None) -> ImageSequences:
+    return ImageSequences.of(names, np.array(labels or [0] * len(names), np.int64))
 
 
 def fruit(label: str, axis: str, frames: range) -> list[str]:
@@ -27,59 +27,61 @@ def test_frames_of_training_and_test_are_one_film_and_prefixes_name_the_axis() -
         *fruit("Apple", "r_", range(300)),
         *fruit("Apple", "r2_", range(30)),
     ]
-    films = films_of(paths)
+    sequences = sequences_of(paths)
     name = np.array([path.rpartition("/")[2].rpartition("_100")[0].rpartition("_")[0] for path in paths])
-    by_axis = {axis: films.axis[name == axis] for axis in ("", "r", "r2")}
+    by_axis = {axis: sequences.axis[name == axis] for axis in ("", "r", "r2")}
     assert {axis: set(ranks.tolist()) for axis, ranks in by_axis.items()} == {"": {0}, "r": {2}, "r2": {1}}
-    assert len(np.unique(films.film)) == 3
-    assert ((films.turn >= 0) & (films.turn < 1)).all()
+    assert len(np.unique(sequences.sequence)) == 3
+    assert ((sequences.turn >= 0) & (sequences.turn < 1)).all()
 
 
 def test_place_in_the_turn_follows_the_frame_number_not_the_order_of_the_files() -> None:
     paths = fruit("Apple", "", range(328))
     order = np.random.default_rng(0).permutation(len(paths))
-    films = films_of([paths[i] for i in order])
-    np.testing.assert_allclose(films.turn, order / 328, atol=1e-12)  # frame 164 of 328 is half a turn
+    sequences = sequences_of([paths[i] for i in order])
+    np.testing.assert_allclose(sequences.turn, order / 328, atol=1e-12)  # frame 164 of 328 is half a turn
 
 
 def test_each_label_has_films_of_its_own_with_ranks_from_nought() -> None:
     paths = [*fruit("Apple", "", range(40)), *fruit("Pear", "", range(40)), *fruit("Pear", "r_", range(40))]
-    films = films_of(paths, [0] * 40 + [1] * 80)
-    assert films.film.tolist() == [0] * 40 + [1] * 40 + [2] * 40
-    assert films.axis.tolist() == [0] * 40 + [0] * 40 + [1] * 40
+    sequences = sequences_of(paths, [0] * 40 + [1] * 80)
+    assert sequences.sequence.tolist() == [0] * 40 + [1] * 40 + [2] * 40
+    assert sequences.axis.tolist() == [0] * 40 + [0] * 40 + [1] * 40
 
 
 def test_number_that_occurs_twice_within_a_label_tells_nothing() -> None:
     # Two cameras, or two folders, that each count from 1.
-    films = films_of([f"/data/{folder}/Apple/IMG_{i:04d}.jpg" for folder in ("train", "val") for i in range(50)])
-    assert set(films.film.tolist()) == set(films.axis.tolist()) == {-1}
-    assert not films.turn.any()
+    sequences = sequences_of(
+        [f"/data/{folder}/Apple/IMG_{i:04d}.jpg" for folder in ("train", "val") for i in range(50)]
+    )
+    assert set(sequences.sequence.tolist()) == set(sequences.axis.tolist()) == {-1}
+    assert not sequences.turn.any()
 
 
 def test_the_same_numbers_in_another_label_do_no_harm() -> None:
     paths = [f"/data/{label}/{i}.jpg" for label in ("Apple", "Pear") for i in range(40)]
-    assert films_of(paths, [0] * 40 + [1] * 40).film.tolist() == [0] * 40 + [1] * 40
+    assert sequences_of(paths, [0] * 40 + [1] * 40).sequence.tolist() == [0] * 40 + [1] * 40
 
 
 @pytest.mark.parametrize("count", [23, 24])
 def test_a_few_frames_are_no_film(count: int) -> None:
-    assert (films_of(fruit("Apple", "", range(count))).film >= 0).all() == (count >= 24)
+    assert (sequences_of(fruit("Apple", "", range(count))).sequence >= 0).all() == (count >= 24)
 
 
 def test_names_without_digits_are_in_no_film_and_disturb_none() -> None:
-    films = films_of([*fruit("Apple", "", range(30)), "/data/Apple/best.jpg", "/data/Apple/worst.jpg"])
-    assert films.film.tolist() == [0] * 30 + [-1, -1]
-    assert films.axis.tolist() == [0] * 30 + [-1, -1]
+    sequences = sequences_of([*fruit("Apple", "", range(30)), "/data/Apple/best.jpg", "/data/Apple/worst.jpg"])
+    assert sequences.sequence.tolist() == [0] * 30 + [-1, -1]
+    assert sequences.axis.tolist() == [0] * 30 + [-1, -1]
 
 
 def test_no_photos_have_no_films() -> None:
-    assert len(Films.of([], np.empty(0, np.int64)).film) == 0
+    assert len(ImageSequences.of([], np.empty(0, np.int64)).sequence) == 0
 
 
 def test_films_can_be_taken_out() -> None:
-    films = films_of([*fruit("Apple", "", range(30)), *fruit("Apple", "r_", range(30))])
-    fewer = films.without(films.axis == 0)
-    assert fewer.film.tolist() == [-1] * 30 + [1] * 30
+    sequences = sequences_of([*fruit("Apple", "", range(30)), *fruit("Apple", "r_", range(30))])
+    fewer = sequences.without(sequences.axis == 0)
+    assert fewer.sequence.tolist() == [-1] * 30 + [1] * 30
     assert fewer.axis.tolist() == [-1] * 30 + [1] * 30
 
 
@@ -88,7 +90,7 @@ def test_films_do_not_depend_on_the_order_of_the_photos(photos: list[tuple[int, 
     labels = np.array([label for label, _ in photos], np.int64)
     paths = [f"/data/{label}/{'r_' if frame % 2 else ''}{frame}_100.jpg" for label, frame in photos]
     order = np.array(random.sample(range(len(photos)), len(photos)), np.int64)
-    one, other = Films.of(paths, labels), Films.of([paths[i] for i in order], labels[order])
+    one, other = ImageSequences.of(paths, labels), ImageSequences.of([paths[i] for i in order], labels[order])
     for name in ("film", "axis", "turn"):
         assert (getattr(one, name)[order] == getattr(other, name)).all()
 
@@ -108,18 +110,18 @@ def test_a_dozen_frames_of_each_planted_film_are_too_few(photos: Path) -> None:
     paths = sorted(map(str, photos.glob("*/*/*.jpg")))
     names = sorted({Path(path).parent.name for path in paths})
     labels = np.array([names.index(Path(path).parent.name) for path in paths], np.int64)
-    # 40 photos of each make 13 or 14 frames per film: too few to call them films.
-    assert set(Films.of(paths, labels).film.tolist()) == {-1}
+    # 40 photos of each make 13 or 14 frames per film: too few to call them sequences.
+    assert set(ImageSequences.of(paths, labels).sequence.tolist()) == {-1}
 
 
 def test_real_photos_are_films(shared: Path) -> None:
     paths = sorted(map(str, (shared / "fruits-360").glob("T*/Apple Braeburn/*.jpg")))
-    films = films_of(paths)
-    assert (films.film >= 0).all()
-    assert len(set(films.axis.tolist())) == 2  # upright and lying
+    sequences = sequences_of(paths)
+    assert (sequences.sequence >= 0).all()
+    assert len(set(sequences.axis.tolist())) == 2  # upright and lying
     for axis in (0, 1):
         # Training and Test are interleaved, so frames lie close all around.
-        assert np.diff(np.sort(films.turn[films.axis == axis])).max() < 0.05
+        assert np.diff(np.sort(sequences.turn[sequences.axis == axis])).max() < 0.05
     shop = sorted(map(str, (shared / "grocery-store").rglob("Royal-Gala/*.jpg")))
     assert len(shop) > 24
-    assert set(films_of(shop).film.tolist()) == {-1}
+    assert set(sequences_of(shop).sequence.tolist()) == {-1}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fruits.learning.label_errors import out_of_fold, suspects
+from fruits.learning.label_errors import find_label_errors, out_of_fold
 
 
 def clouds(seed: int, labels: int = 4, each: int = 60, spread: float = 0.15) -> tuple[np.ndarray, np.ndarray]:
@@ -22,7 +22,7 @@ def test_moved_labels_are_found_with_what_they_were(seed: int) -> None:
     moved = np.random.default_rng(seed).choice(len(truth), 12, replace=False)
     given = truth.copy()
     given[moved] = (truth[moved] + 1) % 4
-    found = suspects(rows, given, np.arange(len(truth)))
+    found = find_label_errors(rows, given, np.arange(len(truth)))
     assert set(found.rows.tolist()) == set(moved.tolist())
     assert (found.suggested == truth[found.rows]).all()
     assert (found.suggested_probability > found.given_probability).all()
@@ -30,14 +30,14 @@ def test_moved_labels_are_found_with_what_they_were(seed: int) -> None:
 
 def test_right_labels_are_not_suspected() -> None:
     rows, truth = clouds(3)
-    assert len(suspects(rows, truth, np.arange(len(truth))).rows) == 0
+    assert len(find_label_errors(rows, truth, np.arange(len(truth))).rows) == 0
 
 
 def test_the_clearest_case_comes_first() -> None:
     rows, truth = clouds(4)
     given = truth.copy()
     given[:5] = 1
-    found = suspects(rows, given, np.arange(len(truth)))
+    found = find_label_errors(rows, given, np.arange(len(truth)))
     certainty = found.suggested_probability - found.given_probability
     assert len(found.rows) >= 5
     assert (np.diff(certainty) <= 0).all()
@@ -51,7 +51,7 @@ def test_copies_do_not_vouch_for_each_other() -> None:
     given = np.concatenate([given, np.full(8, 2)])
     given[0] = 2
     groups = np.r_[np.arange(len(truth)), np.zeros(8, int)]
-    assert {0, *range(len(truth), len(rows))} <= set(suspects(rows, given, groups).rows.tolist())
+    assert {0, *range(len(truth), len(rows))} <= set(find_label_errors(rows, given, groups).rows.tolist())
 
 
 def test_every_row_gets_probabilities_of_a_head_that_has_not_learnt_it() -> None:
@@ -68,5 +68,5 @@ def test_every_row_gets_probabilities_of_a_head_that_has_not_learnt_it() -> None
 
 def test_a_label_of_one_photo_is_not_doubted() -> None:
     rows, truth = clouds(7)
-    found = suspects(np.vstack([rows, rows[:1]]), np.r_[truth, 4], np.arange(len(truth) + 1))
+    found = find_label_errors(np.vstack([rows, rows[:1]]), np.r_[truth, 4], np.arange(len(truth) + 1))
     assert len(truth) not in found.rows

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from fruits.errors import StoreError
 from fruits.service.http.delivery import Undelivered
 from fruits.service.submissions.database import Database
-from fruits.service.submissions.group_commit import Receipts
+from fruits.service.submissions.group_commit import GroupCommit
 from fruits.service.submissions.repository import NewSubmission, Receipt, Submissions
 from fruits.storage.objects import Objects
 
@@ -45,13 +45,13 @@ def store(photo_folder: Path) -> SlowStore:
 
 
 @pytest.fixture
-def receipts(database: Database, store: SlowStore) -> Iterator[Receipts]:
-    made = Receipts(Submissions(database, store, keep_days=30), busy=lambda: False)
+def receipts(database: Database, store: SlowStore) -> Iterator[GroupCommit]:
+    made = GroupCommit(Submissions(database, store, keep_days=30), busy=lambda: False)
     yield made
     made.close()
 
 
-def test_a_store_that_hangs_holds_up_only_photos(receipts: Receipts, store: SlowStore, new: New) -> None:
+def test_a_store_that_hangs_holds_up_only_photos(receipts: GroupCommit, store: SlowStore, new: New) -> None:
     async def ask() -> None:
         kept = receipts.add([new(b"photo")])
         (plain,) = await asyncio.wait_for(receipts.add([new()]), 30)
@@ -64,7 +64,7 @@ def test_a_store_that_hangs_holds_up_only_photos(receipts: Receipts, store: Slow
 
 
 def test_what_was_not_written_is_not_counted(
-    receipts: Receipts, store: SlowStore, new: New, photo_folder: Path
+    receipts: GroupCommit, store: SlowStore, new: New, photo_folder: Path
 ) -> None:
     counted: list[str] = []
     store.goes_on.set()
@@ -86,7 +86,7 @@ def test_a_bug_in_counting_is_told_to_the_log_and_not_to_who_asked(
     database: Database, store: SlowStore, new: New, photo: bytes | None
 ) -> None:
     submissions, bugs, counted = Submissions(database, store, keep_days=30), list[Exception](), list[int]()
-    receipts = Receipts(submissions, lambda: False, bugs.append)
+    receipts = GroupCommit(submissions, lambda: False, bugs.append)
     store.goes_on.set()
 
     async def ask() -> list[Receipt]:
@@ -104,7 +104,7 @@ def test_a_bug_in_counting_is_told_to_the_log_and_not_to_who_asked(
 
 
 def test_a_connection_that_breaks_off_after_the_commit_fails_nobody(
-    database: Database, receipts: Receipts, new: New, monkeypatch: pytest.MonkeyPatch
+    database: Database, receipts: GroupCommit, new: New, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writing = Database.writing
 
@@ -142,7 +142,7 @@ def test_a_photo_that_is_being_kept_when_its_request_is_ended_is_forgotten(
     database: Database, store: SlowStore, new: New, photo_folder: Path
 ) -> None:
     submissions = Submissions(database, store, keep_days=30)
-    receipts, undelivered = Receipts(submissions, lambda: False), Undelivered(submissions)
+    receipts, undelivered = GroupCommit(submissions, lambda: False), Undelivered(submissions)
 
     async def ask() -> None:
         kept = receipts.add([new(b"photo")])
