@@ -229,7 +229,7 @@ def _near(
 def _candidates(photos: _Photos, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return pairs of photos that are near to the network, each both ways round.
 
-    Looked for among the nearest of all, of another split and of another label: in a film the nearest are the frames beside,
+    Looked for among the nearest of all, of another split and of another label: in a sequence the nearest are the frames beside,
     whatever is on the other side. Exact copies have their own section.
     """
     rows = np.arange(len(photos.uris), dtype=np.int64)
@@ -375,7 +375,7 @@ def _counts(photos: _Photos) -> dict[str, dict[str, int]]:
 def _flagged(table: pa.Table) -> int:
     """Return how many photos deserve a look; of near-duplicates those alone that another label claims, too.
 
-    Where films were made every frame has near-duplicates, and none of them is a mistake.
+    Where sequences were made every frame has near-duplicates, and none of them is a mistake.
     """
     harmless = pc.and_(
         pc.equal(table["sort"], "near_duplicate"), pc.invert(pc.fill_null(table["across_labels"], False))

@@ -105,7 +105,7 @@ class Dataset:
     def belonging(self) -> tuple[str, NDArray[np.int64]]:
         """By what rows are grouped that stand or fall together, and the groups, shape (n,).
 
-        By what a manifest says; else by films; else by near-duplicates. Where two of these touch, they are one.
+        By what a manifest says; else by image sequences; else by near-duplicates. Where two of these touch, they are one.
         """
         given, filmed = self.group < 0, self.sequences.sequence >= 0
         name = "manifest" if given.all() else "film" if filmed.any() else "near-duplicates"
@@ -332,7 +332,7 @@ def access_of_run(config: dict[str, Any]) -> Access:
 def _confirmed_sequences(
     uris: list[str], labels: NDArray[np.int64], features: NDArray[np.float32], threshold: float
 ) -> ImageSequences:
-    """Return the films whose consecutive frames are near-duplicates in half of the cases or more.
+    """Return the image sequences whose consecutive frames are near-duplicates in half of the cases or more.
 
     Other numbered series, such as the photos of a holiday, tell nothing by their numbers.
     """

@@ -1,7 +1,7 @@
-"""Which photos of a label look alike, so that a whole look can be held back while choosing.
+"""Clusters of photos that look alike within a label, so that whole clusters can be held back for validation.
 
-Photos that were not taken independently (a film, a visit to one shop) are near-copies of each other; whoever holds back some of
-each is told that everything is easy. Where file names or a manifest do not say what belongs together, the photos do. Knows rows
+Photos that were not taken independently (an image sequence, a visit to one shop) are near-copies of each other; validating on
+some of each overstates accuracy. Where neither file names nor a manifest say what belongs together, clustering does. Knows rows
 and labels, no file.
 """
 

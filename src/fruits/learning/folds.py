@@ -40,45 +40,45 @@ def official(train: NDArray[np.bool_], test: NDArray[np.bool_]) -> list[Fold]:
 
 
 def held_out_axis(axis: NDArray[np.int64], labels: NDArray[np.int64]) -> list[Fold]:
-    """Hold out one film of every label that has several, the first of each, then the second, and so on.
+    """Hold out one sequence of every label that has several, the first of each, then the second, and so on.
 
     Parameters
     ----------
     axis : int64 array, shape (n,)
-        Rank of each row's film among those of its label; -1: in no film.
+        Rank of each row's sequence among those of its label; -1: in no sequence.
     labels : int64 array, shape (n,)
 
     Returns
     -------
     list of Fold
-        None if no label has two films. Labels with one film are learnt in every fold and asked in none.
+        None if no label has two sequences. Labels with one sequence are learnt in every fold and asked in none.
     """
     # A label may lack the first axis and have others, so ranks say nothing of how many there are.
     distinct = {(label, number) for label, number in zip(labels.tolist(), axis.tolist(), strict=True) if number >= 0}
-    films = np.bincount(np.array([label for label, _ in distinct], np.int64), minlength=labels.max(initial=-1) + 1)
-    several = films[labels] > 1
+    sequences = np.bincount(np.array([label for label, _ in distinct], np.int64), minlength=labels.max(initial=-1) + 1)
+    several = sequences[labels] > 1
     return _folds(
         [(~(several & (axis == number)), several & (axis == number)) for number in range(axis.max(initial=-1) + 1)]
     )
 
 
-def held_out_arc(film: NDArray[np.int64], turn: NDArray[np.float64]) -> list[Fold]:
-    """Hold out a quarter of each film at a time, and leave out a sixteenth on both sides of it.
+def held_out_arc(sequence: NDArray[np.int64], turn: NDArray[np.float64]) -> list[Fold]:
+    """Hold out a quarter of each sequence at a time, and leave out a sixteenth on both sides of it.
 
     Parameters
     ----------
-    film : int64 array, shape (n,)
-        -1: in no film; such rows are learnt in every fold.
+    sequence : int64 array, shape (n,)
+        -1: in no sequence; such rows are learnt in every fold.
     turn : float64 array, shape (n,)
-        Place in the film, from 0 to below 1; a film counts as a full turn, so its end neighbours its beginning.
+        Place in the sequence, from 0 to below 1; a sequence counts as a full turn, so its end neighbours its beginning.
     """
-    if not (film >= 0).any():
+    if not (sequence >= 0).any():
         return []
     pairs = []
     for arc in range(ARCS):
         within = (turn - arc / ARCS) % 1.0
-        test = (film >= 0) & (within < 1 / ARCS)
-        gap = (film >= 0) & ~test & ((within < 1 / ARCS + GAP) | (within >= 1 - GAP))
+        test = (sequence >= 0) & (within < 1 / ARCS)
+        gap = (sequence >= 0) & ~test & ((within < 1 / ARCS + GAP) | (within >= 1 - GAP))
         pairs.append((~test & ~gap, test))
     return _folds(pairs)
 

@@ -91,7 +91,7 @@ def test_films_do_not_depend_on_the_order_of_the_photos(photos: list[tuple[int, 
     paths = [f"/data/{label}/{'r_' if frame % 2 else ''}{frame}_100.jpg" for label, frame in photos]
     order = np.array(random.sample(range(len(photos)), len(photos)), np.int64)
     one, other = ImageSequences.of(paths, labels), ImageSequences.of([paths[i] for i in order], labels[order])
-    for name in ("film", "axis", "turn"):
+    for name in ("sequence", "axis", "turn"):
         assert (getattr(one, name)[order] == getattr(other, name)).all()
 
 

@@ -150,7 +150,7 @@ def example_photos(
             continue
         rows = np.flatnonzero((names.indices.to_numpy() == code) & training)
         count = 3 if name in several else 1
-        # Spread over the label's photos: the first few are often frames of one film.
+        # Spread over the label's photos: the first few are often frames of one sequence.
         spread = rows[np.linspace(0, len(rows) - 1, min(len(rows), 2 * count)).astype(int)] if len(rows) else rows
         chosen = [*spread[::2], *spread[1::2]]
         if photos := thumbnails((uris[int(row)].as_py() for row in chosen), count, access):
