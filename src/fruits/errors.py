@@ -41,6 +41,10 @@ class ImageDecodeError(FruitsError, ValueError):
         return type(self), (self.code, str(self))
 
 
+class PhotoTypeError(FruitsError, TypeError):
+    """What a program gave is none of the things that a photo can be: a path, bytes, an image, an array."""
+
+
 class BackboneError(FruitsError, ValueError):
     """The network or its card cannot be used."""
 

@@ -15,7 +15,7 @@ from fruits.storage.sanitising import json_text
 
 if TYPE_CHECKING:
     from fruits.recogniser.answers import Answer
-    from fruits.recogniser.bundle import Bundle
+    from fruits.recogniser.recogniser import Recogniser
 
 
 def predict(
@@ -34,40 +34,30 @@ def predict(
 ) -> None:
     """Recognise one photo or a few, here at the terminal."""
     from fruits.photos.decoding.decoder import own_decoder  # noqa: PLC0415
-    from fruits.recogniser import bundle, shipped  # noqa: PLC0415
-    from fruits.storage.local import MAX_PHOTO_BYTES, RefusedError, read_named  # noqa: PLC0415
+    from fruits.recogniser import bundle  # noqa: PLC0415
+    from fruits.recogniser.recogniser import load  # noqa: PLC0415
 
-    out = photos.pop(0) if bundle.is_bundle(photos[0]) else shipped.path()
+    out = photos.pop(0) if bundle.is_bundle(photos[0]) else None
     if not photos:
         raise ConfigError(
             f"no photos given: '{out}' is taken for the results of a run; expected photos, such as: fruits predict photo.jpg, "
             "fruits predict results photo.jpg, or, for all photos of a folder, fruits predict photos/*.jpg"
         )
     own_decoder().start()  # beside the loading
-    recogniser = bundle.load(out)
-    answers, drawn = [], Counter[str]()
+    recogniser = load(out)
+    rows, drawn = [], Counter[str]()
     for photo in map(Path, photos):
-        row: dict[str, Any] = {"uri": str(photo), "status": "ok", "error": None}
-        said = ""
-        try:
-            data = read_named(str(photo), MAX_PHOTO_BYTES)
-            answer = _answered(recogniser, photo, data, explain, row, drawn)
-            row |= _as_row(answer)
-            said = in_words(answer) + (f"; see {row['explained']}" if explain else "")
-        except RefusedError as exc:
-            row |= {"status": "rejected", "error": f"{exc.code}: {exc}"}
-        except IsADirectoryError:
-            row |= {"status": "failed", "error": f"unreadable: a folder; expected a photo, such as {photo}/*.jpg"}
-        except OSError as exc:
-            row |= {"status": "failed", "error": f"unreadable: {exc.strerror}"}
-        except ImageDecodeError as exc:
-            row |= {"status": "rejected", "error": f"{exc.code}: {exc}"}
-        answers.append(row)
+        answer, picture = _answered(recogniser, photo, explain, drawn)
+        rows.append({"uri": str(photo), "status": answer.status, "error": answer.error})
+        said = str(answer)
+        if answer.status == "ok":
+            rows[-1] |= _as_row(answer) | ({"explained": picture} if picture else {})
+            said = in_words(answer) + (f"; see {picture}" if picture else "")
         if not as_json:
-            typer.echo(f"{photo}: {said or '{status}: {error}'.format(**row)}")
+            typer.echo(f"{photo}: {said}")
     if as_json:
-        typer.echo(json_text({"photos": answers}))
-    if any(row["status"] != "ok" for row in answers):
+        typer.echo(json_text({"photos": rows}))
+    if any(row["status"] != "ok" for row in rows):
         raise typer.Exit(1)
 
 
@@ -93,27 +83,30 @@ def in_words(answer: Answer) -> str:
 
 
 def _answered(
-    recogniser: Bundle, photo: Path, data: bytes, explain: str | None, row: dict[str, Any], drawn: Counter[str]
-) -> Answer:
-    """Recognise a photo; with ``explain``, draw where the answer comes from into that folder and name the picture in the row.
+    recogniser: Recogniser, photo: Path, explain: str | None, drawn: Counter[str]
+) -> tuple[Answer, str | None]:
+    """Recognise a photo; with ``explain``, draw where the answer comes from into that folder and return the picture's name, too.
 
     Photos of several folders may have one name; ``drawn`` counts them, and the second picture is ``photo.jpg-2.png``.
     """
     if explain is None:
-        return recogniser.recognise([data])[0]
-    from fruits.recogniser.explain import draw  # noqa: PLC0415
+        return recogniser.predict([photo])[0], None
+    from fruits.photos.reading.given import as_status  # noqa: PLC0415
+    from fruits.recogniser.answers import Answer  # noqa: PLC0415
 
-    found = recogniser.explain(data)
+    try:
+        found = recogniser.explain(photo)
+    except (ImageDecodeError, StoreError) as exc:
+        return Answer.without(*as_status(exc)), None
     drawn[photo.name] += 1
     number = f"-{drawn[photo.name]}" if drawn[photo.name] > 1 else ""
     picture = Path(explain) / f"{photo.name}{number}.png"
     try:
         picture.parent.mkdir(parents=True, exist_ok=True)
-        picture.write_bytes(draw(found.pixels, found.places))
+        found.picture().save(picture)
     except OSError as exc:
         raise StoreError(f"'{picture}' cannot be written ({exc.strerror}); give another folder with --explain") from exc
-    row["explained"] = str(picture)
-    return found.answer
+    return found.answer, str(picture)
 
 
 def _as_row(answer: Answer) -> dict[str, Any]:

@@ -7,7 +7,7 @@ all ask here; ``recognizer.onnx`` gives the numbers and the bundle's ``taxonomy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from fruits.learning.metrics import best_labels
 from fruits.photos.decoding.quality import Limits
-from fruits.recogniser.taxonomy import Name, Taxonomy
+from fruits.recogniser.taxonomy import Name, Taxonomy, in_a_sentence
 
+#: Of a photo: recognised; will never decode; may work next time.
+Status = Literal["ok", "rejected", "failed"]
 Outcome = Literal["variety", "kind", "probable", "unsure", "unknown"]
 OUTCOMES: Final[tuple[Outcome, ...]] = ("variety", "kind", "probable", "unsure", "unknown")
 #: The outcomes that name something.
@@ -89,13 +91,16 @@ class Decisions:
 class Answer:
     """What is said of one photo.
 
+    ``str(answer)`` is a line for people, in English: ``banana (97 %)``, ``probably kiwi (69 %)``.
+
     Attributes
     ----------
-    outcome : {"variety", "kind", "probable", "unsure", "unknown"}
+    outcome : {"variety", "kind", "probable", "unsure", "unknown"}, optional
+        A variety, a kind, a kind probably, not sure, or none of the things that were learnt; None unless ``status`` is ``ok``.
     name : Name, optional
         Of the variety or the kind; None where nothing is named.
     probability : float
-        Of what is named; of the best kind where nothing is.
+        Of what is named; of the best kind where nothing is. From 0 to 1.
     kind, variety : str
         Identifiers of what is named: ``apple``, ``apple/braeburn``; empty where nothing is.
     kinds : tuple of (str, Name, float)
@@ -109,9 +114,14 @@ class Answer:
     advice : tuple of str
         What is wrong with the photo, of ``small``, ``dark``, ``blurred``; given only where the answer is not certain.
     features : float32 array, shape (k,)
+        Of length 0 unless ``status`` is ``ok``. Not part of comparisons.
+    status : {"ok", "rejected", "failed"}
+        Whether there is an answer. Rejected: the photo will never decode. Failed: it could not be read, and may be next time.
+    error : str, optional
+        Why there is none: a code, a colon and what was found, as in the tables of ``fruits apply``.
     """
 
-    outcome: Outcome
+    outcome: Outcome | None
     name: Name | None
     probability: float
     kind: str
@@ -121,7 +131,28 @@ class Answer:
     probabilities: tuple[float, ...]
     strangeness: float
     advice: tuple[str, ...]
-    features: NDArray[np.float32]
+    features: NDArray[np.float32] = field(compare=False, repr=False)
+    status: Status = "ok"
+    error: str | None = None
+
+    @classmethod
+    def without(cls, status: Status, error: str) -> Answer:
+        """Return what stands in place of an answer where the photo could not be read or decoded."""
+        nothing = np.empty(0, np.float32)
+        return cls(None, None, 0.0, "", "", (), (), (), 0.0, (), nothing, status, error)
+
+    def __str__(self) -> str:
+        if self.status != "ok":
+            return f"{self.status}: {self.error}"
+        if self.outcome == "unknown":
+            return f"none of the things I know (nearest: {in_a_sentence(self.kinds[0][1].en)})"
+        if self.name is None:
+            return f"not sure: {', '.join(_share(name, probability) for _, name, probability in self.kinds)}"
+        return f"{'probably ' if self.outcome == 'probable' else ''}{_share(self.name, self.probability)}"
+
+
+def _share(name: Name, probability: float) -> str:
+    return f"{in_a_sentence(name.en)} ({100 * probability:.0f} %)"
 
 
 def decide(

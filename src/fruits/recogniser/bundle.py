@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +35,6 @@ from fruits.learning.pca import project
 from fruits.photos.decoding.decoder import Size, own_decoder
 from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.decoding.quality import measure
-from fruits.recogniser import explain
 from fruits.recogniser.answers import Answer, Certainty, answers, decide
 from fruits.recogniser.bundle_files import (
     FORMAT_VERSION,
@@ -45,6 +44,7 @@ from fruits.recogniser.bundle_files import (
     parse_object,
     read_files,
 )
+from fruits.recogniser.explain import Explanation, contribution, evidence
 from fruits.recogniser.gallery import Gallery
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage.objects import Objects, is_remote, reach
@@ -57,24 +57,6 @@ _ARRAYS: Final = ("mean", "components", "weights", "bias", "whitening", "centres
 _OF_DRIFT: Final = ("edges", "shares")
 _OF_GALLERY: Final = ("labels", "features", "offsets")
 _SCALES: Final = ("entropy_scale", "distance_scale", "offset")
-
-
-@dataclass(frozen=True, slots=True)
-class Explained:
-    """An answer and where it comes from.
-
-    Attributes
-    ----------
-    answer : Answer
-    pixels : uint8 array, shape (size, size, 3)
-        The square that the network saw.
-    places : float32 array, shape (rows, columns)
-        What each part of it contributed to the most probable kind, see :func:`fruits.recogniser.explain.contribution`.
-    """
-
-    answer: Answer
-    pixels: NDArray[np.uint8]
-    places: NDArray[np.float32]
 
 
 class Bundle:
@@ -134,6 +116,13 @@ class Bundle:
         return self._model
 
     @property
+    def embedder(self) -> Embedder:
+        """The network, opened when first asked for."""
+        if self._embedder is None:
+            self._embedder = Embedder(self._model)
+        return self._embedder
+
+    @property
     def model_file(self) -> ModelFile:
         """The prepared network, as the file that workers open."""
         return ModelFile(self.root, "backbone.onnx", self.manifest["files"]["backbone.onnx"])
@@ -173,17 +162,15 @@ class Bundle:
                     if isinstance(outcome, ImageDecodeError):
                         raise outcome
                     sizes.append(outcome)
-                if self._embedder is None:
-                    self._embedder = Embedder(self._model)
                 pixels = decoding.pixels(self.preprocessing.size)
                 brightness, sharpness = measure(pixels)
-                embeddings = self._embedder.embed(pixels)
+                embeddings = self.embedder.embed(pixels)
             if not usable(embeddings).all():
                 raise no_embedding()
             found += self.answers(embeddings, brightness, sharpness, np.array([min(size) for size in sizes]))
         return found
 
-    def explain(self, photo: bytes) -> Explained:
+    def explain(self, photo: bytes) -> Explanation:
         """Recognise a photo and say where in it the answer comes from.
 
         Raises
@@ -193,27 +180,35 @@ class Bundle:
         BundleError
             If the network does not end in the mean of a feature map, so that places cannot be told apart.
         """
-        if self._embedder is None:
-            self._embedder = Embedder(self._model)
-        if not self._embedder.has_map:
-            raise BundleError(
-                f"'{self.card.name}' gives no feature map, so where an answer comes from cannot be told; expected a network that "
-                "ends in a global average: run again with another --backbone, such as fruits-photo"
-            )
         with own_decoder().begin([photo], self.preprocessing) as decoding:
             (outcome,) = decoding.outcomes()
             if isinstance(outcome, ImageDecodeError):
                 raise outcome
-            pixels = decoding.pixels(self.preprocessing.size).copy()
-        embeddings, maps = self._embedder.embed_with_map(pixels)
+            return self.explain_pixels(decoding.pixels(self.preprocessing.size)[0].copy(), outcome)
+
+    def explain_pixels(self, pixels: NDArray[np.uint8], size: Size) -> Explanation:
+        """As :meth:`explain`, of pixels that were decoded already, shape (size, size, 3).
+
+        Parameters
+        ----------
+        pixels : uint8 array, shape (size, size, 3)
+        size : Size
+            Of the photo as taken.
+        """
+        if not self.embedder.has_map:
+            raise BundleError(
+                f"'{self.card.name}' gives no feature map, so where an answer comes from cannot be told; expected a network that "
+                "ends in a global average: run again with another --backbone, such as fruits-photo"
+            )
+        embeddings, maps = self.embedder.embed_with_map(pixels[None])
         if not usable(embeddings).all():
             raise no_embedding()
-        (answer,) = self.answers(embeddings, *measure(pixels), np.array([min(outcome)]))
+        (answer,) = self.answers(embeddings, *measure(pixels[None]), np.array([min(size)]))
         best = self.taxonomy.kind_ids.index(answer.kinds[0][0])
-        evidence = explain.evidence(maps, self._mean, self._components, self._head)[0]
+        spoken = evidence(maps, self._mean, self._components, self._head)[0]
         probabilities = self.classify(embeddings)[1][0]
-        places = explain.contribution(evidence, probabilities, np.array(self.taxonomy.kind_of) == best)
-        return Explained(answer, pixels[0], places)
+        places = contribution(spoken, probabilities, np.array(self.taxonomy.kind_of) == best)
+        return Explanation(answer, pixels, places)
 
     def answers(
         self,
@@ -229,11 +224,15 @@ class Bundle:
         advice = [self.certainty.limits.advice(*of_one) for of_one in measured]
         return answers(decisions, strangeness, features, self.taxonomy, advice)
 
+    def project(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the features (n, k) of embeddings (n, d)."""
+        return project(embeddings, self._mean, self._components)
+
     def classify(
         self, embeddings: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Return features (n, k), probabilities (n, c) and strangeness (n,) of embeddings (n, d)."""
-        features = project(embeddings, self._mean, self._components)
+        features = self.project(embeddings)
         probabilities = self._head.predict_proba(features)
         return features, probabilities, self._known.strangeness(features, probabilities)
 
@@ -384,6 +383,6 @@ def load(path: str | Path) -> Bundle:
 
 
 def _npy(array: NDArray[Any]) -> bytes:
-    out = io.BytesIO()
+    out = BytesIO()
     np.save(out, array, allow_pickle=False)
     return out.getvalue()

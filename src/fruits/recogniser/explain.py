@@ -7,6 +7,7 @@ nothing of files, of the service or of how a recogniser was fitted.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
 
@@ -16,12 +17,42 @@ from PIL import Image
 
 from fruits.learning.heads.logistic import Head
 from fruits.learning.pca import project
+from fruits.recogniser.answers import Answer
 
 #: How much of the photo shows where a place contributed most.
 _STRONGEST: Final = 0.6
 _PICTURE_SIDE: Final = 448
 #: Colours from nothing to the strongest contribution: a part of the scale "inferno", readable by people who are colour-blind.
 _COLOURS: Final = np.array([[20, 11, 52], [101, 21, 110], [187, 55, 84], [249, 142, 8], [252, 255, 164]], np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """An answer and where in the photo it comes from. A notebook shows it as a picture.
+
+    Attributes
+    ----------
+    answer : Answer
+    pixels : uint8 array, shape (size, size, 3)
+        The square that the network saw.
+    places : float32 array, shape (rows, columns)
+        What each part of it contributed to the most probable kind, see :func:`contribution`.
+    """
+
+    answer: Answer
+    pixels: NDArray[np.uint8]
+    places: NDArray[np.float32]
+
+    def picture(self) -> Image.Image:
+        """Return the photo as the network saw it, at least 448 pixels a side: brighter where more spoke for the answer."""
+        side = max(len(self.pixels), _PICTURE_SIDE)
+        seen = Image.fromarray(self.pixels).resize((side, side), Image.Resampling.BICUBIC)
+        return Image.fromarray(overlay(np.asarray(seen), self.places))
+
+    def _repr_png_(self) -> bytes:
+        out = BytesIO()
+        self.picture().save(out, "PNG")
+        return out.getvalue()
 
 
 def evidence(
@@ -75,15 +106,6 @@ def contribution(
     share = share / total if total > 0 else labels / labels.sum()
     centred = evidence - evidence.mean(axis=2, keepdims=True)
     return np.asarray(centred @ share.astype(np.float32), np.float32)
-
-
-def draw(pixels: NDArray[np.uint8], places: NDArray[np.float32]) -> bytes:
-    """Return a PNG of at least 448 pixels a side: the square that the network saw under what :func:`overlay` lays over it."""
-    side = max(len(pixels), _PICTURE_SIDE)
-    seen = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
-    out = BytesIO()
-    Image.fromarray(overlay(np.asarray(seen), places)).save(out, "PNG")
-    return out.getvalue()
 
 
 def overlay(photo: NDArray[np.uint8], places: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -21,6 +21,7 @@ PILLOW = {
     "photos/decoding/colour.py": "its colours",
     "recogniser/explain.py": "draws maps on pixels",
     "photos/made_up/orchard.py": "draws photos",
+    "photos/reading/given.py": "takes images that a program holds in memory",
     "photos/decoding/retouch.py": "opens the JPEG that it has just made",
     "service/inference/model.py": "draws the photo that lanes are warmed up with",
     "service/pages/routes.py": "asks which way resampling goes, on pixels of its own",

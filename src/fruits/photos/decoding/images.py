@@ -151,18 +151,39 @@ def to_network_input(data: bytes, preprocessing: Preprocessing) -> Photo:
     ImageDecodeError
         If the bytes are not a whole photo of a format that is taken, of at most ``MAX_PIXELS``.
     """
-    size = preprocessing.size
+    return _fitted(*_decode(data, _scaling(preprocessing)), preprocessing)
 
-    def scale(width: int, height: int) -> tuple[int, int]:
-        if preprocessing.fit == "squash":
-            return size, size
-        side = max(width, height) if preprocessing.fit == "pad" else min(width, height)
-        return max(1, round(width * size / side)), max(1, round(height * size / side))
 
-    image, upright_size = _decode(data, scale)
-    if image.size != (size, size):
-        image = _into_square(image, preprocessing, scale(*image.size))
-    return Photo(*upright_size, np.asarray(image))
+def from_image(image: Image.Image, preprocessing: Preprocessing) -> Photo:
+    """Fit an image that is in memory into the network's square; the pixels are those of a PNG of it.
+
+    Orientation, colour profile and transparency are taken from the image, as a file holds them. The image is not changed. What
+    Pillow has not loaded yet, it decodes here, in this process: for files of strangers use a :class:`~.decoder.Decoder`.
+
+    Parameters
+    ----------
+    image : Image
+        Of any mode that becomes RGB.
+    preprocessing : Preprocessing
+
+    Raises
+    ------
+    ImageDecodeError
+        If it has no pixels or more than ``MAX_PIXELS``, or Pillow cannot load or convert it.
+    """
+    width, height = image.size
+    if not width or not height:
+        raise ImageDecodeError("empty", f"an image of {width} x {height} pixels; expected some")
+    if width * height > MAX_PIXELS:
+        raise _too_large(width, height)
+    try:
+        orientation = _orientation(image)
+        rgb = _upright(_to_rgb(image.copy()), orientation)  # a copy: colours are brought to sRGB in place
+    except _DAMAGE as exc:
+        raise ImageDecodeError(
+            "damaged", f"Pillow cannot load or convert an image of mode {image.mode} ({_brief(exc)})"
+        ) from exc
+    return _fitted(rgb, _swap(image.size, orientation), preprocessing)
 
 
 def to_thumbnail(data: bytes, side: int, quality: int = 80) -> bytes:
@@ -217,9 +238,7 @@ def _decode(data: bytes, scale: Callable[[int, int], tuple[int, int]]) -> tuple[
         image.load()
         if image.format == "HEIF":
             upright_size = image.size
-        rgb = _to_rgb(image)
-        if orientation in _UPRIGHT:
-            rgb = rgb.transpose(_UPRIGHT[orientation])
+        rgb = _upright(_to_rgb(image), orientation)
     except _DAMAGE as exc:
         raise ImageDecodeError("damaged", f"{image.format} data is damaged or cut short ({_brief(exc)})") from exc
     return rgb, upright_size
@@ -304,7 +323,7 @@ def _heif(data: BytesIO) -> ImageFile.ImageFile:
     return reader(data)
 
 
-def _orientation(image: ImageFile.ImageFile) -> int:
+def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 where there is none or it cannot be read."""
     if "exif" not in image.info or image.format == "HEIF":  # whose reader has turned it already
         return 1
@@ -316,6 +335,10 @@ def _orientation(image: ImageFile.ImageFile) -> int:
         except _DAMAGE:
             return 1
     return value if isinstance(value, int) else 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _swap(size: tuple[int, int], orientation: int) -> tuple[int, int]:
@@ -344,6 +367,25 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode not in ("RGB", "L", "CMYK"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     return in_srgb(image, profile)
+
+
+def _scaling(preprocessing: Preprocessing) -> Callable[[int, int], tuple[int, int]]:
+    """Return what gives the size to which a photo of some size is scaled before it is put into the square."""
+    size = preprocessing.size
+
+    def scale(width: int, height: int) -> tuple[int, int]:
+        if preprocessing.fit == "squash":
+            return size, size
+        side = max(width, height) if preprocessing.fit == "pad" else min(width, height)
+        return max(1, round(width * size / side)), max(1, round(height * size / side))
+
+    return scale
+
+
+def _fitted(image: Image.Image, upright_size: tuple[int, int], preprocessing: Preprocessing) -> Photo:
+    if image.size != (preprocessing.size, preprocessing.size):
+        image = _into_square(image, preprocessing, _scaling(preprocessing)(*image.size))
+    return Photo(*upright_size, np.asarray(image))
 
 
 def _into_square(image: Image.Image, preprocessing: Preprocessing, scaled: tuple[int, int]) -> Image.Image:

@@ -196,7 +196,7 @@ async def _receipts(
         telemetry, seconds = resources.telemetry, time.perf_counter() - started
         telemetry.seconds.observe(seconds)
         for one in good:
-            outcome = one.answer.outcome
+            outcome = str(one.answer.outcome)  # never none: what was not recognised was refused
             telemetry.photos.labels(outcome).inc()
             telemetry.batches.inc(1 / one.together)
             for stage, taken_s in (("queue", one.queue_s), ("decode", one.decode_s), ("infer", one.infer_s)):
@@ -214,7 +214,7 @@ async def _receipts(
 def _submission(one: Recognised, lang: str, *, show: bool) -> NewSubmission:
     answer = one.answer
     return NewSubmission(
-        outcome=answer.outcome,
+        outcome=str(answer.outcome),
         kind=answer.kind or None,
         variety=answer.variety or None,
         label=answer.labels[0],

@@ -1,0 +1,256 @@
+"""Photos as a program has them: paths, bytes, PIL images, arrays, one or many; to the pixels that a network takes.
+
+Bytes and files are decoded by the sandboxed decoder, pixels in memory are fitted here, in the same way. A photo that cannot be
+read or decoded is an error in its place, never the end of the others. Knows nothing of networks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from fruits.errors import ImageDecodeError, PhotoTypeError, StoreError
+from fruits.photos.decoding.decoder import Decoding, Size, own_decoder
+from fruits.photos.decoding.formats import format_of, taken
+from fruits.photos.decoding.images import Photo, Preprocessing, from_image
+from fruits.photos.reading.packs import SCHEME
+from fruits.photos.reading.reading import read_photo
+from fruits.storage.local import MAX_PHOTO_BYTES, RefusedError, read_named
+from fruits.storage.objects import AbsentError, is_remote
+from fruits.storage.sanitising import printable
+
+#: One photo: a path or ``s3://bucket/key``, the bytes of a file, a PIL image, or uint8 pixels of shape (height, width) for grey,
+#: (height, width, 3) for RGB or (height, width, 4) for RGB with alpha.
+PhotoLike: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8]
+
+#: Bytes of files that are decoded together at most, but for one that is larger.
+_MAX_BATCH_BYTES: Final = 32 << 20
+_EXPECTED: Final = "a path, the bytes of a file, a PIL image or a uint8 array of shape (height, width[, 3 or 4])"
+_CHANNELS: Final = (3, 4)
+
+
+class UnreadableError(StoreError):
+    """A photo that was named cannot be read.
+
+    Parameters
+    ----------
+    name : str
+    reason : str
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"photo '{printable(name)}' cannot be read: {reason}")
+        self.name, self.reason = name, reason
+
+
+#: Why a photo has no pixels.
+Fault: TypeAlias = ImageDecodeError | StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some photos that were given one after the other.
+
+    Attributes
+    ----------
+    n : int
+        How many.
+    ok : list of int, length m
+        Which of them, counted from 0, have pixels.
+    pixels : uint8 array, shape (m, size, size, 3)
+    sizes : list of Size, length m
+        Of the upright photos as taken.
+    faults : dict of int to error
+        Why the others have none.
+    """
+
+    n: int
+    ok: list[int]
+    pixels: NDArray[np.uint8]
+    sizes: list[Size]
+    faults: dict[int, Fault]
+
+
+def is_one(photos: object) -> bool:
+    """Whether this is one photo, rather than several: a list, an array of four axes or of names, a column of a table."""
+    if isinstance(photos, np.ndarray):
+        return photos.dtype.kind not in "OUS" and photos.ndim < 4
+    return isinstance(photos, str | os.PathLike | bytes | bytearray | memoryview | Image.Image) or not hasattr(
+        photos, "__iter__"
+    )
+
+
+def each(photos: Any) -> Iterator[PhotoLike]:
+    """Yield every photo of what :func:`is_one` says are several; a table of one column counts as its rows.
+
+    Raises
+    ------
+    PhotoTypeError
+        If it is a table of several columns.
+    """
+    shape = getattr(photos, "shape", None)
+    if isinstance(shape, tuple) and len(shape) == 2:  # of a table, or of names
+        if shape[1] != 1:
+            raise PhotoTypeError(f"a table of shape {shape}; expected photos: one column of paths, or a list")
+        photos = np.asarray(photos, object)[:, 0]
+    yield from photos.to_pylist() if hasattr(photos, "to_pylist") else photos
+
+
+def decoded(photos: Iterable[PhotoLike], preprocessing: Preprocessing, *, batch_size: int) -> Iterator[Batch]:
+    """Yield batches of pixels; while one is being used, the decoder works on the next.
+
+    Parameters
+    ----------
+    photos : iterable of photo
+        See :data:`PhotoLike`.
+    preprocessing : Preprocessing
+    batch_size : int
+        Photos per batch at most. How photos are cut into batches changes no value.
+
+    Raises
+    ------
+    PhotoTypeError
+        If something is none of the things that a photo can be.
+    EngineError
+        If the decoder cannot be started.
+    """
+    own_decoder().start()  # its imports run while the first photos are read
+    source = iter(photos)
+    begun: _Begun | None = None
+    try:
+        for first in source:
+            following = _Begun(chain([first], source), preprocessing, batch_size)
+            if begun is not None:
+                done, begun = begun, following
+                yield done.finish()
+            begun = following
+        if begun is not None:
+            yield begun.finish()
+    finally:
+        if begun is not None:
+            begun.decoding.release()
+
+
+def as_status(fault: Fault) -> tuple[Literal["rejected", "failed"], str]:
+    """Return whether a photo will never work or may next time, and why, as the tables of batches say it."""
+    if isinstance(fault, ImageDecodeError | RefusedError):
+        return "rejected", f"{fault.code}: {fault}"
+    return "failed", f"unreadable: {fault.reason if isinstance(fault, UnreadableError) else fault}"
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A batch that the decoder has been given."""
+
+    source: Iterator[PhotoLike]
+    preprocessing: Preprocessing
+    batch_size: int
+    n: int = 0
+    faults: dict[int, Fault] = field(default_factory=dict)
+    fitted: dict[int, Photo] = field(default_factory=dict)
+    given: list[int] = field(default_factory=list)
+    decoding: Decoding = field(init=False)
+
+    def __post_init__(self) -> None:
+        files: list[bytes] = []
+        held = 0
+        for photo in self.source:
+            row, self.n = self.n, self.n + 1
+            try:
+                found = _content(photo)
+                if isinstance(found, bytes):
+                    files.append(found)
+                    self.given.append(row)
+                    held += len(found)
+                else:
+                    self.fitted[row] = from_image(found, self.preprocessing)
+            except (ImageDecodeError, StoreError) as exc:
+                self.faults[row] = exc
+            if self.n == self.batch_size or held >= _MAX_BATCH_BYTES:
+                break
+        self.decoding = own_decoder().begin(files, self.preprocessing)
+
+    def finish(self) -> Batch:
+        """Wait for the decoder."""
+        size = self.preprocessing.size
+        sizes = {row: Size(photo.width, photo.height) for row, photo in self.fitted.items()}
+        with self.decoding as decoding:
+            for row, outcome in zip(self.given, decoding.outcomes(), strict=True):
+                if isinstance(outcome, ImageDecodeError):
+                    self.faults[row] = outcome
+                else:
+                    sizes[row] = outcome
+            ok = sorted(sizes)
+            pixels = np.empty((len(ok), size, size, 3), np.uint8)
+            from_files = iter(decoding.pixels(size))
+            for place, row in enumerate(ok):
+                pixels[place] = self.fitted[row].pixels if row in self.fitted else next(from_files)
+        return Batch(self.n, ok, pixels, [sizes[row] for row in ok], self.faults)
+
+
+def _content(photo: PhotoLike) -> bytes | Image.Image:
+    """Return the bytes of a photo's file, or what is in memory already.
+
+    Raises
+    ------
+    ImageDecodeError, StoreError
+        If it cannot be read, or is no photo.
+    PhotoTypeError
+    """
+    if isinstance(photo, np.ndarray):
+        return _from_array(photo)
+    if isinstance(photo, Image.Image):
+        return _unread(photo) or photo
+    if isinstance(photo, bytes | bytearray | memoryview):
+        return bytes(photo)
+    if isinstance(photo, str | os.PathLike):
+        return _read(os.fspath(photo))
+    raise PhotoTypeError(f"{type(photo).__name__} given as a photo; expected {_EXPECTED}")
+
+
+def _read(name: str) -> bytes:
+    """Read what a user named, also through links; packs and buckets too."""
+    try:
+        if is_remote(name) or name.startswith(SCHEME):
+            return read_photo(name)
+        return read_named(name, MAX_PHOTO_BYTES)
+    except (RefusedError, AbsentError):
+        raise
+    except IsADirectoryError as exc:
+        raise UnreadableError(name, f"a folder; expected a photo, such as {name}/*.jpg") from exc
+    except (OSError, ValueError) as exc:  # ValueError: a null byte
+        raise UnreadableError(name, getattr(exc, "strerror", None) or str(exc)) from exc
+
+
+def _from_array(pixels: NDArray[Any]) -> Image.Image:
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in _CHANNELS)):
+        raise ImageDecodeError(
+            "not an image",
+            f"an array of {pixels.dtype}, shape {pixels.shape}; expected uint8 from 0 to 255, shape (height, width[, 3 or 4])",
+        )
+    if not pixels.size:
+        raise ImageDecodeError("empty", f"an array of shape {pixels.shape}; expected some pixels")
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def _unread(image: Image.Image) -> bytes | None:
+    """Return the bytes of the file of an image whose pixels Pillow has not decoded yet: the sandbox decodes them instead."""
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile or image.fp is None or image.tell():
+        return None
+    try:
+        place = image.fp.tell()
+        image.fp.seek(0)
+        data: bytes = image.fp.read(MAX_PHOTO_BYTES + 1)
+        image.fp.seek(place)
+    except (OSError, ValueError):  # closed, or a stream
+        return None
+    return data if format_of(data) in taken() else None
