@@ -11,7 +11,7 @@ LOCK := $(SCAN)/uv pip compile --quiet --upgrade --generate-hashes --only-binary
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-fast check docs scan lock bench load faults web tools clean
+.PHONY: demo test test-fast check docs wheel scan lock bench load faults web tools clean
 
 demo: .venv/core ## make photos of made-up fruit, run the whole chain on them, write a report
 	$(BIN)/fruits demo --to demo
@@ -32,6 +32,9 @@ check: .venv/dev .venv/scan/ready docs ## lint, format, types, import contracts,
 # Not --quiet: MkDocs then hides warnings from --strict as well. The variable silences the theme's announcement of its successor.
 docs: .venv/dev ## the documentation as a site in build/site, offline; a broken link or a missing docstring is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+wheel: .venv/core ## the wheel, in dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 scan: .venv/dev .venv/scan/ready ## templates and Dockerfiles under our own rules, cfn-lint, checkov and hadolint; locks against published holes; offline
 	$(BIN)/python -m scan
