@@ -1,7 +1,6 @@
-// Beside the page, so that it stays smooth: loads runtime and network, turns a JPEG into the numbers that an answer is made of.
+// Beside the page, so that it stays smooth: loads runtime and network, turns pixels into the numbers that an answer is made of.
 
-import { NotDecoded, decodeJpeg } from "./jpeg.js";
-import { draftScale, intoSquare } from "./pixels.js";
+import { intoSquare, reduced } from "./pixels.js";
 import { at } from "./place.js";
 
 let session = null;
@@ -12,7 +11,7 @@ let columnsFirst = false;
 onmessage = async ({ data }) => {
   const { number, what } = data;
   try {
-    const result = what === "open" ? await open(data) : await recognise(data.bytes);
+    const result = what === "open" ? await open(data) : await recognise(data.photo);
     postMessage({ number, result });
   } catch (error) {
     postMessage({ number, error: String(error?.message ?? error), offline: error instanceof NoConnection });
@@ -44,30 +43,10 @@ async function open({ runtime, preprocessing: given, recognizer, sha256, bytes }
   return null;
 }
 
-async function recognise(bytes) {
-  const photo = await decoded(bytes);
-  const numbers = await run(intoSquare(photo, preprocessing, columnsFirst));
+async function recognise(photo) {
+  const numbers = await run(intoSquare(reduced(photo, preprocessing), preprocessing, columnsFirst));
   if (![...numbers.features, ...numbers.probabilities].every(Number.isFinite)) throw new Error("no embedding"); // as the service
-  return { numbers, shortSide: Math.min(photo.fullWidth, photo.fullHeight) };
-}
-
-async function decoded(bytes) {
-  try {
-    return decodeJpeg(bytes, (width, height) => draftScale(width, height, preprocessing));
-  } catch (error) {
-    if (!(error instanceof NotDecoded)) throw error;
-  }
-  // A browser that writes JPEG of another kind, or with a colour profile: its own decoder then, equal up to rounding, and without
-  // the server's reduced scale. The canvas is in sRGB, so that is where colours end.
-  const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/jpeg" }));
-  const { width, height } = bitmap;
-  const context = new OffscreenCanvas(width, height).getContext("2d", { colorSpace: "srgb" });
-  context.drawImage(bitmap, 0, 0);
-  bitmap.close();
-  const { data } = context.getImageData(0, 0, width, height);
-  const rgb = new Uint8Array(3 * width * height);
-  for (let from = 0, to = 0; from < data.length; from += 4, to += 3) rgb.set(data.subarray(from, from + 3), to);
-  return { width, height, fullWidth: width, fullHeight: height, rgb };
+  return { numbers, shortSide: Math.min(photo.width, photo.height) };
 }
 
 async function run(pixels) {

@@ -2,6 +2,7 @@
 
 import { Refused, ask, modelInfo } from "./api.js";
 import { decide, nearest } from "./decide.js";
+import { pixels } from "./photo.js";
 import { at } from "./place.js";
 
 export class Device {
@@ -51,8 +52,8 @@ export class Device {
 
   /** Recognise a JPEG that this page made; an answer of the service's shape. */
   async recognise(blob) {
-    const bytes = new Uint8Array(await blob.arrayBuffer());
-    const { numbers, shortSide } = await this.#ask("recognise", { bytes }, [bytes.buffer]);
+    const photo = await pixels(blob);
+    const { numbers, shortSide } = await this.#ask("recognise", { photo }, [photo.rgb.buffer]);
     return { ...decide(numbers, this.#model, shortSide), alike: nearest(numbers.features, this.#gallery, this.#model) };
   }
 
@@ -79,7 +80,7 @@ export class Device {
   }
 
   #ask(what, given, transfer = []) {
-    if (!this.#worker) return Promise.reject(new Error("not open"));
+    if (!this.#worker) return Promise.reject(this.#gone ? new Refused("left", null) : new Error("not open"));
     const number = ++this.#number;
     return new Promise((resolve, reject) => {
       this.#asked.set(number, { resolve, reject });

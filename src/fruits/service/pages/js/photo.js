@@ -37,6 +37,28 @@ export async function shrink(file) {
   return { blob, width, height };
 }
 
+/**
+ * Decode what {@link shrink} made.
+ *
+ * @param {Blob} blob
+ * @returns {Promise<{width: number, height: number, rgb: Uint8Array}>}
+ */
+export async function pixels(blob) {
+  const bitmap = await createImageBitmap(blob);
+  const { width, height } = bitmap;
+  const canvas = drawn(bitmap, width, height);
+  bitmap.close();
+  const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+  canvas.width = canvas.height = 0;
+  const rgb = new Uint8Array(3 * width * height);
+  for (let from = 0, to = 0; to < rgb.length; from += 4, to += 3) {
+    rgb[to] = data[from];
+    rgb[to + 1] = data[from + 1];
+    rgb[to + 2] = data[from + 2];
+  }
+  return { width, height, rgb };
+}
+
 function drawn(source, width, height) {
   const canvas = document.createElement("canvas");
   canvas.width = width;
