@@ -20,7 +20,7 @@ from fruits.photos.made_up import orchard
 from fruits.training import pipeline
 
 SCORES = ("accuracy", "low", "high", "kind_accuracy", "kind_low", "kind_high", "kind_top3_accuracy")
-KEYS = {"protocol", "seen", "photos", "left_out", "folds", "groups", "grouped_by", "leakage", *SCORES}
+KEYS = {"protocol", "seen", "photos", "left_out", "too_few_to_say", "folds", "groups", "grouped_by", "leakage", *SCORES}
 #: Shown by the report only where there is an evaluation.
 TABLE = '<table class="protocols">'
 

@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 import fruits
-from fruits.assessment.dataset import NEIGHBOUR_COMPONENTS, copies_of
 from fruits.config import RunConfig
 from fruits.embedding.backbone import BATCH_SIZE
 from fruits.engines import get_engine
@@ -40,6 +39,7 @@ from fruits.storage.parts import Inventory, Parts, write_table
 from fruits.storage.sanitising import json_text
 from fruits.training import run_record as records
 from fruits.training.embed import Prepared, catalogued, embed, prepare
+from fruits.training.leakage import NEIGHBOUR_COMPONENTS, copies_of
 from fruits.training.training_set import Rows, embeddings_of
 
 FORMAT: Final = 1

@@ -6,7 +6,6 @@ Holds everything in memory, so at most ``MAX_PHOTOS`` photos are taken. Fits not
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,31 +15,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fruits.embedding.backbone import BATCH_SIZE, Embedder, usable
-from fruits.errors import ImageDecodeError, StoreError
+from fruits.errors import StoreError
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import NearDuplicates, chained, groups_within, unit
 from fruits.learning.pca import PCA
 from fruits.photos.catalogue.sequences import ImageSequences
-from fruits.photos.decoding.decoder import own_decoder
-from fruits.photos.decoding.images import Preprocessing
-from fruits.photos.decoding.retouch import fingerprints, retouched
-from fruits.photos.reading.access import NO_LINKS, Access
-from fruits.photos.reading.reading import read_photo
+from fruits.photos.reading.access import Access
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage.objects import Objects, is_remote
 from fruits.storage.parts import Inventory, Parts, read_table
 from fruits.training import run_record as records
 from fruits.training.embed import TRAINING_PHOTOS
+from fruits.training.leakage import NEIGHBOUR_COMPONENTS, confirmed_sequences, copies_of
 from fruits.training.training_set import Rows, embeddings_of, source_names
 
 #: Neighbours are searched among at most this many photos; whole groups are left out beyond it.
 MAX_PHOTOS: Final = 50_000
-#: Neighbours are looked for among at most this many components: enough that only what is alike lies near.
-NEIGHBOUR_COMPONENTS: Final = 256
-_RETOUCHED: Final = 300
-_FEWEST_RETOUCHED: Final = 20
 
 
 @dataclass(frozen=True)
@@ -212,7 +203,7 @@ def dataset_of(run: Finished) -> tuple[Dataset, dict[str, Any]]:
         pca,
         features,
         duplicates,
-        _confirmed_sequences(uris, label, features, duplicates.threshold),
+        confirmed_sequences(ImageSequences.of(uris, label), features, duplicates.threshold),
     )
     about = {
         "checked": listed is not None,
@@ -237,74 +228,6 @@ def _at_most(rows: NDArray[np.int64], group: NDArray[np.int64]) -> NDArray[np.in
     return rows[taken[number]]
 
 
-@dataclass(frozen=True, slots=True)
-class Copies:
-    """Lightly retouched copies of some photos: what near-duplicates are like.
-
-    Attributes
-    ----------
-    rows : int64 array, shape (m,)
-        The photos that were copied.
-    embeddings : float32 array, shape (m, d)
-        Of the copies.
-    own_descriptors, descriptors : float32 array, shape (m, 768)
-        What the photos and their copies look like from far away.
-    """
-
-    rows: NDArray[np.int64]
-    embeddings: NDArray[np.float32]
-    own_descriptors: NDArray[np.float32]
-    descriptors: NDArray[np.float32]
-
-
-def copies_of(
-    rows: NDArray[np.int64],
-    uris: Sequence[str],
-    model_path: Path,
-    preprocessing: Preprocessing,
-    access: Access = NO_LINKS,
-) -> Copies:
-    """Make copies of some photos and embed them.
-
-    Parameters
-    ----------
-    rows : int64 array
-        Which photos to choose from; at most 300, spread evenly, are taken.
-    uris : sequence of str
-        Of all photos.
-    model_path : Path
-        The prepared network.
-    preprocessing : Preprocessing
-    access : Access
-        Where links among the photos may lead.
-
-    Raises
-    ------
-    StoreError
-        If too few of the photos can still be read.
-    """
-    chosen = rows[np.linspace(0, len(rows) - 1, min(_RETOUCHED, len(rows))).astype(int)]
-    kept, pixels = [], []
-    for row in chosen.tolist():
-        try:
-            pixels.append(own_decoder().to_network_input(read_photo(uris[row], access), preprocessing).pixels)
-        except (OSError, ImageDecodeError):
-            continue
-        kept.append(row)
-    if not kept or len(kept) < min(_FEWEST_RETOUCHED, len(rows)):
-        raise StoreError(
-            f"only {len(kept)} of {len(chosen)} photos can still be read; expected them where they were, such as "
-            f"'{uris[int(chosen[0])] if len(chosen) else 'none'}': they show how near a near-duplicate is"
-        )
-    embedder = Embedder(model_path)
-    own = np.stack(pixels)
-    copies = retouched(own)
-    vectors = [embedder.embed(copies[start : start + BATCH_SIZE]) for start in range(0, len(copies), BATCH_SIZE)]
-    embeddings = np.concatenate(vectors)
-    good = usable(embeddings)  # a copy may be a photo that the network has no numbers for
-    return Copies(np.array(kept, np.int64)[good], embeddings[good], fingerprints(own)[good], fingerprints(copies)[good])
-
-
 def _near_duplicates(
     bundle: bundles.Bundle,
     uris: list[str],
@@ -327,20 +250,3 @@ def access_of_run(config: dict[str, Any]) -> Access:
     """Return what the run was allowed to read; what has gone since is let in no more."""
     allowed = [place for place in config.get("allow_source", ()) if is_remote(place) or Path(place).exists()]
     return Access.to(config["sources"], allowed, follow_links=config.get("follow_links", False))
-
-
-def _confirmed_sequences(
-    uris: list[str], labels: NDArray[np.int64], features: NDArray[np.float32], threshold: float
-) -> ImageSequences:
-    """Return the image sequences whose consecutive frames are near-duplicates in half of the cases or more.
-
-    Other numbered series, such as the photos of a holiday, tell nothing by their numbers.
-    """
-    sequences = ImageSequences.of(uris, labels)
-    in_none = np.zeros(len(uris), bool)
-    for number in range(int(sequences.sequence.max(initial=-1)) + 1):
-        frames = np.flatnonzero(sequences.sequence == number)
-        frames = frames[np.argsort(sequences.turn[frames])]
-        distance = 1 - (features[frames[1:]] * features[frames[:-1]]).sum(axis=1)
-        in_none[frames] = np.median(distance) > threshold
-    return sequences.without(in_none)

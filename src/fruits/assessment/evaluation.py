@@ -22,7 +22,7 @@ from fruits.errors import ConfigError
 from fruits.learning import folds as protocols
 from fruits.learning.folds import Fold
 from fruits.learning.heads import logistic as heads
-from fruits.learning.metrics import best_labels
+from fruits.learning.metrics import FEWEST_PHOTOS, best_labels
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import nearest
 from fruits.learning.pca import PCA
@@ -144,7 +144,7 @@ def as_text(evaluations: Sequence[dict[str, Any]]) -> str:
             lines.append((where, network, row["protocol"], label, kind, f"{row['leakage']:.1%}", *counts))
             for source in row.get("sources", ()):
                 if source["kind_accuracy"] is not None:
-                    three = f"{source['kind_top3_accuracy']:.1%} among three"
+                    three = "" if source["too_few_to_say"] else f"{source['kind_top3_accuracy']:.1%} among three"
                     lines.append(
                         (
                             "",
@@ -181,7 +181,8 @@ def as_text(evaluations: Sequence[dict[str, Any]]) -> str:
 def _share(row: dict[str, Any], prefix: str) -> str:
     if row[f"{prefix}accuracy"] is None:
         return "-"
-    return f"{row[f'{prefix}accuracy']:.1%} ({row[f'{prefix}low']:.1%} to {row[f'{prefix}high']:.1%})"
+    score = "too few to say" if row["too_few_to_say"] else f"{row[f'{prefix}accuracy']:.1%}"
+    return f"{score} ({row[f'{prefix}low']:.1%} to {row[f'{prefix}high']:.1%})"
 
 
 def _folds(name: str, dataset: Dataset, run: Finished, *, asked_for: bool) -> tuple[list[Fold], str]:
@@ -235,6 +236,7 @@ def _measured(
         "seen": bool(void),
         "photos": len(asked),
         "left_out": 0,
+        "too_few_to_say": len(asked) < FEWEST_PHOTOS,
         "folds": len(folds),
         "groups": len(np.unique(groups[asked])),
         "grouped_by": grouped_by,
@@ -246,7 +248,7 @@ def _measured(
     possible = np.concatenate(scored)
     own_groups = groups[asked][possible]
     counted = {"photos": int(possible.sum()), "left_out": int((~possible).sum())}
-    result |= {**counted, "groups": len(np.unique(own_groups))}
+    result |= {**counted, "groups": len(np.unique(own_groups)), "too_few_to_say": counted["photos"] < FEWEST_PHOTOS}
     for prefix, right in (("", label_right), ("kind_", kind_right)):
         if not (prefix == "" and name in ("variety", "source")) and possible.any():
             of = np.concatenate(right)[possible]
@@ -273,6 +275,7 @@ def _of_source(
     """Return how well the kinds of one source were named by what the others taught."""
     name = dataset.source_names[int(dataset.named_source[fold.test[0]])]
     about: dict[str, Any] = {"source": name, "photos": int(possible.sum()), "left_out": int((~possible).sum())}
+    about["too_few_to_say"] = about["photos"] < FEWEST_PHOTOS
     if not possible.any():
         return {**about, **dict.fromkeys(("kind_accuracy", "kind_low", "kind_high", "kind_top3_accuracy"))}
     low, high = protocols.interval(first[possible], groups[fold.test][possible])

@@ -11,7 +11,7 @@ import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -66,7 +66,7 @@ _CHOSEN = {
 _SUMMARY = (
     "photos", "ok", "rejected", "failed", "computed", "reused", "labels", "splits", "labels_without_training", "left_aside",
     "warnings", "backbone", "embedding_size", "components", "components_chosen_by", "explained_variance", "head", "balanced",
-    "evaluated", "metrics", "kinds", "kind_metrics", "calibration", "answers", "coverage", "seconds", "peak_memory_mb",
+    "evaluated", "metrics", "leakage", "kinds", "kind_metrics", "calibration", "answers", "coverage", "seconds", "peak_memory_mb",
     "up_to_date",
 )  # fmt: skip
 
@@ -406,6 +406,35 @@ def leave() -> None:
     os._exit(code if isinstance(code, int) else 1 if code else 0)
 
 
+def _scores(record: dict[str, Any], out: str) -> list[str]:
+    """Return what a run says of its score: with its interval, and how much of it may be memory."""
+    from fruits.learning.metrics import FEWEST_PHOTOS  # noqa: PLC0415
+
+    if not record["evaluated"]:
+        return ["no test or val photos of a label that was learnt: no scores"]
+    scored, metrics, leakage = record["evaluated"], record["metrics"], record["leakage"]
+    photos = f"{scored['photos']:,} {scored['split']} photo{'' if scored['photos'] == 1 else 's'}"
+    interval = "95% interval {:.1%} to {:.1%}".format(*metrics["accuracyInterval"])
+    if scored["too_few_to_say"]:
+        right = round(metrics["accuracy"] * scored["photos"])
+        told = f"accuracy: too few to say: {right} of {photos} right ({interval}); expected {FEWEST_PHOTOS} or more"
+    else:
+        told = (
+            f"accuracy {metrics['accuracy']:.2%} ({interval}) on {photos}, f1 {metrics['f1']:.4f}, "
+            f"top-3 {metrics['top3Accuracy']:.2%}, calibration error {metrics['expectedCalibrationError']:.4f}"
+        )
+    if leakage is None:
+        return [told, "leakage: not known, as too few photos could be read again"]
+    looked = "" if leakage["photos"] == scored["photos"] else f"{leakage['photos']:,} "
+    shared = (
+        f"leakage: {leakage['share']:.1%} of {looked}{scored['split']} photos have a near-duplicate in training, or a "
+        "neighbour in an image sequence"
+    )
+    if leakage["high"]:
+        shared += f": part of the score is memory; '{shell()} evaluate {shlex.quote(out)}' scores without it"
+    return [told, shared]
+
+
 def _run(config: RunConfig, *, as_json: bool) -> None:
     from fruits.training import pipeline  # noqa: PLC0415
 
@@ -425,14 +454,8 @@ def _run(config: RunConfig, *, as_json: bool) -> None:
         f"{record['components']} of {record['embedding_size']} components explain {record['explained_variance']:.2%} "
         f"of the variance ({_CHOSEN[record['components_chosen_by']]})"
     )
-    if record["evaluated"]:
-        scored, metrics = record["evaluated"], record["metrics"]
-        typer.echo(
-            f"accuracy {metrics['accuracy']:.2%} on {scored['photos']:,} {scored['split']} photos, f1 {metrics['f1']:.4f}, "
-            f"top-3 {metrics['top3Accuracy']:.2%}, calibration error {metrics['expectedCalibrationError']:.4f}"
-        )
-    else:
-        typer.echo("no test or val photos of a label that was learnt: no scores")
+    for line in _scores(record, config.out):
+        typer.echo(line)
     if record["up_to_date"]:
         typer.echo(f"nothing has changed since the last run: results in {config.out} are up to date")
     typer.echo(

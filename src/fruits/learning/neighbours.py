@@ -20,6 +20,10 @@ _BLOCK: Final = 256
 _OTHER_LABEL_SHARE: Final = 0.05
 #: Rows that are the same lie this far apart at most, by rounding.
 _LEAST_THRESHOLD: Final = 1e-5
+#: Rows of a bank that are scaled and compared at a time.
+_CHUNK: Final = 16_384
+#: From this share of test photos with a near-duplicate in training on, a score is partly memory.
+LEAK_LIMIT: Final = 0.05
 #: Share of retouched copies that must be recognised as such.
 COPIES_SHARE: Final = 0.95
 
@@ -63,11 +67,33 @@ class NearDuplicates:
             Unit features of photos of several labels, exact copies left out: a file under two labels says nothing of labels.
         labels : int array, shape (n,)
         """
+        return cls._derived(originals, copies, nearest(rows, rows, other_than=(labels, labels))[0][:, 0])
+
+    @classmethod
+    def of(
+        cls, originals: NDArray[np.float32], copies: NDArray[np.float32], others: NDArray[np.float32]
+    ) -> NearDuplicates:
+        """Derive the threshold where only some photos were looked at.
+
+        Parameters
+        ----------
+        originals, copies : float32 array, shape (m, k)
+            As for :meth:`derive`.
+        others : float32 array, shape (n,)
+            How far the nearest photo of another label is from some photos. None at all is taken for a file under two labels.
+        """
+        others = others[others > _LEAST_THRESHOLD]
+        return cls._derived(originals, copies, others if len(others) else np.full(1, 2.0, np.float32))
+
+    @classmethod
+    def _derived(
+        cls, originals: NDArray[np.float32], copies: NDArray[np.float32], others: NDArray[np.float32]
+    ) -> NearDuplicates:
         near = float(np.quantile(1 - (originals * copies).sum(axis=1), COPIES_SHARE))
-        other = np.minimum(nearest(rows, rows, other_than=(labels, labels))[0][:, 0], 2.0)
-        far = float(np.quantile(other, _OTHER_LABEL_SHARE))
+        others = np.minimum(others, 2.0)
+        far = float(np.quantile(others, _OTHER_LABEL_SHARE))
         threshold = max(min(near, far), _LEAST_THRESHOLD)
-        return cls(threshold, near, far, float((other <= threshold).mean()))
+        return cls(threshold, near, far, float((others <= threshold).mean()))
 
 
 def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -128,6 +154,34 @@ def nearest(
         distance[start:stop] = np.take_along_axis(block, best, 1)
         index[start:stop] = best
     return distance, index
+
+
+def nearest_distance(
+    queries: NDArray[np.float32],
+    rows: NDArray[np.float32],
+    bank: NDArray[np.int64],
+    *,
+    other_than: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+) -> NDArray[np.float32]:
+    """Return how far the nearest row of a bank of any size is, shape (m,); infinite where there is none.
+
+    Parameters
+    ----------
+    queries : float32 array, shape (m, k)
+        Unit rows.
+    rows : float32 array, shape (n, k)
+        Of any length: scaled as they are compared, so that no copy of all is made.
+    bank : int64 array
+        Which rows are compared.
+    other_than : tuple of two int arrays, shapes (m,) and that of bank, optional
+        As for :func:`nearest`.
+    """
+    best = np.full(len(queries), np.inf, np.float32)
+    for start in range(0, len(bank), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        marks = None if other_than is None else (other_than[0], other_than[1][part])
+        best = np.minimum(best, nearest(queries, unit(rows[bank[part]]), other_than=marks)[0][:, 0])
+    return best
 
 
 def groups_within(rows: NDArray[np.float32], threshold: float, *, count: int = 10) -> NDArray[np.int64]:

@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fruits.learning.neighbours import LEAK_LIMIT
 from fruits.report.localisation import Spoken, say
 from fruits.report.messages import WORDS
 
-#: From this share of test photos with a near-duplicate in training on, a score is partly memory.
-LEAK_LIMIT = 0.05
 # Where the axis may begin, and the distance of its ticks: accuracies crowd at the top, and there a point matters.
 _AXES = ((0.95, 0.01), (0.9, 0.02), (0.8, 0.05), (0.5, 0.1), (0.0, 0.25))
 # Of the keys of scores: those by label, those by kind.
@@ -57,6 +56,8 @@ class Protocol:
         Scored by label and by kind.
     leakage : float or None
         Share of the test photos with a near-duplicate among the training photos.
+    few : bool
+        Too few photos were asked about to give a score.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Protocol:
     label: Score
     kind: Score
     leakage: float | None
+    few: bool = False
 
     @property
     def leaks(self) -> bool:
@@ -107,6 +109,21 @@ class Evaluation:
         return any(protocol.seen for protocol in self.protocols)
 
     @property
+    def any_few(self) -> bool:
+        """Whether a score is left out because too few photos were asked about."""
+        return any(protocol.few for protocol in self.protocols)
+
+    @property
+    def harder(self) -> Protocol | None:
+        """The lowest score by label with whole groups, sources or films held out; None if there is none, or of few photos."""
+        scored = [
+            p
+            for p in self.protocols
+            if p.name != "official" and p.label.value is not None and p.label.low is not None and not (p.few or p.leaks)
+        ]
+        return min(scored, key=lambda protocol: protocol.label.value or 0.0, default=None)
+
+    @property
     def any_leaks(self) -> bool:
         """Whether a score is partly memory."""
         return any(protocol.leaks for protocol in self.protocols)
@@ -143,7 +160,8 @@ def view_evaluation(record: Mapping[str, Any] | None) -> Evaluation | None:
 def _protocol(row: Mapping[str, Any], begin: float) -> Protocol:
     """One row of the record on an axis that begins at ``begin``."""
     label, kind = (_score(row, prefix, begin) for prefix in _PREFIXES)
-    return Protocol(row["protocol"], _facts(row), bool(row.get("seen")), label, kind, row.get("leakage"))
+    few = bool(row.get("too_few_to_say"))
+    return Protocol(row["protocol"], _facts(row), bool(row.get("seen")), label, kind, row.get("leakage"), few)
 
 
 def _facts(row: Mapping[str, Any]) -> list[Spoken]:

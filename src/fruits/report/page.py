@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fruits.learning.metrics import FEWEST_PHOTOS
+from fruits.learning.neighbours import LEAK_LIMIT
 from fruits.report.answers import view_answers, view_calibration, view_coverage
 from fruits.report.curve import plot_variance
 from fruits.report.document import assemble, data_uri
-from fruits.report.evaluation import LEAK_LIMIT, view_evaluation
+from fruits.report.evaluation import Evaluation, Protocol, view_evaluation
 from fruits.report.localisation import Spoken, count, say, share
 from fruits.report.sums import sums_of
 from fruits.report.timeline import view_timeline
@@ -51,6 +53,34 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Headline:
+    """The score of the run, and what must be known to read it.
+
+    Parameters
+    ----------
+    few : bool
+        Too few photos were scored to give a share.
+    right : int
+        How many of them got the right label.
+    fewest : int
+        How many make a score.
+    interval : Sequence[float], optional
+        Bounds of the 95 % interval.
+    leakage : Mapping[str, Any], optional
+        From the record: which share of the photos may have been recognised from memory.
+    harder : Protocol, optional
+        The lowest score that was measured with more held out.
+    """
+
+    few: bool
+    right: int
+    fewest: int
+    interval: Sequence[float] | None
+    leakage: Mapping[str, Any] | None
+    harder: Protocol | None
+
+
+@dataclass(frozen=True)
 class StageTime:
     """Seconds of one stage; ``width`` is its bar, in per cent of the longest."""
 
@@ -70,7 +100,7 @@ def render(
     Parameters
     ----------
     record : Mapping[str, Any]
-        The run record, format 1; ``metrics``, ``evaluated`` and the head may be null. ``kinds``, ``kind_metrics``,
+        The run record, format 1; ``metrics``, ``evaluated`` and the head may be null. ``leakage``, ``kinds``, ``kind_metrics``,
         ``calibration``, ``answers``, ``coverage``, ``balanced`` and ``timeline`` may be missing: then so is what the page
         says of them.
     examples : Mapping[str, Sequence[bytes]]
@@ -84,14 +114,18 @@ def render(
     str
         A complete HTML document, the same for the same input; to be written as UTF-8.
     """
+    measured = view_evaluation(evaluation)
+    headline = _headline(record, measured)
     return assemble(
         "report.html.j2",
-        titles=_title(record),
+        titles=_title(record, headline),
         record=record,
+        headline=headline,
+        fewest_photos=FEWEST_PHOTOS,
         on_top=_photos_on_top(record, examples),
         sums=sums_of(record),
         kinds=_kinds(record),
-        evaluation=view_evaluation(evaluation),
+        evaluation=measured,
         evaluate_command=f"fruits evaluate {shlex.quote(str((record.get('config') or {}).get('out') or 'OUT'))}",
         leak_limit=LEAK_LIMIT,
         answers=view_answers(record),
@@ -116,14 +150,32 @@ def render(
     )
 
 
-def _title(record: Mapping[str, Any]) -> Spoken:
+def _headline(record: Mapping[str, Any], evaluation: Evaluation | None) -> Headline | None:
+    """What stands on top; None if nothing was scored."""
+    metrics, evaluated = record.get("metrics"), record.get("evaluated")
+    if not metrics or not evaluated:
+        return None
+    return Headline(
+        few=bool(evaluated.get("too_few_to_say")),
+        right=round(metrics["accuracy"] * evaluated["photos"]),
+        fewest=FEWEST_PHOTOS,
+        interval=metrics.get("accuracyInterval"),
+        leakage=record.get("leakage"),
+        harder=evaluation.harder if evaluation else None,
+    )
+
+
+def _title(record: Mapping[str, Any], headline: Headline | None) -> Spoken:
     """The document's title; holds numbers only."""
-    title = say("title")
-    if record.get("metrics") and record.get("evaluated"):
-        title = say(
-            "title_score", accuracy=share(record["metrics"]["accuracy"]), photos=count(record["evaluated"]["photos"])
-        )
-    return title
+    if headline is None:
+        return say("title")
+    if headline.few:
+        return say("title_few")
+    numbers = {"accuracy": share(record["metrics"]["accuracy"]), "photos": count(record["evaluated"]["photos"])}
+    if not headline.interval:
+        return say("title_score", **numbers)
+    low, high = map(share, headline.interval)
+    return say("title_interval", **numbers, low=low, high=high)
 
 
 def _photos_on_top(record: Mapping[str, Any], examples: Mapping[str, Sequence[bytes]]) -> Sequence[str]:

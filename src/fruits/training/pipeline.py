@@ -41,6 +41,7 @@ from fruits.storage.objects import Objects, reach, under
 from fruits.storage.parts import Inventory, Parts, read_table, write_table
 from fruits.storage.sanitising import csv_cell, json_text, printable
 from fruits.training import fit as fitting
+from fruits.training import leakage
 from fruits.training import run_record as records
 from fruits.training.certainty import certainty_by
 from fruits.training.embed import TRAINING_PHOTOS, Prepared, catalogued, embed, prepare, repair_parts
@@ -154,8 +155,33 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
         with clock.step("gallery"):
             progress.start("gallery", None)
             gallery = _gallery(config, catalogue, rows, features, recogniser.labels)
+        with clock.step("leakage"):
+            progress.start("leakage", None)
+            asked = records.Asked.of(rows, recogniser.labels)
+            checked = leakage.check(
+                asked.rows,
+                rows,
+                uris=catalogue.table["uri"],
+                access=catalogue.access,
+                prepared=prepared,
+                inventory=inventory,
+                pca=pca,
+                features=features,
+                numbers_tell=grouped_by == "names",
+            )
         with clock.step("metrics"):
-            scores = records.scores(catalogue, rows, features, recogniser, taxonomy, certainty, choice)
+            scores = records.scores(
+                catalogue,
+                rows,
+                features,
+                recogniser,
+                taxonomy,
+                certainty,
+                choice,
+                asked=asked,
+                grouped_by=checked.grouped_by,
+                groups=checked.groups,
+            )
         with clock.step("bundle"):
             progress.start("bundle", None)
             lease.confirm()
@@ -187,6 +213,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             "rejections_total": len(rejections),
             **records.fitted(pca, choice, recogniser, grouped_by),
             **scores,
+            "leakage": checked.leakage,
             "coverage": coverage,
             "identity": identity,
         }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from fruits.embedding.card import Card
 from fruits.errors import StoreError, TooManyRejectedError
 from fruits.learning import metrics
 from fruits.learning.calibration import calibration_floor
+from fruits.learning.folds import interval
 from fruits.learning.heads.logistic import softmax
 from fruits.learning.pca import PCA
 from fruits.photos.catalogue.catalogue import Catalogue, labels_without_training
@@ -38,7 +39,7 @@ FORMAT: Final = 2
 #: What those who read a record later rely on.
 KEYS: Final = (
     "identity", "config", "sources", "group_origin", "balanced", "components", "head", "evaluated", "metrics", "confusions",
-    "answers", "coverage", "calibration", "kind_metrics", "per_label", "seconds",
+    "answers", "coverage", "calibration", "kind_metrics", "leakage", "per_label", "seconds",
 )  # fmt: skip
 REJECTIONS_KEPT: Final = 1000
 _CONFUSIONS_KEPT: Final = 100
@@ -171,6 +172,37 @@ def fitted(pca: PCA, choice: Choice, recogniser: Recogniser, grouped_by: str) ->
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The photos that a recogniser is scored on: those for testing, or val where there are none for testing.
+
+    Photos whose label no training photo has are left out: no head could name them. They are counted.
+
+    Attributes
+    ----------
+    split : str
+        ``test`` or ``val``; empty if there is nothing to score on.
+    rows : int64 array
+        Catalogue rows.
+    left_out : int
+        How many photos of the split have no label that was learnt.
+    """
+
+    split: str
+    rows: NDArray[np.int64]
+    left_out: int
+
+    @classmethod
+    def of(cls, rows: Rows, labels: list[str]) -> Asked:
+        """Find them, given the labels that were learnt."""
+        learnt = np.isin(np.array(rows.names), labels)[rows.label]
+        scorable = rows.ok & learnt
+        split = next((name for name in ("test", "val") if ((rows.split == name) & scorable).any()), "")
+        asked = np.flatnonzero((rows.split == split) & rows.ok)
+        known = asked[learnt[asked]]
+        return cls(split, known, len(asked) - len(known))
+
+
 def scores(
     catalogue: Catalogue,
     rows: Rows,
@@ -179,16 +211,25 @@ def scores(
     taxonomy: Taxonomy,
     certainty: Certainty,
     choice: Choice,
+    *,
+    asked: Asked,
+    grouped_by: str,
+    groups: NDArray[np.int64],
 ) -> dict[str, Any]:
-    """Score the recogniser on the test photos, or on val where there is no test.
+    """Score the recogniser.
 
-    Photos whose label no training photo has are left out: no head could name them. They are counted.
+    With fewer than ``metrics.FEWEST_PHOTOS`` photos a calibration error says nothing, so there is none.
 
     Parameters
     ----------
     features : float32 array, shape (number of rows that are ok, k)
     taxonomy : Taxonomy
         Of the head's labels.
+    asked : Asked
+    grouped_by : str
+        By what photos are grouped that stand or fall together.
+    groups : int64 array
+        The group of each of the photos asked about.
 
     Returns
     -------
@@ -199,11 +240,8 @@ def scores(
     labels = recogniser.labels
     number = {name: position for position, name in enumerate(labels)}
     learnt = np.array([number.get(name, -1) for name in rows.names], np.int64)
-    scorable = rows.ok & (learnt[rows.label] >= 0)
-    split = next((name for name in ("test", "val") if ((rows.split == name) & scorable).any()), "")
-    asked = np.flatnonzero((rows.split == split) & rows.ok)
     position = np.cumsum(rows.ok) - 1
-    known = asked[learnt[rows.label[asked]] >= 0]
+    known, enough = asked.rows, len(asked.rows) >= metrics.FEWEST_PHOTOS
     per_label_counts = {
         "train": np.bincount(rows.label[(rows.split == "train") & rows.ok], minlength=len(rows.names)),
         "evaluated": np.bincount(rows.label[known], minlength=len(rows.names)),
@@ -215,14 +253,18 @@ def scores(
         probabilities, truth = recogniser.head.predict_proba(own), learnt[rows.label[known]]
         predicted = probabilities.argmax(axis=1)
         values = metrics.evaluate(probabilities, truth, labels)
+        values["accuracyInterval"] = list(interval(predicted == truth, groups))
         pairs = metrics.confusions(predicted, truth, len(labels))[:_CONFUSIONS_KEPT]
         for pair in pairs:
             at = known[(truth == pair.label) & (predicted == pair.predicted)][:_WRONG_KEPT]
             named = {"label": labels[pair.label], "predicted": labels[pair.predicted]}
             uris = catalogue.table["uri"].take(pa.array(at)).to_pylist()
             confused.append({**named, "count": pair.count, "share": pair.share, "uris": uris})
-        found["kind_metrics"] = _kind_metrics(probabilities, truth, taxonomy)
-        found["calibration"] = _calibration(probabilities, truth, choice, recogniser.head.logits(own), values)
+        found["kind_metrics"] = _kind_metrics(probabilities, truth, taxonomy, groups)
+        if enough:
+            found["calibration"] = _calibration(probabilities, truth, choice, recogniser.head.logits(own), values)
+        else:
+            values["expectedCalibrationError"] = found["kind_metrics"]["expectedCalibrationError"] = None
         strangeness = recogniser.known.strangeness(own, probabilities)
         found["answers"] = _told(probabilities, strangeness, truth, taxonomy, certainty)
     per_label = []
@@ -230,9 +272,14 @@ def scores(
         given = {kind: int(count[code]) for kind, count in per_label_counts.items()}
         of = {key: values[f"{key}ByLabel"].get(name) if values else None for key in ("precision", "recall", "fMeasure")}
         per_label.append({"label": name, **given, **of})
-    evaluated = (
-        {"split": split, "photos": len(known), "left_out_photos": len(asked) - len(known)} if len(known) else None
-    )
+    evaluated = None
+    if len(known):
+        evaluated = {"split": asked.split, "photos": len(known), "left_out_photos": asked.left_out}
+        evaluated |= {
+            "too_few_to_say": not enough,
+            "groups": len(np.unique(groups)),
+            "grouped_by": grouped_by,
+        }
     return {
         "evaluated": evaluated,
         "metrics": values,
@@ -248,13 +295,16 @@ def wrong(record: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
     return {(pair["label"], pair["predicted"]): pair["uris"] for pair in record["confusions"]}
 
 
-def _kind_metrics(probabilities: NDArray[np.float32], truth: NDArray[np.int64], taxonomy: Taxonomy) -> dict[str, float]:
+def _kind_metrics(
+    probabilities: NDArray[np.float32], truth: NDArray[np.int64], taxonomy: Taxonomy, groups: NDArray[np.int64]
+) -> dict[str, Any]:
     """Return what the answers are worth if only the kind must be right."""
     by_kind, kind = taxonomy.by_kind(probabilities), np.array(taxonomy.kind_of)[truth]
     right = by_kind.argmax(axis=1) == kind
     return {
         "kinds": len(taxonomy.kinds),
         "accuracy": float(right.mean()),
+        "accuracyInterval": list(interval(right, groups)),
         "top3Accuracy": float((metrics.best_labels(by_kind, 3) == kind[:, None]).any(axis=1).mean()),
         "expectedCalibrationError": metrics.expected_calibration_error(by_kind.max(axis=1), right),
     }

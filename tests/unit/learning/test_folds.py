@@ -242,3 +242,17 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 def test_interval_is_the_same_every_time() -> None:
     right, group = np.arange(50) % 3 > 0, np.arange(50) // 5
     assert protocols.interval(right, group) == protocols.interval(right, group)
+
+
+def test_interval_does_not_depend_on_the_order_or_the_numbers_of_groups() -> None:
+    rng = np.random.default_rng(2)
+    right, group = rng.random(300) < 0.7, rng.integers(0, 40, 300)
+    order = rng.permutation(300)
+    assert protocols.interval(right[order], 1000 - group[order]) == protocols.interval(right, group)
+
+
+def test_interval_of_a_million_single_photos_is_that_of_the_binomial() -> None:
+    right = np.arange(1_000_000) % 100 > 0
+    low, high = protocols.interval(right, np.arange(1_000_000))
+    half = 1.96 * np.sqrt(0.99 * 0.01 / 1_000_000)
+    assert (low, high) == pytest.approx((0.99 - half, 0.99 + half), abs=half / 8)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruits.learning import neighbours
-from fruits.learning.neighbours import NearDuplicates, chained, groups_within, nearest, unit
+from fruits.learning.neighbours import NearDuplicates, chained, groups_within, nearest, nearest_distance, unit
 
 # Cosines in float32: rows of up to 20 numbers of length 1, summed in another order.
 ROUNDING = 1e-6
@@ -75,6 +75,17 @@ def test_more_queries_than_a_block_are_all_answered(monkeypatch: pytest.MonkeyPa
 def test_no_queries_have_no_neighbours() -> None:
     distance, index = nearest(np.empty((0, 3), np.float32), directions(0, 4, 3), count=2)
     assert distance.shape == index.shape == (0, 2)
+
+
+def test_distance_to_a_bank_is_the_same_however_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(50, 6)).astype(np.float32)
+    bank, marks = rng.permutation(50)[:37], rng.integers(0, 4, 50)
+    queries = unit(rows[:20])
+    whole = nearest(queries, unit(rows[bank]), other_than=(marks[:20], marks[bank]))[0][:, 0]
+    monkeypatch.setattr(neighbours, "_CHUNK", 5)
+    found = nearest_distance(queries, rows, bank, other_than=(marks[:20], marks[bank]))
+    np.testing.assert_allclose(found, whole, atol=ROUNDING)
 
 
 def test_unit_rows_have_length_one_and_nought_stays() -> None:
@@ -161,6 +172,13 @@ def test_chance_is_the_share_of_photos_so_near_to_another_label() -> None:
     assert found.threshold == min(found.copies, found.other_labels)
     assert found.chance == np.mean(distance <= found.threshold)
     assert found.chance <= 0.05 + 1 / 400  # of 400 photos, the one at the quantile itself
+
+
+def test_files_under_two_labels_do_not_lower_the_threshold_of_a_sample() -> None:
+    originals, copies = at_angles(0, 0, 0), at_angles(2, 2, 2)
+    others = np.array([0.0, 0.0, 0.0, apart(40), apart(50)], np.float32)
+    assert NearDuplicates.of(originals, copies, others).threshold == pytest.approx(apart(2), abs=ROUNDING)
+    assert NearDuplicates.of(originals, copies, others[:3]).threshold == pytest.approx(apart(2), abs=ROUNDING)
 
 
 def test_a_single_label_leaves_the_word_to_the_copies() -> None:

@@ -401,3 +401,31 @@ def test_every_protocol_and_answer_has_its_name_and_its_explanation(language: st
     for key in keys:
         assert WORDS[language][key] in page.text(language)
         assert WORDS[language][f"{key}_why"] in page.text(language)
+
+
+# --- Beside the headline --------------------------------------------------------------------------------------------------
+
+
+def headline(*protocols: dict[str, Any]) -> str:
+    said = Page(render(a_record(), {}, an_evaluation(*protocols))).text("en")
+    return said[: said.index("reduced from")]
+
+
+def test_lowest_score_with_more_held_out_stands_beside_the_headline() -> None:
+    harder = a_protocol("groups", accuracy=0.918, low=0.901, high=0.932)
+    easier = a_protocol("arc", accuracy=0.95, low=0.94, high=0.96)
+    told = headline(a_protocol(leakage=0.55), easier, harder)
+    assert "In a harder test (Whole groups of photos): 91.8%, 95% interval 90.1% to 93.2%." in told
+
+
+@pytest.mark.parametrize("change", [{"too_few_to_say": True}, {"seen": True}, {"accuracy": None}, {"leakage": 0.5}])
+def test_score_that_says_little_does_not_stand_beside_the_headline(change: dict[str, Any]) -> None:
+    assert "harder test" not in headline(a_protocol(), a_protocol("groups", **change))
+    assert "harder test" not in headline(a_protocol())
+
+
+def test_protocol_with_few_photos_gives_an_interval_and_no_score() -> None:
+    said = Page(render(a_record(), {}, an_evaluation(a_protocol(too_few_to_say=True, photos=12)))).text("en")
+    assert "too few to say" in said
+    assert "97.3%" not in said
+    assert "96.1% to 98.3%" in said

@@ -100,6 +100,52 @@ def test_run_with_nothing_to_complain_about_says_so() -> None:
         assert WORDS["en"][key] in seen
 
 
+def scored(photos: int = 480, leakage: float | None = None, **changes: Any) -> dict[str, Any]:
+    """A record with an accuracy of 96.3 % and its interval."""
+    record = a_record(
+        evaluated={"split": "test", "photos": photos, "left_out_photos": 0, "too_few_to_say": photos < 30},
+        leakage=None if leakage is None else {"share": leakage, "high": leakage > 0.05, "photos": photos},
+        **changes,
+    )
+    record["metrics"] |= {"accuracy": 0.963, "accuracyInterval": [0.941, 0.978]}
+    return record
+
+
+@pytest.mark.parametrize(
+    ("language", "sentences"),
+    [
+        ("en", ["96.3%", "95% interval: 94.1% to 97.8%"]),
+        ("fr", [f"96,3{THIN}%", f"intervalle à 95{THIN}%{NO_BREAK}: de 94,1{THIN}% à 97,8{THIN}%"]),
+    ],
+)
+def test_interval_stands_beside_the_score(language: str, sentences: list[str]) -> None:
+    said = Page(render(scored(), {})).text(language)
+    assert all(sentence in said for sentence in sentences), said
+    assert "fruits: 96.3% (94.1% to 97.8%) of 480 photos" in render(scored(), {})
+
+
+@pytest.mark.parametrize(
+    ("language", "sentence"),
+    [("en", "Too few photos to say"), ("fr", "Trop peu de photos pour conclure")],
+)
+def test_few_photos_give_no_score(language: str, sentence: str) -> None:
+    page = render(scored(27), {})
+    said = Page(page).text(language)
+    assert sentence in said
+    assert "26" in said[said.index(sentence) :][:60], "how many were right, of how many, is told"
+    assert '<span class="score">' not in page
+    assert "96.3%" not in page
+
+
+@pytest.mark.parametrize(("leakage", "warned"), [(0.55, True), (0.05, False), (None, False)])
+def test_leakage_stands_beside_the_score_and_names_the_command(leakage: float | None, warned: bool) -> None:
+    said = Page(render(scored(leakage=leakage), {})).text("en")
+    before = said[: said.index("reduced from")]
+    assert ("part of this score is memory" in before) is warned
+    assert ("fruits evaluate out" in before) is warned
+    assert ("have a near-duplicate among the training photos" in before) is (leakage is not None)
+
+
 def test_score_on_training_photos_is_not_praised() -> None:
     seen = Page(render(a_record(evaluated={"split": "train", "photos": 36}), {})).text()
     assert "says little about other photos" in seen

@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 EN = {
+    # Headline
+    "title_interval": "fruits: {accuracy} ({low} to {high}) of {photos} {photos:photo|photos}",
+    "title_few": "fruits: too few photos to say",
+    "headline_interval": "95% interval: {low} to {high}",
+    "headline_few": "Too few photos to say",
+    "headline_few_of": "{right} of {photos} {kind} given the right label; {fewest} photos or more make a score",
+    "headline_leakage": "Of {photos} {kind} looked at, {share} have a near-duplicate among the training photos, or a "
+    "neighbour in an image sequence.",
+    "headline_leaks": "Of {photos} {kind} looked at, {share} have a near-duplicate among the training photos, or a "
+    "neighbour in an image sequence: part of this score is memory.",
+    "headline_evaluate": "This command measures what is left of it without them:",
+    "headline_harder": "In a harder test ({protocol}): {score}, 95% interval {low} to {high}.",
+    "metrics_few": "Fewer than {fewest} photos were scored: these numbers describe those photos and say next to nothing "
+    "about others. There are too few for a calibration error.",
     # Kinds
     "lede_kinds": "The right kind, out of {kinds}, was given to {accuracy} of the {photos}.",
+    "lede_kinds_interval": "The right kind, out of {kinds}, was given to {accuracy} of the {photos} (95% interval: {low} to "
+    "{high}).",
     "fact_kinds": "Kinds",
     "by_label": "By label",
     "by_kind": "By kind",
@@ -44,6 +60,8 @@ EN = {
     "legend_interval": "line: 95% interval",
     "leaks": "leaks",
     "seen": "seen",
+    "few": "too few to say",
+    "few_why": "Fewer than {fewest} photos were asked about. The interval says between which scores the truth may lie.",
     "intervals": "Intervals",
     "intervals_why": "95% of the scores that come out when whole groups (films, near-duplicates, varieties) are drawn "
     "again and again, not single photos: photos of one group are right or wrong together.",
@@ -151,7 +169,23 @@ EN = {
 }
 
 FR = {
+    "title_interval": "fruits : {accuracy} ({low} à {high}) de {photos} {photos:photo|photos}",
+    "title_few": "fruits : trop peu de photos pour conclure",
+    "headline_interval": "intervalle à 95 % : de {low} à {high}",
+    "headline_few": "Trop peu de photos pour conclure",
+    "headline_few_of": "{right} {right:bonne réponse|bonnes réponses} sur {photos} {kind} ; il en faut au moins {fewest} "
+    "pour donner un score",
+    "headline_leakage": "Sur {photos} {kind} {photos:examinée|examinées}, {share} ont parmi les photos "
+    "d’entraînement un quasi-doublon ou une image voisine de la même séquence.",
+    "headline_leaks": "Sur {photos} {kind} {photos:examinée|examinées}, {share} ont parmi les photos "
+    "d’entraînement un quasi-doublon ou une image voisine de la même séquence : une partie du score relève de la mémoire.",
+    "headline_evaluate": "Cette commande mesure ce qu’il en reste sans elles :",
+    "headline_harder": "Avec un test plus difficile ({protocol}) : {score}, intervalle à 95 % de {low} à {high}.",
+    "metrics_few": "Moins de {fewest} photos ont été évaluées : ces nombres décrivent ces photos et ne disent presque rien "
+    "des autres. Il y en a trop peu pour une erreur de calibrage.",
     "lede_kinds": "La bonne espèce, parmi {kinds}, est donnée à {accuracy} des {photos}.",
+    "lede_kinds_interval": "La bonne espèce, parmi {kinds}, est donnée à {accuracy} des {photos} (intervalle à 95 % : de "
+    "{low} à {high}).",
     "fact_kinds": "Espèces",
     "by_label": "Par étiquette",
     "by_kind": "Par espèce",
@@ -192,6 +226,8 @@ FR = {
     "legend_interval": "trait : intervalle à 95 %",
     "leaks": "fuite",
     "seen": "déjà vues",
+    "few": "trop peu pour conclure",
+    "few_why": "Moins de {fewest} photos ont été soumises. L’intervalle dit entre quels scores la vérité peut se trouver.",
     "intervals": "Intervalles",
     "intervals_why": "95 % des scores obtenus en tirant au sort, encore et encore, des groupes entiers (films, "
     "quasi-doublons, variétés) et non des photos isolées : les photos d’un groupe sont justes ou fausses ensemble.",

@@ -1,0 +1,284 @@
+"""How much of a score may be memory: which test photos have a near-duplicate in training, or a neighbour in an image sequence?
+
+The check of every run: bounded samples of what is already there, so it costs about as much on any number of photos. What a
+near-duplicate is, is decided as ``fruits evaluate`` does, which asks all photos and more; the pieces that both use are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fruits.embedding.backbone import BATCH_SIZE, Embedder, usable
+from fruits.errors import ImageDecodeError, StoreError
+from fruits.learning.neighbours import LEAK_LIMIT, NearDuplicates, nearest_distance, unit
+from fruits.learning.pca import PCA
+from fruits.photos.catalogue.sequences import ImageSequences
+from fruits.photos.decoding.decoder import own_decoder
+from fruits.photos.decoding.images import Preprocessing
+from fruits.photos.decoding.retouch import fingerprints, retouched
+from fruits.photos.reading.access import NO_LINKS, Access
+from fruits.photos.reading.reading import read_photos
+from fruits.storage.parts import Inventory
+from fruits.training.embed import Prepared
+from fruits.training.fit import project_rows
+from fruits.training.training_set import Rows
+
+#: Neighbours are looked for among at most this many components: enough that only what is alike lies near.
+NEIGHBOUR_COMPONENTS: Final = 256
+#: With fewer components photos of one label lie on each other; then so many are computed for the check.
+_LEAST_COMPONENTS: Final = 64
+_RETOUCHED: Final = 300
+_FEWEST_RETOUCHED: Final = 20
+#: What the check of a run looks at: the share of 500 photos is known to 2 points, one standard error.
+_TEST_PHOTOS: Final = 500
+_TRAINING_PHOTOS: Final = 200
+_COPIES: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the check of a run found.
+
+    Attributes
+    ----------
+    leakage : dict, optional
+        For the run record; None if there is no test photo, or too few photos could be read again.
+    grouped_by : str
+        By what the test photos are grouped that stand or fall together: ``manifest``, ``film`` or ``photo``.
+    groups : int64 array
+        A number per test photo; photos of one group share it.
+    """
+
+    leakage: dict[str, Any] | None
+    grouped_by: str
+    groups: NDArray[np.int64]
+
+
+def check(
+    asked: NDArray[np.int64],
+    rows: Rows,
+    *,
+    uris: pa.ChunkedArray,
+    access: Access,
+    prepared: Prepared,
+    inventory: Inventory,
+    pca: PCA,
+    features: NDArray[np.float32],
+    numbers_tell: bool,
+) -> Checked:
+    """Look for near-duplicates of test photos, and neighbours in image sequences, among the training photos.
+
+    The same whatever the engine and the number of workers: samples are drawn by a fixed seed from the catalogue, which is
+    sorted.
+
+    Parameters
+    ----------
+    asked : int64 array
+        Catalogue rows of the test photos.
+    rows : Rows
+    uris : pyarrow.ChunkedArray
+        Of the catalogue.
+    features : float32 array, shape (number of rows that are ok, k)
+    numbers_tell : bool
+        Whether numbers in file names may tell what belongs together.
+    """
+    train = rows.training
+    if not len(asked):
+        return Checked(None, "photo", asked)
+    n = len(rows.ok)
+    no_sequences = ImageSequences(np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.zeros(n))
+    few = train[np.linspace(0, len(train) - 1, min(_COPIES, len(train))).astype(int)]
+    try:
+        copies = copies_of(
+            np.arange(len(few)),
+            uris.take(pa.array(few)).to_pylist(),
+            prepared.model.fetch(),
+            prepared.preprocessing,
+            access,
+            device=prepared.device,
+        )
+    except StoreError:  # photos that were there a minute ago are not: no reason to fail
+        return Checked(None, *_groups(asked, rows, no_sequences))
+    if features.shape[1] < (least := min(_LEAST_COMPONENTS, pca.max_components)):
+        every = np.flatnonzero(rows.ok)
+        features = project_rows(prepared.parts, inventory, pca, least, every, len(rows.ok))
+    features = features[:, :NEIGHBOUR_COMPONENTS]
+    at = np.cumsum(rows.ok) - 1  # of a catalogue row among the features
+    bank, labels = at[train], rows.label[train]
+
+    some = _sample(np.arange(len(train)), _TRAINING_PHOTOS)
+    others = nearest_distance(unit(features[bank[some]]), features, bank, other_than=(labels[some], labels))
+    copied = unit(pca.transform(copies.embeddings, features.shape[1]))
+    duplicates = NearDuplicates.of(unit(features[at[few[copies.rows]]]), copied, others)
+
+    sequences = no_sequences
+    if numbers_tell:
+        sequences = _sequences(np.union1d(train, asked), rows, uris, features, at, duplicates.threshold)
+    sampled = _sample(asked, _TEST_PHOTOS)
+    near = nearest_distance(unit(features[at[sampled]]), features, bank) <= duplicates.threshold
+    frame = _beside(sequences, rows.split == "train")[sampled]
+    group = rows.group[sampled]
+    given = (group < 0) & np.isin(group, rows.group[train])
+    share = float((near | frame | given).mean())
+    leakage = {
+        "share": share,
+        "high": share > LEAK_LIMIT,
+        "near_duplicates": float(near.mean()),
+        "sequence_neighbours": float(frame.mean()),
+        "same_group": float(given.mean()),
+        "photos": len(sampled),
+        "threshold": duplicates.threshold,
+    }
+    return Checked(leakage, *_groups(asked, rows, sequences))
+
+
+def confirmed_sequences(sequences: ImageSequences, features: NDArray[np.float32], threshold: float) -> ImageSequences:
+    """Return the sequences whose consecutive frames are near-duplicates in half of the cases or more.
+
+    Other numbered series, such as the photos of a holiday, tell nothing by their numbers.
+
+    Parameters
+    ----------
+    sequences : ImageSequences
+        Of n photos.
+    features : float32 array, shape (n, k)
+    """
+    in_none = np.zeros(len(sequences.sequence), bool)
+    for frames in _in_order(sequences):
+        rows = unit(features[frames])
+        in_none[frames] = np.median(1 - (rows[1:] * rows[:-1]).sum(axis=1)) > threshold
+    return sequences.without(in_none)
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Lightly retouched copies of some photos: what near-duplicates are like.
+
+    Attributes
+    ----------
+    rows : int64 array, shape (m,)
+        The photos that were copied.
+    embeddings : float32 array, shape (m, d)
+        Of the copies.
+    own_descriptors, descriptors : float32 array, shape (m, 768)
+        What the photos and their copies look like from far away.
+    """
+
+    rows: NDArray[np.int64]
+    embeddings: NDArray[np.float32]
+    own_descriptors: NDArray[np.float32]
+    descriptors: NDArray[np.float32]
+
+
+def copies_of(
+    rows: NDArray[np.int64],
+    uris: Sequence[str],
+    model_path: Path,
+    preprocessing: Preprocessing,
+    access: Access = NO_LINKS,
+    *,
+    device: str = "cpu",
+) -> Copies:
+    """Make copies of some photos and embed them.
+
+    Parameters
+    ----------
+    rows : int64 array
+        Which photos to choose from; at most 300, spread evenly, are taken.
+    uris : sequence of str
+        Of all photos.
+    model_path : Path
+        The prepared network.
+    preprocessing : Preprocessing
+    access : Access
+        Where links among the photos may lead.
+    device : str
+        What computes the network.
+
+    Raises
+    ------
+    StoreError
+        If too few of the photos can still be read.
+    """
+    chosen = rows[np.linspace(0, len(rows) - 1, min(_RETOUCHED, len(rows))).astype(int)].tolist()
+    kept, pixels = [], []
+    for row, (data, _) in zip(chosen, read_photos((uris[row] for row in chosen), access), strict=True):
+        if data is None:
+            continue
+        try:
+            pixels.append(own_decoder().to_network_input(data, preprocessing).pixels)
+        except ImageDecodeError:
+            continue
+        kept.append(row)
+    if not kept or len(kept) < min(_FEWEST_RETOUCHED, len(rows)):
+        raise StoreError(
+            f"only {len(kept)} of {len(chosen)} photos can still be read; expected them where they were, such as "
+            f"'{uris[chosen[0]] if chosen else 'none'}': they show how near a near-duplicate is"
+        )
+    embedder = Embedder(model_path, device)
+    own = np.stack(pixels)
+    copies = retouched(own)
+    vectors = [embedder.embed(copies[start : start + BATCH_SIZE]) for start in range(0, len(copies), BATCH_SIZE)]
+    embeddings = np.concatenate(vectors)
+    good = usable(embeddings)  # a copy may be a photo that the network has no numbers for
+    return Copies(np.array(kept, np.int64)[good], embeddings[good], fingerprints(own)[good], fingerprints(copies)[good])
+
+
+def _sample(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return at most so many of the rows, the same ones every time, in order."""
+    return rows if len(rows) <= count else np.sort(np.random.default_rng(0).choice(rows, count, replace=False))
+
+
+def _sequences(
+    wanted: NDArray[np.int64],
+    rows: Rows,
+    uris: pa.ChunkedArray,
+    features: NDArray[np.float32],
+    at: NDArray[np.int64],
+    threshold: float,
+) -> ImageSequences:
+    """Return the confirmed sequences among some catalogue rows, as arrays over all; a manifest's groups are none."""
+    wanted = wanted[rows.group[wanted] >= 0]
+    found = ImageSequences.of(uris.take(pa.array(wanted)).to_pylist(), rows.label[wanted])
+    in_one = np.flatnonzero(found.sequence >= 0)
+    wanted = wanted[in_one]
+    found = ImageSequences(found.sequence[in_one], found.axis[in_one], found.turn[in_one])
+    found = confirmed_sequences(found, features[at[wanted]], threshold)
+    n = len(rows.ok)
+    sequence, axis, turn = np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.zeros(n)
+    sequence[wanted], axis[wanted], turn[wanted] = found.sequence, found.axis, found.turn
+    return ImageSequences(sequence, axis, turn)
+
+
+def _in_order(sequences: ImageSequences) -> list[NDArray[np.int64]]:
+    """Return the rows of each sequence, frame by frame."""
+    rows = np.flatnonzero(sequences.sequence >= 0)
+    rows = rows[np.lexsort((sequences.turn[rows], sequences.sequence[rows]))]
+    return np.split(rows, np.flatnonzero(np.diff(sequences.sequence[rows])) + 1) if len(rows) else []
+
+
+def _beside(sequences: ImageSequences, learnt: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which rows are frames just before or after one that is learnt."""
+    beside = np.zeros(len(learnt), bool)
+    for frames in _in_order(sequences):
+        beside[frames[1:]] |= learnt[frames[:-1]]
+        beside[frames[:-1]] |= learnt[frames[1:]]
+    return beside
+
+
+def _groups(asked: NDArray[np.int64], rows: Rows, sequences: ImageSequences) -> tuple[str, NDArray[np.int64]]:
+    """Return by what test photos are grouped, and a group number for each; a photo that nothing groups is one by itself."""
+    group, sequence = rows.group[asked], sequences.sequence[asked]
+    given, in_one = group < 0, sequence >= 0
+    sort = np.where(given, 0, np.where(in_one, 1, 2))
+    value = np.where(given, group, np.where(in_one, sequence, np.arange(len(asked))))
+    _, number = np.unique(np.stack([sort, value]), axis=1, return_inverse=True)
+    name = "film" if in_one.any() else "manifest" if given.any() else "photo"
+    return name, number.reshape(-1).astype(np.int64)
