@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -22,9 +22,41 @@ DEVICES: Final = ("auto", "cpu", "cuda", "openvino")
 Fit = Literal["pad", "crop", "squash"]
 
 
+#: Key of a field's metadata with its :class:`Choice`.
+OPTION: Final = "option"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What the command line needs to know of a field: see :func:`choice`."""
+
+    help: str
+    names: tuple[str, ...] = ()
+    metavar: str | None = None
+    least: float | None = None
+    envvar: str | None = None
+    unset: bool = False
+
+
+def choice(default: Any, about: str, **more: Any) -> Any:
+    """Return a dataclass field that is an option of the command line, too.
+
+    Parameters
+    ----------
+    default : object
+        Of the field.
+    about : str
+        Help of the option, and the field's documentation.
+    more
+        Of the option: ``names`` (by default ``--field-name``), ``metavar``, ``least`` (lower bound), ``envvar``, and ``unset``
+        if the option has no default to show, such as 0 for "one per core".
+    """
+    return field(default=default, metadata={OPTION: Choice(help=about, **more)})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """The choices of one ``fruits run``.
+    """The choices of one ``fruits run``; each field made by :func:`choice` is an option of the same name.
 
     Parameters
     ----------
@@ -32,53 +64,6 @@ class RunConfig:
         Folders of photos, packs or manifests (``.csv``, ``.parquet``), on a disk or in a bucket; labels are united by name.
     out : str
         Folder of the results, or ``s3://bucket/prefix``.
-    backbone : str
-        Name of an embedded network, or path of an ONNX file.
-    size : int, optional
-        Side of the network's input in pixels; by default what the backbone's card says.
-    fit : {"pad", "crop", "squash"}, optional
-        How a photo that is not square is fitted; by default what the backbone's card says.
-    variance : float, optional
-        Keep as many components as explain this share of the variance, in (0, 1].
-    components : int, optional
-        Keep this many components. Without either, the smallest number at which accuracy on held-back groups of the
-        training photos no longer improves.
-    workers : int
-        Worker processes.
-    max_rejected : float
-        Largest share of photos that may be rejected or failed, in [0, 1].
-    only : tuple of str
-        Globs; only labels that match one are used. Empty: all.
-    sample : int, optional
-        Use at most this many photos per label.
-    seed : int
-        Of the sample and of the groups held back; 0 or more.
-    taxonomy : str, optional
-        A CSV file that says what labels mean, beside the one in the package; ``none``: every label is its own kind.
-    min_precision : float
-        Share of the answers that name something which must be right, on training photos held back; from 0.5 to below 1. The
-        higher, the more often the answer is "not sure".
-    balance : bool, optional
-        Whether kinds, and sources within a kind, count the same in training however many photos they have; by default if
-        there are several sources: several were given, or a manifest names several (column ``source``).
-    engine : {"local", "spark"}
-        Where embeddings and moments are computed.
-    master : str, optional
-        Of Spark, such as ``local[4]`` or ``spark://host:7077``; by default the session that is open, else this machine.
-    spark_conf : tuple of str
-        Settings of Spark, ``key=value`` each. Not kept with the results: some are secret.
-    gallery : int
-        Thumbnails of training photos in the bundle, at most, to show beside an answer; 0 for none.
-    core_hour_usd : float, optional
-        What a core costs in an hour: then the report says what a million photos cost.
-    device : {"auto", "cpu", "cuda", "openvino"}
-        What networks are computed on; what does not work here is replaced by the processor.
-    repair : bool
-        Whether to look at every stored byte first and compute again what is damaged.
-    follow_links : bool
-        Whether links among the photos may lead out of their source.
-    allow_source : tuple of str
-        Folders, files and prefixes of buckets that links and manifests may lead to, beside the sources.
 
     Raises
     ------
@@ -88,28 +73,55 @@ class RunConfig:
 
     sources: tuple[str, ...]
     out: str
-    backbone: str = DEFAULT_BACKBONE
-    size: int | None = None
-    fit: Fit | None = None
-    variance: float | None = None
-    components: int | None = None
-    workers: int = 0
-    max_rejected: float = 0.05
-    only: tuple[str, ...] = ()
-    sample: int | None = None
-    seed: int = 0
-    taxonomy: str | None = None
-    min_precision: float = 0.92
-    balance: bool | None = None
-    engine: str = "local"
-    master: str | None = None
-    spark_conf: tuple[str, ...] = ()
-    gallery: int = 1000
-    core_hour_usd: float | None = None
-    device: str = "auto"
-    repair: bool = False
-    follow_links: bool = False
-    allow_source: tuple[str, ...] = ()
+    backbone: str = choice(
+        DEFAULT_BACKBONE, "Name of an embedded network, an ONNX file, or several joined by +.", metavar="NAME|FILE"
+    )
+    size: int | None = choice(None, "Side of the network's input in pixels; default: the card's.", metavar="PIXELS")
+    fit: Fit | None = choice(
+        None,
+        "pad, crop or squash a photo that is not square; default: the card's.",
+        names=("--resize-mode", "--fit"),
+        metavar="MODE",
+    )
+    variance: float | None = choice(None, "Keep components for this share of the variance, above 0 and up to 1.")
+    components: int | None = choice(
+        None, "Keep this many components; default: the smallest number at which validation accuracy no longer improves."
+    )
+    workers: int = choice(0, "Worker processes; by default one per core.", least=1, unset=True)
+    max_rejected: float = choice(0.05, "Largest share of photos that may be rejected or failed.")
+    only: tuple[str, ...] = choice(
+        (), 'Use labels by name or pattern, such as "Apple *"; may be repeated.', metavar="PATTERN"
+    )
+    sample: int | None = choice(None, "Use at most so many photos per label.")
+    taxonomy: str | None = choice(
+        None, "CSV file of what labels mean (label,kind,variety,en,fr,...), or none.", metavar="FILE"
+    )
+    min_precision: float = choice(
+        0.92, "Share of the answers that name something which must be right; the higher, the more 'not sure'."
+    )
+    balance: bool | None = choice(
+        None, "Count every kind, and every source of it, the same in training; default: if several sources."
+    )
+    seed: int = choice(0, "Random seed for sampling and validation splits.")
+    gallery: int = choice(1000, "Thumbnails of training photos in the bundle, shown beside answers; 0: none.")
+    engine: str = choice("local", "local, or spark (needs fruits[spark] and Java).")
+    master: str | None = choice(
+        None, "Master of Spark, such as local[4] or spark://host:7077; default: this machine.", metavar="URL"
+    )
+    spark_conf: tuple[str, ...] = choice((), "A setting of Spark, key=value; may be repeated.", metavar="KEY=VALUE")
+    device: str = choice(
+        "auto",
+        "auto, cpu, cuda (fruits[gpu]) or openvino (fruits[openvino]): what computes the network.",
+        metavar="DEVICE",
+    )
+    core_hour_usd: float | None = choice(
+        None, "What a core costs in an hour: the report then says what a million photos cost.", metavar="USD"
+    )
+    repair: bool = choice(False, "Check every stored byte first; compute again what is damaged.")
+    follow_links: bool = choice(False, "Let links among the photos lead out of their source.")
+    allow_source: tuple[str, ...] = choice(
+        (), "Folder or s3://bucket/prefix that links and manifests may lead to; may be repeated.", metavar="PLACE"
+    )
 
     def __post_init__(self) -> None:
         if not self.sources:

@@ -67,4 +67,4 @@ def test_photos_of_visitors_among_photos_are_known_as_such_from_the_start(
 def test_idle_connections_are_ended_by_the_load_balancer_and_not_by_the_service() -> None:
     template = stacks.template("service")
     (idle,) = re.findall(r"Key: idle_timeout.timeout_seconds, Value: \"(\d+)\"", template)
-    assert int(idle) < ServiceConfig(out="out").keep_alive_s == 75
+    assert int(idle) < ServiceConfig(out="out").keep_alive == 75

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fruits.cli.aws import COMPUTE, DRY, EXECUTORS, NAME, PRICES, REGION, check_name, checked_compute, plan
 from fruits.cli.conventions import command as add_command
-from fruits.cli.terminal import JSON, OUTPUT, RESIZE_MODE, Display, fail
-from fruits.config import DEFAULT_BACKBONE, Fit, RunConfig
+from fruits.cli.options import configured
+from fruits.cli.terminal import JSON, OUTPUT, Display, fail
+from fruits.config import DEFAULT_BACKBONE, RunConfig
 from fruits.errors import ConfigError
 from fruits.storage.sanitising import json_text
 
@@ -36,34 +37,27 @@ def add_to(aws: typer.Typer) -> None:
         add_command(aws)(one)
 
 
+#: Options of a run that the cluster decides itself.
+_OF_THE_CLUSTER = (
+    "workers",
+    "engine",
+    "master",
+    "spark_conf",
+    "device",
+    "core_hour_usd",
+    "follow_links",
+    "allow_source",
+)
+
+
+@configured(RunConfig, without=_OF_THE_CLUSTER)
 def run(
     photos: Annotated[
         list[str],
         typer.Argument(help="Packs that were uploaded: their names, or s3://.../packs/NAME; reviewed: the export."),
     ],
     to: Annotated[str, typer.Option(*OUTPUT, help="s3://<results bucket>/runs/NAME, or NAME alone.")],
-    backbone: Annotated[
-        str, typer.Option(help="Name of an embedded network, or an ONNX file, which travels.")
-    ] = DEFAULT_BACKBONE,
-    size: Annotated[int | None, typer.Option(help="Side of the network's input in pixels.")] = None,
-    resize_mode: Annotated[
-        str | None, typer.Option(*RESIZE_MODE, metavar="MODE", help="pad, crop or squash a photo that is not square.")
-    ] = None,
-    variance: Annotated[float | None, typer.Option(help="Keep components for this share of the variance.")] = None,
-    components: Annotated[int | None, typer.Option(help="Keep this many components.")] = None,
-    max_rejected: Annotated[float, typer.Option(help="Largest share of photos that may be rejected or failed.")] = 0.05,
-    only: Annotated[list[str] | None, typer.Option(help="Use labels that match; may be repeated.")] = None,
-    sample: Annotated[int | None, typer.Option(help="Use at most so many photos per label.")] = None,
-    taxonomy: Annotated[
-        str | None, typer.Option(help="A CSV file, which travels; none: every label is its own kind.")
-    ] = None,
-    min_precision: Annotated[
-        float, typer.Option(help="Share of the answers that name something which must be right.")
-    ] = 0.92,
-    balance: Annotated[bool | None, typer.Option(help="Count every kind the same in training.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the sample and of the groups held back.")] = 0,
-    gallery: Annotated[int, typer.Option(help="Thumbnails of training photos in the bundle; 0: none.")] = 1000,
-    repair: Annotated[bool, _REPAIR] = False,
+    options: dict[str, Any],
     count: Annotated[int | None, _COUNT] = None,
     executors: Annotated[int, EXECUTORS] = 5,
     architecture: Annotated[str | None, _ARCHITECTURE] = None,
@@ -81,11 +75,7 @@ def run(
 
     there, place, table = _there(name, region, compute, prices_file, dry_run=dry_run)
     config = RunConfig(
-        sources=tuple(_at(source, place.photos, "packs") for source in photos), out=_at(to, place.results, "runs"),
-        backbone=backbone, size=size, fit=cast("Fit | None", resize_mode), variance=variance, components=components,
-        max_rejected=max_rejected, only=tuple(only or ()), sample=sample, taxonomy=taxonomy, min_precision=min_precision,
-        balance=balance, seed=seed,
-        gallery=gallery, repair=repair,
+        sources=tuple(_at(source, place.photos, "packs") for source in photos), out=_at(to, place.results, "runs"), **options
     )  # fmt: skip
     config = cluster.check_places(place, config)
     if cancel:
@@ -97,8 +87,9 @@ def run(
         return job.run_job(replace(plain, core_hour_usd=usd), carried)
 
     _start(
-        there, place, table, made, sources=config.sources, own=own, count=count, executors=executors, backbone=backbone,
-        size=size, architecture=architecture, follow=not no_follow, dry_run=dry_run, as_json=as_json,
+        there, place, table, made, sources=config.sources, own=own, count=count, executors=executors,
+        backbone=config.backbone, size=config.size, architecture=architecture, follow=not no_follow, dry_run=dry_run,
+        as_json=as_json,
     )  # fmt: skip
 
 

@@ -11,51 +11,26 @@ import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fruits import __version__
 from fruits.cli import aws, aws_jobs, aws_owner, backbones, database, predict, service
 from fruits.cli.conventions import QUIET, SETTINGS, VERBOSE, Group, close_streams, command, open_streams
-from fruits.cli.terminal import JSON, OUTPUT, RESIZE_MODE, Display, fail, set_volume, shell
-from fruits.config import DEFAULT_BACKBONE, Fit, RunConfig
+from fruits.cli.options import configured
+from fruits.cli.terminal import JSON, OUTPUT, Display, fail, set_volume, shell
+from fruits.config import RunConfig
 from fruits.errors import ConfigError, EvaluationError, FruitsError, LeakageError, StoreError
 from fruits.storage.sanitising import json_text
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(cls=Group, pretty_exceptions_enable=False, **SETTINGS)
 
 _PHOTOS = typer.Argument(help="Folders (PHOTOS/<label>/photo.jpg), packs or manifests (.csv, .parquet); also s3://...")
-_BACKBONE = typer.Option(metavar="NAME|FILE", help="Name of an embedded network, or an ONNX file.")
-_SIZE = typer.Option(metavar="PIXELS", help="Side of the network's input in pixels; default: the card's.")
-_ONLY = typer.Option(metavar="PATTERN", help='Use labels by name or pattern, such as "Apple *"; may be repeated.')
-_FOLLOW_LINKS = typer.Option("--follow-links", help="Let links among the photos lead out of their source.")
-_ALLOW_SOURCE = typer.Option(
-    metavar="PLACE", help="Folder or s3://bucket/prefix that links and manifests may lead to; may be repeated."
-)
 _OUT = typer.Option(
     *OUTPUT, metavar="OUT", help="Folder for the results, or s3://bucket/prefix; made if absent, gone on with if there."
 )
-_WORKERS = typer.Option(help="Worker processes; by default one per core.", min=1)
-_ENGINE = typer.Option(help="local, or spark (needs fruits[spark] and Java).")
-_MASTER = typer.Option(
-    metavar="URL", help="Master of Spark, such as local[4] or spark://host:7077; default: this machine."
-)
-_SPARK_CONF = typer.Option(metavar="KEY=VALUE", help="A setting of Spark, key=value; may be repeated.")
-_DEVICE = typer.Option(
-    metavar="DEVICE", help="auto, cpu, cuda (fruits[gpu]) or openvino (fruits[openvino]): what computes the network."
-)
-_PRICE = typer.Option(
-    metavar="USD", help="What a core costs in an hour: the report then says what a million photos cost."
-)
-_REPAIR = typer.Option("--repair", help="Check every stored byte first; compute again what is damaged.")
-_TAXONOMY = typer.Option(metavar="FILE", help="CSV file of what labels mean (label,kind,variety,en,fr,...), or none.")
-_MIN_PRECISION = typer.Option(
-    help="Share of the answers that name something which must be right; the higher, the more 'not sure'."
-)
+_ON_ENGINE = ("workers", "engine", "master", "spark_conf", "device", "repair", "follow_links", "allow_source")
 #: Of the run record, what --json prints. The rest, such as every label's photos, is in OUT/run.json.
 _CHOSEN = {
     "validation": "chosen by validation",
@@ -85,80 +60,31 @@ def fruits(
 
 
 @command(app)
+@configured(RunConfig)
 def run(
     photos: Annotated[list[str], _PHOTOS],
     to: Annotated[str, _OUT],
-    backbone: Annotated[str, _BACKBONE] = DEFAULT_BACKBONE,
-    size: Annotated[int | None, _SIZE] = None,
-    resize_mode: Annotated[
-        str | None,
-        typer.Option(
-            *RESIZE_MODE, metavar="MODE", help="pad, crop or squash a photo that is not square; default: the card's."
-        ),
-    ] = None,
-    variance: Annotated[float | None, typer.Option(help="Keep components for this share of the variance.")] = None,
-    components: Annotated[int | None, typer.Option(help="Keep this many components.")] = None,
-    workers: Annotated[int | None, _WORKERS] = None,
-    max_rejected: Annotated[float, typer.Option(help="Largest share of photos that may be rejected or failed.")] = 0.05,
-    only: Annotated[list[str] | None, _ONLY] = None,
-    sample: Annotated[int | None, typer.Option(help="Use at most so many photos per label.")] = None,
-    taxonomy: Annotated[str | None, _TAXONOMY] = None,
-    min_precision: Annotated[float, _MIN_PRECISION] = 0.92,
-    balance: Annotated[
-        bool | None,
-        typer.Option(
-            help="Count every kind, and every source of it, the same in training; default: if several sources."
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sample and of the groups held back.")] = 0,
-    gallery: Annotated[
-        int, typer.Option(help="Thumbnails of training photos in the bundle, shown beside answers; 0: none.")
-    ] = 1000,
-    engine: Annotated[str, _ENGINE] = "local",
-    master: Annotated[str | None, _MASTER] = None,
-    spark_conf: Annotated[list[str] | None, _SPARK_CONF] = None,
-    device: Annotated[str, _DEVICE] = "auto",
-    core_hour_usd: Annotated[float | None, _PRICE] = None,
-    repair: Annotated[bool, _REPAIR] = False,
-    follow_links: Annotated[bool, _FOLLOW_LINKS] = False,
-    allow_source: Annotated[list[str] | None, _ALLOW_SOURCE] = None,
+    options: dict[str, Any],
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Learn to recognise labelled photos, and report how well. The main job; a second run computes only what is new."""
-    config = RunConfig(
-        sources=tuple(photos), out=to, backbone=backbone, size=size, fit=cast("Fit | None", resize_mode),
-        variance=variance, components=components, workers=workers or 0, max_rejected=max_rejected,
-        only=tuple(only or ()), sample=sample, seed=seed, taxonomy=taxonomy,
-        min_precision=min_precision, balance=balance, gallery=gallery,
-        engine=engine, master=master, spark_conf=tuple(spark_conf or ()), core_hour_usd=core_hour_usd, repair=repair,
-        device=device, follow_links=follow_links, allow_source=tuple(allow_source or ()),
-    )  # fmt: skip
-    _run(config, as_json=as_json)
+    _run(RunConfig(sources=tuple(photos), out=to, **options), as_json=as_json)
 
 
 @command(app)
+@configured(RunConfig, only=_ON_ENGINE)
 def apply(
     out: Annotated[str, typer.Argument(help="Results of 'fruits run', or a bundle.")],
     photos: Annotated[list[str], typer.Argument(help="Folders in any layout, manifests with a column uri, or photos.")],
     to: Annotated[str, _OUT],
-    workers: Annotated[int | None, _WORKERS] = None,
-    engine: Annotated[str, _ENGINE] = "local",
-    master: Annotated[str | None, _MASTER] = None,
-    spark_conf: Annotated[list[str] | None, _SPARK_CONF] = None,
-    device: Annotated[str, _DEVICE] = "auto",
-    repair: Annotated[bool, _REPAIR] = False,
-    follow_links: Annotated[bool, _FOLLOW_LINKS] = False,
-    allow_source: Annotated[list[str] | None, _ALLOW_SOURCE] = None,
+    options: dict[str, Any],
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Recognise photos in batch; write a Parquet table of answers."""
     from fruits.training import pipeline  # noqa: PLC0415 - keeps 'fruits --help' quick
 
     with Display() as display:
-        done = pipeline.apply(
-            out, photos, to, workers=workers or 0, engine=engine, master=master, spark_conf=spark_conf or (),
-            device=device, repair=repair, follow_links=follow_links, allow_source=allow_source or (), progress=display,
-        )  # fmt: skip
+        done = pipeline.apply(out, photos, to, progress=display, **options)
     if as_json:
         typer.echo(json_text(done))
         return
@@ -255,24 +181,17 @@ def evaluate(
 
 
 @command(app)
+@configured(RunConfig, only=("backbone", "size", "workers", "only", "follow_links", "allow_source"))
 def audit(
     photos: Annotated[list[str], _PHOTOS],
     to: Annotated[str, _OUT],
-    backbone: Annotated[str, _BACKBONE] = DEFAULT_BACKBONE,
-    size: Annotated[int | None, _SIZE] = None,
-    workers: Annotated[int | None, _WORKERS] = None,
-    only: Annotated[list[str] | None, _ONLY] = None,
-    follow_links: Annotated[bool, _FOLLOW_LINKS] = False,
-    allow_source: Annotated[list[str] | None, _ALLOW_SOURCE] = None,
+    options: dict[str, Any],
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Find duplicates, doubtful labels and poor photos. Blurred, dark, odd-sized: a page and a table of them."""
     from fruits.assessment import audit as audits  # noqa: PLC0415
 
-    config = RunConfig(
-        sources=tuple(photos), out=to, backbone=backbone, size=size, workers=workers or 0, only=tuple(only or ()),
-        follow_links=follow_links, allow_source=tuple(allow_source or ()),
-    )  # fmt: skip
+    config = RunConfig(sources=tuple(photos), out=to, **options)
     with Display() as display:
         record = audits.audit(config, progress=display, command=shlex.join(["fruits", *sys.argv[1:]]))
     if as_json:
@@ -290,6 +209,7 @@ def audit(
 
 
 @command(app)
+@configured(RunConfig, only=("follow_links", "allow_source"))
 def pack(
     photos: Annotated[list[str], typer.Argument(help="What 'fruits run' takes: folders, buckets, manifests, packs.")],
     to: Annotated[
@@ -298,9 +218,9 @@ def pack(
     unlabelled: Annotated[
         bool, typer.Option("--unlabelled", help="Photos in any layout, for 'fruits apply' alone.")
     ] = False,
+    *,
+    options: dict[str, Any],
     target_mb: Annotated[int, typer.Option(help="Megabytes of photos per file.", min=1)] = 128,
-    follow_links: Annotated[bool, _FOLLOW_LINKS] = False,
-    allow_source: Annotated[list[str] | None, _ALLOW_SOURCE] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Put many photos, with labels and splits, into a few files. Quick and cheap to keep in a bucket and to read."""
@@ -312,7 +232,7 @@ def pack(
             photos,
             to,
             labelled=not unlabelled,
-            access=Access.to(photos, allow_source or (), follow_links=follow_links),
+            access=Access.to(photos, **options),
             target_bytes=target_mb << 20,
             progress=display,
         )

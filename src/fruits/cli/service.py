@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from fruits.cli.conventions import SETTINGS, Group, command
+from fruits.cli.options import configured
 from fruits.cli.terminal import JSON, OUTPUT, is_quiet, note
 from fruits.errors import ConfigError
+from fruits.service.settings import Places, ServiceConfig, advice_to_move
 from fruits.storage.sanitising import json_text, printable
 
 if TYPE_CHECKING:
@@ -22,28 +24,11 @@ if TYPE_CHECKING:
 _SERVED = typer.Argument(
     metavar="[OUT]", help="Results of 'fruits run', or a bundle; without: the recogniser that ships."
 )
-_DATA = typer.Option(
-    metavar="FOLDER",
-    help="Folder for the database and kept photos; default: OUT-service, beside OUT; fruits-service without OUT.",
-)
-_DATABASE = typer.Option(
-    metavar="URL",
-    envvar="FRUITS_DATABASE",
-    help="sqlite:///FILE or postgresql://...; default: service.db in the data folder.",
-)
 _OF = typer.Argument(
     metavar="OUT", help="Results that 'fruits serve' serves; or give --data, or --database and --photos."
 )
-_KEPT = typer.Option(
-    "--photos",
-    metavar="FOLDER",
-    help="Folder or s3://bucket/prefix for kept photos; default: photos in the data folder.",
-)
-_ADOPT = typer.Option(
-    "--adopt",
-    help="The kept photos belong to this database now, whatever the store says; those that no submission names are set "
-    "aside for a week.",
-)
+_of_tokens = configured(ServiceConfig, only=("data", "database"))
+_of_submissions = configured(ServiceConfig, only=("data", "database", "photos"))
 #: Listing and exporting delete nothing by age.
 _FOR_EVER_DAYS = 36500
 
@@ -63,64 +48,10 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(submissions, name="submissions")
 
 
+@configured(ServiceConfig)
 def serve(
+    options: dict[str, Any],
     out: Annotated[str, _SERVED] = "",
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8080,
-    data: Annotated[str, _DATA] = "",
-    database: Annotated[str, _DATABASE] = "",
-    photos: Annotated[str, _KEPT] = "",
-    root_path: Annotated[
-        str, typer.Option(metavar="PATH", help="Path under which a proxy shows the service, such as /fruits.")
-    ] = "",
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Name that people call the service by, *.example.org or *; may be repeated."),
-    ] = None,
-    allow_origin: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ORIGIN", help="Site whose pages may call the API, https://...; may be repeated."),
-    ] = None,
-    trusted_proxy: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Reverse proxy (address or network) whose X-Forwarded-For is believed; may be repeated.",
-        ),
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Photos worked on at the same time; 0 for one per core.")] = 0,
-    batch: Annotated[int, typer.Option(help="Photos of different requests recognised together, at most.")] = 8,
-    max_bytes: Annotated[int, typer.Option(help="Bytes of a request.")] = 10_000_000,
-    max_photos: Annotated[int, typer.Option(help="Photos of a request.")] = 8,
-    max_fields: Annotated[int, typer.Option(help="Other fields of a request.")] = 8,
-    max_pixels: Annotated[int, typer.Option(help="Pixels of a photo.")] = 50_000_000,
-    max_frames: Annotated[int, typer.Option(help="Frames of an animation; the first is looked at.")] = 100,
-    max_connections: Annotated[int, typer.Option(help="Open connections.")] = 1000,
-    max_connections_per_address: Annotated[
-        int, typer.Option(help="Of one address (IPv6: /64); 0: 100, or half of all if that is less.")
-    ] = 0,
-    max_wait: Annotated[float, typer.Option(help="Seconds to wait in line; who would wait longer is refused.")] = 2.0,
-    send_timeout: Annotated[
-        float, typer.Option(help="Seconds to send a request, or to take some of an answer.")
-    ] = 20.0,
-    keep_alive: Annotated[
-        float, typer.Option(help="Seconds that a connection may be idle; more than a load balancer's idle timeout.")
-    ] = 75.0,
-    decode_timeout: Annotated[float, typer.Option(help="Seconds of processor time to decode a photo.")] = 5.0,
-    rate: Annotated[int, typer.Option(help="Requests per minute and address; 0: any number.")] = 60,
-    token_rate: Annotated[int, typer.Option(help="Requests per minute and token, if it says nothing else.")] = 600,
-    tokens_only: Annotated[bool, typer.Option("--tokens-only", help="Answer only those with a token.")] = False,
-    public_metrics: Annotated[bool, typer.Option("--public-metrics", help="Let anybody read /metrics.")] = False,
-    keep_days: Annotated[int, typer.Option(help="Days after which what was kept is deleted.")] = 90,
-    feedback_hours: Annotated[
-        int, typer.Option(help="Hours into the next day (UTC) for which feedback on photos not kept is possible.")
-    ] = 6,
-    operator: Annotated[str, typer.Option(metavar="NAME", help="Who operates the service; the page says it.")] = "",
-    contact: Annotated[str, typer.Option(metavar="TEXT", help="How to reach the operator; the page says it.")] = "",
-    adopt: Annotated[bool, _ADOPT] = False,
-    database_connections: Annotated[int, typer.Option(help="Connections to PostgreSQL, at most.")] = 4,
-    watch: Annotated[float, typer.Option(help="Seconds between looks for a new bundle; 0: only on SIGHUP.")] = 10.0,
-    drain: Annotated[float, typer.Option(help="Seconds to go on refusing politely when told to stop.")] = 0.5,
     check: Annotated[
         bool, typer.Option("--check", help="Open, warm up, recognise one made photo, print what came out, and exit.")
     ] = False,
@@ -128,21 +59,10 @@ def serve(
 ) -> None:
     """Serve the web page and the HTTP API. A photo in, the name of the fruit out."""
     from fruits.recogniser import shipped  # noqa: PLC0415 - keeps 'fruits --help' quick
-    from fruits.service.settings import ServiceConfig  # noqa: PLC0415
 
     if not out:  # what visitors give back must not go into the package
-        data = data or "fruits-service"
-    served = out or shipped.path()
-    config = ServiceConfig(
-        out=served, host=host, port=port, data=data, database=database, photos=photos, workers=workers, batch=batch,
-        root_path=root_path, allow_hosts=tuple(allow_host or ()), allow_origins=tuple(allow_origin or ()),
-        trusted_proxies=tuple(trusted_proxy or ()), max_bytes=max_bytes, max_photos=max_photos, max_fields=max_fields,
-        max_pixels=max_pixels, max_frames=max_frames, max_connections=max_connections,
-        max_connections_per_address=max_connections_per_address, keep_alive_s=keep_alive, max_wait_s=max_wait,
-        send_s=send_timeout, decode_s=decode_timeout, rate=rate, token_rate=token_rate, tokens_only=tokens_only,
-        public_metrics=public_metrics, keep_days=keep_days, feedback_hours=feedback_hours, operator=operator, contact=contact,
-        adopt=adopt, watch_s=watch, drain_s=drain, database_connections=database_connections,
-    )  # fmt: skip
+        options["data"] = options["data"] or "fruits-service"
+    config = ServiceConfig(out=out or shipped.path(), **options)
     if check:
         _check(config, as_json=as_json)
         return
@@ -185,7 +105,9 @@ def _shown(config: Any) -> str:
 # --- Tokens -------------------------------------------------------------------------------------------------------------
 
 
+@_of_tokens
 def tokens_add(
+    options: dict[str, str],
     name: Annotated[str, typer.Argument(help="Who uses it.")],
     out: Annotated[str, _OF] = "",
     role: Annotated[str, typer.Option(help="api: recognise; owner: see and review what visitors gave back.")] = "api",
@@ -194,14 +116,12 @@ def tokens_add(
     digest: Annotated[
         str, typer.Option("--sha256", help="Of a token that was made elsewhere and is kept there: it is not printed.")
     ] = "",
-    data: Annotated[str, _DATA] = "",
-    database: Annotated[str, _DATABASE] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Make a token and print it, once: only its hash is kept."""
     from fruits.service.submissions.tokens import Role, Tokens  # noqa: PLC0415
 
-    with closing(_open(out, data, database, make=True)) as opened:
+    with closing(_open(out, options, make=True)) as opened:
         if digest:
             Tokens(opened).add_hashed(name, cast("Role", role), digest, rate_per_minute=rate, days=days or None)
             told = {"name": name, "role": role}
@@ -215,16 +135,16 @@ def tokens_add(
         note("keep it now, it cannot be shown again; programs send it as 'Authorization: Bearer ...'")
 
 
+@_of_tokens
 def tokens_list(
+    options: dict[str, str],
     out: Annotated[str, _OF] = "",
-    data: Annotated[str, _DATA] = "",
-    database: Annotated[str, _DATABASE] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """List tokens: names, roles, their age, when they were last used and when they expire; never the tokens."""
     from fruits.service.submissions.tokens import Tokens  # noqa: PLC0415
 
-    with closing(_open(out, data, database)) as opened:
+    with closing(_open(out, options)) as opened:
         found = Tokens(opened).list()
     if as_json:
         typer.echo(json_text({"tokens": [asdict(token) | {"age_days": token.age_days} for token in found]}))
@@ -246,17 +166,17 @@ def tokens_list(
         typer.echo("no tokens")
 
 
+@_of_tokens
 def tokens_revoke(
+    options: dict[str, str],
     name: Annotated[str, typer.Argument(help="Its name or id.")],
     out: Annotated[str, _OF] = "",
-    data: Annotated[str, _DATA] = "",
-    database: Annotated[str, _DATABASE] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """End a token; a running service refuses it within seconds."""
     from fruits.service.submissions.tokens import Tokens  # noqa: PLC0415
 
-    with closing(_open(out, data, database)) as opened:
+    with closing(_open(out, options)) as opened:
         token = Tokens(opened).revoke(name)
     if as_json:
         typer.echo(json_text(asdict(token) | {"revoked": True}))
@@ -267,20 +187,19 @@ def tokens_revoke(
 # --- Submissions --------------------------------------------------------------------------------------------------------
 
 
+@_of_submissions
 def submissions_list(
+    options: dict[str, str],
     out: Annotated[str, _OF] = "",
     state: Annotated[str, typer.Option(help="pending, wrong, reviewed or kept.")] = "kept",
     limit: Annotated[int, typer.Option(help="The newest so many.", min=1, max=200)] = 50,
-    data: Annotated[str, _DATA] = "",
-    database: Annotated[str, _DATABASE] = "",
-    photos: Annotated[str, _KEPT] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """List what visitors gave back, newest first."""
     from fruits.service.submissions.repository import Filter  # noqa: PLC0415
 
-    with closing(_open(out, data, database)) as opened:
-        submissions = _submissions(opened, out, data, photos)
+    with closing(_open(out, options)) as opened:
+        submissions = _submissions(opened, out, options)
         page, counts = submissions.page(cast("Filter", state), limit=limit), submissions.counts()
     if as_json:
         rows = [asdict(one) | {"created": one.created.isoformat()} for one in page.submissions]
@@ -301,19 +220,18 @@ def _answer(one: Submission) -> str:
     return f"{one.outcome}: {one.variety or one.kind or one.label}" if one.has_photo else "photo and answer not kept"
 
 
+@_of_submissions
 def submissions_export(
+    options: dict[str, str],
     to: Annotated[str, typer.Option(*OUTPUT, help="Folder or s3://bucket/prefix for PHOTOS/<label>/<id>.jpg.")],
     out: Annotated[str, _OF] = "",
-    data: Annotated[str, _DATA] = "",
-    database: Annotated[str, _DATABASE] = "",
-    photos: Annotated[str, _KEPT] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Write reviewed photos of visitors as files. The next 'fruits run' learns from those that they let us keep."""
     from fruits.service.submissions.export import export  # noqa: PLC0415
 
-    with closing(_open(out, data, database)) as opened:
-        done = export(_submissions(opened, out, data, photos), to, say=note)
+    with closing(_open(out, options)) as opened:
+        done = export(_submissions(opened, out, options), to, say=note)
     if as_json:
         typer.echo(json_text(asdict(done)))
         return
@@ -325,21 +243,17 @@ def submissions_export(
     )
 
 
+@configured(ServiceConfig, only=("data", "database", "photos", "feedback_hours", "adopt"))
 def submissions_purge(
+    options: dict[str, Any],
     keep_days: Annotated[int, typer.Option(help="Delete what is older; as given to 'fruits serve'.", min=1)],
     out: Annotated[str, _OF] = "",
-    feedback_hours: Annotated[
-        int, typer.Option(help="Hours into the next day (UTC) that receipts remain; as given to 'fruits serve'.", min=0)
-    ] = 6,
-    adopt: Annotated[bool, _ADOPT] = False,
-    data: Annotated[str, _DATA] = "",
-    database: Annotated[str, _DATABASE] = "",
-    photos: Annotated[str, _KEPT] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Delete submissions older than so many days. Also finish deletions that were cut short, clean the database's files."""
-    with closing(_open(out, data, database)) as opened:
-        submissions = _submissions(opened, out, data, photos, keep_days, feedback_hours)
+    adopt, feedback_hours = options.pop("adopt"), options.pop("feedback_hours")
+    with closing(_open(out, options)) as opened:
+        submissions = _submissions(opened, out, options, keep_days, feedback_hours)
         finished = submissions.recover()
         count = submissions.purge(thorough=True, adopt=adopt)
         aside = submissions.quarantined()
@@ -352,25 +266,23 @@ def submissions_purge(
             typer.echo(f"{aside:,} photos that no submission names are set aside; each is deleted after a week")
 
 
-def _open(out: str, data: str, database: str, *, make: bool = False) -> Database:
+def _open(out: str, options: dict[str, str], *, make: bool = False) -> Database:
     """Open the database of a service; only a token may be there before it, and make it."""
-    from fruits.service.settings import Places, advice_to_move  # noqa: PLC0415
     from fruits.service.submissions.database import Database  # noqa: PLC0415
 
-    places = Places.of(out, data=data, database=database)
-    if advice := "" if data or database else advice_to_move(out, places.data):
+    places = Places.of(out, **options)
+    if advice := "" if options["data"] or options["database"] else advice_to_move(out, places.data):
         typer.echo(f"note: {advice}", err=True)
     return Database.open(_said(places.database), make=make)
 
 
 def _submissions(
-    database: Database, out: str, data: str, photos: str, keep_days: int = _FOR_EVER_DAYS, feedback_hours: int = 6
+    database: Database, out: str, options: dict[str, str], keep_days: int = _FOR_EVER_DAYS, feedback_hours: int = 6
 ) -> Submissions:
-    from fruits.service.settings import Places  # noqa: PLC0415
     from fruits.service.submissions.repository import Submissions  # noqa: PLC0415
     from fruits.storage.objects import Objects  # noqa: PLC0415
 
-    place = _said(Places.of(out, data=data, photos=photos).photos)
+    place = _said(Places.of(out, **options).photos)
     return Submissions(database, Objects(place), keep_days=keep_days, feedback_hours=feedback_hours)
 
 

@@ -21,8 +21,6 @@ from fruits.errors import ConfigError
 
 #: Names of the option that says where results go.
 OUTPUT: Final = ("-o", "--output", "--to")
-#: Names of the option that says how a photo that is not square is made one; the last is of before.
-RESIZE_MODE: Final = ("--resize-mode", "--fit")
 JSON: Final[Any] = typer.Option("--json", help="Print one JSON object on stdout.")
 
 

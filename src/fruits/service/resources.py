@@ -68,7 +68,11 @@ class Resources:
         self._adopt = config.adopt
         with ExitStack() as undo:
             self.recogniser = Recogniser(
-                config.out, workers=config.workers, batch=config.batch, decode_s=config.decode_s, root=config.root_path
+                config.out,
+                workers=config.workers,
+                batch=config.batch,
+                decode_s=config.decode_timeout,
+                root=config.root_path,
             )
             self._seen = self._look()
             database = Database.open(config.database, connections=config.database_connections)
@@ -128,7 +132,7 @@ class Resources:
         if is_remote(self.config.photos) or not Path(self.config.photos).is_relative_to(self.config.data):
             self._do(self._repeat(_PURGE_S, self._mark_photos, at_once=True))
         self._do(self._repeat(_PULSE_S, self._pulse))
-        if self.config.watch_s:
+        if self.config.watch:
             self._do(self._watch())
 
     async def stop(self) -> None:
@@ -227,7 +231,7 @@ class Resources:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(self.config.watch_s)
+            await asyncio.sleep(self.config.watch)
             try:
                 seen = await asyncio.to_thread(self._look)
             except (FruitsError, OSError):

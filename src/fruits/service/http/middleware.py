@@ -50,10 +50,10 @@ class Middleware:
 
     def __init__(self, app: App, config: ServiceConfig, telemetry: Telemetry, *, policy: str) -> None:
         self._app, self._config, self._telemetry = app, config, telemetry
-        self._hosts = frozenset((*LOOPBACK, *(host for host in config.allow_hosts if not host.startswith("*"))))
-        self._suffixes = tuple(host[1:] for host in config.allow_hosts if host.startswith("*."))
-        self._any_host = "*" in config.allow_hosts
-        self._proxies = Proxies(config.trusted_proxies)
+        self._hosts = frozenset((*LOOPBACK, *(host for host in config.allow_host if not host.startswith("*"))))
+        self._suffixes = tuple(host[1:] for host in config.allow_host if host.startswith("*."))
+        self._any_host = "*" in config.allow_host
+        self._proxies = Proxies(config.trusted_proxy)
         self._headers = [
             (b"content-security-policy", policy.encode()),
             (b"x-content-type-options", b"nosniff"),
@@ -61,9 +61,9 @@ class Middleware:
             (b"referrer-policy", b"no-referrer"),
             (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
             (b"cross-origin-opener-policy", b"same-origin"),
-            (b"cross-origin-resource-policy", b"cross-origin" if config.allow_origins else b"same-origin"),
+            (b"cross-origin-resource-policy", b"cross-origin" if config.allow_origin else b"same-origin"),
             # Also of answers to nobody's pages: whoever stores them must not give them to a page of another site.
-            *([(b"vary", b"Origin")] if config.allow_origins else []),
+            *([(b"vary", b"Origin")] if config.allow_origin else []),
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +86,7 @@ class Middleware:
         about["address"] = self._address(scope)
         extra = self._headers
         origin = headers.get(b"origin", b"").decode("latin-1").lower()
-        if origin and origin in self._config.allow_origins:
+        if origin and origin in self._config.allow_origin:
             extra = [
                 *extra,
                 (b"access-control-allow-origin", origin.encode("latin-1")),
@@ -126,7 +126,7 @@ class Middleware:
                 ])  # fmt: skip
             else:
                 if scope["method"] not in _WITHOUT_BODY and scope["path"] not in _STREAMED:
-                    receive = _replay(await read_body(receive, headers, _MAX_BODY_BYTES, self._config.send_s))
+                    receive = _replay(await read_body(receive, headers, _MAX_BODY_BYTES, self._config.send_timeout))
                 await self._app(inner, receive, answer)
         except GoneError:
             status = status or 499

@@ -61,7 +61,7 @@ async def _deliver(
     resources: Resources, scope: Scope, receive: Receive, send: Send, body: bytes, kept: list[Receipt]
 ) -> None:
     """Send an answer that says how to delete what was kept; where it reaches nobody, nothing is kept."""
-    delivery = Delivery(scope, receive, resources.config.send_s)
+    delivery = Delivery(scope, receive, resources.config.send_timeout)
     try:
         if await delivery.is_client_gone():
             raise GoneError
@@ -107,7 +107,7 @@ def _admit(resources: Resources, *, heavy: bool = False) -> None:
     if not resources.ready:
         raise HttpError("stopping")
     wait_s = resources.recogniser.wait_s(heavy=heavy)
-    if wait_s > resources.config.max_wait_s:
+    if wait_s > resources.config.max_wait:
         raise HttpError("busy", retry_after_s=wait_s)
 
 

@@ -69,12 +69,12 @@ def serve(config: ServiceConfig, *, listening: Callable[[str], None], quiet: boo
         settings = config
         gauge = telemetry.connections
         open_by_place: ClassVar[Counter[str]] = Counter()
-        proxies = Proxies(config.trusted_proxies)
+        proxies = Proxies(config.trusted_proxy)
 
     server = _Server(
         uvicorn.Config(
             app, http=Connection, ws="none", lifespan="on", loop="auto", log_config=None, access_log=False,
-            proxy_headers=False, server_header=False, date_header=True, timeout_keep_alive=int(config.keep_alive_s),
+            proxy_headers=False, server_header=False, date_header=True, timeout_keep_alive=int(config.keep_alive),
             timeout_graceful_shutdown=_STOP_S, backlog=2048,
         ),
         app, config, lambda: listening(f"http://{shown}:{port}"),
@@ -159,7 +159,7 @@ class _Server(uvicorn.Server):
             return
         resources.stopping = True
         resources.telemetry.log("stopping")
-        asyncio.get_running_loop().call_later(self._settings.drain_s, self._exit)
+        asyncio.get_running_loop().call_later(self._settings.drain, self._exit)
 
     def _exit(self) -> None:
         self.should_exit = True
@@ -228,7 +228,7 @@ class _Connection(HttpToolsProtocol):
 
     def _look_again(self) -> None:
         self._unread = self.transport.get_write_buffer_size()
-        self._reader = self.loop.call_later(self.settings.send_s, self._look_at_reader)
+        self._reader = self.loop.call_later(self.settings.send_timeout, self._look_at_reader)
 
     def _look_at_reader(self) -> None:
         """Go on while the client takes what it asked for. Closing would wait for it to be read, so the rest is thrown away."""
@@ -309,7 +309,7 @@ class _Connection(HttpToolsProtocol):
     def _wait(self) -> None:
         """Begin to count the seconds that a head, or the rest of a refused body, may take."""
         if self._patience is None:
-            self._patience = self.loop.call_later(self.settings.send_s, self._too_late)
+            self._patience = self.loop.call_later(self.settings.send_timeout, self._too_late)
 
     def _wait_no_more(self) -> None:
         if self._patience is not None:

@@ -124,7 +124,7 @@ async def read_upload(upload: Upload, receive: Receive, headers: dict[bytes, byt
     if too_large and not body.is_declared:
         raise _too_many_bytes(config.max_bytes)
     try:
-        await _stream(receive, body.take, _PEEKED if too_large else config.max_bytes, config.send_s)
+        await _stream(receive, body.take, _PEEKED if too_large else config.max_bytes, config.send_timeout)
     except _TooLongError:
         # Of a field that is not called photo this is told, and not that it is large: no smaller one would do.
         raise body.nameless() or _too_many_bytes(config.max_bytes) from None

@@ -362,7 +362,7 @@ def check(config: ServiceConfig) -> dict[str, Any]:
         If the bundle cannot be used.
     """
     started = time.perf_counter()
-    recogniser = Recogniser(config.out, workers=1, decode_s=config.decode_s)
+    recogniser = Recogniser(config.out, workers=1, decode_s=config.decode_timeout)
     opened = time.perf_counter()
     recogniser.start()
     warm = time.perf_counter()
