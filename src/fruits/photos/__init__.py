@@ -1,1 +1,1 @@
-"""What comes in: listing photos, decoding and measuring them, and making photos of made-up fruit."""
+"""Input photos: listing, reading, decoding, and rendering synthetic fruit."""

@@ -1,1 +1,1 @@
-"""Photos of made-up fruit for the demo, tests and load tests."""
+"""Synthetic photos of fruit for the demo, tests and load tests."""

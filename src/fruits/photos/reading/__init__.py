@@ -1,1 +1,1 @@
-"""The bytes of photos by uri: disk, bucket, pack."""
+"""Reading the bytes of photos by uri: from disk, buckets and packs."""

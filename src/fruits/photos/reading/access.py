@@ -1,6 +1,7 @@
-"""What may be read on behalf of whoever named some sources: what lies in them, and what was let in besides.
+"""Which paths may be read for a set of sources: those inside the sources, and those allowed explicitly.
 
-A link in a folder of photos, or a row of a manifest, may be a stranger's and lead to what only the operator may read.
+A link in a folder of photos, or a row of a manifest, may come from an untrusted party and point to files that only the operator
+may read.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ _MANIFESTS: Final = (".csv", ".parquet")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The places that may be read, and whether links may lead out of them.
+    """Places that may be read, and whether links may lead out of them.
 
-    Travels to the workers: what a name leads to is looked at when it is listed, and again when it is opened.
+    Picklable, because workers check again: the target of a link is checked when it is listed and when it is opened.
 
     Attributes
     ----------
     places : tuple of str
-        Folders and prefixes with a slash at their end, as they were named and where that leads; single files without.
+        Folders and prefixes end with a slash, single files do not. A local path is there as given and with its links resolved.
     follow_links : bool
+        Whether a link may lead out of the places.
     """
 
     places: tuple[str, ...] = ()
@@ -36,17 +38,26 @@ class Access:
 
     @classmethod
     def to(cls, sources: Sequence[str], allowed: Sequence[str] = (), *, follow_links: bool = False) -> Access:
-        """Allow what lies in some sources (a manifest is its folder) and in what is allowed besides.
+        """Allow reading from sources and from additional places.
+
+        Parameters
+        ----------
+        sources : sequence of str
+            Folders, packs, manifests and photos. A manifest allows its folder.
+        allowed : sequence of str
+            Additional folders, files and prefixes of buckets.
+        follow_links : bool
+            Whether links may lead out of the places.
 
         Raises
         ------
         ConfigError
-            If something is allowed that is not there: it would change nothing.
+            If an allowed place does not exist: it would have no effect.
         """
         places: list[str] = []
         for source in sources:
             if not is_remote(source):
-                path = os.path.abspath(source)  # noqa: PTH100 - as named: links in it stay
+                path = os.path.abspath(source)  # noqa: PTH100 - as given: its links are not resolved
                 places += [_place(path), _place(os.path.realpath(path))]
             elif source.lower().endswith(_MANIFESTS):
                 places.append(_prefix(source.rpartition("/")[0]))
@@ -66,20 +77,20 @@ class Access:
         return cls(tuple(dict.fromkeys(places)), follow_links)
 
     def has(self, name: str) -> bool:
-        """Whether a path or uri, taken as it is written, lies in one of the places."""
-        folder = name if name.endswith("/") else f"{name}/"  # a folder lies in itself
+        """Return whether a path or uri, taken literally, lies in one of the places."""
+        folder = name if name.endswith("/") else f"{name}/"  # a folder contains itself
         return any(folder.startswith(place) if place.endswith("/") else name == place for place in self.places)
 
     def reaches(self, path: str) -> bool:
-        """Whether a path on disk may be read: what its links lead to lies in a place, or links may lead anywhere.
+        """Return whether a path on disk may be read: its real path lies in a place, or links may lead anywhere.
 
-        A folder, and with it what lies there and is no link, is asked for with a slash at its end.
+        Pass a folder with a trailing slash. The answer then also holds for the files in it that are no links.
         """
         real = os.path.realpath(path)
         return self.has(f"{real}/" if path.endswith("/") else real) or (self.follow_links and self.has(path))
 
     def leads(self, real: str) -> bool:
-        """Whether what a file turned out to be when it was opened, its path without links, may be read."""
+        """Return whether an opened file may be read, given its real path (links resolved)."""
         return self.follow_links or self.has(real)
 
 
@@ -96,5 +107,5 @@ def _prefix(url: str) -> str:
     return f"{scheme}://{posixpath.normpath(rest)}/"
 
 
-#: Nothing that a link on disk leads to.
+#: Allows no target of a link on disk.
 NO_LINKS: Final = Access()

@@ -1,7 +1,7 @@
-"""Photos as a program has them: paths, bytes, PIL images, arrays, one or many; to the pixels that a network takes.
+"""Photos passed to the Python API (paths, bytes, PIL images, arrays; one or many) as pixels for a network.
 
-Bytes and files are decoded by the sandboxed decoder, pixels in memory are fitted here, in the same way. A photo that cannot be
-read or decoded is an error in its place, never the end of the others. Knows nothing of networks.
+Bytes and files are decoded in the sandboxed decoder. Images and arrays in memory are fitted here, in the same way. A photo that
+cannot be read or decoded gives an error in its place and does not stop the others. Independent of networks.
 """
 
 from __future__ import annotations
@@ -30,19 +30,21 @@ from fruits.storage.sanitising import printable
 #: (height, width, 3) for RGB or (height, width, 4) for RGB with alpha.
 PhotoLike: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8]
 
-#: Bytes of files that are decoded together at most, but for one that is larger.
+#: Most bytes of files in one batch of decoding; one larger file is a batch of its own.
 _MAX_BATCH_BYTES: Final = 32 << 20
 _EXPECTED: Final = "a path, the bytes of a file, a PIL image or a uint8 array of shape (height, width[, 3 or 4])"
 _CHANNELS: Final = (3, 4)
 
 
 class UnreadableError(StoreError):
-    """A photo that was named cannot be read.
+    """A photo given by name cannot be read.
 
     Parameters
     ----------
     name : str
+        Path or uri of the photo.
     reason : str
+        Why it cannot be read.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -56,19 +58,19 @@ Fault: TypeAlias = ImageDecodeError | StoreError
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some photos that were given one after the other.
+    """Consecutive photos of the input, decoded.
 
     Attributes
     ----------
     n : int
-        How many.
+        Number of photos.
     ok : list of int, length m
-        Which of them, counted from 0, have pixels.
+        Positions, from 0, of the photos that have pixels.
     pixels : uint8 array, shape (m, size, size, 3)
     sizes : list of Size, length m
-        Of the upright photos as taken.
+        Original sizes of the upright photos.
     faults : dict of int to error
-        Why the others have none.
+        Position to error, for the photos without pixels.
     """
 
     n: int
@@ -79,7 +81,7 @@ class Batch:
 
 
 def is_one(photos: object) -> bool:
-    """Whether this is one photo, rather than several: a list, an array of four axes or of names, a column of a table."""
+    """Return whether this is one photo, rather than several: a list, an array of four axes or of names, a table column."""
     if isinstance(photos, np.ndarray):
         return photos.dtype.kind not in "OUS" and photos.ndim < 4
     return isinstance(photos, str | os.PathLike | bytes | bytearray | memoryview | Image.Image) or not hasattr(
@@ -88,12 +90,12 @@ def is_one(photos: object) -> bool:
 
 
 def each(photos: Any) -> Iterator[PhotoLike]:
-    """Yield every photo of what :func:`is_one` says are several; a table of one column counts as its rows.
+    """Yield the photos of a collection, one for which :func:`is_one` is false; of a table of one column, the rows.
 
     Raises
     ------
     PhotoTypeError
-        If it is a table of several columns.
+        If the collection is a table of several columns.
     """
     shape = getattr(photos, "shape", None)
     if isinstance(shape, tuple) and len(shape) == 2:  # of a table, or of names
@@ -104,7 +106,7 @@ def each(photos: Any) -> Iterator[PhotoLike]:
 
 
 def decoded(photos: Iterable[PhotoLike], preprocessing: Preprocessing, *, batch_size: int) -> Iterator[Batch]:
-    """Yield batches of pixels; while one is being used, the decoder works on the next.
+    """Yield batches of pixels, decoding the next batch while the caller uses the present one.
 
     Parameters
     ----------
@@ -112,12 +114,12 @@ def decoded(photos: Iterable[PhotoLike], preprocessing: Preprocessing, *, batch_
         See :data:`PhotoLike`.
     preprocessing : Preprocessing
     batch_size : int
-        Photos per batch at most. How photos are cut into batches changes no value.
+        Photos per batch at most. The results do not depend on it.
 
     Raises
     ------
     PhotoTypeError
-        If something is none of the things that a photo can be.
+        If an item is of a type that is no photo.
     EngineError
         If the decoder cannot be started.
     """
@@ -139,7 +141,7 @@ def decoded(photos: Iterable[PhotoLike], preprocessing: Preprocessing, *, batch_
 
 
 def as_status(fault: Fault) -> tuple[Literal["rejected", "failed"], str]:
-    """Return whether a photo will never work or may next time, and why, as the tables of batches say it."""
+    """Return the status and reason of a fault for the tables: ``rejected`` (permanent) or ``failed`` (may work next time)."""
     if isinstance(fault, ImageDecodeError | RefusedError):
         return "rejected", f"{fault.code}: {fault}"
     return "failed", f"unreadable: {fault.reason if isinstance(fault, UnreadableError) else fault}"
@@ -147,7 +149,7 @@ def as_status(fault: Fault) -> tuple[Literal["rejected", "failed"], str]:
 
 @dataclass(slots=True)
 class _Begun:
-    """A batch that the decoder has been given."""
+    """A batch submitted to the decoder."""
 
     source: Iterator[PhotoLike]
     preprocessing: Preprocessing
@@ -178,7 +180,7 @@ class _Begun:
         self.decoding = own_decoder().begin(files, self.preprocessing)
 
     def finish(self) -> Batch:
-        """Wait for the decoder."""
+        """Wait for the decoder and assemble the batch."""
         size = self.preprocessing.size
         sizes = {row: Size(photo.width, photo.height) for row, photo in self.fitted.items()}
         with self.decoding as decoding:
@@ -196,13 +198,14 @@ class _Begun:
 
 
 def _content(photo: PhotoLike) -> bytes | Image.Image:
-    """Return the bytes of a photo's file, or what is in memory already.
+    """Return the bytes of a photo's file, or the image if it is in memory already.
 
     Raises
     ------
     ImageDecodeError, StoreError
         If it cannot be read, or is no photo.
     PhotoTypeError
+        If it is of a type that is no photo.
     """
     if isinstance(photo, np.ndarray):
         return _from_array(photo)
@@ -216,7 +219,7 @@ def _content(photo: PhotoLike) -> bytes | Image.Image:
 
 
 def _read(name: str) -> bytes:
-    """Read what a user named, also through links; packs and buckets too."""
+    """Read a photo given by the user, following links; on disk, in a pack or in a bucket."""
     try:
         if is_remote(name) or name.startswith(SCHEME):
             return read_photo(name)
@@ -243,7 +246,7 @@ def _from_array(pixels: NDArray[Any]) -> Image.Image:
 
 
 def _unread(image: Image.Image) -> bytes | None:
-    """Return the bytes of the file of an image whose pixels Pillow has not decoded yet: the sandbox decodes them instead."""
+    """Return the file's bytes of an image that Pillow has not decoded yet, so that the sandbox decodes them instead."""
     if not isinstance(image, ImageFile.ImageFile) or not image.tile or image.fp is None or image.tell():
         return None
     try:

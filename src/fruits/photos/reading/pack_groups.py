@@ -1,4 +1,7 @@
-"""A row group of a pack, read within bounds whatever the pack says of itself: a few kilobytes may unpack to gigabytes."""
+"""Reading a row group of a pack within memory bounds.
+
+A pack may be crafted: a few kilobytes of Parquet can unpack to gigabytes, so declared and real sizes are both checked.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,15 @@ from fruits.errors import StoreError
 from fruits.storage.local import MAX_PHOTO_BYTES, too_large
 from fruits.storage.objects import AbsentError
 
-#: What a row group may hold. ``fruits pack`` ends a row group at 4 MiB of photos, or with the
-#: photo that goes beyond, and at 4,096 rows; a name takes at most 4,096 bytes, 8,192 with what comes around it.
+#: Limits of a row group. ``fruits pack`` ends a row group with the photo that reaches 4 MiB, or at 4,096 rows. A name takes at
+#: most 4,096 bytes, 8,192 with its overhead.
 _MAX_GROUP_BYTES: Final = MAX_PHOTO_BYTES + (8 << 20)
 _MAX_GROUP_ROWS: Final = 16_384
 _MAX_TEXT: Final = 8 << 10
-#: A row group is taken in slices of so many rows, fewer where its photos are large, each held against what it declares.
+#: Rows per slice in which a row group is read, fewer if its photos are large. Each slice is checked against the declared sizes.
 _SLICE_ROWS: Final = 32
 _SLICE_BYTES: Final = 128 << 20
-#: What to do about a pack that cannot be used.
+#: Advice for messages about a pack that cannot be used.
 ADVICE: Final = "make it again with 'fruits pack'"
 
 
@@ -35,19 +38,19 @@ class RowGroup:
 
     @classmethod
     def read_from(cls, parquet: pq.ParquetFile, group: int) -> RowGroup:
-        """Read a row group, never much more of it than it declares.
+        """Read a row group; stop soon after it exceeds its declared size.
 
         Raises
         ------
         RefusedError
-            If it takes more than a row group may.
+            If it exceeds the limits of a row group.
         ArrowInvalid
-            If it holds other sizes than it declares.
+            If the sizes of its photos differ from the declared ones.
         """
         about = parquet.metadata.row_group(group)
         size = check_group(about, ["path", "sha256", "bytes"])
         rows = max(1, min(_SLICE_ROWS, _SLICE_BYTES // max(1, size)))
-        if not _is_plain(about):  # no `fruits pack` wrote it so: look at what it declares before anything else
+        if not _is_plain(about):  # not written by `fruits pack`: check its declared sizes first
             declared = parquet.read_row_group(group, columns=["size_bytes"], use_threads=False)["size_bytes"]
             if (held := pc.sum(declared).as_py() or 0) > _MAX_GROUP_BYTES:
                 raise too_large(held, _MAX_GROUP_BYTES)
@@ -60,7 +63,7 @@ class RowGroup:
                 raise pa.ArrowInvalid("photos are of other sizes than it declares")
             held += pc.sum(lengths).as_py() or 0
             if held > _MAX_GROUP_BYTES:
-                batches.clear()  # an error holds on to what was there when it was raised
+                batches.clear()  # the traceback of the error keeps local variables alive
                 raise too_large(held, _MAX_GROUP_BYTES)
             texts = (short(batch.column(name)).cast(pa.string()) for name in ("path", "sha256"))
             batches.append(pa.RecordBatch.from_arrays([*texts, batch.column("bytes").cast(pa.binary())], columns[1:]))
@@ -69,7 +72,7 @@ class RowGroup:
         return cls(paths, sha256, table["bytes"].combine_chunks())
 
     def read(self, path: str) -> bytes:
-        """Return the bytes of a photo, checked against its checksum."""
+        """Return the bytes of a photo after verifying its checksum."""
         row = self._rows.get(path)
         if row is None:
             raise AbsentError(f"the pack has no photo '{path}'")
@@ -80,14 +83,19 @@ class RowGroup:
 
 
 def check_group(about: Any, columns: Sequence[str]) -> int:
-    """Hold what a row group says of itself against what it may be; return what its photos take, if they are asked for.
+    """Check the metadata of a row group against the limits.
+
+    Returns
+    -------
+    int
+        Uncompressed bytes of its photos; 0 if ``columns`` lacks ``bytes``.
 
     Raises
     ------
     RefusedError
-        If it takes more.
+        If a column exceeds its limit.
     ArrowInvalid
-        If no ``fruits pack`` wrote it so.
+        If it has more rows than ``fruits pack`` writes.
     """
     size, text = 0, (1 << 20) + _MAX_TEXT * about.num_rows
     if about.num_rows > _MAX_GROUP_ROWS:
@@ -106,7 +114,7 @@ def check_group(about: Any, columns: Sequence[str]) -> int:
 
 
 def _is_plain(about: Any) -> bool:
-    """Whether the photos of a row group take as many bytes as its file has for them."""
+    """Return whether the photos of a row group are stored as they are: uncompressed, without a dictionary."""
     for chunk in (about.column(at) for at in range(about.num_columns)):
         if chunk.path_in_schema == "bytes":
             return chunk.compression == "UNCOMPRESSED" and not chunk.has_dictionary_page
@@ -114,14 +122,14 @@ def _is_plain(about: Any) -> bool:
 
 
 def _lengths(contents: pa.Array) -> pa.Array:
-    """Return how many bytes each photo has; a pack of a stranger's may hold the same photo once for many rows."""
+    """Return the number of bytes of each photo; an untrusted pack may store one photo once for many rows (a dictionary)."""
     if pa.types.is_dictionary(contents.type):
         return pc.binary_length(contents.dictionary).cast(pa.int64()).take(contents.indices)
     return pc.binary_length(contents).cast(pa.int64())
 
 
 def short(texts: pa.Array) -> pa.Array:
-    """Return texts if none is longer than a text may be."""
+    """Return the texts unchanged; raise RefusedError if one is longer than the limit."""
     words = texts.dictionary if pa.types.is_dictionary(texts.type) else texts
     longest = pc.max(pc.binary_length(words)).as_py() or 0
     if longest > _MAX_TEXT:

@@ -1,7 +1,7 @@
-"""Making a pack of photos, and giving the photos of one back.
+"""Writing photos into a pack, and extracting the photos of a pack.
 
-A pack counts once its ``pack.json`` is written, last and whole; data files have names of their attempt, so a killed or a second
-pack on the same place never gives a mixture. Memory is bounded by a row group and by the catalogue of what is packed.
+A pack is valid once its ``pack.json`` is written, last and atomically. Names of data files contain an id of the attempt, so a
+killed or concurrent ``fruits pack`` to the same place never gives a mixture. Memory: one row group and the catalogue.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from fruits.photos.reading.reading import read_rows
 from fruits.storage.marker import claim
 from fruits.storage.objects import Objects, is_remote, reach
 
-#: Photos in a data file, in bytes: few enough files for a bucket, small enough to write again when a connection breaks.
+#: Bytes of photos per data file: large enough to keep the number of objects low, small enough to retry after a broken connection.
 TARGET_BYTES: Final = 128 << 20
 _GROUP_BYTES: Final = 4 << 20
 _GROUP_ROWS: Final = 4096
-#: A data file that no pack.json names may belong to a pack in the making; not after this time.
+#: A data file that no pack.json names may belong to a pack being written. After this time it is garbage.
 _STALE_AFTER: Final = timedelta(days=1)
 _NAMED: Final = 20
 _DATA: Final = "data"
@@ -56,13 +56,13 @@ def pack(
     Parameters
     ----------
     sources : sequence of str
-        What ``fruits run`` takes. Of several, paths in the pack begin with the source's name.
+        Sources as for ``fruits run``. With several, paths in the pack begin with the source's name.
     to : str
-        A folder or a prefix of a bucket: new, empty, or a pack that this one replaces.
+        A folder or a prefix of a bucket: new, empty, or an existing pack, which is replaced.
     labelled : bool
-        Without, photos need no label, and the pack is for ``fruits apply``.
+        Whether photos need a label. An unlabelled pack is for ``fruits apply``.
     access : Access, optional
-        What links and manifests may lead to; by default the sources alone.
+        Where links and manifests may lead; by default within the sources.
     target_bytes : int
         A data file ends at this many bytes of photos, 1 or more.
     progress : Progress, optional
@@ -77,7 +77,7 @@ def pack(
     CatalogueError
         If a source cannot be used, or there is nothing to pack.
     StoreError
-        If the pack cannot be written, ``to`` holds something else, or no photo can be read. An older pack stays as it was.
+        If the pack cannot be written, ``to`` holds something else, or no photo can be read. An existing pack stays unchanged.
     """
     if not to or not is_utf8(to):
         raise ConfigError(f"--to {to!r}: expected a folder or a prefix of a bucket for the pack")
@@ -99,7 +99,7 @@ def pack(
             f"no photos to pack in {', '.join(map(repr, sources))}{aside}; expected what 'fruits run' takes"
         )
     objects = Objects(to)
-    claim(objects, "pack")  # its photos, or its results, would be among data files
+    claim(objects, "pack")  # refuse a folder of photos or of results: data files would be mixed with them
     with clock.step("pack"):
         progress.start("pack", table.num_rows)
         writing = _Writing(objects, table, target_bytes, access, progress)
@@ -113,7 +113,7 @@ def pack(
         photos = sum(file.rows for file in files)
         contents = Contents(photos, writing.photo_bytes, labelled, builder.from_manifest, files)
         before = _named_before(objects)
-        # Nothing is taken back from here on: after an error, too, this may be what is written.
+        # No undo from here on: after an error the new pack.json may be written nevertheless.
         objects.write(MANIFEST, contents.to_json())
         _clean_up(objects, before, contents)
     return {
@@ -133,7 +133,7 @@ def pack(
 
 
 def unpack(root: str, to: str, *, overwrite: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Write the photos of a pack as files again, checked against their checksums.
+    """Extract the photos of a pack into files, verifying their checksums.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def unpack(root: str, to: str, *, overwrite: bool = False, progress: Progress | 
     to : str
         A local folder; made if absent.
     overwrite : bool
-        Whether a file of another content is replaced; else it is left, counted and named.
+        Whether an existing file of different content is replaced. If not, it is kept and reported as failed.
     progress : Progress, optional
 
     Returns
@@ -155,7 +155,7 @@ def unpack(root: str, to: str, *, overwrite: bool = False, progress: Progress | 
     CatalogueError
         If there is no pack, or it is damaged or of another version.
     StoreError
-        If a whole row group cannot be read, or the folder not be made.
+        If a row group cannot be read, or the folder cannot be created.
     """
     if not to or is_remote(to):
         raise ConfigError(f"--to {to!r}: expected a local folder")
@@ -193,7 +193,7 @@ def _with_paths(table: pa.Table, builder: CatalogueBuilder) -> pa.Table:
         below = pc.and_(mine, pc.starts_with(uris, root))
         prefix = pa.scalar(f"{name}/" if len(builder.roots) > 1 else "")
         within = pc.binary_join_element_wise(prefix, pc.utf8_slice_codeunits(uris, len(root)), "")
-        # What a manifest names beyond its own folder keeps its whole path, below a name of its own.
+        # A photo outside the manifest's folder keeps its whole path, below "elsewhere/".
         whole = pc.replace_substring_regex(uris, r"^([a-z0-9]+://|pack:)?/*", "")
         beyond = pc.binary_join_element_wise(prefix, pa.scalar("elsewhere/"), whole, "")
         paths = pc.if_else(mine, pc.if_else(below, within, beyond), paths)
@@ -207,7 +207,7 @@ def _with_paths(table: pa.Table, builder: CatalogueBuilder) -> pa.Table:
 
 
 def _names(sources: list[str]) -> dict[str, str]:
-    """Return a name for each source, none twice."""
+    """Return a unique name for each source."""
     names: dict[str, str] = {}
     for source in sources:
         name = source.rstrip("/").rpartition("/")[2] if is_remote(source) else Path(source).resolve().name
@@ -219,7 +219,7 @@ def _names(sources: list[str]) -> dict[str, str]:
 
 
 class _Writing:
-    """Data files in the making, and what went wrong on the way."""
+    """Writes data files and collects the photos that could not be read."""
 
     def __init__(
         self, objects: Objects, table: pa.Table, target_bytes: int, access: Access, progress: Progress
@@ -233,7 +233,7 @@ class _Writing:
         self._begun: list[str] = []
 
     def files(self) -> Iterator[PackFile]:
-        """Write file after file."""
+        """Write the data files one after the other; yield an entry for each."""
         groups = self._groups()
         for first in groups:
             name = f"{_DATA}/{self._attempt}-{len(self._begun):05d}.parquet"
@@ -253,7 +253,7 @@ class _Writing:
             yield PackFile(name, hashed.size, hashed.digest.hexdigest(), rows, tuple(paths))
 
     def undo(self) -> None:
-        """Take back what was written."""
+        """Delete the data files written so far."""
         for name in self._begun:
             with suppress(StoreError):
                 self._objects.delete(name)
@@ -284,7 +284,7 @@ class _Writing:
 
 
 class _Hashed(io.RawIOBase):
-    """A file that is written and summed up in one go."""
+    """A file that computes its size and checksum while it is written."""
 
     def __init__(self, sink: io.RawIOBase) -> None:
         self.size, self.digest = 0, hashlib.sha256()
@@ -329,17 +329,17 @@ def _named_before(objects: Objects) -> set[str]:
 
 
 def _clean_up(objects: Objects, before: Iterable[str], contents: Contents) -> None:
-    """Delete the files of the pack that was replaced, and what killed attempts left long ago."""
+    """Delete the files of the replaced pack and stale files of killed attempts."""
     named = {file.name for file in contents.files}
     limit = f"{datetime.now(UTC) - _STALE_AFTER:%Y%m%dT%H%M%S}"
     stale = {found.key for found in objects.list(_DATA) if found.key.rpartition("/")[2][: len(limit)] < limit}
-    # What another pack on this place, finished a moment later, names now is left to it.
+    # Another pack to the same place may have finished a moment later: keep the files that its pack.json names.
     for name in sorted((set(before) | stale) - named - _named_before(objects)):
         objects.delete(name)
 
 
 class _Folder:
-    """A folder that photos are written to, none beside it."""
+    """A folder that photos are extracted to, never outside it."""
 
     def __init__(self, root: str, *, overwrite: bool) -> None:
         self.written = self.there_already = self.failed_count = 0
@@ -350,11 +350,11 @@ class _Folder:
         except OSError as exc:
             raise StoreError(f"'{root}' cannot be made ({exc.strerror}); choose another folder with --to") from exc
         self._root = Path(root).resolve()
-        self._safe: set[str] = set()  # folders that were looked at
+        self._safe: set[str] = set()  # folders that were checked
         self._unfinished = self._root / f".unpack-{uuid.uuid4().hex[:12]}"
 
     def add(self, path: str, digest: str, data: bytes) -> None:
-        """Write a photo unless it is there; whatever speaks against it is counted."""
+        """Write a photo unless it is there already; count and name the failures."""
         if hashlib.sha256(data).hexdigest() != digest:
             self._fail(path, "damaged in its pack: its bytes have another checksum")
             return
@@ -371,20 +371,20 @@ class _Folder:
             elif target.exists() and target.read_bytes() == data:
                 self.there_already += 1
             else:
-                self._unfinished.write_bytes(data)  # whole or not at all, also when killed
+                self._unfinished.write_bytes(data)  # atomic, also when killed
                 self._unfinished.replace(target)
                 self.written += 1
         except OSError as exc:
             self._fail(path, exc.strerror or str(exc))
 
     def close(self) -> None:
-        """Leave nothing but photos."""
+        """Remove the temporary file."""
         self._unfinished.unlink(missing_ok=True)
 
     def _is_within(self, folder: Path) -> bool:
         name = os.fspath(folder)
         if name not in self._safe:
-            # Looked at before it is made: making it would follow the link.
+            # Checked before it is created: mkdir would follow the link.
             if not folder.resolve().is_relative_to(self._root):
                 return False
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Packs: many photos in a few Parquet files, which a bucket keeps and gives back faster and cheaper than single objects.
+"""Packs: many photos in a few Parquet files, which buckets serve faster and cheaper than single objects.
 
-``pack.json`` names the files, their checksums and the first path of each row group; nothing is found by listing. Rows are
-sorted by path, so the row group of a photo is found without reading. Reading only; ``packing.py`` makes packs.
+``pack.json`` lists the files, their checksums and the first path of each row group, so a pack is opened without listing. Rows are
+sorted by path, so the row group of a photo is found without reading. This module reads packs; ``packing.py`` writes them.
 
-Format version 1. To change it: raise ``VERSION``, say here what changed, and add a test that packs of the old one still open.
+Format version 1. To change it: raise ``VERSION``, document the change here, and add a test that old packs still open.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from fruits.storage.sanitising import json_text
 FORMAT: Final = "fruits pack"
 VERSION: Final = 1
 MANIFEST: Final = "pack.json"
-#: What the uri of a photo in a pack begins with.
+#: Prefix of the uri of a photo in a pack.
 SCHEME: Final = "pack:"
-#: Digits of a photo's checksum that are its version: packing the same photos again changes nothing.
+#: Digits of a photo's checksum that form its version, so that packing the same photos again changes no version.
 VERSION_DIGITS: Final = 16
 
-#: A row per photo, sorted by path. ``split`` is null where nothing says it; ``group``, ``manifest_source`` (which older packs
-#: lack) and ``key`` as in the catalogue, ``key`` being what a split or a sample by hash goes by. What reading a photo takes comes
-#: last, so that it is one range of the file.
+#: A row per photo, sorted by path. ``split`` is null where the sources give none. ``group``, ``manifest_source`` (absent from
+#: older packs) and ``key`` are those of the catalogue; ``key`` is the hash that splits and samples are drawn by. The columns
+#: needed to read a photo come last, so that they are one range of the file.
 SCHEMA: Final = pa.schema(
     [
         pa.field("label", pa.string()),
@@ -56,7 +56,7 @@ SCHEMA: Final = pa.schema(
         pa.field("bytes", pa.binary(), nullable=False),
     ]
 )
-#: Row groups that a process keeps: the one in use, the one before (shards end anywhere), and the next one of a bucket.
+#: Row groups cached per process: the one in use, the one before (shards end anywhere), and the next one of a bucket.
 _GROUPS_KEPT: Final = 3
 _MAX_CONTENTS: Final = 256 << 20
 _OPTIONAL: Final = frozenset({"manifest_source"})
@@ -70,7 +70,7 @@ class PackFile:
     Attributes
     ----------
     name : str
-        Key below the pack's root, of one attempt alone.
+        Key below the pack's root, unique per attempt.
     size_bytes : int
     sha256 : str
     rows : int
@@ -87,7 +87,7 @@ class PackFile:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What ``pack.json`` says.
+    """Contents of ``pack.json``.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class Contents:
     from_manifest : bool
         Whether a manifest gave labels and splits.
     files : tuple of PackFile
-        In the order of paths.
+        Sorted by path.
     """
 
     photos: int
@@ -114,7 +114,7 @@ class Contents:
 
     @classmethod
     def parse(cls, data: bytes, where: str) -> Contents | None:
-        """Read ``pack.json``; None if it is another program's.
+        """Parse ``pack.json``; return None if it belongs to another program.
 
         Raises
         ------
@@ -156,7 +156,7 @@ def find_pack(root: str) -> Pack | None:
     CatalogueError
         If there is one that is damaged or of another version.
     """
-    # Asked of the disk first: Objects makes folders that are not there.
+    # Check the disk first: Objects creates missing folders.
     if not is_remote(root) and not (Path(root) / MANIFEST).is_file():
         return None
     objects = opened(root)
@@ -165,7 +165,7 @@ def find_pack(root: str) -> Pack | None:
 
 
 def read_contents(objects: Objects) -> Contents | None:
-    """Return what the ``pack.json`` of a place says; None if there is none, or it is another program's."""
+    """Return the contents of a place's ``pack.json``; None if there is none, or it belongs to another program."""
     try:
         path = objects.local_path(MANIFEST)
         if path is None:
@@ -183,12 +183,12 @@ def read_contents(objects: Objects) -> Contents | None:
 
 @lru_cache(maxsize=8)
 def opened_pack(root: str) -> Pack:
-    """Open a pack once per process.
+    """Open a pack, once per process.
 
     Raises
     ------
     StoreError
-        If there is none, or it cannot be used.
+        If there is no pack, or it cannot be used.
     """
     try:
         pack = find_pack(root)
@@ -206,7 +206,7 @@ def split_pack_uri(uri: str) -> tuple[str, str]:
 
 
 class Pack:
-    """An opened pack; may be used by several threads.
+    """An opened pack; thread-safe.
 
     Parameters
     ----------
@@ -227,19 +227,19 @@ class Pack:
         self._firsts = [path for file in contents.files for path in file.first]
         self._groups: OrderedDict[int, Future[RowGroup]] = OrderedDict()
         self._footers: dict[str, Any] = {}
-        self._reading = -1  # the row group that was asked for last
+        self._reading = -1  # the row group requested last
 
     def uri(self, path: str) -> str:
-        """Return the uri of a photo, by which :func:`fruits.photos.reading.reading.read_photo` finds it again."""
+        """Return the uri of a photo, for :func:`fruits.photos.reading.reading.read_photo`."""
         return f"{SCHEME}{self.root.replace('%', '%25').replace('#', '%23')}#{path}"
 
     def catalogue(self, *, labelled: bool) -> Iterator[pa.RecordBatch]:
-        """Yield the photos as ``CatalogueBuilder.add_batch`` takes them, reading the small columns only.
+        """Yield batches for ``CatalogueBuilder.add_batch``, reading the small columns only.
 
         Raises
         ------
         CatalogueError
-            If a file is gone or damaged.
+            If a file is missing or damaged.
         """
         wanted = ["path", "group", "key", "size_bytes", "version"]
         wanted += ["label", "split", "manifest_source"] if labelled else []
@@ -247,7 +247,7 @@ class Pack:
         for file in self.contents.files:
             try:
                 with self._opened(file) as stream:
-                    # As a dictionary a text that repeats is held once, however long it is.
+                    # Dictionaries hold a repeated text once, however long it is.
                     metadata = pq.ParquetFile(stream).metadata
                     there = {metadata.schema.column(at).name for at in range(metadata.num_columns)}
                     parquet = pq.ParquetFile(
@@ -275,19 +275,19 @@ class Pack:
                 )
 
     def read(self, path: str) -> bytes:
-        """Return the bytes of a photo, checked against its checksum.
+        """Return the bytes of a photo after verifying its checksum.
 
         Raises
         ------
         AbsentError
             If the pack has no such photo.
         StoreError
-            If its file is gone, or bytes are damaged.
+            If its data file is missing, or bytes are damaged.
         """
         try:
             return self._group(path).read(path)
         except AbsentError:
-            # Packed anew since it was opened, and the files of that time are gone: what is there now counts.
+            # The pack may have been replaced since it was opened, and its old files deleted: use the new contents.
             contents = read_contents(self._objects)
             if contents is None or contents == self.contents:
                 raise
@@ -296,10 +296,10 @@ class Pack:
             return self._group(path).read(path)
 
     def expect(self, path: str, executor: Executor) -> None:
-        """Begin to read the row group of a photo that will be asked for, if it is the next one."""
+        """Prefetch the row group of a photo that will be read, if it is the next one."""
         number = self._number(path)
         with self._lock:
-            # Of large photos, those to come lie in many row groups: fetched all at once they would push each other out.
+            # With large photos, the next ones lie in many row groups: prefetching all would evict each from the cache.
             if number not in self._groups and (number == self._reading + 1 or (number >= 0 and not self._groups)):
                 self._keep(number, executor.submit(self._load, number))
 
@@ -313,7 +313,7 @@ class Pack:
         return bisect_right(self._firsts, path) - 1
 
     def _group(self, path: str) -> RowGroup:
-        """Return the row group that holds a photo if any does; loaded once, whoever else waits for it."""
+        """Return the row group in whose range a path lies; threads that wait for the same one load it once."""
         number = self._number(path)
         if number < 0:
             raise AbsentError(f"pack '{self.root}' has no photo '{path}'")
@@ -330,10 +330,10 @@ class Pack:
                     mine.set_exception(exc)
             try:
                 return loading.result()
-            except CancelledError:  # whoever expected it has stopped
+            except CancelledError:  # the prefetch was cancelled
                 self._forget(number, loading)
             except RefusedError:
-                raise  # of all of its photos, without reading it again
+                raise  # stays cached: it fails for all of its photos, without reading it again
             except BaseException:
                 self._forget(number, loading)  # may work next time
                 raise
@@ -355,7 +355,7 @@ class Pack:
             return self._objects.open(file.name)
         descriptor = open_regular(str(path), _inside(self._objects))
         try:
-            # Arrow opens what we looked at, not what may have taken its name since.
+            # Arrow opens the checked file, not one that may have taken its name since.
             opened_one = Path(f"/proc/self/fd/{descriptor}")
             return pa.OSFile(str(opened_one if opened_one.exists() else path))
         finally:
@@ -365,9 +365,9 @@ class Pack:
         file, group = self._places[number]
         try:
             with self._opened(file) as stream:
-                # Without the pages' checksums: one damaged photo must not take its row group along.
+                # No verification of page checksums: one damaged photo must not fail its row group.
                 parquet = pq.ParquetFile(stream, metadata=self._footers.get(file.name), pre_buffer=True)
-                # Fetched once per file, as files are read one after the other.
+                # Footers are fetched once per file, because files are read one after the other.
                 self._footers = {file.name: parquet.metadata}
                 return RowGroup.read_from(parquet, group)
         except AbsentError:
@@ -386,7 +386,7 @@ def _as_catalogue(batch: pa.RecordBatch, prefix: pa.Scalar, *, labelled: bool) -
     for name in columns.keys() & {*_TEXTS}:
         columns[name] = short(columns[name])
     if not labelled:
-        columns["group"] = columns["key"]  # as of photos in folders, where nothing is learnt
+        columns["group"] = columns["key"]  # as for unlabelled photos in folders
     columns["version"] = columns["version"].cast(pa.string())
     columns["uri"] = pc.binary_join_element_wise(prefix, columns.pop("path").cast(pa.string()), "")
     for name in ("label", "split", "manifest_source"):
@@ -396,6 +396,6 @@ def _as_catalogue(batch: pa.RecordBatch, prefix: pa.Scalar, *, labelled: bool) -
 
 
 def _inside(objects: Objects) -> Callable[[str], bool]:
-    """Return whether a path, without links, lies in a pack: a stranger's may hold links to what is the operator's."""
+    """Return a check that a real path lies in the pack: an untrusted pack may contain links to the operator's files."""
     root = os.path.realpath(objects.root)
     return lambda real: real.startswith(f"{root}/")

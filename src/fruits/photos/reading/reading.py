@@ -1,7 +1,7 @@
-"""The bytes of photos by uri, wherever they lie: on disk, in a bucket, in a pack.
+"""Reading the bytes of photos by uri: from disk, buckets and packs.
 
-One photo that cannot be read is a reason in place of bytes; a bucket that refuses every photo is an error. Requests to
-buckets run side by side and ahead of whoever asks, within a bound in photos and in bytes. Knows nothing of pixels.
+A photo that cannot be read gives a reason in place of bytes; a bucket that refuses every photo is an error. Requests to buckets
+run concurrently and ahead of the consumer, bounded in photos and in bytes. Independent of pixels.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from fruits.photos.reading.packs import SCHEME, opened_pack, split_pack_uri
 from fruits.storage.local import MAX_PHOTO_BYTES, RefusedError, read_regular
 from fruits.storage.objects import AbsentError, Objects, is_remote, opened
 
-#: Requests to a bucket at the same time. Each waits for the network, not for the processor.
+#: Concurrent requests to a bucket. Each waits for the network, not for the processor.
 THREADS: Final = 32
-#: A photo in a bucket is asked for when it is at most this many photos away: batches of 32 find theirs there.
+#: Photos requested ahead from a bucket: four batches of 32.
 _AHEAD: Final = 128
-#: Bytes that are fetched and not yet asked for, and those on their way, by the largest photo so far; a larger one waits until
-#: it is asked for.
+#: Bytes fetched but not consumed yet, plus those in flight, estimated by the largest photo so far. A larger photo is read only
+#: when it is consumed.
 _MAX_BYTES: Final = 16 << 20
 _FIRST_GUESS: Final = 256 << 10
-#: So many refusals in a row, and nothing read between, are no longer about photos.
+#: This many refusals in a row mean that the bucket is at fault, not the photos.
 _REFUSALS: Final = 32
 
 Content = tuple[bytes | None, str]
@@ -43,20 +43,20 @@ def read_photo(uri: str, access: Access = NO_LINKS, *, limit: int = MAX_PHOTO_BY
     access : Access
         Where links on disk may lead.
     limit : int
-        Bytes that a file or an object may have.
+        Largest size of a file or object in bytes.
 
     Raises
     ------
     RefusedError
-        If it is too large or no file, or leads elsewhere.
+        If it is too large, is no regular file, or is a link to a place that may not be read.
     OSError
-        If it is gone or cannot be read; :class:`StoreError`, which is one, from buckets and packs.
+        If it is missing or cannot be read; from buckets and packs its subclass :class:`StoreError`.
     """
     if uri.startswith(SCHEME):
         root, path = split_pack_uri(uri)
         return opened_pack(root).read(path)
     if not is_remote(uri):
-        # Plain reading: for small local files obstore's way takes several times as long.
+        # Read directly: for small local files obstore takes several times as long.
         return read_regular(uri, limit, access.leads)
     objects, key = place_of(uri)
     try:
@@ -68,13 +68,13 @@ def read_photo(uri: str, access: Access = NO_LINKS, *, limit: int = MAX_PHOTO_BY
 def read_photos(uris: Iterable[str], access: Access = NO_LINKS) -> Iterator[Content]:
     """Yield for each uri, in order, its bytes and an empty text, or None and the reason.
 
-    Photos in buckets and packs in buckets are read ahead; those on disk when they are asked for, as a thread costs more than
-    reading a small file. Close the iterator, or use it up, to stop the threads.
+    Photos in buckets and packs in buckets are read ahead. Photos on disk are read when they are consumed, because a thread costs
+    more than reading a small file. Close or exhaust the iterator to stop the threads.
 
     Parameters
     ----------
     uris : iterable of str
-        Taken up to 128 ahead.
+        Consumed up to 128 ahead.
     access : Access
         Where links on disk may lead.
 
@@ -110,21 +110,21 @@ def read_photos(uris: Iterable[str], access: Access = NO_LINKS) -> Iterator[Cont
 
 
 def read_rows(rows: Iterable[Row], access: Access = NO_LINKS) -> Iterator[tuple[Row, Content]]:
-    """Yield rows that have a ``uri`` with what :func:`read_photos` says of each.
+    """Yield each row, which has a ``uri``, with its result of :func:`read_photos`.
 
-    Take every photo of a worker from one such iterator: it reads ahead beyond the batch that is being put together.
+    Use one iterator for all photos of a worker: it reads ahead beyond the present batch.
     """
     mine, theirs = tee(rows)
     return zip(mine, read_photos((row["uri"] for row in theirs), access), strict=True)
 
 
 def will_never_work(reason: str) -> bool:
-    """Whether the reason in place of a photo's bytes is one that trying again does not change."""
+    """Return whether a reason of :func:`read_photos` is permanent, so that retrying is pointless."""
     return reason.startswith("too large: ")
 
 
 def read_head(uri: str, length: int, access: Access = NO_LINKS) -> bytes:
-    """Return the first bytes of a photo, all of it where that costs the same.
+    """Return the first bytes of a photo; from disk and packs, where it costs the same, the whole photo.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def read_head(uri: str, length: int, access: Access = NO_LINKS) -> bytes:
 
 
 def place_of(uri: str) -> tuple[Objects, str]:
-    """Return the bucket, opened once per process so that its connections serve all folders, and the key in it."""
+    """Return the bucket and the key in it. A bucket is opened once per process, so all its folders share its connections."""
     scheme, _, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
     return opened(f"{scheme}://{bucket}"), key
@@ -151,7 +151,7 @@ _REFUSED: Final = "unreadable: the bucket refuses: "
 
 
 class _Ahead:
-    """Reads of photos to come."""
+    """Reads photos ahead."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -159,15 +159,15 @@ class _Ahead:
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._largest = _FIRST_GUESS
-        self._held = 0  # bytes fetched and not yet asked for
+        self._held = 0  # bytes fetched and not consumed yet
 
     def has_room(self, coming: int) -> bool:
-        """Whether one more photo may be fetched beside those that are coming; always one."""
+        """Return whether one more photo may be fetched beside ``coming`` others; always true if there are none."""
         in_bytes = self._held + min(coming, THREADS) * self._largest
         return not coming or (coming < _AHEAD and in_bytes < _MAX_BYTES)
 
     def start(self, uri: str) -> Callable[[], Content]:
-        """Begin to read a photo if it lies in a bucket; return how to get it."""
+        """Start reading a photo if it lies in a bucket; return a function that gives its content."""
         if uri.startswith(SCHEME):
             root, path = split_pack_uri(uri)
             self.is_useful = is_remote(root)
@@ -190,12 +190,12 @@ class _Ahead:
         return get
 
     def close(self) -> None:
-        """Forget what has not begun."""
+        """Cancel the reads that have not started."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _fetch(self, uri: str) -> Content | None:
-        """Read a photo ahead, if it is small enough to lie about until it is asked for."""
+        """Read a photo ahead; return None if it is too large to be kept in memory until it is consumed."""
         content = _content(uri, self._access, limit=_MAX_BYTES)
         if will_never_work(content[1]):
             return None

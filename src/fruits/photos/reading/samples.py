@@ -1,4 +1,4 @@
-"""A few photos of a catalogue, opened to look at: their typical size, and thumbnails for people."""
+"""Samples of a catalogue's photos: typical size, share on white backgrounds, and thumbnails."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ from fruits.photos.reading.reading import THREADS, read_head, read_photo, read_p
 from fruits.storage.objects import is_remote
 
 _SIZES_READ: Final = 50
-#: Enough for the size of nearly every photo; of a larger header, such as one with a preview, the whole file is read.
+#: Enough for the header of nearly every photo. If a header is larger, such as one with a preview, the whole file is read.
 _HEAD_BYTES: Final = 64 << 10
-#: Photos whose margins are looked at, at this size; how wide a margin is, how light white, and how much of the margin.
+#: Detection of white backgrounds: photos sampled, size they are scaled to, width of the margin in pixels, least value that is
+#: white, and share of the margin that must be white.
 _BACKDROPS: Final = 48
 _SMALL: Final = Preprocessing(64, "squash")
 _MARGIN: Final = 4
 _WHITE: Final = 225
 _MOSTLY: Final = 0.7
 _THUMBNAIL_SIDE: Final = 128
-#: So many thumbnails are worth another decoder, which takes as long to start as dozens to make.
+#: Thumbnails per decoder: starting a decoder takes as long as dozens of thumbnails.
 _PHOTOS_PER_DECODER: Final = 200
 
 
 def typical_side(table: pa.Table, access: Access = NO_LINKS) -> int | None:
-    """Return the median short side, in pixels, of the photos of the sharpest source; None if none can be read.
+    """Return the median short side, in pixels, of the source with the largest photos; None if none can be read.
 
-    Looks at the headers of a few photos per source, chosen by hash, so that the answer does not depend on their order.
+    Reads the headers of a few photos per source, chosen by hash, so that the result does not depend on their order.
     """
     medians = []
     for source in table["source"].unique().to_pylist():
@@ -55,7 +56,7 @@ def typical_side(table: pa.Table, access: Access = NO_LINKS) -> int | None:
 
 
 def thumbnail(uri: str, access: Access = NO_LINKS) -> bytes | None:
-    """Return a small JPEG of a photo; None if it does not open, or its giver did not agree that others see it."""
+    """Return a small JPEG of a photo; None if it cannot be decoded, or its contributor did not consent to showing it."""
     try:
         data = read_photo(uri, access)
         giver = giver_of(data)
@@ -67,10 +68,10 @@ def thumbnail(uri: str, access: Access = NO_LINKS) -> bytes | None:
 def gallery_thumbnails(
     uris: Sequence[str], side: int, quality: int, access: Access = NO_LINKS
 ) -> Iterator[bytes | None]:
-    """Yield a small JPEG for each photo; read ahead from a bucket, one decoder per core.
+    """Yield a small JPEG for each photo; photos in buckets are read ahead, with one decoder per core.
 
-    None where it does not open, or where its giver did not agree that others see it. Where the giver did, the small one is marked
-    as well: whoever shows it can ask whether it was withdrawn.
+    Yields None for a photo that cannot be decoded, or whose contributor did not consent to showing it. If the contributor did,
+    the thumbnail carries the mark of the submission too, so that a service can check whether it was withdrawn.
     """
     workers = max(1, min(usable_cores(), len(uris) // _PHOTOS_PER_DECODER))
     with ExitStack() as opened:
@@ -103,7 +104,7 @@ def gallery_thumbnails(
 
 
 def thumbnails(uris: Iterable[str], count: int, access: Access = NO_LINKS) -> list[bytes]:
-    """Return small JPEGs of the first ``count`` photos that still open."""
+    """Return small JPEGs of the first ``count`` photos that can be decoded."""
     found: list[bytes] = []
     for uri in uris:
         if len(found) == count:
@@ -128,16 +129,16 @@ def example_photos(
     table : pyarrow.Table
         The catalogue.
     wrong : mapping
-        Uris of photos taken for another label, by (label, predicted), worst pair first.
+        Uris of misclassified photos by (label, predicted), the most frequent pair first.
     access : Access
         Where links among the photos may lead.
     pairs, labels : int
-        For how many pairs, and how many labels, there will be thumbnails.
+        Number of pairs, and of labels, that get thumbnails.
 
     Returns
     -------
     dict
-        Label to training photos of it; ``label NUL predicted`` to photos of the label that were taken for the other.
+        Label to training photos of it; ``label NUL predicted`` to photos of the label that were predicted as the other.
     """
     worst = list(wrong)[:pairs]
     several = {label for pair in worst for label in pair}
@@ -161,7 +162,7 @@ def example_photos(
 
 
 def _place(uri: str) -> int:
-    """Order photos by folder and name alone, so that the choice is the same wherever the photos lie."""
+    """Return a hash of folder and name only, so that the choice does not depend on where the photos are stored."""
     return stable_hash("/".join(uri.split("/")[-2:]))
 
 
@@ -183,7 +184,7 @@ def _sizes(uris: Sequence[str], access: Access) -> list[tuple[int, int] | None]:
 
 
 def _head(uri: str, access: Access) -> bytes:
-    """Return the beginning of a photo, nothing where it cannot be read."""
+    """Return the first bytes of a photo, none if it cannot be read."""
     try:
         return read_head(uri, _HEAD_BYTES, access)
     except OSError:
@@ -199,9 +200,9 @@ def _size_of_all(uri: str) -> tuple[int, int] | None:
 
 
 def white_backdrops(uris: pa.ChunkedArray, access: Access = NO_LINKS) -> tuple[int, int]:
-    """Look at the margins of some photos; return how many were looked at, and how many are on white.
+    """Check the margins of a sample of photos; return how many were checked, and how many have a white background.
 
-    Spread evenly over the catalogue. Photos that do not open are left out.
+    The sample is spread evenly over the catalogue. Photos that cannot be decoded are skipped.
     """
     step = max(1, len(uris) // _BACKDROPS)
     looked = white = 0
