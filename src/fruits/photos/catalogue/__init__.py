@@ -1,1 +1,1 @@
-"""Which photos there are: listing, manifests, labels, splits, groups."""
+"""The catalogue of photos: listing, manifests, labels, splits and groups."""

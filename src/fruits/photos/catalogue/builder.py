@@ -1,6 +1,7 @@
-"""The catalogue while it grows, in columns: lists of rows would take ten times the memory.
+"""Building the catalogue in columns: lists of rows would take ten times the memory.
 
-Whoever lists photos adds them here; sorting, second mentions and the table come out. Knows nothing of where photos lie.
+Listings add photos; :meth:`CatalogueBuilder.finish` sorts them, removes duplicates and returns the table. Independent of where
+photos are stored.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ _EXAMPLES_KEPT: Final = 5
 _ROWS_PER_CHUNK: Final = 8192
 _COLUMNS: Final = (*CATALOGUE.names, "key")
 _CODED: Final = ("label", "split", "source", "manifest_source")
-#: Of the columns while the builder grows: codes in place of those that repeat few values.
+#: Types of the columns while building; columns of few distinct values hold codes.
 _TYPES: Final = (
     pa.string(), pa.int32(), pa.int8(), pa.int64(), pa.string(), pa.int32(), pa.int64(), pa.int32(), pa.int64(),
 )  # fmt: skip
 
 
 def stable_hash(text: str) -> int:
-    """Return 63 bits that depend on ``text`` alone, on any machine and in any process."""
+    """Return a 63-bit hash of ``text`` that is the same on every machine and in every process."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
@@ -55,21 +56,21 @@ class CatalogueBuilder:
     pending: list[tuple[object, ...]] = field(default_factory=list)
     codes: dict[str, dict[str, int]] = field(default_factory=lambda: {name: {} for name in _CODED})
     source: str = ""
-    #: What the uris of a source's photos begin with; the rest is the path within it.
+    #: Source to the common prefix of its photos' uris; the rest of a uri is the path within the source.
     roots: dict[str, str] = field(default_factory=dict)
     from_manifest: bool = False
-    #: What whoever gave the photos should know; beside what is left aside.
+    #: Warnings for the user, besides the counts of ``left_aside``.
     warnings: list[str] = field(default_factory=list)
-    #: Names of folders that said a split.
+    #: Folder name to the split that was derived from it.
     split_folders: dict[str, str] = field(default_factory=dict)
 
     def start(self, source: str) -> None:
-        """Say which source the photos to come are of."""
+        """Set the source of the photos added from now on."""
         self.source = source
         self._code("source", source)
 
     def lies_below(self, root: str) -> None:
-        """Say what the uris of the source's photos begin with, before their path within it."""
+        """Set the prefix of the uris of the present source's photos."""
         self.roots[self.source] = root
 
     def leave(self, reason: str, name: str) -> None:
@@ -79,7 +80,7 @@ class CatalogueBuilder:
             self.examples[reason].append(name.encode("utf-8", "backslashreplace").decode())
 
     def aside(self) -> str:
-        """Return what was left aside, with an example each."""
+        """Return a summary of what was left aside: counts by reason, with an example each."""
         return "; ".join(
             f"{count} {reason} (such as {self.examples[reason][0]!r})"
             if self.examples.get(reason)
@@ -99,7 +100,7 @@ class CatalogueBuilder:
         group: int | None = None,
         manifest_source: str | None = None,
     ) -> None:
-        """Add a photo; ``key`` is its path within the source, which decides all that is decided by hash."""
+        """Add a photo; ``key`` is its path within the source, whose hash determines split, sample and default group."""
         label_code = None if label is None else self._code("label", label)
         split_code = None if split is None else self._code("split", split)
         hashed = stable_hash(key)
@@ -120,9 +121,9 @@ class CatalogueBuilder:
             self._flush()
 
     def add_batch(self, batch: pa.RecordBatch) -> None:
-        """Add photos that are columns already: ``uri, label, split, size_bytes, version, group, manifest_source, key``.
+        """Add a record batch with columns ``uri, label, split, size_bytes, version, group, manifest_source, key``.
 
-        Label, split and manifest_source are dictionaries of text; ``key`` is what :func:`stable_hash` gave for the path.
+        Label, split and manifest_source are dictionary arrays of text; ``key`` is the :func:`stable_hash` of the path.
         """
         self._flush()
         columns = {name: batch.column(name) for name in batch.schema.names}
@@ -136,7 +137,7 @@ class CatalogueBuilder:
         self.progress(batch.num_rows)
 
     def finish(self) -> pa.Table:
-        """Return the table, sorted by uri, without second mentions of a photo."""
+        """Return the table, sorted by uri, each photo once."""
         self._flush()
         if not self.chunks:
             return pa.table({name: [] for name in _COLUMNS})

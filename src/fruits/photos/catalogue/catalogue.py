@@ -1,9 +1,9 @@
-"""Which photos there are: one row each, with label, split and version, and a word for everything left aside.
+"""The catalogue: one row per photo with label, split and version, and a reason for every file left aside.
 
-Label = the folder that holds the photo. Split = a folder above it named Training, train, val, Test ...; else by a hash of
-the path. A manifest (CSV or Parquet) says both itself. Only file names, sizes and times are read here, so a photo that
-cannot be decoded is still in the catalogue. A row never depends on the order in which files are listed, and label, split and
-group not on whether they lie on disk, in a bucket or in a pack.
+The label is the name of the folder that holds the photo. The split is given by a folder above it named Training, train, val,
+Test ..., else by a hash of the path. A manifest (CSV or Parquet) gives both itself. Only file names, sizes and times are read
+here, so a photo that cannot be decoded is in the catalogue too. Rows do not depend on the order of listing; label, split and
+group do not depend on whether photos lie on disk, in a bucket or in a pack.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TEST_SHARE: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """The photos of a run and what was left aside.
+    """The photos of a run, and counts of what was left aside.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Catalogue:
     split_origin : str
         ``folders``, ``manifest``, ``hash`` or ``mixed``.
     group_origin : str
-        ``manifest`` if one says which photos show the same thing, ``names`` (numbers in file names) if none does, ``mixed``.
+        ``manifest`` if a manifest gives the groups, ``names`` if they follow from numbers in file names, or ``mixed``.
     sources : dict of str to int
         Photos per source, in the order given.
     left_aside : dict of str to int
@@ -46,11 +46,11 @@ class Catalogue:
     examples : dict of str to list of str
         Reason to the first few names, made printable.
     warnings : list of str
-        Sentences on what looks odd about the folders.
+        Warnings about the layout of the folders.
     split_folders : dict of str to str
-        Names of folders that said a split.
+        Folder name to the split derived from it.
     access : Access
-        What may be read.
+        Which paths may be read.
     """
 
     table: pa.Table
@@ -64,7 +64,7 @@ class Catalogue:
     access: Access
 
     def remarks(self) -> list[str]:
-        """Return sentences on what was left aside, what looks odd, and which folders said a split."""
+        """Return remarks for the user: what was left aside, warnings, and which folders gave a split."""
         said = []
         for reason, count in self.left_aside.items():
             examples = ", ".join(self.examples.get(reason, []))
@@ -91,17 +91,17 @@ def list_photos(
     Parameters
     ----------
     sources : sequence of str
-        Folders, packs and manifests, on disk or in a bucket (``s3://bucket/prefix``); unlabelled, also single photos.
+        Folders, packs and manifests, on disk or in a bucket (``s3://bucket/prefix``); single photos if ``labelled`` is False.
     only : sequence of str
-        Labels, or globs of labels; labels that match none are left aside.
+        Labels, or globs of labels. Photos of other labels are left aside.
     sample : int, optional
         Keep at most this many photos per label, chosen by a seeded hash of their paths.
     seed : int
-        Of the sample.
+        Random seed of the sample.
     labelled : bool
-        Without labels (photos that users submitted), label and split stay null and any layout will do.
+        If False (photos that users submitted), label and split stay null and any layout of folders is accepted.
     access : Access, optional
-        What links and manifests may lead to; by default the sources alone.
+        Where links and manifests may lead; by default within the sources.
     progress : callable, optional
         Called with the number of photos found since the last call.
 
@@ -112,9 +112,9 @@ def list_photos(
     Raises
     ------
     CatalogueError
-        If a source is missing or unreadable, a part of ``only`` matches no label, or there is nothing left to use.
+        If a source is missing or unreadable, an item of ``only`` matches no label, or no photos are left.
     StoreError
-        If a bucket refuses.
+        If a request to a bucket is refused.
     """
     builder = CatalogueBuilder(labelled=labelled, progress=progress or (lambda _: None))
     access = Access.to(sources) if access is None else access
@@ -128,7 +128,7 @@ def list_photos(
         table, origin = _split_by_hash(table, builder)
     else:
         origin = "none"
-    # What sorting took is given back: a run holds the catalogue to its end, beside its workers.
+    # Release the memory that sorting took: a run keeps the catalogue until its end, beside its workers.
     pa.default_memory_pool().release_unused()
     return Catalogue(
         table,
@@ -144,7 +144,7 @@ def list_photos(
 
 
 def labels_without_training(table: pa.Table) -> dict[str, int]:
-    """Return the labels that no training photo has, with their number of photos."""
+    """Return the labels without training photos, with their number of photos."""
     labels = table["label"].combine_chunks()
     trained = set(
         labels.filter(pc.equal(table["split"].combine_chunks().cast(pa.string()), "train")).unique().to_pylist()
@@ -162,8 +162,8 @@ def _select(table: pa.Table, builder: CatalogueBuilder, only: Sequence[str], sam
         table = table.filter(pa.array(keep))
     if sample is not None and table.num_rows:
         labels = table["label"].combine_chunks().indices.to_numpy()
-        # A bijection on 64 bits that takes in the seed: a function of path and seed alone, and independent of the split by
-        # hash, which takes the largest of the same keys for testing.
+        # A bijection on 64 bits that mixes in the seed: it depends on path and seed only, and is independent of the split by
+        # hash, which uses the largest of the same keys for testing.
         mixed = table["key"].to_numpy().astype(np.uint64) ^ np.uint64(stable_hash(f"sample {seed}"))
         for _ in range(2):
             mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
@@ -179,9 +179,9 @@ def _select(table: pa.Table, builder: CatalogueBuilder, only: Sequence[str], sam
 
 
 def _chosen(labels: list[str], only: Sequence[str], builder: CatalogueBuilder) -> np.ndarray:
-    """Return which labels are wanted: by their very name, which may hold ``[``, or by a glob.
+    """Return which labels are selected: by their exact name, which may contain ``[``, or by a glob.
 
-    Names and globs are compared in one Unicode form: file systems and keyboards use different ones.
+    Names and globs are compared in Unicode form NFC: file systems and keyboards use different forms.
     """
     plain = [unicodedata.normalize("NFC", label) for label in labels]
     wanted = np.zeros(len(plain), bool)
@@ -202,7 +202,7 @@ def _chosen(labels: list[str], only: Sequence[str], builder: CatalogueBuilder) -
 
 
 def _split_by_hash(table: pa.Table, builder: CatalogueBuilder) -> tuple[pa.Table, str]:
-    """Give every photo without a split one, and a share of test photos to a run that would have none to score on."""
+    """Assign a split by hash to photos without one, or to all photos if all are for training: scores need test photos."""
     given = table["split"].combine_chunks()
     # Codes rather than names: at millions of rows, Python strings would be most of the memory.
     code = np.array([SPLITS.index(name) for name in given.dictionary.to_pylist()] or [0], np.int8)
@@ -215,7 +215,7 @@ def _split_by_hash(table: pa.Table, builder: CatalogueBuilder) -> tuple[pa.Table
     labels = table["label"].combine_chunks().indices.to_numpy()
     key = table["key"].to_numpy()
     is_test = key >= (1 - TEST_SHARE) * 2.0**63
-    # A label's lowest hash always trains, so that chance never leaves a small label without training photos.
+    # The photo with a label's lowest hash is always for training, so that no small label is left without training photos.
     first = np.full(labels.max() + 1, np.iinfo(np.int64).max)
     np.minimum.at(first, labels, key)
     is_test &= key != first[labels]

@@ -1,8 +1,8 @@
-"""Whose photo is this, and may others see it? The mark that a photo exported from a service carries in itself.
+"""The consent mark of a photo exported from a service: id of the submission, and whether others may see the photo.
 
-A comment in the JPEG, so that it goes wherever the file goes: into other folders, packs and buckets. It holds the id of the
-submission and whether its giver agreed that others see it, small: beside answers and in reports. A photo without a mark is the
-operator's own. The pixels are not touched. Knows nothing of services, galleries and reports.
+The mark is a comment in the JPEG, so that it stays with the file in other folders, packs and buckets. It states whether the
+contributor agreed that thumbnails are shown beside answers and in reports. A photo without a mark is the operator's own. The
+pixels are not changed. Independent of services, galleries and reports.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _COMMENT: Final = 0xFE
-#: Markers that stand alone, and those after which pixels follow.
+#: Markers without a length, and those after which pixels follow or the file ends.
 _ALONE: Final = (0x01, *range(0xD0, 0xD9))
 _PIXELS: Final = (0xDA, 0xD9)
 _JFIF: Final = 0xE0
@@ -21,12 +21,12 @@ _MARK: Final = re.compile(rb"fruits submission ([A-Za-z0-9_-]{22}) (shown|not sh
 
 @dataclass(frozen=True, slots=True)
 class Giver:
-    """What a mark says.
+    """Contents of a mark.
 
     Attributes
     ----------
     id : str
-        Of the submission.
+        Id of the submission.
     may_show : bool
         Whether others may see the photo.
     """
@@ -36,25 +36,25 @@ class Giver:
 
 
 def mark(jpeg: bytes, giver: Giver) -> bytes:
-    """Return a JPEG that says whose it is.
+    """Return a JPEG with a mark, replacing an existing one.
 
     Raises
     ------
     ValueError
-        If it is no JPEG, or the id is none.
+        If the file is no JPEG, or the id is invalid.
     """
     text = f"fruits submission {giver.id} {'shown' if giver.may_show else 'not shown'}".encode()
     if not _MARK.fullmatch(text) or not jpeg.startswith(b"\xff\xd8\xff"):
         raise ValueError("expected a JPEG and the id of a submission")
     jpeg = unmark(jpeg)
     at = 2
-    if jpeg[3] == _JFIF:  # it wants to be the first
+    if jpeg[3] == _JFIF:  # JFIF requires its segment to be the first
         at += 2 + int.from_bytes(jpeg[4:6], "big")
     return jpeg[:at] + bytes((0xFF, _COMMENT)) + (len(text) + 2).to_bytes(2, "big") + text + jpeg[at:]
 
 
 def giver_of(photo: bytes) -> Giver | None:
-    """Return what the mark of a photo says; None if it has none."""
+    """Return the contents of a photo's mark; None if it has none."""
     for start, end in _comments(photo):
         if found := _MARK.fullmatch(photo, start + 4, end):
             return Giver(found[1].decode(), found[2] == b"shown")
@@ -70,7 +70,7 @@ def unmark(jpeg: bytes) -> bytes:
 
 
 def _comments(photo: bytes) -> list[tuple[int, int]]:
-    """Return where the comments of a JPEG begin and end; none where it is no JPEG or cut short."""
+    """Return start and end of each comment of a JPEG; empty if the file is no JPEG, up to the cut if it is truncated."""
     found: list[tuple[int, int]] = []
     at = 2
     while photo.startswith(b"\xff\xd8") and at + 4 <= len(photo) and photo[at] == 0xFF:

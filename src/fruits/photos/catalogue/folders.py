@@ -1,8 +1,8 @@
-"""Photos in folders: on a disk, and below a prefix of a bucket, whose keys are put together into the same folders.
+"""Listing photos in folders: on disk, and below a prefix of a bucket, whose keys are assembled into the same folders.
 
-Label, split and group come from names. What is no photo is left aside, counted and named: hidden files, folders of systems, what
-fruits itself wrote, links that lead out of the source. Only names, sizes and times are read, and the first bytes of files whose
-suffix says nothing.
+Label, split and group follow from names. Everything that is no photo is left aside, counted and named: hidden files, system
+folders, files written by fruits, links that lead out of the source. Only names, sizes and times are read, and the first bytes of
+files without a known suffix.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from fruits.photos.reading.reading import THREADS
 from fruits.storage.local import read_head_of
 from fruits.storage.objects import AbsentError, Objects
 
-#: Photos whose frame numbers fall into the same span of this length count as neighbours. 30 of the 328 frames in which
-#: Fruits-360 turns a fruit once are 33 degrees.
+#: Photos whose frame numbers fall into the same span of this length form a group. In Fruits-360, where a full turn of a fruit has
+#: 328 frames, 30 frames are 33 degrees.
 FRAMES_PER_GROUP: Final = 30
 
-# The second line is listed although it will be rejected: whoever has such photos should read why, not wonder where they went.
+# Formats of the second line are listed although they are rejected (HEIC: without its extra), so that the user learns why.
 _SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"}) | frozenset(
     {".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx"}
 )
@@ -44,18 +44,18 @@ _ROWS_AT_ONCE: Final = 8192
 
 
 def has_photo_suffix(name: str) -> bool:
-    """Whether a file is called like a photo."""
+    """Return whether a file name has the suffix of a photo."""
     return os.path.splitext(name)[1].lower() in _SUFFIXES  # noqa: PTH122 - 5 times faster than a Path per file
 
 
 def add_folder(builder: CatalogueBuilder, root: Path, access: Access, others: Iterable[str]) -> None:
-    """Add every photo below a folder on disk; folders are visited once per way down, never in a circle.
+    """Add every photo below a folder on disk. Links to folders are followed where access allows; loops are detected.
 
     Parameters
     ----------
     builder : CatalogueBuilder
     root : Path
-        Without links.
+        Folder, with links resolved.
     access : Access
         Where links may lead.
     others : iterable of str
@@ -64,7 +64,7 @@ def add_folder(builder: CatalogueBuilder, root: Path, access: Access, others: It
     Raises
     ------
     CatalogueError
-        If the folder cannot be read, or fruits wrote it.
+        If the folder cannot be read, or was written by fruits.
     """
     builder.lies_below(f"{root}/".replace("//", "/"))
     written = Written.on_disk(root)
@@ -118,7 +118,7 @@ def add_file(
     builder: CatalogueBuilder, uri: str, key: str, stat: os.stat_result, *, label: str | None, split: str | None,
     group: int | None, manifest_source: str | None = None,
 ) -> None:  # fmt: skip
-    """Add a file on disk, or leave it aside if it is none: opening a named pipe would wait for ever."""
+    """Add a file on disk; leave it aside if it is no regular file: opening a named pipe would block forever."""
     if not stats.S_ISREG(stat.st_mode):
         builder.leave("not a file", key)
         return
@@ -153,14 +153,14 @@ def add_prefix(builder: CatalogueBuilder, objects: Objects, others: Iterable[str
 
 
 class _Labels:
-    """What the folders of a source mean, and what is odd about them."""
+    """Labels and splits by the folder names of a source, and warnings about its layout."""
 
     def __init__(self, builder: CatalogueBuilder, split: str | None) -> None:
-        self._builder, self._split = builder, split  # `fruits run data/Training data/Test` means what it says
+        self._builder, self._split = builder, split  # as in `fruits run data/Training data/Test`
         self._folders: set[tuple[str, ...]] = set()
 
     def of(self, parts: tuple[str, ...]) -> tuple[str | None, str | None] | None:
-        """Return label and split of the photos in a folder; None if they have no label but need one."""
+        """Return label and split of the photos in a folder; None if they need a label and have none."""
         if not self._builder.labelled:
             return None, None
         if not parts or split_of(parts[-1]) or (label := label_of(parts[-1])) is None:
@@ -177,7 +177,7 @@ class _Labels:
             self._builder.leave("empty label", "/".join(parts))
 
     def close(self) -> None:
-        """Warn of splits that are called otherwise: all of their photos would be learnt from."""
+        """Warn about folders that look like splits with unknown names: all of their photos would be trained on."""
         for above, names in repeated_levels(self._folders)[:3]:
             place = f"in '{above}'" if above else f"in {self._builder.source!r}"
             self._builder.warnings.append(
@@ -210,14 +210,14 @@ def _add_files(
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a symlink to itself; asking for its size will say so
+    except OSError:  # a symlink to itself; stat will fail and report it
         return False
 
 
 def _neighbours(builder: CatalogueBuilder, parts: tuple[str, ...], names: list[str]) -> Iterator[int | None]:
-    """Yield a group per file name: the series it is numbered in, and the span its number falls into.
+    """Yield a group per file name: a hash of its numbered series and of the span of frames that its number falls into.
 
-    A name without digits is a group of its own, and so is every photo where nothing is learnt.
+    A name without digits is a group of its own. Without labels, every photo is one.
     """
     if not builder.labelled:
         yield from (None for _ in names)
@@ -236,7 +236,7 @@ def _looks_like_photo(
     if has_photo_suffix(entry.name):
         return True
     try:
-        # Only a regular file may be opened: reading a pipe would wait for ever.
+        # Only a regular file may be opened: reading a pipe would block forever.
         if entry.is_file() and is_photo(read_head_of(entry.path, HEAD_BYTES, access.leads)):
             return True
     except OSError:
@@ -248,7 +248,7 @@ def _looks_like_photo(
 
 @dataclass(slots=True)
 class _Folder:
-    """A folder of a bucket whose objects are still coming."""
+    """A folder of a bucket whose objects are still being listed."""
 
     parts: tuple[str, ...]
     names: list[str] = field(default_factory=list)
@@ -258,10 +258,10 @@ class _Folder:
 
 
 class _Folders:
-    """Objects in the order of their names, put together into folders again.
+    """Assembles objects, sorted by key, into folders.
 
-    All that lies below a folder comes in one go, but for its own files, between which its folders come. So only the folders
-    above the present object are held.
+    In the order of keys, everything below a folder is contiguous; its own files and its subfolders are interleaved. Therefore
+    only the folders above the present object are kept.
     """
 
     def __init__(self, builder: CatalogueBuilder, root: str, labels: _Labels, written: Written) -> None:
@@ -278,7 +278,7 @@ class _Folders:
                 if path != self._left:  # a folder counts once, as on disk
                     self._builder.leave(reason, path)
                 self._left = path
-                # As on disk, where what fruits wrote is known only once it is opened.
+                # As on disk, where a folder written by fruits is recognised only once it is opened.
                 self._reach(parts[: depth - 1]).has_folders |= reason == self._written.REASON
                 return
         folder = self._reach(parts)
@@ -296,7 +296,7 @@ class _Folders:
         self._labels.close()
 
     def _reason(self, path: str, part: str, *, is_folder: bool) -> str | None:
-        """Return why an object or a whole folder is left aside, if it is."""
+        """Return why an object or a whole folder is left aside; None if it is not."""
         if part.startswith("."):
             return "hidden"
         if is_folder and self._written.has(path):
@@ -304,7 +304,7 @@ class _Folders:
         return "system folder" if is_folder and is_system_folder(part) else None
 
     def _reach(self, parts: tuple[str, ...]) -> _Folder:
-        """Finish the folders that the present one is not in, and open those that lead to it."""
+        """Finish the folders that do not contain the given one, and open those on the way to it."""
         while self._open[-1].parts != parts[: len(self._open[-1].parts)]:
             self._finish(self._open.pop())
         while len(self._open[-1].parts) < len(parts):
@@ -329,7 +329,7 @@ class _Folders:
 
 
 def _listed(builder: CatalogueBuilder, objects: Objects) -> pa.Table:
-    """Return ``key, size, version`` of all objects, in the order of keys."""
+    """Return ``key, size, version`` of all objects, sorted by key."""
     schema = pa.schema([("key", pa.string()), ("size", pa.int64()), ("version", pa.string())])
     found = (
         (one.key, one.size_bytes, one.version)
@@ -341,14 +341,14 @@ def _listed(builder: CatalogueBuilder, objects: Objects) -> pa.Table:
         chunks.append(pa.RecordBatch.from_arrays([pa.array(column, kind) for column, kind in columns], schema=schema))
     table = pa.Table.from_batches(chunks, schema)
     keys = table["key"].combine_chunks()
-    # Not every store lists in the order of names (S3's directory buckets do not).
+    # Not every store lists in the order of keys (S3's directory buckets do not).
     if pc.any(pc.less(keys.slice(1), keys.slice(0, max(0, len(keys) - 1)))).as_py():
         table = table.sort_by("key")
     return table
 
 
 def _photos_by_content(objects: Objects, listed: pa.Table) -> dict[int, bool]:
-    """Return for each row whose name has no photo's suffix whether it begins like a photo."""
+    """Return, for each row whose name has no suffix of a photo, whether its first bytes are those of a photo."""
     names = pc.utf8_lower(listed["key"])
     known = pc.match_substring_regex(names, rf"[^/]\.({'|'.join(suffix[1:] for suffix in sorted(_SUFFIXES))})$")
     hidden = pc.match_substring_regex(names, r"(^|/)\.")
@@ -357,7 +357,7 @@ def _photos_by_content(objects: Objects, listed: pa.Table) -> dict[int, bool]:
     sizes = listed["size"].take(pa.array(rows)).to_pylist()
     with ThreadPoolExecutor(THREADS, thread_name_prefix="sniff") as pool:
         found: dict[int, bool] = {}
-        for start in range(0, len(rows), _ROWS_AT_ONCE):  # so that no million of requests is queued
+        for start in range(0, len(rows), _ROWS_AT_ONCE):  # bounds the number of queued requests
             some = slice(start, start + _ROWS_AT_ONCE)
             answers = pool.map(lambda key, size: size > 0 and _begins_like_photo(objects, key), keys[some], sizes[some])
             found |= zip(rows[some].tolist(), answers, strict=True)

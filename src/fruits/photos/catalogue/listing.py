@@ -1,7 +1,7 @@
-"""Where photos are listed: folders on disk, prefixes of a bucket, packs, manifests and single photos.
+"""Listing the photos of a source: a folder on disk, a prefix of a bucket, a pack, a manifest or a single photo.
 
-The same folders and names give the same labels, splits, groups and hashes wherever they lie. What lies in folders is
-:mod:`fruits.photos.catalogue.folders`' matter; here is which sort of source it is, and what manifests and packs name.
+The same folders and names give the same labels, splits, groups and hashes wherever they are stored. This module determines the
+kind of a source and adds the photos of manifests and packs; :mod:`fruits.photos.catalogue.folders` walks folders.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ _OUTSIDE: Final = "outside of its source"
 
 
 def add_sources(builder: CatalogueBuilder, sources: Sequence[str], access: Access | None = None) -> None:
-    """Add the photos of folders, prefixes of buckets, packs, manifests and (unlabelled) single photos.
+    """Add the photos of folders, prefixes of buckets, packs, manifests and, without labels, single photos.
 
     Parameters
     ----------
     builder : CatalogueBuilder
     sources : sequence of str
     access : Access, optional
-        What links and manifests may lead to; by default the sources alone.
+        Where links and manifests may lead; by default within the sources.
 
     Raises
     ------
     CatalogueError
         If a source is missing or cannot be used.
     StoreError
-        If a bucket refuses.
+        If a request to a bucket is refused.
     """
     access = Access.to(sources) if access is None else access
     names = [source.rstrip("/").rpartition("/")[2] for source in sources]
@@ -68,7 +68,7 @@ def _add_local(builder: CatalogueBuilder, source: str, access: Access, others: S
     try:
         path.stat()
     except FileNotFoundError:
-        pass  # said below
+        pass  # reported below
     except OSError as exc:
         raise CatalogueError(
             f"'{source[:200]}' cannot be read ({exc.strerror}); check its name and permissions"
@@ -125,7 +125,7 @@ def _add_pack(builder: CatalogueBuilder, pack: Pack) -> None:
 
 
 def _with_label(builder: CatalogueBuilder, batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Leave photos aside whose label shows nothing, which older packs may hold."""
+    """Leave photos with a blank label aside; older packs may contain some."""
     labels = batch.column("label")
     blank = pa.array([label_of(label or "") is None for label in labels.dictionary.to_pylist()], pa.bool_())
     none = pc.fill_null(blank.take(labels.indices), True)
@@ -135,11 +135,11 @@ def _with_label(builder: CatalogueBuilder, batch: pa.RecordBatch) -> pa.RecordBa
 
 
 def _add_manifest(builder: CatalogueBuilder, manifest: str, access: Access) -> None:
-    """Add the photos that a manifest names, asking for the size and version of each."""
+    """Add the photos that a manifest names, after looking up size and version of each."""
     builder.lies_below(manifest[: manifest.rindex("/") + 1])
     rows = read_manifest(manifest, labelled=builder.labelled)
     links = _Links(access)
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:  # starts threads only when something is asked
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:  # starts threads only when there are requests
         while some := list(islice(rows, _ROWS_AT_ONCE)):
             asked = {row.uri for row in some if is_remote(row.uri) and access.has(row.uri)}
             found = dict(zip(asked, pool.map(_look, asked), strict=True))
@@ -155,7 +155,7 @@ def _add_manifest(builder: CatalogueBuilder, manifest: str, access: Access) -> N
 
 def _add_object(builder: CatalogueBuilder, row: Row, found: Found | None) -> None:
     key, group = _key(row)
-    # The stage will say "failed" of what is missing, with the reason, and try again next time.
+    # A missing object is listed: embedding gives it status "failed" with the reason, and retries in the next run.
     size, version = (0, "missing") if found is None else (found.size_bytes, found.version)
     builder.add(
         row.uri, key, size, version, label=row.label, split=row.split, group=group, manifest_source=row.source
@@ -176,21 +176,21 @@ def _add_named_file(builder: CatalogueBuilder, row: Row, links: _Links) -> None:
 
 
 def _key(row: Row) -> tuple[str, int]:
-    """Return what decides by hash, and the group: photos of one group, which show the same thing, stay in one split."""
+    """Return the key that is hashed and the group. Photos of one group have the same key, so they stay in one split."""
     if row.group is None:
         return row.key, stable_hash(row.key)
     return row.group, -1 - stable_hash(row.group)
 
 
 class _Links:
-    """Where paths of a manifest lead; each folder is looked at once."""
+    """Resolves paths of a manifest; each folder is checked once."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
         self._folders: dict[str, bool] = {}
 
     def stat(self, path: str) -> tuple[bool, os.stat_result | None]:
-        """Return whether a path may be read, and what lies there if anything does."""
+        """Return whether a path may be read, and its stat; None if nothing is there."""
         folder = path.rpartition("/")[0]
         try:
             stat = os.lstat(path)
@@ -203,7 +203,7 @@ class _Links:
                 return True, os.stat(path)  # noqa: PTH116 - a Path per row costs as much again
             except OSError:
                 return True, None
-        # Of a file that is no link, its folder says where it is; a place may also be a single file.
+        # A file that is no link lies where its folder lies, so the folder's answer is reused. A place may also be a single file.
         if folder not in self._folders:
             self._folders[folder] = self._access.reaches(f"{folder}/")
         return self._folders[folder] or self._access.reaches(path), stat

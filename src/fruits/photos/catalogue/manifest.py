@@ -1,8 +1,8 @@
-"""Reading a manifest: a CSV or Parquet table that says which photos there are, with their labels and splits.
+"""Reading a manifest: a CSV or Parquet table of photos with their labels and splits.
 
-Columns ``uri`` and ``label``; optional ``split``, ``group`` (photos that show the same thing share one) and ``source`` (where a
-photo comes from, free text). Other columns are ignored. A manifest may lie on disk or in a bucket, and name photos in either:
-relative to itself, by absolute path, or by url, ``file:`` included. It is read piece by piece: memory does not grow with it.
+Columns: ``uri`` and ``label``; optional ``split``, ``group`` (shared by photos of the same object) and ``source`` (origin of a
+photo, free text). Other columns are ignored. A manifest may lie on disk or in a bucket, and name photos in either: relative to
+itself, by absolute path, or by url, ``file:`` included. It is streamed, so memory does not grow with its length.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from fruits.storage.objects import AbsentError, is_remote, opened, split_uri
 
 #: A manifest of ten million rows takes about one gigabyte.
 MAX_BYTES: Final = 8 << 30
-#: Of a value in a manifest, in bytes: paths have at most 4,096.
+#: Longest value of a manifest in bytes; paths have at most 4,096.
 _MAX_VALUE: Final = 8 << 10
-#: What columns of one row group of a Parquet manifest may take once they are unpacked.
+#: Most uncompressed bytes of the columns that are read of one row group of a Parquet manifest.
 _MAX_GROUP: Final = 1 << 30
 _ROWS_AT_ONCE: Final = 8192
 _COLUMNS: Final = ("uri", "label", "split", "group", "source")
@@ -36,7 +36,7 @@ _FILE: Final = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>/.*)", re.IGNORE
 
 
 class Row(NamedTuple):
-    """A photo that a manifest names; the key is its uri as written."""
+    """A photo in a manifest; ``key`` is its uri as written."""
 
     uri: str
     key: str
@@ -54,7 +54,7 @@ def read_manifest(manifest: str, *, labelled: bool) -> Iterator[Row]:
     manifest : str
         Absolute path or url of a ``.csv`` or ``.parquet`` file.
     labelled : bool
-        Whether a label is required; without, label, split, group and source are None.
+        Whether a label is required. If False, label, split, group and source are None.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def read_manifest(manifest: str, *, labelled: bool) -> Iterator[Row]:
 
 
 def _batches(manifest: str, name: str, needed: list[str]) -> Iterator[pa.RecordBatch]:
-    """Yield the columns that are there, as text."""
+    """Yield batches of the known columns as text."""
     reading = _of_parquet if name.lower().endswith(".parquet") else _of_csv
     try:
         yield from reading(manifest, name, needed)
@@ -104,7 +104,7 @@ def _of_csv(manifest: str, name: str, needed: list[str]) -> Iterator[pa.RecordBa
     with _opened(manifest, name) as file, closing(pyarrow.csv.open_csv(file, read)) as head:
         given = head.schema.names
     columns = _columns(given, name, needed)
-    # Everything as text: a label such as 007 is a name, not a number.
+    # Read everything as text: a label such as 007 is a name, not a number.
     options = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(given, pa.string()), include_columns=columns, strings_can_be_null=False
     )
@@ -127,7 +127,7 @@ def _of_parquet(manifest: str, name: str, needed: list[str]) -> Iterator[pa.Reco
                 f"manifest '{name}': row group {group} takes {size:,} bytes; expected at most {_MAX_GROUP:,}: "
                 "write it with fewer rows per group"
             )
-    # As a dictionary a value that repeats is held once, however long it is.
+    # Dictionaries hold a repeated value once, however long it is.
     text = [column for column in columns if pa.types.is_string(given.field(column).type)]
     with _opened(manifest, name) as file:
         parquet = pq.ParquetFile(file, metadata=metadata, read_dictionary=text, pre_buffer=False)
@@ -177,7 +177,7 @@ def _as_text(batch: pa.RecordBatch, columns: list[str], name: str) -> Iterator[p
 
 
 def _opened(manifest: str, name: str) -> Any:
-    """Open a manifest of a size that makes sense."""
+    """Open a manifest; raise CatalogueError if it is larger than ``MAX_BYTES``."""
     try:
         if is_remote(manifest):
             folder, _ = split_uri(manifest)
@@ -197,11 +197,11 @@ def _opened(manifest: str, name: str) -> Any:
 
 
 def _resolve(folder: str, uri: str, place: str) -> str:
-    # Spelled one way, so that a photo that two rows name differently is still one photo.
+    # Normalised, so that a photo that two rows spell differently is one photo.
     if match := _FILE.fullmatch(uri):
         if (match["host"] or "localhost").lower() != "localhost":
             raise CatalogueError(f"{place}: a file of another machine; expected file:///path, of this one")
-        # Some programs put "file://" before a path and encode nothing: a name with "%20" in it is then itself.
+        # Some programs put "file://" before a path without encoding it: "%20" is then part of the name.
         written, path = match["path"], unquote(match["path"], errors="surrogateescape")
         if "\0" in path:
             raise CatalogueError(f"{place}: no uri; expected the path of a photo")

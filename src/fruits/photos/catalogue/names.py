@@ -1,6 +1,6 @@
-"""What the names of folders mean: a split, a label, nothing anybody can see, or a folder of the system's own.
+"""The meaning of folder names: a split, a label, a blank name, or a folder made by the system.
 
-Knows names only, so folders on a disk and keys in a bucket mean the same.
+Depends on names only, so folders on disk and keys in a bucket mean the same.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ SPLIT_NAMES: Final = {
     **dict.fromkeys(_VAL, "val"),
     **dict.fromkeys(_TEST, "test"),
 }
-#: Also names of folders that have nothing to do with splits: as the name of a source, they count beside another split only.
+#: Names that are also used for folders unrelated to splits. As the name of a source, they count only beside another split.
 _COMMON_WORDS: Final = frozenset(
     {"dev", "development", "eval", "tests", "apprentissage", "desarrollo", "entwicklung", "essai", "essais"}
     | {"prueba", "pruebas", "evaluation", "evaluacion", "evaluierung", "auswertung", "prufung"}
 )
 
-#: Folders that systems make beside people's files, in lower case, and who makes them: thumbnails, deleted and older files.
+#: Folders that systems create beside the user's files (thumbnails, deleted and older files), in lower case, to their origin.
 #: From the exclusion lists of Carbon Copy Cloner (https://bombich.com/kb/ccc5/some-files-and-folders-are-automatically-excluded-
-#: from-backup-task) and of github/gitignore (Global/Windows, Global/macOS, Global/Linux), and from what the makers of NAS and of
-#: cloud drives say of theirs. Those whose names begin with a dot are hidden anyway.
+#: from-backup-task) and of github/gitignore (Global/Windows, Global/macOS, Global/Linux), and from the documentation of vendors
+#: of NAS and cloud drives. Folders whose names begin with a dot are hidden anyway.
 SYSTEM_FOLDERS: Final = {
     "@eadir": "Synology: thumbnails and attributes",
     "#recycle": "Synology, Asustor, TerraMaster, UGREEN: deleted files",
@@ -73,22 +73,22 @@ SYSTEM_FOLDERS: Final = {
     "!sync": "Resilio Sync: earlier versions",
     "dropbox.cache": "Dropbox: deleted files",
 }
-#: Windows numbers the folders in which its disk check puts pieces of files.
+#: Folders in which the disk check of Windows puts fragments of files; they are numbered.
 _FOUND: Final = re.compile(r"found\.\d{3}")
-#: Letters that show nothing although Unicode calls them letters or symbols: Hangul's fillers and Braille's empty cell.
+#: Invisible characters that Unicode classifies as letters or symbols: the Hangul fillers and the blank Braille pattern.
 _BLANK: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 _NAMED: Final = 5
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a folder's name says: ``train``, ``val``, ``test``, or None."""
+    """Return the split that a folder's name means: ``train``, ``val``, ``test``, or None."""
     plain = "".join(letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
     word = re.sub(r"[\s_-]+", "", plain.casefold())
     return SPLIT_NAMES.get(word) or SPLIT_NAMES.get(re.sub(r"(set|split)$", "", word))
 
 
 def split_of_source(name: str, others: Iterable[str]) -> str | None:
-    """Return the split that the name of a source says: ``~/dev`` alone says none, beside ``~/train`` it does."""
+    """Return the split that the name of a source means: ``~/dev`` means none alone, and ``val`` beside ``~/train``."""
     split = split_of(name)
     if split is None or re.sub(r"[\s_-]+", "", name.casefold()) not in _COMMON_WORDS:
         return split
@@ -96,20 +96,20 @@ def split_of_source(name: str, others: Iterable[str]) -> str | None:
 
 
 def is_system_folder(name: str) -> bool:
-    """Whether a folder is of a NAS, an operating system or a cloud drive, and not of a person."""
+    """Return whether a folder is created by a NAS, an operating system or a cloud drive, not by the user."""
     lower = name.lower()
     return lower in SYSTEM_FOLDERS or _FOUND.fullmatch(lower) is not None
 
 
 def label_of(name: str) -> str | None:
-    """Return the label that a name says, in one spelling; None if there is nothing to see in it."""
+    """Return the label of a folder name, in Unicode form NFC and stripped; None if it has no visible character."""
     label = unicodedata.normalize("NFC", name).strip()
     seen = any(letter not in _BLANK and unicodedata.category(letter)[0] not in "CZM" for letter in label)
     return label if seen else None
 
 
 def repeated_levels(folders: Iterable[tuple[str, ...]]) -> list[tuple[str, list[str]]]:
-    """Find folders that repeat the labels of folders beside them, though their names say no split.
+    """Find folders that repeat the labels of sibling folders although their names mean no split.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def repeated_levels(folders: Iterable[tuple[str, ...]]) -> list[tuple[str, list[
     Returns
     -------
     list of (str, list of str)
-        The folder above, and the first few folders in it half of whose labels are also in another.
+        The parent folder, and the first few folders in it of whose labels at least half are also in a sibling.
     """
     levels: dict[tuple[str, ...], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for parts in folders:

@@ -1,7 +1,7 @@
-"""Which photos are frames of one image sequence, told from file names alone.
+"""Detecting image sequences from file names.
 
-Names alike but for digits (``r2_48_100.jpg``, ``r2_51_100.jpg``) form a pattern; the number that varies most counts the frames,
-the others name the sequence: here the axis ``r2``. Knows nothing of what is on the photos.
+Names that differ only in digits (``r2_48_100.jpg``, ``r2_51_100.jpg``) form a pattern. The number that varies most is the frame
+number; the others name the sequence, here the axis ``r2``. Independent of the content of photos.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _DIGITS: Final = re.compile(r"\d+")
-#: A shorter series is no turn of anything.
+#: A shorter series is not taken for a sequence.
 _LEAST_FRAMES: Final = 24
-#: Of a name with more numbers, the last so many are compared to find the one that counts the frames.
+#: Numbers of a name, from its end, among which the frame number is searched.
 _NUMBERS_COMPARED: Final = 16
 
 
@@ -32,9 +32,9 @@ class ImageSequences:
     sequence : int64 array
         Number of the sequence, -1 for photos that are in none.
     axis : int64 array
-        Rank of the sequence among the sequences of its label, by name; -1 likewise. In Fruits-360 the axis of rotation.
+        Rank of the sequence among the sequences of its label, by name; -1 for photos in none. In Fruits-360 the axis of rotation.
     turn : float64 array
-        Place within the sequence, 0 (first frame) to just below 1 (last frame): of a full turn, the angle.
+        Position within the sequence, from 0 (first frame) to just below 1 (last frame). In a full turn, the angle.
     """
 
     sequence: NDArray[np.int64]
@@ -43,9 +43,9 @@ class ImageSequences:
 
     @classmethod
     def of(cls, uris: Sequence[str], labels: NDArray[np.int64]) -> ImageSequences:
-        """Find the sequences among photos given by path and number of their label, in any folders.
+        """Find the sequences among photos given by path and label code, in any folders.
 
-        A series in which a frame number occurs twice within a label is none: then numbers only tell files apart.
+        A series in which a frame number occurs twice within a label is no sequence: its numbers only distinguish files.
         """
         n = len(uris)
         sequence, axis, turn = np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.zeros(n)
@@ -63,7 +63,7 @@ class ImageSequences:
                 frames = sorted(series[name])
                 if len(frames) < _LEAST_FRAMES or len({frame for frame, _ in frames}) < len(frames):
                     continue
-                # Python's whole numbers: social networks write names with more digits than 64 bits hold.
+                # Python integers: social networks write names with more digits than 64 bits hold.
                 first, last = frames[0][0], frames[-1][0]
                 members = [row for _, row in frames]
                 sequence[members], axis[members] = number, rank
@@ -72,15 +72,15 @@ class ImageSequences:
         return cls(sequence, axis, turn)
 
     def without(self, some: NDArray[np.bool_]) -> ImageSequences:
-        """Return these sequences less the photos marked in ``some``, shape (n,)."""
+        """Return these sequences without the photos marked in ``some``, shape (n,)."""
         return ImageSequences(np.where(some, -1, self.sequence), np.where(some, -1, self.axis), self.turn)
 
 
 def number_frames(names: Sequence[str]) -> Iterator[tuple[str, int] | None]:
-    """Yield for each file name the series it is numbered in and its number there; None for a name without digits.
+    """Yield for each file name its series and its number in it; None for a name without digits.
 
-    A few dozen bytes per name are held, however many numbers it has: names with UUIDs or hashes have dozens, and a pattern
-    of their own each.
+    Memory is a few dozen bytes per name, however many numbers it has: names with UUIDs or hashes have dozens, and each has a
+    pattern of its own.
     """
     numbers: dict[bytes, int] = {}
     pattern_of = np.fromiter((numbers.setdefault(_pattern(name), len(numbers)) for name in names), np.int64, len(names))
@@ -96,14 +96,14 @@ def number_frames(names: Sequence[str]) -> Iterator[tuple[str, int] | None]:
 
 
 def _pattern(name: str) -> bytes:
-    """Return what is left of a name without its digits, as a short hash: patterns of UUIDs are as long as their names."""
+    """Return a short hash of a name with its digits replaced: patterns of UUIDs are as long as their names."""
     return hashlib.blake2b(_DIGITS.sub("#", name).encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def _most_varied(names: Sequence[str], pattern_of: NDArray[np.int64]) -> dict[int, int]:
-    """Return which number of a name varies most among the names of its pattern, the last of several.
+    """Return by pattern which number varies most among its names, the last one of a tie.
 
-    A pattern of one name has none: there the last number counts.
+    A pattern of a single name is left out: there the last number is the frame number.
     """
     found: dict[int, int] = {}
     if not len(pattern_of):

@@ -1,7 +1,7 @@
-"""Which folders among photos fruits itself wrote: results, bundles, packs, exports, what a service keeps.
+"""Folders among photos that fruits itself wrote: results, bundles, packs, exports, data of a service.
 
-They hold pictures that nobody gave as photos to learn from, such as thumbnails and what visitors sent. Older ones have no marker;
-:mod:`fruits.storage.marker` knows both.
+Their images, such as thumbnails and submissions, are no training photos. Older folders have no marker file;
+:mod:`fruits.storage.marker` recognises both.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from fruits.errors import CatalogueError, StoreError
 from fruits.storage import marker
 from fruits.storage.objects import Objects, under
 
-#: In results that are named as a source themselves: an older version took photos for ``OUT``, too.
+#: Folders of results that are skipped if a source itself holds results: older versions allowed ``OUT`` to be a folder of photos.
 _IN_RESULTS: Final = frozenset({"bundle", "embeddings", "lease", "service"})
-#: Names of objects that a folder of ours in a bucket has.
+#: Names of objects by which a folder written by fruits is recognised in a bucket.
 _MARKS: Final = (
     r"(^|/)(\.fruits|run\.json|audit\.json|manifest\.json|pack\.json|service\.db|\.fruits-export/ledger\.json)$"
 )
@@ -36,9 +36,9 @@ class Written:
     Parameters
     ----------
     root : str or None
-        What fruits wrote to the source itself, if it did.
+        Kind of what fruits wrote to the source itself; None if nothing.
     folders : frozenset of str
-        Known ones, relative to the source.
+        Known folders, relative to the source.
     """
 
     REASON: Final = "written by fruits"
@@ -48,12 +48,12 @@ class Written:
 
     @classmethod
     def on_disk(cls, root: Path) -> Written:
-        """Look at a folder; those below it are asked for on the way.
+        """Inspect a folder; the folders below it are checked during the walk, with :meth:`is_folder`.
 
         Raises
         ------
         CatalogueError
-            If it holds nothing that could be given as photos.
+            If it is a bundle or the data of a service.
         """
         with suppress(StoreError):
             return cls(_kind_of_source(Objects(str(root))))
@@ -61,7 +61,7 @@ class Written:
 
     @classmethod
     def in_bucket(cls, objects: Objects, keys: pa.ChunkedArray) -> Written:
-        """Look at a prefix, all of whose keys are known.
+        """Inspect a prefix of a bucket, given all of its keys.
 
         Raises
         ------
@@ -74,15 +74,15 @@ class Written:
         return cls(_kind_of_source(objects), ours)
 
     def has_at_root(self, name: str) -> bool:
-        """Whether a folder that lies directly in the source is part of results that lie there."""
+        """Return whether a folder directly in the source belongs to results in the source."""
         return self._root == "results" and name in _IN_RESULTS
 
     def has(self, folder: str) -> bool:
-        """Whether fruits wrote a folder of a bucket, relative to the source."""
+        """Return whether fruits wrote a folder of a bucket, given relative to the source."""
         return folder in self._folders or self.has_at_root(folder)
 
     def is_folder(self, path: str, names: Iterable[str]) -> bool:
-        """Whether fruits wrote a folder on disk, in which some names lie."""
+        """Return whether fruits wrote a folder on disk, given the names in it."""
         if not marker.may_be_ours(names):
             return False
         with suppress(StoreError):
