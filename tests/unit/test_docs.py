@@ -47,3 +47,28 @@ def test_readme_shows_both_commands_at_its_top() -> None:
     top = "\n".join((ROOT / "README.md").read_text("utf-8").splitlines()[:12])
     assert "make demo" in top
     assert "make test" in top
+
+
+#: Words of this project alone, and the field's terms for them.
+PRIVATE = {
+    r"held back": "validation photos, held out", r"given back|gave back": "submitted, returned", r"dealt": "assigned",
+    r"gathered": "collected", r"harmless": "sanitised", r"lanes?": "inference workers", r"receipts?": "group commit, record",
+    r"forgetting|forgotten": "erasure, deleted", r"films?": "image sequences", r"suspects": "label errors",
+    r"cooled": "temperature-scaled", r"doubt(s|ed)?": "label smoothing", r"is believed": "is trusted", r"made-up": "generated",
+    r"set aside|left aside": "skipped, quarantined", r"last word": "replaces", r"strangers?": "untrusted, somebody else",
+}  # fmt: skip
+#: Made from the help of the commands; a history; a page that is rewritten with the code it maps.
+NOT_JUDGED = {"cli.md", "CHANGELOG.md", "ARCHITECTURE.md"}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in NOT_JUDGED], ids=lambda page: page.name)
+def test_prose_uses_the_terms_of_the_field(page: Path) -> None:
+    text = re.sub(r"```.*?```|<!--.*?-->\n\|.*?<!--.*?-->|`[^`\n]*`", "", page.read_text("utf-8"), flags=re.DOTALL)
+    prose = [line for line in text.splitlines() if not line.startswith("    ")]
+    found = [
+        f"{match[0]!r} in {line.strip()[:80]!r}; say: {instead}"
+        for line in prose
+        for word, instead in PRIVATE.items()
+        if (match := re.search(rf"\b({word})\b", line, re.IGNORECASE))
+    ]
+    assert found == []
