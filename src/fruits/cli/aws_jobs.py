@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,8 +10,8 @@ import typer
 from fruits.cli.aws import COMPUTE, DRY, EXECUTORS, NAME, PRICES, REGION, check_name, checked_compute, plan
 from fruits.cli.conventions import command as add_command
 from fruits.cli.options import configured
-from fruits.cli.terminal import JSON, OUTPUT, Display, fail
-from fruits.config import DEFAULT_BACKBONE, RunConfig
+from fruits.cli.terminal import OUTPUT, Display, fail
+from fruits.config import DEFAULT_BACKBONE, RunConfig, choice
 from fruits.errors import ConfigError
 from fruits.storage.sanitising import json_text
 
@@ -22,13 +22,26 @@ if TYPE_CHECKING:
     from fruits.aws.job import Job
     from fruits.aws.prices import Prices
 
-_ARCHITECTURE = typer.Option(help="X86_64 or ARM64; default: as the application was made.")
-_CANCEL = typer.Option("--cancel", help="End what is under way on --to, and wait until it has ended.")
-_NO_FOLLOW = typer.Option("--no-follow", help="Start it and leave.")
-_COUNT = typer.Option(
-    "--photos", help="How many there are, for the estimate; a dry run takes 100,000 if not told.", min=1
-)
 _REPAIR = typer.Option("--repair", help="Check every stored byte first; compute again what is damaged.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What every job on the cluster can be asked; each field is an option."""
+
+    count: int | None = choice(
+        None, "How many there are, for the estimate; a dry run takes 100,000 if not told.", names=("--photos",), least=1
+    )
+    executors: int = choice(5, EXECUTORS.help, least=1)
+    architecture: str | None = choice(None, "X86_64 or ARM64; default: as the application was made.")
+    compute: str = choice("serverless", COMPUTE.help)
+    prices_file: str | None = choice(None, PRICES.help, names=("--prices",))
+    cancel: bool = choice(False, "End what is under way on the results, and wait until it has ended.")
+    no_follow: bool = choice(False, "Start it and leave.")
+    name: str = choice("fruits", NAME.help)
+    region: str | None = choice(None, REGION.help)
+    dry_run: bool = choice(False, DRY.help)
+    as_json: bool = choice(False, "Print one JSON object on stdout.", names=("--json",))
 
 
 def add_to(aws: typer.Typer) -> None:
@@ -50,6 +63,7 @@ _OF_THE_CLUSTER = (
 )
 
 
+@configured(Asked, into="asked")
 @configured(RunConfig, without=_OF_THE_CLUSTER)
 def run(
     photos: Annotated[
@@ -58,28 +72,19 @@ def run(
     ],
     to: Annotated[str, typer.Option(*OUTPUT, help="s3://<results bucket>/runs/NAME, or NAME alone.")],
     options: dict[str, Any],
-    count: Annotated[int | None, _COUNT] = None,
-    executors: Annotated[int, EXECUTORS] = 5,
-    architecture: Annotated[str | None, _ARCHITECTURE] = None,
-    compute: Annotated[str, COMPUTE] = "serverless",
-    prices_file: Annotated[str | None, PRICES] = None,
-    cancel: Annotated[bool, _CANCEL] = False,
-    no_follow: Annotated[bool, _NO_FOLLOW] = False,
-    name: Annotated[str, NAME] = "fruits",
-    region: Annotated[str | None, REGION] = None,
-    dry_run: Annotated[bool, DRY] = False,
-    as_json: Annotated[bool, JSON] = False,
+    asked: dict[str, Any],
 ) -> None:
     """Run on the cluster and follow it. The same command again goes on following; the terminal is not needed."""
     from fruits.aws import cluster, job  # noqa: PLC0415
 
-    there, place, table = _there(name, region, compute, prices_file, dry_run=dry_run)
+    of = Asked(**asked)
+    there, place, table = _there(of)
     config = RunConfig(
         sources=tuple(_at(source, place.photos, "packs") for source in photos), out=_at(to, place.results, "runs"), **options
     )  # fmt: skip
     config = cluster.check_places(place, config)
-    if cancel:
-        _cancel(there, place, job.run_job(config), dry_run=dry_run, as_json=as_json)
+    if of.cancel:
+        _cancel(there, place, job.run_job(config), of)
         return
     plain, carried, own = cluster.carry(place, config)
 
@@ -87,12 +92,11 @@ def run(
         return job.run_job(replace(plain, core_hour_usd=usd), carried)
 
     _start(
-        there, place, table, made, sources=config.sources, own=own, count=count, executors=executors,
-        backbone=config.backbone, size=config.size, architecture=architecture, follow=not no_follow, dry_run=dry_run,
-        as_json=as_json,
+        there, place, table, made, of, sources=config.sources, own=own, backbone=config.backbone, size=config.size,
     )  # fmt: skip
 
 
+@configured(Asked, into="asked")
 def apply(
     results: Annotated[
         str, typer.Argument(help="Results of 'fruits aws run': NAME, or s3://<results bucket>/runs/NAME.")
@@ -101,24 +105,15 @@ def apply(
     to: Annotated[
         str, typer.Option(*OUTPUT, help="s3://<results bucket>/runs/NAME, or NAME alone, for the predictions.")
     ],
+    asked: dict[str, Any],
     repair: Annotated[bool, _REPAIR] = False,
-    count: Annotated[int | None, _COUNT] = None,
-    executors: Annotated[int, EXECUTORS] = 5,
-    architecture: Annotated[str | None, _ARCHITECTURE] = None,
-    compute: Annotated[str, COMPUTE] = "serverless",
-    prices_file: Annotated[str | None, PRICES] = None,
-    cancel: Annotated[bool, _CANCEL] = False,
-    no_follow: Annotated[bool, _NO_FOLLOW] = False,
-    name: Annotated[str, NAME] = "fruits",
-    region: Annotated[str | None, REGION] = None,
-    dry_run: Annotated[bool, DRY] = False,
-    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Recognise many photos on the cluster. With what a run there has learnt."""
     from fruits.aws import cluster  # noqa: PLC0415
     from fruits.aws.job import Job  # noqa: PLC0415
 
-    there, place, table = _there(name, region, compute, prices_file, dry_run=dry_run)
+    of = Asked(**asked)
+    there, place, table = _there(of)
     sources = tuple(_at(source, place.photos, "packs") for source in photos)
     bundle, out = _at(results, place.results, "runs"), _at(to, place.results, "runs")
     cluster.check_sources(place, sources)
@@ -130,39 +125,30 @@ def apply(
     def made(_: float) -> Job:
         return Job("apply", out, {"bundle": bundle, "sources": list(sources), "repair": repair})
 
-    if cancel:
-        _cancel(there, place, made(0), dry_run=dry_run, as_json=as_json)
+    if of.cancel:
+        _cancel(there, place, made(0), of)
         return
-    _start(
-        there, place, table, made, sources=sources, count=count, executors=executors, architecture=architecture,
-        follow=not no_follow, dry_run=dry_run, as_json=as_json,
-    )  # fmt: skip
+    _start(there, place, table, made, of, sources=sources)
 
 
+@configured(Asked, without=("count", "executors"), into="asked")
 def evaluate(
     results: Annotated[
         str, typer.Argument(help="Results of 'fruits aws run': NAME, or s3://<results bucket>/runs/NAME.")
     ],
+    asked: dict[str, Any],
     protocol: Annotated[
         list[str] | None,
         typer.Option(help="official, axis, arc, variety or groups; may be repeated. Default: all that apply."),
     ] = None,
-    architecture: Annotated[str | None, _ARCHITECTURE] = None,
-    compute: Annotated[str, COMPUTE] = "serverless",
-    prices_file: Annotated[str | None, PRICES] = None,
-    cancel: Annotated[bool, typer.Option("--cancel", help="End the evaluation that is under way.")] = False,
-    no_follow: Annotated[bool, _NO_FOLLOW] = False,
-    name: Annotated[str, NAME] = "fruits",
-    region: Annotated[str | None, REGION] = None,
-    dry_run: Annotated[bool, DRY] = False,
-    as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Evaluate a run on the cluster. Writes evaluation.json and the section of the report beside its results."""
     from fruits.assessment import evaluation  # noqa: PLC0415
     from fruits.aws import cluster  # noqa: PLC0415
     from fruits.aws.job import Job  # noqa: PLC0415
 
-    there, place, table = _there(name, region, compute, prices_file, dry_run=dry_run)
+    of = Asked(**asked)
+    there, place, table = _there(of)
     out = _at(results, place.results, "runs")
     cluster.check_results(place, "RESULTS", out)
     wanted = list(evaluation.in_order(protocol or ()))
@@ -170,53 +156,48 @@ def evaluate(
     def made(_: float) -> Job:
         return Job("evaluate", out, {"protocols": wanted})
 
-    if cancel:
-        _cancel(there, place, made(0), dry_run=dry_run, as_json=as_json)
+    if of.cancel:
+        _cancel(there, place, made(0), of)
         return
     # At most 50,000 photos are evaluated, by the driver alone.
-    _start(
-        there, place, table, made, sources=(), count=50_000, executors=1, architecture=architecture, follow=not no_follow,
-        dry_run=dry_run, as_json=as_json,
-    )  # fmt: skip
+    _start(there, place, table, made, replace(of, count=50_000, executors=1))
 
 
-def _there(
-    name: str, region: str | None, compute: str, prices_file: str | None, *, dry_run: bool
-) -> tuple[Any, Place, Prices]:
+def _there(of: Asked) -> tuple[Any, Place, Prices]:
     """Return who asks AWS, where jobs happen, and the prices there."""
     from fruits.aws import cluster, prices  # noqa: PLC0415
     from fruits.aws.calls import Aws  # noqa: PLC0415
 
-    check_name(name)
-    there = Aws(region)
-    table = prices.load(prices_file).told_in(there.region)
-    chosen = checked_compute(compute)
-    return there, cluster.Place.unknown(name, there.region, chosen) if dry_run else cluster.Place.of(there, name), table
+    check_name(of.name)
+    there = Aws(of.region)
+    table = prices.load(of.prices_file).told_in(there.region)
+    compute = checked_compute(of.compute)
+    unknown = cluster.Place.unknown(of.name, there.region, compute) if of.dry_run else None
+    return there, unknown or cluster.Place.of(there, of.name), table
 
 
 def _start(
-    there: Any, place: Place, table: Prices, made: Callable[[float], Job], *, sources: tuple[str, ...], count: int | None,
-    executors: int, architecture: str | None, follow: bool, dry_run: bool, as_json: bool, own: tuple[Any, ...] = (),
-    backbone: str = DEFAULT_BACKBONE, size: int | None = None,
+    there: Any, place: Place, table: Prices, made: Callable[[float], Job], of: Asked, *, sources: tuple[str, ...] = (),
+    own: tuple[Any, ...] = (), backbone: str = DEFAULT_BACKBONE, size: int | None = None,
 ) -> None:  # fmt: skip
     """Start a job, unless it is under way; say before what it costs, and follow it."""
     from fruits.aws import cluster, cost, package, quotas, rates  # noqa: PLC0415
 
     out = made(0).out
-    if not dry_run and (started := cluster.under_way(there, place, made(0))):
-        _lead(there, place, made(0), started, table, follow=follow, as_json=as_json)
+    if not of.dry_run and (started := cluster.under_way(there, place, made(0))):
+        _lead(there, place, made(0), started, table, of)
         return
-    photo_bytes = rates.PHOTO_BYTES
-    if count is None and not dry_run:
+    count, photo_bytes = of.count, rates.PHOTO_BYTES
+    if count is None and not of.dry_run:
         count, photo_bytes = _count(sources)
     with Display() as display:
         cores = place.max_cores
-        if not dry_run and place.compute == "serverless":
+        if not of.dry_run and place.compute == "serverless":
             cores = quotas.run_cores(there, cores, display.say)
         shape = cost.shape_for(
             count or 100_000,
             compute=place.compute,
-            executors=executors,
+            executors=of.executors,
             max_cores=cores,
             max_memory_gb=place.max_memory_gb,
         )
@@ -224,23 +205,21 @@ def _start(
         known = rates.scaled(rates.MEASURED, backbone=backbone, size=size, photo_bytes=photo_bytes)
         estimate = cost.run_cost(count or 100_000, table, rates=known, shape=shape, photo_bytes=photo_bytes)
         image = place.compute == "serverless"
-        packed = package.build(architecture=architecture or place.architecture, image=image, progress=display)
+        packed = package.build(architecture=of.architecture or place.architecture, image=image, progress=display)
         submission = cluster.Submission(place, job, packed, shape, own)
-        if dry_run:
-            plan([*quotas.of_run(place.compute), *submission.planned()], [estimate], as_json=as_json)
+        if of.dry_run:
+            plan([*quotas.of_run(place.compute), *submission.planned()], [estimate], as_json=of.as_json)
             return
         display.say(f"estimated: {estimate.usd:,.2f} USD for {count:,} photos on {estimate.title.partition(' on ')[2]}")
         started = cluster.submit(there, submission, estimate_usd=round(estimate.usd, 4))
         display.say(f"job {started['job']} on {out}; the same command follows it from anywhere, --cancel ends it")
-    _lead(there, place, job, started, table, follow=follow, as_json=as_json)
+    _lead(there, place, job, started, table, of)
 
 
-def _lead(
-    there: Any, place: Place, job: Job, started: dict[str, Any], table: Prices, *, follow: bool, as_json: bool
-) -> None:
+def _lead(there: Any, place: Place, job: Job, started: dict[str, Any], table: Prices, of: Asked) -> None:
     """Follow a job to its end, or say which it is and leave."""
-    if not follow:
-        typer.echo(json_text(started) if as_json else f"under way: {started['job']}")
+    if of.no_follow:
+        typer.echo(json_text(started) if of.as_json else f"under way: {started['job']}")
         return
     from fruits.aws import cluster  # noqa: PLC0415
 
@@ -268,7 +247,7 @@ def _lead(
     billed: dict[str, float] = last["billed"] or {}
     vcpu, memory = billed.get("vCPUHour", 0.0), billed.get("memoryGBHour", 0.0)
     paid = vcpu * table["serverless_vcpu_hour"] + memory * table["serverless_gb_hour"] if billed else None
-    if as_json:
+    if of.as_json:
         typer.echo(json_text({**started, "state": last["state"], "billed": billed, "billed_usd": paid}))
         return
     if paid is not None:
@@ -298,17 +277,17 @@ def _in_words(line: dict[str, Any]) -> str:
     return f"  {line.get('message', json_text(line))}"
 
 
-def _cancel(there: Any, place: Place, job: Job, *, dry_run: bool, as_json: bool) -> None:
+def _cancel(there: Any, place: Place, job: Job, of: Asked) -> None:
     from fruits.aws import cluster  # noqa: PLC0415
 
-    if dry_run:
+    if of.dry_run:
         raise ConfigError("--cancel with --dry-run: only AWS knows what is under way; expected one of them")
     started = cluster.read_job(there, place, cluster.key_of(place, job.home))
     ended = started is not None and cluster.state(there, started)["state"] not in (*cluster.GOOD, *cluster.BAD)
     if started is not None and ended:
         cluster.cancel(there, started)
     which = started["job"] if started else None
-    if as_json:
+    if of.as_json:
         typer.echo(json_text({"job": which, "cancelled": ended}))
     else:
         typer.echo(f"ended {which}; what it computed is kept" if ended else "no run is under way there")

@@ -18,7 +18,7 @@ from fruits.config import OPTION, Choice
 
 
 def configured(
-    config: type, *, only: Collection[str] | None = None, without: Collection[str] = ()
+    config: type, *, only: Collection[str] | None = None, without: Collection[str] = (), into: str = "options"
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that replaces a command's parameter ``options`` by one option per field of a configuration.
 
@@ -32,6 +32,8 @@ def configured(
         Names of the fields that are options; by default all.
     without : collection of str
         Names of fields that are none.
+    into : str
+        Name of the command's parameter.
     """
     hints = get_type_hints(config)
     chosen = [
@@ -46,7 +48,7 @@ def configured(
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(function, eval_str=True).parameters.values():
             one = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            parameters += [_parameter(field, hints[field.name]) for field in chosen] if one.name == "options" else [one]
+            parameters += [_parameter(field, hints[field.name]) for field in chosen] if one.name == into else [one]
 
         def called(**values: Any) -> None:
             given = {field.name: values.pop(field.name) for field in chosen}
@@ -55,7 +57,7 @@ def configured(
                 for name, value in given.items()
                 if value is not None
             }
-            function(**values, options=options)
+            function(**values, **{into: options})
 
         called.__name__, called.__doc__, called.__module__ = function.__name__, function.__doc__, function.__module__
         called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
