@@ -94,7 +94,8 @@ def configuration(kind: str, folder: Path, user: str, secret: str) -> str:
     account, name = user.split(":")
     filters = MIDDLEWARE if kind == "proxy" else ()
     options = {
-        "s3api": "location = us-east-1\nmax_upload_part_num = 10000",
+        # A tenth of S3's page: few keys show what happens beyond the first.
+        "s3api": "location = us-east-1\nmax_upload_part_num = 10000\nmax_bucket_listing = 100",
         "tempauth": f"user_{account}_{name} = {secret} .admin",
         "slo": "max_manifest_segments = 10000\nrate_limit_after_segment = 10000",
     }

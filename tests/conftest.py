@@ -56,11 +56,13 @@ PATIENCE_S = 600
 @pytest.hookimpl(tryfirst=True)  # before -m looks at marks, and pytest-xdist at groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say of every test in which lane it runs; the longest lanes come first, so that none is waited for in the end."""
-    tests = Path(__file__).parent
+    tests, first, ranks = Path(__file__).parent, list(dict.fromkeys(LANES.values())), {}
     for item in items:
         place = item.path.relative_to(tests).as_posix()
         lane = next((lane for prefix, lane in LANES.items() if place.startswith(prefix)), None)
-        if lane == "spark" and "local-" in item.name:  # the other engine, under the same contract
+        if (
+            lane == "spark" and "spark" not in f"{item.path.name} {item.name}"
+        ):  # the other engine, under the same contract
             lane = None
         elif lane in ("spark", "aws", "browser"):
             item.add_marker(getattr(pytest.mark, lane))
@@ -69,6 +71,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if any(item.get_closest_marker(name) for name in ("slow", "spark", "aws", "browser")):
             item.add_marker(pytest.mark.timeout(PATIENCE_S))
         item.add_marker(pytest.mark.xdist_group(lane or place))
+        ranks[item.nodeid] = first.index(lane) if lane else len(first)
+    items.sort(key=lambda item: ranks[item.nodeid])  # else as they were
 
 
 def once_for_all_workers(folders: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

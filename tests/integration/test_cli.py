@@ -28,11 +28,14 @@ SUMMARY = {
 
 Fruits = Callable[..., Any]
 
+#: A fifth of the work of the default network, where it does not matter which one it is.
+SMALL = ("--workers", 1, "--backbone", "fruits-small")
+
 
 def test_run_with_json_prints_one_object_with_the_documented_keys(
     fruits: Fruits, own_photos: Path, tmp_path: Path
 ) -> None:
-    done = fruits("run", own_photos, "--to", tmp_path / "out", "--json", "--workers", 1, "--components", 8)
+    done = fruits("run", own_photos, "--to", tmp_path / "out", "--json", "--components", 8, *SMALL)
     assert done.code == 0, done.stderr
     assert set(done.json()) == SUMMARY
     assert done.stdout.count("\n") == 1
@@ -126,7 +129,7 @@ def test_too_many_rejected_photos_end_with_1_and_a_list(fruits: Fruits, own_phot
     label = own_photos / "Training" / "Moon Pear 1"
     for number in range(30):
         (label / f"bad {number:02d}.jpg").write_bytes(b"text")
-    done = fruits("run", own_photos, "--to", tmp_path / "out", "--workers", 1, "--json")
+    done = fruits("run", own_photos, "--to", tmp_path / "out", *SMALL, "--json")
     assert done.code == 1
     assert done.stdout == ""
     assert "30 of " in done.stderr
@@ -218,7 +221,7 @@ def test_labels_can_be_given_a_meaning_and_be_made_to_count_the_same(
     fruits: Fruits, own_photos: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "meaning.csv").write_text("label,kind\nMoon Pear 1,fruit\nStarrib Yellow,fruit\n", "utf-8")
-    given = ("run", own_photos, "--to", tmp_path / "out", "--components", 8, "--workers", 1, "--json")
+    given = ("run", own_photos, "--to", tmp_path / "out", "--components", 8, *SMALL, "--json")
     with_meaning = fruits(*given, "--taxonomy", tmp_path / "meaning.csv", "--balance").json()
     assert (with_meaning["balanced"], with_meaning["kinds"], with_meaning["labels"]) == (True, 3, 4)
     assert with_meaning["kind_metrics"]["accuracy"] >= with_meaning["metrics"]["accuracy"]

@@ -41,7 +41,9 @@ def test_hostile_names_are_shown_harmless_in_csv_page_and_terminal(
     for label in LABELS.values():
         (own_photos / "Training" / label / "+broken\u202e\x1b[2J.jpg").write_bytes(b"\xff\xd8\xff broken")
     out = tmp_path / "out"
-    done = fruits("run", own_photos, "--to", out, "--workers", 1, "--components", 8, "--max-rejected", 0.5)
+    done = fruits(
+        "run", own_photos, "--to", out, "--backbone", "fruits-small", "--components", 8, "--max-rejected", 0.5
+    )
     assert done.code == 0, done.stderr
 
     assert set(json.loads((out / "run.json").read_text("utf-8"))["config"]) >= {"sources"}

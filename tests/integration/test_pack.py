@@ -33,7 +33,9 @@ def test_run_on_a_pack_gives_the_results_of_a_run_on_its_folder(own_photos: Path
     pack([str(own_photos)], str(tmp_path / "pack"), target_bytes=100_000)
     sources = {"folder": str(own_photos), "packed": str(tmp_path / "pack")}
     records = {
-        name: pipeline.run(RunConfig(sources=(source,), out=str(tmp_path / name), workers=2, components=20))
+        name: pipeline.run(
+            RunConfig(sources=(source,), out=str(tmp_path / name), backbone="fruits-small", components=20)
+        )
         for name, source in sources.items()
     }
     assert rows_of(tmp_path / "packed") == rows_of(tmp_path / "folder")
@@ -46,7 +48,7 @@ def test_run_on_a_pack_gives_the_results_of_a_run_on_its_folder(own_photos: Path
 
 def test_photos_packed_anew_are_not_computed_again(own_photos: Path, tmp_path: Path) -> None:
     root, out = tmp_path / "pack", tmp_path / "out"
-    config = RunConfig(sources=(str(root),), out=str(out), workers=1, components=20)
+    config = RunConfig(sources=(str(root),), out=str(out), workers=1, components=20, backbone="fruits-small")
     pack([str(own_photos)], str(root))
     assert pipeline.run(config)["computed"] > 0
     pack([str(own_photos)], str(root), target_bytes=50_000)

@@ -37,7 +37,8 @@ def store(address: str, environment: dict[str, str]) -> Any:
 
 def run(fruits: Callable[..., Any], photos: object, out: object) -> dict[str, Any]:
     """A process of its own: workers keep the variables with which the first of them was started."""
-    done = fruits("run", photos, "--to", out, "--workers", 1, "--components", 8, "--json")
+    small = ("--workers", 1, "--components", 8, "--backbone", "fruits-small")
+    done = fruits("run", photos, "--to", out, *small, "--json")
     assert done.code == 0, done.stderr
     record: dict[str, Any] = done.json()
     return record

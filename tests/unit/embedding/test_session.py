@@ -74,7 +74,9 @@ def test_unknown_device_is_refused() -> None:
 @pytest.mark.slow
 def test_run_records_what_it_was_computed_on_and_says_what_was_replaced(own_photos: Path, tmp_path: Path) -> None:
     heard = Heard()
-    config = RunConfig(sources=(str(own_photos),), out=str(tmp_path / "out"), device="openvino", workers=1)
+    config = RunConfig(
+        sources=(str(own_photos),), out=str(tmp_path / "out"), device="openvino", backbone="fruits-small"
+    )
     record = pipeline.run(config, progress=heard)
     assert (record["config"]["device"], record["backbone"]["device"]) == ("openvino", "cpu")
     assert any("no openvino" in line for line in heard.said)

@@ -32,7 +32,12 @@ def test_timeline_of_a_run_closes_with_its_counts(finished_run: Any) -> None:
 @pytest.mark.slow
 def test_cost_per_million_is_price_times_cores_over_rate(photos: Any, tmp_path: Any) -> None:
     config = RunConfig(
-        sources=(str(photos),), out=str(tmp_path / "out"), workers=2, core_hour_usd=0.36, only=("Apf*", "Moon*")
+        sources=(str(photos),),
+        out=str(tmp_path / "out"),
+        workers=2,
+        core_hour_usd=0.36,
+        only=("Apf*", "Moon*"),
+        backbone="fruits-small",
     )
     record = pipeline.run(config)
     rate = record["timeline"]["photos_per_s"]

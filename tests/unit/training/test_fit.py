@@ -29,7 +29,7 @@ from fruits.training.training_set import Rows
 
 
 def run(out: Path, *sources: Path, **choices: Any) -> dict[str, Any]:
-    config = {"workers": 1, "components": 8, **choices}
+    config = {"workers": 1, "components": 8, "backbone": "fruits-small", **choices}
     return pipeline.run(RunConfig(sources=tuple(map(str, sources)), out=str(out), **config))
 
 
