@@ -19,6 +19,9 @@ from fruits.engines import Engine, get_engine
 LOCAL = ["local-1", "local-2", "local-3"]
 CLUSTERS = ["spark-standalone", "spark-local-cluster[2,1,1024]"]
 SPARK = [*CLUSTERS, "spark-local[2]"]
+#: Engines that the whole contract is held against. Spark in this process and on a cluster differ in who runs the executors;
+#: a cluster of Spark's own making differs from ours in who starts them and what becomes of them, so only there it is tried.
+CONTRACT = ["spark-standalone", "spark-local[2]", *LOCAL]
 #: Spark's workers find the stages here.
 PYTHONPATH = f"spark.executorEnv.PYTHONPATH={Path(__file__).parent}"
 #: On a cluster Spark itself tries tasks again, four times in all unless told otherwise; twice takes half the time.

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
-from masters import CLUSTERS, CONF, LOCAL, SPARK, Engines, eventually
+from masters import CLUSTERS, CONF, CONTRACT, LOCAL, SPARK, Engines, eventually
 from stages import SCHEMA, Die, Double, Linger, Raise, StageError, die, joined, merged, moments, refuse, text
 
 from fruits.engines import Engine, get_engine, merge_in_order
@@ -23,7 +23,7 @@ from fruits.engines.spark.engine import SparkEngine
 from fruits.errors import ConfigError, EngineError, FruitsError, ImageDecodeError, StoreError
 
 
-@pytest.fixture(params=SPARK + LOCAL, scope="module")
+@pytest.fixture(params=CONTRACT, scope="module")
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each engine for all tests before the next one: sessions of Spark take seconds to start.
 

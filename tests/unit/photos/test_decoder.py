@@ -186,8 +186,8 @@ def test_photo_that_kills_costs_itself_and_no_other(faulty: Decoder, some: list[
     """First, in the middle, twice in a row, and last."""
     files = some[:6]
     killers = (0, 3, 4, 7)
-    if fault == "hang":  # waited for by the clock
-        killers = (3,)
+    if fault in ("hang", "loop"):  # waited for by the clock, or for two seconds of a processor
+        killers = (3,) if fault == "hang" else (3, 4)
     for place in killers:
         files.insert(place, marked(some[place], fault))
     answers = in_child(faulty, files)
