@@ -183,7 +183,9 @@ class Trials:
     def command(self, out: object, *options: str, photos: object | None = None) -> list[str]:
         """Return the command line of ``fruits run`` on the photos."""
         components = () if "--components" in options else ("--components", str(COMPONENTS))
-        return fruits("run", photos or self.photos, "--to", out, *components, *options)
+        # The machinery is the same whatever the network; the small one takes a fifth of the time.
+        network = ("--backbone", "fruits-small") if self.quick and "--backbone" not in options else ()
+        return fruits("run", photos or self.photos, "--to", out, *components, *network, *options)
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
