@@ -47,7 +47,7 @@ LANES = {
     "browser": "browser",
     "service": "service",
 }
-#: Folders of tests that start programs, and modules of other folders that do little else.
+#: Folders of tests that start programs or run whole pipelines.
 SLOW = ("browser", "integration", "service")
 #: Seconds that a test may take with the fixtures that it is the first to ask for; a bound on what hangs, not on speed.
 PATIENCE_S = 600

@@ -246,7 +246,7 @@ def test_choices_after_embedding_recompute_no_embedding_and_those_before_recompu
     assert by_share["explained_variance"] >= 0.9
     ratio = by_share["explained_variance_ratio"]
     assert sum(ratio[: by_share["components"] - 1]) < 0.9
-    fitted_otherwise = run(out, own_photos, components=5, fit="pad")
+    fitted_otherwise = run(out, own_photos, components=5, fit="crop")
     assert fitted_otherwise["computed"] == photos
     assert run(out, own_photos, components=5)["computed"] == 0  # the earlier embeddings are still there
 
