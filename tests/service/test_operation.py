@@ -225,14 +225,16 @@ def test_graceful_stop_finishes_what_it_has_and_refuses_the_rest(serve: Callable
         socket.create_connection(("127.0.0.1", service.port), timeout=5)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopping_leaves_no_process_behind(serve: Callable[..., Any], a_photo: bytes, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_stopping_leaves_no_process_behind_and_says_who_stopped_it(
+    serve: Callable[..., Any], a_photo: bytes, number: signal.Signals, code: int
+) -> None:
     service = serve("--rate", 0)
     service.recognise(a_photo)
     children = list(_children(service.process.pid))
     assert children
     service.signal(number)
-    assert service.process.wait(60) == 0
+    assert service.process.wait(60) == code
     assert service.log("bug") == []
     service.wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
 

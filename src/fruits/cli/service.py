@@ -80,7 +80,8 @@ def serve(
                 f"serving {out or shipped.NAME} at {address} after {time.monotonic() - started:.1f} s; stop with Ctrl-C"
             )
 
-    run(config, listening=listening, quiet=is_quiet())
+    if run(config, listening=listening, quiet=is_quiet()):
+        raise typer.Exit(130)
 
 
 def _check(config: Any, *, as_json: bool) -> None:

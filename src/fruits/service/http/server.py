@@ -42,7 +42,7 @@ _LEAST_TAKEN_BYTES: Final = 4096
 _STOP_S: Final = 60
 
 
-def serve(config: ServiceConfig, *, listening: Callable[[str], None], quiet: bool = False) -> None:
+def serve(config: ServiceConfig, *, listening: Callable[[str], None], quiet: bool = False) -> bool:
     """Serve until told to stop.
 
     Parameters
@@ -52,6 +52,11 @@ def serve(config: ServiceConfig, *, listening: Callable[[str], None], quiet: boo
         Called once with the service's address.
     quiet : bool
         Whether only warnings and errors are logged.
+
+    Returns
+    -------
+    bool
+        Whether somebody at the terminal stopped it with Ctrl-C, rather than whoever runs it with SIGTERM.
 
     Raises
     ------
@@ -88,6 +93,7 @@ def serve(config: ServiceConfig, *, listening: Callable[[str], None], quiet: boo
         listener.close()
     if app.state.failure is not None:
         raise app.state.failure
+    return server.interrupted
 
 
 def _listen(config: ServiceConfig) -> socket.socket:
@@ -130,13 +136,14 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._app, self._settings, self._listening = app, settings, listening
         self._reloads: set[asyncio.Task[None]] = set()
+        self.interrupted = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._stop)
+                loop.add_signal_handler(number, self._stop, number)
             if hasattr(signal, "SIGHUP"):
                 loop.add_signal_handler(signal.SIGHUP, self._reload)
             self._listening()
@@ -150,8 +157,9 @@ class _Server(uvicorn.Server):
         # like a death.
         yield
 
-    def _stop(self) -> None:
+    def _stop(self, number: int) -> None:
         """Refuse what comes from now on, for a moment, so that whoever sends here can notice; a second signal: now."""
+        self.interrupted |= number == signal.SIGINT
         resources = self._app.state.resources
         if resources.stopping:
             self.force_exit = self.should_exit
