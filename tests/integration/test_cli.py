@@ -22,8 +22,8 @@ from fruits.recogniser import bundle as bundles
 SUMMARY = {
     "photos", "ok", "rejected", "failed", "computed", "reused", "labels", "splits", "labels_without_training",
     "left_aside", "warnings", "backbone", "embedding_size", "components", "components_chosen_by", "explained_variance",
-    "head", "balanced", "evaluated", "leakage", "metrics", "kinds", "kind_metrics", "calibration", "answers", "coverage", "seconds",
-    "peak_memory_mb", "up_to_date",
+    "head", "balanced", "evaluated", "leakage", "metrics", "kinds", "kind_metrics", "calibration", "answers", "coverage",
+    "seconds", "peak_memory_mb", "up_to_date",
 }  # fmt: skip
 
 Fruits = Callable[..., Any]
