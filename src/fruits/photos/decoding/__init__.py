@@ -1,1 +1,1 @@
-"""Bytes to pixels, in a sandboxed process."""
+"""Decoding bytes to pixels, in a sandboxed process."""

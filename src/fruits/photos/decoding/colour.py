@@ -1,8 +1,8 @@
-"""The colours of a photo in sRGB: embedded profiles are applied, as every viewer of photos does.
+"""Conversion of photos to sRGB by their embedded colour profiles, as in every photo viewer.
 
-A phone saves Display P3, a camera Adobe RGB, a print shop CMYK; taken for sRGB, their colours are others than what was seen.
-A profile that cannot be read, or that is for another kind of picture, is ignored: the photo counts as sRGB then. So
-does one whose profile is sRGB in all but the last digits. Knows nothing of files.
+Phones save Display P3, cameras Adobe RGB, print shops CMYK; interpreted as sRGB, their colours would be wrong. A profile that
+cannot be read, or that is for another kind of image, is ignored, and the photo is taken as sRGB. So is a profile that equals sRGB
+up to rounding. Independent of files.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from PIL import Image, ImageCms
 #: A larger profile is not read. Those of presses take up to 3 MB, those of cameras and phones below 10 kB.
 _MAX_PROFILE_BYTES: Final = 4 << 20
 _HEADER_BYTES: Final = 128
-#: Device classes of a picture's own colours (ICC.1:2022, 7.2.5); links, abstract and named profiles are something else.
+#: Device classes that describe an image's colours (ICC.1:2022, 7.2.5); link, abstract and named-colour profiles do not.
 _CLASSES: Final = (b"scnr", b"mntr", b"prtr", b"spac")
 _MODES: Final = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
-#: Levels of 255 by which a profile may differ from sRGB and count as sRGB: its many issues round in different ways.
+#: Largest difference in levels (of 255) at which a profile counts as sRGB: versions of the sRGB profile round differently.
 _SAME: Final = 2
-#: What ImageCms raises on profiles that it does not take.
+#: Exceptions of ImageCms for profiles that it does not accept.
 _REFUSED: Final = (ImageCms.PyCMSError, OSError, ValueError, TypeError, ImportError)
 
 
 def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Return an image of mode L, RGB or CMYK as RGB in sRGB; the given one may be changed.
+    """Convert an image to RGB in sRGB; the input may be modified.
 
     Parameters
     ----------
     image : Image
+        Of mode L, RGB or CMYK.
     profile : bytes or None
-        As embedded in the file. A grey image may have one for RGB, as some cameras write.
+        ICC profile embedded in the file. A grey image may have an RGB profile: some cameras write that.
     """
     mode = _mode_of(profile) if profile else None
     if mode == "RGB" and image.mode == "L":
@@ -47,7 +48,7 @@ def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _mode_of(profile: bytes) -> str | None:
-    """Return the mode of images that a profile is for, None where it is none that can be used."""
+    """Return the image mode that a profile is for; None if the profile cannot be used."""
     if not _HEADER_BYTES < len(profile) <= _MAX_PROFILE_BYTES or profile[36:40] != b"acsp":
         return None
     return _MODES.get(bytes(profile[16:20])) if profile[12:16] in _CLASSES else None
@@ -55,10 +56,10 @@ def _mode_of(profile: bytes) -> str | None:
 
 @lru_cache(maxsize=8)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return what brings pixels to sRGB; None where that changes nothing, or cannot be known."""
+    """Return the transform from a profile to sRGB; None if it changes nothing, or cannot be built."""
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
-        # Perceptual: what browsers take, and for the profiles of cameras and screens, which are matrices, the only one.
+        # Perceptual, as in browsers; profiles of cameras and screens, which are matrices, have no other intent.
         transform = ImageCms.buildTransform(source, _srgb(), mode, "RGB", ImageCms.Intent.PERCEPTUAL)
         if mode == "CMYK":
             return transform
@@ -75,7 +76,7 @@ def _srgb() -> ImageCms.ImageCmsProfile:
 
 
 def _probe(mode: str) -> Image.Image:
-    """Return an image of every grey, or of 16 levels of each channel with each other."""
+    """Return an image of all 256 greys, or of all combinations of 16 levels per channel."""
     if mode == "L":
         return Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
     levels = np.arange(0, 256, 17, dtype=np.uint8)

@@ -1,9 +1,9 @@
-"""Decoding in a process that may die: how a photo that kills its decoder costs that photo and nothing else.
+"""Decoding in a child process, so that a photo that crashes the decoder fails alone.
 
-A native crash, an endless loop or a memory bomb ends a child process with limits, never the caller. The photo at fault becomes
-an :class:`~fruits.errors.ImageDecodeError` like any other; a fresh child goes on with the next one. What decoding means is
-said in :mod:`fruits.photos.decoding.images` alone; the child is ``decoder_process.py``. It gets its orders through a socket;
-files and pixels lie in memory that both processes map, so a batch costs a handful of system calls.
+A native crash, an endless loop or a decompression bomb ends a child process with resource limits, never the caller. The photo at
+fault gives an :class:`~fruits.errors.ImageDecodeError` like any other, and a new child continues with the next photo. The child
+runs ``decoder_process.py``, which calls :mod:`fruits.photos.decoding.images`. It receives orders through a socket; files and
+pixels lie in shared memory, so a batch costs a handful of system calls.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from fruits.photos.decoding.images import Photo, Preprocessing
 from fruits.photos.decoding.sandbox import ALL, Locks
 from fruits.storage.sanitising import json_text
 
-#: How often a photo is tried when an outsider may have killed the child: the system short of memory, or an operator.
+#: Attempts per photo when the child may have been killed from outside: by the system for lack of memory, or by an operator.
 _ATTEMPTS: Final = 3
-#: How many children in a row may die before they begin any photo. Then it is not the photos that are at fault.
+#: Children in a row that may die before they begin a photo. After that many, the photos are not at fault.
 _STARTS: Final = 5
 _OUTSIDERS: Final = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-#: What the child is told of the environment: where Python and its libraries are, and which language they speak. No secret of the
-#: caller's, such as the password of a database or the keys of a cloud.
+#: Environment variables passed to the child: paths of Python and its libraries, locale and time zone. No secrets of the caller,
+#: such as database passwords or cloud keys.
 _ENVIRONMENT: Final = re.compile(
     r"PATH|LANG|LANGUAGE|LC_[A-Z]+|TZ|TMPDIR|PYTHON[A-Z]+|LD_LIBRARY_PATH|DYLD_[A-Z_]+PATH"
 )
@@ -56,9 +56,9 @@ _START: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one photo may take.
+    """Resource limits per photo.
 
-    The defaults let every photo of up to ``images.MAX_PIXELS`` through. Measured at 10,000 x 10,000 pixels on an EPYC (Zen 4)
+    The defaults allow every photo of up to ``images.MAX_PIXELS``. Measured at 10,000 x 10,000 pixels on an EPYC (Zen 4)
     with Pillow 12, input of 2,048 pixels for JPEG: lossless WebP with transparency 6.1 s and 2,172 MiB (the most), lossy 3.7 s
     and 2,043 MiB; PNG with transparency 4.7 s and 1,241 MiB, 16-bit grey PNG 4.4 s and 1,335 MiB; progressive JPEG 1.9 s and
     668 MiB, in CMYK 3.0 s and 860 MiB.
@@ -66,11 +66,11 @@ class Limits:
     Parameters
     ----------
     cpu_s : float
-        Seconds of processor time, so that a busy machine refuses no photo that an idle one takes.
+        Seconds of processor time; unlike wall time, it does not depend on the load of the machine.
     wall_s : float
-        Seconds by the clock, for what hangs without computing; between one and two times this is waited.
+        Seconds of wall time, for decoders that hang without computing; the wait is between one and two times this.
     memory_mib : int
-        MiB beyond what the child and the file itself take. Held where the system knows RLIMIT_DATA for mapped memory (Linux).
+        MiB beyond the memory of the child and of the file. Enforced where RLIMIT_DATA covers mapped memory (Linux).
     """
 
     cpu_s: float = 30.0
@@ -79,23 +79,23 @@ class Limits:
 
 
 class Size(NamedTuple):
-    """Width and height in pixels of an upright photo as taken."""
+    """Original width and height in pixels of an upright photo."""
 
     width: int
     height: int
 
 
 class Decoder:
-    """A handle to one child process that decodes, one photo at a time.
+    """A handle to one child process that decodes one photo at a time.
 
-    The child starts with the first photo, or with :meth:`start`, and is replaced when it dies. It ends with :meth:`close`, with
-    the process that started it, however that ends, and at the latest when nobody holds the handle. Threads may share a
-    handle: they take turns. It belongs to the process that made it: a forked one needs its own.
+    The child starts with the first photo, or with :meth:`start`, and is replaced when it dies. It ends with :meth:`close`, when
+    the parent process ends in any way, or when the handle is garbage-collected. Threads may share a handle and take turns. A
+    handle belongs to the process that created it; a forked process needs its own.
 
     Parameters
     ----------
     limits : Limits, optional
-        What one photo may take.
+        Resource limits per photo.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -114,17 +114,17 @@ class Decoder:
 
     @property
     def locks(self) -> Locks | None:
-        """What holds the child; None while there is none, or it has not said so yet."""
+        """Sandbox locks of the child; None if there is no child, or it has not reported them yet."""
         return None if self._child is None else self._child.locks
 
     def start(self) -> None:
-        """Start the child without waiting for it, so that its imports run beside other work."""
+        """Start the child without waiting for it, so that its imports run in parallel with other work."""
         with self._lock:
             if self._child is None:
                 self._child = _Child(self._limits)
 
     def close(self) -> None:
-        """End the child. What was begun is lost; a photo given afterwards starts a new one."""
+        """End the child. Outstanding photos are lost; the next photo starts a new child."""
         with self._lock:
             if self._outstanding is not None:
                 self._outstanding.failure = EngineError("the decoder was closed while it had photos")
@@ -133,9 +133,9 @@ class Decoder:
             self._free.clear()
 
     def begin(self, files: Sequence[bytes], preprocessing: Preprocessing) -> Decoding:
-        """Hand photos to the child and return at once.
+        """Submit photos to the child and return immediately.
 
-        The child decodes one batch at a time: beginning another waits until the previous one is done.
+        The child decodes one batch at a time: if a batch is outstanding, this waits until it is done.
 
         Parameters
         ----------
@@ -148,7 +148,7 @@ class Decoder:
         return self._begin(files, "pixels", asdict(preprocessing), size * size * 3)
 
     def to_network_input(self, data: bytes, preprocessing: Preprocessing) -> Photo:
-        """As :func:`fruits.photos.decoding.images.to_network_input`; codes ``crashed`` and ``timeout`` are possible too."""
+        """As :func:`fruits.photos.decoding.images.to_network_input`, with the further error codes ``crashed`` and ``timeout``."""
         with self.begin([data], preprocessing) as decoding:
             (outcome,) = decoding.outcomes()
             if isinstance(outcome, ImageDecodeError):
@@ -157,8 +157,8 @@ class Decoder:
             return Photo(outcome.width, outcome.height, decoding.pixels(size)[0].copy())
 
     def to_thumbnail(self, data: bytes, side: int, quality: int = 80) -> bytes:
-        """As :func:`fruits.photos.decoding.images.to_thumbnail`; codes ``crashed`` and ``timeout`` are possible too."""
-        # No JPEG of Pillow takes four bytes per pixel: noise at quality 100 and full colour stays below three and a half.
+        """As :func:`fruits.photos.decoding.images.to_thumbnail`, with the further error codes ``crashed`` and ``timeout``."""
+        # A JPEG by Pillow takes less than four bytes per pixel: noise at quality 100 in full colour stays below 3.5.
         room = 4 * side * side + (64 << 10)
         with self._begin([data], "thumbnail", {"side": side, "quality": quality}, room) as decoding:
             (outcome,) = decoding.outcomes()
@@ -167,7 +167,7 @@ class Decoder:
             return decoding.output(outcome.width)
 
     def read_sizes(self, files: Sequence[bytes]) -> list[Size | ImageDecodeError]:
-        """As :func:`fruits.photos.decoding.images.read_size`, of several at once; beginnings of files will do."""
+        """As :func:`fruits.photos.decoding.images.read_size` for several files; the first bytes of each are enough."""
         with self._begin(files, "size", {}, 0) as decoding:
             return decoding.outcomes()
 
@@ -193,18 +193,18 @@ class Decoder:
             return decoding
 
     def _buffer(self, size: int) -> _Buffer:
-        """Return a free buffer that is large enough, and for small needs not one that only a huge photo needed."""
+        """Return a free buffer that is large enough; drop those too small, and those much too large, left by a huge photo."""
         self._free = [one for one in self._free if size <= one.size <= max(4 * size, 64 << 20)]
         return self._free.pop() if self._free else _Buffer(size)
 
     def _send(self, decoding: Decoding) -> None:
-        """Order what has no result yet; whether the child lives is seen when its results are waited for."""
+        """Send the photos without a result to the child. A dead child is detected later, while waiting for results."""
         self.start()
         if self._child is not None:
             self._child.order({**decoding.order, "first": decoding.finished, "done": decoding.decoded}, decoding.buffer)
 
     def _finish(self, decoding: Decoding) -> None:
-        """Wait until every photo of the outstanding batch has its outcome, over as many children as that takes."""
+        """Wait until every photo of the outstanding batch has an outcome, restarting the child as often as needed."""
         try:
             while decoding.advance() < decoding.n:
                 hung = not self._wait(decoding)
@@ -218,7 +218,7 @@ class Decoder:
         except Exception as exc:
             decoding.failure = exc
             self._drop_child()
-        except BaseException:  # interrupted: what the child still sends would be taken for the next batch's
+        except BaseException:  # interrupted: further messages of the child would be attributed to the next batch
             decoding.failure = EngineError("decoding was interrupted")
             self._drop_child()
             raise
@@ -226,7 +226,7 @@ class Decoder:
             self._outstanding = None
 
     def _wait(self, decoding: Decoding) -> bool:
-        """Return True when the batch is done or the child is gone, False when nothing moved for ``wall_s``."""
+        """Return True when the batch is done or the child is gone, False after ``wall_s`` seconds without progress."""
         child = self._child
         if child is None:
             return True
@@ -246,13 +246,13 @@ class Decoder:
                 return True
 
     def _blame(self, decoding: Decoding, *, hung: bool) -> None:
-        """Bury the child and say what its death means for the photo that it was at."""
+        """End the child and derive from its exit code the outcome of the photo that it was decoding."""
         child, suspect = self._child, decoding.finished
         if child is None:
             return
         code, said = child.end(patient=not hung)
         self._child = None
-        # Look again: it may have gone on between the last look and its death. Then it is not this photo that it hung on.
+        # Check again: the child may have made progress between the last check and its end. Then it did not hang on this photo.
         hung = hung and decoding.advance() == suspect
         if decoding.advance() == decoding.n:
             return
@@ -282,7 +282,7 @@ class Decoder:
 
 
 def own_decoder() -> Decoder:
-    """Return this process's own decoder, made when first asked for and open from then on; whoever wants no other takes it."""
+    """Return the shared decoder of this process, created on first use and kept open."""
     return _own_decoder(os.getpid())
 
 
@@ -292,9 +292,9 @@ def _own_decoder(process: int) -> Decoder:  # noqa: ARG001 - a forked process mu
 
 
 class Decoding:
-    """A batch on its way through the decoder; made by :meth:`Decoder.begin`.
+    """A batch submitted to the decoder; created by :meth:`Decoder.begin`.
 
-    As a context manager, it gives its memory back at the end; so does :meth:`release`.
+    A context manager that releases the shared memory at the end, as :meth:`release` does.
     """
 
     def __init__(self, decoder: Decoder, buffer: _Buffer, n: int, output: int, used: int) -> None:
@@ -303,7 +303,7 @@ class Decoding:
         self.failure: Exception | None = None
         self.finished = self.decoded = 0
         self.attempts = 1
-        self.seconds = 0.0  # of the child, by the clock
+        self.seconds = 0.0  # wall time in the child
         self._released = False
         self._outcomes: list[Size | ImageDecodeError] = []
 
@@ -314,7 +314,7 @@ class Decoding:
         self.release()
 
     def outcomes(self) -> list[Size | ImageDecodeError]:
-        """Wait for the child and return, for every photo in order, its size or why it has no pixels.
+        """Wait for the child and return, for every photo in order, its size or the error why it has no pixels.
 
         Raises
         ------
@@ -329,16 +329,16 @@ class Decoding:
         return self._outcomes
 
     def pixels(self, size: int) -> NDArray[np.uint8]:
-        """Return the pixels of those photos that have some, in order: uint8 (decoded, size, size, 3), valid until release."""
+        """Return the pixels of the decoded photos, in order: uint8, shape (decoded, size, size, 3), valid until release."""
         shape = (self.decoded, size, size, 3)
         return np.frombuffer(self.buffer.memory, np.uint8, self.decoded * size * size * 3, self._output).reshape(shape)
 
     def output(self, length: int) -> bytes:
-        """Return the first bytes of what the child wrote."""
+        """Return the first ``length`` bytes of the child's output."""
         return self.buffer.memory[self._output : self._output + length]
 
     def release(self) -> None:
-        """Let the decoder use the memory of the pixels again. Without it, a later batch takes new memory."""
+        """Return the shared memory to the decoder for reuse. Otherwise, a later batch allocates new memory."""
         with self._decoder._lock:
             if self._decoder._outstanding is self:
                 self._decoder._finish(self)
@@ -348,15 +348,15 @@ class Decoding:
             self._released = True
 
     def state(self, row: int) -> int:
-        """Return how far the child is with a photo."""
+        """Return the child's state of a photo."""
         return self.buffer.memory[row * RECORD_SIZE]
 
     def advance(self) -> int:
-        """Take up what the child has written since, and return how many photos have their outcome."""
+        """Collect the outcomes written by the child so far; return how many photos have one."""
         while self.finished < self.n and (state := self.state(self.finished)) > BEGUN:
             start = self.finished * RECORD_SIZE
             _, code_size, text_size, width, height, seconds = RECORD.unpack_from(self.buffer.memory, start)
-            # A child that was taken over may write anything: what follows must do no more than be wrong.
+            # A compromised child may write anything: it may cause wrong results, but nothing worse.
             self.seconds += seconds if 0 <= seconds < 1e6 else 0.0
             if state == DONE:
                 self._close(Size(width, height))
@@ -370,11 +370,11 @@ class Decoding:
         return self.finished
 
     def refuse(self, code: str, message: str) -> None:
-        """Give the photo that is next its outcome, in the child's place."""
+        """Set the outcome of the next photo to an error, in place of the child."""
         self._close(ImageDecodeError(code, message))
 
     def again(self) -> None:
-        """Let the photo that is next be tried once more."""
+        """Retry the next photo."""
         self.buffer.memory[self.finished * RECORD_SIZE] = NOTHING
         self.attempts += 1
 
@@ -386,7 +386,7 @@ class Decoding:
 
 
 class _Buffer:
-    """Memory that parent and child share: records of the photos, then the files, then what comes out."""
+    """Memory shared by parent and child: a record per photo, the files, then the output."""
 
     _numbers = itertools.count()
 
@@ -402,31 +402,31 @@ class _Buffer:
         weakref.finalize(self, os.close, self.fd)
         os.ftruncate(self.fd, self.size)
         if sealed:
-            # Whoever touches memory whose file was made shorter dies of SIGBUS; so that the child cannot do that to us.
+            # Access to mapped memory whose file was truncated raises SIGBUS. Sealed, so that the child cannot truncate it.
             fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         self.memory = mmap.mmap(self.fd, self.size)
 
     def clear(self, used: int) -> None:
-        """Overwrite what was used, so that no photo finds the one before it."""
+        """Overwrite the used part, so that no photo can read data of an earlier one."""
         np.frombuffer(self.memory, np.uint8, used)[:] = 0
 
 
 class _Child:
-    """The process as its parent sees it."""
+    """The parent's handle of the child process."""
 
     def __init__(self, limits: Limits) -> None:
         self.socket, theirs = socket.socketpair()
-        # Not the terminal: of a crash, what matters is in the row.
+        # Not the terminal: the end of a crash's message is part of the error.
         self._stderr = tempfile.TemporaryFile(prefix="fruits-decoder-")  # noqa: SIM115 - closed by _end
         try:
             orders = [theirs.fileno(), os.getpid(), limits.cpu_s, limits.memory_mib]
-            self.process = subprocess.Popen(  # noqa: S603 - ourselves
+            self.process = subprocess.Popen(  # noqa: S603 - this interpreter
                 [sys.executable, "-P", "-c", _START, json_text(sys.path), json_text(orders)],
-                stdin=subprocess.PIPE,  # never written to: when it breaks, the child ends
+                stdin=subprocess.PIPE,  # never written to: the child ends when it closes
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
                 pass_fds=[theirs.fileno()],
-                # The pool of threads that NumPy would start is of no use to a decoder.
+                # A decoder needs no thread pool of NumPy.
                 env={
                     **{name: value for name, value in os.environ.items() if _ENVIRONMENT.fullmatch(name)},
                     "OPENBLAS_NUM_THREADS": "1",
@@ -439,7 +439,7 @@ class _Child:
             raise EngineError(f"cannot start the process that decodes photos, '{sys.executable}': {exc}") from exc
         finally:
             theirs.close()
-        #: What holds the child; None until it has said so.
+        #: Sandbox locks of the child; None until reported.
         self.locks: Locks | None = None
         self._known: weakref.WeakSet[_Buffer] = weakref.WeakSet()
         self._end = weakref.finalize(self, _end, self.process, self.socket, self._stderr, os.getpid())
@@ -450,12 +450,12 @@ class _Child:
         known = [one.number for one in self._known]
         body = json_text({**order, "buffer": buffer.number, "bytes": buffer.size, "new": new, "known": known}).encode()
         message = struct.pack("<I", len(body)) + body
-        with suppress(OSError):  # it died; whoever waits for it will see
+        with suppress(OSError):  # the child died; the wait for results detects it
             sent = socket.send_fds(self.socket, [message], [buffer.fd] if new else [])
             self.socket.sendall(message[sent:])
 
     def listen(self, said: bytes) -> None:
-        """Take in what the child says of its locks, among the bytes that merely wake us."""
+        """Read the locks that the child reports; its other bytes are only wake-ups."""
         for byte in said:
             if byte & LOCKED:
                 self.locks = Locks(byte & ~LOCKED & ALL)
@@ -464,9 +464,9 @@ class _Child:
                     _log.debug("photos are decoded without %s: this system does not have it", names)
 
     def end(self, *, patient: bool) -> tuple[int, str]:
-        """Make sure that it is gone; return its exit code, negative for a signal, and the end of what it wrote to stderr."""
+        """End the child; return its exit code, negative for a signal, and the end of its stderr."""
         if patient:
-            # Its end of the socket closes a moment before its exit code is there.
+            # The child's end of the socket closes a moment before its exit code is available.
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(5)
         self.process.kill()
@@ -478,7 +478,7 @@ class _Child:
 
 
 def _end(process: subprocess.Popen[bytes], ours: socket.socket, stderr: IO[bytes], owner: int) -> None:
-    """Close what belongs to a child; a forked process leaves its parent's child alone."""
+    """Release the resources of a child; a forked process does not end its parent's child."""
     if os.getpid() == owner:
         process.kill()
         process.wait()

@@ -1,15 +1,15 @@
-"""The child process of ``decoder.py``: takes orders, decodes photo by photo within limits, and may die of any of them.
+"""The child process of ``decoder.py``: receives orders and decodes photo by photo within resource limits.
 
-How both talk is said here once. An order is JSON behind its length (uint32), sent through a socket, with the shared memory's
-file where the child does not have it yet. That memory holds one record per photo, the files one after the other, and
-from a multiple of 64 bytes on what comes out, without gaps for photos refused. The child says the state of every photo in
-its record and, at the end, one byte to wake its parent. Before the first order it locks itself up (``sandbox.py``)
-and says in one byte how well. Imports little, because whoever waits for the first photo waits for that.
+Protocol: an order is JSON preceded by its length (uint32), sent through a socket together with the file descriptor of the shared
+memory if the child does not have it yet. The shared memory holds one record per photo, then the concatenated files, then, from a
+multiple of 64 bytes on, the output, without gaps for rejected photos. The child writes the state of every photo to its record
+and sends one byte at the end to wake its parent. Before the first order it enters the sandbox (``sandbox.py``) and sends one
+byte with the locks that hold. Imports are few, because they delay the first photo.
 """
 
 from __future__ import annotations
 
-import array  # noqa: F401 - socket.recv_fds would import it when it is too late
+import array  # noqa: F401 - socket.recv_fds imports it, which the sandbox would prevent
 import fcntl
 import json
 import mmap
@@ -37,27 +37,39 @@ RECORD: Final = struct.Struct("<BxHHxxIId")
 RECORD_SIZE: Final = 512
 #: States of a photo, in order.
 NOTHING, BEGUN, DONE, REFUSED, BUG = range(5)
-#: Bit of the byte that says which locks hold; the others are those of ``sandbox.Locks``.
+#: Bit that marks the byte that reports the locks; its other bits are those of ``sandbox.Locks``.
 LOCKED: Final = 0x80
 _MAX_STDERR_BYTES: Final = 1 << 20
 
 
 def serve(fd: int, parent: int, cpu_s: float, memory_mib: int) -> None:
-    """Decode what is ordered until nobody is left to order."""
-    # Signals that the parent blocks or ignores would be blocked and ignored here too, and these must work.
+    """Carry out orders until the parent closes the socket.
+
+    Parameters
+    ----------
+    fd : int
+        File descriptor of the socket.
+    parent : int
+        Process id of the parent.
+    cpu_s : float
+        Processor time per photo in seconds.
+    memory_mib : int
+        Memory per photo in MiB.
+    """
+    # The child inherits blocked and ignored signals from the parent; these must work.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole process group; the parent handles it
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGIO, signal.SIG_DFL)
-    # The system sends SIGIO, which kills, when stdin breaks because the parent is gone: even amidst an endless loop.
-    # Unlike PR_SET_PDEATHSIG it minds the process, not the thread that started us, and other systems know it too.
+    # When the parent is gone, its end of stdin closes and the system sends SIGIO, which kills even in an endless loop.
+    # Unlike PR_SET_PDEATHSIG, this depends on the parent process, not on the thread that started the child, and is portable.
     fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
     if os.getppid() != parent:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit(resource.RLIMIT_FSIZE, _MAX_STDERR_BYTES)
-    low = os.dup(fd)  # a parent with many files open may have given a high number, beyond the limit that comes
+    low = os.dup(fd)  # a parent with many open files may pass a number above the sandbox's limit
     os.close(fd)
     buffers: dict[int, mmap.mmap] = {}
     with socket.socket(fileno=low) as orders:
@@ -80,14 +92,14 @@ def serve(fd: int, parent: int, cpu_s: float, memory_mib: int) -> None:
 
 
 def _decode_all(order: dict[str, Any], memory: mmap.mmap, cpu_s: float, memory_mib: int) -> None:
-    """Carry out one order; the state of a record is written last, so that a half-written one never counts."""
+    """Carry out one order. The state of a record is written last, so that a half-written record is never read."""
     operation = _OPERATIONS[order["operation"]](**order["arguments"])
     sizes, room, done = order["sizes"], order["room"], order["done"]
     place = RECORD_SIZE * len(sizes) + sum(sizes[: order["first"]])
     for row in range(order["first"], len(sizes)):
         record = row * RECORD_SIZE
         memory[record] = BEGUN
-        # SIGPROF kills at so much processor time. RLIMIT_CPU would do the same in whole seconds, counted from the start.
+        # SIGPROF kills after cpu_s of processor time. RLIMIT_CPU has whole seconds only, counted from the start of the process.
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
         started = time.perf_counter()
         width = height = 0
@@ -109,7 +121,7 @@ def _decode_all(order: dict[str, Any], memory: mmap.mmap, cpu_s: float, memory_m
             memory[start : start + len(code) + len(text)] = code + text
         RECORD.pack_into(memory, record, BEGUN, len(code), len(text), width, height, time.perf_counter() - started)
         memory[record] = state
-        # The next photo shall not find this one. Its pixels are the parent's to clear, once it has them.
+        # Cleared so that the next photo cannot read this one. The parent clears the pixels once it has read them.
         np.frombuffer(memory, np.uint8, sizes[row], place)[:] = 0
         place += sizes[row]
 
@@ -140,7 +152,7 @@ def _size() -> Callable[[bytes, mmap.mmap, int], tuple[int, int]]:
 
 
 def _warm_up() -> None:
-    """Go once along every way that a photo can take, so that whatever is loaded on the way is loaded: later, nothing opens."""
+    """Run every code path of decoding once, so that lazy imports are done: in the sandbox no file can be opened."""
     for photo in images.made_photos():
         to_network_input(photo, Preprocessing(8))
         to_thumbnail(photo, 8)
@@ -165,7 +177,7 @@ _OPERATIONS: Final[dict[str, Callable[..., Callable[[bytes, mmap.mmap, int], tup
 
 
 def _receive(orders: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """Return the next order and the files that come with it, None at the end."""
+    """Return the next order and its file descriptors; None when the socket is closed."""
     head, fds, _, _ = socket.recv_fds(orders, 4, 1)
     while len(head) < 4:
         if not (more := orders.recv(4 - len(head))):
@@ -186,7 +198,7 @@ def _limit(what: int, amount: int) -> None:
 
 
 def _data_bytes() -> int:
-    """Return what counts towards RLIMIT_DATA already: a guess where the system does not tell."""
+    """Return the bytes that count towards RLIMIT_DATA already; an estimate where /proc is missing."""
     try:
         with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - pathlib is of no use here
             return int(file.read().split()[5]) * resource.getpagesize()

@@ -1,7 +1,7 @@
-"""Which format a file is of, by its first bytes: those that are decoded, and those that are named so that one can convert them.
+"""Detection of file formats by their first bytes: formats that are decoded, and others that are named in messages.
 
-Names and suffixes count for nothing. Signatures are those of the formats' specifications; the brands of ISO files (HEIC, AVIF,
-videos and many more) are those registered at mp4ra.org. Reads bytes that are given, bounded in steps; knows nothing of pixels.
+File names and suffixes are not used. Signatures are those of the formats' specifications; the brands of ISO files (HEIC, AVIF,
+videos and many more) are those registered at mp4ra.org. Works on bytes in a bounded number of steps. Independent of pixels.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Final
 
-#: So many first bytes tell nearly every format; more of them tell kinds of TIFF apart.
+#: First bytes that identify nearly every format; more bytes distinguish kinds of TIFF.
 HEAD_BYTES: Final = 64
 #: Formats that are decoded always, and those that the extra ``heic`` adds.
 ALWAYS: Final = ("JPEG", "PNG", "WEBP")
 EXTRA: Final = ("HEIC", "HEIF")
-#: What is a photo though it cannot be decoded: listed, so that its owner reads why.
+#: Formats of photos, including those that cannot be decoded: they are listed, so that the user learns why.
 _PHOTOS: Final = frozenset({*ALWAYS, *EXTRA, "AVIF", "JPEG 2000", "JPEG XL", "JPEG XR", "camera raw (CR3)"})
 
-# Signatures at the very beginning; the first that fits counts.
+# Signatures at the start of a file; the first match counts.
 _SIGNATURES: Final = (
     (b"\xff\xd8\xff\xf7", "JPEG-LS"),
     (b"\xff\xd8\xff", "JPEG"),
@@ -70,12 +70,12 @@ _SIGNATURES: Final = (
     (b"\x1aE\xdf\xa3", "a video (Matroska, WebM)"),
     (b"\x00\x05\x16\x07", "AppleDouble, what macOS keeps beside a file"),
 )
-#: Of these, any letter may be large or small, and white space may come before.
+#: Signatures that are matched case-insensitively and after white space.
 _TEXTS: Final = (b"<svg", b"<?xml", b"<!doctype html", b"<html")
-#: What a name like these means: not an image at all.
+#: Beginnings of names of formats that are no images.
 _NO_IMAGES: Final = ("a web page", "XML", "a pointer", "a ZIP", "gzip", "AppleDouble")
 
-# Brands of ISO files, the telling ones first: HEIF's own (mif1 and others) say nothing of what is inside.
+# Brands of ISO files, the specific ones first: HEIF's own (mif1 and others) do not identify the codec.
 _BRANDS: Final = (
     ((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"MiHE", b"MiHB", b"MiHA"), "HEIC"),
     ((b"avif", b"avis", b"avio", b"MA1A", b"MA1B", b"MiAB", b"MiAC"), "AVIF"),
@@ -88,7 +88,7 @@ _BRANDS: Final = (
     ((b"vvic", b"vvis", b"evbi", b"evmi"), "HEIF with a codec newer than HEVC"),
     ((b"mif1", b"mif2", b"mif3", b"msf1", b"miaf", b"1pic", b"pred", b"unif", b"geo1", b"heif"), "HEIF"),
 )
-# Tags of TIFF that tell raw photos of cameras: version of DNG; make; further pictures.
+# TIFF tags that identify camera raw files: DNG version, maker, sub-images.
 _DNG_VERSION, _MAKE, _SUB_PICTURES = 50706, 271, 330
 _MAKERS: Final = (
     (b"NIKON", "NEF"),
@@ -106,12 +106,12 @@ _MAKERS: Final = (
 
 
 def format_of(data: bytes) -> str | None:
-    """Return what the format of a file is called, None where nobody knows.
+    """Return the name of a file's format; None if it is unknown.
 
     Parameters
     ----------
     data : bytes
-        The file or its beginning, ``HEAD_BYTES`` or more if it is that long.
+        The file or its first bytes, at least ``HEAD_BYTES`` if it is that long.
     """
     if data[:4] == b"RIFF":
         return {b"WEBP": "WEBP", b"AVI ": "a video (AVI)"}.get(data[8:12])
@@ -131,35 +131,35 @@ def format_of(data: bytes) -> str | None:
 
 
 def is_photo(head: bytes) -> bool:
-    """Tell from its first bytes whether a file is a photo: decoded, or of a format that cameras and phones write."""
+    """Return, from its first bytes, whether a file is a photo: of a decoded format, or of one that cameras and phones write."""
     return format_of(head) in _PHOTOS
 
 
 def is_image(name: str) -> bool:
-    """Whether a format that was named is one of images at all."""
+    """Return whether a format, given by name, is an image format."""
     return not name.startswith(_NO_IMAGES)
 
 
 def taken() -> tuple[str, ...]:
-    """Return the names of the formats that are decoded here."""
+    """Return the names of the formats that can be decoded in this environment."""
     return (*ALWAYS, *EXTRA) if has_extra() else ALWAYS
 
 
 @cache
 def has_extra() -> bool:
-    """Whether the extra ``heic`` is installed."""
+    """Return whether the extra ``heic`` is installed."""
     return find_spec("pillow_heif") is not None
 
 
 def wanted() -> str:
-    """Return what was expected, for messages."""
+    """Return the accepted formats as text for messages."""
     return "JPEG, PNG, WebP or HEIC" if has_extra() else "JPEG, PNG or WebP"
 
 
 def heif_size(data: bytes) -> tuple[int, int]:
-    """Return width and height of the largest picture that the head of a HEIF file announces, zeros where it announces none.
+    """Return width and height of the largest image declared in the header of a HEIF file; zeros if there is none.
 
-    Pictures may be made of tiles; then the whole is announced like each of them, and is the largest.
+    An image may consist of tiles; then the whole and each tile are declared, and the whole is the largest.
     """
     largest = (0, 0)
     for start, end in _within(data, 0, len(data), (b"meta", b"iprp", b"ipco", b"ispe")):
@@ -170,19 +170,19 @@ def heif_size(data: bytes) -> tuple[int, int]:
 
 
 def _within(data: bytes, start: int, end: int, path: tuple[bytes, ...]) -> Iterator[tuple[int, int]]:
-    """Yield where the contents of boxes lie that are reached by this path of kinds."""
+    """Yield start and end of the contents of all boxes at a path of box kinds."""
     for kind, inside, after in _boxes(data, start, end):
         if kind != path[0]:
             continue
         if len(path) == 1:
             yield inside, after
         else:
-            # Of those on the way, "meta" alone has a version and flags before what it contains.
+            # Of the boxes on the path, only "meta" has a version and flags before its contents.
             yield from _within(data, inside + (4 if kind == b"meta" else 0), after, path[1:])
 
 
 def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, beginning and end of the contents of each box of an ISO file; at most a thousand."""
+    """Yield kind, start and end of the contents of each box of an ISO file; at most a thousand boxes."""
     for _ in range(1000):
         if start + 8 > end:
             return
@@ -214,7 +214,7 @@ def _of_brands(data: bytes) -> str:
 
 
 def _is_bitmap(data: bytes) -> bool:
-    """Two letters alone would make a BMP of many a text."""
+    """Check the header too: the signature of two letters alone would match many texts."""
     return (
         len(data) < 18
         or data[6:10] == bytes(4)
@@ -223,7 +223,7 @@ def _is_bitmap(data: bytes) -> bool:
 
 
 def _raw_of(data: bytes) -> str | None:
-    """Return which camera's raw a TIFF is, None for any other or where that lies beyond what is given."""
+    """Return the camera raw format of a TIFF; None if it is none, or its tags lie beyond the given bytes."""
     if data[8:10] == b"CR":
         return "camera raw (CR2)"
     order = "<" if data[:2] == b"II" else ">"

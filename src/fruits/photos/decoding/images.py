@@ -1,7 +1,7 @@
-"""Bytes to RGB pixels to what a network takes in: the only place that decodes.
+"""Decoding bytes to RGB pixels and to the input of a network: the only decoder of the project.
 
-Training, batch, service and browser page follow this file. Formats are told by content, never by name. Any bytes
-give pixels or :class:`~fruits.errors.ImageDecodeError`, nothing else. Knows nothing of files, labels or networks.
+Training, batch, service and browser page agree with this module. Formats are detected by content, never by name. Any bytes
+give pixels or :class:`~fruits.errors.ImageDecodeError`, nothing else. Independent of files, labels and networks.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from fruits.photos.decoding.formats import EXTRA, format_of, heif_size, is_image
 
 Kernel = Literal["bilinear", "bicubic", "lanczos"]
 
-#: Changes with whatever makes other pixels of the same file, and is part of the embeddings' identity.
+#: Version of the decoder, part of the embeddings' identity. Raise it with every change that gives other pixels for the same file.
 #: 1: first version. 2: embedded colour profiles are applied.
 DECODER: Final = 2
-#: Photos with more pixels are refused before any is decoded; 100 million covers what phones save.
+#: Photos with more pixels are rejected before decoding; 100 million covers the photos of phones.
 MAX_PIXELS: Final = 100_000_000
-#: A JPEG is decoded at the smallest scale that still leaves this many times the pixels needed, per side. With 2, the
-#: result differs from full decoding by less than JPEG's own noise (the rule of Pillow's ``thumbnail``).
+#: A JPEG is decoded at the smallest scale with at least this many times the needed pixels per side. With 2, the result
+#: differs from full decoding by less than JPEG noise (the rule of Pillow's ``thumbnail``).
 _DRAFT_MARGIN: Final = 2
 _ORIENTATION_TAG: Final = 0x0112
 _KERNELS: Final = {
@@ -44,7 +44,7 @@ _READERS: Final[dict[str, Callable[[BytesIO], ImageFile.ImageFile]]] = {
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
 }
-# EXIF orientation -> what undoes it (EXIF 2.32, section 4.6.4).
+# EXIF orientation -> inverse transform (EXIF 2.32, section 4.6.4).
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -54,7 +54,7 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow's readers raise on damaged files, found by fuzzing and by reading them. Anything else is a bug to hear about.
+# Exceptions of Pillow's readers on damaged files, found by fuzzing and by reading their code. Any other exception is a bug.
 _DAMAGE: Final = (
     OSError,
     SyntaxError,
@@ -62,7 +62,7 @@ _DAMAGE: Final = (
     TypeError,
     EOFError,
     LookupError,
-    RuntimeError,  # of pillow-heif
+    RuntimeError,  # raised by pillow-heif
     ArithmeticError,
     AttributeError,
     struct.error,
@@ -72,21 +72,21 @@ _DAMAGE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How a photo of any shape becomes a square for the network.
+    """How a photo of any shape is fitted into the square input of a network.
 
     Parameters
     ----------
     size : int
         Side of the square in pixels.
     fit : {"pad", "crop", "squash"}
-        Whole photo on white, largest centred square, or stretched.
+        Pad the whole photo with white, crop the largest centred square, or stretch.
     kernel : {"bilinear", "bicubic", "lanczos"}
         Resampling kernel, always antialiased.
 
     Raises
     ------
     ConfigError
-        If a value is none of these.
+        If a value is not allowed; ``size`` must be 8 to 2048.
     """
 
     size: int
@@ -109,7 +109,7 @@ class Photo:
     Attributes
     ----------
     width, height : int
-        In pixels, of the upright photo as taken.
+        Original size of the upright photo, in pixels.
     pixels : uint8 array, shape (height', width', 3)
         RGB; the shape is that of the scaled photo.
     """
@@ -120,12 +120,12 @@ class Photo:
 
 
 def read_size(data: bytes) -> tuple[int, int]:
-    """Return (width, height) in pixels as the header says, orientation applied.
+    """Return (width, height) in pixels from the header, with the orientation applied.
 
     Raises
     ------
     ImageDecodeError
-        If the header is of no format that is taken, is damaged, or announces more than ``MAX_PIXELS``.
+        If the format is not accepted, the header is damaged, or it declares more than ``MAX_PIXELS``.
     """
     image = _open(data)
     return _swap(image.size, _orientation(image))
@@ -139,7 +139,7 @@ def to_network_input(data: bytes, preprocessing: Preprocessing) -> Photo:
     data : bytes
         The whole file.
     preprocessing : Preprocessing
-        Size, fit and kernel, as the backbone's card gives them.
+        Size, fit and kernel, as on the backbone's card.
 
     Returns
     -------
@@ -149,21 +149,21 @@ def to_network_input(data: bytes, preprocessing: Preprocessing) -> Photo:
     Raises
     ------
     ImageDecodeError
-        If the bytes are not a whole photo of a format that is taken, of at most ``MAX_PIXELS``.
+        If the bytes are not a complete photo of an accepted format with at most ``MAX_PIXELS``.
     """
     return _fitted(*_decode(data, _scaling(preprocessing)), preprocessing)
 
 
 def from_image(image: Image.Image, preprocessing: Preprocessing) -> Photo:
-    """Fit an image that is in memory into the network's square; the pixels are those of a PNG of it.
+    """Fit an image in memory into the network's square; the pixels are those of the same image saved as PNG.
 
-    Orientation, colour profile and transparency are taken from the image, as a file holds them. The image is not changed. What
-    Pillow has not loaded yet, it decodes here, in this process: for files of strangers use a :class:`~.decoder.Decoder`.
+    Orientation, colour profile and transparency are taken from the image, as from a file. The image is not changed. If Pillow has
+    not loaded it yet, it is decoded in this process: for untrusted files use a :class:`~.decoder.Decoder`.
 
     Parameters
     ----------
     image : Image
-        Of any mode that becomes RGB.
+        Of any mode that Pillow can convert to RGB.
     preprocessing : Preprocessing
 
     Raises
@@ -178,7 +178,7 @@ def from_image(image: Image.Image, preprocessing: Preprocessing) -> Photo:
         raise _too_large(width, height)
     try:
         orientation = _orientation(image)
-        rgb = _upright(_to_rgb(image.copy()), orientation)  # a copy: colours are brought to sRGB in place
+        rgb = _upright(_to_rgb(image.copy()), orientation)  # a copy: the conversion to sRGB is in place
     except _DAMAGE as exc:
         raise ImageDecodeError(
             "damaged", f"Pillow cannot load or convert an image of mode {image.mode} ({_brief(exc)})"
@@ -201,16 +201,16 @@ def to_thumbnail(data: bytes, side: int, quality: int = 80) -> bytes:
 
     image, _ = _decode(data, scale)
     target = scale(*image.size)
-    # A copy where nothing changes: of an image that came from a file, Pillow looks for that file when it is saved.
+    # Copy if the size is unchanged: when Pillow saves an image that came from a file, it looks for that file.
     image = image.copy() if image.size == target else image.resize(target, Image.Resampling.BICUBIC)
-    image.info.clear()  # Pillow copies a comment from here, whatever is asked of it
+    image.info.clear()  # Pillow copies a comment from here, whatever the options
     out = BytesIO()
     image.save(out, "JPEG", quality=quality, optimize=True)
     return out.getvalue()
 
 
 def made_photos() -> Iterator[bytes]:
-    """Yield small made-up photos of every format and kind that takes a way of its own through decoding."""
+    """Yield small synthetic photos that cover every code path of decoding."""
     exif = Image.Exif()
     exif[_ORIENTATION_TAG] = 6
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -226,13 +226,13 @@ def made_photos() -> Iterator[bytes]:
 
 
 def _decode(data: bytes, scale: Callable[[int, int], tuple[int, int]]) -> tuple[Image.Image, tuple[int, int]]:
-    """Return the upright RGB image, decoded no larger than useful, and the upright size as taken."""
+    """Return the upright RGB image, decoded at reduced scale where possible, and the original upright size."""
     image = _open(data)
     try:
         orientation = _orientation(image)
         upright_size = _swap(image.size, orientation)
         if image.format == "JPEG":
-            # draft() only ever picks 1/2, 1/4 or 1/8, and only when the result is at least as large as asked for.
+            # draft() only chooses 1/2, 1/4 or 1/8, and only if the result is at least as large as requested.
             width, height = scale(*image.size)
             image.draft(None, (_DRAFT_MARGIN * width, _DRAFT_MARGIN * height))
         image.load()
@@ -245,17 +245,17 @@ def _decode(data: bytes, scale: Callable[[int, int], tuple[int, int]]) -> tuple[
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
-    """Read the header only, with the reader that the content asks for."""
+    """Read the header only, with the reader of the detected format."""
     if not data:
         raise ImageDecodeError("empty", "the file is empty (0 bytes)")
     name = format_of(data)
     if name is None or name not in taken():
         raise _foreign(name, data)
-    # The readers themselves, not Image.open: no second guess by other formats, no warning that depends on global state.
+    # Call the readers directly, not Image.open: it would try other formats and warn depending on global state.
     try:
         image = _read_header(name, data)
     except Image.DecompressionBombError as exc:
-        # Pillow's WebP reader has a limit of its own, higher than ours, and looks before we can.
+        # Pillow's WebP reader checks a limit of its own first, which is higher than MAX_PIXELS.
         raise ImageDecodeError("too large", f"{_brief(exc)}; expected at most {MAX_PIXELS:,} pixels") from exc
     except ImageDecodeError:
         raise
@@ -274,18 +274,18 @@ def _too_large(width: int, height: int) -> ImageDecodeError:
 
 def _read_header(name: str, data: bytes) -> ImageFile.ImageFile:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # such as "Invalid APNG, will use default PNG image": that is what we want
+        warnings.simplefilter("ignore")  # such as "Invalid APNG, will use default PNG image", which is intended
         try:
             return _READERS.get(name, _heif)(BytesIO(data))
         except _DAMAGE:
-            # Pillow refuses a PNG for a profile that it cannot unpack; without it, it is still a photo.
+            # Pillow refuses a PNG whose profile it cannot decompress; read it without the profile.
             if name != "PNG" or (bare := _without_profile(data)) is None:
                 raise
             return _READERS[name](BytesIO(bare))
 
 
 def _without_profile(png: bytes) -> bytes | None:
-    """Return a PNG without its colour profile, None if it has none."""
+    """Return a PNG without its colour profile; None if it has none."""
     at = 8
     while at + 8 <= len(png):
         length, kind = struct.unpack_from(">I4s", png, at)
@@ -298,7 +298,7 @@ def _without_profile(png: bytes) -> bytes | None:
 
 
 def _foreign(name: str | None, data: bytes) -> ImageDecodeError:
-    """Name a format that is known but not taken, so that the user knows what to do."""
+    """Return the error for a format that is not accepted; it names the format and tells the user what to do."""
     if name is None:
         return ImageDecodeError("not an image", f"begins with {data[:8].hex(' ')}; expected {wanted()}")
     if name in EXTRA:
@@ -312,10 +312,10 @@ def _foreign(name: str | None, data: bytes) -> ImageDecodeError:
 
 
 def _heif(data: BytesIO) -> ImageFile.ImageFile:
-    """Read a HEIF file's head with the extra's reader, which turns pictures upright itself, by the file's own word."""
+    """Read the header of a HEIF file with pillow-heif, which applies the file's orientation itself."""
     import pillow_heif  # noqa: PLC0415 - an extra
 
-    pillow_heif.options.DECODE_THREADS = 1  # photos are decoded side by side already
+    pillow_heif.options.DECODE_THREADS = 1  # photos are decoded in parallel already
     width, height = heif_size(data.getvalue())
     if width * height > MAX_PIXELS:
         raise _too_large(width, height)
@@ -324,8 +324,8 @@ def _heif(data: BytesIO) -> ImageFile.ImageFile:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 where there is none or it cannot be read."""
-    if "exif" not in image.info or image.format == "HEIF":  # whose reader has turned it already
+    """Return the EXIF orientation; 1 if it is missing or unreadable."""
+    if "exif" not in image.info or image.format == "HEIF":  # pillow-heif has applied it already
         return 1
     with warnings.catch_warnings():
         # A photo with broken EXIF is still a photo.
@@ -346,7 +346,7 @@ def _swap(size: tuple[int, int], orientation: int) -> tuple[int, int]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Return RGB in sRGB: alpha on white, 16 bits scaled to 8, anything else converted."""
+    """Convert to RGB in sRGB: alpha composited on white, 16 bits scaled to 8, other modes converted by Pillow."""
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit grey at 255 instead of scaling it.
@@ -354,7 +354,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         grey = Image.fromarray((np.clip(values, 0, 0xFFFF) >> 8).astype(np.uint8))
         rgb = in_srgb(grey, profile)
         if "transparency" in image.info:
-            # Nor does it know their transparent value, a single one.
+            # Nor does Pillow handle the single transparent value of 16-bit grey.
             rgb.paste((255, 255, 255), mask=Image.fromarray(values == image.info["transparency"]))
         return rgb
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -370,7 +370,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _scaling(preprocessing: Preprocessing) -> Callable[[int, int], tuple[int, int]]:
-    """Return what gives the size to which a photo of some size is scaled before it is put into the square."""
+    """Return a function from a photo's size to the size it is scaled to before it is placed in the square."""
     size = preprocessing.size
 
     def scale(width: int, height: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
-"""Is the photo itself the problem? Brightness and sharpness of what the network sees, and the advice that follows.
+"""Photo quality: brightness and sharpness of the network's input, and advice to the user.
 
-Measured on the network's input, after scaling: a slightly blurred photo of 12 megapixels is sharp at 224 pixels, and then its
-blur is no problem. Both numbers are simple enough to be a few nodes of ``recognizer.onnx``, so a browser measures the same.
+Measured after scaling: a slightly blurred photo of 12 megapixels is sharp at 224 pixels, and then its blur does not matter. Both
+measures are simple enough to be a few nodes of ``recognizer.onnx``, so a browser computes the same numbers.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-#: A photo darker than this share of full brightness may be called dark, if it is also darker than nearly all known ones.
+#: Upper bound of the limit for dark photos, as a share of full brightness.
 _DARK_AT_MOST: Final = 0.25
-#: Share of the known photos that may be called dark, and likewise blurred.
+#: Largest share of the known photos below the limit for dark, and likewise for blurred.
 _ODD_SHARE: Final = 0.01
-#: Differences that flat, clean areas have after JPEG: they are left out of both sums.
+#: Differences that flat, clean areas have after JPEG compression; they are subtracted in both sums.
 NOISE: Final = 3
-#: Every fourth row and column is looked at: the sums hardly change, and it costs a quarter.
+#: Only every fourth row and column is used: the sums hardly change, at a quarter of the cost.
 STEP: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Beyond what a photo is called bad.
+    """Limits below which a photo is called dark, blurred or small.
 
     Attributes
     ----------
     dark, blurred : float
-        Brightness, sharpness below which a photo is called dark, blurred.
+        Brightness and sharpness below which a photo is called dark or blurred.
     small : int
-        Shorter side, in pixels of the photo as taken, below which it is called small.
+        Shorter side of the original photo, in pixels, below which it is called small.
     """
 
     dark: float
@@ -40,12 +40,12 @@ class Limits:
 
     @classmethod
     def of(cls, brightness: NDArray[np.float32], sharpness: NDArray[np.float32], size: int) -> Limits:
-        """Derive limits from known photos, so that photos like theirs are not complained about.
+        """Derive limits from known photos, so that photos like them get no advice.
 
         Parameters
         ----------
         brightness, sharpness : float32 array, shape (n,)
-            Of known photos, n at least 1.
+            Measures of known photos; n is at least 1.
         size : int
             Side of the network's input.
         """
@@ -53,31 +53,31 @@ class Limits:
         return cls(dark, float(np.quantile(sharpness, _ODD_SHARE)), size // 2)
 
     def advice(self, brightness: float, sharpness: float, short_side: int) -> tuple[str, ...]:
-        """Return what is wrong with a photo, of ``small``, ``dark``, ``blurred``, the plainest first; often nothing.
+        """Return the faults of a photo, from ``small``, ``dark``, ``blurred`` in this order; often none.
 
         Parameters
         ----------
         brightness, sharpness : float
-            As :func:`measure` gives them.
+            As returned by :func:`measure`.
         short_side : int
-            In pixels, of the photo as taken.
+            Shorter side of the original photo, in pixels.
         """
         found = []
         if short_side < self.small:
             found.append("small")
         if brightness < self.dark:
             found.append("dark")
-        # A black or a white page has no edges at all; that is not the lens.
+        # An empty page has no edges at all (sharpness 0), which is no blur.
         if 0 < sharpness < self.blurred and "dark" not in found:
             found.append("blurred")
         return tuple(found)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        """Return a dict for JSON."""
         return asdict(self)
 
 
-#: What to tell a person, by language.
+#: Advice to the user, by language and fault.
 ADVICE: Final = {
     "en": {
         "small": "The photo is very small: go closer, or send the original.",
@@ -102,11 +102,11 @@ def measure(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.
     Returns
     -------
     float32 array, shape (n,)
-        Brightness: mean of the green channel over the rows looked at, 0 (black) to 1 (white).
+        Brightness: mean of the green channel over the rows used, 0 (black) to 1 (white).
     float32 array, shape (n,)
-        Sharpness: how sudden changes are where there are any, 0 (none) to about 2 (noise). The sum of second differences
-        over that of first differences across two pixels, along rows and columns: a ramp of w pixels gives 1/w whatever
-        its height, so that it is the lens that counts and not the contrast of what was photographed.
+        Sharpness of edges, 0 (no edges) to about 2 (noise): the sum of second differences over the sum of first differences
+        across two pixels, along rows and columns. A ramp of w pixels gives 1/w whatever its height, so the measure depends on
+        focus, not on the contrast of the subject.
     """
     n = len(pixels)
     rows, columns = pixels[:, ::STEP, :, 1].astype(np.int16), pixels[:, :, ::STEP, 1].astype(np.int16)
@@ -125,6 +125,6 @@ def measure(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.
 
 
 def _sum_above_noise(differences: NDArray[np.int16]) -> NDArray[np.int64]:
-    """Return for each photo the sum of what its differences have beyond ``NOISE``, up or down; overwrites them."""
+    """Return for each photo the sum of the absolute differences beyond ``NOISE``; overwrites its input."""
     size = np.abs(differences, out=differences).reshape(len(differences), -1)
     return np.asarray(np.maximum(size, NOISE, out=size).sum(axis=1, dtype=np.int64) - NOISE * size.shape[1])

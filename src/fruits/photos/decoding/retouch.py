@@ -1,7 +1,7 @@
-"""Lightly retouched copies of photos: what a near-duplicate is like, as material for measuring it.
+"""Synthetic near-duplicates: lightly retouched copies of photos, to measure how near-duplicates score.
 
-A copy is what one gets from the next press of the same burst, or from a messenger: moved and cropped by a few per cent, a little
-lighter or darker, scaled down, saved as JPEG again. Works on pixels as the network sees them.
+A copy resembles the next photo of a burst, or one resent by a messenger: shifted and cropped by a few per cent, slightly lighter
+or darker, scaled down, and saved as JPEG again. Works on the pixels of a network's input.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-#: How far each change goes at most: share of the side that is cut, of the brightness, of the size that is left; JPEG quality.
+#: Largest changes: share of the side cropped, relative change of brightness, smallest scale; range of JPEG quality.
 _CROPPED: Final = 0.05
 _BRIGHTNESS: Final = 0.08
 _SCALED: Final = 0.9
@@ -23,17 +23,17 @@ _KERNEL: Final = Image.Resampling.BICUBIC
 
 
 def retouched(pixels: NDArray[np.uint8], *, seed: int = 0) -> NDArray[np.uint8]:
-    """Return a copy of each photo, retouched by chance: shape (n, size, size, 3) like what is given.
+    """Return a randomly retouched copy of each photo: shape (n, size, size, 3), as the input.
 
-    The copy of a photo depends on the seed and its place alone.
+    The random changes of a photo depend on the seed and its position only.
     """
     return np.stack([_copy(photo, np.random.default_rng([seed, place])) for place, photo in enumerate(pixels)])
 
 
 def fingerprints(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return 768 numbers per photo that say what it looks like from far away: unit rows, shape (n, 768).
+    """Return a coarse fingerprint of each photo: unit rows, shape (n, 768).
 
-    16 x 16 pixels less their mean: lighter and darker copies are alike, other colours and shapes are not.
+    16 x 16 pixels minus their mean: invariant to brightness, sensitive to colours and shapes.
     """
     small = [Image.fromarray(photo).resize((_FAR, _FAR), Image.Resampling.BOX) for photo in pixels]
     rows = np.stack([np.asarray(image, np.float32).reshape(-1) for image in small])

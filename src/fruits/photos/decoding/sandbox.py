@@ -1,8 +1,8 @@
-"""What the process that decodes may still do once it has begun: compute, and talk to its parent. Nothing else.
+"""Sandbox of the decoding process: it may compute and communicate with its parent, nothing else.
 
-A photo that takes a decoder over finds no file, no network, no other program and no process to signal. Three locks of Linux, each
-of them where the kernel has it: a limit on what is opened, Landlock (no path, no port), and seccomp, which lets through the
-system calls listed here and no others. There is no way back from any. Linux's headers are the source of all numbers.
+An exploit of the decoder can reach no file, no network, no other program, and no other process by signals. Three mechanisms of
+Linux, each used where the kernel supports it: resource limits, Landlock (no paths, no ports), and seccomp, which allows only the
+system calls listed here. None can be undone. All numbers are those of Linux's headers.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any, Final
 
-#: Open files at most: three of the terminal, the socket, one for each buffer that is mapped, one that comes.
+#: Most open files: three standard streams, the socket, one per mapped buffer, one being received.
 _MAX_FILES: Final = 64
 
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
 _SECCOMP_MODE_FILTER: Final = 2
 _SECCOMP_SET_MODE_FILTER: Final = 1
-#: All threads at once; and no slower memory for a process that runs no code of strangers.
+#: Flags TSYNC (apply to all threads) and SPEC_ALLOW (no mitigation of speculation, which slows down memory accesses).
 _SECCOMP_FLAGS: Final = 1 | 4
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446
 _LANDLOCK_VERSION: Final = 1
 
 
 class Locks(IntFlag):
-    """What holds the process."""
+    """Locks of the process that are in effect."""
 
     NO_NEW_PRIVILEGES = 1
     NOT_DUMPABLE = 2
@@ -43,14 +43,14 @@ ALL: Final = Locks.NO_NEW_PRIVILEGES | Locks.NOT_DUMPABLE | Locks.LANDLOCK | Loc
 
 
 def lock(*, threads: bool) -> Locks:
-    """Lock this process for good; return which locks hold. Whatever it imports or opens, it must have by now.
+    """Lock this process permanently; return which locks hold. All imports and files must be loaded before.
 
     Parameters
     ----------
     threads : bool
-        Whether a library needs threads of its own. Other processes cannot be made either way.
+        Whether a library needs threads of its own. New processes are forbidden in any case.
     """
-    if not threads:  # a limit of the user's, of all processes together: so it is none at all or no use
+    if not threads:  # the limit counts all processes of the user: only zero is useful
         _limit(resource.RLIMIT_NPROC, 0)
     _limit(resource.RLIMIT_NOFILE, _MAX_FILES)
     if sys.platform != "linux":
@@ -60,7 +60,7 @@ def lock(*, threads: bool) -> Locks:
     if _call(libc.prctl, _PR_SET_DUMPABLE, 0, 0, 0, 0) == 0:
         held |= Locks.NOT_DUMPABLE
     if _call(libc.prctl, _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-        return held  # the other two ask for it
+        return held  # the other two require it
     held |= Locks.NO_NEW_PRIVILEGES
     if _landlock(libc):
         held |= Locks.LANDLOCK
@@ -71,25 +71,25 @@ def lock(*, threads: bool) -> Locks:
 
 
 def _call(function: Any, *arguments: int | bytes | None) -> int:
-    """Call the C library with whole registers: of a plain number, ctypes fills half of one."""
+    """Call a C function with arguments as wide as registers: ctypes passes a plain int as 32 bits."""
     wide = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
     return int(function(*wide))
 
 
 def _limit(what: int, most: int) -> None:
-    """Set both limits, for good; a hard one that is lower already stays."""
+    """Set the soft and the hard limit, permanently; a lower hard limit stays."""
     hard = resource.getrlimit(what)[1]
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(what, (most, most))
 
 
 def _landlock(libc: ctypes.CDLL) -> bool:
-    """Give up every path, every port, and sockets and signals beyond this process, as far as the kernel knows each."""
+    """Forbid all paths, ports, and sockets and signals outside this process, as far as the kernel supports each."""
     version = _call(libc.syscall, _LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION)
     if version < 1:
         return False
-    files = (1 << 13) - 1  # execute to make a link, all of the first version
-    for since, right in ((2, 1 << 13), (3, 1 << 14), (5, 1 << 15)):  # refer, truncate, ioctl of devices
+    files = (1 << 13) - 1  # from execute to make_sym: all rights of the first version
+    for since, right in ((2, 1 << 13), (3, 1 << 14), (5, 1 << 15)):  # refer, truncate, ioctl_dev
         files |= right if version >= since else 0
     attributes = struct.pack("<QQQ", files, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
     size = 8 if version < 4 else 16 if version < 6 else 24
@@ -104,7 +104,7 @@ def _landlock(libc: ctypes.CDLL) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Machine:
-    """A processor's system calls: its mark in a filter's view, and numbers by name."""
+    """System calls of an architecture: its audit constant, and numbers by name."""
 
     audit: int
     numbers: dict[str, int]
@@ -139,13 +139,13 @@ _MACHINES: Final = {
         },
     ),
 }  # fmt: skip
-#: Bit of the numbers of x32, a second set of calls beside those of x86_64.
+#: Bit in the numbers of x32, a second set of system calls on x86_64.
 _X32: Final = 0x40000000
 _F_GETFD, _F_SETFD, _F_GETFL, _F_DUPFD_CLOEXEC = 1, 2, 3, 1030
 _AT_EMPTY_PATH: Final = 0x1000
 _PROT_EXEC: Final = 4
 _CLONE_THREAD: Final = 0x10000
-#: Of the classic BPF and of what a filter returns.
+#: Opcodes of classic BPF, and return values of a filter.
 _LOAD, _EQUAL, _ANY_BIT, _AT_LEAST, _RETURN = 0x20, 0x15, 0x45, 0x35, 0x06
 _KILL, _ERROR, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
 _REFUSE: Final = _ERROR | errno.EPERM
@@ -153,19 +153,19 @@ _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 
 
 def bpf(machine: str, pid: int, *, threads: bool) -> bytes:
-    """Return the filter as the kernel takes it: instructions of 8 bytes that see one call and say what becomes of it.
+    """Return the seccomp filter: BPF instructions of 8 bytes that decide on one system call.
 
     Parameters
     ----------
     machine : str
-        As ``uname -m`` says it: x86_64 or aarch64.
+        As printed by ``uname -m``: x86_64 or aarch64.
     pid : int
-        The process, which may signal itself alone.
+        Id of this process, the only one that it may signal.
     threads : bool
-        Whether it may have more threads.
+        Whether it may create threads.
     """
     audit, numbers = _MACHINES[machine].audit, _MACHINES[machine].numbers
-    # Which value the low half of an argument must have, or which bits it must or must not have; others are let through whole.
+    # Conditions on the low half of an argument: a value, or bits that must or must not be set. Calls without one are allowed.
     conditions: dict[str, list[bytes]] = {
         "mmap": _unless_bits(2, _PROT_EXEC),
         "mprotect": _unless_bits(2, _PROT_EXEC),
@@ -175,7 +175,7 @@ def bpf(machine: str, pid: int, *, threads: bool) -> bytes:
         "newfstatat": _if_bits(3, _AT_EMPTY_PATH),
         "prlimit64": [*_if_equal(0, [0])[:-1], *_if_equal(1, [resource.RLIMIT_DATA])],
         "clone": _if_bits(0, _CLONE_THREAD) if threads else [_op(_RETURN, _REFUSE)],
-        # Its flags lie in memory, which a filter cannot see. "Not there" makes the C library take the other one.
+        # Its flags lie in memory, which a filter cannot read. With ENOSYS, the C library falls back to clone.
         "clone3": [_op(_RETURN, _ERROR | errno.ENOSYS)],
     }
     program = [
@@ -192,7 +192,7 @@ def bpf(machine: str, pid: int, *, threads: bool) -> bytes:
     return b"".join([*program, _op(_RETURN, _REFUSE)])
 
 
-#: The calls of every photo come first: a filter is gone through from its beginning.
+#: The most frequent calls come first, because a filter is evaluated from its beginning.
 _ORDER: Final = {
     name: place
     for place, name in enumerate(
@@ -239,11 +239,11 @@ def _seccomp(libc: ctypes.CDLL, machine: _Machine, *, threads: bool) -> bool:
     name = next(name for name, one in _MACHINES.items() if one is machine)
     code = bpf(name, os.getpid(), threads=threads)
     instructions = ctypes.create_string_buffer(code, len(code))
-    # struct sock_fprog: a length, and behind padding the address.
+    # struct sock_fprog: the length, padding, the address.
     program = struct.pack("@HP", len(code) // 8, ctypes.addressof(instructions))
     call = {"x86_64": 317, "aarch64": 277}[name]
     for flags in (_SECCOMP_FLAGS, 0):
         if _call(libc.syscall, call, _SECCOMP_SET_MODE_FILTER, flags, program) == 0:
             return True
-    # A kernel from before that call.
+    # Kernels before 3.17 lack the seccomp call.
     return _call(libc.prctl, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program, 0, 0) == 0

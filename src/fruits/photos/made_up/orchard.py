@@ -1,13 +1,13 @@
-"""Which photos does a demo, a test or a load test use where no data set is at hand?
+"""Synthetic data sets for the demo, tests and load tests, where no real photos are available.
 
-Photos of fruit that does not exist: invented varieties, turning in front of white, named and laid out as Fruits-360
+Renders photos of invented varieties on a turntable before a white background, named and laid out as Fruits-360
 (Muresan and Oltean, arXiv:1712.00580): ``Training/<label>/<frame>_100.jpg``, ``r_<frame>_100.jpg``,
-``r2_<frame>_100.jpg`` and the same under ``Test/``. Any number of photos, any number of varieties, any seed. How a
-fruit comes to look as it does is :mod:`fruits.photos.made_up.rendering`.
+``r2_<frame>_100.jpg`` and the same under ``Test/``. Any number of photos, any number of varieties, any seed. The
+rendering is in :mod:`fruits.photos.made_up.rendering`.
 
-Some varieties are near twins on purpose (``Apfelino Red 1`` and ``Red 2``, ``Moon Pear 1`` and ``2``, ``Duskplum Blue
-1`` and ``2``): a report needs mistakes to show. Scores on these photos say that the machinery works, never how real
-fruit is recognised.
+Some varieties are nearly identical on purpose (``Apfelino Red 1`` and ``Red 2``, ``Moon Pear 1`` and ``2``, ``Duskplum
+Blue 1`` and ``2``), so that reports have errors to show. Scores on these photos test the pipeline; they do not predict
+the recognition of real fruit.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _TOMATO = Variety("Tomatelle Round", "Tomatelle", (206, 44, 22), (214, 92, 30), 
                   ribs=7, rib_depth=0.04, gloss=0.6, stem=0.25, sepals=5)
 # fmt: on
 
-# One of each kind first, so that a small set differs in kind; then the near twins, so that a middling one has them.
+# One variety of each kind first, so that a small set differs in kind; then the near twins, so that a medium set has them.
 VARIETIES: tuple[Variety, ...] = (
     *(_APPLE, _PEAR, _BERRY, _CITRUS, _PLUM, _STAR, _TUSK, _MELON, _SEEDED, _PEPPER, _CHERRY, _TOMATO),
     replace(_APPLE, name="Apfelino Red 2", height=0.93, sunny=0.66, streaks=0.7),
@@ -99,19 +99,24 @@ VARIETIES: tuple[Variety, ...] = (
 
 
 def make_up(n: int, seed: int = 0) -> tuple[Variety, ...]:
-    """Give ``n`` varieties: the named ones first, then as many further ones as it takes, crossed at random from those.
+    """Return ``n`` varieties: the named ones first, then further ones, crossed at random from the named ones.
 
     Parameters
     ----------
     n : int
         Number of varieties, at least 1.
     seed : int
-        Decides what the further ones look like; their names do not depend on it.
+        Random seed for the look of the further varieties; their names do not depend on it.
 
     Returns
     -------
     tuple of Variety
-        Length n, all names different; a smaller n gives the beginning of a larger one.
+        Length n, with unique names; the result for a smaller n is a prefix of that for a larger n.
+
+    Raises
+    ------
+    ConfigError
+        If ``n`` is below 1.
     """
     if n < 1:
         raise ConfigError(f"{n} varieties asked for, expected 1 or more: raise varieties")
@@ -120,21 +125,21 @@ def make_up(n: int, seed: int = 0) -> tuple[Variety, ...]:
 
 
 def photo(variety: Variety, axis: str, frame: int, *, seed: int = 0, size: int = 100) -> Pixels:
-    """Photograph one fruit of a variety at one moment of its turn.
+    """Render one frame of an image sequence: one fruit of a variety at one angle of its turn.
 
-    Machines agree on every pixel. About 2 ms on one core at 100 x 100, after 10 ms for the first photo of each fruit.
+    Pixels are the same on every machine. About 2 ms on one core at 100 x 100, plus 10 ms for the first photo of each fruit.
 
     Parameters
     ----------
     variety : Variety
-        What to photograph.
+        Variety to render.
     axis : str
-        The film: ``""`` upright, ``"r"`` lying, ``"r2"`` tumbling; ``"r3"``, ``"r4"``, ``"r5"`` the same turns of a
+        Sequence: ``""`` upright, ``"r"`` lying, ``"r2"`` tumbling; ``"r3"``, ``"r4"``, ``"r5"`` are the same turns of a
         second fruit of the variety, and so on.
     frame : int
-        Moment of the turn, 0 or more; 328 frames make a turn.
+        Frame number, 0 or more; 328 frames are a full turn.
     seed : int
-        Another seed photographs other fruits of the variety in other light.
+        Random seed of the fruits and of the light.
     size : int
         Width and height in pixels, 16 or more.
 
@@ -146,7 +151,7 @@ def photo(variety: Variety, axis: str, frame: int, *, seed: int = 0, size: int =
     Raises
     ------
     ConfigError
-        If the axis, the frame or the size cannot be.
+        If the axis, the frame or the size is not valid.
     """
     film = _film_of(axis)
     if frame < 0 or size < 16:
@@ -166,10 +171,10 @@ def photo(variety: Variety, axis: str, frame: int, *, seed: int = 0, size: int =
     return np.ascontiguousarray(shown.astype(np.uint8).transpose(1, 2, 0))
 
 
-# Three films of one fruit follow each other, and a caller may well compare two or three varieties in turn.
+# Three sequences of one fruit follow each other, and a caller may alternate between two or three varieties.
 @lru_cache(maxsize=6)
 def _fruit(variety: Variety, seed: int, specimen: int, side: int) -> Fruit:
-    """The fruit that this variety, seed and specimen always give."""
+    """Return the fruit of a variety, seed and specimen; deterministic."""
     return grow(variety, _rng("fruit", variety.name, seed, specimen), side)
 
 
@@ -185,31 +190,31 @@ def plant(
 ) -> int:
     """Fill a folder with photos, named and laid out as Fruits-360.
 
-    A file that is there already is left alone and none is ever half written, so a killed call can simply be made again
-    and ends with the same bytes. One folder holds the photos of one set of arguments.
+    Existing files are kept and files are written atomically, so a killed call can be repeated and gives the same bytes.
+    Use one folder per set of arguments.
 
     Parameters
     ----------
     root : Path
-        Folder to fill; made if missing.
+        Folder to fill; created if missing.
     photos : int
-        Exact number of photos, spread evenly over the varieties, then over their films, then over the turn.
+        Exact number of photos, spread evenly over the varieties, then over their sequences, then over the turn.
     varieties : int
         Number of labels, see :func:`make_up`.
     seed : int
         See :func:`photo`.
     test_share : float
-        Share of each variety that goes to ``Test``, 0 to 1: evenly along each film, so that neighbouring frames land
-        on both sides, as in Fruits-360.
+        Share of each variety that goes to ``Test``, 0 to 1: spread evenly along each sequence, so that neighbouring
+        frames are in both splits, as in Fruits-360.
     progress : callable, optional
-        Called with the number of photos just finished, those found in place included.
+        Called with the number of photos just finished, existing ones included.
     workers : int, optional
-        Processes; None takes every core, 1 stays in this process.
+        Number of processes; None uses every core, 1 works in this process.
 
     Returns
     -------
     int
-        Number of photos written by this call: ``photos`` less those found in place.
+        Number of photos written by this call: ``photos`` minus existing ones.
 
     Raises
     ------
@@ -239,7 +244,7 @@ def plant(
 
 
 def taxonomy(varieties: int = len(VARIETIES), seed: int = 0) -> str:
-    """Return what the labels of :func:`make_up` mean, as a CSV file of the sort that ``fruits run --taxonomy`` takes."""
+    """Return the taxonomy of the labels of :func:`make_up`, as CSV text for ``fruits run --taxonomy``."""
     lines = ["label,kind,variety,en,fr"]
     for variety in make_up(varieties, seed):
         name = re.sub(r" [0-9]+$", "", variety.name)  # Apfelino Red 1 and 2 are fruits of one variety
@@ -250,14 +255,14 @@ def taxonomy(varieties: int = len(VARIETIES), seed: int = 0) -> str:
     return "\n".join(lines) + "\n"
 
 
-# --- Films: which photos there are ------------------------------------------------------------------------------------
+# --- Image sequences --------------------------------------------------------------------------------------------------
 
 Shot = tuple[str, int, str]  # axis, frame, split
 Task = tuple[Path, Variety, int, list[Shot]]
 
 
 def _shoots(n: int, test_share: float) -> list[list[Shot]]:
-    """The n photos of one variety, one list per fruit: a fruit is grown once and filmed on its three axes."""
+    """Return the n frames of one variety, a list per fruit: a fruit is grown once and rendered on its three axes."""
     films = max(FILMS_PER_FRUIT, -(-n // FRAMES_PER_TURN))
     shoots: list[list[Shot]] = [[] for _ in range(-(-films // FILMS_PER_FRUIT))]
     taken = 0
@@ -272,19 +277,19 @@ def _shoots(n: int, test_share: float) -> list[list[Shot]]:
 
 
 def _axis_of(film: int) -> str:
-    """Prefix of a film's file names."""
+    """Return the prefix of a sequence's file names."""
     return "" if film == 0 else "r" if film == 1 else f"r{film}"
 
 
 def _film_of(axis: str) -> int:
-    """Inverse of :func:`_axis_of`."""
+    """Return the number of a sequence from the prefix of its file names; inverse of :func:`_axis_of`."""
     if not re.fullmatch(r"|r|r[2-9]|r[1-9][0-9]+", axis):
         raise ConfigError(f"axis is {axis!r}, expected '', 'r', 'r2', 'r3' and so on: name one of these films")
     return 0 if axis == "" else int(axis[1:] or 1)
 
 
 def _pose(film: int, frame: int, tilt: float) -> Floats:
-    """Rotation (3, 3) from fruit to camera at a frame of a film: upright, lying or tumbling, a little tilted."""
+    """Rotation (3, 3) from fruit to camera at a frame of a sequence: upright, lying or tumbling, slightly tilted."""
     angle = 2.0 * math.pi * (frame % FRAMES_PER_TURN) / FRAMES_PER_TURN
     before, after = (
         (_rotation(1, angle), _rotation(0, 0.2 + tilt)),
@@ -297,18 +302,18 @@ def _pose(film: int, frame: int, tilt: float) -> Floats:
 
 
 def _rotation(axis: int, angle: float) -> list[list[float]]:
-    """Rotation by rows about a coordinate axis."""
+    """Rows of the rotation matrix about a coordinate axis."""
     c, s = round(math.cos(angle), 9), round(math.sin(angle), 9)
     rows = [[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]
     return [[rows[i - axis - 1][j - axis - 1] for j in range(3)] for i in range(3)]
 
 
 def _work(tasks: list[Task], workers: int) -> Iterator[tuple[int, int]]:
-    """Shoot every task; what each wrote and held, in the order in which they finish."""
+    """Run every task; yield for each the photos written and the photos in total, in the order of completion."""
     if workers == 1:
         yield from map(_shoot, tasks)
         return
-    # Never plain fork: the caller may run threads (ONNX Runtime, Arrow), and a forked lock stays locked for ever.
+    # Never plain fork: the caller may run threads (ONNX Runtime, Arrow), and a forked lock stays locked forever.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method)) as pool:
         try:
@@ -321,7 +326,7 @@ def _work(tasks: list[Task], workers: int) -> Iterator[tuple[int, int]]:
 
 
 def _shoot(task: Task) -> tuple[int, int]:
-    """Write the photos of one fruit that are missing; how many those were, and how many the task holds."""
+    """Write the missing photos of one fruit; return how many were written, and how many the task has."""
     root, variety, seed, shots = task
     folders = {split: root / split / variety.name for _, _, split in shots}
     for folder in folders.values():
@@ -333,7 +338,7 @@ def _shoot(task: Task) -> tuple[int, int]:
             continue
         jpeg = BytesIO()
         Image.fromarray(photo(variety, axis, frame, seed=seed)).save(jpeg, "JPEG", quality=JPEG_QUALITY)
-        # Renamed when whole, under a name that a second call overwrites: a kill leaves neither half a photo nor litter.
+        # Written to a temporary name, which a second call overwrites, then renamed: a kill leaves no half-written photo.
         part = path.with_suffix(".part")
         part.write_bytes(jpeg.getvalue())
         part.replace(path)
@@ -341,11 +346,11 @@ def _shoot(task: Task) -> tuple[int, int]:
     return written, len(shots)
 
 
-# --- Varieties without a name of their own ----------------------------------------------------------------------------
+# --- Further varieties ------------------------------------------------------------------------------------------------
 
 
 def _cross(number: int, seed: int) -> Variety:
-    """A further variety: the shape of one named variety, the colours of another, both shifted."""
+    """Return a further variety: the shape of one named variety, the colours of another, both perturbed."""
     rng = _rng("variety", seed, number)
     body, paint = (VARIETIES[int(i)] for i in rng.integers(0, len(VARIETIES), 2))
     syllables = (
@@ -374,6 +379,6 @@ def _cross(number: int, seed: int) -> Variety:
 
 
 def _rng(*parts: object) -> np.random.Generator:
-    """Random numbers that these parts always give: hash() would differ from process to process."""
+    """Return a generator seeded by the parts; not by hash(), which differs from process to process."""
     digest = hashlib.sha256("|".join(str(part) for part in parts).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))

@@ -1,11 +1,11 @@
-"""What does a made-up fruit look like, from its shape parameters and random numbers to the pixels of one view?
+"""Rendering synthetic fruit, from shape parameters and random numbers to the pixels of one view.
 
-A fruit is a body with one radius per direction, kept on an octahedral map of the sphere (Meyer et al., 2010) with its
-normals and colours, all worked out once by :func:`grow`. :func:`render` follows parallel rays into that map, so
-everything painted on the skin turns with the fruit. Knows nothing of labels, seeds, films, files or JPEG.
+A fruit is a body with one radius per direction, stored on an octahedral map of the sphere (Meyer et al., 2010) with its
+normals and colours, all computed once by :func:`grow`. :func:`render` traces parallel rays into that map, so the
+texture turns with the fruit. Independent of labels, seeds, sequences, files and JPEG.
 
-Only operations that IEEE 754 rounds exactly touch the pixels, and trigonometry rounded to nine digits, so that machines
-agree: no power, and no matrix product, whose last digits depend on the machine.
+Pixels depend only on operations that IEEE 754 rounds exactly, and on trigonometry rounded to nine digits, so that all
+machines agree: no power, and no matrix product, whose last digits depend on the machine.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.intp]
 Rgb = tuple[int, int, int]
 
-CELLS = 32  # across the frame, where points of the body say at what depth a ray begins
-TRACE_STEPS = 3  # from there onto the surface
-SCAN_STEPS = 16  # looks further back
-GRIP = 0.35  # least cosine between normal and ray that a step counts on
+CELLS = 32  # per side of the frame; the body's points in a cell give the depth at which its rays start
+TRACE_STEPS = 3  # Newton steps from there to the surface
+SCAN_STEPS = 16  # samples further back
+GRIP = 0.35  # least cosine between normal and ray used in a step
 STEM_WIDTH = 0.05  # half of it
 
 
 @dataclass(frozen=True)
 class Variety:
-    """What the fruits of one variety have in common; lengths in units of the half width of the fruit."""
+    """Parameters shared by the fruits of one variety; lengths in units of the fruit's half width."""
 
     name: str  # label of the photos
     kind: str  # family of shapes it belongs to
@@ -87,18 +87,18 @@ def grow(variety: Variety, rng: np.random.Generator, side: int) -> Fruit:
     Parameters
     ----------
     variety : Variety
-        What to grow.
+        Variety of the fruit.
     rng : Generator
-        Decides everything that differs between two fruits of the variety.
+        Source of all differences between two fruits of the variety.
     side : int
-        Width of the map in texels, even: twice the width of the photos, or skin shows its texels.
+        Width of the map in texels, even. Less than twice the width of the photos makes texels visible.
     """
     v = replace(variety, height=variety.height * rng.uniform(0.97, 1.03), sunny=variety.sunny * rng.uniform(0.92, 1.08))
     ray = _directions(side)
     flat = np.maximum(np.sqrt(ray[0] * ray[0] + ray[2] * ray[2]), np.float32(1e-6))
     across, along = ray[0] / flat, ray[2] / flat
     rib, lumps, fine = _cos_multiple(across, along, v.ribs), _noise(rng, ray * 1.6), _noise(rng, ray * 22.0)
-    # Ribs fade out at the poles, where all of them meet.
+    # Ribs fade out at the poles, where all meet.
     ribbed = 1.0 + v.rib_depth * np.minimum(1.0, 1.6 * flat) * (np.abs(rib) * rib * 0.5 + rib * 0.5 - 0.3)
     radius = _radius(v, ray) * (1.0 + v.lumps * lumps) * ribbed + v.peel * 0.014 * fine
     if v.cells:
@@ -151,7 +151,7 @@ def _radius(v: Variety, ray: Floats) -> Floats:
     wide = ((1.0 - v.blunt) * s + v.blunt * np.sqrt(np.maximum(s, 0.0))) * (1.0 - v.taper * (0.55 * c + 0.45 * c * c))
     high = v.height * c - hollow
     reach = np.sqrt(wide**2 + high**2)
-    # The height of a direction on the unit sphere falls along the profile; np.interp wants it to rise.
+    # The height of a direction on the unit sphere falls along the profile; np.interp needs it increasing.
     cosine, reach = (high / reach)[::-1], reach[::-1]
     far: Floats = np.interp(ray[1], cosine, reach).astype(np.float32)
     for _ in range(10 if v.bend else 0):
@@ -172,7 +172,7 @@ def _surface(ray: Floats, radius: Floats, side: int) -> tuple[Floats, Floats]:
     a = (grid[:, 1:-1, 2:] - grid[:, 1:-1, :-2]).reshape(3, -1)
     b = (grid[:, 2:, 1:-1] - grid[:, :-2, 1:-1]).reshape(3, -1)
     normal = np.stack([b[1] * a[2] - b[2] * a[1], b[2] * a[0] - b[0] * a[2], b[0] * a[1] - b[1] * a[0]])
-    # In four texels both differences run the same way: there the direction itself stands in for the normal.
+    # In four texels both differences are parallel: there the direction replaces the normal.
     return points, _unit(normal * np.sign(_dot(normal, ray)) + np.float32(1e-9) * ray)
 
 
@@ -224,23 +224,23 @@ def _cos_multiple(cosine: Floats, sine: Floats, n: int) -> Floats:
 
 
 def render(fruit: Fruit, pose: Floats, light: Floats, tint: Floats, n: int) -> Floats:
-    """Photograph a fruit in front of white, filling the frame as Fruits-360 crops it.
+    """Render a fruit on white, filling the frame as in the crops of Fruits-360.
 
     Parameters
     ----------
     fruit : Fruit
         See :func:`grow`.
     pose : ndarray of shape (3, 3), float32
-        Rotation from fruit to camera: x right, y up, z towards it.
+        Rotation from fruit to camera: x right, y up, z towards the camera.
     light, tint : ndarray of shape (3,), float32
-        Direction towards the light, camera axes, any length; its colour, about 1.
+        Direction towards the light in camera axes, of any length; colour of the light, about 1.
     n : int
         Width and height in pixels.
 
     Returns
     -------
     ndarray of shape (3, n, n), float32
-        Linear light, 1 where white; more in highlights.
+        Linear light, 1 for white; above 1 in highlights.
     """
     seen = np.stack([_dot(fruit.points, axis) for axis in pose])
     stem = None if fruit.stem is None else np.stack([_dot(fruit.stem, axis) for axis in pose])
@@ -253,7 +253,7 @@ def render(fruit: Fruit, pose: Floats, light: Floats, tint: Floats, n: int) -> F
     facing = _dot(fruit.normal, pose[2])
     pixel, texel, depth, cover = _trace(fruit, seen, facing, pose, frame)
 
-    light = _unit(light)  # and _dot with the rows of the pose gives it as the fruit sees it
+    light = _unit(light)  # _dot with the rows of the pose transforms it to the fruit's axes
     normal = [plane.take(texel) for plane in fruit.normal]
     lit = _dot(normal, _dot(pose, light))
     shine = np.maximum(_dot(normal, _dot(pose, _unit(light + np.array([0, 0, 1], np.float32)))), 0.0)
@@ -276,9 +276,9 @@ def render(fruit: Fruit, pose: Floats, light: Floats, tint: Floats, n: int) -> F
 def _trace(
     fruit: Fruit, seen: Floats, facing: Floats, pose: Floats, frame: _Frame
 ) -> tuple[Ints, Ints, Floats, Floats]:
-    """Follow parallel rays onto the body: pixels met, their place on the map, depth towards the camera, share covered.
+    """Trace parallel rays onto the body: pixels hit, their texels, depth towards the camera, share covered.
 
-    Some points of the body, sorted into coarse cells, say where to begin; a few of Newton's steps do the rest.
+    Some points of the body, sorted into coarse cells, give the starting depth; a few Newton steps follow.
     """
     start, held = _begin(seen, facing.reshape(fruit.side, -1)[::2].ravel() > 0.0, frame)
     column, line, cell = _grid(frame.n)
@@ -293,14 +293,14 @@ def _trace(
     best_z, best_texel = z.copy(), np.zeros_like(pixel)
     for _ in range(TRACE_STEPS):
         gap, texel = _gap(fruit, rays, pose[2], z)
-        # A ray that meets nothing keeps its nearest point, whose gap says how far from the outline it passes.
+        # A ray that misses the body keeps its nearest point; the gap there is its distance from the outline.
         np.minimum(lowest, gap, out=lowest)
         far = np.abs(gap)
         better = far < best_far
         for best, new in ((best_z, z), (best_far, far), (best_texel, texel)):
             np.copyto(best, new, where=better)
         z -= gap / grip.take(texel)
-    # A ray that passed by may still meet the body further back, the next rib for one: look there all the way at once.
+    # A ray that missed may still hit the body further back, such as the next rib: sample the whole depth at once.
     passed = np.flatnonzero((lowest > 0.4 * frame.unit) & held.take(cell))
     if len(passed):
         z = best_z[passed] - np.linspace(0.0, np.ptp(seen[2]), SCAN_STEPS, dtype=np.float32)[:, None]
@@ -314,9 +314,9 @@ def _trace(
 
 
 def _gap(fruit: Fruit, rays: Floats, view: Floats, z: Floats) -> tuple[Floats, Ints]:
-    """How far the point at depth z on each ray is from the surface, to first order, below 0 inside; its texel.
+    """Distance of the point at depth z on each ray from the surface, to first order, negative inside; its texel.
 
-    A ray holds where it crosses the plane across the view, and the square of how far out that is.
+    A ray is given by the point where it crosses the image plane, and the squared distance of that point from the centre.
     """
     x, y, up = rays[0] + z * view[0], rays[2] + z * view[2], rays[1] + z * view[1]
     # The inverse of _directions.
@@ -331,7 +331,7 @@ def _gap(fruit: Fruit, rays: Floats, view: Floats, z: Floats) -> tuple[Floats, I
 
 
 def _begin(seen: Floats, front: NDArray[np.bool_], frame: _Frame) -> tuple[Floats, NDArray[np.bool_]]:
-    """Depth (CELLS²,) where rays begin, inf where nothing is near; the cells that lie on the body, not beside it."""
+    """Starting depth of rays (CELLS²,), inf where nothing is near; the cells that lie on the body, not beside it."""
     scale = np.float32(CELLS / frame.n) / frame.unit
     column = ((seen[0] - frame.left) * scale).astype(np.intp)
     line = ((frame.top - seen[1]) * scale).astype(np.intp)
@@ -339,7 +339,7 @@ def _begin(seen: Floats, front: NDArray[np.bool_], frame: _Frame) -> tuple[Float
     np.maximum.at(depth.ravel(), (line + 1) * (CELLS + 2) + column + 1, np.where(front, seen[2], np.float32(-np.inf)))
     around = np.stack([depth[i : i + CELLS, j : j + CELLS] for i in range(3) for j in range(3)])
     full = np.isfinite(around)
-    # Just outside the outline, the deepest cell beside is the best guess at where a ray passes closest.
+    # Just outside the outline, the deepest neighbouring cell is the best guess of where a ray passes closest.
     deepest = np.where(full, around, np.float32(np.inf)).min(axis=0)
     held = full[4] | full[1] & full[7] | full[3] & full[5]
     return np.where(full[4], around[4], deepest).ravel(), held.ravel()
@@ -347,14 +347,14 @@ def _begin(seen: Floats, front: NDArray[np.bool_], frame: _Frame) -> tuple[Float
 
 @lru_cache(maxsize=2)
 def _grid(n: int) -> tuple[Floats, Floats, Ints]:
-    """Column and line of the middle of each pixel of a frame, and its cell: three of (n²,)."""
+    """Column and row of the centre of each pixel of a frame, and its cell: three arrays (n²,)."""
     middle = np.arange(n, dtype=np.float32) + np.float32(0.5)
     cell = (middle * CELLS / n).astype(np.intp)
     return np.tile(middle, n), np.repeat(middle, n), np.repeat(cell, n) * CELLS + np.tile(cell, n)
 
 
 def _draw_stem(canvas: Floats, behind: Floats, stem: Floats, light: Floats, frame: _Frame) -> None:
-    """Paint a round stem over the canvas (3, n, n) wherever it is nearer than what lies behind (n, n)."""
+    """Draw a round stem on the canvas (3, n, n) where it is nearer to the camera than the depth ``behind`` (n, n)."""
     foot, span = stem[0], stem[1] - stem[0]
     low, high = stem.min(axis=0) - STEM_WIDTH, stem.max(axis=0) + STEM_WIDTH
     corners = ((low[0] - frame.left, high[0] - frame.left), (frame.top - high[1], frame.top - low[1]))
@@ -363,7 +363,7 @@ def _draw_stem(canvas: Floats, behind: Floats, stem: Floats, light: Floats, fram
     dx, dy = at[columns] + (frame.left - foot[0]), (frame.top - foot[1] - at[rows])[:, None]
     share = np.clip((dx * span[0] + dy * span[1]) / max(span[0] * span[0] + span[1] * span[1], 1e-6), 0.0, 1.0)
     off_x, off_y = dx - share * span[0], dy - share * span[1]
-    # Thinnest in the middle, as where a stem was bent on the tree.
+    # Thinnest near the middle.
     thick = STEM_WIDTH * (0.65 + 2.7 * (share - 0.45) * (share - 0.45))
     rise = np.sqrt(np.maximum(thick * thick - off_x * off_x - off_y * off_y, 0.0))
     shown = (rise > 0) & (foot[2] + share * span[2] + rise > behind[rows, columns])
@@ -384,12 +384,12 @@ def _unit(vectors: NDArray[np.floating]) -> Floats:
 
 
 def _linear(colour: Rgb) -> Floats:
-    """Linear light (3, 1) of a screen colour; gamma 2, since a square root is exact everywhere and a power is not."""
+    """Linear light (3, 1) of a screen colour; gamma 2, because a square root is exact on all machines and a power is not."""
     return np.asarray(np.square(np.array(colour, np.float32)[:, None] / np.float32(255.0)))
 
 
 def _mix(colour: Floats, other: Rgb, share: Floats) -> Floats:
-    """From linear colours to a screen colour by share (m,)."""
+    """Mix linear colours with a screen colour by share (m,)."""
     return colour + (_linear(other) - colour) * share
 
 
