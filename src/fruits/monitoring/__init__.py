@@ -1,1 +1,1 @@
-"""What a run costs while it goes on: seconds per step, memory, progress, the timeline."""
+"""Monitoring of a run: seconds per step, memory, progress and timeline."""

@@ -1,4 +1,4 @@
-"""What a run costs: seconds per step and memory of the whole process tree."""
+"""Seconds per step, progress, and memory of the process tree."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ _SAMPLE_EVERY_S = 0.25
 
 
 class Progress(Protocol):
-    """Whoever wants to show how far a run is."""
+    """Interface for displaying the progress of a run."""
 
     def start(self, step: str, total: int | None) -> None:
-        """Begin a step of ``total`` photos; None if that is not known."""
+        """Begin a step of ``total`` photos; None if the number is unknown."""
 
     def advance(self, photos: int) -> None:
-        """Say that so many more photos of the step are done."""
+        """Add ``photos`` to the finished photos of the step."""
 
     def say(self, message: str) -> None:
-        """Tell something worth knowing."""
+        """Show a message."""
 
 
 class Silent:
-    """Shows nothing."""
+    """Progress that displays nothing."""
 
     def start(self, step: str, total: int | None) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def advance(self, photos: int) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def say(self, message: str) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
 
 class Clock:
-    """Seconds per step, in the order in which the steps were taken."""
+    """Seconds per step, in the order of the steps."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
         self.seconds: dict[str, float] = {}
-        self.work: dict[str, float] = {}  # by its sort, summed over workers
+        self.work: dict[str, float] = {}  # by kind of work, summed over workers
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -58,19 +58,19 @@ class Clock:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
 
     def add_work(self, receipt: Mapping[str, Any]) -> None:
-        """Add the seconds that a receipt says, summed over workers."""
+        """Add the seconds of a receipt to the sums over workers."""
         for name in ("read", "decode", "infer", "write"):
             self.work[name] = self.work.get(name, 0.0) + receipt[f"seconds_{name}"]
 
     def total(self) -> float:
-        """Return the seconds since the clock was made."""
+        """Return the seconds since the clock was created."""
         return round(time.perf_counter() - self._started, 3)
 
 
 class ProcessTree:
-    """Our process and its children. Where Java started this Python, as in a job that was submitted, from Java on.
+    """Memory and processor time of this process and its children, or of the Java process that started it (a submitted Spark job).
 
-    Pages that processes share count once for each, so the memory is an upper bound.
+    Pages shared by several processes count once for each, so the memory is an upper bound.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class ProcessTree:
         self._cpu: dict[tuple[int, float], float] = {}
 
     def measure(self) -> tuple[int, float]:
-        """Return resident bytes now and processor seconds so far, those of processes that have ended included."""
+        """Return the present resident bytes, and the processor seconds so far, including those of ended processes."""
         total = 0
         for process in [self._root, *self._root.children(recursive=True)]:
             try:
@@ -89,12 +89,12 @@ class ProcessTree:
                     times = process.cpu_times()
                     self._cpu[process.pid, process.create_time()] = times.user + times.system
             except psutil.Error:
-                continue  # it ended while we looked
+                continue  # it has just ended
         return total, sum(self._cpu.values())
 
 
 class Watcher:
-    """Looks at this process and all its children four times a second while the block lasts; keeps the largest memory."""
+    """Context manager that samples the process tree four times a second and keeps its peak memory."""
 
     def __init__(self) -> None:
         self._tree = ProcessTree()
@@ -105,7 +105,7 @@ class Watcher:
 
     @property
     def megabytes(self) -> int:
-        """Return the largest sum of resident memory seen, in MB of 10^6 bytes."""
+        """Return the peak of the sum of resident memory, in MB of 10^6 bytes."""
         return round(self._peak_bytes / 1e6)
 
     def __enter__(self) -> Self:
@@ -119,14 +119,14 @@ class Watcher:
         self._thread.join()
 
     def sample(self, *, last: bool = False) -> None:
-        """Look now; ``last``, if what follows is of no interest."""
+        """Take a sample now; ``last`` marks the final one."""
         with self._sampling:
             memory_bytes, cpu_s = self._tree.measure()
             self._peak_bytes = max(self._peak_bytes, memory_bytes)
             self._saw(memory_bytes, cpu_s, last=last)
 
     def _saw(self, memory_bytes: int, cpu_s: float, *, last: bool) -> None:
-        """Take note of what was seen; for those who want more than the peak."""
+        """Record a sample; hook for subclasses."""
 
     def _watch(self) -> None:
         self.sample()

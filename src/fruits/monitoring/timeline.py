@@ -1,6 +1,6 @@
-"""What a run is doing while it goes on: photos per second, processors and memory, of this machine and of Spark's executors.
+"""Timeline of a run: photos per second, processors and memory, of this machine and of Spark's executors.
 
-A bounded list of points, whatever the run's length. Watches only; nothing that a run computes depends on it.
+A bounded list of points, independent of the run's length. Results of a run do not depend on it.
 """
 
 from __future__ import annotations
@@ -12,33 +12,33 @@ from typing import Any, Final
 
 from fruits.monitoring.clock import Progress, Watcher
 
-#: Between points, at first.
+#: Initial interval between points.
 _POINT_EVERY_S: Final = 0.25
-#: When a timeline is full, neighbours become one point and points are made half as often.
+#: When a timeline is full, pairs of neighbours are merged and the interval is doubled.
 _MOST_POINTS: Final = 240
-#: Asking Spark for its executors takes a few calls: not at every look.
+#: Interval of queries for Spark's executors, which take a few calls each.
 _ASK_EVERY_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What was seen between the point before and this one.
+    """Activity between the previous point and this one.
 
     Attributes
     ----------
     at_s : float
         Seconds since the run began.
     photos : int
-        Embedded so far.
+        Photos embedded so far.
     photos_per_s : float
     cores_busy : float
-        Of this machine: processor seconds of the process tree per second.
+        Processor seconds of the process tree per second, on this machine.
     memory_mb : int
-        Of the process tree, pages that processes share once for each.
+        Peak memory of the process tree; pages shared by several processes count once for each.
     tasks : int or None
-        That executors of Spark were at; None without Spark.
+        Active tasks of Spark's executors; None without Spark.
     cores : int or None
-        That executors had.
+        Cores of Spark's active executors; None without Spark.
     """
 
     at_s: float
@@ -51,14 +51,14 @@ class Point:
 
 
 class Timeline(Watcher):
-    """Watches a run from within while the block lasts, and passes progress on.
+    """Context manager that records the timeline of a run, and forwards its progress.
 
     Parameters
     ----------
     progress : Progress
-        Whom to pass progress on to.
+        Receives the progress of the run.
     executors : callable
-        Returns what Spark says of its executors, see :meth:`fruits.engines.Engine.executors`.
+        Returns the state of Spark's executors, see :meth:`fruits.engines.Engine.executors`.
     """
 
     def __init__(self, progress: Progress, executors: Callable[[], list[dict[str, Any]]]) -> None:
@@ -70,42 +70,42 @@ class Timeline(Watcher):
         self._photos, self._counting = 0, False
         self._seen: list[dict[str, Any]] = []
         self._asked_at = 0.0
-        # Of the point before: when, photos and processor seconds until then; the most memory since.
+        # At the previous point: time, photos and processor seconds so far. Peak memory since then.
         self._last: tuple[float, int, float] | None = None
         self._most_bytes = 0
 
     def start(self, step: str, total: int | None) -> None:
-        """Begin a step; photos are counted during ``embeddings``."""
+        """Begin a step; photos are counted during the step ``embeddings``."""
         self._counting = step == "embeddings"
         self._progress.start(step, total)
 
     def advance(self, photos: int) -> None:
-        """Say that so many more photos of the step are done."""
+        """Add ``photos`` to the finished photos of the step."""
         if self._counting:
             self._photos += photos
         self._progress.advance(photos)
 
     def say(self, message: str) -> None:
-        """Tell something worth knowing."""
+        """Show a message."""
         self._progress.say(message)
 
     def summary(self, *, seconds: float, cores: int, work: Mapping[str, float], usd: float | None) -> dict[str, Any]:
-        """Return what was seen, as plain values.
+        """Return the timeline and derived rates as plain values.
 
         Parameters
         ----------
         seconds : float
-            Of the step ``embeddings``.
+            Duration of the step ``embeddings``.
         cores : int
-            Workers; executors of Spark say themselves how many cores they have.
+            Number of workers; with Spark, the cores of its executors are used instead.
         work : mapping
-            Seconds by sort of work, summed over workers.
+            Seconds by kind of work, summed over workers.
         usd : float, optional
-            What a core costs in an hour.
+            Cost of a core per hour.
         """
         self.look()
         if not self._points or self._points[-1].photos < self._photos:
-            self.sample(last=True)  # photos that came since the last point are part of what was seen
+            self.sample(last=True)  # include the photos since the last point
         used = max((point.cores for point in self._points if point.cores), default=cores)
         rate = self._photos / seconds if self._photos and seconds > 0 else None
         per_million = usd * used / 3600 / rate * 1e6 if usd is not None and rate else None
@@ -122,7 +122,7 @@ class Timeline(Watcher):
         }
 
     def look(self) -> None:
-        """Ask for the executors now, while they are there to ask."""
+        """Query the executors now, while they exist."""
         self._seen = self._ask() or self._seen
         self._asked_at = time.perf_counter()
 
@@ -132,7 +132,7 @@ class Timeline(Watcher):
         self._most_bytes = max(self._most_bytes, memory_bytes)
         if now - then < self._every and not last:
             return
-        # To the end of the run, not of the embeddings alone: else the last answer stands for all that comes after.
+        # Query until the end of the run, not only during the embeddings: otherwise later points would repeat a stale answer.
         if now - self._asked_at >= _ASK_EVERY_S:
             self.look()
         active = [executor for executor in self._seen if executor["active"]]
@@ -155,7 +155,7 @@ class Timeline(Watcher):
 
 
 def _thinned(points: list[Point]) -> list[Point]:
-    """Make one point of two neighbours."""
+    """Merge pairs of neighbouring points."""
     made = []
     start = 0.0
     for first, second in zip(points[::2], points[1::2], strict=True):

@@ -1,1 +1,1 @@
-"""Where bytes and tables rest: objects, their schemas, and parts that count only once committed."""
+"""Storage: objects on disk and in buckets, table schemas, and embedding parts with atomic commits."""

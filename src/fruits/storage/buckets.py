@@ -1,6 +1,6 @@
-"""How a bucket is opened: endpoint, region and credentials by the usual chain of the environment, and what is known of its order.
+"""Opening a bucket: endpoint, region and credentials by the usual chain of the environment, and its order of listing.
 
-Knows nothing of what is done with it.
+Independent of what is stored in it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from obstore.store import from_url
 from fruits.errors import StoreError
 
 _TIMEOUT_VARIABLE: Final = "FRUITS_STORE_TIMEOUT_S"
-#: ``boto3``: ask boto3 for credentials, always. Set where AWS runs our code, which may hand them over in ways of its own.
+#: The value ``boto3`` means that credentials always come from boto3. Set where AWS runs the code, because AWS may provide them
+#: in ways of its own.
 CREDENTIALS_VARIABLE: Final = "FRUITS_AWS_CREDENTIALS"
-#: How the names of S3's directory buckets end, which list in an order of their own.
+#: Suffix of the names of S3's directory buckets, which do not list in the order of keys.
 _DIRECTORY_BUCKET: Final = "--x-s3"
 
 
 def lists_in_order(url: str) -> bool:
-    """Whether a bucket is known to list in the order of keys: S3's general purpose buckets and Google's do.
+    """Return whether a bucket is known to list in the order of keys: S3's general purpose buckets and Google's do.
 
-    Of what else speaks like S3, nobody knows.
+    For other stores with an S3 API, the order is unknown.
     """
     bucket = url.split("/")[2] if url.count("/") >= 2 else ""
     return url.startswith("gs://") or (
@@ -35,8 +36,8 @@ def lists_in_order(url: str) -> bool:
 
 
 def open_bucket(url: str, retries: Any) -> Any:
-    """Open a bucket with the usual chain: environment, then profile, then the machine's role (obstore asks for that)."""
-    open_url: Any = from_url  # its overloads want literal dictionaries
+    """Open a bucket with the usual credential chain: environment, then profile, then the machine's role (by obstore)."""
+    open_url: Any = from_url  # its overloads need literal dictionaries
     client: dict[str, Any] = {
         "connect_timeout": timedelta(seconds=5),
         "timeout": timedelta(seconds=float(os.environ.get(_TIMEOUT_VARIABLE, "60"))),
@@ -53,13 +54,13 @@ def open_bucket(url: str, retries: Any) -> Any:
         config["region"] = region
     provider = None
     if os.environ.get(CREDENTIALS_VARIABLE) == "boto3":
-        provider = _boto3_credentials()  # whatever AWS itself offers where it runs our code, renewed in time
+        provider = _boto3_credentials()  # whatever AWS provides where it runs the code; renewed before expiry
     elif "AWS_ACCESS_KEY_ID" not in os.environ:
         if "aws_access_key_id" in profile:
             for name in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"):
                 if name in profile:
                     config[name.removeprefix("aws_")] = profile[name]
-            if "session_token" in config:  # the name that obstore gives it
+            if "session_token" in config:  # obstore's name for it
                 config["token"] = config.pop("session_token")
         elif profile.keys() & {"sso_session", "sso_start_url", "role_arn", "credential_process"}:
             provider = _boto3_credentials()

@@ -1,7 +1,7 @@
-"""Bytes of files that a stranger may have made: regular files of a bounded size, never a link, a pipe or a device.
+"""Reading untrusted files: regular files of a bounded size, never a link, a pipe or a device.
 
-Names inside bundles and networks come from whoever made them. What is opened here cannot hang (a pipe), never ends too late
-(``/dev/zero``) and lies where it is said to lie (no ``..``, no link on the way). Knows nothing of what the bytes mean.
+Names inside bundles and networks are untrusted input. Reading a file here cannot hang (a pipe), is bounded (unlike ``/dev/zero``)
+and stays within the folder (no ``..``, no link on the way). Independent of the content.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 
 class RefusedFileError(OSError):
-    """A file is there and is not read; ``strerror`` says why, in words that go into a sentence."""
+    """A file exists but is not read; ``strerror`` gives the reason, as a part of a sentence."""
 
     def __init__(self, why: str) -> None:
         super().__init__(0, why)
@@ -27,9 +27,9 @@ def read_regular(path: str | Path, most_bytes: int, *, follow: bool = False) -> 
     ----------
     path : str or Path
     most_bytes : int
-        A larger file is refused unread.
+        A larger file is refused without reading it.
     follow : bool
-        Whether the last name may be a link: only where the user, no stranger, gave it.
+        Whether the last name may be a link; use it only for paths given by the user.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def read_regular(path: str | Path, most_bytes: int, *, follow: bool = False) -> 
 
 
 def plain_parts(name: str) -> tuple[str, ...]:
-    """Return the parts of a relative name of plain parts, such as ``weights/net.bin``.
+    """Split a plain relative name, such as ``weights/net.bin``, into its parts.
 
     Raises
     ------
@@ -66,9 +66,11 @@ def opened_regular(path: Path, parts: tuple[str, ...] = (), *, follow: bool = Fa
     Parameters
     ----------
     path : Path
-        The file; or, with ``parts``, the folder from which they lead to it. No part may be a link.
+        The file or, with ``parts``, the folder that contains it.
+    parts : tuple of str
+        Names from the folder to the file. None may be a link.
     follow : bool
-        Whether the last name of ``path`` may be a link, without ``parts``.
+        Without ``parts``, whether the last name of ``path`` may be a link.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     folder = None
@@ -89,7 +91,7 @@ def opened_regular(path: Path, parts: tuple[str, ...] = (), *, follow: bool = Fa
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             raise RefusedFileError("not a regular file")
-        if parts and about.st_nlink > 1:  # a second name of a file that lies elsewhere
+        if parts and about.st_nlink > 1:  # a hard link to a file elsewhere
             raise RefusedFileError("a file with a second name (hard link); copy it")
         yield descriptor, about.st_size
     finally:
@@ -102,7 +104,7 @@ def read_exactly(descriptor: int, offset: int, length: int) -> bytes:
     Raises
     ------
     RefusedFileError
-        If the file ends before.
+        If the file is shorter.
     """
     pieces = []
     while length:
@@ -118,7 +120,7 @@ def _opened(name: str | Path, flags: int, folder: int | None) -> int:
     try:
         return os.open(name, flags, dir_fd=folder)
     except OSError as exc:
-        # ELOOP, or ENOTDIR where a folder was asked for.
+        # ELOOP, or ENOTDIR where a folder was expected.
         if flags & os.O_NOFOLLOW and stat.S_ISLNK(_mode(name, folder)):
             raise RefusedFileError("a link; expected the file itself: copy it there") from exc
         if stat.S_ISSOCK(_mode(name, folder)):

@@ -1,8 +1,8 @@
-"""Who may finish a run: one at a time on one output, and a run that died holds nobody up.
+"""The lease to finish a run: one run at a time per output; the lease of a dead run expires.
 
-Any number of runs compute embeddings for one output at once; only one at a time then fits and writes the results that carry
-fixed names. On a disk the holder is known to the operating system (``flock``), which forgets it when its process ends. In a
-bucket it is the last of a chain of small objects put if absent; its holder shows at intervals that it lives.
+Any number of runs may compute embeddings for one output concurrently. Only one at a time fits and writes the results, whose names
+are fixed. On disk the lease is an ``flock``, which the operating system releases when the process ends. In a bucket it is the
+last of a chain of small objects, created by conditional put; the holder renews it at intervals (heartbeat).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fruits.errors import StoreError
 from fruits.storage.objects import Objects
 from fruits.storage.sanitising import json_text
 
-#: A holder in a bucket says so often that it lives, and is given up after so long without a word.
+#: Interval of the heartbeat in a bucket, and time without one after which the holder is considered dead.
 _BEAT_S: Final = 5.0
 _PATIENCE_S: Final = 30.0
 _POLL_S: Final = 0.2
@@ -33,21 +33,21 @@ _FOLDER: Final = "lease"
 
 
 class Lease:
-    """The right to finish, while it lasts.
+    """The right to finish a run.
 
     Parameters
     ----------
     objects : Objects
         The output.
     key : str
-        Of the holder's object.
+        Key of the holder's object.
     """
 
     def __init__(self, objects: Objects, key: str) -> None:
         self._objects, self.key = objects, key
 
     def confirm(self) -> None:
-        """Raise :class:`StoreError` if another run took over, because this one gave no sign of life for too long."""
+        """Raise :class:`StoreError` if another run took over because this one missed its heartbeats."""
         if not self._objects.is_local and self._objects.read_if_present(_next(self.key)) is not None:
             raise StoreError(
                 f"another run took over '{self._objects.root}', since this one gave no sign of life for {_PATIENCE_S:.0f} s; "
@@ -57,19 +57,19 @@ class Lease:
 
 @contextmanager
 def finishing(objects: Objects, say: Callable[[str], None] = lambda _: None) -> Iterator[Lease]:
-    """Wait until no other run is finishing on this output, then be the one that is.
+    """Hold the lease of an output; wait while another run holds it.
 
     Parameters
     ----------
     objects : Objects
         The output.
     say : callable
-        Told whom the run waits for.
+        Called with messages for the user, such as which run is waited for.
 
     Raises
     ------
     StoreError
-        If the place cannot be read or written.
+        If the output cannot be read or written.
     """
     with _on_disk(objects, say) if objects.is_local else _in_bucket(objects, say) as lease:
         yield lease
@@ -93,7 +93,7 @@ def _on_disk(objects: Objects, say: Callable[[str], None]) -> Iterator[Lease]:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             say("this file system knows no locks: let no other run work on this output at the same time")
-        with suppress(OSError):  # a full disk: who holds it stays unnamed
+        with suppress(OSError):  # a full disk: the holder stays unnamed
             file.truncate(0)
             file.write(json_text(_me()))
             file.flush()
@@ -110,7 +110,7 @@ def _in_bucket(objects: Objects, say: Callable[[str], None]) -> Iterator[Lease]:
         count = 0
         while not over.wait(_BEAT_S):
             count += 1
-            with suppress(StoreError):  # the next one may arrive
+            with suppress(StoreError):  # the next heartbeat may succeed
                 objects.write(key, json_text({**me, "beat": count}).encode())
 
     pulse = threading.Thread(target=beat, daemon=True, name="lease")
@@ -120,12 +120,12 @@ def _in_bucket(objects: Objects, say: Callable[[str], None]) -> Iterator[Lease]:
     finally:
         over.set()
         pulse.join()
-        with suppress(StoreError):  # then the next run waits out our silence
+        with suppress(StoreError):  # then the next run waits for the timeout
             objects.write(key, json_text({**me, "over": True}).encode())
 
 
 def _take(objects: Objects, me: dict[str, Any], say: Callable[[str], None]) -> str:
-    """Put the object after the last one as soon as the last one's holder is done, dead or silent."""
+    """Append an object to the chain as soon as the holder of the last one is done, dead or timed out; return its key."""
     key, told = _last(objects), False
     seen, since = b"", time.monotonic()
     while True:
@@ -150,7 +150,7 @@ def _take(objects: Objects, me: dict[str, Any], say: Callable[[str], None]) -> s
 
 
 def _last(objects: Objects) -> str:
-    """Return where to begin looking for the last one: a hint that may be old, never wrong."""
+    """Return the key from which to search for the last one: a hint that may be old but is always in the chain."""
     first = f"{_FOLDER}/00000001.json"
     with suppress(ValueError):
         hint = json.loads(objects.read_if_present(f"{_FOLDER}/last.json") or b"null")
@@ -176,7 +176,7 @@ def _me() -> dict[str, Any]:
 
 
 def _process_numbers() -> str:
-    """Return what the numbers of processes here are of, where the system tells."""
+    """Return the PID namespace of this process; empty where the system has none."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -184,12 +184,12 @@ def _process_numbers() -> str:
 
 
 def _is_over(data: bytes) -> bool:
-    """Whether its holder said that it is done, or is a process of this machine that is gone."""
+    """Return whether the holder has released the lease, or is a process of this machine that has ended."""
     try:
         holder = json.loads(data)
         if holder.get("over"):
             return True
-        # Containers may share a host's name, and each counts its processes from 1: only of the same count is one known dead.
+        # Containers may share a host name, and each has its own PIDs: a process is known dead only in the same PID namespace.
         if (holder["host"], holder["processes"]) != (socket.gethostname(), _process_numbers()):
             return False
         return bool(abs(psutil.Process(holder["pid"]).create_time() - holder["born"]) > 1)

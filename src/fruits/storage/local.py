@@ -1,7 +1,7 @@
-"""Files on this machine's disk that strangers may have put there: opened without harm, read up to a size.
+"""Reading untrusted files on the local disk safely, up to a size limit.
 
-Nothing but a regular file is ever read, so no pipe is waited for and no device is touched; what a name leads to is looked at
-once the file is open, so that nobody can change it between the look and the reading.
+Only regular files are read, so reading never blocks on a pipe and never touches a device. The real path is checked after the file
+is opened, so that it cannot change between check and read.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from typing import Final
 
 from fruits.errors import StoreError
 
-#: Never the terminal of this process, never waiting for whoever writes into a pipe, never through a link.
+#: Do not become the controlling terminal, do not block on a pipe, do not follow a link.
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW
-#: Of a photo: more than any camera writes, and more than 100 million pixels take as PNG. What is larger is never read.
+#: Largest photo that is read, in bytes: more than any camera writes, and more than 100 million pixels take as PNG.
 MAX_PHOTO_BYTES: Final = 256 << 20
 _DELETED: Final = " (deleted)"
 
 
 class RefusedError(StoreError):
-    """A file or object that is not read: it is too large, no file, or leads elsewhere.
+    """A file or object that is not read: it is too large, is no regular file, or a link leads out of its place.
 
     Parameters
     ----------
     code : str
         ``too large``, ``not a file`` or ``outside``.
     message : str
+        The reason with details.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -45,17 +46,18 @@ def read_regular(path: str, limit: int, leads: Callable[[str], bool]) -> bytes:
     Parameters
     ----------
     path : str
-        Absolute.
+        Absolute path.
     limit : int
-        A larger file is refused before any of it is read.
+        Largest size in bytes; a larger file is refused without reading it.
     leads : callable
-        Whether the path without links, given to it only where it is another, may be read.
+        Returns whether a real path (links resolved) may be read. Called only if it differs from ``path``.
 
     Raises
     ------
     RefusedError
+        If it is too large or no regular file, or its real path may not be read.
     OSError
-        If the file is gone or cannot be read.
+        If the file is missing or cannot be read.
     """
     descriptor = open_regular(path, leads)
     try:
@@ -63,10 +65,10 @@ def read_regular(path: str, limit: int, leads: Callable[[str], bool]) -> bytes:
         if size > limit:
             raise too_large(size, limit)
         data = os.read(descriptor, size + 1)
-        if len(data) == size:  # as nearly always: one call
+        if len(data) == size:  # nearly always: one call
             return data
         pieces, held = [data], len(data)
-        while data and held <= limit:  # a file that grows, or one of more than what one call gives
+        while data and held <= limit:  # the file grows, or is larger than one call returns
             data = os.read(descriptor, min(1 << 24, limit + 1 - held))
             pieces.append(data)
             held += len(data)
@@ -78,12 +80,12 @@ def read_regular(path: str, limit: int, leads: Callable[[str], bool]) -> bytes:
 
 
 def read_named(path: str, limit: int) -> bytes:
-    """Return the bytes of what a user named: a file, also by a link, or a pipe.
+    """Return the bytes of a path given by the user: a file, also through a link, or a pipe.
 
     Raises
     ------
     RefusedError
-        If there are more than ``limit``.
+        If it has more than ``limit`` bytes.
     OSError
         If it cannot be read.
     """
@@ -98,7 +100,7 @@ def read_named(path: str, limit: int) -> bytes:
 
 
 def read_head_of(path: str, length: int, leads: Callable[[str], bool]) -> bytes:
-    """Return the first bytes of a file; arguments and errors as :func:`read_regular`."""
+    """Return the first bytes of a file; parameters and errors as in :func:`read_regular`."""
     descriptor = open_regular(path, leads)
     try:
         return os.read(descriptor, length)
@@ -107,7 +109,7 @@ def read_head_of(path: str, length: int, leads: Callable[[str], bool]) -> bytes:
 
 
 def open_regular(path: str, leads: Callable[[str], bool]) -> int:
-    """Return a descriptor of a regular file; arguments and errors as :func:`read_regular`."""
+    """Open a regular file and return its descriptor; parameters and errors as in :func:`read_regular`."""
     try:
         descriptor = os.open(path, _FLAGS)
     except OSError:
@@ -133,17 +135,17 @@ def open_regular(path: str, leads: Callable[[str], bool]) -> int:
 
 
 def too_large(size: int, limit: int) -> RefusedError:
-    """Return the refusal of a file of so many bytes."""
+    """Return the error for a file of ``size`` bytes."""
     return RefusedError("too large", f"{size:,} bytes; expected at most {limit:,}")
 
 
 def _real(descriptor: int, path: str) -> str:
-    """Return the path, without links, of what is open."""
+    """Return the real path of an open file."""
     try:
         real = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115
-    except OSError:  # no /proc here, or a very long path
+    except OSError:  # no /proc, or a very long path
         return os.path.realpath(path)
-    # Replaced or deleted since it was opened, which is no matter: we read what we opened.
+    # Replaced or deleted since it was opened, which does not matter: the opened file is read.
     return path if real == path + _DELETED else real
 
 

@@ -1,8 +1,8 @@
-"""Which folders are ours: a small object that every command puts into a folder before it writes anything else there.
+"""The marker of folders written by fruits: a small object that every command puts into a folder before anything else.
 
-A folder that holds other things and no marker is somebody else's, and :func:`claim` refuses it. Folders that versions before the
-marker made are recognised by what lies in them. Whoever lists photos leaves out what is ours: :func:`kind_of` tells, after
-:func:`may_be_ours` has said from the names alone that it is worth asking. Knows nothing of what the commands write.
+:func:`claim` refuses a folder that holds other files and no marker. Folders of versions before the marker are recognised by their
+contents. Listings of photos skip folders written by fruits: :func:`may_be_ours` is a quick check of the names, :func:`kind_of`
+the full one. Independent of what the commands write.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from fruits.storage.local import read_head_of, read_regular
 from fruits.storage.objects import Objects
 from fruits.storage.sanitising import json_text
 
-#: What a folder of ours holds: ``results`` of run, apply, audit and evaluate; a ``bundle`` by itself; a ``pack``; an ``export``
-#: of reviewed photos, made to be listed; the data of a ``service``; the ``photos`` that it keeps, listed if named as a source.
+#: Contents of a folder written by fruits: ``results`` of run, apply, audit and evaluate; a ``bundle`` by itself; a ``pack``; an
+#: ``export`` of reviewed photos, meant to be a source; the data of a ``service``; the ``photos`` that a service stores, listed if
+#: given as a source.
 Kind = Literal["results", "bundle", "pack", "export", "service", "photos"]
 
 #: Hidden, so that no version of fruits takes it for a photo.
@@ -30,43 +31,43 @@ NAME: Final = ".fruits"
 FORMAT: Final = "fruits folder"
 VERSION: Final = 1
 
-#: Larger, and it is none of ours: folders among photos may be a stranger's.
+#: A larger file was not written by fruits: folders among photos are untrusted.
 _MAX_BYTES: Final = 64 << 20
-#: What systems and tools leave in a folder that people call empty.
+#: Files of systems and tools in a folder that is considered empty.
 _NOTHING: Final = {".DS_Store", "Thumbs.db", "desktop.ini", "lost+found", ".gitkeep", ".gitignore", ".keep"}
-#: A run that died at its very beginning left no more than these, whatever is in them; ``job.json`` is put by ``fruits aws run``.
+#: The only names left by a run that died right after its start; ``job.json`` is put by ``fruits aws run``.
 _BEGINNINGS: Final = {"preprocessing.json", "lease", "job.json"}
 _LEDGER: Final = ".fruits-export/ledger.json"
 _PACK_DATA: Final = re.compile(r"data/\d{8}T\d{6}-[0-9a-f]{12}-\d{5}\.parquet")
 _COMPUTATION: Final = re.compile(r"embeddings/[0-9a-f]{8,64}/(plans|records|parts|backbone\.onnx|training_photos)\b")
-#: Names that folders of ours have had since before the marker; see :func:`_older_kind`.
+#: Names by which folders of fruits are recognised, with or without marker; see :func:`_older_kind`.
 _NAMES: Final = {
     NAME, "run.json", "audit.json", "manifest.json", "bundle", "embeddings", "pack.json", "data", ".fruits-export", "service.db",
 }  # fmt: skip
 
 
 class OccupiedError(StoreError):
-    """A folder that a command would write into holds what fruits did not write."""
+    """The output folder of a command holds files that fruits did not write, or results of another kind."""
 
 
 def claim(objects: Objects, kind: Kind) -> None:
-    """Refuse a folder that is somebody else's, and say that it is ours before anything else is written into it.
+    """Mark a folder as written by fruits before anything else is written; refuse it if it holds other files.
 
     Parameters
     ----------
     objects : Objects
         The folder, or the prefix of a bucket.
     kind : str
-        What the command writes there.
+        Kind of what the command writes there, see :data:`Kind`.
 
     Raises
     ------
     OccupiedError
-        If the folder holds what fruits did not write, or something of another kind. Nothing was changed.
+        If the folder holds files that fruits did not write, or those of another kind. Nothing was changed.
     """
     found = kind_of(objects)
     if found is None and (other := _first_other(objects)) is not None:
-        found = kind_of(objects)  # another process of ours may just have begun here
+        found = kind_of(objects)  # another process may just have put the marker
         if found is None and not objects.names() - _NOTHING <= _BEGINNINGS:
             raise OccupiedError(
                 f"'{objects.root}' holds {other!r} and no {kind} of fruits: it is somebody else's; expected a new or an empty "
@@ -81,29 +82,29 @@ def claim(objects: Objects, kind: Kind) -> None:
 
 
 def mark(objects: Objects, kind: Kind, **more: str) -> None:
-    """Put the marker into a folder unless there is one; what lies beside it does not matter."""
+    """Put the marker into a folder unless it has one, whatever else the folder holds."""
     if NAME not in objects.names():
         objects.put_if_absent(NAME, content(kind, **more))
 
 
 def content(kind: Kind, **more: str) -> bytes:
-    """Return what the marker holds."""
+    """Return the content of a marker."""
     return json_text({"format": FORMAT, "version": VERSION, "kind": kind, "fruits": __version__, **more}).encode()
 
 
 def kind_of(objects: Objects) -> Kind | None:
-    """Return what fruits wrote into a folder; None if it did not."""
+    """Return the kind of a folder written by fruits; None for any other folder."""
     return marked(objects) or _older_kind(objects)
 
 
 def marked(objects: Objects) -> Kind | None:
-    """Return what the marker of a folder says; None if there is none of ours."""
+    """Return the kind given by the marker of a folder; None without a valid marker."""
     kind = _json(objects, NAME).get("kind") if NAME in objects.names() else None
     return cast("Kind", kind) if kind in get_args(Kind) else None
 
 
 def may_be_ours(names: Iterable[str]) -> bool:
-    """Whether the names that lie directly in a folder allow that it is ours; quick, for every folder of a large tree."""
+    """Return whether a folder may be written by fruits, judging by the names in it; fast enough for large trees."""
     return not _NAMES.isdisjoint(names)
 
 
@@ -118,7 +119,7 @@ _WORDS: Final[dict[Kind, str]] = {
 
 
 def _first_other(objects: Objects) -> str | None:
-    """Return a name in a folder that would be empty without it, or an object below that name; None if it is empty."""
+    """Return a name that shows that a folder is not empty, or an object below that name; None if the folder is empty."""
     name = next((name for name in sorted(objects.names()) if name not in _NOTHING), None)
     if name is None:
         return None
@@ -129,7 +130,7 @@ def _first_other(objects: Objects) -> str | None:
 
 
 def _older_kind(objects: Objects) -> Kind | None:
-    """Return what a version before the marker wrote into a folder, going by what only fruits writes so."""
+    """Return the kind of a folder written by a version before the marker, recognised by files that only fruits writes."""
     names = objects.names()
     if ".fruits-export" in names and objects.look(_LEDGER) is not None:
         return "export"
@@ -140,7 +141,7 @@ def _older_kind(objects: Objects) -> Kind | None:
     if "data" in names and names <= _NOTHING | {
         "data",
         "pack.json",
-    }:  # a pack that is damaged, or whose making was killed
+    }:  # a damaged or unfinished pack
         below = [found.key for found in objects.list("data")]
         if below and all(_PACK_DATA.match(key) for key in below):
             return "pack"
@@ -174,10 +175,10 @@ def _begins(objects: Objects, key: str, start: bytes) -> bool:
 
 
 def _json(objects: Objects, key: str) -> dict[str, Any]:
-    """Return an object of JSON; empty if there is none, or it holds something else, or is no file of a size that makes sense."""
+    """Return a JSON object; empty if there is none, it holds other JSON, or it is too large or no regular file."""
     try:
         value = json.loads(_read(objects, key))
-    # Absent, not JSON, or it is a folder, a pipe or a link out of here that is called so.
+    # Absent, not JSON, or a folder, a pipe or a link to outside of that name.
     except (ValueError, OSError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -191,6 +192,6 @@ def _read(objects: Objects, key: str) -> bytes:
 
 
 def _inside(objects: Objects) -> Callable[[str], bool]:
-    """Return whether a path, without links, lies in a place: links in a stranger's may lead anywhere."""
+    """Return a check that a real path lies in a folder: links in an untrusted folder may lead anywhere."""
     root = os.path.realpath(objects.root)
     return lambda real: real.startswith(f"{root}/")

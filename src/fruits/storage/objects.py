@@ -1,8 +1,8 @@
-"""Bytes under names, in a folder or a bucket: read, write, put if absent, list. Nothing else in fruits knows which.
+"""Object storage in a folder or a bucket behind one interface: read, write, put if absent, list.
 
-Built on obstore, whose local folder and buckets (S3, GCS, Azure) share one interface. Results appear whole or not at all.
-Requests to a bucket are tried again a bounded number of times; an answer that got lost on the way is told from a refusal by
-what is stored then. Knows nothing of what the bytes mean.
+Built on obstore, which supports the local disk and buckets (S3, GCS, Azure). Writes are atomic. Requests to a bucket are retried
+a bounded number of times. After a conditional put whose response was lost, the stored bytes show whether it succeeded.
+Independent of the content.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ from fruits.storage.raw_keys import has_bad_segment, is_no_path, list_raw
 
 T = TypeVar("T")
 
-#: ``scheme://`` of the buckets that obstore knows. Tested here: S3.
+#: ``scheme://`` of the buckets that obstore supports. Tested here: S3.
 _BUCKETS: Final = ("s3://", "s3a://", "gs://", "az://", "azure://", "abfs://", "abfss://")
-#: obstore's own retries of one request: a slow-down of a minute is sat out, a server that is gone is noticed.
+#: obstore's own retries of one request: enough for a slow-down of a minute, short enough to detect a server that is gone.
 _RETRIES: Final[Any] = {
     "max_retries": 10,
     "retry_timeout": timedelta(seconds=90),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
 }
-#: Of the very first request. What was never reached is more likely a wrong address than a passing fault.
+#: Retries of the very first request: a server that was never reached is more likely a wrong address than a transient fault.
 _FIRST_RETRIES: Final[Any] = {**_RETRIES, "max_retries": 4, "retry_timeout": timedelta(seconds=5)}
-#: How often, and for how long, a whole operation is tried again: an answer that breaks off in its body is not always tried
-#: again by obstore. Where one answer of three does, four attempts would lose one photo of a hundred, these one of a million.
+#: Attempts, and time, for a whole operation: obstore does not always retry a response that breaks off in its body. If one
+#: response in three breaks off, four attempts would lose one photo in a hundred, and these one in a million.
 _ATTEMPTS: Final = 12
 _PATIENCE_S: Final = 90.0
 _LONGEST_PAUSE_S: Final = 5.0
-#: Requests in flight when many small objects are read: each waits for the network, not for the processor.
+#: Concurrent requests when many small objects are read: each waits for the network, not for the processor.
 _AT_ONCE: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An object that a listing gave.
+    """Metadata of an object.
 
     Attributes
     ----------
@@ -63,9 +63,9 @@ class Found:
         Relative to the root.
     size_bytes : int
     version : str
-        Etag, or time and size where there is none.
+        Etag, or time and size if there is none.
     modified_s : float
-        When it was written, in seconds since 1970.
+        Time of the last write, in seconds since 1970.
     """
 
     key: str
@@ -75,7 +75,7 @@ class Found:
 
 
 def is_remote(uri: str) -> bool:
-    """Whether a name is that of a bucket or of something in one."""
+    """Return whether a name is the uri of a bucket or of an object in one."""
     return uri.startswith(_BUCKETS)
 
 
@@ -86,7 +86,7 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def under(root: str, key: str) -> str:
-    """Return the full name of an object, for people."""
+    """Return the full name of an object, for messages."""
     return f"{root.rstrip('/')}/{key}"
 
 
@@ -96,7 +96,7 @@ class Objects:
     Parameters
     ----------
     root : str
-        Path of a folder, made if absent, or ``s3://bucket/prefix`` (also ``gs://``, ``az://``). Buckets are opened with the
+        Path of a folder, created if absent, or ``s3://bucket/prefix`` (also ``gs://``, ``az://``). Buckets are opened with the
         credentials and settings of the environment (``AWS_*``), of the profile (``AWS_PROFILE``), or of the machine's role.
 
     Attributes
@@ -108,7 +108,7 @@ class Objects:
     Raises
     ------
     StoreError
-        From every method, if the place or an object cannot be read or written.
+        By every method, if the folder, the bucket or an object cannot be read or written.
     """
 
     def __init__(self, root: str) -> None:
@@ -124,14 +124,14 @@ class Objects:
                 self._store = open_bucket(self.root, _RETRIES)
 
     def __reduce__(self) -> tuple[type[Objects], tuple[str]]:
-        # Whoever gets it opens it anew, with the credentials of where it runs: none travel.
+        # The receiving process opens the store again with its own credentials: none are pickled.
         return Objects, (self.root,)
 
     def make_private(self) -> None:
-        """Keep other users of this machine out, as far as its files are this user's: folders 0700, new files 0600."""
+        """Deny access to other users of this machine: folders get mode 0700, new files 0600. No effect in a bucket."""
         if self.is_local:
             self._private = True
-            with suppress(OSError):  # another user's: that user says who may read
+            with suppress(OSError):  # owned by another user, who controls access
                 Path(self.root).chmod(0o700)
 
     def read(self, key: str, *, limit: int | None = None) -> bytes:
@@ -140,7 +140,7 @@ class Objects:
         Raises
         ------
         RefusedError
-            If it has more than ``limit`` bytes; none of them is read then.
+            If it has more than ``limit`` bytes; nothing is read then.
         """
 
         def get() -> bytes:
@@ -152,14 +152,14 @@ class Objects:
         return self._try("read", key, get)
 
     def read_if_present(self, key: str) -> bytes | None:
-        """Return the bytes of an object, or None if there is none."""
+        """Return the bytes of an object; None if it does not exist."""
         try:
             return self.read(key)
         except AbsentError:
             return None
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the bytes of several small objects, None for those that are not there; from a bucket many at a time."""
+        """Return the bytes of several small objects, None for missing ones; from a bucket with concurrent requests."""
         if self.is_local or len(keys) < 2:
             return [self.read_if_present(key) for key in keys]
         with ThreadPoolExecutor(min(_AT_ONCE, len(keys)), thread_name_prefix="objects") as pool:
@@ -170,19 +170,19 @@ class Objects:
         return self._try("read", key, lambda: bytes(obstore.get_range(self._store, key, start=start, length=length)))
 
     def size(self, key: str) -> int | None:
-        """Return how many bytes an object has, or None if there is none."""
+        """Return the size of an object in bytes; None if it does not exist."""
         found = self.look(key)
         return found.size_bytes if found else None
 
     def look(self, key: str) -> Found | None:
-        """Return size and version of an object, or None if there is none."""
+        """Return the metadata of an object; None if it does not exist."""
         try:
             return self._try("look at", key, lambda: _found(obstore.head(self._store, key)))
         except AbsentError:
             return None
 
     def write(self, key: str, data: bytes) -> None:
-        """Write an object, replacing any."""
+        """Write an object, replacing an existing one."""
         if self._private:
             with _translated("write", under(self.root, key)):
                 write_private(Path(self.root, key), data)
@@ -190,10 +190,10 @@ class Objects:
         self._try("write", key, lambda: obstore.put(self._store, key, data))
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write an object unless there is one; return whether ``data`` is what is there then. Atomic among all writers.
+        """Write an object unless it exists; return whether its content is ``data``. Atomic among all writers.
 
-        A put whose answer was lost and that was tried again is told that the object exists: reading it back says whose it is.
-        Data that must not be taken for another writer's holds something of its own, such as a random name.
+        A put that is retried after a lost response fails because the object exists; reading it back shows who wrote it. If
+        writers must be told apart, ``data`` has to contain something unique, such as a random name.
         """
         try:
             self._try("write", key, lambda: obstore.put(self._store, key, data, mode="create"))
@@ -202,17 +202,19 @@ class Objects:
         return True
 
     def delete(self, key: str) -> None:
-        """Delete an object; deleting none is fine."""
+        """Delete an object; no error if it does not exist."""
         with suppress(AbsentError):
             self._try("delete", key, lambda: obstore.delete(self._store, key))
 
     def move(self, key: str, to: str) -> None:
-        """Give an object another name, replacing any; it counts as written now. On a disk in one step, in a bucket by a copy.
+        """Rename an object, replacing an existing one, and set its time of writing to now.
+
+        Atomic on disk; in a bucket a copy and a delete.
 
         Raises
         ------
         AbsentError
-            If there is none, or another process moved it.
+            If it does not exist, or another process moved it.
         """
         if self.is_local:
             with _translated("move", under(self.root, key)):
@@ -225,16 +227,16 @@ class Objects:
         self.delete(key)
 
     def list(self, prefix: str = "", *, leave: Callable[[str], None] = lambda _: None) -> Iterator[Found]:
-        """Yield the objects whose keys begin with a folder's name, each once, a page at a time; in the order the store has.
+        """Yield the objects below a folder, each once, in the order of the store; listed page by page.
 
-        ``leave`` is called with keys that can name nothing, such as ``a//b``: no such object can be read.
+        ``leave`` is called with keys that are no valid paths, such as ``a//b``: obstore cannot read such objects.
         """
-        patience, given = _Patience(self.is_local), array("q")  # 8 bytes per key, for the case that it breaks off
+        patience, given = _Patience(self.is_local), array("q")  # 8 bytes per key, in case the listing breaks off
         known: frozenset[int] = frozenset()
         last, in_order = "", lists_in_order(self.root)
         while True:
-            # Where keys come in order, what broke off goes on where it was. Elsewhere keys before the last one may still be to
-            # come: it begins again, and what was given already is left out.
+            # If the store lists in the order of keys, a broken listing resumes after the last key. Otherwise smaller keys may
+            # still follow, so it restarts and skips the keys already yielded.
             offset = last if last and in_order else None
             try:
                 with _translated("list", under(self.root, prefix)):
@@ -263,10 +265,10 @@ class Objects:
                 yield _found(meta | {"path": meta["path"].removesuffix("/")})
 
     def names(self) -> set[str]:
-        """Return the names that lie directly in this place: of objects, and of what has objects below it."""
+        """Return the names directly below the root: of objects and of folders."""
         if self.is_local:
             with _translated("list", self.root):
-                return set(os.listdir(self.root))  # noqa: PTH208 - names that are not UTF-8, too
+                return set(os.listdir(self.root))  # noqa: PTH208 - includes names that are not UTF-8
         try:
             found: Any = self._try("list", "", lambda: obstore.list_with_delimiter(self._store))
         except StoreError as exc:
@@ -278,13 +280,13 @@ class Objects:
 
     @contextmanager
     def writer(self, key: str) -> Iterator[io.RawIOBase]:
-        """Open an object for writing piece by piece; it appears when the block ends without an error."""
-        # obstore's writer completes when its block ends well and drops what it has otherwise.
+        """Open an object for streaming writes; it appears when the block ends without an error."""
+        # obstore's writer commits when its block ends without an error, and discards the data otherwise.
         with _translated("write", under(self.root, key)), obstore.open_writer(self._store, key) as sink:
             yield _Sink(sink)
 
     def open(self, key: str) -> io.BufferedReader:
-        """Open an object for reading in any order; of one in a bucket only the ranges that are asked for are fetched."""
+        """Open an object for random access; in a bucket, only the requested ranges are fetched."""
         if self.is_local:
             with _translated("read", under(self.root, key)):
                 return Path(self.root, key).open("rb")
@@ -294,11 +296,11 @@ class Objects:
         return io.BufferedReader(_Source(self, key, size), 1 << 16)
 
     def local_path(self, key: str) -> Path | None:
-        """Return the path of an object on this machine's disk; None in a bucket."""
+        """Return the path of an object on the local disk; None in a bucket."""
         return Path(self.root, key) if self.is_local else None
 
     def _try(self, verb: str, key: str, operation: Callable[[], T]) -> T:
-        """Do it; in a bucket, again after what may pass: a cut answer, or a server that had used up obstore's patience."""
+        """Run an operation; in a bucket, retry after transient faults, such as a truncated response or exhausted retries."""
         patience = _Patience(self.is_local)
         while True:
             try:
@@ -309,7 +311,7 @@ class Objects:
 
 
 class _Patience:
-    """How often one operation is tried again; a disk is not asked twice."""
+    """Retry budget of one operation; none on disk."""
 
     def __init__(self, is_local: bool) -> None:
         self._attempts = 1 if is_local else _ATTEMPTS
@@ -317,36 +319,41 @@ class _Patience:
         self._pause_s = 0.1
 
     def wait_or_raise(self, exc: StoreError) -> None:
-        """Wait until the next attempt, or raise what made the last one fail: there may be no next, or no sense in it."""
+        """Wait before the next attempt, or raise the error if it is permanent or the budget is exhausted."""
         self._attempts -= 1
         may_pass = isinstance(exc.__cause__, GenericError) and _may_pass(str(exc.__cause__))
         if isinstance(exc, AbsentError | _ExistsError) or not may_pass or not self._attempts:
             raise exc
         if time.monotonic() > self._until:
             raise exc
-        # Not all at the same moments: many threads and machines ask the same bucket.
+        # Jitter, because many threads and machines use the same bucket.
         time.sleep(self._pause_s * random.uniform(0.5, 1.0))  # noqa: S311
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
 
 class AbsentError(StoreError):
-    """There is no such object."""
+    """The object does not exist."""
 
 
 class _ExistsError(StoreError):
-    """There is one already."""
+    """The object exists already."""
 
 
 @lru_cache(maxsize=64)
 def opened(root: str) -> Objects:
-    """Open a place once per process."""
+    """Open a folder or bucket, once per process."""
     return Objects(root)
 
 
 def reach(root: str) -> None:
-    """Say within seconds if nothing can be connected to where a bucket should be; any answer at all is fine, and so is a folder.
+    """Check within seconds that a bucket's server accepts connections. Any response will do; a folder always passes.
 
-    For commands, before they begin: later, and in workers, what cannot be reached is waited for.
+    Commands call it before they start. Later, and in workers, an unreachable server is retried for longer.
+
+    Raises
+    ------
+    StoreError
+        If no connection can be made.
     """
     if is_remote(root):
         try:
@@ -358,14 +365,14 @@ def reach(root: str) -> None:
 
 
 def make_private_folder(path: Path) -> None:
-    """Make a folder for this user alone; one that is there stays as it is."""
+    """Create a folder that only this user can access; an existing folder is not changed."""
     if not path.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file for this user alone; it appears whole or not at all. Who is killed leaves ``<name>#<number>`` at most."""
+    """Write a file that only this user can access, atomically. A killed process leaves ``<name>#<number>`` at most."""
     make_private_folder(path.parent)
     piece = path.with_name(f"{path.name}#{secrets.randbits(48)}")
     try:
@@ -378,12 +385,12 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def private(path: str, flags: int) -> int:
-    """Open a file as ``open`` does; one that is made is for this user alone."""
+    """Opener for :func:`open` that creates files with mode 0600."""
     return os.open(path, flags, 0o600)
 
 
 class _Sink(io.RawIOBase):
-    """obstore's writer with the face of a file that pyarrow expects."""
+    """File interface, as pyarrow expects it, to obstore's writer."""
 
     def __init__(self, sink: obstore.WritableFile) -> None:
         self._sink = sink
@@ -396,7 +403,7 @@ class _Sink(io.RawIOBase):
 
 
 class _Source(io.RawIOBase):
-    """An object of a bucket with the face of a file."""
+    """File interface to an object of a bucket."""
 
     def __init__(self, objects: Objects, key: str, size: int) -> None:
         self._objects, self._key, self._size, self._at = objects, key, size, 0
@@ -430,7 +437,7 @@ def _found(meta: Any) -> Found:
 
 
 def _may_pass(message: str) -> bool:
-    """Whether trying again makes sense: not after an answer that will be the same tomorrow."""
+    """Return whether an error may be transient, so that a retry makes sense."""
     return not re.search(
         r"status code: (301|400|403|404|405|411|501)\b|AuthorizationHeaderMalformed|PermanentRedirect", message
     )
@@ -455,7 +462,7 @@ def _translated(verb: str, name: str) -> Iterator[None]:
 
 
 def _of_bucket(verb: str, name: str, exc: Exception, text: str) -> StoreError:
-    """Say in a sentence what a bucket's answer means and what to do."""
+    """Return the error for a bucket's response: what it means and what to do."""
     bucket = name.split("/")[2] if name.count("/") >= 2 else name
     say = f"cannot {verb} '{name}'"
     if "NoSuchBucket" in text:

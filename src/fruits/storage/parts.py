@@ -1,9 +1,9 @@
-"""Embedding rows as Parquet parts that count only once committed, so that any run can be killed and goes on.
+"""Embedding rows as Parquet parts with atomic commits, so that a killed run can be resumed.
 
-A *plan* (one Parquet file per generation, put if absent) deals photos into shards. A worker writes a shard's rows to a part
-under a name of its own attempt, then puts the shard's *record* (JSON: part, size, checksum, counts) if there is none. Readers
-start at plan 1 and read what records name; nothing is ever found by listing. A part holds exactly the rows of its shard, in
-the plan's order, so who has which photo is known from plans and records alone.
+A *plan* (one Parquet file per generation, put if absent) assigns photos to shards. A worker writes a shard's rows to a part with
+a name unique to its attempt, then commits by putting the shard's *record* (JSON: part, size, checksum, counts) if absent. Readers
+start at plan 1 and read the parts that records name; nothing is found by listing. A part holds exactly the rows of its shard, in
+the plan's order, so plans and records alone tell which part has which photo.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ _ROWS_PER_SHARD: Final = (64, 4096)
 
 
 class DamagedError(StoreError):
-    """Stored bytes are not those that were written; ``--repair`` helps."""
+    """Stored bytes are damaged; run again with ``--repair``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What makes a part count.
+    """The commit record of a part.
 
     Attributes
     ----------
     shard, part, sha256 : str
         Shard id, key of the part, checksum of its bytes.
     size_bytes, rows : int
-        Of the part.
+        Size of the part.
     errors : tuple of (int, str, str)
         Row, status and error of every photo that is not ok.
     """
@@ -61,13 +61,13 @@ class Record:
     errors: tuple[tuple[int, str, str], ...]
 
     def to_json(self) -> bytes:
-        """Return the record as it is stored, with a checksum of its own: its counts are believed without the part."""
+        """Return the record as stored, with its own checksum, because its counts are used without reading the part."""
         text = json_text(asdict(self))
         return json_text({**asdict(self), "checksum": hashlib.sha256(text.encode()).hexdigest()}).encode()
 
     @classmethod
     def parse(cls, data: bytes, key: str) -> Record:
-        """Read a record; raise :class:`StoreError` if it is damaged."""
+        """Parse a record; raise :class:`DamagedError` if it is damaged."""
         try:
             values = json.loads(data)
             values["errors"] = tuple((int(row), str(status), str(error)) for row, status, error in values["errors"])
@@ -84,13 +84,13 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """The part of one committed shard and what its rows are to the present catalogue.
+    """The part of a committed shard and the catalogue rows that its rows belong to.
 
     Attributes
     ----------
     record : Record
     catalogue_rows : int64 array, shape (record.rows,)
-        Row of the catalogue that each row of the part stands for; -1 where it stands for none.
+        Catalogue row of each row of the part; -1 for rows that are not used.
     """
 
     record: Record
@@ -99,18 +99,18 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What is there for a catalogue, and what is still to do.
+    """The stored embeddings of a catalogue, and the work that is left.
 
     Attributes
     ----------
     holdings : list of Holding
-        In plan order; every catalogue row stands in at most one.
+        In plan order; every catalogue row is in at most one.
     pending : pyarrow.Table
-        Planned shards without a record whose photos are all still wanted; schema ``WORK``.
+        Planned shards without a record whose photos are all still needed; schema ``WORK``.
     missing : int64 array
-        Catalogue rows that are neither held nor pending, or that failed and may work now.
+        Catalogue rows that are neither stored nor pending, or that failed and may work now.
     plans : int
-        How many plans there were.
+        Number of plans.
     """
 
     holdings: list[Holding]
@@ -120,14 +120,14 @@ class Inventory:
 
 
 class Parts:
-    """The parts of one computation under one prefix.
+    """The parts of one embedding job under one prefix.
 
     Parameters
     ----------
     root : str
         Folder of the results.
     prefix : str
-        Such as ``embeddings/<computation>``.
+        Prefix of all keys, such as ``embeddings/<job>``.
     """
 
     def __init__(self, root: str, prefix: str) -> None:
@@ -154,7 +154,7 @@ class Parts:
             If a plan or record cannot be read.
         """
         n = catalogue.num_rows
-        holder = np.full(n, -1, np.int64)  # the shard that holds the row, counted over all plans
+        holder = np.full(n, -1, np.int64)  # number, over all plans, of the shard that has the row
         failed_holder = np.full(n, -1, np.int64)
         uncommitted: list[tuple[pa.Table, NDArray[np.int64]]] = []
         committed: list[tuple[Record, NDArray[np.int64]]] = []
@@ -201,15 +201,15 @@ class Parts:
         return Inventory(holdings, pa.concat_tables([WORK.empty_table(), *pending]), np.flatnonzero(to_do), plans)
 
     def plan(self, catalogue: pa.Table, rows: NDArray[np.int64], *, after: int) -> pa.Table | None:
-        """Deal catalogue rows into new shards and commit the plan; return it, schema ``WORK``.
+        """Assign catalogue rows to new shards and commit the plan; return it, schema ``WORK``.
 
-        None if another run has put a plan since the inventory, which had ``after`` of them, was taken: take it again. A plan
-        that was put after looking for a free place instead would plan that run's photos once more.
+        Returns None if another run has put a plan since the inventory, which had ``after`` plans: take the inventory again.
+        Putting the plan at the next free number instead would plan the other run's photos a second time.
         """
         low, high = _ROWS_PER_SHARD
         per_shard = min(max(-(-len(rows) // _SHARDS_PER_PLAN), low), high)
         generation = after + 1
-        # Names of this plan alone: should it get lost, what its shards left is never taken for those of the plan in its place.
+        # Unique shard names per plan: if a plan is lost, its shards' files are never mistaken for those of its replacement.
         mine = f"{generation:05d}-{uuid.uuid4().hex[:8]}"
         names = [f"{mine}-{index:05d}" for index in range(-(-len(rows) // per_shard))]
         wanted = catalogue.select(["uri", "label", "split", "version"])
@@ -222,12 +222,12 @@ class Parts:
         return table if self._objects.put_if_absent(self._plan_key(generation), _plan_bytes(table)) else None
 
     def commit(self, shard: str, table: pa.Table) -> Record:
-        """Write the rows of a shard and make them count; called by workers.
+        """Write the rows of a shard and commit them; called by workers.
 
-        If another attempt made the shard count first, this attempt's part is deleted and the other's record returned.
+        If another attempt committed the shard first, this attempt's part is deleted and the other's record is returned.
         """
         out = BytesIO()
-        # Floats of a network do not compress; trying costs more than the rest of the write.
+        # Embeddings do not compress; trying costs more than the rest of the write.
         compressed = {name: "none" if name == "embedding" else "zstd" for name in table.column_names}
         compressed["embedding.list.element"] = compressed.pop("embedding")
         pq.write_table(table, out, compression=compressed, use_dictionary=["label", "split", "status", "error"])
@@ -238,14 +238,14 @@ class Parts:
         errors = tuple((int(row), table["status"][int(row)].as_py(), table["error"][int(row)].as_py()) for row in bad)
         record = Record(shard, part, len(data), hashlib.sha256(data).hexdigest(), table.num_rows, errors)
         key = self._record_key(shard)
-        # The record names a part that no other attempt can have: if an answer is lost, what is stored says whose it is.
+        # The record names a part unique to this attempt: if a response is lost, the stored record shows who wrote it.
         if self._objects.put_if_absent(key, record.to_json()):
             return record
         self._objects.delete(part)
         return Record.parse(self._objects.read(key), key)
 
     def committed(self, shard: str) -> Record | None:
-        """Return the record of a shard that counts already, by another attempt or another run; else None."""
+        """Return the record of a shard committed by another attempt or another run; None if there is none."""
         return self._records([shard])[0]
 
     def read(self, record: Record, columns: list[str] | None = None) -> pa.Table:
@@ -254,7 +254,7 @@ class Parts:
         Raises
         ------
         StoreError
-            If its bytes are not the ones that were committed.
+            If its bytes differ from the committed ones.
         """
         data = self._bytes(record)
         if data is None:
@@ -265,17 +265,17 @@ class Parts:
         return read_table(data, columns)
 
     def repair(self, progress: Callable[[str], None] = lambda _: None) -> int:
-        """Look at every byte that counts; make what is damaged not count, so that its photos are computed again.
+        """Verify all committed bytes; remove the records of damaged shards, so that their photos are computed again.
 
         Parameters
         ----------
         progress : callable
-            Told of everything that was damaged.
+            Called with a message for every damaged plan or shard.
 
         Returns
         -------
         int
-            Shards, and plans, that were damaged.
+            Number of damaged shards and plans.
         """
         damaged = 0
         for generation, data in self._plan_files():
@@ -303,7 +303,7 @@ class Parts:
         return damaged
 
     def _plan_from_parts(self, generation: int) -> pa.Table:
-        """Return a plan of the shards that are whole; here alone are names looked up by listing, since nothing else has them."""
+        """Rebuild a plan from its undamaged shards; only here are names found by listing, because nothing else has them."""
         tables = [WORK.empty_table()]
         keys = [found.key for found in self._objects.list(f"{self.prefix}/records")]
         for key in sorted(key for key in keys if key.rpartition("/")[2].startswith(f"{generation:05d}-")):
@@ -315,13 +315,13 @@ class Parts:
         return pa.concat_tables(tables)
 
     def _bytes(self, record: Record) -> bytes | None:
-        """Return a part's bytes if they are those that were committed, else None.
+        """Return a part's bytes if they match the record, else None.
 
-        Every pass reads every part. Those of a bucket are kept on this machine's disk while the run lasts.
+        Every pass reads every part, so parts in a bucket are cached on the local disk during the run.
         """
         copy = None
         if not self._objects.is_local:
-            with self._copying:  # of two folders, one would vanish under its readers
+            with self._copying:  # with two folders, one would be deleted while in use
                 self._copies = self._copies or tempfile.TemporaryDirectory(prefix="fruits-parts-")
             copy = Path(self._copies.name, record.sha256)
         if copy and copy.is_file():
@@ -331,7 +331,7 @@ class Parts:
         if data is None or len(data) != record.size_bytes or hashlib.sha256(data).hexdigest() != record.sha256:
             return None
         if copy and not copy.is_file():
-            with suppress(OSError):  # a full disk costs time, nothing else
+            with suppress(OSError):  # a full disk only costs time
                 copy.with_suffix(".new").write_bytes(data)
                 copy.with_suffix(".new").rename(copy)
         return data
@@ -365,23 +365,23 @@ class Parts:
 
 
 def read_table(data: bytes, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet file from memory, on this thread alone.
+    """Read a Parquet file from memory, on the calling thread only.
 
-    Arrow's own threads may still hold Python objects when the interpreter ends, which then aborts the process (seen with pyarrow
-    26, in 2 to 5 of 120 programs that read a table and end).
+    Arrow's threads may still hold Python objects when the interpreter ends, which then aborts the process (seen with pyarrow 26,
+    in 2 to 5 of 120 programs that read a table and end).
     """
     return pq.read_table(pa.BufferReader(data), columns=columns, use_threads=False, pre_buffer=False)
 
 
 def write_table(objects: Objects, key: str, table: pa.Table) -> None:
-    """Write a table as Parquet, whole or not at all."""
+    """Write a table as Parquet, atomically."""
     out = BytesIO()
     pq.write_table(table, out, compression="zstd")
     objects.write(key, out.getvalue())
 
 
 def _plan_bytes(plan: pa.Table) -> bytes:
-    """Return a Parquet file whose footer holds a checksum of all its bytes, in whose place are zeros for the counting."""
+    """Return a Parquet file whose footer holds a checksum of all its bytes, computed with zeros in place of the checksum."""
     out = BytesIO()
     with pq.ParquetWriter(out, plan.schema, compression="zstd") as writer:
         writer.write_table(plan)
@@ -392,15 +392,15 @@ def _plan_bytes(plan: pa.Table) -> bytes:
     return bytes(data)
 
 
-#: Parquet itself checks its pages at most; a byte changed in its footer can move rows without a word.
+#: Parquet has checksums of pages only; a changed byte in the footer can move rows without an error.
 _PLAN_MARK: Final = b"fruits.sha256="
 _BLANK: Final = b"0" * 64
-#: Arrow raises OSError, too, for bytes that make no sense.
+#: Arrow raises OSError too for malformed bytes.
 _PLAN_DAMAGE: Final = (pa.ArrowException, OSError)
 
 
 def _parse_plan(data: bytes) -> pa.Table:
-    """Read a plan, not a byte of which may be another than was written."""
+    """Parse a plan after verifying its checksum, which covers every byte."""
     before, mark, after = data.rpartition(_PLAN_MARK)
     digest = hashlib.sha256(before + mark + _BLANK)
     digest.update(after[len(_BLANK) :])
@@ -417,7 +417,7 @@ def _first_line(exc: Exception) -> str:
 
 
 def _catalogue_rows(plan: pa.Table, catalogue: pa.Table) -> NDArray[np.int64]:
-    """Return for each planned row the catalogue row of the same uri and version, -1 where there is none."""
+    """Return for each planned row the catalogue row of the same uri and version; -1 if there is none."""
     index = pc.index_in(plan["uri"], value_set=catalogue["uri"].combine_chunks())
     rows: NDArray[np.int64] = index.combine_chunks().fill_null(-1).to_numpy().astype(np.int64)
     found = np.flatnonzero(rows >= 0)

@@ -1,6 +1,6 @@
-"""The keys of a bucket as they are, also those that are no paths, such as ``a//b.jpg``: obstore refuses a page that holds one.
+"""Listing a bucket with keys that are no valid paths, such as ``a//b.jpg``: obstore refuses a page that contains one.
 
-Only S3 takes such keys from other programs; boto3 lists them. Asked when obstore has refused.
+Only S3 accepts such keys from other programs. boto3 lists them; it is used after obstore has refused.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from fruits.errors import StoreError
 
 
 def is_no_path(message: str) -> bool:
-    """Whether an error says that a listing holds a key that obstore takes for no path."""
+    """Return whether an error message means that a listing contains a key that is no valid path for obstore."""
     return "Encountered object with invalid path" in message or "contained empty path segment" in message
 
 
 def has_bad_segment(key: str) -> bool:
-    """Whether a key, relative to the place that is listed, can name nothing: an empty, ``.`` or ``..`` segment."""
+    """Return whether a key, relative to the listed prefix, has an empty, ``.`` or ``..`` segment."""
     return not {"", ".", ".."}.isdisjoint(key.removesuffix("/").split("/"))
 
 
@@ -29,7 +29,7 @@ def list_raw(root: str, prefix: str) -> Iterator[dict[str, Any]]:
     Raises
     ------
     StoreError
-        If boto3 is not installed, the bucket is not S3, or it refuses.
+        If boto3 is not installed, the bucket is not on S3, or the request is refused.
     """
     scheme, _, rest = root.partition("://")
     bucket, _, folder = rest.partition("/")
@@ -37,7 +37,7 @@ def list_raw(root: str, prefix: str) -> Iterator[dict[str, Any]]:
         raise StoreError(
             f"'{root}' holds a key with an empty, '.' or '..' segment, which cannot be listed; rename or delete it"
         )
-    try:  # of the extra "aws": for a fault that is rare
+    try:  # part of the extra "aws", because the case is rare
         boto3, botocore = importlib.import_module("boto3"), importlib.import_module("botocore.config")
         errors = importlib.import_module("botocore.exceptions")
     except ImportError as exc:

@@ -1,7 +1,7 @@
-"""Text sanitising: cleaned before it is stored, and written so that no spreadsheet evaluates it. JSON that is JSON.
+"""Text sanitising: untrusted text is cleaned before it is stored, CSV cells are escaped, and JSON is strict.
 
-Labels, names and notes come from folders, visitors and programs. What they say is kept; what acts on a screen instead of being
-read is not. Pages escape HTML themselves (report: Jinja; service: ``textContent``); this is what comes before that.
+Labels, names and notes come from folders, visitors and programs. Readable text is kept; control characters and marks that change
+the display of other text are removed. Pages escape HTML themselves (report: Jinja; service: ``textContent``).
 """
 
 from __future__ import annotations
@@ -12,51 +12,51 @@ import re
 import unicodedata
 from typing import Any, Final
 
-#: The longest text that is kept of what a stranger writes, in characters.
+#: Longest untrusted text that is kept, in characters.
 LONGEST: Final = 500
 
-# Direction marks, embeddings, overrides and isolates turn what stands beside them around: "gpj.elppa" reads "apple.jpg".
+# Direction marks, embeddings, overrides and isolates reverse the text beside them: "gpj.elppa" is displayed as "apple.jpg".
 _DIRECTIONS: Final = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-# Of the control characters only the new line is a character of text; lines end in many ways, kept is one. Lone surrogates
-# are no characters at all and no file or database takes them.
+# The newline is the only control character that is kept; other line endings become one. Lone surrogates are no characters, and no
+# file or database accepts them.
 _UNWANTED: Final = re.compile(f"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufff9-\ufffb\ud800-\udfff{_DIRECTIONS}]")
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def clean_text(text: str, longest: int = LONGEST) -> str:
-    """Return text as it is kept: NFC, without control characters but the new line, without marks that turn text around.
+    """Clean text of several lines: NFC, without control characters except newline, and without direction marks.
 
     Parameters
     ----------
     text : str
     longest : int
-        What is over is cut off.
+        Longest result in characters; the rest is cut off.
     """
     lines = re.sub("\r\n?|\u2028|\u2029|\x85|\x0b|\x0c", "\n", text[: 4 * longest])
-    # Normalised twice over: what stood on both sides of a mark may compose once the mark is gone.
+    # Normalise after removal: characters on both sides of a mark may compose once the mark is gone.
     cleaned = unicodedata.normalize("NFC", _UNWANTED.sub("", lines.replace("\t", " ")))
     return cleaned.strip()[:longest].strip()
 
 
 def clean_line(text: str, longest: int = LONGEST) -> str:
-    """Return text as it is kept where one line is meant, such as a label or a name."""
+    """Clean text of a single line, such as a label or a name."""
     return clean_text(clean_text(text, longest).replace("\n", " "), longest)
 
 
 def json_text(value: Any, **options: Any) -> str:
-    """Return JSON; numbers that are none (NaN, infinities), which JSON does not know, become null.
+    """Return strict JSON; NaN and infinities, which JSON lacks, become null.
 
-    The one way in which fruits writes JSON.
+    All JSON of fruits is written with this function.
 
     Parameters
     ----------
-    value : plain values
+    value : JSON-serialisable
     **options
-        Of ``json.dumps``.
+        Options of ``json.dumps``.
     """
     try:
         return json.dumps(value, allow_nan=False, **options)
-    except ValueError:  # rare, so only then is everything looked through
+    except ValueError:  # rare, so the values are searched only then
         return json.dumps(_finite(value), allow_nan=False, **options)
 
 
@@ -72,7 +72,7 @@ def _finite(value: Any) -> Any:
 
 
 def csv_cell(text: str) -> str:
-    """Return text for a cell of a CSV file: one that a spreadsheet would take for a formula begins with an apostrophe.
+    """Return text for a cell of a CSV file; text that a spreadsheet would evaluate as a formula is prefixed by an apostrophe.
 
     References
     ----------
@@ -82,7 +82,7 @@ def csv_cell(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text for a line at a terminal or in a log: what would act on it is written as an escape."""
+    """Return text for a line in a terminal or log; unprintable characters are escaped."""
     return "".join(
         letter if letter.isprintable() and not _UNWANTED.match(letter) else letter.encode("unicode_escape").decode()
         for letter in text

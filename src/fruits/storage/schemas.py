@@ -1,12 +1,12 @@
-"""The Arrow schema of every table that crosses a boundary.
+"""Arrow schemas of all tables that are stored or exchanged between processes.
 
-A change of meaning raises ``VERSION``: embeddings of another version are computed again, bundles of another are refused.
-To change a schema: raise the number, say why below, and add a test that old results are refused or read.
+A change of meaning raises ``VERSION``: embeddings of another version are computed again, bundles of another version are refused.
+To change a schema: raise the number, document the change below, and add a test that old results are refused or read.
 
 1: first version.
-2: embeddings have brightness and sharpness; answers have a kind, a variety and how sure they are.
-3: plans carry a checksum of what they say.
-4: that checksum is of every byte of the plan, and shards have names of their plan alone.
+2: embeddings have brightness and sharpness; predictions have a kind, a variety and an outcome.
+3: plans have a checksum of their content.
+4: the checksum covers every byte of the plan, and shard names are unique per plan.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import pyarrow as pa
 
 VERSION: Final = 4
 
-#: Largest float distance that "the same embedding" allows between engines; the same machine gives the same bits.
+#: Largest difference between embeddings of the same photo by different engines; on the same machine they are bit-identical.
 EMBEDDING_TOLERANCE: Final = 1e-5
 
 _LABEL = pa.dictionary(pa.int32(), pa.string())
 _SPLIT = pa.dictionary(pa.int8(), pa.string())
 
-#: One row per photo that was found. ``source``: what was given on the command line. ``group``: photos that may show the same
-#: thing from nearly the same view share one; negative where a manifest says so, else a guess from names. ``manifest_source``:
-#: what a manifest's column ``source`` says, null where none does; catalogues of older runs lack it.
+#: One row per photo. ``source``: as given on the command line. ``group``: shared by photos that may show the same object from
+#: nearly the same view; negative if given by a manifest, else a guess from file names. ``manifest_source``: the column ``source``
+#: of a manifest, null without one; catalogues of older runs lack it.
 CATALOGUE: Final = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
@@ -39,7 +39,7 @@ CATALOGUE: Final = pa.schema(
     ]
 )
 
-#: What a worker is told: the photos of one shard.
+#: Input of a worker: the photos of one shard.
 WORK: Final = pa.schema(
     [
         pa.field("shard", pa.string(), nullable=False),
@@ -50,7 +50,7 @@ WORK: Final = pa.schema(
     ]
 )
 
-#: What a worker answers for a committed shard: what it holds and where the seconds went (summed over threads).
+#: Result of a worker for a committed shard: counts, and seconds by kind of work (summed over threads).
 RECEIPT: Final = pa.schema(
     [
         pa.field("shard", pa.string(), nullable=False),
@@ -65,7 +65,7 @@ RECEIPT: Final = pa.schema(
 )
 
 
-#: What an audit found: a row per photo and sort of finding; what does not apply is null.
+#: Findings of an audit: a row per photo and sort of finding; columns that do not apply are null.
 FINDINGS: Final = pa.schema(
     [
         pa.field("sort", pa.string(), nullable=False),
@@ -90,7 +90,7 @@ FINDINGS: Final = pa.schema(
 
 
 def embeddings(embedding_size: int) -> pa.Schema:
-    """Return the schema of embedding rows of ``embedding_size`` numbers."""
+    """Return the schema of the embeddings table, for embeddings of ``embedding_size`` numbers."""
     return pa.schema(
         [
             pa.field("uri", pa.string(), nullable=False),
@@ -110,7 +110,7 @@ def embeddings(embedding_size: int) -> pa.Schema:
 
 
 def features(components: int) -> pa.Schema:
-    """Return the schema of feature rows: embeddings projected to ``components`` numbers."""
+    """Return the schema of the features table: embeddings projected to ``components`` numbers."""
     return pa.schema(
         [
             pa.field("uri", pa.string(), nullable=False),
@@ -123,10 +123,10 @@ def features(components: int) -> pa.Schema:
 
 
 def predictions(components: int) -> pa.Schema:
-    """Return the schema of answers; all but the first three columns are null where the photo was not ok.
+    """Return the schema of predictions; all but the first three columns are null if the status is not ``ok``.
 
-    ``outcome``: variety, kind, probable, unsure or unknown; ``kind``, ``variety`` and names only where something is named;
-    ``probability`` of what is named, else of the best kind. Lists hold the three best, best first.
+    ``outcome``: variety, kind, probable, unsure or unknown. ``kind``, ``variety`` and names are null if the answer names none.
+    ``probability``: that of the named kind or variety, else of the best kind. Lists hold the three best, best first.
     """
     return pa.schema(
         [
