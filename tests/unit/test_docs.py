@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
+
+from fruits.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -72,3 +77,45 @@ def test_prose_uses_the_terms_of_the_field(page: Path) -> None:
         if (match := re.search(rf"\b({word})\b", line, re.IGNORECASE))
     ]
     assert found == []
+
+
+def test_commands_of_the_docs_have_the_options_that_they_show() -> None:
+    wrong = [
+        f"{page.name}: {text}: {problem}" for page in PAGES for text in _commands(page) if (problem := _problem(text))
+    ]
+    assert wrong == []
+    assert sum(len(_commands(page)) for page in PAGES) > 100
+    assert _problem("fruits run photos --to results --sampel 3") == "no option --sampel"
+    assert _problem("fruits aws fly") == "no command 'aws fly'"
+
+
+def _commands(page: Path) -> list[str]:
+    """Return what a page shows as commands of fruits: lines of code, and code within a line."""
+    text = page.read_text("utf-8").replace("\\\n", " ")
+    blocks: list[str] = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += [line for line in text.splitlines() if line.startswith("    ")]
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+    shown = [re.split(r"\s+#|\s{3,}|;|\|\||&&", line.strip())[0] for line in [*lines, *spans]]
+    return [command for command in shown if re.match(r"fruits [a-z]", command)]
+
+
+def _problem(text: str) -> str:
+    """Return what is wrong with a command; empty if nothing is."""
+    try:
+        words = shlex.split(text)[1:]
+    except ValueError:
+        return ""  # prose that only begins like a command
+    command: Any = get_command(app)
+    path: list[str] = []
+    while hasattr(command, "commands"):
+        if not words or not re.fullmatch(r"[a-z-]+", words[0]):
+            return ""  # a group, named as such
+        path.append(words.pop(0))
+        if path[-1] not in command.commands:
+            return f"no command '{' '.join(path)}'"
+        command = command.commands[path[-1]]
+    known = {"-h", "--help", "-v", "--verbose", "-q", "--quiet"}
+    known.update(name for param in command.params for name in [*param.opts, *param.secondary_opts])
+    unknown = [word.split("=")[0].strip("[]") for word in words if word.strip("[").startswith("-") and word != "-"]
+    return next((f"no option {word}" for word in unknown if word not in known), "")
