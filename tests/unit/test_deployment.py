@@ -191,6 +191,7 @@ def test_caddy_reads_the_caddyfile() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_what_compose_starts_serves_from_its_database(postgres: Any, tmp_path: Path) -> None:
     """Commands and variables of compose.yaml without containers, on a PostgreSQL of this machine: only addresses differ."""
     here = urlsplit(postgres.empty_database())

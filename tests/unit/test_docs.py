@@ -14,6 +14,7 @@ from typer.main import get_command
 from fruits.cli.main import app
 
 ROOT = Path(__file__).parents[2]
+COMMANDS: Any = get_command(app)
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 
 
@@ -106,7 +107,7 @@ def _problem(text: str) -> str:
         words = shlex.split(text)[1:]
     except ValueError:
         return ""  # prose that only begins like a command
-    command: Any = get_command(app)
+    command: Any = COMMANDS
     path: list[str] = []
     while hasattr(command, "commands"):
         if not words or not re.fullmatch(r"[a-z-]+", words[0]):

@@ -14,6 +14,8 @@ from types import ModuleType
 
 import pytest
 
+pytestmark = pytest.mark.slow  # each builds the site
+
 ROOT = Path(__file__).parents[2]
 #: Attributes by which a page loads something; a link that a reader follows (a, form) loads nothing.
 LOADING = {
