@@ -22,6 +22,7 @@ from fruits.assessment.dataset import Dataset, Finished, dataset_of, open_run
 from fruits.embedding.backbone import Embedder
 from fruits.learning.calibration import temperature
 from fruits.learning.heads import logistic as heads
+from fruits.learning.validation import hold_back
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import nearest, unit
 from fruits.learning.out_of_distribution import Known, entropy
@@ -99,7 +100,7 @@ class Trial:
         self.k = min(run.record["components"], self.pca.max_components)
         regularisation = run.record["head"]["regularisation"]
         labels = dataset.labels[train]
-        held = heads.hold_back(labels, dataset.group[train])
+        held = hold_back(labels, dataset.group[train])
         features = self.features(dataset.embeddings[train])
         learnt, numbers = np.unique(labels[~held], return_inverse=True)
         blind = heads.fit(features[~held], numbers, regularisation=regularisation)

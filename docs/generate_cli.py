@@ -11,7 +11,7 @@ from typing import Any
 
 from typer.main import get_command
 
-from fruits.cli.conventions import default_of, described, usage
+from fruits.cli.conventions import default_of, described, usage, with_names
 from fruits.cli.main import app
 
 TARGET = Path(__file__).with_name("cli.md")
@@ -39,7 +39,7 @@ def cli_markdown() -> str:
             if param.name not in ("verbose", "quiet"):
                 default = "required" if param.required else default_of(param)
                 shown = described(param)[0].replace("|", "\\|")
-                lines.append(f"| `{shown}` | {(param.help or '').replace('<', '&lt;')} | {default} |")
+                lines.append(f"| `{shown}` | {with_names(param.help or '', own=True).replace('<', '&lt;')} | {default} |")
     return "\n".join(lines) + "\n"
 
 

@@ -24,7 +24,9 @@ from varieties import fit_varieties
 from fruits.embedding.backbone import Backbone, Embedder
 from fruits.learning import calibration as confidence
 from fruits.learning.drift import Drift
-from fruits.learning.heads import logistic as heads
+from fruits.learning.heads import softmax
+from fruits.learning.heads.logistic import LogisticHead
+from fruits.learning.validation import balance
 from fruits.learning.moments import Moments
 from fruits.learning.out_of_distribution import ACCEPTED, Known
 from fruits.learning.pca import PCA
@@ -71,7 +73,7 @@ class Fitted:
 
     pca: PCA
     components: int
-    head: heads.Head
+    head: LogisticHead
     known: Known
     taxonomy: Taxonomy
 
@@ -163,9 +165,9 @@ def fit(train: Embedded, layers: Layers, *, k: int = COMPONENTS) -> Fitted:
         for row, name in enumerate(names):
             drawn_to[number[name]] = towards[row] - towards[of == of[row]].mean(axis=0)
     sources = np.unique([photo.source for photo in train.photos], return_inverse=True)[1]
-    weights = heads.balance(kind_of[labels], sources)
+    weights = balance(kind_of[labels], sources)
     more, shift = fit_varieties(kind_of, features, labels, weights, slopes=drawn_to)
-    head = heads.Head((slopes[kind_of] + more).astype(np.float32), (intercepts[kind_of] + shift).astype(np.float32))
+    head = LogisticHead((slopes[kind_of] + more).astype(np.float32), (intercepts[kind_of] + shift).astype(np.float32))
     return Fitted(pca, k, head, Known.of(features, labels), taxonomy)
 
 
@@ -176,7 +178,7 @@ def calibrate(fitted: Fitted, left_out: Embedded, *, min_precision: float = MIN_
     truth = np.array([number[photo.kind] for photo in left_out.photos])
     # A source of many photos of the same few objects counts no more than one of few.
     sources = np.unique([photo.source for photo in left_out.photos], return_inverse=True)[1]
-    weight = heads.balance(truth, sources)
+    weight = balance(truth, sources)
     features = fitted.features(left_out.vectors)
     logits = fitted.head.logits(features).astype(np.float64)
     member = np.array(fitted.taxonomy.kind_of)[None, :] == truth[:, None]
@@ -189,7 +191,7 @@ def calibrate(fitted: Fitted, left_out: Embedded, *, min_precision: float = MIN_
         return float(np.average(-np.log(0.998 * own + 0.002 / len(number)), weights=weight))
 
     temperature = float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x))
-    probabilities = heads.softmax((logits / temperature).astype(np.float32))
+    probabilities = softmax((logits / temperature).astype(np.float32))
     known = fitted.known.scaled(features, probabilities)
     strangeness = known.strangeness(features, probabilities)
     strange = float(np.quantile(strangeness, ACCEPTED))

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+from fruits import extensions
 from fruits.errors import ConfigError
 
 #: The embedded network of those who name none: for photos that people take.
@@ -104,7 +105,10 @@ class RunConfig:
     )
     seed: int = choice(0, "Random seed for sampling and validation splits.")
     gallery: int = choice(1000, "Thumbnails of training photos in the bundle, shown beside answers; 0: none.")
-    engine: str = choice("local", "local, or spark (needs fruits[spark] and Java).")
+    head: str = choice("logistic", "The classifier on features: {heads}.", metavar="NAME")
+    engine: str = choice(
+        "local", "Where the work runs: {engines} (spark needs fruits[spark] and Java).", metavar="NAME"
+    )
     master: str | None = choice(
         None, "Master of Spark, such as local[4] or spark://host:7077; default: this machine.", metavar="URL"
     )
@@ -156,6 +160,8 @@ class RunConfig:
             )
         if self.device not in DEVICES:
             raise ConfigError(f"--device {self.device}: expected one of {', '.join(DEVICES)}")
+        for kind, name in (("head", self.head), ("engine", self.engine)):
+            extensions.get(kind, name)
         if self.workers < 0:
             raise ConfigError(f"--workers {self.workers}: expected 1 or more")
         if self.workers == 0:

@@ -81,5 +81,9 @@ class EngineError(FruitsError, RuntimeError):
     """Workers died or could not be started."""
 
 
+class ExtensionError(FruitsError, ImportError):
+    """An engine, head or backbone of another package cannot be used."""
+
+
 class TooManyRejectedError(FruitsError, RuntimeError):
     """More photos were rejected or failed than the run allows."""

@@ -24,6 +24,8 @@ from fruits.engines import get_engine
 from fruits.engines.spark.engine import MOST_SHARDS_PER_TASK, TASKS_PER_CORE, WAVES, SparkEngine
 from fruits.errors import ConfigError, EngineError
 from fruits.learning.heads import logistic as heads
+from fruits.learning.heads import softmax
+from fruits.learning.validation import balance
 
 TASKS = TASKS_PER_CORE * 2
 WAVE = TASKS * MOST_SHARDS_PER_TASK  # of shards as small as those here
@@ -176,7 +178,7 @@ def test_head_is_that_of_scikit_learn(engine: SparkEngine, c: int) -> None:
     labels = np.r_[np.arange(c), rng.integers(0, c, n - c)]
     centres = rng.normal(size=(c, k)) * 2
     features = (centres[labels] + rng.normal(size=(n, k)) * 2 + 1).astype(np.float32)
-    weights = heads.balance(labels, rng.integers(0, 3, n))
+    weights = balance(labels, rng.integers(0, 3, n))
     table = pa.table(
         {
             "label": pa.array(labels, pa.int32()),
@@ -189,7 +191,7 @@ def test_head_is_that_of_scikit_learn(engine: SparkEngine, c: int) -> None:
         [table.slice(start, 250) for start in range(0, n, 250)], Features(), labels=c, regularisation=3.0, scale=scale
     )
     assert (slopes.shape, intercepts.shape, slopes.dtype) == ((c, k), (c,), np.float64)
-    probabilities = heads.softmax(features.astype(np.float64) @ slopes.T + intercepts)
+    probabilities = softmax(features.astype(np.float64) @ slopes.T + intercepts)
     scaled = features.astype(np.float64) * scale
     exact = LogisticRegression(C=3.0, tol=1e-10, max_iter=10_000).fit(scaled, labels, weights).predict_proba(scaled)
     # Both stop within rounding of the one minimum: off by 4e-7 when this was written.

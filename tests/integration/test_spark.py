@@ -17,10 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from fruits.config import RunConfig
-from fruits.learning.heads import logistic as heads
 from fruits.recogniser import bundle as bundles
 from fruits.storage.parts import Parts
-from fruits.training import pipeline
+from fruits.training import fit, pipeline
 from fruits.training.training_set import vectors_of
 
 ARRAYS = ("mean", "components", "weights", "bias", "whitening", "centres", "background")
@@ -133,7 +132,7 @@ def test_settings_of_spark_are_refused_by_the_local_engine_and_malformed_ones_by
 def test_head_of_more_photos_than_one_machine_takes_is_fitted_by_spark_on_all_of_them(
     finished_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heads, "MAX_ROWS", 100)
+    monkeypatch.setattr(fit, "MAX_ROWS", 100)
     choices = {"sources": (str(finished_run.photos),), "workers": 2, "components": finished_run.record["components"]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # py4j leaves its sockets to the garbage collector

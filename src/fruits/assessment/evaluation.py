@@ -1,6 +1,6 @@
 """How good is it really? The head of a run, fitted again under protocols that do not flatter, with intervals and leakage.
 
-Reads what a run left (catalogue, embeddings, bundle), fits the same k and regularisation under each protocol of
+Reads what a run left (catalogue, embeddings, bundle), fits the same head with the same k and setting under each protocol of
 ``learning.folds``, and measures how many test photos have a near-duplicate among the training photos. Writes
 ``evaluation.json`` and the report again. Changes nothing of the recogniser.
 """
@@ -21,11 +21,12 @@ from fruits.assessment.dataset import Dataset, Finished, access_of_run, dataset_
 from fruits.errors import ConfigError
 from fruits.learning import folds as protocols
 from fruits.learning.folds import Fold
-from fruits.learning.heads import logistic as heads
+from fruits.learning.heads import get_head
 from fruits.learning.metrics import FEWEST_PHOTOS, best_labels
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import nearest
 from fruits.learning.pca import PCA
+from fruits.learning.validation import balance
 from fruits.monitoring.clock import Clock, Progress, Silent
 from fruits.photos.reading.samples import example_photos
 from fruits.report import render
@@ -89,7 +90,7 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
         "backbone": run.bundle.card.name,
         "size": run.bundle.preprocessing.size,
         "components": run.record["components"],
-        "regularisation": run.record["head"]["regularisation"],
+        **_about_head(run.record["head"]),
         "photos": len(dataset.uris),
         "near_duplicates": asdict(dataset.duplicates),
         "seen": seen,
@@ -104,6 +105,12 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
     examples = example_photos(run.catalogue, records.wrong(run.record), access_of_run(run.record["config"]))
     run.objects.write("report.html", render(run.record, examples, kept).encode())
     return evaluation
+
+
+def _about_head(about: dict[str, Any]) -> dict[str, Any]:
+    """Return which head is fitted, and its setting, from a run record; records of before name only its regularisation."""
+    parameter = about.get("parameter", "regularisation")
+    return {"head": about.get("name", "logistic"), parameter: about[parameter]}
 
 
 def in_order(names: Sequence[str]) -> list[str]:
@@ -303,13 +310,14 @@ def _ask(fold: Fold, dataset: Dataset, record: dict[str, Any], *, by_kind: bool)
     own = np.array_equal(train, np.flatnonzero(dataset.split == "train"))
     pca = dataset.pca if own else PCA.from_moments(Moments.from_rows(dataset.embeddings[train]))
     k = min(record["components"], pca.max_components)
-    weights = heads.balance(dataset.kinds[train], dataset.source[train]) if record["balanced"] else None
-    head = heads.fit(
-        pca.transform(dataset.embeddings[train], k),
-        numbers,
-        regularisation=record["head"]["regularisation"],
-        weights=weights,
+    weights = balance(dataset.kinds[train], dataset.source[train]) if record["balanced"] else None
+    about = record["head"]
+    head_class = get_head(about.get("name", "logistic"))
+    head = head_class.fit(
+        pca.transform(dataset.embeddings[train], k), numbers, setting=about[head_class.parameter], weights=weights
     )
+    if not head_class.own_scale:  # what kinds have in common is summed in probabilities
+        head = head.temperature_scaled(about["temperature"])
     probabilities = np.zeros((len(fold.test), len(dataset.taxonomy.labels)), np.float32)
     probabilities[:, learnt] = head.predict_proba(pca.transform(dataset.embeddings[fold.test], k))
     truth, kind = labels[fold.test], dataset.kinds[fold.test]

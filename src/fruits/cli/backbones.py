@@ -11,7 +11,7 @@ import typer
 from fruits.cli.conventions import SETTINGS, Group, command
 from fruits.cli.terminal import JSON, OUTPUT, note
 from fruits.config import DEFAULT_BACKBONE
-from fruits.errors import BackboneError
+from fruits.errors import BackboneError, ExtensionError
 from fruits.storage.sanitising import json_text, printable
 
 if TYPE_CHECKING:
@@ -37,12 +37,19 @@ def add_to(app: typer.Typer) -> None:
 
 
 def backbones_list(as_json: Annotated[bool, JSON] = False) -> None:
-    """List the networks that --backbone knows by name: those in the package, then those pulled or exported."""
-    from fruits.embedding.backbone import known_backbones  # noqa: PLC0415
+    """List the networks that --backbone knows by name: in the package, pulled or exported, or of other packages."""
+    from fruits import extensions  # noqa: PLC0415
+    from fruits.embedding.backbone import known_backbones, network_of  # noqa: PLC0415
     from fruits.embedding.card import read_card  # noqa: PLC0415
 
     rows: list[dict[str, Any]] = []
-    for name, path in known_backbones().items():
+    known = known_backbones()
+    for added in extensions.others("backbone"):
+        try:
+            known.setdefault(added.name, network_of(added).with_suffix(".json"))
+        except ExtensionError as exc:
+            rows.append({"name": added.name, "default": False, "file": None, "error": str(exc)})
+    for name, path in known.items():
         row: dict[str, Any] = {
             "name": name,
             "default": name == DEFAULT_BACKBONE,

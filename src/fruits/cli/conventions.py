@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, TextIO, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from fruits import extensions
 from fruits.cli.terminal import fail, set_volume
 
 #: For ``typer.Typer``: what all groups of commands have in common.
@@ -161,7 +162,19 @@ def described(param: Any) -> tuple[str, str]:
         notes.append(bounds)
     if param.required:
         notes.append("required")
-    return names, f"{param.help or ''}  [{'; '.join(notes)}]" if notes else param.help or ""
+    text = with_names(param.help or "")
+    return names, f"{text}  [{'; '.join(notes)}]" if notes else text
+
+
+def with_names(text: str, *, own: bool = False) -> str:
+    """Put the names of engines and heads into a help text, of those that are installed or only of our ``own``.
+
+    Help alone needs them, and looking for those of other packages takes a moment.
+    """
+    for kind in ("engine", "head"):
+        if (place := f"{{{kind}s}}") in text:
+            text = text.replace(place, extensions.alternatives(extensions.OWN[kind] if own else extensions.names(kind)))
+    return text
 
 
 def usage(param: Any, *, optional: str = "[{}]") -> str:

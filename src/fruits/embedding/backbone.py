@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fruits import extensions
 from fruits.config import DEFAULT_BACKBONE
 from fruits.embedding.card import Card, read_card
 from fruits.embedding.onnx_file import whole_file
@@ -199,8 +200,9 @@ def no_embedding() -> ImageDecodeError:
 
 
 def find_backbone(name: str) -> Backbone:
-    """Return the backbone of that name, in the package or pulled or exported before; the one in that ONNX file; or two joined.
+    """Return the backbone of that name, in the package, pulled or exported before, or of another package; or an ONNX file's.
 
+    Another package adds one by an entry point in ``fruits.backbones``: the path of its ONNX file, or a function that returns it.
     ``a+b`` is one network that gives the embeddings of both.
 
     The card of a file is ``FILE`` with the suffix ``.json``, or one in the package that names the file's sha256.
@@ -209,13 +211,18 @@ def find_backbone(name: str) -> Backbone:
     ------
     BackboneError
         If there is none, its card is missing, or the file is not the one the card names.
+    ExtensionError
+        If it is of another package that cannot be loaded.
     """
     folder, path = _package_folder(), Path(name)
     if "+" in name and not os.path.isfile(path):  # noqa: PTH113 - false also for names that no file can have
         return _joined(name)
     own = own_folder() / f"{name}.onnx"
-    if name not in _embedded(folder) and "/" not in name and os.path.isfile(own):  # noqa: PTH113
-        path = own
+    if name not in _embedded(folder) and "/" not in name:
+        if os.path.isfile(own):  # noqa: PTH113
+            path = own
+        elif (added := extensions.find("backbone", name)) is not None:
+            path = network_of(added)
     if path.suffix.lower() == ".onnx":
         try:
             given, network = whole_file(path)
@@ -235,8 +242,8 @@ def find_backbone(name: str) -> Backbone:
         raise BackboneError(_no_card(path, hashlib.sha256(network).hexdigest()))
     if name not in _embedded(folder):
         raise BackboneError(
-            f"no backbone '{printable(name[:200])}'; expected one of {', '.join(known_backbones())}, or the path of an .onnx "
-            "file; 'fruits backbones' lists, pulls and exports networks"
+            f"no backbone '{printable(name[:200])}'; expected one of {', '.join(backbone_names())}, or the path of an .onnx "
+            f"file; 'fruits backbones' lists, pulls and exports networks; or {extensions.more('backbone')}"
         )
     path = folder / f"{name}.onnx"
     network = path.read_bytes()
@@ -249,6 +256,30 @@ def known_backbones() -> dict[str, Path]:
     for path in sorted(own_folder().glob("*.onnx")):
         found.setdefault(path.stem, path.with_suffix(".json"))
     return found
+
+
+def backbone_names() -> list[str]:
+    """Return every name that :func:`find_backbone` knows, those of other packages last."""
+    return list(dict.fromkeys([*known_backbones(), *(one.name for one in extensions.others("backbone"))]))
+
+
+def network_of(added: extensions.Extension) -> Path:
+    """Return where the ONNX file of another package's backbone lies.
+
+    Raises
+    ------
+    ExtensionError
+        If the package cannot be loaded, or names no file.
+    """
+    given = added.load()
+    if callable(given):
+        try:
+            given = given()
+        except Exception as exc:  # whatever the function of a stranger raises
+            added.fail("cannot be found", exc)
+    if not isinstance(given, str | os.PathLike) or not os.path.isfile(given):  # noqa: PTH113 - false for names no file can have
+        added.fail(f"names no file ({printable(str(given)[:200])}; expected the path of an ONNX file)")
+    return Path(given)
 
 
 def own_folder() -> Path:
@@ -303,7 +334,9 @@ def training_photos(card: Card, name: str) -> NDArray[np.uint64] | None:
     if card.training_photos == "+":  # of two networks: what either was made from
         lists = [training_photos(find_backbone(one).card, one) for one in name.split("+")]
         return np.unique(np.concatenate([one for one in lists if one is not None]))
-    for folder in (_package_folder(), Path(name).parent):
+    added = None if name in _embedded(_package_folder()) else extensions.find("backbone", name)
+    beside = Path(name).parent if added is None else network_of(added).parent
+    for folder in (_package_folder(), beside):
         path = folder / Path(card.training_photos).name
         if path.exists():
             try:

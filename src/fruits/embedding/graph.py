@@ -15,7 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fruits.embedding.onnx_file import refuse_outside
 from fruits.embedding.session import open_session
-from fruits.errors import BackboneError
+from fruits.errors import BackboneError, BundleError
+from fruits.learning.heads import Head
 from fruits.learning.out_of_distribution import LEAST_PROBABILITY, Known
 from fruits.photos.decoding.quality import NOISE, STEP
 
@@ -174,8 +175,7 @@ def with_recogniser(
     *,
     mean: NDArray[np.float32],
     components: NDArray[np.float32],
-    weights: NDArray[np.float32],
-    bias: NDArray[np.float32],
+    head: Head,
     known: Known,
     size: int,
     metadata: dict[str, str],
@@ -183,8 +183,8 @@ def with_recogniser(
     """Return the single graph from ``pixels`` to all that answers are made of.
 
     Outputs, float32: ``probabilities`` (batch, c), ``features`` (batch, k), ``strangeness``, ``brightness`` and ``sharpness``
-    (batch, 1); and ``evidence`` (batch, places, c), row by row, if the backbone gives a map: the logits of each place of it,
-    whose mean is the logits of the photo.
+    (batch, 1); and ``evidence`` (batch, places, c), row by row, if the backbone gives a map and the head is linear: the logits
+    of each place of it, whose mean is the logits of the photo.
 
     Parameters
     ----------
@@ -192,8 +192,8 @@ def with_recogniser(
         A prepared backbone.
     mean : array, shape (d,)
     components : array, shape (k, d)
-    weights : array, shape (c, k)
-    bias : array, shape (c,)
+    head : Head
+        Of c labels.
     known : Known
     size : int
         Side of the input.
@@ -206,17 +206,16 @@ def with_recogniser(
     _tabulate_pixels(model, model_bytes, size)
     centred = more.node("Sub", "embedding", more.constant("mean", mean))
     features = more.node("MatMul", centred, more.constant("components", components.T), out="features")
-    products = more.node("MatMul", features, more.constant("weights", weights.T))
-    logits = more.node("Add", products, more.constant("bias", bias))
+    logits = _add_head(more, head, features)
     probabilities = more.node("Softmax", logits, out="probabilities", axis=1)
     _add_strangeness(more, features, probabilities, known)
     _add_quality(more, size)
-    has_map = any(value.name == "map" for value in graph.output)
+    has_map = head.linear and any(value.name == "map" for value in graph.output)
     if has_map:
-        _add_evidence(more, len(mean))
+        _add_evidence(more, head, len(mean))
     del graph.output[:]
     widths = {
-        "probabilities": len(bias),
+        "probabilities": len(known.centres),
         "features": len(components),
         "strangeness": 1,
         "brightness": 1,
@@ -225,7 +224,7 @@ def with_recogniser(
     for name, width in widths.items():
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]))
     if has_map:
-        shape: list[str | int | None] = ["batch", "places", len(bias)]
+        shape: list[str | int | None] = ["batch", "places", len(known.centres)]
         graph.output.append(helper.make_tensor_value_info("evidence", TensorProto.FLOAT, shape))
     helper.set_model_props(model, metadata)
     return bytes(model.SerializeToString())
@@ -314,12 +313,25 @@ def _add_strangeness(more: _Nodes, features: str, probabilities: str, known: Kno
     more.node("Sub", total, more.constant("offset", np.float32(known.offset)), out="strangeness")
 
 
-def _add_evidence(more: _Nodes, width: int) -> None:
+def _add_head(more: _Nodes, head: Head, features: str) -> str:
+    """Append the head, temperature included; return the name of its logits."""
+    try:
+        logits = head.add_to_graph(more, features)
+    except Exception as exc:  # a head of another package may raise anything
+        raise BundleError(
+            f"the head {type(head).__name__} cannot be put into the single graph ({type(exc).__name__}: {exc}); mend its "
+            "add_to_graph"
+        ) from exc
+    if head.temperature == 1:
+        return logits
+    return more.node("Mul", logits, more.constant("one_over_temperature", np.float32(1 / head.temperature)))
+
+
+def _add_evidence(more: _Nodes, head: Head, width: int) -> None:
     """Append the logits of each place of the map, with the constants that the photo's own logits are made of."""
     flat = more.node("Reshape", "map", more.constant("map_shape", np.array([0, width, -1], np.int64)))
     places = more.node("Sub", more.node("Transpose", flat, perm=[0, 2, 1]), "fruits/mean")
-    products = more.node("MatMul", more.node("MatMul", places, "fruits/components"), "fruits/weights")
-    more.node("Add", products, "fruits/bias", out="evidence")
+    more.named(_add_head(more, head, more.node("MatMul", places, "fruits/components")), "evidence")
 
 
 def _add_quality(more: _Nodes, size: int) -> None:
@@ -351,12 +363,18 @@ class _Nodes:
     """Appends nodes to a graph under names of our own."""
 
     def __init__(self, graph: onnx.GraphProto, opset: int) -> None:
-        self._graph, self._opset, self._count = graph, opset, 0
+        self._graph, self.opset, self._count = graph, opset, 0
+        self._constants: dict[str, onnx.TensorProto] = {}
 
     def constant(self, name: str, value: NDArray[Any] | np.float32) -> str:
-        """Add a constant, int64 or float32; return its name."""
+        """Add a constant, int64 or float32; return its name, which is another if that one is of another value."""
         kept = np.asarray(value, np.int64 if np.asarray(value).dtype == np.int64 else np.float32, order="C")
-        self._graph.initializer.append(numpy_helper.from_array(kept, f"fruits/{name}"))
+        tensor = numpy_helper.from_array(kept, f"fruits/{name}")
+        if (before := self._constants.get(name)) is not None and before != tensor:
+            return self._own(kept)
+        if before is None:
+            self._graph.initializer.append(tensor)
+            self._constants[name] = tensor
         return f"fruits/{name}"
 
     def node(self, kind: str, *inputs: str, out: str = "", **attributes: Any) -> str:
@@ -366,24 +384,43 @@ class _Nodes:
         self._graph.node.append(helper.make_node(kind, list(inputs), [out], **attributes))
         return out
 
+    def named(self, value: str, out: str) -> None:
+        """Give a value another name; where the last node made it, without another node."""
+        last = self._graph.node[-1]
+        if list(last.output) == [value]:
+            last.output[0] = out
+        else:
+            self.node("Identity", value, out=out)
+
+    def largest(self, x: str, count: int) -> str:
+        """Append the largest values along the last axis, the largest first."""
+        self._count += 1
+        values, places = f"fruits/{self._count}", f"fruits/{self._count} places"
+        if self.opset < 10:  # the number is an attribute then
+            node = helper.make_node("TopK", [x], [values, places], axis=-1, k=count)
+        else:
+            node = helper.make_node("TopK", [x, self._own(np.array([count], np.int64))], [values, places], axis=-1)
+        self._graph.node.append(node)
+        return values
+
     def sum(self, x: str, width: int, *, scale: float = 1.0, out: str = "") -> str:
-        """Append the sum over the second axis, times a number: (batch, width) to (batch, 1)."""
+        """Append the sum over the last axis, times a number: (batch, width) to (batch, 1)."""
         # A product, not ReduceSum, whose form differs between versions of ONNX.
         return self.node("MatMul", x, self._own(np.full((width, 1), scale, np.float32)), out=out)
 
     def reduce(self, kind: str, x: str, *, since: int) -> str:
         """Append a reduction of the second axis; ``since`` which opset the axis is an input, no attribute."""
-        if self._opset < since:
+        if self.opset < since:
             return self.node(kind, x, axes=[1], keepdims=1)
         return self.node(kind, x, self._own(np.array([1], np.int64)), keepdims=1)
 
     def slice(self, x: str, axis: int, start: int, stop: int, step: int = 1) -> str:
         """Append ``x[start:stop:step]`` along an axis."""
-        if self._opset < 10:  # Slice knew no step then
+        if self.opset < 10:  # Slice knew no step then
             return self.node("Gather", x, self._own(np.arange(start, stop, step)), axis=axis)
         return self.node("Slice", x, *(self._own(np.array([value], np.int64)) for value in (start, stop, axis, step)))
 
-    def _own(self, value: NDArray[np.float32] | NDArray[np.int64]) -> str:
+    def _own(self, value: NDArray[Any]) -> str:
         self._count += 1
         return self.constant(f"constant {self._count}", value)
 

@@ -7,6 +7,7 @@ of shards alone decides: sums of floats then have the same bits on every engine 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol, Self, TypeVar
 
@@ -20,6 +21,7 @@ T = TypeVar("T")
 FAN_IN: Final = 8
 #: How often a shard is given to a fresh worker after one died on it.
 ATTEMPTS: Final = 3
+_METHODS: Final = ("start", "map_batches", "reduce_batches", "executors", "close", "__enter__", "__exit__")
 
 
 class Engine(Protocol):
@@ -75,7 +77,9 @@ def get_engine(name: str, workers: int, *, master: str | None = None, conf: Sequ
 
     Parameters
     ----------
-    name : {"local", "spark"}
+    name : str
+        ``local``, ``spark``, or one that another package adds (entry point ``fruits.engines``): a class, or a function, that
+        takes the number of workers, and ``master`` and ``conf`` if it has such choices.
     workers : int
         Processes on this machine; a cluster has as many as it has.
     master : str, optional
@@ -90,20 +94,35 @@ def get_engine(name: str, workers: int, *, master: str | None = None, conf: Sequ
         If there is no such engine, or it has no such choice.
     EngineError
         If it cannot run here.
+    ExtensionError
+        If another package brings it and it cannot be made.
     """
-    from fruits.errors import ConfigError  # noqa: PLC0415 - an engine is imported when it is chosen
+    from fruits import extensions  # noqa: PLC0415 - an engine is imported when it is chosen
+    from fruits.errors import ConfigError, FruitsError  # noqa: PLC0415
 
-    if name == "local":
-        if master is not None or conf:
-            raise ConfigError("engine 'local' has no master and no conf; expected them with engine 'spark' only")
-        from fruits.engines.local import LocalEngine  # noqa: PLC0415
-
-        return LocalEngine(workers)
-    if name == "spark":
-        from fruits.engines.spark.engine import SparkEngine  # noqa: PLC0415
-
-        return SparkEngine(workers, master=master, conf=conf)
-    raise ConfigError(f"no engine '{name}'; expected local or spark")
+    found = extensions.get("engine", name)
+    make = found.load()
+    asked: dict[str, Any] = ({} if master is None else {"master": master}) | ({"conf": conf} if conf else {})
+    try:
+        taken = inspect.signature(make).parameters
+    except (TypeError, ValueError) as exc:
+        found.fail("is no class or function", exc)
+    if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values()) and asked.keys() - taken.keys():
+        raise ConfigError(
+            f"engine '{name}' has no master and no conf; expected them with an engine such as 'spark' only"
+        )
+    try:
+        engine: Engine = make(workers, **asked)
+    except (FruitsError, KeyboardInterrupt):
+        raise
+    except Exception as exc:
+        if found.own:
+            raise
+        found.fail("cannot be started", exc)
+    lacking = [method for method in _METHODS if not callable(getattr(engine, method, None))]
+    if lacking:
+        found.fail(f"lacks {', '.join(lacking)}")
+    return engine
 
 
 def merge_in_order(values: Iterable[Any], merge: Callable[[Any, Any], Any]) -> Any:

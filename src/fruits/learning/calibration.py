@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fruits.learning.metrics import expected_calibration_error
 
-#: Label smoothing on the validation photos; see ``heads.logistic.LABEL_SMOOTHING``. Less than there: that one decides how bold a
+#: Label smoothing on the validation photos; see ``learning.validation.LABEL_SMOOTHING``. Less than there: that one decides how bold a
 #: head may be fitted, this one only bounds what it says when no photo held back was wrong.
 LABEL_SMOOTHING: Final = 0.002
 #: Below an even chance nothing is certain, however well the photos held back went; nothing is probable below a third.
@@ -28,7 +28,7 @@ _FEWEST_ANSWERS: Final = 20
 _LARGEST_LOG_TEMPERATURE: Final = 3.0
 
 
-def temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+def temperature(logits: NDArray[np.float32], truth: NDArray[np.int64], *, own_scale: bool = True) -> float:
     """Return what logits are to be divided by, so that probabilities mean what they say.
 
     Minimises the log loss against truth with ``LABEL_SMOOTHING``.
@@ -39,6 +39,8 @@ def temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
         Of photos that were not learnt, m at least 1.
     truth : int64 array, shape (m,)
         0 to c - 1.
+    own_scale : bool
+        Whether the logits are of a head whose probabilities mean something already; if not, of any magnitude.
 
     References
     ----------
@@ -48,6 +50,10 @@ def temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
 
     centred = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     own = np.arange(len(truth)), truth
+    spread = 1.0
+    if not own_scale:
+        spread = max(float(np.median(-centred.mean(axis=1))), 1e-9)
+        centred /= spread
 
     def loss(log_temperature: float) -> float:
         scaled = centred / np.exp(log_temperature)
@@ -55,7 +61,7 @@ def temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
         return float(-(1 - LABEL_SMOOTHING) * log_p[own].mean() - LABEL_SMOOTHING * log_p.mean())
 
     bounds = (-_LARGEST_LOG_TEMPERATURE, _LARGEST_LOG_TEMPERATURE)
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+    return spread * float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
 
 
 def sure_precision(min_precision: float) -> float:

@@ -23,13 +23,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fruits.embedding.backbone import BATCH_SIZE, Embedder, computation_id, no_embedding, usable
+from fruits import extensions
+from fruits.embedding.backbone import BATCH_SIZE, Embedder, computation_id, no_embedding, probes, usable
 from fruits.embedding.card import Card, parse_card
 from fruits.embedding.model import ModelFile
 from fruits.embedding.onnx_file import refuse_outside
+from fruits.embedding.session import first_line, open_session
 from fruits.errors import BundleError, FruitsError, ImageDecodeError
 from fruits.learning.drift import Drift
-from fruits.learning.heads.logistic import Head
+from fruits.learning.heads import Head, get_head
 from fruits.learning.out_of_distribution import Known
 from fruits.learning.pca import project
 from fruits.photos.decoding.decoder import Size, own_decoder
@@ -39,6 +41,8 @@ from fruits.recogniser.answers import Answer, Certainty, answers, decide
 from fruits.recogniser.bundle_files import (
     FORMAT_VERSION,
     MANIFEST,
+    array_files,
+    head_of,
     manifest_bytes,
     parse_arrays,
     parse_object,
@@ -53,7 +57,7 @@ from fruits.storage.sanitising import json_text
 #: Largest distance of probabilities between batch, bundle and single graph for the same photo: float32 sums in another order.
 PROBABILITY_TOLERANCE: Final = 1e-4
 
-_ARRAYS: Final = ("mean", "components", "weights", "bias", "whitening", "centres", "background")
+_ARRAYS: Final = ("mean", "components", "whitening", "centres", "background")
 _OF_DRIFT: Final = ("edges", "shares")
 _OF_GALLERY: Final = ("labels", "features", "offsets")
 _SCALES: Final = ("entropy_scale", "distance_scale", "offset")
@@ -89,10 +93,15 @@ class Bundle:
         self.labels: list[str] = manifest["labels"]
         self.card: Card = parse_card(manifest["backbone"])
         self.preprocessing = Preprocessing(**manifest["preprocessing"])
-        every = parse_arrays(files, sizes={"d": self.card.embedding_size, "c": len(self.labels)})
+        kind = head_of(manifest)
+        every = parse_arrays(files, kind, sizes={"d": self.card.embedding_size, "c": len(self.labels)})
         arrays = {name: every[name] for name in _ARRAYS}
         self._mean, self._components = arrays["mean"], arrays["components"]
-        self._head = Head(arrays["weights"], arrays["bias"])
+        self._head = kind(**{name: every[name] for name in kind.arrays})
+        if (temperature := float(manifest["head"]["temperature"])) != 1:
+            self._head = self._head.temperature_scaled(temperature)
+        if (shape := np.shape(self._head.logits(np.zeros((1, self.components), np.float32)))) != (1, len(self.labels)):
+            raise ValueError(f"its head gives logits of shape {shape} for a photo; expected (1, {len(self.labels)})")
         certainty = parse_object(files["certainty.json"])
         self.certainty = Certainty.parse(certainty)
         self.taxonomy = Taxonomy.parse(parse_object(files["taxonomy.json"]))
@@ -178,7 +187,7 @@ class Bundle:
         ImageDecodeError
             If it is not a photo, or the network has no usable numbers for it.
         BundleError
-            If the network does not end in the mean of a feature map, so that places cannot be told apart.
+            If the head is not linear, or the network does not end in the mean of a feature map: places cannot be told apart.
         """
         with own_decoder().begin([photo], self.preprocessing) as decoding:
             (outcome,) = decoding.outcomes()
@@ -195,6 +204,11 @@ class Bundle:
         size : Size
             Of the photo as taken.
         """
+        if not self._head.linear:
+            raise BundleError(
+                f"where an answer comes from cannot be told: the head '{self.manifest['head']['name']}' is not linear in the "
+                "features; expected one that is: run again with --head logistic"
+            )
         if not self.embedder.has_map:
             raise BundleError(
                 f"'{self.card.name}' gives no feature map, so where an answer comes from cannot be told; expected a network that "
@@ -252,6 +266,7 @@ def save(
     drift: Drift,
     gallery: Gallery,
     about: dict[str, Any],
+    head_name: str = "logistic",
 ) -> None:
     """Write a bundle; on a disk it replaces the one that is there only when it is whole.
 
@@ -279,16 +294,25 @@ def save(
         Of the c labels.
     about : dict
         Metrics, config and library versions: for people, no part of recognising.
+    head_name : str
+        Name of the head, by which it is found when the bundle is loaded.
 
     Raises
     ------
     BundleError, StoreError
-        If the folder, or the bucket, cannot be written.
+        If the folder, or the bucket, cannot be written, or the head is not the same in the single graph.
     """
     from fruits.embedding.graph import with_recogniser  # noqa: PLC0415 - onnx is half a second of import
 
-    given = {"mean": mean, "components": components, "weights": head.weights, "bias": head.bias}
-    arrays = {name: np.ascontiguousarray(value, np.float32) for name, value in given.items()}
+    if get_head(head_name) is not type(head):
+        raise BundleError(
+            f"'{head_name}' is not the name of the head {type(head).__name__}; give the one it is found by"
+        )
+    arrays = {
+        name: np.ascontiguousarray(value, np.float32)
+        for name, value in {"mean": mean, "components": components}.items()
+    }
+    of_head = array_files(head)
     of_known = {"whitening": known.whitening, "centres": known.centres, "background": known.background}
     certain = json_text({**certainty.as_dict(), **{name: getattr(known, name) for name in _SCALES}}, indent=1)
     meaning = json_text(taxonomy.as_dict(), indent=1, ensure_ascii=False)
@@ -298,13 +322,15 @@ def save(
         "fruits.taxonomy": meaning,
         "fruits.certainty": certain,
     }
+    single = with_recogniser(model, head=head, known=known, size=preprocessing.size, metadata=info, **arrays)
+    _compare(single, model, head, head_name, preprocessing.size, **arrays)
     files = {
         "backbone.onnx": model,
-        "recognizer.onnx": with_recogniser(model, known=known, size=preprocessing.size, metadata=info, **arrays),
+        "recognizer.onnx": single,
         "taxonomy.json": meaning.encode(),
         "certainty.json": certain.encode(),
         "gallery.jpegs": gallery.jpegs,
-        **{f"{name}.npy": _npy(value) for name, value in {**arrays, **of_known}.items()},
+        **{f"{name}.npy": _npy(value) for name, value in {**arrays, **of_head, **of_known}.items()},
         **{f"drift_{name}.npy": _npy(getattr(drift, name)) for name in _OF_DRIFT},
         **{f"gallery_{name}.npy": _npy(getattr(gallery, name)) for name in _OF_GALLERY},
     }
@@ -313,6 +339,7 @@ def save(
         "labels": list(taxonomy.labels),
         "backbone": asdict(card),
         "preprocessing": asdict(preprocessing),
+        "head": {"name": head_name, "temperature": head.temperature},
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())},
         "about": about,
     }
@@ -332,6 +359,37 @@ def save(
         _replace(path, new, old)
     except OSError as exc:
         raise BundleError(f"bundle '{path}' cannot be written ({exc.strerror}); check space and permissions") from exc
+
+
+def _compare(
+    single: bytes,
+    model: bytes,
+    head: Head,
+    head_name: str,
+    size: int,
+    *,
+    mean: NDArray[np.float32],
+    components: NDArray[np.float32],
+) -> None:
+    """Raise unless a head of another package says of made-up photos the same in the single graph; ours are tested."""
+    if extensions.get("head", head_name).own:
+        return
+    photos = probes(size)
+    embeddings = Embedder(model).embed(photos)
+    good = usable(embeddings)
+    expected = head.predict_proba(project(embeddings[good], mean, components))
+    try:
+        (found,) = open_session(single).run(["probabilities"], {"pixels": photos[good]})
+        apart = float(np.abs(found - expected).max())
+    except Exception as exc:  # ONNX Runtime raises plain subclasses of Exception
+        raise BundleError(
+            f"the single graph with the head '{head_name}' cannot be run ({first_line(exc)}); mend its add_to_graph"
+        ) from exc
+    if not apart <= PROBABILITY_TOLERANCE:
+        raise BundleError(
+            f"the head '{head_name}' gives other probabilities in the single graph than in logits (apart by {apart:.2g}); "
+            f"expected the same up to {PROBABILITY_TOLERANCE:g}: mend its add_to_graph"
+        )
 
 
 def _replace(path: Path, new: Path, old: Path) -> None:

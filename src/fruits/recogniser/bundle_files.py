@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.embedding.onnx_file import MAX_BYTES
-from fruits.errors import BundleError, StoreError
+from fruits.errors import BundleError, ConfigError, StoreError
+from fruits.learning.heads import Head, get_head
 from fruits.storage.files import RefusedFileError, read_regular
 from fruits.storage.objects import AbsentError, is_remote, opened
 from fruits.storage.sanitising import json_text, printable
@@ -28,14 +29,15 @@ MANIFEST: Final = "manifest.json"
 #: 1: labels and probabilities. 2: with taxonomy, certainty and strangeness, to say a kind, "not sure", "none of these".
 #: 3: with a gallery, to show alike photos, and the tenths of the training photos, to see drift.
 #: 4: certainty says from where on a kind is probable; in bundles of format 3, which are read, none is.
-FORMAT_VERSION: Final = 4
+#: 5: which head it is, with its temperature and its own arrays; before, always logistic regression.
+FORMAT_VERSION: Final = 5
 _READ: Final = (3, FORMAT_VERSION)
-#: Every array with its type and shape; a letter is the same size everywhere: d, k and c as always, m of drift, g of the gallery.
+_FIRST_WITH_HEAD: Final = 5
+#: Every array but those of the head, with its type and shape; a letter is the same size everywhere: d, k and c as always, m of
+#: drift, g of the gallery.
 _SHAPES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "mean": ("f4", ("d",)),
     "components": ("f4", ("k", "d")),
-    "weights": ("f4", ("c", "k")),
-    "bias": ("f4", ("c",)),
     "whitening": ("f4", ("k", "k")),
     "centres": ("f4", ("c", "k")),
     "background": ("f4", ("k",)),
@@ -45,14 +47,15 @@ _SHAPES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "gallery_features": ("f4", ("g", "k")),
     "gallery_offsets": ("i8", ("g+1",)),
 }
-#: The files of a bundle, no more and no less, and how many bytes each may have.
+_MOST_BYTES_OF_ARRAY: Final = 1 << 30
+#: The files of a bundle, with the arrays of its head no more and no less, and how many bytes each may have.
 _MOST_BYTES: Final[dict[str, int]] = {
     "backbone.onnx": MAX_BYTES,
     "recognizer.onnx": MAX_BYTES,
     "taxonomy.json": 1 << 26,
     "certainty.json": 1 << 20,
     "gallery.jpegs": 1 << 26,
-    **{f"{name}.npy": 1 << 30 for name in _SHAPES},
+    **{f"{name}.npy": _MOST_BYTES_OF_ARRAY for name in _SHAPES},
 }
 _MOST_BYTES_OF_MANIFEST: Final = 1 << 26
 _HASH: Final = re.compile("[0-9a-f]{64}")
@@ -76,7 +79,7 @@ def read_files(path: str) -> tuple[str, dict[str, Any], dict[str, bytes]]:
     files = {}
     for name, digest in manifest["files"].items():
         try:
-            files[name] = _file(folder, name, _MOST_BYTES[name])
+            files[name] = _file(folder, name, _MOST_BYTES.get(name, _MOST_BYTES_OF_ARRAY))
         except RefusedFileError as exc:
             raise BundleError(
                 f"bundle '{folder}': {name} is refused ({exc.strerror}); copy the bundle again, whole"
@@ -137,23 +140,46 @@ def _checked_manifest(data: bytes, folder: str) -> dict[str, Any]:
             f"bundle '{folder}' has format {printable(str(given)[:40])}; this version of fruits reads {_READ[0]} to "
             f"{FORMAT_VERSION}: run it again"
         )
+    if given < _FIRST_WITH_HEAD:
+        manifest["head"] = {"name": "logistic", "temperature": 1.0}
     if wrong := _wrong(manifest):
         raise BundleError(f"bundle '{folder}': {MANIFEST} holds {wrong}; expected what 'fruits run' wrote")
     return manifest
 
 
+def head_of(manifest: dict[str, Any]) -> type[Head]:
+    """Return which head a bundle has.
+
+    Raises
+    ------
+    BundleError
+        If it is not installed.
+    ExtensionError
+        If the package that brings it cannot be loaded.
+    """
+    name = printable(manifest["head"]["name"][:100])
+    try:
+        return get_head(name)
+    except ConfigError as exc:
+        raise BundleError(f"the bundle was made with --head {name}: {exc}") from exc
+
+
 def _wrong(manifest: dict[str, Any]) -> str | None:
     """Return what of a manifest is not as it should be: which fields, of which types, and which files."""
-    kinds = {"labels": list, "backbone": dict, "preprocessing": dict, "files": dict, "about": dict}
+    kinds = {"labels": list, "backbone": dict, "preprocessing": dict, "head": dict, "files": dict, "about": dict}
     for name, kind in kinds.items():
         if not isinstance(manifest.get(name), kind):
             return f"no {name}" if name not in manifest else f"{name} of another type"
     labels: list[Any] = manifest["labels"]
     if not labels or not all(isinstance(label, str) for label in labels) or len(set(labels)) < len(labels):
         return "labels that are not one text each"
+    head, temperature = (manifest["head"].get(name) for name in ("name", "temperature"))
+    if not isinstance(head, str) or not isinstance(temperature, int | float) or not 0 < temperature < np.inf:
+        return "a head without a name and a temperature"
     files: dict[str, Any] = manifest["files"]
-    if files.keys() != _MOST_BYTES.keys():
-        odd = sorted(files.keys() ^ _MOST_BYTES.keys())[0]
+    expected = _MOST_BYTES.keys() | {f"{array}.npy" for array in head_of(manifest).arrays}
+    if files.keys() != expected:
+        odd = sorted(files.keys() ^ expected)[0]
         return f"{'a file too many' if odd in files else 'no file'}, '{printable(odd[:100])}'"
     if not all(isinstance(digest, str) and _HASH.fullmatch(digest) for digest in files.values()):
         return "a hash that is none"
@@ -195,12 +221,14 @@ def _checksum(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json_text(manifest, ensure_ascii=False).encode()).hexdigest()
 
 
-def parse_arrays(files: dict[str, bytes], sizes: dict[str, int]) -> dict[str, NDArray[Any]]:
-    """Return every array; headers are checked against ``_SHAPES`` and against the bytes that are there.
+def parse_arrays(files: dict[str, bytes], head: type[Head], sizes: dict[str, int]) -> dict[str, NDArray[Any]]:
+    """Return every array; headers are checked against what they should be and against the bytes that are there.
 
     Parameters
     ----------
     files : dict
+    head : type of Head
+        Whose arrays are among them.
     sizes : dict
         What is known of the sizes by their letters; the others are the same wherever they stand.
 
@@ -211,7 +239,7 @@ def parse_arrays(files: dict[str, bytes], sizes: dict[str, int]) -> dict[str, ND
     """
     arrays = {}
     known = dict(sizes)
-    for name, (kind, letters) in _SHAPES.items():
+    for name, (kind, letters) in {**_SHAPES, **head.arrays}.items():
         array = arrays[name] = _array(files[f"{name}.npy"], name, np.dtype(f"<{kind}"), len(letters))
         for letter, size in zip(letters, array.shape, strict=True):
             symbol, _, more = letter.partition("+")
@@ -221,6 +249,19 @@ def parse_arrays(files: dict[str, bytes], sizes: dict[str, int]) -> dict[str, ND
         if not np.isfinite(array).all():
             raise ValueError(f"{name}.npy holds numbers that are not finite")
     return arrays
+
+
+def array_files(head: Head) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a head as a bundle keeps them.
+
+    Raises
+    ------
+    BundleError
+        If one has the name of another array of a bundle.
+    """
+    if taken := sorted(head.arrays.keys() & _SHAPES.keys()):
+        raise BundleError(f"an array of the head is called '{taken[0]}', as another of the bundle; rename it")
+    return {name: np.ascontiguousarray(getattr(head, name), f"<{kind}") for name, (kind, _) in head.arrays.items()}
 
 
 def _array(data: bytes, name: str, dtype: np.dtype[Any], axes: int) -> NDArray[Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fruits.learning.heads.logistic import Head
+from fruits.learning.heads import Head
 from fruits.learning.pca import project
 from fruits.recogniser.answers import Answer
 
@@ -67,7 +67,7 @@ def evidence(
     mean : array, shape (d,)
     components : array, shape (k, d)
     head : Head
-        Of c labels.
+        Linear, of c labels.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def evidence(
     """
     n, d, rows, columns = maps.shape
     places = np.ascontiguousarray(maps.transpose(0, 2, 3, 1)).reshape(-1, d)
-    return head.logits(project(places, mean, components)).reshape(n, rows, columns, -1)
+    return head.scaled_logits(project(places, mean, components)).reshape(n, rows, columns, -1)
 
 
 def contribution(

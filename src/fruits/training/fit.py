@@ -20,7 +20,9 @@ from fruits.engines import Engine
 from fruits.errors import ConfigError
 from fruits.learning import calibration as confidence
 from fruits.learning.drift import Drift
-from fruits.learning.heads import logistic as heads
+from fruits.learning import validation
+from fruits.learning.heads import MAX_ROWS, Head, softmax
+from fruits.learning.heads.logistic import LogisticHead, scale_of
 from fruits.learning.moments import Moments
 from fruits.learning.out_of_distribution import Known
 from fruits.learning.pca import PCA
@@ -32,7 +34,7 @@ from fruits.storage.sanitising import json_text
 from fruits.training.projection import ProjectStage, shards_of
 from fruits.training.training_set import ROWS_PER_CHUNK, Rows, in_chunks, read_embeddings, vectors_of
 
-#: k and regularisation are chosen on at most this many photos: their ranking is settled long before.
+#: k and the setting of the head are chosen on at most this many photos: their ranking is settled long before.
 _ROWS_FOR_CHOOSING: Final = 50_000
 #: Components beyond these are not tried when k is chosen by validation.
 _MOST_VARIANCE: Final = 0.9999
@@ -70,7 +72,7 @@ class Choosing:
 
     @classmethod
     def of(cls, rows: Rows, seed: int, seen: NDArray[np.bool_] | None = None) -> Choosing:
-        """Hold back whole sources of training rows, or else whole groups; see :func:`fruits.learning.heads.logistic.hold_back`.
+        """Hold back whole sources of training rows, or else whole groups; see :func:`fruits.learning.validation.hold_back`.
 
         Sources where a manifest names them and half of the labels have several: a new photo will come from a source that was
         not learnt.
@@ -84,18 +86,18 @@ class Choosing:
             groups without them are held back instead; where there are too few such groups, what is held back is not trusted.
         """
         train = rows.training
-        held_back = heads.hold_back_sources(rows.label[train], rows.named_source[train], seed)
+        held_back = validation.hold_back_sources(rows.label[train], rows.named_source[train], seed)
         if len(np.unique(rows.label[train[held_back]])) < _SEVERAL_SOURCES * len(np.unique(rows.label[train])):
-            held_back = heads.hold_back(rows.label[train], rows.group[train], seed)
+            held_back = validation.hold_back(rows.label[train], rows.group[train], seed)
         trusted = True
         if seen is not None and seen[train].sum() >= max(1, _SEEN * len(train)):
             unseen = ~np.isin(rows.group[train], np.unique(rows.group[train[seen[train]]]))
             held_back = np.zeros(len(train), bool)
-            held_back[unseen] = heads.hold_back(rows.label[train[unseen]], rows.group[train[unseen]], seed)
+            held_back[unseen] = validation.hold_back(rows.label[train[unseen]], rows.group[train[unseen]], seed)
             asked = np.unique(rows.label[train[held_back]])
             trusted = 2 * len(asked) >= len(np.unique(rows.label[train]))
             if not trusted:
-                held_back = heads.hold_back(rows.label[train], rows.group[train], seed)
+                held_back = validation.hold_back(rows.label[train], rows.group[train], seed)
         used = np.arange(len(train))
         if len(train) > _ROWS_FOR_CHOOSING:
             used = np.sort(np.random.default_rng(seed).choice(used, _ROWS_FOR_CHOOSING, replace=False))
@@ -111,22 +113,26 @@ class Choice:
 
     Attributes
     ----------
+    head : type of Head
+    setting : float
+        Of the head, such as its regularisation.
     held_back : HeldBack, optional
         What is known of answers to photos that were not learnt; None if none could be held back.
     """
 
     components: int
     chosen_by: str
-    regularisation: float
-    component_trials: list[heads.Trial]
-    regularisation_trials: list[heads.Trial]
+    head: type[Head]
+    setting: float
+    component_trials: list[validation.Trial]
+    setting_trials: list[validation.Trial]
     groups_held_back: int
     held_back: HeldBack | None
 
 
 @dataclass(frozen=True, slots=True)
 class HeldBack:
-    """Answers to the photos held back, at the chosen k and regularisation.
+    """Answers to the photos held back, at the chosen k and setting.
 
     Attributes
     ----------
@@ -138,7 +144,7 @@ class HeldBack:
     features : float32 array, shape (m, k)
     """
 
-    answers: heads.Answers
+    answers: validation.Answers
     temperature: float
     known: Known
     features: NDArray[np.float32]
@@ -146,7 +152,7 @@ class HeldBack:
     @property
     def probabilities(self) -> NDArray[np.float32]:
         """Calibrated, shape (m, c)."""
-        return heads.softmax(self.answers.logits / np.float32(self.temperature))
+        return softmax(self.answers.logits / np.float32(self.temperature))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +170,7 @@ class Recogniser:
     known : Known
     """
 
-    head: heads.Head
+    head: Head
     labels: list[str]
     training_photos: int
     known: Known
@@ -226,8 +232,9 @@ def choose(
     variance: float | None,
     components: int | None,
     weights: NDArray[np.float64] | None = None,
+    head: type[Head] = LogisticHead,
 ) -> Choice:
-    """Choose k and the regularisation.
+    """Choose k and the setting of the head.
 
     Parameters
     ----------
@@ -239,6 +246,7 @@ def choose(
         The user's choice of k.
     weights : float64 array, shape (n,), optional
         What each catalogue row counts.
+    head : type of Head
 
     Raises
     ------
@@ -265,21 +273,21 @@ def choose(
     held_groups = len(np.unique(rows.group[choosing.train][choosing.held_back]))
     own_weights = None if weights is None else weights[choosing.train]
     labels, held = rows.label[choosing.train], choosing.held_back
-    trying = heads.Choosing(features, labels, rows.group[choosing.train], held, own_weights)
-    component_trials: list[heads.Trial] = []
+    trying = validation.Choosing(features, labels, rows.group[choosing.train], held, own_weights, head)
+    component_trials: list[validation.Trial] = []
     if chosen_by == "validation":
         k, component_trials = trying.components(min(k_blind, pca.components_for(_LEAST_VARIANCE)))
         k_blind = k
-    regularisation, regularisation_trials, answers = trying.regularisation(k_blind, trusted=choosing.trusted)
+    setting, setting_trials, answers = trying.setting(k_blind, trusted=choosing.trusted)
     held_back = None
     if answers is not None:
         features = np.ascontiguousarray(features[:, :k_blind])
-        temperature = confidence.temperature(answers.logits, answers.truth)
+        temperature = confidence.temperature(answers.logits, answers.truth, own_scale=head.own_scale)
         known = Known.of(features[~held], np.searchsorted(answers.labels, labels[~held]))
-        probabilities = heads.softmax(answers.logits / np.float32(temperature))
+        probabilities = softmax(answers.logits / np.float32(temperature))
         known = known.scaled(features[held], probabilities)
         held_back = HeldBack(answers, temperature, known, features[held])
-    return Choice(k, chosen_by, regularisation, component_trials, regularisation_trials, held_groups, held_back)
+    return Choice(k, chosen_by, head, setting, component_trials, setting_trials, held_groups, held_back)
 
 
 def project_rows(
@@ -319,26 +327,26 @@ def project_rows(
 
 #: Fits a head: number of the label of each catalogue row, -1 for rows to leave out; what each counts; 1 / root mean square
 #: length of the features.
-FitHead = Callable[[NDArray[np.int64], NDArray[np.float64] | None, float], heads.Head]
+FitHead = Callable[[NDArray[np.int64], NDArray[np.float64] | None, float], Head]
 
 
 def head_by_engine(engine: Engine, parts: Parts, inventory: Inventory, pca: PCA, choice: Choice) -> FitHead | None:
-    """Return how the engine fits a head on any number of photos, where their embeddings are; None if it cannot."""
+    """Return how the engine fits a logistic head on any number of photos, where their embeddings are; None if it cannot."""
     fit = getattr(engine, "fit_head", None)
-    if fit is None:
+    if fit is None or choice.head is not LogisticHead:
         return None
     axes = pca.axes[: choice.components].astype(np.float32)
     stage = ProjectStage(parts, pca.mean.astype(np.float32), axes)
 
-    def fit_head(labels: NDArray[np.int64], weights: NDArray[np.float64] | None, scale: float) -> heads.Head:
+    def fit_head(labels: NDArray[np.int64], weights: NDArray[np.float64] | None, scale: float) -> Head:
         slopes, intercepts = fit(
             shards_of(inventory, labels, weights),
             stage,
             labels=int(labels.max()) + 1,
-            regularisation=choice.regularisation,
+            regularisation=choice.setting,
             scale=scale,
         )
-        return heads.Head(slopes.astype(np.float32), intercepts.astype(np.float32))
+        return LogisticHead(slopes.astype(np.float32), intercepts.astype(np.float32))
 
     return fit_head
 
@@ -353,7 +361,7 @@ def fit_recogniser(
 ) -> Recogniser:
     """Fit head and known things on all training rows; calibrate by what the photos held back say.
 
-    Of more than ``heads.MAX_ROWS`` training photos the head learns from that many, chosen by chance, unless an engine can
+    Of more than ``MAX_ROWS`` training photos the head learns from that many, chosen by chance, unless an engine can
     fit it on all of them.
 
     Parameters
@@ -366,8 +374,8 @@ def fit_recogniser(
     """
     labels, train = rows.label[rows.ok], np.flatnonzero(rows.split[rows.ok] == "train")
     every = rows.training
-    if len(train) > heads.MAX_ROWS:
-        chosen = np.random.default_rng(seed).choice(train, heads.MAX_ROWS, replace=False)
+    if len(train) > MAX_ROWS:
+        chosen = np.random.default_rng(seed).choice(train, MAX_ROWS, replace=False)
         # Of a label so rare that chance left it out, one photo.
         rare, first = np.unique(labels[train], return_index=True)
         train = np.union1d(chosen, train[first[~np.isin(rare, labels[chosen])]])
@@ -375,16 +383,18 @@ def fit_recogniser(
     if fit_on_engine is not None and len(every) > len(train):
         number_of = np.full(len(rows.ok), -1, np.int64)
         number_of[every] = np.searchsorted(learnt, rows.label[every])
-        head = fit_on_engine(number_of, weights, heads.scale_of(features[train]))
+        head = fit_on_engine(number_of, weights, scale_of(features[train]))
     else:
         every = every[: len(train)]
         own_weights = None if weights is None else weights[rows.ok][train]
-        head = heads.fit(features[train], numbers, regularisation=choice.regularisation, weights=own_weights)
+        head = choice.head.fit(features[train], numbers, setting=choice.setting, weights=own_weights)
     known = Known.of(features[train], numbers)
     if held_back := choice.held_back:
         head = head.temperature_scaled(held_back.temperature)
         known = known.on_the_scale_of(held_back.known)
     else:
+        if not head.own_scale:  # better calibrated by what it has learnt than not at all
+            head = head.temperature_scaled(confidence.temperature(head.logits(features[train]), numbers, own_scale=False))
         known = known.scaled(features[train], head.predict_proba(features[train]))
     return Recogniser(head, [rows.names[label] for label in learnt], len(every), known)
 

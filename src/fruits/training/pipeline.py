@@ -23,6 +23,7 @@ from fruits.config import RunConfig, usable_cores
 from fruits.embedding.session import usable_device
 from fruits.engines import get_engine
 from fruits.errors import BundleError, CatalogueError, ConfigError
+from fruits.learning.heads import get_head
 from fruits.learning.pca import PCA
 from fruits.monitoring.clock import Clock, Progress, Silent, Watcher
 from fruits.monitoring.timeline import Timeline
@@ -134,6 +135,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
                 variance=config.variance,
                 components=config.components,
                 weights=weights,
+                head=get_head(config.head),
             )
             _say_what_was_chosen(choice, progress)
         with clock.step("features"):
@@ -193,6 +195,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
                 mean=pca.mean,
                 components=pca.axes[: choice.components],
                 head=recogniser.head,
+                head_name=config.head,
                 known=recogniser.known,
                 taxonomy=taxonomy,
                 certainty=certainty,
@@ -211,7 +214,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             **counts,
             "rejections": rejections[: records.REJECTIONS_KEPT],
             "rejections_total": len(rejections),
-            **records.fitted(pca, choice, recogniser, grouped_by),
+            **records.fitted(pca, choice, recogniser, grouped_by, config.head),
             **scores,
             "leakage": checked.leakage,
             "coverage": coverage,
@@ -348,16 +351,14 @@ def _say_what_was_found(catalogue: Catalogue, progress: Progress) -> None:
 
 
 def _say_what_was_chosen(choice: fitting.Choice, progress: Progress) -> None:
+    setting = f"{choice.head.parameter} {choice.setting:g}"
     if choice.chosen_by == "seen":
         progress.say(
             f"the network was made from these training photos, so holding some back decides nothing: {choice.components} "
-            f"components for 99 % of the variance, regularisation {choice.regularisation:g}"
+            f"components for 99 % of the variance, {setting}"
         )
-    elif tried := len(choice.component_trials) + len(choice.regularisation_trials):
-        progress.say(
-            f"{tried} heads tried on training photos held back: {choice.components} components, regularisation "
-            f"{choice.regularisation:g}"
-        )
+    elif tried := len(choice.component_trials) + len(choice.setting_trials):
+        progress.say(f"{tried} heads tried on training photos held back: {choice.components} components, {setting}")
 
 
 def _gallery(

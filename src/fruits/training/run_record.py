@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 import fruits
+from fruits import extensions
 from fruits.config import RunConfig
 from fruits.embedding.backbone import computation_id, releases
 from fruits.embedding.card import Card
@@ -23,8 +24,9 @@ from fruits.errors import StoreError, TooManyRejectedError
 from fruits.learning import metrics
 from fruits.learning.calibration import calibration_floor
 from fruits.learning.folds import interval
-from fruits.learning.heads.logistic import softmax
+from fruits.learning.heads import softmax
 from fruits.learning.pca import PCA
+from fruits.learning.validation import Trial
 from fruits.photos.catalogue.catalogue import Catalogue, labels_without_training
 from fruits.photos.decoding.images import Preprocessing
 from fruits.recogniser.answers import OUTCOMES, Certainty, decide
@@ -150,26 +152,35 @@ def refuse_too_many(counts: dict[str, int], rejected: list[dict[str, str]], limi
     )
 
 
-def fitted(pca: PCA, choice: Choice, recogniser: Recogniser, grouped_by: str) -> dict[str, Any]:
+def fitted(pca: PCA, choice: Choice, recogniser: Recogniser, grouped_by: str, head: str) -> dict[str, Any]:
     """Return what was fitted and how its choices were made."""
     ratio = pca.explained_variance_ratio
-    best = next((t for t in choice.regularisation_trials if t.regularisation == choice.regularisation), None)
+    parameter = choice.head.parameter
+    best = next((trial for trial in choice.setting_trials if trial.setting == choice.setting), None)
     return {
         "components": choice.components,
         "components_chosen_by": choice.chosen_by,
-        "component_trials": [asdict(trial) for trial in choice.component_trials],
+        "component_trials": [_trial(trial, parameter) for trial in choice.component_trials],
         "explained_variance": float(ratio[: choice.components].sum()),
         "explained_variance_ratio": ratio.tolist(),
         "head": {
-            "regularisation": choice.regularisation,
+            "name": head,
+            "parameter": parameter,
+            parameter: choice.setting,
+            "temperature": choice.held_back.temperature if choice.held_back else recogniser.head.temperature,
             "validation_accuracy": best.accuracy if best else None,
             "validation_groups": choice.groups_held_back,
             "validation_groups_by": grouped_by,
-            "trials": [asdict(trial) for trial in choice.regularisation_trials],
+            "trials": [_trial(trial, parameter) for trial in choice.setting_trials],
             "training_photos": recogniser.training_photos,
             "converged": recogniser.head.converged,
         },
     }
+
+
+def _trial(trial: Trial, parameter: str) -> dict[str, Any]:
+    """Return a trial as plain values, its setting under the name that the head gives it."""
+    return {parameter if name == "setting" else name: value for name, value in asdict(trial).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +273,7 @@ def scores(
             confused.append({**named, "count": pair.count, "share": pair.share, "uris": uris})
         found["kind_metrics"] = _kind_metrics(probabilities, truth, taxonomy, groups)
         if enough:
-            found["calibration"] = _calibration(probabilities, truth, choice, recogniser.head.logits(own), values)
+            found["calibration"] = _calibration(probabilities, truth, choice, recogniser.head.scaled_logits(own), values)
         else:
             values["expectedCalibrationError"] = found["kind_metrics"]["expectedCalibrationError"] = None
         strangeness = recogniser.known.strangeness(own, probabilities)
@@ -383,6 +394,8 @@ def identity(
         config.gallery,
         meaning.as_dict(),
     ]
+    if config.head != "logistic":
+        choices += [config.head, extensions.get("head", config.head).package]
     choices += [computation_id(card, preprocessing, device), versions()]
     digest.update(json_text(choices, sort_keys=True).encode())
     # Which photos are of one source, not in which order the sources were given.

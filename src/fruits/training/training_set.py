@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fruits.learning import clusters
-from fruits.learning.heads import logistic as heads
+from fruits.learning import clusters, validation
 from fruits.storage.parts import Holding, Inventory, Parts
 
 #: Rows that one merge of moments is made of; fewer would spend more on merging than on products when d is large.
@@ -86,7 +85,7 @@ class Rows:
         """
         train = self.training
         weights = np.zeros(len(self.ok))
-        weights[train] = heads.balance(np.array(kind_of, np.int64)[self.label[train]], self.source[train])
+        weights[train] = validation.balance(np.array(kind_of, np.int64)[self.label[train]], self.source[train])
         return weights
 
 

@@ -16,7 +16,7 @@ from fruits.learning.calibration import (
     sure_precision,
     temperature,
 )
-from fruits.learning.heads.logistic import softmax
+from fruits.learning.heads import softmax
 from fruits.learning.metrics import expected_calibration_error
 
 

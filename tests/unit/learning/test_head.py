@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from fruits.learning.heads import logistic as heads
-from fruits.learning.heads.logistic import Choosing, Head, LabelsError, balance, fit, hold_back
+from fruits.learning.heads import LabelsError
+from fruits.learning.heads.logistic import LogisticHead, fit
 from fruits.learning.pca import TooFewRowsError
+from fruits.learning.validation import Choosing, balance, hold_back
 
 
 def clusters(c: int, per_label: int, k: int, *, distance: float = 4.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +138,7 @@ def test_cooler_head_gives_the_same_answers_less_surely() -> None:
     np.testing.assert_allclose(cool.logits(features), head.logits(features) / 2.5, atol=1e-5)  # float32
     assert (cool.logits(features).argmax(axis=1) == head.logits(features).argmax(axis=1)).all()
     assert (cool.predict_proba(features).max(axis=1) <= head.predict_proba(features).max(axis=1)).all()
-    stopped = Head(head.weights, head.bias, converged=False)
+    stopped = LogisticHead(head.weights, head.bias, converged=False)
     assert not stopped.temperature_scaled(2.0).converged
 
 
@@ -214,26 +216,26 @@ def test_more_components_are_chosen_when_they_tell_labels_apart() -> None:
     assert 8 < k <= 64
 
 
-def test_chosen_regularisation_has_the_lowest_doubted_log_loss_of_all_tried() -> None:
-    strength, trials, answers = choosing(16, 8, distance=0.7).regularisation(12)
+def test_chosen_regularisation_has_the_lowest_smoothed_log_loss_of_all_tried() -> None:
+    strength, trials, answers = choosing(16, 8, distance=0.7).setting(12)
     assert answers is not None
-    assert {trial.regularisation for trial in trials} == set(heads.REGULARISATIONS)
-    assert strength == min(trials, key=lambda trial: trial.smoothed_log_loss).regularisation
+    assert {trial.setting for trial in trials} == set(heads.REGULARISATIONS)
+    assert strength == min(trials, key=lambda trial: trial.smoothed_log_loss).setting
     assert all(trial.components == 12 for trial in trials)
 
 
 def test_certainty_without_end_is_not_chosen_where_every_head_is_right() -> None:
-    strength, trials, _ = choosing(16, 8, distance=8.0).regularisation(8)
+    strength, trials, _ = choosing(16, 8, distance=8.0).setting(8)
     assert {trial.accuracy for trial in trials} == {1.0}
-    assert min(trials, key=lambda trial: trial.log_loss).regularisation == max(heads.REGULARISATIONS)
+    assert min(trials, key=lambda trial: trial.log_loss).setting == max(heads.REGULARISATIONS)
     assert strength < max(heads.REGULARISATIONS)
 
 
 def test_answers_are_those_of_a_head_that_has_not_seen_the_photos_held_back() -> None:
     some = choosing(16, 8, distance=0.7)
-    strength, trials, answers = some.regularisation(8)
+    strength, trials, answers = some.setting(8)
     assert answers is not None
-    best = next(trial for trial in trials if trial.regularisation == strength)
+    best = next(trial for trial in trials if trial.setting == strength)
     assert answers.right.mean() == best.accuracy
     features = np.ascontiguousarray(some.features[:, :8])
     head = fit(features[~some.held_back], some.labels[~some.held_back], regularisation=strength)
@@ -243,14 +245,14 @@ def test_answers_are_those_of_a_head_that_has_not_seen_the_photos_held_back() ->
 
 def test_photos_of_little_weight_have_little_say_in_the_loss() -> None:
     some = choosing(16, 8, distance=0.7)
-    _, plain, _ = some.regularisation(8)
-    _, _, answers = some.regularisation(8)
+    _, plain, _ = some.setting(8)
+    _, _, answers = some.setting(8)
     assert answers is not None
     # Only the photos held back that are named wrongly count: the loss must rise.
     weights = np.ones(len(some.labels))
     weights[np.flatnonzero(some.held_back)[answers.right]] = 1e-9
     some.weights = weights
-    _, weighted, _ = some.regularisation(8)
+    _, weighted, _ = some.setting(8)
     assert min(trial.log_loss for trial in weighted) > max(trial.log_loss for trial in plain[:2])
     assert [trial.accuracy for trial in weighted] == [trial.accuracy for trial in plain]  # counts photos, as ever
 
@@ -259,7 +261,7 @@ def test_nothing_held_back_takes_every_component_and_tries_nothing() -> None:
     features, labels = clusters(2, 3, 5)
     undecided = Choosing(features, labels, np.zeros(6, np.int64), np.zeros(6, bool))
     assert undecided.components() == (5, [])
-    strength, trials, answers = undecided.regularisation(5)
+    strength, trials, answers = undecided.setting(5)
     assert strength > 0
     assert trials == []
     assert answers is None

@@ -13,9 +13,10 @@ import pytest
 from fruits.config import RunConfig
 from fruits.errors import FruitsError
 from fruits.learning.calibration import DEFAULT_CERTAIN, DEFAULT_PROBABLE, sure_precision
-from fruits.learning.heads import logistic as heads
-from fruits.learning.heads.logistic import DEFAULT_REGULARISATION
+from fruits.learning.heads import softmax
+from fruits.learning.heads.logistic import DEFAULT_REGULARISATION, LogisticHead
 from fruits.learning.out_of_distribution import Known
+from fruits.learning.validation import Answers
 from fruits.photos.decoding.quality import Limits
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import NAMING, OUTCOMES, decide
@@ -186,7 +187,7 @@ def test_word_of_a_manifest_is_taken(own_photos: Path, tmp_path: Path) -> None:
 
 
 def test_where_nothing_is_held_back_only_clear_answers_are_certain_and_nothing_is_strange() -> None:
-    choice = Choice(8, "components", 3.0, [], [], 0, None)
+    choice = Choice(8, "components", LogisticHead, 3.0, [], [], 0, None)
     limits = Limits(0.1, 0.2, 50)
     certainty, coverage = certainty_by(choice, rows_of(np.arange(3)), limits, None, 0.92)
     assert (certainty.variety, certainty.kind, certainty.strange) == (DEFAULT_CERTAIN, DEFAULT_CERTAIN, float("inf"))
@@ -213,10 +214,10 @@ def held_back_choice(n: int, seed: int = 0) -> tuple[Choice, Any, np.ndarray]:
     logits[np.arange(n), truth] += rng.choice([0.5, 2, 5], n).astype(np.float32)
     features = rng.normal(size=(n, 2)).astype(np.float32)
     known = Known.of(features, truth)
-    answers = heads.Answers(logits, truth, np.arange(4))
-    known = known.scaled(features, heads.softmax(logits))
+    answers = Answers(logits, truth, np.arange(4))
+    known = known.scaled(features, softmax(logits))
     rows = rows_of(truth, names=names)
-    return Choice(2, "components", 3.0, [], [], 8, HeldBack(answers, 1.0, known, features)), rows, truth
+    return Choice(2, "components", LogisticHead, 3.0, [], [], 8, HeldBack(answers, 1.0, known, features)), rows, truth
 
 
 @pytest.mark.parametrize("precision", [0.8, 0.85, 0.92])

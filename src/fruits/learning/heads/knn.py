@@ -1,0 +1,157 @@
+"""k nearest neighbours by cosine: each label is as likely as its own nearest reference photos are alike.
+
+The logit of a label is the mean cosine between a photo and the references of that label that are nearest to it. Of a bounded
+set of references, so that memory and time do not grow with the training photos. Knows nothing of files or ONNX itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fruits.learning.heads import Graph, Head, LabelsError
+from fruits.learning.neighbours import unit
+from fruits.learning.pca import TooFewRowsError
+
+#: References of all labels together, at most (one per label where there are more labels): 8,192 of 128 numbers are 4 MB.
+MAX_REFERENCES: Final = 8192
+#: Cosine of what stands for a reference that is not there: below any.
+_NONE: Final = np.float32(-4)
+#: Photos compared at a time: their cosines with all references fill 8 MB.
+_BLOCK: Final = 256
+
+
+@dataclass(frozen=True)
+class KnnHead(Head):
+    """References of every label, and how many of them decide.
+
+    Attributes
+    ----------
+    references : float32 array, shape (r, k)
+        Of length 1, label by label.
+    counts : int64 array, shape (c,)
+        References of each label, 1 or more.
+    neighbours : int64 array, shape (1,)
+        How many of a label's references are averaged, at most; a label with fewer averages all.
+
+    Raises
+    ------
+    ValueError
+        If the counts are not those of the references.
+
+    Notes
+    -----
+    The mean over a label's own neighbours is continuous in the features. Votes among the nearest of all labels are not: at equal
+    distances, sums in another order would give another answer in the single graph than in batch.
+
+    References
+    ----------
+    Mitani and Hamamoto (2006), "A local mean-based nonparametric classifier", Pattern Recognition Letters 27.
+    """
+
+    arrays: ClassVar = {"references": ("f4", ("r", "k")), "counts": ("i8", ("c",)), "neighbours": ("i8", ("1",))}
+    parameter: ClassVar = "neighbours"
+    settings: ClassVar = (1.0, 2.0, 4.0, 8.0, 16.0)
+    default: ClassVar = 4.0
+
+    references: NDArray[np.float32]
+    counts: NDArray[np.int64]
+    neighbours: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        most = len(self.references)
+        if len(self.counts) == 0 or self.counts.min() < 1 or self.counts.max() > most or self.counts.sum() != most:
+            raise ValueError(
+                f"counts of {self.counts.sum()} references in all, of {most}; expected 1 or more per label"
+            )
+        if self.neighbours[0] < 1:
+            raise ValueError(f"{self.neighbours[0]} neighbours; expected 1 or more")
+
+    @classmethod
+    def fit(
+        cls,
+        features: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        *,
+        setting: float,
+        weights: NDArray[np.float64] | None = None,
+    ) -> KnnHead:
+        """Choose the references: of each label as many as the others have at most, evenly over its rows.
+
+        Parameters
+        ----------
+        features : float32 array, shape (n, k)
+        labels : int array, shape (n,)
+            Every value from 0 to c - 1 occurs.
+        setting : float
+            Neighbours per label.
+        weights : float64 array, shape (n,), optional
+            What each row counts: of a label with more rows than references, rows are chosen in proportion.
+
+        Raises
+        ------
+        TooFewRowsError
+            If there are no rows.
+        LabelsError
+            If there is only one label.
+        """
+        if not len(features):
+            raise TooFewRowsError("no training photos; expected some for every label")
+        if labels.max() == 0:
+            raise LabelsError("all training photos have the same label; expected at least two to tell apart")
+        order = np.argsort(labels, kind="stable")
+        rows_of = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+        most = max(1, MAX_REFERENCES // len(rows_of))
+        chosen = [_spread(rows, most, None if weights is None else weights[rows]) for rows in rows_of]
+        counts = np.array([len(rows) for rows in chosen], np.int64)
+        return cls(unit(features[np.concatenate(chosen)]), counts, np.array([int(setting)], np.int64))
+
+    def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits, shape (n, c), of features of shape (n, k). O(n r k)."""
+        padded, missing, shares = self._padded
+        shape, count = missing.shape, shares.shape[1]
+        logits = np.empty((len(features), len(self.counts)), np.float32)
+        for start in range(0, len(features), _BLOCK):
+            cosine = (unit(features[start : start + _BLOCK]) @ padded.T).reshape(-1, *shape) + missing
+            nearest = -np.sort(-np.partition(cosine, -count, axis=2)[..., -count:], axis=2)
+            logits[start : start + _BLOCK] = (nearest * shares).sum(axis=2)
+        return logits
+
+    def add_to_graph(self, graph: Graph, features: str) -> str:
+        """See :class:`fruits.learning.heads.Head`."""
+        padded, missing, shares = self._padded
+        c, r = missing.shape
+        square = graph.sum(graph.node("Mul", features, features), self.references.shape[1])
+        length = graph.node("Max", graph.node("Sqrt", square), graph.constant("least_length", np.float32(1e-12)))
+        products = graph.node("MatMul", graph.node("Div", features, length), graph.constant("references", padded.T))
+        cosine = graph.node("Add", products, graph.constant("missing", missing.reshape(-1)))
+        by_label = graph.node("Reshape", cosine, graph.constant("by_label", np.array([-1, c, r], np.int64)))
+        nearest = graph.largest(by_label, shares.shape[1])
+        mean = graph.sum(graph.node("Mul", nearest, graph.constant("shares", shares)), shares.shape[1])
+        return graph.node("Reshape", mean, graph.constant("one_per_label", np.array([-1, c], np.int64)))
+
+    @cached_property
+    def _padded(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Return the references with zeros, so that every label has as many, shape (c * r, k); what is added to the cosine of
+        each, shape (c, r); and what each of a label's nearest counts, shape (c, neighbours).
+        """
+        c, r = len(self.counts), int(self.counts.max())
+        missing = np.where(np.arange(r) < self.counts[:, None], np.float32(0), _NONE)
+        padded = np.zeros((c * r, self.references.shape[1]), np.float32)
+        padded[missing.reshape(-1) == 0] = self.references
+        averaged = np.minimum(self.counts, self.neighbours[0])[:, None]
+        shares = (np.arange(min(r, int(self.neighbours[0]))) < averaged) / averaged
+        return padded, missing, shares.astype(np.float32)
+
+
+def _spread(rows: NDArray[np.int64], most: int, weights: NDArray[np.float64] | None) -> NDArray[np.int64]:
+    """Return at most so many of some rows, evenly over them in their order, in proportion to their weights."""
+    if len(rows) <= most:
+        return rows
+    reached = np.cumsum(np.ones(len(rows)) if weights is None else weights)
+    at = np.searchsorted(reached, (np.arange(most) + 0.5) / most * reached[-1])
+    return np.asarray(rows[np.unique(np.minimum(at, len(rows) - 1))], np.int64)

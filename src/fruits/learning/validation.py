@@ -1,0 +1,284 @@
+"""How choices are made within Training: which rows are held back, what each choice is worth on them, what each row counts.
+
+The number of components k and the setting of the head are chosen on groups of training photos that are held back while
+choosing; test photos play no part. Knows nothing of files or engines, nor which head is fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fruits.learning.calibration import temperature
+from fruits.learning.heads import Head
+from fruits.learning.heads.logistic import LogisticHead
+
+#: Share of a label's groups that is held back while choosing.
+HELD_BACK: Final = 0.2
+#: Label smoothing on the photos held back. They neighbour photos that are learnt, and the backbone may have been made
+#: from them; then any head gets them right, plain log loss rewards certainty without end, and on other photos it is misplaced.
+LABEL_SMOOTHING: Final = 0.01
+_LEAST_PROBABILITY: Final = 1e-15
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One choice that was tried, and what it was worth on the photos held back.
+
+    Attributes
+    ----------
+    components : int
+    setting : float
+        Of the head, such as its regularisation.
+    accuracy, log_loss : float
+    smoothed_log_loss : float
+        Log loss against labels smoothed by ``LABEL_SMOOTHING``: that share is spread over all labels.
+    standard_error : float
+        Of the accuracy, over groups: photos of one group are not independent.
+    """
+
+    components: int
+    setting: float
+    accuracy: float
+    log_loss: float
+    smoothed_log_loss: float
+    standard_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a head that was fitted on the rest says of the rows held back.
+
+    Attributes
+    ----------
+    logits : float32 array, shape (m, c)
+    truth : int64 array, shape (m,)
+        Which of the c labels is right.
+    labels : int64 array, shape (c,)
+        The labels that were learnt.
+    """
+
+    logits: NDArray[np.float32]
+    truth: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether the most probable label is right, shape (m,)."""
+        return np.asarray(self.logits.argmax(axis=1) == self.truth)
+
+
+@dataclass(slots=True)
+class Choosing:
+    """Features of training photos for choosing, with some groups held back.
+
+    Attributes
+    ----------
+    features : float32 array, shape (n, k_max)
+        From a PCA that has not seen the rows held back.
+    labels : int array, shape (n,)
+    groups : int array, shape (n,)
+    held_back : bool array, shape (n,)
+    weights : float64 array, shape (n,), optional
+        What each row counts in a fit and in the loss.
+    head : type of Head
+        What is fitted.
+    """
+
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    held_back: NDArray[np.bool_]
+    weights: NDArray[np.float64] | None = None
+    head: type[Head] = LogisticHead
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is something to learn from and something held back."""
+        return bool(self.held_back.any()) and len(np.unique(self.labels[~self.held_back])) > 1
+
+    def components(self, at_least: int = 1) -> tuple[int, list[Trial]]:
+        """Return the smallest k at which accuracy no longer improves, and all that was tried.
+
+        Tried are k = 8, 12, 16, 24, 32, ... upwards from ``at_least``, until three in a row bring nothing. Chosen is the
+        smallest k whose distance to the best is at most half its standard error: the difference is likely chance (the rule of
+        Breiman et al. 1984, section 3.4.3, on paired differences, since all were asked about the same photos; halved, because
+        components cost little here and telling strange photos apart needs them, too).
+
+        Parameters
+        ----------
+        at_least : int
+            Fewest components tried. Photos held back resemble those that are learnt, so that a handful of components seems
+            to be enough for them and is not for other photos.
+        """
+        k_max = self.features.shape[1]
+        if not self.possible:
+            return k_max, []
+        trials: list[Trial] = []
+        right: list[NDArray[np.bool_]] = []
+        since_best = 0
+        for k in _ladder(min(at_least, k_max), k_max):
+            trial, answers = self._try(k, self.head.default)
+            better = not trials or trial.accuracy > max(t.accuracy for t in trials)
+            since_best = 0 if better else since_best + 1
+            trials.append(trial)
+            right.append(answers.right)
+            if since_best == 3:
+                break
+        return trials[self._simplest(right)].components, trials
+
+    def setting(self, components: int, *, trusted: bool = True) -> tuple[float, list[Trial], Answers | None]:
+        """Return the setting of lowest smoothed log loss, all that was tried, and what its head says.
+
+        The log loss is explained at :class:`Trial`. What the head says is of the rows held back; None if there are none.
+
+        Parameters
+        ----------
+        components : int
+        trusted : bool
+            Whether the rows held back can decide; else the default is the only one tried.
+        """
+        if not self.possible:
+            return self.head.default, [], None
+        trials: list[Trial] = []
+        best: Answers | None = None
+        for setting in self.head.settings if trusted else (self.head.default,):
+            trial, answers = self._try(components, setting)
+            trials.append(trial)
+            if trial is min(trials, key=lambda trial: trial.smoothed_log_loss):
+                best = answers
+        return min(trials, key=lambda trial: trial.smoothed_log_loss).setting, trials, best
+
+    def _simplest(self, right: list[NDArray[np.bool_]]) -> int:
+        """Return the first trial, simplest first, that is not clearly worse than the best."""
+        best = max(right, key=lambda hits: hits.mean())
+        groups = self.groups[self.held_back]
+        losses = (best.astype(np.float64) - hits for hits in right)
+        return next(i for i, loss in enumerate(losses) if loss.mean() <= _standard_error(loss, groups) / 2)
+
+    def _try(self, components: int, setting: float) -> tuple[Trial, Answers]:
+        features = np.ascontiguousarray(self.features[:, :components])
+        held = self.held_back
+        # Labels of the photos held back are numbered among those that are learnt; all have some that train.
+        learnt, numbers = np.unique(self.labels[~held], return_inverse=True)
+        weights = None if self.weights is None else self.weights[~held]
+        head = self.head.fit(features[~held], numbers, setting=setting, weights=weights)
+        answers = Answers(
+            np.asarray(head.logits(features[held]), np.float32), np.searchsorted(learnt, self.labels[held]), learnt
+        )
+        logits = answers.logits
+        if not self.head.own_scale:
+            logits = logits / np.float32(temperature(logits, answers.truth, own_scale=False))
+        log_p = logits - logits.max(axis=1, keepdims=True)
+        log_p = log_p - np.log(np.exp(log_p, dtype=np.float64).sum(axis=1, keepdims=True))
+        log_p = np.maximum(log_p, np.log(_LEAST_PROBABILITY))
+        weights = None if self.weights is None else self.weights[held]
+        log_loss = -float(np.average(log_p[np.arange(len(log_p)), answers.truth], weights=weights))
+        smoothed = (1 - LABEL_SMOOTHING) * log_loss - LABEL_SMOOTHING * float(np.average(log_p.mean(axis=1), weights=weights))
+        error = _standard_error(answers.right.astype(np.float64), self.groups[held])
+        trial = Trial(components, setting, float(answers.right.mean()), log_loss, smoothed, error)
+        return trial, answers
+
+
+def hold_back(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
+    """Choose the rows held back: about a fifth of each label's groups, never all of a label.
+
+    Of a label's rows always whole groups; a group that holds rows of several labels may be held back for one of them alone.
+
+    A label with a single group holds back a fifth of its photos instead, from five photos on: better a flattering word
+    about it than none.
+
+    Parameters
+    ----------
+    labels, groups : int array, shape (n,)
+    seed : int
+
+    Returns
+    -------
+    bool array, shape (n,)
+    """
+    held = np.zeros(len(labels), bool)
+    # A bijection on 64 bits that mixes in the seed: the choice depends on the groups themselves, not on their order.
+    mixed = (groups.astype(np.uint64) ^ np.uint64(seed)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed ^= mixed >> np.uint64(29)
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(labels[order]) != 0]) if len(labels) else np.array([], int)
+    for rows in np.split(order, starts[1:]):
+        distinct = np.unique(mixed[rows])
+        if len(distinct) > 1:
+            take = max(1, round(HELD_BACK * len(distinct)))
+            held[rows] = np.isin(mixed[rows], distinct[:take])
+        elif len(rows) >= 5:
+            held[rows[:: round(1 / HELD_BACK)]] = True
+    return held
+
+
+def hold_back_sources(labels: NDArray[np.int64], sources: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
+    """Choose the rows held back among labels of several sources: of each, about a fifth of the sources, never all.
+
+    What a head says of photos of a source that it has learnt flatters: the next person's photos are of another. Labels of a
+    single source hold back nothing.
+
+    Parameters
+    ----------
+    labels, sources : int array, shape (n,)
+        A negative source is not known; such rows are never held back.
+    seed : int
+
+    Returns
+    -------
+    bool array, shape (n,)
+    """
+    pairs = np.unique(np.stack([labels, sources]), axis=1)
+    known = pairs[:, pairs[1] >= 0]
+    several = np.isin(labels, np.flatnonzero(np.bincount(known[0], minlength=1) > 1)) & (sources >= 0)
+    held = np.zeros(len(labels), bool)
+    held[several] = hold_back(labels[several], sources[several], seed)
+    return held
+
+
+def balance(kinds: NDArray[np.int64], sources: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return a weight per row, 1 on average: every kind has the same sum, and so has every source of photos within a kind.
+
+    A studio that photographed one fruit 2,000 times then counts no more than a shop with 40 photos of it.
+
+    Parameters
+    ----------
+    kinds, sources : int array, shape (n,)
+    """
+    if not len(kinds):
+        return np.empty(0)
+    _, kind = np.unique(kinds, return_inverse=True)
+    _, cell, in_cell = np.unique(np.stack([kinds, sources]), axis=1, return_inverse=True, return_counts=True)
+    cell = cell.reshape(-1)
+    # Of each cell one row, to count the sources of a kind.
+    _, first = np.unique(cell, return_index=True)
+    sources_of_kind = np.bincount(kind[first], minlength=kind.max(initial=-1) + 1)
+    weights = 1.0 / (in_cell[cell] * sources_of_kind[kind])
+    return np.asarray(weights * (len(kinds) / weights.sum()), np.float64)
+
+
+def _ladder(k_min: int, k_max: int) -> Iterable[int]:
+    """Yield k_min, then those of 8, 12, 16, 24, 32, 48, ... beyond it, and at last k_max."""
+    if k_min >= 8 and k_min < k_max:
+        yield k_min
+    k = 8
+    while k < k_max:
+        if k > k_min:
+            yield k
+        k = k * 3 // 2 if k & (k - 1) == 0 else k * 4 // 3
+    yield k_max
+
+
+def _standard_error(values: NDArray[np.float64], groups: NDArray[np.int64]) -> float:
+    """Return the standard error of a mean over groups of unequal size (linearised ratio estimator; Cochran 1977, 6.3)."""
+    _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(sizes) < 2:
+        return 0.0
+    residual = np.bincount(number, weights=values) - values.mean() * sizes
+    m = len(sizes)
+    return float(np.sqrt(np.square(residual).sum() * m / (m - 1)) / sizes.sum())
