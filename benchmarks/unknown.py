@@ -22,11 +22,11 @@ from fruits.assessment.dataset import Dataset, Finished, dataset_of, open_run
 from fruits.embedding.backbone import Embedder
 from fruits.learning.calibration import temperature
 from fruits.learning.heads import logistic as heads
-from fruits.learning.validation import hold_back
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import nearest, unit
 from fruits.learning.out_of_distribution import Known, entropy
 from fruits.learning.pca import PCA
+from fruits.learning.validation import hold_back
 from fruits.photos.decoding.images import to_network_input
 
 ACCEPTED = 0.95

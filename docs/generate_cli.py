@@ -39,7 +39,9 @@ def cli_markdown() -> str:
             if param.name not in ("verbose", "quiet"):
                 default = "required" if param.required else default_of(param)
                 shown = described(param)[0].replace("|", "\\|")
-                lines.append(f"| `{shown}` | {with_names(param.help or '', own=True).replace('<', '&lt;')} | {default} |")
+                lines.append(
+                    f"| `{shown}` | {with_names(param.help or '', own=True).replace('<', '&lt;')} | {default} |"
+                )
     return "\n".join(lines) + "\n"
 
 

@@ -187,6 +187,30 @@ def fruits() -> Callable[..., Finished]:
     return call
 
 
+# --- A package of somebody else ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Install a package as pip would: a module, and metadata with its entry points; for this process and those it starts."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setenv("PYTHONPATH", str(site))
+
+    def put(module: str, code: str, points: dict[str, dict[str, str]], *, version: str = "1.0") -> Path:
+        (site / f"{module}.py").write_text(code, "utf-8")
+        about = site / f"{module}-{version}.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: {version}\n", "utf-8")
+        lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in of.items()) for group, of in points.items()]
+        (about / "entry_points.txt").write_text("".join(lines), "utf-8")
+        sys.modules.pop(module, None)
+        return site
+
+    return put
+
+
 # --- A bucket ---------------------------------------------------------------------------------------------------------
 
 

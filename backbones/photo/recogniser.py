@@ -26,10 +26,10 @@ from fruits.learning import calibration as confidence
 from fruits.learning.drift import Drift
 from fruits.learning.heads import softmax
 from fruits.learning.heads.logistic import LogisticHead
-from fruits.learning.validation import balance
 from fruits.learning.moments import Moments
 from fruits.learning.out_of_distribution import ACCEPTED, Known
 from fruits.learning.pca import PCA
+from fruits.learning.validation import balance
 from fruits.photos.decoding.images import Preprocessing, to_network_input
 from fruits.photos.decoding.quality import Limits, measure
 from fruits.recogniser import bundle as bundles

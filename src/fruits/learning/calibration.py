@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fruits.learning.metrics import expected_calibration_error
 
-#: Label smoothing on the validation photos; see ``learning.validation.LABEL_SMOOTHING``. Less than there: that one decides how bold a
+#: Label smoothing on the validation photos. Less than ``learning.validation.LABEL_SMOOTHING``: that one decides how bold a
 #: head may be fitted, this one only bounds what it says when no photo held back was wrong.
 LABEL_SMOOTHING: Final = 0.002
 #: Below an even chance nothing is certain, however well the photos held back went; nothing is probable below a third.

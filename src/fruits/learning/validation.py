@@ -178,7 +178,9 @@ class Choosing:
         log_p = np.maximum(log_p, np.log(_LEAST_PROBABILITY))
         weights = None if self.weights is None else self.weights[held]
         log_loss = -float(np.average(log_p[np.arange(len(log_p)), answers.truth], weights=weights))
-        smoothed = (1 - LABEL_SMOOTHING) * log_loss - LABEL_SMOOTHING * float(np.average(log_p.mean(axis=1), weights=weights))
+        smoothed = (1 - LABEL_SMOOTHING) * log_loss - LABEL_SMOOTHING * float(
+            np.average(log_p.mean(axis=1), weights=weights)
+        )
         error = _standard_error(answers.right.astype(np.float64), self.groups[held])
         trial = Trial(components, setting, float(answers.right.mean()), log_loss, smoothed, error)
         return trial, answers

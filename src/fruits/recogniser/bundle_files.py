@@ -31,7 +31,7 @@ MANIFEST: Final = "manifest.json"
 #: 4: certainty says from where on a kind is probable; in bundles of format 3, which are read, none is.
 #: 5: which head it is, with its temperature and its own arrays; before, always logistic regression.
 FORMAT_VERSION: Final = 5
-_READ: Final = (3, FORMAT_VERSION)
+_READ: Final = (3, 4, FORMAT_VERSION)
 _FIRST_WITH_HEAD: Final = 5
 #: Every array but those of the head, with its type and shape; a letter is the same size everywhere: d, k and c as always, m of
 #: drift, g of the gallery.

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from fruits.engines import Engine
 from fruits.errors import ConfigError
 from fruits.learning import calibration as confidence
-from fruits.learning.drift import Drift
 from fruits.learning import validation
+from fruits.learning.drift import Drift
 from fruits.learning.heads import MAX_ROWS, Head, softmax
 from fruits.learning.heads.logistic import LogisticHead, scale_of
 from fruits.learning.moments import Moments
@@ -394,7 +394,9 @@ def fit_recogniser(
         known = known.on_the_scale_of(held_back.known)
     else:
         if not head.own_scale:  # better calibrated by what it has learnt than not at all
-            head = head.temperature_scaled(confidence.temperature(head.logits(features[train]), numbers, own_scale=False))
+            head = head.temperature_scaled(
+                confidence.temperature(head.logits(features[train]), numbers, own_scale=False)
+            )
         known = known.scaled(features[train], head.predict_proba(features[train]))
     return Recogniser(head, [rows.names[label] for label in learnt], len(every), known)
 

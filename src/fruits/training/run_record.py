@@ -273,7 +273,9 @@ def scores(
             confused.append({**named, "count": pair.count, "share": pair.share, "uris": uris})
         found["kind_metrics"] = _kind_metrics(probabilities, truth, taxonomy, groups)
         if enough:
-            found["calibration"] = _calibration(probabilities, truth, choice, recogniser.head.scaled_logits(own), values)
+            found["calibration"] = _calibration(
+                probabilities, truth, choice, recogniser.head.scaled_logits(own), values
+            )
         else:
             values["expectedCalibrationError"] = found["kind_metrics"]["expectedCalibrationError"] = None
         strangeness = recogniser.known.strangeness(own, probabilities)

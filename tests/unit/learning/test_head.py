@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from fruits.learning.heads import logistic as heads
 from fruits.learning.heads import LabelsError
+from fruits.learning.heads import logistic as heads
 from fruits.learning.heads.logistic import LogisticHead, fit
 from fruits.learning.pca import TooFewRowsError
 from fruits.learning.validation import Choosing, balance, hold_back

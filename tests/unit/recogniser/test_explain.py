@@ -82,9 +82,7 @@ def test_single_graph_gives_the_logits_of_places_and_their_mean_is_the_answer(sa
     head = LogisticHead(rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=4).astype(np.float32))
     features = rng.normal(size=(40, 3)).astype(np.float32)
     known = Known.of(features, np.arange(40) % 4).scaled(features, head.predict_proba(features))
-    graph = with_recogniser(
-        model, mean=mean, components=components, head=head, known=known, size=16, metadata={}
-    )
+    graph = with_recogniser(model, mean=mean, components=components, head=head, known=known, size=16, metadata={})
     onnx.checker.check_model(onnx.load_model_from_string(graph), full_check=True)
     session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
     probabilities, places = session.run(["probabilities", "evidence"], {"pixels": pixels(2)})

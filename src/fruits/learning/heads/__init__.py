@@ -54,7 +54,7 @@ class Graph(Protocol):
 
 
 class Head(Protocol):
-    """A fitted head. To write one, derive a dataclass from this, whose fields are its arrays.
+    """A fitted head. To write one, derive from this: fit, logits, arrays and add_to_graph; the rest is there.
 
     Attributes
     ----------
@@ -86,6 +86,10 @@ class Head(Protocol):
     linear: ClassVar[bool] = False
     temperature: float = 1.0
     converged: bool = True
+
+    def __init__(self, **arrays: Any) -> None:
+        for name, value in arrays.items():
+            setattr(self, name, value)
 
     @classmethod
     def fit(
@@ -146,7 +150,11 @@ def get_head(name: str) -> type[Head]:
     """
     found = extensions.get("head", name)
     head: type[Head] = found.load()
-    lacking = [part for part in ("fit", "logits", "add_to_graph", "temperature_scaled") if not callable(getattr(head, part, None))]
+    lacking = [
+        part
+        for part in ("fit", "logits", "add_to_graph", "temperature_scaled")
+        if not callable(getattr(head, part, None))
+    ]
     if lacking or not isinstance(getattr(head, "arrays", None), Mapping) or not isinstance(head, type):
         found.fail(f"lacks {', '.join(lacking) or 'arrays'}: expected a class derived from fruits.learning.heads.Head")
     return head
