@@ -1,8 +1,9 @@
-"""Where work runs. An engine knows Arrow and nothing else; every engine gives the same rows.
+"""Execution engines: the interface, and the order of reductions. Every engine gives the same rows.
 
-An engine has two operations. ``map_batches`` applies a stage, ``Iterator[RecordBatch] -> Iterator[RecordBatch]``, to shards
-and yields what it gives in no particular order. ``reduce_batches`` folds shards into one value, along a tree that the number
-of shards alone decides: sums of floats then have the same bits on every engine and any number of cores.
+An engine depends on Arrow only and has two operations. ``map_batches`` applies a stage, ``Iterator[RecordBatch] ->
+Iterator[RecordBatch]``, to shards and yields the resulting batches in no particular order. ``reduce_batches`` folds shards into
+one value along a tree that depends only on the number of shards, so that sums of floats are bit-identical on every engine and any
+number of cores.
 """
 
 from __future__ import annotations
@@ -17,30 +18,30 @@ Stage = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 Merge = Callable[[pa.RecordBatch, pa.RecordBatch], pa.RecordBatch]
 T = TypeVar("T")
 
-#: So many neighbours are merged, from the left, into one value of the next level of the tree. A change changes last digits.
+#: Neighbours that are merged, from the left, into one value of the next level of the tree. Changing it changes last digits.
 FAN_IN: Final = 8
-#: How often a shard is given to a fresh worker after one died on it.
+#: Attempts per shard, each with a new worker after one died.
 ATTEMPTS: Final = 3
 _METHODS: Final = ("start", "map_batches", "reduce_batches", "executors", "close", "__enter__", "__exit__")
 
 
 class Engine(Protocol):
-    """What every engine can do; a context manager that ends with :meth:`close`."""
+    """Interface of an engine; a context manager that calls :meth:`close` at its end."""
 
     name: str
     workers: int
 
     def start(self) -> None:
-        """Open what work needs, if it is not open; any other method does so by itself, on its own time."""
+        """Acquire the resources in advance; otherwise the first call of another method does, and its time includes that."""
         ...
 
     def map_batches(self, shards: Iterable[pa.Table], stage: Stage, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        """Apply ``stage`` (picklable) to every shard and yield its batches, of ``schema``, as they come.
+        """Apply ``stage`` (picklable) to every shard and yield its batches, of ``schema``, in the order of completion.
 
         Raises
         ------
         EngineError
-            If a worker dies again and again on the same shard.
+            If workers die repeatedly on the same shard.
         """
         ...
 
@@ -57,14 +58,14 @@ class Engine(Protocol):
         ...
 
     def executors(self) -> list[dict[str, Any]]:
-        """Return who works elsewhere than below this process: ``id, active, cores, tasks_active, tasks_done, tasks_failed``.
+        """Return the executors outside this process tree: ``id, active, cores, tasks_active, tasks_done, tasks_failed``.
 
-        Also ``seconds`` (of tasks, summed), ``gc_seconds`` and, where Spark measures them, ``heap_mb`` and ``python_mb`` at most.
+        Also ``seconds`` (of tasks, summed), ``gc_seconds`` and, if Spark measures them, the peaks ``heap_mb`` and ``python_mb``.
         """
         ...
 
     def close(self) -> None:
-        """Give back what the engine started; what it found running goes on."""
+        """Release the resources that the engine started; a session that existed before is left running."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -73,7 +74,7 @@ class Engine(Protocol):
 
 
 def get_engine(name: str, workers: int, *, master: str | None = None, conf: Sequence[str] = ()) -> Engine:
-    """Return the engine of that name.
+    """Return an engine by name.
 
     Parameters
     ----------
@@ -81,21 +82,21 @@ def get_engine(name: str, workers: int, *, master: str | None = None, conf: Sequ
         ``local``, ``spark``, or one that another package adds (entry point ``fruits.engines``): a class, or a function, that
         takes the number of workers, and ``master`` and ``conf`` if it has such choices.
     workers : int
-        Processes on this machine; a cluster has as many as it has.
+        Processes on this machine; ignored on a cluster.
     master : str, optional
-        Where Spark runs: ``local[4]``, ``spark://host:7077``, ``yarn``, ``sc://host``. By default the session that is active
-        in this process, else ``local[workers]``.
+        Spark master: ``local[4]``, ``spark://host:7077``, ``yarn``, ``sc://host``. By default the active session of this
+        process, else ``local[workers]``.
     conf : sequence of str
-        Settings of Spark, ``key=value`` each.
+        Spark settings, each ``key=value``.
 
     Raises
     ------
     ConfigError
-        If there is no such engine, or it has no such choice.
+        If there is no such engine, or it does not support an option.
     EngineError
-        If it cannot run here.
+        If it cannot run in this environment.
     ExtensionError
-        If another package brings it and it cannot be made.
+        If it comes from another package and cannot be created.
     """
     from fruits import extensions  # noqa: PLC0415 - an engine is imported when it is chosen
     from fruits.errors import ConfigError, FruitsError  # noqa: PLC0415
@@ -126,17 +127,17 @@ def get_engine(name: str, workers: int, *, master: str | None = None, conf: Sequ
 
 
 def merge_in_order(values: Iterable[Any], merge: Callable[[Any, Any], Any]) -> Any:
-    """Merge values in a tree: 8 neighbours from the left into one, 8 of those into one again, until one is left.
+    """Merge values in a tree: 8 neighbours, from the left, into one value of the next level, until one value is left.
 
-    The tree depends on the number of values alone, and holds O(log n) of them at a time. Merging ``FAN_IN**j`` neighbours by
-    themselves gives a value of level j, so that engines can cut the tree there.
+    The tree depends only on the number n of values; O(log n) values are in memory at a time. Merging ``FAN_IN**j`` neighbours
+    separately gives a value of level j, so engines can split the tree there.
 
     Raises
     ------
     ValueError
         If there are no values.
     """
-    # Per level: what is merged of its unfinished group, and of how many values.
+    # Per level: merged value of its unfinished group, and number of values in it.
     groups: list[tuple[Any, int]] = []
     for value in values:
         merged, level = value, 0
@@ -162,6 +163,6 @@ def merge_in_order(values: Iterable[Any], merge: Callable[[Any, Any], Any]) -> A
 
 
 def shard_name(shard: pa.Table) -> str:
-    """Return how messages call a shard."""
+    """Return the name of a shard for messages."""
     first = f", from '{shard['uri'][0].as_py()}' on" if shard.num_rows and "uri" in shard.column_names else ""
     return f"the same {shard.num_rows} photos{first}"

@@ -1,7 +1,7 @@
-"""Worker processes on this machine, each running the stage on one shard at a time.
+"""The local engine: worker processes on this machine, each running the stage on one shard at a time.
 
-Processes rather than threads, because decoding many small photos holds Python's lock. A worker that loses its parent ends
-by itself: it waits on a pipe of its own, and the pipe breaks.
+Processes rather than threads, because decoding many small photos holds Python's lock. A worker whose parent dies ends by itself,
+because its pipe closes.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ class LocalEngine:
     Parameters
     ----------
     workers : int
-        Processes; 1 or more.
+        Number of processes, 1 or more.
     """
 
     name = "local"
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        # The server process that workers are forked from takes its half second of imports while the caller lists photos.
+        # Start the fork server now: its half second of imports runs while the caller lists photos.
         if sys.platform == "linux":
             _context()
             forkserver.ensure_running()
 
     def start(self) -> None:
-        """Workers start with their shards."""
+        """Do nothing: workers are started with their shards."""
 
     def map_batches(self, shards: Iterable[pa.Table], stage: Stage, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """See :class:`fruits.engines.Engine`."""
@@ -70,7 +70,7 @@ class LocalEngine:
                     if kind == "batch":
                         worker.received.extend(batch.cast(schema) for batch in pa.ipc.open_stream(value))
                         continue
-                    # Only now: had the worker died before the shard's end, another would give these rows again.
+                    # Yield only complete shards: if the worker dies before the end of a shard, another repeats its rows.
                     received = worker.received
                     if todo:
                         worker.give(*todo.popleft())
@@ -87,19 +87,19 @@ class LocalEngine:
         self, shards: Iterable[T], partial: Callable[[T], pa.RecordBatch], merge: Merge
     ) -> pa.RecordBatch:
         """See :class:`fruits.engines.Engine`. Threads, because NumPy's products do not hold Python's lock."""
-        import numpy as np  # noqa: F401, PLC0415 - only what is loaded by then can be limited
+        import numpy as np  # noqa: F401, PLC0415 - threadpoolctl limits loaded libraries only
         from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
-        # One thread per product: how a product is cut among threads shows in its last bits.
+        # One thread per product: the last bits depend on how a product is split among threads.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(self.workers, thread_name_prefix="partial") as pool:
             return merge_in_order(_in_order(pool, partial, shards, ahead=self.workers + 1), merge)
 
     def executors(self) -> list[dict[str, Any]]:
-        """See :class:`fruits.engines.Engine`. All workers are processes below this one."""
+        """See :class:`fruits.engines.Engine`. Empty: all workers are children of this process."""
         return []
 
     def close(self) -> None:
-        """See :class:`fruits.engines.Engine`. Workers end with the batches that they were started for."""
+        """See :class:`fruits.engines.Engine`. Nothing to release: workers end with their ``map_batches``."""
 
     def __enter__(self) -> Self:
         return self
@@ -110,7 +110,7 @@ class LocalEngine:
 
 @dataclass(slots=True)
 class _Worker:
-    """A process, its pipe, the shard it has, and what it gave for it so far."""
+    """A worker process, its pipe, its present shard, and the batches received for it so far."""
 
     process: BaseProcess
     pipe: Connection
@@ -131,7 +131,7 @@ class _Worker:
 
     def give(self, shard: pa.Table, attempt: int) -> None:
         self.shard, self.attempt, self.received = shard, attempt, []
-        # If it died before it began, the pipe says so to whoever reads it next.
+        # If it died before, the next read from the pipe detects it.
         with suppress(OSError):
             self.pipe.send_bytes(_to_ipc(shard))
 
@@ -143,7 +143,7 @@ class _Worker:
 def _in_order(
     pool: ThreadPoolExecutor, partial: Callable[[T], pa.RecordBatch], shards: Iterable[T], *, ahead: int
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the partial results in the order of the shards; at most ``ahead`` are computed or wait."""
+    """Yield the partial results in the order of the shards, computing at most ``ahead`` of them in advance."""
     coming: deque[Future[pa.RecordBatch]] = deque()
     try:
         for shard in shards:
@@ -169,9 +169,9 @@ def _again(worker: _Worker) -> tuple[pa.Table, int]:
 
 
 def _context() -> Any:
-    """Return a way to start processes that is safe with threads; with forkserver, imports are paid for once.
+    """Return a multiprocessing context that is safe with threads; with forkserver, imports run only once.
 
-    The module with the stage is named as text, to be loaded by the server process: the engine itself does not import it.
+    The stage's module is given by name and loaded by the server process: the engine does not import it.
     """
     if sys.platform == "linux":
         context = mp.get_context("forkserver")
@@ -181,7 +181,7 @@ def _context() -> Any:
 
 
 def _to_ipc(table: pa.Table) -> bytes:
-    """Return the table as an Arrow stream. Pickling a slice would send the whole table that it was cut from."""
+    """Return the table as an Arrow stream. Pickling a slice would serialise the whole parent table."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -189,8 +189,8 @@ def _to_ipc(table: pa.Table) -> bytes:
 
 
 def _work(pipe: Connection, pickled_stage: bytes) -> None:
-    """Run in a worker: take shards until the pipe closes."""
-    stage: Stage = pickle.loads(pickled_stage)  # noqa: S301 - from our own parent
+    """Main function of a worker: process shards until the pipe closes."""
+    stage: Stage = pickle.loads(pickled_stage)  # noqa: S301 - from the parent process
     while True:
         try:
             shard = pa.ipc.open_stream(pipe.recv_bytes())

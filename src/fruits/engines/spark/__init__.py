@@ -1,1 +1,1 @@
-"""The Spark engine: its session, its jobs, the tasks that its workers run."""
+"""The Spark engine: session, jobs, and the tasks run by its Python workers."""

@@ -1,8 +1,8 @@
-"""Spark: shards as tasks of a cluster, or of Spark on this machine, with the same rows as every engine.
+"""The Spark engine: shards as tasks of a cluster, or of Spark on this machine, with the same rows as every engine.
 
-Shards go out in waves of a few tasks per core, and two waves are under way at a time: cores do not idle between them, receipts
-come while others work, and the driver holds few shards however many there are. A task has a large shard or several small
-ones, since a task costs Spark as much as 20 small photos take. Only the modules ``spark*`` import PySpark.
+Shards are submitted in waves of a few tasks per core, with two waves running at a time: cores do not idle between waves, receipts
+arrive while other tasks run, and the driver holds few shards however many there are. A task has one large shard or several small
+ones, because the overhead of a task equals the time of 20 small photos. Only the package ``engines.spark`` imports PySpark.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Tasks of a wave per core, and waves under way: enough for cores to stay busy at a wave's end.
+#: Tasks per core in a wave, and waves running at a time: enough to keep cores busy at the end of a wave.
 TASKS_PER_CORE: Final = 4
 WAVES: Final = 2
-#: A task has one shard, or several up to so many rows, and up to so many shards.
+#: A task has one shard, or several with at most this many rows and this many shards.
 _ROWS_PER_TASK: Final = 1024
 MOST_SHARDS_PER_TASK: Final = 8
 #: A wave ends early at this many bytes of work.
 _MAX_WAVE_BYTES: Final = 64 << 20
-#: First tasks of a reduction, per core, at most. Each has a power of ``FAN_IN`` shards.
+#: Most tasks per core in the first step of a reduction. The number of shards per task is a power of ``FAN_IN``.
 _BLOCKS_PER_CORE: Final = 16
 
 
@@ -45,12 +45,12 @@ class SparkEngine:
     Parameters
     ----------
     workers : int
-        Cores, if Spark is started on this machine and nothing else is said; a cluster has as many as it has.
+        Cores, if a session is started on this machine without a master; otherwise ignored.
     master : str, optional
-        Such as ``local[4]``, ``spark://host:7077``, ``yarn``, ``sc://host``. By default the session that is active in this
-        process, else ``local[workers]``.
+        Such as ``local[4]``, ``spark://host:7077``, ``yarn``, ``sc://host``. By default the active session of this process, else
+        ``local[workers]``.
     conf : sequence of str
-        Settings, ``key=value`` each.
+        Spark settings, each ``key=value``.
 
     Raises
     ------
@@ -70,7 +70,7 @@ class SparkEngine:
 
     @property
     def spark(self) -> Spark:
-        """The session; opened when it is first needed."""
+        """The session, opened on first use."""
         if self._spark is None:
             self._spark = Spark.open(self.workers, self._master, self._conf)
         return self._spark
@@ -80,7 +80,7 @@ class SparkEngine:
         _ = self.spark
 
     def map_batches(self, shards: Iterable[pa.Table], stage: Stage, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        """See :class:`fruits.engines.Engine`. Shards are taken as waves need them, rows given when their wave has ended."""
+        """See :class:`fruits.engines.Engine`. Shards are consumed wave by wave; rows are yielded when their wave has ended."""
         works = (_Work(number, shard_name(shard), shard.num_rows, to_ipc(shard)) for number, shard in enumerate(shards))
         spark, task = self.spark, MapTask(_pickled(stage))
         again: deque[_Wave] = deque()
@@ -106,7 +106,7 @@ class SparkEngine:
     def reduce_batches(
         self, shards: Iterable[T], partial: Callable[[T], pa.RecordBatch], merge: Merge
     ) -> pa.RecordBatch:
-        """See :class:`fruits.engines.Engine`. Partial results stay with the executors; one batch comes to the driver."""
+        """See :class:`fruits.engines.Engine`. Partial results stay on the executors; only one batch reaches the driver."""
         every = list(shards)
         if not every:
             raise ValueError("no shards to reduce; expected at least one")
@@ -121,7 +121,7 @@ class SparkEngine:
             while n > 1:
                 n = -(-n // FAN_IN)
                 near = frame.selectExpr("shard", "kind", "value", f"shard div {FAN_IN} as near").repartition(n, "near")
-                # Sorted by Spark, which can put rows of many megabytes on disk; the task then holds two at a time.
+                # Spark sorts, spilling rows of many megabytes to disk if needed; the task then holds two at a time.
                 frame = spark.apply(near.sortWithinPartitions("shard").select("shard", "kind", "value"), merging)
             return frame.collect()
 
@@ -131,8 +131,8 @@ class SparkEngine:
     def fit_head(
         self, shards: Iterable[pa.Table], stage: Stage, *, labels: int, regularisation: float, scale: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Fit a head where the rows are; see :func:`fruits.engines.spark.head.fit`."""
-        from fruits.engines.spark.head import fit  # noqa: PLC0415 - Spark ML is imported when it is used
+        """Fit a head on the executors; see :func:`fruits.engines.spark.head.fit`."""
+        from fruits.engines.spark.head import fit  # noqa: PLC0415 - Spark ML is imported only when used
 
         works = [(number, to_ipc(shard)) for number, shard in enumerate(shards)]
         return fit(self.spark, works, _pickled(stage), labels=labels, regularisation=regularisation, scale=scale)
@@ -156,7 +156,7 @@ class SparkEngine:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A shard as it travels, and how messages call it."""
+    """A serialised shard, and its name for messages."""
 
     number: int
     name: str
@@ -166,14 +166,14 @@ class _Work:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Wave:
-    """Shards that make one job, task by task, and which attempt at them it is."""
+    """The shards of one job by task, and the number of the attempt."""
 
     tasks: list[list[_Work]]
     attempt: int = 1
 
     @classmethod
     def of(cls, works: Iterator[_Work], tasks: int) -> _Wave:
-        """Take work for so many tasks; at the end, where there is less, tasks are smaller rather than fewer."""
+        """Take work for ``tasks`` tasks; if less is left, tasks get smaller rather than fewer."""
         taken: list[_Work] = []
         rows = size = 0
         while (
@@ -196,7 +196,7 @@ class _Wave:
         return run
 
     def one_by_one(self, exc: Exception) -> list[_Wave]:
-        """Return a wave per shard: which of them it was that failed, Spark does not say."""
+        """Return a wave per shard, because Spark does not report which shard failed."""
         if self.attempt >= ATTEMPTS:
             raise EngineError(
                 f"{ATTEMPTS} workers died ({reason(exc)}) on {self.tasks[0][0].name}; is memory short (fewer cores "
@@ -211,7 +211,7 @@ def _number(answer: Any) -> int:
 
 
 def _pickled(value: Any) -> bytes:
-    """Pickle with Spark's pickler, which also takes closures and what ``__main__`` defines."""
+    """Pickle with Spark's pickler, which also supports closures and definitions in ``__main__``."""
     from pyspark import cloudpickle  # noqa: PLC0415
 
     data: bytes = cloudpickle.dumps(value)  # type: ignore[no-untyped-call]

@@ -1,6 +1,6 @@
-"""A head fitted where the features lie, for when they no longer fit one machine: Spark ML's logistic regression.
+"""Fitting a head with Spark ML's logistic regression, for features that do not fit on one machine.
 
-The same minimum as that of ``fruits.learning.heads.logistic.fit``: both objectives are convex and equal up to a factor.
+The minimum is that of ``fruits.learning.heads.logistic.fit``: both objectives are convex and equal up to a factor.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ROWS: Final = pa.schema(
     ]
 )
 _COLUMNS: Final = "label int, weight double, features array<float>, error binary"
-#: Much tighter than Spark's 1e-6, at which probabilities are still a percent off.
+#: Much tighter than Spark's default 1e-6, which leaves errors of a percent in probabilities.
 _TOLERANCE: Final = 1e-10
 _MAX_ITERATIONS: Final = 1000
 _TASKS_PER_CORE: Final = 2
@@ -48,29 +48,29 @@ def fit(
     ----------
     spark : Spark
     shards : sequence of (number, bytes)
-        Arrow streams.
+        Shards as Arrow streams.
     stage : bytes
-        Pickled. Gives batches of ``label`` (int32, 0 to c - 1, each occurs), ``weight`` (float64) and ``features`` (lists of k
-        float32).
+        Pickled stage that yields batches of ``label`` (int32, 0 to c - 1, each occurs), ``weight`` (float64) and ``features``
+        (lists of k float32).
     labels : int
-        c, 2 or more.
+        Number of labels c, 2 or more.
     regularisation : float
-        scikit-learn's ``C`` for features times ``scale``: minimised is ``C * sum(weight * loss) + |slopes|^2 / 2``.
+        scikit-learn's ``C`` for features times ``scale``: the objective is ``C * sum(weight * loss) + |slopes|^2 / 2``.
     scale : float
-        1 over the root mean square length of the features.
+        Reciprocal of the root mean square length of the features.
 
     Returns
     -------
     slopes : float64 array, shape (c, k)
-        For features as they are, not scaled.
+        For unscaled features.
     intercepts : float64 array, shape (c,)
 
     Raises
     ------
     EngineError
-        If workers die again and again, or the session is one of Spark Connect.
+        If workers die repeatedly, or the session is one of Spark Connect.
     FruitsError
-        That of the stage.
+        If the stage raises one.
     """
     if spark.remote:
         raise EngineError(
@@ -81,7 +81,7 @@ def fit(
         from pyspark import StorageLevel  # noqa: PLC0415
 
         rows = spark.apply(spark.deal([[shard] for shard in shards]), _RowsTask(stage, scale), _COLUMNS)
-        # Every iteration is a job over all partitions: a few per core, however many shards.
+        # Every iteration is a job over all partitions: use a few per core, however many shards there are.
         rows = rows.coalesce(max(1, min(len(shards), _TASKS_PER_CORE * spark.parallelism))).persist(
             StorageLevel.DISK_ONLY
         )
@@ -100,12 +100,12 @@ def _fit(rows: DataFrame, labels: int, regularisation: float) -> tuple[NDArray[n
 
     [(weight, highest, error)] = rows.selectExpr("sum(weight)", "max(label)", "max(error)").collect()
     if error is not None:
-        raise pickle.loads(error)  # noqa: S301 - from our own task
+        raise pickle.loads(error)  # noqa: S301 - from a task of this module
     if highest != labels - 1:
         raise EngineError(f"the highest label of the rows is {highest}; expected {labels - 1}, for {labels} labels")
     model = LogisticRegression(
         weightCol="weight",
-        # As scikit-learn has it: of two labels, one row of slopes is penalised.
+        # As in scikit-learn: with two labels, one row of slopes is penalised.
         family="binomial" if labels == 2 else "multinomial",
         regParam=1 / (regularisation * weight),
         elasticNetParam=0.0,
@@ -122,7 +122,7 @@ def _fit(rows: DataFrame, labels: int, regularisation: float) -> tuple[NDArray[n
 
 @dataclass(frozen=True)
 class _RowsTask:
-    """Gives the rows of the stage, scaled; an error as a row."""
+    """Yields the rows of the stage, scaled; an error is a row too."""
 
     stage: bytes
     scale: float
@@ -130,10 +130,10 @@ class _RowsTask:
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for _, work in works(batches):
             try:
-                stage: Stage = pickle.loads(self.stage)  # noqa: S301 - from our own driver
+                stage: Stage = pickle.loads(self.stage)  # noqa: S301 - from the driver
                 for rows in stage(iter(pa.ipc.open_stream(work))):
                     yield self._scaled(rows)
-            except Exception as exc:  # any: the driver raises it
+            except Exception as exc:  # of any type: the driver raises it
                 row: dict[str, Any] = {"label": 0, "weight": 0.0, "features": [], "error": pickled_error(exc)}
                 yield pa.RecordBatch.from_pylist([row], schema=_ROWS)
         tidy()

