@@ -1,1 +1,1 @@
-"""Vectors to answers: moments, PCA, the head, what it is worth and how sure it may sound. Knows no file, no engine, no Arrow."""
+"""Learning on vectors: moments, PCA, heads, metrics and calibration. Independent of files, engines and Arrow."""

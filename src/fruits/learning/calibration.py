@@ -1,7 +1,7 @@
-"""How sure may an answer sound? Temperature, and from which probability on an answer counts as certain.
+"""Calibration of probabilities: temperature, and the thresholds above which answers are certain or probable.
 
-Both are learnt on photos held back within Training: what a recogniser says of photos it has learnt is no measure of anything.
-Knows nothing of labels' meaning or of files.
+Both are fitted on validation photos within Training, because probabilities on photos that were trained on are too high.
+Independent of the meaning of labels and of files.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from numpy.typing import NDArray
 
 from fruits.learning.metrics import expected_calibration_error
 
-#: Label smoothing on the validation photos. Less than ``learning.validation.LABEL_SMOOTHING``: that one decides how bold a
-#: head may be fitted, this one only bounds what it says when no photo held back was wrong.
+#: Label smoothing on the validation photos. Less than ``learning.validation.LABEL_SMOOTHING``: that one selects the setting of
+#: the head, this one only bounds the confidence if no validation photo is wrong.
 LABEL_SMOOTHING: Final = 0.002
-#: Below an even chance nothing is certain, however well the photos held back went; nothing is probable below a third.
+#: Lower bounds of the thresholds, whatever the validation photos give: 1/2 for certain, 1/3 for probable.
 LEAST_CERTAIN: Final = 0.5
 LEAST_PROBABLE: Final = 1 / 3
-#: What counts as certain, as probable, when too few photos could be held back.
+#: Thresholds for certain and for probable if there are too few validation photos.
 DEFAULT_CERTAIN: Final = 0.9
 DEFAULT_PROBABLE: Final = 0.6
-#: Points of a curve at most: enough that no corner shows, few enough for a record that people read.
+#: Most points of a curve: enough for a smooth plot, few enough for a readable record.
 _MOST_POINTS: Final = 100
 _FEWEST_ANSWERS: Final = 20
 _LARGEST_LOG_TEMPERATURE: Final = 3.0
 
 
 def temperature(logits: NDArray[np.float32], truth: NDArray[np.int64], *, own_scale: bool = True) -> float:
-    """Return what logits are to be divided by, so that probabilities mean what they say.
+    """Fit the temperature by which logits are divided so that probabilities are calibrated.
 
     Minimises the log loss against truth with ``LABEL_SMOOTHING``.
 
     Parameters
     ----------
     logits : float32 array, shape (m, c)
-        Of photos that were not learnt, m at least 1.
+        Logits of validation photos; m is at least 1.
     truth : int64 array, shape (m,)
         0 to c - 1.
     own_scale : bool
-        Whether the logits are of a head whose probabilities mean something already; if not, of any magnitude.
+        Whether softmax of the logits approximates probabilities already. If not, logits may be of any magnitude.
 
     References
     ----------
     Guo et al. (2017), "On calibration of modern neural networks", section 4.2.
     """
-    from scipy.optimize import minimize_scalar  # noqa: PLC0415 - a third of a second that a run without news need not spend
+    from scipy.optimize import minimize_scalar  # noqa: PLC0415 - a third of a second, not needed by an up-to-date run
 
     centred = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     own = np.arange(len(truth)), truth
@@ -65,7 +65,7 @@ def temperature(logits: NDArray[np.float32], truth: NDArray[np.int64], *, own_sc
 
 
 def sure_precision(min_precision: float) -> float:
-    """Return which share of the sure answers must be right where ``min_precision`` of all answers that name something must."""
+    """Return the precision required of certain answers, given that required of all answers that name something."""
     return 1 - (1 - min_precision) / 3
 
 
@@ -78,34 +78,35 @@ def certain_from(
     default: float = DEFAULT_CERTAIN,
     photos: int | None = None,
 ) -> float:
-    """Return the lowest probability from which on answers are right often enough.
+    """Return the lowest threshold at which answers reach a precision.
 
     Parameters
     ----------
     probability : array, shape (m,)
-        Of the answer to each photo held back.
+        Probability of the answer to each validation photo.
     right : bool array, shape (m,)
+        Whether each answer is right.
     precision : float
-        How often is enough, in (0, 1).
+        Required precision, in (0, 1).
     least : float
-        What is returned at least.
+        Lower bound of the result.
     default : float
-        What is returned if there are too few photos to tell.
+        Result if there are too few photos.
     photos : int, optional
-        How many of the m could be answered rightly, if not all: some show nothing that has a variety.
+        Number of the m photos that can be answered correctly, if not all: some show nothing that has a variety.
 
     Returns
     -------
     float
-        Of the answers at least this probable, a share of ``precision`` was right, less what could be luck: the lower end of
-        Wilson's interval of one standard error. Above 1, so that none is certain, if no limit does that for at least 20
-        answers; ``default`` if there are fewer than 20 photos, or so few that they would not do it if all were answered
-        rightly, and the answers beyond the default do not speak against it.
+        Threshold on the probability. The precision of the answers above it is at least ``precision``, measured by the lower end
+        of Wilson's interval of one standard error. Above 1, so that no answer is certain, if no threshold reaches that with at
+        least 20 answers. ``default`` if there are fewer than 20 photos; also if there are so few that even all right answers
+        would not reach it, provided that the answers above the default do not contradict it.
     """
     none = float(np.nextafter(np.float32(1), np.float32(2)))
     if len(right) < _FEWEST_ANSWERS:
         return default
-    # All of n right have a lower end of n / (n + 1).
+    # If all of n are right, the lower end is n / (n + 1).
     if (len(right) if photos is None else photos) < max(_FEWEST_ANSWERS, precision / (1 - precision)):
         beyond = right[probability >= default]
         _, high = _wilson(np.array([beyond.mean()]), np.array([len(beyond)])) if len(beyond) else (0.0, 1.0)
@@ -121,19 +122,19 @@ def certain_from(
 def precision_by_coverage(
     probability: NDArray[np.float32], right: NDArray[np.bool_], photos: int
 ) -> list[tuple[float, float, float]]:
-    """Return which share of photos gets an answer, and which share of the answers is right, the lower the limit is set.
+    """Return the curve of precision against coverage for falling thresholds.
 
     Parameters
     ----------
     probability, right : arrays, shape (m,)
-        Of the answers.
+        Probability of each answer, and whether it is right.
     photos : int
-        That were asked about, m or more: some get no answer at any limit.
+        Number of photos, m or more: some get no answer at any threshold.
 
     Returns
     -------
     list of (float, float, float)
-        Limit, coverage and precision; the limit falls, the coverage grows. Of the first few answers alone nothing is said.
+        Threshold (falling), coverage (growing) and precision. Points of fewer than 20 answers are left out.
     """
     order, asked, share = _ranked(probability, right)
     at = np.flatnonzero(_last(probability[order]) & (asked >= _FEWEST_ANSWERS))
@@ -144,7 +145,7 @@ def precision_by_coverage(
 
 
 def _wilson(share: NDArray[np.float64], asked: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return both ends of the interval of one standard error, after Wilson (1927)."""
+    """Return both ends of Wilson's (1927) interval of one standard error."""
     middle, half = share + 1 / (2 * asked), np.sqrt(share * (1 - share) / asked + 1 / (4 * asked**2))
     return (middle - half) / (1 + 1 / asked), (middle + half) / (1 + 1 / asked)
 
@@ -152,21 +153,28 @@ def _wilson(share: NDArray[np.float64], asked: NDArray[np.int64]) -> tuple[NDArr
 def _ranked(
     probability: NDArray[np.float32], right: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Return the order of answers, the most probable first, how many there are up to each, and the share that is right."""
+    """Return the order of answers by falling probability, the cumulative count, and the cumulative share that is right."""
     order = np.argsort(-probability, kind="stable")
     asked = np.arange(1, len(order) + 1)
     return order, asked, np.cumsum(right[order]) / asked
 
 
 def _last(ranked: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return which are the last of those that are equally probable: a limit lets in all of them."""
+    """Return which answers are the last among equal probabilities: a threshold includes all of them."""
     return np.asarray(np.r_[np.diff(ranked) != 0, np.ones(min(1, len(ranked)), bool)], bool)
 
 
 def calibration_floor(confidence: NDArray[np.float32], *, draws: int = 100, seed: int = 0) -> float:
-    """Return the calibration error that a perfectly calibrated recogniser would show on so many photos, on average.
+    """Return the expected calibration error of a perfectly calibrated recogniser on a sample with these confidences.
 
-    A photo is right or wrong, so even true probabilities are missed by chance, the more the fewer photos there are.
+    An answer is right or wrong, so a finite sample deviates from true probabilities by chance, more so the smaller it is.
+
+    Parameters
+    ----------
+    confidence : float32 array, shape (n,)
+    draws : int
+        Number of simulated samples.
+    seed : int
     """
     rng = np.random.default_rng(seed)
     return float(

@@ -1,7 +1,7 @@
-"""Who is asked about what: the protocols under which a recogniser is evaluated, as folds of rows.
+"""Evaluation protocols as folds of rows.
 
-A protocol that puts neighbours of the test photos into training flatters; each of these keeps another sort of neighbour out.
-Knows rows, labels and groups; nothing of embeddings or heads.
+A protocol that leaves neighbours of the test photos in training overstates accuracy; each protocol here excludes another kind of
+neighbour. Works on rows, labels and groups, independent of embeddings and heads.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-#: Parts of a turn, held out one after the other, and the gap left out on both sides of it, as shares of the turn.
+#: Number of arcs of a turn, held out one after the other, and the gap left out on both sides of an arc, as a share of the turn.
 ARCS: Final = 4
 GAP: Final = 1 / 16
 FOLDS: Final = 5
@@ -22,12 +22,12 @@ _FEW_GROUPS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """One fit and the rows it is asked about.
+    """Training and test rows of one fit.
 
     Attributes
     ----------
     train, test : int64 array
-        Rows; none in both. Labels of test rows need not be among those of the training rows.
+        Row numbers, disjoint. Labels of test rows may be missing from the training rows.
     """
 
     train: NDArray[np.int64]
@@ -35,25 +35,25 @@ class Fold:
 
 
 def official(train: NDArray[np.bool_], test: NDArray[np.bool_]) -> list[Fold]:
-    """Return the split that the data came with."""
+    """Return the split of the data set as one fold."""
     return _folds([(train, test)])
 
 
 def held_out_axis(axis: NDArray[np.int64], labels: NDArray[np.int64]) -> list[Fold]:
-    """Hold out one sequence of every label that has several, the first of each, then the second, and so on.
+    """Hold out one sequence of every label that has several: the first of each, then the second, and so on.
 
     Parameters
     ----------
     axis : int64 array, shape (n,)
-        Rank of each row's sequence among those of its label; -1: in no sequence.
+        Rank of each row's sequence among those of its label; -1 for rows in no sequence.
     labels : int64 array, shape (n,)
 
     Returns
     -------
     list of Fold
-        None if no label has two sequences. Labels with one sequence are learnt in every fold and asked in none.
+        Empty if no label has two sequences. Labels with one sequence are in the training rows of every fold and never tested.
     """
-    # A label may lack the first axis and have others, so ranks say nothing of how many there are.
+    # A label may lack the first axis and have others, so the number of sequences does not follow from ranks.
     distinct = {(label, number) for label, number in zip(labels.tolist(), axis.tolist(), strict=True) if number >= 0}
     sequences = np.bincount(np.array([label for label, _ in distinct], np.int64), minlength=labels.max(initial=-1) + 1)
     several = sequences[labels] > 1
@@ -63,14 +63,14 @@ def held_out_axis(axis: NDArray[np.int64], labels: NDArray[np.int64]) -> list[Fo
 
 
 def held_out_arc(sequence: NDArray[np.int64], turn: NDArray[np.float64]) -> list[Fold]:
-    """Hold out a quarter of each sequence at a time, and leave out a sixteenth on both sides of it.
+    """Hold out a quarter of each sequence at a time, and leave out a sixteenth of the turn on both sides of it.
 
     Parameters
     ----------
     sequence : int64 array, shape (n,)
-        -1: in no sequence; such rows are learnt in every fold.
+        Number of the sequence; -1 for rows in none, which are trained on in every fold.
     turn : float64 array, shape (n,)
-        Place in the sequence, from 0 to below 1; a sequence counts as a full turn, so its end neighbours its beginning.
+        Position in the sequence, from 0 to below 1. A sequence is taken as a full turn, so its end is next to its start.
     """
     if not (sequence >= 0).any():
         return []
@@ -84,17 +84,17 @@ def held_out_arc(sequence: NDArray[np.int64], turn: NDArray[np.float64]) -> list
 
 
 def held_out_variety(varieties: NDArray[np.int64], kinds: NDArray[np.int64]) -> list[Fold]:
-    """Hold out varieties within their kinds, each once; some variety of the kind is always learnt.
+    """Hold out varieties within their kinds, each once; at least one variety of the kind is always trained on.
 
     Parameters
     ----------
     varieties, kinds : int64 array, shape (n,)
-        Of each row; a variety is of one kind.
+        Variety and kind of each row; a variety belongs to one kind.
 
     Returns
     -------
     list of Fold
-        None if no kind has two varieties. Kinds with one variety are learnt in every fold.
+        Empty if no kind has two varieties. Kinds with one variety are trained on in every fold.
     """
     fold = np.full(varieties.max(initial=-1) + 1, -1, np.int64)
     for kind in np.unique(kinds):
@@ -105,7 +105,7 @@ def held_out_variety(varieties: NDArray[np.int64], kinds: NDArray[np.int64]) -> 
 
 
 def held_out_groups(groups: NDArray[np.int64], labels: NDArray[np.int64]) -> list[Fold]:
-    """Hold out whole groups, each once, in five folds; every label's groups are dealt evenly.
+    """Hold out whole groups, each once, in five folds; every label's groups are distributed evenly.
 
     Parameters
     ----------
@@ -120,7 +120,8 @@ def held_out_groups(groups: NDArray[np.int64], labels: NDArray[np.int64]) -> lis
         for group, size in dealt:
             if group in fold_of:
                 load[fold_of[group]] += size
-        # The largest first, each to where least is; labels begin at different folds, so that no fold gets all the small ones.
+        # The largest first, each to the least loaded fold. Labels start at different folds, so that no fold gets all small
+        # groups.
         for group, size in sorted(dealt, key=lambda pair: (-pair[1], pair[0])):
             if group not in fold_of:
                 fold_of[group] = int((np.argmin(np.roll(load, -number)) + number) % FOLDS)
@@ -130,18 +131,18 @@ def held_out_groups(groups: NDArray[np.int64], labels: NDArray[np.int64]) -> lis
 
 
 def held_out_sources(source: NDArray[np.int64]) -> list[Fold]:
-    """Hold out one source at a time: what people will show comes from none of them.
+    """Hold out one source at a time, because the photos of users come from none of them.
 
     Parameters
     ----------
     source : int64 array, shape (n,)
-        Who photographed or published each row; -1: not known, learnt in every fold.
+        Photographer or publisher of each row; -1 if unknown, then trained on in every fold.
 
     Returns
     -------
     list of Fold
-        In the order of the sources; none if there are fewer than two. Labels of one source alone are asked in vain: whoever
-        measures leaves them out.
+        In the order of the sources; empty if there are fewer than two. Labels with a single source cannot be recognised when it
+        is held out; metrics should leave them out.
     """
     numbers = np.unique(source[source >= 0])
     return _folds([(source != number, source == number) for number in numbers]) if len(numbers) > 1 else []
@@ -150,16 +151,16 @@ def held_out_sources(source: NDArray[np.int64]) -> list[Fold]:
 def interval(
     right: NDArray[np.bool_], groups: NDArray[np.int64], *, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return a 95 % interval of the share that is right, by drawing whole groups with replacement.
+    """Return a 95 % interval of the accuracy, by bootstrapping whole groups.
 
-    Photos of a group stand or fall together; drawing photos would make the interval too narrow by the root of its size. With
-    fewer than ten groups, or if all or none is right, at least as wide as Wilson's interval of so many independent photos as
-    there are groups.
+    Photos of a group are correlated; resampling photos would make the interval too narrow by a factor of up to the square root of
+    the group size. With fewer than ten groups, or if all or none is right, the interval is at least as wide as Wilson's for as
+    many independent photos as there are groups.
 
     Parameters
     ----------
     right : bool array, shape (n,)
-        n at least 1.
+        Whether each answer is right; n is at least 1.
     groups : int64 array, shape (n,)
 
     References
@@ -168,15 +169,15 @@ def interval(
     """
     _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     hits = np.bincount(number, weights=right)
-    # Groups of the same size with as many right are the same to a draw: so the cost does not grow with the photos, and the
-    # order of the groups does not matter.
+    # Groups of equal size and equal number of right answers are interchangeable: drawing their counts makes the cost independent
+    # of the number of photos, and the result independent of the order of groups.
     sorts, alike = np.unique(np.stack([hits, sizes.astype(np.float64)]), axis=1, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(sizes), alike / len(sizes), size=draws)
     shares = (drawn @ sorts[0]) / (drawn @ sorts[1])
     low, high = np.quantile(shares, (0.025, 0.975))
     share = float(right.mean())
     if len(sizes) < _FEW_GROUPS or share in (0.0, 1.0):
-        # Drawing again says nothing of what few groups, or groups that agree, have not shown.
+        # The bootstrap underestimates the variance of few groups, or of groups that all agree.
         m, z = len(sizes), 1.96
         middle = (share + z * z / (2 * m)) / (1 + z * z / m)
         half = z * np.sqrt(share * (1 - share) / m + z * z / (4 * m * m)) / (1 + z * z / m)
@@ -185,5 +186,5 @@ def interval(
 
 
 def _folds(pairs: Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]]) -> list[Fold]:
-    """Return the folds that have something to learn and something to ask."""
+    """Return the folds with at least one training row and one test row."""
     return [Fold(np.flatnonzero(train), np.flatnonzero(test)) for train, test in pairs if train.any() and test.any()]

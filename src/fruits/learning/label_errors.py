@@ -1,6 +1,6 @@
-"""Which labels look wrong: photos that a head, fitted on the others, takes for another label with confidence.
+"""Detection of label errors: photos for which a head, fitted on the others, confidently predicts another label.
 
-Knows features and labels, no file. A suspicion, not a verdict: near twins among labels are suspected, too.
+Works on features and labels, independent of files. Results are candidates: photos of nearly identical labels are found too.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from fruits.learning.heads import logistic
 
 _FOLDS: Final = 5
 _REGULARISATION: Final = 3.0
-#: How sure a head must be of another label, as a share of how sure it usually is of that label.
+#: Least probability of another label, as a share of the average probability of that label on its own rows.
 _CONFIDENT: Final = 0.75
-#: Each head learns from at most this many photos.
+#: Most training photos per head.
 _MAX_ROWS: Final = 50_000
 
 
 @dataclass(frozen=True, slots=True)
 class LabelErrors:
-    """Rows whose label is doubted, the clearest first.
+    """Rows with probable label errors, the clearest first.
 
     Attributes
     ----------
     rows : int64 array, shape (m,)
     suggested : int64 array, shape (m,)
-        The label they look like.
+        The predicted label.
     given_probability, suggested_probability : float32 array, shape (m,)
+        Probabilities of the given and of the predicted label.
     """
 
     rows: NDArray[np.int64]
@@ -42,23 +43,23 @@ class LabelErrors:
 def find_label_errors(
     features: NDArray[np.float32], labels: NDArray[np.int64], groups: NDArray[np.int64]
 ) -> LabelErrors:
-    """Find rows whose label looks wrong.
+    """Find rows whose label is probably wrong.
 
-    Every row is asked of a head that has not learnt it. It is suspected if its most probable label is not its own and has at
-    least three quarters of the probability that this label has on average for rows that carry it. A label that was not learnt
-    beside the row, because no other row carries it, is not doubted.
+    Every row is predicted by a head that was not trained on it (cross-validation). It is reported if its most probable label is
+    another one, whose probability is at least three quarters of its average over the rows with that label. A row is not reported
+    if its label is missing from the training rows of the head.
 
     Parameters
     ----------
     features : float32 array, shape (n, k)
     labels : int64 array, shape (n,)
     groups : int64 array, shape (n,)
-        Rows of a group are asked together: exact copies would vouch for each other.
+        Rows of a group are in the same fold: exact copies would confirm each other's label.
 
     References
     ----------
     Northcutt, Jiang, Chuang (2021), "Confident learning: estimating uncertainty in dataset labels", section 3.1;
-    there the whole of the average is asked for.
+    there the threshold is the whole average.
     """
     probabilities, learnable = out_of_fold(features, labels, groups)
     learnt = np.unique(labels)
@@ -78,12 +79,14 @@ def find_label_errors(
 def out_of_fold(
     features: NDArray[np.float32], labels: NDArray[np.int64], groups: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return for each row the probabilities of a head that has not learnt it, and whether that head has learnt its label.
+    """Predict each row with a head that was not trained on it.
 
     Returns
     -------
     float32 array, shape (n, labels that occur)
+        Probabilities.
     bool array, shape (n,)
+        Whether the head was trained on the row's label.
     """
     learnt, numbers = np.unique(labels, return_inverse=True)
     _, group = np.unique(groups, return_inverse=True)

@@ -1,7 +1,7 @@
-"""What a fitted head is worth, under the names that users of Spark know.
+"""Classification metrics, with the names and definitions of Spark ML.
 
-The definitions are those of Spark ML's ``MulticlassClassificationEvaluator`` (with beta = 1), so that numbers can be compared;
-besides, top-3 accuracy, expected calibration error and the pairs that are confused. Knows nothing of how the head came about.
+The definitions are those of ``MulticlassClassificationEvaluator`` (with beta = 1), so that numbers can be compared. Also top-3
+accuracy, expected calibration error and confused pairs of labels. Independent of the kind of head.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-#: Of fewer photos a share is chance: with 29 of 30 right, anything from 83 to 99 % may be true.
+#: Fewest photos for a meaningful share: with 29 of 30 right, the true accuracy may be anything from 83 to 99 %.
 FEWEST_PHOTOS: Final = 30
 _CALIBRATION_BINS: Final = 15
 #: Spark's bound on probabilities in the log loss.
@@ -21,14 +21,15 @@ _EPSILON: Final = 1e-15
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Photos of one label that were given another.
+    """Photos of one label that were predicted as another.
 
     Attributes
     ----------
     label, predicted : int
     count : int
+        Number of photos.
     share : float
-        Of the label's photos.
+        Share of the label's photos.
     """
 
     label: int
@@ -38,7 +39,7 @@ class Confusion:
 
 
 def evaluate(probabilities: NDArray[np.float32], labels: NDArray[np.int64], names: list[str]) -> dict[str, Any]:
-    """Return every metric of predicted probabilities.
+    """Return all metrics of predicted probabilities.
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ def evaluate(probabilities: NDArray[np.float32], labels: NDArray[np.int64], name
     labels : int array, shape (n,)
         True labels, 0 to c - 1.
     names : list of str
-        Of the c labels.
+        Names of the c labels.
 
     Returns
     -------
@@ -116,12 +117,12 @@ def _calibration_bin(confidence: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def best_labels(probabilities: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Return the most probable labels, best first, shape (n, min(count, c)); of equals the lower number first."""
+    """Return the most probable labels, best first, shape (n, min(count, c)); ties in ascending order."""
     return np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
 
 
 def confusions(predicted: NDArray[np.int64], labels: NDArray[np.int64], c: int) -> list[Confusion]:
-    """Return every pair of different labels that occurs, most photos first."""
+    """Return all confused pairs of labels, most photos first."""
     total = np.bincount(labels, minlength=c)
     wrong = predicted != labels
     pairs, counts = np.unique(labels[wrong] * c + predicted[wrong], return_counts=True)

@@ -1,6 +1,7 @@
-"""Count, mean and scatter of rows: all that PCA needs, computed in pieces and merged exactly.
+"""Mergeable count, mean and scatter of rows: the input of PCA.
 
-Accumulated in float64 and exact up to rounding, whatever the pieces. Knows nothing of engines or files.
+Computed per shard and merged; accumulated in float64, and exact up to rounding for any split into shards. Independent of engines
+and files.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from numpy.typing import NDArray
 
 from fruits.errors import FruitsError
 
-#: Rows turned to float64 at a time: enough for a fast product, little enough to stay small beside the scatter.
+#: Rows converted to float64 at a time: enough for a fast product, and small in memory compared with the scatter.
 _BLOCK: Final = 4096
 
 
 class ShapeMismatchError(FruitsError, ValueError):
-    """Two arrays that belong together have different sizes."""
+    """Two arrays have incompatible shapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +46,15 @@ class Moments:
 
     @classmethod
     def from_rows(cls, rows: NDArray[np.float32] | NDArray[np.float64]) -> Moments:
-        """Return the moments of rows of shape (n, d), in O(n d^2).
+        """Compute the moments of rows of shape (n, d), in O(n d^2).
 
-        Centred on the block's own mean before squaring: summing raw squares would lose the digits that differ when the
-        mean is large beside the spread.
+        Each block is centred on its own mean before squaring: summing raw squares would lose precision if the mean is large
+        compared with the standard deviation.
 
         Raises
         ------
         ShapeMismatchError
-            If rows is not a matrix.
+            If ``rows`` is not a matrix.
         """
         if rows.ndim != 2:
             raise ShapeMismatchError(f"rows of shape {rows.shape}; expected a matrix (n, d)")
@@ -71,12 +72,12 @@ class Moments:
         Parameters
         ----------
         other : Moments
-            Of the same d.
+            With the same d.
 
         Raises
         ------
         ShapeMismatchError
-            If the sizes of the rows differ.
+            If the two d differ.
 
         References
         ----------
@@ -95,7 +96,7 @@ class Moments:
 
 
 def sums(rows: NDArray[np.float32], groups: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the sum of the rows of each group, shape (number of groups, d), and their counts, both float64.
+    """Return the sum of the rows of each group, shape (number of groups, d), and the counts, both float64.
 
     Parameters
     ----------

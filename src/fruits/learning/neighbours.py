@@ -1,7 +1,7 @@
-"""Which rows lie next to each other: nearest neighbours by angle, pairs within a distance, groups of such pairs.
+"""Nearest neighbours by cosine distance, the threshold for near-duplicates, and groups of close rows.
 
-Exact, by blocks of matrix products in O(n m k); for n = m = 26,000 and k = 256 a few seconds on two cores. Knows nothing of
-photos; the distance is 1 - cosine, from 0 (same direction) to 2.
+Exact, by blocks of matrix products in O(n m k); for n = m = 26,000 and k = 256 a few seconds on two cores. The distance is
+1 - cosine, from 0 (same direction) to 2. Independent of photos.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-#: Rows of a block: its products with 50,000 others fill 50 MB.
+#: Rows per block: its products with 50,000 rows take 50 MB.
 _BLOCK: Final = 256
-#: A threshold from retouched copies may make at most this share of rows near-duplicates of a row of another label.
+#: Most rows, as a share, that a threshold from retouched copies may make near-duplicates of a row of another label.
 _OTHER_LABEL_SHARE: Final = 0.05
-#: Rows that are the same lie this far apart at most, by rounding.
+#: Largest distance between identical rows, due to rounding.
 _LEAST_THRESHOLD: Final = 1e-5
 #: Rows of a bank that are scaled and compared at a time.
 _CHUNK: Final = 16_384
-#: From this share of test photos with a near-duplicate in training on, a score is partly memory.
+#: Share of test photos with a near-duplicate in training from which a score is reported as partly memorised.
 LEAK_LIMIT: Final = 0.05
 #: Share of retouched copies that must be recognised as such.
 COPIES_SHARE: Final = 0.95
@@ -30,18 +30,18 @@ COPIES_SHARE: Final = 0.95
 
 @dataclass(frozen=True, slots=True)
 class NearDuplicates:
-    """From which distance on two photos count as near-duplicates, and where the number comes from.
+    """Largest distance at which two photos count as near-duplicates, and its derivation.
 
     Attributes
     ----------
     threshold : float
-        The smaller of the next two.
+        The smaller of ``copies`` and ``other_labels``.
     copies : float
-        95 % of lightly retouched copies are at most this far from their photo.
+        95 % quantile of the distance between a photo and a lightly retouched copy of it.
     other_labels : float
-        5 % of the photos have a photo of another label at most this far away.
+        5 % quantile of the distance to the nearest photo of another label.
     chance : float
-        Share of photos with a photo of another label within the threshold: how often it is wrong at least.
+        Share of photos with a photo of another label within the threshold: a lower bound of the rate of false positives.
     """
 
     threshold: float
@@ -64,7 +64,7 @@ class NearDuplicates:
         originals, copies : float32 array, shape (m, k)
             Unit features of photos and of their retouched copies, in the same order.
         rows : float32 array, shape (n, k)
-            Unit features of photos of several labels, exact copies left out: a file under two labels says nothing of labels.
+            Unit features of photos of several labels, without exact copies: one file under two labels would distort distances.
         labels : int array, shape (n,)
         """
         return cls._derived(originals, copies, nearest(rows, rows, other_than=(labels, labels))[0][:, 0])
@@ -73,14 +73,15 @@ class NearDuplicates:
     def of(
         cls, originals: NDArray[np.float32], copies: NDArray[np.float32], others: NDArray[np.float32]
     ) -> NearDuplicates:
-        """Derive the threshold where only some photos were looked at.
+        """Derive the threshold from a sample of photos.
 
         Parameters
         ----------
         originals, copies : float32 array, shape (m, k)
             As for :meth:`derive`.
         others : float32 array, shape (n,)
-            How far the nearest photo of another label is from some photos. None at all is taken for a file under two labels.
+            Distance from some photos to the nearest photo of another label. Distances of zero are taken for one file under two
+            labels, and left out.
         """
         others = others[others > _LEAST_THRESHOLD]
         return cls._derived(originals, copies, others if len(others) else np.full(1, 2.0, np.float32))
@@ -97,7 +98,7 @@ class NearDuplicates:
 
 
 def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the rows scaled to length 1; a row of zeros stays."""
+    """Return the rows scaled to length 1; a row of zeros stays zero."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.maximum(length, np.float32(1e-12)), np.float32)
 
@@ -118,16 +119,16 @@ def nearest(
     bank : float32 array, shape (n, k)
         Unit rows.
     count : int
-        How many; at most n.
+        Number of neighbours; n at most.
     other_than : tuple of two int arrays, shapes (m,) and (n,), optional
-        A mark per row: rows of the same mark are never neighbours.
+        A mark per row: rows with the same mark are never neighbours.
 
     Returns
     -------
     float32 array, shape (m, min(count, n))
-        Distances; infinite where there is no such row.
+        Distances; infinite if there is no such row.
     int64 array, same shape
-        Rows of the bank; of equals the lower number.
+        Rows of the bank; ties are resolved to the lower number.
     """
     count = min(count, len(bank))
     distance = np.empty((len(queries), count), np.float32)
@@ -143,11 +144,11 @@ def nearest(
         else:
             best = np.argpartition(block, count - 1, axis=1)[:, :count]
             farthest = np.take_along_axis(block, best, 1).max(axis=1, keepdims=True)
-            # Which of several that are equally far the partition takes is chance; seldom enough to sort these rows whole.
+            # The partition chooses arbitrarily among ties; they are rare enough to sort the rows with ties completely.
             tied = np.isfinite(farthest[:, 0]) & ((block <= farthest).sum(axis=1) > count)
             for row in np.flatnonzero(tied):
                 best[row] = np.argsort(block[row], kind="stable")[:count]
-            # By number first, so that equals come in the same order whatever the partition did.
+            # Sort by number first, so that the order of ties does not depend on the partition.
             best.sort(axis=1)
             order = np.argsort(np.take_along_axis(block, best, 1), axis=1, kind="stable")
             best = np.take_along_axis(best, order, 1)
@@ -163,16 +164,16 @@ def nearest_distance(
     *,
     other_than: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
 ) -> NDArray[np.float32]:
-    """Return how far the nearest row of a bank of any size is, shape (m,); infinite where there is none.
+    """Return the distance to the nearest row of a bank of any size, shape (m,); infinite if there is none.
 
     Parameters
     ----------
     queries : float32 array, shape (m, k)
         Unit rows.
     rows : float32 array, shape (n, k)
-        Of any length: scaled as they are compared, so that no copy of all is made.
+        Not normalised: scaled in chunks during the comparison, which avoids a copy of all rows.
     bank : int64 array
-        Which rows are compared.
+        Row numbers of the bank.
     other_than : tuple of two int arrays, shapes (m,) and that of bank, optional
         As for :func:`nearest`.
     """
@@ -185,7 +186,7 @@ def nearest_distance(
 
 
 def groups_within(rows: NDArray[np.float32], threshold: float, *, count: int = 10) -> NDArray[np.int64]:
-    """Return a group number per row: rows chained by distances within the threshold share one.
+    """Return a group number per row: connected components of rows within the threshold (single linkage).
 
     Parameters
     ----------
@@ -193,7 +194,7 @@ def groups_within(rows: NDArray[np.float32], threshold: float, *, count: int = 1
         Unit rows.
     threshold : float
     count : int
-        Each row is chained to at most this many of its nearest.
+        Each row is linked to at most this many of its nearest neighbours.
 
     Returns
     -------
@@ -207,7 +208,7 @@ def groups_within(rows: NDArray[np.float32], threshold: float, *, count: int = 1
 
 
 def chained(left: NDArray[np.int64], right: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """Return a group number for each of n rows, given the pairs that belong together; numbered in the order of the rows."""
+    """Return a group number for each of n rows, given linked pairs of rows; numbered in the order of the rows."""
     pairs = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(n, n))
     _, group = connected_components(pairs, directed=False)
     _, first, number = np.unique(group, return_index=True, return_inverse=True)

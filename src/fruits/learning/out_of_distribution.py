@@ -1,8 +1,8 @@
-"""How unlike everything learnt is a photo? One number per photo, for saying "none of the things I know".
+"""Out-of-distribution score: one number per photo, to detect photos that show none of the labels.
 
-Two signs are added up: the head cannot decide (entropy of its probabilities), and the features lie far from every label for
-photos of any label (relative Mahalanobis distance). Alone, each misses what the other finds; docs/evaluation.md has the
-comparison with energy, nearest neighbours, residuals and others. Knows nothing of files or of what is done with the answer.
+The sum of two signals: the entropy of the head's probabilities, and the relative Mahalanobis distance (distance to the nearest
+label, relative to photos of all labels). Each detects photos that the other misses; docs/evaluation.md has the comparison with
+energy, nearest neighbours, residuals and others. Independent of files and of the use of the score.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from numpy.typing import NDArray
 
 from fruits.learning.moments import sums
 
-#: Share of the mean variance added to each axis, so that directions in which few photos differ do not decide alone.
+#: Share of the mean variance added to each axis (shrinkage), so that directions of little variance do not dominate.
 _SHRINKAGE: Final = 0.01
-#: Photos of a label are taken to differ by at least this share of what photos of all labels do.
+#: Absolute floor of the variance, and least variance within labels as a share of the total variance.
 _LEAST_VARIANCE: Final = 1e-6
 _LEAST_WITHIN: Final = 1e-3
-#: Share of known photos that must be taken for known.
+#: Share of known photos that must be accepted as known.
 ACCEPTED: Final = 0.95
 LEAST_PROBABILITY: Final = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Where the things that were learnt lie.
+    """Distribution of the training photos, and the score derived from it.
 
     Attributes
     ----------
     whitening : float32 array, shape (k, k)
-        ``features @ whitening``: in these coordinates photos scatter around their label equally in all directions.
+        ``features @ whitening`` has unit variance within labels in all directions.
     centres : float32 array, shape (c, k)
-        Of the labels, in these coordinates.
+        Means of the labels, whitened.
     background : float32 array, shape (k,)
         Inverse variance of each feature over photos of all labels.
     entropy_scale, distance_scale : float
-        What each sign is multiplied by.
+        Factors of the two signals.
     offset : float
-        What is subtracted.
+        Subtracted from the sum.
 
     References
     ----------
@@ -57,9 +57,13 @@ class Known:
 
     @classmethod
     def of(cls, features: NDArray[np.float32], labels: NDArray[np.int64]) -> Known:
-        """Learn from features, shape (n, k), and labels, shape (n,), of which every value from 0 to c - 1 occurs; unscaled.
+        """Fit the distribution, with the default scale, in O(n k^2 + k^3).
 
-        O(n k^2 + k^3).
+        Parameters
+        ----------
+        features : float32 array, shape (n, k)
+        labels : int64 array, shape (n,)
+            Every value from 0 to c - 1 occurs.
         """
         k = features.shape[1]
         total, count = sums(features, labels)
@@ -67,9 +71,9 @@ class Known:
         within = (features - centres.astype(np.float32)[labels]).astype(np.float32)
         scatter = (within.T @ within).astype(np.float64) / len(features)
         variance = np.square(features - features.mean(axis=0), dtype=np.float64).mean(axis=0)
-        # Labels of one photo each scatter not at all; what all photos do is then the only scale there is.
+        # With one photo per label, the variance within labels is 0; then use a share of the total variance.
         spread = max(float(np.trace(scatter)), _LEAST_WITHIN * float(variance.sum()))
-        # Photos that are all the same leave no scale at all: then any difference is strange, but finite.
+        # If all photos are the same, the total variance is 0 too: then any difference gives a high but finite score.
         least = _LEAST_VARIANCE if variance.sum() < _LEAST_VARIANCE else np.finfo(np.float32).tiny
         scatter[np.diag_indices(k)] += _SHRINKAGE * spread / k + least
         values, axes = np.linalg.eigh(scatter)
@@ -80,12 +84,12 @@ class Known:
         )
 
     def scaled(self, features: NDArray[np.float32], probabilities: NDArray[np.float32]) -> Known:
-        """Return the same with both signs on one scale: 0 for a typical known photo, 1 for one of twenty.
+        """Return a copy with both signals on one scale: the median of known photos is at 0, their 95 % quantile at 1.
 
         Parameters
         ----------
         features : float32 array, shape (m, k)
-            Of known photos that were not learnt, m at least 1.
+            Features of validation photos; m is at least 1.
         probabilities : float32 array, shape (m, c)
         """
         offset, scales = 0.0, []
@@ -96,19 +100,20 @@ class Known:
         return replace(self, entropy_scale=scales[0], distance_scale=scales[1], offset=offset)
 
     def on_the_scale_of(self, other: Known) -> Known:
-        """Return the same with the scale of another, which photos that were not learnt have given it."""
+        """Return a copy with the scale of another instance, which was fitted on validation photos."""
         return replace(
             self, entropy_scale=other.entropy_scale, distance_scale=other.distance_scale, offset=other.offset
         )
 
     def strangeness(self, features: NDArray[np.float32], probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return how strange photos are, shape (n,); the larger, the stranger. What overflows is the largest number.
+        """Return the out-of-distribution score of photos, shape (n,); higher for unknown photos. Overflow gives the largest
+        float.
 
         Parameters
         ----------
         features : float32 array, shape (n, k)
         probabilities : float32 array, shape (n, c)
-            Calibrated.
+            Calibrated probabilities.
         """
         with np.errstate(over="ignore", invalid="ignore"):
             total = np.asarray(
@@ -121,7 +126,7 @@ class Known:
         return np.nan_to_num(total, nan=largest, posinf=largest, neginf=-largest)
 
     def distance(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the squared distance to the nearest label less that to photos in general, shape (n,)."""
+        """Return the squared distance to the nearest label minus that to the background, shape (n,)."""
         white = features @ self.whitening
         to_centre = np.square(self.centres).sum(axis=1) - 2 * (white @ self.centres.T)
         own = np.square(white).sum(axis=1) + to_centre.min(axis=1)

@@ -1,6 +1,6 @@
 """Principal components from moments: every k and the whole variance curve from one pass over the data.
 
-Knows nothing of where the rows came from.
+Independent of the source of the rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fruits.learning.moments import Moments, ShapeMismatchError
 
 
 class TooFewRowsError(FruitsError, ValueError):
-    """There are too few rows for what was asked."""
+    """There are too few rows to fit on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,12 @@ class PCA:
     ----------
     mean : float64 array, shape (d,)
     axes : float64 array, shape (d, d)
-        One axis per row, of length 1. Of its numbers the one of largest magnitude is positive, so that the same data
-        give the same axes everywhere.
+        One axis per row, of length 1. Its element of largest magnitude is positive, so that the same data give the same
+        axes everywhere.
     variances : float64 array, shape (d,)
-        Explained by each axis, with n - 1 in the denominator, never negative.
+        Variance explained by each axis, with n - 1 in the denominator, never negative.
     count : int
-        n, rows it was fitted on.
+        Number n of rows it was fitted on.
     """
 
     mean: NDArray[np.float64]
@@ -41,7 +41,7 @@ class PCA:
 
     @classmethod
     def from_moments(cls, moments: Moments) -> PCA:
-        """Return the eigendecomposition of the covariance, in O(d^3).
+        """Compute the eigendecomposition of the covariance, in O(d^3).
 
         Raises
         ------
@@ -57,7 +57,7 @@ class PCA:
             raise TooFewRowsError(f"PCA of {moments.count} rows; expected at least 2 training photos")
         from threadpoolctl import threadpool_limits  # noqa: PLC0415 - only fitting needs it
 
-        # One thread: on a busy machine two took four times as long (d = 1280: 2.8 s against 0.7 s).
+        # One thread: on a busy machine, two threads took four times as long (d = 1280: 2.8 s against 0.7 s).
         with threadpool_limits(1):
             values, vectors = np.linalg.eigh(moments.scatter / (moments.count - 1))
         axes = vectors.T[::-1]
@@ -73,13 +73,13 @@ class PCA:
 
     @property
     def max_components(self) -> int:
-        """How many axes the rows can determine: min(n - 1, d)."""
+        """Number of axes that the rows determine: min(n - 1, d)."""
         return min(self.count - 1, len(self.mean))
 
     def components_for(self, variance: float) -> int:
         """Return the smallest k whose axes together explain at least this share of the variance, in (0, 1]."""
         curve = np.cumsum(self.explained_variance_ratio)
-        # Rounding can leave the full sum a hair below 1.
+        # By rounding, the full sum can be slightly below 1.
         return min(int(np.searchsorted(curve, variance - 1e-12)) + 1, self.max_components)
 
     def transform(self, rows: NDArray[np.float32], components: int) -> NDArray[np.float32]:
@@ -88,7 +88,7 @@ class PCA:
         Raises
         ------
         ShapeMismatchError
-            If the rows have another d.
+            If d differs.
         """
         if rows.ndim != 2 or rows.shape[1] != len(self.mean):
             raise ShapeMismatchError(f"rows of shape {rows.shape}; expected (n, {len(self.mean)})")
@@ -98,7 +98,7 @@ class PCA:
 def project(
     rows: NDArray[np.float32], mean: NDArray[np.float32], components: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Return ``(rows - mean) @ components.T`` in float32: the one projection that run, bundle and graph share.
+    """Return ``(rows - mean) @ components.T`` in float32: the projection shared by run, bundle and graph.
 
     Parameters
     ----------

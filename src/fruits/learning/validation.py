@@ -1,7 +1,7 @@
-"""How choices are made within Training: which rows are held back, what each choice is worth on them, what each row counts.
+"""Model selection within the training photos: validation rows, scores of each candidate, and weights of rows.
 
-The number of components k and the setting of the head are chosen on groups of training photos that are held back while
-choosing; test photos play no part. Knows nothing of files or engines, nor which head is fitted.
+The number of components k and the setting of the head are selected on validation groups within the training photos; test photos
+are not used. Independent of files, engines and the kind of head.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from fruits.learning.calibration import temperature
 from fruits.learning.heads import Head
 from fruits.learning.heads.logistic import LogisticHead
 
-#: Share of a label's groups that is held back while choosing.
+#: Share of a label's groups held out for validation.
 HELD_BACK: Final = 0.2
-#: Label smoothing on the photos held back. They neighbour photos that are learnt, and the backbone may have been made
-#: from them; then any head gets them right, plain log loss rewards certainty without end, and on other photos it is misplaced.
+#: Label smoothing on the validation photos. They may resemble training photos, and the backbone may have been trained on them.
+#: Then any head gets them right, plain log loss favours unbounded confidence, and the head is overconfident on other photos.
 LABEL_SMOOTHING: Final = 0.01
 _LEAST_PROBABILITY: Final = 1e-15
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One choice that was tried, and what it was worth on the photos held back.
+    """Hyperparameters that were tried, and their scores on the validation photos.
 
     Attributes
     ----------
     components : int
     setting : float
-        Of the head, such as its regularisation.
+        Setting of the head, such as its regularisation.
     accuracy, log_loss : float
     smoothed_log_loss : float
         Log loss against labels smoothed by ``LABEL_SMOOTHING``: that share is spread over all labels.
     standard_error : float
-        Of the accuracy, over groups: photos of one group are not independent.
+        Standard error of the accuracy, over groups: photos of one group are not independent.
     """
 
     components: int
@@ -51,15 +51,15 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a head that was fitted on the rest says of the rows held back.
+    """Predictions for the validation rows by a head fitted on the other rows.
 
     Attributes
     ----------
     logits : float32 array, shape (m, c)
     truth : int64 array, shape (m,)
-        Which of the c labels is right.
+        True label, as an index into ``labels``.
     labels : int64 array, shape (c,)
-        The labels that were learnt.
+        Labels of the training rows.
     """
 
     logits: NDArray[np.float32]
@@ -74,19 +74,20 @@ class Answers:
 
 @dataclass(slots=True)
 class Choosing:
-    """Features of training photos for choosing, with some groups held back.
+    """Selection of hyperparameters on training photos, with some groups held out for validation.
 
     Attributes
     ----------
     features : float32 array, shape (n, k_max)
-        From a PCA that has not seen the rows held back.
+        From a PCA fitted without the validation rows.
     labels : int array, shape (n,)
     groups : int array, shape (n,)
     held_back : bool array, shape (n,)
+        Marks the validation rows.
     weights : float64 array, shape (n,), optional
-        What each row counts in a fit and in the loss.
+        Weight of each row in a fit and in the loss.
     head : type of Head
-        What is fitted.
+        Class of the head that is fitted.
     """
 
     features: NDArray[np.float32]
@@ -98,22 +99,22 @@ class Choosing:
 
     @property
     def possible(self) -> bool:
-        """Whether there is something to learn from and something held back."""
+        """Whether there are validation rows, and training rows of at least two labels."""
         return bool(self.held_back.any()) and len(np.unique(self.labels[~self.held_back])) > 1
 
     def components(self, at_least: int = 1) -> tuple[int, list[Trial]]:
-        """Return the smallest k at which accuracy no longer improves, and all that was tried.
+        """Select the smallest k at which accuracy no longer improves; return it with all trials.
 
-        Tried are k = 8, 12, 16, 24, 32, ... upwards from ``at_least``, until three in a row bring nothing. Chosen is the
-        smallest k whose distance to the best is at most half its standard error: the difference is likely chance (the rule of
-        Breiman et al. 1984, section 3.4.3, on paired differences, since all were asked about the same photos; halved, because
-        components cost little here and telling strange photos apart needs them, too).
+        Tries k = 8, 12, 16, 24, 32, ... upwards from ``at_least`` until three in a row do not improve. Selects the smallest k
+        whose difference to the best is at most half the standard error of that difference: the rule of Breiman et al. (1984),
+        section 3.4.3, on paired differences, because all trials predict the same photos. Halved, because components cost little
+        here, and detecting unknown photos needs them too.
 
         Parameters
         ----------
         at_least : int
-            Fewest components tried. Photos held back resemble those that are learnt, so that a handful of components seems
-            to be enough for them and is not for other photos.
+            Fewest components tried. Validation photos resemble training photos, so a handful of components can seem to be enough
+            although it is not for other photos.
         """
         k_max = self.features.shape[1]
         if not self.possible:
@@ -132,15 +133,22 @@ class Choosing:
         return trials[self._simplest(right)].components, trials
 
     def setting(self, components: int, *, trusted: bool = True) -> tuple[float, list[Trial], Answers | None]:
-        """Return the setting of lowest smoothed log loss, all that was tried, and what its head says.
-
-        The log loss is explained at :class:`Trial`. What the head says is of the rows held back; None if there are none.
+        """Select the setting of lowest smoothed log loss (see :class:`Trial`).
 
         Parameters
         ----------
         components : int
         trusted : bool
-            Whether the rows held back can decide; else the default is the only one tried.
+            Whether the validation rows can decide; if not, only the default is tried.
+
+        Returns
+        -------
+        float
+            The setting.
+        list of Trial
+            All trials.
+        Answers or None
+            Predictions of the selected head for the validation rows; None if there are none.
         """
         if not self.possible:
             return self.head.default, [], None
@@ -154,7 +162,7 @@ class Choosing:
         return min(trials, key=lambda trial: trial.smoothed_log_loss).setting, trials, best
 
     def _simplest(self, right: list[NDArray[np.bool_]]) -> int:
-        """Return the first trial, simplest first, that is not clearly worse than the best."""
+        """Return the first trial, in ascending order of components, that is not clearly worse than the best."""
         best = max(right, key=lambda hits: hits.mean())
         groups = self.groups[self.held_back]
         losses = (best.astype(np.float64) - hits for hits in right)
@@ -163,7 +171,7 @@ class Choosing:
     def _try(self, components: int, setting: float) -> tuple[Trial, Answers]:
         features = np.ascontiguousarray(self.features[:, :components])
         held = self.held_back
-        # Labels of the photos held back are numbered among those that are learnt; all have some that train.
+        # Labels of validation rows are numbered as in training; every label has training rows.
         learnt, numbers = np.unique(self.labels[~held], return_inverse=True)
         weights = None if self.weights is None else self.weights[~held]
         head = self.head.fit(features[~held], numbers, setting=setting, weights=weights)
@@ -187,12 +195,12 @@ class Choosing:
 
 
 def hold_back(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
-    """Choose the rows held back: about a fifth of each label's groups, never all of a label.
+    """Select the validation rows: about a fifth of each label's groups, never all rows of a label.
 
-    Of a label's rows always whole groups; a group that holds rows of several labels may be held back for one of them alone.
+    Within a label, whole groups are selected; a group with rows of several labels may be selected for only one of them.
 
-    A label with a single group holds back a fifth of its photos instead, from five photos on: better a flattering word
-    about it than none.
+    Of a label with a single group and at least five photos, a fifth of the photos is selected instead: an optimistic score is
+    better than none.
 
     Parameters
     ----------
@@ -220,15 +228,15 @@ def hold_back(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 
 
 
 def hold_back_sources(labels: NDArray[np.int64], sources: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
-    """Choose the rows held back among labels of several sources: of each, about a fifth of the sources, never all.
+    """Select the validation rows by source: of each label with several sources, about a fifth of the sources, never all.
 
-    What a head says of photos of a source that it has learnt flatters: the next person's photos are of another. Labels of a
-    single source hold back nothing.
+    Scores on photos of a source in training are too high, because the photos of users are from other sources. Labels of a single
+    source have no validation rows.
 
     Parameters
     ----------
     labels, sources : int array, shape (n,)
-        A negative source is not known; such rows are never held back.
+        A negative source is unknown; such rows are never selected.
     seed : int
 
     Returns
@@ -244,9 +252,9 @@ def hold_back_sources(labels: NDArray[np.int64], sources: NDArray[np.int64], see
 
 
 def balance(kinds: NDArray[np.int64], sources: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return a weight per row, 1 on average: every kind has the same sum, and so has every source of photos within a kind.
+    """Return a weight per row, 1 on average, that balances kinds, and sources within each kind: their sums are equal.
 
-    A studio that photographed one fruit 2,000 times then counts no more than a shop with 40 photos of it.
+    A studio with 2,000 photos of one fruit then has the same weight as a shop with 40 photos of it.
 
     Parameters
     ----------
@@ -257,7 +265,7 @@ def balance(kinds: NDArray[np.int64], sources: NDArray[np.int64]) -> NDArray[np.
     _, kind = np.unique(kinds, return_inverse=True)
     _, cell, in_cell = np.unique(np.stack([kinds, sources]), axis=1, return_inverse=True, return_counts=True)
     cell = cell.reshape(-1)
-    # Of each cell one row, to count the sources of a kind.
+    # One row of each cell, to count the sources of a kind.
     _, first = np.unique(cell, return_index=True)
     sources_of_kind = np.bincount(kind[first], minlength=kind.max(initial=-1) + 1)
     weights = 1.0 / (in_cell[cell] * sources_of_kind[kind])
@@ -265,7 +273,7 @@ def balance(kinds: NDArray[np.int64], sources: NDArray[np.int64]) -> NDArray[np.
 
 
 def _ladder(k_min: int, k_max: int) -> Iterable[int]:
-    """Yield k_min, then those of 8, 12, 16, 24, 32, 48, ... beyond it, and at last k_max."""
+    """Yield k_min, then the values of 8, 12, 16, 24, 32, 48, ... above it, and finally k_max."""
     if k_min >= 8 and k_min < k_max:
         yield k_min
     k = 8

@@ -1,8 +1,8 @@
-"""A head: from features to one logit per label. What every head can do, and which there are.
+"""Heads: classifiers from features to one logit per label; their interface, and how to find one by name.
 
-A head has four parts: ``fit``, ``logits``, ``arrays`` and ``add_to_graph``. What is around it (held-back photos, choice of its
-setting, temperature, certainty, protocols, bundle) is the same for all. A head of another package is found by its entry point
-in ``fruits.heads``. Knows nothing of files or of ONNX itself.
+A head implements ``fit``, ``logits``, ``arrays`` and ``add_to_graph``. Everything else (validation, selection of its setting,
+temperature, thresholds, protocols, bundle) is shared by all heads. A head of another package is found by its entry point in
+``fruits.heads``. Independent of files, and of ONNX itself.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 from fruits import extensions
 from fruits.errors import FruitsError
 
-#: A head learns from at most this many photos: beyond, memory and time grow and its accuracy does not.
+#: Most training photos of a head: more would cost memory and time without improving accuracy.
 MAX_ROWS: Final = 200_000
 
 
 class LabelsError(FruitsError, ValueError):
-    """The labels leave nothing to tell apart."""
+    """There are fewer than two different labels."""
 
 
 class Graph(Protocol):
-    """An ONNX graph to which a head appends its steps; values are known by their names.
+    """An ONNX graph to which a head appends its nodes; values are identified by name.
 
     Attributes
     ----------
     opset : int
-        Version of ONNX's operators.
+        Version of the ONNX operator set.
     """
 
     opset: int
@@ -41,41 +41,40 @@ class Graph(Protocol):
         ...
 
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """Append a node of an operator of ONNX, such as ``MatMul``; return the name of its (first) output."""
+        """Append a node of an ONNX operator, such as ``MatMul``; return the name of its (first) output."""
         ...
 
     def sum(self, x: str, width: int, *, scale: float = 1.0) -> str:
-        """Append the sum over the last axis, of that width, times a number; the axis stays, of width 1."""
+        """Append the sum over the last axis of size ``width``, times ``scale``; the axis is kept with size 1."""
         ...
 
     def largest(self, x: str, count: int) -> str:
-        """Append the ``count`` largest values along the last axis, the largest first."""
+        """Append the ``count`` largest values along the last axis, in descending order."""
         ...
 
 
 class Head(Protocol):
-    """A fitted head. To write one, derive from this: fit, logits, arrays and add_to_graph; the rest is there.
+    """A fitted head. To implement one, derive from this class and define fit, logits, arrays and add_to_graph.
 
     Attributes
     ----------
     arrays : mapping of str to (str, tuple of str)
-        What a bundle keeps: name of each array (an attribute, and a keyword of the class), its NumPy type and the sizes of its
-        axes. ``c`` is the number of labels, ``k`` that of features, digits are themselves; another letter is the same size
-        wherever it stands.
+        Arrays stored in a bundle: name (an attribute, and a keyword of the class), NumPy type, and sizes of the axes. ``c`` is
+        the number of labels, ``k`` that of features, digits are literal; any other letter is the same size wherever it occurs.
     parameter : str
-        What the one number is called that is chosen on photos held back.
+        Name of the hyperparameter that is selected on validation photos.
     settings : tuple of float
-        Values of it that are tried.
+        Values of the hyperparameter that are tried.
     default : float
-        Used while the number of components is chosen, and where photos held back cannot decide.
+        Used while the number of components is selected, and if validation photos cannot decide.
     own_scale : bool
         Whether softmax of the logits is meant as probabilities. If not, settings are compared after temperature scaling.
     linear : bool
         Whether logits are linear in the features. Then class activation maps can be drawn.
     temperature : float
-        By which logits are divided before softmax; set by calibration.
+        Divisor of the logits before softmax; set by calibration.
     converged : bool
-        False if a solver stopped early; the head is then usable, if not the best.
+        False if a solver stopped early; the head is then usable but not optimal.
     """
 
     arrays: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]]
@@ -110,7 +109,7 @@ class Head(Protocol):
         setting : float
             One of ``settings``.
         weights : float64 array, shape (n,), optional
-            What each row counts; 1 on average.
+            Weight of each row; 1 on average.
         """
         ...
 
@@ -119,7 +118,7 @@ class Head(Protocol):
         ...
 
     def add_to_graph(self, graph: Graph, features: str) -> str:
-        """Append what ``logits`` computes, from the value named ``features``, (batch, k); return the name of the result."""
+        """Append the computation of ``logits`` from the value named ``features``, (batch, k); return the name of the result."""
         ...
 
     def scaled_logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -132,21 +131,21 @@ class Head(Protocol):
         return softmax(self.scaled_logits(features))
 
     def temperature_scaled(self, temperature: float) -> Self:
-        """Return the head with its logits divided by a temperature: the same answers, more or less sure of them."""
+        """Return the head with logits divided by a temperature: the same predictions with other confidences."""
         cooled = copy.copy(self)
         object.__setattr__(cooled, "temperature", self.temperature * temperature)
         return cooled
 
 
 def get_head(name: str) -> type[Head]:
-    """Return the head of a name: ``logistic``, ``knn``, or one that another package adds (entry point ``fruits.heads``).
+    """Return a head class by name: ``logistic``, ``knn``, or one that another package adds (entry point ``fruits.heads``).
 
     Raises
     ------
     ConfigError
-        If there is none.
+        If there is no such head.
     ExtensionError
-        If another package brings it and it is no head.
+        If it comes from another package and is no head.
     """
     found = extensions.get("head", name)
     head: type[Head] = found.load()

@@ -1,7 +1,7 @@
-"""k nearest neighbours by cosine: each label is as likely as its own nearest reference photos are alike.
+"""k nearest neighbours by cosine: labels are scored by the similarity of their nearest reference photos.
 
-The logit of a label is the mean cosine between a photo and the references of that label that are nearest to it. Of a bounded
-set of references, so that memory and time do not grow with the training photos. Knows nothing of files or ONNX itself.
+The logit of a label is the mean cosine between a photo and the nearest references of that label. The number of references is
+bounded, so memory and time do not grow with the training photos. Independent of files, and of ONNX itself.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from fruits.learning.heads import Graph, Head, LabelsError
 from fruits.learning.neighbours import unit
 from fruits.learning.pca import TooFewRowsError
 
-#: References of all labels together, at most (one per label where there are more labels): 8,192 of 128 numbers are 4 MB.
+#: Most references of all labels together (one per label if there are more labels): 8,192 of 128 numbers are 4 MB.
 MAX_REFERENCES: Final = 8192
-#: Cosine of what stands for a reference that is not there: below any.
+#: Added to the cosine of padding, so that it is below any real cosine.
 _NONE: Final = np.float32(-4)
-#: Photos compared at a time: their cosines with all references fill 8 MB.
+#: Photos compared at a time: their cosines with all references take 8 MB.
 _BLOCK: Final = 256
 
 
 @dataclass(frozen=True)
 class KnnHead(Head):
-    """References of every label, and how many of them decide.
+    """References of every label, and the number of neighbours.
 
     Attributes
     ----------
     references : float32 array, shape (r, k)
-        Of length 1, label by label.
+        Unit rows, grouped by label.
     counts : int64 array, shape (c,)
         References of each label, 1 or more.
     neighbours : int64 array, shape (1,)
-        How many of a label's references are averaged, at most; a label with fewer averages all.
+        Number of a label's references that are averaged; a label with fewer averages all.
 
     Raises
     ------
     ValueError
-        If the counts are not those of the references.
+        If the counts do not match the references.
 
     Notes
     -----
-    The mean over a label's own neighbours is continuous in the features. Votes among the nearest of all labels are not: at equal
-    distances, sums in another order would give another answer in the single graph than in batch.
+    The mean over a label's own neighbours is continuous in the features. Votes among the nearest of all labels are not: with tied
+    distances, sums in another order could give a different answer in the single graph than in batch.
 
     References
     ----------
@@ -80,7 +80,7 @@ class KnnHead(Head):
         setting: float,
         weights: NDArray[np.float64] | None = None,
     ) -> KnnHead:
-        """Choose the references: of each label as many as the others have at most, evenly over its rows.
+        """Select the references: at most the same number for each label, spread evenly over its rows.
 
         Parameters
         ----------
@@ -88,9 +88,9 @@ class KnnHead(Head):
         labels : int array, shape (n,)
             Every value from 0 to c - 1 occurs.
         setting : float
-            Neighbours per label.
+            Number of neighbours per label.
         weights : float64 array, shape (n,), optional
-            What each row counts: of a label with more rows than references, rows are chosen in proportion.
+            Weight of each row: if a label has more rows than references, rows are selected in proportion.
 
         Raises
         ------
@@ -136,8 +136,8 @@ class KnnHead(Head):
 
     @cached_property
     def _padded(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Return the references with zeros, so that every label has as many, shape (c * r, k); what is added to the cosine of
-        each, shape (c, r); and what each of a label's nearest counts, shape (c, neighbours).
+        """Return the references padded with zeros to r per label, shape (c * r, k); the number added to each cosine, shape
+        (c, r); and the weights of a label's nearest references, shape (c, neighbours).
         """
         c, r = len(self.counts), int(self.counts.max())
         missing = np.where(np.arange(r) < self.counts[:, None], np.float32(0), _NONE)
@@ -149,7 +149,7 @@ class KnnHead(Head):
 
 
 def _spread(rows: NDArray[np.int64], most: int, weights: NDArray[np.float64] | None) -> NDArray[np.int64]:
-    """Return at most so many of some rows, evenly over them in their order, in proportion to their weights."""
+    """Return at most ``most`` of some rows, spread evenly over their order, in proportion to their weights."""
     if len(rows) <= most:
         return rows
     reached = np.cumsum(np.ones(len(rows)) if weights is None else weights)

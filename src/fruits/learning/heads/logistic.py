@@ -1,6 +1,6 @@
-"""Multinomial logistic regression: the head that is fitted unless another is asked for.
+"""Multinomial logistic regression: the default head.
 
-Knows nothing of files or engines; scikit-learn is imported only to fit.
+Independent of files and engines; scikit-learn is imported only for fitting.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from fruits.learning.heads import Graph, Head, LabelsError
 from fruits.learning.pca import TooFewRowsError
 
-#: Inverse strengths tried (scikit-learn's ``C``), for features scaled to a root mean square length of 1.
+#: Inverse regularisation strengths that are tried (scikit-learn's ``C``), for features scaled to a root mean square length of 1.
 REGULARISATIONS: Final = (0.3, 3.0, 30.0, 300.0)
-#: Between the two strengths that are chosen most often.
+#: Between the two values that are selected most often.
 DEFAULT_REGULARISATION: Final = 3.0
 _MAX_ITERATIONS: Final = 400
 
@@ -31,7 +31,7 @@ class LogisticHead(Head):
     weights : float32 array, shape (c, k)
     bias : float32 array, shape (c,)
     converged : bool
-        False if the solver stopped at its limit of iterations; the head is then usable, if not the best.
+        False if the solver stopped at its limit of iterations; the head is then usable but not optimal.
     """
 
     arrays: ClassVar = {"weights": ("f4", ("c", "k")), "bias": ("f4", ("c",))}
@@ -67,7 +67,7 @@ class LogisticHead(Head):
         return graph.node("Add", products, graph.constant("bias", self.bias))
 
     def temperature_scaled(self, temperature: float) -> LogisticHead:
-        """Return the head whose logits are these divided by a temperature: the weights take it in."""
+        """Return the head with logits divided by a temperature, which is folded into the weights."""
         scale = np.float32(1 / temperature)
         return LogisticHead(self.weights * scale, self.bias * scale, self.converged)
 
@@ -89,7 +89,7 @@ def fit(
     regularisation : float
         Inverse strength (scikit-learn's ``C``), for features scaled to a root mean square length of 1.
     weights : float64 array, shape (n,), optional
-        What each row counts; 1 on average.
+        Weight of each row; 1 on average.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def fit(
     ----------
     Solver: L-BFGS of SciPy, through scikit-learn's ``LogisticRegression``.
     """
-    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - a second of import that only fitting needs
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - the import takes a second, and only fitting needs it
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
     from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
@@ -110,22 +110,22 @@ def fit(
         raise TooFewRowsError("no training photos; expected some for every label")
     if labels.max() == 0:
         raise LabelsError("all training photos have the same label; expected at least two to tell apart")
-    # One scale for all components: whitening would blow the noise of late components up to the size of early ones.
+    # One scale for all components: whitening would amplify the noise of late components to the size of early ones.
     scale = scale_of(features)
     model = LogisticRegression(C=regularisation, max_iter=_MAX_ITERATIONS)
-    # One thread: the products of a step are so small that handing them out costs more than it gains, ten times as much on a
-    # busy machine (1.3 s against 10 s for 15,000 photos, 120 components, 114 labels).
+    # One thread: the products of a step are so small that the overhead of threads exceeds the gain, up to tenfold on a busy
+    # machine (1.3 s against 10 s for 15,000 photos, 120 components, 114 labels).
     with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit(np.ascontiguousarray(features * np.float32(scale)), labels, weights)
     slopes, bias = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
     if len(slopes) == 1:
-        # Two labels: scikit-learn gives one row, the log odds of the second.
+        # With two labels, scikit-learn gives one row, the log odds of the second.
         slopes, bias = np.vstack([-slopes / 2, slopes / 2]), np.r_[-bias / 2, bias / 2]
     converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
     return LogisticHead((slopes * scale).astype(np.float32), bias.astype(np.float32), converged)
 
 
 def scale_of(features: NDArray[np.float32]) -> float:
-    """Return what makes the root mean square length of features of shape (n, k) 1."""
+    """Return the factor that scales features of shape (n, k) to a root mean square length of 1."""
     return 1.0 / max(float(np.sqrt(np.mean(np.square(features, dtype=np.float64).sum(axis=1)))), 1e-30)
