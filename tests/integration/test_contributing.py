@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md shows of adding a backbone, a head and an engine, done to the letter."""
+"""What CONTRIBUTING.md shows of adding a backbone, a head, an engine and a metric, done to the letter."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from fruits.config import RunConfig
 from fruits.embedding.backbones import FRUITS_SMALL
+from fruits.learning import metrics
 from fruits.photos.decoding.images import to_network_input
 from fruits.recogniser import bundle as bundles
+from fruits.training import pipeline
 
 pytestmark = pytest.mark.slow
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text("utf-8")
@@ -97,3 +100,19 @@ def test_engine_that_is_shown_works(
     done = fruits("run", finished_run.photos, "--to", tmp_path / "out", "--engine", "in-order", "--json")
     assert done.code == 0, done.stderr
     assert done.json()["metrics"] == finished_run.record["metrics"]
+
+
+def test_metric_that_is_shown_is_in_the_record_and_in_the_report(
+    finished_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "METRICS", dict(metrics.METRICS))
+    code = next(text for kind, text in BLOCK.findall(TEXT) if kind == "python" and "@metric" in text)
+    assert len(code.splitlines()) < 10
+    exec(code, {"metric": metrics.metric, "np": np})
+    out = finished_run.copy_to(tmp_path)
+    (out / "run.json").unlink()
+    record = pipeline.run(RunConfig(sources=(str(finished_run.photos),), out=str(out), workers=2))
+    added = record["metrics"].pop("balancedAccuracy")
+    assert added == pytest.approx(np.mean(list(record["metrics"]["recallByLabel"].values())))
+    assert record["metrics"] == finished_run.record["metrics"]
+    assert "balancedAccuracy" in (out / "report.html").read_text("utf-8")

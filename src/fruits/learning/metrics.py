@@ -6,8 +6,9 @@ accuracy, expected calibration error and confused pairs of labels. Independent o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ FEWEST_PHOTOS: Final = 30
 _CALIBRATION_BINS: Final = 15
 #: Spark's bound on probabilities in the log loss.
 _EPSILON: Final = 1e-15
+Metric = Callable[[NDArray[np.float32], NDArray[np.int64]], float | NDArray[np.float64]]
+M = TypeVar("M", bound=Metric)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,21 @@ class Confusion:
     share: float
 
 
+#: Every metric by its name, in the order of the record: a function of probabilities, shape (n, c), rows that sum to 1, n at least
+#: 1, and true labels, shape (n,). It gives one number, or an array of shape (c,), one per label.
+METRICS: Final[dict[str, Metric]] = {}
+
+
+def metric(name: str) -> Callable[[M], M]:
+    """Return a decorator that makes a function a metric: from then on it is in ``run.json`` and in the table of the report."""
+
+    def add(function: M) -> M:
+        METRICS[name] = function
+        return function
+
+    return add
+
+
 def evaluate(probabilities: NDArray[np.float32], labels: NDArray[np.int64], names: list[str]) -> dict[str, Any]:
     """Return all metrics of predicted probabilities.
 
@@ -53,42 +71,98 @@ def evaluate(probabilities: NDArray[np.float32], labels: NDArray[np.int64], name
     Returns
     -------
     dict
-        ``f1, accuracy, weightedPrecision, weightedRecall, weightedFMeasure, hammingLoss, logLoss`` (logarithms are
-        natural); ``precisionByLabel, recallByLabel, fMeasureByLabel``, each a dict over the labels that occur in
-        ``labels``; ``top3Accuracy``; ``expectedCalibrationError``.
+        By the names of ``METRICS``, a number each (None where it is not finite); for metrics by label a dict over the labels
+        that occur in ``labels``.
+    """
+    occurring = np.unique(labels)
+    found: dict[str, Any] = {}
+    for name, function in METRICS.items():
+        value = function(probabilities, labels)
+        if np.ndim(value):
+            found[name] = {names[label]: _number(np.asarray(value)[label]) for label in occurring}
+        else:
+            found[name] = _number(value)
+    return found
+
+
+@metric("f1")
+def f1(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Return the mean F-measure of the labels, weighted by their photos."""
+    return _weighted(f_measure_by_label, probabilities, labels)
+
+
+@metric("accuracy")
+def accuracy(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Return the share of photos whose most probable label is right."""
+    return float((probabilities.argmax(axis=1) == labels).mean())
+
+
+@metric("weightedPrecision")
+def weighted_precision(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Return the mean precision of the labels, weighted by their photos."""
+    return _weighted(precision_by_label, probabilities, labels)
+
+
+@metric("weightedRecall")
+def weighted_recall(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Return the mean recall of the labels, weighted by their photos."""
+    return _weighted(recall_by_label, probabilities, labels)
+
+
+@metric("weightedFMeasure")
+def weighted_f_measure(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Return the same as :func:`f1`, which Spark ML has under both names."""
+    return f1(probabilities, labels)
+
+
+@metric("hammingLoss")
+def hamming_loss(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Return the share of photos whose most probable label is wrong."""
+    return 1.0 - accuracy(probabilities, labels)
+
+
+@metric("logLoss")
+def log_loss(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Return the mean of -ln of the probability of the right label."""
+    own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return float(-np.log(np.clip(own, _EPSILON, 1 - _EPSILON)).mean())
+
+
+@metric("precisionByLabel")
+def precision_by_label(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return of each label which share of the photos that were given it have it, shape (c,)."""
+    predicted = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1]).astype(np.float64)
+    return _ratio(_hits(probabilities, labels), predicted)
+
+
+@metric("recallByLabel")
+def recall_by_label(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return of each label which share of its photos were given it, shape (c,)."""
+    return _ratio(_hits(probabilities, labels), _counts(probabilities, labels))
+
+
+@metric("fMeasureByLabel")
+def f_measure_by_label(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the harmonic mean of precision and recall of each label, shape (c,)."""
+    precision, recall = precision_by_label(probabilities, labels), recall_by_label(probabilities, labels)
+    return _ratio(2 * precision * recall, precision + recall)
+
+
+@metric("top3Accuracy")
+def top3_accuracy(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Return the share of photos whose label is among the three most probable."""
+    return float((best_labels(probabilities, 3) == labels[:, None]).any(axis=1).mean())
+
+
+@metric("expectedCalibrationError")
+def calibration_error(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Return the distance between stated probability and accuracy, by 15 bins of equal width.
 
     References
     ----------
-    Guo et al. (2017), "On calibration of modern neural networks", for the calibration error: 15 bins of equal width.
+    Guo et al. (2017), "On calibration of modern neural networks".
     """
-    n, c = probabilities.shape
-    predicted = probabilities.argmax(axis=1)
-    right = predicted == labels
-    true_count = np.bincount(labels, minlength=c).astype(np.float64)
-    predicted_count = np.bincount(predicted, minlength=c).astype(np.float64)
-    hits = np.bincount(labels[right], minlength=c).astype(np.float64)
-    precision = _ratio(hits, predicted_count)
-    recall = _ratio(hits, true_count)
-    f_measure = _ratio(2 * precision * recall, precision + recall)
-    weight = true_count / n
-    accuracy = float(right.mean())
-    own = np.clip(probabilities[np.arange(n), labels].astype(np.float64), _EPSILON, 1 - _EPSILON)
-    occurring = np.flatnonzero(true_count)
-    f1 = float((weight * f_measure).sum())
-    return {
-        "f1": f1,
-        "accuracy": accuracy,
-        "weightedPrecision": float((weight * precision).sum()),
-        "weightedRecall": float((weight * recall).sum()),
-        "weightedFMeasure": f1,
-        "hammingLoss": 1.0 - accuracy,
-        "logLoss": float(-np.log(own).mean()),
-        "precisionByLabel": {names[label]: float(precision[label]) for label in occurring},
-        "recallByLabel": {names[label]: float(recall[label]) for label in occurring},
-        "fMeasureByLabel": {names[label]: float(f_measure[label]) for label in occurring},
-        "top3Accuracy": float((best_labels(probabilities, 3) == labels[:, None]).any(axis=1).mean()),
-        "expectedCalibrationError": expected_calibration_error(probabilities.max(axis=1), right),
-    }
+    return expected_calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
 
 
 def expected_calibration_error(confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> float:
@@ -131,6 +205,28 @@ def confusions(predicted: NDArray[np.int64], labels: NDArray[np.int64], c: int) 
         for pair, count in zip(pairs, counts, strict=True)
     ]
     return sorted(found, key=lambda pair: (-pair.count, -pair.share, pair.label, pair.predicted))
+
+
+def _number(value: Any) -> float | None:
+    """Return a plain number for JSON, which knows no NaN."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _counts(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.bincount(labels, minlength=probabilities.shape[1]).astype(np.float64)
+
+
+def _hits(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    return _counts(probabilities, labels[probabilities.argmax(axis=1) == labels])
+
+
+def _weighted(
+    by_label: Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.float64]],
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.int64],
+) -> float:
+    """Return the mean over labels, each weighted by its share of the photos."""
+    return float((_counts(probabilities, labels) / len(labels) * by_label(probabilities, labels)).sum())
 
 
 def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
