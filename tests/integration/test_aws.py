@@ -23,6 +23,7 @@ from aws_stand_in import ACCOUNT, REGION, Aws, Emr, Watch
 
 from fruits.aws import calls, cluster, cost, deploy, package, prices, stacks, upload
 from fruits.aws.job import run_job
+from fruits.aws.submission import Place, Submission, check_places
 from fruits.config import RunConfig
 from fruits.storage.objects import Objects, opened
 
@@ -101,8 +102,8 @@ def built(watch: Watch) -> package.Package:
         watch.foreign.clear()
 
 
-def place() -> cluster.Place:
-    return cluster.Place.of(calls.Aws(), "fruits")
+def place() -> Place:
+    return Place.of(calls.Aws(), "fruits")
 
 
 # --- The whole path ---------------------------------------------------------------------------------------------------
@@ -331,7 +332,7 @@ def test_photos_are_packed_once_and_the_pack_is_gone_from_here_when_it_is_there(
 
 
 @pytest.fixture
-def submission(installation: Any, here: Any, tmp_path: Path) -> cluster.Submission:
+def submission(installation: Any, here: Any, tmp_path: Path) -> Submission:
     """A run whose package is two small files, as one with an image of the workers is."""
     program = tmp_path / "fruits-0.1.0-1.tar.gz"
     program.write_bytes(program.name.encode())
@@ -340,14 +341,14 @@ def submission(installation: Any, here: Any, tmp_path: Path) -> cluster.Submissi
     made = package.Package(None, package.Archive(program, "0" * 64), entry, {"fruits": "0.1.0"})
     there = place()
     out = f"s3://{there.results}/runs/{tmp_path.name}"
-    config = cluster.check_places(there, RunConfig(sources=(f"s3://{there.photos}/packs/x",), out=out))
-    return cluster.Submission(there, run_job(config), made, cost.shape_for(320))
+    config = check_places(there, RunConfig(sources=(f"s3://{there.photos}/packs/x",), out=out))
+    return Submission(there, run_job(config), made, cost.shape_for(320))
 
 
-def test_a_dry_run_names_every_call_that_starting_makes(submission: cluster.Submission) -> None:
+def test_a_dry_run_names_every_call_that_starting_makes(submission: Submission) -> None:
     made: list[str] = []
     aws = calls.Aws(watch=lambda call: made.append(call.name))
-    cluster.Place.of(aws, "fruits")
+    Place.of(aws, "fruits")
     assert cluster.under_way(aws, submission.place, submission.job) is None
     cluster.submit(aws, submission)
     planned = [call.name for call in submission.planned() for _ in range(call.times)]
@@ -355,7 +356,7 @@ def test_a_dry_run_names_every_call_that_starting_makes(submission: cluster.Subm
     assert json.dumps([call.as_dict() for call in submission.planned()])
 
 
-def test_the_same_run_from_another_terminal_follows_the_job_and_starts_none(submission: cluster.Submission) -> None:
+def test_the_same_run_from_another_terminal_follows_the_job_and_starts_none(submission: Submission) -> None:
     from moto.emrserverless import models
 
     started = cluster.submit(calls.Aws(), submission)
@@ -386,7 +387,7 @@ def test_the_same_run_from_another_terminal_follows_the_job_and_starts_none(subm
 
 
 def test_following_from_another_machine_takes_no_package(
-    submission: cluster.Submission, fruits: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    submission: Submission, fruits: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from moto.emrserverless import models
 
@@ -400,7 +401,7 @@ def test_following_from_another_machine_takes_no_package(
     assert not (tmp_path / "another-machine").exists()
 
 
-def test_settings_of_a_run_fit_the_cluster_and_bring_the_package(submission: cluster.Submission) -> None:
+def test_settings_of_a_run_fit_the_cluster_and_bring_the_package(submission: Submission) -> None:
     conf = submission.conf()
     assert conf["spark.archives"].endswith("/fruits-0.1.0-1.tar.gz#program")
     assert conf["spark.emr-serverless.driverEnv.PYSPARK_PYTHON"] == "./program/bin/python"
@@ -413,8 +414,8 @@ def test_settings_of_a_run_fit_the_cluster_and_bring_the_package(submission: clu
     )
     assert call["executionRoleArn"] == submission.place.role
     environment = package.Archive(submission.package.program.path.with_name("environment-1.tar.gz"), "0" * 64)
-    on_ec2 = cluster.Submission(
-        cluster.Place.unknown("fruits", REGION, "ec2"),
+    on_ec2 = Submission(
+        Place.unknown("fruits", REGION, "ec2"),
         submission.job,
         dataclasses.replace(submission.package, environment=environment),
         cost.shape_for(320, compute="ec2"),
@@ -437,9 +438,9 @@ def test_settings_of_a_run_fit_the_cluster_and_bring_the_package(submission: clu
     ],
 )
 def test_what_a_run_may_not_read_or_write_is_said_before_it_starts(photos: str, out: str, words: str) -> None:
-    there = cluster.Place("n", REGION, "P", "R", "L", "role", "app", "", "group")
+    there = Place("n", REGION, "P", "R", "L", "role", "app", "", "group")
     with pytest.raises(Exception, match=words):
-        cluster.check_places(there, RunConfig(sources=(photos,), out=out))
+        check_places(there, RunConfig(sources=(photos,), out=out))
 
 
 def test_dry_run_and_cost_say_their_numbers_and_call_nothing(account: Aws, here: Any, built: Any, fruits: Any) -> None:
@@ -556,7 +557,7 @@ def test_neighbouring_calls_are_denied(role: str, installation: Any, here: Any, 
 
 
 def test_calls_of_each_role_pass_where_others_do_not(
-    submission: cluster.Submission, here: Any, account: Aws, big: Path
+    submission: Submission, here: Any, account: Aws, big: Path
 ) -> None:
     """Our own calls as they are made by the code; what a run itself does under its role is in the whole path."""
     there = submission.place

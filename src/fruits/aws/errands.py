@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from fruits.aws import stacks
 from fruits.aws.calls import Aws, AwsAbsentError, AwsError, Call
-from fruits.aws.cluster import REVIEWED
+from fruits.aws.submission import REVIEWED
 from fruits.errors import ConfigError
 
 _CONTAINER: Final = "errand"

@@ -18,9 +18,9 @@ from fruits.storage.sanitising import json_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fruits.aws.cluster import Place
     from fruits.aws.job import Job
     from fruits.aws.prices import Prices
+    from fruits.aws.submission import Place
 
 _REPAIR = typer.Option("--repair", help="Check every stored byte first; compute again what is damaged.")
 
@@ -75,18 +75,18 @@ def run(
     asked: dict[str, Any],
 ) -> None:
     """Run on the cluster and follow it. The same command again goes on following; the terminal is not needed."""
-    from fruits.aws import cluster, job  # noqa: PLC0415
+    from fruits.aws import job, submission  # noqa: PLC0415
 
     of = Asked(**asked)
     there, place, table = _there(of)
     config = RunConfig(
         sources=tuple(_at(source, place.photos, "packs") for source in photos), out=_at(to, place.results, "runs"), **options
     )  # fmt: skip
-    config = cluster.check_places(place, config)
+    config = submission.check_places(place, config)
     if of.cancel:
         _cancel(there, place, job.run_job(config), of)
         return
-    plain, carried, own = cluster.carry(place, config)
+    plain, carried, own = submission.carry(place, config)
 
     def made(usd: float) -> Job:
         return job.run_job(replace(plain, core_hour_usd=usd), carried)
@@ -109,16 +109,16 @@ def apply(
     repair: Annotated[bool, _REPAIR] = False,
 ) -> None:
     """Recognise many photos on the cluster. With what a run there has learnt."""
-    from fruits.aws import cluster  # noqa: PLC0415
+    from fruits.aws import submission  # noqa: PLC0415
     from fruits.aws.job import Job  # noqa: PLC0415
 
     of = Asked(**asked)
     there, place, table = _there(of)
     sources = tuple(_at(source, place.photos, "packs") for source in photos)
     bundle, out = _at(results, place.results, "runs"), _at(to, place.results, "runs")
-    cluster.check_sources(place, sources)
-    cluster.check_results(place, "RESULTS", bundle)
-    cluster.check_results(place, "--to", out)
+    submission.check_sources(place, sources)
+    submission.check_results(place, "RESULTS", bundle)
+    submission.check_results(place, "--to", out)
     if bundle.rstrip("/") == out.rstrip("/"):
         raise ConfigError(f"--to '{to}' are the results that are applied; expected another name for the predictions")
 
@@ -144,13 +144,13 @@ def evaluate(
 ) -> None:
     """Evaluate a run on the cluster. Writes evaluation.json and the section of the report beside its results."""
     from fruits.assessment import evaluation  # noqa: PLC0415
-    from fruits.aws import cluster  # noqa: PLC0415
+    from fruits.aws import submission  # noqa: PLC0415
     from fruits.aws.job import Job  # noqa: PLC0415
 
     of = Asked(**asked)
     there, place, table = _there(of)
     out = _at(results, place.results, "runs")
-    cluster.check_results(place, "RESULTS", out)
+    submission.check_results(place, "RESULTS", out)
     wanted = list(evaluation.in_order(protocol or ()))
 
     def made(_: float) -> Job:
@@ -165,15 +165,15 @@ def evaluate(
 
 def _there(of: Asked) -> tuple[Any, Place, Prices]:
     """Return who asks AWS, where jobs happen, and the prices there."""
-    from fruits.aws import cluster, prices  # noqa: PLC0415
+    from fruits.aws import prices, submission  # noqa: PLC0415
     from fruits.aws.calls import Aws  # noqa: PLC0415
 
     check_name(of.name)
     there = Aws(of.region)
     table = prices.load(of.prices_file).told_in(there.region)
     compute = checked_compute(of.compute)
-    unknown = cluster.Place.unknown(of.name, there.region, compute) if of.dry_run else None
-    return there, unknown or cluster.Place.of(there, of.name), table
+    unknown = submission.Place.unknown(of.name, there.region, compute) if of.dry_run else None
+    return there, unknown or submission.Place.of(there, of.name), table
 
 
 def _start(
@@ -181,7 +181,7 @@ def _start(
     own: tuple[Any, ...] = (), backbone: str = DEFAULT_BACKBONE, size: int | None = None,
 ) -> None:  # fmt: skip
     """Start a job, unless it is under way; say before what it costs, and follow it."""
-    from fruits.aws import cluster, cost, package, quotas, rates  # noqa: PLC0415
+    from fruits.aws import cluster, cost, package, quotas, rates, submission  # noqa: PLC0415
 
     out = made(0).out
     if not of.dry_run and (started := cluster.under_way(there, place, made(0))):
@@ -206,12 +206,12 @@ def _start(
         estimate = cost.run_cost(count or 100_000, table, rates=known, shape=shape, photo_bytes=photo_bytes)
         image = place.compute == "serverless"
         packed = package.build(architecture=of.architecture or place.architecture, image=image, progress=display)
-        submission = cluster.Submission(place, job, packed, shape, own)
+        whole = submission.Submission(place, job, packed, shape, own)
         if of.dry_run:
-            plan([*quotas.of_run(place.compute), *submission.planned()], [estimate], as_json=of.as_json)
+            plan([*quotas.of_run(place.compute), *whole.planned()], [estimate], as_json=of.as_json)
             return
         display.say(f"estimated: {estimate.usd:,.2f} USD for {count:,} photos on {estimate.title.partition(' on ')[2]}")
-        started = cluster.submit(there, submission, estimate_usd=round(estimate.usd, 4))
+        started = cluster.submit(there, whole, estimate_usd=round(estimate.usd, 4))
         display.say(f"job {started['job']} on {out}; the same command follows it from anywhere, --cancel ends it")
     _lead(there, place, job, started, table, of)
 
@@ -278,11 +278,11 @@ def _in_words(line: dict[str, Any]) -> str:
 
 
 def _cancel(there: Any, place: Place, job: Job, of: Asked) -> None:
-    from fruits.aws import cluster  # noqa: PLC0415
+    from fruits.aws import cluster, submission  # noqa: PLC0415
 
     if of.dry_run:
         raise ConfigError("--cancel with --dry-run: only AWS knows what is under way; expected one of them")
-    started = cluster.read_job(there, place, cluster.key_of(place, job.home))
+    started = cluster.read_job(there, place, submission.key_of(place, job.home))
     ended = started is not None and cluster.state(there, started)["state"] not in (*cluster.GOOD, *cluster.BAD)
     if started is not None and ended:
         cluster.cancel(there, started)

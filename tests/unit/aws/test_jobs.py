@@ -16,6 +16,7 @@ from fruits.aws import cluster, cost, job
 from fruits.aws.calls import AwsError, Call
 from fruits.aws.job import Carried, Job, run_job
 from fruits.aws.package import Archive, Package
+from fruits.aws.submission import Place, Submission, carry, check_sources, yarn_tag
 from fruits.config import RunConfig
 from fruits.embedding.backbone import find_backbone
 from fruits.errors import BackboneError, ConfigError
@@ -23,8 +24,8 @@ from fruits.errors import BackboneError, ConfigError
 BACKBONES = Path(job.__file__).parents[1] / "embedding/backbones"
 
 
-def place(bucket: str = "P", results: str = "R") -> cluster.Place:
-    return cluster.Place("n", "eu-west-1", bucket, results, "L", "role", "app", "", "group")
+def place(bucket: str = "P", results: str = "R") -> Place:
+    return Place("n", "eu-west-1", bucket, results, "L", "role", "app", "", "group")
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_a_network_its_card_and_a_taxonomy_travel_under_their_hashes(network: Pa
     taxonomy = tmp_path / "names.csv"
     taxonomy.write_text("label,kind\nA,apple\n")
     config = RunConfig(sources=("s3://P/packs/x",), out="s3://R/runs/a", backbone=str(network), taxonomy=str(taxonomy))
-    plain, carried, sent = cluster.carry(place(), config)
+    plain, carried, sent = carry(place(), config)
     assert (plain.backbone, plain.taxonomy) == ("mine.onnx", "names.csv"), "no folder of this machine goes anywhere"
     assert [(one.role, one.name) for one in carried] == [
         ("backbone", "mine.onnx"), ("backbone", "mine.json"), ("taxonomy", "names.csv"),
@@ -66,7 +67,7 @@ def test_a_network_that_keeps_its_numbers_in_another_file_travels_as_one(
     card = json.loads(network.with_suffix(".json").read_text()) | {"sha256": given}
     (folder / "mine.json").write_text(json.dumps(card))
     config = RunConfig(sources=("s3://P/packs/x",), out="s3://R/runs/a", backbone=str(folder / "mine.onnx"))
-    plain, carried, sent = cluster.carry(place(), config)
+    plain, carried, sent = carry(place(), config)
     assert plain.backbone == "mine.onnx"
     assert [one.name for one in carried] == ["mine.onnx", "mine.json"]
     whole = sent[0][0]
@@ -76,7 +77,7 @@ def test_a_network_that_keeps_its_numbers_in_another_file_travels_as_one(
 
 def test_what_travelled_arrives_beside_each_other_and_is_what_was_sent(network: Path, tmp_path: Path) -> None:
     config = RunConfig(sources=("s3://P/packs/x",), out="s3://R/runs/a", backbone=str(network))
-    _, carried, sent = cluster.carry(place(), config)
+    _, carried, sent = carry(place(), config)
     bucket = tmp_path / "bucket"
     here = []
     for one, (path, key) in zip(carried, sent, strict=True):
@@ -135,12 +136,12 @@ def _local(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_file_that_is_not_there_is_said_before_anything_is_sent(changes: Any, error: Any, words: str) -> None:
     config = RunConfig(sources=("s3://P/packs/x",), out="s3://R/runs/a", **changes)
     with pytest.raises(error, match=words):
-        cluster.carry(place(), config)
+        carry(place(), config)
 
 
 def test_names_of_the_package_travel_as_names() -> None:
     config = RunConfig(sources=("s3://P/packs/x",), out="s3://R/runs/a", taxonomy="none")
-    assert cluster.carry(place(), config) == (config, (), ())
+    assert carry(place(), config) == (config, (), ())
 
 
 @pytest.mark.parametrize("told", [
@@ -163,16 +164,16 @@ def test_what_is_no_job_is_refused(text: str) -> None:
 
 
 def test_reviewed_photos_may_be_read_and_nothing_else_beside_packs() -> None:
-    cluster.check_sources(place(), ["s3://P/packs/x", "s3://P/reviewed", "s3://P/reviewed/"])
+    check_sources(place(), ["s3://P/packs/x", "s3://P/reviewed", "s3://P/reviewed/"])
     for source in ("s3://P/reviewed/Apple", "s3://P/submissions", "s3://P/reviewed-not"):
         with pytest.raises(ConfigError, match="may read s3://P/packs"):
-            cluster.check_sources(place(), [source])
+            check_sources(place(), [source])
 
 
 def test_without_an_image_no_serverless_run_is_started() -> None:
     there = dataclasses.replace(place(), has_image=False)
     archive = Archive(Path(__file__), "0" * 64)
-    submission = cluster.Submission(
+    submission = Submission(
         there, Job("run", "s3://R/runs/a"), Package(None, archive, Path(__file__), {"fruits": "1"}), cost.shape_for(10)
     )
     aws = Recorded()
@@ -213,7 +214,7 @@ class Recorded:
         return states.pop(0) if len(states) > 1 else states[0]
 
 
-STARTED = {"compute": "ec2", "application": "j-1", "job": "s-1", "tag": cluster.yarn_tag("token")}
+STARTED = {"compute": "ec2", "application": "j-1", "job": "s-1", "tag": yarn_tag("token")}
 
 
 def test_ending_a_step_ends_its_application_in_yarn_and_waits_for_both() -> None:
@@ -234,9 +235,7 @@ def test_the_tag_that_is_looked_for_is_the_one_that_was_given() -> None:
         Archive(Path("e.tar.gz"), "0" * 64), Archive(Path("p.tar.gz"), "0" * 64), Path(__file__), {"fruits": "1"}
     )
     shape = cost.shape_for(10, compute="ec2")
-    arguments = (
-        cluster.Submission(there, Job("run", "s3://R/runs/a"), package, shape).start("token").parameters["Steps"][0]
-    )
+    arguments = Submission(there, Job("run", "s3://R/runs/a"), package, shape).start("token").parameters["Steps"][0]
     assert f"spark.yarn.tags={STARTED['tag']}" in arguments["HadoopJarStep"]["Args"]
     assert STARTED["tag"] == STARTED["tag"].lower(), "YARN keeps tags in small letters"
 
