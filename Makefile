@@ -11,7 +11,7 @@ LOCK := $(SCAN)/uv pip compile --quiet --upgrade --generate-hashes --only-binary
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-fast check docs wheel scan lock bench load faults web tools clean
+.PHONY: demo test test-fast check docs wheel scan lock bench load faults messages web tools clean
 
 demo: .venv/core ## make photos of made-up fruit, run the whole chain on them, write a report
 	$(BIN)/fruits demo --to demo
@@ -49,6 +49,10 @@ bench: .venv/dev ## speed and memory against what a user would pick instead, as 
 
 load: .venv/dev ## what the service takes, as shares of what the same cores can do
 	$(BIN)/python -m benchmarks load
+
+messages: .venv/dev ## bring every message catalogue in step with the English one, src/fruits/messages/fruits.pot
+	$(BIN)/pybabel -q update -D fruits -i src/fruits/messages/fruits.pot -d src/fruits/messages --no-wrap \
+		--ignore-obsolete --ignore-pot-creation-date --no-fuzzy-matching
 
 web: $(WEB)/node_modules/axe-core/axe.min.js ## the runtime of the page's on-device mode, and axe-core for the tests, by npm
 

@@ -25,6 +25,7 @@ from typing import Any, Literal
 import psutil
 
 from faults.running import Running, fruits
+from fruits.messages import LANGUAGES
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.tokens import Tokens
 
@@ -423,7 +424,7 @@ def _must_be_error(body: bytes) -> None:
     try:
         error: dict[str, Any] = json.loads(body)["error"]
         good = (
-            error.keys() == _ERROR_KEYS and error["message"].keys() == {"en", "fr"} and all(error["message"].values())
+            error.keys() == _ERROR_KEYS and error["message"].keys() == set(LANGUAGES) and all(error["message"].values())
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         good = False

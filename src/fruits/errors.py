@@ -57,6 +57,10 @@ class TaxonomyError(FruitsError, ValueError):
     """The file that says what labels mean cannot be used."""
 
 
+class MessagesError(FruitsError, ValueError):
+    """A message catalogue cannot be read."""
+
+
 class EvaluationError(FruitsError, ValueError):
     """Nothing could be measured."""
 

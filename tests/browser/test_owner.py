@@ -83,7 +83,7 @@ def test_overview_says_how_the_service_does(
     page.get_by_role("button", name="Français").click()
     assert page.locator("h1").inner_text() == "Comment va le service"
     assert "Photos par jour" in page.locator(".chart h2").first.inner_text()
-    assert "Ce n'est pas une photo" in page.locator(".chart").last.inner_text()
+    assert "Ce n’est pas une photo" in page.locator(".chart").last.inner_text()
     page.locator("#days").select_option("7")
     page.wait_for_function(
         "() => document.querySelectorAll('.chart table')[0].querySelectorAll('tbody tr').length === 7"

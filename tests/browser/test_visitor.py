@@ -64,6 +64,22 @@ def test_kind_is_named_with_its_line_in_both_languages(
     assert visitor.context.cookies() == []
 
 
+def test_spanish_visitors_read_spanish(visit: Callable[..., Any], recogniser: Any) -> None:
+    visitor = visit(locale="es-419")
+    page = visitor.open()
+    assert page.locator("html").get_attribute("lang") == "es"
+    assert (page.title(), page.locator("h1").inner_text()) == ("¿Qué fruta es?", "¿Qué fruta es?")
+    assert page.get_by_role("button", name="Español").get_attribute("aria-pressed") == "true"
+    visitor.pick(*recogniser.some("Apfelino Red 1"), {"name": "a.txt", "mimeType": "text/plain", "buffer": b"no photo"})
+    answered = page.locator(".card:has(.bars)")
+    answered.wait_for()
+    assert _named(answered) == "Red Apfelino", "a name that nobody has translated is said in English"
+    assert "de seguridad en la variedad" in answered.locator(".sure").inner_text()
+    assert answered.locator(".bars .share").first.inner_text().endswith("\u00a0%")
+    page.wait_for_selector("text=Esto no se puede abrir como foto.")
+    visitor.shot("spanish", full_page=True)
+
+
 def test_what_is_sent_is_small_upright_and_without_anything_of_the_file(wire: Any, visit: Callable[..., Any]) -> None:
     picture = Image.new("RGB", (3000, 1500), "white")
     picture.paste((200, 30, 30), (0, 0, 1500, 1500))  # red on the left; the tag below says: turn it to the right
@@ -565,6 +581,9 @@ def test_without_a_connection_the_page_opens_and_the_photo_waits_for_one(
     visitor.context.set_offline(True)
     page.reload()
     page.wait_for_selector("text=You are offline.")
+    for language, said in (("Español", "No tienes conexión."), ("English", "You are offline.")):
+        page.get_by_role("button", name=language).click()  # every language is in the shell
+        page.wait_for_selector(f"text={said}")
     visitor.pick(*recogniser.some("Moon Pear 1"))
     page.wait_for_selector("text=The photo waits here")
     assert page.locator(".card img").evaluate("(one) => one.naturalWidth") > 0

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import fruits as package
+from fruits.messages import LANGUAGES
 from fruits.recogniser import bundle as bundles
 
 SUMMARY = {
@@ -152,10 +153,10 @@ def test_predict_answers_for_each_photo(finished_run: Any, fruits: Fruits, tmp_p
     assert (first["uri"], first["status"], first["error"]) == (str(good), "ok", None)
     assert (len(first["labels"]), len(first["probabilities"]), len(first["kinds"])) == (3, 3, 3)
     assert sum(first["probabilities"]) <= 1.0001
-    assert all(set(kind) == {"kind", "en", "fr", "probability"} for kind in first["kinds"])
+    assert all(set(kind) == {"kind", *LANGUAGES, "probability"} for kind in first["kinds"])
     # Made-up fruit: no table knows it, so that its label is its kind and its name.
     assert (first["outcome"], first["kind"], first["variety"]) == ("kind", "Starrib Yellow", None)
-    name = {"en": "Starrib Yellow", "fr": "Starrib Yellow", "line_en": "", "line_fr": ""}
+    name = {"en": "Starrib Yellow"}
     assert (first["name"], first["advice"]) == (name, [])
     assert first["probability"] == first["kinds"][0]["probability"] > 0.5
     for row, status in ((second, "rejected"), (third, "failed")):

@@ -162,18 +162,19 @@ def test_files_and_bytes_are_decoded_by_the_sandbox_alone(
 
 
 def test_answers_are_readable() -> None:
-    name = api.Name("Banana", "Banane")
+    name = api.Name({"en": "Banana", "fr": "Banane"})
     none = np.empty(0, np.float32)
-    kinds = (("banana", name, 0.41), ("kiwi", api.Name("Kiwi", "Kiwi"), 0.3))
+    kinds = (("banana", name, 0.41), ("kiwi", api.Name({"en": "Kiwi"}), 0.3))
     for outcome, called, said in (
         ("kind", name, "banana (97 %)"),
-        ("variety", api.Name("Braeburn apple", "Pomme Braeburn"), "braeburn apple (97 %)"),
+        ("variety", api.Name({"en": "Braeburn apple"}), "braeburn apple (97 %)"),
         ("probable", name, "probably banana (97 %)"),
         ("unsure", None, "not sure: banana (41 %), kiwi (30 %)"),
         ("unknown", None, "none of the things I know (nearest: banana)"),
     ):
         answer = api.Answer(outcome, called, 0.971, "", "", kinds, (), (), 0.0, (), none)  # type: ignore[arg-type]
         assert str(answer) == said
+    assert (name.en, name["fr"], name["es"]) == ("Banana", "Banane", "Banana")
 
 
 # --- Pixels in memory ---------------------------------------------------------------------------------------------------

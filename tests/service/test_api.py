@@ -16,6 +16,7 @@ import onnxruntime as ort
 import pytest
 from PIL import Image
 
+from fruits.messages import LANGUAGES
 from fruits.photos.decoding.images import read_size, to_network_input
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import OUTCOMES
@@ -30,7 +31,7 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
     body = answer.json()
     assert set(body) == {"error"}
     assert set(body["error"]) == {"code", "message", "request_id"}
-    assert set(body["error"]["message"]) == {"en", "fr"}
+    assert set(body["error"]["message"]) == set(LANGUAGES)
     assert all(body["error"]["message"].values())
     assert body["error"]["request_id"] == answer.headers["x-request-id"]
     assert "Traceback" not in answer.text
@@ -108,7 +109,7 @@ def test_several_photos_in_a_form_one_of_them_bad(service: Any, a_photo: bytes) 
     assert good["outcome"] in OUTCOMES
     assert bad["name"] == "photo 2"
     assert bad["error"]["code"] == "unsupported_format"
-    assert set(bad["error"]["message"]) == {"en", "fr"}
+    assert set(bad["error"]["message"]) == set(LANGUAGES)
 
 
 def test_labels_and_model_say_the_same_as_the_bundle(service: Any, finished_run: Any) -> None:
@@ -222,9 +223,13 @@ def test_head_is_answered_like_get_without_the_body(service: Any) -> None:
     assert service.raw(b"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").endswith(b"\r\n\r\n")
 
 
-def test_what_was_wrong_with_a_request_is_said_in_both_languages(service: Any, a_photo: bytes) -> None:
+def test_what_was_wrong_with_a_request_is_said_in_every_language(service: Any, a_photo: bytes) -> None:
     for answer, en, fr in (
-        (service.recognise(a_photo, lang="de"), "(lang: expected en or fr).", "(lang : attendu en ou fr)."),
+        (
+            service.recognise(a_photo, lang="de"),
+            "(lang: expected en or es or fr).",
+            "(lang\N{NO-BREAK SPACE}: attendu en ou es ou fr).",
+        ),
         (service.client.post("/v1/feedback", json={"id": "no"}), "(see body.id).", "(voir body.id)."),
     ):
         message = error_of(answer)["message"]

@@ -68,7 +68,7 @@ def test_a_field_of_another_name_is_named_at_any_size(size: int, chunked: bool, 
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (422, "bad_request")
     assert "no field named photo; found: file" in error["message"]["en"]
-    assert "aucun champ nommé photo ; reçu : file" in error["message"]["fr"]
+    assert "aucun champ nommé photo\N{NARROW NO-BREAK SPACE}; reçu\N{NO-BREAK SPACE}: file" in error["message"]["fr"]
 
 
 def test_names_of_fields_are_told_only_if_they_are_plain(service: Any) -> None:

@@ -45,10 +45,22 @@ def test_hostile_input_is_refused_and_leaves_nothing(family: str, attacked: Atta
 @pytest.mark.parametrize(
     ("status", "body", "headers"),
     [
-        (500, b'{"error": {"code": "internal", "message": {"en": "a", "fr": "b"}, "request_id": "c"}}', _NOSNIFF),
+        (
+            500,
+            b'{"error": {"code": "internal", "message": {"en": "a", "es": "c", "fr": "b"}, "request_id": "c"}}',
+            _NOSNIFF,
+        ),
         (404, b'{"detail": "Not Found"}', _NOSNIFF),
-        (404, b'{"error": {"code": "not_found", "message": {"en": "a", "fr": ""}, "request_id": "c"}}', _NOSNIFF),
-        (422, b'{"error": {"code": "x", "message": {"en": "in sqlalchemy", "fr": "b"}, "request_id": "c"}}', _NOSNIFF),
+        (
+            404,
+            b'{"error": {"code": "not_found", "message": {"en": "a", "es": "c", "fr": ""}, "request_id": "c"}}',
+            _NOSNIFF,
+        ),
+        (
+            422,
+            b'{"error": {"code": "x", "message": {"en": "in sqlalchemy", "es": "c", "fr": "b"}, "request_id": "c"}}',
+            _NOSNIFF,
+        ),
         (200, b"{}", {}),
     ],
     ids=["500", "another shape", "one language", "names a library", "no security headers"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,7 +62,7 @@ def predict(
 
 def in_words(answer: Answer) -> str:
     """Return an answer as a line for a person at a terminal, followed by advice."""
-    from fruits.photos.decoding.quality import ADVICE  # noqa: PLC0415
+    from fruits.messages import SOURCE, catalogue  # noqa: PLC0415
     from fruits.recogniser.taxonomy import in_a_sentence  # noqa: PLC0415
 
     best = ", ".join(f"{name.en} {probability:.1%}" for _, name, probability in answer.kinds)
@@ -79,7 +78,7 @@ def in_words(answer: Answer) -> str:
     else:
         labels = ", ".join(f"{label} {p:.1%}" for label, p in zip(answer.labels, answer.probabilities, strict=True))
         said = f"{answer.name.en} {answer.probability:.1%} ({labels})"
-    return " ".join([said, *(f"[{ADVICE['en'][advice]}]" for advice in answer.advice)])
+    return " ".join([said, *(f"[{catalogue(SOURCE).text(f'page.{advice}')}]" for advice in answer.advice)])
 
 
 def _answered(
@@ -115,9 +114,9 @@ def _as_row(answer: Answer) -> dict[str, Any]:
         "outcome": answer.outcome,
         "kind": answer.kind or None,
         "variety": answer.variety or None,
-        "name": asdict(answer.name) if answer.name else None,
+        "name": answer.name.as_dict() if answer.name else None,
         "probability": answer.probability,
-        "kinds": [{"kind": kind, "en": name.en, "fr": name.fr, "probability": p} for kind, name, p in answer.kinds],
+        "kinds": [{"kind": kind, **name.names(), "probability": p} for kind, name, p in answer.kinds],
         "labels": answer.labels,
         "probabilities": answer.probabilities,
         "strangeness": answer.strangeness,

@@ -1,7 +1,8 @@
-"""What labels mean: the kind of thing, its variety, their names in English and French, and a useful line for the person.
+"""What labels mean: the kind of thing, its variety, their names in each language, and a useful line for the person.
 
 Labels of different sources meet here: ``Royal-Gala`` and ``Apple Red 1`` are both apples. The table is a CSV file in the package
-(``taxonomy.csv``); a user's own file of the same columns extends it and wins over it. A label that no file names is its own
+(``taxonomy.csv``), with two columns per language: ``fr`` for names and ``line_fr`` for lines. A user's own file of the same
+columns, in whichever languages, extends it and wins over it. A label that no file names is its own
 kind. Knows nothing of photos or of how sure an answer is.
 """
 
@@ -9,9 +10,10 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
@@ -21,32 +23,86 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.errors import TaxonomyError
+from fruits.messages import LANGUAGES, SOURCE
 
-LANGUAGES: Final = ("en", "fr")
 #: Given instead of a file: every label is its own kind.
 NONE: Final = "none"
 _SEPARATORS: Final = str.maketrans(dict.fromkeys("-_'’`", " "))
 #: Names of kinds that begin with a name of a place or a people; names.js has them, too.
 _PROPER: Final = ("Brazil", "Brussels", "Chinese", "Swiss")
-_COLUMNS: Final = ("label", "kind", "variety", "en", "fr", "line_en", "line_fr")
+_PLACE: Final = ("label", "kind", "variety")
+_LINE: Final = "line_"
+#: A column of a language: its code for names, line_ before it for lines.
+_OPTIONAL: Final = "variety and, for each language such as fr, names in fr and lines in line_fr"
+_LANGUAGE: Final = re.compile(r"(?:line_)?[a-z]{2,3}")
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What a person is told of a kind or a variety.
+    """What a person is told of a kind or a variety: ``name.en``, ``name["es"]``.
 
     Attributes
     ----------
-    en, fr : str
-        Its name, in English and in French.
-    line_en, line_fr : str
-        One useful line; may be empty.
+    called : mapping of str to str
+        Its name by language; English at least.
+    about : mapping of str to str
+        One useful line by language; may be empty.
     """
 
-    en: str
-    fr: str
-    line_en: str = ""
-    line_fr: str = ""
+    called: Mapping[str, str]
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def en(self) -> str:
+        """Its English name, which stands in for those that are missing."""
+        return self.called[SOURCE]
+
+    def __getitem__(self, language: str) -> str:
+        """Return its name in a language; the English one where the table has none."""
+        return self.called.get(language, self.en)
+
+    def names(self) -> dict[str, str]:
+        """Return its name in every language of the messages, and in those that only the table has."""
+        return {language: self[language] for language in dict.fromkeys((*LANGUAGES, *self.called))}
+
+    def lines(self) -> dict[str, str] | None:
+        """Return its line likewise; None if it has no English one."""
+        if not self.about.get(SOURCE):
+            return None
+        languages = dict.fromkeys((*LANGUAGES, *self.about))
+        return {language: self.about.get(language, self.about[SOURCE]) for language in languages}
+
+    def in_every_language(self) -> dict[str, str]:
+        """Return names and lines as :meth:`as_dict` does, with English in the place of those that are missing."""
+        return {**self.names(), **{_LINE + language: line for language, line in (self.lines() or {}).items()}}
+
+    def as_dict(self) -> dict[str, str]:
+        """Return plain values for JSON: what the table has."""
+        return {**self.called, **{_LINE + language: line for language, line in self.about.items()}}
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Name:
+        """Return what :meth:`as_dict` wrote.
+
+        Raises
+        ------
+        TypeError
+            If it is not that.
+        """
+        if not values.get(SOURCE) or not all(
+            _LANGUAGE.fullmatch(key) and isinstance(values[key], str) for key in values
+        ):
+            raise TypeError(f"a name is {dict(values)}; expected texts by language, English at least")
+        return cls(
+            {key: text for key, text in values.items() if not key.startswith(_LINE) and text},
+            {key.removeprefix(_LINE): text for key, text in values.items() if key.startswith(_LINE) and text},
+        )
+
+    def over(self, other: Name) -> Name:
+        """Return it with what the other has in more languages, where both say the same in English."""
+        called = {**other.called, **self.called} if self.en == other.en else self.called
+        same_line = self.about.get(SOURCE) == other.about.get(SOURCE)
+        return Name(called, {**other.about, **self.about} if same_line else self.about)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +157,14 @@ class Taxonomy:
                 names.setdefault((row["kind"], row["variety"]), []).append(row)
             else:
                 more.setdefault(row["kind"], []).append(row)
-        for (
-            kind,
-            variety,
-        ), about in names.items():  # a folder called Pomme holds apples, whether or not it stands in a file
-            for called in (kind if not variety else "", *(row[language] for row in about for language in LANGUAGES)):
-                if called:
-                    meant.setdefault(_spelling(called), (kind, variety))
+        # A folder called Pomme holds apples, whether or not it stands in a file. Identifiers count most, then languages in turn.
+        for kind, variety in names:
+            if not variety:
+                meant.setdefault(_spelling(kind), (kind, variety))
+        for language in _languages(rows):
+            for place, about in names.items():
+                for called in filter(None, (row.get(language) for row in about)):
+                    meant.setdefault(_spelling(called), place)
         alike: dict[str, tuple[str, str]] = {}
         for spelling, place in meant.items():
             for key in _loosely(spelling):
@@ -140,7 +197,11 @@ class Taxonomy:
         try:
             given = {name: tuple(values[name]) for name in cls.__slots__}
             given["kinds"], given["varieties"] = (
-                tuple(Name(**name) for name in given[part]) for part in ("kinds", "varieties")
+                tuple(
+                    Name.parse(name).over(_shipped_name(*place.split("/", 1)) or Name.parse(name))
+                    for name, place in zip(given[part], given[places], strict=True)
+                )
+                for part, places in (("kinds", "kind_ids"), ("varieties", "variety_ids"))
             )
             taxonomy = cls(**given)
             fits = (
@@ -150,7 +211,7 @@ class Taxonomy:
                 and len(taxonomy.kinds) == len(taxonomy.kind_ids)
                 and len(taxonomy.varieties) == len(taxonomy.variety_ids)
             )
-        except (KeyError, TypeError) as exc:
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise TaxonomyError(
                 f"the stored taxonomy cannot be used ({exc}); expected what 'fruits run' wrote"
             ) from exc
@@ -160,7 +221,8 @@ class Taxonomy:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return asdict(self)
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        return plain | {part: tuple(name.as_dict() for name in plain[part]) for part in ("kinds", "varieties")}
 
     @property
     def groups(self) -> bool:
@@ -229,16 +291,35 @@ def _members(member_of: tuple[int, ...], count: int) -> tuple[NDArray[np.intp], 
 def _name(rows: list[dict[str, str]], otherwise: str, kind: Name | None = None) -> Name:
     """Return names and lines, each from the first row that has them; a line that no row has is the kind's."""
 
-    def first(*columns: str) -> str:
-        return next((row[column] for column in columns for row in rows if row[column]), "")
+    def first(column: str) -> str:
+        return next((row[column] for row in rows if row.get(column)), "")
 
-    en = first("en", "fr") or otherwise
-    return Name(
-        en,
-        first("fr", "en") or otherwise,
-        first("line_en") or (kind.line_en if kind else ""),
-        first("line_fr") or (kind.line_fr if kind else ""),
-    )
+    languages = _languages(rows)
+    called = {language: name for language in languages if (name := first(language))}
+    about = {language: line for language in languages if (line := first(_LINE + language))}
+    en = called.get(SOURCE) or next(iter(called.values()), otherwise)
+    return Name({SOURCE: en, **called}, {**(kind.about if kind else {}), **about})
+
+
+def _languages(rows: list[dict[str, str]]) -> tuple[str, ...]:
+    """Return the languages that files have columns of, English first."""
+    columns = dict.fromkeys(column.removeprefix(_LINE) for row in rows for column in row if column not in _PLACE)
+    return tuple(dict.fromkeys((SOURCE, *columns)))
+
+
+@cache
+def _shipped_name(kind: str, variety: str = "") -> Name | None:
+    """Return what the file of the package says of a kind or a variety."""
+    rows = _shipped_places().get((kind, variety))
+    return _name(rows, kind, _shipped_name(kind) if variety else None) if rows else None
+
+
+@cache
+def _shipped_places() -> dict[tuple[str, str], list[dict[str, str]]]:
+    places: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in _shipped():
+        places.setdefault((row["kind"], row["variety"]), []).append(row)
+    return places
 
 
 @cache
@@ -281,18 +362,18 @@ def _read(path: Path) -> list[dict[str, str]]:
         reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
         raise TaxonomyError(
             f"taxonomy '{path}' cannot be read ({reason}); expected a CSV file with the columns label, kind and, if you "
-            f"like, {', '.join(_COLUMNS[2:])}; or 'none'"
+            f"like, {_OPTIONAL}; or 'none'"
         ) from exc
 
 
 def _parse(text: str, name: str) -> list[dict[str, str]]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     found = [column for column in reader.fieldnames or [] if column]
-    unknown = sorted(set(found) - set(_COLUMNS))
+    unknown = sorted(column for column in found if column not in _PLACE and not _LANGUAGE.fullmatch(column))
     if not {"label", "kind"} <= set(found) or unknown or len(set(found)) < len(found):
         raise TaxonomyError(
             f"taxonomy '{name}' has the columns {', '.join(found) or 'none'}; expected label, kind and, if you like, "
-            f"{', '.join(_COLUMNS[2:])}{': unknown are ' + ', '.join(unknown) if unknown else ''}"
+            f"{_OPTIONAL}{': unknown are ' + ', '.join(unknown) if unknown else ''}"
         )
     rows: list[dict[str, str]] = []
     meant: dict[str, tuple[str, str]] = {}
@@ -302,7 +383,9 @@ def _parse(text: str, name: str) -> list[dict[str, str]]:
                 raise TaxonomyError(
                     f"taxonomy '{name}', line {reader.line_num}: more fields than columns; quote a field that holds a comma"
                 )
-            row = {column: unicodedata.normalize("NFC", (given.get(column) or "").strip()) for column in _COLUMNS}
+            row = {
+                column: unicodedata.normalize("NFC", (given.get(column) or "").strip()) for column in (*_PLACE, *found)
+            }
             if not any(row.values()):
                 continue
             if not row["kind"]:

@@ -184,7 +184,7 @@ def _limits(thresholds: Mapping[str, Any]) -> list[Spoken]:
         value = thresholds.get(name)
         never = {"variety": 1.0, "kind": 1.0, "probable": min(1.0, thresholds.get("kind") or 1.0) - 1e-9}.get(name)
         if value is not None and not (never is not None and value > never):
-            sentences.append(say(f"limit_{name}", value=spoken(value)))
+            sentences.append(say(f"limit_{name}", value=spoken(value), n=spoken(value)))
         elif name in thresholds and name in ("variety", "kind", "probable", "unknown"):
             sentences.append(say(f"limit_{name}_none"))
     return sentences

@@ -16,12 +16,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fruits.messages import LANGUAGES, catalogue
 from fruits.report.localisation import (
-    LANGUAGES,
     Spoken,
     count,
     decimal,
     duration,
+    has_message,
     known,
     moment,
     plain,
@@ -30,7 +31,6 @@ from fruits.report.localisation import (
     share,
     visible,
 )
-from fruits.report.messages import WORDS
 from fruits.storage.sanitising import json_text
 
 
@@ -51,7 +51,7 @@ def assemble(template: str, *, titles: Spoken, **values: object) -> str:
     str
         The same for the same input; to be written as UTF-8.
     """
-    style, script = _asset("report.css"), _asset("report.js")
+    style, script = _asset("report.css") + _one_language_at_a_time(), _asset("report.js")
     return (
         _environment()
         .get_template(template)
@@ -94,8 +94,8 @@ def _environment() -> Environment:
         "moment": moment,
         "setting": _setting,
         "photos_of_split": _photos_of_split,
-        "has_word": WORDS[LANGUAGES[0]].__contains__,
-        "languages": LANGUAGES,
+        "has_message": has_message,
+        "languages": {language: catalogue(language).name for language in LANGUAGES},
     }
     return environment
 
@@ -111,6 +111,15 @@ def _asset(name: str) -> str:
     text = files("fruits.report").joinpath(name).read_text(encoding="utf-8")
     # A browser hashes what it parsed, and it parses every line ending as a line feed.
     return "\n" + "\n".join(text.splitlines()) + "\n"
+
+
+@cache
+def _one_language_at_a_time() -> str:
+    """The rules that hide what is said in another language than the one that was chosen."""
+    return "".join(
+        f'[data-lang="{language}"] :is(span, svg)[lang]:not([lang="{language}"]) {{ display: none; }}\n'
+        for language in LANGUAGES
+    )
 
 
 def _content_security_policy(style: str, script: str) -> str:
@@ -135,7 +144,7 @@ def _icon() -> str:
 def _photos_of_split(evaluated: Mapping[str, Any]) -> Spoken:
     """What the photos of a split are called: test photos."""
     key = f"photos_of_{evaluated['split']}"
-    return say(key if key in WORDS[LANGUAGES[0]] else "whole_photos", n=count(evaluated["photos"]))
+    return say(key if has_message(key) else "whole_photos", n=count(evaluated["photos"]))
 
 
 def _setting(value: object) -> Spoken | Markup:

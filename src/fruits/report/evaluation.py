@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fruits.learning.neighbours import LEAK_LIMIT
-from fruits.report.localisation import Spoken, say
-from fruits.report.messages import WORDS
+from fruits.report.localisation import Spoken, has_message, say
 
 # Where the axis may begin, and the distance of its ticks: accuracies crowd at the top, and there a point matters.
 _AXES = ((0.95, 0.01), (0.9, 0.02), (0.8, 0.05), (0.5, 0.1), (0.0, 0.25))
@@ -166,9 +165,9 @@ def _protocol(row: Mapping[str, Any], begin: float) -> Protocol:
 
 def _facts(row: Mapping[str, Any]) -> list[Spoken]:
     """How many photos were asked about, how they belong together, and what was left out."""
-    facts = [say("sources_photos", n=row["photos"])]
+    facts = [say("n_photos", n=row["photos"])]
     grouped_by = f"groups_{str(row.get('grouped_by')).replace('-', '_')}"
-    if row.get("groups") and grouped_by in WORDS["en"]:
+    if row.get("groups") and has_message(grouped_by):
         facts.append(say(grouped_by, n=row["groups"]))
     if row.get("folds", 1) > 1:
         facts.append(say("folds", n=row["folds"]))

@@ -1,30 +1,30 @@
 """How does a sentence or a number read in each language of the report?
 
 A :class:`Spoken` holds one form per language and writes all of them into the page; the stylesheet shows one. So the
-page switches language without a network and reads in English without JavaScript. The words themselves live in
-``words.py``.
+page switches language without a network and reads in English without JavaScript. The sentences are those of the message
+catalogues (:mod:`fruits.messages`), under ``report.*``; they go in as text, never as HTML, so that no translation is markup.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, TypeGuard
 
 from markupsafe import Markup, escape
 
-from fruits.report.messages import MONTHS, WORDS
+from fruits.messages import LANGUAGES, SOURCE, catalogue
 
-LANGUAGES = tuple(WORDS)
 UNKNOWN = Markup("\N{EN DASH}")
 
 # Joiners shape letters and emoji; every other invisible character can only hide something.
 _HARMLESS_FORMAT_CHARACTERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 _INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-_THIN = "\N{NARROW NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Spoken:
     Parameters
     ----------
     forms : Mapping[str, Markup]
-        Language to escaped HTML; the keys are those of ``WORDS``.
+        Language to escaped HTML; the keys are ``LANGUAGES``.
     quantity : float, optional
         The number spoken, where there is one; chooses between singular and plural in a sentence around it.
     """
@@ -77,29 +77,35 @@ def quoted(text: object) -> Markup:
 
 
 def say(key: str, /, **values: object) -> Spoken:
-    """The sentence ``key`` of ``words.py`` in every language.
+    """The message ``report.key`` in every language.
 
     Parameters
     ----------
     key : str
-        Must be in ``WORDS``.
+        Must be in the catalogue.
     **values : object
         What its placeholders stand for: an int is a count, a :class:`Spoken` speaks the sentence's language, anything
-        else is untrusted text. ``{n:photo|photos}`` in a sentence picks the singular or the plural for ``n``.
+        else is untrusted text. ``n`` chooses between singular and plural.
     """
     spoken = {name: _as_spoken(value) for name, value in values.items()}
+    quantity = spoken["n"].quantity if "n" in spoken else None
 
     def sentence(language: str) -> Markup:
-        fields = {name: _Field(value.forms[language], value.quantity, language) for name, value in spoken.items()}
-        return Markup(WORDS[language][key]).format(**fields)  # noqa: S704 - our own words, values escape themselves
+        fields = {name: value.forms[language] for name, value in spoken.items()}
+        return _as_html(catalogue(language).pattern(f"report.{key}", quantity)).format(**fields)
 
     return _in_every_language(sentence)
+
+
+def has_message(key: str) -> bool:
+    """Whether the report has a sentence of that name."""
+    return f"report.{key}" in catalogue(SOURCE)
 
 
 def known(prefix: str, name: object) -> Spoken:
     """A name from a fixed list, translated; one that the list lacks is shown as it is, as untrusted text."""
     key = f"{prefix}_{str(name).replace(' ', '_').replace('-', '_')}"
-    return say(key) if key in WORDS["en"] else _as_spoken(str(name))
+    return say(key) if has_message(key) else _as_spoken(str(name))
 
 
 def count(value: int) -> Spoken:
@@ -116,7 +122,7 @@ def decimal(value: float | None, digits: int = 4) -> Spoken:
 
 def plain(value: float) -> Spoken:
     """A setting as short as it can be said: 0.1, 10, 1e-05."""
-    return _in_every_language(lambda language: Markup(_point(f"{value:g}", language)), value)  # noqa: S704 - digits
+    return _in_every_language(lambda language: escape(catalogue(language).marked(f"{value:g}")), value)
 
 
 def share(value: float | None, digits: int = 1) -> Spoken:
@@ -125,8 +131,7 @@ def share(value: float | None, digits: int = 1) -> Spoken:
         return _dash()
     while digits < 6 and 0 < value < 1 and round(value * 100, digits) in {0, 100}:
         digits += 1
-    space = {"en": "", "fr": _THIN}
-    return _in_every_language(lambda language: _number(value * 100, digits, language) + space[language] + "%", value)
+    return _in_every_language(lambda language: escape(catalogue(language).percent(value, digits)), value)
 
 
 def duration(seconds: float | None) -> Spoken:
@@ -152,29 +157,16 @@ def moment(iso: str) -> Spoken:
     zone = {"": "", "UTC": " UTC", "UTC+00:00": " UTC"}.get(when.tzname() or "", f" {when.tzname()}")
 
     def written(language: str) -> Markup:
-        text = f"{when.day} {MONTHS[language][when.month - 1]} {when.year}, {when:%H:%M}{zone}"
+        text = catalogue(language).moment(when) + zone
         return escape(text.replace(" ", "\N{NO-BREAK SPACE}", 1))
 
     return _in_every_language(written)
 
 
-@dataclass(frozen=True)
-class _Field:
-    """One value inside a sentence of one language."""
-
-    form: Markup
-    quantity: float | None
-    language: str
-
-    def __html_format__(self, spec: str) -> Markup:
-        """The value itself, or, given ``singular|plural``, the word that agrees with it."""
-        if not spec:
-            return self.form
-        singular, plural = spec.split("|")
-        quantity = abs(self.quantity or 0)
-        # French counts nothing, and anything below two, in the singular.
-        is_singular = quantity == 1 if self.language == "en" else quantity < 2
-        return Markup(singular if is_singular else plural)  # noqa: S704 - both are our own words
+@cache
+def _as_html(pattern: str) -> Markup:
+    """A sentence as HTML, its placeholders left for values; ``x`` in backticks is code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(pattern))))  # noqa: S704 - escaped just now
 
 
 def _in_every_language(form: Callable[[str], Markup], quantity: float | None = None) -> Spoken:
@@ -199,12 +191,7 @@ def _dash() -> Spoken:
 
 def _number(value: float, digits: int, language: str) -> Markup:
     """Grouped thousands and the decimal mark of the language."""
-    return Markup(_point(f"{value:,.{digits}f}", language))  # noqa: S704 - digits and separators only
-
-
-def _point(text: str, language: str) -> str:
-    """An English number with the separators of another language."""
-    return text if language == "en" else text.translate({ord(","): _THIN, ord("."): ","})
+    return escape(catalogue(language).number(value, digits))
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

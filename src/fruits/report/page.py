@@ -171,7 +171,7 @@ def _title(record: Mapping[str, Any], headline: Headline | None) -> Spoken:
         return say("title")
     if headline.few:
         return say("title_few")
-    numbers = {"accuracy": share(record["metrics"]["accuracy"]), "photos": count(record["evaluated"]["photos"])}
+    numbers = {"accuracy": share(record["metrics"]["accuracy"]), "n": count(record["evaluated"]["photos"])}
     if not headline.interval:
         return say("title_score", **numbers)
     low, high = map(share, headline.interval)

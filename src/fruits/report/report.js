@@ -1,7 +1,7 @@
 "use strict";
 // Runs in the head, before anything is painted, so that no reader sees the other language flash by.
 const root = document.documentElement;
-const languages = ["en", "fr"];
+const languages = Object.keys(document.querySelector("title").dataset);
 
 function chooseLanguage(language) {
   root.lang = root.dataset.lang = language;

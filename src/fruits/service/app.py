@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from fruits import __version__
 from fruits.errors import FruitsError
+from fruits.messages import told
 from fruits.service.http import errors as http_errors
 from fruits.service.http import recognise as answering
 from fruits.service.http import visitor_api as api
@@ -126,5 +127,5 @@ async def _invalid(request: Request, exc: Any) -> Response:
     """Answer a request that does not fit its model; says where, not what was sent."""
     first = exc.errors()[0] if exc.errors() else {}
     where = ".".join(str(part) for part in first.get("loc", ()) if isinstance(part, str) and part.isidentifier())
-    detail = (f"see {where[:80]}", f"voir {where[:80]}") if where else None
+    detail = told("detail.see", where=where[:80]) if where else None
     return await _known(request, HttpError("bad_request", detail, status=422))

@@ -15,6 +15,8 @@ from typing import Final
 
 import pyarrow as pa
 
+from fruits.messages import LANGUAGES
+
 VERSION: Final = 4
 
 #: Largest difference between embeddings of the same photo by different engines; on the same machine they are bit-identical.
@@ -125,7 +127,8 @@ def features(components: int) -> pa.Schema:
 def predictions(components: int) -> pa.Schema:
     """Return the schema of predictions; all but the first three columns are null if the status is not ``ok``.
 
-    ``outcome``: variety, kind, probable, unsure or unknown. ``kind``, ``variety`` and names are null if the answer names none.
+    ``outcome``: variety, kind, probable, unsure or unknown. ``kind``, ``variety`` and the names, one
+    for each language of the messages, are null if the answer names none.
     ``probability``: that of the named kind or variety, else of the best kind. Lists hold the three best, best first.
     """
     return pa.schema(
@@ -136,8 +139,7 @@ def predictions(components: int) -> pa.Schema:
             pa.field("outcome", pa.string()),
             pa.field("kind", pa.string()),
             pa.field("variety", pa.string()),
-            pa.field("name_en", pa.string()),
-            pa.field("name_fr", pa.string()),
+            *(pa.field(f"name_{language}", pa.string()) for language in LANGUAGES),
             pa.field("probability", pa.float32()),
             pa.field("kinds", pa.list_(pa.string())),
             pa.field("kind_probabilities", pa.list_(pa.float32())),

@@ -101,7 +101,7 @@ def test_best_kinds_and_labels_are_given_whatever_the_outcome() -> None:
     answer = told([0.3, 0.1, 0.1, 0.3, 0.1, 0.1])
     assert [kind for kind, _, _ in answer.kinds] == ["apple", "lemon", "Moon Pear"]
     assert [p for _, _, p in answer.kinds] == pytest.approx([0.5, 0.4, 0.1])
-    assert answer.kinds[0][1].fr == "Pomme"
+    assert answer.kinds[0][1]["fr"] == "Pomme"
     assert answer.labels == ("Apple Golden 1", "Lemon", "Apple Golden 2")
     assert answer.probabilities == pytest.approx((0.3, 0.3, 0.1))
 

@@ -29,6 +29,7 @@ from fruits.learning.heads import get_head
 from fruits.learning.moments import Moments
 from fruits.learning.out_of_distribution import Known
 from fruits.learning.pca import PCA
+from fruits.messages import LANGUAGES
 from fruits.photos.decoding.decoder import own_decoder
 from fruits.photos.decoding.images import Preprocessing, to_network_input, to_thumbnail
 from fruits.photos.decoding.quality import Limits, measure
@@ -231,7 +232,8 @@ def test_batch_and_single_photos_are_answered_alike(finished_run: Any, some: lis
         (answer,), row = bundle.recognise([path.read_bytes()]), rows[str(path.resolve())]
         assert (row["outcome"], row["advice"]) == (answer.outcome, list(answer.advice))
         assert (row["kind"], row["variety"]) == (answer.kind or None, answer.variety or None)
-        assert (row["name_en"], row["name_fr"]) == ((answer.name.en, answer.name.fr) if answer.name else (None, None))
+        for language in LANGUAGES:
+            assert row[f"name_{language}"] == (answer.name.names()[language] if answer.name else None)
         assert row["labels"][0] == answer.labels[0]
         assert row["kinds"][0] == answer.kinds[0][0]
         numbers = [answer.probability, *answer.probabilities, *(p for _, _, p in answer.kinds)]

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruits.errors import TaxonomyError
+from fruits.messages import LANGUAGES
 from fruits.recogniser.taxonomy import NONE, Taxonomy, in_a_sentence
 
 # Of the data set's own page, version 2020.05.18.
@@ -142,13 +143,14 @@ def test_labels_of_the_table_are_spelled_as_the_folders_are(shared: Path) -> Non
     assert grocery_store == set(listed(GROCERY_STORE))
 
 
-def test_every_kind_and_variety_has_a_name_of_its_own_and_a_line_in_both_languages() -> None:
+def test_every_kind_and_variety_has_a_name_of_its_own_and_a_line_in_every_language() -> None:
     taxonomy = Taxonomy.of([row["label"] or row["kind"] for row in shipped()])
     assert taxonomy.groups
     for name in (*taxonomy.kinds, *taxonomy.varieties):
-        assert all((name.en, name.fr, name.line_en, name.line_fr)), name
-    for language in ("en", "fr"):
-        names = [getattr(name, language) for name in (*taxonomy.kinds, *taxonomy.varieties)]
+        assert set(name.called) == set(name.about) == set(LANGUAGES), name
+        assert all((*name.called.values(), *name.about.values())), name
+    for language in LANGUAGES:
+        names = [name.called[language] for name in (*taxonomy.kinds, *taxonomy.varieties)]
         assert len(set(names)) == len(names)
 
 
@@ -244,7 +246,7 @@ def test_varieties_are_understood_by_their_names(label: str, meant: tuple[str, s
 def test_labels_of_other_data_sets_are_understood(name: str) -> None:
     for label in listed(OTHER_DATA_SETS[name]):
         taxonomy = Taxonomy.of([label])
-        assert taxonomy.kinds[0].line_en, label
+        assert taxonomy.kinds[0].about.get("en", ""), label
 
 
 def test_a_number_in_a_users_table_says_no_more_than_it_says(tmp_path: Path) -> None:
@@ -271,7 +273,11 @@ def test_accents_may_be_composed_or_not() -> None:
 def test_unknown_label_is_its_own_kind_under_its_own_name() -> None:
     taxonomy = Taxonomy.of(["Moon Pear 1", "Moon Pear 2", "Lemon"])
     assert taxonomy.kind_ids == ("Moon Pear 1", "Moon Pear 2", "lemon")
-    assert (taxonomy.kinds[0].en, taxonomy.kinds[0].fr, taxonomy.kinds[0].line_en) == ("Moon Pear 1", "Moon Pear 1", "")
+    assert (taxonomy.kinds[0].en, taxonomy.kinds[0]["fr"], taxonomy.kinds[0].about.get("en", "")) == (
+        "Moon Pear 1",
+        "Moon Pear 1",
+        "",
+    )
     assert (taxonomy.variety_of, taxonomy.groups) == ((-1, -1, -1), False)
 
 
@@ -318,9 +324,9 @@ def test_users_table_extends_the_one_in_the_package(tmp_path: Path) -> None:
     assert taxonomy.kind_ids == ("apple", "pear")
     assert [taxonomy.kinds[kind].en for kind in taxonomy.kind_of] == ["Apple", "Pear", "Pear"]
     names = {name.en: name for name in taxonomy.varieties}
-    assert names["Moon pear"].fr == "Poire de lune"
+    assert names["Moon pear"]["fr"] == "Poire de lune"
     # A line that the user did not write is the one of the kind.
-    assert names["Moon pear"].line_en == taxonomy.kinds[1].line_en != ""
+    assert names["Moon pear"].about.get("en", "") == taxonomy.kinds[1].about.get("en", "") != ""
     assert "Kaiser pear" in names
 
 
@@ -328,9 +334,12 @@ def test_users_table_wins_over_the_one_in_the_package(tmp_path: Path) -> None:
     path = own(tmp_path, "apple-red 1,quince,", ",pear,,Pears,", ",apple,golden-delicious,My Golden,")
     assert kind_and_variety("Apple Red 1", path) == ("quince", "")
     assert kind_and_variety("Apple Red 2", path) == ("apple", "apple/red")
-    assert (Taxonomy.of(["Pear"], path).kinds[0].en, Taxonomy.of(["Pear"], path).kinds[0].fr) == ("Pears", "Poire")
+    assert (Taxonomy.of(["Pear"], path).kinds[0].en, Taxonomy.of(["Pear"], path).kinds[0]["fr"]) == (
+        "Pears",
+        "Poire",
+    )
     (golden,) = Taxonomy.of(["Apple Golden 2"], path).varieties
-    assert (golden.en, golden.fr) == ("My Golden", "Pomme Golden")
+    assert (golden.en, golden["fr"]) == ("My Golden", "Pomme Golden")
 
 
 def test_two_columns_are_enough_and_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
@@ -416,7 +425,8 @@ STORED = Taxonomy.of(["Apple Red 1", "Lemon"]).as_dict()
         {"variety_of": [-1, -1]},
         {"variety_of": [0, -2]},
         {"kinds": STORED["kinds"][:1]},
-        {"kinds": [{"en": "Apple"}, {"en": "Lemon"}]},
+        {"kinds": [{"fr": "Pomme"}, {"fr": "Citron"}]},
+        {"kinds": [{"en": "Apple", "no language": ""}, {"en": "Lemon"}]},
         {"kinds": [3, 4]},
         {"kind_ids": ["apple"]},
         {"varieties": []},
@@ -447,7 +457,7 @@ def test_names_beside_a_label_without_variety_are_the_kinds(tmp_path: Path) -> N
     own.write_text("label,kind,en,fr\nApfelino Gold,apfel,Golden apfel,Apfel doré\n", "utf-8")
     taxonomy = Taxonomy.of(["Apfelino Gold", "Banana"], str(own))
     assert taxonomy.kinds[taxonomy.kind_of[0]].en == "Golden apfel"
-    assert taxonomy.kinds[taxonomy.kind_of[0]].fr == "Apfel doré"
+    assert taxonomy.kinds[taxonomy.kind_of[0]]["fr"] == "Apfel doré"
 
 
 def test_a_comma_without_quotes_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -475,3 +485,30 @@ def test_sums_of_kinds_are_those_of_their_labels_and_need_no_matrix() -> None:
     assert (again == kinds).all()
     # The same bits, however photos are put together.
     assert (np.vstack([taxonomy.by_kind(one[None]) for one in probabilities]) == kinds).all()
+
+
+def test_a_stored_taxonomy_learns_the_languages_that_the_table_has_since(tmp_path: Path) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text("label,kind,en\n,lemon,Our lemon\n", "utf-8")
+    stored = Taxonomy.of(["Apple Red 1", "Lemon"], str(own)).as_dict()
+    for part in ("kinds", "varieties"):
+        stored[part] = [
+            {key: text for key, text in name.items() if key.removeprefix("line_") == "en"} for name in stored[part]
+        ]
+    read = Taxonomy.parse(stored)
+    assert [(name.en, name["es"]) for name in read.kinds] == [("Apple", "Manzana"), ("Our lemon", "Our lemon")]
+    assert read.varieties[0]["es"] == "Manzana roja"
+    assert (read.kinds[0].lines() or {})["es"].startswith("Guárdala en la nevera")
+
+
+def test_a_table_may_have_names_in_any_language(tmp_path: Path) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text("label,kind,eo,line_eo\nPomo,apple,Pomo,Manĝu ĝin\n", "utf-8")
+    apple = Taxonomy.of(["Pomo"], str(own)).kinds[0]
+    assert (apple.en, apple["eo"], apple["es"]) == ("Apple", "Pomo", "Manzana")
+    assert apple.names().keys() == {*LANGUAGES, "eo"}
+
+
+def test_folders_named_in_spanish_are_of_their_kind() -> None:
+    taxonomy = Taxonomy.of(["Manzanas", "Limón", "melocotones", "Higos chumbos"])
+    assert [taxonomy.kind_ids[kind] for kind in taxonomy.kind_of] == ["apple", "lemon", "peach", "prickly-pear"]

@@ -9,8 +9,17 @@ from typing import Any
 
 from PIL import Image
 
-from fruits.report.messages import WORDS
+from fruits.messages import LANGUAGES, catalogue
 
+#: The sentences of the report in each language, as said of several.
+WORDS = {
+    language: {
+        key.removeprefix("report."): catalogue(language).pattern(key, 2)
+        for key in catalogue(language).messages
+        if key.startswith("report.")
+    }
+    for language in LANGUAGES
+}
 THIN, NO_BREAK = "\N{NARROW NO-BREAK SPACE}", "\N{NO-BREAK SPACE}"
 VOID = {"meta", "link", "img", "br", "input"}
 INLINE = {"span", "b", "bdi", "code", "i", "img", "br"}
@@ -177,9 +186,15 @@ class Page(HTMLParser):
 
 
 def alien_words(page: Page) -> set[str]:
-    """Words that a reader of either language sees though only one language has them."""
-    alike = {word for key, text in WORDS["en"].items() if WORDS["fr"][key] == text for word in re.findall(r"\w+", text)}
-    allowed = alike | {"fruits", "English", "Français", "EN", "FR", "s", "h", "min"}
+    """Words that a reader of any language sees though only some languages have them."""
+    alike = {
+        word
+        for key, text in WORDS["en"].items()
+        if all(words[key] == text for words in WORDS.values())
+        for word in re.findall(r"\w+", text)
+    }
+    names = {catalogue(language).name for language in LANGUAGES} | {language.upper() for language in LANGUAGES}
+    allowed = alike | names | {"fruits", "s", "h", "min"}
     untrusted = {"bdi", "code", "style", "script", "title"}
     words = (
         re.findall(r"[^\W\d_]+", data)

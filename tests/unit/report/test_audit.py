@@ -6,10 +6,9 @@ import re
 from typing import Any
 
 import pytest
-from pages import ATTACKS, NO_BREAK, THIN, Page, a_photo, alien_words, has_only_own_code
+from pages import ATTACKS, NO_BREAK, THIN, WORDS, Page, a_photo, alien_words, has_only_own_code
 
 from fruits.report import render_audit
-from fruits.report.messages import WORDS
 
 SORTS = ("exact_duplicate", "near_duplicate", "label", "blurred", "dark", "odd_size", "unreadable")
 
@@ -124,7 +123,7 @@ def test_every_sort_is_explained_and_comes_with_advice(language: str) -> None:
     for sort in SORTS:
         assert WORDS[language][f"sort_{sort}"] in seen
         assert WORDS[language][f"about_{sort}"] in seen
-        assert re.sub("<.*?>", "", WORDS[language][f"advice_{sort}"]) in seen
+        assert WORDS[language][f"advice_{sort}"].replace("`", "") in seen
 
 
 @pytest.mark.parametrize("empty", [{"counts": {}, "findings": {}}, {"counts": None, "findings": None}])

@@ -6,12 +6,11 @@ import re
 from typing import Any
 
 import pytest
-from pages import ATTACKS, NO_BREAK, THIN, Page, a_record, alien_words, has_only_own_code
+from pages import ATTACKS, NO_BREAK, THIN, WORDS, Page, a_record, alien_words, has_only_own_code
 
 from fruits.report import render
 from fruits.report.answers import view_calibration, view_coverage
 from fruits.report.evaluation import view_evaluation
-from fruits.report.messages import WORDS
 
 
 def a_protocol(protocol: str = "official", **changes: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
+from fruits.messages import LANGUAGES, SOURCE, catalogue
 from fruits.service.pages import routes as pages
 
 _WASM = b"\0asm" + bytes(range(256)) * 4096
@@ -207,9 +208,10 @@ def test_pages_need_nothing_inline_nothing_from_elsewhere_and_no_unknown_word(na
         path = urljoin(f"/under/this{address}", loaded.partition("#")[0])
         assert path.startswith("/under/this/"), loaded
         assert client.get(path.removeprefix("/under/this")).status_code == 200, loaded
-    words = (pages.FOLDER / "js" / ("words.js" if name in ("index", "delete") else "owner-words.js")).read_text("utf-8")
-    known = set(re.findall(r"^  (\w+): \[", words, re.MULTILINE))
-    assert markup.words <= known, "each is said in two languages"
+    subject = "owner" if name in ("owner", "review") else "page"
+    for language in LANGUAGES:
+        told = client.get(f"/static/messages/{subject}.{language}.json").json()
+        assert markup.words <= told["messages"].keys(), "each is said in every language"
 
 
 def test_scripts_never_put_text_into_the_page_as_html() -> None:
@@ -220,16 +222,25 @@ def test_scripts_never_put_text_into_the_page_as_html() -> None:
         assert not dangerous.search(script.read_text("utf-8")), script.name
 
 
-def test_every_word_is_said_in_both_languages() -> None:
-    for name in ("words.js", "owner-words.js"):
-        text = (pages.FOLDER / "js" / name).read_text("utf-8")
-        entries = dict(re.findall(r"^  (\w+): (\[.*?\]),?$(?=\n  \w+: \[|\n\n|\n\};)", text, re.MULTILINE | re.DOTALL))
-        assert len(entries) > 30
-        for key, entry in entries.items():
-            assert len(re.findall(r'"(?:[^"\\]|\\.)*"|`[^`]*`', entry)) >= 2, key
-        # French: a narrow no-break space before these signs, never an ordinary one.
-        literals = re.findall(r'"(?:[^"\\]|\\.)*"|`[^`]*`', text)
-        assert [literal for literal in literals if re.search(r"[^\W\d_] [?!;:]", literal)] == []
+def test_scripts_say_only_what_the_catalogue_has() -> None:
+    say = re.compile(r"(?:\b(?:say\((?:[^()]|\([^()]*\))*?,|text\(|notice\(|announce\()\s*)\"(\w+)\"")
+    own = {"owner.js", "review.js", "session.js", "charts.js", "names.js"}
+    for path in (pages.FOLDER / "js").glob("*.js"):
+        subjects = ("shared", "owner") if path.name in own else ("shared", "page")
+        attributes = {"label", "alt", "placeholder"}
+        said = set(say.findall(path.read_text("utf-8"))) - attributes
+        assert said <= catalogue(SOURCE).of(*subjects).keys(), path.name
+
+
+def test_page_offers_every_language_and_the_shell_holds_its_messages() -> None:
+    client = Client(pages.FOLDER)
+    shell = json.loads(re.match(r"const KNOWN = (.*);\n", client.get("/sw.js").text)[1])["shell"]  # type: ignore[index]
+    for language in LANGUAGES:
+        for address in ("/", "/delete", "/owner", "/owner/review"):
+            assert f'data-language="{language}"' in client.get(address).text
+        assert f"static/messages/page.{language}.json" in shell
+        assert f"static/messages/owner.{language}.json" not in shell
+    assert set(LANGUAGES) >= {"en", "es", "fr"}
 
 
 def test_lock_holds_no_address_of_a_registry() -> None:

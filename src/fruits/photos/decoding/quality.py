@@ -77,21 +77,6 @@ class Limits:
         return asdict(self)
 
 
-#: Advice to the user, by language and fault.
-ADVICE: Final = {
-    "en": {
-        "small": "The photo is very small: go closer, or send the original.",
-        "dark": "The photo is dark: try again with more light.",
-        "blurred": "The photo is blurred: hold still, tap to focus.",
-    },
-    "fr": {
-        "small": "La photo est très petite : rapprochez-vous, ou envoyez l'original.",
-        "dark": "La photo est sombre : réessayez avec plus de lumière.",
-        "blurred": "La photo est floue : ne bougez pas, touchez l'écran pour faire la mise au point.",
-    },
-}
-
-
 def measure(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return brightness and sharpness.
 

@@ -141,7 +141,9 @@ def owner_router(desk: Callable[[Request], Desk], signed_in: Callable[..., Any])
             identity=identity,
             keep_days=at.submissions.keep_days,
             submissions=Waiting(**at.submissions.counts()),
-            reasons={code: Text(**KINDS[code].reason) for code in counted["total"]["refused"] if code in KINDS},
+            reasons={
+                code: Text.model_validate(KINDS[code].reason) for code in counted["total"]["refused"] if code in KINDS
+            },
             total=Counts(**_counts(counted["total"], identity, drift)),
             days=[Day(day=day["day"], **_counts(day, identity, drift)) for day in counted["days"]],
         )

@@ -12,7 +12,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 from fruits.errors import ImageDecodeError
-from fruits.photos.decoding.quality import ADVICE
+from fruits.messages import LANGUAGES, SOURCE, told
 from fruits.service.http import errors as http_errors
 from fruits.service.http.access import caller, charge
 from fruits.service.http.delivery import Delivery
@@ -30,7 +30,7 @@ PATH: Final = "/v1/recognise"
 _CHOICES: Final = (
     ("keep", ("true", "false"), "false"),
     ("show", ("true", "false"), "false"),
-    ("lang", ("en", "fr"), "en"),
+    ("lang", LANGUAGES, SOURCE),
 )
 
 
@@ -118,13 +118,13 @@ def _wishes(query: bytes, fields: dict[str, str]) -> tuple[bool, bool, str]:
     for name, known, otherwise in _CHOICES:
         values = [*([fields[name]] if name in fields else ()), *asked.get(name, ()), otherwise]
         if not set(values) <= set(known):  # also of those that do not count
-            detail = f"{name}: expected {' or '.join(known)}", f"{name} : attendu {' ou '.join(known)}"
+            choices = {language: f" {word} ".join(known) for language, word in told("detail.or").items()}
+            detail = told("detail.expected", name=name, choices=choices)
             raise HttpError("bad_request", detail, status=422)
         found[name] = values[0]
     keep, show = found["keep"] == "true", found["show"] == "true"
     if show and not keep:
-        detail = "show=true needs keep=true", "show=true demande keep=true"
-        raise HttpError("bad_request", detail, status=422)
+        raise HttpError("bad_request", told("detail.show_needs_keep"), status=422)
     return keep, show, found["lang"]
 
 
@@ -171,19 +171,9 @@ def _decode_s(outcome: Recognised | ImageDecodeError) -> float:
 def _refusal(seen: ImageHeader, config: ServiceConfig) -> ImageDecodeError | None:
     """Return why a photo is not even tried."""
     if seen.width * seen.height > config.max_pixels:
-        return OverLimitError(
-            over(
-                config.max_pixels, "The photo has more than {} pixels: send a smaller one.",
-                "La photo a plus de {} pixels : envoyez-en une plus petite.",
-            )
-        )  # fmt: skip
+        return OverLimitError(over(config.max_pixels, "pixels"))
     if seen.frames > config.max_frames:
-        return OverLimitError(
-            over(
-                config.max_frames, "The animation has more than {} frames: send a still picture.",
-                "L'animation a plus de {} images : envoyez une image fixe.",
-            )
-        )  # fmt: skip
+        return OverLimitError(over(config.max_frames, "frames"))
     return None
 
 
@@ -237,19 +227,16 @@ def _as_json(one: Recognised, receipt: Receipt, total_s: float) -> dict[str, Any
         "outcome": answer.outcome,
         "kind": answer.kind or None,
         "variety": answer.variety or None,
-        "name": {"en": name.en, "fr": name.fr} if name else None,
-        "line": {"en": name.line_en, "fr": name.line_fr} if name and name.line_en else None,
+        "name": name.names() if name else None,
+        "line": name.lines() if name else None,
         "probability": round(answer.probability, 6),
-        "kinds": [
-            {"kind": kind, "en": called.en, "fr": called.fr, "probability": round(p, 6)}
-            for kind, called, p in answer.kinds
-        ],
+        "kinds": [{"kind": kind, **called.names(), "probability": round(p, 6)} for kind, called, p in answer.kinds],
         "labels": [
             {"label": label, **model.names[label], "probability": round(p, 6)}
             for label, p in zip(answer.labels, answer.probabilities, strict=True)
         ],
         "strangeness": round(answer.strangeness, 6) if abs(answer.strangeness) < 1e30 else None,
-        "advice": [{"code": code, "en": ADVICE["en"][code], "fr": ADVICE["fr"][code]} for code in answer.advice],
+        "advice": [{"code": code, **told(f"page.{code}")} for code in answer.advice],
         "alike": [
             {
                 "label": (label := labels[model.bundle.gallery.labels[number]]),

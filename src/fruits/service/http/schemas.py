@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
+from fruits.messages import LANGUAGES
 from fruits.service.http import errors as http_errors
 from fruits.service.http.uploads import PHOTO_TYPES
 from fruits.service.submissions.types import Submission
@@ -19,11 +20,19 @@ IDENTITY: Final = r"^[0-9a-f]{16}$"
 _CODES: Final[list[Any]] = sorted(http_errors.KINDS)
 
 
+def _in_every_language(schema: dict[str, Any]) -> None:
+    """List the languages that there are, which are not known before the service starts."""
+    schema["properties"] |= {language: {"type": "string"} for language in LANGUAGES}
+    schema["required"] = [*LANGUAGES, *(name for name in schema.get("required", ()) if name not in LANGUAGES)]
+
+
 class Text(BaseModel):
-    """In both languages."""
+    """In every language: a text by its code."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra=_in_every_language)
+    __pydantic_extra__: dict[str, str] = {}
 
     en: str
-    fr: str
 
 
 class ErrorBody(BaseModel):
@@ -233,7 +242,7 @@ class Labels(BaseModel):
 
 
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    "4XX": {"model": Error, "description": "What was wrong with the request, in both languages."},
+    "4XX": {"model": Error, "description": "What was wrong with the request, in every language."},
     "503": {"model": Error, "description": "Busy, starting or stopping: try again after Retry-After seconds."},
 }
 #: How a program says who it is. Only told here: callers.py looks.
@@ -253,7 +262,7 @@ UPLOAD: Final = {
                         "photo": {"type": "array", "items": _BINARY, "minItems": 1, "maxItems": 8},
                         "keep": {"type": "string", "enum": ["true", "false"]},
                         "show": {"type": "string", "enum": ["true", "false"]},
-                        "lang": {"type": "string", "enum": ["en", "fr"]},
+                        "lang": {"type": "string", "enum": [*LANGUAGES]},
                     },
                     "example": {"keep": "false", "lang": "en"},
                 }
@@ -271,7 +280,7 @@ UPLOAD: Final = {
             "name": "show", "in": "query", "required": False, "schema": {"type": "string", "enum": ["true", "false"]},
             "description": "Whether others may see the kept photo, small: beside answers and in reports; false by default.",
         },
-        {"name": "lang", "in": "query", "required": False, "schema": {"type": "string", "enum": ["en", "fr"]},
+        {"name": "lang", "in": "query", "required": False, "schema": {"type": "string", "enum": [*LANGUAGES]},
             "example": "en", "description": "Language that the visitor reads."},
     ],
 }  # fmt: skip

@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fruits.errors import ConfigError
+from fruits.messages import told
 from fruits.service.app import create_app
 from fruits.service.http import errors as http_errors
 from fruits.service.http.delivery import TRANSPORT
@@ -258,7 +259,7 @@ class _Connection(HttpToolsProtocol):
             self._wait()
         super().data_received(data)
         if self._in_head and self._head_bytes > _MAX_HEAD_BYTES:
-            self._refuse(HttpError("bad_request", ("its head is too long", "son en-tête est trop long"), status=431))
+            self._refuse(HttpError("bad_request", told("detail.head_too_long"), status=431))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -304,9 +305,7 @@ class _Connection(HttpToolsProtocol):
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - what it says is for programmers
-        self._refuse(
-            HttpError("bad_request", ("this is no HTTP that can be understood", "ce HTTP n'est pas compréhensible"))
-        )
+        self._refuse(HttpError("bad_request", told("detail.not_http")))
 
     def _count(self, size: int) -> None:
         """Count what a head holds, where it comes in one piece."""

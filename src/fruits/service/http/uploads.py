@@ -15,6 +15,7 @@ from typing import Any, Final
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from fruits.messages import told
 from fruits.service.http.errors import HttpError, over
 from fruits.service.settings import ServiceConfig
 
@@ -133,11 +134,7 @@ async def read_upload(upload: Upload, receive: Receive, headers: dict[bytes, byt
 
 
 def _too_long_a_body(most: int) -> HttpError:
-    return over(
-        most,
-        "The request is larger than the {} bytes that are taken at this address.",
-        "La requête dépasse les {} octets acceptés à cette adresse.",
-    )
+    return over(most, "body_at_address")
 
 
 def _announced(headers: dict[bytes, bytes]) -> int:
@@ -146,11 +143,7 @@ def _announced(headers: dict[bytes, bytes]) -> int:
 
 
 def _too_many_bytes(most: int) -> HttpError:
-    return over(
-        most,
-        "The request is larger than the {} bytes that are taken here: send smaller photos, or fewer at once.",
-        "La requête dépasse les {} octets acceptés ici : envoyez des photos plus petites, ou moins à la fois.",
-    )
+    return over(most, "body")
 
 
 class _Body:
@@ -206,9 +199,7 @@ class _Body:
         if found and not (boundary and start.startswith(b"--" + boundary)):
             boundary = found[1].rstrip(b" \t")
         if not 0 < len(boundary) <= _MAX_BOUNDARY:
-            raise HttpError(
-                "bad_request", ("multipart/form-data without a boundary", "multipart/form-data sans « boundary »")
-            )
+            raise HttpError("bad_request", told("detail.no_boundary"))
         self._parts = _Parts(boundary, self._config, self._upload)
         self._chunks.clear()
         self._parts.feed(start)
@@ -267,25 +258,22 @@ class _Parts:
                 },
             )
         except MultipartParseError as exc:
-            raise HttpError("bad_request", ("the boundary cannot be used", "« boundary » inutilisable")) from exc
+            raise HttpError("bad_request", told("detail.bad_boundary")) from exc
 
     def feed(self, piece: bytes) -> None:
         try:
             self._parser.write(piece)
         except MultipartParseError as exc:
-            raise HttpError("bad_request", ("the multipart body is damaged", "corps multipart endommagé")) from exc
+            raise HttpError("bad_request", told("detail.multipart_damaged")) from exc
 
     def finish(self) -> None:
         if not self._ended:
-            raise HttpError("bad_request", ("the multipart body is cut short", "corps multipart incomplet"))
+            raise HttpError("bad_request", told("detail.multipart_short"))
 
     def _begin(self) -> None:
         self._parts += 1
         if self._parts > (most := self._config.max_photos + self._config.max_fields):
-            raise over(
-                most, "The form has more than {} parts: send fewer.", "Le formulaire a plus de {} parties : envoyez-en moins.",
-                code="too_many_parts",
-            )  # fmt: skip
+            raise over(most, "parts", code="too_many_parts")
         self._data = bytearray()
         self._disposition, self._head_bytes, self._name, self._is_file = b"", 0, None, False
 
@@ -300,10 +288,7 @@ class _Parts:
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > _MAX_PART_HEAD_BYTES:
-            raise over(
-                _MAX_PART_HEAD_BYTES, "The head of a part of the form is longer than {} bytes: send a shorter name.",
-                "L'en-tête d'une partie du formulaire dépasse {} octets : envoyez un nom plus court.",
-            )  # fmt: skip
+            raise over(_MAX_PART_HEAD_BYTES, "part_head")
 
     def _header_end(self) -> None:
         if self._header.lower() == b"content-disposition":
@@ -315,31 +300,23 @@ class _Parts:
         self._name = options.get(b"name")
         self._is_file = self._name == b"photo"
         if self._name is None:
-            raise HttpError("bad_request", ("a part of the body has no name", "une partie du corps n'a pas de nom"))
+            raise HttpError("bad_request", told("detail.part_without_name"))
         if self._is_file:
             if len(self._upload.photos) >= self._config.max_photos:
-                raise over(
-                    self._config.max_photos, "More than {} photos at once: send fewer.",
-                    "Plus de {} photos à la fois : envoyez-en moins.", code="too_many_parts",
-                )  # fmt: skip
+                raise over(self._config.max_photos, "photos", code="too_many_parts")
             return
         self._others.append(self._name)
         if len(self._others) > self._config.max_fields:
-            raise over(
-                self._config.max_fields, "More than {} fields beside the photos: send fewer.",
-                "Plus de {} champs à côté des photos : envoyez-en moins.", code="too_many_parts",
-            )  # fmt: skip
+            raise over(self._config.max_fields, "fields", code="too_many_parts")
 
     def nameless(self) -> HttpError | None:
         """Return the problem of a form without a photo, if it is one."""
         if self._upload.photos or self._is_file:
             return None
-        told = [name.decode() if _PLAIN.fullmatch(name) else "…" for name in dict.fromkeys(self._others)]
-        found = ", ".join([*told[:_NAMES_TOLD], *(["…"] if len(told) > _NAMES_TOLD else [])])
-        en, fr = "no field named photo", "aucun champ nommé photo"
-        return HttpError(
-            "bad_request", (f"{en}; found: {found}", f"{fr} ; reçu : {found}") if found else (en, fr), status=422
-        )
+        listed = [name.decode() if _PLAIN.fullmatch(name) else "…" for name in dict.fromkeys(self._others)]
+        found = ", ".join([*listed[:_NAMES_TOLD], *(["…"] if len(listed) > _NAMES_TOLD else [])])
+        detail = told("detail.no_photo_but", found=found) if found else told("detail.no_photo")
+        return HttpError("bad_request", detail, status=422)
 
     def _take(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:
@@ -347,11 +324,7 @@ class _Parts:
         else:  # of a field that is none of ours nothing is kept: only its name is needed, to say so
             self._data += data[start : min(end, start + _MAX_FIELD_BYTES + 1 - len(self._data))]
             if len(self._data) > _MAX_FIELD_BYTES and self._name in (b"keep", b"lang"):
-                name = self._name.decode()
-                raise over(
-                    _MAX_FIELD_BYTES, f"The field {name} is longer than {{}} bytes: send a short word.",
-                    f"Le champ {name} dépasse {{}} octets : envoyez un mot court.",
-                )  # fmt: skip
+                raise over(_MAX_FIELD_BYTES, "field", name=self._name.decode())
 
     def _end_part(self) -> None:
         if self._is_file:

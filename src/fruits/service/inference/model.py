@@ -56,7 +56,7 @@ class Model:
     bundle : Bundle
     identity : str
     names : dict of dict
-        Of every label, in both languages.
+        Of every label, in every language.
     labels_body, model_body : bytes
         What ``/v1/labels`` and ``/v1/model`` say, made once.
     """
@@ -72,7 +72,7 @@ class Model:
             taxonomy.varieties[variety] if variety >= 0 else taxonomy.kinds[kind]
             for kind, variety in zip(taxonomy.kind_of, taxonomy.variety_of, strict=True)
         ]
-        self.names = {label: {"en": name.en, "fr": name.fr} for label, name in zip(taxonomy.labels, named, strict=True)}
+        self.names = {label: name.names() for label, name in zip(taxonomy.labels, named, strict=True)}
         labels = [
             {
                 "label": label,
@@ -82,10 +82,7 @@ class Model:
             }
             for label, kind, variety in zip(taxonomy.labels, taxonomy.kind_of, taxonomy.variety_of, strict=True)
         ]
-        kinds = [
-            {"kind": kind, "en": name.en, "fr": name.fr}
-            for kind, name in zip(taxonomy.kind_ids, taxonomy.kinds, strict=True)
-        ]
+        kinds = [{"kind": kind, **name.names()} for kind, name in zip(taxonomy.kind_ids, taxonomy.kinds, strict=True)]
         self.labels_body = _json({"labels": labels, "kinds": kinds})
         self.model_body = _json(
             {
@@ -95,7 +92,11 @@ class Model:
                 "bytes": len(bundle.recognizer),
                 "sha256": hashlib.sha256(bundle.recognizer).hexdigest(),
                 "labels": labels,
-                "taxonomy": taxonomy.as_dict(),
+                "taxonomy": taxonomy.as_dict()
+                | {
+                    "kinds": [name.in_every_language() for name in taxonomy.kinds],
+                    "varieties": [name.in_every_language() for name in taxonomy.varieties],
+                },
                 "certainty": bundle.certainty.as_dict(),
                 "gallery": {
                     "photos": len(bundle.gallery),

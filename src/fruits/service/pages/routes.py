@@ -1,9 +1,10 @@
 """What does the service show to people? The pages and what they are made of, as routes.
 
-Everything lies in the folder ``pages``, and there is no build step: pages are put into their layout when the service starts,
-the rest is served as it is. Files are small and held in memory, plain and compressed, with an ETag; the runtime of the
-on-device mode (``pages/vendor``, made by ``web/build.mjs``, see ``make web``) is large, stays on disk and never changes under
-its name. Headers for safety are set by the middleware. Knows nothing of photos, answers or the API.
+Everything lies in the folder ``pages``, and there is no build step: pages are put into their layout and messages into a file
+per language when the service starts, the rest is served as it is. Files are small and held in memory, plain and compressed,
+with an ETag; the runtime of the on-device mode (``pages/vendor``, made by ``web/build.mjs``, see ``make web``) is large,
+stays on disk and never changes under its name. Headers for safety are set by the
+middleware. Knows nothing of photos, answers or the API.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from fruits.messages import LANGUAGES, catalogue, told
 from fruits.service.settings import ServiceConfig
 from fruits.service.statistics import KEEP_DAYS
 from fruits.storage.objects import is_remote
@@ -43,6 +45,8 @@ PAGES: Final = {
 #: What the visitor's page needs to open without a network: the pages of the owner need the server anyway.
 _SHELL: Final = (".css", ".js", ".svg", ".png")
 _NOT_IN_SHELL: Final = ("owner", "review", "charts", "docs")
+#: Of messages: those of the visitor's pages and those of the owner's.
+_SUBJECTS: Final = ("page", "owner")
 _TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -148,10 +152,16 @@ def _assets(folder: Path, privacy: Mapping[str, Any] | None) -> Mapping[str, _As
     for name in layouts:
         del contents[name]
     contents["page.json"] = json_text({"device": device} | ({"privacy": dict(privacy)} if privacy else {})).encode()
+    contents |= {
+        f"messages/{subject}.{language}.json": _messages(subject, language)
+        for subject in _SUBJECTS
+        for language in LANGUAGES
+    }
     shell = [
         f"static/{name}"
         for name in contents
         if name == "page.json"
+        or name.startswith(f"messages/{_SUBJECTS[0]}.")
         or (name.endswith(_SHELL) and name != "sw.js" and not any(word in name for word in _NOT_IN_SHELL))
     ]
     version = hashlib.sha256(b"".join(name.encode() + data for name, data in contents.items())).hexdigest()[:16]
@@ -173,7 +183,20 @@ def _page(folder: Path, name: str) -> bytes:
     )
     # Links are relative: whatever path a proxy serves the pages under, they lead to its neighbours.
     depth = next(address for address, file in PAGES.items() if file == name).count("/") - 1
-    return layouts.get_template(name).render(root="../" * depth or "./", docs=_built(folder, "docs.json")).encode()
+    template = layouts.get_template(name)
+    return template.render(
+        root="../" * depth or "./",
+        docs=_built(folder, "docs.json"),
+        languages={language: catalogue(language).name for language in LANGUAGES},
+        needs_script=told("shared.needs_script"),
+    ).encode()
+
+
+def _messages(subject: str, language: str) -> bytes:
+    """Return what the pages of a subject say in a language, and which plural form goes with which number."""
+    spoken = catalogue(language)
+    told_there = {"plural": spoken.table(), "messages": spoken.of("shared", subject)}
+    return json_text(told_there, ensure_ascii=False).encode()
 
 
 def _columns_first() -> bool:

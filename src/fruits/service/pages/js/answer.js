@@ -3,7 +3,7 @@
 // Takes an answer of POST /v1/recognise, or one of decide.js, which is of the same shape.
 
 import { element } from "./elements.js";
-import { inASentence, percent, say, text } from "./speech.js";
+import { inASentence, namesOf, percent, say, text } from "./localisation.js";
 import { at } from "./place.js";
 
 /** What an answer says in one line; read out by screen readers when it arrives. */
@@ -62,7 +62,7 @@ function advice(answer) {
     "div.advice",
     {},
     say(element("h3"), "retake"),
-    element("ul", {}, ...found.map((one) => say(element("li"), one.en && one.fr ? one : one.code))),
+    element("ul", {}, ...found.map((one) => say(element("li"), one.en ? one : one.code))),
   );
 }
 
@@ -94,7 +94,7 @@ function bars(answer, certain) {
 function together(rows) {
   const found = new Map();
   for (const row of rows) {
-    const name = `${row.en}\n${row.fr}`;
+    const name = JSON.stringify(namesOf(row));
     const before = found.get(name);
     if (before) before.probability += row.probability;
     else found.set(name, { ...row });

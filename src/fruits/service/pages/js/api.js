@@ -4,7 +4,7 @@ import { at } from "./place.js";
 
 const PATIENCE_S = 60;
 
-/** What went wrong, in both languages; `retryAfter` in seconds where trying again makes sense. */
+/** What went wrong, in every language; `retryAfter` in seconds where trying again makes sense. */
 export class Refused extends Error {
   constructor(code, message, { status = 0, retryAfter = null } = {}) {
     super(code);
@@ -79,6 +79,6 @@ export async function ask(address, { signal = null, ...options } = {}) {
   } catch {
     // A proxy between may answer in its own way.
   }
-  const both = error?.message && typeof error.message.en === "string" && typeof error.message.fr === "string";
-  throw new Refused(typeof error?.code === "string" ? error.code : "internal", both ? error.message : null, { status: answer.status, retryAfter });
+  const told = typeof error?.message?.en === "string" ? error.message : null;
+  throw new Refused(typeof error?.code === "string" ? error.code : "internal", told, { status: answer.status, retryAfter });
 }

@@ -1,7 +1,7 @@
 // A list to search in, with free text: the "editable combobox with list autocomplete" of the ARIA practices.
 
 import { element } from "./elements.js";
-import { language, say, text } from "./speech.js";
+import { language, namesOf, say, text } from "./localisation.js";
 
 const SHOWN = 50;
 let number = 0;
@@ -12,7 +12,7 @@ const plain = (value) => value.normalize("NFD").replace(/\p{M}/gu, "").toLowerCa
  * Make a field.
  *
  * @param {string|object} label  What it asks for.
- * @param {{value: string, en: string, fr: string, hint?: string|object}[]} options
+ * @param {{value: string, hint?: string|object}[]} options  With their names by language.
  * @returns {{node: HTMLElement, field: HTMLInputElement, chosen: () => {value: string, shown: string}|null}}
  */
 export function combobox(label, options) {
@@ -33,9 +33,9 @@ export function combobox(label, options) {
   const matching = () => {
     const wanted = plain(field.value);
     const hits = options
-      .map((option) => ({ option, in: Math.min(...[option[language()], option.en, option.fr, option.value].map((name) => position(plain(name), wanted))) }))
+      .map((option) => ({ option, in: Math.min(...[...Object.values(namesOf(option)), option.value].map((name) => position(plain(name), wanted))) }))
       .filter((hit) => hit.in < Infinity);
-    hits.sort((a, b) => a.in - b.in || a.option[language()].localeCompare(b.option[language()], language(), { numeric: true }));
+    hits.sort((a, b) => a.in - b.in || text(a.option).localeCompare(text(b.option), language(), { numeric: true }));
     return hits.map((hit) => hit.option);
   };
   const open = () => {
@@ -67,7 +67,7 @@ export function combobox(label, options) {
   };
   const pick = (option) => {
     picked = option;
-    field.value = option[language()];
+    field.value = text(option);
     close();
   };
   const move = (to) => {
@@ -104,8 +104,8 @@ export function combobox(label, options) {
   const chosen = () => {
     const written = field.value.trim();
     if (!written) return null;
-    const option = picked ?? options.find((one) => [one.en, one.fr, one.value].some((name) => plain(name) === plain(written)));
-    return option ? { value: option.value, shown: option[language()] } : { value: written, shown: written };
+    const option = picked ?? options.find((one) => [...Object.values(namesOf(one)), one.value].some((name) => plain(name) === plain(written)));
+    return option ? { value: option.value, shown: text(option) } : { value: written, shown: written };
   };
   return { node, field, chosen };
 }
@@ -125,7 +125,7 @@ export function optionsOf({ labels, kinds }) {
   const several = new Set(labels.filter((label) => labels.some((other) => other !== label && other.kind === label.kind)).map((label) => label.kind));
   const names = new Set(kinds.filter((kind) => several.has(kind.kind)).map((kind) => kind.en));
   return [
-    ...kinds.filter((kind) => several.has(kind.kind)).map(({ kind, en, fr }) => ({ value: kind, en, fr, hint: "any_variety" })),
-    ...labels.map(({ label, en, fr }) => ({ value: label, en, fr, hint: count.get(en) > 1 || names.has(en) ? label : null })),
+    ...kinds.filter((kind) => several.has(kind.kind)).map((one) => ({ ...namesOf(one), value: one.kind, hint: "any_variety" })),
+    ...labels.map((one) => ({ ...namesOf(one), value: one.label, hint: count.get(one.en) > 1 || names.has(one.en) ? one.label : null })),
   ];
 }

@@ -4,6 +4,7 @@
 
 const BEST = 3;
 const ALIKE = 6;
+const LINE = "line_";
 
 /**
  * Decide what is said of one photo.
@@ -41,13 +42,12 @@ export function decide(numbers, { taxonomy, certainty }, shortSide) {
     outcome,
     kind: kind === null ? null : taxonomy.kind_ids[kind],
     variety: outcome === "variety" ? taxonomy.variety_ids[variety] : null,
-    name: named && { en: named.en, fr: named.fr },
-    line: named && (named.line_en || named.line_fr) ? { en: named.line_en, fr: named.line_fr } : null,
+    name: named && namesOf(named),
+    line: named?.line_en ? linesOf(named) : null,
     probability,
     kinds: kinds.map((number) => ({
       kind: taxonomy.kind_ids[number],
-      en: taxonomy.kinds[number].en,
-      fr: taxonomy.kinds[number].fr,
+      ...namesOf(taxonomy.kinds[number]),
       probability: byKind[number],
     })),
     labels: best(probabilities, BEST).map((number) => ({
@@ -63,9 +63,13 @@ export function decide(numbers, { taxonomy, certainty }, shortSide) {
 
 function nameOfLabel(taxonomy, label) {
   const variety = taxonomy.variety_of[label];
-  const { en, fr } = variety >= 0 ? taxonomy.varieties[variety] : taxonomy.kinds[taxonomy.kind_of[label]];
-  return { en, fr };
+  return namesOf(variety >= 0 ? taxonomy.varieties[variety] : taxonomy.kinds[taxonomy.kind_of[label]]);
 }
+
+/** What the taxonomy says of a kind or a variety: names under the language, lines under line_ and the language. */
+const namesOf = (told) => Object.fromEntries(Object.entries(told).filter(([key]) => !key.startsWith(LINE)));
+const linesOf = (told) =>
+  Object.fromEntries(Object.entries(told).filter(([key, line]) => key.startsWith(LINE) && line).map(([key, line]) => [key.slice(LINE.length), line]));
 
 /**
  * The training photos that look most like this one: recogniser/gallery.py's nearest, by the cosine of features.

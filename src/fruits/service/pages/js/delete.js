@@ -2,11 +2,9 @@
 
 import { Refused, deleteSubmission, storedOf } from "./api.js";
 import { element } from "./elements.js";
-import { language, learn, percent, say, speak, text } from "./speech.js";
-import { WORDS } from "./words.js";
+import { has, language, percent, say, speak, text } from "./localisation.js";
 import { at } from "./place.js";
 
-learn(WORDS);
 speak();
 const button = document.getElementById("delete");
 const status = document.getElementById("status");
@@ -30,7 +28,7 @@ async function show() {
   kept = found.has_photo;
   const list = element("dl.told");
   for (const [name, value] of Object.entries(found)) {
-    if (value === null || !(`stored_${name}` in WORDS)) continue;
+    if (value === null || !has(`stored_${name}`)) continue;
     list.append(say(element("dt"), `stored_${name}`), say(element("dd"), () => written(name, value)));
   }
   const picture = photo ? element("img.kept", { src: URL.createObjectURL(photo) }) : null;

@@ -6,7 +6,7 @@
 
 import { Device } from "./device.js";
 import { Refused } from "./api.js";
-import { megabytes, percent, say } from "./speech.js";
+import { megabytes, percent, say } from "./localisation.js";
 
 const REMEMBERED = "fruits.device";
 const $ = (id) => document.getElementById(id);

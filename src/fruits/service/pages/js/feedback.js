@@ -4,7 +4,7 @@ import { isCertain } from "./answer.js";
 import { deleteSubmission, giveFeedback, knownLabels } from "./api.js";
 import { combobox, optionsOf } from "./combobox.js";
 import { element, icon } from "./elements.js";
-import { say, text } from "./speech.js";
+import { say, text } from "./localisation.js";
 import { at } from "./place.js";
 
 /**

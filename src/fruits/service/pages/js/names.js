@@ -1,7 +1,7 @@
 // Labels as people call them, on the owner's pages: the name, and the label itself where that says more.
 
 import { element } from "./elements.js";
-import { language, say } from "./speech.js";
+import { language, say, text } from "./localisation.js";
 
 export class Names {
   #labels;
@@ -20,7 +20,7 @@ export class Names {
   /** The name in the reader's language; of what nobody knows, what it is. */
   plain(label) {
     const known = this.#labels.get(label) ?? this.#others.get(label);
-    return known ? known[language()] : label;
+    return known ? text(known) : label;
   }
 
   /** The label with its name, as an element. */

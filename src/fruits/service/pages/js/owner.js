@@ -4,14 +4,12 @@ import { knownLabels } from "./api.js";
 import { chart } from "./charts.js";
 import { element } from "./elements.js";
 import { Names, moment } from "./names.js";
-import { OWNER_WORDS } from "./owner-words.js";
 import { askOwner, explain, photoAddress, session } from "./session.js";
-import { language, learn, percent, say, speak, text } from "./speech.js";
+import { language, percent, say, speak, text } from "./localisation.js";
 import { at } from "./place.js";
 
 const WRONG_AT_ONCE = 12;
 
-learn(OWNER_WORDS);
 speak(() => summary && show());
 const $ = (id) => document.getElementById(id);
 let summary = null;
@@ -21,7 +19,6 @@ let cursor = null;
 const number = (value, digits = 0) => new Intl.NumberFormat(language(), { maximumFractionDigits: digits }).format(value);
 const seconds = (value) => (value === null ? "–" : value < 1 ? `${number(1000 * value)}\u202fms` : `${number(value, 1)}\u202fs`);
 const share = (value) => (value === null ? "–" : value ? percent(value) : new Intl.NumberFormat(language(), { style: "percent" }).format(0));
-const counted = (n) => ({ n: number(n), one: n < 2 });
 const sum = (counts) => Object.values(counts).reduce((total, value) => total + value, 0);
 
 const { refused } = session(load);
@@ -52,12 +49,12 @@ function show() {
   say($("about"), "about_model", { identity: summary.identity, days: summary.keep_days });
   const { latency, drift } = total;
   $("facts").replaceChildren(
-    fact("photos", number(total.photos), "photos_kept", counted(total.kept)),
+    fact("photos", number(total.photos), "photos_kept", { n: total.kept }),
     fact("answered_in", seconds(latency.p50), "slowest", { p95: seconds(latency.p95), p99: seconds(latency.p99) }),
     fact("unsure_share", share(total.unsure_share)),
     fact("refused", number(sum(total.refused))),
-    fact("said_wrong", number(total.wrong), "said_right", counted(total.right)),
-    fact("to_decide", number(submissions.pending), "decided_count", counted(submissions.reviewed)),
+    fact("said_wrong", number(total.wrong), "said_right", { n: total.right }),
+    fact("to_decide", number(submissions.pending), "decided_count", { n: submissions.reviewed }),
     drift.index === null ? fact("drift", "–", "drift_none") : fact("drift", number(drift.index, 2), "drift_chance", { chance: number(drift.chance, 3) }),
   );
   const dates = days.map((day) => day.day);

@@ -4,13 +4,11 @@ import { knownLabels } from "./api.js";
 import { combobox, optionsOf } from "./combobox.js";
 import { element } from "./elements.js";
 import { Names, moment } from "./names.js";
-import { OWNER_WORDS } from "./owner-words.js";
 import { askOwner, explain, photoAddress, session } from "./session.js";
-import { learn, percent, say, speak, text } from "./speech.js";
+import { percent, say, speak, text } from "./localisation.js";
 
 const AT_ONCE = 50;
 
-learn(OWNER_WORDS);
 speak();
 const $ = (id) => document.getElementById(id);
 const asked = /^#([\w-]{22})$/.exec(location.hash)?.[1] ?? null;

@@ -7,8 +7,7 @@ import { element } from "./elements.js";
 import { feedbackParts } from "./feedback.js";
 import { sayPrivacy } from "./privacy.js";
 import { Unreadable, shrink } from "./photo.js";
-import { language, learn, say, speak } from "./speech.js";
-import { WORDS } from "./words.js";
+import { has, language, say, speak, text } from "./localisation.js";
 import { at } from "./place.js";
 
 const AT_ONCE = 8; // photos of a request
@@ -16,7 +15,6 @@ const MOST = 40; // photos of one drop
 const TRIES = 3; // of a busy service, by itself
 const WAIT_S = 30; // at most, between them
 
-learn(WORDS);
 speak();
 
 const $ = (id) => document.getElementById(id);
@@ -305,7 +303,7 @@ function explain(error, place) {
 }
 
 function announce(what) {
-  say($("status"), typeof what === "string" ? () => what in WORDS ? WORDS[what][language() === "fr" ? 1 : 0] : what : what);
+  say($("status"), typeof what === "string" ? () => (has(what) ? text(what) : what) : what);
 }
 
 function notice(what, values) {
