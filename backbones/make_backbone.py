@@ -18,10 +18,11 @@ import numpy as np
 import onnx
 import torch
 
-from export import quantise, to_onnx
+from export import to_onnx
 from fruits.photos.catalogue.catalogue import list_photos
 from fruits.photos.decoding.images import Preprocessing, to_network_input
 from network import EMBEDDING_SIZE
+from onnx_graph import quantise
 from train import train
 
 NAME = "fruits-small"

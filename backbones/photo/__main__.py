@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
@@ -29,10 +30,15 @@ from judge import confusions, score
 from recogniser import Layers, calibrate, embed, save
 from recogniser import fit as fit_head
 
-from export import quantise, to_onnx
 from fruits.embedding.backbone import find_backbone
 from fruits.photos.decoding.images import Preprocessing, to_network_input
 from network import Lite
+
+# What both networks share is beside this folder; ``network`` and ``export`` are still those in it.
+sys.path.append(str(Path(__file__).parents[1]))
+
+from export import to_onnx
+from onnx_graph import quantise
 
 #: Every source but the two largest is left out once.
 FOLDS = {
@@ -98,7 +104,7 @@ def export(arguments: argparse.Namespace) -> None:
     preprocessing = Preprocessing(192, "crop")
     pixels = np.stack([to_network_input(people[i].path.read_bytes(), preprocessing).pixels for i in chosen])
     pixels[0, :8, :8], pixels[0, :8, 8:16] = 0, 255  # all values that a pixel can have
-    quantise(floating, target, [pixels[i : i + 16] for i in range(0, len(pixels), 16)])
+    quantise(floating, target, [pixels[i : i + 16] for i in range(0, len(pixels), 16)], ("Conv", "Add", "Clip"))
     write_card(target, photos, state["made_by"]["recipe"], state["step"])
     print(f"{target}: {target.stat().st_size:,} bytes of {state['step']:,} steps; float32 in {floating}")
 

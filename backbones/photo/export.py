@@ -1,4 +1,4 @@
-"""A fine-tuned network as ONNX: uint8 pixels in; embedding and last feature map out; then quantised to int8.
+"""A fine-tuned network as ONNX: uint8 pixels in; embedding and last feature map out.
 
 The graph is written operator by operator, so that what ships is exactly what is read here. Input ``pixels`` is uint8 (batch,
 height, width, 3), RGB as the decoder hands it over. ``map`` is what ``embedding`` is the mean of: a linear head applied to each
@@ -7,33 +7,16 @@ place of it says how much that place spoke for each label.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnx import TensorProto, helper
 
 from network import EMBEDDING_SIZE, Lite, NormedConv
+from onnx_graph import Graph
 
-OPSET = 17
 
-
-class _Graph:
-    """Collects nodes and weights of the graph under construction."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
-
-    def constant(self, name: str, value: np.ndarray) -> str:
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-    def add(self, operator: str, inputs: list[str], name: str, **attributes: object) -> str:
-        self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
-        return name
+class _Graph(Graph):
+    """With the convolutions of the network."""
 
     def conv(self, x: str, layer: NormedConv, name: str) -> str:
         weight, bias = layer.folded().detach().numpy(), layer.bias.detach().numpy()
@@ -64,47 +47,11 @@ def to_onnx(network: Lite, name: str) -> onnx.ModelProto:
     g.nodes[-1].output[0] = x = "map"
     x = g.add("GlobalAveragePool", [x], "pooled")
     g.add("Flatten", [x], "embedding", axis=1)
-    graph = helper.make_graph(
-        g.nodes,
+    return g.model(
         name,
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "height", "width", 3])],
         [
             helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", EMBEDDING_SIZE]),
             helper.make_tensor_value_info("map", TensorProto.FLOAT, ["batch", EMBEDDING_SIZE, "rows", "columns"]),
         ],
-        initializer=g.weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="fruits/training")
-    model.ir_version = 8
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-class _Batches(CalibrationDataReader):
-    def __init__(self, batches: Iterable[np.ndarray]) -> None:
-        self._batches = iter(batches)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {"pixels": batch}
-
-
-def quantise(source: Path, target: Path, calibration: Iterable[np.ndarray]) -> None:
-    """Write the int8 version of ``source``: static, per channel, in QDQ form.
-
-    Weights take 7 bits (``reduce_range``): on processors without VNNI, ``vpmaddubsw`` adds two products into 16 bits and
-    saturates with 8-bit weights, so that the same photo would get another embedding on an older machine.
-    """
-    quantize_static(
-        source,
-        target,
-        _Batches(calibration),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        reduce_range=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-        op_types_to_quantize=["Conv", "Add", "Clip"],
-        extra_options={"ActivationSymmetric": False},
     )
