@@ -1,1 +1,1 @@
-"""Pixels to vectors: the network with its card, and the stage that applies it to record batches."""
+"""Embedding: backbones with their cards, and the stage that applies them to record batches."""

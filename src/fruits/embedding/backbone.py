@@ -1,8 +1,7 @@
-"""The network that turns pixels into an embedding, and the card that says how it wants them.
+"""Backbones: finding, preparing and checking the network from pixels to an embedding.
 
-A backbone is an ONNX file from pixels to one vector per photo, with a card (JSON) beside it. Preparing one puts the card's
-scaling into the graph, so that from then on every network takes the same input: uint8 RGB as decoded. Knows nothing of
-files of photos, labels or engines.
+A backbone is an ONNX file from pixels to one vector per photo, with a card (JSON) beside it. Preparing it adds the card's scaling
+to the graph, so that every network takes the same input: decoded uint8 RGB. Independent of photo files, labels and engines.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ from fruits.storage import schemas
 from fruits.storage.files import read_regular
 from fruits.storage.sanitising import json_text, printable
 
-#: Photos per inference call. Larger batches leave the cache and are slower; the answer per photo does not depend on it.
+#: Photos per inference call. Larger batches exceed the processor's cache and are slower; results do not depend on it.
 BATCH_SIZE: Final = 32
-#: Largest magnitude in an embedding. Learning squares and sums numbers in float32: of 10 million photos of 1,280 numbers up to
-#: here nothing overflows. Networks give numbers below 1,000.
+#: Largest magnitude in an embedding. Learning squares and sums numbers in float32: up to this limit, nothing overflows with 10
+#: million photos of 1,280 numbers. Typical networks give numbers below 1,000.
 LARGEST: Final = 1e12
-#: Largest difference of a photo's numbers alone and beside others, as a share of the largest: float32 sums in another order, and
-#: half precision.
+#: Largest difference between a photo's embedding alone and in a batch, relative to the largest number: float32 sums in another
+#: order, and half precision.
 _SAME: Final = 1e-4
 _SAME_HALF: Final = 4e-3
-#: Numbers per made-up photo in a card's reference, and how far another machine's may be from them: quantised networks round
-#: differently with and without VNNI.
+#: Numbers per synthetic photo in a card's reference, and their tolerance between machines: quantised networks round differently
+#: with and without VNNI.
 _REFERENCE: Final = 32
 _SAME_AS_REFERENCE: Final = 0.03
 _MAX_LIST_BYTES: Final = 1 << 28
@@ -48,14 +47,14 @@ _MAX_LIST_BYTES: Final = 1 << 28
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A network that was found and whose file is the one its card speaks of.
+    """A network whose file matches its card.
 
     Attributes
     ----------
     card : Card
         With the sha256 of ``network``.
     network : bytes
-        ONNX, whole: what the file keeps in others beside it is taken in.
+        The ONNX file, including external data from files beside it.
     """
 
     card: Card
@@ -76,17 +75,17 @@ class Backbone:
         return model
 
     def reference(self, size: int) -> dict[str, Any]:
-        """Return what the network says of made-up photos of a size, for its card: some numbers of each embedding."""
+        """Return the reference for the card: some numbers of the embeddings of synthetic photos of a size."""
         embeddings = Embedder(self._taking_pixels(size)).embed(probes(size))
         return {"size": size, "values": np.round(_some(embeddings, _REFERENCE), 5).tolist()}
 
     def _compare_with_reference(self, model: bytes, size: int) -> None:
-        """Raise unless the network says of made-up photos what its card says that it does."""
+        """Raise unless the embeddings of synthetic photos match the reference on the card."""
         told = self.card.reference
         values = np.asarray(told["values"], np.float64)
         model = model if told["size"] == size else self._taking_pixels(told["size"])
         found = _some(Embedder(model).embed(probes(told["size"])), values.shape[-1])
-        # Infinite where the shapes differ, and where a number is none.
+        # Infinite if the shapes differ; NaN fails the comparison too.
         apart = float(np.abs(found - values).max()) if found.shape == values.shape else math.inf
         if not apart <= _SAME_AS_REFERENCE * float(np.abs(values).max()):
             raise BackboneError(
@@ -96,24 +95,24 @@ class Backbone:
             )
 
     def _taking_pixels(self, size: int) -> bytes:
-        """Return the network with our input and output."""
+        """Return the network with the input ``pixels`` and the output ``embedding``."""
         if _takes_pixels(self.network, self.card):
             return self.network
-        # Half a second of imports that a worker, and a run with an embedded network, never needs.
+        # Half a second of imports, which workers, and runs with a network of the package, never need.
         from fruits.embedding.graph import with_pixel_input  # noqa: PLC0415
 
         return with_pixel_input(self.network, self.card, size)
 
 
 class Embedder:
-    """An open network: one thread, so that workers fill the cores and the answer never depends on their number.
+    """An inference session of a prepared network. One thread: workers fill the cores, and results do not depend on their number.
 
     Parameters
     ----------
     model : bytes or Path
         A prepared graph.
     device : str
-        As :func:`fruits.embedding.session.usable_device` gave it.
+        As returned by :func:`fruits.embedding.session.usable_device`.
 
     Raises
     ------
@@ -131,18 +130,18 @@ class Embedder:
 
     @property
     def has_map(self) -> bool:
-        """Whether the network gives the feature map whose mean the embedding is."""
+        """Whether the network outputs the feature map of which the embedding is the mean."""
         return any(output.name == "map" for output in self._session.get_outputs())
 
     def embed_with_map(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the embeddings, shape (n, d), and the maps that they are the mean of, shape (n, d, rows, columns)."""
+        """Return the embeddings, shape (n, d), and the feature maps, shape (n, d, rows, columns), of which they are the means."""
         embedding, maps = self._session.run(["embedding", "map"], {"pixels": pixels})
         return np.asarray(embedding, np.float32), np.asarray(maps, np.float32)
 
     def check(self, card: Card, size: int) -> None:
-        """Raise :class:`BackboneError` unless photos get vectors of the card's size that depend on nothing but the photo.
+        """Raise :class:`BackboneError` unless embeddings have the card's size and each depends on its photo only.
 
-        Some numbers may be unusable for some photos, which are then rejected one by one; never those of a grey one.
+        Embeddings of some photos may be unusable; such photos are rejected individually. That of a grey photo must be usable.
         """
         photos = probes(size)
         n = len(photos)
@@ -190,29 +189,29 @@ class Embedder:
 
 
 def usable(embeddings: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return which of n embeddings (n, d) can be learnt from and recognised: finite, and none beyond ``LARGEST``."""
-    return np.asarray((np.abs(embeddings) <= LARGEST).all(axis=1))  # false also where it is no number
+    """Return which of n embeddings (n, d) are usable: all numbers finite and at most ``LARGEST`` in magnitude."""
+    return np.asarray((np.abs(embeddings) <= LARGEST).all(axis=1))  # false for NaN too
 
 
 def no_embedding() -> ImageDecodeError:
-    """Return why a photo is rejected that the network has no usable numbers for: the same in batch, terminal and service."""
+    """Return the error for a photo without a usable embedding, shared by batch, command line and service."""
     return ImageDecodeError("no embedding", f"the network gave numbers that are not finite or beyond {LARGEST:.0e}")
 
 
 def find_backbone(name: str) -> Backbone:
-    """Return the backbone of that name, in the package, pulled or exported before, or of another package; or an ONNX file's.
+    """Find a backbone by name (in this package, pulled, exported, or from another package) or by the path of an ONNX file.
 
     Another package adds one by an entry point in ``fruits.backbones``: the path of its ONNX file, or a function that returns it.
-    ``a+b`` is one network that gives the embeddings of both.
+    ``a+b`` is one network that concatenates the embeddings of both.
 
     The card of a file is ``FILE`` with the suffix ``.json``, or one in the package that names the file's sha256.
 
     Raises
     ------
     BackboneError
-        If there is none, its card is missing, or the file is not the one the card names.
+        If there is none, its card is missing, or the file does not match the sha256 of the card.
     ExtensionError
-        If it is of another package that cannot be loaded.
+        If it comes from another package that cannot be loaded.
     """
     folder, path = _package_folder(), Path(name)
     if "+" in name and not os.path.isfile(path):  # noqa: PTH113 - false also for names that no file can have
@@ -251,7 +250,7 @@ def find_backbone(name: str) -> Backbone:
 
 
 def known_backbones() -> dict[str, Path]:
-    """Return the networks that have a name, with where their cards lie: in the package, then those pulled or exported."""
+    """Return the named networks with the paths of their cards: those of the package, then those pulled or exported."""
     found = {name: _package_folder() / f"{name}.json" for name in _embedded(_package_folder())}
     for path in sorted(own_folder().glob("*.onnx")):
         found.setdefault(path.stem, path.with_suffix(".json"))
@@ -259,12 +258,12 @@ def known_backbones() -> dict[str, Path]:
 
 
 def backbone_names() -> list[str]:
-    """Return every name that :func:`find_backbone` knows, those of other packages last."""
+    """Return every name that :func:`find_backbone` accepts; names from other packages come last."""
     return list(dict.fromkeys([*known_backbones(), *(one.name for one in extensions.others("backbone"))]))
 
 
 def network_of(added: extensions.Extension) -> Path:
-    """Return where the ONNX file of another package's backbone lies.
+    """Return the path of the ONNX file of another package's backbone.
 
     Raises
     ------
@@ -275,7 +274,7 @@ def network_of(added: extensions.Extension) -> Path:
     if callable(given):
         try:
             given = given()
-        except Exception as exc:  # whatever the function of a stranger raises
+        except Exception as exc:  # the function of another package may raise anything
             added.fail("cannot be found", exc)
     if not isinstance(given, str | os.PathLike) or not os.path.isfile(given):  # noqa: PTH113 - false for names no file can have
         added.fail(f"names no file ({printable(str(given)[:200])}; expected the path of an ONNX file)")
@@ -283,7 +282,7 @@ def network_of(added: extensions.Extension) -> Path:
 
 
 def own_folder() -> Path:
-    """Return the folder of networks that were pulled or exported, in the user's data; it need not exist."""
+    """Return the folder of pulled and exported networks in the user's data folder; it may not exist."""
     home = os.environ.get("XDG_DATA_HOME")
     return (Path(home) if home else Path.home() / ".local/share") / "fruits/backbones"
 
@@ -300,7 +299,7 @@ def _joined(name: str) -> Backbone:
     lengths = []
     for one in found:
         size = one.card.size if isinstance(one.card.size, int) else one.card.size[1]
-        one.prepared(one.card.preprocessing(size, None))  # whatever is wrong with either is told by its own name
+        one.prepared(one.card.preprocessing(size, None))  # an error of either network names that network
         embeddings = Embedder(one._taking_pixels(size)).embed(probes(size))
         lengths.append(typical_length(embeddings[usable(embeddings)]))
     first, second = found
@@ -311,12 +310,12 @@ def _joined(name: str) -> Backbone:
 
 
 def better_for_any_photo() -> str:
-    """Return what to give ``fruits run`` for photos of any kind."""
+    """Return the option of ``fruits run`` that suits photos of any kind."""
     return f"--backbone {DEFAULT_BACKBONE}"
 
 
 def training_photos(card: Card, name: str) -> NDArray[np.uint64] | None:
-    """Return the photos that a backbone was trained on, by the first 8 bytes of their sha256; None if its card names none.
+    """Return the first 8 bytes of the sha256 of each photo that a backbone was trained on; None if its card has no list.
 
     Parameters
     ----------
@@ -327,11 +326,11 @@ def training_photos(card: Card, name: str) -> NDArray[np.uint64] | None:
     Raises
     ------
     BackboneError
-        If the card names a list that is not there.
+        If the card names a list that is missing or unreadable.
     """
     if not card.training_photos:
         return None
-    if card.training_photos == "+":  # of two networks: what either was made from
+    if card.training_photos == "+":  # two networks: the union of their lists
         lists = [training_photos(find_backbone(one).card, one) for one in name.split("+")]
         return np.unique(np.concatenate([one for one in lists if one is not None]))
     added = None if name in _embedded(_package_folder()) else extensions.find("backbone", name)
@@ -354,9 +353,10 @@ def training_photos(card: Card, name: str) -> NDArray[np.uint64] | None:
 
 
 def computation_id(card: Card, preprocessing: Preprocessing, device: str = "cpu") -> str:
-    """Return the identity of the computation, 16 hexadecimal digits: a hash of all that can change a bit of an embedding.
+    """Return the id of an embedding job, 16 hexadecimal digits: a hash of everything that can change a bit of an embedding.
 
-    That is the network, what it is given, how photos are decoded, and the releases of what computes (:func:`releases`).
+    That is the network, its preprocessing, the version of the decoder, the device, and the releases of the libraries
+    (:func:`releases`).
     """
     parts = {
         "decoder": DECODER,
@@ -372,10 +372,10 @@ def computation_id(card: Card, preprocessing: Preprocessing, device: str = "cpu"
 
 
 def releases() -> dict[str, str]:
-    """Return the releases of what turns a photo into an embedding: decoding and scaling, measuring, the network itself.
+    """Return the releases of the libraries that decode, scale, measure and embed photos.
 
-    Pillow 13 scales tall photos otherwise than Pillow 12; other releases of ONNX Runtime add up in another order. With
-    pillow-heif, where it is installed, photos can be read that were rejected before.
+    Pillow 13 scales tall photos differently from Pillow 12; releases of ONNX Runtime differ in the order of sums. If pillow-heif
+    is installed, photos can be decoded that were rejected before.
     """
     found = {package: _release(package) for package in ("numpy", "pillow", "pillow-heif")}
     runtimes = [f"{name} {_release(name)}" for name in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")]
@@ -390,13 +390,13 @@ def _release(package: str) -> str:
 
 
 def _takes_pixels(model: bytes, card: Card) -> bool:
-    """Whether the graph is one that fruits made: its input and output are already what preparing would give."""
+    """Return whether the graph has the input and output of a prepared one already, as the networks made by fruits."""
     if (card.layout, card.dtype, card.channels) != ("NHWC", "uint8", "RGB"):
         return False
     try:
         session = open_session(model)
     except BackboneError:
-        return False  # whoever takes it apart says better what is wrong
+        return False  # preparing it gives a better error message
     inputs = [(end.name, end.type) for end in session.get_inputs()]
     outputs = {end.name: end.type for end in session.get_outputs()}
     return (
@@ -408,13 +408,13 @@ def _takes_pixels(model: bytes, card: Card) -> bool:
 
 
 def _some(embeddings: NDArray[np.float32], count: int) -> NDArray[np.float64]:
-    """Return so many numbers of each embedding, spread over it: many are zero where a network ends in a ReLU."""
+    """Return ``count`` numbers of each embedding, spread evenly: after a ReLU, many numbers are zero."""
     d = embeddings.shape[1]
     return embeddings[:, np.linspace(0, d - 1, min(count, d)).astype(np.int64)].astype(np.float64)
 
 
 def probes(size: int) -> NDArray[np.uint8]:
-    """Return five made-up photos, shape (5, size, size, 3), grey first, that differ in light, colour and detail."""
+    """Return five synthetic photos, shape (5, size, size, 3), grey first, that differ in brightness, colour and detail."""
     y, x = np.mgrid[:size, :size].astype(np.float64) / size
     ramp = np.stack([255 * x, 255 * y, 255 * (1 - x)], axis=2)
     disk = np.where(((x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.12)[..., None], (200, 40, 30), (250, 250, 250))
@@ -433,7 +433,7 @@ def _embedded(folder: Path) -> list[str]:
 
 
 def _verified(card: Card, given: bytes, network: bytes, path: Path) -> Card:
-    """Return the card with the sha256 of the whole network; it may name that, the file as given, or none."""
+    """Return the card with the sha256 of the whole network. The card may name that hash, the one of the given file, or none."""
     digest = hashlib.sha256(given).hexdigest()
     whole = digest if network is given else hashlib.sha256(network).hexdigest()
     if card.sha256 not in ("", digest, whole):

@@ -1,6 +1,6 @@
-"""The card of a network: how it wants its pixels, whose it is, and what it must say of known ones.
+"""The card of a network: preprocessing, licence and provenance, and reference values.
 
-JSON beside the ONNX file. Knows nothing of networks themselves.
+JSON beside the ONNX file. Independent of the networks themselves.
 """
 
 from __future__ import annotations
@@ -24,52 +24,52 @@ _MAX_CARD_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """What must be known of a network to use it rightly.
+    """Metadata of a network that is needed to use it correctly.
 
     Attributes
     ----------
     name, title : str
-        For people.
+        Names for display.
     sha256 : str
-        Of the ONNX file; 64 hexadecimal digits.
+        Hash of the ONNX file, 64 hexadecimal digits.
     embedding_size : int
-        d.
+        Size d of the embedding.
     size : int or tuple of two int
-        Side of the input in pixels; or the smallest and largest sensible side of a network that takes any. Then a run uses
-        the side of its photos within these bounds: scaling photos up costs time and adds nothing.
+        Side of the input in pixels; or, for a network that takes any size, the smallest and the largest useful side. Then a run
+        uses the side of its photos within these bounds: scaling photos up costs time without a benefit.
     layout : {"NHWC", "NCHW"}
         Order of the input's axes.
     dtype : {"uint8", "float32"}
-        Of the input. uint8 takes pixels as they are.
+        Type of the input. uint8 takes pixels unscaled.
     channels : {"RGB", "BGR"}
-        Order of the channels that the network wants.
+        Order of the input's channels.
     scale, shift : tuple of 3 float
         Per channel in that order, float32 input only: ``pixel * scale + shift``.
     output : str
-        Name of the output that is the embedding, where there are several and none has that name.
+        Name of the output that is the embedding; needed if there are several and none is called ``embedding``.
     fit, kernel : str
-        How a photo becomes a square; see ``Preprocessing``.
+        How a photo is fitted into a square; see ``Preprocessing``.
     licence, attribution, made_by : str
-        Whose it is and how it was made.
+        Licence and provenance.
     backdrop : {"", "white"}
-        What lies behind the things on the photos that it was made from, where that is the same on all: on others it does worse.
+        Background of the training photos if it is the same on all; accuracy is lower on other backgrounds.
     reference : dict
-        What the network says of made-up photos, as :func:`fruits.embedding.backbone.reference` tells it: ``size`` and ``values``.
-        A card that was changed, in scale or order of channels, does not give them. Empty: not checked.
+        Embeddings of synthetic photos, as returned by :meth:`fruits.embedding.backbone.Backbone.reference`: ``size`` and
+        ``values``. They do not match if scale or channel order of the card were changed. Empty: not checked.
     source : str
-        Where it was pulled or exported from, pinned.
+        Pinned address that it was pulled or exported from.
     training_data : str
-        What it was trained on, for people.
+        Description of the training data.
     training_photos : str
-        Name of a file beside the card that lists the photos it was trained on: the first 8 bytes of the sha256 of each,
-        sorted. Empty: not known by content.
+        Name of a file beside the card that lists the training photos: the first 8 bytes of the sha256 of each, sorted. Empty:
+        not known.
     figures : dict
-        What was measured, for people.
+        Measured figures, for display.
 
     Raises
     ------
     BackboneError
-        If a value is impossible.
+        If a value is invalid.
     """
 
     name: str
@@ -138,14 +138,14 @@ class Card:
             )
 
     def preprocessing(self, size: int | None, fit: Fit | None, photo_side: int | None = None) -> Preprocessing:
-        """Return what a run uses: the card's word unless the user said otherwise.
+        """Return the preprocessing of a run: the card's values unless the user overrides them.
 
         Parameters
         ----------
         size, fit : optional
-            The user's choice.
+            Values given by the user.
         photo_side : int, optional
-            Typical short side of the photos, for a card that gives bounds.
+            Typical short side of the photos, used if the card gives bounds.
         """
         if size is None:
             low, high = self.size if isinstance(self.size, tuple) else (self.size, self.size)
@@ -163,13 +163,13 @@ def read_card(path: Path) -> Card:
     Raises
     ------
     BackboneError
-        If it is not JSON, lacks a field or has one that is unknown.
+        If it is not JSON, lacks a field or has an unknown one.
     """
     return parse_card(read_fields(path))
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """Read the fields of a card that need not be whole; lists are tuples.
+    """Read the fields of a card, which may be incomplete; lists become tuples.
 
     Raises
     ------
@@ -187,12 +187,12 @@ def read_fields(path: Path) -> dict[str, Any]:
 
 
 def parse_card(values: dict[str, Any]) -> Card:
-    """Return the card of plain JSON values.
+    """Make a card from plain JSON values.
 
     Raises
     ------
     BackboneError
-        If a field is missing, unknown or impossible.
+        If a field is missing, unknown or invalid.
     """
     try:
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}

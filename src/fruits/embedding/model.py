@@ -1,7 +1,7 @@
-"""The prepared network as a file that workers open, wherever results rest.
+"""The prepared network as a file for workers, for results on disk or in a bucket.
 
-On a disk it is the file itself. From a bucket each machine fetches it once, into a cache by hash, whole or not at all. Knows
-nothing of what is in the file.
+On disk it is the file itself. From a bucket, each machine fetches it once, into a cache by hash, atomically. Independent of the
+content of the file.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from fruits.storage.objects import opened, under
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """Where a prepared network rests, and what it must be.
+    """Location and hash of a prepared network.
 
     Attributes
     ----------
     root, key : str
-        Place and name, as :class:`fruits.storage.objects.Objects` takes them.
+        Root and key for :class:`fruits.storage.objects.Objects`.
     sha256 : str
-        Of its bytes.
+        Hash of its bytes.
     """
 
     root: str
@@ -39,7 +39,7 @@ class ModelFile:
         Raises
         ------
         StoreError
-            If it is not there, or not the file that was put there.
+            If it is missing, or its hash differs.
         """
         objects = opened(self.root)
         if local := objects.local_path(self.key):
@@ -63,7 +63,7 @@ class ModelFile:
 
 
 def _kept(data: bytes, name: str) -> Path:
-    """Write a file into the first cache that takes it; other processes may do the same at the same time."""
+    """Write a file into the first cache that is writable; safe with concurrent processes."""
     for folder in _caches():
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def _kept(data: bytes, name: str) -> Path:
 
 
 def _caches() -> list[Path]:
-    """Return the folders for copies: the user's cache, and where it cannot be written, as on some clusters, a temporary one."""
+    """Return the cache folders: the user's cache, then a temporary one, because on some clusters the first is not writable."""
     home = os.environ.get("XDG_CACHE_HOME")
     cache = Path(home) if home else Path.home() / ".cache"
     return [cache / "fruits", Path(tempfile.gettempdir()) / f"fruits-{os.getuid()}"]

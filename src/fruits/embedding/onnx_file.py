@@ -1,8 +1,8 @@
-"""What an ONNX file wants from outside itself, found in its bytes; and taking it in from beside the file.
+"""External data of ONNX files: detecting it, refusing it, and including it from files beside the network.
 
-ONNX tensors may keep their values in other files, named by the network; so may cached compilations (``EPContext``). ONNX Runtime
-opens what a network names, so a network of a stranger must name nothing. This reads protobuf's wire format itself: neither
-``onnx`` (half a second of imports) nor ONNX Runtime sees a network before it is known to be whole. Knows nothing of what
+ONNX tensors may store their values in other files, named by the network, and so may cached compilations (``EPContext``). ONNX
+Runtime opens any file that a network names, so an untrusted network must name none. This module parses protobuf's wire format
+itself: neither ``onnx`` (half a second of imports) nor ONNX Runtime reads a network before it is checked. Independent of what
 networks compute.
 
 References
@@ -21,14 +21,14 @@ from fruits.errors import BackboneError
 from fruits.storage.files import RefusedFileError, opened_regular, plain_parts, read_exactly, read_regular
 from fruits.storage.sanitising import printable
 
-#: What protobuf, and so ONNX, can hold in one file.
+#: Largest file of protobuf, and so of ONNX.
 MAX_BYTES: Final = (1 << 31) - 1
-#: Messages within messages, as deep as protobuf itself goes.
+#: Most nested messages, as in protobuf itself.
 _DEEPEST: Final = 100
 
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 
-#: Message to the fields that lead to tensors or nodes, and what they hold. A test compares it with onnx.proto.
+#: Message type to its fields that contain tensors or nodes, with the types of the fields. A test compares it with onnx.proto.
 TREE: Final[dict[str, dict[int, str]]] = {
     "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
     "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
@@ -44,7 +44,7 @@ TREE: Final[dict[str, dict[int, str]]] = {
 }  # fmt: skip
 _OP_TYPE = 4
 _DIMS, _DATA_TYPE, _NAME, _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 1, 2, 8, 9, 13, 14
-#: ``TensorProto.DataType`` to bits per element; strings cannot lie outside.
+#: ``TensorProto.DataType`` to bits per element; strings cannot be external data.
 _BITS: Final = {
     1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16, 17: 8, 18: 8,
     19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2, 27: 6, 28: 6,
@@ -52,23 +52,23 @@ _BITS: Final = {
 
 
 class NotOnnxError(ValueError):
-    """The bytes are no ONNX file; the text says why."""
+    """The bytes are no valid ONNX file; the message gives the reason."""
 
 
 class Outside(NamedTuple):
-    """Values of a tensor that lie in another file.
+    """External data of a tensor.
 
     Attributes
     ----------
     tensor : str
-        Its name.
+        Name of the tensor.
     location : str
-        Of the file, as the network names it.
+        Name of the file, as in the network.
     offset : int
     length : int or None
         In bytes; None: to the end of the file.
     expected : int
-        What the tensor's shape and type need.
+        Bytes needed by the tensor's shape and type.
     """
 
     tensor: str
@@ -87,12 +87,12 @@ class _Field(NamedTuple):
 
 
 def refuse_outside(data: bytes, name: str) -> None:
-    """Raise unless a network keeps everything in its own file.
+    """Refuse a network with external data.
 
     Raises
     ------
     BackboneError
-        If it is no ONNX file, or names another file anywhere: in a weight, an attribute, a subgraph, a function.
+        If it is no ONNX file, or names another file anywhere: in a weight, an attribute, a subgraph or a function.
     """
     found: list[str] = []
     _walked(data, name, lambda message: found.append(_location(message)))
@@ -104,12 +104,12 @@ def refuse_outside(data: bytes, name: str) -> None:
 
 
 def named_files(data: bytes, name: str) -> list[str]:
-    """Return the plain relative names of the files in which a network keeps weights, each once.
+    """Return the relative names of the files with a network's external data, each once.
 
     Raises
     ------
     BackboneError
-        If it is no ONNX file, or a name leads elsewhere.
+        If it is no ONNX file, or a name leads out of its folder.
     """
     found: list[str] = []
     _walked(data, name, lambda message: found.append(_location(message)))
@@ -122,9 +122,9 @@ def named_files(data: bytes, name: str) -> list[str]:
 
 
 def whole_file(path: Path) -> tuple[bytes, bytes]:
-    """Return an ONNX file as it is, and with the values taken in that it keeps in files beside it.
+    """Return the bytes of an ONNX file unchanged, and with its external data included.
 
-    Only regular files in the same folder or below are taken, never through a link or ``..``; at most 2 GB in all.
+    Only regular files in the same folder or below it are read, never through a link or ``..``; at most 2 GB in total.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def whole_file(path: Path) -> tuple[bytes, bytes]:
         opened: dict[str, tuple[int, int]] = {}
 
         def located(message: memoryview) -> tuple[int, int, int]:
-            """Return descriptor, offset and length of the values of a tensor."""
+            """Return file descriptor, offset and length of the external data of a tensor."""
             outside = _outside(message)
             try:
                 if outside.location not in opened:
@@ -149,7 +149,7 @@ def whole_file(path: Path) -> tuple[bytes, bytes]:
             except OSError as exc:
                 raise BackboneError(_not_beside(path, outside.location, exc)) from exc
 
-        # All sizes before the first byte: a small file may name the same gigabyte many times.
+        # Check the total size before reading: a small file may name the same gigabyte many times.
         lengths: list[int] = []
         _walked(data, path.name, lambda message: lengths.append(located(message)[2]))
         if len(data) + sum(lengths) > MAX_BYTES:
@@ -161,7 +161,7 @@ def whole_file(path: Path) -> tuple[bytes, bytes]:
 
 
 def _length(outside: Outside, size: int) -> int:
-    """Return how many bytes the values of a tensor have in a file of that size; raise unless they fit both."""
+    """Return the length of a tensor's external data in a file of ``size`` bytes; raise unless it fits file and tensor."""
     length = size - outside.offset if outside.length is None else outside.length
     shown = printable(outside.tensor[:100])
     if not 0 <= outside.offset <= outside.offset + length <= size:
@@ -174,7 +174,7 @@ def _length(outside: Outside, size: int) -> int:
 
 
 def _taken_in(tensor: memoryview, descriptor: int, offset: int, length: int) -> bytes:
-    """Return a tensor with its values in itself."""
+    """Return a tensor with its external data included."""
     kept = [
         tensor[field.start : field.end]
         for field in _fields(tensor)
@@ -197,7 +197,7 @@ def _not_beside(path: Path, location: str, exc: OSError) -> str:
 
 
 def _walked(data: bytes, name: str, found: Callable[[memoryview], Any]) -> bytes:
-    """Call ``found`` with every tensor whose values lie outside; return the file with what it returned in their place."""
+    """Call ``found`` with every tensor that has external data; return the file with the tensors replaced by its results."""
     if data[4:8] == b"ORTM":
         raise BackboneError(f"'{name}' is in ONNX Runtime's own format; expected ONNX: convert it from its source")
     try:
@@ -208,7 +208,7 @@ def _walked(data: bytes, name: str, found: Callable[[memoryview], Any]) -> bytes
 
 
 def _changed(message: memoryview, kind: str, found: Callable[[memoryview], Any], depth: int) -> bytes | None:
-    """Return a message with its outside tensors replaced; None if it has none."""
+    """Return a message with its tensors of external data replaced; None if it has none."""
     if depth > _DEEPEST:
         raise NotOnnxError(f"more than {_DEEPEST} messages within each other")
     below = TREE[kind]
@@ -231,7 +231,7 @@ def _changed(message: memoryview, kind: str, found: Callable[[memoryview], Any],
 
 
 def _lies_outside(tensor: memoryview) -> bool:
-    """Whether a tensor says so in either of two ways; the last one that a file says counts for protobuf, any for us."""
+    """Return whether a tensor declares external data in either of two fields. For protobuf, the last value counts; here, any."""
     for field in _fields(tensor):
         if field.number == _EXTERNAL_DATA:
             return True
@@ -256,7 +256,7 @@ def _entries(tensor: memoryview) -> dict[str, str]:
 
 
 def _outside(tensor: memoryview) -> Outside:
-    """Read where the values of a tensor lie, and how many bytes they must be."""
+    """Parse the location of a tensor's external data, and compute its expected size in bytes."""
     entries = _entries(tensor)
     dims: list[int] = []
     data_type, name = 0, ""
@@ -298,7 +298,7 @@ def _fields(message: memoryview) -> Iterator[_Field]:
     Raises
     ------
     NotOnnxError
-        If it is cut short, or holds what ONNX never does.
+        If it is truncated, or contains something that ONNX never uses.
     """
     at, end = 0, len(message)
     while at < end:
@@ -323,7 +323,7 @@ def _fields(message: memoryview) -> Iterator[_Field]:
 
 
 def _varint(message: memoryview, at: int, longest: int = 10) -> tuple[int, int]:
-    """Return a number of variable length, and where it ends."""
+    """Parse a varint; return its value, and the position after it."""
     value = shift = 0
     for place in range(at, min(at + longest, len(message))):
         byte = message[place]
@@ -335,7 +335,7 @@ def _varint(message: memoryview, at: int, longest: int = 10) -> tuple[int, int]:
 
 
 def _chunk(number: int, value: bytes) -> bytes:
-    """Return a field of bytes."""
+    """Encode a field of bytes."""
     return _as_varint(number << 3 | _BYTES) + _as_varint(len(value)) + value
 
 

@@ -1,4 +1,4 @@
-"""Embeddings of photos as a program has them; what ``fruits run`` embeds in batch goes through ``stage.py``."""
+"""Embeddings of photos passed to the Python API; ``fruits run`` embeds in batch with ``stage.py``."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from fruits.photos.reading.given import Batch, PhotoLike, decoded, each, is_one
 def embed_photos(
     photos: PhotoLike | Iterable[PhotoLike], preprocessing: Preprocessing, embedder: Embedder
 ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
-    """Yield batches of photos with the embeddings, shape (m, d), of those that have some.
+    """Yield batches of photos with the embeddings, shape (m, d), of the photos that have one.
 
-    A photo for which the network has no usable numbers is one of the batch's faults.
+    A photo without a usable embedding is among the faults of the batch.
 
     Raises
     ------
     ImageDecodeError, StoreError
-        Of a single photo that cannot be decoded or read.
+        If ``photos`` is a single photo that cannot be decoded or read.
     PhotoTypeError, EngineError
+        As :func:`fruits.photos.reading.given.decoded`.
     """
     one = is_one(photos)
     given: Iterable[PhotoLike] = [photos] if one else each(photos)  # type: ignore[list-item]
@@ -43,7 +44,7 @@ def embed_photos(
 def embedding_rows(
     photos: PhotoLike | Iterable[PhotoLike], preprocessing: Preprocessing, embedder: Embedder, size: int
 ) -> tuple[NDArray[np.float32], dict[int, Exception]]:
-    """Return the embeddings, shape (n, d), and by their rows why photos have none: those rows are NaN.
+    """Return the embeddings, shape (n, d), and the faults by row; rows of photos without an embedding are NaN.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ def embedding_rows(
     preprocessing : Preprocessing
     embedder : Embedder
     size : int
-        d.
+        Size d of the embedding.
 
     Raises
     ------
@@ -70,7 +71,7 @@ def embedding_rows(
 
 
 def _without(batch: Batch, bad: NDArray[np.bool_]) -> Batch:
-    """Return the batch with some of the photos that have pixels among the faults."""
+    """Return the batch with the marked photos moved to the faults."""
     kept = np.flatnonzero(~bad).tolist()
     return replace(
         batch,

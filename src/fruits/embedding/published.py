@@ -1,7 +1,8 @@
-"""A published network made one of ours: one file, one input, one vector per photo, and a card that says how it wants its pixels.
+"""Making a backbone of a published network: one file, one input, one vector per photo, and a complete card.
 
-What :mod:`~fruits.embedding.hub` fetches and :mod:`~fruits.embedding.export` makes ends here: it is checked as any backbone, told
-its reference on known pixels, and put where ``--backbone NAME`` finds it. Kept apart because it imports ``onnx``.
+Used for networks that :mod:`~fruits.embedding.hub` fetches and :mod:`~fruits.embedding.export` creates. They are checked as any
+backbone, their reference on known pixels is computed, and they are stored where ``--backbone NAME`` finds them. A separate module
+because it imports ``onnx``.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from fruits.embedding.session import first_line, open_session
 from fruits.errors import BackboneError
 from fruits.storage.sanitising import json_text
 
-#: Names that exporters give to what is an embedding, the best first; what classifies comes last.
+#: Output names that exporters use for embeddings, in order of preference; logits of a classifier come last.
 _OUTPUTS: Final = ("embedding", "image_embeds", "pooler_output", "features", "last_hidden_state", "logits")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def checked_name(name: str) -> str:
-    """Return a name that ``--backbone`` can take; raise :class:`BackboneError` for another."""
+    """Return the name if ``--backbone`` accepts it, else raise :class:`BackboneError`."""
     if not _NAME.fullmatch(name):
         raise BackboneError(
             f"name {name[:100]!r}: expected letters, digits, dots, hyphens and underscores, such as my-network"
@@ -38,16 +39,16 @@ def checked_name(name: str) -> str:
 
 
 def as_backbone(network: bytes, card: dict[str, Any], output: str = "") -> Backbone:
-    """Make a network a backbone: find its input and its embedding, and complete its card.
+    """Make a backbone of a network: find its input and its embedding, and complete its card.
 
     Parameters
     ----------
     network : bytes
-        ONNX, whole.
+        The ONNX file, without external data.
     card : dict
-        What is known: name, size, scale, shift and words. Layout, dtype, embedding size and reference are found out.
+        Known fields: name, size, scale, shift and texts. Layout, dtype, embedding size and reference are determined here.
     output : str
-        Name of the output that is the embedding; empty: the likeliest.
+        Name of the output that is the embedding; empty: the most likely one.
 
     Raises
     ------
@@ -89,12 +90,12 @@ def as_backbone(network: bytes, card: dict[str, Any], output: str = "") -> Backb
 
 
 def keep(found: Backbone, folder: Path) -> Path:
-    """Write a network and its card into a folder, which is made if absent; return the path of the network."""
+    """Write a network and its card into a folder, which is created if absent; return the path of the network."""
     path = folder / f"{checked_name(found.card.name)}.onnx"
     values = {name: value for name, value in asdict(found.card).items() if value not in ("", {})}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # The card first: a network without one is refused with a hint that would mislead here.
+        # The card first: a network without a card is refused with a hint that would be misleading here.
         for target, data in ((path.with_suffix(".json"), json_text(values, indent=1).encode()), (path, found.network)):
             new = target.with_name(f".{target.name}.{os.getpid()}")
             new.write_bytes(data)
@@ -105,7 +106,7 @@ def keep(found: Backbone, folder: Path) -> Path:
 
 
 def _size(name: str, wanted: int | tuple[int, int], declared: list[Any]) -> int:
-    """Return at which size the network is tried: what its file declares, else the largest that its card allows."""
+    """Return the size at which the network is checked: the one declared in its file, else the largest of its card."""
     largest = wanted if isinstance(wanted, int) else wanted[1]
     fixed = [side for side in declared if isinstance(side, int)]
     if fixed and (len(set(fixed)) > 1 or not 8 <= fixed[0] <= 2048):
@@ -130,7 +131,7 @@ def _chosen(name: str, shapes: dict[str, tuple[int, ...]], output: str) -> str:
 
 
 def _with_one_output(network: bytes, name: str, output: str, shape: tuple[int, ...]) -> tuple[bytes, int]:
-    """Return the network with that output alone, as ``embedding`` (batch, d), and d."""
+    """Return the network with this output only, as ``embedding`` (batch, d), and d."""
     model = parse(network, name)
     graph = model.graph
     (told,) = [value for value in graph.output if value.name == output]
@@ -149,14 +150,14 @@ def _with_one_output(network: bytes, name: str, output: str, shape: tuple[int, .
 
 
 def _ending(x: str, out: str, shape: tuple[int, ...]) -> tuple[list[Any], int]:
-    """Return the nodes that make one vector of an output, and its length."""
+    """Return the nodes that reduce an output to one vector per photo, and its size."""
     if len(shape) == 2:
         return [helper.make_node("Identity", [x], [out])], shape[1]
-    if len(shape) == 4:  # a feature map, or the same already averaged
+    if len(shape) == 4:  # a feature map, possibly averaged already
         pooled = helper.make_node("GlobalAveragePool", [x], [f"{out}/pooled"])
         return [pooled, helper.make_node("Flatten", [f"{out}/pooled"], [out], axis=1)], shape[1]
     tokens = shape[1]
-    if round((tokens - 1) ** 0.5) ** 2 == tokens - 1:  # a square of patches and the token that stands for the whole
+    if round((tokens - 1) ** 0.5) ** 2 == tokens - 1:  # a square of patches and the class token
         index = helper.make_node("Constant", [], [f"{out}/first"], value_int=0)
         return [index, helper.make_node("Gather", [x, f"{out}/first"], [out], axis=1)], shape[2]
     turned = helper.make_node("Transpose", [x], [f"{out}/turned"], perm=[0, 2, 1])

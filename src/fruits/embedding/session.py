@@ -1,7 +1,7 @@
-"""The one place where ONNX Runtime opens a network, and what it computes on.
+"""Opening networks with ONNX Runtime, and selecting the device.
 
-A network is looked through before: what names files outside itself is refused, whoever made it (ONNX Runtime would open any file
-that it names, some releases wherever it lies). Knows nothing of cards or of what a network is for.
+The only module that creates inference sessions. A network with external data is refused, whatever its origin: ONNX Runtime would
+open any file that it names, in some releases anywhere on the disk. Independent of cards and of the purpose of a network.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from fruits.embedding.onnx_file import MAX_BYTES, refuse_outside
 from fruits.errors import BackboneError, ConfigError
 from fruits.storage.files import read_regular
 
-#: ONNX Runtime's name of each device, and its settings. TF32 would round to 10 bits: other numbers than any other device gives.
+#: ONNX Runtime's provider and settings for each device. TF32 is off: it rounds to 10 bits, so results would differ from those of
+#: other devices.
 _PROVIDERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "cpu": ("CPUExecutionProvider", {}),
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
     "openvino": ("OpenVINOExecutionProvider", {"device_type": "CPU"}),
 }
-#: What an extra brings, for whoever asks for a device that is not there.
+#: Device to the extra that provides it, for messages.
 _EXTRAS: Final = {"cuda": "gpu", "openvino": "openvino"}
 
 
 def usable_device(wanted: str) -> tuple[str, str]:
-    """Return the device that is used where one is wanted, and what to say of it; nothing where it is the one.
+    """Return the device to use for a wanted one, and a message if it is another than the wanted one, else an empty text.
 
     Parameters
     ----------
     wanted : str
-        One of ``DEVICES``; ``auto`` takes the first of CUDA and OpenVINO that works here, else the processor.
+        One of ``DEVICES``; ``auto`` selects the first of CUDA and OpenVINO that works on this machine, else the processor.
 
     Raises
     ------
@@ -62,12 +63,12 @@ def open_session(model: bytes | Path, device: str = "cpu") -> ort.InferenceSessi
     ----------
     model : bytes or Path
     device : str
-        As :func:`usable_device` gave it.
+        As returned by :func:`usable_device`.
 
     Raises
     ------
     BackboneError
-        If it names files outside itself, or ONNX Runtime cannot open it there.
+        If it has external data, or ONNX Runtime cannot open it on the device.
     """
     if isinstance(model, Path):
         try:
@@ -91,7 +92,7 @@ def open_session(model: bytes | Path, device: str = "cpu") -> ort.InferenceSessi
             f"ONNX Runtime cannot open the network ({first_line(exc)}); is the file whole, and does its card fit it?"
         ) from exc
     if session.get_providers()[0] != _PROVIDERS[device][0]:
-        # ONNX Runtime goes on with the processor by itself: then some photos would have other numbers than others.
+        # ONNX Runtime falls back to the processor silently: then embeddings of one run would come from different devices.
         raise BackboneError(f"{device} does not work on this machine, as it did where the run began; use --device cpu")
     return session
 
@@ -101,14 +102,14 @@ def _asked(device: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _fault(device: str) -> str:
-    """Return why a device that is installed does not work; nothing if it does."""
+    """Return why an installed device does not work; empty if it works."""
     from onnx import TensorProto, helper  # noqa: PLC0415 - half a second, only where there is such a device
 
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Abs", ["x"], ["y"])], "probe", ends[:1], ends[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     if device == "cuda" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # CUDA's libraries as pip installs them
+        ort.preload_dlls()  # CUDA's libraries installed by pip
     try:
         open_session(model.SerializeToString(), device)
     except BackboneError as exc:
@@ -117,5 +118,5 @@ def _fault(device: str) -> str:
 
 
 def first_line(exc: BaseException) -> str:
-    """Return what an error of ONNX Runtime says first."""
+    """Return the first line of an error message of ONNX Runtime, at most 200 characters."""
     return (str(exc).splitlines() or [type(exc).__name__])[0][:200]

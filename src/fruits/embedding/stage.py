@@ -1,8 +1,8 @@
-"""Record batches of catalogue rows to record batches of embedding rows; a photo that fails is a row that says why.
+"""The embedding stage: record batches of catalogue rows to record batches of embedding rows.
 
-The signature is that of Spark's ``mapInArrow``, so any engine can run it. While the network works on one batch, a child process
-decodes the next and a thread reads the one after that; what waits is bounded in photos and in bytes. Knows nothing of workers
-or of how shards are dealt.
+A photo that fails is a row with the reason. The signature is that of Spark's ``mapInArrow``, so every engine can run it. While
+the network computes one batch, a child process decodes the next, and a thread reads the one after that; what waits is bounded in
+photos and in bytes. Independent of workers and of how shards are assigned.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from fruits.photos.reading.reading import Content, read_photos, will_never_work
 from fruits.storage.parts import Parts
 from fruits.storage.schemas import RECEIPT, embeddings
 
-#: A batch ends early at this many bytes of files, so that memory does not grow with the size of the photos.
+#: A batch ends early at this many bytes of files, so that memory does not grow with the size of photos.
 MAX_BATCH_BYTES: Final = 16 << 20
 
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Seconds spent in each part of the work, summed over threads and the process that decodes."""
+    """Seconds by kind of work, summed over threads and the decoding process."""
 
     read: float = 0.0
     decode: float = 0.0
@@ -56,11 +56,11 @@ class EmbedStage:
     preprocessing : Preprocessing
     embedding_size : int
     root, prefix : str
-        Where the parts go.
+        Where the parts are written.
     access : Access
         Where links among the photos may lead.
     device : str
-        What the network is computed on, as :func:`fruits.embedding.session.usable_device` gave it.
+        Device of the network, as returned by :func:`fruits.embedding.session.usable_device`.
     """
 
     model: ModelFile
@@ -72,12 +72,12 @@ class EmbedStage:
     device: str = "cpu"
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Take batches of ``WORK`` rows, whole shards one after the other; yield one ``RECEIPT`` row per shard."""
+        """Map batches of ``WORK`` rows, whole shards one after the other, to one ``RECEIPT`` row per shard."""
         parts = Parts(self.root, self.prefix)
         rows = (row for batch in batches for row in batch.to_pylist())
         for shard, work in groupby(rows, key=lambda row: row["shard"]):
             watch = Stopwatch()
-            # Another attempt, or another run on this output, may have been here first.
+            # Another attempt, or another run on this output, may have committed the shard already.
             record = parts.committed(shard)
             if record is None:
                 embedder = _embedder(self.model, self.device)
@@ -114,19 +114,19 @@ def embed_rows(
     embedder : Embedder
     preprocessing : Preprocessing
     embedding_size : int
-        d.
+        Size d of the embedding.
     watch : Stopwatch, optional
-        Collects where the time went.
+        Collects seconds by kind of work.
     decoder : Decoder, optional
-        Decodes; by default this process's own, which stays open.
+        By default the shared decoder of this process, which stays open.
     access : Access
         Where links among the photos may lead.
 
     Yields
     ------
     RecordBatch
-        Schema ``embeddings(d)``, rows in the order given; at most ``BATCH_SIZE`` each. How rows are cut into batches
-        changes no value.
+        Schema ``embeddings(d)``, rows in the given order; at most ``BATCH_SIZE`` each. Values do not depend on batch
+        boundaries.
     """
     watch = watch or Stopwatch()
     decoder = decoder or own_decoder()
@@ -138,7 +138,7 @@ def embed_rows(
         coming = reader.submit(_read_batch, source, watch)
         while (batch := handed).rows:
             outcomes = iter(batch.decoding.outcomes())
-            # Before anything else, so that the child and the reading thread work while the network does.
+            # Before anything else, so that the child and the reading thread work in parallel with the network.
             handed = _Handed(coming.result(), decoder, preprocessing)
             coming = reader.submit(_read_batch, source, watch)
             columns = batch.columns
@@ -165,7 +165,7 @@ def embed_rows(
 
 
 class _Handed:
-    """A batch that the decoder has been given; hashes are taken while it decodes, then the files are forgotten."""
+    """A batch submitted to the decoder; hashes are computed while it decodes, then the files are released."""
 
     def __init__(self, batch: _Batch, decoder: Decoder, preprocessing: Preprocessing) -> None:
         self.rows = batch.rows
@@ -182,14 +182,14 @@ class _Handed:
 
 @dataclass(slots=True)
 class _Batch:
-    """Rows with the bytes of their files, or with the reason why there are none."""
+    """Rows with the bytes of their files, or with the reason if a file cannot be read."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     contents: list[Content] = field(default_factory=list)
 
 
 def _contents(rows: Iterable[dict[str, Any]], access: Access) -> Iterator[tuple[dict[str, Any], Content]]:
-    """Yield rows with the bytes of their photos, those of a bucket fetched ahead."""
+    """Yield rows with the bytes of their photos; photos in buckets are fetched ahead."""
     asked: deque[dict[str, Any]] = deque()
 
     def uris() -> Iterator[str]:
@@ -202,7 +202,7 @@ def _contents(rows: Iterable[dict[str, Any]], access: Access) -> Iterator[tuple[
 
 
 def _read_batch(source: Iterator[tuple[dict[str, Any], Content]], watch: Stopwatch) -> _Batch:
-    """Read the files of the next rows: at most ``BATCH_SIZE``, and none beyond ``MAX_BATCH_BYTES``."""
+    """Read the files of the next rows: at most ``BATCH_SIZE``, and no further one after ``MAX_BATCH_BYTES``."""
     started = time.perf_counter()
     batch, size = _Batch(), 0
     while len(batch.rows) < BATCH_SIZE and size < MAX_BATCH_BYTES and (found := next(source, None)) is not None:
@@ -215,7 +215,7 @@ def _read_batch(source: Iterator[tuple[dict[str, Any], Content]], watch: Stopwat
 
 
 class _Columns:
-    """The columns of one batch of embedding rows while they are filled."""
+    """The columns of one batch of embedding rows while they are being filled."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         n = len(rows)
@@ -242,7 +242,7 @@ class _Columns:
             pa.array(self.sha256, pa.string()),
             pa.array(self.width, pa.int32()),
             pa.array(self.height, pa.int32()),
-            pa.array(self.brightness, from_pandas=True),  # no number is null
+            pa.array(self.brightness, from_pandas=True),  # NaN becomes null
             pa.array(self.sharpness, from_pandas=True),
             pa.array(self.status, pa.string()),
             pa.array(self.error, pa.string()),

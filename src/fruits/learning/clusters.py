@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from fruits.learning.moments import sums
 
 #: Clusters per label. On the Grocery Store data set with one cluster in four held out, accuracy is 71 to 76 % on the held-out
-#: training photos, and 70 % on its val split, which comes from other visits to the shops; with a random fifth held out, it is 96
-#: %.
+#: training photos, and 70 % on the val split, which comes from other visits to the shops. With a random fifth held out, it is
+#: 96 %.
 CLUSTERS: Final = 4
 #: Groups by numbers in file names are used if the variance within groups is at most this share of that within labels.
 _TELLING: Final = 0.5

@@ -120,8 +120,7 @@ def held_out_groups(groups: NDArray[np.int64], labels: NDArray[np.int64]) -> lis
         for group, size in dealt:
             if group in fold_of:
                 load[fold_of[group]] += size
-        # The largest first, each to the least loaded fold. Labels start at different folds, so that no fold gets all small
-        # groups.
+        # The largest first, each to the least loaded fold. Labels start at different folds, to spread the small groups.
         for group, size in sorted(dealt, key=lambda pair: (-pair[1], pair[0])):
             if group not in fold_of:
                 fold_of[group] = int((np.argmin(np.roll(load, -number)) + number) % FOLDS)
