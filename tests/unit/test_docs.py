@@ -64,7 +64,7 @@ PRIVATE = {
     r"set aside|left aside": "skipped, quarantined", r"last word": "replaces", r"strangers?": "untrusted, somebody else",
 }  # fmt: skip
 #: Made from the help of the commands; a history; a page that is rewritten with the code it maps.
-NOT_JUDGED = {"cli.md", "CHANGELOG.md", "ARCHITECTURE.md"}
+NOT_JUDGED = {"cli.md", "CHANGELOG.md"}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name not in NOT_JUDGED], ids=lambda page: page.name)
