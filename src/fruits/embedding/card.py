@@ -174,7 +174,7 @@ def read_fields(path: Path) -> dict[str, Any]:
     Raises
     ------
     BackboneError
-        If it is no JSON object.
+        If it is not a JSON object.
     """
     try:
         values = json.loads(read_regular(path, _MAX_CARD_BYTES))

@@ -57,7 +57,7 @@ def embedding_rows(
     Raises
     ------
     ImageDecodeError, StoreError, PhotoTypeError, EngineError
-        As :func:`embed_photos`.
+        As for :func:`embed_photos`.
     """
     rows, faults, n = [np.empty((0, size), np.float32)], dict[int, Exception](), 0
     for batch, embeddings in embed_photos(photos, preprocessing, embedder):

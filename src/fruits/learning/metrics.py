@@ -41,13 +41,13 @@ class Confusion:
     share: float
 
 
-#: Every metric by its name, in the order of the record: a function of probabilities, shape (n, c), rows that sum to 1, n at least
-#: 1, and true labels, shape (n,). It gives one number, or an array of shape (c,), one per label.
+#: All metrics by name, in the order of the record. A metric is a function of probabilities, shape (n, c), rows summing to 1, n at
+#: least 1, and of true labels, shape (n,). It returns one number, or an array of shape (c,) with one number per label.
 METRICS: Final[dict[str, Metric]] = {}
 
 
 def metric(name: str) -> Callable[[M], M]:
-    """Return a decorator that makes a function a metric: from then on it is in ``run.json`` and in the table of the report."""
+    """Return a decorator that registers a function as a metric, for ``run.json`` and the table of the report."""
 
     def add(function: M) -> M:
         METRICS[name] = function
@@ -71,8 +71,8 @@ def evaluate(probabilities: NDArray[np.float32], labels: NDArray[np.int64], name
     Returns
     -------
     dict
-        By the names of ``METRICS``, a number each (None where it is not finite); for metrics by label a dict over the labels
-        that occur in ``labels``.
+        Name of each metric to its number (None if not finite); for metrics by label, to a dict over the labels that occur in
+        ``labels``.
     """
     occurring = np.unique(labels)
     found: dict[str, Any] = {}
@@ -87,7 +87,7 @@ def evaluate(probabilities: NDArray[np.float32], labels: NDArray[np.int64], name
 
 @metric("f1")
 def f1(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Return the mean F-measure of the labels, weighted by their photos."""
+    """Return the mean F-measure over labels, weighted by their number of photos."""
     return _weighted(f_measure_by_label, probabilities, labels)
 
 
@@ -99,19 +99,19 @@ def accuracy(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> f
 
 @metric("weightedPrecision")
 def weighted_precision(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Return the mean precision of the labels, weighted by their photos."""
+    """Return the mean precision over labels, weighted by their number of photos."""
     return _weighted(precision_by_label, probabilities, labels)
 
 
 @metric("weightedRecall")
 def weighted_recall(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Return the mean recall of the labels, weighted by their photos."""
+    """Return the mean recall over labels, weighted by their number of photos."""
     return _weighted(recall_by_label, probabilities, labels)
 
 
 @metric("weightedFMeasure")
 def weighted_f_measure(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Return the same as :func:`f1`, which Spark ML has under both names."""
+    """Return :func:`f1`, which Spark ML has under both names."""
     return f1(probabilities, labels)
 
 
@@ -123,21 +123,21 @@ def hamming_loss(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) 
 
 @metric("logLoss")
 def log_loss(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Return the mean of -ln of the probability of the right label."""
+    """Return the mean negative natural logarithm of the probability of the true label."""
     own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return float(-np.log(np.clip(own, _EPSILON, 1 - _EPSILON)).mean())
 
 
 @metric("precisionByLabel")
 def precision_by_label(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return of each label which share of the photos that were given it have it, shape (c,)."""
+    """Return the precision of each label, shape (c,): the share of the photos predicted as the label that have it."""
     predicted = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1]).astype(np.float64)
     return _ratio(_hits(probabilities, labels), predicted)
 
 
 @metric("recallByLabel")
 def recall_by_label(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return of each label which share of its photos were given it, shape (c,)."""
+    """Return the recall of each label, shape (c,): the share of its photos that are predicted as the label."""
     return _ratio(_hits(probabilities, labels), _counts(probabilities, labels))
 
 
@@ -156,7 +156,7 @@ def top3_accuracy(probabilities: NDArray[np.float32], labels: NDArray[np.int64])
 
 @metric("expectedCalibrationError")
 def calibration_error(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Return the distance between stated probability and accuracy, by 15 bins of equal width.
+    """Return the expected calibration error, with 15 bins of equal width.
 
     References
     ----------
@@ -208,7 +208,7 @@ def confusions(predicted: NDArray[np.int64], labels: NDArray[np.int64], c: int) 
 
 
 def _number(value: Any) -> float | None:
-    """Return a plain number for JSON, which knows no NaN."""
+    """Return a plain number for JSON; None if it is not finite."""
     return float(value) if np.isfinite(value) else None
 
 

@@ -1,4 +1,4 @@
-"""The networks that come with fruits: each is an ONNX file with its card (JSON) beside it."""
+"""The networks of the package: ONNX files, each with its card (JSON) beside it."""
 
 from __future__ import annotations
 

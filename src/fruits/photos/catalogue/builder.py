@@ -38,7 +38,7 @@ def stable_hash(text: str) -> int:
 
 @dataclass(slots=True)
 class CatalogueBuilder:
-    """Photos found so far.
+    """Collects the photos of a catalogue in columns.
 
     Parameters
     ----------

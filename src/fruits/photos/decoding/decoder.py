@@ -314,7 +314,7 @@ class Decoding:
         self.release()
 
     def outcomes(self) -> list[Size | ImageDecodeError]:
-        """Wait for the child and return, for every photo in order, its size or the error why it has no pixels.
+        """Wait for the child and return, for every photo in order, its size, or the error if it has no pixels.
 
         Raises
         ------

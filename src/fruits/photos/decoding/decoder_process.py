@@ -32,7 +32,7 @@ from fruits.photos.decoding.formats import has_extra
 from fruits.photos.decoding.images import Preprocessing, read_size, to_network_input, to_thumbnail
 from fruits.photos.decoding.sandbox import lock
 
-#: One per photo: state, length of code and of text, width and height (or length of the thumbnail), seconds; then code and text.
+#: Record of a photo: state, lengths of code and text, width and height (or length of the thumbnail), seconds; then code and text.
 RECORD: Final = struct.Struct("<BxHHxxIId")
 RECORD_SIZE: Final = 512
 #: States of a photo, in order.

@@ -47,7 +47,7 @@ class Limits:
         brightness, sharpness : float32 array, shape (n,)
             Measures of known photos; n is at least 1.
         size : int
-            Side of the network's input.
+            Side of the network's input in pixels.
         """
         dark = min(_DARK_AT_MOST, float(np.quantile(brightness, _ODD_SHARE)))
         return cls(dark, float(np.quantile(sharpness, _ODD_SHARE)), size // 2)

@@ -59,7 +59,7 @@ class Variety:
 
 
 class _Frame(NamedTuple):
-    """The window onto the plane across the view."""
+    """The frame on the image plane."""
 
     left: np.float32
     top: np.float32
@@ -378,7 +378,7 @@ def _dot(vectors: Floats | list[Floats], by: Floats) -> Floats:
 
 
 def _unit(vectors: NDArray[np.floating]) -> Floats:
-    """The vectors (3,) or (3, m) at length 1."""
+    """Scale vectors (3,) or (3, m) to length 1."""
     length = np.sqrt(vectors[0] * vectors[0] + vectors[1] * vectors[1] + vectors[2] * vectors[2])
     return np.asarray(vectors / length, np.float32)
 
@@ -394,6 +394,6 @@ def _mix(colour: Floats, other: Rgb, share: Floats) -> Floats:
 
 
 def _smooth(low: float, high: float, at: Floats) -> Floats:
-    """0 below low, 1 above high, smooth between; low may be the greater one."""
+    """Smoothstep: 0 below low, 1 above high, smooth between; low may be the greater one."""
     t = np.clip((at - low) / (high - low), 0.0, 1.0)
     return np.asarray(t * t * (3.0 - 2.0 * t))

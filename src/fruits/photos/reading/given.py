@@ -98,7 +98,7 @@ def each(photos: Any) -> Iterator[PhotoLike]:
         If the collection is a table of several columns.
     """
     shape = getattr(photos, "shape", None)
-    if isinstance(shape, tuple) and len(shape) == 2:  # of a table, or of names
+    if isinstance(shape, tuple) and len(shape) == 2:  # a table, or an array of names
         if shape[1] != 1:
             raise PhotoTypeError(f"a table of shape {shape}; expected photos: one column of paths, or a list")
         photos = np.asarray(photos, object)[:, 0]

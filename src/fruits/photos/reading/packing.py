@@ -140,7 +140,7 @@ def unpack(root: str, to: str, *, overwrite: bool = False, progress: Progress | 
     root : str
         The pack.
     to : str
-        A local folder; made if absent.
+        A local folder; created if absent.
     overwrite : bool
         Whether an existing file of different content is replaced. If not, it is kept and reported as failed.
     progress : Progress, optional
