@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from fruits.config import Fit
+from fruits.embedding.steps import fields_of, steps_of
 from fruits.errors import BackboneError, ConfigError
 from fruits.photos.decoding.images import Kernel, Preprocessing
 from fruits.storage.files import read_regular
@@ -137,6 +138,11 @@ class Card:
                 "the card again"
             )
 
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What is done to a photo, from its decoded pixels to what the network takes: see :mod:`fruits.embedding.steps`."""
+        return steps_of(self)
+
     def preprocessing(self, size: int | None, fit: Fit | None, photo_side: int | None = None) -> Preprocessing:
         """Return the preprocessing of a run: the card's values unless the user overrides them.
 
@@ -151,6 +157,18 @@ class Card:
             low, high = self.size if isinstance(self.size, tuple) else (self.size, self.size)
             size = high if photo_side is None else min(max(photo_side, low), high)
         return Preprocessing(size, fit or self.fit, self.kernel)
+
+
+def _with_steps(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a card whose preprocessing is a list of steps, as fields of their own."""
+    steps = fields.pop("steps")
+    name = str(fields.get("name", ""))
+    if not isinstance(steps, tuple):
+        raise BackboneError(f"card of '{name}': steps is {steps!r}; expected a list")
+    told = fields_of(steps, name)
+    if twice := sorted(fields.keys() & {*told, "scale", "shift"}):
+        raise BackboneError(f"card of '{name}': {', '.join(twice)} and steps say the same; expected one of them")
+    return {**fields, **told}
 
 
 def _is_number(value: object) -> bool:
@@ -183,7 +201,8 @@ def read_fields(path: Path) -> dict[str, Any]:
         raise BackboneError(f"card '{path.name}' cannot be read ({why}); docs/backbones.md shows a whole one") from exc
     if not isinstance(values, dict):
         raise BackboneError(f"card '{path.name}' is no JSON object; docs/backbones.md shows a whole one")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return _with_steps(fields) if "steps" in fields else fields
 
 
 def parse_card(values: dict[str, Any]) -> Card:
@@ -196,6 +215,8 @@ def parse_card(values: dict[str, Any]) -> Card:
     """
     try:
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        if "steps" in fields:
+            fields = _with_steps(fields)
         return Card(**fields)
     except (TypeError, AttributeError) as exc:
         raise BackboneError(f"the backbone's card cannot be used ({exc}); docs/backbones.md shows a whole one") from exc

@@ -6,6 +6,7 @@ A separate module because it imports ``onnx``, which takes half a second that wo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fruits.embedding.onnx_file import refuse_outside
 from fruits.embedding.session import open_session
+from fruits.embedding.steps import graph_steps
 from fruits.errors import BackboneError, BundleError
 from fruits.learning.heads import Head
 from fruits.learning.out_of_distribution import LEAST_PROBABILITY, Known
@@ -56,23 +58,13 @@ def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
     pooled = _pooled_map(model, old_output)
     if len(graph.output) > 1:
         _keep_only(graph, {old_output})
-    prefix = "fruits/"
     nodes, ours = [], []
     x = "pixels"
-    if card.channels == "BGR":
-        ours.append(numpy_helper.from_array(np.array([2, 1, 0]), prefix + "order"))
-        nodes.append(helper.make_node("Gather", [x, prefix + "order"], [prefix + "turned"], axis=3))
-        x = prefix + "turned"
-    if card.dtype == "float32":
-        for name, values in (("scale", card.scale), ("shift", card.shift)):
-            ours.append(numpy_helper.from_array(np.asarray(values, np.float32), prefix + name))
-        nodes.append(helper.make_node("Cast", [x], [prefix + "float"], to=TensorProto.FLOAT))
-        nodes.append(helper.make_node("Mul", [prefix + "float", prefix + "scale"], [prefix + "scaled"]))
-        nodes.append(helper.make_node("Add", [prefix + "scaled", prefix + "shift"], [prefix + "shifted"]))
-        x = prefix + "shifted"
-    if card.layout == "NCHW":
-        nodes.append(helper.make_node("Transpose", [x], [prefix + "planar"], perm=[0, 3, 1, 2]))
-        x = prefix + "planar"
+    for step in graph_steps(card):
+        kind, _, given = step.partition(":")
+        more, constant, x = _STEP_NODES[kind](x, given)
+        nodes.append(more)
+        ours += constant
     # All names of the network get a prefix, so that they cannot collide with the added ones.
     names = {old_input: x, old_output: "embedding", "": ""}
     if pooled is not None:
@@ -93,6 +85,33 @@ def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
         graph.output.append(helper.make_tensor_value_info("map", TensorProto.FLOAT, shape))
     del graph.value_info[:]
     return bytes(model.SerializeToString())
+
+
+def _step(
+    operator: str, out: str, constant: str = "", values: Callable[[str], NDArray[Any]] | None = None, **attributes: Any
+) -> Callable[[str, str], tuple[onnx.NodeProto, list[onnx.TensorProto], str]]:
+    """Return what makes a step of preprocessing a node: of its input and what is given, the node, its constants, its output."""
+
+    def make(x: str, given: str) -> tuple[onnx.NodeProto, list[onnx.TensorProto], str]:
+        tensors = [] if values is None else [numpy_helper.from_array(values(given), f"fruits/{constant}")]
+        inputs = [x, *(tensor.name for tensor in tensors)]
+        return helper.make_node(operator, inputs, [f"fruits/{out}"], **attributes), tensors, f"fruits/{out}"
+
+    return make
+
+
+def _per_channel(given: str) -> NDArray[Any]:
+    return np.asarray([float(value) for value in given.split(",")], np.float32)
+
+
+#: The steps of a card that are part of the graph.
+_STEP_NODES = {
+    "channels": _step("Gather", "turned", "order", lambda _: np.array([2, 1, 0]), axis=3),
+    "float": _step("Cast", "float", to=TensorProto.FLOAT),
+    "scale": _step("Mul", "scaled", "scale", _per_channel),
+    "shift": _step("Add", "shifted", "shift", _per_channel),
+    "layout": _step("Transpose", "planar", perm=[0, 3, 1, 2]),
+}
 
 
 def _pooled_map(model: onnx.ModelProto, output: str) -> str | None:

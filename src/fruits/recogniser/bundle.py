@@ -29,6 +29,7 @@ from fruits.embedding.card import Card, parse_card
 from fruits.embedding.model import ModelFile
 from fruits.embedding.onnx_file import refuse_outside
 from fruits.embedding.session import first_line, open_session
+from fruits.embedding.steps import graph_steps
 from fruits.errors import BundleError, FruitsError, ImageDecodeError
 from fruits.learning.drift import Drift
 from fruits.learning.heads import Head, get_head
@@ -319,6 +320,7 @@ def save(
     info = {
         "fruits.labels": json_text(taxonomy.labels, ensure_ascii=False),
         "fruits.preprocessing": json_text(asdict(preprocessing)),
+        "fruits.steps": json_text([*preprocessing.steps, *graph_steps(card)]),
         "fruits.taxonomy": meaning,
         "fruits.certainty": certain,
     }

@@ -16,7 +16,7 @@ from fruits.photos.catalogue.catalogue import list_photos
 from fruits.photos.decoding import formats, images
 from fruits.photos.decoding.decoder import Decoder
 from fruits.photos.decoding.images import Preprocessing, read_size, to_network_input, to_thumbnail
-from fruits.service.inference.image_header import glance
+from fruits.service.inference.image_header import read_header
 
 
 def iso(major: bytes, *compatible: bytes) -> bytes:
@@ -230,8 +230,8 @@ def test_heic_too_large_is_refused_from_its_head(picture: np.ndarray, monkeypatc
         with pytest.raises(ImageDecodeError, match="60000 x 60000") as caught:
             ask()
         assert caught.value.code == "too large"
-    assert (glance(huge).width, glance(huge).height, glance(huge).heavy) == (60_000, 60_000, True)
-    assert (glance(data).width, glance(data).heavy) == (160, False)
+    assert (read_header(huge).width, read_header(huge).height, read_header(huge).heavy) == (60_000, 60_000, True)
+    assert (read_header(data).width, read_header(data).heavy) == (160, False)
     monkeypatch.setattr(images, "MAX_PIXELS", 160 * 96 - 1)
     with pytest.raises(ImageDecodeError, match="scale it down"):
         to_network_input(data, Preprocessing(32))

@@ -93,6 +93,11 @@ class Preprocessing:
     fit: Fit = "pad"
     kernel: Kernel = "bicubic"
 
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What is done to a decoded photo, in order."""
+        return (*_COLOUR_STEPS, f"resize:{self.fit}:{self.kernel}")
+
     def __post_init__(self) -> None:
         if not 8 <= self.size <= 2048:
             raise ConfigError(f"size {self.size}: expected 8 to 2048 pixels")
@@ -178,7 +183,7 @@ def from_image(image: Image.Image, preprocessing: Preprocessing) -> Photo:
         raise _too_large(width, height)
     try:
         orientation = _orientation(image)
-        rgb = _upright(_to_rgb(image.copy()), orientation)  # a copy: the conversion to sRGB is in place
+        rgb = _coloured(image.copy(), orientation)  # a copy: the conversion to sRGB is in place
     except _DAMAGE as exc:
         raise ImageDecodeError(
             "damaged", f"Pillow cannot load or convert an image of mode {image.mode} ({_brief(exc)})"
@@ -238,7 +243,7 @@ def _decode(data: bytes, scale: Callable[[int, int], tuple[int, int]]) -> tuple[
         image.load()
         if image.format == "HEIF":
             upright_size = image.size
-        rgb = _upright(_to_rgb(image), orientation)
+        rgb = _coloured(image, orientation)
     except _DAMAGE as exc:
         raise ImageDecodeError("damaged", f"{image.format} data is damaged or cut short ({_brief(exc)})") from exc
     return rgb, upright_size
@@ -337,6 +342,13 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
+def _coloured(image: Image.Image, orientation: int) -> Image.Image:
+    """Carry out the steps that every photo goes through before it is scaled."""
+    for step in _COLOUR_STEPS.values():
+        image = step(image, orientation)
+    return image
+
+
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
@@ -367,6 +379,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode not in ("RGB", "L", "CMYK"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     return in_srgb(image, profile)
+
+
+#: Steps before scaling by their names in a card, in order. Each takes the image and its orientation.
+_COLOUR_STEPS: Final[dict[str, Callable[[Image.Image, int], Image.Image]]] = {
+    "srgb": lambda image, _: _to_rgb(image),
+    "orient": _upright,
+}
 
 
 def _scaling(preprocessing: Preprocessing) -> Callable[[int, int], tuple[int, int]]:
