@@ -67,6 +67,27 @@ class Clock:
         return round(time.perf_counter() - self._started, 3)
 
 
+class Steps:
+    """Steps of a run: timed by a clock and shown as progress under one name.
+
+    Parameters
+    ----------
+    clock : Clock
+    progress : Progress
+    """
+
+    def __init__(self, clock: Clock, progress: Progress) -> None:
+        self.clock, self.progress = clock, progress
+
+    @contextmanager
+    def __call__(self, name: str, total: int | None = None, *, shown: bool = True) -> Iterator[None]:
+        """Time a step, and show it unless it is too short to be worth a line; ``total`` is its number of photos."""
+        with self.clock.step(name):
+            if shown:
+                self.progress.start(name, total)
+            yield
+
+
 class ProcessTree:
     """Memory and processor time of this process and its children, or of the Java process that started it (a submitted Spark job).
 

@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,17 +22,18 @@ from numpy.typing import NDArray
 
 from fruits.config import RunConfig, usable_cores
 from fruits.embedding.session import usable_device
-from fruits.engines import get_engine
+from fruits.engines import Engine, get_engine
 from fruits.errors import BundleError, CatalogueError, ConfigError
+from fruits.learning.drift import Drift
 from fruits.learning.heads import get_head
 from fruits.learning.pca import PCA
-from fruits.monitoring.clock import Clock, Progress, Silent, Watcher
+from fruits.monitoring.clock import Clock, Progress, Silent, Steps, Watcher
 from fruits.monitoring.timeline import Timeline
 from fruits.photos.catalogue.catalogue import Catalogue, labels_without_training, list_photos
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.samples import example_photos, gallery_thumbnails
 from fruits.recogniser import bundle as bundles
-from fruits.recogniser.answers import Answer
+from fruits.recogniser.answers import Answer, Certainty
 from fruits.recogniser.gallery import QUALITY, SIDE, Gallery, choose
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.report import render
@@ -70,172 +72,204 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
     FruitsError
         A subclass that says what to do. What was computed until then is kept.
     """
-    progress, clock, started = progress or Silent(), Clock(), datetime.now(UTC).isoformat(timespec="seconds")
-    reach(config.out)
-    objects = Objects(config.out)
-    claim(objects, "results")  # before photos are listed: what lies below OUT is none of them
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    clock, objects = Clock(), _claimed(config.out)
     with ExitStack() as stack:
         engine = stack.enter_context(
             closing(get_engine(config.engine, config.workers, master=config.master, conf=config.spark_conf))
         )
-        progress = timeline = stack.enter_context(Timeline(progress, engine.executors))
-        with clock.step("catalogue"):
-            progress.start("catalogue", None)
-            catalogue = catalogued(config, progress)
-            config = config.settled(len(source_names(catalogue.table)))
-            labels = sorted(catalogue.table["label"].combine_chunks().unique().to_pylist())
-            meaning = Taxonomy.of(labels, config.taxonomy)  # whatever is wrong with it is said before the long work
-            prepared = prepare(config, catalogue, objects, progress)
-            card, preprocessing, parts = prepared.card, prepared.preprocessing, prepared.parts
-        _say_what_was_found(catalogue, progress)
-        _refuse_hopeless(catalogue)
-        about = records.about(
-            config, catalogue, card, preprocessing, device=prepared.device, command=command, started=started
-        )
+        timeline = stack.enter_context(Timeline(progress or Silent(), engine.executors))
+        step = Steps(clock, timeline)
+        job = _embedded(config, objects, engine, step)
+        about = {
+            **records.about(
+                job.config, job.catalogue, job.prepared.card, job.prepared.preprocessing,
+                device=job.prepared.device, command=command, started=started,
+            ),
+            **job.counts,
+        }  # fmt: skip
 
-        if config.repair:
-            with clock.step("repair"):
-                repair_parts(parts, progress)
-        inventory, computed = embed(engine, catalogue, prepared, progress, clock)
-        counts = records.counts(catalogue, inventory, computed)
-        rejections = records.rejections(catalogue, inventory)
-        _write_rejections(objects, rejections)
-        records.refuse_too_many(counts, rejections, config.max_rejected, f"{config.out}/rejected.csv")
+        # Any number of runs may share this output. From here on objects have fixed names, so one run at a time continues.
+        lease = stack.enter_context(finishing(objects, timeline.say))
+        if before := _unchanged(objects, job.identity, job.catalogue.table.select(["uri", "version"])):
+            return {**before, **about, **_cost(clock, timeline), "up_to_date": True}
 
-        # Any number of runs may have come here on this output; what follows has fixed names, so one at a time goes on.
-        lease = stack.enter_context(finishing(objects, progress.say))
-        identity = records.identity(config, catalogue, inventory, card, preprocessing, prepared.device, meaning)
-        if before := _unchanged(objects, identity, catalogue.table.select(["uri", "version"])):
-            now = {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": timeline.megabytes}
-            return {**before, **about, **counts, **now, "up_to_date": True}
-
-        # From here to the end the results are of two runs; without a record nobody takes them for one.
+        # Until the record is written, the results belong to two runs; without a record they are not taken for one.
         objects.delete("run.json")
-        rows = Rows.of(catalogue.table, inventory)
-        with clock.step("moments"):
-            progress.start("moments", None)
-            rows, grouped_by = grouped_by_clusters(parts, inventory, rows)
-            listed = objects.read_if_present(f"{parts.prefix}/{TRAINING_PHOTOS}")
-            seen = seen_rows(parts, inventory, listed, len(rows.ok)) if listed is not None else None
-        choosing = fitting.Choosing.of(rows, config.seed, seen)
-        weights = rows.balance(meaning.kind_of) if config.balance else None
-        with clock.step("moments"):
-            learnt, held_back = fitting.training_moments(engine, parts, inventory, rows, choosing)
-        with clock.step("pca"):
-            pca = PCA.from_moments(learnt.merge(held_back))
-        with clock.step("choices"):
-            progress.start("choices", None)
-            choice = fitting.choose(
-                parts,
-                inventory,
-                rows,
-                choosing,
-                pca=pca,
-                learnt=learnt,
-                variance=config.variance,
-                components=config.components,
-                weights=weights,
-                head=get_head(config.head),
-            )
-            _say_what_was_chosen(choice, progress)
-        with clock.step("features"):
-            progress.start("features", counts["photos"])
-            usable = np.flatnonzero(rows.ok)
-            features = fitting.project_rows(
-                parts, inventory, pca, choice.components, usable, len(rows.ok), progress.advance
-            )
-            about_features = {"identity": identity, "components": choice.components, "backbone": card.name}
-            fitting.save_features(objects, catalogue.table, rows, features, about_features)
-        with clock.step("head"):
-            progress.start("head", None)
-            fit_on_engine = fitting.head_by_engine(engine, parts, inventory, pca, choice)
-            recogniser = fitting.fit_recogniser(features, rows, choice, config.seed, weights, fit_on_engine)
-            taxonomy = Taxonomy.of(recogniser.labels, config.taxonomy)
-            limits = fitting.photo_limits(parts, inventory, rows, preprocessing.size)
-            certainty, coverage = certainty_by(choice, rows, limits, config.taxonomy, config.min_precision)
-            drift = fitting.drift(choice, recogniser, features, rows)
-        with clock.step("gallery"):
-            progress.start("gallery", None)
-            gallery = _gallery(config, catalogue, rows, features, recogniser.labels)
-        with clock.step("leakage"):
-            progress.start("leakage", None)
-            asked = records.Asked.of(rows, recogniser.labels)
-            checked = leakage.check(
-                asked.rows,
-                rows,
-                uris=catalogue.table["uri"],
-                access=catalogue.access,
-                prepared=prepared,
-                inventory=inventory,
-                pca=pca,
-                features=features,
-                numbers_tell=grouped_by == "names",
-            )
-        with clock.step("metrics"):
-            scores = records.scores(
-                catalogue,
-                rows,
-                features,
-                recogniser,
-                taxonomy,
-                certainty,
-                choice,
-                asked=asked,
-                grouped_by=checked.grouped_by,
-                groups=checked.groups,
-            )
-        with clock.step("bundle"):
-            progress.start("bundle", None)
+        fitted = _fitted(job, objects, engine, step)
+        with step("bundle"):
             lease.confirm()
-            bundles.save(
-                under(objects.root, "bundle"),
-                model=prepared.model.fetch().read_bytes(),
-                card=card,
-                preprocessing=preprocessing,
-                mean=pca.mean,
-                components=pca.axes[: choice.components],
-                head=recogniser.head,
-                head_name=config.head,
-                known=recogniser.known,
-                taxonomy=taxonomy,
-                certainty=certainty,
-                drift=drift,
-                gallery=gallery,
-                about={
-                    "identity": identity,
-                    "device": prepared.device,
-                    "metrics": scores["metrics"],
-                    "config": config.as_shared(),
-                    "versions": records.versions(),
-                },
-            )
+            _save_bundle(job, fitted, objects)
         record = {
             **about,
-            **counts,
-            "rejections": rejections[: records.REJECTIONS_KEPT],
-            "rejections_total": len(rejections),
-            **records.fitted(pca, choice, recogniser, grouped_by, config.head),
-            **scores,
-            "leakage": checked.leakage,
-            "coverage": coverage,
-            "identity": identity,
+            "rejections": job.rejections[: records.REJECTIONS_KEPT],
+            "rejections_total": len(job.rejections),
+            **records.fitted(fitted.pca, fitted.choice, fitted.recogniser, fitted.grouped_by, config.head),
+            **fitted.scores,
+            "leakage": fitted.leakage,
+            "coverage": fitted.coverage,
+            "identity": job.identity,
         }
-        with clock.step("report"):
-            progress.start("report", None)
-            record |= {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": timeline.megabytes}
+        with step("report"):
+            record |= _cost(clock, timeline)
             record["timeline"] = timeline.summary(
                 seconds=clock.seconds["embeddings"], cores=config.workers, work=clock.work, usd=config.core_hour_usd
             )
-            objects.write(
-                "report.html",
-                render(record, example_photos(catalogue.table, records.wrong(record), catalogue.access)).encode(),
-            )
-        record |= {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": timeline.megabytes}
-        write_table(objects, "catalogue.parquet", catalogue.table)
+            examples = example_photos(job.catalogue.table, records.wrong(record), job.catalogue.access)
+            objects.write("report.html", render(record, examples).encode())
+        record |= _cost(clock, timeline)
+        write_table(objects, "catalogue.parquet", job.catalogue.table)
         objects.delete("evaluation.json")
         lease.confirm()
         objects.write("run.json", json_text(record, indent=1, ensure_ascii=False).encode())
     return {**record, "up_to_date": False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Embedded:
+    """Photos with their embeddings, and what identifies the run."""
+
+    config: RunConfig
+    catalogue: Catalogue
+    meaning: Taxonomy
+    prepared: Prepared
+    inventory: Inventory
+    counts: dict[str, Any]
+    rejections: list[dict[str, Any]]
+    identity: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fitted:
+    """All that is learnt from embeddings, and its scores."""
+
+    pca: PCA
+    choice: fitting.Choice
+    recogniser: fitting.Recogniser
+    taxonomy: Taxonomy
+    certainty: Certainty
+    coverage: Any
+    drift: Drift
+    gallery: Gallery
+    scores: dict[str, Any]
+    leakage: dict[str, Any] | None
+    grouped_by: str
+
+
+def _claimed(out: str) -> Objects:
+    """Open an output. It is marked before photos are listed: nothing below it is a photo of the run."""
+    reach(out)
+    objects = Objects(out)
+    claim(objects, "results")
+    return objects
+
+
+def _embedded(config: RunConfig, objects: Objects, engine: Engine, step: Steps) -> _Embedded:
+    """List the photos and embed those that have no embedding yet."""
+    with step("catalogue"):
+        catalogue = catalogued(config, step.progress)
+        config = config.settled(len(source_names(catalogue.table)))
+        labels = sorted(catalogue.table["label"].combine_chunks().unique().to_pylist())
+        meaning = Taxonomy.of(labels, config.taxonomy)  # errors in it are reported before the long work
+        prepared = prepare(config, catalogue, objects, step.progress)
+    _say_what_was_found(catalogue, step.progress)
+    _refuse_hopeless(catalogue)
+    if config.repair:
+        with step("repair", shown=False):
+            repair_parts(prepared.parts, step.progress)
+    inventory, computed = embed(engine, catalogue, prepared, step.progress, step.clock)
+    counts = records.counts(catalogue, inventory, computed)
+    rejections = records.rejections(catalogue, inventory)
+    _write_rejections(objects, rejections)
+    records.refuse_too_many(counts, rejections, config.max_rejected, f"{config.out}/rejected.csv")
+    return _Embedded(
+        config=config, catalogue=catalogue, meaning=meaning, prepared=prepared, inventory=inventory, counts=counts,
+        rejections=rejections,
+        identity=records.identity(
+            config, catalogue, inventory, prepared.card, prepared.preprocessing, prepared.device, meaning
+        ),
+    )  # fmt: skip
+
+
+def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _Fitted:
+    """Fit everything on the embeddings, and score it; write the features."""
+    config, catalogue, inventory, prepared = job.config, job.catalogue, job.inventory, job.prepared
+    parts = prepared.parts
+    with step("moments"):
+        rows, grouped_by = grouped_by_clusters(parts, inventory, Rows.of(catalogue.table, inventory))
+        listed = objects.read_if_present(f"{parts.prefix}/{TRAINING_PHOTOS}")
+        seen = seen_rows(parts, inventory, listed, len(rows.ok)) if listed is not None else None
+        choosing = fitting.Choosing.of(rows, config.seed, seen)
+        weights = rows.balance(job.meaning.kind_of) if config.balance else None
+        learnt, held_back = fitting.training_moments(engine, parts, inventory, rows, choosing)
+    with step("pca", shown=False):
+        pca = PCA.from_moments(learnt.merge(held_back))
+    with step("choices"):
+        choice = fitting.choose(
+            parts, inventory, rows, choosing, pca=pca, learnt=learnt, variance=config.variance,
+            components=config.components, weights=weights, head=get_head(config.head),
+        )  # fmt: skip
+        _say_what_was_chosen(choice, step.progress)
+    with step("features", job.counts["photos"]):
+        usable = np.flatnonzero(rows.ok)
+        features = fitting.project_rows(
+            parts, inventory, pca, choice.components, usable, len(rows.ok), step.progress.advance
+        )
+        about = {"identity": job.identity, "components": choice.components, "backbone": prepared.card.name}
+        fitting.save_features(objects, catalogue.table, rows, features, about)
+    with step("head"):
+        fit_on_engine = fitting.head_by_engine(engine, parts, inventory, pca, choice)
+        recogniser = fitting.fit_recogniser(features, rows, choice, config.seed, weights, fit_on_engine)
+        taxonomy = Taxonomy.of(recogniser.labels, config.taxonomy)
+        limits = fitting.photo_limits(parts, inventory, rows, prepared.preprocessing.size)
+        certainty, coverage = certainty_by(choice, rows, limits, config.taxonomy, config.min_precision)
+        drift = fitting.drift(choice, recogniser, features, rows)
+    with step("gallery"):
+        gallery = _gallery(config, catalogue, rows, features, recogniser.labels)
+    with step("leakage"):
+        asked = records.Asked.of(rows, recogniser.labels)
+        checked = leakage.check(
+            asked.rows, rows, uris=catalogue.table["uri"], access=catalogue.access, prepared=prepared,
+            inventory=inventory, pca=pca, features=features, numbers_tell=grouped_by == "names",
+        )  # fmt: skip
+    with step("metrics", shown=False):
+        scores = records.scores(
+            catalogue, rows, features, recogniser, taxonomy, certainty, choice, asked=asked,
+            grouped_by=checked.grouped_by, groups=checked.groups,
+        )  # fmt: skip
+    return _Fitted(
+        pca=pca, choice=choice, recogniser=recogniser, taxonomy=taxonomy, certainty=certainty, coverage=coverage,
+        drift=drift, gallery=gallery, scores=scores, leakage=checked.leakage, grouped_by=grouped_by,
+    )  # fmt: skip
+
+
+def _save_bundle(job: _Embedded, fitted: _Fitted, objects: Objects) -> None:
+    bundles.save(
+        under(objects.root, "bundle"),
+        model=job.prepared.model.fetch().read_bytes(),
+        card=job.prepared.card,
+        preprocessing=job.prepared.preprocessing,
+        mean=fitted.pca.mean,
+        components=fitted.pca.axes[: fitted.choice.components],
+        head=fitted.recogniser.head,
+        head_name=job.config.head,
+        known=fitted.recogniser.known,
+        taxonomy=fitted.taxonomy,
+        certainty=fitted.certainty,
+        drift=fitted.drift,
+        gallery=fitted.gallery,
+        about={
+            "identity": job.identity,
+            "device": job.prepared.device,
+            "metrics": fitted.scores["metrics"],
+            "config": job.config.as_shared(),
+            "versions": records.versions(),
+        },
+    )
+
+
+def _cost(clock: Clock, timeline: Timeline) -> dict[str, Any]:
+    return {"seconds": {**clock.seconds, "total": clock.total()}, "peak_memory_mb": timeline.megabytes}
 
 
 def apply(
