@@ -1,4 +1,4 @@
-"""The recognition service: a person sends a photo and learns what the fruit is. Knows the bundle, never the pipeline."""
+"""The recognition service: web pages and an HTTP API that recognise photos with a bundle. Independent of training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ServiceConfig", "create_app"]
 
 
 def __getattr__(name: str) -> Any:
-    # Late, so that the command line knows the package without loading a web framework.
+    # Imported late: the command line uses this package without loading the web framework.
     if name == "create_app":
         from fruits.service.app import create_app  # noqa: PLC0415
 

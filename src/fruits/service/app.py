@@ -1,4 +1,4 @@
-"""The service as an ASGI application: what is opened, which routes there are, what stands around them."""
+"""The service as an ASGI application: its lifespan, routes and middleware."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from fruits.service.telemetry import Telemetry
 
 
 def create_app(config: ServiceConfig, telemetry: Telemetry | None = None) -> FastAPI:
-    """Return the application; bundle, database and store are opened when it starts.
+    """Create the application; bundle, database and photo store are opened at start-up, in its lifespan.
 
     Parameters
     ----------
     config : ServiceConfig
     telemetry : Telemetry, optional
-        By default lines go to stderr.
+        By default, log lines go to stderr.
     """
     telling = telemetry or Telemetry()
 
@@ -63,7 +63,7 @@ def create_app(config: ServiceConfig, telemetry: Telemetry | None = None) -> Fas
         version=__version__,
         summary="A photo in, the name of the fruit out.",
         lifespan=lifespan,
-        docs_url=None,  # its page loads scripts from elsewhere
+        docs_url=None,  # FastAPI's page loads scripts from another site
         redoc_url=None,
         redirect_slashes=False,
         servers=[{"url": config.root_path}] if config.root_path else None,
@@ -75,7 +75,7 @@ def create_app(config: ServiceConfig, telemetry: Telemetry | None = None) -> Fas
         },
     )
     app.state.config = config
-    #: Why the service cannot go on, for whoever runs it.
+    #: The exception that ends the service; read by ``serve``.
     app.state.failure = None
     api.add_to(app)
     app.router.routes.extend(pages.routes(privacy=pages.privacy_of(config)))
@@ -85,7 +85,7 @@ def create_app(config: ServiceConfig, telemetry: Telemetry | None = None) -> Fas
 
 
 class _Application(FastAPI):
-    """The web framework behind our middleware; photos do not go through it."""
+    """FastAPI behind the middleware; recognition requests bypass its routing for speed."""
 
     outer: Middleware
 
@@ -96,7 +96,7 @@ class _Application(FastAPI):
             await self.outer(scope, receive, send)
 
     async def within(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer what the middleware let in."""
+        """Handle a request that the middleware accepted."""
         if scope["path"] == answering.PATH and scope["method"] == "POST":
             await answering.recognise(self.state.resources, scope, receive, send)
         else:
@@ -104,7 +104,7 @@ class _Application(FastAPI):
 
 
 async def _known(request: Request, exc: Any) -> Response:
-    """Answer an error of ours, or one that nobody expected; the middleware has it in its log."""
+    """Respond to a known or an unexpected error; the middleware logs the cause."""
     problem = http_errors.of(exc)
     about = request.scope["fruits"]
     if problem is not exc:
@@ -117,14 +117,14 @@ async def _known(request: Request, exc: Any) -> Response:
 
 
 async def _http(request: Request, exc: Any) -> Response:
-    """Answer what the router says: there is no such address, or not for this method."""
+    """Respond to an error of the router: unknown path, or method not allowed."""
     problem = http_errors.of_status(exc.status_code)
     problem.headers |= exc.headers or {}
     return await _known(request, problem)
 
 
 async def _invalid(request: Request, exc: Any) -> Response:
-    """Answer a request that does not fit its model; says where, not what was sent."""
+    """Respond to a request that fails validation; names the field, never its value."""
     first = exc.errors()[0] if exc.errors() else {}
     where = ".".join(str(part) for part in first.get("loc", ()) if isinstance(part, str) and part.isidentifier())
     detail = told("detail.see", where=where[:80]) if where else None

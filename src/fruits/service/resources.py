@@ -1,6 +1,6 @@
-"""What a running service holds, how it is opened and closed, and what it does by itself: look for a new bundle, forget, count.
+"""Resources of a running service: opening and closing them, and the background tasks (bundle reload, erasure, counts).
 
-Opened whole or not at all. Knows nothing of requests.
+Opening is all or nothing: on an error, what is already open is closed again. Independent of requests.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PULSE_S: Final = 30.0
 
 
 class Resources:
-    """Everything of one service.
+    """All resources of one service.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Resources:
     stopping : bool
         Whether new photos are refused.
     budget : Budget
-        Bytes of uploads that are being read or worked on.
+        Bytes of uploads that are being read or processed.
     """
 
     def __init__(self, config: ServiceConfig, telemetry: Telemetry) -> None:
@@ -94,34 +94,34 @@ class Resources:
 
     @property
     def ready(self) -> bool:
-        """Whether photos are taken."""
+        """Whether the service accepts photos."""
         return self.recogniser.warm and not self.stopping
 
     def _is_busy(self) -> bool:
         return self.recogniser.waiting > self.config.workers
 
     def drift(self) -> Drift:
-        """Return where the training photos of the open bundle lie."""
+        """Return the reference distribution of the open bundle's training photos."""
         return self.recogniser.model.bundle.drift
 
     def identity(self) -> str:
-        """Return which bundle is open."""
+        """Return the identity of the open bundle."""
         return self.recogniser.model.identity
 
     def hide_withdrawn(self) -> None:
-        """Take photos of visitors out of answers whose givers no longer agree that others see them."""
+        """Remove visitors' photos from answers once consent to show them is withdrawn."""
         for model in self.recogniser.models:
             if givers := model.bundle.gallery.givers:
                 shown = self.submissions.shown(list(givers.values()))
                 model.hidden = frozenset(number for number, name in givers.items() if name not in shown)
 
     def start(self, failed: Callable[[BaseException], None]) -> None:
-        """Warm up, and begin what is done by itself, on the running event loop.
+        """Warm up and start the background tasks on the running event loop.
 
         Parameters
         ----------
         failed : callable
-            Called if it cannot be warmed up.
+            Called with the exception if warming up fails.
         """
         self._do(self._warm_up(failed))
         self._do(self._repeat(_FLUSH_S, self.statistics.flush))
@@ -136,7 +136,7 @@ class Resources:
             self._do(self._watch())
 
     async def stop(self) -> None:
-        """Finish what was begun and write down what was counted."""
+        """Stop the background tasks, finish pending work and write the counts to the database."""
         self.stopping = True
         for task in self._tasks:
             task.cancel()
@@ -145,14 +145,14 @@ class Resources:
         await asyncio.to_thread(self._close)
 
     async def reload(self) -> None:
-        """Take up a new bundle, if there is one and it passes its check; else go on with the old one."""
+        """Load a new bundle if there is one; keep the old one if the new one fails its check."""
         async with self._reloading:
             self._seen = await asyncio.to_thread(self._look)
             started = time.perf_counter()
             try:
                 changed = await asyncio.to_thread(self.recogniser.reload)
             except Exception as exc:
-                self._seen = None  # tried again at the next look: the rest of a copy may still be on its way
+                self._seen = None  # retried at the next poll: a copy may still be in progress
                 if str(exc) != self._refused:
                     self._refused = str(exc)
                     self.telemetry.reloads.labels("failed").inc()
@@ -183,7 +183,7 @@ class Resources:
         except Exception as exc:
             failed(exc)
             return
-        # What is here now stays: looking through it for garbage again and again would hold up requests.
+        # Objects allocated so far live as long as the process; scanning them in every collection would delay requests.
         gc.collect()
         gc.freeze()
         self._tell_model()
@@ -197,7 +197,7 @@ class Resources:
         self.telemetry.model.labels(self.recogniser.model.identity).set(1)
 
     async def _repeat(self, seconds: float, what: Callable[[], Any], *, at_once: bool = False) -> None:
-        """Do something in a thread again and again; a failure is noted and tried again."""
+        """Call a function in a thread at a fixed interval; a failure is logged and the call repeated at the next one."""
         while True:
             if not at_once:
                 await asyncio.sleep(seconds)
@@ -210,21 +210,22 @@ class Resources:
                 self.telemetry.log_bug("", exc)
 
     def _pulse(self) -> None:
-        # What scales the service by the length of its queue must hear of it when nobody comes, too.
+        # Autoscaling by queue length needs this value even without requests.
         self.telemetry.log("pulse", waiting=self.recogniser.waiting)
 
     def _purge(self) -> None:
-        # One instance at a time, and once in its hour for all of them. A file has one machine, which may have been off for long.
+        # One instance at a time, once an hour for all of them. A SQLite file belongs to one machine, which may have been off
+        # for long, so it takes no turns.
         if not (self._database.is_sqlite or self._adopt or self._database.take_turn("sweep", 0.9 * _PURGE_S)):
             return
         self.statistics.purge()
-        adopt, self._adopt = self._adopt, False  # at the start alone: what is missing later is not meant
+        adopt, self._adopt = self._adopt, False  # only once, at start-up: rows missing later are a fault
         self.submissions.purge(adopt=adopt)
         if aside := self.submissions.quarantined():
             self.telemetry.log("quarantine", level="warning", photos=aside)
 
     def _mark_photos(self) -> None:
-        # Also of a store without any photo yet: whoever lists photos around it must not take visitors' for them.
+        # Also mark an empty store: a catalogue of the surrounding folder must not include visitors' photos.
         photos = Objects(self.config.photos)
         if kind_of(photos) is None:
             mark(photos, "photos")
@@ -240,7 +241,7 @@ class Resources:
                 await self.reload()
 
     def _look(self) -> object:
-        """Return what changes when the bundle's manifest does; None while there is none."""
+        """Return a value that changes with the bundle's manifest; None if there is no manifest."""
         root = self.recogniser.model.bundle.root
         if is_remote(root):
             return opened(root).look("manifest.json")

@@ -1,4 +1,4 @@
-"""Every choice of a service: made once, checked once. Knows nothing of how a choice is carried out."""
+"""Configuration of a service: one frozen object, validated when it is made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fruits.errors import ConfigError
 from fruits.service.http.rate_limits import parsed_network
 from fruits.storage.sanitising import clean_line
 
-#: Names of this machine for itself; always answered.
+#: Host names of this machine itself; always accepted.
 LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
 _PER_ADDRESS: Final = 100
 _HOST: Final = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\]|\*")
@@ -25,7 +25,7 @@ _ORIGIN: Final = re.compile(r"https?://[a-z0-9.\-]+(:\d{1,5})?|https?://\[[0-9a-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Where a service keeps things; empty where nothing says it.
+    """Where a service stores its data; empty strings if unknown.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Places:
 
     @classmethod
     def of(cls, out: str, *, data: str = "", database: str = "", photos: str = "") -> Places:
-        """Return them as ``fruits serve`` fills in what it was not given."""
+        """Fill in the defaults of ``fruits serve`` for every place that is not given."""
         from fruits.storage.objects import is_remote  # noqa: PLC0415 - keeps 'fruits --help' quick
 
         if out and not data:
@@ -52,7 +52,7 @@ class Places:
 
 
 def advice_to_move(out: str, data: str) -> str:
-    """Return how to move a service's data out of OUT, where an older version put it; empty if it is elsewhere."""
+    """Return how to move a service's data out of OUT, where older versions put it; empty if the data is elsewhere."""
     from fruits.storage.objects import is_remote  # noqa: PLC0415
 
     if not out or is_remote(out) or data != str(_within(out)):
@@ -65,14 +65,14 @@ def advice_to_move(out: str, data: str) -> str:
 
 
 def _data_folder(out: str) -> str:
-    """Return a folder beside OUT, which people copy; or where an older version put the data, as long as they are there."""
+    """Return a folder beside OUT, since OUT gets copied; or the folder of an older version while it holds the data."""
     within, beside = _within(out), _beside(out)
     is_old = any((within / name).exists() for name in ("service.db", "photos"))
     return str(within if is_old and not (beside / "service.db").exists() else beside)
 
 
 def _within(out: str) -> Path:
-    return Path(os.path.abspath(out)) / "service"  # noqa: PTH100 - links stay: they may lead to other results tomorrow
+    return Path(os.path.abspath(out)) / "service"  # noqa: PTH100 - keep links: their targets may change
 
 
 def _beside(out: str) -> Path:
@@ -84,7 +84,7 @@ def _beside(out: str) -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceConfig:
-    """The choices of one ``fruits serve``; each field made by :func:`fruits.config.choice` is an option of the same name.
+    """Options of one ``fruits serve``; each field made by :func:`fruits.config.choice` is an option of the same name.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class ServiceConfig:
     Raises
     ------
     ConfigError
-        If a choice is impossible.
+        If a value is invalid.
     """
 
     out: str
@@ -114,10 +114,10 @@ class ServiceConfig:
     photos: str = choice(
         "", "Folder or s3://bucket/prefix for stored photos; default: photos in the data folder.", metavar="FOLDER"
     )
-    # Whether or not the proxy takes the path away again.
+    # Works whether or not the proxy strips the path.
     root_path: str = choice("", "Path under which a proxy shows the service, such as /fruits.", metavar="PATH")
     allow_host: tuple[str, ...] = choice(
-        (), "Name that people call the service by, *.example.org or *; may be repeated.", metavar="NAME"
+        (), "Host name of the service, *.example.org or *; may be repeated.", metavar="NAME"
     )
     allow_origin: tuple[str, ...] = choice(
         (), "Site whose pages may call the API, https://...; may be repeated.", metavar="ORIGIN"
@@ -127,41 +127,41 @@ class ServiceConfig:
         "Reverse proxy (address or network) whose X-Forwarded-For is trusted; may be repeated.",
         metavar="ADDRESS",
     )
-    workers: int = choice(0, "Photos decoded and recognised at the same time; 0 for one per core.")
-    batch: int = choice(8, "Photos of different requests recognised together, at most.")
-    max_bytes: int = choice(10_000_000, "Bytes of a request.")
-    max_photos: int = choice(8, "Photos of a request.")
-    max_fields: int = choice(8, "Other fields of a request.")
-    max_pixels: int = choice(50_000_000, "Pixels of a photo, as its header says.")
-    max_frames: int = choice(100, "Frames of an animation; only the first is recognised.")
-    max_connections: int = choice(1000, "Open connections.")
-    max_connections_per_address: int = choice(0, "Of one address (IPv6: /64); 0: 100, or half of all if that is less.")
-    max_wait: float = choice(2.0, "Seconds to wait in line; requests that would wait longer get 503.")
-    # Also how long an answer may stall before it is given up.
-    send_timeout: float = choice(20.0, "Seconds to send a request, or to take some of an answer.")
-    # If shorter than a load balancer's, that one sends a request over a connection that is being closed, and answers 502.
-    keep_alive: float = choice(75.0, "Seconds that a connection may be idle; more than a load balancer's idle timeout.")
-    decode_timeout: float = choice(5.0, "Seconds of processor time to decode a photo.")
-    rate: int = choice(60, "Requests per minute and address; 0: any number.")
-    token_rate: int = choice(600, "Requests per minute and token, if the token has no rate of its own; 0: any number.")
-    tokens_only: bool = choice(False, "Answer only those with a token.")
-    public_metrics: bool = choice(False, "Let anybody read /metrics.")
-    keep_days: int = choice(90, "Days after which what was stored is deleted.")
-    feedback_hours: int = choice(
-        6, "Hours into the next day (UTC) for which feedback on photos that are not stored is possible."
+    workers: int = choice(0, "Photos decoded and recognised in parallel; 0: one per core.")
+    batch: int = choice(8, "Photos of different requests in one batch, at most.")
+    max_bytes: int = choice(10_000_000, "Bytes of a request, at most.")
+    max_photos: int = choice(8, "Photos of a request, at most.")
+    max_fields: int = choice(8, "Other fields of a request, at most.")
+    max_pixels: int = choice(50_000_000, "Pixels of a photo, by its header, at most.")
+    max_frames: int = choice(100, "Frames of an animation, at most; only the first is recognised.")
+    max_connections: int = choice(1000, "Open connections, at most.")
+    max_connections_per_address: int = choice(
+        0, "Open connections per address (IPv6: /64); 0: 100, or half of the total if less."
     )
-    operator: str = choice("", "Who operates the service; the page says it.", metavar="NAME")
-    contact: str = choice("", "How to reach the operator; the page says it.", metavar="TEXT")
+    max_wait: float = choice(2.0, "Seconds to wait in the queue; requests that would wait longer get 503.")
+    # Also the time after which a stalled response is aborted.
+    send_timeout: float = choice(20.0, "Seconds for a client to send a request, or to read part of a response.")
+    # If it is shorter than a load balancer's, the balancer may send a request over a closing connection and answer 502.
+    keep_alive: float = choice(75.0, "Seconds a connection may be idle; set it above a load balancer's idle timeout.")
+    decode_timeout: float = choice(5.0, "Seconds of processor time to decode a photo, at most.")
+    rate: int = choice(60, "Requests per minute and address; 0: no limit.")
+    token_rate: int = choice(600, "Requests per minute and token, unless the token has its own rate; 0: no limit.")
+    tokens_only: bool = choice(False, "Require a token for the API.")
+    public_metrics: bool = choice(False, "Allow reading /metrics without a token.")
+    keep_days: int = choice(90, "Days after which stored photos and answers are deleted.")
+    feedback_hours: int = choice(
+        6, "Hours into the next day (UTC) for which photos that are not stored accept feedback."
+    )
+    operator: str = choice("", "Operator of the service; shown on the page.", metavar="NAME")
+    contact: str = choice("", "Contact of the operator; shown on the page.", metavar="TEXT")
     adopt: bool = choice(
         False,
-        "The stored photos belong to this database now, whatever the store says; those that no submission names are set "
-        "aside for a week.",
+        "Assign the stored photos to this database, whatever the store says; photos without a submission are quarantined "
+        "for a week, then deleted.",
     )
     database_connections: int = choice(4, "Connections to PostgreSQL, at most.")
-    watch: float = choice(10.0, "Seconds between looks for a new bundle; 0: only on SIGHUP.")
-    drain: float = choice(
-        0.5, "Seconds in which a stopping service still answers, with 503, so that load balancers notice."
-    )
+    watch: float = choice(10.0, "Seconds between checks for a new bundle; 0: only on SIGHUP.")
+    drain: float = choice(0.5, "Seconds for which a stopping service answers 503, so that load balancers notice.")
 
     def __post_init__(self) -> None:
         if not self.out:
@@ -172,7 +172,7 @@ class ServiceConfig:
             raise ConfigError(
                 f"data '{self.data}' is in a bucket; expected a folder: only photos may be there (--photos)"
             )
-        put = object.__setattr__  # frozen, but what was left open is filled in once
+        put = object.__setattr__  # frozen, but defaults are filled in once
         places = Places.of(self.out, data=self.data, database=self.database, photos=self.photos)
         for name in ("data", "database", "photos"):
             put(self, name, getattr(places, name))

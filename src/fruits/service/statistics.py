@@ -1,7 +1,7 @@
-"""How the service does, as counts by day: photos, outcomes, refusals, latency, drift. Nothing of anybody.
+"""Daily counts of the service: photos, outcomes, refusals, latency, drift. No personal data.
 
-Counted in memory and written every few seconds, so that counting costs a request nothing; what was not yet written when a
-process is killed is lost. Any number of processes add to the same counts. What drift means is the bundle's to say.
+Counts are kept in memory and written every few seconds, so that counting adds no latency to a request; counts not yet written
+when a process is killed are lost. Any number of processes add to the same counts. The bundle defines the bins of drift.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _FIRST_S: Final = 0.001
 _LAST_BUCKET: Final = 80
 QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _CODE: Final = re.compile(r"[a-z_]{1,32}")
-#: The longest time that counts are kept for.
+#: Days for which counts are kept.
 KEEP_DAYS: Final = 400
 
 
 class Statistics:
-    """Counts by day (UTC); safe to use from many threads."""
+    """Counts by day (UTC); thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -51,11 +51,11 @@ class Statistics:
         seconds : float
             From the request's head to the answer.
         kept : bool
-            Whether the visitor let us keep the photo.
+            Whether the photo was stored, with the visitor's consent.
         model : str
-            Identity of the bundle: another one has other deciles.
+            Identity of the bundle; every bundle has its own deciles.
         bins : int array, shape (m + 1,), optional
-            Which decile of training each measured value falls into, as ``bundle.drift.bins`` says.
+            Decile of the training distribution that each measured value falls into, from ``bundle.drift.bins``.
         """
         if outcome not in OUTCOMES:
             raise ValueError(f"outcome is {outcome!r}; expected one of {', '.join(OUTCOMES)}")
@@ -66,27 +66,27 @@ class Statistics:
         self._count(names)
 
     def refused(self, code: str) -> None:
-        """Count a request for recognition, or a photo among several, that got an error, by the error's code."""
+        """Count a recognition request, or one photo among several, that got an error, by the error's code."""
         self._count([(f"refused:{code if _CODE.fullmatch(code) else 'internal'}", 0)])
 
     def feedback(self, *, right: bool) -> None:
-        """Count a visitor's word."""
+        """Count a visitor's feedback."""
         self._count([("feedback:right" if right else "feedback:wrong", 0)])
 
     def flush(self) -> None:
-        """Write what was counted since the last time.
+        """Write the counts since the last flush to the database.
 
         Raises
         ------
         StoreError
-            If that fails; the counts are kept for the next time.
+            If that fails; the counts are kept for the next flush.
         """
         with self._lock:
             counted, self._counted = self._counted, Counter()
         if not counted:
             return
         rows = [{"day": day, "name": name, "bucket": bucket, "count": n} for (day, name, bucket), n in counted.items()]
-        # Everyone locks rows in the same order: two processes do not wait for each other.
+        # All processes lock rows in the same order: no deadlocks.
         rows.sort(key=lambda row: (row["day"], row["name"], row["bucket"]))
         try:
             with self._database.writing() as connection:
@@ -97,13 +97,13 @@ class Statistics:
             raise
 
     def purge(self, today: date | None = None) -> int:
-        """Delete counts of more than 400 days ago; return how many rows that were."""
+        """Delete counts older than 400 days; return the number of rows."""
         first = ((today or _today()) - timedelta(days=KEEP_DAYS)).isoformat()
         with self._database.writing() as connection:
             return connection.execute(delete(CountRow).where(CountRow.day < first)).rowcount
 
     def summary(self, days: int = 30, *, today: date | None = None) -> dict[str, Any]:
-        """Return what was counted in the last days, today included, oldest first; what is not yet written is written first.
+        """Return the counts of the last days, today included, oldest first; pending counts are flushed first.
 
         Returns
         -------
@@ -172,7 +172,7 @@ def _bucket(seconds: float) -> int:
 
 
 def _quantile(latency: dict[int, int], share: float) -> float | None:
-    """Return the middle of the bucket that the quantile falls into."""
+    """Return the midpoint of the bucket that contains the quantile."""
     left = share * sum(latency.values())
     for bucket in sorted(latency):
         left -= latency[bucket]

@@ -1,8 +1,8 @@
-"""What the operator sees: Prometheus metrics and JSON log lines.
+"""Prometheus metrics and JSON log lines for the operator.
 
-A line holds no photo, no name of a file, no label and no address: addresses are hashed with a salt that is drawn every day and
-stored nowhere. Lines are written by a thread of their own, so that a slow terminal holds up no request; what it cannot keep up
-with is dropped and counted. Knows nothing of what requests mean.
+A line contains no photo, file name, label or address: addresses are hashed with a random salt that changes every day and is never
+stored. A separate thread writes the lines, so that a slow terminal delays no request; lines beyond its queue are dropped and
+counted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Telemetry:
     Parameters
     ----------
     stream : text file, optional
-        Where lines go; stderr by default.
+        Destination of the lines; stderr by default.
     quiet : bool
         Whether lines of level ``info`` are left out.
     """
@@ -66,12 +66,12 @@ class Telemetry:
         self._writer: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start writing lines."""
+        """Start the writer thread."""
         self._writer = threading.Thread(target=self._write, name="log", daemon=True)
         self._writer.start()
 
     def stop(self) -> None:
-        """Write what is left."""
+        """Write the remaining lines and end the writer thread."""
         if self._writer is not None:
             with suppress(queue.Full):
                 self._lines.put(None, timeout=5)
@@ -79,7 +79,7 @@ class Telemetry:
             self._writer = None
 
     def log(self, event: str, *, level: str = "info", **values: Any) -> None:
-        """Write a line. Values are plain; text from outside must not be among them."""
+        """Write a line. Values are plain and must not contain text from clients."""
         if self._quiet and level == "info":
             return
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "event": event, **values}
@@ -89,12 +89,12 @@ class Telemetry:
             self.lines_dropped.inc()
 
     def log_bug(self, request_id: str, exc: BaseException) -> None:
-        """Write the whole of an error that nobody expected."""
+        """Log an unexpected error with its traceback."""
         said = "".join(traceback.format_exception(exc))[-8000:]
         self.log("bug", level="error", request_id=request_id, error=type(exc).__name__, trace=said)
 
     def client(self, address: str) -> str:
-        """Return what stands for an address today: the same all day, and no way back."""
+        """Return a pseudonym of an address: a salted hash, constant for one day (UTC) and not reversible."""
         today = datetime.now(UTC).date().isoformat()
         if today != self._salt_day:
             self._salt_day, self._salt = today, secrets.token_bytes(16)
@@ -107,7 +107,7 @@ class Telemetry:
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:
             lines = [line]
-            time.sleep(_FLUSH_S)  # what comes meanwhile goes into the same write
+            time.sleep(_FLUSH_S)  # lines that arrive meanwhile go into the same write
             try:
                 while len(lines) < _LINES_WAITING and (more := self._lines.get_nowait()) is not None:
                     lines.append(more)
@@ -121,19 +121,19 @@ class Telemetry:
         try:
             self._stream.write("\n".join(lines) + "\n")
             self._stream.flush()
-        except (OSError, ValueError):  # whoever read them is gone: the service goes on
+        except (OSError, ValueError):  # the reader of the stream is gone: the service continues
             self.lines_dropped.inc(len(lines))
 
 
 class LogHandler(logging.Handler):
-    """Lines of libraries (the server's own, warnings) in the same shape."""
+    """Logging handler that writes library messages (uvicorn's, warnings) as the same JSON lines."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         super().__init__(logging.WARNING)
         self._telemetry = telemetry
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line; of a library's message only its template, because values may come from a client."""
+        """Write a line; only the template of the message, because its values may come from a client."""
         values: dict[str, Any] = {"logger": record.name, "message": str(record.msg)[:300]}
         if record.exc_info and record.exc_info[1] is not None:
             values["trace"] = "".join(traceback.format_exception(record.exc_info[1]))[-8000:]

@@ -1,8 +1,8 @@
-"""Who asks, and may they? Tokens and rates of requests, for every route.
+"""Authentication and rate limits, for every route.
 
-A visitor without a token is counted by address, a program by its token. What is only read (labels, thumbnails, the network,
-pages) is counted apart and by its size, so that looking does not use up what asking needs. A route under ``/v1`` that nobody
-thought of is one for which a service with ``--tokens-only`` wants a token.
+A visitor without a token is limited by address, a program by its token. Reads (labels, thumbnails, the network, pages) have a
+limit of their own, by size, so that browsing does not use up the quota of recognition. Routes under ``/v1`` that are not listed
+below require a token with ``--tokens-only``.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from fruits.service.http.rate_limits import place_of
 from fruits.service.resources import Resources
 from fruits.service.submissions.tokens import TokenInfo
 
-#: Seconds of decoding from which on they count, and how many of them count as one more request.
+#: Decoding time from which it is charged, and seconds of decoding charged as one more request.
 _LONG_S: Final = 0.5
 _REQUEST_S: Final = 0.25
-#: Of what is only read so much more is given than of requests, and so many bytes count as one.
+#: Rate of reads as a multiple of the rate of requests, and bytes that count as one read.
 _READS: Final = 20
 _READ_BYTES: Final = 64 << 10
 
-#: What is asked of whoever comes by a route. ``free``: nothing. ``own``: the route asks itself, at the right moment.
-#: ``page``: may be seen by anybody, counted as reading. ``secret``: needs no token even if all else does, because it comes with
-#: the secret of its submission, and what was given must be taken back whatever became of a token. ``read``, ``ask``: need a
-#: token with ``--tokens-only``; counted as reading, or as a request.
+#: Access rule of a route. ``free``: no check. ``own``: the route checks by itself, at the right moment. ``page``: public, counted
+#: as a read. ``secret``: never needs a token, because the request carries the secret of its submission, and deletion must
+#: remain possible after a token is revoked. ``read``, ``ask``: need a token with ``--tokens-only``; counted as a read, or as a
+#: request.
 Right = Literal["free", "own", "page", "secret", "read", "ask"]
 _RIGHTS: Final[tuple[tuple[str, Right], ...]] = (
     (r"/healthz|/readyz", "free"),
@@ -43,18 +43,18 @@ _OF_PATH: Final = tuple((re.compile(pattern, re.DOTALL), right) for pattern, rig
 
 
 def right_of(path: str) -> Right:
-    """Return what is asked of whoever comes by a path."""
+    """Return the access rule of a path."""
     return next(right for pattern, right in _OF_PATH if pattern.fullmatch(path))
 
 
 class Guard:
-    """ASGI middleware inside the outermost one: looks who asks before any route does.
+    """ASGI middleware inside the outermost one: authenticates and rate-limits before routing.
 
     Parameters
     ----------
     app : ASGI application
     state : object
-        Its attribute ``resources`` is what the service holds, once it has started.
+        Has the attribute ``resources`` once the service has started.
     """
 
     def __init__(self, app: App, state: Any) -> None:
@@ -91,22 +91,22 @@ class Guard:
 async def caller(
     resources: Resources, about: dict[str, Any], count: int = 1, *, reading: bool = False
 ) -> TokenInfo | None:
-    """Return whose token came with a request, None without one; count it against its limit.
+    """Return the token of a request, None without one; count the request against its rate limit.
 
     Parameters
     ----------
     resources : Resources
     about : dict
-        What the middleware knows of the request.
+        The middleware's record of the request.
     count : int
-        For how many it counts.
+        Number of requests that it counts as.
     reading : bool
-        Whether it only reads, which is counted apart.
+        Whether it is a read, which has a limit of its own.
 
     Raises
     ------
     HttpError
-        ``unauthorised`` for a token that is none, ``rate_limited``.
+        ``unauthorised`` for an invalid token, or ``rate_limited``.
     """
     given = about["headers"].get(b"authorization")
     config, limits = resources.config, resources.limits
@@ -120,7 +120,7 @@ async def caller(
     if scheme.lower() == "bearer":
         found = await asyncio.to_thread(resources.tokens.check, token.strip())
     if found is None:
-        _within(limits.take(place, config.rate))  # so that nobody guesses for long
+        _within(limits.take(place, config.rate))  # limits the guessing of tokens
         raise HttpError("unauthorised")
     rate = config.token_rate if found.rate_per_minute is None else found.rate_per_minute
     key, rate = about["bucket"] = _bucket(f"token {found.id}", rate, reading=reading)
@@ -133,7 +133,7 @@ def _bucket(key: str, rate: int, *, reading: bool) -> tuple[str, int]:
 
 
 def charge(resources: Resources, about: dict[str, Any], seconds: float) -> None:
-    """Count what took long to decode as many requests: sixty photos a minute may not take three hundred seconds."""
+    """Charge long decoding as additional requests: 60 photos per minute must not cost 300 seconds of decoding."""
     if seconds > _LONG_S:
         key, rate = about["bucket"]
         resources.limits.charge(key, rate, int(seconds / _REQUEST_S))

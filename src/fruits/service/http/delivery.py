@@ -1,9 +1,9 @@
-"""Did an answer reach the client? If not, what was kept for it is forgotten: nobody has the secret that would delete it.
+"""Delivery of responses: if one does not reach the client, its stored photos are deleted, since nobody has their secret.
 
-An answer is taken as delivered once the client's machine has acknowledged its bytes and does not then reset the connection, as it
-does when a program leaves without having read them. That is told by Linux; elsewhere handing the bytes over must do. Behind a
-reverse proxy it is the proxy that acknowledges; one that loses its client closes its connection to the service. Knows nothing of
-what an answer says.
+A response counts as delivered once the client's machine has acknowledged its bytes and does not reset the connection afterwards;
+a reset means that the program ended without reading them. Linux reports both (``TCP_INFO``); elsewhere, passing the bytes to the
+transport must suffice. Behind a reverse proxy, the proxy acknowledges; one that loses its client closes its connection to the
+service. Independent of the content of responses.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any, Final
 from fruits.errors import StoreError
 from fruits.service.submissions.repository import Receipt, Submissions
 
-#: Where the server puts a connection into the scope of its requests.
+#: Key of the connection in the scope of its requests, set by the server.
 TRANSPORT: Final = "fruits.transport"
-#: Of ``struct tcp_info``: two states, and where it has the bytes that the other side has acknowledged (Linux 4.1).
+#: ``struct tcp_info``: the states TCP_CLOSE and TCP_CLOSE_WAIT, and the offset of ``tcpi_bytes_acked`` (Linux 4.1).
 _CLOSED, _LEFT_BY_CLIENT = 7, 8
 _ACKED_AT: Final = 120
-#: A connection that is not reset for so long after the last byte was acknowledged was read from.
+#: If a connection is not reset for this long after the last byte was acknowledged, the client has read the response.
 _RESET_S: Final = 1.0
 _FIRST_LOOK_S: Final = 0.002
 _LAST_LOOK_S: Final = 0.25
@@ -36,16 +36,16 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class Delivery:
-    """One answer on its way to one client.
+    """Delivery of one response to one client.
 
     Parameters
     ----------
     scope : dict
-        Of the request.
+        Scope of the request.
     receive : callable
-        Of the request, whose body has been read.
+        ``receive`` of the request, whose body has been read.
     patience_s : float
-        Seconds in which the answer must have arrived.
+        Seconds within which the response must arrive.
     """
 
     def __init__(self, scope: MutableMapping[str, Any], receive: Receive, patience_s: float) -> None:
@@ -56,10 +56,10 @@ class Delivery:
         self._ended = False
 
     async def is_client_gone(self) -> bool:
-        """Return whether the client has hung up already."""
+        """Return whether the client has already disconnected."""
         asking = asyncio.ensure_future(self._receive())
         try:
-            for _ in range(4):  # what the system knows of the connection comes to us within these turns
+            for _ in range(4):  # a disconnect known to the system is reported within these loop turns
                 await asyncio.sleep(0)
                 if not asking.done():
                     continue
@@ -73,7 +73,7 @@ class Delivery:
         return self._transport is not None and self._transport.is_closing()
 
     async def has_arrived(self, size: int) -> bool:
-        """Wait until an answer of so many bytes, just sent, has arrived; return whether it has."""
+        """Wait until a response of ``size`` bytes, just sent, has arrived; return whether it has."""
         try:
             if self._transport is None or self._socket is None or self._acked is None:
                 return self._transport is None or not self._transport.is_closing()
@@ -94,13 +94,13 @@ class Delivery:
             self.close()
 
     def close(self) -> None:
-        """Give back what is needed to look."""
+        """Close the duplicated socket."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
     def _end_where_the_server_has(self) -> None:
-        """Say goodbye to the client where the server has closed its side: holding on to look must not keep anybody waiting."""
+        """Shut down the sending side once the server has closed its own: the duplicate must not keep the connection open."""
         if self._ended or self._socket is None or self._transport is None:
             return
         if self._transport.is_closing() and not self._transport.get_write_buffer_size():
@@ -110,7 +110,7 @@ class Delivery:
 
 
 class Undelivered:
-    """Forgets what was kept for clients that their answers did not reach; tries again until that has succeeded.
+    """Deletes the submissions of responses that were not delivered; retries until that succeeds.
 
     Parameters
     ----------
@@ -124,31 +124,31 @@ class Undelivered:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def follow(self, receipts: Sequence[Receipt], delivery: Delivery, size: int) -> None:
-        """See whether an answer of so many bytes arrives; forget what its receipts name if it does not."""
+        """Watch the delivery of a response of ``size`` bytes; delete its submissions if it does not arrive."""
         self._do(self._follow(receipts, delivery, size))
 
     def lost(self, receipts: Sequence[Receipt]) -> None:
-        """Forget what these receipts name."""
+        """Delete the submissions of these receipts."""
         if not receipts:
             return
         self._lost.extend(receipts)
         self._do(self._retry())
 
     async def written(self, writing: asyncio.Future[list[Receipt]]) -> list[Receipt]:
-        """Wait for receipts that a thread writes down; forget what they name if the request is ended meanwhile."""
+        """Wait for receipts written by a thread; delete their submissions if the request is cancelled meanwhile."""
         try:
             return await asyncio.shield(writing)
-        except asyncio.CancelledError:  # the service stops: what is being written would be committed all the same
+        except asyncio.CancelledError:  # the service stops: the thread commits all the same
             self._do(self._unanswered(writing))
             raise
 
     def retry(self) -> None:
-        """Forget what could not be forgotten before.
+        """Delete the submissions whose deletion failed before.
 
         Raises
         ------
         StoreError
-            If that fails again; a later call tries again.
+            If that fails again; a later call retries.
         """
         with self._lock:
             while self._lost:
@@ -158,7 +158,7 @@ class Undelivered:
                     self._lost.popleft()
 
     async def finish(self) -> None:
-        """Wait for what is being done."""
+        """Wait for running tasks."""
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -170,13 +170,13 @@ class Undelivered:
     async def _unanswered(self, writing: asyncio.Future[list[Receipt]]) -> None:
         try:
             receipts = await writing
-        except Exception:  # told to nobody who could still be told; nothing was kept
+        except Exception:  # the client is gone, and nothing was stored
             return
         self._lost.extend(receipts)
         await self._retry()
 
     async def _retry(self) -> None:
-        with suppress(StoreError):  # it is tried, and told, each minute
+        with suppress(StoreError):  # retried, and logged, every minute
             await asyncio.to_thread(self.retry)
 
     def _do(self, what: Any) -> None:
@@ -186,7 +186,7 @@ class Undelivered:
 
 
 def _duplicate(transport: asyncio.Transport | None) -> socket.socket | None:
-    """Return a connection once more: what happened to it can still be asked when the server has closed its own."""
+    """Duplicate the socket of a connection: its state can then be read after the server has closed it."""
     if transport is None or not sys.platform.startswith("linux"):
         return None
     found = transport.get_extra_info("socket")
@@ -199,19 +199,19 @@ def _duplicate(transport: asyncio.Transport | None) -> socket.socket | None:
 
 
 def _acked(connection: socket.socket | None) -> int | None:
-    """Return how many bytes the other side has acknowledged since the connection began; None where that is not told."""
+    """Return the bytes acknowledged since the connection began; None if the system does not report them."""
     info = _info(connection, _ACKED_AT + 8)
     return int(struct.unpack_from("=Q", info, _ACKED_AT)[0]) if len(info) == _ACKED_AT + 8 else None
 
 
 def _state(connection: socket.socket) -> int:
-    """Return the state of a connection; closed by both sides, or reset, is 7."""
+    """Return the TCP state of a connection; 7 if closed by both sides, or reset."""
     info = _info(connection, 1)
     return info[0] if info else _CLOSED
 
 
 def _error(connection: socket.socket) -> int:
-    """Return how a connection broke; 0 if it ended in peace."""
+    """Return the pending error of a connection; 0 if it ended normally."""
     try:
         return connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     except OSError as exc:

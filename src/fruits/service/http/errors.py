@@ -1,7 +1,8 @@
-"""What can go wrong for a client: one shape, one table from errors to codes and statuses, in every language.
+"""HTTP errors: one JSON shape, and one table from exceptions to codes and statuses, in every language.
 
-A message says what happened and what to do, never a trace, a path, a library or what was sent; its words are the catalogues'
-(``http.*``, ``detail.*``, ``limit.*``). The unexpected is logged in full and answered without detail.
+A message says what happened and what to do; it never contains a traceback, a path, the name of a library or client data. Its text
+is in the message catalogues (``http.*``, ``detail.*``, ``limit.*``). Unexpected errors are logged in full and answered without
+detail.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from fruits.storage.sanitising import json_text
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of problem.
+    """A kind of error.
 
     Attributes
     ----------
     status : int
     reason : dict of str to str
-        What happened, by language: what the owner's page calls it.
+        What happened, by language; shown on the owner's page.
     message : dict of str to str
-        What a client is told, by language: the reason, and what to do.
+        Message for the client, by language: the reason, and what to do.
     """
 
     status: int
@@ -46,7 +47,7 @@ _STATUSES: Final = {
     "unknown_host": 400, "internal": 500,
 }  # fmt: skip
 KINDS: Final[dict[str, Kind]] = {code: _kind(status, code) for code, status in _STATUSES.items()}
-#: What ``ImageDecodeError`` says, in the words of this interface.
+#: Codes of ``ImageDecodeError`` -> codes of the API.
 _OF_PHOTO: Final = {
     "empty": "empty",
     "not an image": "not_an_image",
@@ -64,20 +65,20 @@ _OF_STATUS: Final = {
 
 
 class HttpError(FruitsError):
-    """A request is answered with an error.
+    """An error response to a request.
 
     Parameters
     ----------
     code : str
         One of ``KINDS``.
     detail : dict of str to str, optional
-        Which part of the request was not as expected, by language: added to the message.
+        Which part of the request was not as expected, by language; added to the message. No client data.
     sentence : dict of str to str, optional
-        What is said instead of the usual message, by language, such as which of the limits it was.
+        Replaces the usual message, by language, for example to name the limit that was exceeded.
     status : int, optional
-        Another status than the usual one.
+        Replaces the usual status.
     retry_after_s : float, optional
-        When to try again.
+        Seconds after which to retry (header ``Retry-After``).
     headers : dict, optional
     """
 
@@ -104,12 +105,12 @@ class HttpError(FruitsError):
 
 
 class OverLimitError(ImageDecodeError):
-    """A photo is over a limit of the service.
+    """A photo exceeds a limit of the service.
 
     Parameters
     ----------
     problem : HttpError
-        What its sender is told.
+        The response to the client.
     """
 
     def __init__(self, problem: HttpError) -> None:
@@ -118,7 +119,7 @@ class OverLimitError(ImageDecodeError):
 
 
 def over(limit: int, what: str, *, code: str = "too_large", status: int | None = None, name: str = "") -> HttpError:
-    """Return the problem of a request that is over a limit: each has a sentence of its own.
+    """Return the error of a request that exceeds a limit; every limit has its own sentence.
 
     Parameters
     ----------
@@ -128,20 +129,20 @@ def over(limit: int, what: str, *, code: str = "too_large", status: int | None =
     code : str
     status : int, optional
     name : str
-        Of the field, where it is one's.
+        Name of the field, if the limit is that of a field.
     """
     return HttpError(code, sentence=told(f"limit.{what}", limit=limit, name=name), status=status)
 
 
 def of(error: BaseException) -> HttpError:
-    """Return what a client is told of an error: the one table."""
+    """Return the HTTP error of an exception: the one table."""
     if isinstance(error, HttpError):
         return error
     if isinstance(error, OverLimitError):
         return error.problem
     if isinstance(error, ImageDecodeError):
         return HttpError(_OF_PHOTO.get(error.code, "damaged"))
-    if isinstance(error, PermanentStoreError):  # trying again would not help
+    if isinstance(error, PermanentStoreError):  # a retry would not help
         return HttpError("internal")
     if isinstance(error, StoreError | EngineError):
         return HttpError("busy", retry_after_s=5)
@@ -153,12 +154,12 @@ def of(error: BaseException) -> HttpError:
 
 
 def of_status(status: int) -> HttpError:
-    """Return the problem of a status that the web framework came up with."""
+    """Return the HTTP error of a status raised by the web framework."""
     return HttpError(_OF_STATUS.get(status, "bad_request" if status < 500 else "internal"), status=status)
 
 
 def said(problem: HttpError) -> dict[str, Any]:
-    """Return code and messages, without the request's number."""
+    """Return code and messages, without the request id."""
     message = problem.sentence or KINDS[problem.code].message
     if problem.detail:
         whole = {language: sentence.removesuffix(".") for language, sentence in message.items()}
@@ -167,5 +168,5 @@ def said(problem: HttpError) -> dict[str, Any]:
 
 
 def body(problem: HttpError, request_id: str) -> bytes:
-    """Return the bytes of an answer that is an error."""
+    """Return the JSON body of an error response."""
     return json_text({"error": {**said(problem), "request_id": request_id}}, ensure_ascii=False).encode()

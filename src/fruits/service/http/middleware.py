@@ -1,8 +1,7 @@
-"""The outermost middleware: who is let in, under which name, and what every answer carries.
+"""The outermost middleware: request ids, allowed hosts, security headers, CORS and error responses.
 
-Pure ASGI around everything else: a number per request, known hosts, security headers, calls from other sites, and the one error
-shape for whatever goes wrong inside. Bodies are bounded where they are read, in ``uploads.py``. Knows nothing of
-photos.
+Pure ASGI around everything else. Exceptions raised inside become error responses of one shape. Bodies are limited where they are
+read, in ``uploads.py``. Independent of photos.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-#: Load balancers ask these by address.
+#: Load balancers call these by IP address.
 _ANY_HOST: Final = ("/healthz", "/readyz")
-#: Bodies of these are read, and bounded, where they are used; all others are small and read here.
+#: Routes that read and limit their body themselves; all other bodies are small and read here.
 _STREAMED: Final = ("/v1/recognise",)
 _WITHOUT_BODY: Final = ("GET", "HEAD", "OPTIONS")
 _MAX_BODY_BYTES: Final = 64 << 10
@@ -62,7 +61,7 @@ class Middleware:
             (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
             (b"cross-origin-opener-policy", b"same-origin"),
             (b"cross-origin-resource-policy", b"cross-origin" if config.allow_origin else b"same-origin"),
-            # Also of answers to nobody's pages: whoever stores them must not give them to a page of another site.
+            # Also on responses without an Origin: a cache must not serve them to a page of another site.
             *([(b"vary", b"Origin")] if config.allow_origin else []),
         ]
 
@@ -92,7 +91,7 @@ class Middleware:
                 (b"access-control-allow-origin", origin.encode("latin-1")),
                 (b"access-control-expose-headers", b"X-Request-Id, Retry-After"),
             ]
-        # Routes know GET; what HEAD is answered is the same without its body.
+        # Routes implement GET; HEAD gets the same response without a body.
         is_head = scope["method"] == "HEAD"
         inner = {**scope, "method": "GET"} if is_head else scope
         status = 0
@@ -135,7 +134,7 @@ class Middleware:
             if not status:
                 await send_error(answer, http_errors.of(exc), about)
             elif status != 500:
-                raise  # half an answer is out; only closing the connection says that it is none
+                raise  # part of the response is sent; only closing the connection signals the failure
         finally:
             self._note(scope["method"], inner.get("route"), about, status, started)
 
@@ -147,7 +146,7 @@ class Middleware:
             self._telemetry.errors.labels(code).inc()
             cause = about.get("cause")
             if code in ("internal", "busy") and cause is not None and not isinstance(cause, HttpError):
-                if isinstance(cause, PermanentStoreError):  # says in a sentence what whoever runs this has to change
+                if isinstance(cause, PermanentStoreError):  # its message tells the operator what to change
                     self._telemetry.log("store_unusable", level="error", request_id=about["id"], message=str(cause))
                 else:
                     self._telemetry.log_bug(about["id"], cause)
@@ -166,14 +165,14 @@ class Middleware:
         return name in self._hosts or (bool(self._suffixes) and name.endswith(self._suffixes))
 
     def _address(self, scope: Scope) -> str:
-        """Return the client's address; that which a trusted proxy names, if one is in between."""
+        """Return the client's address, taken from ``X-Forwarded-For`` behind a trusted proxy."""
         client = scope.get("client")
         address = client[0] if client else "unknown"
-        # A proxy adds to the client's line or sends a line of its own after it: all lines count, as one.
+        # A proxy appends to the client's header or adds a header of its own after it: join all of them.
         forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
         if not self._proxies or not forwarded:
             return address
-        # From the right: each trusted proxy vouches for the one before it; the first that is not one of ours is the client.
+        # From the right: each trusted proxy vouches for the address before it; the first untrusted one is the client.
         for hop in reversed([*",".join(forwarded).split(","), address]):
             address = hop.strip()
             if address not in self._proxies:
@@ -182,7 +181,7 @@ class Middleware:
 
 
 class Proxies:
-    """Addresses and networks of proxies that are trusted; ``address in proxies``.
+    """Addresses and networks of trusted proxies; supports ``address in proxies``.
 
     Parameters
     ----------
@@ -201,14 +200,14 @@ class Proxies:
 
 
 def host_of(headers: dict[bytes, bytes]) -> str:
-    """Return the name by which a request calls the service, without a port."""
+    """Return the host name of a request, without the port."""
     host = headers.get(b"host", b"").decode("latin-1").lower()
     name, _, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
     return host if not name or (port and not port.isdigit()) else name
 
 
 async def send_error(send: Send, problem: HttpError, about: dict[str, Any]) -> None:
-    """Answer with an error, and say goodbye where a body is still on its way."""
+    """Send an error response; close the connection if the body may still be arriving."""
     about["code"] = problem.code
     headers = [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
     if problem.code in ("slow", "stopping"):
@@ -217,7 +216,7 @@ async def send_error(send: Send, problem: HttpError, about: dict[str, Any]) -> N
 
 
 async def reply(send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-    """Send an answer: JSON, not to be stored by anybody in between."""
+    """Send a JSON response that caches must not store."""
     if status != 204:
         headers = [
             (b"content-type", b"application/json"),
@@ -230,7 +229,7 @@ async def reply(send: Send, status: int, body: bytes, headers: Iterable[tuple[by
 
 
 def _below(scope: Scope, root_path: str) -> Scope:
-    """Return a request as if the service were at the root of its host; a proxy may have seen to that, or not."""
+    """Strip ``root_path`` from a request's path, unless the proxy already did."""
     path = scope["path"]
     if not root_path or not (path == root_path or path.startswith(f"{root_path}/")):
         return scope
@@ -242,7 +241,7 @@ def _below(scope: Scope, root_path: str) -> Scope:
 
 
 def _replay(body: bytes) -> Receive:
-    """Return what gives a body that was read already."""
+    """Return a ``receive`` that replays a body already read."""
     messages: list[Message] = [{"type": "http.disconnect"}, {"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:

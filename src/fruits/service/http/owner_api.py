@@ -1,7 +1,7 @@
-"""What the owner sees and decides, as routes under ``/v1/owner``: how the service does, what visitors gave back, reviews.
+"""The owner's routes under ``/v1/owner``: statistics, submissions, reviews.
 
-Only for tokens of the role owner; who that is, the caller of :func:`owner_router` says. Counts are of everybody together, photos
-are those that visitors let us keep. The pages that show this are in ``pages/``.
+Only for tokens of role owner; the caller of :func:`owner_router` supplies the check. Statistics are totals over all visitors;
+photos are those stored with consent. The pages that show them are in ``pages/``.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from fruits.service.statistics import KEEP_DAYS, QUANTILES, Statistics
 from fruits.service.submissions.repository import Decision, Filter, Page, Submission, Submissions
 from fruits.service.submissions.tokens import TokenInfo
 
-#: Fewer photos differ from training by chance alone more than drift does.
+#: Photos from which the drift index is given; with fewer, chance dominates.
 _ENOUGH: Final = 50
 _PRIVATE: Final = {"Cache-Control": "no-store"}
 
 
 class Desk(Protocol):
-    """What the owner's routes work with."""
+    """Resources that the owner's routes need."""
 
     @property
     def submissions(self) -> Submissions:
-        """What visitors gave back."""
+        """The repository of submissions."""
 
     @property
     def statistics(self) -> Statistics:
         """Counts by day."""
 
     def drift(self) -> Drift:
-        """Return where the training photos of the open bundle lie."""
+        """Return the reference distribution of the open bundle's training photos."""
 
     def identity(self) -> str:
         """Return the identity of the open bundle."""
 
 
 class Latency(BaseModel):
-    """Seconds from request to answer; null without photos."""
+    """Quantiles of the seconds from request to response; null without photos."""
 
     p50: float | None
     p95: float | None
@@ -53,19 +53,19 @@ class Latency(BaseModel):
 
 
 class DriftOut(BaseModel):
-    """How far the photos are from those in training: population stability index, 0.1 little, 0.25 much."""
+    """Drift of submitted photos from training photos: population stability index (0.1: small, 0.25: large)."""
 
     photos: int
     index: float | None = Field(
         description="Mean over strangeness and the first features; null for fewer than 50 photos."
     )
-    chance: float | None = Field(description="What as many photos without any drift give on average.")
-    worst: float | None = Field(description="Of the number that moved most.")
-    strangeness: float | None = Field(description="Of strangeness alone.")
+    chance: float | None = Field(description="Expected index of as many photos without drift.")
+    worst: float | None = Field(description="Index of the feature with the largest drift.")
+    strangeness: float | None = Field(description="Index of strangeness alone.")
 
 
 class Counts(BaseModel):
-    """What was counted."""
+    """Counts of a period."""
 
     photos: int
     kept: int
@@ -79,13 +79,13 @@ class Counts(BaseModel):
 
 
 class Day(Counts):
-    """What was counted on a day, UTC."""
+    """Counts of one day, UTC."""
 
     day: str
 
 
 class Waiting(BaseModel):
-    """How many submissions there are, and how many wait for what."""
+    """Number of submissions in all and by state."""
 
     all: int
     kept: int
@@ -95,12 +95,12 @@ class Waiting(BaseModel):
 
 
 class Summary(BaseModel):
-    """How the service does."""
+    """Statistics of the service."""
 
     identity: str
     keep_days: int
     submissions: Waiting
-    reasons: dict[str, Text] = Field(description="What the codes of what was refused mean.")
+    reasons: dict[str, Text] = Field(description="Meaning of the error codes in ``refused``.")
     total: Counts
     days: list[Day]
 
@@ -111,29 +111,29 @@ class Review(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     decision: Decision
-    label: str | None = Field(None, max_length=200, description="What the photo shows; needed to correct.")
+    label: str | None = Field(None, max_length=200, description="What the photo shows; required for corrected.")
 
 
 def owner_router(desk: Callable[[Request], Desk], signed_in: Callable[..., Any]) -> APIRouter:
-    """Return the routes.
+    """Return the owner's routes.
 
     Parameters
     ----------
     desk : callable
-        From a request to what the routes work with.
+        Returns the resources for a request.
     signed_in : callable
-        A dependency that returns the :class:`TokenInfo` of a token of role owner, or raises what is answered by 401 or 403.
+        Dependency that returns the :class:`TokenInfo` of a token of role owner, or raises an error with status 401 or 403.
     """
-    # Without a token nothing else is looked at: not even whether the request makes sense.
+    # The token is checked before anything else, including validation of the request.
     router = APIRouter(prefix="/v1/owner", tags=["owner"], dependencies=[Depends(signed_in), Security(TOKEN)])
     at_desk, owner_of = Depends(desk), Depends(signed_in)
 
-    # Plain functions: the framework runs them in threads, so that no database holds up the photos of others.
+    # Plain functions: the framework runs them in threads, so that database access does not block the event loop.
     @router.get("/summary")
     def summary(
         response: Response, at: Desk = at_desk, days: Annotated[int, Query(ge=1, le=KEEP_DAYS)] = 30
     ) -> Summary:
-        """Volume, latency, refusals, unsure share and drift by day, and what waits for the owner."""
+        """Volume, latency, refusals, unsure share and drift by day, and the number of pending submissions."""
         response.headers.update(_PRIVATE)
         counted = at.statistics.summary(days)
         identity, drift = at.identity(), at.drift()
@@ -156,7 +156,7 @@ def owner_router(desk: Callable[[Request], Desk], signed_in: Callable[..., Any])
         cursor: Annotated[str | None, Query(max_length=40)] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> Page:
-        """Submissions that wait for a decision, were said to be wrong, are decided, or have a photo; newest first."""
+        """Submissions that are pending, have feedback that the answer was wrong, are reviewed, or have a photo; newest first."""
         response.headers.update(_PRIVATE)
         return at.submissions.page(state, cursor, limit)
 
@@ -164,14 +164,14 @@ def owner_router(desk: Callable[[Request], Desk], signed_in: Callable[..., Any])
         "/submissions/{submission_id}/photo", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}}
     )
     def photo(submission_id: str, at: Desk = at_desk) -> Response:
-        """The photo that a visitor let us keep."""
+        """The photo of a submission, stored with the visitor's consent."""
         return Response(at.submissions.photo(submission_id), media_type="image/jpeg", headers=_PRIVATE)
 
     @router.post("/submissions/{submission_id}/review")
     def review(
         submission_id: str, decided: Review, response: Response, at: Desk = at_desk, owner: TokenInfo = owner_of
     ) -> Submission:
-        """Say what a photo shows, or that it is not to be learnt from; the last decision counts."""
+        """Record what a photo shows, or that it must not be used for training; replaces earlier decisions."""
         response.headers.update(_PRIVATE)
         return at.submissions.review(submission_id, decided.decision, decided.label, reviewer=owner.name)
 
@@ -190,7 +190,7 @@ def _counts(counted: dict[str, Any], identity: str, drift: Drift) -> dict[str, A
 
 
 def _drift(counts: NDArray[np.int64] | None, drift: Drift) -> DriftOut:
-    """Return how far photos are from training; counts of another bundle say nothing of this one."""
+    """Return the drift of photos from training; counts of other bundles are not comparable and are left out."""
     photos = int(counts[0].sum()) if counts is not None else 0
     if counts is None or photos < _ENOUGH:
         return DriftOut(photos=photos, index=None, chance=None, worst=None, strangeness=None)

@@ -1,7 +1,7 @@
-"""How many requests may one address, or one token, make? Token buckets in memory, bounded in number.
+"""Rate limits by address or token: token buckets in memory, bounded in number.
 
-A bucket holds at most what a minute gives, so a burst of a minute's worth is fine. IPv6 addresses count by their /64, which is
-what one household has. Knows nothing of HTTP; nothing is stored.
+The capacity of a bucket is its rate per minute, so bursts of that size are allowed. IPv6 addresses are grouped by /64, the usual
+prefix of one household. Independent of HTTP; nothing is stored on disk.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
-#: Buckets kept; beyond, those of whoever has been quiet longest are forgotten, as if they were full again.
+#: Maximum number of buckets; beyond it, the least recently used ones are dropped, as if they were full again.
 MOST: Final = 50_000
 
 
@@ -23,7 +23,7 @@ class Limits:
     Parameters
     ----------
     clock : callable, optional
-        Seconds that only go up.
+        Monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -31,17 +31,17 @@ class Limits:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, key: str, per_minute: int, count: int = 1) -> float:
-        """Take ``count`` out of a bucket; return 0, or the seconds until there will be enough. Rate 0: no limit."""
+        """Take ``count`` tokens from a bucket; return 0, or the seconds until there are enough. Rate 0: no limit."""
         if per_minute <= 0:
             return 0.0
         left = self._left(key, per_minute)
-        wanted = min(count, per_minute)  # more than a bucket holds would never come
+        wanted = min(count, per_minute)  # more than the capacity would never be available
         enough = left >= wanted
         self._keep(key, left - wanted if enough else left)
         return 0.0 if enough else (wanted - left) * 60 / per_minute
 
     def charge(self, key: str, per_minute: int, count: int) -> None:
-        """Take ``count`` out of a bucket for what was done already, also beyond its bottom: a minute's worth at most."""
+        """Charge a bucket afterwards for work already done; it may go negative, by a minute's worth at most."""
         if per_minute > 0:
             self._keep(key, max(-float(per_minute), self._left(key, per_minute) - count))
 
@@ -59,9 +59,9 @@ class Limits:
 
 @lru_cache(maxsize=10_000)
 def parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return an address as sockets and proxies write it, None for what is none.
+    """Parse an address as sockets and proxies write it; None if it is malformed.
 
-    ``::ffff:192.0.2.1``, which a socket for both families says of IPv4, is 192.0.2.1; a port, brackets and a zone are left out.
+    ``::ffff:192.0.2.1``, the form of IPv4 on a dual-stack socket, becomes 192.0.2.1; port, brackets and zone are dropped.
     """
     text = address.strip().strip('"')
     if text.startswith("["):
@@ -76,12 +76,12 @@ def parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None
 
 
 def parsed_network(network: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """Return a network; one of ``::ffff:...`` is that of IPv4.
+    """Parse a network; ``::ffff:...`` becomes an IPv4 network.
 
     Raises
     ------
     ValueError
-        If it is none.
+        If it is malformed.
     """
     found = ipaddress.ip_network(network, strict=False)
     if isinstance(found, ipaddress.IPv6Network) and found.prefixlen >= 96 and found.network_address.ipv4_mapped:
@@ -90,14 +90,14 @@ def parsed_network(network: str) -> ipaddress.IPv4Network | ipaddress.IPv6Networ
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address is this machine's own for itself."""
+    """Return whether an address is a loopback address."""
     found = parsed(address)
     return found is not None and found.is_loopback
 
 
 @lru_cache(maxsize=10_000)
 def place_of(address: str) -> str:
-    """Return what an address is counted as: itself, or its /64."""
+    """Return the unit of counting for an address: the IPv4 address itself, or the IPv6 /64."""
     found = parsed(address)
     if found is None:
         return "unknown"

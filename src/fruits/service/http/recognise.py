@@ -1,7 +1,7 @@
-"""The way of a photo: admitted, read, recognised, written down, answered.
+"""The recognition endpoint: admit, read, recognise, store, respond.
 
-Pure ASGI, without the web framework and without validation of what we ourselves made: it is the one way that counts for speed.
-Refusals come as early as what they are about is known. Knows nothing of how answers come about.
+Pure ASGI, without the web framework and without validation of responses: the one endpoint where speed matters. A request is
+refused as early as possible. Inference is in ``service/inference``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CHOICES: Final = (
 
 
 async def recognise(resources: Resources, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer one request for recognition."""
+    """Handle one recognition request."""
     about = scope["fruits"]
     about["route"] = PATH
     upload = Upload(resources.budget)
@@ -44,7 +44,9 @@ async def recognise(resources: Resources, scope: Scope, receive: Receive, send: 
         body = await _answer(resources, scope, receive, upload, kept)
     except BaseException as exc:
         resources.undelivered.lost(kept)
-        if isinstance(exc, Exception) and not isinstance(exc, GoneError):  # else nobody is left to be refused anything
+        if isinstance(exc, Exception) and not isinstance(
+            exc, GoneError
+        ):  # a client that is gone gets no response to count
             resources.statistics.refused(http_errors.of(exc).code)
         raise
     finally:
@@ -60,7 +62,7 @@ async def recognise(resources: Resources, scope: Scope, receive: Receive, send: 
 async def _deliver(
     resources: Resources, scope: Scope, receive: Receive, send: Send, body: bytes, kept: list[Receipt]
 ) -> None:
-    """Send an answer that says how to delete what was kept; where it reaches nobody, nothing is kept."""
+    """Send the response with the receipts of stored photos; if it is not delivered, delete the photos."""
     delivery = Delivery(scope, receive, resources.config.send_timeout)
     try:
         if await delivery.is_client_gone():
@@ -74,7 +76,7 @@ async def _deliver(
 
 
 async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: Upload, kept: list[Receipt]) -> bytes:
-    """Return the answer; add the receipts of photos that were kept to ``kept``."""
+    """Return the response body; append the receipts of stored photos to ``kept``."""
     about = scope["fruits"]
     _admit(resources)
     token = await caller(resources, about)
@@ -103,7 +105,7 @@ async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: 
 
 
 def _admit(resources: Resources, *, heavy: bool = False) -> None:
-    """Refuse now who would wait too long."""
+    """Refuse requests whose expected wait is over the limit."""
     if not resources.ready:
         raise HttpError("stopping")
     wait_s = resources.recogniser.wait_s(heavy=heavy)
@@ -112,12 +114,12 @@ def _admit(resources: Resources, *, heavy: bool = False) -> None:
 
 
 def _wishes(query: bytes, fields: dict[str, str]) -> tuple[bool, bool, str]:
-    """Return whether the photo may be kept and whether shown, and the language; of body and address, the body counts."""
+    """Return the options keep, show and lang; form fields take precedence over the query string."""
     asked = parse_qs(query.decode("latin-1"), keep_blank_values=True) if query else {}
     found = {}
     for name, known, otherwise in _CHOICES:
         values = [*([fields[name]] if name in fields else ()), *asked.get(name, ()), otherwise]
-        if not set(values) <= set(known):  # also of those that do not count
+        if not set(values) <= set(known):  # values without effect are validated, too
             choices = {language: f" {word} ".join(known) for language, word in told("detail.or").items()}
             detail = told("detail.expected", name=name, choices=choices)
             raise HttpError("bad_request", detail, status=422)
@@ -131,10 +133,10 @@ def _wishes(query: bytes, fields: dict[str, str]) -> tuple[bool, bool, str]:
 async def _outcomes(
     resources: Resources, about: dict[str, Any], upload: Upload, *, keep: bool
 ) -> list[Recognised | ImageDecodeError]:
-    """Return what became of each photo; raise if there is but one and it is no photo."""
+    """Return the outcome of each photo; raise if there is only one and it cannot be opened."""
     seen = [read_header(data) for data in upload.photos]
     refusals = [_refusal(one, resources.config) for one in seen]
-    # What is refused anyway waits in no line: its fault is told, however busy the service is.
+    # Photos that are refused anyway do not queue: their error is returned even if the service is busy.
     if not all(refusals):
         _admit(resources, heavy=any(one.heavy for one, refusal in zip(seen, refusals, strict=True) if refusal is None))
     outcomes: list[Any] = [
@@ -162,14 +164,14 @@ async def _settled(outcome: Any) -> Any:
 
 
 def _decode_s(outcome: Recognised | ImageDecodeError) -> float:
-    """Return what a photo took to decode; its share of its batch."""
+    """Return the decoding time of a photo: its share of its batch's."""
     if isinstance(outcome, Recognised):
         return outcome.decode_s / outcome.together
     return outcome.decode_s if isinstance(outcome, UnreadableError) else 0.0
 
 
 def _refusal(seen: ImageHeader, config: ServiceConfig) -> ImageDecodeError | None:
-    """Return why a photo is not even tried."""
+    """Return the error of a photo that exceeds a limit by its header; None if it may be decoded."""
     if seen.width * seen.height > config.max_pixels:
         return OverLimitError(over(config.max_pixels, "pixels"))
     if seen.frames > config.max_frames:
@@ -180,13 +182,13 @@ def _refusal(seen: ImageHeader, config: ServiceConfig) -> ImageDecodeError | Non
 async def _receipts(
     resources: Resources, good: list[Recognised], lang: str, started: float, *, show: bool
 ) -> list[Receipt]:
-    """Write answers down; what can be done later is done by the writer."""
+    """Store answers and return their receipts; counting happens later, in the writer's thread."""
 
     def count() -> None:
         telemetry, seconds = resources.telemetry, time.perf_counter() - started
         telemetry.seconds.observe(seconds)
         for one in good:
-            outcome = str(one.answer.outcome)  # never none: what was not recognised was refused
+            outcome = str(one.answer.outcome)  # never None: photos that were not recognised are errors
             telemetry.photos.labels(outcome).inc()
             telemetry.batches.inc(1 / one.together)
             for stage, taken_s in (("queue", one.queue_s), ("decode", one.decode_s), ("infer", one.infer_s)):

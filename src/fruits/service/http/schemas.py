@@ -1,4 +1,4 @@
-"""What goes in and out of the API, as models: the OpenAPI document is made of them, and what clients send is checked by them."""
+"""Pydantic models of the API's requests and responses; they validate requests and define the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fruits.service.http import errors as http_errors
 from fruits.service.http.uploads import PHOTO_TYPES
 from fruits.service.submissions.types import Submission
 
-#: Of a submission: 128 random bits, url-safe.
+#: Pattern of a submission's id: 128 random bits, URL-safe.
 ID: Final = r"^[A-Za-z0-9_-]{22}$"
-#: Of a bundle.
+#: Pattern of a bundle's identity.
 IDENTITY: Final = r"^[0-9a-f]{16}$"
 _CODES: Final[list[Any]] = sorted(http_errors.KINDS)
 
@@ -27,7 +27,7 @@ def _in_every_language(schema: dict[str, Any]) -> None:
 
 
 class Text(BaseModel):
-    """In every language: a text by its code."""
+    """A text in every language, by language code."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra=_in_every_language)
     __pydantic_extra__: dict[str, str] = {}
@@ -36,7 +36,7 @@ class Text(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """What went wrong, and under which number it is in the log."""
+    """The error, and the id of the request in the service's log."""
 
     code: str = Field(json_schema_extra={"enum": _CODES})
     message: Text
@@ -50,7 +50,7 @@ _EXAMPLE_ERRORS: Final[list[Any]] = [
 
 
 class Error(BaseModel):
-    """Every answer that is an error."""
+    """An error response."""
 
     model_config = ConfigDict(json_schema_extra={"examples": _EXAMPLE_ERRORS})
 
@@ -58,21 +58,21 @@ class Error(BaseModel):
 
 
 class KindShare(Text):
-    """A kind and how probable it is."""
+    """A kind and its probability."""
 
     kind: str
     probability: float
 
 
 class LabelShare(Text):
-    """A label of the training photos and how probable it is."""
+    """A label of the training photos and its probability."""
 
     label: str
     probability: float
 
 
 class Alike(Text):
-    """A training photo that looks like the one sent; similarity is a cosine."""
+    """A training photo similar to the submitted one; similarity is the cosine of their features."""
 
     label: str
     thumbnail: str
@@ -80,13 +80,13 @@ class Alike(Text):
 
 
 class Advice(Text):
-    """What is wrong with the photo itself."""
+    """A quality problem of the photo: too small, too dark or blurred."""
 
     code: Literal["small", "dark", "blurred"]
 
 
 class Milliseconds(BaseModel):
-    """Where the time went."""
+    """Processing time by stage, in milliseconds."""
 
     queue: float
     decode: float
@@ -95,7 +95,7 @@ class Milliseconds(BaseModel):
 
 
 class Answer(BaseModel):
-    """What is said of a photo."""
+    """The answer for one photo."""
 
     id: str
     secret: str
@@ -115,14 +115,14 @@ class Answer(BaseModel):
 
 
 class PhotoErrorBody(BaseModel):
-    """Why there is no answer."""
+    """The reason why a photo has no answer."""
 
     code: str
     message: Text
 
 
 class PhotoError(BaseModel):
-    """In the place of a photo that cannot be opened, among several."""
+    """Takes the place of an answer if one of several photos cannot be opened."""
 
     name: str
     error: PhotoErrorBody
@@ -143,7 +143,7 @@ _EXAMPLE_ANSWER: Final[dict[str, Any]] = {
 
 
 class ModelInfo(BaseModel):
-    """Which bundle gave the answers, and how many labels it knows."""
+    """The bundle that gave the answers, and its number of labels."""
 
     identity: str
     labels: int
@@ -163,7 +163,7 @@ class Recognition(BaseModel):
 
 
 class Feedback(BaseModel):
-    """A visitor's word on an answer."""
+    """A visitor's feedback on an answer."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -189,11 +189,11 @@ class Feedback(BaseModel):
 
 
 class Stored(BaseModel):
-    """Everything that is stored of a photo; null is what is not."""
+    """Everything that is stored about a photo; null for what is not stored."""
 
     id: str
-    created: datetime = Field(description="UTC; without a photo the beginning of the day.")
-    deleted_by: datetime = Field(description="When it is deleted by itself.")
+    created: datetime = Field(description="UTC; without a photo, the start of the day.")
+    deleted_by: datetime = Field(description="Time of automatic deletion.")
     has_photo: bool
     may_show: bool
     outcome: str | None
@@ -204,7 +204,7 @@ class Stored(BaseModel):
     strangeness: float | None
     language: str | None
     model: str | None
-    features: str | None = Field(description="In words: numbers that were measured of the photo are stored with it.")
+    features: str | None = Field(description="Note that features computed from the photo are stored with it.")
     right: bool | None
     said_label: str | None
     note: str | None
@@ -213,7 +213,7 @@ class Stored(BaseModel):
 
     @classmethod
     def of(cls, found: Submission, *, keep_days: int, feedback_hours: int) -> Stored:
-        """Return it for the visitor: without the name of who reviewed it."""
+        """Return the visitor's view of a submission, without the reviewer's name."""
         lasts = timedelta(days=keep_days) if found.has_photo else timedelta(days=1, hours=feedback_hours)
         features = "the numbers of the photo that the answer was made from" if found.has_photo else None
         given = {name: getattr(found, name) for name in cls.model_fields.keys() - {"deleted_by", "features"}}
@@ -221,7 +221,7 @@ class Stored(BaseModel):
 
 
 class Label(Text):
-    """Something that can be recognised."""
+    """A label that can be recognised."""
 
     label: str
     kind: str
@@ -229,24 +229,24 @@ class Label(Text):
 
 
 class KindName(Text):
-    """A kind of which there are labels."""
+    """A kind that has labels."""
 
     kind: str
 
 
 class Labels(BaseModel):
-    """All that can be recognised."""
+    """All labels and kinds that can be recognised."""
 
     labels: list[Label]
     kinds: list[KindName]
 
 
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    "4XX": {"model": Error, "description": "What was wrong with the request, in every language."},
-    "503": {"model": Error, "description": "Busy, starting or stopping: try again after Retry-After seconds."},
+    "4XX": {"model": Error, "description": "The error of the request, in every language."},
+    "503": {"model": Error, "description": "Busy, starting or stopping: retry after Retry-After seconds."},
 }
-#: How a program says who it is. Only told here: callers.py looks.
-TOKEN: Final = HTTPBearer(auto_error=False, scheme_name="token", description="Made by 'fruits tokens add NAME OUT'.")
+#: Authentication of programs. Declared here for OpenAPI; checked in access.py.
+TOKEN: Final = HTTPBearer(auto_error=False, scheme_name="token", description="Created by 'fruits tokens add NAME OUT'.")
 TOKEN_OR_NONE: Final[dict[str, Any]] = {"security": [{}, {TOKEN.scheme_name: []}]}
 _BINARY: Final = {"type": "string", "format": "binary"}
 UPLOAD: Final = {
@@ -274,13 +274,13 @@ UPLOAD: Final = {
         {
             "name": "keep", "in": "query", "required": False, "schema": {"type": "string", "enum": ["true", "false"]},
             "example": "false",
-            "description": "Whether the photo may be kept to improve recognition; false by default.",
+            "description": "Whether the photo may be stored to improve recognition; false by default.",
         },
         {
             "name": "show", "in": "query", "required": False, "schema": {"type": "string", "enum": ["true", "false"]},
-            "description": "Whether others may see the kept photo, small: beside answers and in reports; false by default.",
+            "description": "Whether others may see a thumbnail of the stored photo (answers, reports); false by default.",
         },
         {"name": "lang", "in": "query", "required": False, "schema": {"type": "string", "enum": [*LANGUAGES]},
-            "example": "en", "description": "Language that the visitor reads."},
+            "example": "en", "description": "Language of the visitor."},
     ],
 }  # fmt: skip

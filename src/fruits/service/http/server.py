@@ -1,8 +1,8 @@
-"""The process: listening, signals, graceful stop, and what HTTP itself must not be allowed to do.
+"""The server process: listening, signals, graceful shutdown, limits on connections.
 
-uvicorn speaks HTTP; here is what it leaves open: a head that never ends or comes drop by drop, a body that is still sent after
-its refusal, answers that nobody reads, too many connections, and answers to what is no HTTP in our own shape. SIGTERM and
-SIGINT stop, SIGHUP takes up a new bundle. Knows nothing of photos.
+uvicorn implements HTTP. This module adds protection against request heads that are too long or too slow, bodies still sent after
+a refusal, responses that the client does not read, too many connections, and malformed HTTP. SIGTERM and SIGINT stop the server,
+SIGHUP reloads the bundle. Independent of photos.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from fruits.service.http.rate_limits import place_of
 from fruits.service.settings import ServiceConfig
 from fruits.service.telemetry import LogHandler, Telemetry
 
-#: Bytes of a request's head: line and headers.
+#: Bytes of a request's head: request line and headers.
 _MAX_HEAD_BYTES: Final = 32 << 10
 _MAX_HEADERS: Final = 100
-#: Of a refused body, read and thrown away so that the client gets to see the refusal, which a reset would destroy: at least so
-#: much, or twice what is taken.
+#: Bytes of a refused body that are read and discarded, or twice the request limit if that is more. Closing at once would reset
+#: the connection, and the client would not see the error response.
 _MAX_DISCARDED_BYTES: Final = 4 << 20
-#: Of an answer, what a client must take within the limit for sending: less is a connection held for its own sake.
+#: Bytes of a response that a client must read per send timeout; a slower client is disconnected.
 _LEAST_TAKEN_BYTES: Final = 4096
 _STOP_S: Final = 60
 
 
 def serve(config: ServiceConfig, *, listening: Callable[[str], None], quiet: bool = False) -> bool:
-    """Serve until told to stop.
+    """Serve until stopped by a signal.
 
     Parameters
     ----------
@@ -57,12 +57,12 @@ def serve(config: ServiceConfig, *, listening: Callable[[str], None], quiet: boo
     Returns
     -------
     bool
-        Whether somebody at the terminal stopped it with Ctrl-C, rather than whoever runs it with SIGTERM.
+        Whether it was stopped by SIGINT (Ctrl-C) rather than SIGTERM.
 
     Raises
     ------
     FruitsError
-        If it cannot start: the bundle, the database or the address cannot be used.
+        If the service cannot start: the bundle, the database or the address is not usable.
     """
     telemetry = Telemetry(quiet=quiet)
     _route_logs(telemetry)
@@ -87,7 +87,7 @@ def serve(config: ServiceConfig, *, listening: Callable[[str], None], quiet: boo
     )  # fmt: skip
     try:
         server.run(sockets=[listener])
-    except SystemExit:  # uvicorn's way of saying that the application did not start
+    except SystemExit:  # raised by uvicorn if the application does not start
         if app.state.failure is None:
             raise
     finally:
@@ -117,7 +117,7 @@ def _listen(config: ServiceConfig) -> socket.socket:
 
 
 def _route_logs(telemetry: Telemetry) -> None:
-    """Let libraries' warnings come out as lines of ours, and nothing else."""
+    """Route warnings of libraries into the service's log, and nothing else."""
     root = logging.getLogger()
     root.handlers[:] = [LogHandler(telemetry)]
     root.setLevel(logging.WARNING)
@@ -129,7 +129,7 @@ def _route_logs(telemetry: Telemetry) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server with our signals."""
+    """uvicorn's server with the service's own signal handlers."""
 
     def __init__(
         self, config: uvicorn.Config, app: FastAPI, settings: ServiceConfig, listening: Callable[[], None]
@@ -154,12 +154,12 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # Ours are set where the loop runs. uvicorn would raise them again at the end, and a stop that was asked for would look
-        # like a death.
+        # The handlers are set in startup(). uvicorn would raise captured signals again at the end, so a requested stop would
+        # look like a crash.
         yield
 
     def _stop(self, number: int) -> None:
-        """Refuse what comes from now on, for a moment, so that whoever sends here can notice; a second signal: now."""
+        """Refuse new requests during ``drain``, so that load balancers notice, then stop; a second signal stops at once."""
         self.interrupted |= number == signal.SIGINT
         resources = self._app.state.resources
         if resources.stopping:
@@ -180,7 +180,7 @@ class _Server(uvicorn.Server):
 
 
 class _Connection(HttpToolsProtocol):
-    """One connection, within limits."""
+    """One connection, with limits."""
 
     settings: ServiceConfig
     gauge: Any
@@ -191,15 +191,15 @@ class _Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._head_bytes = self._fields_bytes = self._discarded = 0
         self._in_head = True
-        self._deaf = False  # nothing that comes from now on is listened to
+        self._deaf = False  # ignore all further input
         self._patience: asyncio.TimerHandle | None = None
         self._reader: asyncio.TimerHandle | None = None
         self._unread = 0
         self._cycles: list[Any] = []
-        # So that pause_writing and resume_writing say whether anything at all waits to be read.
+        # So that pause_writing and resume_writing report whether any output is unread.
         transport.set_write_buffer_limits(high=0)
         address = self.client[0] if self.client else "unknown"
-        # A proxy brings many people; whom it brings is counted where their addresses are known.
+        # A proxy carries many clients; they are counted by their own addresses in the middleware.
         self._place = "" if address in self.proxies else place_of(address)
         self.open_by_place[self._place] += 1
         self.gauge.inc()
@@ -217,7 +217,7 @@ class _Connection(HttpToolsProtocol):
             del self.open_by_place[self._place]
         self._wait_no_more()
         self._read_at_last()
-        # uvicorn tells only the last of several requests in one go that its client is gone; the others would go on writing.
+        # Of several pipelined requests, uvicorn notifies only the last of a disconnect; the others would go on writing.
         self.pipeline.clear()
         for cycle in self._cycles:
             if not cycle.response_complete:
@@ -240,7 +240,7 @@ class _Connection(HttpToolsProtocol):
         self._reader = self.loop.call_later(self.settings.send_timeout, self._look_at_reader)
 
     def _look_at_reader(self) -> None:
-        """Go on while the client takes what it asked for. Closing would wait for it to be read, so the rest is thrown away."""
+        """Continue while the client reads the response, otherwise abort: a regular close would wait for the client."""
         if self._unread - self.transport.get_write_buffer_size() < min(_LEAST_TAKEN_BYTES, self._unread):
             self.transport.abort()
         else:
@@ -304,17 +304,17 @@ class _Connection(HttpToolsProtocol):
         if self._deaf and last:
             self.transport.close()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - what it says is for programmers
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's message is for developers
         self._refuse(HttpError("bad_request", told("detail.not_http")))
 
     def _count(self, size: int) -> None:
-        """Count what a head holds, where it comes in one piece."""
+        """Count the parsed fields of a head that arrives in one piece."""
         self._fields_bytes += size
         if self._fields_bytes > _MAX_HEAD_BYTES or len(self.headers) > _MAX_HEADERS:
-            raise ValueError("head too long")  # becomes a parser's error, and that a refusal
+            raise ValueError("head too long")  # becomes a parser error, then a 400 response
 
     def _wait(self) -> None:
-        """Begin to count the seconds that a head, or the rest of a refused body, may take."""
+        """Start the timeout of a head, or of the rest of a refused body."""
         if self._patience is None:
             self._patience = self.loop.call_later(self.settings.send_timeout, self._too_late)
 
@@ -331,17 +331,17 @@ class _Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, problem: HttpError) -> None:
-        """Answer outside any request, and hang up; whoever asked before that is answered first."""
+        """Send an error outside any request and close the connection; earlier requests are answered first."""
         if self.transport.is_closing() or self._deaf:
             return
         self._deaf = True
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
-            if not cycle.more_body:  # a whole request, whose answer is under way: see on_response_complete
+            if not cycle.more_body:  # a complete request, still being answered: see on_response_complete
                 return
             cycle.disconnected = True
             cycle.message_event.set()
-            if self.pipeline and self.pipeline[0][0] is cycle:  # not begun, and others before it
+            if self.pipeline and self.pipeline[0][0] is cycle:  # not started, and others are queued before it
                 self.pipeline.popleft()
                 return
         if cycle is None or (cycle.response_complete and self._in_head) or not cycle.response_started:

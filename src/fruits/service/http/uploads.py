@@ -1,8 +1,7 @@
-"""Body or multipart to photos, bounded in bytes, parts, fields and seconds.
+"""Reading of uploads: raw or multipart bodies to photos, with limits on bytes, parts, fields and seconds.
 
-What a client calls its files, and what type it says they have, is not looked at: whether a body is a form is seen by how it
-begins. Bytes are counted as they come; whatever is over a limit ends the reading at once. Knows nothing of photos beyond how
-their files begin.
+File names and declared types are ignored: the first bytes of a body show whether it is a form. Bytes are counted as they arrive;
+exceeding a limit ends the reading at once. Photos are not decoded; only their first bytes are examined.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from fruits.service.settings import ServiceConfig
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
-#: What a photo sent as the body itself is usually called; any other name will do, its bytes decide.
+#: Usual content types of a photo sent as the body; others are accepted, since the bytes decide.
 PHOTO_TYPES: Final = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
-#: How files of images begin, whatever they are called.
+#: First bytes of image files.
 _IMAGE: Final = re.compile(
     rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|GIF8|BM|II\*\0|MM\0\*|....ftyp|\0\0\0\x0cj|\xff\x0a", re.DOTALL
 )
-#: How a form begins: a boundary, and the head of its first part.
+#: First bytes of a form: a boundary, and the header of the first part.
 _FORM: Final = re.compile(rb"--([^\r\n]{1,200})\r\n(?=content-)", re.IGNORECASE)
-#: So much of a body shows what it is.
+#: Bytes that suffice to tell a form from a photo.
 _ENOUGH: Final = 512
-#: Of a form that is too large as a whole, so much is looked at, to say what is wrong with its first part.
+#: Bytes read of a form that is too large, to report an error in its first part.
 _PEEKED: Final = 8192
-#: Names of fields that may be told to their sender; others might be anything.
+#: Field names that may be repeated in an error message; others may contain anything.
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9_.\-\[\]]{1,40}")
 _NAMES_TOLD: Final = 5
 _MAX_FIELD_BYTES: Final = 1000
@@ -42,11 +41,11 @@ _MAX_BOUNDARY: Final = 200
 
 
 class GoneError(Exception):
-    """The client is gone: nobody is left to answer."""
+    """The client has disconnected."""
 
 
 class Budget:
-    """Bytes of uploads that all requests together may hold.
+    """Memory budget, in bytes, for the uploads of all requests together.
 
     Parameters
     ----------
@@ -57,23 +56,23 @@ class Budget:
         self.most, self.taken = most, 0
 
     def take(self, count: int) -> None:
-        """Take some, or raise ``busy``."""
+        """Reserve bytes, or raise ``busy``."""
         if self.taken + count > self.most:
             raise HttpError("busy")
         self.taken += count
 
 
 class Upload:
-    """What a request brought.
+    """Content of a request.
 
     Attributes
     ----------
     photos : list of bytes
     fields : dict
-        Small fields of a multipart body by name; the first one counts.
+        Small fields of a multipart body by name; of several with one name, the first.
     bytes_in : int
     count : int
-        How many photos there were.
+        Number of photos received.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -83,12 +82,12 @@ class Upload:
         self._budget = budget
 
     def take(self, count: int) -> None:
-        """Count bytes that came in."""
+        """Count received bytes."""
         self._budget.take(count)
         self.bytes_in += count
 
     def close(self) -> None:
-        """Let others have the room."""
+        """Release the reserved bytes."""
         self._budget.taken -= self.bytes_in
 
 
@@ -117,7 +116,7 @@ async def read_upload(upload: Upload, receive: Receive, headers: dict[bytes, byt
     Raises
     ------
     HttpError
-        If something is over a limit or not what was expected.
+        If a limit is exceeded or the body is malformed.
     GoneError
     """
     body = _Body(upload, config, headers.get(b"content-type", b""))
@@ -127,7 +126,7 @@ async def read_upload(upload: Upload, receive: Receive, headers: dict[bytes, byt
     try:
         await _stream(receive, body.take, _PEEKED if too_large else config.max_bytes, config.send_timeout)
     except _TooLongError:
-        # Of a field that is not called photo this is told, and not that it is large: no smaller one would do.
+        # A misnamed field is reported as such rather than as too large: a smaller one would fail, too.
         raise body.nameless() or _too_many_bytes(config.max_bytes) from None
     body.finish()
     upload.count = len(upload.photos)
@@ -147,11 +146,11 @@ def _too_many_bytes(most: int) -> HttpError:
 
 
 class _Body:
-    """A body as it comes in: a photo, or a form with photos in it. Which of them, its first bytes show."""
+    """Incremental reader of a body: a photo, or a form with photos, told apart by the first bytes."""
 
     def __init__(self, upload: Upload, config: ServiceConfig, declared: bytes) -> None:
         kind, options = parse_options_header(declared or b"application/octet-stream")
-        #: Whether the client says that it is a form.
+        #: Whether the content type declares a form.
         self.is_declared = kind == b"multipart/form-data"
         self._boundary = options.get(b"boundary", b"") if self.is_declared else b""
         self._upload, self._config = upload, config
@@ -171,7 +170,7 @@ class _Body:
             self._look()
 
     def finish(self) -> None:
-        """Take what came as a whole."""
+        """Process the complete body."""
         if not self._known:
             self._look()
         if self._parts is None:
@@ -182,7 +181,7 @@ class _Body:
             raise problem
 
     def nameless(self) -> HttpError | None:
-        """Return what is wrong with a form that has no photo: which fields came instead."""
+        """Return the error of a form without a photo, which lists the received fields; None if it has one."""
         if not self._known:
             self._look()
         return self._parts.nameless() if self._parts is not None else None
@@ -206,11 +205,11 @@ class _Body:
 
 
 class _TooLongError(Exception):
-    """More bytes came than are taken."""
+    """The body exceeds its limit."""
 
 
 async def _stream(receive: Receive, take: Callable[[bytes], Any], most: int, seconds: float) -> None:
-    """Hand over the body piece by piece, up to its limit."""
+    """Pass the body on piece by piece, up to its limit."""
     count = 0
     try:
         async with asyncio.timeout(seconds):
@@ -231,7 +230,7 @@ async def _stream(receive: Receive, take: Callable[[bytes], Any], most: int, sec
 
 
 class _Parts:
-    """A multipart body as it comes in."""
+    """Incremental reader of a multipart body."""
 
     def __init__(self, boundary: bytes, config: ServiceConfig, upload: Upload) -> None:
         self._config, self._upload = config, upload
@@ -310,7 +309,7 @@ class _Parts:
             raise over(self._config.max_fields, "fields", code="too_many_parts")
 
     def nameless(self) -> HttpError | None:
-        """Return the problem of a form without a photo, if it is one."""
+        """Return the error of a form without a photo; None if it has one."""
         if self._upload.photos or self._is_file:
             return None
         listed = [name.decode() if _PLAIN.fullmatch(name) else "…" for name in dict.fromkeys(self._others)]
@@ -321,7 +320,7 @@ class _Parts:
     def _take(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:
             self._data += data[start:end]
-        else:  # of a field that is none of ours nothing is kept: only its name is needed, to say so
+        else:  # store at most 1001 bytes of a field: enough to detect that it is too long
             self._data += data[start : min(end, start + _MAX_FIELD_BYTES + 1 - len(self._data))]
             if len(self._data) > _MAX_FIELD_BYTES and self._name in (b"keep", b"lang"):
                 raise over(_MAX_FIELD_BYTES, "field", name=self._name.decode())

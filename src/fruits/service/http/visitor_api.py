@@ -1,7 +1,7 @@
-"""The HTTP API for visitors and programs: photos in, answers out; feedback, deletion, labels, the model itself.
+"""The HTTP API for visitors and programs: recognition, feedback, deletion, labels, the model itself.
 
-What a request must be like is said by the models of :mod:`fruits.service.http.schemas`. The way of a photo is not here but in
-:mod:`fruits.service.http.recognise`. Knows nothing of how answers come about.
+Requests and responses are defined in :mod:`fruits.service.http.schemas`. Recognition itself is implemented in
+:mod:`fruits.service.http.recognise`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from fruits.service.inference.model import Model
 from fruits.service.resources import Resources
 from fruits.service.settings import LOOPBACK
 
-#: How headers begin by which proxies, load balancers and content networks show that a request comes through them.
+#: Prefixes of headers that proxies, load balancers and content delivery networks add to a request.
 _OF_PROXIES: Final = (
     b"x-forwarded", b"forwarded", b"via", b"x-real-ip", b"x-original-", b"x-client-ip", b"x-cluster-client", b"true-client",
     b"cf-", b"cdn-loop", b"fastly-", b"x-amz", b"x-azure", b"x-envoy", b"x-proxy", b"x-scheme", b"x-url-scheme", b"x-varnish",
@@ -47,7 +47,7 @@ _FOR_NOBODY: Final = {"Cache-Control": "no-store"}
 
 
 def resources_of(request: Request) -> Resources:
-    """Return what the service holds."""
+    """Return the resources of the service."""
     resources: Resources = request.app.state.resources
     return resources
 
@@ -55,14 +55,15 @@ def resources_of(request: Request) -> Resources:
 async def recognise() -> Response:
     """Recognise one photo, sent as the body, or up to eight, sent as the fields ``photo`` of a form.
 
-    Photos are JPEG, PNG or WebP by their content. Of one photo that cannot be opened the answer is an error; among several, an
-    error stands in its place. A photo is kept only if ``keep`` says so; ``id`` and ``secret`` of the answer delete it.
+    Photos are JPEG, PNG or WebP, judged by their content. If a single photo cannot be opened, the response is an error; among
+    several, an error takes the place of its answer. A photo is stored only with ``keep=true``; ``id`` and ``secret`` of the
+    answer delete it.
     """
-    raise HttpError("method_not_allowed")  # the middleware has led every POST to fruits.service.http.recognise already
+    raise HttpError("method_not_allowed")  # POST requests never get here: the application passes them to http.recognise
 
 
 async def feedback(request: Request, said: Feedback) -> Response:
-    """Say whether an answer was right, and if not, what the photo shows; the last word counts."""
+    """Report whether an answer was right, and if not, what the photo shows; replaces earlier feedback."""
     resources = resources_of(request)
     await asyncio.to_thread(
         resources.submissions.feedback, said.id, said.secret, right=said.right, label=said.label, note=said.note
@@ -76,10 +77,10 @@ async def delete(
     submission_id: Annotated[str, Path(pattern=ID)],
     x_fruits_secret: Annotated[str, Header(min_length=1, max_length=100)],
 ) -> Response:
-    """Delete everything that is kept of a photo."""
+    """Delete everything that is stored about a photo."""
     resources = resources_of(request)
     await asyncio.to_thread(resources.submissions.delete, submission_id, x_fruits_secret)
-    with suppress(StoreError):  # it is deleted, and told so; what hides it from answers looks again within seconds
+    with suppress(StoreError):  # the deletion succeeded; a background task retries this within seconds
         await asyncio.to_thread(resources.hide_withdrawn)
     return Response(status_code=204)
 
@@ -89,7 +90,7 @@ async def stored(
     submission_id: Annotated[str, Path(pattern=ID)],
     x_fruits_secret: Annotated[str, Header(min_length=1, max_length=100)],
 ) -> Stored:
-    """Return everything that is stored of a photo, to whoever has its secret."""
+    """Return everything that is stored about a photo; requires its secret."""
     resources = resources_of(request)
     found = await asyncio.to_thread(resources.submissions.of, submission_id, x_fruits_secret)
     return Stored.of(found, keep_days=resources.config.keep_days, feedback_hours=resources.config.feedback_hours)
@@ -100,7 +101,7 @@ async def stored_photo(
     submission_id: Annotated[str, Path(pattern=ID)],
     x_fruits_secret: Annotated[str, Header(min_length=1, max_length=100)],
 ) -> Response:
-    """Return the photo that is stored, to whoever has its secret."""
+    """Return the stored photo; requires its secret."""
     resources = resources_of(request)
     await asyncio.to_thread(resources.submissions.of, submission_id, x_fruits_secret)
     photo = await asyncio.to_thread(resources.submissions.photo, submission_id)
@@ -108,17 +109,17 @@ async def stored_photo(
 
 
 async def labels(request: Request) -> Response:
-    """Return what can be recognised, with names in both languages."""
+    """Return the labels that can be recognised, with names in both languages."""
     return _json(resources_of(request).recogniser.model.labels_body)
 
 
 async def model(request: Request) -> Response:
-    """Return what a browser needs to recognise photos itself: where the network is, and what its numbers mean."""
+    """Return the model card that a browser needs to recognise photos itself: URL of the network, and its outputs."""
     return _json(resources_of(request).recogniser.model.model_body)
 
 
 async def network(request: Request, identity: Annotated[str, Path(pattern=IDENTITY)]) -> Response:
-    """Return the network, pixels in, all numbers out."""
+    """Return the network as ONNX: from pixels to all outputs of the recogniser."""
     found = _model(request, identity)
     return _immutable(request, found.bundle.recognizer, "application/octet-stream")
 
@@ -126,7 +127,7 @@ async def network(request: Request, identity: Annotated[str, Path(pattern=IDENTI
 async def thumbnail(
     request: Request, identity: Annotated[str, Path(pattern=IDENTITY)], number: Annotated[int, Path(ge=0, le=100_000)]
 ) -> Response:
-    """Return a training photo, small; of a visitor's photo only while the visitor agrees, and for nobody to store."""
+    """Return the thumbnail of a training photo; of a visitor's photo only with current consent, and not cacheable."""
     gallery = _model(request, identity).bundle.gallery
     if number >= len(gallery):
         raise HttpError("not_found")
@@ -139,9 +140,9 @@ async def thumbnail(
 
 
 async def gallery_features(request: Request, identity: Annotated[str, Path(pattern=IDENTITY)]) -> Response:
-    """Return what the gallery's photos are compared by: labels (int32, n), then features (float32, n x k), little-endian.
+    """Return the gallery's labels (int32, n), then its features (float32, n x k), little-endian.
 
-    Browsers store this for a year, so visitors' photos, which may be withdrawn, are left out: label -1 and features of 0.
+    Browsers cache this for a year, so visitors' photos, whose consent may be withdrawn, are masked: label -1 and features of 0.
     """
     gallery = _model(request, identity).bundle.gallery
     labels, features = gallery.labels.astype("<i4"), gallery.features.astype("<f4")
@@ -151,19 +152,19 @@ async def gallery_features(request: Request, identity: Annotated[str, Path(patte
 
 
 async def healthz() -> Response:
-    """Say that the process lives."""
+    """Liveness: the process runs."""
     return Response(b'{"alive":true}', media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 async def readyz(request: Request) -> Response:
-    """Say whether photos are taken now: not before all is warmed up, not while stopping."""
+    """Readiness: the service accepts photos, that is, it is warmed up and not stopping."""
     if not resources_of(request).ready:
         raise HttpError("stopping")
     return Response(b'{"ready":true}', media_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 async def metrics(request: Request) -> Response:
-    """Return metrics in Prometheus' text format; to this machine and to the owner's token, unless they are public."""
+    """Return metrics in Prometheus' text format; only for this machine or the owner's token, unless they are public."""
     resources, about = resources_of(request), request.scope["fruits"]
     if not resources.config.public_metrics and not _is_local(request):
         await owner(request)
@@ -219,9 +220,9 @@ def _model(request: Request, identity: str) -> Model:
 
 
 def _is_local(request: Request) -> bool:
-    """Whether a request comes from this machine, under its name for itself, and not through a proxy on it.
+    """Return whether a request comes from this machine, to a loopback name, and not through a proxy on it.
 
-    A proxy need not say whom it speaks for; most say something.
+    Proxies are recognised by their headers; one that adds none is not detected.
     """
     about = request.scope["fruits"]
     through = any(name.startswith(_OF_PROXIES) for name in about["headers"])
@@ -233,6 +234,6 @@ def _json(body: bytes) -> Response:
 
 
 def _immutable(request: Request, body: bytes, media_type: str) -> Response:
-    if request.headers.get("if-none-match"):  # whoever has it has the right one: its address names its content
+    if request.headers.get("if-none-match"):  # the URL identifies the content, so a cached copy is always valid
         return Response(status_code=304, headers={"Cache-Control": _FOR_EVER})
     return Response(body, media_type=media_type, headers={"Cache-Control": _FOR_EVER, "ETag": '"1"'})

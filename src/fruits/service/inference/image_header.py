@@ -1,7 +1,7 @@
-"""What the head of a photo announces: format, sides and frames, read without any decoder.
+"""Image headers: size and number of frames, read without a decoder.
 
-So that a bomb is refused before anything is unpacked, and a heavy photo is known before it holds up others. Only announcements
-are read, bounded in steps; whether they are true, and whether the rest is a photo, the decoder finds out.
+Decompression bombs are refused before any decoding, and heavy photos are recognised before they delay others. Only headers are
+read, in a bounded number of steps; the decoder verifies them and the rest of the file.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Final
 
 from fruits.photos.decoding.formats import EXTRA, format_of, heif_size
 
-#: Segments or chunks looked at; whatever comes later is the decoder's business.
+#: Segments or chunks examined; later ones are left to the decoder.
 _STEPS: Final = 2000
-#: Photos beyond these take long: by bytes; by pixels, of which a JPEG's can be skipped in decoding.
+#: Photos beyond these are heavy: by bytes, or by pixels. Baseline JPEGs are decoded at reduced scale, hence their higher limit.
 _HEAVY_BYTES: Final = 2 << 20
 _HEAVY_PIXELS: Final = 6_000_000
 _HEAVY_JPEG_PIXELS: Final = 30_000_000
-#: JPEG markers that begin a frame, and say its size; C4, C8 and CC are something else.
+#: JPEG start-of-frame markers, which carry the size; C4, C8 and CC are other segments.
 _FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _BASELINE: Final = (0xC0, 0xC1)
 _STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD9)})
@@ -26,7 +26,7 @@ _STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What was announced; zeros where nothing could be read.
+    """Size and frames according to the header; zeros if it could not be read.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class ImageHeader:
     frames : int
         More than 1 for an animation.
     heavy : bool
-        Whether decoding takes long.
+        Whether decoding is expected to take long.
     """
 
     width: int = 0
@@ -45,7 +45,7 @@ class ImageHeader:
 
 
 def read_header(data: bytes) -> ImageHeader:
-    """Look at the head of a file; any bytes will do."""
+    """Read the header of an image file; accepts any bytes."""
     try:
         if data.startswith(b"\xff\xd8\xff"):
             width, height, whole = _jpeg(data)
@@ -58,7 +58,7 @@ def read_header(data: bytes) -> ImageHeader:
             width, height, frames = _webp(data)
         elif format_of(data) in EXTRA:
             width, height = heif_size(data)
-            frames = 1  # of several pictures one is shown
+            frames = 1  # only the primary image is decoded
         else:
             return ImageHeader()
     except (struct.error, IndexError):
@@ -67,7 +67,7 @@ def read_header(data: bytes) -> ImageHeader:
 
 
 def _jpeg(data: bytes) -> tuple[int, int, bool]:
-    """Return width, height and whether the whole must be decoded (progressive and rarer kinds)."""
+    """Return width, height and whether the full image must be decoded (progressive and rarer modes)."""
     at = 2
     for _ in range(_STEPS):
         if data[at] != 0xFF:
@@ -86,7 +86,7 @@ def _jpeg(data: bytes) -> tuple[int, int, bool]:
 
 
 def _png_frames(data: bytes) -> int:
-    """Return the number of frames that an APNG's control chunk announces, which comes before any pixel."""
+    """Return the number of frames from an APNG's control chunk, which precedes the pixel data."""
     at = 8
     for _ in range(_STEPS):
         if at + 12 > len(data):

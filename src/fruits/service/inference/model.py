@@ -1,6 +1,6 @@
-"""One open bundle: what it says of photos, and what it says of itself to pages and programs.
+"""An open bundle: recognition of photos, and the model card for pages and programs.
 
-Knows nothing of queues, threads or HTTP.
+Independent of queues, threads and HTTP.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import Answer
 from fruits.storage.sanitising import json_text
 
-#: Thumbnails beside an answer.
+#: Similar photos per answer.
 ALIKE: Final = 6
 
 
 class Seen(NamedTuple):
-    """What a bundle says of a photo.
+    """Result of a bundle for one photo.
 
     Attributes
     ----------
     answer : Answer
     alike : list of (int, float)
-        Numbers in the bundle's gallery and cosines, best first.
+        Indices in the bundle's gallery and cosines, best first.
     bins : int64 array, shape (m,)
-        Where the photo lies among the training photos; see :class:`fruits.learning.drift.Drift`.
+        Bins of the photo in the training distribution; see :class:`fruits.learning.drift.Drift`.
     """
 
     answer: Answer
@@ -43,29 +43,29 @@ class Seen(NamedTuple):
 
 
 class Model:
-    """A bundle, opened.
+    """An open bundle.
 
     Parameters
     ----------
     bundle : Bundle
     root : str
-        What stands before every address of the service, such as ``/fruits``.
+        Path prefix of the service, such as ``/fruits``.
 
     Attributes
     ----------
     bundle : Bundle
     identity : str
     names : dict of dict
-        Of every label, in every language.
+        Names of every label, in every language.
     labels_body, model_body : bytes
-        What ``/v1/labels`` and ``/v1/model`` say, made once.
+        Response bodies of ``/v1/labels`` and ``/v1/model``, encoded once.
     """
 
     def __init__(self, bundle: bundles.Bundle, root: str = "") -> None:
         self.bundle, self.root = bundle, root
         self.identity = bundle.identity
         self.embedder = Embedder(bundle.network)
-        # Until somebody has looked which of their givers still agree.
+        # Visitors' photos stay hidden until their consent has been checked (Resources.hide_withdrawn).
         self.hidden: frozenset[int] = frozenset(bundle.gallery.givers)
         taxonomy = bundle.taxonomy
         named = [
@@ -107,13 +107,13 @@ class Model:
         )
 
     def recognise(self, pixels: NDArray[np.uint8], short_sides: NDArray[np.int64]) -> list[Seen | ImageDecodeError]:
-        """Return what is said of n photos; of one that the network has no usable numbers for, that.
+        """Recognise n photos; a photo without a usable embedding gets an ``ImageDecodeError``.
 
         Parameters
         ----------
         pixels : uint8 array, shape (n, size, size, 3)
         short_sides : int64 array, shape (n,)
-            Of the photos as taken, in pixels.
+            Shorter sides of the original photos, in pixels.
         """
         embeddings = self.embedder.embed(pixels)
         good = np.flatnonzero(usable(embeddings))
@@ -132,7 +132,7 @@ class Model:
         return outcomes
 
     def check(self, seen: Answer | ImageDecodeError) -> None:
-        """Raise ``BundleError`` unless an answer is made of sensible numbers."""
+        """Raise ``BundleError`` unless the numbers of an answer are finite and in range."""
         if isinstance(seen, ImageDecodeError):
             raise BundleError(f"bundle '{self.bundle.root}': {seen} for a plain photo; make it again with 'fruits run'")
         answer = seen
@@ -144,7 +144,7 @@ class Model:
 
 
 def made_photo() -> bytes:
-    """Return a small JPEG of a red disk on white: to warm up, and to see that all works."""
+    """Return a small JPEG of a red disk on white, for warm-up and self-checks."""
     y, x = np.mgrid[:160, :200]
     pixels = np.full((160, 200, 3), 255, np.uint8)
     pixels[(x - 100) ** 2 + (y - 80) ** 2 < 60**2] = (190, 40, 30)

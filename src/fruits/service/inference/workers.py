@@ -1,8 +1,8 @@
-"""Lanes around the open bundle: decoders, the queue before them, warm-up, and a new bundle without downtime.
+"""Inference workers: queue, decoders, warm-up, and bundle reload without downtime.
 
-A worker is a thread with a decoder of its own (a child process that may die of a photo) that takes what waits, decodes and
-recognises it. Photos of different requests share a worker's batch; an answer does not depend on the others in it. The network is
-opened once for all workers. Knows nothing of HTTP or of what is kept.
+A worker is a thread with a decoder of its own (a child process that a bad photo may crash). It takes waiting photos, decodes and
+recognises them. Photos of different requests share a batch; an answer does not depend on the other photos of the batch. The
+network is opened once for all workers. Independent of HTTP and of storage.
 """
 
 from __future__ import annotations
@@ -27,38 +27,38 @@ from fruits.recogniser.answers import Answer
 from fruits.service.inference.model import Model, made_photo
 from fruits.service.settings import ServiceConfig
 
-#: Side and JPEG quality of a photo that is kept.
+#: Longer side in pixels and JPEG quality of a stored photo.
 KEPT_SIDE: Final = 1024
 KEPT_QUALITY: Final = 88
-#: Bundles whose thumbnails and networks are still served after a newer one came.
+#: Number of bundles, the newest included, whose thumbnails and networks are served.
 _MODELS_KEPT: Final = 2
-#: Seconds by the clock that a decoder may hang, at least and as a multiple of the processor time that it may take. Its own start
-#: counts, which on a busy machine takes many times as long as on an idle one.
+#: Wall-clock timeout of a decoder: a minimum in seconds, and a multiple of its limit on processor time. It includes the decoder's
+#: start, which is many times slower on a busy machine than on an idle one.
 _WALL_S: Final = 30.0
 _WALL_FACTOR: Final = 4.0
 _MEMORY_MIB: Final = 2048
-#: How much the newest batch counts in the estimate of how long a photo takes.
+#: Weight of the newest batch in the moving average of the time per photo.
 _NEWEST: Final = 0.1
-#: First guess of the seconds that a light and a heavy photo take; soon replaced by what was measured.
+#: Initial estimate of the seconds per light and per heavy photo; soon replaced by measurements.
 _FIRST_GUESS_S: Final = (0.01, 0.5)
-#: One measurement may raise the estimate by this factor at most: a single odd photo says little of the next ones.
+#: One measurement may raise the estimate by this factor at most: a single outlier says little about the next photos.
 _MOST_RAISE: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """What is known of a photo now.
+    """A recognised photo.
 
     Attributes
     ----------
     model : Model
-        Which gave the answer.
+        The model that gave the answer.
     answer, alike, bins
         As in :class:`fruits.service.inference.model.Seen`.
     kept : bytes or None
-        The photo as a fresh JPEG, if that was asked for.
+        The photo re-encoded as JPEG, if requested.
     queue_s, decode_s, infer_s : float
-        Seconds that it waited, and that its batch took.
+        Seconds in the queue, and seconds of decoding and inference of its batch.
     together : int
         Photos in its batch.
     """
@@ -75,12 +75,12 @@ class Recognised:
 
 
 class UnreadableError(ImageDecodeError):
-    """A photo that could not be opened, and what it took to find out.
+    """A photo that could not be opened, with the time spent on it.
 
     Attributes
     ----------
     decode_s : float
-        Seconds; its share of its batch.
+        Its share of the batch's decoding time, in seconds.
     """
 
     def __init__(self, code: str, message: str, decode_s: float) -> None:
@@ -99,7 +99,7 @@ class _Job:
 
 
 class Recogniser:
-    """Lanes around one open bundle.
+    """Pool of inference workers around one open bundle.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class Recogniser:
         Results of a run, or a bundle.
     workers : int
     batch : int
-        Photos that a worker takes at once, at most.
+        Maximum number of photos per batch.
     decode_s : float
         Seconds of processor time to decode a photo.
 
@@ -134,7 +134,7 @@ class Recogniser:
             threading.Thread(target=self._work, args=(number,), name=f"worker-{number}", daemon=True)
             for number in range(workers)
         ]
-        # So that a few heavy photos never hold up all others.
+        # At most half of the workers decode heavy photos, so that these never block all others.
         self._heavy_workers, self._heavy_at_work = max(1, workers // 2), 0
         self.warm = False
 
@@ -145,7 +145,7 @@ class Recogniser:
 
     @property
     def models(self) -> list[Model]:
-        """Bundles whose thumbnails are served, the newest last."""
+        """The models whose thumbnails are served, the newest last."""
         return list(self._models.values())
 
     def model_of(self, identity: str) -> Model | None:
@@ -154,20 +154,20 @@ class Recogniser:
 
     @property
     def waiting(self) -> int:
-        """How many photos wait or are worked on."""
+        """Number of photos queued or being processed."""
         return len(self._light) + len(self._heavy) + self._at_work
 
     def wait_s(self, *, heavy: bool = False) -> float:
-        """Return how long a photo that comes now would wait for its turn, by what photos took lately."""
+        """Estimate how long a new photo would wait in the queue, from recent times per photo."""
         since = self._since
-        # Where every worker hangs on something, nobody knows for how long: as long again.
+        # If all workers are busy, assume that the most recent batch takes as long again as it already has.
         stuck_s = time.perf_counter() - max(since) if all(since) else 0.0
         light_s = len(self._light) * self._photo_s[0] / len(self._workers)
         heavy_s = (len(self._heavy) + self._heavy_at_work) * self._photo_s[1] / self._heavy_workers if heavy else 0.0
         return max(light_s + heavy_s, stuck_s)
 
     def start(self) -> None:
-        """Start the workers and warm each up with a made photo, so that the first visitor waits for nothing."""
+        """Start the workers and warm each one up with a synthetic photo, so that the first request is not slow."""
         photo = made_photo()
         for worker in self._workers:
             worker.start()
@@ -180,15 +180,15 @@ class Recogniser:
         self.warm = True
 
     def submit(self, photo: bytes, *, keep: bool = False, heavy: bool = False) -> asyncio.Future[Recognised]:
-        """Queue a photo from an event loop; the future gives what was recognised, or ``UnreadableError``.
+        """Queue a photo from an event loop; the future resolves to a ``Recognised``, or to ``UnreadableError``.
 
         Parameters
         ----------
         photo : bytes
         keep : bool
-            Whether a fresh JPEG of it is wanted as well.
+            Whether to re-encode it as JPEG as well.
         heavy : bool
-            Whether decoding it takes long: it is decoded alone, and never on all workers at once.
+            Whether decoding takes long: heavy photos are decoded alone, and never on all workers at once.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Recognised] = loop.create_future()
@@ -196,12 +196,12 @@ class Recogniser:
         return future
 
     def reload(self) -> bool:
-        """Load the bundle again; return whether it is another one. The old one stays where the new one fails its check.
+        """Reload the bundle; return whether it changed. If the new bundle fails its check, the old one stays.
 
         Raises
         ------
         BundleError, StoreError
-            If the new one cannot be used.
+            If the new bundle cannot be used.
         """
         new = Model(self._load_patiently(), self._root)
         if new.identity == self._model.identity:
@@ -215,7 +215,7 @@ class Recogniser:
         return True
 
     def close(self) -> None:
-        """Finish what waits, then end the workers and their decoders."""
+        """Process the queued photos, then stop the workers and their decoders."""
         with self._ready:
             self._closed = True
             self._ready.notify_all()
@@ -224,7 +224,7 @@ class Recogniser:
                 worker.join()
 
     def _load_patiently(self) -> bundles.Bundle:
-        """Load; on a disk a new bundle replaces the old one in two steps, between which there is none for an instant."""
+        """Load the bundle with retries: on a disk it is replaced in two steps, and is absent for an instant in between."""
         for _ in range(3):
             with suppress(BundleError):
                 return bundles.load(self._out)
@@ -238,7 +238,7 @@ class Recogniser:
         models.move_to_end(model.identity)
         while len(models) > _MODELS_KEPT:
             models.popitem(last=False)
-        self._models = models  # a whole one at once: others look things up meanwhile
+        self._models = models  # replaced in one assignment: other threads read it
 
     def _ask(self, photo: bytes) -> Future[Recognised]:
         """Queue a photo from any thread."""
@@ -254,17 +254,17 @@ class Recogniser:
             self._ready.notify()
 
     def _take(self) -> list[_Job]:
-        """Wait for photos; return what one worker does next, nothing at the end."""
+        """Wait for photos; return the next batch of a worker, empty on shutdown."""
         with self._ready:
             while True:
                 may_heavy = self._heavy and self._heavy_at_work < self._heavy_workers
-                # First come, first served, as far as heavy ones may.
+                # First come, first served, within the limit on heavy photos.
                 if may_heavy and (not self._light or self._heavy[0].since < self._light[0].since):
                     self._heavy_at_work += 1
                     self._at_work += 1
                     return [self._heavy.popleft()]
                 if self._light:
-                    # A fair share, so that no worker idles while another has a long batch.
+                    # An equal share, so that no worker is idle while another has a long batch.
                     share = -(-len(self._light) // len(self._workers))
                     jobs = [self._light.popleft() for _ in range(min(self._batch, share))]
                     self._at_work += len(jobs)
@@ -279,7 +279,7 @@ class Recogniser:
                 started = self._since[number] = time.perf_counter()
                 try:
                     outcomes = self._do(decoder, jobs, started)
-                except Exception as exc:  # whatever it was, these photos have their outcome and the worker goes on
+                except Exception as exc:  # these photos get the error as their outcome, and the worker continues
                     outcomes = [exc] * len(jobs)
                 self._since[number] = 0.0
                 self._done(jobs, (time.perf_counter() - started) / len(jobs))
@@ -291,7 +291,7 @@ class Recogniser:
             self._at_work -= len(jobs)
             if heavy:
                 self._heavy_at_work -= 1
-                self._ready.notify_all()  # the next heavy one may go; at the end, whoever waits for that may leave
+                self._ready.notify_all()  # a waiting worker may take the next heavy photo or, on shutdown, end
             before = self._photo_s[heavy]
             self._photo_s[heavy] = before + _NEWEST * (min(each_s, _MOST_RAISE * before) - before)
 
@@ -331,7 +331,7 @@ class Recogniser:
 
 
 def _deliver(jobs: list[_Job], outcomes: Sequence[Recognised | Exception]) -> None:
-    """Give every photo its outcome; those of one event loop in one call, which wakes it once."""
+    """Set the result of every photo's future; one call per event loop, which wakes it once."""
     loops: dict[asyncio.AbstractEventLoop | None, list[tuple[_Job, Recognised | Exception]]] = {}
     for job, outcome in zip(jobs, outcomes, strict=True):
         loops.setdefault(job.loop, []).append((job, outcome))
@@ -339,7 +339,7 @@ def _deliver(jobs: list[_Job], outcomes: Sequence[Recognised | Exception]) -> No
         if loop is None:
             _settle(done)
         else:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed: no request waits any more
                 loop.call_soon_threadsafe(_settle, done)
 
 
@@ -354,7 +354,7 @@ def _settle(done: list[tuple[_Job, Recognised | Exception]]) -> None:
 
 
 def check(config: ServiceConfig) -> dict[str, Any]:
-    """Open a bundle as a service does, recognise one made photo, and say how that went.
+    """Open a bundle as the service does, recognise a synthetic photo and return the result with timings.
 
     Raises
     ------

@@ -1,10 +1,10 @@
-"""What does the service show to people? The pages and what they are made of, as routes.
+"""Routes of the web pages and their static files.
 
-Everything lies in the folder ``pages``, and there is no build step: pages are put into their layout and messages into a file
-per language when the service starts, the rest is served as it is. Files are small and held in memory, plain and compressed,
-with an ETag; the runtime of the on-device mode (``pages/vendor``, made by ``web/build.mjs``, see ``make web``) is large,
-stays on disk and never changes under its name. Headers for safety are set by the
-middleware. Knows nothing of photos, answers or the API.
+All files are in the folder ``pages``, and there is no build step: when the service starts, pages are rendered into their layout
+and messages are written into one file per language; other files are served as they are. Files are small and kept in memory, plain
+and compressed, with an ETag. The runtime of the on-device mode (``pages/vendor``, built by ``web/build.mjs``, see ``make web``)
+is large, stays on disk and is immutable under its name. The middleware sets the security headers. Independent of photos, answers
+and the API.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fruits.storage.objects import is_remote
 from fruits.storage.sanitising import json_text
 
 FOLDER: Final = Path(__file__).parent
-#: Address of a page -> its file. The service worker must lie at the root, or it would only see ``/static/``.
+#: Path of a page -> its file. The service worker must be at the root, otherwise its scope would be ``/static/``.
 PAGES: Final = {
     "/": "index.html",
     "/delete": "delete.html",
@@ -42,7 +42,7 @@ PAGES: Final = {
     "/manifest.webmanifest": "manifest.webmanifest",
     "/sw.js": "sw.js",
 }
-#: What the visitor's page needs to open without a network: the pages of the owner need the server anyway.
+#: Files that the visitor's page needs offline; the owner's pages need the server anyway.
 _SHELL: Final = (".css", ".js", ".svg", ".png")
 _NOT_IN_SHELL: Final = ("owner", "review", "charts", "docs")
 #: Of messages: those of the visitor's pages and those of the owner's.
@@ -59,7 +59,7 @@ _TYPES: Final = {
     ".wasm": "application/wasm",
 }
 _COMPRESSED: Final = (".html", ".css", ".js", ".mjs", ".json", ".webmanifest", ".svg")
-#: A browser asks again each time and is told 304: after an update nobody sees old pages.
+#: Browsers revalidate every time and get 304: no outdated pages after an update.
 _ASK_AGAIN: Final = "no-cache"
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 _VENDOR: Final = "vendor"
@@ -77,7 +77,7 @@ class _Asset:
 
 
 def content_security_policy(*, on_device: bool) -> str:
-    """Return the policy that every answer carries: nothing from elsewhere, nothing inline.
+    """Return the content security policy of every response: nothing from other sites, nothing inline.
 
     Parameters
     ----------
@@ -92,19 +92,19 @@ def content_security_policy(*, on_device: bool) -> str:
 
 
 def has_device_mode(folder: Path = FOLDER) -> bool:
-    """Tell whether the runtime of the on-device mode was built."""
+    """Return whether the runtime of the on-device mode was built."""
     return _runtime(folder) is not None
 
 
 def routes(folder: Path = FOLDER, *, privacy: Mapping[str, Any] | None = None) -> list[BaseRoute]:
-    """Return the routes of all pages and static files; files are read now, once.
+    """Return the routes of all pages and static files; files are read once, by this call.
 
     Parameters
     ----------
     folder : Path
-        With the files of ``pages``.
+        Folder with the files of ``pages``.
     privacy : mapping, optional
-        What the visitor's page says of the service: see :func:`privacy_of`.
+        Privacy information for the visitor's page: see :func:`privacy_of`.
     """
     assets = _assets(folder, privacy)
     large = {name for built in (_runtime(folder), _built(folder, "docs.json")) if built for name in built["files"]}
@@ -126,7 +126,7 @@ def routes(folder: Path = FOLDER, *, privacy: Mapping[str, Any] | None = None) -
 
 
 def privacy_of(config: ServiceConfig) -> dict[str, Any]:
-    """Return what a visitor is told of a service: who operates it, what it stores where and for how long."""
+    """Return the privacy information of a service: its operator, what is stored where and for how long."""
     return {
         "operator": config.operator,
         "contact": config.contact,
@@ -139,7 +139,7 @@ def privacy_of(config: ServiceConfig) -> dict[str, Any]:
 
 
 def _assets(folder: Path, privacy: Mapping[str, Any] | None) -> Mapping[str, _Asset]:
-    """Read every file but the runtime's; add what the page must know of this installation."""
+    """Read every file except the runtime's; add the settings of this installation for the page."""
     contents = {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -165,7 +165,7 @@ def _assets(folder: Path, privacy: Mapping[str, Any] | None) -> Mapping[str, _As
         or (name.endswith(_SHELL) and name != "sw.js" and not any(word in name for word in _NOT_IN_SHELL))
     ]
     version = hashlib.sha256(b"".join(name.encode() + data for name, data in contents.items())).hexdigest()[:16]
-    # Any change of any file changes the worker, and a browser that sees another worker fetches all files anew.
+    # A change of any file changes the service worker, and a browser that sees a new worker fetches all files again.
     known = {"version": version, "shell": ["", "delete", "manifest.webmanifest", *shell]}
     if "sw.js" in contents:
         contents["sw.js"] = f"const KNOWN = {json_text(known)};\n".encode() + contents["sw.js"]
@@ -173,7 +173,7 @@ def _assets(folder: Path, privacy: Mapping[str, Any] | None) -> Mapping[str, _As
 
 
 def _page(folder: Path, name: str) -> bytes:
-    """Put a page into its layout. Pages hold no value from outside: the scripts put those in, as text."""
+    """Render a page into its layout. Pages contain no external values: scripts insert those, as text."""
     layouts = Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,
@@ -181,7 +181,7 @@ def _page(folder: Path, name: str) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # Links are relative: whatever path a proxy serves the pages under, they lead to its neighbours.
+    # Links are relative, so that the pages work under any path of a proxy.
     depth = next(address for address, file in PAGES.items() if file == name).count("/") - 1
     template = layouts.get_template(name)
     return template.render(
@@ -200,7 +200,7 @@ def _messages(subject: str, language: str) -> bytes:
 
 
 def _columns_first() -> bool:
-    """Tell whether Pillow resamples a tall photo along its columns first, as version 13 does: the page must do the same."""
+    """Return whether Pillow resamples a tall photo along its columns first, as version 13 does: the page must do the same."""
     tall = Image.frombytes("L", (8, 64), bytes(37 * place * place % 251 for place in range(8 * 64)))
     kernel = Image.Resampling.BICUBIC
     return tall.resize((4, 4), kernel).tobytes() == tall.resize((8, 4), kernel).resize((4, 4), kernel).tobytes()
@@ -216,7 +216,7 @@ def _asset(name: str, content: bytes) -> _Asset:
 
 @lru_cache(maxsize=4)
 def _runtime(folder: Path) -> dict[str, Any] | None:
-    """Return what ``web/build.mjs`` wrote of the runtime, if it and all its files are there."""
+    """Return the manifest of the runtime written by ``web/build.mjs``, if it and all its files exist."""
     return _built(folder, "runtime.json")
 
 
@@ -230,7 +230,7 @@ def _built(folder: Path, written: str) -> dict[str, Any] | None:
 
 
 def _stored(path: Path) -> tuple[Path, bool]:
-    """Return where a file of the runtime lies, and whether compressed: once is enough for 14 MB."""
+    """Return the path of a runtime file, and whether it is compressed: its 14 MB are stored in one form only."""
     packed = path.with_name(f"{path.name}.gz")
     return (packed, True) if packed.is_file() else (path, False)
 
@@ -277,7 +277,7 @@ def _knows(request: Request, etag: str) -> bool:
 
 
 def _takes_gzip(request: Request) -> bool:
-    """Tell whether gzip is accepted, by name or as one of all, and not with weight 0."""
+    """Return whether gzip is accepted, by name or by ``*``, with a weight other than 0."""
     for offered in request.headers.get("accept-encoding", "").lower().split(","):
         name, _, weight = offered.replace(" ", "").partition(";q=")
         if name in ("gzip", "*") and weight not in ("0", "0.0", "0.00", "0.000"):

@@ -1,8 +1,8 @@
-"""The service's database: how it is opened, what tables it has, and who may write when.
+"""The service's database: engine, tables, transactions and migrations.
 
-SQLite on this machine by default (one file, any number of processes), PostgreSQL by URL. Tables are made and brought up to date
-by Alembic (``migrations/``) whenever the database is opened. Erasure is part of it: what was deleted must not be readable in
-the files either, see :meth:`Database.scrub`. Knows nothing of what the rows are for.
+SQLite by default (one local file, any number of processes), PostgreSQL by URL. Alembic (``migrations/``) creates and upgrades the
+tables whenever the database is opened. Deleted data must not be readable in the database's files either: see
+:meth:`Database.scrub`.
 """
 
 from __future__ import annotations
@@ -40,40 +40,40 @@ from fruits.errors import ConfigError, StoreError
 from fruits.storage.objects import make_private_folder
 
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
-#: Of the lock that keeps two processes from making tables at once.
+#: Key of the advisory lock that prevents concurrent migrations.
 _MIGRATION_LOCK: Final = 0x66727569
-#: How long one process waits for another that writes (SQLite), for a lock, for a connection; in seconds.
+#: Seconds to wait for another writer (SQLite), a lock or a connection.
 _PATIENCE_S: Final = 15
-#: Rewriting a table of so many bytes locks it for a second or two; larger ones are rewritten only when someone asks.
+#: Rewriting a table of this size locks it for a second or two; larger tables are rewritten only on request.
 _REWRITE_BYTES: Final = 64 << 20
 _FORGETFUL: Final = ("submissions",)
-#: Of the lock under which one process at a time rewrites tables of PostgreSQL.
+#: Key of the advisory lock that allows one process at a time to rewrite tables of PostgreSQL.
 _REWRITE_LOCK: Final = 0x66727576
-#: Connections to PostgreSQL that a process has at most, unless it is told otherwise: 20 processes fit into a small one's 112.
+#: Default maximum of connections to PostgreSQL per process: 20 processes fit into the 112 of a small instance.
 CONNECTIONS: Final = 4
 
 
 class Base(DeclarativeBase):
-    """All tables."""
+    """Base class of all tables."""
 
 
 class SubmissionRow(Base):
-    """What is kept of a photo that was sent. Never the upload itself.
+    """A submission: what is stored about a photo that was sent, never the upload itself.
 
-    With consent: the answer, the visitor's word on it, the owner's. Without: a receipt (id, hash of the secret, day) and what the
-    visitor says of the answer; all else is null.
+    With consent: the answer, the visitor's feedback, the owner's review. Without: a receipt (id, hash of the secret, day) and
+    the feedback; all other columns are null.
     """
 
     __tablename__ = "submissions"
 
     id: Mapped[str] = mapped_column(String(22), primary_key=True)
     secret_sha256: Mapped[bytes] = mapped_column(LargeBinary(32))
-    #: writing: the photo may or may not be there yet; kept; deleting: a tombstone, nothing of it is shown to anyone.
+    #: writing: the photo may not be written yet; kept; deleting: a tombstone, never returned by a query for submissions.
     state: Mapped[str] = mapped_column(String(8))
-    #: To the second with a photo; else the beginning of the day, UTC.
+    #: In seconds since 1970: exact with a photo, otherwise the start of the day (UTC).
     created_s: Mapped[int] = mapped_column(BigInteger)
     has_photo: Mapped[bool] = mapped_column(Boolean)
-    #: Whether the visitor agreed that others may see the photo, small: beside answers and in reports.
+    #: Whether the visitor consented to show a thumbnail to others: beside answers and in reports.
     may_show: Mapped[bool | None] = mapped_column(Boolean)
     outcome: Mapped[str | None] = mapped_column(String(16))
     kind: Mapped[str | None] = mapped_column(Text)
@@ -94,7 +94,7 @@ class SubmissionRow(Base):
     reviewed_s: Mapped[int | None] = mapped_column(BigInteger)
 
 
-# Newest first, for the lists of the owner and for what has had its time; the small ones hold only the rows they are about.
+# By time, for the owner's lists and for expiry; partial indexes cover only the rows that they are used for.
 Index("submissions_by_time", SubmissionRow.created_s, SubmissionRow.id)
 for _name, _condition in (
     ("submissions_unfinished", "state <> 'kept'"),
@@ -112,7 +112,7 @@ for _name, _condition in (
 
 
 class TokenRow(Base):
-    """A token of a program or of the owner; only its hash is here."""
+    """A token of a program or of the owner; only its hash is stored."""
 
     __tablename__ = "tokens"
 
@@ -124,7 +124,7 @@ class TokenRow(Base):
     created_day: Mapped[str] = mapped_column(String(10))
     last_used_day: Mapped[str | None] = mapped_column(String(10))
     revoked_s: Mapped[int | None] = mapped_column(BigInteger)
-    #: The last day (UTC) that it works on.
+    #: Last day (UTC) on which it is valid.
     expires_day: Mapped[str | None] = mapped_column(String(10))
 
 
@@ -138,7 +138,7 @@ Index(
 
 
 class CountRow(Base):
-    """How often something happened on a day (UTC): counts, of nobody."""
+    """A count of events per day (UTC); no personal data."""
 
     __tablename__ = "counts"
 
@@ -149,7 +149,7 @@ class CountRow(Base):
 
 
 class ChoreRow(Base):
-    """Work that a killed process must not take with it; the number says whether more came while it was done."""
+    """Pending maintenance that survives a killed process; the number shows whether more was requested meanwhile."""
 
     __tablename__ = "chores"
 
@@ -158,7 +158,7 @@ class ChoreRow(Base):
 
 
 class IdentityRow(Base):
-    """Drawn when the database is made: the store of photos carries the same."""
+    """Random identity, drawn when the database is created; the photo store carries the same one."""
 
     __tablename__ = "identities"
 
@@ -167,12 +167,12 @@ class IdentityRow(Base):
 
 
 class Database:
-    """A database that is open and up to date; safe to use from many threads.
+    """An open database with up-to-date tables; thread-safe.
 
     Attributes
     ----------
     url : str
-        Where it is, without any password.
+        URL without the password.
     is_sqlite : bool
     """
 
@@ -181,8 +181,8 @@ class Database:
         self._writer = engine.execution_options(fruits_writes=True)
         self.url = engine.url.render_as_string(hide_password=True)
         self.is_sqlite = engine.dialect.name == "sqlite"
-        # SQLite has one writer at a time. Threads of this process wait here and go on at once; its own way of waiting, for
-        # other processes, is to sleep and try again.
+        # SQLite allows one writer at a time. Threads of this process queue on a lock and continue at once; SQLite's own wait,
+        # for other processes, is to sleep and retry.
         self._turn: threading.Lock | nullcontext[None] = threading.Lock() if self.is_sqlite else nullcontext()
 
     @classmethod
@@ -192,19 +192,19 @@ class Database:
         Parameters
         ----------
         url : str
-            ``sqlite:////folder/service.db`` (folder and file are made if absent, for this user alone) or
+            ``sqlite:////folder/service.db`` (folder and file are created if absent, readable by this user only) or
             ``postgresql://user:password@host/database``.
         make : bool
-            Whether a file that is absent is made.
+            Whether to create a file that is absent.
         connections : int
-            To PostgreSQL, at most; whoever needs one more waits for it. No operation needs two at once.
+            Maximum number of connections to PostgreSQL; further operations wait. No operation needs two at once.
 
         Raises
         ------
         ConfigError
-            If the url names no database that fruits knows, or a file that is absent and must not be made.
+            If the URL is not supported, or the file is absent and must not be created.
         StoreError
-            If it cannot be opened, or is one of a later version of fruits.
+            If the database cannot be opened, or was written by a later version of fruits.
         """
         parsed = _parse(url)
         if parsed.get_backend_name() == "sqlite":
@@ -225,18 +225,18 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Give a connection to read with; what is read is of one moment."""
+        """Yield a connection for reading, in one transaction: a consistent snapshot."""
         with _translated(f"database '{self.url}' cannot be read"), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Give a connection to write with: all that the block does is committed at its end, or nothing."""
+        """Yield a connection for writing, in one transaction: committed at the end of the block, rolled back on error."""
         with _translated(f"database '{self.url}' cannot be written"), self._turn, self._writer.begin() as connection:
             yield connection
 
     def add_up(self, connection: Connection, table: type[Base], rows: list[dict[str, Any]], column: str) -> None:
-        """Insert rows; where one of the same key is there, add to its ``column`` instead."""
+        """Insert rows; if the key exists, add to its ``column`` instead."""
         if not rows:
             return
         insert: Any = sqlite_insert if self.is_sqlite else postgresql_insert
@@ -246,16 +246,17 @@ class Database:
         connection.execute(statement.on_conflict_do_update(index_elements=keys, set_={column: summed}), rows)
 
     def take_turn(self, name: str, seconds: float) -> bool:
-        """Whether it is this process's turn to do something that all processes on one database need done once in so many seconds.
+        """Claim a periodic task that only one of all processes on this database should run per interval; return whether claimed.
 
-        A row says until when the last turn lasts, so nothing is held meanwhile and a process that is killed keeps nobody waiting
-        for longer than that.
+        A row stores the end of the current interval. No lock is held meanwhile, and a killed process delays the others by one
+        interval at most.
 
         Parameters
         ----------
         name : str
-            Of the work; 16 letters at most.
+            Name of the task, at most 16 characters.
         seconds : float
+            Interval.
         """
         now = int(time.time())
         insert: Any = sqlite_insert if self.is_sqlite else postgresql_insert
@@ -270,20 +271,20 @@ class Database:
             return taken.first() is not None
 
     def must_scrub(self, connection: Connection) -> None:
-        """Remember, in the transaction that deletes, that the files still hold what it deletes."""
+        """Record, in the deleting transaction, that the database's files must be scrubbed."""
         self.add_up(connection, ChoreRow, [{"name": "scrub", "number": 1}], "number")
 
     def must_be_scrubbed(self) -> bool:
-        """Whether the files may hold what was deleted."""
+        """Return whether the files may still contain deleted data."""
         return self._wanted() is not None
 
     def scrub(self, *, thorough: bool = False) -> bool:
-        """Make what was deleted unreadable in the database's files as well; return whether nothing is left to do.
+        """Make deleted data unreadable in the database's files as well; return whether nothing is left to do.
 
-        SQLite overwrites what it deletes (``secure_delete``); the log beside it is written back and cut to nothing. PostgreSQL
-        leaves old rows in the table's file until it is rewritten: that is done at once up to 64 MB, beyond only if ``thorough``
-        (until then plain ``VACUUM`` frees the space, and later rows overwrite it). Its own write-ahead log and backups are
-        beyond reach. What could not be done now, because someone still reads, is done by the next call.
+        SQLite overwrites deleted data (``secure_delete``); its write-ahead log is written back and truncated. PostgreSQL keeps
+        old rows in the table's file until it is rewritten. Tables up to 64 MB are rewritten at once, larger ones only if
+        ``thorough`` (until then plain ``VACUUM`` frees the space, and later rows overwrite it). PostgreSQL's write-ahead log and
+        backups are out of reach. If a reader prevents it now, the next call does it.
         """
         wanted = self._wanted()
         if wanted is None and not thorough:
@@ -295,12 +296,12 @@ class Database:
         return True
 
     def identity(self) -> str:
-        """Return what this database and its backups, and no other, have in common."""
+        """Return the identity shared by this database and its backups only."""
         with self.reading() as connection:
             return str(connection.execute(text("select value from identities where name = 'store'")).scalar_one())
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Close all connections."""
         self._engine.dispose()
 
     def _wanted(self) -> int | None:
@@ -308,10 +309,10 @@ class Database:
             return connection.execute(text("select number from chores where name = 'scrub'")).scalar()
 
     def _cut_log(self) -> bool:
-        """Write SQLite's log back into its file and empty it; False if a reader is in the way for a second."""
+        """Write SQLite's write-ahead log back and truncate it; False if a reader blocks it for a second."""
         for attempt in range(5):
             with self._plain() as connection:
-                # While it waits for readers nobody can write: not for long at a time.
+                # While it waits for readers, writes are blocked: wait only briefly at a time.
                 connection.execute(text("pragma busy_timeout = 100"))
                 busy = connection.execute(text("pragma wal_checkpoint(truncate)")).one()[0]
                 connection.execute(text(f"pragma busy_timeout = {1000 * _PATIENCE_S}"))
@@ -321,7 +322,7 @@ class Database:
         return False
 
     def _rewrite(self, thorough: bool) -> bool:
-        """Vacuum PostgreSQL's tables; False if someone holds them for long, or another process is at it."""
+        """Vacuum PostgreSQL's tables; False if they stay locked, or another process is doing it."""
         with self._plain() as connection:
             if not connection.execute(text("select pg_try_advisory_lock(:key)"), {"key": _REWRITE_LOCK}).scalar_one():
                 return False
@@ -331,7 +332,7 @@ class Database:
                 )
                 if thorough or int(size.scalar_one()) <= _REWRITE_BYTES:
                     how = "vacuum (full)"
-                    # Who waits for the whole table makes everybody after him wait: not for long.
+                    # A waiting request for an exclusive lock blocks all later ones: wait only briefly.
                     connection.execute(text(f"set lock_timeout = {60_000 if thorough else 2_000}"))
                 else:
                     how = "vacuum"
@@ -343,12 +344,12 @@ class Database:
                         raise
                     return False
                 finally:
-                    connection.invalidate()  # its settings go with it, and the lock
+                    connection.invalidate()  # discards its settings and the advisory lock
         return True
 
     @contextmanager
     def _plain(self) -> Iterator[Connection]:
-        """Give a connection without a transaction."""
+        """Yield a connection in autocommit mode."""
         with (
             _translated(f"database '{self.url}' cannot be cleaned"),
             self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
@@ -356,8 +357,8 @@ class Database:
             yield connection
 
     def _migrate(self) -> None:
-        """Make the tables, or change them to what this version expects; one process at a time."""
-        # Half a second of import, and for the programmer's eyes only: migrations/README says how to write the next one.
+        """Create or upgrade the tables; one process at a time."""
+        # Imported late: Alembic takes half a second to load. How to write a migration: docstring of migrations/__init__.py.
         from alembic import command  # noqa: PLC0415
         from alembic.config import Config  # noqa: PLC0415
         from alembic.runtime.migration import MigrationContext  # noqa: PLC0415
@@ -385,7 +386,7 @@ class Database:
 
 @contextmanager
 def connected(url: str) -> Iterator[Connection]:
-    """Give a connection in a transaction to a database whose tables are none of the caller's business."""
+    """Yield a connection in a transaction, without creating or upgrading tables."""
     engine = _engine(_parse(url), 1)
     try:
         shown = engine.url.render_as_string(hide_password=True)
@@ -411,13 +412,13 @@ def _parse(url: str) -> URL:
 
 
 def _make_private(path: Path) -> None:
-    """Make the file if absent, readable by this user alone; SQLite gives its log the same rights."""
+    """Create the file if absent, readable by this user only; SQLite gives its log the same permissions."""
     try:
         make_private_folder(path.parent)
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         for file in (path, *(path.with_name(f"{path.name}-{log}") for log in ("wal", "shm"))):
-            with suppress(FileNotFoundError, PermissionError):  # another user's: that user says who may read
+            with suppress(FileNotFoundError, PermissionError):  # another user's file: its permissions stay
                 if file.stat().st_mode & 0o077:
                     file.chmod(0o600)
     except OSError as exc:
@@ -428,7 +429,7 @@ def _make_private(path: Path) -> None:
 
 
 def _engine(url: URL, connections: int) -> Engine:
-    # Values never show in messages or logs.
+    # Parameter values must not appear in messages or logs.
     common: dict[str, Any] = {"hide_parameters": True, "pool_timeout": _PATIENCE_S}
     if url.get_backend_name() == "sqlite":
         engine = create_engine(
@@ -449,8 +450,8 @@ def _engine(url: URL, connections: int) -> Engine:
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # transactions begin where we say so, not where the driver guesses
-    # Several processes open a new file at once: the first change of its mode may find it locked, whatever the timeout.
+    connection.isolation_level = None  # transactions begin explicitly, not where the driver guesses
+    # When several processes open a new file at once, the change of journal mode may find it locked despite the timeout.
     for attempt in range(100):
         try:
             connection.execute("pragma journal_mode = wal").close()
@@ -464,7 +465,7 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A transaction that reads first and then wants to write fails if another wrote meanwhile; so writers say it at once.
+    # A transaction that starts with a read and then writes fails if another one wrote meanwhile; so writers lock at the start.
     writes = connection.get_execution_options().get("fruits_writes")
     connection.exec_driver_sql("begin immediate" if writes else "begin")
 
@@ -479,7 +480,7 @@ def _set_up_postgresql(connection: Any, _: Any) -> None:
 
 @contextmanager
 def _translated(what: str) -> Iterator[None]:
-    """Turn the driver's errors into ours; the message names no value and no statement."""
+    """Translate driver errors into StoreError; the message contains no value and no statement."""
     try:
         yield
     except SQLAlchemyError as exc:

@@ -1,9 +1,9 @@
-"""How a submission is forgotten, in an order that survives being killed between any two steps.
+"""Erasure of submissions, in an order that survives being killed between any two steps.
 
-The row becomes a tombstone that holds nothing but its name; the photo goes; the row goes; then what the database's files still
-hold of it (``Database.scrub``). What was begun, the next call finishes: tombstones are rows that can be found, and the same
-transaction that makes one writes down that the files must be scrubbed. Photos that no row names are set aside for a week first,
-and only if they are few and of this database. Knows nothing of who may delete what.
+1. The row becomes a tombstone that holds only its id. 2. The photo is deleted. 3. The row is deleted. 4. Remains in the
+database's files are overwritten (``Database.scrub``). The next call finishes an interrupted erasure: tombstones can be queried,
+and the transaction that writes one also records that the files must be scrubbed. Photos without a row (orphans) go to quarantine
+for a week first, and only if they are few and belong to this database. Permissions are checked by the callers.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from fruits.service.submissions.photo_store import ID, PhotoStore, SweepRefusedE
 
 __all__ = ["ID", "QUARANTINE_S", "Erasure", "not_found", "photo_key"]
 
-#: Deleted in one go: a few transactions for a day's worth, none of them long.
+#: Submissions deleted per batch: few transactions for a day's worth, none of them long.
 _AT_ONCE: Final = 200
 #: Rows without a photo that are deleted in one transaction.
 _RECEIPTS_AT_ONCE: Final = 5000
-#: PostgreSQL rewrites its table to forget; not more often than this. A photo and its row are gone before.
+#: PostgreSQL erases by rewriting the table; at most this often. Photo and row are already deleted by then.
 _SCRUB_EVERY_S: Final = 60.0
-#: So long a photo that no row names can be had back.
+#: Time for which an orphaned photo stays in quarantine and can be restored.
 QUARANTINE_S: Final = 7 * 86400
-#: Where a larger share of the photos has no row, it is the rows that are missing.
+#: If a larger share of the photos is orphaned, rows are assumed to be missing and nothing is moved.
 _LARGEST_SHARE: Final = 0.05
 _ADVICE: Final = (
     "give the database that these photos belong to, or its latest backup; if this one is right: "
@@ -40,7 +40,7 @@ _EMPTY: Final = {column.name: None for column in SubmissionRow.__table__.columns
 
 
 class Erasure:
-    """Deletes submissions for good.
+    """Permanent deletion of submissions.
 
     Parameters
     ----------
@@ -54,9 +54,9 @@ class Erasure:
         self._scrubbing = threading.Lock()
 
     def erase(self, ids: Sequence[str], condition: ColumnElement[bool] | None = None) -> int:
-        """Delete rows and photos of some submissions; return how many were there. :meth:`scrub` is left to do.
+        """Delete rows and photos of some submissions; return how many existed. The caller must call :meth:`scrub`.
 
-        With a condition, only those that still meet it: a slow writer may have come to its end meanwhile.
+        With a condition, only rows that still meet it are deleted: a slow writer may have finished in the meantime.
         """
         with self._database.writing() as connection:
             tombstone = update(_ROW).where(_ROW.id.in_(ids)).values(_EMPTY | {"state": "deleting"})
@@ -83,7 +83,7 @@ class Erasure:
             count += self.erase(ids, condition)
 
     def drop_receipts(self, before_s: int) -> int:
-        """Delete receipts of photos that were not kept, of days that began earlier; return how many."""
+        """Delete receipts of photos that were not stored and are older than a time; return how many."""
         old = and_(_ROW.has_photo.is_(False), _ROW.created_s < before_s, _ROW.state == "kept")
         count, last = 0, _RECEIPTS_AT_ONCE
         while last == _RECEIPTS_AT_ONCE:
@@ -96,19 +96,19 @@ class Erasure:
         return count
 
     def sweep(self, *, adopt: bool = False) -> None:
-        """Set photos aside that no row names; delete those that were a week ago, put those back whose rows are there again.
+        """Move orphaned photos to quarantine; delete those quarantined for a week, restore those whose rows exist again.
 
-        Rows come before their photos, so whatever is listed first and then not named is nobody's.
+        A row is always written before its photo. So a photo that is listed first and then has no row is an orphan.
 
         Parameters
         ----------
         adopt : bool
-            Whether a person has said that the photos belong to this database.
+            Whether the operator confirmed that the photos belong to this database.
 
         Raises
         ------
         SweepRefusedError
-            If the store belongs to another database, or so many photos have no row that rows must be missing. Nothing was
+            If the store belongs to another database, or so many photos are orphaned that rows must be missing. Nothing was
             changed.
         """
         mine, photos = self._database.identity(), self._photos
@@ -130,7 +130,7 @@ class Erasure:
             photos.adopt(mine)
         elif (
             theirs is None and listed and (first := photos.claim(mine)) != mine
-        ):  # another service began here at the same moment
+        ):  # another service claimed the store at the same moment
             raise self._refused(f"belong to another database ({first[:8]}; this one is {mine[:8]})")
         for some in _batches(nobodys):
             for name in self._unnamed(some):
@@ -138,7 +138,7 @@ class Erasure:
         self._look_through_quarantine()
 
     def scrub(self, *, thorough: bool = False) -> bool:
-        """Make the database's files forget as well; return whether they have. On PostgreSQL at most once a minute."""
+        """Overwrite deleted data in the database's files; return whether it is done. On PostgreSQL at most once a minute."""
         if not thorough and not self._database.must_be_scrubbed():
             return True
         with self._scrubbing:
@@ -161,11 +161,11 @@ class Erasure:
             back = [name for name in some if name not in unnamed]
             for name in back:
                 self._photos.restore(name)
-            for name in self._unnamed(back, ("kept", "writing")):  # forgotten while it was put back
+            for name in self._unnamed(back, ("kept", "writing")):  # erased while it was being restored
                 self._delete_photo(name)
 
     def _unnamed(self, ids: Sequence[str], states: Sequence[str] = ("kept", "writing", "deleting")) -> list[str]:
-        """Return those of some ids that no row in these states has."""
+        """Return the ids that have no row in one of these states."""
         with self._database.reading() as connection:
             statement = select(_ROW.id).where(_ROW.id.in_(ids), _ROW.state.in_(states))
             named = set(connection.execute(statement).scalars())

@@ -1,8 +1,8 @@
-"""The loop closed: reviewed photos become training photos, ``PHOTOS/<label>/<id>.jpg``, as ``fruits run`` lists them.
+"""Export of reviewed photos as training photos, ``PHOTOS/<label>/<id>.jpg``, in the layout that ``fruits run`` lists.
 
-What was deleted, refused or relabelled since the last export goes; what an export did not write is never touched. A ledger in a
-hidden folder says what is ours: written before the photos, so that a killed export leaves nothing that the next does not know.
-Photos appear whole or not at all, and say in themselves whether others may see them. Knows nothing of how they are learnt.
+Photos deleted, refused or relabelled since the last export are removed; files that no export wrote are never touched. A ledger in
+a hidden folder lists the exported files. It is written before the photos, so that the next export knows every file of a killed
+one. Photos are written atomically and carry in their metadata whether they may be shown to others.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ from fruits.storage.sanitising import clean_line, json_text
 
 _HIDDEN: Final = ".fruits-export"
 _LEDGER: Final = "ledger.json"
-#: Names of folders may have 255 bytes; some file systems count otherwise.
+#: Bytes of a folder name: below the usual limit of 255, since some file systems count differently.
 _LONGEST: Final = 180
 _OURS: Final = re.compile(r"[^/]+/[A-Za-z0-9_-]{22}\.jpg")
-#: Not to be written in a folder's name on one system or another.
+#: Characters that some operating system does not allow in a folder name.
 _UNSAFE: Final = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]|~(?=[0-9A-F]{2})')
 _DEVICES: Final = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export did.
+    """Result of an export.
 
     Attributes
     ----------
     photos : int
-        That lie there now.
+        Exported photos now in the folder.
     written, removed : int
-        By this export.
+        Photos written and removed by this export.
     labels : dict of str to int
-        Label to photos.
+        Number of photos per label.
     folders : dict of str to str
-        Labels whose folder is called otherwise, since no folder can be called so.
+        Folder names of those labels that are not valid folder names themselves.
     """
 
     photos: int
@@ -63,20 +63,20 @@ class Exported:
 
 
 def export(submissions: Submissions, to: str, *, say: Callable[[str], None] = lambda _: None) -> Exported:
-    """Write the photos that may be learnt from; the same call again writes nothing.
+    """Write the reviewed photos as training photos. Idempotent: a second call writes nothing.
 
     Parameters
     ----------
     submissions : Submissions
     to : str
-        Folder, or ``s3://bucket/prefix``; may hold other photos.
+        Folder, or ``s3://bucket/prefix``; may contain other photos.
     say : callable
-        Told what this waits for.
+        Called with a message when the export has to wait for another one.
 
     Raises
     ------
     StoreError
-        If photos cannot be read or written, or the folder holds other things than photos.
+        If photos cannot be read or written, or the folder contains files other than photos.
     """
     place = Objects(to) if is_remote(to) else _private_place(to)
     _refuse_other_things(place)
@@ -87,17 +87,17 @@ def export(submissions: Submissions, to: str, *, say: Callable[[str], None] = la
 
 
 def _private_place(to: str) -> Objects:
-    with suppress(OSError):  # said better by whoever opens it
-        make_private_folder(Path(to).absolute())  # one that is there is somebody's, who has said who may read
+    with suppress(OSError):  # opening it gives the better message
+        make_private_folder(Path(to).absolute())  # the permissions of an existing folder stay
     return Objects(to)
 
 
 def _refuse_other_things(place: Objects) -> None:
-    """Refuse a place that is no folder of photos: results, or somebody else's files."""
+    """Raise OccupiedError unless the place contains only photos."""
     kind = kind_of(place)
     if kind == "export":
         return
-    # Folders are labels and may hold photos of others. What is hidden is never listed.
+    # Folders are labels and may contain other photos. Hidden names are never listed as photos.
     names = sorted(name for name in place.names() if not name.startswith(".") and not has_photo_suffix(name))
     other = next((name for name in names if is_utf8(name) and place.look(name) is not None), None)
     if kind is not None or other is not None:
@@ -121,7 +121,7 @@ def _export(submissions: Submissions, place: Objects) -> Exported:
             continue
         try:
             photo = mark(submissions.photo(name), Giver(name, learnable[name].may_show))
-        except (NotFoundError, ValueError):  # deleted since we asked, or damaged in its store
+        except (NotFoundError, ValueError):  # deleted in the meantime, or damaged in the store
             gone.add(key)
             _remove(place, key)
             continue
@@ -140,10 +140,10 @@ def _export(submissions: Submissions, place: Objects) -> Exported:
 
 
 def label_folder(label: str) -> str:
-    """Return the name of a label's folder: the label itself wherever a folder can be called so.
+    """Return the folder name of a label: the label itself if it is a valid folder name.
 
-    Other characters, a dot at the beginning or a blank or dot at the end become ``~`` and two hexadecimal digits, as does the
-    first letter of names that mean something else: ``test``, ``CON``. Two labels never share a folder.
+    Invalid characters, a leading dot and a trailing space or dot become ``~`` and two hexadecimal digits, as does the first
+    letter of reserved names such as ``test`` or ``CON``. Two labels never share a folder.
     """
     label = clean_line(label) or "~"
     name = _UNSAFE.sub(lambda found: _code(found.group()), label)
@@ -168,7 +168,7 @@ def _code(letter: str) -> str:
 
 
 def _read_ledger(place: Objects) -> tuple[set[str], bool]:
-    """Return what is ours, and whether these photos carry their mark, as those of the first exports do not."""
+    """Return the keys of exported photos, and whether they carry the consent mark; the first versions wrote none."""
     data = place.read_if_present(f"{_HIDDEN}/{_LEDGER}")
     if data is None:
         return set(), True
@@ -191,17 +191,17 @@ def _write_ledger(place: Objects, keys: set[str], *, marked: bool = True) -> Non
 
 
 def _write(place: Objects, key: str, data: bytes) -> None:
-    """Write an object whole; on a disk by way of the hidden folder, so that no piece of it is ever taken for a photo."""
+    """Write an object atomically; on a disk via the hidden folder, so that a partial file is never listed as a photo."""
     path = place.local_path(key)
     if path is None:
         place.write(key, data)
         return
-    # One name: we are alone, and the next export overwrites what a killed one left.
+    # One fixed name: the lease allows one export at a time, and the next one overwrites the rest of a killed one.
     piece = Path(place.root, _HIDDEN, "piece")
     try:
         make_private_folder(path.parent)
         with open(piece, "wb", opener=private) as file:
-            os.fchmod(file.fileno(), 0o600)  # one that a killed export of an older version left
+            os.fchmod(file.fileno(), 0o600)  # may be left by a killed export of an older version
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -213,7 +213,7 @@ def _write(place: Objects, key: str, data: bytes) -> None:
 
 
 def _close(place: Objects, key: str) -> None:
-    """Keep others from reading a photo that an older version wrote for all to read."""
+    """Restrict the permissions of a photo that an older version wrote world-readable."""
     path = place.local_path(key)
     if path is not None:
         with suppress(OSError):
@@ -221,7 +221,7 @@ def _close(place: Objects, key: str) -> None:
 
 
 def _remove(place: Objects, key: str) -> bool:
-    """Delete a photo, and on a disk its folder if that was the last; return whether there was one."""
+    """Delete a photo, and on a disk its folder once empty; return whether the photo existed."""
     there = place.look(key) is not None
     place.delete(key)
     path = place.local_path(key)

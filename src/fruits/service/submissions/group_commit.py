@@ -1,9 +1,9 @@
-"""Answers written down before they are given, those of concurrent requests in one commit.
+"""Group commit: one database transaction for the answers of many concurrent requests, before the responses are sent.
 
-One thread takes whatever waits and hands it over as a whole. Under load it waits a moment for more, because a commit costs as
-much as writing ten answers; without load nobody waits for company. Photos that are kept are written by other threads, so that
-a slow store holds up nobody else. Counting for the owner's page happens in these threads, off the event loop; whatever goes wrong
-there is told to the log, never to who asked: what is committed is told so. Knows nothing of what is written.
+One thread takes all waiting answers and commits them together. Under load it waits 10 ms for more, because a commit costs as much
+as inserting ten rows; without load it commits at once. Photos to be stored are written by other threads, so that a slow store
+delays no other request. Statistics are counted in these threads, off the event loop; an error there is logged and does not fail
+the request, whose answer is already committed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any, Final
 
 from fruits.service.submissions.repository import NewSubmission, Receipt, Submissions
 
-#: Requests in one commit, at most: a long transaction would hold up whoever deletes or reviews.
+#: Requests in one commit, at most: a long transaction would delay deletions and reviews.
 _MOST: Final = 128
-#: How long the writer waits for more, while there is more to come.
+#: Seconds for which the writer waits for more answers under load.
 _MOMENT_S: Final = 0.01
-#: Requests whose photos are written at the same time: a store waits more than it works.
+#: Requests whose photos are written at the same time: writing is bound by latency, not by the processor.
 _STORED_AT_ONCE: Final = 4
 
 
@@ -47,9 +47,9 @@ class GroupCommit:
     ----------
     submissions : Submissions
     busy : callable
-        Tells whether more answers are about to come.
+        Returns whether more answers are expected soon.
     bug : callable
-        Told of what went wrong after a commit.
+        Called with an exception raised after a commit.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class GroupCommit:
     def add(
         self, answers: Sequence[NewSubmission], count: Callable[[], Any] = lambda: None
     ) -> asyncio.Future[list[Receipt]]:
-        """Write answers down; the future gives their receipts once they are committed, or ``StoreError``.
+        """Queue answers for the next commit; the future resolves to their receipts, or to ``StoreError``.
 
         Parameters
         ----------
         answers : sequence of NewSubmission
             Of one request.
         count : callable, optional
-            Called once they are written, not on the event loop. What it raises goes to the log.
+            Called after the commit, not on the event loop. Its exceptions are logged.
         """
         loop = asyncio.get_running_loop()
         if any(answer.photo is not None for answer in answers):
@@ -85,7 +85,7 @@ class GroupCommit:
         return future
 
     def close(self) -> None:
-        """Write what waits, then end."""
+        """Commit the waiting answers, then stop the threads."""
         self._storing.shutdown()
         with self._ready:
             self._closed = True
@@ -109,15 +109,13 @@ class GroupCommit:
         outcomes: list[Any]
         try:
             receipts = iter(self._submissions.add_many([answer for one in taken for answer in one.answers]))
-        except (
-            Exception
-        ) as exc:  # the database is away: each of these requests is told so, and the next ones are written
+        except Exception as exc:  # database unavailable: these requests fail, the thread continues
             outcomes = [exc] * len(taken)
         else:
             outcomes = [[next(receipts) for _ in one.answers] for one in taken]
             for one in taken:
                 self._count(one.count)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed: no request waits any more
             taken[0].future.get_loop().call_soon_threadsafe(_settle, taken, outcomes)
 
     def _store(self, answers: Sequence[NewSubmission], count: Callable[[], Any]) -> list[Receipt]:

@@ -1,8 +1,8 @@
-"""Who the service is to PostgreSQL: a login of its own, which may work on its tables and nothing else.
+"""PostgreSQL logins of the service, with access to its own tables only.
 
-Made, and given its password, by whoever may make logins, before the service starts. Tables belong to a role that nobody logs in
-as; the logins ``fruits_service_1``, ``fruits_service_2`` and so on act as that role, so that a password is changed by making the
-next login while the one before still works. Knows nothing of what the tables are for.
+A login is created with its password by a user with the right to create roles, before the service starts. The tables belong to a
+role without login; the logins ``fruits_service_1``, ``fruits_service_2`` and so on act as that role. A password is rotated by
+creating the next login while the previous one stays valid.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from fruits.errors import ConfigError, StoreError
 from fruits.service.submissions.database import connected
 
-#: Whom the tables belong to.
+#: Role that owns the tables.
 OWNER: Final = "fruits_service"
 _LOGIN: Final = re.compile(rf"{OWNER}_([1-9][0-9]{{0,5}})")
 _LOCK: Final = 0x66727570
@@ -24,25 +24,25 @@ _SHORTEST: Final = 16
 
 
 def prepare(url: str, login: str, password: str) -> list[str]:
-    """Make or change a login of the service; return the older logins that were removed.
+    """Create or change a login of the service; return the older logins that were removed.
 
-    May be called again at any time, by several at once; the login of the round before stays.
+    Idempotent and safe to run concurrently; the login of the previous round stays.
 
     Parameters
     ----------
     url : str
-        ``postgresql://...`` as one who may make roles and owns the database's schema, such as RDS's master.
+        ``postgresql://...`` of a user who may create roles and owns the database's schema, such as RDS's master.
     login : str
         ``fruits_service_<round>``.
     password : str
-        Sent as its SCRAM verifier alone, so that no log of statements can hold it.
+        Only its SCRAM verifier is sent, so that it never appears in a log of statements.
 
     Raises
     ------
     ConfigError
-        If the login is called otherwise, the password is short, or the database is none of PostgreSQL.
+        If the login has another name, the password is short, or the database is not PostgreSQL.
     StoreError
-        If the database refuses.
+        If the database rejects a statement.
     """
     named = _LOGIN.fullmatch(login)
     if named is None:
@@ -62,7 +62,7 @@ def prepare(url: str, login: str, password: str) -> list[str]:
 
 
 def _prepared(connection: Connection, login: str, number: int, password: str) -> list[str]:
-    """Work in one transaction, one process at a time: a login is there with all of its rights, or not at all."""
+    """Prepare a login in one transaction, one process at a time: it exists with all of its rights, or not at all."""
     connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _LOCK})
     roles = set(
         connection.execute(text("select rolname from pg_roles where rolname like 'fruits\\_service%'")).scalars()
@@ -70,7 +70,7 @@ def _prepared(connection: Connection, login: str, number: int, password: str) ->
     run = connection.exec_driver_sql
     if OWNER not in roles:
         run(f"create role {OWNER} nologin nosuperuser nocreatedb nocreaterole noinherit")
-    run(f"grant {OWNER} to current_user")  # whoever makes it may give tables to it
+    run(f"grant {OWNER} to current_user")  # the creator needs it to assign tables to the role
     driver: Any = connection.connection.driver_connection
     verifier = driver.pgconn.encrypt_password(password.encode(), login.encode(), b"scram-sha-256").decode()
     run(f"{'alter' if login in roles else 'create'} role {login} login noinherit password '{verifier}'")
@@ -80,7 +80,7 @@ def _prepared(connection: Connection, login: str, number: int, password: str) ->
     run(f"grant connect, temporary on database {database} to {OWNER}, {login}")
     run(f"revoke connect, temporary on database {database} from public")
     run(f"grant usage, create on schema public to {OWNER}")
-    # Of an installation in which the service was the master.
+    # Tables of an older installation, where the service logged in as the master user.
     mine = "select quote_ident(tablename) from pg_tables where schemaname = 'public' and tableowner = current_user"
     for table in connection.execute(text(mine)).scalars().all():
         run(f"alter table public.{table} owner to {OWNER}")

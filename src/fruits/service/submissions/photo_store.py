@@ -1,8 +1,8 @@
-"""The photos that people let us keep, in a folder or a bucket: under which key, whose they are, and what is in quarantine.
+"""Store of submitted photos, in a folder or a bucket: keys, identity and quarantine.
 
-A store carries the identity of the database whose photos it holds, so that no other database takes them for nobody's.
-``<id>.jpg`` is a photo; ``.quarantine/<id>.jpg`` one that no row named, until it is deleted for good or its row is back. All
-names but those of photos are hidden, so that ``fruits apply`` lists photos alone. Knows nothing of rows.
+A store carries the identity of its database, so that another database does not treat its photos as orphans. ``<id>.jpg`` is a
+photo; ``.quarantine/<id>.jpg`` is one without a row, until it is deleted or its row exists again. All other names are hidden, so
+that ``fruits apply`` lists only photos. Independent of the database.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fruits.storage.marker import mark
 from fruits.storage.objects import AbsentError, Objects
 from fruits.storage.sanitising import json_text
 
-#: Of submissions, and of their photos: 128 random bits.
+#: Id of a submission and of its photo: 128 random bits.
 ID: Final = re.compile(r"[A-Za-z0-9_-]{22}")
 _FILE: Final = re.compile(r"([A-Za-z0-9_-]{22})\.jpg(#\d+)?")
 _IDENTITY: Final = ".fruits-identity"
@@ -33,7 +33,7 @@ class PhotoStore:
     Parameters
     ----------
     objects : Objects
-        Where photos rest; holds nothing else.
+        Store of the photos; contains nothing else.
     """
 
     def __init__(self, objects: Objects) -> None:
@@ -41,18 +41,18 @@ class PhotoStore:
         objects.make_private()
 
     def write(self, name: str, photo: bytes) -> None:
-        """Keep a photo."""
+        """Write a photo."""
         self._objects.write(photo_key(name), photo)
 
     def read(self, name: str) -> bytes | None:
-        """Return a photo, also one in quarantine; None if there is none."""
+        """Return a photo, also from quarantine; None if there is none."""
         key = photo_key(name)
         data = self._objects.read_if_present(key)
         return data if data is not None else self._objects.read_if_present(f"{_QUARANTINE}/{key}")
 
     def delete(self, name: str) -> None:
-        """Delete a photo wherever it is, and what killed writes left of it."""
-        # In this order: what is put back from quarantine meanwhile is found in its old place.
+        """Delete a photo from the store and from quarantine, with the partial files of killed writes."""
+        # In this order: a photo restored from quarantine in the meantime is found under its regular key.
         for key in (f"{_QUARANTINE}/{photo_key(name)}", photo_key(name)):
             self._objects.delete(key)
             for piece in self._pieces(key):
@@ -60,57 +60,57 @@ class PhotoStore:
                     piece.unlink()
 
     def names(self) -> Iterator[str]:
-        """Yield the ids that files are named after, each once; those in quarantine are not among them."""
+        """Yield the ids of all photos, each once, without those in quarantine."""
         if self._objects.is_local:
-            # obstore does not list the pieces of killed writes.
+            # obstore does not list the partial files of killed writes.
             yield from {found.group(1) for name in os.listdir(self.root) if (found := _FILE.fullmatch(name))}  # noqa: PTH208
             return
         for one in self._objects.list():
             if found := _FILE.fullmatch(one.key):
                 yield found.group(1)
 
-    # --- Whose photos these are -------------------------------------------------------------------------------------
+    # --- Identity ---------------------------------------------------------------------------------------------------
 
     def identity(self) -> str | None:
-        """Return the identity of the database whose photos these are; None if nothing says it."""
+        """Return the identity of the database that these photos belong to; None if it is not set."""
         data = self._objects.read_if_present(_IDENTITY)
         if data is None:
             return None
         try:
             return str(json.loads(data)["database"])
         except (ValueError, KeyError, TypeError):
-            return "unreadable"  # no database's: nothing is deleted before someone had a look
+            return "unreadable"  # matches no database: nothing is deleted before the operator has checked
 
     def claim(self, identity: str) -> str:
-        """Say whose photos these are, unless it is said; return whose they are then. Of several at once, one is the first."""
+        """Set the identity unless it is set; return the identity now stored. Of concurrent calls, exactly one sets it."""
         mark(self._objects, "photos")
         if self._objects.put_if_absent(_IDENTITY, _said(identity)):
             return identity
         return self.identity() or identity
 
     def adopt(self, identity: str) -> None:
-        """Say whose photos these are from now on, whatever was said before."""
+        """Set the identity, replacing any other."""
         mark(self._objects, "photos")
         self._objects.write(_IDENTITY, _said(identity))
 
     # --- Quarantine -------------------------------------------------------------------------------------------------
 
     def quarantine(self, name: str) -> None:
-        """Put a photo aside, with what killed writes left of it."""
+        """Move a photo to quarantine, with the partial files of killed writes."""
         key = photo_key(name)
-        with suppress(AbsentError):  # its owner, or another process, was faster
+        with suppress(AbsentError):  # deleted by its sender or moved by another process meanwhile
             self._objects.move(key, f"{_QUARANTINE}/{key}")
         for piece in self._pieces(key):
             with suppress(AbsentError):
                 self._objects.move(piece.name, f"{_QUARANTINE}/{piece.name}")
 
     def restore(self, name: str) -> None:
-        """Put a photo back that was set aside."""
+        """Move a photo back from quarantine."""
         with suppress(AbsentError):
             self._objects.move(f"{_QUARANTINE}/{photo_key(name)}", photo_key(name))
 
     def quarantined(self) -> dict[str, float]:
-        """Return the ids in quarantine, and since when each is there, in seconds since 1970."""
+        """Return the ids in quarantine, each with the time it was moved there, in seconds since 1970."""
         since: dict[str, float] = {}
         if self._objects.is_local:
             with suppress(FileNotFoundError), os.scandir(Path(self.root, _QUARANTINE)) as entries:
@@ -125,21 +125,21 @@ class PhotoStore:
         return since
 
     def _pieces(self, key: str) -> list[Path]:
-        """Return the files that killed writes left on a disk, where they have other names."""
+        """Return the partial files that killed writes left on a local disk."""
         return list(Path(self.root).glob(f"{key}#*")) if self._objects.is_local else []
 
 
 class SweepRefusedError(StoreError):
-    """Photos would go that may be somebody's: a person must decide."""
+    """The sweep would quarantine photos that may still have rows elsewhere: the operator must decide."""
 
 
 def photo_key(name: str) -> str:
-    """Return under which key the photo of a submission lies.
+    """Return the key of a submission's photo.
 
     Raises
     ------
     NotFoundError
-        If no submission is called so.
+        If the id is malformed.
     """
     if not ID.fullmatch(name):
         raise not_found()
@@ -147,7 +147,7 @@ def photo_key(name: str) -> str:
 
 
 def not_found() -> NotFoundError:
-    """Return the one answer to whoever asks for what is not there, or not theirs."""
+    """Return the error for an absent submission and for a wrong secret alike."""
     return NotFoundError("there is no such submission; it was deleted, has had its time, or never was")
 
 

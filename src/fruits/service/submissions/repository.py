@@ -1,8 +1,8 @@
-"""Everything kept about a submission: photo and answer if its owner agreed, else a receipt and the day; what was said about it.
+"""Repository of submissions: photo and answer with consent, otherwise a receipt and the day; feedback and reviews.
 
-Steps are in such an order that a killed process leaves nothing that nobody knows of. Kept: a row that says *writing*, then the
-photo, then the row says *kept*; so no photo exists that no row names. Forgotten: see ``forgetting.py``. What was begun,
-:meth:`Submissions.recover` finishes. Knows nothing of HTTP, and nothing of who sent the photo: that is not kept at all.
+The order of steps ensures that a killed process leaves no orphans. To store: insert a row in state *writing*, write the photo,
+set the state to *kept*; so every photo has a row. To delete: see ``erasure.py``. :meth:`Submissions.recover` finishes
+interrupted steps. Independent of HTTP; nothing about the sender is stored.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ __all__ = [
 #: Hours into the next day for which a receipt remains, by default.
 FEEDBACK_HOURS: Final = 6
 _DAY_S: Final = 86_400
-#: Names in one question to the database.
+#: Ids in one query.
 _NAMES_AT_ONCE: Final = 500
-#: A row that says "writing" for so long belongs to a process that is no more.
+#: A row in state "writing" for longer than this was left by a killed process.
 _WRITING_S: Final = 600
 _ROW: Final = SubmissionRow
-#: Columns that only a photo that is kept fills.
+#: Columns that are filled only if the photo is stored.
 _OF_ANSWER: Final = (
     "may_show", "outcome", "kind", "variety", "label", "probability", "strangeness", "language", "model", "features",
 )  # fmt: skip
@@ -72,16 +72,16 @@ class Submissions:
     ----------
     database : Database
     photos : Objects
-        Where photos rest; holds nothing else.
+        Store of the photos; contains nothing else.
     keep_days : int
-        For how many days anything is kept.
+        Days after which everything is deleted.
     feedback_hours : int
-        How many hours into the next day (UTC) receipts of photos that were not kept remain, so that feedback can be given.
+        Hours into the next day (UTC) for which receipts of photos that were not stored remain, for feedback.
 
     Raises
     ------
     StoreError
-        From every method, if database or store refuse.
+        From every method, if the database or the store fails.
     """
 
     def __init__(
@@ -96,11 +96,11 @@ class Submissions:
     # --- The visitor ------------------------------------------------------------------------------------------------
 
     def add(self, answer: NewSubmission) -> Receipt:
-        """Keep a photo with its answer and features; where no photo is given, a receipt and the day."""
+        """Store a photo with its answer and features; without a photo, only a receipt and the day."""
         return self.add_many([answer])[0]
 
     def add_many(self, answers: Sequence[NewSubmission]) -> list[Receipt]:
-        """Keep several answers in one commit, all or none; return their receipts in the same order."""
+        """Store several answers in one commit, all or none; return their receipts in the same order."""
         receipts = [Receipt(_random_name(16), _random_name(24)) for _ in answers]
         photos = [
             (receipt.id, answer.photo)
@@ -113,7 +113,7 @@ class Submissions:
                 with self._database.writing() as connection:
                     connection.execute(insert(_ROW.__table__), rows)  # type: ignore[arg-type]
             except Exception:
-                # A connection may break off when all is written: then the rows say so.
+                # The connection may break after the commit; then the rows exist.
                 if not self._are_there([receipt.id for receipt in receipts]):
                     raise
         if photos:
@@ -124,13 +124,13 @@ class Submissions:
                 with self._database.writing() as connection:
                     written = update(_ROW).where(_ROW.id.in_(names), _ROW.state == "writing").values(state="kept")
                     kept = connection.execute(written).rowcount
-                if kept < len(names):  # it took so long that another process tidied up
+                if kept < len(names):  # it took so long that recover() in another process deleted the rows
                     raise StoreError("the photo took too long to be stored; try again")
             except BaseException:
-                # The visitor gets no receipt, so nobody could ask for its deletion. What fails here too, recover() does.
+                # The visitor gets no receipt and could not request deletion. If this fails too, recover() does it.
                 with suppress(StoreError):
                     self._erasure.erase([receipt.id for receipt in receipts])
-                    for name in names:  # whose row is gone already
+                    for name in names:  # whose row is already deleted
                         self._photos.delete(name)
                 raise
         return receipts
@@ -138,12 +138,12 @@ class Submissions:
     def feedback(
         self, submission_id: str, secret: str, right: bool, label: str | None = None, note: str | None = None
     ) -> None:
-        """Keep the visitor's word on an answer; the last word counts.
+        """Store the visitor's feedback on an answer; it replaces earlier feedback.
 
         Raises
         ------
         NotFoundError
-            If there is no such submission or the secret is another's.
+            If there is no such submission or the secret does not match.
         """
         self._owned(submission_id, secret, ("kept",))
         said = {
@@ -153,7 +153,7 @@ class Submissions:
             "feedback_s": _day_s(time.time()),
         }
         with self._database.writing() as connection:
-            # SQLite overwrites the word before; PostgreSQL keeps it until its table is rewritten.
+            # SQLite overwrites earlier feedback; PostgreSQL keeps the old row in its file until the table is rewritten.
             changed = connection.execute(
                 update(_ROW).where(_ROW.id == submission_id, _ROW.state == "kept").values(said)
             ).rowcount
@@ -161,33 +161,33 @@ class Submissions:
             raise not_found()
 
     def delete(self, submission_id: str, secret: str) -> None:
-        """Forget a submission: when this returns, row, photo and features are gone. May be called again if it failed.
+        """Delete a submission: on return, row, photo and features are deleted. May be called again after a failure.
 
         Raises
         ------
         NotFoundError
-            If there is no such submission (any more) or the secret is another's.
+            If there is no such submission (any more) or the secret does not match.
         """
         self._owned(submission_id, secret, ("kept", "deleting"))
         self._erase([submission_id])
 
     def of(self, submission_id: str, secret: str) -> Submission:
-        """Return what is stored of a submission to whom it belongs.
+        """Return the stored data of a submission to its sender, who proves it by the secret.
 
         Raises
         ------
         NotFoundError
-            If there is no such submission or the secret is another's.
+            If there is no such submission or the secret does not match.
         """
         self._owned(submission_id, secret, ("kept",))
         return self.get(submission_id)
 
     def retract(self, receipts: Sequence[Receipt]) -> None:
-        """Forget submissions whose receipts reached nobody, so that nobody could have them deleted."""
+        """Delete submissions whose receipts were not delivered: their senders could not request deletion."""
         self._erase([receipt.id for receipt in receipts])
 
     def shown(self, ids: Sequence[str]) -> set[str]:
-        """Return which of some submissions are there and may be seen by others."""
+        """Return the ids of those submissions that exist and may be shown to others."""
         wanted = [name for name in ids if ID.fullmatch(name)]
         found: set[str] = set()
         with self._database.reading() as connection:
@@ -205,16 +205,16 @@ class Submissions:
         Parameters
         ----------
         which : {"pending", "wrong", "reviewed", "kept"}
-            With a photo and without the owner's decision; said to be wrong; decided; with a photo.
+            With a photo and not yet reviewed; with feedback that the answer was wrong; reviewed; with a photo.
         cursor : str, optional
-            Of the page before.
+            From the previous page.
         limit : int
             Between 1 and 200.
 
         Raises
         ------
         ConfigError
-            If there is no such filter or the cursor is none that was given.
+            If the filter is unknown or the cursor malformed.
         """
         conditions: list[ColumnElement[bool]] = [_ROW.state == "kept", _chosen(which)]
         if cursor is not None:
@@ -233,7 +233,7 @@ class Submissions:
         return Page(tuple(map(_submission, rows)), f"{rows[-1].created_s}.{rows[-1].id}" if more else None)
 
     def counts(self) -> dict[str, int]:
-        """Return how many submissions each filter gives, and how many there are in all."""
+        """Return the number of submissions per filter and in total."""
         columns = [func.count().filter(_chosen(which)).label(which) for which in FILTERS]
         with self._database.reading() as connection:
             row = connection.execute(select(func.count().label("all"), *columns).where(_ROW.state == "kept")).one()
@@ -246,7 +246,7 @@ class Submissions:
         ------
         NotFoundError
         """
-        photo_key(submission_id)  # a name that is none must not reach the database, which may not take its letters
+        photo_key(submission_id)  # a malformed id must not reach the database, which may reject its characters
         with self._database.reading() as connection:
             row = connection.execute(
                 select(_ROW.__table__).where(_ROW.id == submission_id, _ROW.state == "kept")
@@ -269,24 +269,24 @@ class Submissions:
         return data
 
     def review(self, submission_id: str, decision: Decision, label: str | None = None, *, reviewer: str) -> Submission:
-        """Decide what a photo shows; the last decision counts.
+        """Record the owner's decision on a photo; it replaces earlier decisions.
 
         Parameters
         ----------
         submission_id : str
         decision : {"confirmed", "corrected", "refused"}
-            The answer's label stands; ``label`` is right; the photo is not to be learnt from.
+            The answer's label is right; ``label`` is right; the photo must not be used for training.
         label : str, optional
-            Needed to correct.
+            Required for ``corrected``.
         reviewer : str
-            Whose decision it is: the name of the token.
+            Name of the token.
 
         Raises
         ------
         NotFoundError
             If there is no such submission.
         ConfigError
-            If the decision is none, or lacks its label.
+            If the decision is unknown or its label is missing.
         """
         if decision not in DECISIONS:
             raise ConfigError(f"decision is '{clean_line(str(decision), 40)}'; expected {', '.join(DECISIONS)}")
@@ -309,7 +309,7 @@ class Submissions:
         return self.get(submission_id)
 
     def remove(self, submission_id: str) -> None:
-        """Forget a submission at the owner's word, as :meth:`delete` does at the visitor's.
+        """Delete a submission for the owner, as :meth:`delete` does for the visitor.
 
         Raises
         ------
@@ -325,7 +325,7 @@ class Submissions:
         self._erase([submission_id])
 
     def learnable(self) -> Iterator[Submission]:
-        """Yield what the next recogniser may learn from: with a photo, confirmed or corrected; newest first."""
+        """Yield submissions usable for training: with a photo, confirmed or corrected; newest first."""
         cursor: str | None = None
         while True:
             page = self.page("reviewed", cursor, 200)
@@ -335,12 +335,12 @@ class Submissions:
             if (cursor := page.cursor) is None:
                 return
 
-    # --- Time passes ------------------------------------------------------------------------------------------------
+    # --- Maintenance ------------------------------------------------------------------------------------------------
 
     def recover(self) -> int:
-        """Finish what killed processes left: tombstones, rows that still say writing, files that hold what was deleted.
+        """Finish the work of killed processes: tombstones, rows still in state writing, files not yet scrubbed.
 
-        Called at the start and every minute. Returns how many submissions were forgotten by it.
+        Called at start-up and every minute. Returns the number of submissions deleted.
         """
         abandoned = and_(_ROW.state == "writing", _ROW.created_s < int(time.time()) - _WRITING_S)
         count = self._erasure.erase_all(or_(_ROW.state == "deleting", abandoned))
@@ -348,20 +348,20 @@ class Submissions:
         return count
 
     def purge(self, now: datetime | None = None, *, thorough: bool = False, adopt: bool = False) -> int:
-        """Forget what has had its time, set photos aside that no row names; return how many submissions were forgotten.
+        """Delete expired submissions and move orphaned photos to quarantine; return the number of submissions deleted.
 
         Parameters
         ----------
         now : datetime, optional
         thorough : bool
-            Also make the database's files forget at once, however long they are locked for it.
+            Also scrub the database's files at once, however long that locks them.
         adopt : bool
-            Whether photos of another database, or too many that no row names, become this one's to forget.
+            Whether this database takes over the photos of another database, or any number of orphaned photos.
 
         Raises
         ------
         SweepRefusedError
-            If photos that no row names must not be touched before a person had a look. All else was done.
+            If orphaned photos must be checked by the operator first. Everything else was done.
         """
         before = (now or datetime.now(UTC)) - timedelta(days=self.keep_days)
         count = self._erasure.erase_all(_ROW.created_s < int(before.timestamp()))
@@ -371,12 +371,12 @@ class Submissions:
         return count
 
     def quarantined(self) -> int:
-        """Return how many photos that no row names are set aside."""
+        """Return the number of orphaned photos in quarantine."""
         return len(self._photos.quarantined())
 
     def _erase(self, ids: Sequence[str]) -> None:
         self._erasure.erase(ids)
-        # Row and photo are gone, and told so. That the files must be cleaned is written down: see recover().
+        # Row and photo are deleted, so report success. The pending scrub is recorded in the database: see recover().
         with suppress(StoreError):
             self._erasure.scrub()
 
@@ -386,7 +386,7 @@ class Submissions:
         return False
 
     def _owned(self, submission_id: str, secret: str, states: Sequence[str]) -> None:
-        """Raise NotFoundError unless there is such a submission and it belongs to who asks."""
+        """Raise NotFoundError unless the submission exists and the secret matches."""
         found: bytes | None = None
         if ID.fullmatch(submission_id):
             with self._database.reading() as connection:
@@ -412,10 +412,10 @@ def _row(receipt: Receipt, answer: NewSubmission) -> dict[str, Any]:
     return row | {
         "may_show": answer.may_show,
         "outcome": answer.outcome,
-        # Of our own bundle, but labels are names of folders, and those may hold anything.
+        # Labels come from the bundle, but they are names of folders and may contain any character.
         **{name: clean_line(getattr(answer, name) or "") or None for name in ("kind", "variety", "label")},
         "probability": float(answer.probability),
-        # Infinity is a number to SQLite and PostgreSQL, but none in JSON.
+        # SQLite and PostgreSQL store infinity, but JSON has no such number.
         "strangeness": float(answer.strangeness) if np.isfinite(answer.strangeness) else None,
         "language": clean_line(answer.language, 8),
         "model": answer.model,
@@ -424,7 +424,7 @@ def _row(receipt: Receipt, answer: NewSubmission) -> dict[str, Any]:
 
 
 def _day_s(seconds: float) -> int:
-    """Return when the day (UTC) of a moment began."""
+    """Return the start of a timestamp's day (UTC), in seconds since 1970."""
     return int(seconds) // _DAY_S * _DAY_S
 
 
@@ -463,5 +463,5 @@ def _random_name(size: int) -> str:
 
 
 def _hashed(secret: str) -> bytes:
-    # Random by 192 bits: nothing to guess, so no slow hash.
+    # 192 random bits cannot be guessed, so a slow hash is not needed.
     return hashlib.sha256(secret.encode("utf-8", "replace")).digest()

@@ -1,7 +1,7 @@
-"""Who may do more than a visitor: tokens of programs and of the owner.
+"""Access tokens of programs (role ``api``) and of the owner.
 
-A token is 256 random bits, shown once and kept as its sha256 alone; it works until its last day, or until it is revoked. Knows
-nothing of HTTP or of rates; it says which there are.
+A token is 256 random bits, shown once; only its sha256 is stored. It is valid until its expiry day or until it is revoked.
+Independent of HTTP; rate limits are stored here and enforced in ``http/access.py``.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from fruits.storage.sanitising import clean_line
 Role = Literal["api", "owner"]
 ROLES: Final[tuple[Role, ...]] = ("api", "owner")
 PREFIX: Final = "fruits_"
-#: A token that was revoked works for so many seconds more, where it was used just before.
+#: Seconds for which a check is cached: a revoked token that was just used stays valid for that long.
 CACHED_S: Final = 5.0
-#: For so long a token works that says nothing else.
+#: Default lifetime of a token, in days.
 DAYS: Final = 365
 _MOST_DAYS: Final = 36500
 _TOKEN: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
@@ -38,21 +38,21 @@ _ROW: Final = TokenRow
 
 @dataclass(frozen=True, slots=True)
 class TokenInfo:
-    """What is known of a token; not the token.
+    """Record of a token, without the token itself.
 
     Attributes
     ----------
     id : str
-        8 characters, to name it by.
+        8 characters that identify the token.
     name : str
-        Given by whoever made it.
+        Chosen when the token was created.
     role : {"api", "owner"}
     rate_per_minute : int, optional
-        Requests per minute; None: as the service is set.
+        Requests per minute; None for the service's default.
     created_day, last_used_day : str
-        ``2026-11-25``, UTC; None if it was never used.
+        ``2026-11-25``, UTC; ``last_used_day`` is None if the token was never used.
     expires_day : str
-        The last day (UTC) that it works on; None: until it is revoked, as tokens of older versions do.
+        Last day (UTC) on which it is valid; None if it is valid until revoked, as tokens of older versions are.
     revoked : bool
     """
 
@@ -67,12 +67,12 @@ class TokenInfo:
 
     @property
     def age_days(self) -> int:
-        """For how many days it has been there."""
+        """Days since the token was created."""
         return (date.fromisoformat(_today()) - date.fromisoformat(self.created_day)).days
 
     @property
     def expired(self) -> bool:
-        """Whether its last day is over."""
+        """Whether its expiry day has passed."""
         return self.expires_day is not None and self.expires_day < _today()
 
 
@@ -85,12 +85,12 @@ class Tokens:
         self._cache: dict[bytes, tuple[TokenInfo, float]] = {}
 
     def add(self, name: str, role: Role = "api", *, rate_per_minute: int | None = None, days: int | None = DAYS) -> str:
-        """Make a token and return it; nobody can show it again.
+        """Create a token and return it; it cannot be shown again.
 
         Raises
         ------
         ConfigError
-            If the name is empty or taken, or the role, the rate or the number of days is impossible. The name of an expired
+            If the name is empty or taken, or the role, the rate or the number of days is invalid. The name of an expired
             token is free.
         """
         token = new_token()
@@ -100,14 +100,14 @@ class Tokens:
     def add_hashed(
         self, name: str, role: Role, digest: str, *, rate_per_minute: int | None = None, days: int | None = DAYS
     ) -> None:
-        """Make a token known that somebody else made (:func:`new_token`) and keeps; ``digest`` is its sha256.
+        """Register a token created elsewhere (:func:`new_token`) by its sha256, ``digest``.
 
-        So a token need not pass through whoever can reach the database, nor through its logs.
+        The token itself then passes neither through the machine that can reach the database nor through its logs.
 
         Raises
         ------
         ConfigError
-            As :meth:`add`; or if the digest is none, or that of a token that is known.
+            As :meth:`add`; or if the digest is malformed or already registered.
         """
         if not re.fullmatch(r"[0-9a-f]{64}", digest):
             raise ConfigError(
@@ -145,18 +145,18 @@ class Tokens:
         raise ConfigError(f"there is a token '{name}' already; choose another name, or revoke that one first")
 
     def list(self) -> tuple[TokenInfo, ...]:
-        """Return all tokens, also those that were revoked, by name."""
+        """Return all tokens, including revoked ones, sorted by name."""
         with self._database.reading() as connection:
             rows = connection.execute(select(_ROW.__table__).order_by(_ROW.name, _ROW.revoked_s, _ROW.id)).all()
         return tuple(map(_info, rows))
 
     def revoke(self, name_or_id: str) -> TokenInfo:
-        """End a token; programs that use it are refused within seconds.
+        """Revoke a token; programs that use it are refused within seconds.
 
         Raises
         ------
         NotFoundError
-            If no token that works has this name or id.
+            If no valid token has this name or id.
         """
         valid = _ROW.revoked_s.is_(None)
         with self._database.writing() as connection:
@@ -175,9 +175,9 @@ class Tokens:
         return _info(row)
 
     def check(self, token: str) -> TokenInfo | None:
-        """Return what is known of a token; None if it is none, was revoked or has expired.
+        """Return the record of a token; None if it is unknown, revoked or expired.
 
-        The hash is looked up, not the token, so that the time it takes says nothing of any token.
+        The lookup is by hash, so that its duration reveals nothing about any token.
         """
         if not _TOKEN.fullmatch(token):
             return None
@@ -207,12 +207,12 @@ class Tokens:
 
 
 def new_token() -> str:
-    """Return a token: 256 random bits, in letters that need no quoting."""
+    """Return a new token: 256 random bits, in characters that need no quoting."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
 def digest_of(token: str) -> str:
-    """Return what :meth:`Tokens.add_hashed` takes."""
+    """Return the sha256 of a token, in hexadecimal, for :meth:`Tokens.add_hashed`."""
     return _hashed(token).hex()
 
 
@@ -222,7 +222,7 @@ def _info(row: Row[Any]) -> TokenInfo:
 
 
 def _hashed(token: str) -> bytes:
-    # Random by 256 bits: nothing to guess, so no slow hash.
+    # 256 random bits cannot be guessed, so a slow hash is not needed.
     return hashlib.sha256(token.encode()).digest()
 
 

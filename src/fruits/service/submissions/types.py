@@ -1,4 +1,4 @@
-"""What a submission is: what comes in with an answer, what the visitor gets, what the owner sees. No behaviour."""
+"""Data types of submissions: a new submission, its receipt, the stored record, a page of records. No behaviour."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ FILTERS: Final[tuple[Filter, ...]] = ("pending", "wrong", "reviewed", "kept")
 
 @dataclass(frozen=True, slots=True)
 class NewSubmission:
-    """What there is to keep of a recognised photo.
+    """A recognised photo to be stored.
 
     Attributes
     ----------
     outcome : str
         Of ``fruits.recogniser.answers.OUTCOMES``.
     kind, variety : str, optional
-        Identifiers of what was named.
+        Identifiers of the named kind and variety.
     label : str, optional
-        The most probable label of the training photos.
+        Most probable label.
     probability, strangeness : float
     language : str
         ``en`` or ``fr``.
     model : str
         Identity of the bundle.
     photo : bytes, optional
-        JPEG made from the pixels, never the upload; given only with consent. Without it nothing of the answer is stored.
+        JPEG re-encoded from the pixels, never the upload; given only with consent. Without it, the answer is not stored.
     features : float32 array, shape (k,), optional
         Given only with consent.
     may_show : bool
-        Whether the visitor also agreed that others may see the photo, small: beside answers and in reports.
+        Whether the visitor also consented to show a thumbnail to others: beside answers and in reports.
     """
 
     outcome: str
@@ -55,7 +55,7 @@ class NewSubmission:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What the visitor gets: the name of the submission, and what proves that it is theirs."""
+    """Receipt of a submission: its id, and the secret that authorises its sender."""
 
     id: str
     secret: str
@@ -63,24 +63,24 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A submission, as the owner sees it.
+    """A stored submission.
 
     Attributes
     ----------
     id : str
     created : datetime
-        UTC, to the second; of a receipt the day.
+        UTC, to the second; for a receipt the start of the day.
     outcome, kind, variety, label, probability, strangeness, language, model
         The answer, as in :class:`NewSubmission`; None without a photo.
     has_photo : bool
     may_show : bool
         As in :class:`NewSubmission`.
     right : bool, optional
-        The visitor's word; None if there is none.
+        The visitor's feedback; None without feedback.
     said_label, note : str, optional
-        What the visitor says it is; whatever else they wrote.
+        Label and note given by the visitor.
     decision : str, optional
-        The owner's: confirmed, corrected or refused.
+        The owner's decision: confirmed, corrected or refused.
     reviewed_label : str, optional
         The owner's label.
     reviewer : str, optional
@@ -109,7 +109,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some submissions, newest first, and where the next page begins; None after the last."""
+    """A page of submissions, newest first, and the cursor of the next page; None after the last."""
 
     submissions: tuple[Submission, ...]
     cursor: str | None

@@ -1,4 +1,4 @@
-"""How Alembic runs: on the connection that ``Database.open`` hands over, in its transaction."""
+"""Alembic environment: migrations run on the connection and in the transaction of ``Database.open``."""
 
 from __future__ import annotations
 

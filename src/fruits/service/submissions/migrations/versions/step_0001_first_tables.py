@@ -1,4 +1,4 @@
-"""Submissions, tokens, counts, chores."""
+"""Create the tables: submissions, tokens, counts, chores."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
-#: PostgreSQL samples columns for its planner and would keep what was deleted in that sample.
+#: PostgreSQL samples columns for its planner; the sample would keep deleted values.
 _NOT_SAMPLED = (
     "secret_sha256", "kind", "variety", "label", "features", "said_label", "note", "reviewed_label", "reviewer",
 )  # fmt: skip
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     op.create_table(
         "submissions",
         sa.Column("id", sa.String(22), primary_key=True),

@@ -1,4 +1,4 @@
-"""Without consent a receipt and the day remain; consent to show a photo is another one than to keep it."""
+"""Without consent, store only a receipt and the day; separate consent to show a photo from consent to store it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ insert into chores (name, number) values ('scrub', 1) on conflict (name) do upda
 
 
 def upgrade() -> None:
-    """Add the column; empty what was stored of photos that were not kept, in the files, too."""
+    """Add the column; clear the answers of photos that were not stored, in the database's files, too."""
     op.add_column("submissions", sa.Column("may_show", sa.Boolean))
     if op.get_bind().execute(sa.text(_EMPTIED)).rowcount:
         op.execute(_SCRUB)

@@ -1,4 +1,4 @@
-"""Which photos belong to this database; how long a token lasts."""
+"""Add the identity that links a database to its photos, and the expiry day of tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Draw the identity, once: the copy that a backup has is the same."""
+    """Draw the random identity once; backups carry the same one."""
     identities = op.create_table(
         "identities",
         sa.Column("name", sa.String(16), primary_key=True),
