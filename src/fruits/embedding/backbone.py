@@ -26,7 +26,7 @@ from fruits.embedding.session import first_line, open_session
 from fruits.errors import BackboneError, ImageDecodeError
 from fruits.photos.decoding.images import DECODER, Preprocessing
 from fruits.storage import schemas
-from fruits.storage.files import read_regular
+from fruits.storage.local import read_plain
 from fruits.storage.sanitising import json_text, printable
 
 #: Photos per inference call. Larger batches exceed the processor's cache and are slower; results do not depend on it.
@@ -339,7 +339,7 @@ def training_photos(card: Card, name: str) -> NDArray[np.uint64] | None:
         path = folder / Path(card.training_photos).name
         if path.exists():
             try:
-                listed = read_regular(path, _MAX_LIST_BYTES)
+                listed = read_plain(path, _MAX_LIST_BYTES)
                 return np.frombuffer(listed, ">u8").astype(np.uint64)
             except (OSError, ValueError) as exc:
                 raise BackboneError(

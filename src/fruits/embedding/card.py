@@ -14,7 +14,7 @@ from fruits.config import Fit
 from fruits.embedding.steps import fields_of, steps_of
 from fruits.errors import BackboneError, ConfigError
 from fruits.photos.decoding.images import Kernel, Preprocessing
-from fruits.storage.files import read_regular
+from fruits.storage.local import read_plain
 
 #: Fields of a card that are text.
 _TEXTS: Final = (
@@ -195,7 +195,7 @@ def read_fields(path: Path) -> dict[str, Any]:
         If it is not a JSON object.
     """
     try:
-        values = json.loads(read_regular(path, _MAX_CARD_BYTES))
+        values = json.loads(read_plain(path, _MAX_CARD_BYTES))
     except (OSError, ValueError, RecursionError) as exc:
         why = getattr(exc, "strerror", None) or exc
         raise BackboneError(f"card '{path.name}' cannot be read ({why}); docs/backbones.md shows a whole one") from exc

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from fruits.errors import BackboneError
-from fruits.storage.files import RefusedFileError, opened_regular, plain_parts, read_exactly, read_regular
+from fruits.storage.local import RefusedFileError, opened_regular, plain_parts, read_exactly, read_plain
 from fruits.storage.sanitising import printable
 
 #: Largest file of protobuf, and so of ONNX.
@@ -133,7 +133,7 @@ def whole_file(path: Path) -> tuple[bytes, bytes]:
     BackboneError
         If it is no ONNX file, or a file that it names is missing or refused.
     """
-    data = read_regular(path, MAX_BYTES, follow=True)
+    data = read_plain(path, MAX_BYTES, follow=True)
     with ExitStack() as stack:
         opened: dict[str, tuple[int, int]] = {}
 

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from fruits.config import DEVICES
 from fruits.embedding.onnx_file import MAX_BYTES, refuse_outside
 from fruits.errors import BackboneError, ConfigError
-from fruits.storage.files import read_regular
+from fruits.storage.local import read_plain
 
 #: ONNX Runtime's provider and settings for each device. TF32 is off: it rounds to 10 bits, so results would differ from those of
 #: other devices.
@@ -72,7 +72,7 @@ def open_session(model: bytes | Path, device: str = "cpu") -> ort.InferenceSessi
     """
     if isinstance(model, Path):
         try:
-            data = read_regular(model, MAX_BYTES, follow=True)
+            data = read_plain(model, MAX_BYTES, follow=True)
         except OSError as exc:
             raise BackboneError(
                 f"network '{model.name}' cannot be read ({exc.strerror}); make or fetch it again"

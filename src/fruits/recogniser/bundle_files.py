@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fruits.embedding.onnx_file import MAX_BYTES
 from fruits.errors import BundleError, ConfigError, StoreError
 from fruits.learning.heads import Head, get_head
-from fruits.storage.files import RefusedFileError, read_regular
+from fruits.storage.local import RefusedFileError, read_plain
 from fruits.storage.objects import AbsentError, is_remote, opened
 from fruits.storage.sanitising import json_text, printable
 
@@ -114,7 +114,7 @@ def _manifest_of(path: str) -> tuple[str, bytes]:
 def _file(folder: str, name: str, most_bytes: int) -> bytes:
     """Return the bytes of a file: no link, no pipe, no device, and no more than it may have."""
     if not is_remote(folder):
-        return read_regular(Path(folder) / name, most_bytes)
+        return read_plain(Path(folder) / name, most_bytes)
     # Reading a folder must not make it, as opening it for results would.
     objects = opened(folder)
     size = objects.size(name)

@@ -2,6 +2,9 @@
 
 Only regular files are read, so reading never blocks on a pipe and never touches a device. The real path is checked after the file
 is opened, so that it cannot change between check and read.
+
+Photos may be links that stay within their source (:func:`read_regular`). Files that a bundle or a network names may be no link at
+all (:func:`read_plain`), since that name is untrusted input, too.
 """
 
 from __future__ import annotations
@@ -9,7 +12,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from fruits.errors import StoreError
@@ -38,6 +43,13 @@ class RefusedError(StoreError):
 
     def __reduce__(self) -> tuple[type[RefusedError], tuple[str, str]]:
         return type(self), (self.code, str(self))
+
+
+class RefusedFileError(OSError):
+    """A file exists but is not read; ``strerror`` gives the reason, as a part of a sentence."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(0, why)
 
 
 def read_regular(path: str, limit: int, leads: Callable[[str], bool]) -> bytes:
@@ -153,3 +165,120 @@ def _outside() -> RefusedError:
     return RefusedError(
         "outside", "a link that leads out of its source; let it in with --follow-links or --allow-source"
     )
+
+
+# --- Files that bundles and networks name ---------------------------------------------------------------------------------
+
+
+def read_plain(path: str | Path, most_bytes: int, *, follow: bool = False) -> bytes:
+    """Return the bytes of a regular file.
+
+    Parameters
+    ----------
+    path : str or Path
+    most_bytes : int
+        A larger file is refused without reading it.
+    follow : bool
+        Whether the last name may be a link; use it only for paths given by the user.
+
+    Raises
+    ------
+    RefusedFileError
+        If it is a link, no regular file, or too large.
+    OSError
+        If it is absent or cannot be read.
+    """
+    with opened_regular(Path(path), follow=follow) as (descriptor, size):
+        if size > most_bytes:
+            raise RefusedFileError(f"{size:,} bytes; expected at most {most_bytes:,}")
+        return read_exactly(descriptor, 0, size)
+
+
+def plain_parts(name: str) -> tuple[str, ...]:
+    """Split a plain relative name, such as ``weights/net.bin``, into its parts.
+
+    Raises
+    ------
+    RefusedFileError
+        If it is empty or absolute, or holds ``..``, a backslash, a colon or a control character.
+    """
+    parts = PurePosixPath(name).parts
+    bad = any(letter in "\\:" or not letter.isprintable() for letter in name)
+    if bad or not parts or name.startswith("/") or ".." in parts:
+        raise RefusedFileError("not a plain name of a file in the same folder")
+    return parts
+
+
+@contextmanager
+def opened_regular(path: Path, parts: tuple[str, ...] = (), *, follow: bool = False) -> Iterator[tuple[int, int]]:
+    """Open a regular file; yield its descriptor and size.
+
+    Parameters
+    ----------
+    path : Path
+        The file or, with ``parts``, the folder that contains it.
+    parts : tuple of str
+        Names from the folder to the file. None may be a link.
+    follow : bool
+        Without ``parts``, whether the last name of ``path`` may be a link.
+    """
+    folder = None
+    try:
+        if not parts:
+            descriptor = _opened(path, _FLAGS & ~os.O_NOFOLLOW if follow else _FLAGS, None)
+        else:
+            folder = os.open(path, _FLAGS & ~os.O_NOFOLLOW | os.O_DIRECTORY)
+            for part in parts[:-1]:
+                below = _opened(part, _FLAGS | os.O_DIRECTORY, folder)
+                os.close(folder)
+                folder = below
+            descriptor = _opened(parts[-1], _FLAGS, folder)
+    finally:
+        if folder is not None:
+            os.close(folder)
+    try:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise RefusedFileError("not a regular file")
+        if parts and about.st_nlink > 1:  # a hard link to a file elsewhere
+            raise RefusedFileError("a file with a second name (hard link); copy it")
+        yield descriptor, about.st_size
+    finally:
+        os.close(descriptor)
+
+
+def read_exactly(descriptor: int, offset: int, length: int) -> bytes:
+    """Return ``length`` bytes from ``offset`` on.
+
+    Raises
+    ------
+    RefusedFileError
+        If the file is shorter.
+    """
+    pieces = []
+    while length:
+        piece = os.pread(descriptor, min(length, 1 << 30), offset)
+        if not piece:
+            raise RefusedFileError("shorter than it says")
+        pieces.append(piece)
+        offset, length = offset + len(piece), length - len(piece)
+    return b"".join(pieces)
+
+
+def _opened(name: str | Path, flags: int, folder: int | None) -> int:
+    try:
+        return os.open(name, flags, dir_fd=folder)
+    except OSError as exc:
+        # ELOOP, or ENOTDIR where a folder was expected.
+        if flags & os.O_NOFOLLOW and stat.S_ISLNK(_mode(name, folder)):
+            raise RefusedFileError("a link; expected the file itself: copy it there") from exc
+        if stat.S_ISSOCK(_mode(name, folder)):
+            raise RefusedFileError("not a regular file") from exc
+        raise
+
+
+def _mode(name: str | Path, folder: int | None) -> int:
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+    except OSError:
+        return 0
