@@ -11,33 +11,59 @@ from typing import TYPE_CHECKING, Any, Final
 from fruits.errors import FruitsError, ImageDecodeError
 
 if TYPE_CHECKING:
+    from fruits.assessment.results import Audit, Evaluation, FindingCount, Protocol, audit, evaluate
     from fruits.photos.reading.given import PhotoLike
     from fruits.recogniser.answers import Answer
     from fruits.recogniser.explain import Explanation
     from fruits.recogniser.recogniser import Recogniser, load
     from fruits.recogniser.taxonomy import Name
+    from fruits.training.results import Metrics, Predictions, Run, apply, open_run, run
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Answer",
+    "Audit",
+    "Evaluation",
     "Explanation",
+    "FindingCount",
     "FruitsError",
     "ImageDecodeError",
+    "Metrics",
     "Name",
     "PhotoLike",
+    "Predictions",
+    "Protocol",
     "Recogniser",
+    "Run",
+    "apply",
+    "audit",
+    "evaluate",
     "load",
+    "open_run",
+    "run",
 ]
 
-#: Where each name is defined.
+#: Where each name is defined that is loaded when it is used.
 _MODULES: Final = {
     "Answer": "fruits.recogniser.answers",
+    "Audit": "fruits.assessment.results",
+    "Evaluation": "fruits.assessment.results",
     "Explanation": "fruits.recogniser.explain",
+    "FindingCount": "fruits.assessment.results",
+    "Metrics": "fruits.training.results",
     "Name": "fruits.recogniser.taxonomy",
     "PhotoLike": "fruits.photos.reading.given",
+    "Predictions": "fruits.training.results",
+    "Protocol": "fruits.assessment.results",
     "Recogniser": "fruits.recogniser.recogniser",
+    "Run": "fruits.training.results",
+    "apply": "fruits.training.results",
+    "audit": "fruits.assessment.results",
+    "evaluate": "fruits.assessment.results",
     "load": "fruits.recogniser.recogniser",
+    "open_run": "fruits.training.results",
+    "run": "fruits.training.results",
 }
 
 

@@ -6,7 +6,6 @@ How much is said is chosen once per process, by ``-v`` and ``-q``.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any, Final, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from fruits.errors import ConfigError
+from fruits.monitoring import display
 
 #: Names of the option that says where results go.
 OUTPUT: Final = ("-o", "--output", "--to")
@@ -54,15 +53,8 @@ def is_quiet() -> bool:
     return _volume.quiet
 
 
-class _Rate(ProgressColumn):
-    """Photos per second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="cyan")
-
-
-class Display:
-    """Progress on stderr: bars on a terminal, a line per finished step elsewhere.
+class Display(display.Display):
+    """Progress of a command, as much of it as ``-v`` and ``-q`` ask for; Ctrl-C ends the program with one message.
 
     Parameters
     ----------
@@ -73,53 +65,12 @@ class Display:
     """
 
     def __init__(self, unit: str = "photo", *, of_step: Mapping[str, str] | None = None) -> None:
-        self._unit, self._of_step = unit, of_step or {}
-        self._console = Console(stderr=True, highlight=False)
-        columns = (
-            TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
-        )  # fmt: skip
-        self._bars = Progress(*columns, console=self._console, disable=_volume.quiet or not self._console.is_terminal)
-        self._task: Any = None
-        self._step, self._photos, self._started = "", 0, 0.0
-
-    def __enter__(self) -> Display:
-        self._bars.start()
-        return self
+        super().__init__(unit, of_step=of_step, quiet=_volume.quiet, verbose=_volume.verbose)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._finish()
-        self._bars.stop()
+        super().__exit__(kind)
         if kind is KeyboardInterrupt:  # here, because Typer turns it into a silent exit
             fail("stopped; what was computed is kept: the same command goes on", 130)
-
-    def start(self, step: str, total: int | None) -> None:
-        """Begin a step."""
-        self._finish()
-        self._step, self._photos, self._started = step, 0, time.monotonic()
-        self._task = self._bars.add_task(step, total=total)
-
-    def advance(self, photos: int) -> None:
-        """Count photos of the step."""
-        self._photos += photos
-        self._bars.advance(self._task, photos)
-
-    def say(self, message: str) -> None:
-        """Print a line above the bars."""
-        if not _volume.quiet:
-            self._console.print(Text(message, style="dim"), soft_wrap=True)
-
-    def _finish(self) -> None:
-        if self._task is None:
-            return
-        self._bars.update(self._task, total=self._photos or 1, completed=self._photos or 1)
-        self._task = None
-        if _volume.quiet or (self._console.is_terminal and not _volume.verbose):
-            return
-        seconds = time.monotonic() - self._started
-        rate = f" ({self._photos / seconds:,.0f} per s)" if self._photos and seconds > 0.1 else ""
-        unit = self._of_step.get(self._step, self._unit)
-        photos = f"{self._photos:,} {unit}{'' if self._photos == 1 else 's'} in " if self._photos else ""
-        self._console.print(f"{self._step}: {photos}{seconds:.1f} s{rate}", soft_wrap=True)
 
 
 def shell() -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fruits.embedding.backbone import BATCH_SIZE, Embedder, no_embedding, usable
 from fruits.photos.decoding.images import Preprocessing
-from fruits.photos.reading.given import Batch, PhotoLike, decoded, each, is_one
+from fruits.photos.reading.given import Batch, Fault, PhotoLike, decoded, each, is_one
 
 
 def embed_photos(
@@ -43,7 +43,7 @@ def embed_photos(
 
 def embedding_rows(
     photos: PhotoLike | Iterable[PhotoLike], preprocessing: Preprocessing, embedder: Embedder, size: int
-) -> tuple[NDArray[np.float32], dict[int, Exception]]:
+) -> tuple[NDArray[np.float32], dict[int, Fault]]:
     """Return the embeddings, shape (n, d), and the faults by row; rows of photos without an embedding are NaN.
 
     Parameters
@@ -59,7 +59,7 @@ def embedding_rows(
     ImageDecodeError, StoreError, PhotoTypeError, EngineError
         As for :func:`embed_photos`.
     """
-    rows, faults, n = [np.empty((0, size), np.float32)], dict[int, Exception](), 0
+    rows, faults, n = [np.empty((0, size), np.float32)], dict[int, Fault](), 0
     for batch, embeddings in embed_photos(photos, preprocessing, embedder):
         given = np.full((batch.n, size), np.nan, np.float32)
         if batch.ok:

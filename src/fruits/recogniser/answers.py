@@ -141,6 +141,26 @@ class Answer:
         nothing = np.empty(0, np.float32)
         return cls(None, None, 0.0, "", "", (), (), (), 0.0, (), nothing, status, error)
 
+    def as_row(self) -> dict[str, Any]:
+        """Return the answer as a row of a table, as ``fruits apply`` writes it; docs/results.md explains the columns."""
+        row: dict[str, Any] = {"status": self.status, "error": self.error}
+        if self.status != "ok":
+            return row
+        return row | {
+            "outcome": self.outcome,
+            "kind": self.kind or None,
+            "variety": self.variety or None,
+            **({f"name_{language}": name for language, name in self.name.names().items()} if self.name else {}),
+            "probability": self.probability,
+            "kinds": [kind for kind, _, _ in self.kinds],
+            "kind_probabilities": [probability for _, _, probability in self.kinds],
+            "labels": self.labels,
+            "probabilities": self.probabilities,
+            "strangeness": self.strangeness,
+            "advice": self.advice,
+            "features": self.features,
+        }
+
     def __str__(self) -> str:
         if self.status != "ok":
             return f"{self.status}: {self.error}"

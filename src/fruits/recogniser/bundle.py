@@ -239,6 +239,13 @@ class Bundle:
         advice = [self.certainty.limits.advice(*of_one) for of_one in measured]
         return answers(decisions, strangeness, features, self.taxonomy, advice)
 
+    def answers_by_features(self, features: NDArray[np.float32]) -> list[Answer]:
+        """Return what is said of photos given by their features (n, k) alone, without advice: that takes their pixels."""
+        probabilities = self._head.predict_proba(features)
+        strangeness = self._known.strangeness(features, probabilities)
+        decisions = decide(probabilities, strangeness, self.taxonomy, self.certainty)
+        return answers(decisions, strangeness, features, self.taxonomy, [()] * len(features))
+
     def project(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the features (n, k) of embeddings (n, d)."""
         return project(embeddings, self._mean, self._components)

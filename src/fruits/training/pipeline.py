@@ -33,7 +33,7 @@ from fruits.photos.catalogue.catalogue import Catalogue, labels_without_training
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.samples import example_photos, gallery_thumbnails
 from fruits.recogniser import bundle as bundles
-from fruits.recogniser.answers import Answer, Certainty
+from fruits.recogniser.answers import Certainty
 from fruits.recogniser.gallery import QUALITY, SIDE, Gallery, choose
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.report import render
@@ -467,24 +467,6 @@ def _write_predictions(
             answers = iter(found)
             rows = []
             for given in table.select(["uri", "status", "error"]).to_pylist():
-                rows.append({**given, **(_columns(next(answers)) if given["status"] == "ok" else {})})
+                rows.append({**given, **(next(answers).as_row() if given["status"] == "ok" else {})})
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
             progress.advance(table.num_rows)
-
-
-def _columns(answer: Answer) -> dict[str, Any]:
-    """Return an answer as a row of the table of predictions."""
-    return {
-        "outcome": answer.outcome,
-        "kind": answer.kind or None,
-        "variety": answer.variety or None,
-        **({f"name_{language}": name for language, name in answer.name.names().items()} if answer.name else {}),
-        "probability": answer.probability,
-        "kinds": [kind for kind, _, _ in answer.kinds],
-        "kind_probabilities": [probability for _, _, probability in answer.kinds],
-        "labels": answer.labels,
-        "probabilities": answer.probabilities,
-        "strangeness": answer.strangeness,
-        "advice": answer.advice,
-        "features": answer.features,
-    }

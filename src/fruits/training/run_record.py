@@ -6,6 +6,7 @@ Counts are taken from what is stored, not from what workers said, and they close
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -32,8 +33,9 @@ from fruits.photos.decoding.images import Preprocessing
 from fruits.recogniser.answers import OUTCOMES, Certainty, decide
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage import schemas
+from fruits.storage.objects import Objects
 from fruits.storage.parts import Inventory
-from fruits.storage.sanitising import json_text
+from fruits.storage.sanitising import json_text, printable
 from fruits.training.fit import Choice, Recogniser
 from fruits.training.training_set import Rows
 
@@ -90,6 +92,26 @@ def about(
         "backbone": {**{name: getattr(card, name) for name in shown}, **asdict(preprocessing), "device": device},
         "embedding_size": card.embedding_size,
     }
+
+
+def read_record(objects: Objects) -> dict[str, Any]:
+    """Return the record of the finished run that lies somewhere.
+
+    Raises
+    ------
+    StoreError
+        If there is none, it is damaged, or another version of fruits wrote it.
+    """
+    where, data = printable(objects.root), objects.read_if_present("run.json")
+    if data is None:
+        raise StoreError(f"no finished run in '{where}'; expected the results of 'fruits run PHOTOS --to {where}'")
+    try:
+        record = json.loads(data)
+    except ValueError as exc:
+        raise StoreError(f"the record in '{where}' is damaged ({exc}); run 'fruits run' again") from exc
+    if not isinstance(record, dict) or record.get("format") != FORMAT or not record.keys() >= set(KEYS):
+        raise StoreError(f"the record in '{where}' is another version's; run 'fruits run' again")
+    return record
 
 
 def counts(catalogue: Catalogue, inventory: Inventory, computed: int) -> dict[str, int]:

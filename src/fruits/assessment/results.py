@@ -1,0 +1,282 @@
+"""Assessments for programs: ``fruits.evaluate`` and ``fruits.audit``, and what they return."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final, TypedDict, Unpack
+
+import pyarrow as pa
+
+from fruits.assessment import audit as audits
+from fruits.assessment import evaluation as evaluations
+from fruits.config import Fit
+from fruits.monitoring.clock import Progress
+from fruits.monitoring.display import shown
+from fruits.storage.objects import Objects, under
+from fruits.storage.parts import read_table
+from fruits.training.options import Place, as_call, config_of, paths
+from fruits.training.results import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """What one protocol measured. Shares are from 0 to 1; None where nothing could be scored.
+
+    Attributes
+    ----------
+    protocol : {"official", "source", "axis", "arc", "variety", "groups"}
+        What was held out; docs/evaluation.md explains each.
+    photos, left_out : int
+        Photos that were asked about, and those left out because their label or kind was not learnt.
+    folds, groups : int
+        Heads fitted; groups of photos that stand or fall together.
+    grouped_by : str
+    accuracy, low, high : float, optional
+        Share of photos whose label is right, and its 95 % interval over groups.
+    kind_accuracy, kind_low, kind_high : float, optional
+        The same of kinds.
+    kind_top3_accuracy : float, optional
+        Share of photos whose kind is among three.
+    leakage : float
+        Share of the photos with a near-duplicate among the training photos.
+    seen : bool
+        Whether the backbone was made from these photos, so that no score means anything.
+    """
+
+    protocol: str
+    photos: int
+    left_out: int
+    folds: int
+    groups: int
+    grouped_by: str
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    kind_accuracy: float | None
+    kind_low: float | None
+    kind_high: float | None
+    kind_top3_accuracy: float | None
+    leakage: float
+    seen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How good a recogniser really is. ``print(evaluation)`` is the table of ``fruits evaluate``.
+
+    Attributes
+    ----------
+    out : str
+        The results that were evaluated.
+    identity : str
+        Of their run.
+    photos : int
+        How many were looked at.
+    backbone : str
+    size, components : int
+    regularisation : float
+        Of the heads that were fitted, as in the run.
+    protocols : tuple of Protocol
+        Those that apply.
+    not_applicable : tuple of (str, str)
+        The other protocols, and why not.
+    seconds : float
+    """
+
+    out: str
+    identity: str
+    photos: int
+    backbone: str
+    size: int
+    components: int
+    regularisation: float
+    protocols: tuple[Protocol, ...]
+    not_applicable: tuple[tuple[str, str], ...]
+    seconds: float
+    _text: str = field(repr=False, compare=False)
+
+    @property
+    def report(self) -> str:
+        """Where the report lies, which now has a section of this: one HTML file."""
+        return under(self.out, "report.html")
+
+    def table(self) -> pa.Table:
+        """Return the protocols as an Arrow table, a row each, a column per attribute of :class:`Protocol`."""
+        rows = [asdict(protocol) for protocol in self.protocols]
+        return pa.table({column.name: [row[column.name] for row in rows] for column in fields(Protocol)})
+
+    def to_pandas(self) -> Any:
+        """Return :meth:`table` as a pandas data frame; needs pandas."""
+        return self.table().to_pandas()
+
+    def __str__(self) -> str:
+        return self._text
+
+
+@dataclass(frozen=True, slots=True)
+class FindingCount:
+    """How much an audit found of one sort.
+
+    Attributes
+    ----------
+    sort : str
+        ``exact_duplicate``, ``near_duplicate``, ``label``, ``blurred``, ``dark``, ``odd_size`` or ``unreadable``.
+    photos : int
+    groups, across_splits, across_labels : int
+        Of duplicates: how many groups, and of these those with photos of several splits, of several labels; else 0.
+    """
+
+    sort: str
+    photos: int
+    groups: int = 0
+    across_splits: int = 0
+    across_labels: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What may be wrong with photos: suspicions, for people to look at.
+
+    Attributes
+    ----------
+    out : str
+        Where the page and the tables lie.
+    photos, ok, rejected, failed : int
+        photos = ok + rejected + failed.
+    labels : int
+        How many labels there are.
+    flagged : int
+        How many photos deserve a look; near-duplicates only where another label claims them, too.
+    counts : tuple of FindingCount
+        One per sort.
+    seconds : float
+    """
+
+    out: str
+    photos: int
+    ok: int
+    rejected: int
+    failed: int
+    labels: int
+    flagged: int
+    counts: tuple[FindingCount, ...]
+    seconds: float
+
+    @property
+    def page(self) -> str:
+        """Where the page lies: one HTML file with the photos in question."""
+        return under(self.out, "audit.html")
+
+    def findings(self) -> pa.Table:
+        """Return all findings as an Arrow table, a row per photo and sort; what does not apply is null.
+
+        Raises
+        ------
+        StoreError
+            If they are no longer there.
+        """
+        return read_table(Objects(self.out).read("findings.parquet"))
+
+    def to_pandas(self) -> Any:
+        """Return :meth:`findings` as a pandas data frame; needs pandas."""
+        return self.findings().to_pandas()
+
+
+class AuditOptions(TypedDict, total=False):
+    """Options of :func:`audit`: the fields of :class:`fruits.config.RunConfig` that count for it."""
+
+    backbone: str
+    size: int | None
+    fit: Fit | None
+    workers: int
+    only: Sequence[str]
+    sample: int | None
+    seed: int
+    follow_links: bool
+    allow_source: Sequence[str]
+
+
+def evaluate(
+    run: Place | Run, protocols: str | Sequence[str] = (), *, progress: Progress | bool | None = None
+) -> Evaluation:
+    """Measure how good a recogniser really is, by protocols that do not flatter. What ``fruits evaluate`` does.
+
+    Parameters
+    ----------
+    run : path or Run
+        Results of a run.
+    protocols : str or sequence of str
+        Of ``official, source, axis, arc, variety, groups``; by default all that apply.
+    progress : Progress or bool, optional
+        True: on stderr; False: nowhere; by default on stderr if that is a terminal.
+
+    Returns
+    -------
+    Evaluation
+        Also written to ``evaluation.json`` beside the results, and into their report.
+
+    Raises
+    ------
+    ConfigError
+        If a protocol is unknown.
+    StoreError
+        If there is no finished run, or it was changed since.
+    """
+    wanted = [protocols] if isinstance(protocols, str) else list(protocols)
+    with shown(progress, "fold") as display:
+        found = evaluations.evaluate(run.out if isinstance(run, Run) else os.fspath(run), wanted, progress=display)
+    return _evaluation(found)
+
+
+def audit(
+    photos: Place | Sequence[Place],
+    *,
+    to: Place,
+    progress: Progress | bool | None = None,
+    **options: Unpack[AuditOptions],
+) -> Audit:
+    """Find duplicates, labels that look wrong and poor photos. What ``fruits audit`` does.
+
+    Parameters
+    ----------
+    photos : path, or sequence of path
+        As for :func:`fruits.run`.
+    to : path
+        Folder for the page and the tables, or ``s3://bucket/prefix``.
+    progress : Progress or bool, optional
+        True: on stderr; False: nowhere; by default on stderr if that is a terminal.
+    **options
+        See :class:`AuditOptions`.
+
+    Returns
+    -------
+    Audit
+
+    Raises
+    ------
+    FruitsError
+        A subclass that says what to do.
+    """
+    sources, out = paths(photos), os.fspath(to)
+    config = config_of(sources, out, options, among=AuditOptions.__annotations__)
+    with shown(progress) as display:
+        record = audits.audit(config, progress=display, command=as_call("audit", sources, out, options))
+    counts = tuple(FindingCount(sort, **found) for sort, found in record["counts"].items())
+    given = {name: record[name] for name in ("photos", "ok", "rejected", "failed", "labels", "flagged")}
+    return Audit(out=out, counts=counts, seconds=float(record["seconds"]["total"]), **given)
+
+
+def _evaluation(found: Mapping[str, Any]) -> Evaluation:
+    known = [column.name for column in fields(Protocol)]
+    return Evaluation(
+        **{name: found[name] for name in _SAME},
+        protocols=tuple(Protocol(**{name: row[name] for name in known}) for row in found["protocols"]),
+        not_applicable=tuple((row["protocol"], row["reason"]) for row in found["not_applicable"]),
+        _text=evaluations.as_text([dict(found)]),
+    )
+
+
+#: Attributes that are called the same in the record.
+_SAME: Final = ("out", "identity", "photos", "backbone", "size", "components", "regularisation", "seconds")

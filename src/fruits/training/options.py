@@ -1,0 +1,86 @@
+"""The choices of a run as a program gives them: keywords instead of a :class:`fruits.config.RunConfig`, for type checkers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias, TypedDict
+
+from fruits.config import Fit, RunConfig
+from fruits.errors import ConfigError
+
+Place: TypeAlias = str | os.PathLike[str]
+#: Choices that may be secret, so no record tells them.
+_SECRET: Final = ("spark_conf",)
+
+
+class ApplyOptions(TypedDict, total=False):
+    """Options of :func:`apply`; they mean what they mean in :class:`fruits.config.RunConfig`."""
+
+    workers: int
+    engine: str
+    master: str | None
+    spark_conf: Sequence[str]
+    device: str
+    repair: bool
+    follow_links: bool
+    allow_source: Sequence[str]
+
+
+class RunOptions(ApplyOptions, total=False):
+    """Options of :func:`run`: the fields of :class:`fruits.config.RunConfig` but ``sources`` and ``out``."""
+
+    backbone: str
+    size: int | None
+    fit: Fit | None
+    variance: float | None
+    components: int | None
+    max_rejected: float
+    only: Sequence[str]
+    sample: int | None
+    seed: int
+    taxonomy: str | None
+    min_precision: float
+    balance: bool | None
+    gallery: int
+    core_hour_usd: float | None
+
+
+def config_of(
+    sources: tuple[str, ...], out: str, options: Mapping[str, Any], *, among: Collection[str] = ()
+) -> RunConfig:
+    """Return the choices of a run, as a program gives them; ``among`` those that count, by default all.
+
+    Raises
+    ------
+    ConfigError
+        If one is impossible, or there is no such option.
+    """
+    known = set(among) or RunConfig.__dataclass_fields__.keys() - {"sources", "out"}
+    if unknown := sorted(options.keys() - known):
+        raise ConfigError(f"no option {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
+    return RunConfig(sources=sources, out=out, **plain(options))
+
+
+def plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with paths as text, and sequences as tuples; a single text in place of several counts as one."""
+    several = {name for name, hint in RunConfig.__annotations__.items() if hint.startswith("tuple")}
+    values = {}
+    for name, value in options.items():
+        if name in several:
+            values[name] = paths(value)
+        else:
+            values[name] = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return values
+
+
+def paths(given: Place | Iterable[Place]) -> tuple[str, ...]:
+    """Return one path or several as a tuple of text."""
+    return tuple(os.fspath(path) for path in ([given] if isinstance(given, str | os.PathLike) else given))
+
+
+def as_call(name: str, sources: tuple[str, ...], out: str, options: Mapping[str, Any]) -> str:
+    """Return a call as a program makes it, for the record."""
+    told = {key: value for key, value in plain(options).items() if key not in _SECRET}
+    given = [repr(sources[0] if len(sources) == 1 else list(sources)), f"to={out!r}"]
+    return f"fruits.{name}({', '.join([*given, *(f'{key}={value!r}' for key, value in told.items())])})"

@@ -1,0 +1,440 @@
+"""Runs for programs: ``fruits.run``, ``fruits.apply`` and ``fruits.open_run``, and what they return.
+
+The flow itself is in ``pipeline.py``; here its records become values with names and types, and its tables Arrow tables.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Unpack
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fruits.errors import StoreError
+from fruits.monitoring.clock import Progress
+from fruits.monitoring.display import shown
+from fruits.recogniser import bundle as bundles
+from fruits.recogniser import shipped
+from fruits.recogniser.recogniser import Recogniser
+from fruits.storage import schemas
+from fruits.storage.objects import Objects, under
+from fruits.storage.parts import read_table
+from fruits.training import pipeline
+from fruits.training import run_record as records
+from fruits.training.options import ApplyOptions, Place, RunOptions, as_call, config_of, paths, plain
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Scores on photos that were not learnt; definitions are those of Spark ML (docs/results.md).
+
+    Attributes
+    ----------
+    accuracy, top3_accuracy : float
+        Share of photos whose label is the most probable, is among the three most probable.
+    f1, weighted_precision, weighted_recall : float
+        Per label, weighted by the label's photos.
+    hamming_loss, log_loss : float
+    expected_calibration_error : float
+        Mean distance between stated probability and accuracy, 15 bins.
+    by_label : Arrow table
+        ``label, train, evaluated, precision, recall, f1``: a row per label; scores are null where no photo was scored.
+    """
+
+    accuracy: float
+    top3_accuracy: float
+    f1: float
+    weighted_precision: float
+    weighted_recall: float
+    hamming_loss: float
+    log_loss: float
+    expected_calibration_error: float
+    by_label: pa.Table = field(repr=False, compare=False)
+
+    def to_arrow(self) -> pa.Table:
+        """Return a table of ``metric`` and ``value``, without the labels."""
+        names = [name for name in self.__slots__ if name != "by_label"]
+        return pa.table({"metric": names, "value": [float(getattr(self, name)) for name in names]})
+
+    def to_pandas(self) -> Any:
+        """Return :meth:`to_arrow` as a pandas data frame; needs pandas."""
+        return self.to_arrow().to_pandas()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The results of a finished run. Made by :func:`run` or :func:`open_run`; tables are read when they are asked for.
+
+    Attributes
+    ----------
+    out : str
+        Where the results lie: a folder, or ``s3://bucket/prefix``.
+    identity : str
+        A hash of all that decides what was fitted.
+    photos, ok, rejected, failed : int
+        photos = ok + rejected + failed. Rejected: will never decode. Failed: may work next time.
+    computed, reused : int
+        Embeddings that this run computed, or found.
+    labels : tuple of str
+        Every label of the photos, sorted.
+    backbone : str
+        Name of the network.
+    embedding_size : int
+        d.
+    components : int
+        k.
+    explained_variance : float
+        Share of the variance that the k components explain.
+    evaluated_split : str, optional
+        The split that was scored; None if there was nothing to score on.
+    evaluated_photos : int
+        How many photos of it.
+    metrics : Metrics, optional
+        None if there was nothing to score on.
+    warnings : tuple of str
+        What was odd about the photos.
+    seconds : float
+        In total.
+    up_to_date : bool
+        Whether nothing had changed since the run before, so that nothing was fitted.
+    """
+
+    out: str
+    identity: str
+    photos: int
+    ok: int
+    rejected: int
+    failed: int
+    computed: int
+    reused: int
+    labels: tuple[str, ...] = field(repr=False)
+    backbone: str
+    embedding_size: int
+    components: int
+    explained_variance: float
+    evaluated_split: str | None
+    evaluated_photos: int
+    metrics: Metrics | None
+    warnings: tuple[str, ...]
+    seconds: float
+    up_to_date: bool
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any], out: str) -> Run:
+        """Return the run that a record tells of."""
+        evaluated = record["evaluated"] or {}
+        return cls(
+            out=out,
+            **{name: record[name] for name in _SAME},
+            labels=tuple(sorted(row["label"] for row in record["per_label"])),
+            backbone=record["backbone"]["name"],
+            evaluated_split=evaluated.get("split"),
+            evaluated_photos=evaluated.get("photos", 0),
+            metrics=_metrics(record) if record["metrics"] else None,
+            warnings=tuple(record["warnings"]),
+            seconds=float(record["seconds"]["total"]),
+            up_to_date=bool(record.get("up_to_date", False)),
+        )
+
+    @property
+    def report(self) -> str:
+        """Where the report lies: one HTML file."""
+        return under(self.out, "report.html")
+
+    def recogniser(self) -> Recogniser:
+        """Load the recogniser that was trained.
+
+        Raises
+        ------
+        BundleError
+            If it is not there, or not the one that was saved.
+        """
+        return Recogniser(bundles.load(self.out))
+
+    def features(self) -> pa.Table:
+        """Return the features: ``uri, label, split, source, features``, a row per photo that is ok, sorted by uri.
+
+        Returns
+        -------
+        Arrow table
+            ``features`` is a list of k float32.
+
+        Raises
+        ------
+        StoreError
+            If they are not there, or of another run.
+        """
+        return self._table("features.parquet")
+
+    def catalogue(self) -> pa.Table:
+        """Return the photos of the run: ``uri, label, split, size_bytes, version, source, group, manifest_source``.
+
+        Raises
+        ------
+        StoreError
+            If they are not there.
+        """
+        return self._table("catalogue.parquet")
+
+    def predictions(self, split: str | None = None) -> pa.Table:
+        """Return what the recogniser says of the photos of the run, beside their labels.
+
+        Of photos that it was trained on, that flatters: ``split="test"`` are those that were scored. Advice on the photos is left
+        out, as it takes their pixels.
+
+        Parameters
+        ----------
+        split : str, optional
+            ``train``, ``val`` or ``test``; by default all.
+
+        Returns
+        -------
+        Arrow table
+            A row per photo that is ok, in the order of :meth:`features`: ``uri, label, split``, then ``outcome, kind, variety,
+            name_en, name_fr, probability, kinds, kind_probabilities, labels, probabilities, strangeness`` as ``fruits apply``
+            writes them.
+
+        Raises
+        ------
+        StoreError, BundleError
+            If features or recogniser are not there, or of another run.
+        """
+        table, bundle = self.features(), bundles.load(self.out)
+        if bundle.manifest["about"].get("identity") != self.identity:
+            raise StoreError(f"the recogniser in '{self.out}' is of another run; open the results again")
+        if split is not None:
+            table = table.filter(pc.equal(table["split"], split))
+        vectors = table["features"].combine_chunks().values.to_numpy(zero_copy_only=False)
+        features = np.ascontiguousarray(vectors.reshape(table.num_rows, bundle.components), np.float32)
+        answers = bundle.answers_by_features(features) if table.num_rows else []
+        schema = pa.schema(
+            [column for column in schemas.predictions(bundle.components) if column.name not in _LEFT_OUT]
+        )
+        said = pa.Table.from_pylist([answer.as_row() for answer in answers], schema=schema)
+        given = [table.column(name) for name in ("uri", "label", "split")]
+        return pa.table([*given, *said.columns], names=["uri", "label", "split", *schema.names])
+
+    def __str__(self) -> str:
+        scored = (
+            f"; accuracy {self.metrics.accuracy:.2%} on {self.evaluated_photos:,} {self.evaluated_split} photos"
+            if self.metrics
+            else ""
+        )
+        bad = self.rejected + self.failed
+        return (
+            f"{self.photos:,} photos of {len(self.labels):,} labels{f', {bad:,} unusable' if bad else ''}; {self.components} of "
+            f"{self.embedding_size} components{scored}; results in {self.out}"
+        )
+
+    def _table(self, name: str) -> pa.Table:
+        objects = Objects(self.out)
+        data = objects.read_if_present(name)
+        if data is None:
+            raise StoreError(f"'{under(self.out, name)}' is not there; run 'fruits run' again: it puts it back")
+        try:
+            return read_table(data)
+        except pa.ArrowException as exc:
+            raise StoreError(f"'{under(self.out, name)}' is damaged ({exc}); run 'fruits run' again") from exc
+
+
+#: Attributes that are called the same in the record.
+_SAME: Final = (
+    "identity", "photos", "ok", "rejected", "failed", "computed", "reused", "embedding_size", "components", "explained_variance",
+)  # fmt: skip
+#: Columns of the table of predictions that a run does not give.
+_LEFT_OUT: Final = ("uri", "status", "error", "advice", "features")
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What :func:`apply` said of photos.
+
+    Attributes
+    ----------
+    path : str
+        The table, ``predictions.parquet``.
+    photos, ok, rejected, failed : int
+        photos = ok + rejected + failed. Rejected: will never decode. Failed: may work next time.
+    computed, reused : int
+        Embeddings that were computed, or found from the time before.
+    device : str
+        What the network was computed on.
+    seconds : float
+        In total.
+    """
+
+    path: str
+    photos: int
+    ok: int
+    rejected: int
+    failed: int
+    computed: int
+    reused: int
+    device: str
+    seconds: float
+
+    def table(self) -> pa.Table:
+        """Return the answers, a row per photo; docs/results.md explains the columns.
+
+        Raises
+        ------
+        StoreError
+            If they are no longer there.
+        """
+        root, _, name = self.path.rpartition("/")
+        return read_table(Objects(root).read(name))
+
+    def to_pandas(self) -> Any:
+        """Return :meth:`table` as a pandas data frame; needs pandas."""
+        return self.table().to_pandas()
+
+
+def run(
+    photos: Place | Iterable[Place],
+    *,
+    to: Place,
+    progress: Progress | bool | None = None,
+    **options: Unpack[RunOptions],
+) -> Run:
+    """Learn to recognise labelled photos, and measure how well. What ``fruits run`` does.
+
+    A second run on the same output computes only what is new.
+
+    Parameters
+    ----------
+    photos : path, or iterable of path
+        Folders of photos (``PHOTOS/<label>/photo.jpg``), packs or manifests (``.csv``, ``.parquet``), on a disk or as
+        ``s3://bucket/prefix``.
+    to : path
+        Folder for the results, or ``s3://bucket/prefix``; made if absent, gone on with if there.
+    progress : Progress or bool, optional
+        True: on stderr; False: nowhere; by default on stderr if that is a terminal.
+    **options
+        Fields of :class:`fruits.config.RunConfig`, such as ``backbone="fruits-small"`` or ``sample=100``.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ConfigError
+        If an option is impossible or two contradict each other.
+    FruitsError
+        Another subclass that says what to do. What was computed until then is kept.
+
+    Examples
+    --------
+    >>> fruits.run("photos", to="results").metrics.accuracy  # doctest: +SKIP
+    0.97
+    """
+    sources, out = paths(photos), os.fspath(to)
+    config = config_of(sources, out, options)
+    with shown(progress) as display:
+        record = pipeline.run(config, progress=display, command=as_call("run", sources, out, options))
+    return Run.of(record, out)
+
+
+def open_run(path: Place) -> Run:
+    """Open the results of a finished run.
+
+    Parameters
+    ----------
+    path : path
+        Where ``fruits run`` or :func:`run` put them: a folder, or ``s3://bucket/prefix``.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    StoreError
+        If there is no finished run, or it was made by another version of fruits.
+    """
+    out = os.fspath(path)
+    return Run.of(records.read_record(Objects(out)), out)
+
+
+def apply(
+    recogniser: Place | Run | None,
+    photos: Place | Iterable[Place],
+    *,
+    to: Place,
+    progress: Progress | bool | None = None,
+    **options: Unpack[ApplyOptions],
+) -> Predictions:
+    """Recognise photos in batch, on all cores or on Spark. What ``fruits apply`` does.
+
+    A second time with the same output computes only what is new. For a few photos, :meth:`Recogniser.predict` is simpler.
+
+    Parameters
+    ----------
+    recogniser : path, Run or None
+        Results of a run, or a bundle; None for the recogniser that ships with the package.
+    photos : path, or iterable of path
+        Folders in any layout, manifests with a column ``uri``, packs, or single photos.
+    to : path
+        Folder for ``predictions.parquet`` and what is kept to go on, or ``s3://bucket/prefix``.
+    progress : Progress or bool, optional
+        As for :func:`run`.
+    **options
+        See :class:`ApplyOptions`.
+
+    Returns
+    -------
+    Predictions
+
+    Raises
+    ------
+    FruitsError
+        A subclass that says what to do. Photos that cannot be decoded are rows with a status, never an error.
+    """
+    bundle = (
+        shipped.path()
+        if recogniser is None
+        else recogniser.out
+        if isinstance(recogniser, Run)
+        else os.fspath(recogniser)
+    )
+    with shown(progress) as display:
+        done = pipeline.apply(bundle, paths(photos), os.fspath(to), progress=display, **plain(options))
+    counts = {name: done[name] for name in ("photos", "ok", "rejected", "failed", "computed", "reused", "device")}
+    return Predictions(path=done["predictions"], seconds=float(done["seconds"]["total"]), **counts)
+
+
+def _metrics(record: Mapping[str, Any]) -> Metrics:
+    values = record["metrics"]
+    names = {
+        "accuracy": "accuracy",
+        "top3_accuracy": "top3Accuracy",
+        "f1": "f1",
+        "weighted_precision": "weightedPrecision",
+        "weighted_recall": "weightedRecall",
+        "hamming_loss": "hammingLoss",
+        "log_loss": "logLoss",
+        "expected_calibration_error": "expectedCalibrationError",
+    }
+    rows = [
+        {
+            "f1" if name == "fMeasure" else name: row[name]
+            for name in ("label", "train", "evaluated", "precision", "recall", "fMeasure")
+        }
+        for row in record["per_label"]
+    ]
+    return Metrics(
+        **{ours: float(values[theirs]) for ours, theirs in names.items()},
+        by_label=pa.Table.from_pylist(rows, schema=_BY_LABEL),
+    )
+
+
+_BY_LABEL: Final = pa.schema(
+    [
+        ("label", pa.string()), ("train", pa.int64()), ("evaluated", pa.int64()), ("precision", pa.float64()),
+        ("recall", pa.float64()), ("f1", pa.float64()),
+    ]
+)  # fmt: skip

@@ -1,0 +1,203 @@
+"""The public API, name by name: what changes here changes for programs of others, and CHANGELOG.md says so."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+
+import fruits
+from fruits.assessment.results import AuditOptions
+from fruits.config import RunConfig
+from fruits.training import pipeline
+from fruits.training.options import ApplyOptions, RunOptions
+
+FUNCTIONS = {
+    "run": "(photos: 'Place | Iterable[Place]', *, to: 'Place', progress: 'Progress | bool | None' = None, "
+    "**options: 'Unpack[RunOptions]') -> 'Run'",
+    "apply": "(recogniser: 'Place | Run | None', photos: 'Place | Iterable[Place]', *, to: 'Place', "
+    "progress: 'Progress | bool | None' = None, **options: 'Unpack[ApplyOptions]') -> 'Predictions'",
+    "evaluate": "(run: 'Place | Run', protocols: 'str | Sequence[str]' = (), *, "
+    "progress: 'Progress | bool | None' = None) -> 'Evaluation'",
+    "audit": "(photos: 'Place | Sequence[Place]', *, to: 'Place', progress: 'Progress | bool | None' = None, "
+    "**options: 'Unpack[AuditOptions]') -> 'Audit'",
+    "load": "(path: 'str | os.PathLike[str] | None' = None) -> 'Recogniser'",
+    "open_run": "(path: 'Place') -> 'Run'",
+}
+RESULTS = {
+    "Answer": ["advice", "as_row", "error", "features", "kind", "kinds", "labels", "name", "outcome", "probabilities",
+               "probability", "status", "strangeness", "variety", "without"],
+    "Audit": ["counts", "failed", "findings", "flagged", "labels", "ok", "out", "page", "photos", "rejected", "seconds",
+              "to_pandas"],
+    "Evaluation": ["backbone", "components", "identity", "not_applicable", "out", "photos", "protocols", "regularisation",
+                   "report", "seconds", "size", "table", "to_pandas"],
+    "Explanation": ["answer", "picture", "pixels", "places"],
+    "FindingCount": ["across_labels", "across_splits", "groups", "photos", "sort"],
+    "Metrics": ["accuracy", "by_label", "expected_calibration_error", "f1", "hamming_loss", "log_loss", "to_arrow",
+                "to_pandas", "top3_accuracy", "weighted_precision", "weighted_recall"],
+    "Name": ["en", "fr", "line_en", "line_fr"],
+    "Predictions": ["computed", "device", "failed", "ok", "path", "photos", "rejected", "reused", "seconds", "table",
+                    "to_pandas"],
+    "Protocol": ["accuracy", "folds", "grouped_by", "groups", "high", "kind_accuracy", "kind_high", "kind_low",
+                 "kind_top3_accuracy", "leakage", "left_out", "low", "photos", "protocol", "seen"],
+    "Run": ["backbone", "catalogue", "components", "computed", "embedding_size", "evaluated_photos", "evaluated_split",
+            "explained_variance", "failed", "features", "identity", "labels", "metrics", "of", "ok", "out", "photos",
+            "predictions", "recogniser", "rejected", "report", "reused", "seconds", "up_to_date", "warnings"],
+}  # fmt: skip
+RECOGNISER = {
+    "backbone": None,
+    "components": None,
+    "embed": "(self, photos: 'PhotoLike | Iterable[PhotoLike]') -> 'NDArray[np.float32]'",
+    "embedding_size": None,
+    "explain": "(self, photo: 'PhotoLike') -> 'Explanation'",
+    "features": "(self, photos: 'PhotoLike | Iterable[PhotoLike]') -> 'NDArray[np.float32]'",
+    "identity": None,
+    "input_size": None,
+    "kinds": None,
+    "labels": None,
+    "predict": "(self, photos: 'PhotoLike | Iterable[PhotoLike]') -> 'Answer | list[Answer]'",
+}
+ESTIMATORS = {
+    "FruitsClassifier": "(*, components: 'int | None' = None, variance: 'float' = 0.99, regularisation: 'float' = 3.0) -> 'None'",
+    "FruitsEmbedder": "(backbone: 'str' = 'fruits-photo', *, size: 'int | None' = None, resize_mode: 'Fit | None' = None, "
+    "device: 'str' = 'cpu', on_error: \"Literal['raise', 'nan']\" = 'raise') -> 'None'",
+}
+SECTIONS = ("Parameters\n", "Attributes\n", "Returns\n")
+
+
+def public(kind: type) -> list[str]:
+    return sorted(name for name in dir(kind) if not name.startswith("_"))
+
+
+def test_all_lists_the_public_surface() -> None:
+    errors = {"FruitsError", "ImageDecodeError"}
+    assert sorted(fruits.__all__) == sorted({*FUNCTIONS, *RESULTS, *errors, "PhotoLike", "Recogniser"})
+    assert set(fruits.__all__) <= set(dir(fruits))
+    assert all(getattr(fruits, name) is not None for name in fruits.__all__)
+    assert sorted(importlib.import_module("fruits.sklearn").__all__) == sorted(ESTIMATORS)
+    with pytest.raises(AttributeError, match="no attribute 'banana'"):
+        fruits.banana  # noqa: B018
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_have_these_signatures(name: str) -> None:
+    assert str(inspect.signature(getattr(fruits, name))) == FUNCTIONS[name]
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_results_are_frozen_dataclasses_with_these_members(name: str) -> None:
+    kind = getattr(fruits, name)
+    assert dataclasses.is_dataclass(kind)
+    assert kind.__dataclass_params__.frozen
+    assert public(kind) == RESULTS[name]
+
+
+def test_recogniser_and_estimators_have_these_members() -> None:
+    assert public(fruits.Recogniser) == sorted(RECOGNISER)
+    for name, signature in RECOGNISER.items():
+        if signature is not None:
+            assert str(inspect.signature(getattr(fruits.Recogniser, name))) == signature
+    estimators = importlib.import_module("fruits.sklearn")
+    for name, signature in ESTIMATORS.items():
+        assert str(inspect.signature(getattr(estimators, name))) == signature
+
+
+def test_options_are_the_fields_of_the_run_config() -> None:
+    """One config object; its fields are typed again for type checkers alone, and agree."""
+    hints = typing.get_type_hints(RunConfig)
+    given = {name: hints[name] for name in hints.keys() - {"sources", "out"}}
+    told = {name: _as_field(hint) for name, hint in typing.get_type_hints(RunOptions).items()}
+    assert told == given
+    for options in (ApplyOptions, AuditOptions):
+        for name, hint in typing.get_type_hints(options).items():
+            assert _as_field(hint) == hints[name], name
+    taken = inspect.signature(pipeline.apply).parameters
+    keywords = {name for name, one in taken.items() if one.kind is one.KEYWORD_ONLY} - {"progress"}
+    assert set(typing.get_type_hints(ApplyOptions)) == keywords
+
+
+def _as_field(hint: object) -> object:
+    """A config is frozen: where a program may give any sequence, it keeps a tuple."""
+    return tuple[str, ...] if typing.get_origin(hint) is not None and "Sequence" in str(hint) else hint
+
+
+@pytest.mark.parametrize("name", sorted({*fruits.__all__} - {"PhotoLike"}))
+def test_every_public_thing_is_documented(name: str) -> None:
+    found = getattr(fruits, name)
+    assert inspect.getdoc(found)
+    if name in FUNCTIONS:
+        documented(found)
+    if inspect.isclass(found) and not issubclass(found, Exception):
+        for member in public(found):
+            if inspect.isfunction(thing := inspect.getattr_static(found, member)):
+                documented(thing)
+
+
+def documented(function: typing.Any) -> None:
+    """Raise unless the docstring names every parameter and says what is raised, where something is taken."""
+    text = inspect.getdoc(function) or ""
+    assert text, function
+    names = [name for name in inspect.signature(function).parameters if name != "self"]
+    if names:
+        assert "Parameters\n----------" in text, function
+        assert "Raises\n------" in text, function
+    for name in names:
+        assert name in text, (function, name)
+
+
+def test_type_checkers_see_what_programs_get() -> None:
+    """Names under TYPE_CHECKING and names that are loaded when used are the same, from the same modules."""
+    tree = ast.parse(Path(fruits.__file__).read_text("utf-8"))
+    checked = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: node.module for node in checked.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert seen == fruits._MODULES
+
+
+def test_a_program_that_uses_the_api_passes_mypy(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import fruits\n"
+        "run = fruits.run('photos', to='results', sample=3, only=['Apple*'])\n"
+        "one: fruits.Answer = run.recogniser().predict(b'')\n"
+        "many: list[fruits.Answer] = fruits.load().predict([b'', 'a.jpg'])\n"
+        "accuracy: float = run.metrics.accuracy if run.metrics else 0.0\n"
+        "reveal_type(fruits.load().embed(many_photos := ['a.jpg']))\n"
+        "fruits.run('photos', to='results', sampel=3)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(program)],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    lines = [line for line in done.stdout.splitlines() if line.startswith("program.py")]
+    told, *errors = [line for line in lines if '" defined in' not in line]
+    assert "ndarray" in told
+    assert len(errors) == 1, done.stdout
+    assert 'Unexpected keyword argument "sampel"' in errors[0]
+
+
+def test_import_is_light() -> None:
+    program = (
+        "import sys, fruits\n"
+        "print(*sorted({'numpy', 'pyarrow', 'PIL', 'onnxruntime', 'sklearn', 'rich', 'typer'} & set(sys.modules)))\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('fruits')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["", "fruits fruits.errors"]
+
+
+def test_the_recogniser_leaves_training_out() -> None:
+    program = (
+        "import sys, fruits\nfruits.load()\n"
+        "print(*sorted({'fruits.training.pipeline', 'sklearn', 'scipy', 'onnx', 'rich', 'pyspark'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
