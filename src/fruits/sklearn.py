@@ -20,7 +20,7 @@ from fruits.embedding.backbone import Embedder, find_backbone
 from fruits.embedding.photos import embedding_rows
 from fruits.embedding.session import usable_device
 from fruits.errors import ConfigError, ImageDecodeError, PhotoTypeError
-from fruits.learning.heads import logistic
+from fruits.learning.heads import LabelsError, get_head
 from fruits.learning.moments import Moments
 from fruits.learning.pca import PCA
 from fruits.photos.reading.given import PhotoLike, as_status, is_one
@@ -160,7 +160,7 @@ class FruitsEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 class FruitsClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """PCA and the multinomial logistic head of ``fruits run``, on embeddings.
+    """PCA and a head of ``fruits run``, on embeddings.
 
     Parameters
     ----------
@@ -168,8 +168,11 @@ class FruitsClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Keep this many components, k; at most min(n - 1, d) are. By default as many as ``variance`` says.
     variance : float
         Keep as many components as explain this share of the variance, in (0, 1]; counts where ``components`` is None.
-    regularisation : float
-        Inverse strength of the L2 penalty (scikit-learn's ``C``), for features scaled to a root mean square length of 1.
+    head : str
+        The classifier on the features: ``logistic``, ``knn``, or one that another package adds.
+    setting : float, optional
+        The head's hyperparameter, above 0. Of ``logistic`` the inverse strength of the L2 penalty (scikit-learn's ``C``, for
+        features scaled to a root mean square length of 1), of ``knn`` the number of neighbours. By default the head's own.
 
     Attributes
     ----------
@@ -189,11 +192,13 @@ class FruitsClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         components: int | None = None,
         variance: float = 0.99,
-        regularisation: float = logistic.DEFAULT_REGULARISATION,
+        head: str = "logistic",
+        setting: float | None = None,
     ) -> None:
         self.components = components
         self.variance = variance
-        self.regularisation = regularisation
+        self.head = head
+        self.setting = setting
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:  # noqa: N803
         """Fit PCA and head.
@@ -217,19 +222,19 @@ class FruitsClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Jolliffe (2002), "Principal Component Analysis". The solver of the head is L-BFGS.
         """
         self._check_parameters()
+        head = get_head(self.head)
         rows, y = validate_data(self, X, y, dtype=[np.float32, np.float64], ensure_min_samples=2)
         check_classification_targets(y)
         self.classes_, numbers = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise logistic.LabelsError(
-                f"y holds a single class, {self.classes_[0]!r}; expected two or more to tell apart"
-            )
+            raise LabelsError(f"y holds a single class, {self.classes_[0]!r}; expected two or more to tell apart")
         self._pca = PCA.from_moments(Moments.from_rows(rows))
         most = max(1, self._pca.max_components)
         self.n_components_ = min(self.components or self._pca.components_for(self.variance), most)
         self.mean_, self.components_ = self._pca.mean, self._pca.axes[: self.n_components_]
         self.explained_variance_ratio_ = self._pca.explained_variance_ratio[: self.n_components_]
-        self._head = logistic.fit(self._features(rows), numbers, regularisation=self.regularisation)
+        setting = head.default if self.setting is None else self.setting
+        self._head = head.fit(self._features(rows), numbers, setting=setting)
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float32]:  # noqa: N803
@@ -289,5 +294,5 @@ class FruitsClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ConfigError(f"components {self.components}: expected 1 or more")
         if not 0 < self.variance <= 1:
             raise ConfigError(f"variance {self.variance}: expected a share above 0 and up to 1, such as 0.99")
-        if not self.regularisation > 0:
-            raise ConfigError(f"regularisation {self.regularisation}: expected a number above 0")
+        if self.setting is not None and not self.setting > 0:
+            raise ConfigError(f"setting {self.setting}: expected a number above 0")

@@ -175,6 +175,7 @@ def test_answers_are_readable() -> None:
         answer = api.Answer(outcome, called, 0.971, "", "", kinds, (), (), 0.0, (), none)  # type: ignore[arg-type]
         assert str(answer) == said
     assert (name.en, name["fr"], name["es"]) == ("Banana", "Banane", "Banana")
+    assert str(api.Answer("kind", name, 0.9996, "", "", kinds, (), (), 0.0, (), none)) == "banana (> 99 %)"
 
 
 # --- Pixels in memory ---------------------------------------------------------------------------------------------------

@@ -28,11 +28,13 @@ def test_a_run_is_opened_from_its_folder(run: fruits.Run, finished_run: Any) -> 
     assert (run.photos, run.ok, run.rejected, run.failed) == (record["photos"], record["ok"], 0, 0)
     assert run.metrics is not None
     assert run.metrics.accuracy == record["metrics"]["accuracy"]
+    assert [run.metrics.low, run.metrics.high] == record["metrics"]["accuracyInterval"]
+    assert run.leakage == record["leakage"]["share"]
     assert run.metrics.top3_accuracy == record["metrics"]["top3Accuracy"]
     assert run.labels == tuple(sorted(row["label"] for row in record["per_label"]))
     assert (run.components, run.embedding_size) == (record["components"], record["embedding_size"])
     assert Path(run.report).is_file()
-    assert f"accuracy {run.metrics.accuracy:.2%}" in str(run)
+    assert f"accuracy {run.metrics.accuracy:.1%} ({run.metrics.low:.1%} to {run.metrics.high:.1%})" in str(run)
     assert run == fruits.open_run(str(finished_run.out))
 
 
@@ -46,7 +48,7 @@ def test_tables_are_arrow_and_become_data_frames(run: fruits.Run, finished_run: 
     assert run.metrics is not None
     values = run.metrics.to_pandas().set_index("metric")["value"]
     assert values["accuracy"] == run.metrics.accuracy
-    assert len(values) == 8
+    assert len(values) == 10
     by_label = run.metrics.by_label
     assert by_label["label"].to_pylist() == list(run.labels)
     assert pc.sum(by_label["evaluated"]).as_py() == run.evaluated_photos

@@ -1,4 +1,4 @@
-"""The notebook does what it says, from its first cell to its last, on the local engine; and is kept without outputs."""
+"""The notebooks do what they say, from their first cell to their last, on the local engine; and are kept without outputs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,43 @@ from typing import Any
 import nbformat
 import pytest
 
-NOTEBOOK = Path(__file__).parents[2] / "docs/notebooks/explore.ipynb"
+NOTEBOOKS = Path(__file__).parents[2] / "docs/notebooks"
+#: Of the kernel's sockets, which nbclient leaves to the collector, and of what it imports.
+LEFT_TO_THE_COLLECTOR = (
+    "ignore::DeprecationWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore::ResourceWarning",
+)
 
 
-@pytest.fixture(scope="module")
-def notebook() -> Any:
-    return nbformat.read(NOTEBOOK, as_version=4)
+def read(name: str) -> Any:
+    return nbformat.read(NOTEBOOKS / name, as_version=4)
 
 
-def test_notebook_is_kept_without_outputs(notebook: Any) -> None:
+def execute(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, str]:
+    """Run a notebook as it is, on photos that it makes itself; return it and all that it printed."""
+    from nbclient import NotebookClient
+
+    monkeypatch.delenv("FRUITS_PHOTOS", raising=False)
+    monkeypatch.delenv("FRUITS_ENGINE", raising=False)
+    monkeypatch.setenv("FRUITS_OUT", str(folder / "results"))
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    for place in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.setenv(place, str(folder / place))
+    done = NotebookClient(
+        read(name),
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        env=dict(os.environ),
+    ).execute()
+    outputs = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
+    return done, "\n".join(output.get("text", "") for output in outputs)
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(NOTEBOOKS.glob("*.ipynb"))])
+def test_notebook_is_kept_without_outputs(name: str) -> None:
+    notebook = read(name)
     nbformat.validate(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -27,30 +55,26 @@ def test_notebook_is_kept_without_outputs(notebook: Any) -> None:
             assert len(cell.source.splitlines()) <= 20, "small cells"
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings(
-    "ignore::ResourceWarning"
-)  # of the kernel's sockets, which nbclient leaves to the collector
-def test_notebook_runs_from_end_to_end(notebook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is, on photos that it makes itself; only what comes out is kept, to be looked at."""
-    from nbclient import NotebookClient
+@pytest.mark.filterwarnings(*LEFT_TO_THE_COLLECTOR)
+def test_library_in_ten_cells_with_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, said = execute("library.ipynb", tmp_path, monkeypatch)
+    assert len(done.cells) == 10
+    assert "320 photos of 8 labels" in said
+    assert "no photo -> rejected: not an image" in said
+    [accuracy] = re.findall(r"accuracy ([\d.]+)%$", said, re.MULTILINE)
+    assert float(accuracy) > 80, "of the pipeline of scikit-learn"
+    pictures = [
+        cell for cell in done.cells if any("image/png" in output.get("data", {}) for output in cell.get("outputs", ()))
+    ]
+    assert len(pictures) >= 6
+    imported = set(re.findall(r"(?:from|import) (fruits[.\w]*)", "\n".join(cell.source for cell in done.cells)))
+    assert imported == {"fruits", "fruits.sklearn", "fruits.photos.made_up"}, "the public API, and photos to show it on"
 
-    monkeypatch.delenv("FRUITS_PHOTOS", raising=False)
-    monkeypatch.delenv("FRUITS_ENGINE", raising=False)
-    monkeypatch.setenv("FRUITS_OUT", str(tmp_path / "results"))
-    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
-    for folder in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):
-        monkeypatch.setenv(folder, str(tmp_path / folder))
-    done = NotebookClient(
-        notebook,
-        timeout=300,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(tmp_path)}},
-        env=dict(os.environ),
-    ).execute()
-    said = "\n".join(
-        output.get("text", "") for cell in done.cells if cell.cell_type == "code" for output in cell.outputs
-    )
+
+@pytest.mark.filterwarnings(*LEFT_TO_THE_COLLECTOR)
+def test_notebook_runs_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what comes out is kept, to be looked at."""
+    done, said = execute("explore.ipynb", tmp_path, monkeypatch)
     assert "160 photos of 8 labels" in said
     assert "160 computed" in said
     [difference] = re.findall(r"differ by (\S+)", said)

@@ -49,7 +49,12 @@ def not_applicable(estimator: Any) -> dict[str, str]:
 
 
 @parametrize_with_checks(
-    [FruitsClassifier(), FruitsClassifier(components=3), Embedder("fruits-small", size=32)],
+    [
+        FruitsClassifier(),
+        FruitsClassifier(components=3),
+        FruitsClassifier(head="knn"),
+        Embedder("fruits-small", size=32),
+    ],
     expected_failed_checks=not_applicable,
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")  # what the checks provoke
@@ -142,10 +147,10 @@ def test_pipeline_learns_from_photos(listed: Any) -> None:
 def test_grid_search_tries_networks_and_components(listed: Any) -> None:
     paths, labels = listed
     steps = [("embed", FruitsEmbedder("fruits-small")), ("head", FruitsClassifier())]
-    grid = {"embed__size": [32, 64], "head__components": [2, 16], "head__regularisation": [3.0]}
+    grid = {"embed__size": [32, 64], "head__components": [2, 16], "head__head": ["logistic", "knn"]}
     search = GridSearchCV(Pipeline(steps), grid, cv=2, n_jobs=1).fit(paths, labels)
     assert search.best_params_["head__components"] == 16
-    assert len(search.cv_results_["params"]) == 4
+    assert len(search.cv_results_["params"]) == 8
     assert search.score(paths, labels) > 0.9
 
 
@@ -161,7 +166,8 @@ def test_classifier_is_the_pca_and_the_head_of_a_run() -> None:
     for wrong, said in (
         ({"components": 0}, "components 0"),
         ({"variance": 2}, "variance 2"),
-        ({"regularisation": 0}, "regul"),
+        ({"setting": 0}, "setting 0"),
+        ({"head": "nonsense"}, "nonsense"),
     ):
         with pytest.raises(ConfigError, match=said):
             FruitsClassifier(**wrong).fit(x, y)

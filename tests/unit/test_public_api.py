@@ -36,19 +36,19 @@ RESULTS = {
                "probability", "status", "strangeness", "variety", "without"],
     "Audit": ["counts", "failed", "findings", "flagged", "labels", "ok", "out", "page", "photos", "rejected", "seconds",
               "to_pandas"],
-    "Evaluation": ["backbone", "components", "identity", "not_applicable", "out", "photos", "protocols", "regularisation",
-                   "report", "seconds", "size", "table", "to_pandas"],
+    "Evaluation": ["backbone", "components", "head", "identity", "not_applicable", "out", "photos", "protocols", "report",
+                   "seconds", "size", "table", "to_pandas"],
     "Explanation": ["answer", "picture", "pixels", "places"],
     "FindingCount": ["across_labels", "across_splits", "groups", "photos", "sort"],
-    "Metrics": ["accuracy", "by_label", "expected_calibration_error", "f1", "hamming_loss", "log_loss", "to_arrow",
-                "to_pandas", "top3_accuracy", "weighted_precision", "weighted_recall"],
-    "Name": ["en", "fr", "line_en", "line_fr"],
+    "Metrics": ["accuracy", "by_label", "expected_calibration_error", "f1", "hamming_loss", "high", "log_loss", "low",
+                "to_arrow", "to_pandas", "too_few_to_say", "top3_accuracy", "weighted_precision", "weighted_recall"],
+    "Name": ["about", "as_dict", "called", "en", "in_every_language", "lines", "names", "over", "parse"],
     "Predictions": ["computed", "device", "failed", "ok", "path", "photos", "rejected", "reused", "seconds", "table",
                     "to_pandas"],
     "Protocol": ["accuracy", "folds", "grouped_by", "groups", "high", "kind_accuracy", "kind_high", "kind_low",
-                 "kind_top3_accuracy", "leakage", "left_out", "low", "photos", "protocol", "seen"],
+                 "kind_top3_accuracy", "leakage", "left_out", "low", "photos", "protocol", "seen", "too_few_to_say"],
     "Run": ["backbone", "catalogue", "components", "computed", "embedding_size", "evaluated_photos", "evaluated_split",
-            "explained_variance", "failed", "features", "identity", "labels", "metrics", "of", "ok", "out", "photos",
+            "explained_variance", "failed", "features", "identity", "labels", "leakage", "metrics", "ok", "out", "photos",
             "predictions", "recogniser", "rejected", "report", "reused", "seconds", "up_to_date", "warnings"],
 }  # fmt: skip
 RECOGNISER = {
@@ -65,7 +65,8 @@ RECOGNISER = {
     "predict": "(self, photos: 'PhotoLike | Iterable[PhotoLike]') -> 'Answer | list[Answer]'",
 }
 ESTIMATORS = {
-    "FruitsClassifier": "(*, components: 'int | None' = None, variance: 'float' = 0.99, regularisation: 'float' = 3.0) -> 'None'",
+    "FruitsClassifier": "(*, components: 'int | None' = None, variance: 'float' = 0.99, head: 'str' = 'logistic', "
+    "setting: 'float | None' = None) -> 'None'",
     "FruitsEmbedder": "(backbone: 'str' = 'fruits-photo', *, size: 'int | None' = None, resize_mode: 'Fit | None' = None, "
     "device: 'str' = 'cpu', on_error: \"Literal['raise', 'nan']\" = 'raise') -> 'None'",
 }
@@ -144,7 +145,7 @@ def documented(function: typing.Any) -> None:
     """Raise unless the docstring names every parameter and says what is raised, where something is taken."""
     text = inspect.getdoc(function) or ""
     assert text, function
-    names = [name for name in inspect.signature(function).parameters if name != "self"]
+    names = [name for name in inspect.signature(function).parameters if name not in ("self", "other")]
     if names:
         assert "Parameters\n----------" in text, function
         assert "Raises\n------" in text, function

@@ -43,6 +43,8 @@ class Protocol:
         Share of the photos with a near-duplicate among the training photos.
     seen : bool
         Whether the backbone was made from these photos, so that no score means anything.
+    too_few_to_say : bool
+        Whether fewer than 30 photos were scored: look at the intervals alone.
     """
 
     protocol: str
@@ -60,6 +62,7 @@ class Protocol:
     kind_top3_accuracy: float | None
     leakage: float
     seen: bool
+    too_few_to_say: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,8 @@ class Evaluation:
         How many were looked at.
     backbone : str
     size, components : int
-    regularisation : float
-        Of the heads that were fitted, as in the run.
+    head : str
+        Name of the classifier that was fitted, as in the run.
     protocols : tuple of Protocol
         Those that apply.
     not_applicable : tuple of (str, str)
@@ -91,7 +94,7 @@ class Evaluation:
     backbone: str
     size: int
     components: int
-    regularisation: float
+    head: str
     protocols: tuple[Protocol, ...]
     not_applicable: tuple[tuple[str, str], ...]
     seconds: float
@@ -279,4 +282,4 @@ def _evaluation(found: Mapping[str, Any]) -> Evaluation:
 
 
 #: Attributes that are called the same in the record.
-_SAME: Final = ("out", "identity", "photos", "backbone", "size", "components", "regularisation", "seconds")
+_SAME: Final = ("out", "identity", "photos", "backbone", "size", "components", "head", "seconds")

@@ -172,7 +172,8 @@ class Answer:
 
 
 def _share(name: Name, probability: float) -> str:
-    return f"{in_a_sentence(name.en)} ({100 * probability:.0f} %)"
+    # No model is certain, so what rounds to 100 is not told as such.
+    return f"{in_a_sentence(name.en)} ({'> 99' if probability >= 0.995 else f'{100 * probability:.0f}'} %)"
 
 
 def decide(

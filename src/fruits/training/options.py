@@ -35,6 +35,7 @@ class RunOptions(ApplyOptions, total=False):
     fit: Fit | None
     variance: float | None
     components: int | None
+    head: str
     max_rejected: float
     only: Sequence[str]
     sample: int | None

@@ -36,29 +36,36 @@ class Metrics:
     ----------
     accuracy, top3_accuracy : float
         Share of photos whose label is the most probable, is among the three most probable.
+    low, high : float
+        95 % interval of the accuracy, over groups of photos that stand or fall together.
+    too_few_to_say : bool
+        Whether fewer than 30 photos were scored: look at the interval alone.
     f1, weighted_precision, weighted_recall : float
         Per label, weighted by the label's photos.
     hamming_loss, log_loss : float
-    expected_calibration_error : float
-        Mean distance between stated probability and accuracy, 15 bins.
+    expected_calibration_error : float, optional
+        Mean distance between stated probability and accuracy, 15 bins; None for fewer than 30 photos.
     by_label : Arrow table
         ``label, train, evaluated, precision, recall, f1``: a row per label; scores are null where no photo was scored.
     """
 
     accuracy: float
+    low: float
+    high: float
+    too_few_to_say: bool
     top3_accuracy: float
     f1: float
     weighted_precision: float
     weighted_recall: float
     hamming_loss: float
     log_loss: float
-    expected_calibration_error: float
+    expected_calibration_error: float | None
     by_label: pa.Table = field(repr=False, compare=False)
 
     def to_arrow(self) -> pa.Table:
         """Return a table of ``metric`` and ``value``, without the labels."""
-        names = [name for name in self.__slots__ if name != "by_label"]
-        return pa.table({"metric": names, "value": [float(getattr(self, name)) for name in names]})
+        names = [name for name in self.__slots__ if name not in ("by_label", "too_few_to_say")]
+        return pa.table({"metric": names, "value": pa.array([getattr(self, name) for name in names], pa.float64())})
 
     def to_pandas(self) -> Any:
         """Return :meth:`to_arrow` as a pandas data frame; needs pandas."""
@@ -95,6 +102,8 @@ class Run:
         How many photos of it.
     metrics : Metrics, optional
         None if there was nothing to score on.
+    leakage : float, optional
+        Share of the scored photos that may be recognised from memory, as something like them was learnt; None if not measured.
     warnings : tuple of str
         What was odd about the photos.
     seconds : float
@@ -119,12 +128,13 @@ class Run:
     evaluated_split: str | None
     evaluated_photos: int
     metrics: Metrics | None
+    leakage: float | None
     warnings: tuple[str, ...]
     seconds: float
     up_to_date: bool
 
     @classmethod
-    def of(cls, record: Mapping[str, Any], out: str) -> Run:
+    def _of(cls, record: Mapping[str, Any], out: str) -> Run:
         """Return the run that a record tells of."""
         evaluated = record["evaluated"] or {}
         return cls(
@@ -135,6 +145,7 @@ class Run:
             evaluated_split=evaluated.get("split"),
             evaluated_photos=evaluated.get("photos", 0),
             metrics=_metrics(record) if record["metrics"] else None,
+            leakage=(record.get("leakage") or {}).get("share"),
             warnings=tuple(record["warnings"]),
             seconds=float(record["seconds"]["total"]),
             up_to_date=bool(record.get("up_to_date", False)),
@@ -194,9 +205,8 @@ class Run:
         Returns
         -------
         Arrow table
-            A row per photo that is ok, in the order of :meth:`features`: ``uri, label, split``, then ``outcome, kind, variety,
-            name_en, name_fr, probability, kinds, kind_probabilities, labels, probabilities, strangeness`` as ``fruits apply``
-            writes them.
+            A row per photo that is ok, in the order of :meth:`features`: ``uri, label, split``, then ``outcome, kind, variety``,
+            names, ``probability, kinds, kind_probabilities, labels, probabilities, strangeness`` as ``fruits apply`` writes them.
 
         Raises
         ------
@@ -219,11 +229,13 @@ class Run:
         return pa.table([*given, *said.columns], names=["uri", "label", "split", *schema.names])
 
     def __str__(self) -> str:
-        scored = (
-            f"; accuracy {self.metrics.accuracy:.2%} on {self.evaluated_photos:,} {self.evaluated_split} photos"
-            if self.metrics
-            else ""
-        )
+        scored = ""
+        if self.metrics:
+            share = "too few to say" if self.metrics.too_few_to_say else f"{self.metrics.accuracy:.1%}"
+            scored = (
+                f"; accuracy {share} ({self.metrics.low:.1%} to {self.metrics.high:.1%}) on {self.evaluated_photos:,} "
+                f"{self.evaluated_split} photos"
+            )
         bad = self.rejected + self.failed
         return (
             f"{self.photos:,} photos of {len(self.labels):,} labels{f', {bad:,} unusable' if bad else ''}; {self.components} of "
@@ -336,7 +348,7 @@ def run(
     config = config_of(sources, out, options)
     with shown(progress) as display:
         record = pipeline.run(config, progress=display, command=as_call("run", sources, out, options))
-    return Run.of(record, out)
+    return Run._of(record, out)
 
 
 def open_run(path: Place) -> Run:
@@ -357,7 +369,7 @@ def open_run(path: Place) -> Run:
         If there is no finished run, or it was made by another version of fruits.
     """
     out = os.fspath(path)
-    return Run.of(records.read_record(Objects(out)), out)
+    return Run._of(records.read_record(Objects(out)), out)
 
 
 def apply(
@@ -426,8 +438,12 @@ def _metrics(record: Mapping[str, Any]) -> Metrics:
         }
         for row in record["per_label"]
     ]
+    low, high = values["accuracyInterval"]
     return Metrics(
-        **{ours: float(values[theirs]) for ours, theirs in names.items()},
+        **{ours: values[theirs] for ours, theirs in names.items()},
+        low=low,
+        high=high,
+        too_few_to_say=record["evaluated"]["too_few_to_say"],
         by_label=pa.Table.from_pylist(rows, schema=_BY_LABEL),
     )
 
