@@ -16,7 +16,7 @@ function languageOfAddress() {
 }
 
 function languageOfReader() {
-  const wanted = (navigator.languages || [navigator.language]).map((tag) => String(tag).slice(0, 2).toLowerCase());
+  const wanted = (navigator.languages || [navigator.language]).map((tag) => String(tag).split("-")[0].toLowerCase());
   return wanted.find((language) => languages.includes(language));
 }
 

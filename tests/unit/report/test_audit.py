@@ -117,7 +117,7 @@ def test_photos_that_deserve_a_look_are_counted_once_where_the_record_does(
     assert french in page.text("fr")
 
 
-@pytest.mark.parametrize("language", ["en", "fr"])
+@pytest.mark.parametrize("language", ["en", "es", "fr"])
 def test_every_sort_is_explained_and_comes_with_advice(language: str) -> None:
     seen = Page(render_audit(an_audit(), {})).text(language)
     for sort in SORTS:

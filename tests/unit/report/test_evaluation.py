@@ -390,7 +390,7 @@ def test_no_visible_text_of_the_new_sections_escapes_translation() -> None:
     assert not alien_words(Page(render(with_answers(), {}, given)))
 
 
-@pytest.mark.parametrize("language", ["en", "fr"])
+@pytest.mark.parametrize("language", ["en", "es", "fr"])
 def test_every_protocol_and_answer_has_its_name_and_its_explanation(language: str) -> None:
     names = ("official", "axis", "arc", "variety", "groups")
     page = Page(render(with_answers(), {}, an_evaluation(*map(a_protocol, names))))

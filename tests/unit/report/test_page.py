@@ -71,7 +71,7 @@ def test_splits_may_be_counted_without_the_unreadable_photos() -> None:
     assert "48 photos read = 36 training + 2 validation + 10 test" in seen
 
 
-@pytest.mark.parametrize("language", ["en", "fr"])
+@pytest.mark.parametrize("language", ["en", "es", "fr"])
 def test_every_metric_is_there_under_its_own_name_and_explained(language: str) -> None:
     names = [key.removeprefix("metric_") for key in WORDS["en"] if key.startswith("metric_")]
     seen = Page(render(a_record(metrics=dict.fromkeys([*names, "brandNew"], 0.5)), {})).text(language)

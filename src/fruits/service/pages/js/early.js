@@ -8,7 +8,7 @@
   } catch {
     // Storage may be forbidden; then the choice lasts as long as the page.
   }
-  const wanted = [kept, ...(navigator.languages || [navigator.language])].map((tag) => String(tag).slice(0, 2).toLowerCase());
+  const wanted = [kept, ...(navigator.languages || [navigator.language])].map((tag) => String(tag).split("-")[0].toLowerCase());
   const languages = root.dataset.languages.split(" ");
   root.lang = wanted.find((language) => languages.includes(language)) || languages[0];
   // The messages are asked for now, so that they come along with the scripts that say them.
