@@ -1,7 +1,7 @@
-"""Every call to AWS goes through here: made late, counted, shown before it is made, and its refusal turned into a sentence.
+"""Calls to AWS: planned as data, reported before they are made, with errors translated into messages.
 
-The rest of ``fruits.aws`` says which calls; this says how. boto3 is imported when the first call is made, so that plans and
-costs need neither boto3 nor credentials.
+The rest of ``fruits.aws`` defines which calls are made. boto3 is imported on the first call, so that plans and cost estimates
+need neither boto3 nor credentials.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final
 from fruits.errors import FruitsError
 from fruits.storage.sanitising import json_text
 
-#: Where work goes unless something else is said: photos of a small company in Europe stay in Europe.
+#: Default region: in Europe, so that photos of European users stay there.
 DEFAULT_REGION: Final = "eu-west-1"
 _SHOWN: Final = 2000
 _NO_CREDENTIALS: Final = {
@@ -33,11 +33,11 @@ _ABSENT: Final = {
 
 
 class AwsError(FruitsError, RuntimeError):
-    """AWS refused, or cannot be asked."""
+    """AWS refused a call, or cannot be reached."""
 
 
 class AwsAbsentError(AwsError):
-    """What was asked for does not exist."""
+    """The requested resource does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,11 @@ class Call:
     service, operation : str
         As boto3 names them: ``emr-serverless``, ``start_job_run``.
     parameters : mapping
-        Bytes are shown by their number.
+        Values of type bytes are shown by their length.
     why : str
-        For a person.
+        Explanation for the user.
     times : int
-        How often it is made, where that is known beforehand.
+        Number of times it is made, if known in advance.
     """
 
     service: str
@@ -64,31 +64,31 @@ class Call:
 
     @property
     def name(self) -> str:
-        """Return it as ``s3.put_object``."""
+        """Return service and operation, such as ``s3.put_object``."""
         return f"{self.service}.{self.operation}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain values for JSON."""
+        """Return the call as plain values for JSON."""
         return {
             "call": self.name, "why": self.why, "times": self.times, "parameters": json.loads(_json(self.parameters)),
         }  # fmt: skip
 
     def as_text(self) -> str:
-        """Return it on a line or two."""
+        """Return the call as two lines of text."""
         times = f" x {self.times:,}" if self.times > 1 else ""
         shown = _json(self.parameters)
         return f"{self.name}{times}: {self.why}\n    {shown if len(shown) <= _SHOWN else shown[:_SHOWN] + ' ...'}"
 
 
 class Aws:
-    """A region of AWS and the credentials of whoever works.
+    """A region of AWS, used with the credentials of the current user.
 
     Parameters
     ----------
     region : str, optional
-        By default ``AWS_REGION``, ``AWS_DEFAULT_REGION`` or the profile's, else :data:`DEFAULT_REGION`.
+        By default ``AWS_REGION``, ``AWS_DEFAULT_REGION`` or the profile's region, else :data:`DEFAULT_REGION`.
     watch : callable, optional
-        Told of every call just before it is made.
+        Called with every call just before it is made.
     """
 
     def __init__(self, region: str | None = None, *, watch: Callable[[Call], None] | None = None) -> None:
@@ -99,20 +99,20 @@ class Aws:
 
     @property
     def region(self) -> str:
-        """Where calls go; known before the first is made, so that people can be asked about it."""
+        """The region of calls; known before the first call, for use in confirmations."""
         if self._region is None:
             self._region = self._of_profile() or DEFAULT_REGION
         return self._region
 
     def call(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Make a call and return the answer.
+        """Make a call and return the response.
 
         Raises
         ------
         AwsAbsentError
-            If it does not exist.
+            If the resource does not exist.
         AwsError
-            For any other refusal; says what was refused and what to do.
+            For any other error; the message says what was refused and what to do.
         """
         return self.make(Call(service, operation, parameters))
 
@@ -136,7 +136,7 @@ class Aws:
                 yield page
 
     def client(self, service: str) -> Any:
-        """Return boto3's client of a service, made once. It may be used by several threads."""
+        """Return boto3's client of a service, created once; thread-safe."""
         if service not in self._clients:
             session = self._opened()
             config = _config(service)
@@ -144,13 +144,13 @@ class Aws:
         return self._clients[service]
 
     def who(self) -> dict[str, str]:
-        """Return account and arn of whoever works."""
+        """Return account and ARN of the current user."""
         answer = self.call("sts", "get_caller_identity")
         return {"account": answer["Account"], "arn": answer["Arn"]}
 
     @property
     def partition(self) -> str:
-        """Return which of AWS's clouds the region is of, as arns name it."""
+        """Return the partition of the region, as used in ARNs."""
         return (
             "aws-cn" if self.region.startswith("cn-") else "aws-us-gov" if self.region.startswith("us-gov-") else "aws"
         )
@@ -158,7 +158,7 @@ class Aws:
     def _opened(self) -> Any:
         if self._session is None:
             try:
-                boto3 = importlib.import_module("boto3")  # of the extra "aws"; plans and costs do without
+                boto3 = importlib.import_module("boto3")  # of the extra "aws"; not needed for plans and costs
             except ImportError as exc:
                 raise AwsError("fruits aws needs boto3; pip install 'fruits[aws]'") from exc
             self._session = boto3.session.Session()
@@ -168,7 +168,7 @@ class Aws:
         try:
             of_botocore: Any = importlib.import_module("botocore.exceptions")
         except ImportError:
-            return None  # the first call says what is missing, as it does of a profile that is not there
+            return None  # the first call reports missing packages and profiles
         with suppress(of_botocore.BotoCoreError):
             found: str | None = self._opened().region_name
             return found
@@ -179,7 +179,7 @@ def _config(service: str) -> Any:
     config: Any = importlib.import_module("botocore.config").Config
     extra: dict[str, Any] = {}
     if service == "s3" and (os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")):
-        extra["s3"] = {"addressing_style": "path"}  # other services than Amazon's have no names per bucket
+        extra["s3"] = {"addressing_style": "path"}  # other S3 services have no host name per bucket
     return config(
         connect_timeout=10,
         read_timeout=60,
@@ -191,11 +191,11 @@ def _config(service: str) -> Any:
 
 @contextmanager
 def translated(call: Call, aws: Aws) -> Iterator[None]:
-    """Turn what botocore raises into an :class:`AwsError`."""
+    """Translate exceptions of botocore into :class:`AwsError`."""
     try:
         of_botocore: Any = importlib.import_module("botocore.exceptions")
     except ImportError:
-        yield  # the first call says what is missing
+        yield  # the first call reports the missing package
         return
     try:
         yield
@@ -228,13 +228,13 @@ def translated(call: Call, aws: Aws) -> Iterator[None]:
             f"{call.name}: whoever answered is not AWS ({first}); look for a proxy on the way, and at AWS_ENDPOINT_URL"
         ) from exc
     except of_botocore.ParamValidationError:
-        raise  # a mistake of ours
+        raise  # a bug in fruits
     except of_botocore.BotoCoreError as exc:
         raise AwsError(f"{call.name}: {exc}; check the network, then run again: what is done is kept") from exc
 
 
 def _refused(call: Call, aws: Aws, exc: Any) -> AwsError:
-    """Say in a sentence what an answer means and what to do."""
+    """Return the error for a refused call, with its meaning and what to do."""
     error = exc.response.get("Error", {})
     code, message = str(error.get("Code", "")), str(error.get("Message", ""))
     bucket = call.parameters.get("Bucket")

@@ -1,7 +1,7 @@
-"""A job on the cluster: how it is started, followed, found again from elsewhere, and ended.
+"""Jobs on the cluster: start, follow, resume following from elsewhere, cancel.
 
-It is written down beside its results, in ``OUT/job.json``. So the terminal that started it is not needed: the same command, from
-any machine, goes on following. Submitting twice starts one job, because AWS is given the same token twice.
+A job is recorded beside its results, in ``OUT/job.json``. So the terminal that started it may be closed: the same command, from
+any machine, continues to follow it. Submitting twice starts one job, because both requests carry the same client token.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ BAD: Final = ("FAILED", "CANCELLED", "INTERRUPTED")
 
 
 def under_way(aws: Aws, place: Place, job: Job) -> dict[str, Any] | None:
-    """Return the ``job.json`` of the same job if it is under way, or None: following it takes no package.
+    """Return the ``job.json`` of the same job if it is running, else None; following it needs no package.
 
     Raises
     ------
     AwsError
-        If OUT has an unfinished job of other choices, or AWS refuses.
+        If OUT has an unfinished job with other options, or AWS refuses.
     """
     before = read_job(aws, place, key_of(place, job.home))
     return before if before is not None and _goes_on(aws, before, job) else None
 
 
 def submit(aws: Aws, submission: Submission, *, estimate_usd: float | None = None) -> dict[str, Any]:
-    """Start a run, or find the one that is under way; return its ``job.json``.
+    """Start a run, or find the one already running; return its ``job.json``.
 
     Raises
     ------
     AwsError
-        If OUT has an unfinished job of other choices, or AWS refuses.
+        If OUT has an unfinished job with other options, or AWS refuses.
     """
     place, choices = submission.place, submission.job.as_json()
     before = read_job(aws, place, submission.out_key)
@@ -85,7 +85,7 @@ def submit(aws: Aws, submission: Submission, *, estimate_usd: float | None = Non
 
 
 def _goes_on(aws: Aws, before: Mapping[str, Any], job: Job) -> bool:
-    """Whether a job is not at its end; raise :class:`AwsError` if it is of other choices then."""
+    """Return whether a job is unfinished; raise :class:`AwsError` if it is and has other options."""
     now = state(aws, before)["state"]
     if now in (*GOOD, *BAD):
         return False
@@ -98,7 +98,7 @@ def _goes_on(aws: Aws, before: Mapping[str, Any], job: Job) -> bool:
 
 
 def _deciding(choices: str) -> dict[str, Any]:
-    """Return the choices that decide what comes out."""
+    """Return the options that determine the results."""
     said: dict[str, Any] = json.loads(choices)
     chosen = {name: value for name, value in said.get("choices", {}).items() if name not in ("core_hour_usd", "repair")}
     return {**said, "choices": chosen}
@@ -119,7 +119,7 @@ def read_job(aws: Aws, place: Place, out_key: str) -> dict[str, Any] | None:
 
 
 def state(aws: Aws, started: Mapping[str, Any]) -> dict[str, Any]:
-    """Return where a job is: ``state``, ``details`` and, at its end, ``billed`` (hours of vCPU and of GB)."""
+    """Return the state of a job: ``state``, ``details`` and, once it has ended, ``billed`` (vCPU hours and GB hours)."""
     if started["compute"] == "ec2":
         step = aws.call("emr", "describe_step", ClusterId=started["application"], StepId=started["job"])["Step"]
         status = step["Status"]
@@ -143,9 +143,9 @@ def state(aws: Aws, started: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def follow(aws: Aws, place: Place, started: Mapping[str, Any], *, poll_s: float = 10.0) -> Iterator[dict[str, Any]]:
-    """Yield what happens to a job until it ends: ``{"state": ...}`` when that changes, and its lines of progress.
+    """Yield events of a job until it ends: ``{"state": ...}`` when its state changes, and its progress lines.
 
-    Whoever stops listening stops nothing.
+    Stopping the iteration does not stop the job.
     """
     last = ""
     lines = _Lines(place, started)
@@ -162,15 +162,15 @@ def follow(aws: Aws, place: Place, started: Mapping[str, Any], *, poll_s: float 
 
 
 def cancel(aws: Aws, started: Mapping[str, Any], *, poll_s: float = 5.0, patience_s: float = 600.0) -> None:
-    """End a job, and return once it has ended. What it computed is kept.
+    """Cancel a job, and return once it has ended. Computed results are kept.
 
-    On a cluster of EC2 a step only sends an application to YARN and waits: ended alone, it would leave the application at work.
-    So another step ends all that carries the job's tag.
+    On EC2, a step only submits an application to YARN and waits; cancelling the step would leave the application running. So
+    another step kills all applications with the job's tag.
 
     Raises
     ------
     AwsError
-        If it has not ended after ten minutes.
+        If the job has not ended after ten minutes.
     """
     if started["compute"] == "ec2":
         cluster = started["application"]
@@ -203,7 +203,7 @@ def cancel(aws: Aws, started: Mapping[str, Any], *, poll_s: float = 5.0, patienc
     raise AwsError(f"{started['job']} is {states[0]} ten minutes after it was to end; look at 'fruits aws status'")
 
 
-#: Ends every application with a tag that has not ended. YARN says nothing where there is none, and that is well, too.
+#: Kills all unfinished applications with a tag; succeeds if there is none.
 _KILL: Final = (
     "set -o pipefail; yarn application -list -appStates NEW,NEW_SAVING,SUBMITTED,ACCEPTED,RUNNING -appTags {} "
     "| {{ grep -oE '^application_[0-9]+_[0-9]+' || true; }} | xargs -r -n 1 yarn application -kill"
@@ -211,9 +211,9 @@ _KILL: Final = (
 
 
 def last_words(aws: Aws, place: Place, started: Mapping[str, Any], lines: int = 12) -> list[str]:
-    """Return what a driver that failed said, from the logs that EMR keeps in the bucket; empty if there are none yet.
+    """Return the error of a failed driver, from its logs in the bucket; empty if there are none yet.
 
-    Our own message if there is one, else the last lines. Spark writes what Python says as an error to either log.
+    Returns the message of fruits if there is one, else the last lines. Spark may write Python's stderr to either log.
     """
     import gzip  # noqa: PLC0415 - only after a failure
 
@@ -230,7 +230,7 @@ def last_words(aws: Aws, place: Place, started: Mapping[str, Any], lines: int = 
 
 
 def logs_at(place: Place, started: Mapping[str, Any]) -> str:
-    """Return where the logs of a job are."""
+    """Return the location of a job's logs."""
     return f"s3://{place.logs}/{_log_prefix(started)}"
 
 
@@ -241,7 +241,7 @@ def _log_prefix(started: Mapping[str, Any]) -> str:
 
 
 class _Lines:
-    """The driver's lines of progress, each once, from the log group."""
+    """Reads the driver's progress lines from the log group, each once."""
 
     def __init__(self, place: Place, started: Mapping[str, Any]) -> None:
         self._group, self._serverless = place.log_group, started["compute"] != "ec2"
@@ -251,7 +251,7 @@ class _Lines:
 
     def new(self, aws: Aws) -> Iterator[dict[str, Any]]:
         if not self._serverless:
-            return  # a cluster on EC2 keeps its logs in the bucket, once the step has ended
+            return  # on EC2, logs reach the bucket once the step has ended
         found: list[dict[str, Any]] = []
         with suppress(AwsError):  # live logs can be switched off
             for page in aws.pages(
@@ -264,7 +264,7 @@ class _Lines:
                 found += [
                     event
                     for event in page["events"]
-                    # Not every server that speaks this protocol holds to the prefix.
+                    # Some servers with this protocol ignore the prefix.
                     if event["eventId"] not in self._seen and event["logStreamName"].startswith(self._stream)
                 ]
         for event in found:

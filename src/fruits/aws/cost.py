@@ -1,7 +1,7 @@
-"""What will it cost? Every figure with its derivation: how many of what, at which price, and where the numbers come from.
+"""Cost estimates, each figure with its derivation: quantity, price and source.
 
-An estimate is arithmetic on a price table, on what was measured here, and on a few assumptions, each of which is a line. Calls
-AWS only to see what rests in buckets.
+An estimate is computed from a price table, measured rates and a few assumptions, each of which is a line. AWS is called only to
+measure the current content of buckets.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Shape:
     ----------
     compute : {"serverless", "ec2"}
     executors, cores, memory_gb : int
-        Executors, and of each of them vCPUs and memory. On EC2, a node has 16 GB, of which Spark is given this much.
+        Number of executors, and vCPUs and memory of each. On EC2, a node has 16 GB, of which Spark gets ``memory_gb``.
     driver_cores, driver_memory_gb, driver_disk_gb : int
     """
 
@@ -54,7 +54,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One step of a derivation; ``usd`` is None where it is no money yet."""
+    """One step of a derivation; ``usd`` is None for an intermediate quantity."""
 
     what: str
     how: str
@@ -71,15 +71,15 @@ class Estimate:
 
     @property
     def usd(self) -> float:
-        """Return the sum of all lines that are money."""
+        """Return the sum of all lines with an amount."""
         return math.fsum(line.usd for line in self.lines if line.usd is not None)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain values for JSON."""
+        """Return the estimate as plain values for JSON."""
         return {**asdict(self), "usd": self.usd}
 
     def as_text(self) -> str:
-        """Return it line by line."""
+        """Return the estimate as text, line by line."""
         rows = [(line.what, line.how, "" if line.usd is None else f"{line.usd:,.4f}") for line in self.lines]
         widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
         shown = [f"  {what:{widths[0]}}  {how:{widths[1]}}  {usd:>12}".rstrip() for what, how, usd in rows]
@@ -87,15 +87,15 @@ class Estimate:
         return "\n".join([self.title, *shown, total, *(f"  note: {note}" for note in self.notes)])
 
 
-#: Memory that EMR Serverless gives to a worker, by its vCPUs: least, most and step, in GB.
+#: Memory of an EMR Serverless worker by its vCPUs: minimum, maximum and step, in GB.
 _WORKER_GB: Final = {4: (8, 30, 1), 8: (16, 60, 4), 16: (32, 120, 8)}
-#: Of all serverless workers together, unless the batch stack is told otherwise: its MaxCpu and MaxMemory.
+#: Default limits of all serverless workers together: MaxCpu and MaxMemory of the batch stack.
 MAX_CORES: Final = 24
 MAX_MEMORY_GB: Final = 120
-#: Disk of a worker of EMR Serverless: free, and the most there is. A driver's holds the package and, twice, what it writes.
+#: Disk of an EMR Serverless worker: free size and maximum. The driver's disk holds the package and, twice, the results.
 _FREE_DISK_GB: Final = 20
 _MOST_DISK_GB: Final = 200
-#: A node of 16 GB gives 12 to YARN: the driver gets this much of it, an executor on another node 9.
+#: A node of 16 GB gives 12 to YARN: the driver gets 10 of them, an executor on another node 9.
 _NODE_DRIVER_GB: Final = 10
 
 
@@ -107,15 +107,15 @@ def shape_for(
     max_cores: int = MAX_CORES,
     max_memory_gb: int = MAX_MEMORY_GB,
 ) -> Shape:
-    """Return machines that can do a run: the reference size, with a driver that holds the features of all photos.
+    """Return the machines for a run: the reference size, with a driver that holds the features of all photos.
 
-    The driver needs 2.7 kB per photo (docs/benchmarks.md: 970 bytes of catalogue and 1.7 kB of head and features) beside
-    4 GB for Java and 2 GB of its own. Executors get 2 GB per core: 1 for Java, 1 for Python.
+    The driver needs 2.7 kB per photo (docs/benchmarks.md: 970 bytes of catalogue and 1.7 kB of head and features) in addition to
+    4 GB for Java and 2 GB for its process. Executors get 2 GB per core: 1 for Java, 1 for Python.
 
     Raises
     ------
     ConfigError
-        If no driver is large enough, or none leaves room for an executor.
+        If no driver is large enough, or none leaves enough for an executor within the limits.
     """
     needed = math.ceil(6 + 2.7e3 * photos / _GB)
     if compute == "ec2":
@@ -147,7 +147,7 @@ def run_cost(
     shape: Shape | None = None,
     photo_bytes: float = PHOTO_BYTES,
 ) -> Estimate:
-    """Estimate a first run on so many photos.
+    """Estimate the cost of a first run.
 
     Parameters
     ----------
@@ -199,13 +199,13 @@ def run_cost(
     return Estimate(f"a run of {photos:,} photos on {_machines_in_words(shape)}", lines, notes)
 
 
-#: Assumed, not measured: from the request until a worker has unpacked the package; and until an idle executor is given back.
+#: Assumed, not measured: time until a worker has unpacked the package, and until an idle executor is released.
 START_S: Final = 120.0
 IDLE_S: Final = 60.0
-#: Of a cluster on EC2: until its machines work, and its auto-termination.
+#: The same for a cluster on EC2: time until its machines work, and until auto-termination.
 CLUSTER_START_S: Final = 480.0
 CLUSTER_IDLE_S: Final = 600.0
-#: Of a serverless run's driver, into CloudWatch (batch.LiveLogs).
+#: Logs of a serverless run's driver to CloudWatch (batch.LiveLogs).
 LIVE_LOG_GB: Final = 0.02
 
 
@@ -215,7 +215,7 @@ def _serverless(prices: Prices, shape: Shape, embed: float, alone: float) -> lis
     lines = []
     if (disk := shape.driver_disk_gb - _FREE_DISK_GB) > 0:
         lines.append(hours(prices, "serverless_disk_gb_hour", "driver, disk beyond 20 GB", disk, driver, "the same"))
-    # Once, whatever the size of the run: Spark's own words at the level INFO.
+    # Independent of the size of the run: Spark's log at level INFO.
     lines.append(month(prices, "live logs", f"{LIVE_LOG_GB:g} GB assumed", LIVE_LOG_GB, "logs_gb"))
     return [
         *lines,
@@ -238,7 +238,7 @@ def _serverless(prices: Prices, shape: Shape, embed: float, alone: float) -> lis
 def _machines(prices: Prices, shape: Shape, embed: float, alone: float) -> list[Line]:
     seconds = CLUSTER_START_S + embed + alone + CLUSTER_IDLE_S
     why = f"{CLUSTER_START_S:.0f} s start + embeddings + alone + {CLUSTER_IDLE_S:.0f} s idle"
-    count = shape.executors + 2  # beside them a node with the driver and the primary
+    count = shape.executors + 2  # plus a node with the driver and the primary node
     disk = 2 * 64 * count * seconds / 3600 / MONTH_HOURS
     return [
         hours(prices, "m5_xlarge_hour", f"{count} m5.xlarge", count, seconds, why),
@@ -248,13 +248,13 @@ def _machines(prices: Prices, shape: Shape, embed: float, alone: float) -> list[
     ]  # fmt: skip
 
 
-#: Days for which an object is billed in a class at least, and after which packs come into it (template 'storage').
+#: Minimum days billed in a storage class, and days after which packs are moved to it (template 'storage').
 INFREQUENT_DAYS: Final = 30
 ARCHIVE_DAYS: Final = 90
 
 
 def stored_cost(photos: int, prices: Prices, *, rates: Rates = MEASURED, photo_bytes: float = PHOTO_BYTES) -> Estimate:
-    """Estimate what a month of keeping photos and results costs, and bringing the photos there once."""
+    """Estimate the cost of storing photos and results for a month, and of uploading the photos once."""
     packs, results = photos * photo_bytes / _GB, photos * rates.result_bytes_per_photo / _GB
     parts = math.ceil(photos * photo_bytes / (16 << 20)) + 3 * math.ceil(photos * photo_bytes / (128 << 20)) + 1
     lines = [
@@ -284,12 +284,12 @@ def stored_cost(photos: int, prices: Prices, *, rates: Rates = MEASURED, photo_b
 
 
 def storage_now(aws: Aws, buckets: Mapping[str, str], prices: Prices) -> Estimate:
-    """Return what the bytes in buckets cost a month at their present size: by class, old versions and rests included.
+    """Return the monthly cost of the current content of buckets, by class, with old versions and unfinished uploads.
 
     Parameters
     ----------
     buckets : mapping
-        What a bucket is for, to its name.
+        Purpose of a bucket -> its name.
     """
     lines = []
     for purpose, bucket in buckets.items():
@@ -318,14 +318,14 @@ def storage_now(aws: Aws, buckets: Mapping[str, str], prices: Prices) -> Estimat
 
 
 def core_hour_usd(prices: Prices, shape: Shape) -> float:
-    """Return what a vCPU of the executors costs in an hour, its share of memory included."""
+    """Return the hourly cost of an executor's vCPU, with its share of memory."""
     if shape.compute == "ec2":
         return (prices["m5_xlarge_hour"] + prices["emr_m5_xlarge_hour"]) / 4
     return prices["serverless_vcpu_hour"] + prices["serverless_gb_hour"] * shape.memory_gb / shape.cores
 
 
 def hours(prices: Prices, name: str, what: str, count: float, seconds: float, why: str) -> Line:
-    """Return the line of so many things for so long, at a price for an hour."""
+    """Return the line for a number of units during some seconds, at a price per hour."""
     hours = count * seconds / 3600
     return Line(
         what, f"{count:g} x {_duration(seconds)} ({why}) = {hours:,.3f} hours x {prices[name]:g}", hours * prices[name]
@@ -333,7 +333,7 @@ def hours(prices: Prices, name: str, what: str, count: float, seconds: float, wh
 
 
 def month(prices: Prices, what: str, how: str, gb: float, name: str) -> Line:
-    """Return the line of so many GB at their price."""
+    """Return the line for an amount of GB at its price."""
     return Line(what, f"{how} = {gb:,.3f} GB x {prices[name]:g}", gb * prices[name])
 
 
@@ -342,7 +342,7 @@ def _priced(prices: Prices, name: str, count: int, why: str) -> Line:
 
 
 def of_prices(prices: Prices) -> str:
-    """Return whose prices these are, of when, and what to know of them."""
+    """Return region, date and note of the prices."""
     return f"prices of {prices.region}, {prices.date}: {prices.note}"
 
 

@@ -1,7 +1,7 @@
-"""The stacks of an installation: made, changed, looked at and deleted, in the order in which they need each other.
+"""Deployment of an installation: create, update, inspect and delete its stacks in the order of their dependencies.
 
-What it takes to know before a stack is made (addresses of S3, quotas, releases, what stands and costs) is asked of AWS; what must
-be lifted before one is deleted (protection, a budget that holds the owner) is lifted.
+Before a stack is created, AWS is queried for what it needs (addresses of S3, quotas, releases) and the default budget is
+estimated. Before one is deleted, obstacles are removed (deletion protection, the policy of a spent budget).
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _CHANGING: Final = ("_IN_PROGRESS",)
 _GOOD: Final = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE")
 _UNFINISHED: Final = ("SUBMITTED", "PENDING", "SCHEDULED", "RUNNING", "CANCELLING", "QUEUED")
 _UNFINISHED_STEPS: Final = ("PENDING", "CANCEL_PENDING", "RUNNING")
-#: Parameters of the budget that the stack which makes what runs knows.
+#: Parameters of the budget that come from the outputs of the batch stack.
 _FROM_BATCH: Final = ("ApplicationId", "ClusterId")
 
 
 def planned(name: str, stacks: Sequence[str], parameters: Mapping[str, Mapping[str, str]], region: str) -> list[Call]:
-    """Return the calls that make an installation where there is none; see :func:`deploy`."""
+    """Return the calls that create a new installation; see :func:`deploy`."""
     calls = []
     for which in in_order(stacks):
         given = dict(parameters.get(which, {}))
@@ -71,18 +71,18 @@ def planned(name: str, stacks: Sequence[str], parameters: Mapping[str, Mapping[s
     return calls
 
 
-#: What a month's runs may cost beside what stands, unless the owner says otherwise; and what the estimate of that may miss.
+#: Default budget for a month: USD for runs, and the factor on the estimated standing cost that covers its error.
 MARGIN_USD: Final = 50
 MARGIN: Final = 1.2
 
 
 def monthly_usd(stacks: Mapping[str, Mapping[str, str]], region: str) -> int:
-    """Return what a month may cost unless the owner says otherwise: what stands, a fifth more, and something for runs.
+    """Return the default monthly budget: the standing cost plus 20 %, and a fixed amount for runs.
 
     Parameters
     ----------
     stacks : mapping
-        Template to its parameters, of all that is deployed.
+        Template -> its parameters, for all deployed stacks.
     region : str
     """
     stands = standing.standing_cost(prices.load().told_in(region), stacks).usd
@@ -98,25 +98,25 @@ def deploy(
     progress: Progress | None = None,
     poll_s: float = _POLL_S,
 ) -> list[Stack]:
-    """Make the stacks of an installation, or change those that are there; wait for each.
+    """Create the stacks of an installation or update existing ones; wait for each.
 
     Parameters
     ----------
     aws : Aws
     name : str
-        Of the installation.
+        Name of the installation.
     stacks : sequence of str
         Templates, in any order.
     parameters : mapping
-        Template to its parameters. Those of a stack that is there keep their value unless they are given.
+        Template -> its parameters. Parameters of existing stacks keep their values unless given.
     progress : Progress, optional
     poll_s : float
-        Seconds between two looks.
+        Polling interval in seconds.
 
     Raises
     ------
     AwsError
-        If a stack cannot be made; with the reason that CloudFormation gives. Stacks before it stay.
+        If a stack cannot be created; includes CloudFormation's reason. Earlier stacks stay.
     """
     progress = progress or Silent()
     done = []
@@ -165,14 +165,14 @@ def deploy(
         done.append(stack)
         if which == "budget":
             _activate_tag(aws, progress.say)
-    # Last: whoever makes a flow log, as two of the stacks do, may have written a bucket's policy.
+    # Last, because creating a flow log, as two of the stacks do, may rewrite a bucket's policy.
     for which in policies.hold(aws, name):
         progress.say(f"policy of {which} was another than the template's; put back")
     return done
 
 
 def _budget(aws: Aws, name: str, given: Mapping[str, str], before: Stack | None) -> dict[str, str]:
-    """Return what the budget's stack is told of the others: what to stop, and what a month may cost."""
+    """Return the parameters of the budget that depend on other stacks: what to stop, and the monthly limit."""
     told: dict[str, str] = {}
     there = {which: found for which in ORDER if which != "budget" and (found := find(aws, name, which))}
     if batch := there.get("batch"):
@@ -185,7 +185,7 @@ def _budget(aws: Aws, name: str, given: Mapping[str, str], before: Stack | None)
     return told
 
 
-#: A budget by tag sees what billing knows by that tag, from the day on which it was activated.
+#: A budget by tag covers only costs from the day on which the tag was activated in billing.
 _ACTIVATE_TAG: Final = Call(
     "ce",
     "update_cost_allocation_tags_status",
@@ -211,7 +211,7 @@ def _release(label: str) -> Call:
 
 
 def _check_release(aws: Aws, label: str) -> None:
-    """Raise :class:`ConfigError` unless EMR has the release in this region: the stack would say so after minutes only."""
+    """Raise :class:`ConfigError` unless EMR has the release in this region; the stack would fail only after minutes."""
     if label in aws.make(_release(label)).get("ReleaseLabels", ()):
         return
     known = aws.call("emr", "list_release_labels").get("ReleaseLabels", ())
@@ -227,12 +227,12 @@ def delete(
     progress: Progress | None = None,
     poll_s: float = _POLL_S,
 ) -> dict[str, Any]:
-    """Stop what runs, then delete stacks in the reverse order; buckets and the key that reads them stay.
+    """Cancel running jobs, then delete stacks in reverse order; buckets and their encryption key stay.
 
     Returns
     -------
     dict
-        ``deleted``, ``absent``, ``cancelled`` (jobs), ``kept`` (what outlives the stacks).
+        ``deleted``, ``absent``, ``cancelled`` (jobs), ``kept`` (resources that remain).
     """
     progress = progress or Silent()
     report: dict[str, Any] = {"deleted": [], "absent": [], "cancelled": [], "kept": {}}
@@ -277,7 +277,7 @@ def delete(
 
 
 def status(aws: Aws, name: str) -> dict[str, Any]:
-    """Return what there is of an installation, and what runs."""
+    """Return the stacks of an installation and its running jobs."""
     told: dict[str, Any] = {
         "name": name,
         "region": aws.region,
@@ -316,15 +316,15 @@ def status(aws: Aws, name: str) -> dict[str, Any]:
 
 
 def unfinished_jobs(aws: Aws, application: str) -> list[dict[str, Any]]:
-    """Return the jobs of an application that are not at their end."""
+    """Return the unfinished jobs of an application."""
     try:
         pages = list(aws.pages("emr-serverless", "list_job_runs", applicationId=application, states=list(_UNFINISHED)))
     except AwsAbsentError:
-        return []  # none was ever started
+        return []  # no job was ever started
     return [job for page in pages for job in page.get("jobRuns", ())]
 
 
-#: AWS has it on for new accounts, with an exception for port 22. Ours has none; it holds for the whole account and region.
+#: On by default in new accounts, with an exception for port 22. Here without exceptions; applies to the whole account and region.
 _BLOCK_PUBLIC_ACCESS: Final = Call(
     "emr",
     "put_block_public_access_configuration",
@@ -339,7 +339,7 @@ _BLOCK_PUBLIC_ACCESS: Final = Call(
 
 
 def _release_the_owner(aws: Aws, name: str) -> None:
-    """Take the policy of a budget that is spent from whoever has it: CloudFormation deletes no policy that is attached."""
+    """Detach the policy of a spent budget from all roles: CloudFormation cannot delete an attached policy."""
     arn = f"arn:{aws.partition}:iam::{aws.who()['account']}:policy/{name}-budget-spent"
     with suppress(AwsAbsentError):
         for page in aws.pages("iam", "list_entities_for_policy", PolicyArn=arn):
@@ -348,7 +348,7 @@ def _release_the_owner(aws: Aws, name: str) -> None:
 
 
 def _lift_protection(aws: Aws, stack: Stack) -> None:
-    """Let database and load balancer be deleted; whoever asked for it was asked back."""
+    """Disable deletion protection of database and load balancer; the command has asked for confirmation."""
     if database := stack.outputs.get("DatabaseId"):
         with suppress(AwsAbsentError):
             aws.call(
@@ -384,7 +384,7 @@ def _request(name: str, which: str, given: Mapping[str, str], known: Iterable[st
     parameters += [{"ParameterKey": key, "ParameterValue": value} for key, value in sorted(given.items())]
     kept = sorted(key for key in set(known) - {"Name", *given} if f"\n  {key}:\n" in body)
     parameters += [{"ParameterKey": key, "UsePreviousValue": True} for key in kept]
-    # The same request sent twice, since an answer was lost, makes one stack.
+    # Idempotent: a request sent again after a lost response creates one stack.
     token = hashlib.sha256(repr((name, which, parameters, body, time.time() // 60)).encode()).hexdigest()[:32]
     return {
         "StackName": f"{name}-{which}",
@@ -397,7 +397,7 @@ def _request(name: str, which: str, given: Mapping[str, str], known: Iterable[st
 
 
 def _settled(aws: Aws, name: str, which: str, poll_s: float, absent: str = "") -> Stack:
-    """Wait until a stack no longer changes; for four hours at most, longer than anything in our templates takes."""
+    """Wait until a stack no longer changes, for at most four hours: longer than any resource of our templates takes."""
     for _ in range(int(4 * 3600 / max(poll_s, 0.01))):
         stack = find(aws, name, which)
         if stack is None:
@@ -409,7 +409,7 @@ def _settled(aws: Aws, name: str, which: str, poll_s: float, absent: str = "") -
 
 
 def _why(aws: Aws, stack: Stack) -> str:
-    """Return the first reason among the events, newest attempt first."""
+    """Return the first failure among the events of the newest attempt."""
     with suppress(AwsError):
         for page in aws.pages("cloudformation", "describe_stack_events", StackName=stack.name):
             failed = [
@@ -423,7 +423,7 @@ def _why(aws: Aws, stack: Stack) -> str:
 
 
 def _stop(aws: Aws, application: str, poll_s: float) -> list[str]:
-    """Cancel jobs and stop an application, which CloudFormation deletes only then; return the jobs."""
+    """Cancel the jobs of an application and stop it, as CloudFormation requires before deleting it; return the jobs."""
     jobs = [job["id"] for job in unfinished_jobs(aws, application)]
     for job in jobs:
         aws.call("emr-serverless", "cancel_job_run", applicationId=application, jobRunId=job)

@@ -1,6 +1,6 @@
-"""What Spark is given to run on the cluster: opens its session, so that the run uses the cluster and not one machine.
+"""Entry script for Spark on the cluster; opens the session, so that the run uses the cluster and not one machine.
 
-Uploaded as it is and run beside the package, see ``package.py``; everything else is :mod:`fruits.aws.job`.
+Uploaded unchanged and run beside the package, see ``package.py``; the job itself is :mod:`fruits.aws.job`.
 """
 
 from pyspark.sql import SparkSession

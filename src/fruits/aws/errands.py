@@ -1,7 +1,7 @@
-"""What the owner has done inside the service's network: one-off tasks with the service's own image and login.
+"""One-off tasks inside the service's network, with the service's own image and login: tokens, export, purge.
 
-Nothing else can reach the database. A token never passes through one: it is made where the command runs, goes to Secrets Manager,
-and the task is told its hash.
+Nothing outside this network can reach the database. Tokens never pass through a task: the command creates a token, stores it in
+Secrets Manager and passes only its hash to the task.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from fruits.errors import ConfigError
 _CONTAINER: Final = "errand"
 _TOKEN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,60}")
 _POLL_S: Final = 3.0
-#: Ten million photos are exported in less.
+#: Timeout of a task; an export of ten million photos takes less.
 _PATIENCE_S: Final = 4 * 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """Where errands are run: what the stacks of an installation say."""
+    """The resources of an installation that tasks need, from the outputs of its stacks."""
 
     name: str
     cluster: str
@@ -41,7 +41,7 @@ class Desk:
 
     @classmethod
     def of(cls, aws: Aws, name: str) -> Desk:
-        """Ask the stacks; raise :class:`AwsAbsentError` if there is no service."""
+        """Read the outputs of the stacks; raise :class:`AwsAbsentError` if there is no service."""
         told = stacks.outputs(aws, name, ["storage", "service"])
         return cls(
             name, told["ClusterName"], told["ErrandTask"], tuple(told["ErrandSubnets"].split(",")), told["ErrandGroup"],
@@ -49,7 +49,7 @@ class Desk:
         )  # fmt: skip
 
     def start(self, words: Sequence[str]) -> Call:
-        """Return the call that starts ``fruits`` with these words."""
+        """Return the call that starts ``fruits`` with these arguments."""
         network = {"subnets": list(self.subnets), "securityGroups": [self.group], "assignPublicIp": "DISABLED"}
         return Call("ecs", "run_task", {
             "cluster": self.cluster, "taskDefinition": self.task, "launchType": "FARGATE", "count": 1, "startedBy": "fruits-aws",
@@ -58,19 +58,19 @@ class Desk:
         }, "a task for a minute: fruits " + " ".join(words))  # fmt: skip
 
     def secret(self, token: str) -> str:
-        """Return the name of the secret that keeps a token."""
+        """Return the name of the secret that stores a token."""
         return f"{self.name}/tokens/{token}"
 
 
 def run(
     aws: Aws, desk: Desk, words: Sequence[str], *, say: Callable[[str], None] = lambda _: None, poll_s: float = _POLL_S
 ) -> list[str]:
-    """Run ``fruits`` with these words inside the network, wait for its end and return its lines.
+    """Run ``fruits`` with these arguments inside the network, wait until it ends and return its output lines.
 
     Raises
     ------
     AwsError
-        If the task cannot start, or ends with another exit code than 0; with its last lines.
+        If the task cannot start, or ends with an exit code other than 0; includes its last lines.
     """
     answer = aws.make(desk.start(words))
     if not answer.get("tasks"):
@@ -100,14 +100,14 @@ def add_token(
     aws: Aws, desk: Desk, who: str, role: str, rate: int | None = None, *, say: Callable[[str], None] = lambda _: None,
     poll_s: float = _POLL_S,
 ) -> dict[str, Any]:  # fmt: skip
-    """Make a token, keep it in Secrets Manager, and make its hash known to the service.
+    """Create a token, store it in Secrets Manager and register its hash with the service.
 
     Raises
     ------
     ConfigError
-        If the name cannot be that of a secret.
+        If the name is not valid for a secret.
     AwsError
-        If there is one of that name, or the service refuses; then no secret is left.
+        If the secret already exists, or the service refuses; the new secret is then deleted.
     """
     from fruits.service.submissions.tokens import digest_of, new_token  # noqa: PLC0415 - of the extra "serve"
 
@@ -136,12 +136,12 @@ def add_token(
 def revoke_token(
     aws: Aws, desk: Desk, who: str, *, say: Callable[[str], None] = lambda _: None, poll_s: float = _POLL_S
 ) -> dict[str, Any]:
-    """End a token: the service refuses it within seconds, and its secret goes."""
+    """Revoke a token: the service refuses it within seconds, and its secret is deleted."""
     secret = desk.secret(_checked(who))
     try:
         run(aws, desk, ["tokens", "revoke", who], say=say, poll_s=poll_s)
     except AwsError as exc:
-        # A secret whose token the service never got, or has no more, is of no use and in the way of the next one.
+        # A secret whose token the service does not know is useless and blocks the name.
         if f"no token '{who}' is in use" not in str(exc):
             raise
         say(f"the service has no token {who}; its secret is deleted")
@@ -153,7 +153,7 @@ def revoke_token(
 def export(
     aws: Aws, desk: Desk, *, say: Callable[[str], None] = lambda _: None, poll_s: float = _POLL_S
 ) -> dict[str, Any]:
-    """Write the photos that were reviewed where the next run can read them; return what the export says."""
+    """Export the reviewed photos to where the next run can read them; return the report of the export."""
     words = [
         "submissions",
         "export",
@@ -170,7 +170,7 @@ def purge(
     aws: Aws, desk: Desk, keep_days: int, *, adopt: bool = False, say: Callable[[str], None] = lambda _: None,
     poll_s: float = _POLL_S,
 ) -> dict[str, Any]:  # fmt: skip
-    """Delete old submissions, and clean the database's files; ``adopt`` as ``fruits submissions purge`` takes it."""
+    """Delete old submissions and scrub the database's files; ``adopt`` as in ``fruits submissions purge``."""
     words = [
         "submissions",
         "purge",
@@ -186,7 +186,7 @@ def purge(
 def _lines(aws: Aws, desk: Desk, arn: str) -> list[str]:
     stream = f"{_CONTAINER}/{_CONTAINER}/{arn.rpartition('/')[2]}"
     found: list[str] = []
-    with suppress(AwsAbsentError):  # a task that never began has no log
+    with suppress(AwsAbsentError):  # a task that never started has no log
         for page in aws.pages("logs", "filter_log_events", logGroupName=desk.log_group, logStreamNames=[stream]):
             found += [str(event["message"]).rstrip() for event in page["events"]]
     return found

@@ -1,7 +1,7 @@
-"""Work on the cluster: ``fruits run``, ``apply`` or ``evaluate``, told by one JSON document, with progress as lines of JSON.
+"""Jobs on the cluster: ``fruits run``, ``apply`` or ``evaluate``, defined by one JSON document, with progress as JSON lines.
 
-The lines go to the driver's log; the dashboard makes numbers of them. Files of one's own (a network, its card, a taxonomy) travel
-under their hash, so that each is sent once and none can be exchanged. Imports no boto3.
+The lines go to the driver's log, and the dashboard derives metrics from them. Local files (a network, its card, a taxonomy) are
+stored by hash, so that each is sent once and none can be replaced. Does not import boto3.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from fruits.config import RunConfig
 from fruits.errors import ConfigError, FruitsError
 from fruits.storage.sanitising import json_text
 
-#: A line of progress about so often; CloudWatch charges by the byte, and a minute of silence is what people bear.
+#: Interval of progress lines: CloudWatch charges by the byte, and users expect a sign of life every minute.
 EVERY_S: Final = 30.0
 
 
 def to_json(config: RunConfig) -> str:
-    """Return the choices of a run as the cluster is given them; :func:`from_json` undoes it."""
+    """Serialise the options of a run for the cluster; the inverse of :func:`from_json`."""
     default = {field.name: field.default for field in fields(RunConfig)}
     return json_text({name: value for name, value in asdict(config).items() if value != default[name]}, sort_keys=True)
 
 
 def from_json(text: str) -> RunConfig:
-    """Return the choices that :func:`to_json` wrote.
+    """Return the options that :func:`to_json` wrote.
 
     Raises
     ------
     ConfigError
-        If they are not such, or impossible.
+        If the text is malformed or an option is invalid.
     """
     try:
         values: dict[str, Any] = json.loads(text)
@@ -49,23 +49,23 @@ def from_json(text: str) -> RunConfig:
         raise ConfigError(f"the job was given {text[:200]!r}; expected the choices of a run as JSON ({exc})") from exc
 
 
-#: What the cluster can do.
+#: Commands that run on the cluster.
 COMMANDS: Final = ("run", "apply", "evaluate")
 
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """A file of one's own on its way to the cluster.
+    """A local file sent to the cluster.
 
     Attributes
     ----------
     role : str
         ``backbone`` or ``taxonomy``.
     name : str
-        Of the file; a network's card has the network's with another suffix.
+        Name of the file; a network's card has the same name with another suffix.
     sha256 : str
     uri : str
-        The folder in the bucket that it lies in.
+        Its folder in the bucket.
     """
 
     role: str
@@ -76,18 +76,18 @@ class Carried:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What the cluster is to do.
+    """A job for the cluster.
 
     Attributes
     ----------
     command : {"run", "apply", "evaluate"}
     out : str
-        Where its results go; of ``evaluate``, the results that are evaluated.
+        Destination of the results; for ``evaluate``, the results to evaluate.
     choices : mapping
-        As JSON: of a run what :func:`to_json` gives; of ``apply`` ``bundle``, ``sources`` and ``repair``; of ``evaluate``
-        ``protocols``.
+        Options as JSON. For a run, the output of :func:`to_json`; for ``apply``, ``bundle``, ``sources`` and ``repair``; for
+        ``evaluate``, ``protocols``.
     carried : tuple of Carried
-        The first of a role is the file itself, the others belong beside it.
+        The first file of a role is the file itself, the others are placed beside it.
     """
 
     command: str
@@ -97,11 +97,11 @@ class Job:
 
     @property
     def home(self) -> str:
-        """Return below what its ``job.json`` lies: an evaluation must not take the place of the run's."""
+        """Return the folder of ``job.json``: an evaluation must not overwrite that of the run."""
         return f"{self.out.rstrip('/')}/evaluate" if self.command == "evaluate" else self.out
 
     def as_json(self) -> str:
-        """Return it as the cluster is given it; :meth:`parse` undoes it."""
+        """Serialise the job for the cluster; the inverse of :meth:`parse`."""
         return json_text(asdict(self), sort_keys=True)
 
     @classmethod
@@ -111,7 +111,7 @@ class Job:
         Raises
         ------
         ConfigError
-            If it is none.
+            If the text is malformed.
         """
         try:
             values: dict[str, Any] = json.loads(text)
@@ -134,12 +134,12 @@ def run_job(config: RunConfig, carried: tuple[Carried, ...] = ()) -> Job:
 
 
 def fetch(carried: tuple[Carried, ...], folder: Path) -> dict[str, str]:
-    """Bring files that travelled into a folder, those of a role beside each other; return each role's path.
+    """Download carried files to a folder, those of one role beside each other; return the path of each role.
 
     Raises
     ------
     ConfigError
-        If one is not the file that was sent.
+        If the hash of a file does not match.
     """
     from fruits.storage.objects import Objects  # noqa: PLC0415 - only where files travelled
 
@@ -150,7 +150,7 @@ def fetch(carried: tuple[Carried, ...], folder: Path) -> dict[str, str]:
             raise ConfigError(
                 f"{one.uri}/{one.name} is not the file that was sent (its sha256 differs); start the job again"
             )
-        # A name of its own per content: what is computed with two networks of one name is told apart.
+        # One folder per content, so that two networks of the same name are distinguished.
         first = next(other for other in carried if other.role == one.role)
         path = folder / first.sha256[:16] / one.name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,14 +160,14 @@ def fetch(carried: tuple[Carried, ...], folder: Path) -> dict[str, str]:
 
 
 class Lines:
-    """Progress as lines of JSON on a stream that is flushed after each.
+    """Progress as JSON lines on a stream, flushed after each.
 
     Parameters
     ----------
     cores : callable
-        Returns how many cores work at the moment.
+        Returns the number of cores currently in use.
     core_hour_usd : float, optional
-        Of the run; then lines say what a million photos cost at the present rate.
+        Cost of a core hour; if given, lines include the cost of a million photos at the current rate.
     """
 
     def __init__(
@@ -181,14 +181,14 @@ class Lines:
         self._then = time.monotonic()
 
     def start(self, step: str, total: int | None) -> None:
-        """Say that a step begins."""
+        """Report the start of a step."""
         self._step, self._total = step, total
         self._photos = self._photos_then = 0
         self._then = time.monotonic()
         self._line({"fruits": "step", "step": step, "total": total})
 
     def advance(self, photos: int) -> None:
-        """Count photos; now and then say how many."""
+        """Count photos; report them at intervals of :data:`EVERY_S`."""
         self._photos += photos
         now = time.monotonic()
         if self._step != "embeddings" or (now - self._then < EVERY_S and self._photos != self._total):
@@ -201,7 +201,7 @@ class Lines:
         self._photos_then, self._then = self._photos, now
 
     def say(self, message: str) -> None:
-        """Pass a message on."""
+        """Report a message."""
         self._line({"fruits": "message", "message": message})
 
     def _line(self, values: dict[str, Any]) -> None:
@@ -211,15 +211,15 @@ class Lines:
 
 
 def perform(job: Job, lines: Lines, folder: Path) -> dict[str, Any]:
-    """Do a job in the session that is open; return what its last line says.
+    """Run a job in the active Spark session; return the content of its last line.
 
     Parameters
     ----------
     job : Job
     lines : Lines
-        Told of progress.
+        Receives the progress.
     folder : Path
-        For files that travelled.
+        Folder for carried files.
     """
     from fruits.assessment import evaluation  # noqa: PLC0415
     from fruits.training import pipeline  # noqa: PLC0415
@@ -241,7 +241,7 @@ def perform(job: Job, lines: Lines, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Do what the first argument says, in the session that is open; end with exit code 1 and a message if it fails."""
+    """Run the job given as the first argument in the active session; on failure, exit with code 1 and a message."""
     from pyspark.sql import SparkSession  # noqa: PLC0415 - the cluster's, and only there
 
     try:

@@ -1,9 +1,9 @@
-"""The program for the cluster: fruits at its exact version and, for EMR on EC2, its dependencies, as archives that Spark unpacks.
+"""The package for the cluster: this exact version of fruits and, for EMR on EC2, its dependencies, as archives for Spark.
 
-On EMR Serverless interpreter and dependencies are in the image of the workers (docker/Dockerfile.emr), since no release there is
-known to have Python 3.11; on EC2 the nodes have it, and the dependencies travel: wheels made for the cluster's Python and glibc
-are fetched and unpacked here; nothing is compiled and nothing is run. The same versions give the same bytes, so a package is
-made, and uploaded, once. Knows nothing of AWS.
+On EMR Serverless, interpreter and dependencies are in the image of the workers (docker/Dockerfile.emr), since no release there is
+known to have Python 3.11. On EC2 the nodes have Python, and the dependencies are sent: wheels for the cluster's Python and glibc
+are downloaded and unpacked here; nothing is compiled or executed. Archives are reproducible (same versions, same bytes), so a
+package is built and uploaded once. Makes no calls to AWS.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from fruits.errors import ConfigError
 from fruits.monitoring.clock import Progress, Silent
 from fruits.storage.sanitising import json_text
 
-#: What nodes of EMR 7 (from 7.1 on) have: Amazon Linux 2023, with this Python and this glibc. The image has the same Python.
+#: Python and glibc of EMR 7 nodes (7.1 or newer, Amazon Linux 2023). The image has the same Python.
 PYTHON: Final = "3.11"
 GLIBC: Final = (2, 34)
-#: Part of a package's name: raised when the same wheels make another archive.
+#: Part of a package's name; increase it when the same wheels produce a different archive.
 _FORMAT: Final = 1
 _PROGRAMS_KEPT: Final = 4
 _PLATFORMS: Final = {"X86_64": "x86_64", "ARM64": "aarch64"}
-#: Extras of ours that the cluster needs. Spark itself is the cluster's.
+#: Extras of fruits that the cluster needs. The cluster brings Spark itself.
 _EXTRAS: Final = ("aws",)
 _WHEEL_TAG: Final = re.compile(r"manylinux_(\d+)_(\d+)_")
-#: The cluster's Python with our packages before its own. A script, not a link: where that Python is differs. Paths are taken as
-#: they are written, since Spark may lay out ``environment`` and ``program`` as links to other places.
+#: Starts the cluster's Python with our packages before its own. A script, not a link, since the location of that Python varies.
+#: Paths are not resolved, since Spark may place ``environment`` and ``program`` as links to other directories.
 _PYTHON_SCRIPT: Final = f"""\
 #!/bin/sh
 # Python {PYTHON} of this machine with the packages beside this file, and fruits in the folder 'program' beside that.
@@ -77,12 +77,12 @@ exit 127
 
 
 class PackageError(AwsError):
-    """The package cannot be made."""
+    """The package cannot be built."""
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A ``.tar.gz`` whose name says what is in it: the same name, the same bytes."""
+    """A ``.tar.gz`` named by its content: the same name means the same bytes."""
 
     path: Path
     sha256: str
@@ -95,17 +95,17 @@ class Archive:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """What a job runs.
+    """The files that a job runs.
 
     Attributes
     ----------
     environment : Archive, optional
-        ``bin/python``, ``site-packages`` and ``environment.json``: changes with the versions of dependencies. None where an
-        image has them.
+        ``bin/python``, ``site-packages`` and ``environment.json``; changes with the versions of dependencies. None if an image
+        has them.
     program : Archive
-        fruits itself and ``bin/python`` for the image, a few megabytes: changes with every line of it.
+        fruits itself and ``bin/python`` for the image, a few megabytes; changes with every change of its source.
     entry : Path
-        The script that Spark is given.
+        The entry script for Spark.
     versions : dict
         Name of each distribution to its version.
     """
@@ -119,26 +119,26 @@ class Package:
 def build(
     folder: Path | None = None, *, architecture: str = "X86_64", image: bool = False, progress: Progress | None = None
 ) -> Package:
-    """Return the package of this version of fruits; made if it is not there yet.
+    """Return the package of this version of fruits; build it unless it is cached.
 
-    Versions of dependencies are those installed here, so that the cluster computes with what was tried here.
+    Dependencies have the versions installed here, so that the cluster computes with the versions tested here.
 
     Parameters
     ----------
     folder : Path, optional
-        Where packages are kept; by default ``~/.cache/fruits/packages``.
+        Cache of packages; by default ``~/.cache/fruits/packages``.
     architecture : {"X86_64", "ARM64"}
-        Of the cluster.
+        Architecture of the cluster.
     image : bool
-        Whether an image has interpreter and dependencies: then nothing is fetched.
+        Whether an image provides interpreter and dependencies; then nothing is downloaded.
     progress : Progress, optional
 
     Raises
     ------
     ConfigError
-        If there is no such architecture.
+        If the architecture is unknown.
     PackageError
-        If wheels cannot be fetched, or one is not for the cluster.
+        If wheels cannot be downloaded, or one does not run on the cluster.
     """
     if architecture not in _PLATFORMS:
         raise ConfigError(f"architecture '{architecture}': expected {' or '.join(_PLATFORMS)}")
@@ -152,7 +152,7 @@ def build(
             made = Path(scratch) / program.name
             _write(made, ours.items())
             made.replace(program)
-        # Every line that changes makes another: the last few are enough.
+        # Every change of the source makes another archive: keep only the newest few.
         older = sorted(folder.glob("fruits-*.tar.gz"), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in older[_PROGRAMS_KEPT:]:
             path.unlink(missing_ok=True)
@@ -192,7 +192,7 @@ def _environment(folder: Path, architecture: str, progress: Progress) -> tuple[A
 
 
 def requirements() -> list[str]:
-    """Return what fruits needs on a cluster, as its own metadata says it."""
+    """Return the requirements of fruits on a cluster, from its metadata."""
     needed = []
     for line in importlib.metadata.requires("fruits") or ():
         requirement, _, marker = line.partition(";")
@@ -203,12 +203,12 @@ def requirements() -> list[str]:
 
 
 def fetch_wheels(needed: Sequence[str], folder: Path, architecture: str = "X86_64") -> list[Path]:
-    """Fetch wheels, and those they need, for the cluster, with pip; none is built.
+    """Download wheels for the cluster, with their dependencies, by pip; nothing is built.
 
     Raises
     ------
     PackageError
-        With pip's own last words.
+        If pip fails; includes its last error.
     """
     folder.mkdir(parents=True, exist_ok=True)
     constraints = folder.parent / "constraints.txt"
@@ -237,12 +237,12 @@ def fetch_wheels(needed: Sequence[str], folder: Path, architecture: str = "X86_6
 
 
 def refuse_foreign(wheel: str, machine: str) -> None:
-    """Raise :class:`PackageError` unless a wheel's name says that it runs on the cluster."""
+    """Raise :class:`PackageError` unless a wheel, by its name, runs on the cluster."""
     tags = wheel.removesuffix(".whl").split("-")[-1]
     if tags == "any":
         return
     versions = [(int(major), int(minor)) for major, minor in _WHEEL_TAG.findall(tags)]
-    # Several tags are alternatives: the oldest says what it needs.
+    # Several tags are alternatives: the oldest one is the requirement.
     oldest = min(versions, default=(2, 17) if "manylinux2014" in tags else (2, 12) if "manylinux2010" in tags else None)
     if oldest is None or oldest > GLIBC or not tags.endswith(machine):
         raise PackageError(
@@ -252,7 +252,7 @@ def refuse_foreign(wheel: str, machine: str) -> None:
 
 
 def _installed() -> dict[str, str]:
-    """Return the distributions of this environment, fruits itself aside."""
+    """Return the distributions of this environment and their versions, without fruits itself."""
     found = {}
     for distribution in importlib.metadata.distributions():
         name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"] or "").lower()
@@ -262,7 +262,7 @@ def _installed() -> dict[str, str]:
 
 
 def _own_files() -> dict[str, bytes]:
-    """Return the files of this fruits and its metadata, by path."""
+    """Return the files of this installation of fruits and its metadata, by path."""
     root = Path(fruits.__file__).parent
     files = {
         f"fruits/{path.relative_to(root).as_posix()}": path.read_bytes()
@@ -298,7 +298,7 @@ def _files_of(wheels: Sequence[Path], manifest: dict[str, Any]) -> Iterator[tupl
 
 
 def _write(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """Write an archive in the order given, with no time and no owner, so that it has the same bytes every time."""
+    """Write an archive in the given order, without times and owners, so that its bytes are reproducible."""
     with (
         path.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=4, mtime=0) as packed,
@@ -312,7 +312,7 @@ def _write(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
 
 
 def _unpacked(wheel: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield what pip would install into ``site-packages``; programs and headers are left out."""
+    """Yield the files that pip would install into ``site-packages``; scripts and headers are left out."""
     with zipfile.ZipFile(wheel) as archive:
         for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
             path = PurePosixPath(entry.filename)

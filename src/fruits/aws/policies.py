@@ -1,7 +1,7 @@
-"""Do the buckets still have the policies that the template gave them? Whoever makes a flow log may write that of its bucket.
+"""Bucket policies: compared with the template and restored, since creating a flow log may rewrite the policy of its bucket.
 
-Compared as what they allow and deny, statement by statement, not as text; what differs is put back. Knows nothing of whether a
-policy is any good: that is for the rules.
+Policies are compared by meaning, statement by statement, not as text; a policy that differs is restored. Whether the template's
+policies are secure is checked by the rules of the security scan, not here.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from fruits.storage.sanitising import json_text
 
 
 def planned() -> list[Call]:
-    """Return the calls that :func:`hold` makes where all is as it should be."""
+    """Return the calls that :func:`hold` makes if no policy differs."""
     why = "is its policy the template's?"
     return [Call("s3", "get_bucket_policy", {"Bucket": f"<{which}>"}, why) for which, _ in _of_template()]
 
 
 def hold(aws: Aws, name: str) -> list[str]:
-    """Compare the policies of an installation's buckets with the template; put back what differs, and return whose that was.
+    """Restore bucket policies that differ from the template; return the names of those buckets.
 
     Raises
     ------
     AwsError
-        If one still differs afterwards: somebody, or a service, writes it.
+        If a policy still differs afterwards: another user or service rewrites it.
     """
     storage = find(aws, name, "storage")
     if storage is None:
@@ -38,7 +38,7 @@ def hold(aws: Aws, name: str) -> list[str]:
     for which, policy in _of_template():
         bucket = storage.outputs.get(f"{which}Bucket")
         if bucket is None:
-            continue  # of an older template, whose stack was not deployed again
+            continue  # the stack was deployed from an older template without this bucket
         arn = f"arn:{aws.partition}:s3:::{bucket}"
         wanted = _put_in(policy, {**known, which: bucket, f"{which}.Arn": arn})
         if _meant(_read(aws, bucket)) == _meant(wanted):
@@ -69,7 +69,7 @@ def _read(aws: Aws, bucket: str) -> dict[str, Any]:
 
 
 def _put_in(term: Any, known: dict[str, str]) -> Any:
-    """Resolve the functions that our policies use; fails at any other."""
+    """Resolve the intrinsic functions used in our policies; fail on any other."""
     match term:
         case {"Ref": str(name), **rest} if not rest:
             return known[name]
@@ -87,7 +87,7 @@ def _put_in(term: Any, known: dict[str, str]) -> Any:
 
 
 def _meant(policy: dict[str, Any]) -> set[str]:
-    """Return the statements of a policy, each so that what means the same is the same."""
+    """Return the statements of a policy in canonical form: equal if they mean the same."""
     statements = policy.get("Statement") or []
     return {
         json_text(_plain(one), sort_keys=True) for one in (statements if isinstance(statements, list) else [statements])

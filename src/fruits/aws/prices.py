@@ -1,6 +1,6 @@
-"""What things cost at AWS: a dated table in the package, where its numbers come from, and how to get newer ones.
+"""The table of AWS prices: dated, with sources, and updated from AWS's price list.
 
-Computes nothing; that is ``cost.py``.
+Estimates are computed in ``cost.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 from fruits.aws.calls import Aws, AwsError
 from fruits.errors import ConfigError
 
-#: Regions that answer questions about prices, nearest first. Prices of every region are known to each of them.
+#: Regions that offer the pricing API, nearest first. Each of them has the prices of all regions.
 _ORACLES: Final = ("eu-central-1", "us-east-1", "ap-south-1")
 
 
@@ -27,9 +27,9 @@ class Prices:
     Attributes
     ----------
     region, date, note : str
-        Whose prices, of when, and what to know of them.
+        Region and date of the prices, and a note on them.
     table : mapping
-        Name of a price to its entry: ``usd``, ``what``, ``source`` and how to find it in AWS's price list.
+        Name of a price -> its entry: ``usd``, ``what``, ``source`` and how to find it in AWS's price list.
     """
 
     region: str
@@ -41,18 +41,18 @@ class Prices:
         return float(self.table[name]["usd"])
 
     def told_in(self, region: str) -> Prices:
-        """Return the table for work in a region; where it is of another one, its note says so."""
+        """Return the table for use in a region; if it is of another region, its note says so."""
         if region == self.region:
             return self
         how = f"'fruits aws cost --update-prices FILE --region {region}' asks for those"
         return replace(self, note=f"not those of {region}: {how}; {self.note}")
 
     def what(self, name: str) -> str:
-        """Return what a price buys."""
+        """Return the description of a price."""
         return str(self.table[name]["what"])
 
     def source(self, name: str) -> str:
-        """Return where a price comes from."""
+        """Return the source of a price."""
         return str(self.table[name]["source"])
 
 
@@ -62,7 +62,7 @@ def load(path: str | None = None) -> Prices:
     Raises
     ------
     ConfigError
-        If the file is no price table.
+        If the file is not a price table.
     """
     where = Path(path) if path else None
     try:
@@ -82,21 +82,21 @@ def load(path: str | None = None) -> Prices:
 
 
 def update(prices: Prices, aws_in: Callable[[str], Aws], region: str, *, now: datetime | None = None) -> dict[str, Any]:
-    """Ask AWS for every price of the table; return a new table, to be written as JSON.
+    """Query AWS for every price of the table; return a new table, to be written as JSON.
 
     Parameters
     ----------
     prices : Prices
-        Says what to ask for.
+        Defines the entries to query.
     aws_in : callable
-        Gives the :class:`Aws` of a region: only few regions answer questions about prices.
+        Returns the :class:`Aws` of a region; only few regions offer the pricing API.
     region : str
-        Whose prices are wanted.
+        Region of the prices.
 
     Raises
     ------
     AwsError
-        If AWS cannot be asked, or gives no price or several for one entry. Nothing is guessed.
+        If a query fails, or gives no price or several prices for one entry.
     """
     day = f"{now or datetime.now(UTC):%Y-%m-%d}"
     aws = aws_in(next((oracle for oracle in _ORACLES if oracle == region), _ORACLES[0]))
@@ -119,12 +119,12 @@ def update(prices: Prices, aws_in: Callable[[str], Aws], region: str, *, now: da
 
 
 def _matching(product: Mapping[str, Any], usage: str) -> Iterator[float]:
-    """Yield the price of a product if it is the one meant: the usage type ends so, after the region's letters."""
+    """Yield the price of a product if its usage type matches, with or without the prefix of a region."""
     told = str(product["product"]["attributes"].get("usagetype", ""))
     if told != usage and not told.endswith(f"-{usage}"):
         return
     for offer in product.get("terms", {}).get("OnDemand", {}).values():
-        # Prices in tiers: the first is what a small company pays.
+        # For tiered prices, use the first tier with a price above 0.
         tiers = sorted(offer["priceDimensions"].values(), key=lambda tier: float(tier.get("beginRange") or 0))
         usd = next(
             (float(tier["pricePerUnit"]["USD"]) for tier in tiers if float(tier["pricePerUnit"]["USD"]) > 0), 0.0

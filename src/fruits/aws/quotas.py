@@ -1,7 +1,7 @@
-"""How many vCPUs may this account have at once? Read before anything is made or started, and fitted into.
+"""Quotas of concurrent vCPUs: read before anything is created or started, and stacks and runs are fitted to them.
 
-A new account has few: 16 of EMR Serverless, some of EC2 and Fargate. AWS makes a stack that asks for more and refuses its work
-later, minutes into a run. A quota that cannot be read is said and not guessed.
+A new account has few: 16 vCPUs of EMR Serverless, some of EC2 and Fargate. AWS creates a stack that needs more and refuses its
+work later, minutes into a run. A quota that cannot be read is reported, never guessed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fruits.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """A quota as Service Quotas names it; a test compares the codes with those that the owner's role may read."""
+    """A quota by its codes in Service Quotas; a test compares them with those that the owner's role may read."""
 
     service: str
     code: str
@@ -37,14 +37,14 @@ SERVERLESS: Final = Quota("emr-serverless", "L-D05C8A75", "Max concurrent vCPUs 
 MACHINES: Final = Quota("ec2", "L-1216C47A", "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances")
 SPOT: Final = Quota("ec2", "L-34B43A08", "All Standard (A, C, D, H, I, M, R, T, Z) Spot Instance Requests")
 FARGATE: Final = Quota("fargate", "L-3032A538", "Fargate On-Demand vCPU resource count")
-#: A driver and an executor of 4 vCPUs each: less can do no run.
+#: Minimum for a run: a driver and an executor of 4 vCPUs each.
 _LEAST_CORES: Final = 8
-#: Memory that goes with a vCPU in the template's own limits: 120 GB for 24.
+#: Memory per vCPU in the template's limits: 120 GB for 24 vCPUs.
 _GB_PER_CORE: Final = 5
 
 
 def read(aws: Aws, quota: Quota, say: Callable[[str], None]) -> int | None:
-    """Return how many vCPUs a quota allows; None, with a word on it, if it cannot be read."""
+    """Return the vCPUs that a quota allows; if it cannot be read, report that and return None."""
     try:
         return int(aws.make(quota.call)["Quota"]["Value"])
     except (AwsError, KeyError, TypeError) as exc:
@@ -62,7 +62,7 @@ def planned(which: str, values: Mapping[str, str]) -> list[Call]:
 def fitted(
     aws: Aws, which: str, given: Mapping[str, str], before: Mapping[str, str] | None, say: Callable[[str], None]
 ) -> dict[str, str]:
-    """Return parameters of a stack that make it fit the account's quotas; those that were given are not changed.
+    """Return parameters that make a stack fit the account's quotas; given parameters are never changed.
 
     Parameters
     ----------
@@ -70,14 +70,14 @@ def fitted(
     which : str
         Template.
     given, before : mapping
-        Parameters that the caller said, and those of the stack that is there, if it is.
+        Parameters given by the caller, and those of the existing stack, if any.
     say : callable
-        Told of what was changed, and of what cannot be read.
+        Called with a message for each changed parameter and each quota that cannot be read.
 
     Raises
     ------
     ConfigError
-        If what was asked for, or the least that works, is above a quota; says which to raise.
+        If the request, or the minimum that works, exceeds a quota; names the quota to raise.
     """
     values = effective(which, given, before)
     allowed = {quota: read(aws, quota, say) for quota in _concerned(which, values)}
@@ -100,12 +100,12 @@ def of_run(compute: str) -> list[Call]:
 
 
 def run_cores(aws: Aws, cores: int, say: Callable[[str], None]) -> int:
-    """Return how many vCPUs a serverless run may have: those of the application, within the quota.
+    """Return the vCPUs that a serverless run may use: those of the application, within the quota.
 
     Raises
     ------
     ConfigError
-        If the quota allows no run at all.
+        If the quota is too small for any run.
     """
     allowed = read(aws, SERVERLESS, say)
     if allowed is None or allowed >= cores:
@@ -159,7 +159,7 @@ def _machines(values: Mapping[str, str], quota: Quota, allowed: int, say: Callab
 def _tasks(
     values: Mapping[str, str], given: Mapping[str, str], allowed: int, say: Callable[[str], None]
 ) -> dict[str, str]:
-    # While tasks are replaced there are twice as many.
+    # During a deployment, twice as many tasks run.
     each, least, most = int(values["Cpu"]) / 1024, int(values["MinTasks"]), int(values["MaxTasks"])
     if 2 * each * least > allowed:
         raise _too_small(
@@ -179,7 +179,7 @@ def _tasks(
 
 
 def _cores_of(kind: str) -> int:
-    """Return the vCPUs of a machine of EC2 by the end of its name: large has 2, xlarge 4, 2xlarge 8 and so on."""
+    """Return the vCPUs of an EC2 instance type by its suffix: large has 2, xlarge 4, 2xlarge 8 and so on."""
     size = kind.partition(".")[2]
     times = re.fullmatch(r"([0-9]*)xlarge", size)
     return 4 * int(times[1] or 1) if times else 2

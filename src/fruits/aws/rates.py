@@ -1,7 +1,7 @@
-"""How fast is a core? What was measured here, what a run of one's own measured, and the same for other networks and photos.
+"""Throughput per core: the reference measurement, that of a finished run, and scaling to other networks and photos.
 
-A photo costs what its bytes cost to decode, what the network costs at its size, and the rest (read, hash, hand over, store).
-Measured for one network and one kind of photo, and moved to others by the differences of those parts, each measured too.
+The time of a photo is the sum of decoding (by bytes), inference (by network and input size) and the rest (read, hash, transfer,
+store). The total is measured for one network and one kind of photo; other cases add the measured differences of these parts.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from fruits.errors import ConfigError
 
 #: Mean size of the photos that were measured: Fruits-360, 100 x 100 pixels.
 PHOTO_BYTES: Final = 4600.0
-#: Of a core, per byte of a JPEG beyond those, decoded at reduced scale: 1.9 ms for 175 kB, 4.2 for 459 kB, 11 for 1.15 MB.
+#: Core seconds per byte of a larger JPEG, decoded at reduced scale: 1.9 ms for 175 kB, 4.2 ms for 459 kB, 11 ms for 1.15 MB.
 DECODE_S_PER_BYTE: Final = 1.0e-8
-#: Seconds of a core per photo and side of the input; docs/backbones.md, "photos per second and thread, inference alone".
+#: Core seconds per photo, by side of the input; docs/backbones.md, "photos per second and thread, inference alone".
 INFERENCE_S: Final[Mapping[str, Mapping[int, float]]] = {
     "fruits-small": {100: 1 / 1240},
-    # Measured at 0.29 of fruits-small at 100 pixels on one machine, and scaled to the one of the other figures.
+    # Measured as 0.29 of fruits-small's rate at 100 pixels on another machine, and scaled to the machine of the other figures.
     "fruits-photo": {100: 1 / 361, 224: 1 / 73},
     "mobilenet_v2_imagenet": {100: 1 / 267, 224: 1 / 68},
 }
@@ -30,16 +30,16 @@ _REFERENCE: Final = "fruits-small"
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What was measured, by whom.
+    """Measured rates, and their source.
 
     Attributes
     ----------
     photos_per_core_s : float
-        Through Spark: read, decode, network, write.
+        Photos per second and core, through Spark: read, decode, infer, write.
     driver_s_per_photo : float
-        Of the steps that the driver does alone, after the embeddings.
+        Seconds of the steps that run on the driver only, after the embeddings.
     result_bytes_per_photo : float
-        Stored in OUT.
+        Bytes stored in OUT.
     source : str
     """
 
@@ -49,7 +49,7 @@ class Rates:
     source: str
 
 
-#: docs/aws.md, "Where the numbers come from", says how to measure them again.
+#: To repeat the measurement: docs/aws.md, "Where the numbers come from".
 MEASURED: Final = Rates(
     photos_per_core_s=703.0,
     driver_s_per_photo=0.00028,
@@ -59,12 +59,12 @@ MEASURED: Final = Rates(
 
 
 def rates_of(record: Mapping[str, Any], result_bytes: int | None = None) -> Rates:
-    """Return what a run of one's own measured, from its ``run.json``.
+    """Return the rates that a run measured, from its ``run.json``.
 
     Raises
     ------
     ConfigError
-        If it computed nothing, so that there is nothing to learn from it.
+        If the run did not compute all of its embeddings, so that it has no rate.
     """
     timeline = record.get("timeline") or {}
     rate, photos = timeline.get("photos_per_core_s"), record.get("photos")
@@ -79,7 +79,7 @@ def rates_of(record: Mapping[str, Any], result_bytes: int | None = None) -> Rate
 
 
 def read_rates(text: str | bytes, name: str) -> Rates:
-    """Return the rates of a ``run.json``; ``name`` is what messages call it."""
+    """Return the rates of a ``run.json``; ``name`` identifies it in messages."""
     try:
         return rates_of(json.loads(text))
     except ConfigError:
@@ -93,16 +93,16 @@ def read_rates(text: str | bytes, name: str) -> Rates:
 def scaled(
     rates: Rates, *, backbone: str = _REFERENCE, size: int | None = None, photo_bytes: float = PHOTO_BYTES
 ) -> Rates:
-    """Return the rates for another network, size of its input or size of photos than those that were measured.
+    """Scale measured rates to another network, input size or photo size.
 
     Parameters
     ----------
     rates : Rates
-        Of the embedded network on photos of :data:`PHOTO_BYTES`.
+        Rates of the embedded network on photos of :data:`PHOTO_BYTES`.
     backbone : str
-        A name of :data:`INFERENCE_S`; or an ONNX file, which is measured on this machine beside the embedded network.
+        A name of :data:`INFERENCE_S`; or an ONNX file, which is measured on this machine relative to the embedded network.
     size : int, optional
-        Side of its input; by default its card's, the largest it may be.
+        Side of its input; by default that of its card, the largest allowed.
     photo_bytes : float
 
     Raises
@@ -115,21 +115,21 @@ def scaled(
     decode = DECODE_S_PER_BYTE * (photo_bytes - PHOTO_BYTES)
     if network == small and abs(decode) < 1e-6:
         return rates
-    # What a small photo saves in decoding is not more than decoding costs.
+    # Smaller photos cannot save more than the cost of decoding.
     seconds = 1 / rates.photos_per_core_s + network - small + max(decode, -3e-5)
     words = f"{how}, {(network - small) * 1e3:+.2f} ms per photo; {photo_bytes / 1e3:,.1f} kB, {decode * 1e3:+.2f} ms"
     return replace(rates, photos_per_core_s=1 / seconds, source=f"{rates.source}; {words}")
 
 
 def _inference_s(backbone: str, size: int | None) -> tuple[float, str]:
-    """Return the seconds of a core per photo, and in words of what."""
+    """Return the core seconds per photo, and a description of the network."""
     if backbone.lower().endswith(".onnx"):
         return _measured_s(backbone, size)
     known = INFERENCE_S.get(backbone)
     if known is None:
         raise ConfigError(f"--backbone '{backbone}': expected {' or '.join(INFERENCE_S)}, or the path of an .onnx file")
     side = size or max(known)
-    # Convolutions cost by the pixel: in proportion, or between the two sizes that were measured.
+    # Convolutions cost time per pixel: scale in proportion, or interpolate between two measured sizes.
     (low, least), (high, most) = min(known.items()), max(known.items())
     if low == high:
         seconds = least * (side / low) ** 2
@@ -139,7 +139,7 @@ def _inference_s(backbone: str, size: int | None) -> tuple[float, str]:
 
 
 def _measured_s(path: str, size: int | None) -> tuple[float, str]:
-    """Measure a network on this machine, beside the embedded one, whose time on the measured machine is known."""
+    """Measure a network on this machine relative to the embedded one, whose time on the reference machine is known."""
     import numpy as np  # noqa: PLC0415 - only where a network is measured
 
     from fruits.embedding.backbone import Embedder, find_backbone  # noqa: PLC0415

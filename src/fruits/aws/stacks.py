@@ -1,7 +1,7 @@
-"""Which stacks an installation has, what their templates take, and what AWS says of them.
+"""The CloudFormation stacks of an installation: templates, parameters, rules and outputs.
 
-A stack is one template of the package, named ``<name>-<template>``. What each holds is written in the templates; this knows
-only their parameters, the rules that they put on them, and their outputs. Changes nothing at AWS.
+A stack is made from one template of the package and named ``<name>-<template>``. The templates define the resources; this module
+handles only their parameters, the rules on them, and the outputs. Read-only: changes nothing at AWS.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any, Final
 from fruits.aws.calls import Aws, AwsAbsentError
 from fruits.errors import ConfigError, FruitsError
 
-#: Each may need those before it.
+#: Order of deployment; each stack may need earlier ones.
 ORDER: Final = ("storage", "roles", "batch", "service", "budget")
-#: What ``deploy`` makes unless it is told otherwise. The service costs money while nobody uses it.
+#: Stacks that ``deploy`` makes by default. The service is left out, since it costs money even while idle.
 USUAL: Final = ("storage", "roles", "batch", "budget")
-#: Parameters that ``deploy`` finds out by itself, of AWS.
+#: Parameters that ``deploy`` looks up at AWS.
 LOOKED_UP: Final = {"batch": "S3PrefixListId", "service": "S3PrefixListId"}
 
 
@@ -30,7 +30,7 @@ class TemplateError(FruitsError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A stack as AWS has it."""
+    """State, outputs and parameters of a stack at AWS."""
 
     name: str
     state: str
@@ -45,7 +45,7 @@ def template(which: str) -> str:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """Return a template with every intrinsic function in its long form.
+    """Parse a template; every intrinsic function is returned in its long form.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def parse(text: str) -> dict[str, Any]:
     yaml: Any = importlib.import_module("yaml")  # of the extra 'aws'; without stubs
 
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-        """Safe, with CloudFormation's tags, and no key twice: the second would silently replace what a reader sees."""
+        """Safe loader with CloudFormation's tags; rejects duplicate keys, of which YAML silently keeps the last."""
 
     def short(loader: Any, suffix: str, node: Any) -> Any:
         value: Any
@@ -106,12 +106,12 @@ def find(aws: Aws, name: str, which: str) -> Stack | None:
 
 
 def outputs(aws: Aws, name: str, stacks: Sequence[str]) -> dict[str, str]:
-    """Return what stacks that must be there say, in one mapping.
+    """Return the outputs of several stacks in one mapping.
 
     Raises
     ------
     AwsAbsentError
-        If one is not there.
+        If a stack does not exist.
     """
     told: dict[str, str] = {}
     for which in stacks:
@@ -125,12 +125,12 @@ def outputs(aws: Aws, name: str, stacks: Sequence[str]) -> dict[str, str]:
 
 
 def in_order(stacks: Sequence[str]) -> list[str]:
-    """Return templates in the order in which they are made.
+    """Return templates in the order of deployment.
 
     Raises
     ------
     ConfigError
-        If there is no such template.
+        If a template does not exist.
     """
     if unknown := sorted(set(stacks) - set(ORDER)):
         raise ConfigError(f"no template '{unknown[0]}'; expected {', '.join(ORDER)}")
@@ -138,19 +138,19 @@ def in_order(stacks: Sequence[str]) -> list[str]:
 
 
 def must_be_given(which: str) -> list[str]:
-    """Return the parameters of a template that have no default and that nobody can look up."""
+    """Return the parameters of a template that have no default and cannot be looked up."""
     known: dict[str, Any] = parse(template(which)).get("Parameters") or {}
     return [key for key, about in known.items() if "Default" not in about and key != LOOKED_UP.get(which)]
 
 
 def parse_parameters(given: Sequence[str], stacks: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return parameters given as ``template.Key=value``, each as its template takes it.
+    """Parse and validate parameters given as ``template.Key=value``.
 
     Raises
     ------
     ConfigError
-        If a template has no such parameter or would not take the value, or none of the stacks is made of it: CloudFormation
-        would say so only when the stacks before it are there.
+        If a template has no such parameter or does not accept the value, or its stack is not deployed. CloudFormation would
+        report this only after deploying the earlier stacks.
     """
     parsed: dict[str, dict[str, str]] = {}
     for one in given:
@@ -188,7 +188,7 @@ def _check_parameter(which: str, key: str, value: str) -> None:
 
 
 def effective(which: str, given: Mapping[str, str], before: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return what each parameter of a stack will be: given, else as it is, else the template's default."""
+    """Return the value that each parameter of a stack will have: as given, else unchanged, else the default."""
     known: dict[str, Any] = parse(template(which)).get("Parameters") or {}
     return (
         {key: str(about["Default"]) for key, about in known.items() if "Default" in about}
@@ -198,12 +198,12 @@ def effective(which: str, given: Mapping[str, str], before: Mapping[str, str] | 
 
 
 def check_rules(which: str, values: Mapping[str, str]) -> None:
-    """Hold parameters to the rules of their template, as CloudFormation will.
+    """Check parameters by the rules of their template, as CloudFormation does.
 
     Raises
     ------
     ConfigError
-        If parameters do not go together, such as a size of task that Fargate does not have.
+        If parameters do not fit together, such as a task size that Fargate does not offer.
     """
     for rule in (parse(template(which)).get("Rules") or {}).values():
         for assertion in rule["Assertions"]:
@@ -213,7 +213,7 @@ def check_rules(which: str, values: Mapping[str, str]) -> None:
 
 
 def _holds(term: Any, values: Mapping[str, str]) -> bool:
-    """Decide a condition of a rule; knows the functions that our templates use, and fails at any other."""
+    """Evaluate a condition of a rule; supports the functions used in our templates and fails on any other."""
     [(function, parts)] = term.items()
     if function == "Fn::Or":
         return any(_holds(part, values) for part in parts)
@@ -233,7 +233,7 @@ def _value(term: Any, values: Mapping[str, str]) -> str:
 
 
 def _named(term: Any) -> set[str]:
-    """Return the parameters that a rule looks at."""
+    """Return the parameters that a rule refers to."""
     if isinstance(term, dict):
         return {term["Ref"]} if "Ref" in term else set().union(*map(_named, term.values()))
     return set().union(*map(_named, term)) if isinstance(term, list) else set()

@@ -1,4 +1,4 @@
-"""What does an installation cost while nobody uses it? Line by line, for a month, as it is deployed."""
+"""Standing cost of an installation: the monthly cost without any use, line by line, by its parameters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from fruits.aws.cost import MONTH_HOURS, Estimate, Line, hours, month, of_prices
 from fruits.aws.prices import Prices
 
-#: Parameters of the templates that decide what stands, with their defaults; a test compares them.
+#: Parameters of the templates that determine the standing cost, with their defaults; a test compares them.
 STANDING: Final[Mapping[str, Mapping[str, str]]] = {
     "batch": {"Compute": "serverless", "LiveLogs": "yes", "CoreNodes": "5", "InstanceType": "m5.xlarge"},
     "service": {
@@ -18,27 +18,27 @@ STANDING: Final[Mapping[str, Mapping[str, str]]] = {
 #: Interface endpoints of the templates 'service' and 'batch' (on EC2), one per service and zone; a test compares them.
 SERVICE_ENDPOINTS: Final = 8
 CLUSTER_ENDPOINTS: Final = 6
-#: Addresses of the load balancer, one in each of its subnets.
+#: IPv4 addresses of the load balancer, one per subnet.
 PUBLIC_ADDRESSES: Final = 2
-#: Metrics that Container Insights makes of a cluster, a service and a family of tasks: 8, 11 and 11, by AWS's page of prices.
+#: Metrics of Container Insights for a cluster, a service and a task family: 8, 11 and 11, by AWS's pricing page.
 INSIGHTS_METRICS: Final = 30
 #: Secrets of the service: the application's login and the database's master.
 SECRETS: Final = 2
-#: Logs into CloudWatch in a month, in GB, assumed: of the database's machine (a line of it a minute) and Container Insights; and
-#: of each task (looks of the load balancer, a pulse every 30 s). Flow logs of a network in which only that happens.
+#: Assumed monthly logs to CloudWatch, in GB: of the database (a line per minute) and Container Insights together; of each task
+#: (health checks of the load balancer, a pulse every 30 s); flow logs of an otherwise idle network.
 LOGS_GB: Final = 0.6
 TASK_LOGS_GB: Final = 0.15
 FLOW_GB: Final = 0.1
 
 
 def standing_cost(prices: Prices, stacks: Mapping[str, Mapping[str, str]]) -> Estimate:
-    """Estimate what stands while it is deployed, whether somebody uses it or not, for a month.
+    """Estimate the monthly standing cost of deployed stacks, whether used or not.
 
     Parameters
     ----------
     prices : Prices
     stacks : mapping
-        Template to its parameters; one that is not given has its default.
+        Template -> its parameters; missing ones have their defaults.
     """
     whole = MONTH_HOURS * 3600
     lines = []
@@ -100,5 +100,5 @@ def _each(prices: Prices, what: str, how: str, count: int, name: str) -> Line:
 
 
 def _priced_as(kind: str, known: str) -> str:
-    """Name a kind of machine; the table has the price of one."""
+    """Return the name of an instance type, with a note if the table has only the price of another."""
     return kind if kind == known else f"{kind} (at the price of {known})"

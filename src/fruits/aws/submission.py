@@ -1,4 +1,4 @@
-"""What a job on the cluster is made of: its place, the files it takes along, the settings of Spark, the call that starts it."""
+"""Preparation of a job on the cluster: its resources, files, Spark settings, and the call that starts it."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from fruits.errors import ConfigError
 from fruits.storage.buckets import CREDENTIALS_VARIABLE
 from fruits.storage.sanitising import json_text
 
-#: Name of the file beside a job's results that says which job it is.
+#: Name of the job record beside the results.
 JOB: Final = "job.json"
-#: Where 'fruits aws export' writes, in the bucket of photos.
+#: Prefix that 'fruits aws export' writes to, in the bucket of photos.
 REVIEWED: Final = "reviewed"
-#: A day: what a run of ten million photos takes many times over. EMR's own limit is 12 hours.
+#: One day, many times the duration of a run on ten million photos. EMR's default is 12 hours.
 _TIMEOUT_MINUTES: Final = 24 * 60
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where runs happen: what the stacks of an installation say.
+    """The resources of an installation that runs use, from the outputs of its stacks.
 
     Attributes
     ----------
     name, region : str
     photos, results, logs : str
-        Buckets.
+        Names of buckets.
     role : str
-        That a run has.
+        ARN of the role of runs.
     application, cluster : str
-        One of them is empty.
+        Ids; one of them is empty.
     log_group : str
     max_cores, max_memory_gb : int
-        Of all serverless workers together.
+        Limits of all serverless workers together.
     architecture : str
-        Of serverless workers.
+        Architecture of serverless workers.
     has_image : bool
         Whether the serverless application has an image to run.
     """
@@ -66,13 +66,13 @@ class Place:
 
     @classmethod
     def of(cls, aws: Aws, name: str) -> Place:
-        """Ask the stacks; raise :class:`AwsAbsentError` if one is not there."""
+        """Read the outputs of the stacks; raise :class:`AwsAbsentError` if one does not exist."""
         told = stacks.outputs(aws, name, ("storage", "roles", "batch"))
         return cls._from(name, aws.region, told)
 
     @classmethod
     def unknown(cls, name: str, region: str, compute: str) -> Place:
-        """Return a place whose names only AWS knows, as a dry run shows it."""
+        """Return a place with placeholders for names that only AWS knows, for a dry run."""
         keys = ("PhotosBucket", "ResultsBucket", "LogsBucket", "BatchRoleArn", "LogGroup")
         told = {key: f"<{key}>" for key in keys}
         told["ClusterId" if compute == "ec2" else "ApplicationId"] = (
@@ -97,7 +97,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """Everything that starting a job takes, before anything is done.
+    """Everything needed to start a job; nothing has been sent yet.
 
     Attributes
     ----------
@@ -107,7 +107,7 @@ class Submission:
     package : Package
     shape : Shape
     own : tuple of (Path, str)
-        Files of this machine that travel with it, and their keys.
+        Local files to be sent with it, and their keys.
     """
 
     place: Place
@@ -118,12 +118,12 @@ class Submission:
 
     @property
     def prefix(self) -> str:
-        """Return the key under which packages are."""
+        """Return the key prefix of packages."""
         return f"packages/{self.package.versions['fruits']}"
 
     @property
     def files(self) -> list[tuple[Any, str]]:
-        """Return each file that is sent and its key: files of one's own, archives, and last the script that begins."""
+        """Return each file to send and its key: local files, archives, and last the entry script."""
         package = self.package
         entry = f"entry-{hashlib.sha256(package.entry.read_bytes()).hexdigest()[:16]}.py"
         archives = [archive for archive in (package.environment, package.program) if archive is not None]
@@ -135,7 +135,7 @@ class Submission:
 
     @property
     def out_key(self) -> str:
-        """Return the key within the bucket of results below which its ``job.json`` lies."""
+        """Return the key prefix of ``job.json`` in the bucket of results."""
         return key_of(self.place, self.job.home)
 
     def conf(self) -> dict[str, str]:
@@ -150,8 +150,8 @@ class Submission:
             CREDENTIALS_VARIABLE: "boto3",
             "AWS_REGION": self.place.region,
         }
-        # Java gets half of an executor, a third on a node of EC2, and 4 GB of a driver; the rest is Python's, which Spark
-        # calls overhead.
+        # Java gets half of an executor's memory, a third on EC2, and 4 GB of the driver's; the rest is for Python, which Spark
+        # counts as overhead.
         heap, driver_heap = shape.memory_gb // (3 if shape.compute == "ec2" else 2), 4
         conf = {
             "spark.archives": ",".join(archives),
@@ -182,7 +182,7 @@ class Submission:
         entry = f"s3://{self.place.results}/{self.files[-1][1]}"
         settings = [part for key, value in self.conf().items() for part in ("--conf", f"{key}={value}")]
         if self.place.compute == "ec2":
-            # By this tag YARN finds the application again, which goes on without the step that sent it.
+            # By this tag cancel() finds the application in YARN, which continues without the step that submitted it.
             settings += ["--conf", f"spark.yarn.tags={yarn_tag(token)}"]
             arguments = ["spark-submit", "--deploy-mode", "cluster", *settings, entry, choices]
             step = {
@@ -210,7 +210,7 @@ class Submission:
         return Call("emr-serverless", "start_job_run", parameters, "start the run: from here on it costs money")
 
     def planned(self) -> list[Call]:
-        """Return every call that starting takes if nothing is there; following it asks on until it ends."""
+        """Return every call that starting takes if nothing exists yet; following makes further calls until the end."""
         calls = [
             Call("cloudformation", "describe_stacks", {"StackName": f"{self.place.name}-{which}"}, "what is deployed?")
             for which in ("storage", "roles", "batch")
@@ -228,12 +228,12 @@ class Submission:
 
 
 def check_places(place: Place, config: RunConfig) -> RunConfig:
-    """Return the choices of a run with what the cluster needs, once all of it can work there.
+    """Return the options of a run adapted to the cluster, after checking its photos and OUT.
 
     Raises
     ------
     ConfigError
-        If photos or OUT are where a run may not read or write.
+        If a run may not read the photos or may not write to OUT.
     """
     check_sources(place, config.sources)
     check_results(place, "--to", config.out)
@@ -252,20 +252,20 @@ def check_sources(place: Place, sources: Iterable[str]) -> None:
 
 
 def check_results(place: Place, option: str, out: str) -> None:
-    """Raise :class:`ConfigError` unless something are results of a run, or may become some."""
+    """Raise :class:`ConfigError` unless a location may hold the results of a run."""
     if not out.startswith(f"s3://{place.results}/runs/") or out.rstrip("/").endswith("/runs"):
         raise ConfigError(f"{option} '{out}': a run may write s3://{place.results}/runs/<name> only")
 
 
 def carry(place: Place, config: RunConfig) -> tuple[RunConfig, tuple[Carried, ...], tuple[tuple[Path, str], ...]]:
-    """Return the choices of a run with files of this machine by name, what of them travels, and what is sent where.
+    """Return the options of a run with local files replaced by their names, the carried files, and where each is sent.
 
-    A network is opened here first: what is wrong with it, or its card, is said before anything is sent.
+    A network is opened first, so that an error in it or in its card is reported before anything is sent.
 
     Raises
     ------
     ConfigError
-        If there is no such file.
+        If a file does not exist.
     BackboneError
         If the network cannot be used.
     """
@@ -284,7 +284,7 @@ def carry(place: Place, config: RunConfig) -> tuple[RunConfig, tuple[Carried, ..
     carried, sent = [], []
     for role, path in files:
         if not path.is_file():
-            continue  # a card in the package, or a list of photos that is there
+            continue  # optional: the card or the list of photos may be absent
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         carried.append(Carried(role, path.name, digest, f"s3://{place.results}/packages/files/{digest}"))
@@ -293,7 +293,7 @@ def carry(place: Place, config: RunConfig) -> tuple[RunConfig, tuple[Carried, ..
 
 
 def _whole(path: Path) -> Path:
-    """Return a network as one file with its card beside it: itself, or a copy that took in what it keeps in other files."""
+    """Return a network as one file with its card beside it: itself, or a copy that includes its external data."""
     from fruits.embedding.backbone import find_backbone  # noqa: PLC0415 - only for a network of one's own
 
     found = find_backbone(str(path))
@@ -304,14 +304,14 @@ def _whole(path: Path) -> Path:
     )
     cache.mkdir(parents=True, exist_ok=True)
     (cache / path.name).write_bytes(found.network)
-    # The card may name the file as it was.
+    # The card may contain the name of the original file.
     card = {key: value for key, value in asdict(found.card).items() if value not in ("", {}, ())}
     (cache / path.with_suffix(".json").name).write_text(json_text(card))
     return cache / path.name
 
 
 def _listed_photos(backbone: str) -> Path | None:
-    """Return the list of photos that a network was made from, where its card names one beside it."""
+    """Return the list of a network's training photos, if its card names one beside it."""
     from fruits.embedding.backbone import find_backbone  # noqa: PLC0415
 
     named = find_backbone(backbone).card.training_photos
@@ -320,7 +320,7 @@ def _listed_photos(backbone: str) -> Path | None:
 
 
 def yarn_tag(token: str) -> str:
-    """Return the tag of a job's application in YARN, which keeps them in small letters."""
+    """Return the tag of a job's application in YARN, which stores tags in lower case."""
     return f"fruits-{hashlib.sha256(token.encode()).hexdigest()[:24]}"
 
 

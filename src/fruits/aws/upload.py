@@ -1,7 +1,7 @@
-"""Files and packs of photos into a bucket: in parts, each with its checksum, so that a broken upload goes on where it broke.
+"""Resumable uploads of files and packs of photos to a bucket, in parts with checksums.
 
-What is there already is not sent again. What counts is what the bucket says it has: nothing is remembered here but the pack
-itself, kept until all of it is there.
+Parts already in the bucket are not sent again. The bucket's listing is the only record of progress; nothing is stored locally
+except the pack itself, which is kept until the upload is complete.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from fruits.photos.reading import packing
 from fruits.photos.reading.packs import MANIFEST, read_contents
 from fruits.storage.objects import Objects, is_remote
 
-#: Bytes of a part: sent again as a whole when a connection breaks. S3 takes 10,000 of them, 160 GB.
+#: Bytes of a part, the unit that is sent again when a connection breaks. S3 accepts 10,000 parts, 160 GB.
 PART_BYTES: Final = 16 << 20
 _AT_ONCE: Final = 4
-#: Under this name the object itself says which bytes it should be.
+#: Key of the object's metadata that holds the sha256 of its content.
 _DIGEST: Final = "sha256"
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What became of one file."""
+    """Result of sending one file."""
 
     key: str
     size_bytes: int
@@ -43,7 +43,7 @@ class Sent:
 
 
 def calls_for(path: Path, bucket: str, key: str) -> list[Call]:
-    """Return the calls that sending a file takes if nothing of it is there."""
+    """Return the calls that send a file if the bucket has no part of it."""
     size = path.stat().st_size
     where = {"Bucket": bucket, "Key": key}
     look = Call("s3", "head_object", where, "is it there already?")
@@ -61,14 +61,14 @@ def calls_for(path: Path, bucket: str, key: str) -> list[Call]:
 
 
 def send(aws: Aws, path: Path, bucket: str, key: str, *, progress: Progress | None = None) -> Sent:
-    """Bring a file to a bucket unless it is there; go on with an upload that was broken off.
+    """Send a file to a bucket unless it is already there; resume an interrupted upload.
 
-    Every part travels with its SHA-256, which S3 checks, and so does the whole: S3 keeps it with the object.
+    Every part and the whole are sent with their SHA-256; S3 verifies them and stores the latter with the object.
 
     Raises
     ------
     AwsError
-        If the bucket refuses. Parts that arrived are kept; the same call goes on.
+        If a call fails. Parts that arrived are kept; the same call resumes.
     """
     progress = progress or Silent()
     size = path.stat().st_size
@@ -106,23 +106,23 @@ def upload_photos(
     aws: Aws, sources: Sequence[str], bucket: str, prefix: str, *, labelled: bool = True, folder: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Pack photos and bring the pack to a bucket; the same call again goes on.
+    """Pack photos and upload the pack to a bucket; the same call again resumes.
 
     Parameters
     ----------
     sources : sequence of str
-        What ``fruits pack`` takes, or one pack on this disk.
+        Sources as for ``fruits pack``, or one pack on this disk.
     bucket, prefix : str
-        Where the pack is to be. Readers follow its ``pack.json``, which comes last: until then they see the pack that was there.
+        Destination. Readers follow ``pack.json``, which is sent last: until then they see the previous pack.
     labelled : bool
     folder : Path, optional
-        Where packs wait until they are there; by default ``~/.cache/fruits/packs``.
+        Local folder of packs until they are uploaded; by default ``~/.cache/fruits/packs``.
     progress : Progress, optional
 
     Returns
     -------
     dict
-        Counts, sizes, what was sent now, the photos that could not be read.
+        Counts, sizes, bytes sent by this call, unreadable photos.
     """
     progress, clock = progress or Silent(), Clock()
     packed: dict[str, Any] = {}
@@ -180,7 +180,7 @@ class _Parts:
         self._where = {"Bucket": bucket, "Key": key, "UploadId": upload}
 
     def send(self, number: int) -> dict[str, Any]:
-        """Send a part unless it is there, byte for byte; return how the whole names it."""
+        """Send a part unless the bucket has it, byte for byte; return its entry for completing the upload."""
         with self._path.open("rb") as file:
             file.seek((number - 1) * PART_BYTES)
             data = file.read(PART_BYTES)
@@ -200,15 +200,15 @@ class _Parts:
 
 
 def _same(there: dict[str, Any], data: bytes, checksum: str) -> bool:
-    """Whether a part that arrived has these bytes, as far as the bucket tells: what is not sure is sent again."""
+    """Return whether a part in the bucket has these bytes; False if the bucket does not report enough to decide."""
     if "ChecksumSHA256" in there:
         return bool(there["ChecksumSHA256"] == checksum)
-    # Without a key of KMS an etag is the MD5; with one it is something else, and then equals none.
+    # Without a KMS key the etag is the MD5; with one it is another value, which never matches.
     return bool(there["ETag"].strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest())
 
 
 def _begun(aws: Aws, bucket: str, key: str) -> tuple[str | None, dict[int, dict[str, Any]]]:
-    """Return the newest upload of an object that was begun and not finished, and its parts by number."""
+    """Return the newest unfinished upload of an object, and its parts by number."""
     found = [
         upload
         for page in aws.pages("s3", "list_multipart_uploads", Bucket=bucket, Prefix=key)
@@ -224,7 +224,7 @@ def _begun(aws: Aws, bucket: str, key: str) -> tuple[str | None, dict[int, dict[
 
 
 def _fingerprint(sources: Sequence[str], labelled: bool) -> str:
-    """Return a name for the pack of these photos as they are now: the same photos are not packed twice."""
+    """Return a name for the pack of these photos by their versions, so that the same photos are not packed twice."""
     builder = CatalogueBuilder(labelled=labelled, progress=lambda _: None)
     add_sources(builder, sources)
     table = builder.finish().select(["uri", "label", "size_bytes", "version"])
@@ -236,7 +236,7 @@ def _fingerprint(sources: Sequence[str], labelled: bool) -> str:
 
 
 def _others(aws: Aws, bucket: str, prefix: str, named: set[str]) -> int:
-    """Count what else is there: files of a pack that this one replaces. Whoever uploads may delete nothing."""
+    """Count other objects under the prefix: files of a replaced pack, which the uploader may not delete."""
     pages = aws.pages("s3", "list_objects_v2", Bucket=bucket, Prefix=f"{prefix}/")
     return sum(found["Key"] not in named for page in pages for found in page.get("Contents", ()))
 
