@@ -9,7 +9,7 @@ LOCK := $(SCAN)/uv pip compile --quiet --upgrade --generate-hashes --only-binary
 
 # pytest-xdist: tests that share costly things stay in one process, see LANES in tests/conftest.py; long lanes begin.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
 .PHONY: demo test test-fast check docs wheel scan lock bench load faults messages web tools clean
 

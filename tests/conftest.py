@@ -53,26 +53,40 @@ SLOW = ("browser", "integration", "service")
 PATIENCE_S = 600
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m looks at marks, and pytest-xdist at groups
+def lane_of(nodeid: str) -> str:
+    """Return the lane of a test: the tests of one lane run one after another in one process; that of most is their module."""
+    place = nodeid.partition("::")[0].removeprefix("tests/")
+    lane = next((lane for prefix, lane in LANES.items() if place.startswith(prefix)), place)
+    # The contract of engines is that of the local one, too.
+    return place if lane == "spark" and "spark" not in nodeid else lane
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say of every test in which lane it runs; the longest lanes come first, so that none is waited for in the end."""
-    tests, first, ranks = Path(__file__).parent, list(dict.fromkeys(LANES.values())), {}
+    """Mark tests by their place; the longest lanes come first, so that none is waited for in the end."""
+    lanes = list(dict.fromkeys(LANES.values()))
     for item in items:
-        place = item.path.relative_to(tests).as_posix()
-        lane = next((lane for prefix, lane in LANES.items() if place.startswith(prefix)), None)
-        if (
-            lane == "spark" and "spark" not in f"{item.path.name} {item.name}"
-        ):  # the other engine, under the same contract
-            lane = None
-        elif lane in ("spark", "aws", "browser"):
+        lane = lane_of(item.nodeid)
+        if lane in ("spark", "aws", "browser"):
             item.add_marker(getattr(pytest.mark, lane))
-        if place.startswith(SLOW):
+        if item.nodeid.removeprefix("tests/").startswith(SLOW):
             item.add_marker(pytest.mark.slow)
         if any(item.get_closest_marker(name) for name in ("slow", "spark", "aws", "browser")):
             item.add_marker(pytest.mark.timeout(PATIENCE_S))
-        item.add_marker(pytest.mark.xdist_group(lane or place))
-        ranks[item.nodeid] = first.index(lane) if lane else len(first)
-    items.sort(key=lambda item: ranks[item.nodeid])  # else as they were
+    items.sort(key=lambda item: (*lanes, lane_of(item.nodeid)).index(lane_of(item.nodeid)))  # else as they were
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deal tests to processes by lane, in their order. Marks of ``xdist_group`` would do the same, but not with pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByLane(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return lane_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return ByLane(config, log)
 
 
 def once_for_all_workers(folders: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

@@ -34,32 +34,32 @@ class GivenBack:
 
 
 @pytest.fixture(scope="module")
-def given_back(tmp_path_factory: pytest.TempPathFactory) -> GivenBack:
+def given_back(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> GivenBack:
     """Photos of a fruit that the recogniser has never seen: most corrected by the owner, one refused, one not looked at."""
     folder = tmp_path_factory.mktemp("loop")
     orchard.plant(folder / "orchard", photos=9 * 40, varieties=9, workers=1)
-    known = {path.name for path in tmp_path_factory.getbasetemp().glob("orchard0/photos/Training/*")}
+    known = {path.name for path in (photos / "Training").iterdir()}
     (name,) = {path.name for path in (folder / "orchard" / "Training").iterdir()} - known
-    photos = [path.read_bytes() for path in sorted(folder.glob(f"orchard/T*/{name}/*.jpg"))]
+    unseen = [path.read_bytes() for path in sorted(folder.glob(f"orchard/T*/{name}/*.jpg"))]
     data = folder / "data"
     submissions = Submissions(
         Database.open(f"sqlite:///{data}/service.db"), Objects(str(data / "photos")), keep_days=30
     )
     new = [
         NewSubmission("kind", "apple", None, "Apfelino Red 1", 0.9, 1.0, "en", "model", photo=photo)
-        for photo in photos[:32]
+        for photo in unseen[:32]
     ]
     refused, pending, *learnt = submissions.add_many(new)
     submissions.review(refused.id, "refused", reviewer="me")
     for receipt in learnt:
         submissions.review(receipt.id, "corrected", LABEL, reviewer="me")
-    return GivenBack(data, submissions, learnt, refused, pending, photos[32:])
+    return GivenBack(data, submissions, learnt, refused, pending, unseen[32:])
 
 
 def test_the_next_run_learns_what_was_reviewed_and_forgets_what_was_deleted(
     given_back: GivenBack, finished_run: Any, fruits: Callable[..., Any], tmp_path: Path
 ) -> None:
-    exported, out = tmp_path / "exported", tmp_path / "results"
+    exported, out = tmp_path / "exported", finished_run.copy_to(tmp_path)
 
     def export_and_run() -> dict[str, Any]:
         done = fruits("submissions", "export", "--to", exported, "--data", given_back.data, "--json")
@@ -91,7 +91,7 @@ def test_the_next_run_learns_what_was_reviewed_and_forgets_what_was_deleted(
     assert not {receipt.id for receipt in given_back.learnt[:10]} & {Path(row["uri"]).stem for row in listed}
 
 
-@pytest.mark.parametrize("engine", ["local", "spark"])
+@pytest.mark.parametrize("engine", ["local", pytest.param("spark", marks=pytest.mark.spark)])
 def test_kept_photos_are_recognised_in_batch(
     given_back: GivenBack, finished_run: Any, fruits: Callable[..., Any], tmp_path: Path, engine: str
 ) -> None:

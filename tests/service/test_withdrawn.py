@@ -56,14 +56,14 @@ def loop(tmp_path_factory: pytest.TempPathFactory, finished_run: Any, fruits: Ca
     """Thirty photos of a new fruit, given back and reviewed; half of their givers agreed that others see them."""
     folder = tmp_path_factory.mktemp("withdrawn")
     orchard.plant(folder / "orchard", photos=9 * 34, varieties=9, workers=1)
-    known = {path.name for path in tmp_path_factory.getbasetemp().glob("orchard0/photos/Training/*")}
+    known = {path.name for path in (finished_run.photos / "Training").iterdir()}
     name = min({path.name for path in (folder / "orchard" / "Training").iterdir()} - known)
     photos = []
     for path in sorted(folder.glob(f"orchard/T*/{name}/*.jpg"))[:30]:
         out = io.BytesIO()
         Image.open(path).convert("RGB").save(out, "JPEG", quality=88)
         photos.append(out.getvalue())
-    data, exported, results = folder / "data", folder / "exported", folder / "results"
+    data, exported, results = folder / "data", folder / "exported", finished_run.copy_to(folder)
     submissions = Submissions(
         Database.open(f"sqlite:///{data}/service.db"), Objects(str(data / "photos")), keep_days=30
     )
