@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from fruits.embedding.backbone import find_backbone
-from fruits.messages import LANGUAGES
 from fruits.photos.made_up import orchard
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser import shipped
@@ -30,7 +29,7 @@ def recogniser() -> bundles.Bundle:
 def test_it_knows_eighty_kinds_and_more_in_two_languages_with_a_line_each(recogniser: bundles.Bundle) -> None:
     kinds = recogniser.taxonomy.kinds
     assert len(kinds) >= 80
-    assert all(set(kind.called) == set(kind.about) == set(LANGUAGES) for kind in kinds)
+    assert all({"en", "es", "fr"} <= set(kind.called) == set(kind.about) for kind in kinds)
     assert {"apple", "banana", "pumpkin", "durian", "chilli-pepper"} <= set(recogniser.taxonomy.kind_ids)
     assert len(recogniser.taxonomy.varieties) >= 40, "apples, pears, ..."
 

@@ -227,8 +227,8 @@ def test_what_was_wrong_with_a_request_is_said_in_every_language(service: Any, a
     for answer, en, fr in (
         (
             service.recognise(a_photo, lang="de"),
-            "(lang: expected en or es or fr).",
-            "(lang\N{NO-BREAK SPACE}: attendu en ou es ou fr).",
+            f"(lang: expected {' or '.join(LANGUAGES)}).",
+            f"(lang\N{NO-BREAK SPACE}: attendu {' ou '.join(LANGUAGES)}).",
         ),
         (service.client.post("/v1/feedback", json={"id": "no"}), "(see body.id).", "(voir body.id)."),
     ):

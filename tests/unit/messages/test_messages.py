@@ -47,7 +47,8 @@ def strings(message: Any) -> tuple[str, ...]:
 
 
 def test_three_languages_ship_and_english_is_first() -> None:
-    assert LANGUAGES == ("en", "es", "fr")
+    assert LANGUAGES[0] == "en"
+    assert {"es", "fr"} < set(LANGUAGES)
 
 
 @pytest.mark.parametrize("language", TRANSLATED)
