@@ -1,7 +1,4 @@
-"""Every choice of a run: made once, checked once, kept with the results.
-
-Knows nothing of how a choice is carried out.
-"""
+"""Configuration of a run: one frozen object, validated when it is made and stored with the results."""
 
 from __future__ import annotations
 
@@ -15,11 +12,11 @@ from typing import Any, Final, Literal, get_args
 from fruits import extensions
 from fruits.errors import ConfigError
 
-#: The embedded network of those who name none: for photos that people take.
+#: Default backbone: an embedded network for photos taken by people.
 DEFAULT_BACKBONE: Final = "fruits-photo"
-#: What networks can be computed on.
+#: Devices that run the network.
 DEVICES: Final = ("auto", "cpu", "cuda", "openvino")
-#: How a photo that is not square becomes a square: whole on white, largest centred square, or stretched.
+#: How a photo that is not square becomes square: padded with white, cropped to the largest centred square, or stretched.
 Fit = Literal["pad", "crop", "squash"]
 
 
@@ -29,7 +26,7 @@ OPTION: Final = "option"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What the command line needs to know of a field: see :func:`choice`."""
+    """Command-line properties of a field: see :func:`choice`."""
 
     help: str
     names: tuple[str, ...] = ()
@@ -40,36 +37,36 @@ class Choice:
 
 
 def choice(default: Any, about: str, **more: Any) -> Any:
-    """Return a dataclass field that is an option of the command line, too.
+    """Return a dataclass field that is also a command-line option.
 
     Parameters
     ----------
     default : object
-        Of the field.
+        Default of the field.
     about : str
-        Help of the option, and the field's documentation.
+        Help text of the option; also documents the field.
     more
-        Of the option: ``names`` (by default ``--field-name``), ``metavar``, ``least`` (lower bound), ``envvar``, and ``unset``
-        if the option has no default to show, such as 0 for "one per core".
+        Properties of the option: ``names`` (by default ``--field-name``), ``metavar``, ``least`` (lower bound), ``envvar``, and
+        ``unset`` if its default is not shown, such as 0 for "one per core".
     """
     return field(default=default, metadata={OPTION: Choice(help=about, **more)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """The choices of one ``fruits run``; each field made by :func:`choice` is an option of the same name.
+    """Options of one ``fruits run``; each field made by :func:`choice` is a command-line option of the same name.
 
     Parameters
     ----------
     sources : tuple of str
-        Folders of photos, packs or manifests (``.csv``, ``.parquet``), on a disk or in a bucket; labels are united by name.
+        Folders of photos, packs or manifests (``.csv``, ``.parquet``), on a disk or in a bucket; labels are merged by name.
     out : str
         Folder of the results, or ``s3://bucket/prefix``.
 
     Raises
     ------
     ConfigError
-        If a choice is impossible or two contradict each other.
+        If an option is invalid, or two options contradict each other.
     """
 
     sources: tuple[str, ...]
@@ -84,24 +81,26 @@ class RunConfig:
         names=("--resize-mode", "--fit"),
         metavar="MODE",
     )
-    variance: float | None = choice(None, "Keep components for this share of the variance, above 0 and up to 1.")
+    variance: float | None = choice(
+        None, "Keep the components that explain this share of the variance, above 0 and up to 1."
+    )
     components: int | None = choice(
         None, "Keep this many components; default: the smallest number at which validation accuracy no longer improves."
     )
     workers: int = choice(0, "Worker processes; by default one per core.", least=1, unset=True)
-    max_rejected: float = choice(0.05, "Largest share of photos that may be rejected or failed.")
+    max_rejected: float = choice(0.05, "Largest share of rejected or failed photos; a larger share stops the run.")
     only: tuple[str, ...] = choice(
-        (), 'Use labels by name or pattern, such as "Apple *"; may be repeated.', metavar="PATTERN"
+        (), 'Use only labels of this name or pattern, such as "Apple *"; may be repeated.', metavar="PATTERN"
     )
-    sample: int | None = choice(None, "Use at most so many photos per label.")
+    sample: int | None = choice(None, "Use at most this many photos per label, chosen at random.")
     taxonomy: str | None = choice(
-        None, "CSV file of what labels mean (label,kind,variety,en,fr,...), or none.", metavar="FILE"
+        None, "CSV file with kind, variety and names of labels (label,kind,variety,en,fr,...), or none.", metavar="FILE"
     )
     min_precision: float = choice(
-        0.92, "Share of the answers that name something which must be right; the higher, the more 'not sure'."
+        0.92, "Share of named answers that must be right on validation photos; a higher one gives more 'not sure'."
     )
     balance: bool | None = choice(
-        None, "Count every kind, and every source of it, the same in training; default: if several sources."
+        None, "Weight every kind, and every source of it, equally in training; default: if there are several sources."
     )
     seed: int = choice(0, "Random seed for sampling and validation splits.")
     gallery: int = choice(1000, "Thumbnails of training photos in the bundle, shown beside answers; 0: none.")
@@ -112,17 +111,17 @@ class RunConfig:
     master: str | None = choice(
         None, "Master of Spark, such as local[4] or spark://host:7077; default: this machine.", metavar="URL"
     )
-    spark_conf: tuple[str, ...] = choice((), "A setting of Spark, key=value; may be repeated.", metavar="KEY=VALUE")
+    spark_conf: tuple[str, ...] = choice((), "Spark setting, key=value; may be repeated.", metavar="KEY=VALUE")
     device: str = choice(
         "auto",
-        "auto, cpu, cuda (fruits[gpu]) or openvino (fruits[openvino]): what computes the network.",
+        "Device that runs the network: auto, cpu, cuda (fruits[gpu]) or openvino (fruits[openvino]).",
         metavar="DEVICE",
     )
     core_hour_usd: float | None = choice(
-        None, "What a core costs in an hour: the report then says what a million photos cost.", metavar="USD"
+        None, "Price of a core hour in USD; the report then includes the cost of a million photos.", metavar="USD"
     )
-    repair: bool = choice(False, "Check every stored byte first; compute again what is damaged.")
-    follow_links: bool = choice(False, "Let links among the photos lead out of their source.")
+    repair: bool = choice(False, "Verify all stored data first; recompute what is damaged.")
+    follow_links: bool = choice(False, "Follow symbolic links that lead out of their source.")
     allow_source: tuple[str, ...] = choice(
         (), "Folder or s3://bucket/prefix that links and manifests may lead to; may be repeated.", metavar="PLACE"
     )
@@ -168,22 +167,22 @@ class RunConfig:
             object.__setattr__(self, "workers", usable_cores())
 
     def settled(self, named_sources: int) -> RunConfig:
-        """Return the choices with what depends on the photos decided.
+        """Return the options with defaults that depend on the photos filled in.
 
         Parameters
         ----------
         named_sources : int
-            How many sources manifests name.
+            Number of sources named in manifests.
         """
         several = len(set(self.sources)) > 1 or named_sources > 1
         return self if self.balance is not None else replace(self, balance=several)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the choices as plain values for JSON, without what may be secret."""
+        """Return the options as plain values for JSON, without possible secrets."""
         return {name: value for name, value in asdict(self).items() if name not in ("spark_conf", "repair")}
 
     def as_shared(self) -> dict[str, Any]:
-        """Return the choices for a bundle, which goes to strangers: no place of this machine or network, only names of files."""
+        """Return the options for a bundle, which may be published: no paths or addresses, only file names."""
         values = {name: value for name, value in self.as_dict().items() if name not in ("sources", "out", "master")}
         for name in ("backbone", "taxonomy"):
             if values[name]:
@@ -192,7 +191,7 @@ class RunConfig:
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a name can be written as UTF-8, which tables need; file names of other encodings cannot."""
+    """Return whether a name can be encoded as UTF-8, which tables need; file names in other encodings cannot."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -201,23 +200,23 @@ def is_utf8(name: str) -> bool:
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Return how many cores this process may use: the least of cores, affinity and the quota of its control group.
+    """Return the number of cores this process may use: the minimum of cores, affinity and the quota of its control group.
 
     Parameters
     ----------
     root : Path
-        Where ``proc`` and ``sys`` are.
+        Folder that contains ``proc`` and ``sys``.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # Half a core more would be two workers that share it, and both are throttled together.
+    # Rounded down: an extra worker for half a core would share a core with another, and both would be throttled together.
     return max(1, math.floor(min(cores, _quota(root))))
 
 
 def _quota(root: Path) -> float:
-    """Return how many cores' worth of time the control groups above this process allow; infinity without a limit.
+    """Return the CPU quota, in cores, of the control groups of this process; infinity without a limit.
 
     Version 2 has ``cpu.max``, version 1 ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us`` (kernel.org, cgroup-v2 and
-    sched-bwc). A container may see its own group as the root of the mount, whatever /proc says: both places are looked at.
+    sched-bwc). A container may see its own group as the root of the mount, in contradiction to /proc: both paths are read.
     """
     least = math.inf
     for line in _lines(root / "proc/self/cgroup"):

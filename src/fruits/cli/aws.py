@@ -1,7 +1,7 @@
-"""The commands of an installation on AWS: parse, call, print. Nothing is spent before it was said what it costs.
+"""The commands of an installation on AWS: parse, call, print. The cost is printed before anything is spent.
 
-Those of jobs on the cluster are in ``aws_jobs.py``, those of the service's owner in ``aws_owner.py``; they take
-their common options from here.
+The commands of jobs on the cluster are in ``aws_jobs.py``, those of the service's owner in ``aws_owner.py``; both use the common
+options defined here.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 aws = typer.Typer(cls=Group, help="Run the same job and the service on AWS; see docs/aws.md.", **SETTINGS)
 
-NAME = typer.Option("--name", help="Of the installation: begins the name of everything it has at AWS.")
+NAME = typer.Option("--name", help="Name of the installation: the prefix of its resources at AWS.")
 REGION = typer.Option("--region", help="Default: AWS_REGION, else eu-west-1.")
-DRY = typer.Option("--dry-run", help="Print every call and the estimated cost; call nothing.")
+DRY = typer.Option("--dry-run", help="Print every call and the estimated cost, without calling AWS.")
 _STACK = typer.Option("--stack", help="storage, roles, batch, service or budget; may be repeated.")
-PRICES = typer.Option("--prices", help="A price table of your own; default: that of the package.")
+PRICES = typer.Option("--prices", help="Your own price table; default: that of the package.")
 COMPUTE = typer.Option("--compute", help="serverless, or ec2: the reference cluster of five m5.xlarge.")
 EXECUTORS = typer.Option(
-    "--executors", help="Executors of 4 vCPU, if MaxCpu and MaxMemory have room for so many; on ec2, core nodes.", min=1
+    "--executors", help="Executors of 4 vCPU each, within MaxCpu and MaxMemory; on ec2, core nodes.", min=1
 )
 _INSTALLATION = r"[a-z][a-z0-9-]{1,15}"
 
@@ -45,32 +45,32 @@ def add_to(app: typer.Typer) -> None:
 def deploy(
     stack: Annotated[list[str] | None, _STACK] = None,
     service: Annotated[
-        bool, typer.Option("--service", help="Also the service, which costs while nobody uses it.")
+        bool, typer.Option("--service", help="Also deploy the service, which costs money even while idle.")
     ] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A parameter, template.Key=value; may be repeated. See docs/aws.md."),
+        typer.Option("--set", help="Stack parameter, template.Key=value; may be repeated. See docs/aws.md."),
     ] = None,
     name: Annotated[str, NAME] = "fruits",
     region: Annotated[str | None, REGION] = None,
     dry_run: Annotated[bool, DRY] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Make the stacks of an installation, or change them."""
+    """Create or update the stacks of an installation."""
     from fruits.aws import deploy, prices, stacks, standing  # noqa: PLC0415
     from fruits.aws.calls import Aws  # noqa: PLC0415
 
     check_name(name)
     chosen = stacks.in_order(stack or [*stacks.USUAL, *(["service"] if service else [])])
     parameters = stacks.parse_parameters(settings or [], chosen)
-    for which in chosen:  # what does not go together is said before anything is asked, as far as it can be known here
+    for which in chosen:  # report contradictions before any call, as far as they can be detected locally
         stacks.check_rules(which, stacks.effective(which, parameters.get(which, {})))
     there = Aws(region)
     table = prices.load().told_in(there.region)
     if not dry_run:
         _need_parameters(there, name, chosen, parameters)
         if "budget" not in chosen and {"batch", "service"} & set(chosen) and stacks.find(there, name, "budget"):
-            chosen.append("budget")  # what stands has changed, and so has what a month may cost
+            chosen.append("budget")  # the standing cost has changed, and with it the default budget
     if dry_run:
         stands = standing.standing_cost(table, {which: parameters.get(which, {}) for which in chosen})
         plan(deploy.planned(name, chosen, parameters, there.region), [stands], as_json=as_json)
@@ -98,7 +98,7 @@ def status(
     region: Annotated[str | None, REGION] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Say what is deployed and what runs."""
+    """Show what is deployed and which jobs run."""
     from fruits.aws import deploy  # noqa: PLC0415
     from fruits.aws.calls import Aws  # noqa: PLC0415
 
@@ -123,10 +123,10 @@ def delete(
     stack: Annotated[list[str] | None, _STACK] = None,
     name: Annotated[str, NAME] = "fruits",
     region: Annotated[str | None, REGION] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Stop what runs and delete the stacks. Buckets, images and the key that reads them are kept and named."""
+    """Cancel running jobs and delete the stacks. Buckets, images and their encryption key are kept and listed."""
     from fruits.aws import deploy, stacks  # noqa: PLC0415
     from fruits.aws.calls import Aws  # noqa: PLC0415
 
@@ -155,10 +155,10 @@ def delete(
 
 @command(aws)
 def upload(
-    photos: Annotated[list[str], typer.Argument(help="What 'fruits pack' takes, or a pack on this disk.")],
+    photos: Annotated[list[str], typer.Argument(help="Sources as for 'fruits pack', or a pack on this disk.")],
     to: Annotated[str, typer.Option(*OUTPUT, help="Name of the pack: s3://<photos bucket>/packs/NAME.")] = "photos",
     unlabelled: Annotated[
-        bool, typer.Option("--unlabelled", help="Photos in any layout, for 'fruits apply' alone.")
+        bool, typer.Option("--unlabelled", help="Photos in any layout, for 'fruits apply' only.")
     ] = False,
     name: Annotated[str, NAME] = "fruits",
     region: Annotated[str | None, REGION] = None,
@@ -168,7 +168,7 @@ def upload(
     ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Pack photos and bring the pack to the bucket. The same command again goes on where it broke."""
+    """Pack photos and upload the pack to the bucket. The same command again resumes an interrupted upload."""
     from fruits.aws import upload  # noqa: PLC0415
     from fruits.aws.calls import Aws  # noqa: PLC0415
 
@@ -202,9 +202,12 @@ def upload(
 @command(aws, "cost")
 def cost_of(
     photos: Annotated[
-        int | None, typer.Option("--photos", help="A run on so many; without, what buckets hold.", min=1)
+        int | None,
+        typer.Option(
+            "--photos", help="Estimate a run on this many photos; default: the content of the buckets.", min=1
+        ),
     ] = None,
-    photo_kb: Annotated[float, typer.Option("--photo-kb", help="Mean size of a photo.", min=0.1)] = 4.6,
+    photo_kb: Annotated[float, typer.Option("--photo-kb", help="Mean size of a photo in kB.", min=0.1)] = 4.6,
     backbone: Annotated[
         str,
         typer.Option(
@@ -215,17 +218,18 @@ def cost_of(
     compute: Annotated[str, COMPUTE] = "serverless",
     executors: Annotated[int, EXECUTORS] = 5,
     rates_of: Annotated[
-        Path | None, typer.Option("--rates-of", help="run.json of a run of yours, to go by instead of ours.")
+        Path | None, typer.Option("--rates-of", help="run.json of your own run, used instead of our measured rates.")
     ] = None,
     prices_file: Annotated[str | None, PRICES] = None,
     update: Annotated[
-        Path | None, typer.Option("--update-prices", help="Ask AWS for all prices in --region; write a new table here.")
+        Path | None,
+        typer.Option("--update-prices", help="Query AWS for all prices in --region; write a new table to this file."),
     ] = None,
     name: Annotated[str, NAME] = "fruits",
     region: Annotated[str | None, REGION] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Say what a run would cost, or what storage costs. Line by line, this month."""
+    """Estimate the cost of a run, or the monthly cost of storage. Line by line."""
     from fruits.aws import cost, prices, rates, stacks, standing  # noqa: PLC0415
     from fruits.aws.calls import Aws  # noqa: PLC0415
 
@@ -294,7 +298,7 @@ def _costs(estimates: list[Estimate], *, as_json: bool) -> None:
 
 
 def _photos_bucket(there: Any, name: str) -> str:
-    """Return the bucket for photos: as the stack says, else as the template names it, since the uploader sees no stacks."""
+    """Return the bucket for photos: from the stack, else by the template's naming, since the uploader may not read stacks."""
     from fruits.aws import stacks  # noqa: PLC0415
     from fruits.aws.calls import AwsAbsentError, AwsError  # noqa: PLC0415
 
@@ -307,20 +311,23 @@ def _photos_bucket(there: Any, name: str) -> str:
 
 
 def checked_compute(given: str) -> str:
-    """Return a way to compute, if it is one."""
+    """Return the value of --compute if it is valid."""
     if given not in ("serverless", "ec2"):
         raise ConfigError(f"--compute {given}: expected serverless or ec2")
     return given
 
 
 def check_name(name: str) -> None:
-    """Raise :class:`ConfigError` unless it can be that of an installation."""
+    """Raise :class:`ConfigError` unless the name is valid for an installation."""
     if not re.fullmatch(_INSTALLATION, name):
         raise ConfigError(f"--name '{name}': expected 2 to 16 small letters, digits and -, beginning with a letter")
 
 
 def _need_parameters(there: Any, name: str, chosen: list[str], parameters: dict[str, dict[str, str]]) -> None:
-    """Say before anything is made what only a person can know, such as whom the budget warns; a stack that is there knows it."""
+    """Raise an error, before anything is created, for parameters that only the user knows, such as the budget's e-mail.
+
+    An existing stack already has them.
+    """
     from fruits.aws import stacks  # noqa: PLC0415
 
     for which in chosen:

@@ -1,4 +1,4 @@
-"""The commands of jobs on AWS's cluster: ``run``, ``apply``, ``evaluate``; started, followed and ended alike."""
+"""The commands of jobs on the AWS cluster: ``run``, ``apply``, ``evaluate``; started, followed and cancelled alike."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from fruits.aws.prices import Prices
     from fruits.aws.submission import Place
 
-_REPAIR = typer.Option("--repair", help="Check every stored byte first; compute again what is damaged.")
+_REPAIR = typer.Option("--repair", help="Verify all stored data first; recompute what is damaged.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What every job on the cluster can be asked; each field is an option."""
+    """Options of every job on the cluster; each field is an option."""
 
     count: int | None = choice(
-        None, "How many there are, for the estimate; a dry run takes 100,000 if not told.", names=("--photos",), least=1
+        None, "Number of photos, for the estimate; default in a dry run: 100,000.", names=("--photos",), least=1
     )
     executors: int = choice(5, EXECUTORS.help, least=1)
-    architecture: str | None = choice(None, "X86_64 or ARM64; default: as the application was made.")
+    architecture: str | None = choice(None, "X86_64 or ARM64; default: that of the application.")
     compute: str = choice("serverless", COMPUTE.help)
     prices_file: str | None = choice(None, PRICES.help, names=("--prices",))
-    cancel: bool = choice(False, "End what is under way on the results, and wait until it has ended.")
-    no_follow: bool = choice(False, "Start it and leave.")
+    cancel: bool = choice(False, "Cancel the running job on these results, and wait until it has ended.")
+    no_follow: bool = choice(False, "Start the job without following it.")
     name: str = choice("fruits", NAME.help)
     region: str | None = choice(None, REGION.help)
     dry_run: bool = choice(False, DRY.help)
@@ -68,13 +68,15 @@ _OF_THE_CLUSTER = (
 def run(
     photos: Annotated[
         list[str],
-        typer.Argument(help="Packs that were uploaded: their names, or s3://.../packs/NAME; reviewed: the export."),
+        typer.Argument(
+            help="Uploaded packs: names, or s3://.../packs/NAME; reviewed: the export of 'fruits aws export'."
+        ),
     ],
     to: Annotated[str, typer.Option(*OUTPUT, help="s3://<results bucket>/runs/NAME, or NAME alone.")],
     options: dict[str, Any],
     asked: dict[str, Any],
 ) -> None:
-    """Run on the cluster and follow it. The same command again goes on following; the terminal is not needed."""
+    """Run on the cluster and follow the job. The same command again resumes following; the terminal may be closed."""
     from fruits.aws import job, submission  # noqa: PLC0415
 
     of = Asked(**asked)
@@ -101,14 +103,14 @@ def apply(
     results: Annotated[
         str, typer.Argument(help="Results of 'fruits aws run': NAME, or s3://<results bucket>/runs/NAME.")
     ],
-    photos: Annotated[list[str], typer.Argument(help="Packs that were uploaded, as 'fruits aws run' takes them.")],
+    photos: Annotated[list[str], typer.Argument(help="Uploaded packs, as for 'fruits aws run'.")],
     to: Annotated[
         str, typer.Option(*OUTPUT, help="s3://<results bucket>/runs/NAME, or NAME alone, for the predictions.")
     ],
     asked: dict[str, Any],
     repair: Annotated[bool, _REPAIR] = False,
 ) -> None:
-    """Recognise many photos on the cluster. With what a run there has learnt."""
+    """Recognise many photos on the cluster. Uses the results of a run there."""
     from fruits.aws import submission  # noqa: PLC0415
     from fruits.aws.job import Job  # noqa: PLC0415
 
@@ -164,7 +166,7 @@ def evaluate(
 
 
 def _there(of: Asked) -> tuple[Any, Place, Prices]:
-    """Return who asks AWS, where jobs happen, and the prices there."""
+    """Return the AWS client, the place of jobs, and the prices there."""
     from fruits.aws import prices, submission  # noqa: PLC0415
     from fruits.aws.calls import Aws  # noqa: PLC0415
 
@@ -180,7 +182,7 @@ def _start(
     there: Any, place: Place, table: Prices, made: Callable[[float], Job], of: Asked, *, sources: tuple[str, ...] = (),
     own: tuple[Any, ...] = (), backbone: str = DEFAULT_BACKBONE, size: int | None = None,
 ) -> None:  # fmt: skip
-    """Start a job, unless it is under way; say before what it costs, and follow it."""
+    """Start a job, unless it is already running; print its estimated cost first, and follow it."""
     from fruits.aws import cluster, cost, package, quotas, rates, submission  # noqa: PLC0415
 
     out = made(0).out
@@ -217,7 +219,7 @@ def _start(
 
 
 def _lead(there: Any, place: Place, job: Job, started: dict[str, Any], table: Prices, of: Asked) -> None:
-    """Follow a job to its end, or say which it is and leave."""
+    """Follow a job to its end, or print its id and return."""
     if of.no_follow:
         typer.echo(json_text(started) if of.as_json else f"under way: {started['job']}")
         return
@@ -261,7 +263,7 @@ def _lead(there: Any, place: Place, job: Job, started: dict[str, Any], table: Pr
 
 
 def _in_words(line: dict[str, Any]) -> str:
-    """Return a line of the driver's progress for a person."""
+    """Return a progress line of the driver as text."""
     kind = line.get("fruits")
     if kind == "progress":
         rate = f"{line.get('photos_per_second', 0):,.0f} per s"
@@ -294,7 +296,7 @@ def _cancel(there: Any, place: Place, job: Job, of: Asked) -> None:
 
 
 def _count(sources: tuple[str, ...]) -> tuple[int, float]:
-    """Return how many photos packs hold, and the mean of their bytes. What was exported is counted as it lies there."""
+    """Return the number of photos in packs, and their mean size in bytes. An export is counted from its listing."""
     from fruits.photos.reading.packs import read_contents  # noqa: PLC0415
     from fruits.storage.objects import Objects  # noqa: PLC0415
 
@@ -318,7 +320,7 @@ def _count(sources: tuple[str, ...]) -> tuple[int, float]:
 
 
 def _at(given: str, bucket: str, folder: str) -> str:
-    """Return a full address for a name; an address as it is. ``reviewed`` is what was exported."""
+    """Return the URI for a name; a URI is returned unchanged. ``reviewed`` is the export."""
     if folder == "packs" and given.strip("/") == "reviewed":
         return f"s3://{bucket}/reviewed"
     return given if "://" in given else f"s3://{bucket}/{folder}/{given.strip('/')}"

@@ -1,4 +1,4 @@
-"""The commands of whoever owns a service on AWS: tokens, exports and deletions, each a one-off task inside its network."""
+"""The owner's commands for a service on AWS: tokens, export and purge, each a one-off task inside its network."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def add_to(aws: typer.Typer) -> None:
 
 
 def token(
-    who: Annotated[str, typer.Argument(help="Who uses it; its secret is called <name>/tokens/WHO.")],
-    role: Annotated[str, typer.Option(help="api: recognise; owner: see and review what visitors gave back.")] = "api",
-    rate: Annotated[int | None, typer.Option(help="Requests per minute; default: as the service says.", min=1)] = None,
-    revoke: Annotated[bool, typer.Option("--revoke", help="End it, and delete its secret.")] = False,
+    who: Annotated[str, typer.Argument(help="User of the token; its secret is named <name>/tokens/WHO.")],
+    role: Annotated[str, typer.Option(help="api: recognise; owner: also see and review submissions.")] = "api",
+    rate: Annotated[int | None, typer.Option(help="Requests per minute; default: that of the service.", min=1)] = None,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Revoke the token and delete its secret.")] = False,
     name: Annotated[str, NAME] = "fruits",
     region: Annotated[str | None, REGION] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Make a token for the deployed service. It goes to Secrets Manager and is printed nowhere."""
+    """Create a token for the deployed service. It is stored in Secrets Manager and never printed."""
     from fruits.aws import errands  # noqa: PLC0415
 
     if role not in ("api", "owner"):
@@ -58,7 +58,7 @@ def export(
     region: Annotated[str | None, REGION] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Write the photos that were reviewed to the bucket. For 'fruits aws run reviewed'; withdrawn ones are removed there."""
+    """Export the reviewed photos to the bucket. For 'fruits aws run reviewed'; withdrawn photos are removed there."""
     from fruits.aws import errands  # noqa: PLC0415
 
     there, desk = _desk(name, region)
@@ -75,15 +75,18 @@ def export(
 
 
 def purge(
-    keep_days: Annotated[int, typer.Option(help="Delete what is older; the service itself keeps 90.", min=1)],
+    keep_days: Annotated[int, typer.Option(help="Delete older submissions; the service itself keeps 90 days.", min=1)],
     adopt: Annotated[
-        bool, typer.Option("--adopt", help="The kept photos belong to the service's database now, such as a new one.")
+        bool,
+        typer.Option(
+            "--adopt", help="Assign the stored photos to the service's present database, for example a new one."
+        ),
     ] = False,
     name: Annotated[str, NAME] = "fruits",
     region: Annotated[str | None, REGION] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Delete old submissions of the deployed service. Its database is cleaned as well."""
+    """Delete old submissions of the deployed service. Also scrubs its database."""
     from fruits.aws import errands  # noqa: PLC0415
 
     there, desk = _desk(name, region)

@@ -1,4 +1,4 @@
-"""The commands around networks to start from: parse, call one function, print."""
+"""The commands for pretrained networks: parse, call one function, print."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _TO = typer.Option(
     *OUTPUT, metavar="FOLDER", help="Folder for the network and its card; default: where --backbone NAME finds it."
 )
 _NAME = typer.Option(metavar="NAME", help="Name for --backbone; default: that of the network.")
-_ADDRESS = typer.Argument(metavar="HF:OWNER/NAME[/FILE.ONNX][@REVISION]", help="A network on a Hugging Face hub.")
+_ADDRESS = typer.Argument(metavar="HF:OWNER/NAME[/FILE.ONNX][@REVISION]", help="Network on a Hugging Face hub.")
 
 
 def add_to(app: typer.Typer) -> None:
     """Add ``backbones`` to the command line."""
-    group = typer.Typer(cls=Group, help="List, pull and export networks to start from.", **SETTINGS)
+    group = typer.Typer(cls=Group, help="List, pull and export pretrained networks.", **SETTINGS)
     command(group, "list")(backbones_list)
     command(group, "pull")(backbones_pull)
     command(group, "export")(backbones_export)
@@ -37,7 +37,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def backbones_list(as_json: Annotated[bool, JSON] = False) -> None:
-    """List the networks that --backbone knows by name: in the package, pulled or exported, or of other packages."""
+    """List the networks available to --backbone by name: of the package, pulled, exported, or of other packages."""
     from fruits import extensions  # noqa: PLC0415
     from fruits.embedding.backbone import known_backbones, network_of  # noqa: PLC0415
     from fruits.embedding.card import read_card  # noqa: PLC0415
@@ -85,17 +85,22 @@ def backbones_pull(
     address: Annotated[str, _ADDRESS],
     to: Annotated[Path | None, _TO] = None,
     name: Annotated[str | None, _NAME] = None,
-    sha256: Annotated[str, typer.Option(metavar="HEX", help="What the ONNX file must have; another is refused.")] = "",
+    sha256: Annotated[
+        str, typer.Option(metavar="HEX", help="Expected hash of the ONNX file; another file is refused.")
+    ] = "",
     embedding: Annotated[
-        str, typer.Option("--embedding", metavar="OUTPUT", help="Which of several outputs is the embedding.")
+        str,
+        typer.Option(
+            "--embedding", metavar="OUTPUT", help="Name of the output that is the embedding, if there are several."
+        ),
     ] = "",
     card: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="JSON with size, scale, shift, fit, where the repository does not say them."),
+        typer.Option(metavar="FILE", help="JSON with size, scale, shift, fit, if the repository does not define them."),
     ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Fetch an ONNX network from a Hugging Face hub, at a pinned revision, and write its card. Needs fruits[hub]."""
+    """Download an ONNX network from a Hugging Face hub, at a pinned revision, and write its card. Needs fruits[hub]."""
     from fruits.embedding import hub  # noqa: PLC0415
     from fruits.embedding.backbone import find_backbone, own_folder  # noqa: PLC0415
 
@@ -131,11 +136,11 @@ def backbones_export(
     name: Annotated[str | None, _NAME] = None,
     photos: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Photos on which ONNX and torch are compared, beside made-up ones."),
+        typer.Option(metavar="FOLDER", help="Photos for comparing ONNX with torch, in addition to synthetic ones."),
     ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Export a published torch network as ONNX, check it against torch, and write its card. Needs fruits[train]."""
+    """Export a published torch network as ONNX, compare it with torch, and write its card. Needs fruits[train]."""
     from fruits.embedding.backbone import own_folder  # noqa: PLC0415
     from fruits.embedding.export import export  # noqa: PLC0415
     from fruits.embedding.published import keep  # noqa: PLC0415
@@ -171,7 +176,7 @@ def _card(path: Path | None) -> dict[str, Any]:
 
 
 def _pixels(folder: Path, size: int) -> NDArray[np.uint8]:
-    """Return some photos of a folder as a network of that size takes them; those that do not open are left out."""
+    """Return some photos of a folder as network input of the given size; photos that cannot be decoded are left out."""
     import numpy as np  # noqa: PLC0415
 
     from fruits.errors import ImageDecodeError  # noqa: PLC0415

@@ -1,7 +1,6 @@
-"""How every command looks and behaves: its help, ``-v`` and ``-q``, Ctrl-C, a package that is not installed, closed streams.
+"""Conventions of all commands: help format, ``-v`` and ``-q``, Ctrl-C, missing packages, closed streams.
 
-The conventions of the Python command line, in one place, so that a command is its parameters and one call. Knows nothing of
-what commands do.
+They follow the conventions of Python command lines and are kept in one place, so that a command is its parameters and one call.
 """
 
 from __future__ import annotations
@@ -20,29 +19,29 @@ from typer.core import TyperCommand, TyperGroup
 from fruits import extensions
 from fruits.cli.terminal import fail, set_volume
 
-#: For ``typer.Typer``: what all groups of commands have in common.
+#: Arguments of ``typer.Typer`` that all groups of commands share.
 SETTINGS: Final[dict[str, Any]] = {
     "no_args_is_help": True,
     "rich_markup_mode": None,
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 VERBOSE: Final[Any] = typer.Option(
-    "-v", "--verbose", help="Say more on stderr: every finished step, and what caused an error."
+    "-v", "--verbose", help="Print more on stderr: every finished step, and the cause of an error."
 )
 QUIET: Final[Any] = typer.Option("-q", "--quiet", help="Print results and errors only.")
-#: Modules that only an extra brings, and which.
+#: Module -> the extra that installs it.
 _EXTRAS: Final = {
     "alembic": "serve", "fastapi": "serve", "httptools": "serve", "prometheus_client": "serve", "psycopg": "serve",
     "pydantic": "serve", "python_multipart": "serve", "sqlalchemy": "serve", "starlette": "serve", "uvicorn": "serve",
     "uvloop": "serve", "boto3": "aws", "botocore": "aws", "yaml": "aws", "pyspark": "spark", "pillow_heif": "heic",
     "huggingface_hub": "hub", "torch": "train",
 }  # fmt: skip
-#: Spellings of before, still understood and no longer shown.
+#: Old spellings of options: accepted, but not shown in help.
 _OLD_SPELLINGS: Final = ("--fit",)
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that adds a function to the command line, with ``-v`` and ``-q`` beside its own parameters.
+    """Return a decorator that adds a function to the command line, with ``-v`` and ``-q`` in addition to its parameters.
 
     Parameters
     ----------
@@ -77,7 +76,7 @@ def _with_volume(function: Callable[..., None]) -> Callable[..., None]:
 
 
 class _Helped:
-    """Help as the Python command line has it: ``[OPTIONS] PHOTOS...``, upper-case values, summaries that are not cut off."""
+    """Help in the usual Python style: ``[OPTIONS] PHOTOS...``, upper-case values, untruncated summaries."""
 
     params: list[Any]
     options_metavar: str | None
@@ -101,7 +100,7 @@ class Command(_Helped, TyperCommand):
     """A command."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ARG002 - as Click calls it
-        """Return the words of the line of usage after the command's name."""
+        """Return the parts of the usage line after the command's name."""
         return [self.options_metavar or "", *(usage(param) for param in self.params if _is_argument(param))]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -109,7 +108,7 @@ class Command(_Helped, TyperCommand):
         self._sections(ctx, formatter)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run it; say in one line that it was stopped, or which extra is not installed."""
+        """Run the command; report an interrupt or a missing extra in one line."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -143,13 +142,15 @@ def summary(shown: Any) -> str:
 
 
 def described(param: Any) -> tuple[str, str]:
-    """Return how a parameter stands in help: names with the value's name, and the text with what else is to know."""
+    """Return a parameter's row in help: names with the value's placeholder, and the text with default and bounds."""
     notes = []
     if _is_argument(param):
         names = usage(param, optional="{}")
     else:
         shown = [name for name in param.opts if name not in _OLD_SPELLINGS]
-        names = ", ".join(sorted(shown, key=lambda name: name.startswith("--")))  # those of help come in any order
+        names = ", ".join(
+            sorted(shown, key=lambda name: name.startswith("--"))
+        )  # Click gives the names of --help in any order
         if not param.is_flag and not getattr(param, "count", False):
             names += f" {metavar(param)}"
         if param.secondary_opts:
@@ -167,9 +168,9 @@ def described(param: Any) -> tuple[str, str]:
 
 
 def with_names(text: str, *, own: bool = False) -> str:
-    """Put the names of engines and heads into a help text, of those that are installed or only of our ``own``.
+    """Fill the names of engines and heads into a help text: all installed ones, or only those of fruits (``own``).
 
-    Help alone needs them, and looking for those of other packages takes a moment.
+    Done only when help is shown, because looking up entry points of other packages takes time.
     """
     for kind in ("engine", "head"):
         if (place := f"{{{kind}s}}") in text:
@@ -178,13 +179,13 @@ def with_names(text: str, *, own: bool = False) -> str:
 
 
 def usage(param: Any, *, optional: str = "[{}]") -> str:
-    """Return an argument as it stands in the line of usage: ``PHOTOS...``, ``[OUT]``."""
+    """Return an argument as shown in the usage line: ``PHOTOS...``, ``[OUT]``."""
     name = (param.metavar or param.name.upper()) + ("..." if param.nargs == -1 else "")
     return name if param.required else optional.format(name)
 
 
 def metavar(param: Any) -> str:
-    """Return what stands for an option's value, in upper case."""
+    """Return the placeholder of an option's value, in upper case."""
     if param.metavar:
         return str(param.metavar)
     described_type = getattr(param, "type_descriptor", None)
@@ -197,11 +198,11 @@ def metavar(param: Any) -> str:
 
 
 def default_of(param: Any) -> object:
-    """Return a default that is worth showing, or an empty text."""
+    """Return the default to show in help, or an empty string."""
     value = param.default
     if param.required or value is None or value is ... or isinstance(value, bool):
         return ""
-    return value if isinstance(value, int | float) else value or ""  # a zero is one, an empty list is none
+    return value if isinstance(value, int | float) else value or ""  # zero is shown, an empty list is not
 
 
 def _bounds(param: Any) -> str:
@@ -223,10 +224,10 @@ def _is_argument(param: Any) -> bool:
 
 
 def open_streams() -> None:
-    """Make stdin, stdout and stderr usable whatever the caller closed; for a program, before anything is printed.
+    """Make stdin, stdout and stderr usable even if the caller closed them; call it in a program before anything is printed.
 
-    A descriptor that is closed would be given to the next file that is opened, and what is printed would land in it. A reader
-    that goes away ends what it reads, not the work that is being reported on.
+    A closed descriptor would be reused for the next opened file, and output would be written into that file. If the reader of a
+    pipe exits, output is discarded and the work continues.
     """
     for number in range(3):
         try:
@@ -243,17 +244,17 @@ def open_streams() -> None:
 
 
 def close_streams() -> str:
-    """Write out what was printed; return why not all of it could be, such as for a full disk, or an empty text."""
+    """Flush the output; return why it could not be written, such as a full disk, or an empty string."""
     why = ""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):  # a stream of somebody else, in a test
+        with suppress(OSError, ValueError, AttributeError):  # a replaced stream, in a test
             stream.flush()
             why = why or cast("Any", stream.buffer).raw.why
     return why
 
 
 class _Patient(io.FileIO):
-    """A stream whose reader may go: then it leads nowhere, for this process and for those that it starts."""
+    """A stream that is redirected to the null device when its reader exits, for this process and its children."""
 
     why = ""
 

@@ -1,4 +1,4 @@
-"""The command that prepares a database for the service, for whoever operates PostgreSQL: parse, call one function, print."""
+"""The command that prepares a PostgreSQL database for the service: parse, call one function, print."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def add_to(app: typer.Typer) -> None:
     """Add ``database`` to the command line."""
     database = typer.Typer(cls=Group, help="Prepare PostgreSQL for the service.", **SETTINGS)
     command(database, "prepare")(database_prepare)
-    database.callback()(lambda: None)  # with one command alone, typer would leave out its name
+    database.callback()(lambda: None)  # for a group with one command, typer would omit the command's name
     app.add_typer(database, name="database")
 
 
 def database_prepare(
-    login: Annotated[str, typer.Option(help="fruits_service_1, or the next number to change the password.")],
+    login: Annotated[str, typer.Option(help="fruits_service_1; the next number to change the password.")],
     database: Annotated[
-        str, typer.Option(envvar="FRUITS_DATABASE", help="postgresql://... as one who may make roles.")
+        str, typer.Option(envvar="FRUITS_DATABASE", help="postgresql://... of a user who may create roles.")
     ] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Give the service a login of its own. Its password is taken from the variable FRUITS_LOGIN_PASSWORD."""
+    """Create the service's own login. Its password is read from the variable FRUITS_LOGIN_PASSWORD."""
     from fruits.service.submissions import logins  # noqa: PLC0415 - keeps 'fruits --help' quick
 
     password = os.environ.get(_PASSWORD)

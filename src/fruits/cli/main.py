@@ -1,6 +1,6 @@
-"""Every command: parse, call one function, print. Results on stdout, progress and logs on stderr.
+"""The main commands: parse, call one function, print. Results on stdout, progress and logs on stderr.
 
-Exit 0 done, 1 failed (the message says what and what to do next), 2 misused, 130 stopped with Ctrl-C.
+Exit codes: 0 done, 1 failed (the message says what and what to do next), 2 misused, 130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ app = typer.Typer(cls=Group, pretty_exceptions_enable=False, **SETTINGS)
 
 _PHOTOS = typer.Argument(help="Folders (PHOTOS/<label>/photo.jpg), packs or manifests (.csv, .parquet); also s3://...")
 _OUT = typer.Option(
-    *OUTPUT, metavar="OUT", help="Folder for the results, or s3://bucket/prefix; made if absent, gone on with if there."
+    *OUTPUT,
+    metavar="OUT",
+    help="Folder for the results, or s3://bucket/prefix; created if absent, otherwise continued.",
 )
 _ON_ENGINE = ("workers", "engine", "master", "spark_conf", "device", "repair", "follow_links", "allow_source")
-#: Of the run record, what --json prints. The rest, such as every label's photos, is in OUT/run.json.
+#: Keys of the run record that --json prints. The rest, such as the photos of every label, is in OUT/run.json.
 _CHOSEN = {
     "validation": "chosen by validation",
     "seen": "a fixed share: the network was made from these photos",
@@ -67,7 +69,7 @@ def run(
     options: dict[str, Any],
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Learn to recognise labelled photos, and report how well. The main job; a second run computes only what is new."""
+    """Train a recogniser on labelled photos and report its accuracy. A second run computes only what is new."""
     _run(RunConfig(sources=tuple(photos), out=to, **options), as_json=as_json)
 
 
@@ -101,11 +103,11 @@ command(app)(predict.predict)
 @command(app)
 def demo(
     to: Annotated[str, typer.Option(*OUTPUT, help="Folder for the photos and the results.")] = "demo",
-    photos: Annotated[int, typer.Option(help="How many photos to make.", min=100)] = 2400,
-    seed: Annotated[int, typer.Option(help="Another seed, other fruit of the same varieties.")] = 0,
+    photos: Annotated[int, typer.Option(help="Number of photos to generate.", min=100)] = 2400,
+    seed: Annotated[int, typer.Option(help="Random seed; another seed gives other fruit of the same varieties.")] = 0,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Make photos of made-up fruit and run the whole chain on them."""
+    """Generate synthetic photos of fruit and run the whole chain on them."""
     from fruits.photos.made_up import orchard  # noqa: PLC0415
 
     folder, results = Path(to) / "photos", Path(to) / "results"
@@ -134,7 +136,7 @@ def demo(
 
 @command(app)
 def evaluate(
-    out: Annotated[list[str], typer.Argument(help="Results of 'fruits run'; several make one table.")],
+    out: Annotated[list[str], typer.Argument(help="Results of 'fruits run'; several are compared in one table.")],
     protocol: Annotated[
         list[str] | None,
         typer.Option(help="official, source, axis, arc, variety or groups; may be repeated. Default: all that apply."),
@@ -145,13 +147,13 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Measure how good a recogniser really is. By protocols that do not flatter, with intervals and leakage."""
+    """Evaluate a recogniser under strict protocols. With confidence intervals and leakage."""
     from fruits.assessment import evaluation as evaluations  # noqa: PLC0415
     from fruits.assessment.dataset import open_run  # noqa: PLC0415
 
     wanted = evaluations.in_order(protocol or ())
     found = []
-    for one in out:  # what is wrong with the last is said before the work on the first
+    for one in out:  # report an error in the last one before working on the first
         open_run(one)
     with Display(unit="fold") as display:
         for one in out:
@@ -188,7 +190,7 @@ def audit(
     options: dict[str, Any],
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Find duplicates, doubtful labels and poor photos. Blurred, dark, odd-sized: a page and a table of them."""
+    """Find duplicates, label errors and poor photos. Writes a page and a table; poor: blurred, dark or of odd size."""
     from fruits.assessment import audit as audits  # noqa: PLC0415
 
     config = RunConfig(sources=tuple(photos), out=to, **options)
@@ -211,19 +213,21 @@ def audit(
 @command(app)
 @configured(RunConfig, only=("follow_links", "allow_source"))
 def pack(
-    photos: Annotated[list[str], typer.Argument(help="What 'fruits run' takes: folders, buckets, manifests, packs.")],
+    photos: Annotated[
+        list[str], typer.Argument(help="Sources as for 'fruits run': folders, buckets, manifests, packs.")
+    ],
     to: Annotated[
         str, typer.Option(*OUTPUT, help="Folder or s3://bucket/prefix for the pack; an older one is replaced.")
     ],
     unlabelled: Annotated[
-        bool, typer.Option("--unlabelled", help="Photos in any layout, for 'fruits apply' alone.")
+        bool, typer.Option("--unlabelled", help="Photos in any layout, for 'fruits apply' only.")
     ] = False,
     *,
     options: dict[str, Any],
     target_mb: Annotated[int, typer.Option(help="Megabytes of photos per file.", min=1)] = 128,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Put many photos, with labels and splits, into a few files. Quick and cheap to keep in a bucket and to read."""
+    """Pack many photos, with labels and splits, into a few files. Faster and cheaper to store in a bucket and to read."""
     from fruits.photos.reading import packing  # noqa: PLC0415
     from fruits.photos.reading.access import Access  # noqa: PLC0415
 
@@ -258,13 +262,13 @@ def pack(
 @command(app)
 def unpack(
     packed: Annotated[str, typer.Argument(metavar="PACK", help="A pack: folder or s3://bucket/prefix.")],
-    to: Annotated[str, typer.Option(*OUTPUT, help="Folder for the photos; made if absent.")],
+    to: Annotated[str, typer.Option(*OUTPUT, help="Folder for the photos; created if absent.")],
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files of the same name and another content.")
+        bool, typer.Option("--overwrite", help="Replace files of the same name with other content.")
     ] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Write the photos of a pack as files again. Each is checked against its checksum."""
+    """Write the photos of a pack as files. Each is verified by its checksum."""
     from fruits.photos.reading import packing  # noqa: PLC0415
 
     with Display() as display:
@@ -283,7 +287,7 @@ def unpack(
         fail(f"photos that were not written: {done['failed']:,}, such as {first['path']!r} ({first['reason']})", 1)
 
 
-backbones.add_to(app)  # here, so that help lists the flow first
+backbones.add_to(app)  # added last, so that help lists the main flow first
 service.add_to(app)
 database.add_to(app)
 aws.add_to(app)
@@ -292,7 +296,7 @@ aws_owner.add_to(aws.aws)
 
 
 def main() -> None:
-    """Run the command line; turn errors into one message and an exit code."""
+    """Run the command line; translate errors into one message and an exit code."""
     try:
         app(prog_name="fruits", standalone_mode=True)
     except ConfigError as exc:
@@ -302,10 +306,10 @@ def main() -> None:
 
 
 def leave() -> None:
-    """Run the command line as a program: like :func:`main`, but the process ends without taking the interpreter apart.
+    """Run the command line as a program: like :func:`main`, but exit without finalising the interpreter.
 
-    Threads of Arrow and obstore that still hold Python objects then abort it, exit code 134, after all is done: seen once in
-    forty runs that had nothing to do.
+    During finalisation, threads of Arrow and obstore that still hold Python objects may abort the process with exit code 134
+    after all work is done; seen in one of forty runs that had nothing to do.
     """
     open_streams()
     code: object = 0
@@ -315,9 +319,9 @@ def leave() -> None:
         code = exc.code
         if isinstance(code, str):
             sys.stderr.write(f"{code}\n")
-    except KeyboardInterrupt:  # between two steps, where nobody else listens
+    except KeyboardInterrupt:  # between two steps, where no other handler is active
         code = 130
-    # Anything else is a bug and ends the usual way, with its traceback.
+    # Any other exception is a bug and ends with its traceback, as usual.
     atexit._run_exitfuncs()
     if why := close_streams():
         with suppress(OSError):
@@ -327,7 +331,7 @@ def leave() -> None:
 
 
 def _scores(record: dict[str, Any], out: str) -> list[str]:
-    """Return what a run says of its score: with its interval, and how much of it may be memory."""
+    """Return the lines on a run's score: accuracy with its interval, and leakage between the splits."""
     from fruits.learning.metrics import FEWEST_PHOTOS  # noqa: PLC0415
 
     if not record["evaluated"]:

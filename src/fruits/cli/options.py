@@ -1,7 +1,7 @@
-"""Options of the command line, generated from the fields of a configuration.
+"""Command-line options generated from the fields of a configuration.
 
-A field made by :func:`fruits.config.choice` carries its help; its name is the option's name and the name in code. A command says
-which configuration it takes and gets the values that were given, so no option is typed twice.
+A field made by :func:`fruits.config.choice` carries its help text, and its name is also the option's name. A command declares its
+configuration and receives the given values, so that no option is defined twice.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ def configured(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that replaces a command's parameter ``options`` by one option per field of a configuration.
 
-    The command gets ``options``: field name to value, without those that were left at "not given".
+    The command receives ``options``: field name -> value, without options that were not given and have no default.
 
     Parameters
     ----------
     config : dataclass
-        With fields made by :func:`fruits.config.choice`; other fields are no options.
+        Has fields made by :func:`fruits.config.choice`; other fields are not options.
     only : collection of str, optional
-        Names of the fields that are options; by default all.
+        Names of the fields to include; by default all.
     without : collection of str
-        Names of fields that are none.
+        Names of fields to exclude.
     into : str
         Name of the command's parameter.
     """
@@ -92,4 +92,4 @@ def _plain(hint: Any) -> tuple[type, bool]:
         int,
         float,
         str,
-    ) else str, False  # a Literal is a text of which the configuration knows more
+    ) else str, False  # a Literal is passed as text; the configuration validates it

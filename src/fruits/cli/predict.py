@@ -1,4 +1,4 @@
-"""``fruits predict``: what is on a photo or a few, said at the terminal or drawn; batches are ``fruits apply``."""
+"""``fruits predict``: recognise a few photos and print or draw the answers; for batches there is ``fruits apply``."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def predict(
         list[str],
         typer.Argument(
             metavar="[OUT] PHOTOS...",
-            help="Photos; before them the results of 'fruits run', or a bundle. Without: the recogniser that ships.",
+            help="Photos; first the results of 'fruits run', or a bundle. Default: the recogniser of the package.",
         ),
     ],
     explain: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER", help="Also draw where each answer comes from: FOLDER/<photo>.png."),
+        typer.Option(metavar="FOLDER", help="Also draw the regions behind each answer: FOLDER/<photo>.png."),
     ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Recognise one photo or a few, here at the terminal."""
+    """Recognise one photo or a few, and print the answers."""
     from fruits.photos.decoding.decoder import own_decoder  # noqa: PLC0415
     from fruits.recogniser import bundle  # noqa: PLC0415
     from fruits.recogniser.recogniser import load  # noqa: PLC0415
@@ -42,7 +42,7 @@ def predict(
             f"no photos given: '{out}' is taken for the results of a run; expected photos, such as: fruits predict photo.jpg, "
             "fruits predict results photo.jpg, or, for all photos of a folder, fruits predict photos/*.jpg"
         )
-    own_decoder().start()  # beside the loading
+    own_decoder().start()  # in parallel with loading
     recogniser = load(out)
     rows, drawn = [], Counter[str]()
     for photo in map(Path, photos):
@@ -61,7 +61,7 @@ def predict(
 
 
 def in_words(answer: Answer) -> str:
-    """Return an answer as a line for a person at a terminal, followed by advice."""
+    """Return an answer as a line of text, followed by advice."""
     from fruits.messages import SOURCE, catalogue  # noqa: PLC0415
     from fruits.recogniser.taxonomy import in_a_sentence  # noqa: PLC0415
 
@@ -84,9 +84,9 @@ def in_words(answer: Answer) -> str:
 def _answered(
     recogniser: Recogniser, photo: Path, explain: str | None, drawn: Counter[str]
 ) -> tuple[Answer, str | None]:
-    """Recognise a photo; with ``explain``, draw where the answer comes from into that folder and return the picture's name, too.
+    """Recognise a photo; with ``explain``, also draw the regions behind the answer into that folder and return the file name.
 
-    Photos of several folders may have one name; ``drawn`` counts them, and the second picture is ``photo.jpg-2.png``.
+    Photos of several folders may have the same name; ``drawn`` counts them, and the second picture is ``photo.jpg-2.png``.
     """
     if explain is None:
         return recogniser.predict([photo])[0], None

@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from fruits.service.submissions.repository import Submission, Submissions
 
 _SERVED = typer.Argument(
-    metavar="[OUT]", help="Results of 'fruits run', or a bundle; without: the recogniser that ships."
+    metavar="[OUT]", help="Results of 'fruits run', or a bundle; default: the recogniser of the package."
 )
 _OF = typer.Argument(
-    metavar="OUT", help="Results that 'fruits serve' serves; or give --data, or --database and --photos."
+    metavar="OUT", help="Results served by 'fruits serve'; or give --data, or --database and --photos."
 )
 _of_tokens = configured(ServiceConfig, only=("data", "database"))
 _of_submissions = configured(ServiceConfig, only=("data", "database", "photos"))
-#: Listing and exporting delete nothing by age.
+#: Retention for commands that list or export: they delete nothing by age.
 _FOR_EVER_DAYS = 36500
 
 
 def add_to(app: typer.Typer) -> None:
     """Add ``serve``, ``tokens`` and ``submissions`` to the command line."""
     command(app)(serve)
-    tokens = typer.Typer(cls=Group, help="Make, list and revoke tokens of programs and of the owner.", **SETTINGS)
+    tokens = typer.Typer(cls=Group, help="Create, list and revoke tokens of programs and of the owner.", **SETTINGS)
     command(tokens, "add")(tokens_add)
     command(tokens, "list")(tokens_list)
     command(tokens, "revoke")(tokens_revoke)
     app.add_typer(tokens, name="tokens")
-    submissions = typer.Typer(cls=Group, help="List, export and delete what visitors gave back.", **SETTINGS)
+    submissions = typer.Typer(cls=Group, help="List, export and delete submissions of visitors.", **SETTINGS)
     command(submissions, "list")(submissions_list)
     command(submissions, "export")(submissions_export)
     command(submissions, "purge")(submissions_purge)
@@ -53,14 +53,15 @@ def serve(
     options: dict[str, Any],
     out: Annotated[str, _SERVED] = "",
     check: Annotated[
-        bool, typer.Option("--check", help="Open, warm up, recognise one made photo, print what came out, and exit.")
+        bool,
+        typer.Option("--check", help="Open the bundle, recognise one synthetic photo, print the result, and exit."),
     ] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Serve the web page and the HTTP API. A photo in, the name of the fruit out."""
+    """Serve the web page and the HTTP API. Both take a photo and answer with the name of the fruit."""
     from fruits.recogniser import shipped  # noqa: PLC0415 - keeps 'fruits --help' quick
 
-    if not out:  # what visitors give back must not go into the package
+    if not out:  # submissions must not be stored inside the package
         options["data"] = options["data"] or "fruits-service"
     config = ServiceConfig(out=out or shipped.path(), **options)
     if check:
@@ -109,17 +110,19 @@ def _shown(config: Any) -> str:
 @_of_tokens
 def tokens_add(
     options: dict[str, str],
-    name: Annotated[str, typer.Argument(help="Who uses it.")],
+    name: Annotated[str, typer.Argument(help="User of the token.")],
     out: Annotated[str, _OF] = "",
-    role: Annotated[str, typer.Option(help="api: recognise; owner: see and review what visitors gave back.")] = "api",
-    rate: Annotated[int | None, typer.Option(help="Requests per minute; default: as 'fruits serve' says.")] = None,
-    days: Annotated[int, typer.Option(help="Days that it works for; 0: until it is revoked.", min=0)] = 365,
+    role: Annotated[str, typer.Option(help="api: recognise; owner: also see and review submissions.")] = "api",
+    rate: Annotated[
+        int | None, typer.Option(help="Requests per minute; default: --token-rate of 'fruits serve'.")
+    ] = None,
+    days: Annotated[int, typer.Option(help="Days until it expires; 0: valid until revoked.", min=0)] = 365,
     digest: Annotated[
-        str, typer.Option("--sha256", help="Of a token that was made elsewhere and is kept there: it is not printed.")
+        str, typer.Option("--sha256", help="sha256 of a token created elsewhere; the token is not printed.")
     ] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Make a token and print it, once: only its hash is kept."""
+    """Create a token and print it once; only its hash is stored."""
     from fruits.service.submissions.tokens import Role, Tokens  # noqa: PLC0415
 
     with closing(_open(out, options, make=True)) as opened:
@@ -142,7 +145,7 @@ def tokens_list(
     out: Annotated[str, _OF] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """List tokens: names, roles, their age, when they were last used and when they expire; never the tokens."""
+    """List tokens: name, role, age, last use and expiry; never the tokens themselves."""
     from fruits.service.submissions.tokens import Tokens  # noqa: PLC0415
 
     with closing(_open(out, options)) as opened:
@@ -170,11 +173,11 @@ def tokens_list(
 @_of_tokens
 def tokens_revoke(
     options: dict[str, str],
-    name: Annotated[str, typer.Argument(help="Its name or id.")],
+    name: Annotated[str, typer.Argument(help="Name or id of the token.")],
     out: Annotated[str, _OF] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """End a token; a running service refuses it within seconds."""
+    """Revoke a token; a running service refuses it within seconds."""
     from fruits.service.submissions.tokens import Tokens  # noqa: PLC0415
 
     with closing(_open(out, options)) as opened:
@@ -193,10 +196,10 @@ def submissions_list(
     options: dict[str, str],
     out: Annotated[str, _OF] = "",
     state: Annotated[str, typer.Option(help="pending, wrong, reviewed or kept.")] = "kept",
-    limit: Annotated[int, typer.Option(help="The newest so many.", min=1, max=200)] = 50,
+    limit: Annotated[int, typer.Option(help="Number of submissions, newest first.", min=1, max=200)] = 50,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """List what visitors gave back, newest first."""
+    """List submissions, newest first."""
     from fruits.service.submissions.repository import Filter  # noqa: PLC0415
 
     with closing(_open(out, options)) as opened:
@@ -228,7 +231,7 @@ def submissions_export(
     out: Annotated[str, _OF] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Write reviewed photos of visitors as files. The next 'fruits run' learns from those that they let us keep."""
+    """Export reviewed photos as files for the next 'fruits run'. Only photos stored with consent."""
     from fruits.service.submissions.export import export  # noqa: PLC0415
 
     with closing(_open(out, options)) as opened:
@@ -247,11 +250,11 @@ def submissions_export(
 @configured(ServiceConfig, only=("data", "database", "photos", "feedback_hours", "adopt"))
 def submissions_purge(
     options: dict[str, Any],
-    keep_days: Annotated[int, typer.Option(help="Delete what is older; as given to 'fruits serve'.", min=1)],
+    keep_days: Annotated[int, typer.Option(help="Delete older submissions; as given to 'fruits serve'.", min=1)],
     out: Annotated[str, _OF] = "",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Delete submissions older than so many days. Also finish deletions that were cut short, clean the database's files."""
+    """Delete submissions older than --keep-days. Also finishes interrupted deletions and scrubs the database's files."""
     adopt, feedback_hours = options.pop("adopt"), options.pop("feedback_hours")
     with closing(_open(out, options)) as opened:
         submissions = _submissions(opened, out, options, keep_days, feedback_hours)
@@ -268,7 +271,7 @@ def submissions_purge(
 
 
 def _open(out: str, options: dict[str, str], *, make: bool = False) -> Database:
-    """Open the database of a service; only a token may be there before it, and make it."""
+    """Open the database of a service; only ``tokens add`` may create it (``make``)."""
     from fruits.service.submissions.database import Database  # noqa: PLC0415
 
     places = Places.of(out, **options)

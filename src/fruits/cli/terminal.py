@@ -1,6 +1,6 @@
-"""What every command needs at the terminal: progress on stderr, one message when it fails, options of the same meaning.
+"""Terminal output of all commands: progress on stderr, one message on failure, shared options.
 
-How much is said is chosen once per process, by ``-v`` and ``-q``.
+The amount of output is set once per process, by ``-v`` and ``-q``.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from rich.text import Text
 from fruits.errors import ConfigError
 from fruits.monitoring import display
 
-#: Names of the option that says where results go.
+#: Names of the option for the destination of results.
 OUTPUT: Final = ("-o", "--output", "--to")
 JSON: Final[Any] = typer.Option("--json", help="Print one JSON object on stdout.")
 
 
 @dataclass(slots=True)
 class _Volume:
-    """How much is said on stderr."""
+    """Amount of output on stderr."""
 
     verbose: bool = False
     quiet: bool = False
@@ -35,12 +35,12 @@ _volume = _Volume()
 
 
 def set_volume(*, verbose: bool = False, quiet: bool = False) -> None:
-    """Choose how much is said; what was chosen before the command's name holds, too.
+    """Set the amount of output; adds to the options given before the command's name.
 
     Raises
     ------
     ConfigError
-        If more and less are wanted at once.
+        If both are set.
     """
     _volume.verbose |= verbose
     _volume.quiet |= quiet
@@ -49,7 +49,7 @@ def set_volume(*, verbose: bool = False, quiet: bool = False) -> None:
 
 
 def is_quiet() -> bool:
-    """Whether only results and errors are wanted."""
+    """Return whether only results and errors are printed."""
     return _volume.quiet
 
 
@@ -59,9 +59,9 @@ class Display(display.Display):
     Parameters
     ----------
     unit : str
-        What is counted.
+        Unit of the count.
     of_step : mapping, optional
-        Step to what it counts, where that is something else.
+        Step -> its unit, where it differs.
     """
 
     def __init__(self, unit: str = "photo", *, of_step: Mapping[str, str] | None = None) -> None:
@@ -69,12 +69,12 @@ class Display(display.Display):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         super().__exit__(kind)
-        if kind is KeyboardInterrupt:  # here, because Typer turns it into a silent exit
+        if kind is KeyboardInterrupt:  # handled here, because Typer turns it into a silent exit
             fail("stopped; what was computed is kept: the same command goes on", 130)
 
 
 def shell() -> str:
-    """Return how this program can be called from the present folder."""
+    """Return the command that calls this program from the current folder."""
     program = Path(sys.argv[0])
     if program.parent == Path():
         return program.name
@@ -85,19 +85,19 @@ def shell() -> str:
 
 
 def note(message: str) -> None:
-    """Print a line on stderr that is no result; not if only results are wanted."""
+    """Print a line on stderr, unless quiet."""
     if not _volume.quiet:
         typer.echo(message, err=True)
 
 
 def confirm(question: str) -> bool:
-    """Ask on stderr; only y and yes are a yes."""
+    """Ask on stderr for confirmation; only y and yes confirm."""
     typer.echo(f"{question} [y/N]: ", err=True, nl=False)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def fail(message: object, code: int) -> NoReturn:
-    """End the program with one message; with what caused it, if more is to be said."""
+    """Exit with one message; with the chain of causes, if verbose."""
     console = Console(stderr=True, highlight=False)
     console.print(Text(f"fruits: {message}", style="red"), soft_wrap=True)
     cause = message.__cause__ or message.__context__ if isinstance(message, BaseException) else None
