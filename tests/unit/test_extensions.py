@@ -142,7 +142,7 @@ def test_same_name_in_two_packages_is_refused_and_our_own_names_stay_ours(instal
     for module in ("one", "other"):
         points = {"twice": f"{module}:InOrder", "local": f"{module}:InOrder"}
         install(module, SIMPLE, {"fruits.engines": points})
-    with pytest.raises(ExtensionError, match=r"one 1\.0 and other 1\.0 both bring a engine 'twice'"):
+    with pytest.raises(ExtensionError, match=r"one 1\.0 and other 1\.0 both bring the engine 'twice'"):
         get_engine("twice", 1)
     assert type(get_engine("local", 1)).__module__ == "fruits.engines.local"
 

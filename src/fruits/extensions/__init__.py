@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from fruits.errors import ConfigError, ExtensionError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 #: What fruits itself registers in pyproject.toml. Found without reading the metadata of every installed package, and also where
 #: fruits runs from a source tree that nothing installed.
@@ -93,7 +95,7 @@ def find(kind: str, name: str) -> Extension | None:
     found = {one.package: one for one in _of_others(kind) if one.name == name}
     if len(found) > 1:
         raise ExtensionError(
-            f"the packages {' and '.join(sorted(found))} both bring a {kind} '{name}'; uninstall one of them"
+            f"the packages {' and '.join(sorted(found))} both bring the {kind} '{name}'; uninstall one of them"
         )
     return next(iter(found.values()), None)
 
@@ -137,10 +139,14 @@ def alternatives(words: Iterable[str]) -> str:
 
 
 def _own(kind: str, name: str, target: str) -> Extension:
+    from importlib.metadata import EntryPoint  # noqa: PLC0415 - keeps 'fruits --help' quick
+
     return Extension(kind, name, "fruits", EntryPoint(name, target, _GROUPS[kind]))
 
 
 def _of_others(kind: str) -> list[Extension]:
+    from importlib.metadata import entry_points  # noqa: PLC0415
+
     found = []
     for point in entry_points(group=_GROUPS[kind]):
         about = point.dist
