@@ -250,6 +250,25 @@ def test_arrays_are_grey_rgb_or_rgb_with_alpha(recogniser: api.Recogniser) -> No
     assert recogniser.predict(np.broadcast_to(pixels[:1, :1, :3], (9, 9, 3))).status == "ok"
 
 
+def test_real_photos_say_the_same_from_disk_and_from_memory(recogniser: api.Recogniser, shared: Path) -> None:
+    """Of photos of people, shops and the web; none is so large that its file is decoded at a reduced scale."""
+    found = sorted((shared / "real-photos").rglob("*.jpg"))
+    if not found:
+        pytest.skip("no real-photos in the folder of shared photos")
+    paths = found[:: max(1, len(found) // 40)]
+    images = []
+    for path in paths:
+        with Image.open(path) as image:
+            image.load()
+            images.append(image)
+    small = [row for row, image in enumerate(images) if max(image.size) < 2 * recogniser.input_size]
+    from_disk, from_memory = recogniser.predict(paths), recogniser.predict(images)
+    assert all(one.status == "ok" for one in from_disk)
+    assert same([from_memory[row] for row in small], [from_disk[row] for row in small])
+    named = [one for one in from_disk if one.outcome in ("variety", "kind")]
+    assert len(named) > len(paths) / 4, "real fruit is often named"
+
+
 # --- Embeddings, explanations -------------------------------------------------------------------------------------------
 
 

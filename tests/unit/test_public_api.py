@@ -163,6 +163,7 @@ def test_type_checkers_see_what_programs_get() -> None:
     assert seen == fruits._MODULES
 
 
+@pytest.mark.slow
 def test_a_program_that_uses_the_api_passes_mypy(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(

@@ -12,9 +12,13 @@ import fruits
 
 SOURCE = Path(fruits.__file__).parent
 #: What decodes in the process that calls it.
-IN_PROCESS = {"to_network_input", "to_thumbnail", "read_size", "made_photos"}
+IN_PROCESS = {"from_image", "to_network_input", "to_thumbnail", "read_size", "made_photos"}
 #: Who may: the decoder itself, and the process that it is called in.
-DECODERS = {"photos/decoding/images.py", "photos/decoding/decoder_process.py"}
+DECODERS = {
+    "photos/decoding/images.py",
+    "photos/decoding/decoder_process.py",
+    "photos/reading/given.py",  # images that a program holds in memory; files that Pillow has not decoded go to the sandbox
+}
 #: Who may have Pillow at all, and for what.
 PILLOW = {
     "photos/decoding/images.py": "the decoder",
