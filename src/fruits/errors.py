@@ -1,18 +1,18 @@
-"""The errors that fruits raises on purpose; those of the arithmetic alone are in ``learning``.
+"""The exceptions of fruits; those of pure computation are in ``learning``.
 
-A message says what was found, what was expected and what to do. One bad photo is data (a row with a status), not one of
-these; only :class:`ImageDecodeError` is about a single photo, and the stage turns it into such a row.
+A message says what was found, what was expected and what to do. A single bad photo is data (a row with a status), not an
+exception: :class:`ImageDecodeError` is the only one about a single photo, and the stage turns it into such a row.
 """
 
 from __future__ import annotations
 
 
 class FruitsError(Exception):
-    """Base of all: whoever catches this catches what a user can act on, and no programming mistake."""
+    """Base class of all errors that a user can act on; programming errors are not among them."""
 
 
 class ConfigError(FruitsError, ValueError):
-    """A choice of the run is impossible or contradicts another."""
+    """An option is invalid, or two options contradict each other."""
 
 
 class CatalogueError(FruitsError, ValueError):
@@ -20,14 +20,14 @@ class CatalogueError(FruitsError, ValueError):
 
 
 class ImageDecodeError(FruitsError, ValueError):
-    """These bytes will never become pixels.
+    """A photo cannot be decoded; a retry gives the same result.
 
     Parameters
     ----------
     code : str
-        One of ``empty``, ``not an image``, ``unsupported format``, ``damaged``, ``too large`` (in pixels or in the memory that
-        decoding takes); what became of the process that decoded: ``crashed``, ``timeout``; or ``no embedding`` where the network
-        has no usable numbers for the pixels.
+        One of ``empty``, ``not an image``, ``unsupported format``, ``damaged``, ``too large`` (in pixels or in the memory needed
+        for decoding); ``crashed`` or ``timeout`` of the decoding process; or ``no embedding`` if the network gives no
+        usable values.
     message : str
         What was found and what was expected.
     """
@@ -37,12 +37,12 @@ class ImageDecodeError(FruitsError, ValueError):
         self.code = code
 
     def __reduce__(self) -> tuple[type[ImageDecodeError], tuple[str, str]]:
-        # By default only the message would travel from a worker to its parent.
+        # By default only the message would be pickled from a worker to its parent.
         return type(self), (self.code, str(self))
 
 
 class PhotoTypeError(FruitsError, TypeError):
-    """What a program gave is none of the things that a photo can be: a path, bytes, an image, an array."""
+    """An object is of no supported type of photo: path, bytes, image or array."""
 
 
 class BackboneError(FruitsError, ValueError):
@@ -54,7 +54,7 @@ class BundleError(FruitsError, ValueError):
 
 
 class TaxonomyError(FruitsError, ValueError):
-    """The file that says what labels mean cannot be used."""
+    """The taxonomy file cannot be used."""
 
 
 class MessagesError(FruitsError, ValueError):
@@ -74,11 +74,11 @@ class StoreError(FruitsError, OSError):
 
 
 class PermanentStoreError(StoreError):
-    """A bucket will give the same answer tomorrow: denied, not there, in another region. Somebody must change something."""
+    """An error of a bucket that a retry cannot fix: access denied, bucket absent or in another region."""
 
 
 class NotFoundError(FruitsError, LookupError):
-    """There is nothing under this name, or not for whoever asks: both are answered alike."""
+    """The object does not exist, or the caller may not see it: both give the same error."""
 
 
 class EngineError(FruitsError, RuntimeError):

@@ -1,1 +1,1 @@
-"""What predict, apply and the service share: the bundle, its answers, its taxonomy, its gallery."""
+"""Recognition, shared by predict, apply and the service: bundle, answers, taxonomy, gallery."""

@@ -1,7 +1,7 @@
-"""What a person is told: a variety, a kind, "probably", "not sure" or "none of the things I know"; and advice on the photo.
+"""Answers: a variety, a kind, a probable kind, "not sure" or "none of the things I know"; and advice on the photo.
 
-From calibrated probabilities and strangeness to one of five outcomes, for many photos at once. Batch, command line and service
-all ask here; ``recognizer.onnx`` gives the numbers and the bundle's ``taxonomy.json`` and ``certainty.json`` the rest.
+Maps calibrated probabilities and strangeness to one of five outcomes, for many photos at once. Used by batch, command line and
+service alike; ``recognizer.onnx`` computes the numbers, and the bundle's ``taxonomy.json`` and ``certainty.json`` hold the rest.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from fruits.learning.metrics import best_labels
 from fruits.photos.decoding.quality import Limits
 from fruits.recogniser.taxonomy import Name, Taxonomy, in_a_sentence
 
-#: Of a photo: recognised; will never decode; may work next time.
+#: Status of a photo: recognised; cannot be decoded; failed, a retry may work.
 Status = Literal["ok", "rejected", "failed"]
 Outcome = Literal["variety", "kind", "probable", "unsure", "unknown"]
 OUTCOMES: Final[tuple[Outcome, ...]] = ("variety", "kind", "probable", "unsure", "unknown")
-#: The outcomes that name something.
+#: Outcomes that name a variety or a kind.
 NAMING: Final[tuple[Outcome, ...]] = ("variety", "kind", "probable")
-#: How many kinds and labels an answer names at most.
+#: Maximum number of kinds and labels in an answer.
 BEST: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Certainty:
-    """From where on which answer is given.
+    """Thresholds between the outcomes.
 
     Attributes
     ----------
     variety, kind : float
-        Least probability at which a variety, a kind counts as certain.
+        Minimum probability to name a variety, or a kind, as certain.
     probable : float
-        Least probability of the best kind at which it is named as probable; at ``kind`` or above, none is.
+        Minimum probability of the best kind to name it as probable; with ``kind`` or more, this outcome never occurs.
     strange : float
-        Strangeness beyond which a photo shows none of the things that were learnt; infinite: never.
+        Strangeness above which a photo is out of distribution; infinite to disable.
     limits : Limits
-        Beyond which the photo itself is to blame.
+        Limits of photo quality, for advice.
     """
 
     variety: float
@@ -50,12 +50,12 @@ class Certainty:
     limits: Limits
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON, which knows no infinity."""
+        """Return plain values for JSON, which cannot represent infinity."""
         return {**asdict(self), "strange": self.strange if np.isfinite(self.strange) else None}
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> Certainty:
-        """Return what :meth:`as_dict` wrote; what an older version wrote knows no "probably"."""
+        """Parse the output of :meth:`as_dict`; in that of older versions, the outcome "probable" never occurs."""
         strange = float("inf") if values["strange"] is None else float(values["strange"])
         variety, kind = float(values["variety"]), float(values["kind"])
         return cls(variety, kind, float(values.get("probable", kind)), strange, Limits(**values["limits"]))
@@ -63,7 +63,7 @@ class Certainty:
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """What was decided of n photos, as arrays of shape (n,) or (n, up to ``BEST``).
+    """Decisions for n photos, as arrays of shape (n,) or (n, up to ``BEST``).
 
     Attributes
     ----------
@@ -89,36 +89,36 @@ class Decisions:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is said of one photo.
+    """The answer for one photo.
 
-    ``str(answer)`` is a line for people, in English: ``banana (97 %)``, ``probably kiwi (69 %)``.
+    ``str(answer)`` is a line of English text: ``banana (97 %)``, ``probably kiwi (69 %)``.
 
     Attributes
     ----------
     outcome : {"variety", "kind", "probable", "unsure", "unknown"}, optional
-        A variety, a kind, a kind probably, not sure, or none of the things that were learnt; None unless ``status`` is ``ok``.
+        A variety, a kind, a probable kind, not sure, or none of the known things; None unless ``status`` is ``ok``.
     name : Name, optional
-        Of the variety or the kind; None where nothing is named.
+        Name of the variety or the kind; None if nothing is named.
     probability : float
-        Of what is named; of the best kind where nothing is. From 0 to 1.
+        Probability of the named variety or kind; of the best kind if nothing is named. From 0 to 1.
     kind, variety : str
-        Identifiers of what is named: ``apple``, ``apple/braeburn``; empty where nothing is.
+        Identifiers of the named kind and variety: ``apple``, ``apple/braeburn``; empty if nothing is named.
     kinds : tuple of (str, Name, float)
-        The most probable kinds with their probability, best first; at most three.
+        The most probable kinds with their probabilities, best first; at most three.
     labels : tuple of str
-        The most probable labels of the training photos, best first; at most three.
+        The most probable labels, best first; at most three.
     probabilities : tuple of float
-        Of these labels.
+        Probabilities of these labels.
     strangeness : float
-        How unlike everything that was learnt.
+        Out-of-distribution score: the distance from the training photos.
     advice : tuple of str
-        What is wrong with the photo, of ``small``, ``dark``, ``blurred``; given only where the answer is not certain.
+        Quality problems of the photo: ``small``, ``dark``, ``blurred``; only if the answer is not certain.
     features : float32 array, shape (k,)
         Of length 0 unless ``status`` is ``ok``. Not part of comparisons.
     status : {"ok", "rejected", "failed"}
-        Whether there is an answer. Rejected: the photo will never decode. Failed: it could not be read, and may be next time.
+        Whether there is an answer. Rejected: the photo cannot be decoded. Failed: it could not be read; a retry may work.
     error : str, optional
-        Why there is none: a code, a colon and what was found, as in the tables of ``fruits apply``.
+        Reason if there is no answer: a code, a colon and what was found, as in the tables of ``fruits apply``.
     """
 
     outcome: Outcome | None
@@ -137,7 +137,7 @@ class Answer:
 
     @classmethod
     def without(cls, status: Status, error: str) -> Answer:
-        """Return what stands in place of an answer where the photo could not be read or decoded."""
+        """Return the answer of a photo that could not be read or decoded."""
         nothing = np.empty(0, np.float32)
         return cls(None, None, 0.0, "", "", (), (), (), 0.0, (), nothing, status, error)
 
@@ -172,22 +172,22 @@ class Answer:
 
 
 def _share(name: Name, probability: float) -> str:
-    # No model is certain, so what rounds to 100 is not told as such.
+    # No model is certain, so 99.5 % or more is shown as "> 99 %", never as 100 %.
     return f"{in_a_sentence(name.en)} ({'> 99' if probability >= 0.995 else f'{100 * probability:.0f}'} %)"
 
 
 def decide(
     probabilities: NDArray[np.float32], strangeness: NDArray[np.float32], taxonomy: Taxonomy, certainty: Certainty
 ) -> Decisions:
-    """Decide what is said of n photos.
+    """Decide the outcomes of n photos.
 
     Parameters
     ----------
     probabilities : float32 array, shape (n, c)
-        Calibrated.
+        Calibrated probabilities.
     strangeness : float32 array, shape (n,)
     taxonomy : Taxonomy
-        Of the c labels.
+        Taxonomy of the c labels.
     certainty : Certainty
     """
     n = len(probabilities)
@@ -204,7 +204,7 @@ def decide(
     outcome[kind_probabilities[:, 0] >= certainty.probable] = OUTCOMES.index("probable")
     outcome[kind_probabilities[:, 0] >= certainty.kind] = OUTCOMES.index("kind")
     outcome[variety_probability >= certainty.variety] = OUTCOMES.index("variety")
-    outcome[~(strangeness <= certainty.strange)] = OUTCOMES.index("unknown")  # also where it is no number
+    outcome[~(strangeness <= certainty.strange)] = OUTCOMES.index("unknown")  # also if it is NaN
     return Decisions(
         outcome,
         variety,
@@ -223,7 +223,7 @@ def answers(
     taxonomy: Taxonomy,
     advice: Sequence[tuple[str, ...]],
 ) -> list[Answer]:
-    """Put decisions into words: names instead of numbers, and advice where the answer is not certain.
+    """Turn decisions into answers: names instead of indices, and advice if the answer is not certain.
 
     Parameters
     ----------

@@ -1,10 +1,9 @@
-"""Everything needed to recognise a photo, and nothing else: save it, load it, ask it.
+"""The bundle: everything needed to recognise a photo, and nothing else. Saving, loading and recognising.
 
-A bundle is a folder: ``manifest.json``, the prepared backbone, the arrays of PCA, head and known things as ``.npy``, what labels
-mean (``taxonomy.json``), from where on an answer is certain (``certainty.json``), some training photos to show beside answers
-(``gallery.jpegs``), and ``recognizer.onnx``, the single graph from pixels to all numbers that answers are made of. Every byte
-is checked against the manifest before any of it is parsed; no pickle. Knows nothing of catalogues, engines or how the
-recogniser was fitted.
+A bundle is a folder: ``manifest.json``, the prepared backbone, the arrays of PCA, head and out-of-distribution score as ``.npy``,
+the taxonomy of the labels (``taxonomy.json``), the thresholds between outcomes (``certainty.json``), some training photos
+(``gallery.jpegs``), and ``recognizer.onnx``, the single graph from pixels to all outputs. Every file is verified against the
+manifest before it is parsed; no pickle. Independent of catalogues, engines and training.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage.objects import Objects, is_remote, reach
 from fruits.storage.sanitising import json_text
 
-#: Largest distance of probabilities between batch, bundle and single graph for the same photo: float32 sums in another order.
+#: Largest difference of probabilities between batch, bundle and single graph for a photo: float32 sums in different order.
 PROBABILITY_TOLERANCE: Final = 1e-4
 
 _ARRAYS: Final = ("mean", "components", "whitening", "centres", "background")
@@ -65,27 +64,27 @@ _SCALES: Final = ("entropy_scale", "distance_scale", "offset")
 
 
 class Bundle:
-    """A recogniser that was loaded and checked.
+    """A loaded and verified bundle.
 
     Attributes
     ----------
     root : str
         The folder, or the prefix in a bucket.
     labels : list of str
-        c, in the order of the probabilities.
+        The c labels, in the order of the probabilities.
     card : Card
-        Of the backbone.
+        Card of the backbone.
     preprocessing : Preprocessing
     taxonomy : Taxonomy
-        What the labels mean.
+        Kinds, varieties and names of the labels.
     certainty : Certainty
-        From where on which answer is given.
+        Thresholds between the outcomes.
     drift : Drift
-        Where the training photos lie.
+        Reference distribution of the training photos.
     gallery : Gallery
-        Some of them, to show.
+        Some training photos with thumbnails.
     manifest : dict
-        As read.
+        The parsed manifest.
     """
 
     def __init__(self, root: str, manifest: dict[str, Any], files: dict[str, bytes]) -> None:
@@ -116,39 +115,39 @@ class Bundle:
         scales = (float(certainty[name]) for name in _SCALES)
         self._known = Known(arrays["whitening"], arrays["centres"], arrays["background"], *scales)
         self._model = files["backbone.onnx"]
-        #: The single graph, as saved: what a browser runs.
+        #: The single graph, ``recognizer.onnx``, which browsers run.
         self.recognizer: bytes = files["recognizer.onnx"]
         self._embedder: Embedder | None = None
 
     @property
     def network(self) -> bytes:
-        """The prepared network, for an :class:`~fruits.embedding.backbone.Embedder` of one's own."""
+        """The prepared network, to create another :class:`~fruits.embedding.backbone.Embedder`."""
         return self._model
 
     @property
     def embedder(self) -> Embedder:
-        """The network, opened when first asked for."""
+        """The network, opened on first use."""
         if self._embedder is None:
             self._embedder = Embedder(self._model)
         return self._embedder
 
     @property
     def model_file(self) -> ModelFile:
-        """The prepared network, as the file that workers open."""
+        """The prepared network as a file, for worker processes."""
         return ModelFile(self.root, "backbone.onnx", self.manifest["files"]["backbone.onnx"])
 
     @property
     def identity(self) -> str:
-        """Which bundle this is: 16 hexadecimal digits that change with any byte of it."""
+        """Identity of the bundle: 16 hexadecimal digits of a hash over all of its bytes."""
         return str(self.manifest["identity"])
 
     @property
     def computation(self) -> str:
-        """Identity of the embeddings that this bundle's features come from."""
+        """Identity of the embedding job that the features of this bundle come from."""
         return self.computation_on(str(self.manifest["about"].get("device", "cpu")))
 
     def computation_on(self, device: str) -> str:
-        """Return the identity of embeddings that its network makes on a device."""
+        """Return the identity of the embedding job of this network on a device."""
         return computation_id(self.card, self.preprocessing, device)
 
     @property
@@ -157,12 +156,12 @@ class Bundle:
         return len(self._components)
 
     def recognise(self, photos: Sequence[bytes]) -> list[Answer]:
-        """Recognise photos given as the bytes of their files; they are decoded in a process of its own, which may die of them.
+        """Recognise photos given as file contents; decoded in a separate process, since a bad photo may crash it.
 
         Raises
         ------
         ImageDecodeError
-            If one of them is not a photo, or the network has no usable numbers for it.
+            If one of them cannot be decoded, or has no usable embedding.
         """
         found: list[Answer] = []
         for start in range(0, len(photos), BATCH_SIZE):
@@ -181,14 +180,14 @@ class Bundle:
         return found
 
     def explain(self, photo: bytes) -> Explanation:
-        """Recognise a photo and say where in it the answer comes from.
+        """Recognise a photo and return which of its regions contribute to the answer.
 
         Raises
         ------
         ImageDecodeError
-            If it is not a photo, or the network has no usable numbers for it.
+            If it cannot be decoded, or has no usable embedding.
         BundleError
-            If the head is not linear, or the network does not end in the mean of a feature map: places cannot be told apart.
+            If the head is not linear, or the network does not end in global average pooling.
         """
         with own_decoder().begin([photo], self.preprocessing) as decoding:
             (outcome,) = decoding.outcomes()
@@ -197,13 +196,13 @@ class Bundle:
             return self.explain_pixels(decoding.pixels(self.preprocessing.size)[0].copy(), outcome)
 
     def explain_pixels(self, pixels: NDArray[np.uint8], size: Size) -> Explanation:
-        """As :meth:`explain`, of pixels that were decoded already, shape (size, size, 3).
+        """As :meth:`explain`, for decoded pixels.
 
         Parameters
         ----------
         pixels : uint8 array, shape (size, size, 3)
         size : Size
-            Of the photo as taken.
+            Size of the original photo.
         """
         if not self._head.linear:
             raise BundleError(
@@ -232,7 +231,7 @@ class Bundle:
         sharpness: NDArray[np.float32],
         short_sides: NDArray[np.int64],
     ) -> list[Answer]:
-        """Return what is said of photos given by their embeddings (n, d) and what was measured of them, each (n,)."""
+        """Return the answers for embeddings (n, d) and quality measurements of the photos, each (n,)."""
         features, probabilities, strangeness = self.classify(embeddings)
         decisions = decide(probabilities, strangeness, self.taxonomy, self.certainty)
         measured = zip(brightness.tolist(), sharpness.tolist(), short_sides.tolist(), strict=True)
@@ -240,7 +239,7 @@ class Bundle:
         return answers(decisions, strangeness, features, self.taxonomy, advice)
 
     def answers_by_features(self, features: NDArray[np.float32]) -> list[Answer]:
-        """Return what is said of photos given by their features (n, k) alone, without advice: that takes their pixels."""
+        """Return the answers for features (n, k), without advice, which needs the pixels."""
         probabilities = self._head.predict_proba(features)
         strangeness = self._known.strangeness(features, probabilities)
         decisions = decide(probabilities, strangeness, self.taxonomy, self.certainty)
@@ -276,10 +275,10 @@ def save(
     about: dict[str, Any],
     head_name: str = "logistic",
 ) -> None:
-    """Write a bundle; on a disk it replaces the one that is there only when it is whole.
+    """Write a bundle; on a disk it replaces an existing one only once it is complete.
 
-    In a bucket, which renames nothing, files are replaced one by one, the manifest last: a reader that comes just then finds
-    hashes that do not fit and is refused, never a mix.
+    In a bucket, which has no rename, files are replaced one by one, the manifest last: a concurrent reader finds hashes that do
+    not match and gets an error, never a mixture of two bundles.
 
     Parameters
     ----------
@@ -301,14 +300,14 @@ def save(
     gallery : Gallery
         Of the c labels.
     about : dict
-        Metrics, config and library versions: for people, no part of recognising.
+        Metrics, config and library versions: for information, not used in recognition.
     head_name : str
-        Name of the head, by which it is found when the bundle is loaded.
+        Registered name of the head, used to find it when the bundle is loaded.
 
     Raises
     ------
     BundleError, StoreError
-        If the folder, or the bucket, cannot be written, or the head is not the same in the single graph.
+        If the folder, or the bucket, cannot be written, or the head gives other results in the single graph.
     """
     from fruits.embedding.graph import with_recogniser  # noqa: PLC0415 - onnx is half a second of import
 
@@ -380,7 +379,7 @@ def _compare(
     mean: NDArray[np.float32],
     components: NDArray[np.float32],
 ) -> None:
-    """Raise unless a head of another package says of made-up photos the same in the single graph; ours are tested."""
+    """Raise unless a head of another package agrees with the single graph on synthetic photos; our own heads are tested."""
     if extensions.get("head", head_name).own:
         return
     photos = probes(size)
@@ -402,9 +401,9 @@ def _compare(
 
 
 def _replace(path: Path, new: Path, old: Path) -> None:
-    """Put the folder ``new`` at ``path``, whatever other runs put there meanwhile: the last one stays.
+    """Move the folder ``new`` to ``path``; of concurrent runs, the last one wins.
 
-    Between two renames there is no bundle for an instant; a reader that comes just then must try again.
+    Between two renames the bundle is absent for an instant; a reader at that moment must retry.
     """
     while True:
         with suppress(FileNotFoundError):
@@ -412,7 +411,7 @@ def _replace(path: Path, new: Path, old: Path) -> None:
         try:
             new.rename(path)
         except OSError as exc:
-            if exc.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another run was faster: its bundle is the old one now
+            if exc.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another run was faster: its bundle is now the old one
                 shutil.rmtree(old, ignore_errors=True)
                 continue
             with suppress(OSError):
@@ -423,7 +422,7 @@ def _replace(path: Path, new: Path, old: Path) -> None:
 
 
 def is_bundle(path: str) -> bool:
-    """Whether a path is meant as a bundle or as results, rather than as a photo: a bucket, a folder, a name without suffix."""
+    """Return whether a path denotes a bundle or results rather than a photo: a bucket, a folder or a name without suffix."""
     return is_remote(path) or Path(path).is_dir() or (not Path(path).exists() and not Path(path).suffix)
 
 
@@ -433,7 +432,7 @@ def load(path: str | Path) -> Bundle:
     Raises
     ------
     BundleError
-        If there is none, a file is missing or not the one that was saved, or the format is another version's.
+        If there is no bundle, a file is missing or changed, or the format version is not supported.
     """
     reach(str(path))
     folder, manifest, files = read_files(str(path))

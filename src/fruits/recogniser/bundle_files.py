@@ -1,7 +1,7 @@
-"""The files of a bundle, read as a stranger's: exact names, regular files, bounded sizes, every byte and every header checked.
+"""The files of a bundle, treated as untrusted: exact names, regular files, bounded sizes, every hash and header verified.
 
-One error, :class:`~fruits.errors.BundleError`, says what is wrong. Nothing is parsed before its hash is that of the manifest, and
-no memory is asked for beyond the bytes that are there. Knows nothing of what the files are for.
+Every fault raises :class:`~fruits.errors.BundleError`. Nothing is parsed before its hash matches the manifest, and no more memory
+is allocated than the files have bytes. Independent of what the files are used for.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from fruits.storage.objects import AbsentError, is_remote, opened
 from fruits.storage.sanitising import json_text, printable
 
 MANIFEST: Final = "manifest.json"
-#: To change what a bundle holds: raise this number, and add a test that bundles of the old one are read or refused by name.
+#: To change the content of a bundle: increase this number, and add a test that bundles of the old format load or are refused.
 #: 1: labels and probabilities. 2: with taxonomy, certainty and strangeness, to say a kind, "not sure", "none of these".
-#: 3: with a gallery, to show alike photos, and the tenths of the training photos, to see drift.
-#: 4: certainty says from where on a kind is probable; in bundles of format 3, which are read, none is.
-#: 5: which head it is, with its temperature and its own arrays; before, always logistic regression.
+#: 3: with a gallery, to show similar photos, and the deciles of the training photos, to measure drift.
+#: 4: certainty has a threshold for probable kinds; bundles of format 3 still load, without this outcome.
+#: 5: with the name of the head, its temperature and its arrays; before, the head was always logistic regression.
 FORMAT_VERSION: Final = 5
 _READ: Final = (3, 4, FORMAT_VERSION)
 _FIRST_WITH_HEAD: Final = 5
-#: Every array but those of the head, with its type and shape; a letter is the same size everywhere: d, k and c as always, m of
-#: drift, g of the gallery.
+#: Type and shape of every array except those of the head; a letter stands for the same size everywhere: d, k and c as usual, m
+#: of drift, g of the gallery.
 _SHAPES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "mean": ("f4", ("d",)),
     "components": ("f4", ("k", "d")),
@@ -62,7 +62,7 @@ _HASH: Final = re.compile("[0-9a-f]{64}")
 
 
 def read_files(path: str) -> tuple[str, dict[str, Any], dict[str, bytes]]:
-    """Return where a bundle lies, its manifest and its files, after checking every name, size and hash.
+    """Return the folder of a bundle, its manifest and its files, after verifying every name, size and hash.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def read_files(path: str) -> tuple[str, dict[str, Any], dict[str, bytes]]:
     Raises
     ------
     BundleError
-        If there is none, or anything in it is not as ``fruits run`` wrote it.
+        If there is no bundle, or any file differs from what ``fruits run`` wrote.
     """
     folder, data = _manifest_of(str(path))
     manifest = _checked_manifest(data, folder)
@@ -96,7 +96,7 @@ def read_files(path: str) -> tuple[str, dict[str, Any], dict[str, bytes]]:
 
 
 def _manifest_of(path: str) -> tuple[str, bytes]:
-    """Return the bundle's folder, which is the one given or lies in it, and its manifest."""
+    """Return the bundle's folder, the given one or one inside it, and its manifest."""
     for folder in (path, f"{path.rstrip('/')}/bundle"):
         try:
             return folder, _file(folder, MANIFEST, _MOST_BYTES_OF_MANIFEST)
@@ -112,10 +112,10 @@ def _manifest_of(path: str) -> tuple[str, bytes]:
 
 
 def _file(folder: str, name: str, most_bytes: int) -> bytes:
-    """Return the bytes of a file: no link, no pipe, no device, and no more than it may have."""
+    """Return the content of a regular file (no link, pipe or device) of limited size."""
     if not is_remote(folder):
         return read_plain(Path(folder) / name, most_bytes)
-    # Reading a folder must not make it, as opening it for results would.
+    # Reading must not create the folder, as opening it for results would.
     objects = opened(folder)
     size = objects.size(name)
     if size is not None and size > most_bytes:
@@ -128,7 +128,7 @@ def _checked_manifest(data: bytes, folder: str) -> dict[str, Any]:
     try:
         manifest = parse_object(data)
         given = manifest["format"]
-        # Our own writing of what was read must give the same bytes: then no byte of it, not even a space, has changed.
+        # Serialising the parsed manifest must give the same bytes: then not even a space has changed.
         checksum = manifest.pop("sha256", None)
         if _checksum(manifest) != checksum or manifest_bytes(manifest) != data:
             raise BundleError(damaged)
@@ -148,14 +148,14 @@ def _checked_manifest(data: bytes, folder: str) -> dict[str, Any]:
 
 
 def head_of(manifest: dict[str, Any]) -> type[Head]:
-    """Return which head a bundle has.
+    """Return the class of a bundle's head.
 
     Raises
     ------
     BundleError
         If it is not installed.
     ExtensionError
-        If the package that brings it cannot be loaded.
+        If the package that provides it cannot be loaded.
     """
     name = printable(manifest["head"]["name"][:100])
     try:
@@ -165,7 +165,7 @@ def head_of(manifest: dict[str, Any]) -> type[Head]:
 
 
 def _wrong(manifest: dict[str, Any]) -> str | None:
-    """Return what of a manifest is not as it should be: which fields, of which types, and which files."""
+    """Return the first fault of a manifest: a missing field, a wrong type, or a wrong list of files; None if valid."""
     kinds = {"labels": list, "backbone": dict, "preprocessing": dict, "head": dict, "files": dict, "about": dict}
     for name, kind in kinds.items():
         if not isinstance(manifest.get(name), kind):
@@ -187,12 +187,12 @@ def _wrong(manifest: dict[str, Any]) -> str | None:
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """Return the JSON object that bytes hold; its numbers are finite.
+    """Parse a JSON object; all numbers must be finite.
 
     Raises
     ------
     ValueError
-        If they hold anything else.
+        If the bytes are anything else.
     """
     try:
         values = json.loads(data, parse_constant=_no_number, parse_float=_finite)
@@ -213,7 +213,7 @@ def _finite(text: str) -> float:
 
 
 def manifest_bytes(manifest: dict[str, Any]) -> bytes:
-    """Return a manifest as it is written, with its checksum."""
+    """Serialise a manifest, with its checksum."""
     return json_text({**manifest, "sha256": _checksum(manifest)}, indent=1, ensure_ascii=False).encode()
 
 
@@ -222,20 +222,20 @@ def _checksum(manifest: dict[str, Any]) -> str:
 
 
 def parse_arrays(files: dict[str, bytes], head: type[Head], sizes: dict[str, int]) -> dict[str, NDArray[Any]]:
-    """Return every array; headers are checked against what they should be and against the bytes that are there.
+    """Parse all arrays; headers are verified against the expected type and shape and against the size of the file.
 
     Parameters
     ----------
     files : dict
     head : type of Head
-        Whose arrays are among them.
+        Class of the head, which defines its arrays.
     sizes : dict
-        What is known of the sizes by their letters; the others are the same wherever they stand.
+        Known sizes by letter; other sizes must be equal wherever the same letter occurs.
 
     Raises
     ------
     ValueError
-        If an array is of another type or shape, has fewer or more bytes than that, or numbers that are none.
+        If an array has another type, shape or number of bytes, or contains values that are not finite.
     """
     arrays = {}
     known = dict(sizes)
@@ -252,12 +252,12 @@ def parse_arrays(files: dict[str, bytes], head: type[Head], sizes: dict[str, int
 
 
 def array_files(head: Head) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a head as a bundle keeps them.
+    """Return the arrays of a head as stored in a bundle.
 
     Raises
     ------
     BundleError
-        If one has the name of another array of a bundle.
+        If a name collides with another array of the bundle.
     """
     if taken := sorted(head.arrays.keys() & _SHAPES.keys()):
         raise BundleError(f"an array of the head is called '{taken[0]}', as another of the bundle; rename it")
@@ -265,13 +265,13 @@ def array_files(head: Head) -> dict[str, NDArray[Any]]:
 
 
 def _array(data: bytes, name: str, dtype: np.dtype[Any], axes: int) -> NDArray[Any]:
-    """Return the array of a .npy file without asking for more memory than its bytes."""
+    """Parse a .npy file without allocating more memory than its bytes."""
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, by_columns, found = read(stream)
-    except Exception as exc:  # the header is a Python literal: parsing one that is not raises anything
+    except Exception as exc:  # the header is a Python literal: parsing a malformed one may raise anything
         raise ValueError(f"{name}.npy has no header of an array") from exc
     size = len(data) - stream.tell()
     if found != dtype or len(shape) != axes or math.prod(shape) * dtype.itemsize != size:

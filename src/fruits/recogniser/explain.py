@@ -1,8 +1,8 @@
-"""Where does an answer come from? Class activation maps, and how they look over a photo.
+"""Class activation maps: which regions of a photo contribute to an answer, and their overlay on the photo.
 
-Behind the global average pooling of a network everything is linear up to the probabilities. What the head makes of each place of
-the last feature map is therefore exactly what that place contributed: the mean over the places is the photo's logit. Knows
-nothing of files, of the service or of how a recogniser was fitted.
+After the global average pooling of a network, everything up to the logits is linear. The head applied to each position of the
+last feature map therefore gives the exact contribution of that position: their mean is the photo's logit. Independent of files, the
+service and training.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from fruits.learning.heads import Head
 from fruits.learning.pca import project
 from fruits.recogniser.answers import Answer
 
-#: How much of the photo shows where a place contributed most.
+#: Opacity of the overlay at the strongest contribution.
 _STRONGEST: Final = 0.6
 _PICTURE_SIDE: Final = 448
-#: Colours from nothing to the strongest contribution: a part of the scale "inferno", readable by people who are colour-blind.
+#: Colours from zero to the strongest contribution: part of the colour map "inferno", readable with colour blindness.
 _COLOURS: Final = np.array([[20, 11, 52], [101, 21, 110], [187, 55, 84], [249, 142, 8], [252, 255, 164]], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """An answer and where in the photo it comes from. A notebook shows it as a picture.
+    """An answer with the contributions of the regions of the photo. Notebooks display it as a picture.
 
     Attributes
     ----------
     answer : Answer
     pixels : uint8 array, shape (size, size, 3)
-        The square that the network saw.
+        The network's input.
     places : float32 array, shape (rows, columns)
-        What each part of it contributed to the most probable kind, see :func:`contribution`.
+        Contribution of each position to the most probable kind, see :func:`contribution`.
     """
 
     answer: Answer
@@ -44,7 +44,7 @@ class Explanation:
     places: NDArray[np.float32]
 
     def picture(self) -> Image.Image:
-        """Return the photo as the network saw it, at least 448 pixels a side: brighter where more spoke for the answer."""
+        """Return the network's input with the overlay, at least 448 pixels a side: the brighter, the larger the contribution."""
         side = max(len(self.pixels), _PICTURE_SIDE)
         seen = Image.fromarray(self.pixels).resize((side, side), Image.Resampling.BICUBIC)
         return Image.fromarray(overlay(np.asarray(seen), self.places))
@@ -58,12 +58,12 @@ class Explanation:
 def evidence(
     maps: NDArray[np.float32], mean: NDArray[np.float32], components: NDArray[np.float32], head: Head
 ) -> NDArray[np.float32]:
-    """Return the logits of every place.
+    """Return the logits of every position.
 
     Parameters
     ----------
     maps : float32 array, shape (n, d, rows, columns)
-        Of the network, before pooling.
+        Feature maps of the network, before pooling.
     mean : array, shape (d,)
     components : array, shape (k, d)
     head : Head
@@ -86,20 +86,20 @@ def evidence(
 def contribution(
     evidence: NDArray[np.float32], probabilities: NDArray[np.float32], labels: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """Return how much each place of one photo spoke for some labels, such as those of a kind, against all others.
+    """Return the contribution of each position of one photo to some labels, such as those of a kind, against all others.
 
     Parameters
     ----------
     evidence : float32 array, shape (rows, columns, c)
     probabilities : float32 array, shape (c,)
-        Of the photo; the labels count by their share in it.
+        Probabilities of the photo; the weights of the labels.
     labels : bool array, shape (c,)
         At least one.
 
     Returns
     -------
     float32 array, shape (rows, columns)
-        In logits, relative to the average label; negative where a place spoke against them.
+        In logits, relative to the mean over all labels; negative for a position that contradicts the labels.
     """
     share = np.where(labels, probabilities, np.float32(0)).astype(np.float64)
     total = share.sum()
@@ -109,14 +109,14 @@ def contribution(
 
 
 def overlay(photo: NDArray[np.uint8], places: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the photo with what each place contributed laid over it: the more, the brighter.
+    """Return the photo with the contributions as an overlay: the larger, the brighter.
 
     Parameters
     ----------
     photo : uint8 array, shape (height, width, 3)
-        The square that the network saw, at any size.
+        The network's input, at any size.
     places : float32 array, shape (rows, columns)
-        As :func:`contribution` gives; what is negative is shown as nothing.
+        From :func:`contribution`; negative values are shown as zero.
 
     Returns
     -------

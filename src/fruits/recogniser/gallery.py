@@ -1,7 +1,7 @@
-"""Which training photos look like this one? A small choice of them, with thumbnails, that travels in the bundle.
+"""Gallery of training photos in the bundle, with thumbnails and features, for nearest-neighbour search.
 
-Of every label a few photos that differ as much as possible, so that a few stand for all. Bounded in photos and bytes. Knows
-nothing of catalogues or of how features come about.
+A few photos of every label, as different from each other as possible, represent the label. Bounded in number of photos and bytes.
+Independent of catalogues and of how features are computed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from fruits.photos.catalogue.consent import giver_of
 #: Side of a thumbnail, in pixels, and its JPEG quality.
 SIDE: Final = 112
 QUALITY: Final = 72
-#: Photos of the gallery by default, and at most of one label.
+#: Default number of photos of the gallery, and maximum per label.
 PHOTOS: Final = 1000
 _PER_LABEL: Final = 16
-#: Bytes of all thumbnails together.
+#: Maximum bytes of all thumbnails together.
 MAX_BYTES: Final = 12 << 20
-#: Photos of a label beyond these are not looked at.
+#: Candidates per label; further photos are not considered.
 _CANDIDATES: Final = 1000
 
 
@@ -37,18 +37,18 @@ class Gallery:
         Positions in the bundle's labels.
     features : float32 array, shape (n, k)
     offsets : int64 array, shape (n + 1,)
-        Where each thumbnail begins in ``jpegs``.
+        Offset of each thumbnail in ``jpegs``.
     jpegs : bytes
-        The thumbnails, one after the other.
+        The concatenated thumbnails.
     """
 
     labels: NDArray[np.int64]
     features: NDArray[np.float32]
     offsets: NDArray[np.int64]
     jpegs: bytes
-    #: Photos that a visitor of a service gave: number to the id of the submission.
+    #: Photos given by visitors of a service: index -> id of the submission.
     givers: dict[int, str] = field(init=False, repr=False, compare=False)
-    #: Features of length 1: the same for every question, so made once.
+    #: Features scaled to unit length; the same for every query, so computed once.
     _units: NDArray[np.float32] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class Gallery:
     def of(
         cls, features: NDArray[np.float32], labels: NDArray[np.int64], thumbnails: Iterable[bytes | None]
     ) -> Gallery:
-        """Make a gallery of chosen photos; those without a thumbnail, and what goes beyond ``MAX_BYTES``, are left out.
+        """Make a gallery of chosen photos; those without a thumbnail, or beyond ``MAX_BYTES``, are left out.
 
         Parameters
         ----------
@@ -94,12 +94,12 @@ class Gallery:
         return len(self.labels)
 
     def thumbnail(self, number: int) -> bytes:
-        """Return a JPEG.
+        """Return the JPEG of a photo.
 
         Raises
         ------
         IndexError
-            If there is no photo of that number.
+            If ``number`` is out of range.
         """
         if not 0 <= number < len(self):
             raise IndexError(f"no photo {number} in a gallery of {len(self)}")
@@ -108,9 +108,9 @@ class Gallery:
     def nearest(
         self, features: NDArray[np.float32], count: int, hidden: Collection[int] = ()
     ) -> list[list[tuple[int, float]]]:
-        """Return for each of m photos, features (m, k), the most alike: (number, cosine), best first, at most ``count``.
+        """Return the nearest photos of each of m photos, features (m, k): (index, cosine), best first, at most ``count``.
 
-        Those with the numbers in ``hidden`` are passed over.
+        Indices in ``hidden`` are skipped.
         """
         if not len(self) or count < 1:
             return [[] for _ in features]
@@ -120,8 +120,8 @@ class Gallery:
         count = min(count, len(self) - len(hidden))
         if count < 1:
             return [[] for _ in features]
-        # Sorting all would take longer than all the rest: only what reaches the last place is sorted. The sort is stable, so of
-        # equals the first, however many are asked for.
+        # A full sort would dominate the cost: only values that reach the last place are sorted. The sort is stable, so ties are
+        # resolved by index, for any ``count``.
         last = np.partition(alike, len(self) - count, axis=1)[:, len(self) - count]
         found = []
         for row, least in zip(alike, last, strict=True):
@@ -132,19 +132,19 @@ class Gallery:
 
 
 def choose(features: NDArray[np.float32], labels: NDArray[np.int64], most: int = PHOTOS) -> NDArray[np.int64]:
-    """Return which of n training photos to show: of every label the same number, spread as far apart as possible.
+    """Choose gallery photos among n training photos: the same number per label, spread as far apart as possible.
 
     Parameters
     ----------
     features : float32 array, shape (n, k)
     labels : int64 array, shape (n,)
     most : int
-        Photos in all. With more labels than that, some labels have none.
+        Total number of photos. With more labels than that, some labels have none.
 
     Returns
     -------
     int64 array
-        Rows, first one of every label, then the second of each and so on, so that whatever is cut off at the end is a variant.
+        Rows: the first photo of every label, then the second of each and so on, so that truncation keeps all labels.
 
     References
     ----------
@@ -158,7 +158,7 @@ def choose(features: NDArray[np.float32], labels: NDArray[np.int64], most: int =
 
 
 def _spread(features: NDArray[np.float32], rows: NDArray[np.int64], count: int) -> Iterator[int]:
-    """Yield the photo nearest to the middle, then always the one farthest from all before; no two that look the same."""
+    """Yield the photo nearest to the mean, then repeatedly the one farthest from all before; no duplicates."""
     if len(rows) > _CANDIDATES:
         rows = rows[np.linspace(0, len(rows) - 1, _CANDIDATES).astype(np.int64)]
     of_label = features[rows]

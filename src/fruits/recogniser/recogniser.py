@@ -1,7 +1,7 @@
-"""A recogniser for programs: photos of any sort in, answers, embeddings or pictures out.
+"""The recogniser of the Python API: from photos of any supported type to answers, embeddings or explanations.
 
-What it holds is a bundle, checked byte by byte; how photos become pixels is said in ``photos.reading.given``. Knows nothing of
-how a recogniser is trained.
+It wraps a bundle whose files are verified on loading. Types of photos are handled in ``photos.reading.given``. Independent of
+training.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def load(path: str | os.PathLike[str] | None = None) -> Recogniser:
     Parameters
     ----------
     path : path, optional
-        Results of ``fruits run``, or a bundle, on a disk or as ``s3://bucket/prefix``. Without: the recogniser that ships with
-        the package and names 96 kinds of fruit and vegetables.
+        Results of ``fruits run``, or a bundle, on a disk or as ``s3://bucket/prefix``. By default, the recogniser of the package,
+        which names 96 kinds of fruit and vegetables.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def load(path: str | os.PathLike[str] | None = None) -> Recogniser:
     Raises
     ------
     BundleError
-        If there is none, a file is missing or not the one that was saved, or the format is another version's.
+        If there is no bundle, a file is missing or changed, or the format version is not supported.
     StoreError
         If the bucket cannot be reached.
     """
@@ -47,17 +47,17 @@ def load(path: str | os.PathLike[str] | None = None) -> Recogniser:
 
 
 class Recogniser:
-    """Names what is on photos. Made by :func:`load`, or :meth:`Run.recogniser`.
+    """Recognises photos. Created by :func:`load`, or :meth:`Run.recogniser`.
 
     A photo is a path or ``s3://bucket/key``, the bytes of a file, a PIL image, or a uint8 array of shape (height, width) for
-    grey, (height, width, 3) for RGB or (height, width, 4) for RGB with alpha. Files and bytes are decoded in a process of its
-    own, so that a damaged one harms nothing. Of a PIL image, orientation, colour profile and alpha count as in a file; the same
-    pixels give the same answer as a PNG of them. Threads may share a recogniser.
+    grey, (height, width, 3) for RGB or (height, width, 4) for RGB with alpha. Files and bytes are decoded in a separate process,
+    so that a damaged one does no harm. Orientation, colour profile and alpha of a PIL image are applied as for a file; an array
+    gives the same answer as a PNG with the same pixels. Thread-safe.
 
     Parameters
     ----------
     bundle : Bundle
-        As :func:`fruits.recogniser.bundle.load` returns it.
+        From :func:`fruits.recogniser.bundle.load`.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -76,7 +76,7 @@ class Recogniser:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds that the labels make, such as ``apple``."""
+        """The kinds of the labels, such as ``apple``."""
         return self._bundle.taxonomy.kind_ids
 
     @property
@@ -86,7 +86,7 @@ class Recogniser:
 
     @property
     def input_size(self) -> int:
-        """Side of the square that the network sees, in pixels."""
+        """Side of the network's square input, in pixels."""
         return self._bundle.preprocessing.size
 
     @property
@@ -101,7 +101,7 @@ class Recogniser:
 
     @property
     def identity(self) -> str:
-        """Which recogniser it is: 16 hexadecimal digits that change with any byte of its bundle."""
+        """Identity of the recogniser: 16 hexadecimal digits of a hash over all bytes of its bundle."""
         return self._bundle.identity
 
     @overload
@@ -109,18 +109,18 @@ class Recogniser:
     @overload
     def predict(self, photos: Iterable[PhotoLike]) -> list[Answer]: ...
     def predict(self, photos: PhotoLike | Iterable[PhotoLike]) -> Answer | list[Answer]:
-        """Say what is on photos.
+        """Recognise photos.
 
         Parameters
         ----------
         photos : photo, or iterable of photo
-            Several are a list, any other iterable, an array of shape (n, height, width, 3), or a column of a table.
+            Several photos: a list or any other iterable, an array of shape (n, height, width, 3), or a column of a table.
 
         Returns
         -------
         Answer, or list of Answer
-            One for one photo; a list, in the same order, for several. One bad photo of several is data: its answer has the status
-            ``rejected`` (it will never decode) or ``failed`` (it could not be read) and says why in ``error``.
+            One for one photo; a list, in the same order, for several. A bad photo among several does not raise: its answer has
+            the status ``rejected`` (it cannot be decoded) or ``failed`` (it could not be read) and the reason in ``error``.
 
         Raises
         ------
@@ -129,9 +129,9 @@ class Recogniser:
         StoreError
             If a single photo cannot be read.
         PhotoTypeError
-            If something is none of the things that a photo can be.
+            If an object is of no supported type of photo.
         EngineError
-            If the process that decodes cannot be started.
+            If the decoding process cannot be started.
         """
         answers = [
             answer
@@ -151,8 +151,8 @@ class Recogniser:
         Returns
         -------
         float32 array, shape (n, d)
-            One row for a single photo. Of several, the row of one that cannot be read or decoded is NaN; :meth:`predict` says
-            why.
+            One row for a single photo. Among several, the row of a photo that cannot be read or decoded is NaN; :meth:`predict`
+            gives the reason.
 
         Raises
         ------
@@ -182,7 +182,7 @@ class Recogniser:
         return self._bundle.project(self.embed(photos))
 
     def explain(self, photo: PhotoLike) -> Explanation:
-        """Say what is on a photo and where in it the answer comes from.
+        """Recognise a photo and return which of its regions contribute to the answer.
 
         Parameters
         ----------
@@ -198,7 +198,7 @@ class Recogniser:
         ImageDecodeError, StoreError, PhotoTypeError, EngineError
             As :meth:`predict`.
         BundleError
-            If the network does not end in the mean of a feature map, so that places cannot be told apart.
+            If the network does not end in global average pooling, so that positions cannot be separated.
 
         References
         ----------
@@ -210,7 +210,7 @@ class Recogniser:
         return self._bundle.explain_pixels(batch.pixels[0], batch.sizes[0])
 
     def _answers(self, batch: Batch, embeddings: NDArray[np.float32]) -> list[Answer]:
-        """Return an answer for every photo of a batch, given the embeddings of those that have some."""
+        """Return an answer for every photo of a batch, given the embeddings of the decoded ones."""
         found: dict[int, Answer] = {}
         for row, fault in batch.faults.items():
             found[row] = Answer.without(*as_status(fault))

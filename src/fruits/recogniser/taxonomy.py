@@ -1,6 +1,6 @@
-"""What labels mean: the kind of thing, its variety, their names in each language, and a useful line for the person.
+"""The taxonomy of labels: kind, variety, their names in each language, and a line of advice for the user.
 
-Labels of different sources meet here: ``Royal-Gala`` and ``Apple Red 1`` are both apples. The table is a CSV file in the package
+It unifies labels of different sources: ``Royal-Gala`` and ``Apple Red 1`` are both apples. The table is a CSV file in the package
 (``taxonomy.csv``), with two columns per language: ``fr`` for names and ``line_fr`` for lines. A user's own file of the same
 columns, in whichever languages, extends it and wins over it. A label that no file names is its own
 kind. Knows nothing of photos or of how sure an answer is.
@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from fruits.errors import TaxonomyError
 from fruits.messages import LANGUAGES, SOURCE
 
-#: Given instead of a file: every label is its own kind.
+#: Value instead of a file: every label is its own kind.
 NONE: Final = "none"
 _SEPARATORS: Final = str.maketrans(dict.fromkeys("-_'’`", " "))
-#: Names of kinds that begin with a name of a place or a people; names.js has them, too.
+#: Names of kinds that begin with a proper name; names.js has the same list.
 _PROPER: Final = ("Brazil", "Brussels", "Chinese", "Swiss")
 _PLACE: Final = ("label", "kind", "variety")
 _LINE: Final = "line_"
@@ -39,14 +39,14 @@ _LANGUAGE: Final = re.compile(r"(?:line_)?[a-z]{2,3}")
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What a person is told of a kind or a variety: ``name.en``, ``name["es"]``.
+    """Names of a kind or a variety, and a line about it: ``name.en``, ``name["es"]``.
 
     Attributes
     ----------
     called : mapping of str to str
-        Its name by language; English at least.
+        Name by language; at least English.
     about : mapping of str to str
-        One useful line by language; may be empty.
+        One line by language; may be empty.
     """
 
     called: Mapping[str, str]
@@ -54,30 +54,30 @@ class Name:
 
     @property
     def en(self) -> str:
-        """Its English name, which stands in for those that are missing."""
+        """The English name, which replaces missing ones."""
         return self.called[SOURCE]
 
     def __getitem__(self, language: str) -> str:
-        """Return its name in a language; the English one where the table has none."""
+        """Return the name in a language; the English one if the table has none."""
         return self.called.get(language, self.en)
 
     def names(self) -> dict[str, str]:
-        """Return its name in every language of the messages, and in those that only the table has."""
+        """Return the name in every language of the messages, and in those that only the table has."""
         return {language: self[language] for language in dict.fromkeys((*LANGUAGES, *self.called))}
 
     def lines(self) -> dict[str, str] | None:
-        """Return its line likewise; None if it has no English one."""
+        """Return the line in the same languages; None without an English one."""
         if not self.about.get(SOURCE):
             return None
         languages = dict.fromkeys((*LANGUAGES, *self.about))
         return {language: self.about.get(language, self.about[SOURCE]) for language in languages}
 
     def in_every_language(self) -> dict[str, str]:
-        """Return names and lines as :meth:`as_dict` does, with English in the place of those that are missing."""
+        """Return names and lines as :meth:`as_dict` does, with English for missing ones."""
         return {**self.names(), **{_LINE + language: line for language, line in (self.lines() or {}).items()}}
 
     def as_dict(self) -> dict[str, str]:
-        """Return plain values for JSON: what the table has."""
+        """Return plain values for JSON, only those of the table."""
         return {**self.called, **{_LINE + language: line for language, line in self.about.items()}}
 
     @classmethod
@@ -99,7 +99,7 @@ class Name:
         )
 
     def over(self, other: Name) -> Name:
-        """Return it with what the other has in more languages, where both say the same in English."""
+        """Return the name with additional languages of another one, if both are equal in English."""
         called = {**other.called, **self.called} if self.en == other.en else self.called
         same_line = self.about.get(SOURCE) == other.about.get(SOURCE)
         return Name(called, {**other.about, **self.about} if same_line else self.about)
@@ -107,15 +107,15 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Taxonomy:
-    """What c labels mean, in their order.
+    """Kinds and varieties of c labels, in the order of the labels.
 
     Attributes
     ----------
     labels : tuple of str
     kind_of : tuple of int, length c
-        Which kind each label is.
+        Index of the kind of each label.
     variety_of : tuple of int, length c
-        Which variety each label is; -1 for a label that names no variety.
+        Index of the variety of each label; -1 for a label without a variety.
     kinds, varieties : tuple of Name
     kind_ids, variety_ids : tuple of str
         Identifiers: ``apple``, ``apple/braeburn``.
@@ -131,13 +131,13 @@ class Taxonomy:
 
     @classmethod
     def of(cls, labels: Sequence[str], own: str | None = None) -> Taxonomy:
-        """Look labels up.
+        """Look labels up in the tables.
 
         Parameters
         ----------
         labels : sequence of str
         own : str, optional
-            A user's file, which wins over the one in the package; or ``none``.
+            The user's file, which takes precedence over the one in the package; or ``none``.
 
         Raises
         ------
@@ -157,7 +157,7 @@ class Taxonomy:
                 names.setdefault((row["kind"], row["variety"]), []).append(row)
             else:
                 more.setdefault(row["kind"], []).append(row)
-        # A folder called Pomme holds apples, whether or not it stands in a file. Identifiers count most, then languages in turn.
+        # A folder named Pomme contains apples, even if no file has this label. Identifiers take precedence, then languages.
         for kind, variety in names:
             if not variety:
                 meant.setdefault(_spelling(kind), (kind, variety))
@@ -192,7 +192,7 @@ class Taxonomy:
         Raises
         ------
         TaxonomyError
-            If something is missing or does not fit together.
+            If values are missing or inconsistent.
         """
         try:
             given = {name: tuple(values[name]) for name in cls.__slots__}
@@ -226,7 +226,7 @@ class Taxonomy:
 
     @property
     def groups(self) -> bool:
-        """Whether any kind has more than one label, so that kinds say something that labels do not."""
+        """Whether any kind has more than one label; otherwise kinds and labels are the same."""
         return len(self.kinds) < len(self.labels)
 
     def by_kind(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -234,18 +234,18 @@ class Taxonomy:
         return _sums(probabilities, self.kind_of, len(self.kinds))
 
     def by_variety(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the probabilities of varieties, shape (n, number of varieties); labels without one are in none."""
+        """Return the probabilities of varieties, shape (n, number of varieties); labels without a variety are left out."""
         return _sums(probabilities, self.variety_of, len(self.varieties))
 
     def kind_of_variety(self, variety: int) -> int:
-        """Return which kind a variety is."""
+        """Return the kind of a variety."""
         return self.kind_of[self.variety_of.index(variety)]
 
 
 def _place(label: str, meant: dict[str, tuple[str, str]], alike: dict[str, tuple[str, str]]) -> tuple[str, str]:
-    """Return the kind and the variety that a label means; of one that nothing names, itself.
+    """Return the kind and the variety of a label; an unknown label is its own kind.
 
-    A number at the end of a label that nothing names is left out: ``Apple 7`` is an apple, as data sets number their folders.
+    A number at the end of an unknown label is ignored: ``Apple 7`` is an apple, as data sets number their folders.
     """
     spelling = _spelling(label)
     words, _, last = spelling.rpartition(" ")
@@ -257,7 +257,7 @@ def _place(label: str, meant: dict[str, tuple[str, str]], alike: dict[str, tuple
 
 
 def in_a_sentence(name: str) -> str:
-    """Return a name as it stands within a sentence: "probably kiwi"; names of places, numbers and titles stay as they are."""
+    """Return a name for use within a sentence, in lower case: "probably kiwi"; proper names and numbers are unchanged."""
     words = name.split()
     stays = (
         not words
@@ -278,9 +278,9 @@ def _sums(probabilities: NDArray[np.float32], member_of: tuple[int, ...], count:
 
 @lru_cache(maxsize=16)
 def _members(member_of: tuple[int, ...], count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return labels in the order of their groups, and where each group begins; no group is empty.
+    """Return labels sorted by group, and the start of each group; no group is empty.
 
-    A matrix of zeros and ones would say the same in c x count numbers, and be multiplied for every batch.
+    The alternative, a matrix of zeros and ones, needs c x count numbers and a product for every batch.
     """
     groups = np.asarray(member_of, np.intp)
     order = np.argsort(groups, kind="stable")
@@ -289,7 +289,7 @@ def _members(member_of: tuple[int, ...], count: int) -> tuple[NDArray[np.intp], 
 
 
 def _name(rows: list[dict[str, str]], otherwise: str, kind: Name | None = None) -> Name:
-    """Return names and lines, each from the first row that has them; a line that no row has is the kind's."""
+    """Return names and lines, each from the first row that has them; missing lines are those of the kind."""
 
     def first(column: str) -> str:
         return next((row[column] for row in rows if row.get(column)), "")
@@ -302,14 +302,14 @@ def _name(rows: list[dict[str, str]], otherwise: str, kind: Name | None = None) 
 
 
 def _languages(rows: list[dict[str, str]]) -> tuple[str, ...]:
-    """Return the languages that files have columns of, English first."""
+    """Return the languages of the columns of the files, English first."""
     columns = dict.fromkeys(column.removeprefix(_LINE) for row in rows for column in row if column not in _PLACE)
     return tuple(dict.fromkeys((SOURCE, *columns)))
 
 
 @cache
 def _shipped_name(kind: str, variety: str = "") -> Name | None:
-    """Return what the file of the package says of a kind or a variety."""
+    """Return the name of a kind or a variety in the package's file."""
     rows = _shipped_places().get((kind, variety))
     return _name(rows, kind, _shipped_name(kind) if variety else None) if rows else None
 
@@ -329,7 +329,7 @@ def _shipped() -> list[dict[str, str]]:
 
 @lru_cache(8192)
 def _spelling(label: str) -> str:
-    """Return the label without what people spell differently: case, accents, hyphens, underscores and apostrophes."""
+    """Return the label normalised: without case, accents, hyphens, underscores and apostrophes."""
     apart = unicodedata.normalize("NFKD", label.casefold().replace("œ", "oe").replace("æ", "ae"))
     bare = "".join(letter for letter in apart if not unicodedata.combining(letter))
     return " ".join(bare.translate(_SEPARATORS).split())
@@ -337,17 +337,17 @@ def _spelling(label: str) -> str:
 
 @lru_cache(8192)
 def _loosely(spelling: str) -> tuple[str, str]:
-    """Return keys under which other spellings of a name meet.
+    """Return keys that are equal for different spellings of a name.
 
-    Plurals of English and French lose their ending (``peaches`` and ``peach``, ``choux`` and ``chou``); then words may stand in
-    any order (``Apple Golden``) or be written in one (``dragonfruit``).
+    English and French plural endings are removed (``peaches`` and ``peach``, ``choux`` and ``chou``); then the order of words
+    (``Apple Golden``) and the spaces between them (``dragonfruit``) are ignored.
     """
     words = spelling.split()
     return " ".join(sorted(_singular(word) for word in words)), "=" + _singular("".join(words))
 
 
 def _singular(word: str) -> str:
-    """Return the word without the ending of its plural; a key to compare, not a word to show."""
+    """Return the word without its plural ending, as a key for comparison only."""
     if len(word) > 3 and word[-1] in "sx":
         word = word[:-1]
     if len(word) > 3 and word[-1] == "e":

@@ -1,6 +1,7 @@
-"""The recogniser that ships with the package: where its bundle lies.
+"""The location of the bundle that ships with the package.
 
-Made by ``python backbones/photo recogniser``; docs/backbones.md says from what. It holds no photo, so its gallery is empty.
+Built by ``python backbones/photo recogniser``; its training data is described in docs/backbones.md. It contains no photos, so its
+gallery is empty.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from importlib import resources
 from typing import Final
 
-#: What is shown in place of a path in the package.
+#: Shown instead of a path inside the package.
 NAME: Final = "the recogniser that ships with fruits"
 
 
