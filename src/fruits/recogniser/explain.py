@@ -1,8 +1,8 @@
 """Class activation maps: which regions of a photo contribute to an answer, and their overlay on the photo.
 
 After the global average pooling of a network, everything up to the logits is linear. The head applied to each position of the
-last feature map therefore gives the exact contribution of that position: their mean is the photo's logit. Independent of files, the
-service and training.
+last feature map therefore gives the exact contribution of that position: their mean is the photo's logit. Independent of files,
+the service and training.
 """
 
 from __future__ import annotations
