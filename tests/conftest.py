@@ -48,7 +48,7 @@ LANES = {
     "service": "service",
 }
 #: Folders of tests that start programs or run whole pipelines.
-SLOW = ("browser", "integration", "service")
+SLOW = ("browser", "engines", "integration", "service")
 #: Seconds that a test may take with the fixtures that it is the first to ask for; a bound on what hangs, not on speed.
 PATIENCE_S = 600
 

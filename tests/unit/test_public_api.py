@@ -196,6 +196,7 @@ def test_import_is_light() -> None:
     assert done.stdout.splitlines() == ["", "fruits fruits.errors"]
 
 
+@pytest.mark.slow
 def test_the_recogniser_leaves_training_out() -> None:
     program = (
         "import sys, fruits\nfruits.load()\n"

@@ -191,6 +191,7 @@ def test_deleting_takes_a_spent_budgets_policy_from_the_owner_first(aws: Aws) ->
 # --- Policies of buckets --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_policy_that_somebody_wrote_over_is_put_back(aws: Aws) -> None:
     deploy.deploy(aws, "fruits", ["storage"], {}, poll_s=0.01)
     assert policies.hold(aws, "fruits") == [], "as they were made"

@@ -140,6 +140,7 @@ def test_what_runs_is_stopped_when_the_budget_is_spent(aws: Any, monkeypatch: py
     assert emr.get_application(applicationId=application)["application"]["state"] == "STOPPED"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_stopped_spares_nothing_else(aws: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made = _deploy_all("ec2")
     emr = boto3.client("emr")

@@ -45,6 +45,7 @@ def test_cost_per_million_is_price_times_cores_over_rate(photos: Any, tmp_path: 
     assert "a million photos cost" in (tmp_path / "out/report.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("looks", [20, 300])
 def test_a_long_run_has_no_more_points_than_a_page_shows(looks: int) -> None:
     watched = Timeline(Silent(), list)

@@ -541,6 +541,7 @@ def test_network_of_a_bundle_that_names_a_file_of_the_machine_is_refused(copied:
         bundles.load(copied)
 
 
+@pytest.mark.slow
 def test_bundle_in_a_bucket_is_read_as_carefully(copied: Path, bucket: str) -> None:
     objects = Objects(f"{bucket}/stranger")
     with_files(copied, **{"../secret": "0" * 64})

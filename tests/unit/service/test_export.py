@@ -226,6 +226,7 @@ def test_labels_that_look_alike_do_not_share_a_folder() -> None:
     assert len({label_folder(label) for label in labels}) == len(labels)
 
 
+@pytest.mark.slow
 def test_a_folder_in_a_bucket_is_the_same(submissions: Submissions, new: New, bucket: str) -> None:
     names = {
         label: reviewed(submissions, new, label, correct=True) for label in ("Pear", "a/b", "100% <b>", "日本の柿")

@@ -194,6 +194,7 @@ def test_an_owner_deletes_a_photo_in_quarantine_at_once(
     assert photos(store) == ids(kept[1:])
 
 
+@pytest.mark.slow
 def test_a_photo_whose_owner_deletes_it_while_it_is_put_back_is_gone(
     submissions: Submissions, database: Database, store: Objects, kept: list[Receipt], monkeypatch: pytest.MonkeyPatch
 ) -> None:

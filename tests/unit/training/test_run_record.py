@@ -63,6 +63,7 @@ def test_most_photos_that_were_learnt_are_taken_for_known(finished_run: Any) -> 
     assert (strangeness <= bundle.certainty.strange).mean() > 0.85
 
 
+@pytest.mark.slow
 def test_releases_that_results_depend_on_are_part_of_their_identity() -> None:
     """Those that make embeddings, and those that fit: what can change a bit of what is learnt."""
     told = records.versions()
