@@ -1,6 +1,7 @@
-"""What is wrong with these photos? Duplicates, labels that look wrong, photos that are blurred, dark or of odd size.
+"""Audit of labelled photos: duplicates, suspected label errors, photos that are blurred, dark or of odd size.
 
-Embeds like a run, keeps what it computed, fits nothing that stays. Suspicions only: the page shows the photos, and people decide.
+Computes embeddings as a run does and stores them; fits no model. Findings are suspicions: the page shows the photos, and the user
+decides.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ FORMAT: Final = 1
 SORTS: Final = ("exact_duplicate", "near_duplicate", "label", "blurred", "dark", "odd_size", "unreadable")
 _SHOWN: Final = 48
 _PHOTOS_SHOWN: Final = 12
-#: Each photo is compared with so many of its nearest, of its nearest in another split and with another label.
+#: Neighbours per photo: among all photos, among those of other splits, and among those with other labels.
 _NEIGHBOURS: Final = 12
-#: Pairs compared at a time.
+#: Pairs compared per batch.
 _PAIRS: Final = 8192
-#: Below these shares of what is typical for these photos, a photo counts as blurred, as dark.
+#: A photo counts as blurred, or as dark, below this share of the typical sharpness, or brightness, of these photos.
 _BLURRED: Final = 0.4
 _DARK: Final = 0.35
-#: A photo is odd whose area is so many times smaller or larger than is typical, or which is so many times longer than wide.
+#: A photo has an odd size if its area differs from the typical one by this factor, or if its sides do from each other.
 _ODD_AREA: Final = 8.0
 _NARROW: Final = 3.0
 
@@ -79,25 +80,25 @@ class _Photos:
 
 
 def audit(config: RunConfig, *, progress: Progress | None = None, command: str = "fruits audit") -> dict[str, Any]:
-    """Look for what is wrong with labelled photos.
+    """Audit labelled photos.
 
     Parameters
     ----------
     config : RunConfig
-        Of which ``sources``, ``out``, ``backbone``, ``size``, ``fit``, ``workers``, ``only``, ``sample`` and ``seed`` count.
+        Uses ``sources``, ``out``, ``backbone``, ``size``, ``fit``, ``workers``, ``only``, ``sample`` and ``seed``.
     progress : Progress, optional
     command : str
-        As the user typed it, for the record.
+        The user's command line, for the record.
 
     Returns
     -------
     dict
-        As in ``DIR/audit.json``: counts per sort of finding and the first few of each. All are in ``findings.parquet``.
+        Content of ``DIR/audit.json``: counts per type of finding and the first few of each. All are in ``findings.parquet``.
 
     Raises
     ------
     FruitsError
-        A subclass that says what to do.
+        A subclass; the message says what to do.
     """
     progress, clock, started = progress or Silent(), Clock(), datetime.now(UTC).isoformat(timespec="seconds")
     objects, engine = Objects(config.out), get_engine("local", config.workers)
@@ -120,7 +121,7 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
         with clock.step("duplicates"):
             progress.start("duplicates", None)
             believed = np.setdiff1d(np.arange(len(photos.uris)), doubted)
-            if len(believed) < len(doubted):  # so much doubt says more of the few photos than of their labels
+            if len(believed) < len(doubted):  # with so many, the photos are too few to judge labels
                 believed = np.arange(len(photos.uris))
             duplicates = _near(photos, prepared, believed, catalogue.access, progress)
         with clock.step("photos"):
@@ -155,7 +156,7 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
 
 
 def _photos(table: pa.Table, parts: Parts, inventory: Inventory) -> _Photos:
-    """Gather what was computed of the photos that could be read."""
+    """Collect the embeddings and measurements of the photos that could be read."""
     rows = np.flatnonzero(Rows.of(table, inventory).ok)
     if len(rows) < 2:
         raise CatalogueError(f"{len(rows)} of {table.num_rows} photos could be read; expected two or more to compare")
@@ -178,22 +179,22 @@ def _photos(table: pa.Table, parts: Parts, inventory: Inventory) -> _Photos:
 
 
 def _exact(photos: _Photos) -> None:
-    """Note files of the same bytes."""
+    """Record files with identical bytes."""
     _note_groups(photos, "exact_duplicate", photos.digest, np.zeros(len(photos.uris)))
 
 
 def _near(
     photos: _Photos, prepared: Prepared, believed: NDArray[np.int64], access: Access, progress: Progress
 ) -> NearDuplicates:
-    """Note photos that are as near to each other as a photo to its retouched copy, to the network and from far away.
+    """Record pairs of photos as close as a photo and its retouched copy, both by embedding and by a small image.
 
-    A network that was made to tell fruit apart takes all photos of one fruit for the same; pictures of 16 x 16 pixels keep
-    their views apart, and alone would take every white page for the next.
+    A network trained to classify fruit puts all photos of one fruit close together; images of 16 x 16 pixels distinguish the
+    views, but alone would match all white pages. So both must agree.
 
     Parameters
     ----------
     believed : int64 array
-        Rows whose labels are not doubted: the threshold is derived from them.
+        Rows without a suspected label error; the threshold is derived from them.
     """
     retouched = copies_of(believed, photos.uris, prepared.model.fetch(), prepared.preprocessing, access)
     copied = unit(photos.pca.transform(retouched.embeddings, photos.features.shape[1]))
@@ -215,7 +216,7 @@ def _near(
         distance[at] = 1 - (descriptors[left[at]] * descriptors[right[at]]).sum(axis=1)
     near = distance <= limit
     left, right, distance = left[near], right[near], np.maximum(distance[near], 0)
-    # Of each photo the partner to know of: of another label before another split before the closest.
+    # The partner reported for each photo: prefer another label, then another split, then the closest.
     same_label, same_split = photos.label[left] == photos.label[right], photos.split[left] == photos.split[right]
     order = np.lexsort((right, distance, same_split, same_label, left))
     first = order[np.r_[True, np.diff(left[order]) != 0]] if len(order) else order
@@ -227,10 +228,10 @@ def _near(
 
 
 def _candidates(photos: _Photos, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return pairs of photos that are near to the network, each both ways round.
+    """Return pairs of photos that are close by embedding, each in both directions.
 
-    Looked for among the nearest of all, of another split and of another label: in a sequence the nearest are the frames beside,
-    whatever is on the other side. Exact copies have their own section.
+    Candidates are the nearest photos of all, of other splits and of other labels: in an image sequence, the nearest of all are
+    adjacent frames, which would hide pairs across splits or labels. Exact copies are reported separately.
     """
     rows = np.arange(len(photos.uris), dtype=np.int64)
     pairs = []
@@ -246,7 +247,7 @@ def _candidates(photos: _Photos, threshold: float) -> tuple[NDArray[np.int64], N
 
 
 def _descriptors(photos: _Photos, rows: NDArray[np.int64], prepared: Prepared, access: Access) -> NDArray[np.float32]:
-    """Return what photos look like from far away; one that is gone meanwhile looks like nothing."""
+    """Return the fingerprints of photos; that of a photo deleted meanwhile is zero."""
     size = prepared.preprocessing.size
     pixels = np.zeros((len(rows), size, size, 3), np.uint8)
     for place, row in enumerate(rows.tolist()):
@@ -264,7 +265,7 @@ def _note_groups(
     distance: NDArray[np.float64],
     partner: NDArray[np.int64] | None = None,
 ) -> None:
-    """Note every group of two or more: first those across labels, then across splits, then the closest."""
+    """Record every group of two or more photos: first those across labels, then across splits, then the closest."""
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(groups[order]) != 0])
     kept = []
@@ -278,7 +279,7 @@ def _note_groups(
         kept.append((rows, across, float(distance[rows].min())))
     kept.sort(key=lambda group: (not group[1]["across_labels"], not group[1]["across_splits"], group[2], group[0][0]))
     for number, (rows, across, least) in enumerate(kept):
-        # The closest first; of a group across labels, those that differ from the most common one before others.
+        # The closest first; in a group across labels, photos that differ from the most common label come first.
         common = np.bincount(photos.label[rows]).argmax()
         shown = rows[np.lexsort((rows, distance[rows], photos.label[rows] == common))][:_PHOTOS_SHOWN]
         if across["across_labels"] and len(shown) < len(rows) and (photos.label[shown] != common).all():
@@ -307,7 +308,7 @@ def _note_groups(
 
 
 def _labels(photos: _Photos) -> NDArray[np.int64]:
-    """Note photos that look like another label; return their rows."""
+    """Record suspected label errors; return their rows."""
     if len(set(photos.labels)) < 2:
         return np.empty(0, np.int64)
     names = sorted(set(photos.labels))
@@ -327,7 +328,7 @@ def _labels(photos: _Photos) -> NDArray[np.int64]:
 
 
 def _pixels(photos: _Photos) -> None:
-    """Note photos that are blurred, dark or of odd size, compared with what is typical of these photos."""
+    """Record photos that are blurred, dark or of odd size, compared with the typical values of these photos."""
     for sort, name, share in (("blurred", "sharpness", _BLURRED), ("dark", "brightness", _DARK)):
         values = photos.measured[name]
         limit = share * float(np.median(values))
@@ -350,7 +351,7 @@ def _add(photos: _Photos, sort: str, row: int, **more: Any) -> None:
 
 
 def _unreadable(photos: _Photos, table: pa.Table, rejections: list[dict[str, str]]) -> None:
-    """Note files that gave no pixels."""
+    """Record files that could not be decoded."""
     uris = pa.array([rejection["uri"] for rejection in rejections], pa.string())
     splits = table["split"].take(pc.index_in(uris, table["uri"].combine_chunks())).to_pylist()
     for rejection, split in zip(rejections, splits, strict=True):
@@ -360,7 +361,7 @@ def _unreadable(photos: _Photos, table: pa.Table, rejections: list[dict[str, str
 
 
 def _counts(photos: _Photos) -> dict[str, dict[str, int]]:
-    """Return how much there is of each sort."""
+    """Return the number of findings of each type."""
     counts: dict[str, dict[str, int]] = {}
     for sort in SORTS:
         found = photos.found[sort]
@@ -373,9 +374,9 @@ def _counts(photos: _Photos) -> dict[str, dict[str, int]]:
 
 
 def _flagged(table: pa.Table) -> int:
-    """Return how many photos deserve a look; of near-duplicates those alone that another label claims, too.
+    """Return the number of flagged photos; near-duplicates count only across labels.
 
-    Where sequences were made every frame has near-duplicates, and none of them is a mistake.
+    In image sequences every frame has near-duplicates, which are no errors.
     """
     harmless = pc.and_(
         pc.equal(table["sort"], "near_duplicate"), pc.invert(pc.fill_null(table["across_labels"], False))
@@ -384,7 +385,7 @@ def _flagged(table: pa.Table) -> int:
 
 
 def _thumbnails(record: dict[str, Any], access: Access) -> dict[str, bytes]:
-    """Return small pictures of the photos that the page shows."""
+    """Return thumbnails of the photos shown on the page."""
     shown: list[str] = []
     for sort, found in record["findings"].items():
         if sort != "unreadable":

@@ -1,6 +1,6 @@
-"""What a finished run left, as arrays: photos, embeddings, who neighbours whom. What evaluating and auditing stand on.
+"""The dataset of a finished run as arrays: photos, embeddings, groups and near-duplicates; used by evaluation.
 
-Holds everything in memory, so at most ``MAX_PHOTOS`` photos are taken. Fits nothing but the PCA for neighbours.
+Everything is kept in memory, so at most ``MAX_PHOTOS`` photos are used. Fits only the PCA for neighbours.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from fruits.training.embed import TRAINING_PHOTOS
 from fruits.training.leakage import NEIGHBOUR_COMPONENTS, confirmed_sequences, copies_of
 from fruits.training.training_set import Rows, embeddings_of, source_names
 
-#: Neighbours are searched among at most this many photos; whole groups are left out beyond it.
+#: Maximum number of photos for neighbour search; beyond it, whole groups are left out.
 MAX_PHOTOS: Final = 50_000
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is evaluated, as arrays over its n rows.
+    """The evaluated photos, as arrays over n rows.
 
     Attributes
     ----------
@@ -45,27 +45,27 @@ class Dataset:
     labels : int64 array
         0 to c - 1.
     kinds, varieties : int64 array
-        Of each row; a label without a variety counts as one.
+        Kind and variety of each row; a label without a variety counts as one.
     split : array of str
     group : int64 array
-        From the catalogue; negative where a manifest says what belongs together.
+        From the catalogue; negative if defined by a manifest.
     digest : int64 array
-        Rows of the same file share one.
+        Equal for rows with the same file content.
     source, named_source : int64 array
         As in :class:`fruits.training.training_set.Rows`.
     source_names : list of str
-        That ``named_source`` counts.
+        Names of the sources in ``named_source``.
     seen : bool array
-        Whether the backbone was made from the photo.
+        Whether the backbone was trained on the photo.
     taxonomy : Taxonomy
-        Of the c labels.
+        Taxonomy of the c labels.
     pca : PCA
-        Of the training photos.
+        PCA of the training photos.
     features : float32 array, shape (n, k)
-        Unit rows, by the PCA of the training photos: where neighbours are looked for. The same k whatever k the head uses.
+        Rows of unit length for neighbour search, by the PCA of the training photos. k does not depend on that of the head.
     duplicates : NearDuplicates
     sequences : ImageSequences
-        Whose consecutive frames are near-duplicates.
+        Confirmed sequences: their consecutive frames are near-duplicates.
     """
 
     uris: list[str]
@@ -88,15 +88,15 @@ class Dataset:
 
     @cached_property
     def duplicate_groups(self) -> NDArray[np.int64]:
-        """Rows chained by near-duplicates and exact copies share a number, shape (n,)."""
+        """Group number per row, shape (n,): connected by near-duplicates and exact copies."""
         near = groups_within(self.features, self.duplicates.threshold)
         return joined(near, self.digest)
 
     @cached_property
     def belonging(self) -> tuple[str, NDArray[np.int64]]:
-        """By what rows are grouped that stand or fall together, and the groups, shape (n,).
+        """Return how dependent rows are grouped, and the groups, shape (n,).
 
-        By what a manifest says; else by image sequences; else by near-duplicates. Where two of these touch, they are one.
+        Groups come from a manifest, else from image sequences, else from near-duplicates. Overlapping groups are merged.
         """
         given, filmed = self.group < 0, self.sequences.sequence >= 0
         name = "manifest" if given.all() else "film" if filmed.any() else "near-duplicates"
@@ -109,7 +109,7 @@ class Dataset:
 def joined(
     groups: NDArray[np.int64], others: NDArray[np.int64], inside: NDArray[np.bool_] | None = None
 ) -> NDArray[np.int64]:
-    """Return groups in which rows are together that were so in either; of ``others`` only rows ``inside`` count."""
+    """Return the union of two groupings; of ``others``, only rows ``inside`` are used."""
     rows = np.arange(len(groups), dtype=np.int64)
     pairs = [(rows, np.unique(groups, return_index=True)[1][np.unique(groups, return_inverse=True)[1]])]
     own = rows if inside is None else np.flatnonzero(inside)
@@ -122,7 +122,7 @@ def joined(
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A finished run, as it was found."""
+    """A finished run, opened."""
 
     out: str
     objects: Objects
@@ -139,7 +139,7 @@ def open_run(out: str) -> Finished:
     Raises
     ------
     StoreError
-        If something of it is missing.
+        If part of it is missing.
     """
     objects = Objects(out)
     data, listed = objects.read_if_present("run.json"), objects.read_if_present("catalogue.parquet")
@@ -162,7 +162,7 @@ def open_run(out: str) -> Finished:
 
 
 def dataset_of(run: Finished) -> tuple[Dataset, dict[str, Any]]:
-    """Return the photos that are evaluated, and how many of them the backbone was made from."""
+    """Return the dataset for evaluation, and the number of its photos that the backbone was trained on."""
     rows = Rows.of(run.catalogue, run.inventory)
     labels = run.bundle.labels
     learnt = np.array([labels.index(name) if name in labels else -1 for name in rows.names], np.int64)
@@ -172,7 +172,7 @@ def dataset_of(run: Finished) -> tuple[Dataset, dict[str, Any]]:
     digests = others["sha256"].to_pylist()
     label = learnt[rows.label[usable]]
     taxonomy = run.bundle.taxonomy
-    # A label without a variety is one of its own, numbered after the others.
+    # A label without a variety is a variety of its own, numbered after the others.
     variety = [number if number >= 0 else len(taxonomy.varieties) + at for at, number in enumerate(taxonomy.variety_of)]
     split = rows.split[usable]
     listed = run.objects.read_if_present(f"{run.parts.prefix}/{TRAINING_PHOTOS}")
@@ -215,7 +215,7 @@ def dataset_of(run: Finished) -> tuple[Dataset, dict[str, Any]]:
 
 
 def _at_most(rows: NDArray[np.int64], group: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the rows of as many groups, taken by their hashes, as ``MAX_PHOTOS`` allows."""
+    """Return the rows of as many whole groups, in the order of their hashes, as fit into ``MAX_PHOTOS``."""
     if len(rows) <= MAX_PHOTOS:
         return rows
     _, number, sizes = np.unique(group[rows], return_inverse=True, return_counts=True)
@@ -223,7 +223,7 @@ def _at_most(rows: NDArray[np.int64], group: NDArray[np.int64]) -> NDArray[np.in
     for one, size in enumerate(sizes.tolist()):
         if total + size <= MAX_PHOTOS:
             taken[one], total = True, total + size
-    if total < MAX_PHOTOS // 2:  # groups larger than what is taken: some of their photos, then
+    if total < MAX_PHOTOS // 2:  # groups are too large: sample photos instead
         return np.sort(np.random.default_rng(0).choice(rows, MAX_PHOTOS, replace=False))
     return rows[taken[number]]
 
@@ -238,15 +238,15 @@ def _near_duplicates(
     features: NDArray[np.float32],
     access: Access,
 ) -> NearDuplicates:
-    """Derive from which distance on photos are near-duplicates, from copies of training photos."""
+    """Derive the distance threshold for near-duplicates from copies of training photos."""
     copies = copies_of(train, uris, bundle.model_file.fetch(), bundle.preprocessing, access)
-    # A file that stands under two labels says nothing of how near labels are.
+    # A file with two labels would distort the distance between labels.
     once = train[np.unique(digest[train], return_index=True)[1]]
     copied = unit(pca.transform(copies.embeddings, features.shape[1]))
     return NearDuplicates.derive(features[copies.rows], copied, features[once], labels[once])
 
 
 def access_of_run(config: dict[str, Any]) -> Access:
-    """Return what the run was allowed to read; what has gone since is let in no more."""
+    """Return the locations that the run was allowed to read; those that no longer exist are left out."""
     allowed = [place for place in config.get("allow_source", ()) if is_remote(place) or Path(place).exists()]
     return Access.to(config["sources"], allowed, follow_links=config.get("follow_links", False))

@@ -1,8 +1,8 @@
-"""How good is it really? The head of a run, fitted again under protocols that do not flatter, with intervals and leakage.
+"""Evaluation: the head of a run, fitted again under strict protocols, with confidence intervals and leakage.
 
-Reads what a run left (catalogue, embeddings, bundle), fits the same head with the same k and setting under each protocol of
-``learning.folds``, and measures how many test photos have a near-duplicate among the training photos. Writes
-``evaluation.json`` and the report again. Changes nothing of the recogniser.
+Reads the results of a run (catalogue, embeddings, bundle), fits the same head with the same k and setting under each protocol of
+``learning.folds``, and measures the share of test photos with a near-duplicate among the training photos. Writes
+``evaluation.json`` and updates the report. The recogniser is not changed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from fruits.training import run_record as records
 
 FORMAT: Final = 1
 PROTOCOLS: Final = ("official", "source", "axis", "arc", "variety", "groups")
-#: From this share on, photos that the backbone was made from void a protocol.
+#: If the backbone was trained on at least this share of the test photos, a protocol gives no score.
 SEEN: Final = 0.01
 
 
@@ -48,20 +48,20 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
     out : str
         Folder of the results.
     wanted : sequence of str
-        Of ``PROTOCOLS``; empty: all that apply.
+        Names from ``PROTOCOLS``; empty for all that apply.
     progress : Progress, optional
 
     Returns
     -------
     dict
-        As in ``OUT/evaluation.json``; docs/evaluation.md explains it.
+        Content of ``OUT/evaluation.json``; documented in docs/evaluation.md.
 
     Raises
     ------
     ConfigError
         If a protocol is unknown.
     StoreError
-        If there is no finished run in ``out``, or it was changed since.
+        If there is no finished run in ``out``, or it has changed since.
     """
     progress, clock = progress or Silent(), Clock()
     wanted = in_order(wanted)
@@ -108,13 +108,13 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
 
 
 def _about_head(about: dict[str, Any]) -> dict[str, Any]:
-    """Return which head is fitted, and its setting, from a run record; records of before name only its regularisation."""
+    """Return the head and its setting from a run record; older records contain only the regularisation."""
     parameter = about.get("parameter", "regularisation")
     return {"head": about.get("name", "logistic"), parameter: about[parameter]}
 
 
 def in_order(names: Sequence[str]) -> list[str]:
-    """Return names of protocols, each once, in the order of ``PROTOCOLS``; raise :class:`ConfigError` for one that is none."""
+    """Return names of protocols, each once, in the order of ``PROTOCOLS``; raise :class:`ConfigError` for an unknown one."""
     for name in names:
         if name not in PROTOCOLS:
             raise ConfigError(f"--protocol {name}: expected one of {', '.join(PROTOCOLS)}")
@@ -122,7 +122,7 @@ def in_order(names: Sequence[str]) -> list[str]:
 
 
 def _with_earlier(run: Finished, evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Return the evaluation with protocols that were measured on the same results before and not now."""
+    """Return the evaluation together with protocols measured earlier on the same results."""
     try:
         earlier = json.loads(run.objects.read_if_present("evaluation.json") or b"{}")
         same = all(earlier[name] == evaluation[name] for name in ("format", "identity", "near_duplicates"))
@@ -134,7 +134,7 @@ def _with_earlier(run: Finished, evaluation: dict[str, Any]) -> dict[str, Any]:
             rows = [*evaluation[part], *(row for row in earlier[part] if row["protocol"] not in now)]
             kept[part] = sorted(rows, key=lambda row: PROTOCOLS.index(row["protocol"]))
     except (ValueError, KeyError, TypeError):
-        return evaluation  # damaged: what is measured now is whole
+        return evaluation  # the earlier file is damaged: keep only the present protocols
     return kept
 
 
@@ -220,7 +220,7 @@ def _measured(
     record: dict[str, Any],
     progress: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Fit and ask under one protocol; only leakage is measured where the backbone has seen the photos."""
+    """Fit and score under one protocol; if the backbone was trained on the photos, measure only leakage."""
     asked = np.concatenate([fold.test for fold in folds])
     void = dataset.seen[asked if name == "official" else slice(None)].mean() >= SEEN
     label_right, kind_right, three_right, scored, near = [], [], [], [], []
@@ -279,7 +279,7 @@ def _of_source(
     three: NDArray[np.bool_],
     possible: NDArray[np.bool_],
 ) -> dict[str, Any]:
-    """Return how well the kinds of one source were named by what the others taught."""
+    """Return the accuracy of kinds on one source for a head trained on the other sources."""
     name = dataset.source_names[int(dataset.named_source[fold.test[0]])]
     about: dict[str, Any] = {"source": name, "photos": int(possible.sum()), "left_out": int((~possible).sum())}
     about["too_few_to_say"] = about["photos"] < FEWEST_PHOTOS
@@ -292,7 +292,7 @@ def _of_source(
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """For each test row: are label, kind, and one of three kinds right, and could they be, having been learnt?"""
+    """For each test row: whether label, kind and one of three kinds are right, and whether they were learnt at all."""
 
     label: NDArray[np.bool_]
     kind: NDArray[np.bool_]
@@ -301,10 +301,10 @@ class _Asked:
 
 
 def _ask(fold: Fold, dataset: Dataset, record: dict[str, Any], *, by_kind: bool) -> _Asked:
-    """Fit the head on the training rows of a fold and ask it about the test rows."""
+    """Fit the head on the training rows of a fold and score it on the test rows."""
     train, labels = fold.train, dataset.labels
     learnt, numbers = np.unique(labels[train], return_inverse=True)
-    if len(learnt) < 2:  # nothing to tell apart is no question
+    if len(learnt) < 2:  # a single label cannot be scored
         none = np.zeros(len(fold.test), bool)
         return _Asked(none, none, none, none)
     own = np.array_equal(train, np.flatnonzero(dataset.split == "train"))
@@ -316,7 +316,7 @@ def _ask(fold: Fold, dataset: Dataset, record: dict[str, Any], *, by_kind: bool)
     head = head_class.fit(
         pca.transform(dataset.embeddings[train], k), numbers, setting=about[head_class.parameter], weights=weights
     )
-    if not head_class.own_scale:  # what kinds have in common is summed in probabilities
+    if not head_class.own_scale:  # probabilities of kinds are sums, so calibration matters
         head = head.temperature_scaled(about["temperature"])
     probabilities = np.zeros((len(fold.test), len(dataset.taxonomy.labels)), np.float32)
     probabilities[:, learnt] = head.predict_proba(pca.transform(dataset.embeddings[fold.test], k))

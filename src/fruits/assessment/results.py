@@ -1,4 +1,4 @@
-"""Assessments for programs: ``fruits.evaluate`` and ``fruits.audit``, and what they return."""
+"""The Python API of assessments: ``fruits.evaluate`` and ``fruits.audit``, and their return types."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from fruits.training.results import Run
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """What one protocol measured. Shares are from 0 to 1; None where nothing could be scored.
+    """Result of one protocol. Shares are from 0 to 1; None if nothing could be scored.
 
     Attributes
     ----------
     protocol : {"official", "source", "axis", "arc", "variety", "groups"}
         What was held out; docs/evaluation.md explains each.
     photos, left_out : int
-        Photos that were asked about, and those left out because their label or kind was not learnt.
+        Number of test photos, and of those left out because their label or kind was not learnt.
     folds, groups : int
-        Heads fitted; groups of photos that stand or fall together.
+        Number of heads fitted, and of groups of dependent photos.
     grouped_by : str
     accuracy, low, high : float, optional
         Share of photos whose label is right, and its 95 % interval over groups.
     kind_accuracy, kind_low, kind_high : float, optional
-        The same of kinds.
+        The same for kinds.
     kind_top3_accuracy : float, optional
-        Share of photos whose kind is among three.
+        Share of photos whose kind is among the three most probable.
     leakage : float
         Share of the photos with a near-duplicate among the training photos.
     seen : bool
-        Whether the backbone was made from these photos, so that no score means anything.
+        Whether the backbone was trained on these photos, which makes any score meaningless.
     too_few_to_say : bool
-        Whether fewer than 30 photos were scored: look at the intervals alone.
+        Whether fewer than 30 photos were scored; then only the intervals are meaningful.
     """
 
     protocol: str
@@ -67,24 +67,24 @@ class Protocol:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How good a recogniser really is. ``print(evaluation)`` is the table of ``fruits evaluate``.
+    """Evaluation of a recogniser. ``print(evaluation)`` prints the table of ``fruits evaluate``.
 
     Attributes
     ----------
     out : str
-        The results that were evaluated.
+        The evaluated results.
     identity : str
-        Of their run.
+        Identity of their run.
     photos : int
-        How many were looked at.
+        Number of photos used.
     backbone : str
     size, components : int
     head : str
-        Name of the classifier that was fitted, as in the run.
+        Name of the fitted classifier, as in the run.
     protocols : tuple of Protocol
-        Those that apply.
+        The protocols that apply.
     not_applicable : tuple of (str, str)
-        The other protocols, and why not.
+        The other protocols, and the reason.
     seconds : float
     """
 
@@ -102,11 +102,11 @@ class Evaluation:
 
     @property
     def report(self) -> str:
-        """Where the report lies, which now has a section of this: one HTML file."""
+        """Location of the report, one HTML file, which now includes this evaluation."""
         return under(self.out, "report.html")
 
     def table(self) -> pa.Table:
-        """Return the protocols as an Arrow table, a row each, a column per attribute of :class:`Protocol`."""
+        """Return the protocols as an Arrow table, one row each, one column per attribute of :class:`Protocol`."""
         rows = [asdict(protocol) for protocol in self.protocols]
         return pa.table({column.name: [row[column.name] for row in rows] for column in fields(Protocol)})
 
@@ -120,7 +120,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class FindingCount:
-    """How much an audit found of one sort.
+    """Number of findings of one type in an audit.
 
     Attributes
     ----------
@@ -128,7 +128,7 @@ class FindingCount:
         ``exact_duplicate``, ``near_duplicate``, ``label``, ``blurred``, ``dark``, ``odd_size`` or ``unreadable``.
     photos : int
     groups, across_splits, across_labels : int
-        Of duplicates: how many groups, and of these those with photos of several splits, of several labels; else 0.
+        For duplicates: number of groups, and of those with photos of several splits, or of several labels; else 0.
     """
 
     sort: str
@@ -140,20 +140,20 @@ class FindingCount:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What may be wrong with photos: suspicions, for people to look at.
+    """Result of an audit: suspected problems of photos, to be checked by the user.
 
     Attributes
     ----------
     out : str
-        Where the page and the tables lie.
+        Location of the page and the tables.
     photos, ok, rejected, failed : int
         photos = ok + rejected + failed.
     labels : int
-        How many labels there are.
+        Number of labels.
     flagged : int
-        How many photos deserve a look; near-duplicates only where another label claims them, too.
+        Number of flagged photos; near-duplicates count only across labels.
     counts : tuple of FindingCount
-        One per sort.
+        One per type of finding.
     seconds : float
     """
 
@@ -169,16 +169,16 @@ class Audit:
 
     @property
     def page(self) -> str:
-        """Where the page lies: one HTML file with the photos in question."""
+        """Location of the page, one HTML file with the flagged photos."""
         return under(self.out, "audit.html")
 
     def findings(self) -> pa.Table:
-        """Return all findings as an Arrow table, a row per photo and sort; what does not apply is null.
+        """Return all findings as an Arrow table, one row per photo and type; values that do not apply are null.
 
         Raises
         ------
         StoreError
-            If they are no longer there.
+            If the table no longer exists.
         """
         return read_table(Objects(self.out).read("findings.parquet"))
 
@@ -188,7 +188,7 @@ class Audit:
 
 
 class AuditOptions(TypedDict, total=False):
-    """Options of :func:`audit`: the fields of :class:`fruits.config.RunConfig` that count for it."""
+    """Options of :func:`audit`: the fields of :class:`fruits.config.RunConfig` that apply to it."""
 
     backbone: str
     size: int | None
@@ -204,7 +204,7 @@ class AuditOptions(TypedDict, total=False):
 def evaluate(
     run: Place | Run, protocols: str | Sequence[str] = (), *, progress: Progress | bool | None = None
 ) -> Evaluation:
-    """Measure how good a recogniser really is, by protocols that do not flatter. What ``fruits evaluate`` does.
+    """Evaluate a recogniser under strict protocols, as ``fruits evaluate`` does.
 
     Parameters
     ----------
@@ -225,7 +225,7 @@ def evaluate(
     ConfigError
         If a protocol is unknown.
     StoreError
-        If there is no finished run, or it was changed since.
+        If there is no finished run, or it has changed since.
     """
     wanted = [protocols] if isinstance(protocols, str) else list(protocols)
     with shown(progress, "fold") as display:
@@ -240,7 +240,7 @@ def audit(
     progress: Progress | bool | None = None,
     **options: Unpack[AuditOptions],
 ) -> Audit:
-    """Find duplicates, labels that look wrong and poor photos. What ``fruits audit`` does.
+    """Find duplicates, label errors and poor photos, as ``fruits audit`` does.
 
     Parameters
     ----------
@@ -260,7 +260,7 @@ def audit(
     Raises
     ------
     FruitsError
-        A subclass that says what to do.
+        A subclass; the message says what to do.
     """
     sources, out = paths(photos), os.fspath(to)
     config = config_of(sources, out, options, among=AuditOptions.__annotations__)
@@ -281,5 +281,5 @@ def _evaluation(found: Mapping[str, Any]) -> Evaluation:
     )
 
 
-#: Attributes that are called the same in the record.
+#: Attributes with the same name in the record.
 _SAME: Final = ("out", "identity", "photos", "backbone", "size", "components", "head", "seconds")

@@ -1,7 +1,7 @@
-"""From where on is which answer given, by what was said of the photos held back?
+"""Thresholds between outcomes, set on the validation photos.
 
-Sets the limits of sure answers, of those that say "probably" and of strange things, and says what people would be told of the
-photos held back. Knows nothing of how these were chosen or what was learnt from the others.
+Sets the thresholds of certain and of probable answers and of the out-of-distribution score, and reports coverage and precision on
+the validation photos. Independent of how these were chosen and of the model.
 """
 
 from __future__ import annotations
@@ -19,37 +19,38 @@ from fruits.recogniser.taxonomy import Taxonomy
 from fruits.training.fit import Choice
 from fruits.training.training_set import Rows
 
-#: Rank of answers that are given wherever a limit of less sure ones is drawn: they count first.
+#: Rank of answers that are given at any threshold of less certain ones: they are counted first.
 _GIVEN: Final = np.float32(2)
 
 
 def certainty_by(
     choice: Choice, rows: Rows, limits: Limits, taxonomy_file: str | None, min_precision: float
 ) -> tuple[Certainty, dict[str, Any] | None]:
-    """Return from where on which answer is given, by the photos held back, and what people would be told of these.
+    """Return the thresholds between outcomes, set on the validation photos, and the resulting coverage.
 
-    Sure answers begin where ``confidence.sure_precision(min_precision)`` of them are right, answers that say "probably" where
-    ``min_precision`` of all that name something are. Photos beyond the limit of strange things get no name.
+    The threshold of certain answers is the one at which a share of ``confidence.sure_precision(min_precision)`` of them is right;
+    that of probable answers, the one at which a share of ``min_precision`` of all named answers is. Photos above the threshold of
+    the out-of-distribution score are not named.
 
     Parameters
     ----------
     limits : Limits
-        Beyond which a photo is to blame.
+        Limits of photo quality.
     taxonomy_file : str, optional
-        The user's.
+        The user's taxonomy file.
     min_precision : float
 
     Returns
     -------
     Certainty
     dict, optional
-        ``photos, min_precision, curve, sure, named``, see docs/results.md; None if no photo could be held back.
+        ``photos, min_precision, curve, sure, named``, see docs/results.md; None without validation photos.
     """
     held_back = choice.held_back
     if held_back is None:
         certain = confidence.DEFAULT_CERTAIN
         return Certainty(certain, certain, confidence.DEFAULT_PROBABLE, float("inf"), limits), None
-    # The labels that were learnt beside photos held back; of more photos than are used for choosing, perhaps not all.
+    # The labels with training photos during validation; if the photos were sampled for it, perhaps not all labels.
     taxonomy = Taxonomy.of([rows.names[label] for label in held_back.answers.labels], taxonomy_file)
     truth, probabilities = held_back.answers.truth, held_back.probabilities
     strangeness = held_back.known.strangeness(held_back.features, probabilities)
@@ -66,7 +67,7 @@ def certainty_by(
         right_variety = by_variety.argmax(axis=1) == np.array(taxonomy.variety_of)[truth]
         with_variety = int((np.array(taxonomy.variety_of)[truth] >= 0)[known].sum())
         variety = confidence.certain_from(of_variety[known], right_variety[known], sure, photos=with_variety)
-        # A variety that is named stands in the place of its kind: both sorts of answers together must be right as often, too.
+        # A named variety replaces its kind: both types of answers together must reach the same precision.
         right = np.where(of_variety >= variety, right_variety, right)
         rank = np.where(of_variety >= variety, _GIVEN, of_kind)
         kind = max(kind, confidence.certain_from(rank[known], right[known], sure))
@@ -92,6 +93,6 @@ def certainty_by(
 
 
 def _share_and_right(answered: NDArray[np.bool_], right: NDArray[np.bool_]) -> dict[str, float | None]:
-    """Return which share of photos is answered, and which share of the answers is right."""
+    """Return the coverage, the share of photos answered, and the precision, the share of answers that is right."""
     precision = float(right[answered].mean()) if answered.any() else None
     return {"coverage": float(answered.mean()), "precision": precision}

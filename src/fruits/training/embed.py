@@ -1,6 +1,7 @@
-"""A computation: which network sees which photos, and how, and the embeddings that come of it; what every command begins with.
+"""The embedding job, the first step of every command: list photos, prepare the network, compute missing embeddings.
 
-One computation per network, preprocessing and schema version. Its embeddings are kept: only what is missing is computed.
+There is one embedding job per network, preprocessing and schema version. Its embeddings are stored, and only missing ones are
+computed.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from fruits.storage.objects import Objects
 from fruits.storage.parts import Inventory, Parts
 from fruits.storage.sanitising import json_text
 
-#: Beside the embeddings: the photos that the network was made from, as its card lists them.
+#: File beside the embeddings that lists the network's training photos, as named by its card.
 TRAINING_PHOTOS: Final = "training_photos"
-#: Share of the photos that must be on white for a network made from such photos.
+#: Minimum share of photos on a white background for a network trained on such photos; below it, a warning is given.
 _LIKE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """All that embedding photos needs: the network as a file that workers open, and where rows go."""
+    """A prepared embedding job: the network as a file for workers, and the table for the rows."""
 
     card: Card
     preprocessing: Preprocessing
@@ -48,7 +49,7 @@ class Prepared:
 
 
 def catalogued(config: RunConfig, progress: Progress) -> Catalogue:
-    """List the photos that the choices of a run name."""
+    """List the photos of a run."""
     return list_photos(
         config.sources,
         only=config.only,
@@ -60,14 +61,14 @@ def catalogued(config: RunConfig, progress: Progress) -> Catalogue:
 
 
 def access_of(config: RunConfig) -> Access:
-    """Return what may be read for the choices of a run."""
+    """Return the locations that a run may read."""
     return Access.to(config.sources, config.allow_source, follow_links=config.follow_links)
 
 
 def prepare(config: RunConfig, catalogue: Catalogue, objects: Objects, progress: Progress) -> Prepared:
-    """Find the network, settle the preprocessing and put the prepared network where workers find it.
+    """Find the network, choose the preprocessing and store the prepared network where workers can open it.
 
-    Photos unlike those that the network was made from become a warning of the catalogue.
+    If the photos differ from the network's training photos, a warning is added to the catalogue.
     """
     backbone = find_backbone(config.backbone)
     device, word = usable_device(config.device)
@@ -86,9 +87,9 @@ def prepare(config: RunConfig, catalogue: Catalogue, objects: Objects, progress:
 def embed(
     engine: Engine, catalogue: Catalogue, prepared: Prepared, progress: Progress, clock: Clock
 ) -> tuple[Inventory, int]:
-    """Compute the embeddings that are missing; return what is there then, and how many were computed.
+    """Compute missing embeddings; return the inventory afterwards and the number computed.
 
-    The engine is started only if there is something to compute; that is a step of its own on the clock.
+    The engine is started only if there is something to compute; its start is timed as a separate step.
     """
     parts = prepared.parts
     with clock.step("embeddings"):
@@ -98,7 +99,7 @@ def embed(
             planned = parts.plan(catalogue.table, inventory.missing, after=inventory.plans)
             if planned is not None:
                 break
-            inventory = parts.inventory(catalogue.table)  # another run on this output has just planned
+            inventory = parts.inventory(catalogue.table)  # another run on this output is planning at the same time
         work = pa.concat_tables([inventory.pending, *([planned] if planned is not None else [])])
     progress.start("embeddings", work.num_rows)
     if not work.num_rows:
@@ -123,15 +124,16 @@ def embed(
 
 
 def repair_parts(parts: Parts, progress: Progress) -> None:
-    """Take damaged parts and records away, so that they are computed again; say how many there were."""
+    """Delete damaged parts and records, so that they are recomputed; report their number."""
     damaged = parts.repair(progress.say)
     progress.say(f"repair: {damaged:,} damaged" if damaged else "repair: every stored byte is as it was written")
 
 
 def _preprocessing(config: RunConfig, backbone: Backbone, catalogue: Catalogue, objects: Objects) -> Preprocessing:
-    """Return the preprocessing: the user's word, else what the last run on this output used, else what the photos need.
+    """Return the preprocessing: as given by the user, else that of the last run on this output, else by the photos' size.
 
-    Kept between runs because the photos' typical side may shift by a pixel as photos are added, and every embedding with it.
+    It is kept between runs because the typical side of the photos may shift by a pixel as photos are added, which would
+    invalidate all embeddings.
     """
     card, size = backbone.card, config.size
     if size is None and isinstance(card.size, tuple):
@@ -144,7 +146,7 @@ def _preprocessing(config: RunConfig, backbone: Backbone, catalogue: Catalogue, 
 
 
 def _kept_sizes(objects: Objects) -> dict[str, int]:
-    """Return the input sizes of earlier runs by network; what cannot be read is as good as absent."""
+    """Return the input sizes of earlier runs by network; an unreadable file counts as absent."""
     try:
         kept = json.loads(objects.read_if_present("preprocessing.json") or b"{}")
     except ValueError:
@@ -153,7 +155,7 @@ def _kept_sizes(objects: Objects) -> dict[str, int]:
 
 
 def _prepared_model(objects: Objects, backbone: Backbone, preprocessing: Preprocessing, prefix: str) -> ModelFile:
-    """Put the prepared network where workers find it, once; the one that is there is used only if it is whole."""
+    """Store the prepared network where workers can open it, once; an existing file is used only if it is intact."""
     key = f"{prefix}/backbone.onnx"
     there, digest = objects.read_many([key, f"{key}.sha256"])
     if there is None or hashlib.sha256(there).hexdigest().encode() != digest:
@@ -170,7 +172,7 @@ def _by_shard(work: pa.Table) -> list[pa.Table]:
 
 
 def _unlike(card: Card, catalogue: Catalogue) -> str | None:
-    """Return a warning if the photos look unlike those that the network was made from, and what to take instead."""
+    """Return a warning if the photos differ from the network's training photos, with a recommended network."""
     if card.backdrop != "white":
         return None
     looked, white = white_backdrops(catalogue.table["uri"], catalogue.access)

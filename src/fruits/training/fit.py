@@ -1,8 +1,8 @@
-"""From committed embeddings to a fitted recogniser: moments, PCA, features, head, and what they are worth.
+"""Fitting a recogniser on committed embeddings: moments, PCA, features, hyperparameters and head.
 
-Reads the parts that an inventory names, a chunk at a time, and hands plain arrays to ``learning``. Training rows alone decide
-what is fitted; the rows of the other splits are projected and scored. The head sees rows in the catalogue's order; moments are
-merged in plan order, so how photos were dealt into shards shows in the last digits of float64 at most.
+Reads the parts of an inventory, a chunk at a time, and passes plain arrays to ``learning``. Only training rows are fitted; rows
+of other splits are projected and scored. The head gets rows in the catalogue's order. Moments are merged in plan order, so the
+assignment of photos to shards affects at most the last digits of float64.
 """
 
 from __future__ import annotations
@@ -34,35 +34,35 @@ from fruits.storage.sanitising import json_text
 from fruits.training.projection import ProjectStage, shards_of
 from fruits.training.training_set import ROWS_PER_CHUNK, Rows, in_chunks, read_embeddings, vectors_of
 
-#: k and the setting of the head are chosen on at most this many photos: their ranking is settled long before.
+#: k and the setting of the head are chosen on at most this many photos: their ranking is stable with far fewer.
 _ROWS_FOR_CHOOSING: Final = 50_000
-#: Components beyond these are not tried when k is chosen by validation.
+#: Maximum k tried in validation.
 _MOST_VARIANCE: Final = 0.9999
 _MOST_COMPONENTS: Final = 512
-#: Never fewer components than explain this share of the variance, unless the user says how many.
+#: Minimum share of the variance that the components explain, unless the user sets k.
 _LEAST_VARIANCE: Final = 0.95
-#: The share that is kept where the backbone was made from the training photos, so that validation on them decides nothing.
+#: Share of the variance kept if the backbone was trained on the training photos, which makes validation on them meaningless.
 _SEEN_VARIANCE: Final = 0.99
-#: Where at least so many of the labels have photos of several sources, whole sources are held back instead of groups.
+#: If at least this share of the labels has photos of several sources, whole sources are held out instead of groups.
 _SEVERAL_SOURCES: Final = 0.5
-#: From this share of training photos on that the backbone was made from, photos held back must be others.
+#: If the backbone was trained on at least this share of the training photos, validation uses only other photos.
 _SEEN: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Choosing:
-    """The training rows on which choices are made.
+    """The training rows used to choose hyperparameters, and their validation split.
 
     Attributes
     ----------
     train : int64 array
         Catalogue rows.
     held_back : bool array, shape of train
-        Rows whose answers are asked instead of learnt.
+        Validation rows among them; the others are learnt.
     all_held_back : int64 array
-        Catalogue rows of every group held back, also of those that are not among ``train``.
+        Catalogue rows of all validation groups, including those that are not in ``train``.
     trusted : bool
-        Whether the rows held back can decide: not where the backbone was made from them.
+        Whether the validation rows are meaningful: False if the backbone was trained on them.
     """
 
     train: NDArray[np.int64]
@@ -72,18 +72,18 @@ class Choosing:
 
     @classmethod
     def of(cls, rows: Rows, seed: int, seen: NDArray[np.bool_] | None = None) -> Choosing:
-        """Hold back whole sources of training rows, or else whole groups; see :func:`fruits.learning.validation.hold_back`.
+        """Hold out whole sources of training rows, or else whole groups; see :func:`fruits.learning.validation.hold_back`.
 
-        Sources where a manifest names them and half of the labels have several: a new photo will come from a source that was
-        not learnt.
+        Sources are held out if a manifest names them and half of the labels have several, because new photos come from sources
+        that were not learnt.
 
         Parameters
         ----------
         rows : Rows
         seed : int
         seen : bool array, shape (n,), optional
-            Catalogue rows that the backbone was made from. Of these it separates labels better than of any other photo, so
-            groups without them are held back instead; where there are too few such groups, what is held back is not trusted.
+            Catalogue rows that the backbone was trained on. It separates labels of these better than of any other photo, so
+            only groups without them are held out; if there are too few such groups, the validation is not trusted.
         """
         train = rows.training
         held_back = validation.hold_back_sources(rows.label[train], rows.named_source[train], seed)
@@ -101,7 +101,7 @@ class Choosing:
         used = np.arange(len(train))
         if len(train) > _ROWS_FOR_CHOOSING:
             used = np.sort(np.random.default_rng(seed).choice(used, _ROWS_FOR_CHOOSING, replace=False))
-            # Chance may leave nothing to learn of a rare label; then nothing can be asked about it.
+            # The random split may leave no photo of a rare label to learn; such labels are left out of validation.
             learnt = np.unique(rows.label[train[used[~held_back[used]]]])
             used = used[~held_back[used] | np.isin(rows.label[train[used]], learnt)]
         return cls(train[used], held_back[used], train[held_back], trusted)
@@ -109,15 +109,15 @@ class Choosing:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was chosen, how, and all that was tried.
+    """The chosen hyperparameters, how they were chosen, and all trials.
 
     Attributes
     ----------
     head : type of Head
     setting : float
-        Of the head, such as its regularisation.
+        Hyperparameter of the head, such as its regularisation.
     held_back : HeldBack, optional
-        What is known of answers to photos that were not learnt; None if none could be held back.
+        Answers on the validation photos; None without validation photos.
     """
 
     components: int
@@ -132,15 +132,15 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class HeldBack:
-    """Answers to the photos held back, at the chosen k and setting.
+    """Answers on the validation photos, with the chosen k and setting.
 
     Attributes
     ----------
     answers : Answers
     temperature : float
-        By which these answers become calibrated.
+        Temperature that calibrates these answers.
     known : Known
-        Learnt from the other photos, scaled on these.
+        Fitted on the other photos, scaled on these.
     features : float32 array, shape (m, k)
     """
 
@@ -151,22 +151,22 @@ class HeldBack:
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
-        """Calibrated, shape (m, c)."""
+        """Calibrated probabilities, shape (m, c)."""
         return softmax(self.answers.logits / np.float32(self.temperature))
 
 
 @dataclass(frozen=True, slots=True)
 class Recogniser:
-    """What was fitted on all training photos.
+    """The model fitted on all training photos.
 
     Attributes
     ----------
     head : Head
-        Calibrated.
+        Calibrated head.
     labels : list of str
-        Of the head.
+        Labels of the head.
     training_photos : int
-        How many it learnt from.
+        Number of photos that the head was fitted on.
     known : Known
     """
 
@@ -179,7 +179,7 @@ class Recogniser:
 def training_moments(
     engine: Engine, parts: Parts, inventory: Inventory, rows: Rows, choosing: Choosing
 ) -> tuple[Moments, Moments]:
-    """Return the moments of the training rows that are learnt while choosing, and of those held back.
+    """Return the moments of the training rows that are learnt during validation, and of the validation rows.
 
     Merged, they are the moments of all training rows.
     """
@@ -194,25 +194,25 @@ def training_moments(
 
 @dataclass(frozen=True, slots=True)
 class PartialMoments:
-    """Reads some parts and sums them up; travels to wherever the engine computes.
+    """Picklable function that reads some parts and computes their moments.
 
     Parameters
     ----------
     parts : Parts
-        Where they lie.
+        Table of the embeddings.
     """
 
     parts: Parts
 
     def __call__(self, chunk: list[tuple[Record, NDArray[np.int8]]]) -> pa.RecordBatch:
-        """Return the moments of the rows marked 1 and of those marked 2, of parts with a mark per row."""
+        """Return the moments of the rows marked 1 and of those marked 2; each part comes with a mark per row."""
         vectors = [vectors_of(self.parts.read(record, ["embedding"]))[marks > 0] for record, marks in chunk]
         rows, marks = np.concatenate(vectors), np.concatenate([marks[marks > 0] for _, marks in chunk])
         return _to_batch([Moments.from_rows(rows[marks == 1]), Moments.from_rows(rows[marks == 2])])
 
 
 def merge_moments(left: pa.RecordBatch, right: pa.RecordBatch) -> pa.RecordBatch:
-    """Merge what :class:`PartialMoments` gives."""
+    """Merge two results of :class:`PartialMoments`."""
     pairs = zip(_from_batch(left), _from_batch(right), strict=True)
     return _to_batch([one.merge(other) for one, other in pairs])
 
@@ -239,19 +239,20 @@ def choose(
     Parameters
     ----------
     pca : PCA
-        Of all training rows.
+        PCA of all training rows.
     learnt : Moments
-        Of the training rows that are not held back: what is projected for choosing has not seen the others.
+        Moments of the training rows without the validation rows, so that the projection used in validation is fitted without
+        them.
     variance, components : optional
         The user's choice of k.
     weights : float64 array, shape (n,), optional
-        What each catalogue row counts.
+        Weight of each catalogue row.
     head : type of Head
 
     Raises
     ------
     ConfigError
-        If more components are asked for than the rows determine.
+        If more components are requested than the rows determine.
     """
     if components is not None and components > pca.max_components:
         raise ConfigError(
@@ -325,13 +326,13 @@ def project_rows(
     return features
 
 
-#: Fits a head: number of the label of each catalogue row, -1 for rows to leave out; what each counts; 1 / root mean square
-#: length of the features.
+#: Function that fits a head, given the label index of each catalogue row (-1: left out), their weights, and 1 / root mean
+#: square length of the features.
 FitHead = Callable[[NDArray[np.int64], NDArray[np.float64] | None, float], Head]
 
 
 def head_by_engine(engine: Engine, parts: Parts, inventory: Inventory, pca: PCA, choice: Choice) -> FitHead | None:
-    """Return how the engine fits a logistic head on any number of photos, where their embeddings are; None if it cannot."""
+    """Return a function that fits a logistic head on the engine, on any number of photos; None if the engine cannot."""
     fit = getattr(engine, "fit_head", None)
     if fit is None or choice.head is not LogisticHead:
         return None
@@ -359,24 +360,24 @@ def fit_recogniser(
     weights: NDArray[np.float64] | None = None,
     fit_on_engine: FitHead | None = None,
 ) -> Recogniser:
-    """Fit head and known things on all training rows; calibrate by what the photos held back say.
+    """Fit the head and the out-of-distribution score on all training rows; calibrate on the validation photos.
 
-    Of more than ``MAX_ROWS`` training photos the head learns from that many, chosen by chance, unless an engine can
+    With more than ``MAX_ROWS`` training photos, the head is fitted on a random sample of that size, unless an engine can
     fit it on all of them.
 
     Parameters
     ----------
     features : float32 array, shape (number of rows that are ok, k)
     weights : float64 array, shape (n,), optional
-        What each catalogue row counts.
+        Weight of each catalogue row.
     fit_on_engine : callable, optional
-        Fits the head where the embeddings are.
+        Fits the head on the cluster.
     """
     labels, train = rows.label[rows.ok], np.flatnonzero(rows.split[rows.ok] == "train")
     every = rows.training
     if len(train) > MAX_ROWS:
         chosen = np.random.default_rng(seed).choice(train, MAX_ROWS, replace=False)
-        # Of a label so rare that chance left it out, one photo.
+        # Add one photo of each label that the sample misses.
         rare, first = np.unique(labels[train], return_index=True)
         train = np.union1d(chosen, train[first[~np.isin(rare, labels[chosen])]])
     learnt, numbers = np.unique(labels[train], return_inverse=True)
@@ -393,7 +394,7 @@ def fit_recogniser(
         head = head.temperature_scaled(held_back.temperature)
         known = known.on_the_scale_of(held_back.known)
     else:
-        if not head.own_scale:  # better calibrated by what it has learnt than not at all
+        if not head.own_scale:  # without validation photos, calibrate on the training photos
             head = head.temperature_scaled(
                 confidence.temperature(head.logits(features[train]), numbers, own_scale=False)
             )
@@ -402,7 +403,7 @@ def fit_recogniser(
 
 
 def drift(choice: Choice, recogniser: Recogniser, features: NDArray[np.float32], rows: Rows) -> Drift:
-    """Return where training photos lie, so that a service can see whether those that come in still do.
+    """Return the reference distribution of the training photos, with which a service measures drift.
 
     Parameters
     ----------
@@ -417,7 +418,7 @@ def drift(choice: Choice, recogniser: Recogniser, features: NDArray[np.float32],
 
 
 def photo_limits(parts: Parts, inventory: Inventory, rows: Rows, size: int) -> Limits:
-    """Return the limits beyond which a photo is called dark, blurred or small, by what the training photos are like.
+    """Return the limits for dark, blurred and small photos, derived from the training photos.
 
     Parameters
     ----------
@@ -439,7 +440,7 @@ def photo_limits(parts: Parts, inventory: Inventory, rows: Rows, size: int) -> L
 def save_features(
     objects: Objects, catalogue: pa.Table, rows: Rows, features: NDArray[np.float32], metadata: dict[str, Any]
 ) -> None:
-    """Write ``features.parquet``: the rows that are ok in the catalogue's order, and in the schema what they are."""
+    """Write ``features.parquet``: the ok rows in the catalogue's order, with a description in the schema metadata."""
     schema = schemas.features(features.shape[1]).with_metadata({"fruits": json_text(metadata)})
     kept = np.flatnonzero(rows.ok)
     with objects.writer("features.parquet") as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
@@ -453,7 +454,7 @@ def save_features(
 
 
 def _to_batch(pair: list[Moments]) -> pa.RecordBatch:
-    """Moments as Arrow, which is all that engines carry."""
+    """Return moments as an Arrow record batch, the format that engines transport."""
     columns = {
         "count": [moments.count for moments in pair],
         "mean": [moments.mean.tobytes() for moments in pair],

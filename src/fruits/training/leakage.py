@@ -1,7 +1,7 @@
-"""How much of a score may be memory: which test photos have a near-duplicate in training, or a neighbour in an image sequence?
+"""Leakage: the share of test photos with a near-duplicate, or a neighbour in an image sequence, among the training photos.
 
-The check of every run: bounded samples of what is already there, so it costs about as much on any number of photos. What a
-near-duplicate is, is decided as ``fruits evaluate`` does, which asks all photos and more; the pieces that both use are here.
+This check is part of every run. It uses bounded samples of existing features, so its cost hardly depends on the number of photos.
+Near-duplicates are defined as in ``fruits evaluate``, which checks all photos; the functions shared by both are here.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from fruits.training.embed import Prepared
 from fruits.training.fit import project_rows
 from fruits.training.training_set import Rows
 
-#: Neighbours are looked for among at most this many components: enough that only what is alike lies near.
+#: Maximum number of components for nearest-neighbour search: enough to separate photos that are not alike.
 NEIGHBOUR_COMPONENTS: Final = 256
-#: With fewer components photos of one label lie on each other; then so many are computed for the check.
+#: Minimum number of components for the check: with fewer, photos of one label are indistinguishable.
 _LEAST_COMPONENTS: Final = 64
 _RETOUCHED: Final = 300
 _FEWEST_RETOUCHED: Final = 20
-#: What the check of a run looks at: the share of 500 photos is known to 2 points, one standard error.
+#: Sample sizes of the check: a share of 500 photos has a standard error of about 2 percentage points.
 _TEST_PHOTOS: Final = 500
 _TRAINING_PHOTOS: Final = 200
 _COPIES: Final = 60
@@ -44,16 +44,16 @@ _COPIES: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What the check of a run found.
+    """Result of the leakage check.
 
     Attributes
     ----------
     leakage : dict, optional
-        For the run record; None if there is no test photo, or too few photos could be read again.
+        For the run record; None without test photos, or if too few photos could be read again.
     grouped_by : str
-        By what the test photos are grouped that stand or fall together: ``manifest``, ``film`` or ``photo``.
+        How dependent test photos are grouped: ``manifest``, ``film`` or ``photo``.
     groups : int64 array
-        A number per test photo; photos of one group share it.
+        Group number of each test photo.
     """
 
     leakage: dict[str, Any] | None
@@ -73,10 +73,10 @@ def check(
     features: NDArray[np.float32],
     numbers_tell: bool,
 ) -> Checked:
-    """Look for near-duplicates of test photos, and neighbours in image sequences, among the training photos.
+    """Search the training photos for near-duplicates of test photos and for neighbours in image sequences.
 
-    The same whatever the engine and the number of workers: samples are drawn by a fixed seed from the catalogue, which is
-    sorted.
+    The result does not depend on the engine or the number of workers: samples are drawn with a fixed seed from the sorted
+    catalogue.
 
     Parameters
     ----------
@@ -84,10 +84,10 @@ def check(
         Catalogue rows of the test photos.
     rows : Rows
     uris : pyarrow.ChunkedArray
-        Of the catalogue.
+        Uris of the catalogue.
     features : float32 array, shape (number of rows that are ok, k)
     numbers_tell : bool
-        Whether numbers in file names may tell what belongs together.
+        Whether numbers in file names may indicate image sequences.
     """
     train = rows.training
     if not len(asked):
@@ -104,13 +104,13 @@ def check(
             access,
             device=prepared.device,
         )
-    except StoreError:  # photos that were there a minute ago are not: no reason to fail
+    except StoreError:  # photos were removed during the run: no reason to fail
         return Checked(None, *_groups(asked, rows, no_sequences))
     if features.shape[1] < (least := min(_LEAST_COMPONENTS, pca.max_components)):
         every = np.flatnonzero(rows.ok)
         features = project_rows(prepared.parts, inventory, pca, least, every, len(rows.ok))
     features = features[:, :NEIGHBOUR_COMPONENTS]
-    at = np.cumsum(rows.ok) - 1  # of a catalogue row among the features
+    at = np.cumsum(rows.ok) - 1  # catalogue row -> row of features
     bank, labels = at[train], rows.label[train]
 
     some = _sample(np.arange(len(train)), _TRAINING_PHOTOS)
@@ -140,14 +140,14 @@ def check(
 
 
 def confirmed_sequences(sequences: ImageSequences, features: NDArray[np.float32], threshold: float) -> ImageSequences:
-    """Return the sequences whose consecutive frames are near-duplicates in half of the cases or more.
+    """Return the sequences in which at least half of the consecutive frames are near-duplicates.
 
-    Other numbered series, such as the photos of a holiday, tell nothing by their numbers.
+    Other numbered series, such as holiday photos, are no image sequences.
 
     Parameters
     ----------
     sequences : ImageSequences
-        Of n photos.
+        Candidate sequences of n photos.
     features : float32 array, shape (n, k)
     """
     in_none = np.zeros(len(sequences.sequence), bool)
@@ -159,16 +159,16 @@ def confirmed_sequences(sequences: ImageSequences, features: NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Lightly retouched copies of some photos: what near-duplicates are like.
+    """Lightly retouched copies of some photos, from which the threshold for near-duplicates is derived.
 
     Attributes
     ----------
     rows : int64 array, shape (m,)
-        The photos that were copied.
+        The original photos.
     embeddings : float32 array, shape (m, d)
-        Of the copies.
+        Embeddings of the copies.
     own_descriptors, descriptors : float32 array, shape (m, 768)
-        What the photos and their copies look like from far away.
+        Fingerprints of the originals and of the copies: their pixels at 16 x 16.
     """
 
     rows: NDArray[np.int64]
@@ -191,16 +191,16 @@ def copies_of(
     Parameters
     ----------
     rows : int64 array
-        Which photos to choose from; at most 300, spread evenly, are taken.
+        Candidates; at most 300 of them, evenly spread, are used.
     uris : sequence of str
-        Of all photos.
+        Uris of all photos.
     model_path : Path
         The prepared network.
     preprocessing : Preprocessing
     access : Access
-        Where links among the photos may lead.
+        Locations that links among the photos may lead to.
     device : str
-        What computes the network.
+        Device that runs the network.
 
     Raises
     ------
@@ -227,12 +227,12 @@ def copies_of(
     copies = retouched(own)
     vectors = [embedder.embed(copies[start : start + BATCH_SIZE]) for start in range(0, len(copies), BATCH_SIZE)]
     embeddings = np.concatenate(vectors)
-    good = usable(embeddings)  # a copy may be a photo that the network has no numbers for
+    good = usable(embeddings)  # a copy may have no usable embedding
     return Copies(np.array(kept, np.int64)[good], embeddings[good], fingerprints(own)[good], fingerprints(copies)[good])
 
 
 def _sample(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Return at most so many of the rows, the same ones every time, in order."""
+    """Return a reproducible sample of at most ``count`` rows, in order."""
     return rows if len(rows) <= count else np.sort(np.random.default_rng(0).choice(rows, count, replace=False))
 
 
@@ -244,7 +244,7 @@ def _sequences(
     at: NDArray[np.int64],
     threshold: float,
 ) -> ImageSequences:
-    """Return the confirmed sequences among some catalogue rows, as arrays over all; a manifest's groups are none."""
+    """Return the confirmed sequences among some catalogue rows, as arrays over all; groups of a manifest are excluded."""
     wanted = wanted[rows.group[wanted] >= 0]
     found = ImageSequences.of(uris.take(pa.array(wanted)).to_pylist(), rows.label[wanted])
     in_one = np.flatnonzero(found.sequence >= 0)
@@ -258,14 +258,14 @@ def _sequences(
 
 
 def _in_order(sequences: ImageSequences) -> list[NDArray[np.int64]]:
-    """Return the rows of each sequence, frame by frame."""
+    """Return the rows of each sequence, in the order of frames."""
     rows = np.flatnonzero(sequences.sequence >= 0)
     rows = rows[np.lexsort((sequences.turn[rows], sequences.sequence[rows]))]
     return np.split(rows, np.flatnonzero(np.diff(sequences.sequence[rows])) + 1) if len(rows) else []
 
 
 def _beside(sequences: ImageSequences, learnt: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return which rows are frames just before or after one that is learnt."""
+    """Return which rows are frames directly before or after a training frame."""
     beside = np.zeros(len(learnt), bool)
     for frames in _in_order(sequences):
         beside[frames[1:]] |= learnt[frames[:-1]]
@@ -274,7 +274,7 @@ def _beside(sequences: ImageSequences, learnt: NDArray[np.bool_]) -> NDArray[np.
 
 
 def _groups(asked: NDArray[np.int64], rows: Rows, sequences: ImageSequences) -> tuple[str, NDArray[np.int64]]:
-    """Return by what test photos are grouped, and a group number for each; a photo that nothing groups is one by itself."""
+    """Return how test photos are grouped, and the group number of each; an ungrouped photo is a group of its own."""
     group, sequence = rows.group[asked], sequences.sequence[asked]
     given, in_one = group < 0, sequence >= 0
     sort = np.where(given, 0, np.where(in_one, 1, 2))

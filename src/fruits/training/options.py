@@ -1,4 +1,4 @@
-"""The choices of a run as a program gives them: keywords instead of a :class:`fruits.config.RunConfig`, for type checkers."""
+"""Options of the Python API: keyword arguments for the fields of :class:`fruits.config.RunConfig`, for type checkers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from fruits.config import Fit, RunConfig
 from fruits.errors import ConfigError
 
 Place: TypeAlias = str | os.PathLike[str]
-#: Choices that may be secret, so no record tells them.
+#: Options that may contain secrets and are left out of records.
 _SECRET: Final = ("spark_conf",)
 
 
 class ApplyOptions(TypedDict, total=False):
-    """Options of :func:`apply`; they mean what they mean in :class:`fruits.config.RunConfig`."""
+    """Options of :func:`apply`; documented in :class:`fruits.config.RunConfig`."""
 
     workers: int
     engine: str
@@ -28,7 +28,7 @@ class ApplyOptions(TypedDict, total=False):
 
 
 class RunOptions(ApplyOptions, total=False):
-    """Options of :func:`run`: the fields of :class:`fruits.config.RunConfig` but ``sources`` and ``out``."""
+    """Options of :func:`run`: the fields of :class:`fruits.config.RunConfig` except ``sources`` and ``out``."""
 
     backbone: str
     size: int | None
@@ -50,12 +50,12 @@ class RunOptions(ApplyOptions, total=False):
 def config_of(
     sources: tuple[str, ...], out: str, options: Mapping[str, Any], *, among: Collection[str] = ()
 ) -> RunConfig:
-    """Return the choices of a run, as a program gives them; ``among`` those that count, by default all.
+    """Return the configuration for keyword options; only those in ``among`` are allowed, by default all.
 
     Raises
     ------
     ConfigError
-        If one is impossible, or there is no such option.
+        If an option is invalid or unknown.
     """
     known = set(among) or RunConfig.__dataclass_fields__.keys() - {"sources", "out"}
     if unknown := sorted(options.keys() - known):
@@ -64,7 +64,7 @@ def config_of(
 
 
 def plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options with paths as text, and sequences as tuples; a single text in place of several counts as one."""
+    """Return options with paths as strings and sequences as tuples; a single string becomes a tuple of one."""
     several = {name for name, hint in RunConfig.__annotations__.items() if hint.startswith("tuple")}
     values = {}
     for name, value in options.items():
@@ -76,12 +76,12 @@ def plain(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def paths(given: Place | Iterable[Place]) -> tuple[str, ...]:
-    """Return one path or several as a tuple of text."""
+    """Return one path or several as a tuple of strings."""
     return tuple(os.fspath(path) for path in ([given] if isinstance(given, str | os.PathLike) else given))
 
 
 def as_call(name: str, sources: tuple[str, ...], out: str, options: Mapping[str, Any]) -> str:
-    """Return a call as a program makes it, for the record."""
+    """Return the source text of an API call, for the record."""
     told = {key: value for key, value in plain(options).items() if key not in _SECRET}
     given = [repr(sources[0] if len(sources) == 1 else list(sources)), f"to={out!r}"]
     return f"fruits.{name}({', '.join([*given, *(f'{key}={value!r}' for key, value in told.items())])})"

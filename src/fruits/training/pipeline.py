@@ -1,6 +1,6 @@
 """The whole flow: run() from photos to a recogniser with its report, apply() from a recogniser to predictions.
 
-Read top to bottom, each is the documentation of what fruits does. What a step does in detail is the step's own module.
+Both functions are short enough to serve as documentation, read from top to bottom. Each step is a module of its own.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ from fruits.training.training_set import Rows, grouped_by_clusters, seen_rows, s
 
 
 def run(config: RunConfig, *, progress: Progress | None = None, command: str = "fruits run") -> dict[str, Any]:
-    """Make a recogniser of labelled photos; compute only what is new since the last run on the same output.
+    """Train a recogniser on labelled photos; compute only what is new since the last run on the same output.
 
     Parameters
     ----------
     config : RunConfig
     progress : Progress, optional
-        Told how far the run is.
+        Receives progress.
     command : str
-        As the user typed it, for the record.
+        The user's command line, for the record.
 
     Returns
     -------
@@ -89,12 +89,12 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             **job.counts,
         }  # fmt: skip
 
-        # Any number of runs may share this output. From here on objects have fixed names, so one run at a time continues.
+        # Any number of runs may share this output so far. The following objects have fixed names, so runs continue one at a time.
         lease = stack.enter_context(finishing(objects, timeline.say))
         if before := _unchanged(objects, job.identity, job.catalogue.table.select(["uri", "version"])):
             return {**before, **about, **_cost(clock, timeline), "up_to_date": True}
 
-        # Until the record is written, the results belong to two runs; without a record they are not taken for one.
+        # Until the new record is written, the results are a mixture of two runs; without a record they are not used.
         objects.delete("run.json")
         fitted = _fitted(job, objects, engine, step)
         with step("bundle"):
@@ -141,7 +141,7 @@ class _Embedded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fitted:
-    """All that is learnt from embeddings, and its scores."""
+    """Everything fitted on the embeddings, and the scores."""
 
     pca: PCA
     choice: fitting.Choice
@@ -157,7 +157,7 @@ class _Fitted:
 
 
 def _claimed(out: str) -> Objects:
-    """Open an output. It is marked before photos are listed: nothing below it is a photo of the run."""
+    """Open an output. It is marked before photos are listed, so that files below it are not listed as photos."""
     reach(out)
     objects = Objects(out)
     claim(objects, "results")
@@ -287,7 +287,7 @@ def apply(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Recognise photos in batch; compute only what is new since the last time with the same output.
+    """Recognise photos in batch; compute only what is new since the last call with the same output.
 
     Parameters
     ----------
@@ -296,7 +296,7 @@ def apply(
     sources : sequence of str
         Folders of photos in any layout, manifests with a column ``uri``, or single photos.
     to : str
-        Folder for ``predictions.parquet`` and what is kept to go on.
+        Folder for ``predictions.parquet`` and the data needed to resume.
     workers : int
         Worker processes; 0 for one per core.
     engine, master, spark_conf, repair, follow_links, allow_source
@@ -360,7 +360,7 @@ def apply(
 
 
 def _refuse_hopeless(catalogue: Catalogue) -> None:
-    """Say before the long work, not after it, that there is nothing to learn."""
+    """Raise before the long work if there is nothing to learn."""
     train = catalogue.table.filter(pc.equal(catalogue.table["split"].cast(pa.string()), "train"))
     labels = train["label"].combine_chunks().unique().to_pylist() if train.num_rows else []
     if len(labels) < 2:
@@ -410,20 +410,20 @@ def _gallery(
 
 
 def _write_rejections(objects: Objects, rejections: list[dict[str, str]]) -> None:
-    """Write ``rejected.csv``, or take an old one away."""
+    """Write ``rejected.csv``, or delete an old one."""
     if not rejections:
         objects.delete("rejected.csv")
         return
     out = io.StringIO()
     writer = csv.DictWriter(out, ["uri", "label", "status", "code", "message"])
     writer.writeheader()
-    # Names of folders and files may be anything: nothing in them may act on a spreadsheet or a terminal.
+    # Names of folders and files are untrusted: they must not inject formulas into a spreadsheet or control codes into a terminal.
     writer.writerows({name: csv_cell(printable(value)) for name, value in row.items()} for row in rejections)
     objects.write("rejected.csv", out.getvalue().encode())
 
 
 def _unchanged(objects: Objects, identity: str, catalogue: pa.Table) -> dict[str, Any] | None:
-    """Return the last run's record if it is of the same identity and its results are all there."""
+    """Return the last run's record if it has the same identity and its results are complete."""
     data = objects.read_if_present("run.json")
     try:
         record = json.loads(data) if data else {}
@@ -436,7 +436,7 @@ def _unchanged(objects: Objects, identity: str, catalogue: pa.Table) -> dict[str
             return None
         listed = read_table(objects.read("catalogue.parquet"), ["uri", "version"])
     except (ValueError, OSError, KeyError, BundleError, pa.ArrowException):
-        return None  # damaged or half deleted: fitting again is quick and puts everything back
+        return None  # damaged or partly deleted: fitting again is fast and restores everything
     whole = record.keys() >= set(records.KEYS) and objects.size("report.html") is not None
     return record if whole and listed.equals(catalogue) else None
 

@@ -1,7 +1,7 @@
-"""Features where the embeddings are: a stage that projects committed parts, for when features are too many for one machine.
+"""Projection of committed parts on the cluster, for when the features do not fit on one machine.
 
-Takes rows that name a part and say of each of its photos which label it has and what it counts; gives labelled features. The
-head is then fitted by the engine over all of them. Knows nothing of how photos were chosen or of what is fitted.
+The stage takes rows that name a part, with the label and weight of each of its photos, and yields labelled features. The engine
+then fits the head on all of them. Independent of how photos were chosen and of what is fitted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fruits.learning.pca import project
 from fruits.storage.parts import Inventory, Parts, Record
 from fruits.training.training_set import vectors_of
 
-#: One row per part: its record, and of each of its rows the label's number (int32, -1: leave out) and weight (float64).
+#: One row per part: its record, and the label index (int32, -1: left out) and weight (float64) of each of its rows.
 PROJECTED: Final = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
@@ -38,7 +38,7 @@ LABELLED: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class ProjectStage:
-    """Reads parts and projects the rows that are wanted.
+    """Stage that reads parts and projects the selected rows.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class ProjectStage:
     axes: NDArray[np.float32]
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Take rows of ``PROJECTED``; yield one batch of ``LABELLED`` per part that has rows that are wanted."""
+        """Take rows of ``PROJECTED``; yield one batch of ``LABELLED`` per part with selected rows."""
         for batch in batches:
             for row in batch.to_pylist():
                 labels = np.frombuffer(row["labels"], np.int32)
@@ -75,14 +75,14 @@ class ProjectStage:
 def shards_of(
     inventory: Inventory, labels: NDArray[np.int64], weights: NDArray[np.float64] | None
 ) -> Iterator[pa.Table]:
-    """Yield a shard for the stage per part.
+    """Yield one shard for the stage per part.
 
     Parameters
     ----------
     labels : int64 array, shape (n,)
-        Number of the label of each catalogue row, -1 for rows to leave out.
+        Label index of each catalogue row, -1 for rows to leave out.
     weights : float64 array, shape (n,), optional
-        What each catalogue row counts; 1 by default.
+        Weight of each catalogue row; 1 by default.
     """
     for holding in inventory.holdings:
         held = holding.catalogue_rows >= 0

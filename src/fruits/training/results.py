@@ -1,6 +1,6 @@
-"""Runs for programs: ``fruits.run``, ``fruits.apply`` and ``fruits.open_run``, and what they return.
+"""The Python API of runs: ``fruits.run``, ``fruits.apply`` and ``fruits.open_run``, and their return types.
 
-The flow itself is in ``pipeline.py``; here its records become values with names and types, and its tables Arrow tables.
+The flow itself is in ``pipeline.py``; here its records become typed objects, and its tables Arrow tables.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from fruits.training.options import ApplyOptions, Place, RunOptions, as_call, co
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Scores on photos that were not learnt; definitions are those of Spark ML (docs/results.md).
+    """Scores on test photos, as defined by Spark ML (docs/results.md).
 
     Attributes
     ----------
     accuracy, top3_accuracy : float
-        Share of photos whose label is the most probable, is among the three most probable.
+        Share of photos whose label is the most probable, or among the three most probable.
     low, high : float
-        95 % interval of the accuracy, over groups of photos that stand or fall together.
+        95 % interval of the accuracy, over groups of dependent photos.
     too_few_to_say : bool
-        Whether fewer than 30 photos were scored: look at the interval alone.
+        Whether fewer than 30 photos were scored; then only the interval is meaningful.
     f1, weighted_precision, weighted_recall : float
-        Per label, weighted by the label's photos.
+        Per label, weighted by the number of photos of the label.
     hamming_loss, log_loss : float
     expected_calibration_error : float, optional
         Mean distance between stated probability and accuracy, 15 bins; None for fewer than 30 photos.
@@ -74,18 +74,18 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The results of a finished run. Made by :func:`run` or :func:`open_run`; tables are read when they are asked for.
+    """The results of a finished run. Created by :func:`run` or :func:`open_run`; tables are read on demand.
 
     Attributes
     ----------
     out : str
-        Where the results lie: a folder, or ``s3://bucket/prefix``.
+        Location of the results: a folder, or ``s3://bucket/prefix``.
     identity : str
-        A hash of all that decides what was fitted.
+        Hash of everything that determines what was fitted.
     photos, ok, rejected, failed : int
-        photos = ok + rejected + failed. Rejected: will never decode. Failed: may work next time.
+        photos = ok + rejected + failed. Rejected: cannot be decoded. Failed: a retry may work.
     computed, reused : int
-        Embeddings that this run computed, or found.
+        Embeddings computed by this run, or reused.
     labels : tuple of str
         Every label of the photos, sorted.
     backbone : str
@@ -97,19 +97,19 @@ class Run:
     explained_variance : float
         Share of the variance that the k components explain.
     evaluated_split : str, optional
-        The split that was scored; None if there was nothing to score on.
+        The split that was scored; None if there were no photos to score on.
     evaluated_photos : int
-        How many photos of it.
+        Number of scored photos.
     metrics : Metrics, optional
-        None if there was nothing to score on.
+        None if there were no photos to score on.
     leakage : float, optional
-        Share of the scored photos that may be recognised from memory, as something like them was learnt; None if not measured.
+        Share of the scored photos that may be recognised from memory, because similar photos were learnt; None if not measured.
     warnings : tuple of str
-        What was odd about the photos.
+        Warnings about the photos.
     seconds : float
-        In total.
+        Total time.
     up_to_date : bool
-        Whether nothing had changed since the run before, so that nothing was fitted.
+        Whether nothing has changed since the previous run, so that nothing was fitted.
     """
 
     out: str
@@ -135,7 +135,7 @@ class Run:
 
     @classmethod
     def _of(cls, record: Mapping[str, Any], out: str) -> Run:
-        """Return the run that a record tells of."""
+        """Return the run for a record."""
         evaluated = record["evaluated"] or {}
         return cls(
             out=out,
@@ -153,16 +153,16 @@ class Run:
 
     @property
     def report(self) -> str:
-        """Where the report lies: one HTML file."""
+        """Location of the report, one HTML file."""
         return under(self.out, "report.html")
 
     def recogniser(self) -> Recogniser:
-        """Load the recogniser that was trained.
+        """Load the trained recogniser.
 
         Raises
         ------
         BundleError
-            If it is not there, or not the one that was saved.
+            If the bundle is missing or was changed.
         """
         return Recogniser(bundles.load(self.out))
 
@@ -192,10 +192,10 @@ class Run:
         return self._table("catalogue.parquet")
 
     def predictions(self, split: str | None = None) -> pa.Table:
-        """Return what the recogniser says of the photos of the run, beside their labels.
+        """Return the answers of the recogniser for the photos of the run, with their labels.
 
-        Of photos that it was trained on, that flatters: ``split="test"`` are those that were scored. Advice on the photos is left
-        out, as it takes their pixels.
+        Answers on training photos are too optimistic; ``split="test"`` selects the scored photos. Advice on the photos is left
+        out, as it needs their pixels.
 
         Parameters
         ----------
@@ -211,7 +211,7 @@ class Run:
         Raises
         ------
         StoreError, BundleError
-            If features or recogniser are not there, or of another run.
+            If features or recogniser are missing, or of another run.
         """
         table, bundle = self.features(), bundles.load(self.out)
         if bundle.manifest["about"].get("identity") != self.identity:
@@ -253,30 +253,30 @@ class Run:
             raise StoreError(f"'{under(self.out, name)}' is damaged ({exc}); run 'fruits run' again") from exc
 
 
-#: Attributes that are called the same in the record.
+#: Attributes with the same name in the record.
 _SAME: Final = (
     "identity", "photos", "ok", "rejected", "failed", "computed", "reused", "embedding_size", "components", "explained_variance",
 )  # fmt: skip
-#: Columns of the table of predictions that a run does not give.
+#: Columns of the table of predictions that are left out for a run.
 _LEFT_OUT: Final = ("uri", "status", "error", "advice", "features")
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What :func:`apply` said of photos.
+    """Predictions of :func:`apply`.
 
     Attributes
     ----------
     path : str
-        The table, ``predictions.parquet``.
+        Location of the table, ``predictions.parquet``.
     photos, ok, rejected, failed : int
-        photos = ok + rejected + failed. Rejected: will never decode. Failed: may work next time.
+        photos = ok + rejected + failed. Rejected: cannot be decoded. Failed: a retry may work.
     computed, reused : int
-        Embeddings that were computed, or found from the time before.
+        Embeddings computed by this call, or reused.
     device : str
-        What the network was computed on.
+        Device that ran the network.
     seconds : float
-        In total.
+        Total time.
     """
 
     path: str
@@ -312,7 +312,7 @@ def run(
     progress: Progress | bool | None = None,
     **options: Unpack[RunOptions],
 ) -> Run:
-    """Learn to recognise labelled photos, and measure how well. What ``fruits run`` does.
+    """Train a recogniser on labelled photos and evaluate it, as ``fruits run`` does.
 
     A second run on the same output computes only what is new.
 
@@ -322,7 +322,7 @@ def run(
         Folders of photos (``PHOTOS/<label>/photo.jpg``), packs or manifests (``.csv``, ``.parquet``), on a disk or as
         ``s3://bucket/prefix``.
     to : path
-        Folder for the results, or ``s3://bucket/prefix``; made if absent, gone on with if there.
+        Folder for the results, or ``s3://bucket/prefix``; created if absent, otherwise continued.
     progress : Progress or bool, optional
         True: on stderr; False: nowhere; by default on stderr if that is a terminal.
     **options
@@ -335,9 +335,9 @@ def run(
     Raises
     ------
     ConfigError
-        If an option is impossible or two contradict each other.
+        If an option is invalid, or two options contradict each other.
     FruitsError
-        Another subclass that says what to do. What was computed until then is kept.
+        Any other subclass; the message says what to do. Embeddings computed so far are kept.
 
     Examples
     --------
@@ -357,7 +357,7 @@ def open_run(path: Place) -> Run:
     Parameters
     ----------
     path : path
-        Where ``fruits run`` or :func:`run` put them: a folder, or ``s3://bucket/prefix``.
+        Output of ``fruits run`` or :func:`run`: a folder, or ``s3://bucket/prefix``.
 
     Returns
     -------
@@ -366,7 +366,7 @@ def open_run(path: Place) -> Run:
     Raises
     ------
     StoreError
-        If there is no finished run, or it was made by another version of fruits.
+        If there is no finished run, or another version of fruits made it.
     """
     out = os.fspath(path)
     return Run._of(records.read_record(Objects(out)), out)
@@ -380,9 +380,9 @@ def apply(
     progress: Progress | bool | None = None,
     **options: Unpack[ApplyOptions],
 ) -> Predictions:
-    """Recognise photos in batch, on all cores or on Spark. What ``fruits apply`` does.
+    """Recognise photos in batch, on all cores or on Spark, as ``fruits apply`` does.
 
-    A second time with the same output computes only what is new. For a few photos, :meth:`Recogniser.predict` is simpler.
+    A second call with the same output computes only what is new. For a few photos, :meth:`Recogniser.predict` is simpler.
 
     Parameters
     ----------
@@ -391,7 +391,7 @@ def apply(
     photos : path, or iterable of path
         Folders in any layout, manifests with a column ``uri``, packs, or single photos.
     to : path
-        Folder for ``predictions.parquet`` and what is kept to go on, or ``s3://bucket/prefix``.
+        Folder for ``predictions.parquet`` and the data needed to resume, or ``s3://bucket/prefix``.
     progress : Progress or bool, optional
         As for :func:`run`.
     **options

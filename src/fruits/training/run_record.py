@@ -1,6 +1,6 @@
-"""The run record: what was run, on what, what came out. Plain values, for JSON, the report and whoever comes after.
+"""The run record: configuration, photos and results of a run, as plain values for JSON, the report and later commands.
 
-Counts are taken from what is stored, not from what workers said, and they close: photos = ok + rejected + failed.
+Counts are taken from the stored data, not from reports of workers, and always add up: photos = ok + rejected + failed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from fruits.training.fit import Choice, Recogniser
 from fruits.training.training_set import Rows
 
 FORMAT: Final = 2
-#: What those who read a record later rely on.
+#: Keys that readers of a record rely on.
 KEYS: Final = (
     "identity", "config", "sources", "group_origin", "balanced", "components", "head", "evaluated", "metrics", "confusions",
     "answers", "coverage", "calibration", "kind_metrics", "leakage", "per_label", "seconds",
@@ -60,7 +60,7 @@ def about(
     command: str,
     started: str,
 ) -> dict[str, Any]:
-    """Return what was run, on which photos."""
+    """Return the configuration and the photos of a run."""
     labels = catalogue.table["label"].combine_chunks().value_counts()
     splits = {
         row["values"]: row["counts"] for row in catalogue.table["split"].combine_chunks().value_counts().to_pylist()
@@ -95,7 +95,7 @@ def about(
 
 
 def read_record(objects: Objects) -> dict[str, Any]:
-    """Return the record of the finished run that lies somewhere.
+    """Read the record of a finished run.
 
     Raises
     ------
@@ -115,12 +115,12 @@ def read_record(objects: Objects) -> dict[str, Any]:
 
 
 def counts(catalogue: Catalogue, inventory: Inventory, computed: int) -> dict[str, int]:
-    """Return how many photos there are, in which state.
+    """Return the number of photos by status.
 
     Raises
     ------
     StoreError
-        If a photo is in no part: the sums do not close.
+        If a photo is in no part, so that the counts do not add up.
     """
     photos = catalogue.table.num_rows
     held = sum(int((holding.catalogue_rows >= 0).sum()) for holding in inventory.holdings)
@@ -146,7 +146,7 @@ def counts(catalogue: Catalogue, inventory: Inventory, computed: int) -> dict[st
 
 
 def rejections(catalogue: Catalogue, inventory: Inventory) -> list[dict[str, str]]:
-    """Return every photo that is not ok with the reason, in the catalogue's order."""
+    """Return all photos that are not ok, with the reason, in the catalogue's order."""
     found = sorted(
         (int(holding.catalogue_rows[row]), status, error)
         for holding in inventory.holdings
@@ -175,7 +175,7 @@ def refuse_too_many(counts: dict[str, int], rejected: list[dict[str, str]], limi
 
 
 def fitted(pca: PCA, choice: Choice, recogniser: Recogniser, grouped_by: str, head: str) -> dict[str, Any]:
-    """Return what was fitted and how its choices were made."""
+    """Return the fitted model's parameters and how its hyperparameters were chosen."""
     ratio = pca.explained_variance_ratio
     parameter = choice.head.parameter
     best = next((trial for trial in choice.setting_trials if trial.setting == choice.setting), None)
@@ -201,24 +201,24 @@ def fitted(pca: PCA, choice: Choice, recogniser: Recogniser, grouped_by: str, he
 
 
 def _trial(trial: Trial, parameter: str) -> dict[str, Any]:
-    """Return a trial as plain values, its setting under the name that the head gives it."""
+    """Return a trial as plain values, with its setting under the head's name for it."""
     return {parameter if name == "setting" else name: value for name, value in asdict(trial).items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The photos that a recogniser is scored on: those for testing, or val where there are none for testing.
+    """The photos that a recogniser is scored on: the test split, or val if there is no test split.
 
-    Photos whose label no training photo has are left out: no head could name them. They are counted.
+    Photos whose label has no training photo are left out, since no head could name them; they are counted.
 
     Attributes
     ----------
     split : str
-        ``test`` or ``val``; empty if there is nothing to score on.
+        ``test`` or ``val``; empty if there are no photos to score on.
     rows : int64 array
         Catalogue rows.
     left_out : int
-        How many photos of the split have no label that was learnt.
+        Number of photos of the split whose label was not learnt.
     """
 
     split: str
@@ -227,7 +227,7 @@ class Asked:
 
     @classmethod
     def of(cls, rows: Rows, labels: list[str]) -> Asked:
-        """Find them, given the labels that were learnt."""
+        """Select the photos, given the learnt labels."""
         learnt = np.isin(np.array(rows.names), labels)[rows.label]
         scorable = rows.ok & learnt
         split = next((name for name in ("test", "val") if ((rows.split == name) & scorable).any()), "")
@@ -251,24 +251,24 @@ def scores(
 ) -> dict[str, Any]:
     """Score the recogniser.
 
-    With fewer than ``metrics.FEWEST_PHOTOS`` photos a calibration error says nothing, so there is none.
+    With fewer than ``metrics.FEWEST_PHOTOS`` photos the calibration error is meaningless and left out.
 
     Parameters
     ----------
     features : float32 array, shape (number of rows that are ok, k)
     taxonomy : Taxonomy
-        Of the head's labels.
+        Taxonomy of the head's labels.
     asked : Asked
     grouped_by : str
-        By what photos are grouped that stand or fall together.
+        How dependent photos are grouped.
     groups : int64 array
-        The group of each of the photos asked about.
+        Group of each scored photo.
 
     Returns
     -------
     dict
         ``evaluated, metrics, per_label, confusions, kinds, kind_metrics, calibration, answers``; all but ``per_label``,
-        ``confusions`` and ``kinds`` are None if there is nothing to score on.
+        ``confusions`` and ``kinds`` are None if there are no photos to score on.
     """
     labels = recogniser.labels
     number = {name: position for position, name in enumerate(labels)}
@@ -326,14 +326,14 @@ def scores(
 
 
 def wrong(record: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
-    """Return uris of photos taken for another label, by (label, predicted), most photos first, from a run record."""
+    """Return the uris of misclassified photos by (label, predicted), most photos first, from a run record."""
     return {(pair["label"], pair["predicted"]): pair["uris"] for pair in record["confusions"]}
 
 
 def _kind_metrics(
     probabilities: NDArray[np.float32], truth: NDArray[np.int64], taxonomy: Taxonomy, groups: NDArray[np.int64]
 ) -> dict[str, Any]:
-    """Return what the answers are worth if only the kind must be right."""
+    """Return the metrics of kinds instead of labels."""
     by_kind, kind = taxonomy.by_kind(probabilities), np.array(taxonomy.kind_of)[truth]
     right = by_kind.argmax(axis=1) == kind
     return {
@@ -352,7 +352,7 @@ def _calibration(
     logits: NDArray[np.float32],
     values: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return how well stated probabilities are met, before and after the temperature."""
+    """Return the calibration of probabilities, before and after temperature scaling."""
     held_back = choice.held_back
     temperature = held_back.temperature if held_back else 1.0
     before = softmax(logits * np.float32(temperature))
@@ -374,7 +374,7 @@ def _told(
     taxonomy: Taxonomy,
     certainty: Certainty,
 ) -> dict[str, Any]:
-    """Return what people would have been told of these photos, and how often it would have been right."""
+    """Return the outcomes for these photos, and the share that is right."""
     decisions = decide(probabilities, strangeness, taxonomy, certainty)
     kind, variety = np.array(taxonomy.kind_of)[truth], np.array(taxonomy.variety_of)[truth]
     right = {
@@ -404,9 +404,9 @@ def identity(
     device: str,
     meaning: Taxonomy,
 ) -> str:
-    """Return a hash of all that decides what is fitted: when it is that of the last run, there is nothing to do.
+    """Return a hash of everything that determines what is fitted; if it equals that of the last run, there is nothing to do.
 
-    ``meaning`` is the taxonomy of every label of the catalogue, in order.
+    ``meaning`` is the taxonomy of all labels of the catalogue, in order.
     """
     digest = hashlib.sha256()
     choices: list[Any] = [
@@ -422,7 +422,7 @@ def identity(
         choices += [config.head, extensions.get("head", config.head).package]
     choices += [computation_id(card, preprocessing, device), versions()]
     digest.update(json_text(choices, sort_keys=True).encode())
-    # Which photos are of one source, not in which order the sources were given.
+    # Depends on which photos share a source, not on the order in which the sources were given.
     codes = catalogue.table["source"].combine_chunks().indices.to_numpy()
     _, first, number = np.unique(codes, return_index=True, return_inverse=True)
     digest.update(np.ascontiguousarray(first[number], np.int64).tobytes())
@@ -436,7 +436,7 @@ def identity(
             given = batch.column("manifest_source").cast(pa.string()).fill_null("")
             digest.update("\0".join(given.to_pylist()).encode())
     for holding in inventory.holdings:
-        # A part of nothing but failures adds nothing; a file that stays missing makes such a part in every run.
+        # Parts with only failures are skipped: a missing file produces such a part in every run.
         if len(holding.record.errors) < holding.record.rows:
             digest.update(holding.record.sha256.encode())
     return digest.hexdigest()

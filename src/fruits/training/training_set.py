@@ -1,6 +1,6 @@
-"""What fitting must know of each photo, and the committed embeddings, a chunk at a time.
+"""The training set: label, split, group and source of every catalogue row as arrays, and chunked reading of embeddings.
 
-Label, split, group and source of every catalogue row as arrays, and which groups mean something. Fits nothing.
+Also decides where groups come from: a manifest, names of files, or clusters of similar photos. Fits nothing.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from numpy.typing import NDArray
 from fruits.learning import clusters, validation
 from fruits.storage.parts import Holding, Inventory, Parts
 
-#: Rows that one merge of moments is made of; fewer would spend more on merging than on products when d is large.
+#: Rows per merge of moments; with fewer, merging would cost more than the matrix products when d is large.
 ROWS_PER_CHUNK: Final = 4096
-#: Beyond so many photos what belongs together is taken from names alone.
+#: With more photos than this, groups come from names only, without clustering.
 _ROWS_FOR_LOOKS: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What fitting must know of each catalogue row, as arrays of shape (n,).
+    """Properties of each catalogue row used in fitting, as arrays of shape (n,).
 
     Attributes
     ----------
     label : int64 array
-        Number of the label, in the order of ``names``.
+        Index of the label in ``names``.
     split : array of str
     group : int64 array
     ok : bool array
         Whether there is an embedding.
     source : int64 array
-        Number of the source of photos: who published them where a manifest says so, else what was given on the command line.
+        Index of the source of the photo: the publisher named in a manifest, else the source given on the command line.
     named_source : int64 array
-        Number of the source that a manifest names; -1 where none does.
+        Index of the source named in a manifest; -1 without one.
     names : list of str
-        Every label of the catalogue, sorted.
+        All labels of the catalogue, sorted.
     """
 
     label: NDArray[np.int64]
@@ -52,7 +52,7 @@ class Rows:
 
     @classmethod
     def of(cls, catalogue: pa.Table, inventory: Inventory) -> Rows:
-        """Take them from a catalogue and what is held for it."""
+        """Build the arrays from a catalogue and its inventory."""
         label = catalogue["label"].combine_chunks()
         spelled = label.dictionary.to_pylist()
         names = sorted({spelled[code] for code in label.indices.unique().to_pylist()})
@@ -72,16 +72,16 @@ class Rows:
 
     @property
     def training(self) -> NDArray[np.int64]:
-        """Rows that are learnt from."""
+        """Rows of the training split with an embedding."""
         return np.flatnonzero((self.split == "train") & self.ok)
 
     def balance(self, kind_of: Sequence[int]) -> NDArray[np.float64]:
-        """Return what each row counts in training, shape (n,), so that kinds and sources count the same.
+        """Return sample weights, shape (n,), with which all kinds, and all sources within a kind, count equally.
 
         Parameters
         ----------
         kind_of : sequence of int
-            The kind of each of ``names``.
+            Kind of each label of ``names``.
         """
         train = self.training
         weights = np.zeros(len(self.ok))
@@ -90,14 +90,14 @@ class Rows:
 
 
 def source_names(catalogue: pa.Table) -> list[str]:
-    """Return the sources that manifests name, sorted."""
+    """Return the sources named in manifests, sorted."""
     if "manifest_source" not in catalogue.column_names:
         return []
     return sorted({name for name in catalogue["manifest_source"].combine_chunks().dictionary.to_pylist() if name})
 
 
 def _named_sources(catalogue: pa.Table) -> NDArray[np.int64]:
-    """Return the number of the source that a manifest names for each row, in the order of the names; -1 where none does."""
+    """Return the index of the source named in a manifest for each row, in the order of names; -1 without one."""
     if "manifest_source" not in catalogue.column_names:
         return np.full(catalogue.num_rows, -1, np.int64)
     column = catalogue["manifest_source"].combine_chunks()
@@ -108,16 +108,16 @@ def _named_sources(catalogue: pa.Table) -> NDArray[np.int64]:
 
 
 def grouped_by_clusters(parts: Parts, inventory: Inventory, rows: Rows) -> tuple[Rows, str]:
-    """Return rows whose groups are such that holding some back is no foregone success, and where the groups are from.
+    """Return rows with groups that keep similar photos together, so that holding out groups is meaningful; and their origin.
 
-    Groups of a manifest stay, and the others do if numbers in file names turn out to tell what belongs together; else photos
-    of a label that look alike form one. Training photos alone are looked at.
+    Groups of a manifest stay, and so do groups from numbers in file names if these turn out to be informative; otherwise
+    similar photos of a label form a group. Only training photos are examined.
 
     Returns
     -------
     Rows
     str
-        ``manifest``, ``names`` or ``looks``; of photos that a manifest does not group, if there are any.
+        Origin of the groups: ``manifest``, ``names`` or ``looks`` (clusters); for photos not grouped by a manifest, if any.
     """
     train = rows.training
     train = train[rows.group[train] >= 0]
@@ -145,7 +145,7 @@ def grouped_by_clusters(parts: Parts, inventory: Inventory, rows: Rows) -> tuple
 def embeddings_of(
     parts: Parts, inventory: Inventory, wanted: NDArray[np.int64], n: int, columns: Sequence[str]
 ) -> tuple[NDArray[np.float32], pa.Table]:
-    """Return the embeddings of some catalogue rows, shape (m, d), all in memory, and other columns of the same rows.
+    """Return the embeddings of some catalogue rows, shape (m, d), in memory, and other columns of the same rows.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def embeddings_of(
 
 
 def seen_rows(parts: Parts, inventory: Inventory, listed: bytes, n: int) -> NDArray[np.bool_]:
-    """Return which catalogue rows hold photos that the backbone was made from, shape (n,).
+    """Return which catalogue rows are training photos of the backbone, shape (n,).
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def seen_rows(parts: Parts, inventory: Inventory, listed: bytes, n: int) -> NDAr
 
 
 def in_chunks(inventory: Inventory) -> Iterator[list[Holding]]:
-    """Gather holdings until they make a chunk worth a product."""
+    """Group holdings into chunks of at least :data:`ROWS_PER_CHUNK` rows; the last one may be smaller."""
     chunk: list[Holding] = []
     size = 0
     for holding in inventory.holdings:
@@ -216,7 +216,7 @@ def read_embeddings(parts: Parts, chunk: list[Holding]) -> tuple[NDArray[np.floa
 
 
 def vectors_of(table: pa.Table) -> NDArray[np.float32]:
-    """Return the column ``embedding`` as a matrix, shape (n, d); rows of photos that are not ok hold nothing of use."""
+    """Return the column ``embedding`` as a matrix, shape (n, d); rows of photos that are not ok are undefined."""
     column = table["embedding"].combine_chunks()
     values: NDArray[np.float32] = column.values.to_numpy(zero_copy_only=False)
     return values.reshape(-1, column.type.list_size)
