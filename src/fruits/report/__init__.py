@@ -1,4 +1,4 @@
-"""The record of a run, and that of an audit, each as one self-contained page."""
+"""Reports of runs and audits: one self-contained HTML page each."""
 
 from fruits.report.audit import render_audit
 from fruits.report.page import render

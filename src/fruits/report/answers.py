@@ -1,6 +1,6 @@
-"""Which answers do people get, how many against how good, and where do the dots of a reliability diagram fall?
+"""Layout of the report's sections on answers, coverage against precision, and calibration (reliability diagram).
 
-Lays out what the record says of answers, of coverage and of calibration. Computes no probability and moves no limit.
+Only lays out values of the run record; computes no probabilities or thresholds.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 from fruits.report.localisation import Spoken, decimal, plain, say, share
 from fruits.report.sums import Sum, lay_out
 
-# Of the dots, in pixels: the smallest is still seen, the largest hides no neighbour.
+# Radii of the dots, in pixels: the smallest remains visible, the largest hides no neighbour.
 _SMALLEST, _LARGEST = 3.0, 12.0
-# Two points closer than this, in per cent of the width, are marked as one: their labels would overlap.
+# Two points closer than this, in per cent of the width, share one mark: their labels would overlap.
 _APART = 2.0
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What people are told: how often, how often rightly, and where the limits between answers lie."""
+    """Outcomes of answers: frequency, share that is right, and the thresholds between them."""
 
     sum: Sum
     outcomes: Sequence[Mapping[str, Any]]
@@ -32,7 +32,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Point:
-    """A chosen point of the curve under its key in the words; place in per cent from the left and from the top."""
+    """A chosen point of the curve, with its message key; position in per cent from the left and from the top."""
 
     name: str
     x: float
@@ -41,18 +41,18 @@ class Point:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Precision against coverage on the photos held back; geometry in per cent of the plot.
+    """Precision against coverage on the validation photos; geometry in per cent of the plot.
 
     Parameters
     ----------
     line : str
         Points of the curve, ``x,y x,y``, from the top left.
     levels : Sequence[tuple[float, float]]
-        Place from the top and precision of the lines of the grid.
+        Position from the top and precision of the grid lines.
     asked : float
-        Place from the top of the precision that was asked for.
+        Position from the top of the requested precision.
     points : Sequence[Point]
-        Where sure answers end, and where those that say "probably" do.
+        The thresholds of certain and of probable answers.
     rows : Sequence[tuple[str, float, float]]
         The same in numbers: key, coverage, precision.
     text, description : Spoken
@@ -69,7 +69,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Dot:
-    """Answers of about one probability: place in per cent from the left and from the top, radius in pixels."""
+    """A bin of the reliability diagram: position in per cent from the left and from the top, radius in pixels."""
 
     x: float
     y: float
@@ -78,7 +78,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class CalibrationError:
-    """One calibration error under its key in the words; ``width`` is its bar, in per cent of the longest."""
+    """One calibration error, with its message key; ``width`` is the length of its bar, in per cent of the longest."""
 
     name: str
     value: float
@@ -87,7 +87,7 @@ class CalibrationError:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How stated probabilities compare with the share that is right."""
+    """Calibration: predicted probabilities compared with the share that is right."""
 
     error: float | None
     errors: Sequence[CalibrationError]
@@ -97,7 +97,7 @@ class Calibration:
 
 
 def view_answers(record: Mapping[str, Any]) -> Answers | None:
-    """Lay out ``answers`` of a run record; None where it has none."""
+    """Lay out ``answers`` of a run record; None if it has none."""
     answers, evaluated = record.get("answers"), record.get("evaluated")
     if not answers:
         return None
@@ -113,14 +113,14 @@ def view_answers(record: Mapping[str, Any]) -> Answers | None:
 
 
 def view_coverage(record: Mapping[str, Any]) -> Coverage | None:
-    """Lay out ``coverage`` of a run record; None where it has none or no photo got an answer."""
+    """Lay out ``coverage`` of a run record; None if it has none or no photo got an answer."""
     coverage = record.get("coverage")
     if not coverage or not coverage["curve"]:
         return None
     wanted, curve = coverage["min_precision"], coverage["curve"]
     chosen = {name: coverage[name] for name in ("sure", "named")}
     found = [point["precision"] for point in (*curve, *chosen.values()) if point["precision"] is not None]
-    # The scale begins at a whole tenth below all that is shown: between 90 and 100 % is where the choice lies.
+    # The scale begins at the next lower tenth: the interesting range is between 90 and 100 %.
     lowest = min(0.9, math.floor(10 * min(wanted, *found)) / 10)
 
     def down(precision: float) -> float:
@@ -148,7 +148,7 @@ def view_coverage(record: Mapping[str, Any]) -> Coverage | None:
 
 
 def view_calibration(record: Mapping[str, Any]) -> Calibration | None:
-    """Lay out ``calibration`` of a run record; None where it has none."""
+    """Lay out ``calibration`` of a run record; None if it has none."""
     calibration = record.get("calibration")
     if not calibration:
         return None
@@ -160,7 +160,7 @@ def view_calibration(record: Mapping[str, Any]) -> Calibration | None:
     return Calibration(
         error=calibration.get("expectedCalibrationError"),
         errors=[CalibrationError(name, value, round(100 * value / longest, 2)) for name, value in errors],
-        # Small dots last, so that none is hidden under a large one.
+        # Draw small dots last, so that none is hidden by a large one.
         dots=[_dot(row, most) for row in sorted(bins, key=lambda row: -int(row["photos"]))],
         bins=bins,
         temperature=_temperature(calibration),
@@ -168,7 +168,7 @@ def view_calibration(record: Mapping[str, Any]) -> Calibration | None:
 
 
 def _limits(thresholds: Mapping[str, Any]) -> list[Spoken]:
-    """Every limit that the record names as a sentence, in the order in which they apply to an answer."""
+    """Return every threshold of the record as a sentence, in the order in which they are applied."""
     two_digits = partial(decimal, digits=2)
     said: Mapping[str, Callable[[float], Spoken]] = {
         "variety": share,
@@ -191,7 +191,7 @@ def _limits(thresholds: Mapping[str, Any]) -> list[Spoken]:
 
 
 def _dot(row: Mapping[str, Any], most: int) -> Dot:
-    """Where a bin falls. Most photos are in the last bin, so a dot grows by the fourth root, or the others would vanish."""
+    """Lay out a bin. Most photos are in the last bin, so the radius grows with the fourth root; others would vanish."""
     return Dot(
         x=round(100 * row["confidence"], 2),
         y=round(100 * (1 - row["accuracy"]), 2),
@@ -200,7 +200,7 @@ def _dot(row: Mapping[str, Any], most: int) -> Dot:
 
 
 def _temperature(calibration: Mapping[str, Any]) -> Spoken | None:
-    """What dividing by the temperature did to the answers."""
+    """Return a sentence on the effect of temperature scaling."""
     temperature, photos = calibration.get("temperature"), calibration.get("held_back_photos")
     if temperature is None or photos is None:
         return None

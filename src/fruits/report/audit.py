@@ -1,7 +1,7 @@
-"""What does an audit of photos look like to the people who have to look at them?
+"""The page of an audit: one HTML document from the record of ``fruits audit``.
 
-Turns the record of ``fruits audit`` into one HTML document like that of a run: photos side by side, sort by sort, with what
-makes them stand out. Decides nothing: which photos those are, and in which order, the record says.
+Shows photos side by side, by type of finding, with the measured values. The record determines which photos are shown, and in
+which order.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _N_PHOTOS_ON_TOP = 14
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo to look at.
+    """One flagged photo.
 
     Parameters
     ----------
     uri, file : str
-        Where it is, whole and without its folders.
+        Full uri, and file name without folders.
     label, split : str
-        As the catalogue has them.
+        From the catalogue.
     picture : str or None
         A data URI; None if there is no thumbnail.
     facts : Sequence[Spoken]
-        What makes it stand out, where a number says it.
+        The measured values for which it was flagged.
     """
 
     uri: str
@@ -45,7 +45,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Group:
-    """Photos that resemble each other, the first few of ``size``."""
+    """A group of duplicates: the first few of ``size`` photos."""
 
     photos: Sequence[Photo]
     size: int
@@ -56,7 +56,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Doubt:
-    """A photo whose label looks less likely than another."""
+    """A photo with a suspected label error."""
 
     photo: Photo
     suggested: str
@@ -66,7 +66,7 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Counts:
-    """How much was found of one sort; groups and what they reach across only where photos come in groups."""
+    """Number of findings of one type; values on groups only for duplicates."""
 
     photos: int
     groups: int | None = None
@@ -76,16 +76,16 @@ class Counts:
 
 @dataclass(frozen=True)
 class Finding:
-    """One sort of finding; at most one of the four sequences holds something.
+    """One type of finding; at most one of the four sequences is not empty.
 
     Parameters
     ----------
     name : str
-        Its key in the words, without the prefix.
+        Its message key, without the prefix.
     counts : Counts
-        Of all that was found, shown or not.
+        Counts of all findings, shown or not.
     shown : int
-        How many groups or photos of it are on the page.
+        Number of groups or photos shown on the page.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Finding:
 
     @property
     def found(self) -> int:
-        """How many groups, or photos where they stand alone, there are."""
+        """Number of groups, or of photos for findings without groups."""
         return self.counts.photos if self.counts.groups is None else self.counts.groups
 
 
@@ -109,9 +109,9 @@ def render_audit(record: Mapping[str, Any], thumbnails: Mapping[str, bytes]) -> 
     ----------
     record : Mapping[str, Any]
         The record of an audit, format 1. ``findings`` holds the first of each sort, worst first; ``counts`` counts all.
-        ``flagged``, where it is there, is the number of different photos among all findings.
+        ``flagged``, if present, is the number of different photos among all findings.
     thumbnails : Mapping[str, bytes]
-        Uri to a small JPEG image; any may be missing.
+        Uri -> small JPEG image; any may be missing.
 
     Returns
     -------
@@ -134,7 +134,7 @@ def render_audit(record: Mapping[str, Any], thumbnails: Mapping[str, bytes]) -> 
 
 
 def _finding(name: str, record: Mapping[str, Any], thumbnails: Mapping[str, bytes]) -> Finding:
-    """One sort of finding, with the photos to look at."""
+    """Return one type of finding, with its photos."""
     rows = (record.get("findings") or {}).get(name) or []
     counted = (record.get("counts") or {}).get(name) or {}
     counts = Counts(counted.get("photos", 0))
@@ -150,7 +150,7 @@ def _finding(name: str, record: Mapping[str, Any], thumbnails: Mapping[str, byte
 
 
 def _photo(row: Mapping[str, Any], thumbnails: Mapping[str, bytes], *, facts: Sequence[Spoken] = ()) -> Photo:
-    """A photo of the record with its picture."""
+    """Return a photo of the record with its thumbnail."""
     uri = str(row["uri"])
     thumbnail = thumbnails.get(uri)
     return Photo(
@@ -164,7 +164,7 @@ def _photo(row: Mapping[str, Any], thumbnails: Mapping[str, bytes], *, facts: Se
 
 
 def _group(row: Mapping[str, Any], thumbnails: Mapping[str, bytes]) -> Group:
-    """Photos side by side."""
+    """Return a group of photos."""
     photos = [_photo(photo, thumbnails) for photo in row["photos"]]
     return Group(
         photos=photos,
@@ -176,14 +176,14 @@ def _group(row: Mapping[str, Any], thumbnails: Mapping[str, bytes]) -> Group:
 
 
 def _doubt(row: Mapping[str, Any], thumbnails: Mapping[str, bytes]) -> Doubt:
-    """A photo between two labels."""
+    """Return a photo with its two candidate labels."""
     return Doubt(
         _photo(row, thumbnails), str(row["suggested"]), row.get("given_probability"), row.get("suggested_probability")
     )
 
 
 def _facts(name: str, row: Mapping[str, Any]) -> list[Spoken]:
-    """What was measured on a photo that stands alone."""
+    """Return the measured values of a single photo."""
     if name == "odd_size":
         return [known("why", row.get("why")), say("pixels", width=row["width"], height=row["height"])]
     key = {"blurred": "sharpness", "dark": "brightness"}[name]
@@ -191,7 +191,7 @@ def _facts(name: str, row: Mapping[str, Any]) -> list[Spoken]:
 
 
 def _photos_on_top(findings: Sequence[Finding]) -> Sequence[str]:
-    """A few of the pictures below, of each sort in turn and each once."""
+    """Return a few of the pictures below, alternating between types, without repetition."""
     by_sort = [
         [
             *(group.photos[0].picture for group in finding.groups if group.photos),

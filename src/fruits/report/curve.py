@@ -1,7 +1,7 @@
-"""Where do the points of the variance curve fall in a plot?
+"""Geometry of the plot of cumulative explained variance.
 
-Geometry only, in per cent of the plot's width and height, so that the page can draw lines that stretch and text that
-does not. Components are on a logarithmic scale: the first ten explain as much as the next hundred.
+Coordinates are in per cent of the plot's width and height, so that lines stretch with the page while text does not. Components
+are on a logarithmic scale: the first ten explain as much as the next hundred.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-# Enough that no corner shows at the width of a screen, few enough that 2,048 components stay a small page.
+# Enough points for a smooth curve at the width of a screen, few enough for a small page with 2,048 components.
 _MAX_POINTS = 200
 _LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
-# 0.6 + 0.3 is 0.8999999999999999, and explains 90 %.
+# Tolerance for rounding: 0.6 + 0.3 is 0.8999999999999999, but explains 90 %.
 _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One point to draw: its place in per cent from the left and from the top, and what it stands for."""
+    """One point to draw: position in per cent from the left and from the top, and its values."""
 
     x: float
     y: float
@@ -33,7 +33,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class VarianceCurve:
-    """All that the plot shows.
+    """Content of the plot.
 
     Parameters
     ----------
@@ -115,12 +115,12 @@ def plot_variance(
 
 
 def _across(components: int, size: int) -> float:
-    """Per cent from the left; a single component stands in the middle."""
+    """Return the position in per cent from the left; a single component is in the middle."""
     return 50.0 if size == 1 else round(100 * math.log(components) / math.log(size), 2)
 
 
 def _down(value: float) -> float:
-    """Per cent from the top."""
+    """Return the position in per cent from the top."""
     return round(100 * (1 - min(1.0, max(0.0, value))), 2)
 
 

@@ -1,7 +1,7 @@
-"""What makes a page a page that loads nothing: its frame, its stylesheet and script, and the policy that allows only those.
+"""Assembly of self-contained pages: base template, inline stylesheet and script, and a content security policy.
 
-Knows no record: what a page shows is computed by the module that calls :func:`assemble`. Whatever comes from outside goes
-through ``text()`` in the templates, and autoescape is on for all of them.
+The content of a page is computed by the module that calls :func:`assemble`. Untrusted values pass through ``text()`` in the
+templates, and autoescape is on for all of them.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from fruits.storage.sanitising import json_text
 
 
 def assemble(template: str, *, titles: Spoken, **values: object) -> str:
-    """One complete HTML document.
+    """Return a complete HTML document.
 
     Parameters
     ----------
     template : str
         A template that extends ``base.html.j2``.
     titles : Spoken
-        The document's title; must hold no untrusted text.
+        The document's title; must not contain untrusted text.
     **values : object
-        What the template asks for.
+        Variables of the template.
 
     Returns
     -------
@@ -67,13 +67,13 @@ def assemble(template: str, *, titles: Spoken, **values: object) -> str:
 
 
 def data_uri(photo: bytes) -> str:
-    """A JPEG inside the page."""
+    """Return a JPEG as a data URI."""
     return "data:image/jpeg;base64," + b64encode(photo).decode()
 
 
 @cache
 def _environment() -> Environment:
-    """Jinja with autoescape for every template, whatever its name, and no undefined name passed over."""
+    """Return a Jinja environment with autoescape for every template and errors for undefined names."""
     environment = Environment(
         loader=PackageLoader("fruits.report", "."),
         autoescape=True,
@@ -101,21 +101,21 @@ def _environment() -> Environment:
 
 
 def _finalize(value: object) -> object:
-    """Last gate of everything that the template puts out: no string reaches the page with invisible characters."""
+    """Filter all output of the template: replace invisible characters in strings."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 @cache
 def _asset(name: str) -> str:
-    """A file of this package that goes into the page as it is."""
+    """Return a file of this package, to be inlined."""
     text = files("fruits.report").joinpath(name).read_text(encoding="utf-8")
-    # A browser hashes what it parsed, and it parses every line ending as a line feed.
+    # Browsers hash the parsed text, in which every line ending is a line feed.
     return "\n" + "\n".join(text.splitlines()) + "\n"
 
 
 @cache
 def _one_language_at_a_time() -> str:
-    """The rules that hide what is said in another language than the one that was chosen."""
+    """Return the CSS rules that hide text in languages other than the chosen one."""
     return "".join(
         f'[data-lang="{language}"] :is(span, svg)[lang]:not([lang="{language}"]) {{ display: none; }}\n'
         for language in LANGUAGES
@@ -123,7 +123,7 @@ def _one_language_at_a_time() -> str:
 
 
 def _content_security_policy(style: str, script: str) -> str:
-    """Nothing from anywhere; of inline code only ours, so that an escape that failed would still run nothing."""
+    """Return a policy that allows no external resources and only our inline code: injected markup could not run code."""
     return (
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src '{_hash_source(style)}'; script-src '{_hash_source(script)}'"
@@ -131,29 +131,29 @@ def _content_security_policy(style: str, script: str) -> str:
 
 
 def _hash_source(text: str) -> str:
-    """The name of an inline block in a content security policy."""
+    """Return the hash source of an inline block for a content security policy."""
     return "sha256-" + b64encode(sha256(text.encode()).digest()).decode()
 
 
 @cache
 def _icon() -> str:
-    """The leaf of the page as its icon; without one a browser asks the server for /favicon.ico."""
+    """Return the icon of the page; without one, browsers request /favicon.ico from the server."""
     return "data:image/svg+xml;base64," + b64encode(_asset("leaf.svg").strip().encode()).decode()
 
 
 def _photos_of_split(evaluated: Mapping[str, Any]) -> Spoken:
-    """What the photos of a split are called: test photos."""
+    """Return the name for photos of a split, such as "test photos"."""
     key = f"photos_of_{evaluated['split']}"
     return say(key if has_message(key) else "whole_photos", n=count(evaluated["photos"]))
 
 
 def _setting(value: object) -> Spoken | Markup:
-    """A configured value: numbers in the reader's language, everything else as it was written."""
+    """Return a configured value: numbers in the format of the language, everything else unchanged."""
     if value is None:
         return say("config_unset")
     if isinstance(value, bool) or not isinstance(value, int | float | str | list):
         return quoted(json_text(value, ensure_ascii=False, default=str))
     if isinstance(value, list):
         return Markup("<br>").join(quoted(item) for item in value)
-    # A whole number may be a seed or a size: nothing to group.
+    # Integers may be seeds or sizes: no grouping of digits.
     return plain(value) if isinstance(value, float) else quoted(value)

@@ -1,7 +1,7 @@
-"""Where do scores with their intervals fall on one axis, and what is there to know about them?
+"""Layout of the report's section on evaluation: scores with intervals on a common axis.
 
-Geometry and choices only, for the section that shows what ``fruits evaluate`` measured; a score that the network cannot be
-asked for, because it was made from the photos, has no place on the axis.
+Geometry only, for the results of ``fruits evaluate``. Protocols whose photos the network was trained on have no score and no
+position on the axis.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any
 from fruits.learning.neighbours import LEAK_LIMIT
 from fruits.report.localisation import Spoken, has_message, say
 
-# Where the axis may begin, and the distance of its ticks: accuracies crowd at the top, and there a point matters.
+# Possible starts of the axis, and the distance of ticks: accuracies are close to 1, where a percentage point matters.
 _AXES = ((0.95, 0.01), (0.9, 0.02), (0.8, 0.05), (0.5, 0.1), (0.0, 0.25))
-# Of the keys of scores: those by label, those by kind.
+# Prefixes of the keys of scores: by label, by kind.
 _PREFIXES = ("", "kind_")
 
 
 @dataclass(frozen=True)
 class Score:
-    """One score with its interval, and where they fall.
+    """One score with its interval, and their positions.
 
     Parameters
     ----------
     value, low, high : float or None
-        The score and its bounds, from 0 to 1; None where there is none.
+        The score and its bounds, from 0 to 1; None if missing.
     at, start, width : float or None
         The score, the lower bound and the length of the interval, in per cent of the axis.
     """
@@ -41,22 +41,22 @@ class Score:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way of holding photos out, and what came of it.
+    """One evaluation protocol and its results.
 
     Parameters
     ----------
     name : str
-        Its key in the words, without the prefix.
+        Its message key, without the prefix.
     facts : Sequence[Spoken]
-        How many photos of how many groups, and how often.
+        Numbers of photos, groups and folds.
     seen : bool
-        The network was made from these photos: there is no score.
+        The network was trained on these photos: there is no score.
     label, kind : Score
         Scored by label and by kind.
     leakage : float or None
         Share of the test photos with a near-duplicate among the training photos.
     few : bool
-        Too few photos were asked about to give a score.
+        Too few test photos to give a score.
     """
 
     name: str
@@ -69,13 +69,13 @@ class Protocol:
 
     @property
     def leaks(self) -> bool:
-        """Whether a part of the score is memory."""
+        """Whether the leakage exceeds its limit, so that the score is too optimistic."""
         return self.leakage is not None and self.leakage > LEAK_LIMIT
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A line of the axis: its place in per cent from the left, and its value."""
+    """A tick of the axis: position in per cent from the left, and value."""
 
     at: float
     value: float
@@ -83,18 +83,18 @@ class Tick:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that the section shows.
+    """Content of the section.
 
     Parameters
     ----------
     record : Mapping[str, Any]
-        What was measured, as it came.
+        The evaluation record, unchanged.
     protocols : Sequence[Protocol]
         In the order of the record.
     ticks : Sequence[Tick]
-        Of the common axis; none if there is no score.
+        Ticks of the common axis; empty without scores.
     by_kind : bool
-        Whether scores by kind say anything that those by label do not.
+        Whether scores by kind differ from those by label.
     """
 
     record: Mapping[str, Any]
@@ -104,7 +104,7 @@ class Evaluation:
 
     @property
     def any_seen(self) -> bool:
-        """Whether a number is missing because the network knows the photos."""
+        """Whether a score is missing because the network was trained on the photos."""
         return any(protocol.seen for protocol in self.protocols)
 
     @property
@@ -124,12 +124,12 @@ class Evaluation:
 
     @property
     def any_leaks(self) -> bool:
-        """Whether a score is partly memory."""
+        """Whether a score is too optimistic because of leakage."""
         return any(protocol.leaks for protocol in self.protocols)
 
 
 def view_evaluation(record: Mapping[str, Any] | None) -> Evaluation | None:
-    """Lay out what ``fruits evaluate`` measured.
+    """Lay out the results of ``fruits evaluate``.
 
     Parameters
     ----------
@@ -157,14 +157,14 @@ def view_evaluation(record: Mapping[str, Any] | None) -> Evaluation | None:
 
 
 def _protocol(row: Mapping[str, Any], begin: float) -> Protocol:
-    """One row of the record on an axis that begins at ``begin``."""
+    """Lay out one row of the record on an axis that begins at ``begin``."""
     label, kind = (_score(row, prefix, begin) for prefix in _PREFIXES)
     few = bool(row.get("too_few_to_say"))
     return Protocol(row["protocol"], _facts(row), bool(row.get("seen")), label, kind, row.get("leakage"), few)
 
 
 def _facts(row: Mapping[str, Any]) -> list[Spoken]:
-    """How many photos were asked about, how they belong together, and what was left out."""
+    """Return the number of test photos, how they are grouped, and how many were left out."""
     facts = [say("n_photos", n=row["photos"])]
     grouped_by = f"groups_{str(row.get('grouped_by')).replace('-', '_')}"
     if row.get("groups") and has_message(grouped_by):
@@ -177,7 +177,7 @@ def _facts(row: Mapping[str, Any]) -> list[Spoken]:
 
 
 def _score(row: Mapping[str, Any], prefix: str, begin: float) -> Score:
-    """A score of the row and its interval, on an axis that begins at ``begin``."""
+    """Lay out a score of the row and its interval, on an axis that begins at ``begin``."""
     bounds = _bounds(row, prefix)
     if not bounds:
         return Score(None)
@@ -190,14 +190,14 @@ def _score(row: Mapping[str, Any], prefix: str, begin: float) -> Score:
 
 
 def _bounds(row: Mapping[str, Any], prefix: str) -> tuple[float, ...]:
-    """A score and both its bounds, the score alone, or nothing."""
+    """Return a score and both its bounds, the score alone, or nothing."""
     value, low, high = (row.get(prefix + name) for name in ("accuracy", "low", "high"))
-    # Whatever a record says beside it: a number that flatters is not shown.
+    # A score that is too optimistic is not shown, even if the record has one.
     if value is None or row.get("seen"):
         return ()
     return (value,) if low is None or high is None else (value, low, high)
 
 
 def _across(value: float, begin: float) -> float:
-    """Per cent from the left of the axis."""
+    """Return the position in per cent from the left of the axis."""
     return round(100 * (min(1.0, max(begin, value)) - begin) / (1 - begin), 3)

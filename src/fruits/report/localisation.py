@@ -1,8 +1,8 @@
-"""How does a sentence or a number read in each language of the report?
+"""Localisation of the report: sentences, numbers and times in every language.
 
-A :class:`Spoken` holds one form per language and writes all of them into the page; the stylesheet shows one. So the
-page switches language without a network and reads in English without JavaScript. The sentences are those of the message
-catalogues (:mod:`fruits.messages`), under ``report.*``; they go in as text, never as HTML, so that no translation is markup.
+A :class:`Spoken` holds one form per language and writes all of them into the page; the stylesheet shows one. So the page switches
+language without a network and is readable in English without JavaScript. Sentences come from the message catalogues
+(:mod:`fruits.messages`), under ``report.*``; they are inserted as text, never as HTML, so that translations cannot add markup.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from fruits.messages import LANGUAGES, SOURCE, catalogue
 
 UNKNOWN = Markup("\N{EN DASH}")
 
-# Joiners shape letters and emoji; every other invisible character can only hide something.
+# Joiners affect the shape of letters and emoji and are kept; other invisible characters are replaced.
 _HARMLESS_FORMAT_CHARACTERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 _INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """One meaning in every language of the report.
+    """A text in every language of the report.
 
     Parameters
     ----------
     forms : Mapping[str, Markup]
-        Language to escaped HTML; the keys are ``LANGUAGES``.
+        Language -> escaped HTML; the keys are ``LANGUAGES``.
     quantity : float, optional
-        The number spoken, where there is one; chooses between singular and plural in a sentence around it.
+        The number shown, if any; selects singular or plural in the surrounding sentence.
     """
 
     forms: Mapping[str, Markup]
@@ -49,17 +49,17 @@ class Spoken:
 
 
 def visible(text: str) -> str:
-    """Text in which nothing is invisible: controls, bidirectional overrides and lone surrogates become U+FFFD.
+    """Replace invisible characters: controls, bidirectional overrides and lone surrogates become U+FFFD.
 
     Parameters
     ----------
     text : str
-        Untrusted, as it came from a file system or a table.
+        Untrusted text, for example from a file system or a table.
 
     Returns
     -------
     str
-        Of the same length, encodable as UTF-8; still to be escaped.
+        Text of the same length, encodable as UTF-8; not yet escaped.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -72,20 +72,20 @@ def visible(text: str) -> str:
 
 
 def quoted(text: object) -> Markup:
-    """Untrusted text as HTML, isolated so that its writing direction stays its own."""
+    """Return untrusted text as HTML, isolated so that its writing direction does not affect the surrounding text."""
     return Markup("<bdi>{}</bdi>").format(escape(visible(str(text))))
 
 
 def say(key: str, /, **values: object) -> Spoken:
-    """The message ``report.key`` in every language.
+    """Return the message ``report.key`` in every language.
 
     Parameters
     ----------
     key : str
         Must be in the catalogue.
     **values : object
-        What its placeholders stand for: an int is a count, a :class:`Spoken` speaks the sentence's language, anything
-        else is untrusted text. ``n`` chooses between singular and plural.
+        Values of its placeholders: an int is a count, a :class:`Spoken` is inserted in the sentence's language, anything
+        else is untrusted text. ``n`` selects singular or plural.
     """
     spoken = {name: _as_spoken(value) for name, value in values.items()}
     quantity = spoken["n"].quantity if "n" in spoken else None
@@ -98,35 +98,35 @@ def say(key: str, /, **values: object) -> Spoken:
 
 
 def has_message(key: str) -> bool:
-    """Whether the report has a sentence of that name."""
+    """Return whether the report has a message with this key."""
     return f"report.{key}" in catalogue(SOURCE)
 
 
 def known(prefix: str, name: object) -> Spoken:
-    """A name from a fixed list, translated; one that the list lacks is shown as it is, as untrusted text."""
+    """Return the translation of a name from a fixed list; an unknown name is shown unchanged, as untrusted text."""
     key = f"{prefix}_{str(name).replace(' ', '_').replace('-', '_')}"
     return say(key) if has_message(key) else _as_spoken(str(name))
 
 
 def count(value: int) -> Spoken:
-    """A whole number with its thousands grouped: 12,345 or 12 345."""
+    """Format an integer with grouped thousands: 12,345 or 12 345."""
     return _in_every_language(lambda language: _number(value, 0, language), value)
 
 
 def decimal(value: float | None, digits: int = 4) -> Spoken:
-    """A number with a fixed number of decimals; a dash where there is none."""
+    """Format a number with a fixed number of decimals; a dash if it is missing."""
     if not _is_number(value):
         return _dash()
     return _in_every_language(lambda language: _number(value, digits, language), value)
 
 
 def plain(value: float) -> Spoken:
-    """A setting as short as it can be said: 0.1, 10, 1e-05."""
+    """Format a setting in its shortest form: 0.1, 10, 1e-05."""
     return _in_every_language(lambda language: escape(catalogue(language).marked(f"{value:g}")), value)
 
 
 def share(value: float | None, digits: int = 1) -> Spoken:
-    """A fraction in per cent, with enough decimals that only all is 100 % and only none is 0 %."""
+    """Format a fraction in per cent, with enough decimals that only 1 is shown as 100 % and only 0 as 0 %."""
     if not _is_number(value):
         return _dash()
     while digits < 6 and 0 < value < 1 and round(value * 100, digits) in {0, 100}:
@@ -135,7 +135,7 @@ def share(value: float | None, digits: int = 1) -> Spoken:
 
 
 def duration(seconds: float | None) -> Spoken:
-    """A time at the precision that matters: 0.05 s, 14.1 s, 3 min 12 s, 2 h 05 min."""
+    """Format a duration with suitable precision: 0.05 s, 14.1 s, 3 min 12 s, 2 h 05 min."""
     if not _is_number(seconds):
         return _dash()
     if seconds < 119.95:
@@ -149,7 +149,7 @@ def duration(seconds: float | None) -> Spoken:
 
 
 def moment(iso: str) -> Spoken:
-    """A point in time, from ISO 8601; what is no such thing is shown as it is."""
+    """Format a point in time given in ISO 8601; other text is shown unchanged."""
     try:
         when = datetime.fromisoformat(iso)
     except ValueError:
@@ -165,17 +165,17 @@ def moment(iso: str) -> Spoken:
 
 @cache
 def _as_html(pattern: str) -> Markup:
-    """A sentence as HTML, its placeholders left for values; ``x`` in backticks is code."""
+    """Return a sentence as HTML with its placeholders kept; text in backticks becomes code."""
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(pattern))))  # noqa: S704 - escaped just now
 
 
 def _in_every_language(form: Callable[[str], Markup], quantity: float | None = None) -> Spoken:
-    """Say it once per language."""
+    """Return the text with one form per language."""
     return Spoken({language: form(language) for language in LANGUAGES}, quantity)
 
 
 def _as_spoken(value: object) -> Spoken:
-    """What a caller put into a sentence, as something to be said."""
+    """Convert a placeholder's value to a :class:`Spoken`."""
     if isinstance(value, Spoken):
         return value
     if isinstance(value, int):
@@ -185,15 +185,15 @@ def _as_spoken(value: object) -> Spoken:
 
 
 def _dash() -> Spoken:
-    """There is no number to say."""
+    """Return a dash, for a missing number."""
     return _in_every_language(lambda _: UNKNOWN)
 
 
 def _number(value: float, digits: int, language: str) -> Markup:
-    """Grouped thousands and the decimal mark of the language."""
+    """Format a number with the thousands separator and decimal mark of the language."""
     return escape(catalogue(language).number(value, digits))
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    """Whether there is a finite number to show; a run record may hold null or NaN."""
+    """Return whether a value is a finite number; a run record may contain null or NaN."""
     return isinstance(value, int | float) and math.isfinite(value)

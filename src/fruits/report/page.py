@@ -1,8 +1,7 @@
-"""What does one run look like to the people who asked for it?
+"""The report of a run: one self-contained HTML document from the run record.
 
-Turns the run record into one HTML document that loads nothing: the stylesheet, the script, the curve and the photos are
-inside it, and its content security policy allows exactly those. Labels, file names and messages are untrusted text.
-Computes no result: what the record does not say, the page does not know.
+Stylesheet, script, plots and photos are inside the document, and its content security policy allows exactly those. Labels, file
+names and messages are untrusted text. Computes no results: the page shows only values of the record.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _METRICS_IN_ORDER = (
 
 @dataclass(frozen=True)
 class Pair:
-    """Photos of ``label`` beside photos of the label they were taken for; the photos are data URIs."""
+    """Photos of ``label`` beside photos of the label they were confused with; the photos are data URIs."""
 
     label: str
     predicted: str
@@ -54,22 +53,22 @@ class Pair:
 
 @dataclass(frozen=True)
 class Headline:
-    """The score of the run, and what must be known to read it.
+    """The score of the run, with what is needed to interpret it.
 
     Parameters
     ----------
     few : bool
         Too few photos were scored to give a share.
     right : int
-        How many of them got the right label.
+        Number of photos with the right label.
     fewest : int
-        How many make a score.
+        Minimum number of photos for a score.
     interval : Sequence[float], optional
         Bounds of the 95 % interval.
     leakage : Mapping[str, Any], optional
-        From the record: which share of the photos may have been recognised from memory.
+        From the record: share of the photos that may have been recognised from memory.
     harder : Protocol, optional
-        The lowest score that was measured with more held out.
+        The protocol with the lowest score among the stricter ones.
     """
 
     few: bool
@@ -82,7 +81,7 @@ class Headline:
 
 @dataclass(frozen=True)
 class StageTime:
-    """Seconds of one stage; ``width`` is its bar, in per cent of the longest."""
+    """Seconds of one stage; ``width`` is the length of its bar, in per cent of the longest."""
 
     name: str
     seconds: float
@@ -95,19 +94,19 @@ def render(
     examples: Mapping[str, Sequence[bytes]],
     evaluation: Mapping[str, Any] | None = None,
 ) -> str:
-    """The report of one run.
+    """Return the report of one run.
 
     Parameters
     ----------
     record : Mapping[str, Any]
         The run record, format 1; ``metrics``, ``evaluated`` and the head may be null. ``leakage``, ``kinds``, ``kind_metrics``,
-        ``calibration``, ``answers``, ``coverage``, ``balanced`` and ``timeline`` may be missing: then so is what the page
-        says of them.
+        ``calibration``, ``answers``, ``coverage``, ``balanced`` and ``timeline`` may be missing; their sections are then left
+        out.
     examples : Mapping[str, Sequence[bytes]]
-        Label to small JPEG images; labels may be missing. The key of a label, U+0000 and another label holds photos of
-        the first that were taken for the second.
+        Label -> small JPEG images; labels may be missing. The key of a label, U+0000 and another label holds photos of
+        the first that were classified as the second.
     evaluation : Mapping[str, Any], optional
-        What ``fruits evaluate`` measured, format 1; without it the page says how to measure it.
+        Results of ``fruits evaluate``, format 1; without them the page shows the command.
 
     Returns
     -------
@@ -151,7 +150,7 @@ def render(
 
 
 def _headline(record: Mapping[str, Any], evaluation: Evaluation | None) -> Headline | None:
-    """What stands on top; None if nothing was scored."""
+    """Return the headline; None if nothing was scored."""
     metrics, evaluated = record.get("metrics"), record.get("evaluated")
     if not metrics or not evaluated:
         return None
@@ -166,7 +165,7 @@ def _headline(record: Mapping[str, Any], evaluation: Evaluation | None) -> Headl
 
 
 def _title(record: Mapping[str, Any], headline: Headline | None) -> Spoken:
-    """The document's title; holds numbers only."""
+    """Return the document's title, which contains only numbers as values."""
     if headline is None:
         return say("title")
     if headline.few:
@@ -179,27 +178,27 @@ def _title(record: Mapping[str, Any], headline: Headline | None) -> Spoken:
 
 
 def _photos_on_top(record: Mapping[str, Any], examples: Mapping[str, Sequence[bytes]]) -> Sequence[str]:
-    """One photo of labels spread evenly over the list, so that neighbours differ."""
+    """Return one photo each of some labels, evenly spread over the list, so that neighbours differ."""
     pictured = [row["label"] for row in record["per_label"] if examples.get(row["label"])]
     n_shown = min(_N_PHOTOS_ON_TOP, len(pictured))
     return [data_uri(examples[pictured[i * len(pictured) // n_shown]][0]) for i in range(n_shown)]
 
 
 def _kinds(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Scores by kind, where a kind is more than a label."""
+    """Return the scores by kind, if kinds differ from labels."""
     kinds, scores = record.get("kinds"), record.get("kind_metrics")
     trained = sum(row["train"] > 0 for row in record["per_label"])
     return {**scores, "kinds": kinds} if kinds and scores and kinds < trained else None
 
 
 def _scalar_metrics(metrics: Mapping[str, Any]) -> Sequence[tuple[str, float | None]]:
-    """Metrics that are one number, the ones that people ask for first; the others are in the table of labels."""
+    """Return the scalar metrics, the most common ones first; the others are in the table of labels."""
     scalars = {name: value for name, value in metrics.items() if not isinstance(value, Mapping | list)}
     return list(_in_order(scalars, _METRICS_IN_ORDER).items())
 
 
 def _pairs(record: Mapping[str, Any], examples: Mapping[str, Sequence[bytes]]) -> Sequence[Pair]:
-    """The worst confusions with the photos to compare."""
+    """Return the most frequent confusions, with photos to compare."""
     evaluated = {row["label"]: row["evaluated"] for row in record["per_label"]}
 
     def pair(row: Mapping[str, Any]) -> Pair:
@@ -219,7 +218,7 @@ def _pairs(record: Mapping[str, Any], examples: Mapping[str, Sequence[bytes]]) -
 
 
 def _stages(seconds: Mapping[str, float]) -> Sequence[StageTime]:
-    """Seconds per stage in the order of the run, and what the total holds beyond them."""
+    """Return the seconds per stage in the order of the run, and the rest of the total."""
     stages = {name: value for name, value in seconds.items() if name != "total"}
     total = seconds.get("total", sum(stages.values()))
     in_between = total - sum(stages.values())
@@ -233,11 +232,11 @@ def _stages(seconds: Mapping[str, float]) -> Sequence[StageTime]:
 
 
 def _embedding_rate(record: Mapping[str, Any]) -> int | None:
-    """Photos per second through decoding and the network; none where nothing was computed."""
+    """Return photos per second of decoding and inference; None if nothing was computed."""
     seconds, photos = record["seconds"].get("embeddings"), record.get("computed")
     return round(photos / seconds) if seconds and photos else None
 
 
 def _in_order(values: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
-    """The same mapping with the named keys first; what a newer run adds comes last and is not lost."""
+    """Return the mapping with the named keys first; unknown keys of newer records come last."""
     return {name: values[name] for name in (*names, *values) if name in values}

@@ -1,4 +1,4 @@
-"""Which totals does a record hold, and do their parts make them? Worked out again, so that a wrong one shows."""
+"""Totals of a record and their parts, added up again, so that a wrong total is visible."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Part:
     Parameters
     ----------
     name : str
-        Its key in the words, without the prefix; also names its colour in the stylesheet.
+        Its message key, without the prefix; also selects its colour in the stylesheet.
     photos : int
-        How many.
+        Number of photos.
     start, width : float
-        Where its bar begins and how long it is, in per cent.
+        Start and length of its bar, in per cent.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Sum:
-    """A total and the parts that make it."""
+    """A total and its parts."""
 
     name: str
     whole: str
@@ -40,18 +40,18 @@ class Sum:
 
     @property
     def closes(self) -> bool:
-        """Whether the parts make the total."""
+        """Whether the parts add up to the total."""
         return sum(part.photos for part in self.parts) == self.total
 
 
 def sums_of(record: Mapping[str, Any]) -> Sequence[Sum]:
-    """Every total of a record of a run or of an audit, with its parts."""
+    """Return every total of the record of a run or an audit, with its parts."""
     photos, splits = record["photos"], record.get("splits") or {}
     sums = [lay_out("read", "photos", photos, _counts(record, "ok", "rejected", "failed"))]
     if "computed" in record:
         sums.append(lay_out("work", "photos", photos, _counts(record, "computed", "reused")))
     if roles := [(name, splits[name]) for name in ("train", "val", "test") if name in splits]:
-        # A split may be counted before or after unreadable photos are set aside; both are totals that the page shows.
+        # A split may be counted before or after unreadable photos are removed; the page shows both totals.
         is_read_only = sum(n for _, n in roles) == record.get("ok") != photos
         sums.append(
             lay_out("split", "ok" if is_read_only else "photos", record["ok"] if is_read_only else photos, roles)
@@ -68,16 +68,16 @@ def lay_out(name: str, whole: str, total: int, parts: Iterable[tuple[str, int]])
     Parameters
     ----------
     name, whole : str
-        What the sum is of, and what its total counts: ``photos``, ``ok`` or a split.
+        Name of the sum, and what its total counts: ``photos``, ``ok`` or a split.
     total : int
-        The photos that the parts should make.
+        The expected sum of the parts.
     parts : Iterable[tuple[str, int]]
         Name and photos of each.
     """
     laid: list[Part] = []
     start, scale = 0.0, 100 / max(total, 1)
     for part, photos in parts:
-        # Two rejected photos of 26,300 are what a reader looks for: they get a sliver, over their neighbour's end.
+        # Two rejected photos of 26,300 must be visible: they get a minimum width, over the end of the neighbouring bar.
         width = max(photos * scale, _NARROWEST)
         laid.append(Part(part, photos, round(max(0.0, min(start, 100 - width)), 3), round(width, 3)))
         start += photos * scale
@@ -85,5 +85,5 @@ def lay_out(name: str, whole: str, total: int, parts: Iterable[tuple[str, int]])
 
 
 def _counts(record: Mapping[str, Any], *names: str) -> list[tuple[str, int]]:
-    """Counts of a record by name; one that is not there counts nothing."""
+    """Return counts of a record by name; a missing one is 0."""
     return [(name, record.get(name, 0)) for name in names]

@@ -1,7 +1,7 @@
-"""Where do the points of a run's timeline fall in its plots?
+"""Geometry of the plots of a run's timeline.
 
-Geometry only, in per cent of a plot's width and height, as for the variance curve. One plot per quantity, all over the same
-seconds: photos per second, cores at work, memory.
+Coordinates are in per cent of a plot's width and height, as for the variance curve. One plot per quantity, all over the same time
+axis: photos per second, busy cores, memory.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class Panel:
     Attributes
     ----------
     name : str
-        Under which the words are kept.
+        Its message key.
     line : str
         Points ``x,y x,y`` in a square of side 100 with the origin at the top left.
     other : str
-        A second line, or empty: tasks that executors were at, beside the cores of the machine that led them.
+        A second line, or empty: running tasks of the executors, in addition to the busy cores of the driver.
     levels : Sequence[tuple[float, float]]
-        Per cent from the top and the value there.
+        Position in per cent from the top, and value.
     digits : int
         Decimals of the values.
     """
@@ -41,7 +41,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class TimelineView:
-    """All that the section shows; ``ticks`` are per cent from the left and seconds."""
+    """Content of the section; ``ticks`` are positions in per cent from the left, and seconds."""
 
     panels: Sequence[Panel]
     ticks: Sequence[tuple[float, float]]
@@ -60,12 +60,12 @@ def view_timeline(record: Mapping[str, Any]) -> TimelineView | None:
     Parameters
     ----------
     record : Mapping[str, Any]
-        The run record; ``timeline`` as :meth:`fruits.monitoring.timeline.Timeline.summary` makes it, or missing.
+        The run record; ``timeline`` from :meth:`fruits.monitoring.timeline.Timeline.summary`, or missing.
 
     Returns
     -------
     TimelineView or None
-        None where nothing was embedded, or too little to draw a line.
+        None if nothing was embedded, or too little to draw a line.
     """
     timeline = record.get("timeline") or {}
     points = timeline.get("points") or []
