@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -127,6 +128,7 @@ class RunConfig:
     )
 
     def __post_init__(self) -> None:
+        _check_types(self)
         if not self.sources:
             raise ConfigError("no photos given; expected at least one folder or manifest")
         if not self.out or not is_utf8(self.out):
@@ -188,6 +190,28 @@ class RunConfig:
             if values[name]:
                 values[name] = re.split(r"[/\\]", values[name])[-1]
         return values
+
+
+#: Type in an annotation: types of Python that are accepted, and what they are called.
+_ACCEPTED: Final[dict[str, tuple[tuple[type, ...], str]]] = {
+    "int": ((Integral,), "a whole number"),
+    "float": ((Real,), "a number"),
+    "str": ((str,), "text"),
+    "bool": ((bool,), "True or False"),
+    "tuple[str, ...]": ((tuple,), "a tuple of texts"),
+}
+
+
+def _check_types(config: RunConfig) -> None:
+    """Raise :class:`ConfigError` for a value of another type: the Python API checks nothing before."""
+    for one in fields(config):
+        value, (kind, _, optional) = getattr(config, one.name), str(one.type).partition(" | ")
+        if kind not in _ACCEPTED or (optional and value is None):
+            continue
+        accepted, called = _ACCEPTED[kind]
+        is_flag = isinstance(value, bool)
+        if not isinstance(value, accepted) or (is_flag and kind != "bool"):
+            raise ConfigError(f"{one.name} is {value!r}; expected {called}{' or None' if optional else ''}")
 
 
 def is_utf8(name: str) -> bool:

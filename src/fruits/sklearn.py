@@ -227,7 +227,9 @@ class FruitsClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_classification_targets(y)
         self.classes_, numbers = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise LabelsError(f"y holds a single class, {self.classes_[0]!r}; expected two or more to tell apart")
+            raise LabelsError(
+                f"y holds a single class, {self.classes_.tolist()[0]!r}; expected two or more to tell apart"
+            )
         self._pca = PCA.from_moments(Moments.from_rows(rows))
         most = max(1, self._pca.max_components)
         self.n_components_ = min(self.components or self._pca.components_for(self.variance), most)

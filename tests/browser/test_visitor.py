@@ -222,9 +222,11 @@ def test_probable_kind_is_said_so_in_both_languages_with_the_guesses_as_buttons(
     assert card.get_by_role("group", name="Which one is it?").count() == 1
     visitor.shot("probable", full_page=True)
     page.get_by_role("button", name="Français").click()
+    card.get_by_text("Probablement").wait_for()  # the messages of a language are fetched when it is chosen
     assert re.sub(r"\s", " ", _named(card)) == "Probablement : kiwi (69 %)"
     visitor.shot("probable-fr", full_page=True)
     page.get_by_role("button", name="English").click()
+    card.get_by_text("Probably").wait_for()
     # Another guess than the one that was named is its correction.
     other = guesses.nth(1).inner_text()
     guesses.nth(1).click()

@@ -161,6 +161,46 @@ def test_files_and_bytes_are_decoded_by_the_sandbox_alone(
     assert begun == [3, 1, 1]
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "HEIF"])
+def test_image_that_is_not_loaded_is_decoded_by_the_sandbox_or_refused(
+    recogniser: api.Recogniser, some: list[Path], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    with Image.open(some[0]) as photo:
+        buffer = BytesIO()
+        photo.convert("RGB").save(buffer, kind)
+    lazily = Image.open(BytesIO(buffer.getvalue()))
+
+    def never(*_: object) -> None:
+        raise AssertionError("decoded in this process")
+
+    monkeypatch.setattr(type(lazily), "load", never)
+    (answer,) = recogniser.predict([lazily])
+    (from_file,) = recogniser.predict([buffer.getvalue()])
+    assert (answer.status, answer.kind) == (from_file.status, from_file.kind)
+    if kind in ("JPEG", "PNG", "WEBP"):
+        assert answer.status == "ok"
+
+
+def test_frame_of_an_animation_that_is_not_loaded_is_refused(recogniser: api.Recogniser) -> None:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    buffer = BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    lazily = Image.open(BytesIO(buffer.getvalue()))
+    lazily.seek(1)
+    lazily._im = None  # as a plugin leaves it that decodes on demand
+    with pytest.raises(api.ImageDecodeError, match="frame 1"):
+        recogniser.predict(lazily)
+
+
+def test_open_files_and_mappings_are_refused_as_what_they_are(recogniser: api.Recogniser, some: list[Path]) -> None:
+    with some[0].open("rb") as file, pytest.raises(TypeError, match="BufferedReader given as a photo"):
+        recogniser.predict(file)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="dict given as a photo"):
+        recogniser.predict({"a": 1})  # type: ignore[call-overload]
+
+
 def test_answers_are_readable() -> None:
     name = api.Name({"en": "Banana", "fr": "Banane"})
     none = np.empty(0, np.float32)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +189,47 @@ def test_audit_is_counts_and_a_table_of_findings(own_photos: Path, tmp_path: Pat
     assert {Path(uri).name for uri in copies} == {original.name, "copy.jpg"}
     assert len(found.to_pandas()) == findings.num_rows
     assert Path(found.page).is_file()
+
+
+def test_a_script_needs_no_guard(own_photos: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import fruits\n"
+        "print('once')\n"
+        f"run = fruits.run({str(own_photos)!r}, to={str(tmp_path / 'out')!r}, backbone='fruits-small', components=4, workers=2)\n"
+        "print(run.photos)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, photos = done.stdout.split()
+    assert first == "once"
+    assert int(photos) > 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("sample", "5"), ("components", 3.5), ("workers", True), ("variance", "0.9"), ("repair", "no"), ("backbone", 3)],
+)
+def test_an_option_of_another_type_is_refused_before_anything_is_done(
+    tmp_path: Path, option: str, value: object
+) -> None:
+    with pytest.raises(ConfigError, match=rf"{option} is .*; expected"):
+        fruits.run(tmp_path, to=tmp_path / "out", **{option: value})
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_path_is_refused(tmp_path: Path) -> None:
+    for call in (
+        lambda: fruits.run(None, to=tmp_path / "out"),  # type: ignore[arg-type]
+        lambda: fruits.run(tmp_path, to=None),  # type: ignore[arg-type]
+        lambda: fruits.run([tmp_path, 3], to=tmp_path / "out"),  # type: ignore[list-item]
+        lambda: fruits.open_run(None),  # type: ignore[arg-type]
+        lambda: fruits.load(3),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ConfigError, match="expected"):
+            call()
+
+
+def test_a_split_that_is_none_is_refused(run: fruits.Run) -> None:
+    with pytest.raises(ConfigError, match="split 'nope'; expected one of train, val, test"):
+        run.predictions("nope")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, TypedDict, Unpack
@@ -16,7 +15,7 @@ from fruits.monitoring.clock import Progress
 from fruits.monitoring.display import shown
 from fruits.storage.objects import Objects, under
 from fruits.storage.parts import read_table
-from fruits.training.options import Place, as_call, config_of, paths
+from fruits.training.options import Place, as_call, config_of, path_of, paths
 from fruits.training.results import Run
 
 
@@ -229,7 +228,7 @@ def evaluate(
     """
     wanted = [protocols] if isinstance(protocols, str) else list(protocols)
     with shown(progress, "fold") as display:
-        found = evaluations.evaluate(run.out if isinstance(run, Run) else os.fspath(run), wanted, progress=display)
+        found = evaluations.evaluate(run.out if isinstance(run, Run) else path_of(run, "run"), wanted, progress=display)
     return _evaluation(found)
 
 
@@ -262,7 +261,7 @@ def audit(
     FruitsError
         A subclass; the message says what to do.
     """
-    sources, out = paths(photos), os.fspath(to)
+    sources, out = paths(photos), path_of(to, "to")
     config = config_of(sources, out, options, among=AuditOptions.__annotations__)
     with shown(progress) as display:
         record = audits.audit(config, progress=display, command=as_call("audit", sources, out, options))

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from fruits import extensions
 from fruits.aws import stacks, upload
 from fruits.aws.calls import Aws, Call
 from fruits.aws.cost import MAX_CORES, MAX_MEMORY_GB, Shape
@@ -237,6 +238,11 @@ def check_places(place: Place, config: RunConfig) -> RunConfig:
     """
     check_sources(place, config.sources)
     check_results(place, "--to", config.out)
+    for kind, name in (("head", config.head), *(("backbone", one) for one in config.backbone.split("+"))):
+        if (found := extensions.find(kind, name)) is not None and not found.own:
+            raise ConfigError(
+                f"{kind} '{name}' is of the package {found.package}, which the cluster does not have; expected one of fruits"
+            )
     return replace(config, engine="spark", master=None, spark_conf=(), workers=1)
 
 

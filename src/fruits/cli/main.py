@@ -107,7 +107,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Random seed; another seed gives other fruit of the same varieties.")] = 0,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Generate synthetic photos of fruit and run the whole chain on them."""
+    """Generate photos of fruit and run the whole chain on them."""
     from fruits.photos.made_up import orchard  # noqa: PLC0415
 
     folder, results = Path(to) / "photos", Path(to) / "results"
@@ -205,7 +205,8 @@ def audit(
             parts.append(f"in {counts['groups']:,} groups, {counts['across_splits']:,} of them across splits")
         typer.echo(f"{sort.replace('_', ' ') + ':':17}{' '.join(parts)}")
     typer.echo(
-        f"{record['flagged']:,} of {record['photos']:,} photos deserve a look; page in {to}/audit.html, all findings in "
+        f"{record['flagged']:,} of {record['photos']:,} photos deserve a look (near-duplicates count if their "
+        f"labels differ); page in {to}/audit.html, all findings in "
         f"{to}/findings.parquet"
     )
 

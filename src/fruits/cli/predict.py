@@ -21,7 +21,7 @@ def predict(
     photos: Annotated[
         list[str],
         typer.Argument(
-            metavar="[OUT] PHOTOS...",
+            metavar="[OUT] PHOTOS",
             help="Photos; first the results of 'fruits run', or a bundle. Default: the recogniser of the package.",
         ),
     ],
@@ -42,6 +42,8 @@ def predict(
             f"no photos given: '{out}' is taken for the results of a run; expected photos, such as: fruits predict photo.jpg, "
             "fruits predict results photo.jpg, or, for all photos of a folder, fruits predict photos/*.jpg"
         )
+    if explain is not None and Path(explain).exists() and not Path(explain).is_dir():
+        raise ConfigError(f"--explain '{explain}' is a file; expected a folder for the pictures, new or not")
     own_decoder().start()  # in parallel with loading
     recogniser = load(out)
     rows, drawn = [], Counter[str]()
@@ -76,7 +78,11 @@ def in_words(answer: Answer) -> str:
             f"probably {in_a_sentence(answer.name.en)} ({answer.probability:.0%}){f'; or {others}' if others else ''}"
         )
     else:
-        labels = ", ".join(f"{label} {p:.1%}" for label, p in zip(answer.labels, answer.probabilities, strict=True))
+        told: dict[str, tuple[str, float]] = {}  # labels that differ only in capitals are one thing to a person
+        for label, probability in zip(answer.labels, answer.probabilities, strict=True):
+            first, total = told.get(label.casefold(), (label, 0.0))
+            told[label.casefold()] = first, total + float(probability)
+        labels = ", ".join(f"{label} {probability:.1%}" for label, probability in told.values())
         said = f"{answer.name.en} {answer.probability:.1%} ({labels})"
     return " ".join([said, *(f"[{catalogue(SOURCE).text(f'page.{advice}')}]" for advice in answer.advice)])
 

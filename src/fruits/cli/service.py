@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fruits.service.submissions.repository import Submission, Submissions
 
 _SERVED = typer.Argument(
-    metavar="[OUT]", help="Results of 'fruits run', or a bundle; default: the recogniser of the package."
+    metavar="OUT", help="Results of 'fruits run', or a bundle; default: the recogniser of the package."
 )
 _OF = typer.Argument(
     metavar="OUT", help="Results served by 'fruits serve'; or give --data, or --database and --photos."

@@ -5,6 +5,7 @@ The amount of output is set once per process, by ``-v`` and ``-q``.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,7 +77,9 @@ class Display(display.Display):
 def shell() -> str:
     """Return the command that calls this program from the current folder."""
     program = Path(sys.argv[0])
-    if program.parent == Path():
+    if program.parent == Path() or (
+        (found := shutil.which(program.name)) and Path(found).absolute() == program.absolute()
+    ):
         return program.name
     try:
         return str(program.absolute().relative_to(Path.cwd()))

@@ -9,10 +9,11 @@ from __future__ import annotations
 import multiprocessing as mp
 import pickle
 import sys
+import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -122,8 +123,11 @@ class _Worker:
     def start(cls, stage: Stage, shard: pa.Table, attempt: int) -> _Worker:
         context = _context()
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, pickle.dumps(stage)), daemon=True)
-        process.start()
+        pickled = pickle.dumps(stage)
+        process = context.Process(target=_work, args=(theirs, pickled), daemon=True)
+        # A worker imports the caller's script only if the stage is defined there: a script without a guard would run again.
+        with nullcontext() if b"__main__" in pickled else _hidden_main():
+            process.start()
         theirs.close()
         worker = cls(process, ours, shard, attempt)
         worker.give(shard, attempt)
@@ -175,9 +179,24 @@ def _context() -> Any:
     """
     if sys.platform == "linux":
         context = mp.get_context("forkserver")
-        context.set_forkserver_preload(["__main__", "fruits.embedding.stage"])
+        context.set_forkserver_preload(["fruits.embedding.stage"])
         return context
     return mp.get_context("spawn")
+
+
+@contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Let processes that are started here begin without importing ``__main__``.
+
+    multiprocessing reads the path of the script from the module ``__main__`` (``spawn.get_preparation_data``) and runs it in each
+    child; it has no option to leave that out.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _to_ipc(table: pa.Table) -> bytes:

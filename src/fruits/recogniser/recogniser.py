@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.embedding.photos import embed_photos, embedding_rows
+from fruits.errors import ConfigError
 from fruits.photos.decoding.quality import measure
 from fruits.photos.reading.given import Batch, PhotoLike, as_status, decoded, is_one
 from fruits.recogniser import bundle as bundles
@@ -43,6 +44,10 @@ def load(path: str | os.PathLike[str] | None = None) -> Recogniser:
     StoreError
         If the bucket cannot be reached.
     """
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise ConfigError(
+            f"path is {path!r}; expected the results of a run or a bundle, or None for the recogniser that ships"
+        )
     return Recogniser(bundles.load(shipped.path() if path is None else os.fspath(path)))
 
 

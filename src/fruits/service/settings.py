@@ -150,7 +150,7 @@ class ServiceConfig:
     public_metrics: bool = choice(False, "Allow reading /metrics without a token.")
     keep_days: int = choice(90, "Days after which stored photos and answers are deleted.")
     feedback_hours: int = choice(
-        6, "Hours into the next day (UTC) for which photos that are not stored accept feedback."
+        6, "Hours into the next day (UTC) for which photos that are not stored accept feedback.", least=0
     )
     operator: str = choice("", "Operator of the service; shown on the page.", metavar="NAME")
     contact: str = choice("", "Contact of the operator; shown on the page.", metavar="TEXT")

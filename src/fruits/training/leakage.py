@@ -228,6 +228,11 @@ def copies_of(
     vectors = [embedder.embed(copies[start : start + BATCH_SIZE]) for start in range(0, len(copies), BATCH_SIZE)]
     embeddings = np.concatenate(vectors)
     good = usable(embeddings)  # a copy may have no usable embedding
+    if not good.any():
+        raise StoreError(
+            f"the network gives no usable embedding for any of {len(kept)} retouched photos; expected some, which show how near "
+            "a near-duplicate is"
+        )
     return Copies(np.array(kept, np.int64)[good], embeddings[good], fingerprints(own)[good], fingerprints(copies)[good])
 
 

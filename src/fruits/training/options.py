@@ -69,15 +69,41 @@ def plain(options: Mapping[str, Any]) -> dict[str, Any]:
     values = {}
     for name, value in options.items():
         if name in several:
-            values[name] = paths(value)
+            values[name] = paths(value, name)
         else:
             values[name] = os.fspath(value) if isinstance(value, os.PathLike) else value
     return values
 
 
-def paths(given: Place | Iterable[Place]) -> tuple[str, ...]:
-    """Return one path or several as a tuple of strings."""
-    return tuple(os.fspath(path) for path in ([given] if isinstance(given, str | os.PathLike) else given))
+def path_of(given: object, what: str) -> str:
+    """Return a path as a string.
+
+    Raises
+    ------
+    ConfigError
+        If it is none.
+    """
+    if not isinstance(given, str | os.PathLike):
+        raise ConfigError(f"{what} is {given!r}; expected a path, or s3://bucket/prefix")
+    path = os.fspath(given)
+    if not isinstance(path, str):
+        raise ConfigError(f"{what} is {given!r}; expected a path of text, not of bytes")
+    return path
+
+
+def paths(given: Place | Iterable[Place], what: str = "photos") -> tuple[str, ...]:
+    """Return one path or several as a tuple of strings.
+
+    Raises
+    ------
+    ConfigError
+        If something else is given.
+    """
+    if isinstance(given, str | os.PathLike):
+        return (path_of(given, what),)
+    if not isinstance(given, Iterable) or isinstance(given, bytes):
+        raise ConfigError(f"{what} is {given!r}; expected a path, or several")
+    return tuple(path_of(path, what) for path in given)
 
 
 def as_call(name: str, sources: tuple[str, ...], out: str, options: Mapping[str, Any]) -> str:

@@ -381,7 +381,7 @@ def _say_what_was_found(catalogue: Catalogue, progress: Progress) -> None:
             + ", ".join(f"{label} ({photos})" for label, photos in untrained.items())
         )
     if catalogue.split_origin == "hash":
-        progress.say("no test photos are marked as such: a fifth of the photos is kept for testing, chosen by a hash")
+        progress.say("none of the photos is marked for testing: a fifth of them is, chosen by a hash")
 
 
 def _say_what_was_chosen(choice: fitting.Choice, progress: Progress) -> None:

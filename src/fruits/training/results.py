@@ -5,7 +5,6 @@ The flow itself is in ``pipeline.py``; here its records become typed objects, an
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Unpack
@@ -14,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fruits.errors import StoreError
+from fruits.errors import ConfigError, StoreError
 from fruits.monitoring.clock import Progress
 from fruits.monitoring.display import shown
+from fruits.photos.catalogue.builder import SPLITS
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser import shipped
 from fruits.recogniser.recogniser import Recogniser
@@ -25,7 +25,7 @@ from fruits.storage.objects import Objects, under
 from fruits.storage.parts import read_table
 from fruits.training import pipeline
 from fruits.training import run_record as records
-from fruits.training.options import ApplyOptions, Place, RunOptions, as_call, config_of, paths, plain
+from fruits.training.options import ApplyOptions, Place, RunOptions, as_call, config_of, path_of, paths, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +213,8 @@ class Run:
         StoreError, BundleError
             If features or recogniser are missing, or of another run.
         """
+        if split not in (None, *SPLITS):
+            raise ConfigError(f"split {split!r}; expected one of {', '.join(SPLITS)}")
         table, bundle = self.features(), bundles.load(self.out)
         if bundle.manifest["about"].get("identity") != self.identity:
             raise StoreError(f"the recogniser in '{self.out}' is of another run; open the results again")
@@ -344,7 +346,7 @@ def run(
     >>> fruits.run("photos", to="results").metrics.accuracy  # doctest: +SKIP
     0.97
     """
-    sources, out = paths(photos), os.fspath(to)
+    sources, out = paths(photos), path_of(to, "to")
     config = config_of(sources, out, options)
     with shown(progress) as display:
         record = pipeline.run(config, progress=display, command=as_call("run", sources, out, options))
@@ -368,7 +370,7 @@ def open_run(path: Place) -> Run:
     StoreError
         If there is no finished run, or another version of fruits made it.
     """
-    out = os.fspath(path)
+    out = path_of(path, "path")
     return Run._of(records.read_record(Objects(out)), out)
 
 
@@ -411,10 +413,10 @@ def apply(
         if recogniser is None
         else recogniser.out
         if isinstance(recogniser, Run)
-        else os.fspath(recogniser)
+        else path_of(recogniser, "recogniser")
     )
     with shown(progress) as display:
-        done = pipeline.apply(bundle, paths(photos), os.fspath(to), progress=display, **plain(options))
+        done = pipeline.apply(bundle, paths(photos), path_of(to, "to"), progress=display, **plain(options))
     counts = {name: done[name] for name in ("photos", "ok", "rejected", "failed", "computed", "reused", "device")}
     return Predictions(path=done["predictions"], seconds=float(done["seconds"]["total"]), **counts)
 

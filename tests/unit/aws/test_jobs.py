@@ -7,16 +7,18 @@ import hashlib
 import json
 import shutil
 import subprocess
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fruits import extensions
 from fruits.aws import cluster, cost, job
 from fruits.aws.calls import AwsError, Call
 from fruits.aws.job import Carried, Job, run_job
 from fruits.aws.package import Archive, Package
-from fruits.aws.submission import Place, Submission, carry, check_sources, yarn_tag
+from fruits.aws.submission import Place, Submission, carry, check_places, check_sources, yarn_tag
 from fruits.config import RunConfig
 from fruits.embedding.backbone import find_backbone
 from fruits.errors import BackboneError, ConfigError
@@ -168,6 +170,16 @@ def test_reviewed_photos_may_be_read_and_nothing_else_beside_packs() -> None:
     for source in ("s3://P/reviewed/Apple", "s3://P/submissions", "s3://P/reviewed-not"):
         with pytest.raises(ConfigError, match="may read s3://P/packs"):
             check_sources(place(), [source])
+
+
+def test_a_head_of_another_package_is_refused_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("forest", "forest:Head", "fruits.heads")
+    found = extensions.Extension("head", "forest", "forest-head 1.0", point)
+    find = extensions.find
+    monkeypatch.setattr(extensions, "find", lambda kind, name: found if name == "forest" else find(kind, name))
+    config = RunConfig(sources=("s3://P/packs/x",), out="s3://R/runs/x", head="forest")
+    with pytest.raises(ConfigError, match=r"of the package forest-head 1\.0, which the cluster does not have"):
+        check_places(place(), config)
 
 
 def test_without_an_image_no_serverless_run_is_started() -> None:

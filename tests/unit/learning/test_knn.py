@@ -64,6 +64,18 @@ def test_arrays_that_do_not_fit_are_refused(counts: list[int], neighbours: int) 
         KnnHead(np.ones((2, 3), np.float32), np.array(counts, np.int64), np.array([neighbours]))
 
 
+def test_counts_of_a_stranger_cannot_ask_for_more_memory_than_the_references_have() -> None:
+    counts = np.ones(3000, np.int64)
+    counts[0] = 3000
+    with pytest.raises(ValueError, match="expected at most"):
+        KnnHead(np.ones((5999, 3), np.float32), counts, np.array([1]))
+
+
+def test_number_of_neighbours_is_rounded_to_one_or_more() -> None:
+    assert KnnHead.fit(*clusters([8, 8]), setting=0.5).neighbours.tolist() == [1]
+    assert KnnHead.fit(*clusters([8, 8]), setting=2.7).neighbours.tolist() == [3]
+
+
 def test_photo_without_features_gets_finite_numbers() -> None:
     head = KnnHead.fit(*clusters([8, 8]), setting=3)
     assert np.isfinite(head.predict_proba(np.zeros((2, 6), np.float32))).all()

@@ -68,6 +68,13 @@ class KnnHead(Head):
             raise ValueError(
                 f"counts of {self.counts.sum()} references in all, of {most}; expected 1 or more per label"
             )
+        if len(self.counts) * self.counts.max() > max(
+            MAX_REFERENCES, len(self.counts)
+        ):  # what is computed is padded to this
+            raise ValueError(
+                f"{self.counts.max():,} references of one of {len(self.counts):,} labels; expected at most {MAX_REFERENCES:,} if "
+                "all labels had as many"
+            )
         if self.neighbours[0] < 1:
             raise ValueError(f"{self.neighbours[0]} neighbours; expected 1 or more")
 
@@ -108,7 +115,7 @@ class KnnHead(Head):
         most = max(1, MAX_REFERENCES // len(rows_of))
         chosen = [_spread(rows, most, None if weights is None else weights[rows]) for rows in rows_of]
         counts = np.array([len(rows) for rows in chosen], np.int64)
-        return cls(unit(features[np.concatenate(chosen)]), counts, np.array([int(setting)], np.int64))
+        return cls(unit(features[np.concatenate(chosen)]), counts, np.array([max(1, round(setting))], np.int64))
 
     def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits, shape (n, c), of features of shape (n, k). O(n r k)."""

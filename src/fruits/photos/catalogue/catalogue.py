@@ -238,4 +238,6 @@ def _nothing_found(sources: Sequence[str], builder: CatalogueBuilder) -> str:
         if builder.labelled
         else "JPEG, PNG or WebP files"
     )
-    return f"no photos to use in {where}{f' ({aside})' if aside else ''}; expected {layout}"
+    return (
+        f"no photos to use in {where or 'an empty list of sources'}{f' ({aside})' if aside else ''}; expected {layout}"
+    )

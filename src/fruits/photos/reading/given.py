@@ -7,7 +7,7 @@ cannot be read or decoded gives an error in its place and does not stop the othe
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final, Literal, TypeAlias
@@ -18,7 +18,6 @@ from PIL import Image, ImageFile
 
 from fruits.errors import ImageDecodeError, PhotoTypeError, StoreError
 from fruits.photos.decoding.decoder import Decoding, Size, own_decoder
-from fruits.photos.decoding.formats import format_of, taken
 from fruits.photos.decoding.images import Photo, Preprocessing, from_image
 from fruits.photos.reading.packs import SCHEME
 from fruits.photos.reading.reading import read_photo
@@ -81,7 +80,12 @@ class Batch:
 
 
 def is_one(photos: object) -> bool:
-    """Return whether this is one photo, rather than several: a list, an array of four axes or of names, a table column."""
+    """Return whether this is one photo, rather than several: a list, an array of four axes or of names, a table column.
+
+    Open files and mappings count as one, and are refused as such, rather than read as lines or keys.
+    """
+    if isinstance(photos, Mapping) or hasattr(photos, "read"):
+        return True
     if isinstance(photos, np.ndarray):
         return photos.dtype.kind not in "OUS" and photos.ndim < 4
     return isinstance(photos, str | os.PathLike | bytes | bytearray | memoryview | Image.Image) or not hasattr(
@@ -210,7 +214,8 @@ def _content(photo: PhotoLike) -> bytes | Image.Image:
     if isinstance(photo, np.ndarray):
         return _from_array(photo)
     if isinstance(photo, Image.Image):
-        return _unread(photo) or photo
+        data = _unread(photo)
+        return photo if data is None else data
     if isinstance(photo, bytes | bytearray | memoryview):
         return bytes(photo)
     if isinstance(photo, str | os.PathLike):
@@ -246,14 +251,30 @@ def _from_array(pixels: NDArray[Any]) -> Image.Image:
 
 
 def _unread(image: Image.Image) -> bytes | None:
-    """Return the file's bytes of an image that Pillow has not decoded yet, so that the sandbox decodes them instead."""
-    if not isinstance(image, ImageFile.ImageFile) or not image.tile or image.fp is None or image.tell():
+    """Return the file's bytes of an image that Pillow has not decoded yet, so that the sandbox decodes or refuses them.
+
+    Whether an image is decoded shows in ``_im`` alone: plugins such as those of WebP and HEIF have no tiles.
+
+    Raises
+    ------
+    ImageDecodeError
+        If the bytes cannot be had: Pillow would decode the image in this process.
+    """
+    if not isinstance(image, ImageFile.ImageFile) or getattr(image, "_im", None) is not None:
         return None
+    frame = image.tell() if image.fp is not None else 0
+    if frame:
+        raise ImageDecodeError(
+            "unsupported format",
+            f"frame {frame} of an animation that is not loaded; call load() first, or give its file",
+        )
     try:
+        if image.fp is None:
+            raise ValueError("its file is closed")
         place = image.fp.tell()
         image.fp.seek(0)
         data: bytes = image.fp.read(MAX_PHOTO_BYTES + 1)
         image.fp.seek(place)
-    except (OSError, ValueError):  # closed, or a stream
-        return None
-    return data if format_of(data) in taken() else None
+    except (OSError, ValueError) as exc:
+        raise ImageDecodeError("unreadable", f"an image that is not loaded, of which {exc}; give its file") from exc
+    return data
