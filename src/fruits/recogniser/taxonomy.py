@@ -2,8 +2,7 @@
 
 It unifies labels of different sources: ``Royal-Gala`` and ``Apple Red 1`` are both apples. The table is a CSV file in the package
 (``taxonomy.csv``), with two columns per language: ``fr`` for names and ``line_fr`` for lines. A user's own file of the same
-columns, in whichever languages, extends it and wins over it. A label that no file names is its own
-kind. Knows nothing of photos or of how sure an answer is.
+columns, in whichever languages, extends it and wins over it. A label that no file names is its own kind.
 """
 
 from __future__ import annotations

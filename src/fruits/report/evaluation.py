@@ -109,7 +109,7 @@ class Evaluation:
 
     @property
     def any_few(self) -> bool:
-        """Whether a score is left out because too few photos were asked about."""
+        """Whether a score is left out because too few photos were classified."""
         return any(protocol.few for protocol in self.protocols)
 
     @property

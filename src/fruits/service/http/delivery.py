@@ -1,4 +1,4 @@
-"""Delivery of responses: if one does not reach the client, its stored photos are deleted, since nobody has their secret.
+"""Delivery of responses: stored photos of an undelivered one are deleted, because the client did not get their secret.
 
 A response counts as delivered once the client's machine has acknowledged its bytes and does not reset the connection afterwards;
 a reset means that the program ended without reading them. Linux reports both (``TCP_INFO``); elsewhere, passing the bytes to the
