@@ -81,6 +81,7 @@ def test_overview_says_how_the_service_does(
     visitor.shot("owner", full_page=True)
 
     page.get_by_role("button", name="Français").click()
+    page.wait_for_selector("html[lang=fr]")  # its messages are fetched first
     assert page.locator("h1").inner_text() == "Comment va le service"
     assert "Photos par jour" in page.locator(".chart h2").first.inner_text()
     assert "Ce n’est pas une photo" in page.locator(".chart").last.inner_text()

@@ -54,6 +54,7 @@ def test_kind_is_named_with_its_line_in_both_languages(
     card.get_by_role("button", name="Non").click()
     page.get_by_role("combobox").fill("poire à moitié")
     page.get_by_role("button", name="English").click()
+    page.wait_for_selector("html[lang=en]")  # its messages are fetched first
     assert _named(card) == "Red Apfelino"
     assert card.locator(".line").inner_text() == hostile["line_en"]
     assert page.get_by_role("combobox").input_value() == "poire à moitié", "a switch of language loses nothing"
@@ -222,11 +223,11 @@ def test_probable_kind_is_said_so_in_both_languages_with_the_guesses_as_buttons(
     assert card.get_by_role("group", name="Which one is it?").count() == 1
     visitor.shot("probable", full_page=True)
     page.get_by_role("button", name="Français").click()
-    card.get_by_text("Probablement").wait_for()  # the messages of a language are fetched when it is chosen
+    page.wait_for_selector("html[lang=fr]")  # its messages are fetched first
     assert re.sub(r"\s", " ", _named(card)) == "Probablement : kiwi (69 %)"
     visitor.shot("probable-fr", full_page=True)
     page.get_by_role("button", name="English").click()
-    card.get_by_text("Probably").wait_for()
+    page.wait_for_selector("html[lang=en]")  # its messages are fetched first
     # Another guess than the one that was named is its correction.
     other = guesses.nth(1).inner_text()
     guesses.nth(1).click()
@@ -535,6 +536,7 @@ def test_hostile_names_are_shown_as_they_are_written(
     page.wait_for_selector("text=is noted")
     assert hostile["en"] in card.inner_text()
     page.get_by_role("button", name="Français").click()
+    page.wait_for_selector("html[lang=fr]")  # its messages are fetched first
     assert _named(card) == hostile["fr"]
 
 
