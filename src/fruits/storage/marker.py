@@ -35,6 +35,8 @@ VERSION: Final = 1
 _MAX_BYTES: Final = 64 << 20
 #: Files of systems and tools in a folder that is considered empty.
 _NOTHING: Final = {".DS_Store", "Thumbs.db", "desktop.ini", "lost+found", ".gitkeep", ".gitignore", ".keep"}
+#: obstore writes an object of a disk under such a name first.
+_UNFINISHED: Final = re.compile(re.escape(NAME) + r"#\d+")
 #: The only names left by a run that died right after its start; ``job.json`` is put by ``fruits aws run``.
 _BEGINNINGS: Final = {"preprocessing.json", "lease", "job.json"}
 _LEDGER: Final = ".fruits-export/ledger.json"
@@ -68,7 +70,7 @@ def claim(objects: Objects, kind: Kind) -> None:
     found = kind_of(objects)
     if found is None and (other := _first_other(objects)) is not None:
         found = kind_of(objects)  # another process may just have put the marker
-        if found is None and not objects.names() - _NOTHING <= _BEGINNINGS:
+        if found is None and not {name for name in objects.names() if not _is_nothing(name)} <= _BEGINNINGS:
             raise OccupiedError(
                 f"'{objects.root}' holds {other!r} and no {kind} of fruits: it is somebody else's; expected a new or an empty "
                 "folder, or one that fruits made: give another one with --to, or move what is in it away first"
@@ -118,9 +120,14 @@ _WORDS: Final[dict[Kind, str]] = {
 }
 
 
+def _is_nothing(name: str) -> bool:
+    """Return whether a name says nothing of a folder: a file of the system, or a marker that is being put, or was when killed."""
+    return name in _NOTHING or _UNFINISHED.fullmatch(name) is not None
+
+
 def _first_other(objects: Objects) -> str | None:
     """Return a name that shows that a folder is not empty, or an object below that name; None if the folder is empty."""
-    name = next((name for name in sorted(objects.names()) if name not in _NOTHING), None)
+    name = next((name for name in sorted(objects.names()) if not _is_nothing(name)), None)
     if name is None:
         return None
     with suppress(StoreError, UnicodeError):  # a link to nothing, a name that is not UTF-8

@@ -133,6 +133,12 @@ def test_names_that_are_not_utf8_and_folders_called_like_our_files_do_no_harm(tm
             claim(Objects(str(folder)), "results")
 
 
+def test_a_marker_that_was_never_finished_leaves_the_folder_free(tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}#1").write_bytes(b"")
+    claim(Objects(str(tmp_path)), "results")
+    assert kind_of(Objects(str(tmp_path))) == "results"
+
+
 def test_of_many_that_begin_on_an_empty_place_none_is_refused(objects: Objects) -> None:
     def begin(number: int) -> None:
         claim(objects, "results")
