@@ -120,3 +120,10 @@ def test_relative_folder_is_not_lost_when_the_working_folder_changes(
     monkeypatch.chdir("/")
     objects.write("a", b"1")
     assert (tmp_path / "results" / "a").read_bytes() == b"1"
+
+
+def test_an_object_beyond_the_limit_is_refused(objects: Objects) -> None:
+    objects.write("large", b"12345")
+    assert objects.read("large", limit=5) == b"12345"
+    with pytest.raises(StoreError, match="5 bytes"):
+        objects.read("large", limit=4)

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fruits.storage.sanitising import clean_line, clean_text, csv_cell, printable
+from fruits.storage.sanitising import clean_line, clean_text, csv_cell, json_text, printable
 
 ANYTHING = st.text(st.characters(exclude_categories=()), max_size=60)
 
@@ -72,3 +73,8 @@ def test_other_cells_stay_as_they_are(text: str) -> None:
 def test_a_line_at_a_terminal_shows_what_would_act_on_it() -> None:
     assert printable("Pomme d'été ✓") == "Pomme d'été ✓"
     assert printable("a\x1b[2Jb\u202ec\nd\ud800") == "a\\x1b[2Jb\\u202ec\\nd\\ud800"
+
+
+def test_numbers_that_are_not_finite_become_null_wherever_they_are() -> None:
+    value = {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": (-float("inf"), 2)}}
+    assert json.loads(json_text(value)) == {"a": None, "b": [1.5, None], "c": {"d": [None, 2]}}
