@@ -562,3 +562,13 @@ def test_embeddings_far_beyond_those_of_training_give_finite_answers(finished_ru
     far = np.full((3, bundle.card.embedding_size), 1e12, np.float32) * np.array([[1], [-1], [0]], np.float32)
     for answer in bundle.answers(far, *(np.zeros(3, np.float32),) * 2, np.full(3, 100)):
         assert np.isfinite([answer.probability, answer.strangeness, *answer.probabilities, *answer.features]).all()
+
+
+@pytest.mark.parametrize("name", ["weights.npy", "mean.npy", "backbone.onnx", "taxonomy.json"])
+def test_a_file_with_one_other_byte_is_refused(finished_run: Any, tmp_path: Path, name: str) -> None:
+    bundle = Path(shutil.copytree(finished_run.out / "bundle", tmp_path / "bundle"))
+    data = bytearray((bundle / name).read_bytes())
+    data[-1] ^= 1
+    (bundle / name).write_bytes(data)
+    with pytest.raises(BundleError, match="another sha256"):
+        bundles.load(bundle)
