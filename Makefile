@@ -7,7 +7,7 @@ SCAN := .venv/scan/bin
 LOCK := $(SCAN)/uv pip compile --quiet --upgrade --generate-hashes --only-binary :all: --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-header --no-annotate
 
-# pytest-xdist: tests that share costly things stay in one process, see LANES in tests/conftest.py; long lanes begin.
+# pytest-xdist: tests that share costly things stay in one process, see GROUPS in tests/conftest.py; long groups begin.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 

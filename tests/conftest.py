@@ -37,10 +37,10 @@ sys.path.insert(0, str(REPOSITORY))  # for faults, which is no part of the packa
 from faults import postgres_server  # noqa: E402
 from faults.s3_server import FOREIGN, S3Server, why_not  # noqa: E402
 
-# --- Lanes: which tests are slow, and which stay together when pytest-xdist spreads them over processes ---------------
+# --- Groups: which tests are slow, and which stay together when pytest-xdist spreads them over processes ---------------
 
-#: Folders and modules whose tests need the same costly things, which are started once, in one process. Long lanes first.
-LANES = {
+#: Folders and modules whose tests need the same costly things, which are started once, in one process. Long groups first.
+GROUPS = {
     "engines": "spark",
     "integration/test_spark.py": "spark",
     "integration/test_aws.py": "aws",
@@ -53,40 +53,40 @@ SLOW = ("browser", "engines", "integration", "service")
 PATIENCE_S = 600
 
 
-def lane_of(nodeid: str) -> str:
-    """Return the lane of a test: the tests of one lane run one after another in one process; that of most is their module."""
+def group_of(nodeid: str) -> str:
+    """Return the group of a test: the tests of one group run one after another in one process; that of most is their module."""
     place = nodeid.partition("::")[0].removeprefix("tests/")
-    lane = next((lane for prefix, lane in LANES.items() if place.startswith(prefix)), place)
+    group = next((group for prefix, group in GROUPS.items() if place.startswith(prefix)), place)
     # The contract of engines is that of the local one, too.
-    return place if lane == "spark" and "spark" not in nodeid else lane
+    return place if group == "spark" and "spark" not in nodeid else group
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their place; the longest lanes come first, so that none is waited for in the end."""
-    lanes = list(dict.fromkeys(LANES.values()))
+    """Mark tests by their place; the longest groups come first, so that none is waited for in the end."""
+    groups = list(dict.fromkeys(GROUPS.values()))
     for item in items:
-        lane = lane_of(item.nodeid)
-        if lane in ("spark", "aws", "browser"):
-            item.add_marker(getattr(pytest.mark, lane))
+        group = group_of(item.nodeid)
+        if group in ("spark", "aws", "browser"):
+            item.add_marker(getattr(pytest.mark, group))
         if item.nodeid.removeprefix("tests/").startswith(SLOW):
             item.add_marker(pytest.mark.slow)
         if any(item.get_closest_marker(name) for name in ("slow", "spark", "aws", "browser")):
             item.add_marker(pytest.mark.timeout(PATIENCE_S))
-    items.sort(key=lambda item: (*lanes, lane_of(item.nodeid)).index(lane_of(item.nodeid)))  # else as they were
+    items.sort(key=lambda item: (*groups, group_of(item.nodeid)).index(group_of(item.nodeid)))  # else as they were
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Deal tests to processes by lane, in their order. Marks of ``xdist_group`` would do the same, but not with pytest 9.2."""
+    """Assign tests to processes by group, in their order. Marks of ``xdist_group`` would do the same, but not with pytest 9.2."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class ByLane(LoadScopeScheduling):
+    class ByGroup(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return lane_of(nodeid)
+            return group_of(nodeid)
 
     config.option.loadscopereorder = False
-    return ByLane(config, log)
+    return ByGroup(config, log)
 
 
 def once_for_all_workers(folders: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

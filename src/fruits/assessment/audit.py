@@ -117,13 +117,13 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
             _exact(photos)
         with clock.step("labels"):
             progress.start("labels", None)
-            doubted = _labels(photos)
+            mislabelled = _labels(photos)
         with clock.step("duplicates"):
             progress.start("duplicates", None)
-            believed = np.setdiff1d(np.arange(len(photos.uris)), doubted)
-            if len(believed) < len(doubted):  # with so many, the photos are too few to judge labels
-                believed = np.arange(len(photos.uris))
-            duplicates = _near(photos, prepared, believed, catalogue.access, progress)
+            others = np.setdiff1d(np.arange(len(photos.uris)), mislabelled)
+            if len(others) < len(mislabelled):  # with so many, the photos are too few to judge labels
+                others = np.arange(len(photos.uris))
+            duplicates = _near(photos, prepared, others, catalogue.access, progress)
         with clock.step("photos"):
             _pixels(photos)
             _unreadable(photos, catalogue.table, records.rejections(catalogue, inventory))
@@ -184,7 +184,7 @@ def _exact(photos: _Photos) -> None:
 
 
 def _near(
-    photos: _Photos, prepared: Prepared, believed: NDArray[np.int64], access: Access, progress: Progress
+    photos: _Photos, prepared: Prepared, others: NDArray[np.int64], access: Access, progress: Progress
 ) -> NearDuplicates:
     """Record pairs of photos as close as a photo and its retouched copy, both by embedding and by a small image.
 
@@ -193,12 +193,12 @@ def _near(
 
     Parameters
     ----------
-    believed : int64 array
+    others : int64 array
         Rows without a suspected label error; the threshold is derived from them.
     """
-    retouched = copies_of(believed, photos.uris, prepared.model.fetch(), prepared.preprocessing, access)
+    retouched = copies_of(others, photos.uris, prepared.model.fetch(), prepared.preprocessing, access)
     copied = unit(photos.pca.transform(retouched.embeddings, photos.features.shape[1]))
-    once = believed[np.unique(photos.digest[believed], return_index=True)[1]]
+    once = others[np.unique(photos.digest[others], return_index=True)[1]]
     duplicates = NearDuplicates.derive(
         photos.features[retouched.rows], copied, photos.features[once], photos.label[once]
     )
@@ -321,9 +321,9 @@ def _labels(photos: _Photos) -> NDArray[np.int64]:
         strict=True,
     )
     for row, suggested, given, likely in told:
-        doubt = {"suggested": names[suggested], "given_probability": given, "suggested_probability": likely}
-        photos.found["label"].append({**photos.of(row), **doubt})
-        _add(photos, "label", row, **doubt)
+        details = {"suggested": names[suggested], "given_probability": given, "suggested_probability": likely}
+        photos.found["label"].append({**photos.of(row), **details})
+        _add(photos, "label", row, **details)
     return found.rows
 
 
@@ -378,10 +378,10 @@ def _flagged(table: pa.Table) -> int:
 
     In image sequences every frame has near-duplicates, which are no errors.
     """
-    harmless = pc.and_(
+    expected = pc.and_(
         pc.equal(table["sort"], "near_duplicate"), pc.invert(pc.fill_null(table["across_labels"], False))
     )
-    return int(pc.count_distinct(table.filter(pc.invert(harmless))["uri"]).as_py())
+    return int(pc.count_distinct(table.filter(pc.invert(expected))["uri"]).as_py())
 
 
 def _thumbnails(record: dict[str, Any], access: Access) -> dict[str, bytes]:

@@ -70,9 +70,9 @@ def find_label_errors(
     best = probabilities.argmax(axis=1)
     best_probability = probabilities[np.arange(len(labels)), best]
     other = (best != own) & (best_probability > given) & (average[best] > 0)
-    doubted = np.flatnonzero(other & learnable & (best_probability >= _CONFIDENT * average[best]))
-    order = np.argsort(given[doubted] - best_probability[doubted], kind="stable")
-    rows = doubted[order]
+    chosen = np.flatnonzero(other & learnable & (best_probability >= _CONFIDENT * average[best]))
+    order = np.argsort(given[chosen] - best_probability[chosen], kind="stable")
+    rows = chosen[order]
     return LabelErrors(rows, learnt[best[rows]], given[rows], best_probability[rows])
 
 

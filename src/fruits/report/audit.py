@@ -55,7 +55,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Doubt:
+class LabelError:
     """A photo with a suspected label error."""
 
     photo: Photo
@@ -92,7 +92,7 @@ class Finding:
     counts: Counts
     shown: int
     groups: Sequence[Group] = ()
-    doubts: Sequence[Doubt] = ()
+    label_errors: Sequence[LabelError] = ()
     photos: Sequence[Photo] = ()
     files: Sequence[Mapping[str, Any]] = ()
 
@@ -142,7 +142,7 @@ def _finding(name: str, record: Mapping[str, Any], thumbnails: Mapping[str, byte
         counts = Counts(counts.photos, *(counted.get(key, 0) for key in ("groups", "across_splits", "across_labels")))
         return Finding(name, counts, len(rows), groups=[_group(row, thumbnails) for row in rows])
     if name == "label":
-        return Finding(name, counts, len(rows), doubts=[_doubt(row, thumbnails) for row in rows])
+        return Finding(name, counts, len(rows), label_errors=[_label_error(row, thumbnails) for row in rows])
     if name == "unreadable":
         return Finding(name, counts, len(rows), files=rows)
     photos = [_photo(row, thumbnails, facts=_facts(name, row)) for row in rows]
@@ -175,9 +175,9 @@ def _group(row: Mapping[str, Any], thumbnails: Mapping[str, bytes]) -> Group:
     )
 
 
-def _doubt(row: Mapping[str, Any], thumbnails: Mapping[str, bytes]) -> Doubt:
+def _label_error(row: Mapping[str, Any], thumbnails: Mapping[str, bytes]) -> LabelError:
     """Return a photo with its two candidate labels."""
-    return Doubt(
+    return LabelError(
         _photo(row, thumbnails), str(row["suggested"]), row.get("given_probability"), row.get("suggested_probability")
     )
 
@@ -195,7 +195,7 @@ def _photos_on_top(findings: Sequence[Finding]) -> Sequence[str]:
     by_sort = [
         [
             *(group.photos[0].picture for group in finding.groups if group.photos),
-            *(doubt.photo.picture for doubt in finding.doubts),
+            *(label_error.photo.picture for label_error in finding.label_errors),
             *(photo.picture for photo in finding.photos),
         ]
         for finding in findings
