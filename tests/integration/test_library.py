@@ -253,7 +253,7 @@ def in_every_mode() -> list[tuple[str, Image.Image, dict[str, Any]]]:
 
 
 def swapped_profile() -> bytes:
-    """Return the profile of sRGB with the tags of red and blue exchanged: whoever applies it exchanges the colours."""
+    """Return the profile of sRGB with the tags of red and blue exchanged; applying it exchanges the colours."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     red, blue = profile.find(b"rXYZ"), profile.find(b"bXYZ")
     profile[red : red + 4], profile[blue : blue + 4] = b"bXYZ", b"rXYZ"

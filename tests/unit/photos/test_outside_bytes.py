@@ -28,7 +28,7 @@ PILLOW = {
     "photos/made_up/orchard.py": "draws photos",
     "photos/reading/given.py": "takes images that a program holds in memory",
     "photos/decoding/retouch.py": "opens the JPEG that it has just made",
-    "service/inference/model.py": "draws the photo that lanes are warmed up with",
+    "service/inference/model.py": "draws the photo that warms up the inference workers",
     "service/pages/routes.py": "asks which way resampling goes, on pixels of its own",
 }
 #: Of these, who may read a file's bytes with it.
