@@ -132,9 +132,9 @@ class Head(Protocol):
 
     def temperature_scaled(self, temperature: float) -> Self:
         """Return the head with logits divided by a temperature: the same predictions with other confidences."""
-        cooled = copy.copy(self)
-        object.__setattr__(cooled, "temperature", self.temperature * temperature)
-        return cooled
+        scaled = copy.copy(self)
+        object.__setattr__(scaled, "temperature", self.temperature * temperature)
+        return scaled
 
 
 def get_head(name: str) -> type[Head]:
