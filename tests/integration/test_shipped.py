@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,14 @@ def test_places_of_the_map_add_up_to_the_answer(recogniser: bundles.Bundle, tmp_
     (answer,) = recogniser.recognise([photo])
     assert answer.kinds[0][0] == explained.answer.kinds[0][0]
     np.testing.assert_allclose(answer.features, explained.answer.features, atol=1e-4)
+
+
+def test_what_made_a_photo_look_like_a_label_is_drawn_on_it(recogniser: bundles.Bundle, tmp_path: Path) -> None:
+    orchard.plant(tmp_path / "photos", photos=24, varieties=2, workers=1)
+    photo = next((tmp_path / "photos").glob("*/*/*.jpg")).read_bytes()
+    drawn = [recogniser.explained_thumbnail(photo, label) for label in (recogniser.labels[0], recogniser.labels[-1])]
+    assert [Image.open(BytesIO(picture or b"")).size for picture in drawn] == [(128, 128)] * 2
+    assert drawn[0] != drawn[1]
 
 
 def test_most_shop_photos_of_another_day_are_named_by_their_kind(recogniser: bundles.Bundle, shared: Path) -> None:

@@ -20,6 +20,7 @@ from fruits.messages import LANGUAGES
 from fruits.photos.decoding.images import read_size, to_network_input
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import OUTCOMES
+from fruits.recogniser.explain import relative
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.tokens import Tokens
 
@@ -84,6 +85,27 @@ def test_answers_do_not_depend_on_who_shares_a_batch(service: Any, finished_run:
             assert [share["probability"] for share in one[shares]] == pytest.approx(
                 [share["probability"] for share in other[shares]], abs=1e-4
             )
+
+
+def test_map_says_where_an_answer_comes_from_to_those_who_ask(service: Any, finished_run: Any, a_photo: bytes) -> None:
+    asked = service.recognise(a_photo, explain="true").json()["photos"][0]
+    shown = asked["map"]
+    assert set(shown) == {"rows", "columns", "values", "fit"}
+    places = bundles.load(finished_run.out).explain(a_photo).places
+    assert (shown["rows"], shown["columns"]) == places.shape
+    assert shown["fit"] == bundles.load(finished_run.out).preprocessing.fit
+    np.testing.assert_allclose(np.reshape(shown["values"], places.shape), relative(places), atol=2e-3)
+    assert max(shown["values"]) == 1
+    assert min(shown["values"]) >= 0
+    plain = service.recognise(a_photo).json()["photos"][0]
+    assert "map" not in plain
+    assert [one["probability"] for one in plain["labels"]] == [one["probability"] for one in asked["labels"]]
+    files = [("photo", ("a", a_photo)), ("photo", ("b", b"text"))]
+    first, second = service.client.post("/v1/recognise", files=files, data={"explain": "true"}).json()["photos"]
+    assert first["map"] == shown
+    assert "map" not in second
+    schema = service.client.get("/openapi.json").json()
+    assert set(schema["components"]["schemas"]["Map"]["properties"]) == set(shown)
 
 
 def test_alike_photos_have_thumbnails(service: Any, a_photo: bytes) -> None:

@@ -212,6 +212,7 @@ def bad_requests(photo: bytes) -> Iterator[tuple[str, dict[str, Any], set[str]]]
     yield "a part without a head", post(b"--b\r\n\r\nx\r\n" + end, form), {"bad_request"}
     yield "a photo with no bytes", post(part("photo", b"") + end, form), {"empty"}
     yield "keep=perhaps", post(photo, OCTETS, params={"keep": "perhaps"}), {"bad_request"}
+    yield "explain=perhaps", post(photo, OCTETS, params={"explain": "perhaps"}), {"bad_request"}
     yield "keep twice", post(photo, OCTETS, params=[("keep", "x"), ("keep", "true")]), {"bad_request"}
     yield "lang=de", post(photo, OCTETS, params={"lang": "de"}), {"bad_request"}
     yield "lang in the form", post(good + part("lang", b"\xff\x00") + end, form), {"bad_request"}

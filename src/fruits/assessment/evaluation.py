@@ -102,7 +102,10 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
     kept = _with_earlier(run, evaluation)
     claim(run.objects, "results")
     run.objects.write("evaluation.json", json_text(kept, indent=1, ensure_ascii=False).encode())
-    examples = example_photos(run.catalogue, records.wrong(run.record), access_of_run(run.record["config"]))
+    examples = example_photos(
+        run.catalogue, records.wrong(run.record), access_of_run(run.record["config"]),
+        explained=run.bundle.explained_thumbnail,
+    )  # fmt: skip
     run.objects.write("report.html", render(run.record, examples, kept).encode())
     return evaluation
 

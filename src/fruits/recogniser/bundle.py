@@ -57,6 +57,8 @@ from fruits.storage.sanitising import json_text
 #: Largest difference of probabilities between batch, bundle and single graph for a photo: float32 sums in different order.
 PROBABILITY_TOLERANCE: Final = 1e-4
 
+_THUMBNAIL_SIDE: Final = 128
+
 _ARRAYS: Final = ("mean", "components", "whitening", "centres", "background")
 _OF_DRIFT: Final = ("edges", "shares")
 _OF_GALLERY: Final = ("labels", "features", "offsets")
@@ -179,8 +181,14 @@ class Bundle:
             found += self.answers(embeddings, brightness, sharpness, np.array([min(size) for size in sizes]))
         return found
 
-    def explain(self, photo: bytes) -> Explanation:
-        """Recognise a photo and return which of its regions contribute to the answer.
+    def explain(self, photo: bytes, label: str | None = None) -> Explanation:
+        """Recognise a photo and return which of its regions contribute to the answer, or to another label.
+
+        Parameters
+        ----------
+        photo : bytes
+        label : str, optional
+            One of ``labels``; the most probable kind by default.
 
         Raises
         ------
@@ -193,9 +201,9 @@ class Bundle:
             (outcome,) = decoding.outcomes()
             if isinstance(outcome, ImageDecodeError):
                 raise outcome
-            return self.explain_pixels(decoding.pixels(self.preprocessing.size)[0].copy(), outcome)
+            return self.explain_pixels(decoding.pixels(self.preprocessing.size)[0].copy(), outcome, label)
 
-    def explain_pixels(self, pixels: NDArray[np.uint8], size: Size) -> Explanation:
+    def explain_pixels(self, pixels: NDArray[np.uint8], size: Size, label: str | None = None) -> Explanation:
         """As :meth:`explain`, for decoded pixels.
 
         Parameters
@@ -203,6 +211,7 @@ class Bundle:
         pixels : uint8 array, shape (size, size, 3)
         size : Size
             Size of the original photo.
+        label : str, optional
         """
         if not self._head.linear:
             raise BundleError(
@@ -218,11 +227,48 @@ class Bundle:
         if not usable(embeddings).all():
             raise no_embedding()
         (answer,) = self.answers(embeddings, *measure(pixels[None]), np.array([min(size)]))
-        best = self.taxonomy.kind_ids.index(answer.kinds[0][0])
-        spoken = evidence(maps, self._mean, self._components, self._head)[0]
-        probabilities = self.classify(embeddings)[1][0]
-        places = contribution(spoken, probabilities, np.array(self.taxonomy.kind_of) == best)
-        return Explanation(answer, pixels, places)
+        of = None if label is None else np.array(self.labels) == label
+        return Explanation(answer, pixels, self.places(embeddings, maps, of)[0])
+
+    def explained_thumbnail(self, photo: bytes, label: str, side: int = _THUMBNAIL_SIDE) -> bytes | None:
+        """Return a small JPEG of a photo with what made it look like a label; None if the network or the head does not tell.
+
+        Raises
+        ------
+        ImageDecodeError
+            If it cannot be decoded, or has no usable embedding.
+        """
+        if not (self.linear and self.embedder.has_map):
+            return None
+        return self.explain(photo, label).thumbnail(side)
+
+    @property
+    def linear(self) -> bool:
+        """Whether the head is linear, so that an answer is the sum of what positions contribute."""
+        return self._head.linear
+
+    def places(
+        self, embeddings: NDArray[np.float32], maps: NDArray[np.float32], labels: NDArray[np.bool_] | None = None
+    ) -> list[NDArray[np.float32]]:
+        """Return what the positions of n photos contribute, each of shape (rows, columns); the head must be linear.
+
+        Parameters
+        ----------
+        embeddings : float32 array, shape (n, d)
+        maps : float32 array, shape (n, d, rows, columns)
+            Feature maps of which the embeddings are the means.
+        labels : bool array, shape (c,), optional
+            The labels contributed to; by default, for each photo those of its most probable kind.
+        """
+        probabilities = self.classify(embeddings)[1]
+        best = self.taxonomy.by_kind(probabilities).argmax(axis=1)
+        kind_of = np.array(self.taxonomy.kind_of)
+        return [
+            contribution(spoken, shares, kind_of == kind if labels is None else labels)
+            for spoken, shares, kind in zip(
+                evidence(maps, self._mean, self._components, self._head), probabilities, best, strict=True
+            )
+        ]
 
     def answers(
         self,

@@ -22,6 +22,9 @@ from fruits.recogniser.answers import Answer
 #: Opacity of the overlay at the strongest contribution.
 _STRONGEST: Final = 0.6
 _PICTURE_SIDE: Final = 448
+_QUALITY: Final = 80
+#: Most rows and columns of :func:`relative`: bounds the size of an answer, whatever the network.
+MOST_PLACES: Final = 32
 #: Colours from zero to the strongest contribution: part of the colour map "inferno", readable with colour blindness.
 _COLOURS: Final = np.array([[20, 11, 52], [101, 21, 110], [187, 55, 84], [249, 142, 8], [252, 255, 164]], np.float32)
 
@@ -45,7 +48,15 @@ class Explanation:
 
     def picture(self) -> Image.Image:
         """Return the network's input with the overlay, at least 448 pixels a side: the brighter, the larger the contribution."""
-        side = max(len(self.pixels), _PICTURE_SIDE)
+        return self._drawn(max(len(self.pixels), _PICTURE_SIDE))
+
+    def thumbnail(self, side: int) -> bytes:
+        """Return the same picture with ``side`` pixels a side, as JPEG."""
+        out = BytesIO()
+        self._drawn(side).save(out, "JPEG", quality=_QUALITY)
+        return out.getvalue()
+
+    def _drawn(self, side: int) -> Image.Image:
         seen = Image.fromarray(self.pixels).resize((side, side), Image.Resampling.BICUBIC)
         return Image.fromarray(overlay(np.asarray(seen), self.places))
 
@@ -108,6 +119,27 @@ def contribution(
     return np.asarray(centred @ share.astype(np.float32), np.float32)
 
 
+def relative(places: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return contributions relative to the largest one, from 0 to 1; negative ones are 0.
+
+    Parameters
+    ----------
+    places : float32 array, shape (rows, columns)
+        From :func:`contribution`.
+
+    Returns
+    -------
+    float32 array, shape (rows, columns)
+        With at most ``MOST_PLACES`` rows and columns: of more, the means of neighbours.
+    """
+    rows, columns = places.shape
+    positive = np.maximum(places, 0)
+    if max(rows, columns) > MOST_PLACES:
+        size = min(columns, MOST_PLACES), min(rows, MOST_PLACES)
+        positive = np.asarray(Image.fromarray(positive).resize(size, Image.Resampling.BOX))
+    return np.asarray(positive / max(float(positive.max()), 1e-6), np.float32)
+
+
 def overlay(photo: NDArray[np.uint8], places: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return the photo with the contributions as an overlay: the larger, the brighter.
 
@@ -123,8 +155,7 @@ def overlay(photo: NDArray[np.uint8], places: NDArray[np.float32]) -> NDArray[np
     uint8 array, shape (height, width, 3)
     """
     height, width = photo.shape[:2]
-    positive = np.maximum(places, 0)
-    heat = Image.fromarray(positive / max(float(positive.max()), 1e-6))
+    heat = Image.fromarray(relative(places))
     strength = np.clip(np.asarray(heat.resize((width, height), Image.Resampling.BICUBIC)), 0, 1)[..., None]
     at = strength * (len(_COLOURS) - 1)
     below = np.minimum(at.astype(np.int64), len(_COLOURS) - 2)

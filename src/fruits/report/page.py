@@ -40,7 +40,10 @@ _METRICS_IN_ORDER = (
 
 @dataclass(frozen=True)
 class Pair:
-    """Photos of ``label`` beside photos of the label they were confused with; the photos are data URIs."""
+    """Photos of ``label`` beside photos of the label they were confused with; the photos are data URIs.
+
+    ``maps`` shows the mistaken photos again, with the regions that led to the answer.
+    """
 
     label: str
     predicted: str
@@ -48,6 +51,7 @@ class Pair:
     of: int | None
     share: float | None
     mistaken: Sequence[str]
+    maps: Sequence[str]
     others: Sequence[str]
 
 
@@ -104,7 +108,8 @@ def render(
         out.
     examples : Mapping[str, Sequence[bytes]]
         Label -> small JPEG images; labels may be missing. The key of a label, U+0000 and another label holds photos of
-        the first that were classified as the second.
+        the first that were classified as the second; with another U+0000 and ``map``, the same photos with class activation
+        maps.
     evaluation : Mapping[str, Any], optional
         Results of ``fruits evaluate``, format 1; without them the page shows the command.
 
@@ -203,7 +208,8 @@ def _pairs(record: Mapping[str, Any], examples: Mapping[str, Sequence[bytes]]) -
 
     def pair(row: Mapping[str, Any]) -> Pair:
         label, predicted = row["label"], row["predicted"]
-        mistaken = examples.get(row.get("wrong_examples") or f"{label}\0{predicted}") or examples.get(label) or ()
+        key = row.get("wrong_examples") or f"{label}\0{predicted}"
+        mistaken = examples.get(key) or examples.get(label) or ()
         return Pair(
             label=label,
             predicted=predicted,
@@ -211,6 +217,7 @@ def _pairs(record: Mapping[str, Any], examples: Mapping[str, Sequence[bytes]]) -
             of=evaluated.get(label) or None,
             share=row.get("share"),
             mistaken=[data_uri(photo) for photo in mistaken[:_N_PHOTOS_PER_SIDE]],
+            maps=[data_uri(photo) for photo in examples.get(f"{key}\0map", ())[:_N_PHOTOS_PER_SIDE]],
             others=[data_uri(photo) for photo in examples.get(predicted, ())[:_N_PHOTOS_PER_SIDE]],
         )
 

@@ -115,7 +115,10 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             record["timeline"] = timeline.summary(
                 seconds=clock.seconds["embeddings"], cores=config.workers, work=clock.work, usd=config.core_hour_usd
             )
-            examples = example_photos(job.catalogue.table, records.wrong(record), job.catalogue.access)
+            examples = example_photos(
+                job.catalogue.table, records.wrong(record), job.catalogue.access,
+                explained=bundles.load(config.out).explained_thumbnail if record["confusions"] else None,
+            )  # fmt: skip
             objects.write("report.html", render(record, examples).encode())
         record |= _cost(clock, timeline)
         write_table(objects, "catalogue.parquet", job.catalogue.table)

@@ -76,6 +76,21 @@ def test_every_label_has_an_example_and_every_confused_pair_its_photos(photos: P
     assert len(found["Moon Pear 1\0Starrib Yellow"]) == 2
 
 
+def test_confused_photos_come_with_what_led_to_the_answer(photos: Path) -> None:
+    table = list_photos([str(photos)]).table
+    wrong = sorted(map(str, photos.glob("Test/Moon Pear 1/*.jpg")))[:2]
+    asked: list[tuple[bytes, str]] = []
+
+    def explained(photo: bytes, label: str) -> bytes | None:
+        asked.append((photo, label))
+        return b"map" if len(asked) == 1 else None
+
+    pair = ("Moon Pear 1", "Starrib Yellow")
+    found = example_photos(table, {pair: [*wrong, "gone.jpg"]}, explained=explained)
+    assert found["\0".join((*pair, "map"))] == [b"map"]
+    assert asked == [(Path(uri).read_bytes(), "Starrib Yellow") for uri in wrong]
+
+
 @pytest.fixture
 def killer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """A photo that kills whoever decodes it, and this process's decoder started so that it does."""

@@ -129,3 +129,12 @@ def test_overlay_is_brightest_where_the_answer_comes_from() -> None:
 def test_overlay_of_nothing_is_even() -> None:
     shown = explain.overlay(np.full((8, 8, 3), 100, np.uint8), np.full((2, 2), -1, np.float32))
     assert len(np.unique(shown.reshape(-1, 3), axis=0)) == 1
+
+
+def test_relative_contributions_are_bounded_in_value_and_in_number() -> None:
+    places = np.linspace(-3, 6, 50 * 7, dtype=np.float32).reshape(50, 7)
+    shown = explain.relative(places)
+    assert shown.shape == (explain.MOST_PLACES, 7)
+    assert (shown.min(), shown.max()) == (0, 1)
+    assert (np.diff(shown, axis=0) >= 0).all(), "means of neighbours keep the order"
+    assert (explain.relative(np.full((3, 3), -1, np.float32)) == 0).all()

@@ -15,6 +15,7 @@ from pages import ATTACKS, NO_BREAK, THIN, WORDS, Page, a_photo, a_record, alien
 
 from fruits.report import render
 from fruits.report.curve import plot_variance
+from fruits.report.document import data_uri
 from fruits.report.localisation import count, duration, moment, say, share, visible
 
 
@@ -160,6 +161,16 @@ def test_mistaken_photos_stand_beside_photos_of_the_label_they_were_taken_for() 
     assert [side["alt"] for side in sides] == ["Apple", "Apple", "Apple", "Pear"]
     assert sides[0]["src"] != sides[3]["src"]
     assert all((side["src"] or "").startswith("data:image/jpeg;base64,") for side in sides)
+
+
+def test_what_led_to_a_wrong_answer_stands_below_the_mistaken_photos() -> None:
+    shown, seen = a_photo("red"), a_photo("green")
+    examples = {"Apple\0Pear": [shown], "Apple\0Pear\0map": [seen]}
+    page = Page(render(a_record(), examples))
+    pictures = [attrs["src"] for tag, attrs in page.tags if tag == "img" and attrs["alt"] == "Apple"]
+    assert pictures == [data_uri(shown), data_uri(seen)]
+    assert WORDS["en"]["pair_map"] in page.text()
+    assert WORDS["en"]["pair_map"] not in Page(render(a_record(), {"Apple\0Pear": [shown]})).text()
 
 
 def test_only_the_worst_pairs_are_pictured_and_the_others_listed() -> None:

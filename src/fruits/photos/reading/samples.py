@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import repeat
@@ -105,13 +105,24 @@ def gallery_thumbnails(
 
 def thumbnails(uris: Iterable[str], count: int, access: Access = NO_LINKS) -> list[bytes]:
     """Return small JPEGs of the first ``count`` photos that can be decoded."""
-    found: list[bytes] = []
+    return list(_shown(uris, count, access).values())
+
+
+def _shown(uris: Iterable[str], count: int, access: Access) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
     for uri in uris:
         if len(found) == count:
             break
         if picture := thumbnail(uri, access):
-            found.append(picture)
+            found[uri] = picture
     return found
+
+
+def _explained(uri: str, label: str, explained: Callable[[bytes, str], bytes | None], access: Access) -> bytes | None:
+    try:
+        return explained(read_photo(uri, access), label)
+    except (OSError, ImageDecodeError):
+        return None
 
 
 def example_photos(
@@ -119,6 +130,7 @@ def example_photos(
     wrong: Mapping[tuple[str, str], Sequence[str]],
     access: Access = NO_LINKS,
     *,
+    explained: Callable[[bytes, str], bytes | None] | None = None,
     pairs: int = 12,
     labels: int = 200,
 ) -> dict[str, list[bytes]]:
@@ -132,13 +144,16 @@ def example_photos(
         Uris of misclassified photos by (label, predicted), the most frequent pair first.
     access : Access
         Where links among the photos may lead.
+    explained : callable, optional
+        Returns a picture of what made a photo look like a label; None if that is not known.
     pairs, labels : int
         Number of pairs, and of labels, that get thumbnails.
 
     Returns
     -------
     dict
-        Label to training photos of it; ``label NUL predicted`` to photos of the label that were predicted as the other.
+        Label to training photos of it; ``label NUL predicted`` to photos of the label that were predicted as the other;
+        ``label NUL predicted NUL map`` to the pictures of ``explained`` of the same photos.
     """
     worst = list(wrong)[:pairs]
     several = {label for pair in worst for label in pair}
@@ -157,7 +172,11 @@ def example_photos(
         if photos := thumbnails((uris[int(row)].as_py() for row in chosen), count, access):
             found[name] = photos
     for label, predicted in worst:
-        found[f"{label}\0{predicted}"] = thumbnails(wrong[label, predicted], 3, access)
+        key = f"{label}\0{predicted}"
+        shown = _shown(wrong[label, predicted], 3, access)
+        found[key] = list(shown.values())
+        if explained and (pictures := [_explained(uri, predicted, explained, access) for uri in shown]):
+            found[f"{key}\0map"] = [picture for picture in pictures if picture]
     return found
 
 

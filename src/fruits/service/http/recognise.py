@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
+
+import numpy as np
 
 from fruits.errors import ImageDecodeError
 from fruits.messages import LANGUAGES, SOURCE, told
+from fruits.recogniser.explain import relative
 from fruits.service.http import errors as http_errors
 from fruits.service.http.access import caller, charge
 from fruits.service.http.delivery import Delivery
@@ -30,6 +33,7 @@ PATH: Final = "/v1/recognise"
 _CHOICES: Final = (
     ("keep", ("true", "false"), "false"),
     ("show", ("true", "false"), "false"),
+    ("explain", ("true", "false"), "false"),
     ("lang", LANGUAGES, SOURCE),
 )
 
@@ -85,16 +89,16 @@ async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: 
     await read_upload(upload, receive, about["headers"], resources.config)
     if upload.count > 1:
         await caller(resources, about, upload.count - 1)
-    keep, show, lang = _wishes(scope["query_string"], upload.fields)
-    outcomes = await _outcomes(resources, about, upload, keep=keep)
+    wishes = _wishes(scope["query_string"], upload.fields)
+    outcomes = await _outcomes(resources, about, upload, wishes)
     good = [outcome for outcome in outcomes if isinstance(outcome, Recognised)]
-    given = await _receipts(resources, good, lang, about["started"], show=show) if good else []
+    given = await _receipts(resources, good, wishes.lang, about["started"], show=wishes.show) if good else []
     kept += [receipt for receipt, one in zip(given, good, strict=True) if one.kept is not None]
     receipts = iter(given)
     about["outcomes"] = [one.answer.outcome for one in good]
     total_s = time.perf_counter() - about["started"]
     photos = [
-        _as_json(outcome, next(receipts), total_s)
+        _as_json(outcome, next(receipts), total_s, explained=wishes.explain)
         if isinstance(outcome, Recognised)
         else {"name": f"photo {place}", "error": http_errors.said(http_errors.of(outcome))}
         for place, outcome in enumerate(outcomes, 1)
@@ -113,8 +117,17 @@ def _admit(resources: Resources, *, heavy: bool = False) -> None:
         raise HttpError("busy", retry_after_s=wait_s)
 
 
-def _wishes(query: bytes, fields: dict[str, str]) -> tuple[bool, bool, str]:
-    """Return the options keep, show and lang; form fields take precedence over the query string."""
+class _Wishes(NamedTuple):
+    """The options of a request."""
+
+    keep: bool
+    show: bool
+    explain: bool
+    lang: str
+
+
+def _wishes(query: bytes, fields: dict[str, str]) -> _Wishes:
+    """Return the options; form fields take precedence over the query string."""
     asked = parse_qs(query.decode("latin-1"), keep_blank_values=True) if query else {}
     found = {}
     for name, known, otherwise in _CHOICES:
@@ -124,14 +137,14 @@ def _wishes(query: bytes, fields: dict[str, str]) -> tuple[bool, bool, str]:
             detail = told("detail.expected", name=name, choices=choices)
             raise HttpError("bad_request", detail, status=422)
         found[name] = values[0]
-    keep, show = found["keep"] == "true", found["show"] == "true"
+    keep, show, explain = (found[name] == "true" for name in ("keep", "show", "explain"))
     if show and not keep:
         raise HttpError("bad_request", told("detail.show_needs_keep"), status=422)
-    return keep, show, found["lang"]
+    return _Wishes(keep, show, explain, found["lang"])
 
 
 async def _outcomes(
-    resources: Resources, about: dict[str, Any], upload: Upload, *, keep: bool
+    resources: Resources, about: dict[str, Any], upload: Upload, wishes: _Wishes
 ) -> list[Recognised | ImageDecodeError]:
     """Return the outcome of each photo; raise if there is only one and it cannot be opened."""
     seen = [read_header(data) for data in upload.photos]
@@ -140,7 +153,7 @@ async def _outcomes(
     if not all(refusals):
         _admit(resources, heavy=any(one.heavy for one, refusal in zip(seen, refusals, strict=True) if refusal is None))
     outcomes: list[Any] = [
-        refusal or resources.recogniser.submit(data, keep=keep, heavy=one.heavy)
+        refusal or resources.recogniser.submit(data, keep=wishes.keep, heavy=one.heavy, explain=wishes.explain)
         for refusal, one, data in zip(refusals, seen, upload.photos, strict=True)
     ]
     upload.photos.clear()
@@ -220,7 +233,7 @@ def _submission(one: Recognised, lang: str, *, show: bool) -> NewSubmission:
     )
 
 
-def _as_json(one: Recognised, receipt: Receipt, total_s: float) -> dict[str, Any]:
+def _as_json(one: Recognised, receipt: Receipt, total_s: float, *, explained: bool) -> dict[str, Any]:
     answer, model = one.answer, one.model
     name, labels = answer.name, model.bundle.labels
     return {
@@ -249,6 +262,7 @@ def _as_json(one: Recognised, receipt: Receipt, total_s: float) -> dict[str, Any
             for number, cosine in one.alike
         ],
         "kept": one.kept is not None,
+        **({"map": _map(one)} if explained else {}),
         "milliseconds": {
             "queue": round(1000 * one.queue_s, 2),
             "decode": round(1000 * one.decode_s, 2),
@@ -256,3 +270,13 @@ def _as_json(one: Recognised, receipt: Receipt, total_s: float) -> dict[str, Any
             "total": round(1000 * total_s, 2),
         },
     }
+
+
+def _map(one: Recognised) -> dict[str, Any] | None:
+    """Return where the answer comes from; None if the network or the head does not tell."""
+    if one.places is None:
+        return None
+    shown = relative(one.places)
+    rows, columns = shown.shape
+    values = np.round(shown.astype(np.float64), 3).ravel().tolist()
+    return {"rows": rows, "columns": columns, "values": values, "fit": one.model.bundle.preprocessing.fit}

@@ -9,6 +9,7 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
 from fruits.messages import LANGUAGES
+from fruits.recogniser.explain import MOST_PLACES
 from fruits.service.http import errors as http_errors
 from fruits.service.http.uploads import PHOTO_TYPES
 from fruits.service.submissions.types import Submission
@@ -94,6 +95,20 @@ class Milliseconds(BaseModel):
     total: float
 
 
+class Map(BaseModel):
+    """Class activation map: how much each position of the photo contributes to the first of ``kinds``."""
+
+    rows: int = Field(ge=1, le=MOST_PLACES)
+    columns: int = Field(ge=1, le=MOST_PLACES)
+    values: list[float] = Field(
+        min_length=1, max_length=MOST_PLACES**2, description="Row by row from the top left; 0 to 1, the largest is 1."
+    )
+    fit: Literal["crop", "pad", "squash"] = Field(
+        description="What the map covers: the largest centred square of the photo (crop), the photo padded to a square, or all "
+        "of it."
+    )
+
+
 class Answer(BaseModel):
     """The answer for one photo."""
 
@@ -111,6 +126,10 @@ class Answer(BaseModel):
     advice: list[Advice]
     alike: list[Alike]
     kept: bool
+    map: Map | None = Field(
+        None,
+        description="Only with explain=true; null if the network or the head does not tell where answers come from.",
+    )
     milliseconds: Milliseconds
 
 
@@ -262,6 +281,7 @@ UPLOAD: Final = {
                         "photo": {"type": "array", "items": _BINARY, "minItems": 1, "maxItems": 8},
                         "keep": {"type": "string", "enum": ["true", "false"]},
                         "show": {"type": "string", "enum": ["true", "false"]},
+                        "explain": {"type": "string", "enum": ["true", "false"]},
                         "lang": {"type": "string", "enum": [*LANGUAGES]},
                     },
                     "example": {"keep": "false", "lang": "en"},
@@ -279,6 +299,10 @@ UPLOAD: Final = {
         {
             "name": "show", "in": "query", "required": False, "schema": {"type": "string", "enum": ["true", "false"]},
             "description": "Whether others may see a thumbnail of the stored photo (answers, reports); false by default.",
+        },
+        {
+            "name": "explain", "in": "query", "required": False, "schema": {"type": "string", "enum": ["true", "false"]},
+            "description": "Whether to return where each answer comes from, in the field map; false by default.",
         },
         {"name": "lang", "in": "query", "required": False, "schema": {"type": "string", "enum": [*LANGUAGES]},
             "example": "en", "description": "Language of the visitor."},

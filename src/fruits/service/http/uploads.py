@@ -36,6 +36,7 @@ _PEEKED: Final = 8192
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9_.\-\[\]]{1,40}")
 _NAMES_TOLD: Final = 5
 _MAX_FIELD_BYTES: Final = 1000
+_CHOICES: Final = (b"keep", b"show", b"explain", b"lang")
 _MAX_PART_HEAD_BYTES: Final = 4096
 _MAX_BOUNDARY: Final = 200
 
@@ -322,7 +323,7 @@ class _Parts:
             self._data += data[start:end]
         else:  # store at most 1001 bytes of a field: enough to detect that it is too long
             self._data += data[start : min(end, start + _MAX_FIELD_BYTES + 1 - len(self._data))]
-            if len(self._data) > _MAX_FIELD_BYTES and self._name in (b"keep", b"lang"):
+            if len(self._data) > _MAX_FIELD_BYTES and self._name in _CHOICES:
                 raise over(_MAX_FIELD_BYTES, "field", name=self._name.decode())
 
     def _end_part(self) -> None:

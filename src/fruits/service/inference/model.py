@@ -6,6 +6,7 @@ Independent of queues, threads and HTTP.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from io import BytesIO
 from typing import Any, Final, NamedTuple
@@ -35,11 +36,15 @@ class Seen(NamedTuple):
         Indices in the bundle's gallery and cosines, best first.
     bins : int64 array, shape (m,)
         Bins of the photo in the training distribution; see :class:`fruits.learning.drift.Drift`.
+    places : float32 array, shape (rows, columns), or None
+        Contribution of each position to the most probable kind, if asked for and known; see
+        :func:`fruits.recogniser.explain.contribution`.
     """
 
     answer: Answer
     alike: list[tuple[int, float]]
     bins: NDArray[np.int64]
+    places: NDArray[np.float32] | None = None
 
 
 class Model:
@@ -106,7 +111,9 @@ class Model:
             }
         )
 
-    def recognise(self, pixels: NDArray[np.uint8], short_sides: NDArray[np.int64]) -> list[Seen | ImageDecodeError]:
+    def recognise(
+        self, pixels: NDArray[np.uint8], short_sides: NDArray[np.int64], *, explained: Sequence[bool] = ()
+    ) -> list[Seen | ImageDecodeError]:
         """Recognise n photos; a photo without a usable embedding gets an ``ImageDecodeError``.
 
         Parameters
@@ -114,10 +121,20 @@ class Model:
         pixels : uint8 array, shape (n, size, size, 3)
         short_sides : int64 array, shape (n,)
             Shorter sides of the original photos, in pixels.
+        explained : sequence of bool
+            Of which photos to return the contributions of positions; none by default.
         """
-        embeddings = self.embedder.embed(pixels)
+        maps: NDArray[np.float32] | None = None
+        if any(explained) and self.explains:
+            embeddings, maps = self.embedder.embed_with_map(pixels)
+        else:
+            embeddings = self.embedder.embed(pixels)
         good = np.flatnonzero(usable(embeddings))
         outcomes: list[Seen | ImageDecodeError] = [no_embedding()] * len(pixels)
+        places: dict[int, NDArray[np.float32]] = {}
+        if maps is not None:
+            asked = [row for row in good.tolist() if explained[row]]
+            places = dict(zip(asked, self.bundle.places(embeddings[asked], maps[asked]), strict=True))
         if len(good) < len(pixels):
             pixels, embeddings, short_sides = pixels[good], embeddings[good], short_sides[good]
         if not len(good):
@@ -127,9 +144,14 @@ class Model:
         features = np.stack([answer.features for answer in found])
         alike = self.bundle.gallery.nearest(features, ALIKE, self.hidden)
         bins = self.bundle.drift.bins(features, np.array([answer.strangeness for answer in found], np.float32))
-        for row, *of_one in zip(good.tolist(), found, alike, bins, strict=True):
-            outcomes[row] = Seen(*of_one)
+        for row, answer, near, own_bins in zip(good.tolist(), found, alike, bins, strict=True):
+            outcomes[row] = Seen(answer, near, own_bins, places.get(row))
         return outcomes
+
+    @property
+    def explains(self) -> bool:
+        """Whether contributions of positions are known: the head is linear and the network outputs its feature map."""
+        return self.bundle.linear and self.embedder.has_map
 
     def check(self, seen: Answer | ImageDecodeError) -> None:
         """Raise ``BundleError`` unless the numbers of an answer are finite and in range."""

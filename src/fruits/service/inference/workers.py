@@ -53,7 +53,7 @@ class Recognised:
     ----------
     model : Model
         The model that gave the answer.
-    answer, alike, bins
+    answer, alike, bins, places
         As in :class:`fruits.service.inference.model.Seen`.
     kept : bytes or None
         The photo re-encoded as JPEG, if requested.
@@ -67,6 +67,7 @@ class Recognised:
     answer: Answer
     alike: list[tuple[int, float]]
     bins: NDArray[np.int64]
+    places: NDArray[np.float32] | None
     kept: bytes | None
     queue_s: float
     decode_s: float
@@ -95,6 +96,7 @@ class _Job:
     heavy: bool
     future: Future[Recognised] | asyncio.Future[Recognised]
     loop: asyncio.AbstractEventLoop | None
+    explain: bool = False
     since: float = field(default_factory=time.perf_counter)
 
 
@@ -179,7 +181,9 @@ class Recogniser:
             self._model.check(seen)
         self.warm = True
 
-    def submit(self, photo: bytes, *, keep: bool = False, heavy: bool = False) -> asyncio.Future[Recognised]:
+    def submit(
+        self, photo: bytes, *, keep: bool = False, heavy: bool = False, explain: bool = False
+    ) -> asyncio.Future[Recognised]:
         """Queue a photo from an event loop; the future resolves to a ``Recognised``, or to ``UnreadableError``.
 
         Parameters
@@ -189,10 +193,12 @@ class Recogniser:
             Whether to re-encode it as JPEG as well.
         heavy : bool
             Whether decoding takes long: heavy photos are decoded alone, and never on all workers at once.
+        explain : bool
+            Whether to return the contributions of positions.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Recognised] = loop.create_future()
-        self._put(_Job(photo, keep, heavy, future, loop))
+        self._put(_Job(photo, keep, heavy, future, loop, explain))
         return future
 
     def reload(self) -> bool:
@@ -311,7 +317,8 @@ class Recogniser:
                 for one in sizes
             ]
             sides = np.array([min(outcomes[row]) for row in good], np.int64)
-            recognised = model.recognise(decoding.pixels(size), sides) if good else []
+            explained = [jobs[row].explain for row in good]
+            recognised = model.recognise(decoding.pixels(size), sides, explained=explained) if good else []
         inferred = time.perf_counter()
         for row, one in zip(good, recognised, strict=True):
             if isinstance(one, ImageDecodeError):
