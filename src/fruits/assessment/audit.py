@@ -352,7 +352,7 @@ def _add(photos: _Photos, sort: str, row: int, **more: Any) -> None:
 
 def _unreadable(photos: _Photos, table: pa.Table, rejections: list[dict[str, str]]) -> None:
     """Record files that could not be decoded."""
-    uris = pa.array([rejection["uri"] for rejection in rejections], pa.string())
+    uris = pa.array([rejection["uri"] for rejection in rejections], pa.large_string())
     splits = table["split"].take(pc.index_in(uris, table["uri"].combine_chunks())).to_pylist()
     for rejection, split in zip(rejections, splits, strict=True):
         photos.found["unreadable"].append(rejection)

@@ -31,6 +31,7 @@ from fruits.errors import PermanentStoreError, StoreError
 from fruits.storage.buckets import lists_in_order, open_bucket
 from fruits.storage.local import too_large
 from fruits.storage.raw_keys import has_bad_segment, is_no_path, list_raw
+from fruits.storage.streams import Sink, Source
 
 T = TypeVar("T")
 
@@ -226,8 +227,10 @@ class Objects:
         self._try("move", key, lambda: obstore.copy(self._store, key, to))
         self.delete(key)
 
-    def list(self, prefix: str = "", *, leave: Callable[[str], None] = lambda _: None) -> Iterator[Found]:
-        """Yield the objects below a folder, each once, in the order of the store; listed page by page.
+    def list(
+        self, prefix: str = "", *, leave: Callable[[str], None] = lambda _: None, page: int = 1000
+    ) -> Iterator[Found]:
+        """Yield the objects below a folder, each once, in the order of the store; requested ``page`` objects ahead or more.
 
         ``leave`` is called with keys that are no valid paths, such as ``a//b``: obstore cannot read such objects.
         """
@@ -240,8 +243,8 @@ class Objects:
             offset = last if last and in_order else None
             try:
                 with _translated("list", under(self.root, prefix)):
-                    for page in obstore.list(self._store, prefix or None, offset=offset, chunk_size=1000):
-                        fresh = [found for found in map(_found, page) if hash(found.key) not in known]
+                    for some in obstore.list(self._store, prefix or None, offset=offset, chunk_size=page):
+                        fresh = [found for found in map(_found, some) if hash(found.key) not in known]
                         for found in fresh:
                             in_order, last = in_order and found.key > last, found.key
                         if fresh:
@@ -270,20 +273,37 @@ class Objects:
             with _translated("list", self.root):
                 return set(os.listdir(self.root))  # noqa: PTH208 - includes names that are not UTF-8
         try:
-            found: Any = self._try("list", "", lambda: obstore.list_with_delimiter(self._store))
-        except StoreError as exc:
-            if not is_no_path(str(exc.__cause__)):
-                raise
+            folders, objects = self.level()
+        except NoPathError:
             return {one.key.partition("/")[0] for one in self._list_raw("", lambda _: None)}
-        paths = [*found["common_prefixes"], *(one["path"] for one in found["objects"])]
-        return {path.rstrip("/").rpartition("/")[2] for path in paths} - {""}
+        return {path.rpartition("/")[2] for path in (*folders, *(one.key for one in objects))} - {""}
+
+    def level(self, prefix: str = "") -> tuple[tuple[str, ...], tuple[Found, ...]]:
+        """Return the folders directly below a prefix, without a slash at the end, and the objects directly below it.
+
+        Raises
+        ------
+        NoPathError
+            If one of them has a key that is no valid path.
+        """
+
+        def get() -> Any:
+            return obstore.list_with_delimiter(self._store, prefix or None)
+
+        try:
+            found = self._try("list", prefix, get)
+        except StoreError as exc:
+            if is_no_path(str(exc.__cause__)):
+                raise NoPathError(str(exc)) from exc
+            raise
+        return tuple(path.rstrip("/") for path in found["common_prefixes"]), tuple(map(_found, found["objects"]))
 
     @contextmanager
     def writer(self, key: str) -> Iterator[io.RawIOBase]:
         """Open an object for streaming writes; it appears when the block ends without an error."""
         # obstore's writer commits when its block ends without an error, and discards the data otherwise.
         with _translated("write", under(self.root, key)), obstore.open_writer(self._store, key) as sink:
-            yield _Sink(sink)
+            yield Sink(sink)
 
     def open(self, key: str) -> io.BufferedReader:
         """Open an object for random access; in a bucket, only the requested ranges are fetched."""
@@ -293,7 +313,7 @@ class Objects:
         size = self.size(key)
         if size is None:
             raise AbsentError(f"'{under(self.root, key)}' is not there")
-        return io.BufferedReader(_Source(self, key, size), 1 << 16)
+        return io.BufferedReader(Source(lambda start, length: self.read_range(key, start, length), size), 1 << 16)
 
     def local_path(self, key: str) -> Path | None:
         """Return the path of an object on the local disk; None in a bucket."""
@@ -333,6 +353,10 @@ class _Patience:
 
 class AbsentError(StoreError):
     """The object does not exist."""
+
+
+class NoPathError(StoreError):
+    """A listing contains a key that is no valid path."""
 
 
 class _ExistsError(StoreError):
@@ -387,48 +411,6 @@ def write_private(path: Path, data: bytes) -> None:
 def private(path: str, flags: int) -> int:
     """Opener for :func:`open` that creates files with mode 0600."""
     return os.open(path, flags, 0o600)
-
-
-class _Sink(io.RawIOBase):
-    """File interface, as pyarrow expects it, to obstore's writer."""
-
-    def __init__(self, sink: obstore.WritableFile) -> None:
-        self._sink = sink
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        return self._sink.write(data)
-
-
-class _Source(io.RawIOBase):
-    """File interface to an object of a bucket."""
-
-    def __init__(self, objects: Objects, key: str, size: int) -> None:
-        self._objects, self._key, self._size, self._at = objects, key, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), self._size - self._at)
-        if wanted <= 0:
-            return 0
-        data = self._objects.read_range(self._key, self._at, wanted)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 def _found(meta: Any) -> Found:

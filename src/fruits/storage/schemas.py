@@ -27,14 +27,15 @@ _SPLIT = pa.dictionary(pa.int8(), pa.string())
 
 #: One row per photo. ``source``: as given on the command line. ``group``: shared by photos that may show the same object from
 #: nearly the same view; negative if given by a manifest, else a guess from file names. ``manifest_source``: the column ``source``
-#: of a manifest, null without one; catalogues of older runs lack it.
+#: of a manifest, null without one; catalogues of older runs lack it. Texts that differ from photo to photo have 64-bit offsets:
+#: those of all photos pass 2 GiB near 23 million photos. Catalogues of older runs have 32-bit offsets.
 CATALOGUE: Final = pa.schema(
     [
-        pa.field("uri", pa.string(), nullable=False),
+        pa.field("uri", pa.large_string(), nullable=False),
         pa.field("label", _LABEL),
         pa.field("split", _SPLIT),
         pa.field("size_bytes", pa.int64(), nullable=False),
-        pa.field("version", pa.string(), nullable=False),
+        pa.field("version", pa.large_string(), nullable=False),
         pa.field("source", _LABEL, nullable=False),
         pa.field("group", pa.int64(), nullable=False),
         pa.field("manifest_source", _LABEL),

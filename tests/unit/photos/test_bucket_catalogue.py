@@ -7,8 +7,10 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
 import boto3
 import pyarrow as pa
@@ -18,6 +20,7 @@ import pytest
 from faults.s3_server import FOREIGN, S3Server, why_not
 
 from fruits.errors import CatalogueError, StoreError
+from fruits.photos.catalogue import keys
 from fruits.photos.catalogue.catalogue import Catalogue, list_photos
 from fruits.photos.reading import packs
 from fruits.photos.reading.access import Access
@@ -230,6 +233,129 @@ def test_listing_out_of_order_changes_nothing(own_photos: Path, place: str, monk
     assert before.table.to_pylist() == after.table.to_pylist()
 
 
+def inventory_of(place: str, to: str, form: str, extra: list[dict[str, Any]]) -> str:
+    """Write an inventory of a prefix as S3 does, and return the uri of its manifest."""
+    name, _, prefix = place.removeprefix("s3://").partition("/")
+    seen = [
+        {"bucket": name, "key": f"{prefix}/{one.key}", "is_latest": True, "is_delete_marker": False,
+         "size": one.size_bytes, "last_modified_date": datetime.fromtimestamp(one.modified_s, UTC), "e_tag": one.version}
+        for one in Objects(place).list()
+    ]  # fmt: skip
+    seen += [{**seen[0], "key": f"{prefix}/{row.pop('key')}", **row} for row in extra]
+    about = {
+        "sourceBucket": name,
+        "destinationBucket": "arn:aws:s3:::inventories",
+        "version": "2016-11-30",
+        "fileFormat": form,
+    }
+    objects, files = Objects(to), []
+    for number, some in enumerate((seen[::2], seen[1::2])):  # in no order
+        sink = pa.BufferOutputStream()
+        if form == "Parquet":
+            pq.write_table(pa.Table.from_pylist(some), sink)
+        else:
+            about["fileSchema"] = "Bucket, Key, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag"
+            for row in some:
+                row["key"] = quote_plus(row["key"], safe="/")
+                row["last_modified_date"] = row["last_modified_date"].isoformat()
+            written = pa.Table.from_pylist(some).cast(pa.schema([(field, pa.string()) for field in some[0]]))
+            with pa.CompressedOutputStream(sink, "gzip") as packed:
+                pa.csv.write_csv(written, packed, pa.csv.WriteOptions(include_header=False))
+        objects.write(f"data/{number}.x", sink.getvalue().to_pybytes())
+        files.append({"key": f"{to.removeprefix('s3://').partition('/')[2]}/data/{number}.x"})
+    objects.write("2026-01-01T01-00Z/manifest.json", json.dumps({**about, "files": files}).encode())
+    return f"{to}/2026-01-01T01-00Z/manifest.json"
+
+
+@pytest.mark.parametrize("form", ["CSV", "Parquet"])
+def test_inventory_of_a_bucket_is_its_listing(tmp_path: Path, place: str, form: str) -> None:
+    make(tmp_path, *(f"Training/a b/{n}.jpg" for n in range(4)), "Training/pêche +%2/1.jpg", "Test/a b/9.jpg",
+         "Test/a b/notes", "Training/.hidden/1.jpg", "1.jpg")  # fmt: skip
+    photos = upload(tmp_path, f"{place}/photos")
+    gone = [
+        {"key": "Training/a b/old.jpg", "is_latest": False},
+        {"key": "Training/a b/deleted.jpg", "is_delete_marker": True, "size": None, "e_tag": None},
+    ]
+    other = [{"key": "../others/a/1.jpg"}, {"key": "Training/a//1.jpg"}]
+    manifest = inventory_of(photos, f"{place}/inventory", form, [*gone, *other])
+    listed, read = list_photos([photos]), list_photos([manifest], access=Access.to([manifest], [photos]))
+    assert read.left_aside.pop("key that is no path") == len(read.examples.pop("key that is no path")) == 2
+    alike(listed, read)
+    assert read.table["uri"].equals(listed.table["uri"])
+    assert read.table["version"].equals(listed.table["version"])
+    # A copy on a disk, and only a part of the bucket.
+    for name in ("data/0.x", "data/1.x", "2026-01-01T01-00Z/manifest.json"):
+        make(tmp_path / "copy", name, content=Objects(f"{place}/inventory").read(name))
+    copy = str(tmp_path / "copy/2026-01-01T01-00Z/manifest.json")
+    part = list_photos([copy], access=Access.to([copy], [f"{photos}/Training"]))
+    assert part.table["uri"].to_pylist() == list_photos([f"{photos}/Training"]).table["uri"].to_pylist()
+    assert part.left_aside["outside of its source"] > 0
+
+
+def test_table_of_a_listing_gives_the_versions_of_the_listing(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = Objects(place)
+    for name in ("a/1.jpg", "b/1.jpg"):
+        objects.write(name, JPEG_HEAD)
+    rows = [{"uri": f"{place}/{one.key}", "size": one.size_bytes, "etag": f'"{one.version}"'} for one in objects.list()]
+    pq.write_table(
+        pa.Table.from_pylist([{**row, "label": "ab"[at]} for at, row in enumerate(rows)]), tmp_path / "t.parquet"
+    )
+    monkeypatch.setattr(Objects, "look", None)  # no request for a single object
+    table = str(tmp_path / "t.parquet")
+    found = list_photos([table], access=Access.to([table], [place])).table
+    listed = list_photos([place]).table
+    columns = ["uri", "label", "size_bytes", "version"]
+    assert found.select(columns).equals(listed.select(columns))
+
+
+@pytest.mark.parametrize("page", [2, 7])
+def test_folders_listed_side_by_side_give_the_serial_listing(
+    place: str, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    good = [
+        f"{split}/{label}/{n}.jpg" for split in ("Training", "Test") for label in ("a", "b c", "é") for n in range(9)
+    ]
+    good += [
+        "Training/deep/er/x/y/z/1.jpg",
+        "top.jpg",
+        "README",
+        ".hidden/1.jpg",
+        "Training/.b/2.jpg",
+        "Test-1/a/1.jpg",
+    ]
+    put_raw(place, [*good, "Training/", "Training/a/", "marker/", "a//2.jpg", "Training/b//3.jpg", "Test/a/../4.jpg"])
+    before, prefixes = list_photos([place]), []
+    real = Objects.list
+
+    def seen(self: Objects, prefix: str = "", **how: Any) -> Iterator[Any]:
+        prefixes.append(prefix)
+        return real(self, prefix, **how)
+
+    monkeypatch.setattr(Objects, "list", seen)
+    monkeypatch.setattr(keys, "_PAGE", page)
+    monkeypatch.setattr(keys, "_OWN", 0.5)  # a share of a page this small
+    after = list_photos([place])
+    assert after.table.equals(before.table)
+    assert (after.left_aside, after.warnings) == (before.left_aside, before.warnings)
+    assert before.left_aside["key that is no path"] == 3
+    assert len(set(prefixes)) > 1  # folders of their own
+
+
+@pytest.mark.parametrize("page", [2])
+def test_divided_listing_finds_each_object_once(place: str, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
+    good = {f"{top}/{label}/{n}.jpg" for top in ("x", "y", "x y") for label in ("a", "b") for n in range(6)} | {
+        "x",
+        "1.jpg",
+    }
+    put_raw(place, [*sorted(good), "x/", "y/a/"])
+    monkeypatch.setattr(keys, "_PAGE", page)
+    monkeypatch.setattr(keys, "_OWN", 0.9)
+    found = [uri.removeprefix(f"{place}/") for uri in list_photos([place], labelled=False).table["uri"].to_pylist()]
+    assert found == sorted(good)
+
+
 @pytest.mark.slow
 def test_every_request_for_a_photo_goes_over_one_client(own_photos: Path, place: str) -> None:
     upload(own_photos, place)
@@ -240,11 +366,11 @@ def test_every_request_for_a_photo_goes_over_one_client(own_photos: Path, place:
 BAD_KEYS = ["a//2.jpg", "/3.jpg", "a/../4.jpg", "../5.jpg", "b/./6.jpg", "b/c//d/7.jpg"]
 
 
-def put_raw(place: str, keys: list[str]) -> None:
+def put_raw(place: str, names: list[str]) -> None:
     """Put objects as other programs do, under any key."""
     name, _, prefix = place.removeprefix("s3://").partition("/")
     client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name=os.environ["AWS_REGION"])
-    for key in keys:
+    for key in names:
         client.put_object(Bucket=name, Key=f"{prefix}/{key}", Body=b"" if key.endswith("/") else JPEG_HEAD)
 
 
@@ -267,8 +393,8 @@ def test_keys_that_are_no_paths_beyond_the_first_page_double_nothing(place: str)
     objects = Objects(place)
     for number in range(120):  # the server's pages have 100
         objects.write(f"a/x{number:04d}.jpg", JPEG_HEAD)
-    keys = [found.key for found in objects.list()]
-    assert len(keys) == len(set(keys)) == 121
+    found = [one.key for one in objects.list()]
+    assert len(found) == len(set(found)) == 121
 
 
 def test_bucket_with_such_a_key_says_what_to_install(place: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruits.errors import CatalogueError
+from fruits.photos.catalogue import catalogue, keys, listing
 from fruits.photos.catalogue import names as module
+from fruits.photos.catalogue.builder import CatalogueBuilder
 from fruits.photos.catalogue.catalogue import Catalogue, labels_without_training, list_photos, stable_hash
 from fruits.photos.reading.access import Access
+from fruits.storage.objects import Found
 from fruits.storage.schemas import CATALOGUE
 
 # Listing reads names, sizes and, where the suffix says nothing, the first bytes: these suffice.
@@ -339,7 +344,7 @@ def test_byte_order_mark_of_a_spreadsheet_is_ignored(pile: Path) -> None:
     ("text", "complaint"),
     [
         ("uri\npile/1.jpg\n", "label missing"),
-        ("path,label\npile/1.jpg,a\n", "uri missing"),
+        ("photo_id,label\npile/1.jpg,a\n", "uri missing"),
         ("uri;label\npile/1.jpg;a\n", "uri, label missing"),
         ("uri,label,split\npile/1.jpg,a,exam\n", "row 1: split 'exam'"),
         ("uri,label\npile/1.jpg,a\npile/2.jpg,\n", r"row 2 \('pile/2.jpg'\): no label"),
@@ -368,6 +373,63 @@ def test_parquet_manifest_with_columns_of_another_kind_says_so(tmp_path: Path) -
     pq.write_table(pa.table({"uri": ["1.jpg"], "label": [{"name": "a"}]}), tmp_path / "list.parquet")
     with pytest.raises(CatalogueError, match="expected"):
         list_photos([str(tmp_path / "list.parquet")])
+
+
+@pytest.mark.parametrize(
+    ("columns", "version"),
+    [
+        ({"uri": "s3://b/1.jpg", "size": 7, "etag": '"abc"'}, "abc"),
+        ({"Path": "s3://b/1.jpg", "Size-Bytes": 7, "ETag": "abc", "LastModified": "2026-01-02"}, "abc"),
+        ({"file_name": "s3://b/1.jpg", "file size": 7, "last_modified": "1970-01-02T00:00:01.5Z"}, "86401.500000-7"),
+        ({"url": "s3://b/1.jpg", "size": 7, "last_modified": datetime(1970, 1, 2, 0, 0, 1, 500000)}, "86401.500000-7"),
+        ({"url": "s3://b/1.jpg", "size": 7, "last_modified": datetime(1970, 1, 2, tzinfo=UTC)}, "86400.000000-7"),
+        ({"uri": "s3://b/1.jpg", "size": 7, "mtime": 86400}, "86400-7"),
+        ({"uri": "s3://b/1.jpg", "size": 7}, "asked"),
+        ({"uri": "s3://b/1.jpg", "etag": "abc"}, "asked"),
+        ({"uri": "s3://b/1.jpg", "size": -7, "etag": "abc"}, "asked"),
+        ({"uri": "s3://b/1.jpg", "size": "large", "etag": "abc"}, "asked"),
+    ],
+)
+def test_table_that_gives_size_and_version_needs_no_request_per_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: dict[str, Any], version: str
+) -> None:
+    monkeypatch.setattr(listing, "_look", lambda _: Found("1.jpg", 7, "asked", 0.0))
+    table = pa.table({name: [value] for name, value in {**columns, "category": "apple"}.items()})
+    pq.write_table(table, tmp_path / "list.parquet")
+    source = str(tmp_path / "list.parquet")
+    [row] = list_photos([source], access=Access.to([source], ["s3://b"])).table.to_pylist()
+    assert (row["uri"], row["label"], row["size_bytes"], row["version"]) == ("s3://b/1.jpg", "apple", 7, version)
+    [row] = list_photos([source], access=Access.to([source], ["s3://b"]), labelled=False).table.to_pylist()
+    assert (row["label"], row["version"]) == (None, version)
+
+
+def test_table_that_gives_size_and_version_may_name_no_other_files_than_any_manifest(tmp_path: Path) -> None:
+    make(tmp_path, "in/1.jpg", "out/2.jpg")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "out")
+    lines = ["uri,label,size,etag", "1.jpg,a,5,x", "../out/2.jpg,a,5,x", "link/2.jpg,a,5,x", "s3://b/1.jpg,a,5,x"]
+    found = list_photos([str(csv(tmp_path / "in" / "list.csv", "\n".join(lines)))])
+    assert rows(found, tmp_path / "in", "version") == {"1.jpg": "x"}
+    assert found.left_aside == {"outside of its source": 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({"format": "fruits"}, "cannot be used"),
+        ([], "cannot be used"),
+        ({"fileFormat": "ORC"}, "is in ORC; expected CSV or Parquet"),
+        ({"fileFormat": "Parquet", "sourceBucket": "b", "files": [{"key": "x"}]}, "--allow-source s3://b/"),
+        (
+            {"fileFormat": "CSV", "fileSchema": "Bucket, Key", "sourceBucket": "c", "files": [{"key": "i/x"}]},
+            "is not there",
+        ),
+    ],
+)
+def test_inventory_that_cannot_be_used_says_why(tmp_path: Path, content: Any, complaint: str) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    source = str(tmp_path / "manifest.json")
+    with pytest.raises(CatalogueError, match=complaint):
+        list_photos([source], access=Access.to([source], ["s3://c/photos"]))
 
 
 def test_photo_listed_twice_with_one_label_counts_once(pile: Path) -> None:
@@ -597,3 +659,32 @@ def test_source_called_as_a_split_is_that_split(tmp_path: Path) -> None:
         ("2.jpg", "train"),
         ("3.jpg", "test"),
     ]
+
+
+# --- Size -------------------------------------------------------------------------------------------------------------
+
+
+def test_texts_of_all_photos_have_64_bit_offsets_until_they_are_cut_into_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 32-bit offsets, a catalogue of more than 2 GiB of paths (23 million photos) cannot be sorted or combined."""
+    make(tmp_path, *photos_of("ab", 12))
+    monkeypatch.setattr(catalogue, "_ROWS_PER_CHUNK", 5)
+    finished = []
+    real = CatalogueBuilder.finish
+    monkeypatch.setattr(CatalogueBuilder, "finish", lambda self: finished.append(real(self)) or finished[-1])
+    table = list_photos([str(tmp_path)]).table
+    for one in (*finished, table):
+        assert {one.schema.field(name).type for name in ("uri", "version")} == {pa.large_string()}
+    assert [len(chunk) for chunk in table["uri"].chunks] == [5, 5, 5, 5, 4]
+    assert (
+        table.select(["uri", "version"]).cast(pa.schema([("uri", pa.string()), ("version", pa.string())])).num_rows
+        == 24
+    )
+
+
+def test_listing_of_a_bucket_has_64_bit_offsets() -> None:
+    batch = pa.RecordBatch.from_pydict({"key": ["b", "a"], "size": [1, 2], "version": ["x", "y"]}, schema=keys.LISTED)
+    table = keys.sorted_by_key([batch])
+    assert table["key"].to_pylist() == ["a", "b"]
+    assert {table.schema.field(name).type for name in ("key", "version")} == {pa.large_string()}

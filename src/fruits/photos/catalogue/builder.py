@@ -26,7 +26,7 @@ _COLUMNS: Final = (*CATALOGUE.names, "key")
 _CODED: Final = ("label", "split", "source", "manifest_source")
 #: Types of the columns while building; columns of few distinct values hold codes.
 _TYPES: Final = (
-    pa.string(), pa.int32(), pa.int8(), pa.int64(), pa.string(), pa.int32(), pa.int64(), pa.int32(), pa.int64(),
+    pa.large_string(), pa.int32(), pa.int8(), pa.int64(), pa.large_string(), pa.int32(), pa.int64(), pa.int32(), pa.int64(),
 )  # fmt: skip
 
 

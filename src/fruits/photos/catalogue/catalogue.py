@@ -25,6 +25,8 @@ from fruits.photos.reading.access import Access
 from fruits.storage.schemas import CATALOGUE
 
 TEST_SHARE: Final = 0.2
+#: With paths of at most 4,096 bytes, the text of a column of one chunk is less than 2 GiB.
+_ROWS_PER_CHUNK: Final = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,8 @@ def list_photos(
         table, origin = _split_by_hash(table, builder)
     else:
         origin = "none"
+    # Chunks that a consumer can still cast to text with 32-bit offsets, or send to a worker; without a copy.
+    table = pa.Table.from_batches(table.to_batches(_ROWS_PER_CHUNK), table.schema)
     # Release the memory that sorting took: a run keeps the catalogue until its end, beside its workers.
     pa.default_memory_pool().release_unused()
     return Catalogue(

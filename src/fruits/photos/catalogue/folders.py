@@ -1,4 +1,4 @@
-"""Listing photos in folders: on disk, and below a prefix of a bucket, whose keys are assembled into the same folders.
+"""Listing photos in folders on disk, and the meaning of their names, which :mod:`fruits.photos.catalogue.keys` shares.
 
 Label, split and group follow from names. Everything that is no photo is left aside, counted and named: hidden files, system
 folders, files written by fruits, links that lead out of the source. Only names, sizes and times are read, and the first bytes of
@@ -10,15 +10,8 @@ from __future__ import annotations
 import os
 import stat as stats
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Final
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from fruits.config import is_utf8
 from fruits.errors import CatalogueError
@@ -28,24 +21,22 @@ from fruits.photos.catalogue.sequences import number_frames
 from fruits.photos.catalogue.written import Written
 from fruits.photos.decoding.formats import HEAD_BYTES, is_photo
 from fruits.photos.reading.access import Access
-from fruits.photos.reading.reading import THREADS
 from fruits.storage.local import read_head_of
-from fruits.storage.objects import AbsentError, Objects
 
 #: Photos whose frame numbers fall into the same span of this length form a group. In Fruits-360, where a full turn of a fruit has
 #: 328 frames, 30 frames are 33 degrees.
 FRAMES_PER_GROUP: Final = 30
 
-# Formats of the second line are listed although they are rejected (HEIC: without its extra), so that the user learns why.
-_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"}) | frozenset(
+#: Suffixes of photos. Formats of the second line are listed although they are rejected (HEIC: without its extra), so that the
+#: user learns why.
+SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"}) | frozenset(
     {".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx"}
 )
-_ROWS_AT_ONCE: Final = 8192
 
 
 def has_photo_suffix(name: str) -> bool:
     """Return whether a file name has the suffix of a photo."""
-    return os.path.splitext(name)[1].lower() in _SUFFIXES  # noqa: PTH122 - 5 times faster than a Path per file
+    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - 5 times faster than a Path per file
 
 
 def add_folder(builder: CatalogueBuilder, root: Path, access: Access, others: Iterable[str]) -> None:
@@ -68,7 +59,7 @@ def add_folder(builder: CatalogueBuilder, root: Path, access: Access, others: It
     """
     builder.lies_below(f"{root}/".replace("//", "/"))
     written = Written.on_disk(root)
-    labels = _Labels(builder, split_of_source(root.name, others))
+    labels = Labels(builder, split_of_source(root.name, others))
     stack: list[tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]] = [(str(root), (), frozenset())]
     while stack:
         folder, parts, above = stack.pop()
@@ -128,31 +119,7 @@ def add_file(
     )  # fmt: skip
 
 
-def add_prefix(builder: CatalogueBuilder, objects: Objects, others: Iterable[str]) -> bool:
-    """Add every photo below a prefix of a bucket, folder by folder; return whether there is any object.
-
-    ``others`` as in :func:`add_folder`.
-    """
-    root = f"{objects.root}/"
-    builder.lies_below(root)
-    listed = _listed(builder, objects)
-    if not listed.num_rows:
-        return False
-    unknown = _photos_by_content(objects, listed)
-    written = Written.in_bucket(objects, listed["key"])
-    name = objects.root.rpartition("/")[2]
-    folders = _Folders(builder, root, _Labels(builder, split_of_source(name, others)), written)
-    row = 0
-    for batch in listed.to_batches(_ROWS_AT_ONCE):
-        columns = (batch.column(name).to_pylist() for name in ("key", "size", "version"))
-        for key, size, version in zip(*columns, strict=True):
-            folders.add(key, size, version, unknown.get(row))
-            row += 1
-    folders.close()
-    return True
-
-
-class _Labels:
+class Labels:
     """Labels and splits by the folder names of a source, and warnings about its layout."""
 
     def __init__(self, builder: CatalogueBuilder, split: str | None) -> None:
@@ -173,6 +140,7 @@ class _Labels:
         return label, self._split
 
     def note_empty(self, parts: tuple[str, ...], *, has_folders: bool, has_photos: bool) -> None:
+        """Count a folder with neither folders nor photos in it, unless its name is a split."""
         if parts and not has_folders and not has_photos and split_of(parts[-1]) is None:
             self._builder.leave("empty label", "/".join(parts))
 
@@ -187,7 +155,7 @@ class _Labels:
 
 
 def _add_files(
-    builder: CatalogueBuilder, labels: _Labels, photos: list[os.DirEntry[str]], parts: tuple[str, ...]
+    builder: CatalogueBuilder, labels: Labels, photos: list[os.DirEntry[str]], parts: tuple[str, ...]
 ) -> None:
     if not photos:
         return
@@ -196,7 +164,7 @@ def _add_files(
             builder.leave("no label", "/".join((*parts, entry.name)))
         return
     label, split = meaning
-    groups = _neighbours(builder, parts, [entry.name for entry in photos])
+    groups = neighbours(builder, parts, [entry.name for entry in photos])
     for entry, group in zip(photos, groups, strict=True):
         key = "/".join((*parts, entry.name))
         try:
@@ -214,7 +182,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _neighbours(builder: CatalogueBuilder, parts: tuple[str, ...], names: list[str]) -> Iterator[int | None]:
+def neighbours(builder: CatalogueBuilder, parts: tuple[str, ...], names: list[str]) -> Iterator[int | None]:
     """Yield a group per file name: a hash of its numbered series and of the span of frames that its number falls into.
 
     A name without digits is a group of its own. Without labels, every photo is one.
@@ -244,128 +212,3 @@ def _looks_like_photo(
         return False
     builder.leave("not an image", "/".join((*parts, entry.name)))
     return False
-
-
-@dataclass(slots=True)
-class _Folder:
-    """A folder of a bucket whose objects are still being listed."""
-
-    parts: tuple[str, ...]
-    names: list[str] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    versions: list[str] = field(default_factory=list)
-    has_folders: bool = False
-
-
-class _Folders:
-    """Assembles objects, sorted by key, into folders.
-
-    In the order of keys, everything below a folder is contiguous; its own files and its subfolders are interleaved. Therefore
-    only the folders above the present object are kept.
-    """
-
-    def __init__(self, builder: CatalogueBuilder, root: str, labels: _Labels, written: Written) -> None:
-        self._builder, self._root, self._labels, self._written = builder, root, labels, written
-        self._open = [_Folder(())]
-        self._left: str | None = None
-
-    def add(self, key: str, size: int, version: str, is_photo: bool | None) -> None:
-        *above, name = key.split("/")
-        parts = tuple(above)
-        for depth, part in enumerate((*parts, name), 1):
-            path = "/".join((*parts, name)[:depth])
-            if reason := self._reason(path, part, is_folder=depth <= len(parts)):
-                if path != self._left:  # a folder counts once, as on disk
-                    self._builder.leave(reason, path)
-                self._left = path
-                # As on disk, where a folder written by fruits is recognised only once it is opened.
-                self._reach(parts[: depth - 1]).has_folders |= reason == self._written.REASON
-                return
-        folder = self._reach(parts)
-        if is_photo is None or is_photo:
-            folder.names.append(name)
-            folder.sizes.append(size)
-            folder.versions.append(version)
-        elif size:
-            self._builder.leave("not an image", key)
-        # An empty object without a suffix is how many tools mark a folder.
-
-    def close(self) -> None:
-        self._reach(())
-        self._finish(self._open.pop())
-        self._labels.close()
-
-    def _reason(self, path: str, part: str, *, is_folder: bool) -> str | None:
-        """Return why an object or a whole folder is left aside; None if it is not."""
-        if part.startswith("."):
-            return "hidden"
-        if is_folder and self._written.has(path):
-            return self._written.REASON
-        return "system folder" if is_folder and is_system_folder(part) else None
-
-    def _reach(self, parts: tuple[str, ...]) -> _Folder:
-        """Finish the folders that do not contain the given one, and open those on the way to it."""
-        while self._open[-1].parts != parts[: len(self._open[-1].parts)]:
-            self._finish(self._open.pop())
-        while len(self._open[-1].parts) < len(parts):
-            self._open[-1].has_folders = True
-            self._open.append(_Folder(parts[: len(self._open)]))
-        return self._open[-1]
-
-    def _finish(self, folder: _Folder) -> None:
-        builder, parts = self._builder, folder.parts
-        self._labels.note_empty(parts, has_folders=folder.has_folders, has_photos=bool(folder.names))
-        if not folder.names:
-            return
-        if (meaning := self._labels.of(parts)) is None:
-            for name in folder.names:
-                builder.leave("no label", "/".join((*parts, name)))
-            return
-        label, split = meaning
-        groups = _neighbours(builder, parts, folder.names)
-        for name, size, version, group in zip(folder.names, folder.sizes, folder.versions, groups, strict=True):
-            key = "/".join((*parts, name))
-            builder.add(self._root + key, key, size, version, label=label, split=split, group=group)
-
-
-def _listed(builder: CatalogueBuilder, objects: Objects) -> pa.Table:
-    """Return ``key, size, version`` of all objects, sorted by key."""
-    schema = pa.schema([("key", pa.string()), ("size", pa.int64()), ("version", pa.string())])
-    found = (
-        (one.key, one.size_bytes, one.version)
-        for one in objects.list(leave=lambda key: builder.leave("key that is no path", key))
-    )
-    chunks = []
-    while some := list(islice(found, _ROWS_AT_ONCE)):
-        columns = zip(zip(*some, strict=True), schema.types, strict=True)
-        chunks.append(pa.RecordBatch.from_arrays([pa.array(column, kind) for column, kind in columns], schema=schema))
-    table = pa.Table.from_batches(chunks, schema)
-    keys = table["key"].combine_chunks()
-    # Not every store lists in the order of keys (S3's directory buckets do not).
-    if pc.any(pc.less(keys.slice(1), keys.slice(0, max(0, len(keys) - 1)))).as_py():
-        table = table.sort_by("key")
-    return table
-
-
-def _photos_by_content(objects: Objects, listed: pa.Table) -> dict[int, bool]:
-    """Return, for each row whose name has no suffix of a photo, whether its first bytes are those of a photo."""
-    names = pc.utf8_lower(listed["key"])
-    known = pc.match_substring_regex(names, rf"[^/]\.({'|'.join(suffix[1:] for suffix in sorted(_SUFFIXES))})$")
-    hidden = pc.match_substring_regex(names, r"(^|/)\.")
-    rows = np.flatnonzero(~pc.or_(known, hidden).to_numpy())
-    keys = listed["key"].take(pa.array(rows)).to_pylist()
-    sizes = listed["size"].take(pa.array(rows)).to_pylist()
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="sniff") as pool:
-        found: dict[int, bool] = {}
-        for start in range(0, len(rows), _ROWS_AT_ONCE):  # bounds the number of queued requests
-            some = slice(start, start + _ROWS_AT_ONCE)
-            answers = pool.map(lambda key, size: size > 0 and _begins_like_photo(objects, key), keys[some], sizes[some])
-            found |= zip(rows[some].tolist(), answers, strict=True)
-    return found
-
-
-def _begins_like_photo(objects: Objects, key: str) -> bool:
-    try:
-        return is_photo(objects.read_range(key, 0, HEAD_BYTES))
-    except AbsentError:
-        return False

@@ -19,8 +19,10 @@ import pyarrow.compute as pc
 
 from fruits.config import is_utf8
 from fruits.errors import CatalogueError
+from fruits.photos.catalogue import inventory
 from fruits.photos.catalogue.builder import CatalogueBuilder, stable_hash
-from fruits.photos.catalogue.folders import add_file, add_folder, add_prefix
+from fruits.photos.catalogue.folders import add_file, add_folder
+from fruits.photos.catalogue.keys import add_prefix
 from fruits.photos.catalogue.manifest import Row, read_manifest
 from fruits.photos.catalogue.names import label_of
 from fruits.photos.reading.access import Access
@@ -79,6 +81,8 @@ def _add_local(builder: CatalogueBuilder, source: str, access: Access, others: S
             _add_pack(builder, pack)
         else:
             add_folder(builder, root, access, others)
+    elif path.name == inventory.NAME and path.is_file():
+        inventory.add_inventory(builder, str(path.resolve()), access, others)
     elif path.suffix.lower() in _MANIFEST_SUFFIXES and path.is_file():
         _add_manifest(builder, str(path.resolve()), access)
     elif path.is_file() and not builder.labelled:
@@ -95,6 +99,9 @@ def _add_remote(builder: CatalogueBuilder, source: str, access: Access, others: 
     reach(source)
     if source.lower().endswith(_MANIFEST_SUFFIXES):
         _add_manifest(builder, source, access)
+        return
+    if source.endswith(f"/{inventory.NAME}"):
+        inventory.add_inventory(builder, source, access, others)
         return
     if (pack := find_pack(source)) is not None:
         _add_pack(builder, pack)
@@ -135,28 +142,37 @@ def _with_label(builder: CatalogueBuilder, batch: pa.RecordBatch) -> pa.RecordBa
 
 
 def _add_manifest(builder: CatalogueBuilder, manifest: str, access: Access) -> None:
-    """Add the photos that a manifest names, after looking up size and version of each."""
+    """Add the photos that a manifest names, after looking up size and version of those of which it does not say both."""
     builder.lies_below(manifest[: manifest.rindex("/") + 1])
     rows = read_manifest(manifest, labelled=builder.labelled)
     links = _Links(access)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:  # starts threads only when there are requests
         while some := list(islice(rows, _ROWS_AT_ONCE)):
-            asked = {row.uri for row in some if is_remote(row.uri) and access.has(row.uri)}
+            there = {row.uri for row in some if is_remote(row.uri) and access.has(row.uri)}
+            asked = {row.uri for row in some if row.uri in there and row.version is None}
             found = dict(zip(asked, pool.map(_look, asked), strict=True))
             for row in some:
                 if not is_utf8(row.uri):
                     builder.leave("name is not UTF-8", row.key)
-                elif is_remote(row.uri):
-                    _add_object(builder, row, found[row.uri]) if row.uri in found else builder.leave(_OUTSIDE, row.key)
-                else:
+                elif not is_remote(row.uri):
                     _add_named_file(builder, row, links)
+                elif row.uri not in there:
+                    builder.leave(_OUTSIDE, row.key)
+                elif row.version is None:
+                    _add_object(builder, row, found[row.uri])
+                else:
+                    _add_row(builder, row, row.size or 0, row.version)
     builder.from_manifest = True
 
 
 def _add_object(builder: CatalogueBuilder, row: Row, found: Found | None) -> None:
-    key, group = _key(row)
     # A missing object is listed: embedding gives it status "failed" with the reason, and retries in the next run.
     size, version = (0, "missing") if found is None else (found.size_bytes, found.version)
+    _add_row(builder, row, size, version)
+
+
+def _add_row(builder: CatalogueBuilder, row: Row, size: int, version: str) -> None:
+    key, group = _key(row)
     builder.add(
         row.uri, key, size, version, label=row.label, split=row.split, group=group, manifest_source=row.source
     )  # fmt: skip
@@ -164,6 +180,12 @@ def _add_object(builder: CatalogueBuilder, row: Row, found: Found | None) -> Non
 
 def _add_named_file(builder: CatalogueBuilder, row: Row, links: _Links) -> None:
     key, group = _key(row)
+    if row.version is not None:  # links are checked again when the photo is read
+        if links.reach(row.uri):
+            _add_row(builder, row, row.size or 0, row.version)
+        else:
+            builder.leave(_OUTSIDE, row.key)
+        return
     reached, stat = links.stat(row.uri)
     if not reached:
         builder.leave(_OUTSIDE, row.key)
@@ -191,7 +213,6 @@ class _Links:
 
     def stat(self, path: str) -> tuple[bool, os.stat_result | None]:
         """Return whether a path may be read, and its stat; None if nothing is there."""
-        folder = path.rpartition("/")[0]
         try:
             stat = os.lstat(path)
         except OSError:
@@ -203,10 +224,14 @@ class _Links:
                 return True, os.stat(path)  # noqa: PTH116 - a Path per row costs as much again
             except OSError:
                 return True, None
-        # A file that is no link lies where its folder lies, so the folder's answer is reused. A place may also be a single file.
+        return self.reach(path), stat
+
+    def reach(self, path: str) -> bool:
+        """Return whether a path that is no link may be read: it lies where its folder lies, whose answer is kept."""
+        folder = path.rpartition("/")[0]
         if folder not in self._folders:
             self._folders[folder] = self._access.reaches(f"{folder}/")
-        return self._folders[folder] or self._access.reaches(path), stat
+        return self._folders[folder] or self._access.reaches(path)  # a place may also be a single file
 
 
 def _look(uri: str) -> Found | None:

@@ -1,7 +1,8 @@
 """Reading a manifest: a CSV or Parquet table of photos with their labels and splits.
 
 Columns: ``uri`` and ``label``; optional ``split``, ``group`` (shared by photos of the same object) and ``source`` (origin of a
-photo, free text). Other columns are ignored. A manifest may lie on disk or in a bucket, and name photos in either: relative to
+photo, free text); ``size_bytes`` with ``etag`` or ``last_modified``, which spare a request per photo. Common names of each are
+understood. Other columns are ignored. A manifest may lie on disk or in a bucket, and name photos in either: relative to
 itself, by absolute path, or by url, ``file:`` included. It is streamed, so memory does not grow with its length.
 """
 
@@ -10,8 +11,9 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
@@ -31,12 +33,22 @@ _MAX_VALUE: Final = 8 << 10
 #: Most uncompressed bytes of the columns that are read of one row group of a Parquet manifest.
 _MAX_GROUP: Final = 1 << 30
 _ROWS_AT_ONCE: Final = 8192
-_COLUMNS: Final = ("uri", "label", "split", "group", "source")
+#: Column to the names it may have, in lower case and without ``_``, ``-`` and blanks; the first that is there counts.
+_COLUMNS: Final = {
+    "uri": ("uri", "url", "s3uri", "imageuri", "imageurl", "path", "imagepath", "filepath", "filename", "file"),
+    "label": ("label", "class", "classname", "category"),
+    "split": ("split", "subset"),
+    "group": ("group",),
+    "source": ("source",),
+    "size": ("sizebytes", "size", "filesize", "contentlength", "sizeinbytes"),
+    "etag": ("etag", "version"),
+    "modified": ("lastmodified", "lastmodifieddate", "modified", "mtime"),
+}
 _FILE: Final = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>/.*)", re.IGNORECASE | re.DOTALL)
 
 
 class Row(NamedTuple):
-    """A photo in a manifest; ``key`` is its uri as written."""
+    """A photo in a manifest; ``key`` is its uri as written. ``size`` and ``version`` are None unless both are given."""
 
     uri: str
     key: str
@@ -44,6 +56,8 @@ class Row(NamedTuple):
     split: str | None
     group: str | None
     source: str | None
+    size: int | None = None
+    version: str | None = None
 
 
 def read_manifest(manifest: str, *, labelled: bool) -> Iterator[Row]:
@@ -70,8 +84,9 @@ def read_manifest(manifest: str, *, labelled: bool) -> Iterator[Row]:
             if not uri or "\0" in uri:
                 raise CatalogueError(f"manifest '{name}', row {number}: no uri; expected the path of a photo")
             place = f"manifest '{name}', row {number} ('{uri}')"
+            state = _state(row)
             if not labelled:
-                yield Row(_resolve(folder, uri, place), uri, None, None, None, None)
+                yield Row(_resolve(folder, uri, place), uri, None, None, None, None, *state)
                 continue
             label = label_of(row["label"] or "")
             if label is None:
@@ -83,7 +98,27 @@ def read_manifest(manifest: str, *, labelled: bool) -> Iterator[Row]:
                     f"manifest '{name}', row {number}: split '{spelling}'; expected train, val, test, or nothing"
                 )
             source = (row.get("source") or "").strip() or None
-            yield Row(_resolve(folder, uri, place), uri, label, split, row.get("group") or None, source)
+            yield Row(_resolve(folder, uri, place), uri, label, split, row.get("group") or None, source, *state)
+
+
+def _state(row: dict[str, Any]) -> tuple[int | None, str | None]:
+    """Return size and version of a photo as a listing of its bucket gives them; None twice if the row does not say both."""
+    etag, modified = (row.get("etag") or "").strip().strip('"'), (row.get("modified") or "").strip()
+    try:
+        size = int(row.get("size") or "")
+        if size < 0 or not (etag or modified):
+            return None, None
+    except ValueError:
+        return None, None
+    return size, etag or version_at(modified, size)
+
+
+def version_at(modified: str, size: int) -> str:
+    """Return the version of an object without an etag, from its time (ISO 8601, or seconds since 1970) and size."""
+    with suppress(ValueError):
+        time = datetime.fromisoformat(modified)
+        modified = f"{(time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp():.6f}"
+    return f"{modified}-{size}"
 
 
 def _batches(manifest: str, name: str, needed: list[str]) -> Iterator[pa.RecordBatch]:
@@ -106,7 +141,7 @@ def _of_csv(manifest: str, name: str, needed: list[str]) -> Iterator[pa.RecordBa
     columns = _columns(given, name, needed)
     # Read everything as text: a label such as 007 is a name, not a number.
     options = pyarrow.csv.ConvertOptions(
-        column_types=dict.fromkeys(given, pa.string()), include_columns=columns, strings_can_be_null=False
+        column_types=dict.fromkeys(given, pa.string()), include_columns=[*columns], strings_can_be_null=False
     )
     with _opened(manifest, name) as file, closing(pyarrow.csv.open_csv(file, read, convert_options=options)) as reader:
         for batch in reader:
@@ -118,6 +153,17 @@ def _of_parquet(manifest: str, name: str, needed: list[str]) -> Iterator[pa.Reco
         metadata = pq.ParquetFile(file).metadata
     given = metadata.schema.to_arrow_schema()
     columns = _columns(given.names, name, needed)
+    check_row_groups(metadata, columns, name)
+    # Dictionaries hold a repeated value once, however long it is.
+    text = [column for column in columns if pa.types.is_string(given.field(column).type)]
+    with _opened(manifest, name) as file:
+        parquet = pq.ParquetFile(file, metadata=metadata, read_dictionary=text, pre_buffer=False)
+        for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[*columns], use_threads=False):
+            yield from _as_text(batch, columns, name)
+
+
+def check_row_groups(metadata: Any, columns: Iterable[str], name: str) -> None:
+    """Raise CatalogueError if the columns of a row group of a Parquet file take more memory than a manifest should."""
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
         chunks = [row_group.column(at) for at in range(row_group.num_columns)]
@@ -127,40 +173,38 @@ def _of_parquet(manifest: str, name: str, needed: list[str]) -> Iterator[pa.Reco
                 f"manifest '{name}': row group {group} takes {size:,} bytes; expected at most {_MAX_GROUP:,}: "
                 "write it with fewer rows per group"
             )
-    # Dictionaries hold a repeated value once, however long it is.
-    text = [column for column in columns if pa.types.is_string(given.field(column).type)]
-    with _opened(manifest, name) as file:
-        parquet = pq.ParquetFile(file, metadata=metadata, read_dictionary=text, pre_buffer=False)
-        for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns, use_threads=False):
-            yield from _as_text(batch, columns, name)
 
 
-def _columns(given: list[str], name: str, needed: list[str]) -> list[str]:
-    missing = [column for column in needed if column not in given]
+def _columns(given: list[str], name: str, needed: list[str]) -> dict[str, str]:
+    """Return the columns to read, each with its own name and the one it has here."""
+    plain = [re.sub(r"[\s_-]+", "", column.lower()) for column in given]
+    wanted = _COLUMNS if "label" in needed else {name: _COLUMNS[name] for name in ("uri", "size", "etag", "modified")}
+    columns = {}
+    for column, names in wanted.items():
+        spelling = next((known for known in names if known in plain), None)
+        if spelling is not None:
+            columns[given[plain.index(spelling)]] = column
+            if plain.count(spelling) > 1:
+                raise CatalogueError(
+                    f"manifest '{name}': {column} is there {plain.count(spelling)} times; "
+                    f"expected one column each, of text, for {', '.join(wanted)}"
+                )
+    missing = [column for column in needed if column not in columns.values()]
     if missing:
         raise CatalogueError(
             f"manifest '{name}' has the columns {', '.join(given)}; "
             f"expected uri, label and, if you like, split, group, source: {', '.join(missing)} missing"
         )
-    wanted: Sequence[str] = _COLUMNS if "label" in needed else needed
-    columns = [column for column in wanted if column in given]
-    twice = [column for column in columns if given.count(column) > 1]
-    if twice:
-        raise CatalogueError(
-            f"manifest '{name}': {', '.join(twice)} is there {given.count(twice[0])} times; "
-            f"expected one column each, of text, for {', '.join(columns)}"
-        )
     return columns
 
 
-def _as_text(batch: pa.RecordBatch, columns: list[str], name: str) -> Iterator[pa.RecordBatch]:
+def _as_text(batch: pa.RecordBatch, columns: dict[str, str], name: str) -> Iterator[pa.RecordBatch]:
     for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
         some, arrays = batch.slice(start, _ROWS_AT_ONCE), []
         for column in columns:
             values = some.column(column)
             try:
-                words = values.dictionary if pa.types.is_dictionary(values.type) else values
-                words = words.cast(pa.string())
+                words = as_texts(values.dictionary if pa.types.is_dictionary(values.type) else values)
                 longest = pc.max(pc.binary_length(words)).as_py() or 0
                 if longest > _MAX_VALUE:
                     raise CatalogueError(
@@ -173,7 +217,15 @@ def _as_text(batch: pa.RecordBatch, columns: list[str], name: str) -> Iterator[p
                 raise CatalogueError(
                     f"manifest '{name}': {exc.args[0]}; expected one column each, of text, for {', '.join(columns)}"
                 ) from exc
-        yield pa.RecordBatch.from_arrays(arrays, names=columns)
+        yield pa.RecordBatch.from_arrays(arrays, names=[*columns.values()])
+
+
+def as_texts(values: pa.Array) -> pa.Array:
+    """Return values as text; times in seconds since 1970 with six decimals, as versions have them."""
+    if not pa.types.is_timestamp(values.type):
+        return values.cast(pa.string())
+    since = values.cast(pa.timestamp("us", values.type.tz), safe=False).cast(pa.int64()).to_pylist()
+    return pa.array([None if time is None else f"{time / 1e6:.6f}" for time in since], pa.string())
 
 
 def _opened(manifest: str, name: str) -> Any:

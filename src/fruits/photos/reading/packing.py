@@ -185,17 +185,16 @@ def unpack(root: str, to: str, *, overwrite: bool = False, progress: Progress | 
 
 def _with_paths(table: pa.Table, builder: CatalogueBuilder) -> pa.Table:
     """Add the column ``path``, unique within the pack, and sort by it."""
-    uris = table["uri"].cast(pa.string())
-    paths = uris
+    uris = paths = table["uri"]
     for source, name in _names(list(builder.roots)).items():
         root = builder.roots[source]
         mine = pc.equal(table["source"].cast(pa.string()), source)
         below = pc.and_(mine, pc.starts_with(uris, root))
-        prefix = pa.scalar(f"{name}/" if len(builder.roots) > 1 else "")
-        within = pc.binary_join_element_wise(prefix, pc.utf8_slice_codeunits(uris, len(root)), "")
+        prefix, nothing = _text(f"{name}/" if len(builder.roots) > 1 else ""), _text("")
+        within = pc.binary_join_element_wise(prefix, pc.utf8_slice_codeunits(uris, len(root)), nothing)
         # A photo outside the manifest's folder keeps its whole path, below "elsewhere/".
         whole = pc.replace_substring_regex(uris, r"^([a-z0-9]+://|pack:)?/*", "")
-        beyond = pc.binary_join_element_wise(prefix, pa.scalar("elsewhere/"), whole, "")
+        beyond = pc.binary_join_element_wise(prefix, _text("elsewhere/"), whole, nothing)
         paths = pc.if_else(mine, pc.if_else(below, within, beyond), paths)
     table = table.append_column("path", paths).sort_by("path").combine_chunks()
     column = table["path"].combine_chunks()
@@ -204,6 +203,10 @@ def _with_paths(table: pa.Table, builder: CatalogueBuilder) -> pa.Table:
         one = column[int(np.flatnonzero(same)[0])].as_py()
         raise CatalogueError(f"two photos would both be '{one}' in the pack; pack their sources one by one")
     return table
+
+
+def _text(value: str) -> pa.Scalar:
+    return pa.scalar(value, pa.large_string())
 
 
 def _names(sources: list[str]) -> dict[str, str]:
