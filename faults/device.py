@@ -173,6 +173,7 @@ class Try:
         wire.model_s, wire.failing = 0.0, ""
         page.goto(wire.url)
         switch = page.get_by_role("switch")
+        page.locator("#consent summary").click()
         switch.wait_for()
         if self.moment in ("slow model", "toggled"):
             wire.model_s = draw.uniform(0.2, 1.0)
@@ -186,6 +187,7 @@ class Try:
             page.wait_for_selector("#files", state="attached")
             # As early as the page listens at all: what comes before that reaches nobody.
             page.wait_for_function("() => !document.documentElement.classList.contains('unsaid')")
+            page.locator("#consent summary").click()
         else:
             switch.check()
         if self.moment == "toggled":

@@ -258,6 +258,11 @@ class Visit:
         self.page.wait_for_function("() => !document.documentElement.classList.contains('unsaid')")
         return self.page
 
+    def choices(self) -> None:
+        """Show what a visitor can choose: kept or not, shown or not, on this device only."""
+        if not self.page.locator("#consent").evaluate("(one) => one.open"):
+            self.page.locator("#consent summary").click()
+
     def pick(self, *photos: Path | dict[str, Any]) -> None:
         """Choose photos with the file picker."""
         files = [

@@ -75,6 +75,7 @@ def _answered_here(watched: Watched, count: int = 1) -> None:
 @pytest.mark.parametrize("asset", ["**/v1/model", "**/features.bin", "**/recognizer.onnx", "**/*.wasm"])
 def test_photo_waits_for_the_model_after_switching_on(watched: Watched, recogniser: Any, asset: str) -> None:
     page = watched.visitor.open()
+    watched.visitor.choices()
     page.get_by_role("switch").wait_for()
     watched.hold(asset)
     page.get_by_role("switch").check()
@@ -90,12 +91,14 @@ def test_photo_waits_for_the_model_after_switching_on(watched: Watched, recognis
 @pytest.mark.parametrize("asset", ["**/static/page.json", "**/v1/model", "**/recognizer.onnx"])
 def test_earlier_choice_holds_after_a_reload_before_any_photo(watched: Watched, recogniser: Any, asset: str) -> None:
     page = watched.visitor.open()
+    watched.visitor.choices()
     page.get_by_role("switch").check()
     page.wait_for_selector("text=Ready: your photos stay on this device.")
     watched.hold(asset)
     page.reload(wait_until="commit")
     page.wait_for_selector("#files", state="attached")
     page.wait_for_function("() => !document.documentElement.classList.contains('unsaid')")
+    watched.visitor.choices()
     assert page.get_by_role("switch").is_checked()
     assert page.get_by_label("Keep my photo").is_disabled()
     watched.visitor.pick(*recogniser.some("Melonette Striped"), *recogniser.some("Moon Pear 1"))
@@ -110,6 +113,7 @@ def test_model_that_cannot_be_loaded_sends_nothing_and_asks(watched: Watched, re
     watched.visitor.expected.append("500")
     page = watched.visitor.open()
     page.route("**/recognizer.onnx", lambda route: route.fulfill(status=500, body="no"))
+    watched.visitor.choices()
     page.get_by_role("switch").check()
     watched.visitor.pick(*recogniser.some("Moon Pear 1", 2))
     cards = watched.visitor.answers(2)
@@ -123,6 +127,7 @@ def test_model_that_cannot_be_loaded_sends_nothing_and_asks(watched: Watched, re
     watched.visitor.shot("device-asks", full_page=True)
     cards.first.get_by_role("button", name="Switch off, and send this photo").click()
     page.wait_for_function("() => document.querySelector('.card h2')")
+    watched.visitor.choices()
     assert not page.get_by_role("switch").is_checked()
     assert len(watched.posts) == 1
     assert "This photo was not sent" in watched.visitor.answers(2).nth(1).inner_text(), "only that one was agreed to"
@@ -135,6 +140,7 @@ def test_model_that_cannot_be_loaded_sends_nothing_and_asks(watched: Watched, re
 
 def test_photo_chosen_for_this_device_is_not_sent_when_the_switch_goes_off(watched: Watched, recogniser: Any) -> None:
     page = watched.visitor.open()
+    watched.visitor.choices()
     page.get_by_role("switch").wait_for()
     watched.hold("**/recognizer.onnx")
     for _ in range(3):
@@ -158,6 +164,7 @@ def test_switching_on_stops_what_is_on_its_way_and_what_waits_to_be_sent_again(
 ) -> None:
     watched.visitor.expected += ["503", "ERR_ABORTED"]
     page = watched.visitor.open()
+    watched.visitor.choices()
     page.get_by_role("switch").wait_for()
     said = {"code": "busy", "message": {"en": "Busy.", "fr": "Occupé."}, "request_id": "x"}
     busy: dict[str, Any] = {"status": 503, "headers": {"Retry-After": "2"}, "json": {"error": said}}
@@ -190,6 +197,7 @@ def test_choice_of_a_service_that_no_longer_has_the_runtime_still_stands(watched
     page.get_by_role("button", name="Use the service instead").click()
     page.reload()
     page.wait_for_timeout(300)
+    watched.visitor.choices()
     assert page.get_by_role("switch").count() == 0
 
 
@@ -199,6 +207,7 @@ def test_worker_that_stops_is_told_and_its_photo_waits(watched: Watched, recogni
         "const Real = Worker; window.Worker = class extends Real { constructor(...all) { super(...all); window.last = this; } };"
     )
     page.reload()
+    watched.visitor.choices()
     page.get_by_role("switch").check()
     page.wait_for_selector("text=Ready: your photos stay on this device.")
     page.evaluate("window.last.dispatchEvent(new Event('error'))")
@@ -220,6 +229,7 @@ def test_consent_given_after_a_photo_was_chosen_is_not_for_that_photo(
     page.route("**/v1/recognise", lambda route: route.fulfill(**busy))
     visitor.pick(*recogniser.some("Moon Pear 1"))
     page.wait_for_selector("text=Trying again in")
+    visitor.choices()
     page.get_by_label("Keep my photo").check()
     page.unroute("**/v1/recognise")
     assert "was not kept" in visitor.answers(1).first.inner_text()

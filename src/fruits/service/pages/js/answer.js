@@ -8,16 +8,19 @@ import { at } from "./place.js";
 
 /** What an answer says in one line; read out by screen readers when it arrives. */
 export function spokenLine(answer) {
-  return () => (answer.outcome === "probable" ? nameOf(answer) : text("announced", { name: nameOf(answer), sure: sureness(answer) }));
+  return () => {
+    const said = answer.outcome === "probable" ? nameOf(answer) : text("announced", { name: nameOf(answer), sure: sureness(answer) });
+    return answer.outcome === "unsure" ? `${said} ${answer.kinds.map(text).join(", ")}` : said;
+  };
 }
 
-function nameOf(answer) {
+export function nameOf(answer) {
   if (!answer.name) return text(answer.outcome);
   const name = text(answer.name);
   return answer.outcome === "probable" ? text("probable", { name: inASentence(name), share: percent(answer.probability) }) : name;
 }
 
-function sureness(answer) {
+export function sureness(answer) {
   const share = percent(answer.probability);
   if (answer.outcome === "variety") return text("sure_variety", { share });
   if (answer.outcome === "kind") return text(answer.labels[0]?.en === answer.name.en ? "sure_name" : "sure_kind", { share });
@@ -27,21 +30,29 @@ function sureness(answer) {
 /** Whether anything is named for sure. */
 export const isCertain = (answer) => answer.outcome === "variety" || answer.outcome === "kind";
 
+/** Whether an answer is a guess, or a few. */
+export const isGuess = (answer) => answer.outcome === "probable" || answer.outcome === "unsure";
+
 /**
- * Return the parts of an answer.
+ * Return the parts of an answer: what is said first, and what stands below the question whether it is right.
  *
- * @returns {Node[]}
+ * @param {object} answer
+ * @param {{asked: boolean}} options  Whether the question follows: then its buttons are the guesses, and no list repeats them.
+ * @returns {{first: Node[], more: Node[]}}
  */
-export function answerParts(answer) {
+export function answerParts(answer, { asked }) {
   const certain = isCertain(answer);
-  const parts = [heading(answer, certain)];
-  if (answer.line) parts.push(element("p.line", {}, say(element("span"), answer.line)));
-  if (answer.outcome === "probable") {
-    if (answer.advice.length) parts.push(advice(answer));
-  } else if (!certain) parts.push(advice(answer), say(element("p.remark"), () => sureness(answer)));
-  parts.push(bars(answer, certain));
-  if (answer.alike?.length) parts.push(alike(answer.alike));
-  return parts;
+  const first = [heading(answer, certain)];
+  const more = [];
+  if (answer.line) (certain || !asked ? first : more).push(element("p.line", {}, say(element("span"), answer.line)));
+  if (!isGuess(answer) || !asked) {
+    const list = [bars(answer, certain)];
+    if (!certain && answer.outcome !== "probable") list.unshift(say(element("p.remark"), () => sureness(answer)));
+    (certain ? more : first).push(...list);
+  }
+  if (!certain && (answer.outcome !== "probable" || answer.advice.length)) more.push(advice(answer));
+  if (answer.alike?.length) more.push(alike(answer.alike));
+  return { first, more };
 }
 
 function heading(answer, certain) {

@@ -23,6 +23,7 @@ export async function recognise(blobs, { keep, show = false, language, signal = 
   blobs.forEach((blob, number) => form.append("photo", blob, `${number + 1}.jpg`));
   form.append("keep", String(keep));
   form.append("show", String(show));
+  form.append("explain", "true"); // the answer with its activation map
   form.append("lang", language);
   return (await ask("/v1/recognise", { method: "POST", body: form, signal })).json();
 }

@@ -9,7 +9,7 @@ const LINE = "line_";
 /**
  * Decide what is said of one photo.
  *
- * @param {{probabilities: Float32Array, strangeness: number, brightness: number, sharpness: number}} numbers
+ * @param {{probabilities: Float32Array, evidence: Float32Array|null, strangeness: number, brightness: number, sharpness: number}} numbers
  * @param {{taxonomy: object, certainty: object}} model  As GET /v1/model gives them.
  * @param {number} shortSide  Of the photo, in pixels.
  */
@@ -58,7 +58,29 @@ export function decide(numbers, { taxonomy, certainty }, shortSide) {
     strangeness,
     advice: certain ? [] : adviceOn(numbers, certainty.limits, shortSide).map((code) => ({ code })),
     alike: [],
+    map: numbers.evidence ? mapOf(numbers, taxonomy.kind_of, kinds[0]) : null,
   };
+}
+
+/**
+ * Where on the photo the evidence for a kind is: recogniser/explain.py's contribution, its positive part from 0 to 1.
+ *
+ * @param {{evidence: Float32Array, probabilities: Float32Array}} numbers  The evidence: logits of each place, row by row.
+ */
+function mapOf({ evidence, probabilities }, kindOf, kind) {
+  const c = probabilities.length;
+  const places = evidence.length / c;
+  const side = Math.round(Math.sqrt(places));
+  if (side * side !== places) return null; // the network's input is a square, and so is its map
+  const of = kindOf.map((one) => one === kind);
+  const total = probabilities.reduce((sum, p, label) => sum + (of[label] ? p : 0), 0);
+  const values = Array.from({ length: places }, (_, place) => {
+    const own = evidence.subarray(place * c, (place + 1) * c);
+    const mean = own.reduce((sum, logit) => sum + logit, 0) / c;
+    return Math.max(0, own.reduce((sum, logit, label) => (of[label] ? sum + ((logit - mean) * probabilities[label]) / total : sum), 0));
+  });
+  const most = Math.max(...values, 1e-6);
+  return { rows: side, columns: side, values: values.map((value) => value / most) };
 }
 
 function nameOfLabel(taxonomy, label) {

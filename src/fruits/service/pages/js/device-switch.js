@@ -16,6 +16,8 @@ export class DeviceSwitch {
   #state = $("device-state");
   #turned;
   #announce;
+  #said;
+  #share = 0;
   #size = null;
   #device = null; // another one each time it is switched on, so that nothing of an earlier choice comes in between
   #opening = null;
@@ -23,11 +25,13 @@ export class DeviceSwitch {
   #loaded = false;
 
   /**
-   * @param {{turned: () => void, announce: (key: string) => void}} tell  `turned`: it was switched, or the model came or failed.
+   * @param {{turned: () => void, announce: (key: string) => void, said: () => void}} tell  `turned`: it was switched, or the model
+   *   came or failed; `said`: its state is another one.
    */
-  constructor({ turned, announce }) {
+  constructor({ turned, announce, said }) {
     this.#turned = turned;
     this.#announce = announce;
+    this.#said = said;
     this.#box.checked = remembered(); // a browser may have restored another state
     if (this.on) $("device-choice").hidden = false;
   }
@@ -45,6 +49,15 @@ export class DeviceSwitch {
   /** Whether the model could not be loaded. */
   get failed() {
     return this.on && this.#problem !== null;
+  }
+
+  /** What it says while it is on, as a key with its values; null while it is off. */
+  get state() {
+    if (!this.on) return null;
+    if (this.#problem) return { key: this.#problem };
+    if (this.#loaded) return { key: "device_ready" };
+    const share = this.#share;
+    return { key: "device_loading", values: { get share() { return percent(share); } } };
   }
 
   /** Listen to the visitor; load the model if it was chosen before. */
@@ -96,8 +109,13 @@ export class DeviceSwitch {
       });
     this.#loaded = false;
     this.#problem = null;
+    this.#share = 0;
     this.#opening = device.open(
-      (share) => this.#device === device && !this.#problem && say(this.#state, "device_loading", { get share() { return percent(share); } }),
+      (share) => {
+        if (this.#device !== device || this.#problem) return;
+        this.#share = share;
+        this.#say();
+      },
       () => failed(new Error("the worker stopped")),
     );
     this.#opening.then(() => now(() => (this.#loaded = true)), failed);
@@ -116,9 +134,9 @@ export class DeviceSwitch {
   #say() {
     const whole = this.#size;
     $("device-ask").hidden = !this.failed;
-    if (this.#problem) say(this.#state, this.#problem);
-    else if (this.#loaded) say(this.#state, "device_ready");
-    else if (this.on) say(this.#state, "device_loading", { get share() { return percent(0); } });
+    const now = this.state;
+    this.#said();
+    if (now) say(this.#state, now.key, now.values);
     else if (whole === null) say(this.#state, "device_plain");
     else say(this.#state, "device_more", { get size() { return megabytes(whole); } });
   }

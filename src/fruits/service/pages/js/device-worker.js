@@ -55,6 +55,7 @@ async function run(pixels) {
   const numbers = {
     probabilities: Float32Array.from(out.probabilities.data),
     features: Float32Array.from(out.features.data),
+    evidence: out.evidence ? Float32Array.from(out.evidence.data) : null, // of each place of the map, if the network has one
     strangeness: out.strangeness.data[0],
     brightness: out.brightness.data[0],
     sharpness: out.sharpness.data[0],

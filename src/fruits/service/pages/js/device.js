@@ -54,7 +54,9 @@ export class Device {
   async recognise(blob) {
     const photo = await pixels(blob);
     const { numbers, shortSide } = await this.#ask("recognise", { photo }, [photo.rgb.buffer]);
-    return { ...decide(numbers, this.#model, shortSide), alike: nearest(numbers.features, this.#gallery, this.#model) };
+    const answer = decide(numbers, this.#model, shortSide);
+    if (answer.map) answer.map.fit = this.#model.fit;
+    return { ...answer, alike: nearest(numbers.features, this.#gallery, this.#model) };
   }
 
   async #open(progress, broken) {

@@ -1,10 +1,10 @@
 // What a visitor can do about an answer of the service: say whether it is right, say what it is instead, have it deleted.
 
-import { isCertain } from "./answer.js";
+import { isCertain, isGuess } from "./answer.js";
 import { deleteSubmission, giveFeedback, knownLabels } from "./api.js";
 import { combobox, optionsOf } from "./combobox.js";
 import { element, icon } from "./elements.js";
-import { say, text } from "./localisation.js";
+import { percent, say, text } from "./localisation.js";
 import { at } from "./place.js";
 
 /**
@@ -18,18 +18,21 @@ export function feedbackParts(answer, { failed, deleted }) {
   const wrong = element("form.wrong", { hidden: true, novalidate: true });
   const said = element("p.said", { role: "status" });
   const certain = isCertain(answer);
-  const guessed = answer.outcome === "probable" || answer.outcome === "unsure";
+  const guessed = isGuess(answer);
   const yes = element("button.button.small", { type: "button" }, icon("yes", 18), say(element("span"), certain ? "yes" : "indeed"));
   const no = element("button.button.small", { type: "button", "aria-expanded": "false" }, certain ? icon("no", 18) : null, say(element("span"), certain ? "no" : guessed ? "something_else" : "name_it"));
   const asked = certain ? "is_right" : guessed ? "which_of_these" : "do_you_know";
   say(question, asked, undefined, "label");
   // Where nothing is sure, a guess is a button; of "none of these" one can say that it is right.
-  question.append(say(element("span", { "aria-hidden": "true" }), asked), ...(guessed ? answer.kinds.map(guess) : [yes]), no);
+  question.append(say(element("span", { "aria-hidden": "true" }), asked), ...(guessed ? [element("div.guesses", {}, ...answer.kinds.map(guess))] : [yes]), no);
 
   function guess(one) {
     const right = answer.outcome === "probable" && one.kind === answer.kind;
     const choose = () => send(right, right ? null : { value: one.kind, get shown() { return text(one); } });
-    return element("button.button.small.guess", { type: "button", click: choose }, say(element("bdi"), one));
+    const share = say(element("span.share.quiet"), () => percent(one.probability));
+    const fill = element("span.fill", { "aria-hidden": "true" });
+    fill.style.width = `${100 * one.probability}%`;
+    return element("button.button.guess", { type: "button", click: choose }, fill, say(element("bdi"), one), " ", share);
   }
   const send = async (right, label) => {
     try {

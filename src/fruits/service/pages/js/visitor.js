@@ -2,9 +2,11 @@
 
 import { Refused, recognise } from "./api.js";
 import { answerParts, spokenLine } from "./answer.js";
+import { Choices } from "./choices.js";
 import { DeviceSwitch } from "./device-switch.js";
 import { element } from "./elements.js";
 import { feedbackParts } from "./feedback.js";
+import { MapToggle } from "./map.js";
 import { sayPrivacy } from "./privacy.js";
 import { Unreadable, shrink } from "./photo.js";
 import { has, language, say, speak, text } from "./localisation.js";
@@ -20,15 +22,13 @@ speak();
 const $ = (id) => document.getElementById(id);
 const picker = $("picker");
 const answers = $("answers");
-const keep = $("keep");
-const show = $("show");
 let count = 0;
 const waiting = new Set(); // what to do once there is a connection
 const unanswered = new Set(); // cards
 const asking = new Set(); // cards whose photo was not sent, and which ask what to do
 const sending = new Set(); // what stops requests that are on their way
-const device = new DeviceSwitch({ turned, announce });
-keep.addEventListener("change", consents);
+const device = new DeviceSwitch({ turned, announce, said: () => choices.sayWay() });
+const choices = new Choices(device);
 device.start();
 sayPrivacy().catch(() => {}); // without a connection there are the general words
 
@@ -80,13 +80,22 @@ async function take(list) {
   else connection(false);
   files = files.slice(0, MOST);
   const cards = files.map((file) => new Card(file));
+  document.documentElement.classList.add("answered"); // the picker makes room for the answer
   answers.prepend(...cards.map((card) => card.node)); // the previews, at once
-  cards[0].node.scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  intoView(cards[0].node);
   for (let start = 0; start < cards.length; start += AT_ONCE) {
     const some = [];
     for (const card of cards.slice(start, start + AT_ONCE)) if (await card.prepare()) some.push(card);
     if (some.length) await look(some);
   }
+}
+
+/** Bring the top of a card into the upper half of the screen, where its answer is seen with its photo. */
+function intoView(card) {
+  const { top } = card.getBoundingClientRect();
+  if (scrollY === 0 && top < innerHeight / 2) return;
+  if (top >= 0 && top < innerHeight / 4) return;
+  card.scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
 }
 
 // --- Photos are looked at ---------------------------------------------------------------------------------------------
@@ -112,8 +121,8 @@ async function send(cards) {
     const stop = new AbortController();
     sending.add(stop);
     try {
-      const kept = keep.checked && cards.every((card) => card.keep); // of when the photo was chosen, and not taken back since
-      const shown = kept && show.checked && cards.every((card) => card.show);
+      const kept = choices.keep && cards.every((card) => card.keep); // of when the photo was chosen, and not taken back since
+      const shown = kept && choices.show && cards.every((card) => card.show);
       const { photos } = await recognise(cards.map((card) => card.blob), { keep: kept, show: shown, language: language(), signal: stop.signal });
       cards.forEach((card, number) => (photos[number].error ? card.failed(refusal(photos[number].error)) : card.answered(photos[number])));
       return;
@@ -151,19 +160,10 @@ async function lookHere(cards) {
   }
 }
 
-/** A photo that is not kept cannot be shown; the second consent is never given by itself. */
-function consents() {
-  show.disabled = !keep.checked;
-  show.checked &&= keep.checked;
-}
-
 /** What the switch changes at once: what is on its way is stopped, what waits stays here. */
 function turned() {
-  keep.disabled = device.on;
-  say(document.querySelector("[data-t=keep_more]"), device.on ? "keep_device" : "keep_more");
+  choices.turned();
   if (device.on) {
-    keep.checked = false;
-    consents();
     for (const card of unanswered) card.stays = true;
     for (const stop of sending) stop.abort();
   }
@@ -189,8 +189,8 @@ class Card {
   constructor(file) {
     this.file = file;
     this.blob = null;
-    this.keep = keep.checked;
-    this.show = show.checked;
+    this.keep = choices.keep;
+    this.show = choices.show;
     this.stays = device.on; // on this device, whatever is switched later
     unanswered.add(this);
     count += 1;
@@ -198,13 +198,15 @@ class Card {
     say(this.picture, "photo_number", { n: count }, "alt");
     this.picture.addEventListener("error", () => this.picture.classList.add("broken"));
     this.body = element("div.said-of-it");
-    this.node = element("article.card", { "aria-busy": "true" }, element("div.picture", {}, this.picture), this.body);
+    this.frame = element("div.picture", {}, this.picture);
+    this.node = element("article.card", { "aria-busy": "true" }, this.frame, this.body);
     this.busy();
   }
 
   async prepare() {
     try {
-      this.blob = (await shrink(this.file)).blob;
+      this.small = await shrink(this.file);
+      this.blob = this.small.blob;
     } catch (error) {
       this.failed(error);
       return false;
@@ -250,10 +252,14 @@ class Card {
   answered(answer, { here = false } = {}) {
     this.done();
     unanswered.delete(this);
-    const parts = answerParts(answer);
-    if (here) parts.push(element("p.fate.quiet", {}, say(element("span"), "on_device")));
-    else parts.push(...feedbackParts(answer, { failed: (error, place) => explain(error, place), deleted: () => this.gone(answer.kept ? "deleted_kept" : "deleted") }));
-    this.body.replaceChildren(...parts);
+    const { first, more } = answerParts(answer, { asked: !here });
+    const foot = here
+      ? [element("p.fate.quiet", {}, say(element("span"), "on_device"))]
+      : feedbackParts(answer, { failed: (error, place) => explain(error, place), deleted: () => this.gone(answer.kept ? "deleted_kept" : "deleted") });
+    const fate = foot.pop();
+    this.body.replaceChildren(...first, ...foot, ...more, fate);
+    this.frame.querySelectorAll(".map, .map-toggle").forEach((one) => one.remove());
+    if (answer.map) this.frame.append(...new MapToggle(answer, this.small).nodes);
     announce(spokenLine(answer));
   }
 
@@ -285,7 +291,7 @@ class Card {
     this.body.firstChild.focus({ preventScroll: true });
     this.node.classList.add("gone");
     URL.revokeObjectURL(this.picture.src);
-    this.picture.parentNode.replaceChildren();
+    this.frame.replaceChildren();
     announce(words);
   }
 
