@@ -235,17 +235,18 @@ def _submission(one: Recognised, lang: str, *, show: bool) -> NewSubmission:
 
 def _as_json(one: Recognised, receipt: Receipt, total_s: float, *, explained: bool) -> dict[str, Any]:
     answer, model = one.answer, one.model
-    name, labels = answer.name, model.bundle.labels
+    labels = model.bundle.labels
+    name, line = model.told(answer)
     return {
         "id": receipt.id,
         "secret": receipt.secret,
         "outcome": answer.outcome,
         "kind": answer.kind or None,
         "variety": answer.variety or None,
-        "name": name.names() if name else None,
-        "line": name.lines() if name else None,
+        "name": name,
+        "line": line,
         "probability": round(answer.probability, 6),
-        "kinds": [{"kind": kind, **called.names(), "probability": round(p, 6)} for kind, called, p in answer.kinds],
+        "kinds": [{"kind": kind, **model.kinds[kind], "probability": round(p, 6)} for kind, _, p in answer.kinds],
         "labels": [
             {"label": label, **model.names[label], "probability": round(p, 6)}
             for label, p in zip(answer.labels, answer.probabilities, strict=True)

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Final
 
 import uvicorn
 from fastapi import FastAPI
+from threadpoolctl import threadpool_limits
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fruits.errors import ConfigError
@@ -86,7 +87,9 @@ def serve(config: ServiceConfig, *, listening: Callable[[str], None], quiet: boo
         app, config, lambda: listening(f"http://{shown}:{port}"),
     )  # fmt: skip
     try:
-        server.run(sockets=[listener])
+        # Workers are threads already: a BLAS library that divides their small products among more threads only makes these wait.
+        with threadpool_limits(1, "blas"):
+            server.run(sockets=[listener])
     except SystemExit:  # raised by uvicorn if the application does not start
         if app.state.failure is None:
             raise

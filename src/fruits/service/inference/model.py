@@ -60,8 +60,8 @@ class Model:
     ----------
     bundle : Bundle
     identity : str
-    names : dict of dict
-        Names of every label, in every language.
+    names, kinds : dict of dict
+        Names of every label and of every kind, in every language.
     labels_body, model_body : bytes
         Response bodies of ``/v1/labels`` and ``/v1/model``, encoded once.
     """
@@ -78,6 +78,11 @@ class Model:
             for kind, variety in zip(taxonomy.kind_of, taxonomy.variety_of, strict=True)
         ]
         self.names = {label: name.names() for label, name in zip(taxonomy.labels, named, strict=True)}
+        self.kinds = {kind: name.names() for kind, name in zip(taxonomy.kind_ids, taxonomy.kinds, strict=True)}
+        self._lines = {kind: name.lines() for kind, name in zip(taxonomy.kind_ids, taxonomy.kinds, strict=True)}
+        varieties = list(zip(taxonomy.variety_ids, taxonomy.varieties, strict=True))
+        self._variety_names = {variety: name.names() for variety, name in varieties}
+        self._variety_lines = {variety: name.lines() for variety, name in varieties}
         labels = [
             {
                 "label": label,
@@ -87,7 +92,7 @@ class Model:
             }
             for label, kind, variety in zip(taxonomy.labels, taxonomy.kind_of, taxonomy.variety_of, strict=True)
         ]
-        kinds = [{"kind": kind, **name.names()} for kind, name in zip(taxonomy.kind_ids, taxonomy.kinds, strict=True)]
+        kinds = [{"kind": kind, **names} for kind, names in self.kinds.items()]
         self.labels_body = _json({"labels": labels, "kinds": kinds})
         self.model_body = _json(
             {
@@ -110,6 +115,12 @@ class Model:
                 },
             }
         )
+
+    def told(self, answer: Answer) -> tuple[dict[str, str] | None, dict[str, str] | None]:
+        """Return the name of what an answer names and the line about it, in every language; None without one."""
+        if answer.variety:
+            return self._variety_names[answer.variety], self._variety_lines[answer.variety]
+        return self.kinds.get(answer.kind), self._lines.get(answer.kind)
 
     def recognise(
         self, pixels: NDArray[np.uint8], short_sides: NDArray[np.int64], *, explained: Sequence[bool] = ()
