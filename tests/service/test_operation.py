@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -287,3 +288,25 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+_BLAS_THREADS = """
+import os, signal, sys
+from threadpoolctl import threadpool_info
+from fruits.service.http.server import serve
+from fruits.service.settings import ServiceConfig
+
+def listening(address):
+    print(max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+serve(ServiceConfig(out=sys.argv[1], data=sys.argv[2], port=0), listening=listening, quiet=True)
+"""
+
+
+def test_the_small_products_of_a_request_are_not_divided_among_threads(finished_run: Any, tmp_path: Path) -> None:
+    # On one core BLAS has one thread anyway.
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", _BLAS_THREADS, str(finished_run.out), str(tmp_path / "data")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr

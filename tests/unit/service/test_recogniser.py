@@ -14,7 +14,7 @@ from fruits.errors import BundleError, ImageDecodeError
 from fruits.photos.decoding.images import read_size
 from fruits.recogniser import bundle as bundles
 from fruits.service.inference.model import made_photo
-from fruits.service.inference.workers import Recogniser
+from fruits.service.inference.workers import Recogniser, share
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +104,11 @@ def test_a_new_bundle_takes_over_and_the_old_one_can_still_be_looked_at(finished
 
 def test_made_photo_is_a_photo() -> None:
     assert read_size(made_photo()) == (200, 160)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "work_s", "taken"),
+    [(8, 0.02, 4), (8, 0.0005, 8), (3, 0.0005, 3), (100, 0.02, 8), (1, 0.5, 1), (6, 0.0015, 4)],
+)
+def test_photos_are_divided_among_workers_only_if_they_take_time(waiting: int, work_s: float, taken: int) -> None:
+    assert share(waiting, workers=2, batch=8, work_s=work_s) == taken

@@ -39,6 +39,9 @@ _WALL_FACTOR: Final = 4.0
 _MEMORY_MIB: Final = 2048
 #: Weight of the newest batch in the moving average of the time per photo.
 _NEWEST: Final = 0.1
+#: Seconds of work in a batch below which it is not divided among idle workers: a batch costs a good millisecond at any size,
+#: so many small ones of a fast network take more of the cores than they save.
+_WORTH_DIVIDING_S: Final = 0.006
 #: Initial estimate of the seconds per light and per heavy photo; soon replaced by measurements.
 _FIRST_GUESS_S: Final = (0.01, 0.5)
 #: One measurement may raise the estimate by this factor at most: a single outlier says little about the next photos.
@@ -130,6 +133,7 @@ class Recogniser:
         self._ready = threading.Condition()
         self._closed = False
         self._photo_s = list(_FIRST_GUESS_S)
+        self._work_s = _FIRST_GUESS_S[0]
         self._at_work = 0
         self._since = [0.0] * workers
         self._workers = [
@@ -270,14 +274,15 @@ class Recogniser:
                     self._at_work += 1
                     return [self._heavy.popleft()]
                 if self._light:
-                    # An equal share, so that no worker is idle while another has a long batch.
-                    share = -(-len(self._light) // len(self._workers))
-                    jobs = [self._light.popleft() for _ in range(min(self._batch, share))]
+                    jobs = [self._light.popleft() for _ in range(self._next_batch())]
                     self._at_work += len(jobs)
                     return jobs
                 if self._closed and not self._heavy:
                     return []
                 self._ready.wait()
+
+    def _next_batch(self) -> int:
+        return share(len(self._light), workers=len(self._workers), batch=self._batch, work_s=self._work_s)
 
     def _work(self, number: int) -> None:
         with Decoder(self._limits) as decoder:
@@ -307,7 +312,7 @@ class Recogniser:
         size = preprocessing.size
         with decoder.begin([job.data for job in jobs], preprocessing) as decoding:
             sizes = decoding.outcomes()
-            decoded = time.perf_counter()
+            decoded, inferring = time.perf_counter(), time.thread_time()
             good = [row for row, one in enumerate(sizes) if not isinstance(one, ImageDecodeError)]
             each_s = (decoded - started) / len(jobs)
             outcomes: list[Any] = [
@@ -320,6 +325,10 @@ class Recogniser:
             explained = [jobs[row].explain for row in good]
             recognised = model.recognise(decoding.pixels(size), sides, explained=explained) if good else []
         inferred = time.perf_counter()
+        if not jobs[0].heavy:
+            # The least of late: waiting for a core takes time too, but is no reason to divide more.
+            work_s = each_s + (time.thread_time() - inferring) / len(jobs)
+            self._work_s = min(work_s, (1 + _NEWEST) * self._work_s)
         for row, one in zip(good, recognised, strict=True):
             if isinstance(one, ImageDecodeError):
                 outcomes[row] = UnreadableError(one.code, str(one), each_s)
@@ -335,6 +344,15 @@ class Recogniser:
                 model, *one, kept, started - jobs[row].since, decoded - started, inferred - decoded, len(jobs)
             )
         return outcomes
+
+
+def share(waiting: int, *, workers: int, batch: int, work_s: float) -> int:
+    """Return how many of the waiting photos make the next batch, at ``work_s`` seconds of work each.
+
+    An equal share, so that no worker is idle while another has a long batch; all of them if they take no time anyway.
+    """
+    equal = -(-waiting // workers)
+    return min(waiting, batch, max(equal, int(_WORTH_DIVIDING_S / work_s)))
 
 
 def _deliver(jobs: list[_Job], outcomes: Sequence[Recognised | Exception]) -> None:
