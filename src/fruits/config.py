@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from fruits import extensions
-from fruits.errors import ConfigError
+from fruits.errors import ConfigError, naming, option
 
 #: Default backbone: an embedded network for photos taken by people.
 DEFAULT_BACKBONE: Final = "fruits-photo"
@@ -76,7 +76,7 @@ class RunConfig:
         DEFAULT_BACKBONE, "Name of an embedded network, an ONNX file, or several joined by +.", metavar="NAME|FILE"
     )
     size: int | None = choice(None, "Side of the network's input in pixels; default: the card's.", metavar="PIXELS")
-    fit: Fit | None = choice(
+    resize_mode: Fit | None = choice(
         None,
         "pad, crop or squash a photo that is not square; default: the card's.",
         names=("--resize-mode", "--fit"),
@@ -132,39 +132,46 @@ class RunConfig:
         if not self.sources:
             raise ConfigError("no photos given; expected at least one folder or manifest")
         if not self.out or not is_utf8(self.out):
-            raise ConfigError(f"--to {self.out!r}: expected a folder for the results, with a name in UTF-8")
-        if self.fit is not None and self.fit not in get_args(Fit):
-            raise ConfigError(f"--resize-mode {self.fit}: expected one of {', '.join(get_args(Fit))}")
+            raise ConfigError(f"{option('to', self.out)}: expected a folder for the results, with a name in UTF-8")
+        if self.resize_mode is not None and self.resize_mode not in get_args(Fit):
+            raise ConfigError(f"{option('resize_mode', self.resize_mode)}: expected one of {', '.join(get_args(Fit))}")
         if self.size is not None and not 8 <= self.size <= 2048:
-            raise ConfigError(f"--size {self.size}: expected 8 to 2048 pixels")
+            raise ConfigError(f"{option('size', self.size)}: expected 8 to 2048 pixels")
         if self.variance is not None and self.components is not None:
-            raise ConfigError("both --variance and --components given; they choose the same thing: give one")
+            raise ConfigError(
+                f"both {option('variance')} and {option('components')} given; they choose the same thing: give one"
+            )
         if self.variance is not None and not 0 < self.variance <= 1:
-            raise ConfigError(f"--variance {self.variance}: expected a share above 0 and up to 1, such as 0.99")
+            raise ConfigError(
+                f"{option('variance', self.variance)}: expected a share above 0 and up to 1, such as 0.99"
+            )
         if self.components is not None and self.components < 1:
-            raise ConfigError(f"--components {self.components}: expected 1 or more")
+            raise ConfigError(f"{option('components', self.components)}: expected 1 or more")
         if not 0 <= self.max_rejected <= 1:
-            raise ConfigError(f"--max-rejected {self.max_rejected}: expected a share from 0 to 1, such as 0.05")
+            raise ConfigError(
+                f"{option('max_rejected', self.max_rejected)}: expected a share from 0 to 1, such as 0.05"
+            )
         if self.sample is not None and self.sample < 1:
-            raise ConfigError(f"--sample {self.sample}: expected 1 or more photos per label")
+            raise ConfigError(f"{option('sample', self.sample)}: expected 1 or more photos per label")
         if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"--seed {self.seed}: expected 0 or more")
+            raise ConfigError(f"{option('seed', self.seed)}: expected 0 or more")
         if not 0.5 <= self.min_precision < 1:
             raise ConfigError(
-                f"--min-precision {self.min_precision}: expected a share from 0.5 to below 1, such as 0.92"
+                f"{option('min_precision', self.min_precision)}: expected a share from 0.5 to below 1, such as 0.92"
             )
         if not 0 <= self.gallery <= 2000:
-            raise ConfigError(f"--gallery {self.gallery}: expected 0 to 2000 photos")
+            raise ConfigError(f"{option('gallery', self.gallery)}: expected 0 to 2000 photos")
         if self.core_hour_usd is not None and not 0 <= self.core_hour_usd < 1e6:
             raise ConfigError(
-                f"--core-hour-usd {self.core_hour_usd}: expected what a core costs in an hour, such as 0.05"
+                f"{option('core_hour_usd', self.core_hour_usd)}: expected what a core costs in an hour, such as 0.05"
             )
         if self.device not in DEVICES:
-            raise ConfigError(f"--device {self.device}: expected one of {', '.join(DEVICES)}")
+            raise ConfigError(f"{option('device', self.device)}: expected one of {', '.join(DEVICES)}")
         for kind, name in (("head", self.head), ("engine", self.engine)):
-            extensions.get(kind, name)
+            with naming(kind, name):
+                extensions.get(kind, name)
         if self.workers < 0:
-            raise ConfigError(f"--workers {self.workers}: expected 1 or more")
+            raise ConfigError(f"{option('workers', self.workers)}: expected 1 or more")
         if self.workers == 0:
             object.__setattr__(self, "workers", usable_cores())
 
@@ -202,6 +209,10 @@ _ACCEPTED: Final[dict[str, tuple[tuple[type, ...], str]]] = {
 }
 
 
+#: Fields that the Python API calls otherwise.
+_KEYWORDS: Final = {"sources": "photos", "out": "to"}
+
+
 def _check_types(config: RunConfig) -> None:
     """Raise :class:`ConfigError` for a value of another type: the Python API checks nothing before."""
     for one in fields(config):
@@ -211,7 +222,9 @@ def _check_types(config: RunConfig) -> None:
         accepted, called = _ACCEPTED[kind]
         is_flag = isinstance(value, bool)
         if not isinstance(value, accepted) or (is_flag and kind != "bool"):
-            raise ConfigError(f"{one.name} is {value!r}; expected {called}{' or None' if optional else ''}")
+            raise ConfigError(
+                f"{option(_KEYWORDS.get(one.name, one.name), value)}: expected {called}{' or None' if optional else ''}"
+            )
 
 
 def is_utf8(name: str) -> bool:

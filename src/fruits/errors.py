@@ -6,6 +6,83 @@ exception: :class:`ImageDecodeError` is the only one about a single photo, and t
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+#: Set while a command runs. An environment variable, so that worker processes name options in the same way.
+_COMMAND_LINE: Final = "FRUITS_COMMAND_LINE"
+_UNSET: Final = object()
+#: Keyword arguments whose option is called otherwise.
+_FLAGS: Final = {"protocols": "--protocol"}
+
+
+@contextmanager
+def command_line() -> Iterator[None]:
+    """Let messages name options and commands as on the command line; elsewhere they are named as in Python."""
+    before = os.environ.get(_COMMAND_LINE)
+    os.environ[_COMMAND_LINE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_COMMAND_LINE]
+
+
+def option(name: str, value: Any = _UNSET) -> str:
+    """Return an option as the caller of fruits writes it, for a message.
+
+    Parameters
+    ----------
+    name : str
+        Name of the keyword argument, such as ``max_rejected``.
+    value : object, optional
+        Its value, found or recommended.
+
+    Returns
+    -------
+    str
+        ``--max-rejected 2`` on the command line, ``max_rejected=2`` in Python.
+    """
+    if _COMMAND_LINE not in os.environ:
+        return f"{name}={'' if value is _UNSET else repr(value)}"
+    flag = _FLAGS.get(name) or f"--{name.replace('_', '-')}"
+    if value is _UNSET or value is True:
+        return flag
+    text = str(value)
+    return f"{flag} {text if text and text.isprintable() else repr(value)}"
+
+
+@contextmanager
+def naming(name: str, value: Any) -> Iterator[None]:
+    """Let an error about the value of an option begin with that option in Python, where no command line is to be seen."""
+    try:
+        yield
+    except FruitsError as exc:
+        if _COMMAND_LINE in os.environ:
+            raise
+        raise type(exc)(f"{option(name, value)}: {exc}") from exc
+
+
+def command(name: str, *arguments: str, **options: str) -> str:
+    """Return a command as the caller of fruits writes it, for a message.
+
+    Returns
+    -------
+    str
+        ``'fruits run PHOTOS --to OUT'`` on the command line, ``fruits.run(PHOTOS, to='OUT')`` in Python.
+    """
+    given = [option(key, value) for key, value in options.items()]
+    if _COMMAND_LINE in os.environ:
+        return f"'{' '.join(['fruits', name, *arguments, *given])}'"
+    return f"fruits.{name}({', '.join([*arguments, *given])})"
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun, for a message: ``1 photo``, ``1,200 photos``."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
 
 class FruitsError(Exception):
     """Base class of all errors that a user can act on; programming errors are not among them."""

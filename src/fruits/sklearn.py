@@ -7,6 +7,7 @@ around them (validation by groups, calibration, kinds, "not sure") is ``fruits.r
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -15,11 +16,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fruits.config import DEFAULT_BACKBONE, Fit
+from fruits.config import DEFAULT_BACKBONE, Fit, RunConfig
 from fruits.embedding.backbone import Embedder, find_backbone
 from fruits.embedding.photos import embedding_rows
 from fruits.embedding.session import usable_device
-from fruits.errors import ConfigError, ImageDecodeError, PhotoTypeError
+from fruits.errors import ConfigError, ImageDecodeError, PhotoTypeError, counted, naming, option
 from fruits.learning.heads import LabelsError, get_head
 from fruits.learning.moments import Moments
 from fruits.learning.pca import PCA
@@ -88,8 +89,14 @@ class FruitsEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             If a parameter is impossible.
         """
         if self.on_error not in ("raise", "nan"):
-            raise ConfigError(f"on_error {self.on_error!r}: expected 'raise' or 'nan'")
-        found = find_backbone(self.backbone)
+            raise ConfigError(f"{option('on_error', self.on_error)}: expected 'raise' or 'nan'")
+        # Checked as the options of a run are, with the same messages.
+        RunConfig(
+            sources=("photos",), out="results", backbone=self.backbone, size=self.size, resize_mode=self.resize_mode,
+            device=self.device,
+        )  # fmt: skip
+        with naming("backbone", self.backbone):
+            found = find_backbone(self.backbone)
         self._preprocessing = found.card.preprocessing(self.size, self.resize_mode)
         self._network = found.prepared(self._preprocessing)
         self.device_ = usable_device(self.device)[0]
@@ -128,7 +135,7 @@ class FruitsEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         rows, faults = embedding_rows(X, self._preprocessing, self._embedder, self.embedding_size_)
         if faults and self.on_error == "raise":
             row, fault = min(faults.items())
-            more = f"; so have {len(faults) - 1:,} others" if len(faults) > 1 else ""
+            more = f"; nor have {len(faults) - 1:,} more" if len(faults) > 1 else ""
             raise ImageDecodeError(
                 getattr(fault, "code", "unreadable"),
                 f"photo {row:,} of {len(rows):,} has no embedding ({as_status(fault)[1]}){more}: leave them out, or set "
@@ -165,7 +172,7 @@ class FruitsClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     components : int, optional
-        Keep this many components, k; at most min(n - 1, d) are. By default as many as ``variance`` says.
+        Keep this many components, k, from 1 to min(n - 1, d). By default as many as ``variance`` says.
     variance : float
         Keep as many components as explain this share of the variance, in (0, 1]; counts where ``components`` is None.
     head : str
@@ -213,7 +220,7 @@ class FruitsClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ConfigError
-            If a parameter is impossible.
+            If a parameter is impossible: more components than the rows determine, for instance.
         ValueError
             If X or y is of another shape, not finite, or of a single class.
 
@@ -222,7 +229,8 @@ class FruitsClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Jolliffe (2002), "Principal Component Analysis". The solver of the head is L-BFGS.
         """
         self._check_parameters()
-        head = get_head(self.head)
+        with naming("head", self.head):
+            head = get_head(self.head)
         rows, y = validate_data(self, X, y, dtype=[np.float32, np.float64], ensure_min_samples=2)
         check_classification_targets(y)
         self.classes_, numbers = np.unique(y, return_inverse=True)
@@ -232,6 +240,12 @@ class FruitsClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         self._pca = PCA.from_moments(Moments.from_rows(rows))
         most = max(1, self._pca.max_components)
+        if self.components is not None and self.components > most:
+            raise ConfigError(
+                f"{option('components', self.components)}: {counted(len(rows), 'row')} of "
+                f"{counted(rows.shape[1], 'number')} give {most}; ask for "
+                "at most that"
+            )
         self.n_components_ = min(self.components or self._pca.components_for(self.variance), most)
         self.mean_, self.components_ = self._pca.mean, self._pca.axes[: self.n_components_]
         self.explained_variance_ratio_ = self._pca.explained_variance_ratio[: self.n_components_]
@@ -292,9 +306,11 @@ class FruitsClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self._pca.transform(rows, self.n_components_)
 
     def _check_parameters(self) -> None:
-        if self.components is not None and self.components < 1:
-            raise ConfigError(f"components {self.components}: expected 1 or more")
-        if not 0 < self.variance <= 1:
-            raise ConfigError(f"variance {self.variance}: expected a share above 0 and up to 1, such as 0.99")
-        if self.setting is not None and not self.setting > 0:
-            raise ConfigError(f"setting {self.setting}: expected a number above 0")
+        if self.components is not None and not (isinstance(self.components, Integral) and self.components >= 1):
+            raise ConfigError(f"{option('components', self.components)}: expected a whole number from 1 on, or None")
+        if not (isinstance(self.variance, Real) and 0 < self.variance <= 1):
+            raise ConfigError(
+                f"{option('variance', self.variance)}: expected a share above 0 and up to 1, such as 0.99"
+            )
+        if self.setting is not None and not (isinstance(self.setting, Real) and self.setting > 0):
+            raise ConfigError(f"{option('setting', self.setting)}: expected a number above 0")

@@ -234,7 +234,7 @@ def test_photos_unlike_those_that_the_network_was_made_from_are_warned_of(tmp_pa
             image.save(tmp_path / "photos" / label / f"{number}.png")
     done = fruits("run", tmp_path / "photos", "--to", tmp_path / "out", "--workers", 1, "--backbone", "fruits-small")
     assert done.code == 0, done.stderr
-    said = "24 of 24 photos looked at are not on white, and fruits-small was made from photos on white"
+    said = "24 of 24 photos looked at: not on white. fruits-small was made from photos on white"
     assert said in done.stderr.replace("\n", " ")
     (warning,) = json.loads((tmp_path / "out/run.json").read_text("utf-8"))["warnings"]
     assert said in warning

@@ -143,7 +143,7 @@ def test_closed_streams_do_not_make_a_finished_run_fail(closed: str, few: Path, 
     # Nothing that was meant for a closed stream landed in a file that was opened in its place.
     for path in (tmp_path / "out").rglob("*"):
         if path.is_file():
-            assert b"components explain" not in path.read_bytes() or path.name == "report.html"
+            assert b" of the variance (" not in path.read_bytes() or path.name == "report.html"
 
 
 def test_results_that_do_not_fit_on_the_disk_are_a_failure(few: Path, tmp_path: Path) -> None:

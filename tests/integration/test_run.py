@@ -246,7 +246,7 @@ def test_choices_after_embedding_recompute_no_embedding_and_those_before_recompu
     assert by_share["explained_variance"] >= 0.9
     ratio = by_share["explained_variance_ratio"]
     assert sum(ratio[: by_share["components"] - 1]) < 0.9
-    fitted_otherwise = run(out, own_photos, components=5, fit="crop")
+    fitted_otherwise = run(out, own_photos, components=5, resize_mode="crop")
     assert fitted_otherwise["computed"] == photos
     assert run(out, own_photos, components=5)["computed"] == 0  # the earlier embeddings are still there
 
@@ -415,7 +415,7 @@ def test_removing_rejected_photos_takes_the_list_away(with_bad_photos: Path, tmp
 def test_too_many_rejected_photos_stop_the_run_and_keep_what_was_computed(
     with_bad_photos: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(TooManyRejectedError, match=r"6 of .* photos were rejected or failed; at most a share of 0.01"):
+    with pytest.raises(TooManyRejectedError, match=r"rejected or failed: 6 of .* photos; at most a share of 0.01"):
         run(tmp_path / "out", with_bad_photos, components=8, max_rejected=0.01)
     assert not (tmp_path / "out" / "bundle").exists()
     assert run(tmp_path / "out", with_bad_photos, components=8, max_rejected=0.2)["computed"] == 0

@@ -164,7 +164,7 @@ def test_classifier_is_the_pca_and_the_head_of_a_run() -> None:
     assert model.explained_variance_ratio_.sum() >= 0.9
     assert model.score(x, y) > 0.9
     for wrong, said in (
-        ({"components": 0}, "components 0"),
+        ({"components": 0}, "components=0"),
         ({"variance": 2}, "variance 2"),
         ({"setting": 0}, "setting 0"),
         ({"head": "nonsense"}, "nonsense"),

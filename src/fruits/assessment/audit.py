@@ -21,7 +21,7 @@ import fruits
 from fruits.config import RunConfig
 from fruits.embedding.backbone import BATCH_SIZE
 from fruits.engines import get_engine
-from fruits.errors import CatalogueError, ImageDecodeError
+from fruits.errors import CatalogueError, ImageDecodeError, counted
 from fruits.learning.label_errors import find_label_errors
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import COPIES_SHARE, NearDuplicates, chained, nearest, unit
@@ -39,7 +39,7 @@ from fruits.storage.objects import Objects
 from fruits.storage.parts import Inventory, Parts, write_table
 from fruits.storage.sanitising import json_text
 from fruits.training import run_record as records
-from fruits.training.embed import Prepared, catalogued, embed, prepare
+from fruits.training.embed import Network, Prepared, access_of, catalogued, embed, prepare
 from fruits.training.leakage import NEIGHBOUR_COMPONENTS, copies_of
 from fruits.training.training_set import Rows, embeddings_of
 
@@ -85,7 +85,7 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
     Parameters
     ----------
     config : RunConfig
-        Uses ``sources``, ``out``, ``backbone``, ``size``, ``fit``, ``workers``, ``only``, ``sample`` and ``seed``.
+        Uses ``sources``, ``out``, ``backbone``, ``size``, ``resize_mode``, ``workers``, ``only``, ``sample`` and ``seed``.
     progress : Progress, optional
     command : str
         The user's command line, for the record.
@@ -101,6 +101,8 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
         A subclass; the message says what to do.
     """
     progress, clock, started = progress or Silent(), Clock(), datetime.now(UTC).isoformat(timespec="seconds")
+    network = Network.of(config, progress)
+    access_of(config)
     objects, engine = Objects(config.out), get_engine("local", config.workers)
     claim(objects, "results")
     with Watcher() as memory:
@@ -109,7 +111,7 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
             catalogue = catalogued(config, progress)
             for remark in catalogue.remarks():
                 progress.say(remark)
-            prepared = prepare(config, catalogue, objects, progress)
+            prepared = prepare(config, network, catalogue, objects)
         inventory, computed = embed(engine, catalogue, prepared, progress, clock)
         counts = records.counts(catalogue, inventory, computed)
         with clock.step("duplicates"):
@@ -159,7 +161,9 @@ def _photos(table: pa.Table, parts: Parts, inventory: Inventory) -> _Photos:
     """Collect the embeddings and measurements of the photos that could be read."""
     rows = np.flatnonzero(Rows.of(table, inventory).ok)
     if len(rows) < 2:
-        raise CatalogueError(f"{len(rows)} of {table.num_rows} photos could be read; expected two or more to compare")
+        raise CatalogueError(
+            f"{len(rows)} of {counted(table.num_rows, 'photo')} could be read; expected two or more to compare"
+        )
     measures = ["width", "height", "brightness", "sharpness"]
     vectors, others = embeddings_of(parts, inventory, rows, table.num_rows, ["sha256", *measures])
     pca = PCA.from_moments(Moments.from_rows(vectors))

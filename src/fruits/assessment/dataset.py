@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fruits.errors import StoreError
+from fruits.errors import StoreError, command
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import NearDuplicates, chained, groups_within, unit
 from fruits.learning.pca import PCA
@@ -144,20 +144,20 @@ def open_run(out: str) -> Finished:
     objects = Objects(out)
     data, listed = objects.read_if_present("run.json"), objects.read_if_present("catalogue.parquet")
     if data is None or listed is None:
-        raise StoreError(f"no finished run in '{out}'; expected the results of 'fruits run PHOTOS --to {out}'")
+        raise StoreError(f"no finished run in '{out}'; expected the results of {command('run', 'PHOTOS', to=out)}")
     try:
         record = json.loads(data)
         catalogue = read_table(listed).combine_chunks()
     except (ValueError, pa.ArrowException) as exc:
-        raise StoreError(f"the record in '{out}' is damaged ({exc}); run 'fruits run' again") from exc
+        raise StoreError(f"the record in '{out}' is damaged ({exc}); run {command('run')} again") from exc
     bundle = bundles.load(out)
     known = isinstance(record, dict) and record.get("format") == records.FORMAT and record.keys() >= set(records.KEYS)
     if not known or bundle.manifest["about"]["identity"] != record.get("identity"):
-        raise StoreError(f"the record and the bundle in '{out}' are of different runs; run 'fruits run' again")
+        raise StoreError(f"the record and the bundle in '{out}' are of different runs; run {command('run')} again")
     parts = Parts(out, f"embeddings/{bundle.computation}")
     inventory = parts.inventory(catalogue)
     if sum(int((holding.catalogue_rows >= 0).sum()) for holding in inventory.holdings) != catalogue.num_rows:
-        raise StoreError(f"embeddings are missing in '{out}'; run 'fruits run' again, it computes them")
+        raise StoreError(f"embeddings are missing in '{out}'; run {command('run')} again, it computes them")
     return Finished(out, objects, record, catalogue, bundle, parts, inventory)
 
 

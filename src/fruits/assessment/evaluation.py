@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.assessment.dataset import Dataset, Finished, access_of_run, dataset_of, open_run
-from fruits.errors import ConfigError
+from fruits.errors import ConfigError, option
 from fruits.learning import folds as protocols
 from fruits.learning.folds import Fold
 from fruits.learning.heads import get_head
@@ -120,7 +120,7 @@ def in_order(names: Sequence[str]) -> list[str]:
     """Return names of protocols, each once, in the order of ``PROTOCOLS``; raise :class:`ConfigError` for an unknown one."""
     for name in names:
         if name not in PROTOCOLS:
-            raise ConfigError(f"--protocol {name}: expected one of {', '.join(PROTOCOLS)}")
+            raise ConfigError(f"{option('protocols', name)}: expected one of {', '.join(PROTOCOLS)}")
     return [name for name in PROTOCOLS if name in names]
 
 

@@ -191,7 +191,7 @@ class AuditOptions(TypedDict, total=False):
 
     backbone: str
     size: int | None
-    fit: Fit | None
+    resize_mode: Fit | None
     workers: int
     only: Sequence[str]
     sample: int | None

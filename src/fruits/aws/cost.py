@@ -14,7 +14,7 @@ from typing import Any, Final
 from fruits.aws.calls import Aws
 from fruits.aws.prices import Prices
 from fruits.aws.rates import MEASURED, PHOTO_BYTES, Rates
-from fruits.errors import ConfigError
+from fruits.errors import ConfigError, counted
 
 #: Hours in a month, as AWS counts them.
 MONTH_HOURS: Final = 730
@@ -121,7 +121,8 @@ def shape_for(
     if compute == "ec2":
         if needed > _NODE_DRIVER_GB:
             raise ConfigError(
-                f"{photos:,} photos need {needed} GB in the driver, and an m5.xlarge has {_NODE_DRIVER_GB} for it; expected "
+                f"{counted(photos, 'photo')} need {needed} GB in the driver, and an m5.xlarge has {_NODE_DRIVER_GB} "
+                "for it; expected "
                 "EMR Serverless for so many (batch.Compute=serverless), or split the photos"
             )
         return Shape("ec2", max(1, executors - 1), 4, 9, 4, _NODE_DRIVER_GB)  # of the core nodes, one has the driver
@@ -134,7 +135,8 @@ def shape_for(
             )
             return Shape("serverless", min(executors, room), 4, 8, cores, memory, disk)
     raise ConfigError(
-        f"{photos:,} photos need {needed} GB in the driver; expected a driver of {_WORKER_GB[16][1]} GB at most and an executor "
+        f"{counted(photos, 'photo')} need {needed} GB in the driver; expected a driver of {_WORKER_GB[16][1]} GB at "
+        "most and an executor "
         f"of 8 GB within {max_cores} vCPU and {max_memory_gb} GB: raise batch.MaxCpu and batch.MaxMemory, or split the photos"
     )
 
@@ -169,7 +171,7 @@ def run_cost(
     lines = [
         Line("photos per second", f"{rates.photos_per_core_s:,.0f} per vCPU ({rates.source}) x {shape.worker_cores} vCPU = "
                                   f"{rates.photos_per_core_s * shape.worker_cores:,.0f}"),
-        Line("embeddings", f"{photos:,} photos / that = {_duration(embed)}"),
+        Line("embeddings", f"{counted(photos, 'photo')} / that = {_duration(embed)}"),
         Line("driver alone", f"{rates.driver_s_per_photo * 1e3:.3f} ms per photo x {photos:,} = {_duration(alone)}"),
     ]  # fmt: skip
     if shape.compute == "serverless":
@@ -179,7 +181,12 @@ def run_cost(
     reads = math.ceil(photos * photo_bytes / 4e6) + 2 * math.ceil(photos / 4096)
     writes = 4 * max(math.ceil(photos / 4096), shape.worker_cores) + 50
     lines += [
-        _priced(prices, "s3_get", reads, f"{photos:,} photos of {photo_bytes:,.0f} bytes in pieces of 4 MB, and parts"),
+        _priced(
+            prices,
+            "s3_get",
+            reads,
+            f"{counted(photos, 'photo')} of {photo_bytes:,.0f} bytes in pieces of 4 MB, and parts",
+        ),
         _priced(prices, "s3_put", writes, "4 per shard of 4,096 photos, and 50"),
     ]
     assumed = (
@@ -196,7 +203,7 @@ def run_cost(
             *cold
         )
     )
-    return Estimate(f"a run of {photos:,} photos on {_machines_in_words(shape)}", lines, notes)
+    return Estimate(f"a run of {counted(photos, 'photo')} on {_machines_in_words(shape)}", lines, notes)
 
 
 #: Assumed, not measured: time until a worker has unpacked the package, and until an idle executor is released.
@@ -280,7 +287,9 @@ def stored_cost(photos: int, prices: Prices, *, rates: Rates = MEASURED, photo_b
         f"a pack that is deleted or replaced early is billed on: {INFREQUENT_DAYS} days from when it came into Standard-IA, "
         f"{ARCHIVE_DAYS} from when it came into the archive, {3 * later:,.4f} for all of them"
     )
-    return Estimate(f"{photos:,} photos and their results in S3, for a month", lines, [cold, early, of_prices(prices)])
+    return Estimate(
+        f"{counted(photos, 'photo')} and their results in S3, for a month", lines, [cold, early, of_prices(prices)]
+    )
 
 
 def storage_now(aws: Aws, buckets: Mapping[str, str], prices: Prices) -> Estimate:

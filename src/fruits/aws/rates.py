@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from fruits.errors import ConfigError
+from fruits.errors import ConfigError, counted
 
 #: Mean size of the photos that were measured: Fruits-360, 100 x 100 pixels.
 PHOTO_BYTES: Final = 4600.0
@@ -75,7 +75,7 @@ def rates_of(record: Mapping[str, Any], result_bytes: int | None = None) -> Rate
     seconds = record["seconds"]
     alone = seconds["total"] - seconds["embeddings"] - seconds.get("engine", 0.0)
     stored = result_bytes / photos if result_bytes else MEASURED.result_bytes_per_photo
-    return Rates(float(rate), alone / photos, stored, f"run of {record['started']} on {photos:,} photos")
+    return Rates(float(rate), alone / photos, stored, f"run of {record['started']} on {counted(photos, 'photo')}")
 
 
 def read_rates(text: str | bytes, name: str) -> Rates:

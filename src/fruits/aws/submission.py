@@ -275,6 +275,8 @@ def carry(place: Place, config: RunConfig) -> tuple[RunConfig, tuple[Carried, ..
     BackboneError
         If the network cannot be used.
     """
+    from fruits.embedding.backbone import backbone_names, find_backbone  # noqa: PLC0415 - takes a second
+
     files: list[tuple[str, Path]] = []
     if config.backbone.lower().endswith(".onnx") or "/" in config.backbone:
         network = _whole(Path(config.backbone))
@@ -282,6 +284,10 @@ def carry(place: Place, config: RunConfig) -> tuple[RunConfig, tuple[Carried, ..
         if listed := _listed_photos(config.backbone):
             files.append(("backbone", listed))
         config = replace(config, backbone=network.name)
+    else:
+        for name in config.backbone.split("+"):
+            if name not in backbone_names():
+                find_backbone(name)  # raises: a wrong name is reported before a cluster starts
     if config.taxonomy not in (None, "none"):
         if not Path(config.taxonomy or "").is_file():
             raise ConfigError(f"--taxonomy '{config.taxonomy}': there is no such file; expected a CSV file, or none")

@@ -16,7 +16,7 @@ import typer
 from fruits.cli.conventions import SETTINGS, Group, command
 from fruits.cli.terminal import JSON, OUTPUT, Display, confirm, fail
 from fruits.config import DEFAULT_BACKBONE
-from fruits.errors import ConfigError, StoreError
+from fruits.errors import ConfigError, StoreError, counted
 from fruits.storage.sanitising import json_text
 
 if TYPE_CHECKING:
@@ -184,15 +184,15 @@ def upload(
     if as_json:
         typer.echo(json_text(done))
     else:
-        kept = f", {done['parts_kept']:,} parts were there already" if done["parts_kept"] else ""
-        files = f"{done['files']:,} file{'' if done['files'] == 1 else 's'}"
+        kept = f", {counted(done['parts_kept'], 'part')} already there" if done["parts_kept"] else ""
+        files = counted(done["files"], "file")
         typer.echo(
-            f"{done['photos']:,} photos in {files} ({done['bytes'] / 1e6:,.1f} MB): sent "
+            f"{counted(done['photos'], 'photo')} in {files} ({done['bytes'] / 1e6:,.1f} MB): sent "
             f"{done['sent_bytes'] / 1e6:,.1f} MB{kept}; pack in {done['pack']}"
         )
         if done["files_of_an_older_pack"]:
             typer.echo(
-                f"{done['files_of_an_older_pack']:,} files of an older pack are still there: nobody who uploads may delete"
+                f"kept: {counted(done['files_of_an_older_pack'], 'file')} of an older pack: nobody who uploads may delete"
             )
     if done["unreadable"]:
         first = done["unreadable_photos"][0]

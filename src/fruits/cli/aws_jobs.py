@@ -12,7 +12,7 @@ from fruits.cli.conventions import command as add_command
 from fruits.cli.options import configured
 from fruits.cli.terminal import OUTPUT, Display, fail
 from fruits.config import DEFAULT_BACKBONE, RunConfig, choice
-from fruits.errors import ConfigError
+from fruits.errors import ConfigError, counted
 from fruits.storage.sanitising import json_text
 
 if TYPE_CHECKING:
@@ -212,7 +212,9 @@ def _start(
         if of.dry_run:
             plan([*quotas.of_run(place.compute), *whole.planned()], [estimate], as_json=of.as_json)
             return
-        display.say(f"estimated: {estimate.usd:,.2f} USD for {count:,} photos on {estimate.title.partition(' on ')[2]}")
+        display.say(
+            f"estimated: {estimate.usd:,.2f} USD for {counted(count, 'photo')} on {estimate.title.partition(' on ')[2]}"
+        )
         started = cluster.submit(there, whole, estimate_usd=round(estimate.usd, 4))
         display.say(f"job {started['job']} on {out}; the same command follows it from anywhere, --cancel ends it")
     _lead(there, place, job, started, table, of)
@@ -268,14 +270,14 @@ def _in_words(line: dict[str, Any]) -> str:
     if kind == "progress":
         rate = f"{line.get('photos_per_second', 0):,.0f} per s"
         cost = f", {line['cost_per_million_usd']:.2f} USD per million" if "cost_per_million_usd" in line else ""
-        return f"  {line.get('photos', 0):,} of {line.get('total') or 0:,} photos, {rate}{cost}"
+        return f"  {line.get('photos', 0):,} of {counted(line.get('total') or 0, 'photo')}, {rate}{cost}"
     if kind == "step":
         return f"  {line.get('step')}"
     if kind == "done":
         if line.get("command") == "evaluate":
-            return f"  {line.get('photos', 0):,} photos by {', '.join(line.get('protocols') or ()) or 'no protocol'}"
-        components = f", {line['components']} components" if "components" in line else ""
-        return f"  {line.get('ok', 0):,} of {line.get('photos', 0):,} photos ok{components}"
+            return f"  {counted(line.get('photos', 0), 'photo')} by {', '.join(line.get('protocols') or ()) or 'no protocol'}"
+        components = f", {counted(line['components'], 'component')}" if "components" in line else ""
+        return f"  {line.get('ok', 0):,} of {counted(line.get('photos', 0), 'photo')} ok{components}"
     return f"  {line.get('message', json_text(line))}"
 
 

@@ -9,7 +9,7 @@ import typer
 from fruits.cli.aws import NAME, REGION, check_name
 from fruits.cli.conventions import command as add_command
 from fruits.cli.terminal import JSON, Display
-from fruits.errors import ConfigError
+from fruits.errors import ConfigError, counted
 from fruits.storage.sanitising import json_text
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def export(
         return
     labels = len(done.get("labels") or ())
     typer.echo(
-        f"{done.get('photos', 0):,} photos of {labels:,} labels in {done['to']}: {done.get('written', 0):,} written, "
+        f"{counted(done.get('photos', 0), 'photo')} of {counted(labels, 'label')} in {done['to']}: "
+        f"{done.get('written', 0):,} written, "
         f"{done.get('removed', 0):,} removed; learn from them with: fruits aws run PACK reviewed --to NAME"
     )
 
@@ -95,7 +96,9 @@ def purge(
     if as_json:
         typer.echo(json_text(done))
     else:
-        typer.echo(f"deleted {done.get('deleted', 0):,} submissions of more than {keep_days} days ago")
+        typer.echo(
+            f"deleted {counted(done.get('deleted', 0), 'submission')} of more than {counted(keep_days, 'day')} ago"
+        )
 
 
 def _desk(name: str, region: str | None) -> tuple[Any, Desk]:

@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from fruits import extensions
 from fruits.cli.terminal import fail, set_volume
+from fruits.errors import command_line
 
 #: Arguments of ``typer.Typer`` that all groups of commands share.
 SETTINGS: Final[dict[str, Any]] = {
@@ -110,7 +111,8 @@ class Command(_Helped, TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; report an interrupt or a missing extra in one line."""
         try:
-            return super().invoke(ctx)
+            with command_line():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             fail("stopped", 130)
         except ModuleNotFoundError as exc:

@@ -21,7 +21,7 @@ from fruits.cli.conventions import QUIET, SETTINGS, VERBOSE, Group, close_stream
 from fruits.cli.options import configured
 from fruits.cli.terminal import JSON, OUTPUT, Display, fail, set_volume, shell
 from fruits.config import RunConfig
-from fruits.errors import ConfigError, EvaluationError, FruitsError, LeakageError, StoreError
+from fruits.errors import ConfigError, EvaluationError, FruitsError, LeakageError, StoreError, counted
 from fruits.storage.sanitising import json_text
 
 app = typer.Typer(cls=Group, pretty_exceptions_enable=False, **SETTINGS)
@@ -92,7 +92,7 @@ def apply(
         return
     bad = done["rejected"] + done["failed"]
     typer.echo(
-        f"recognised {done['ok']:,} of {done['photos']:,} photos in {done['seconds']['total']:.1f} s"
+        f"recognised {done['ok']:,} of {counted(done['photos'], 'photo')} in {done['seconds']['total']:.1f} s"
         f"{f'; {bad:,} could not be: see the column error' if bad else ''}; answers in {done['predictions']}"
     )
 
@@ -200,12 +200,12 @@ def audit(
         typer.echo(json_text({name: value for name, value in record.items() if name != "findings"}))
         return
     for sort, counts in record["counts"].items():
-        parts = [f"{counts['photos']:,} photos"]
+        parts = [counted(counts["photos"], "photo")]
         if "groups" in counts:
-            parts.append(f"in {counts['groups']:,} groups, {counts['across_splits']:,} of them across splits")
+            parts.append(f"in {counted(counts['groups'], 'group')}, {counts['across_splits']:,} of them across splits")
         typer.echo(f"{sort.replace('_', ' ') + ':':17}{' '.join(parts)}")
     typer.echo(
-        f"{record['flagged']:,} of {record['photos']:,} photos deserve a look (near-duplicates count if their "
+        f"to look at: {record['flagged']:,} of {counted(record['photos'], 'photo')} (near-duplicates count if their "
         f"labels differ); page in {to}/audit.html, all findings in "
         f"{to}/findings.parquet"
     )
@@ -247,8 +247,8 @@ def pack(
     else:
         aside = ", ".join(f"{count:,} {reason}" for reason, count in done["left_aside"].items())
         typer.echo(
-            f"packed {done['photos']:,} photos ({done['photo_bytes'] / 1e6:,.1f} MB) into {done['files']:,} "
-            f"file{'' if done['files'] == 1 else 's'} in {done['seconds']['total']:.1f} s"
+            f"packed {counted(done['photos'], 'photo')} ({done['photo_bytes'] / 1e6:,.1f} MB) into "
+            f"{counted(done['files'], 'file')} in {done['seconds']['total']:.1f} s"
             f"{f'; left aside: {aside}' if aside else ''}; pack in {to}"
         )
     if bad:
@@ -278,8 +278,8 @@ def unpack(
         typer.echo(json_text(done))
     else:
         typer.echo(
-            f"wrote {done['written']:,} of {done['photos']:,} photos in {done['seconds']['total']:.1f} s, "
-            f"{done['there_already']:,} were there already; photos in {to}"
+            f"wrote {done['written']:,} of {counted(done['photos'], 'photo')} in {done['seconds']['total']:.1f} s, "
+            f"{done['there_already']:,} already there; photos in {to}"
         )
         if done["labels_elsewhere"]:
             typer.echo("labels came from a manifest, not from folders: keep it beside the photos")
@@ -338,7 +338,7 @@ def _scores(record: dict[str, Any], out: str) -> list[str]:
     if not record["evaluated"]:
         return ["no test or val photos of a label that was learnt: no scores"]
     scored, metrics, leakage = record["evaluated"], record["metrics"], record["leakage"]
-    photos = f"{scored['photos']:,} {scored['split']} photo{'' if scored['photos'] == 1 else 's'}"
+    photos = counted(scored["photos"], f"{scored['split']} photo")
     interval = "95% interval {:.1%} to {:.1%}".format(*metrics["accuracyInterval"])
     if scored["too_few_to_say"]:
         right = round(metrics["accuracy"] * scored["photos"])
@@ -371,12 +371,13 @@ def _run(config: RunConfig, *, as_json: bool) -> None:
     bad = record["rejected"] + record["failed"]
     seconds = record["seconds"]
     typer.echo(
-        f"{record['photos']:,} photos of {record['labels']:,} labels: {record['ok']:,} ok, {record['rejected']:,} rejected, "
+        f"{counted(record['photos'], 'photo')} of {counted(record['labels'], 'label')}: {record['ok']:,} ok, "
+        f"{record['rejected']:,} rejected, "
         f"{record['failed']:,} failed{f' (see {config.out}/rejected.csv)' if bad else ''}; "
         f"{record['computed']:,} computed in {seconds['embeddings']:.1f} s, {record['reused']:,} reused"
     )
     typer.echo(
-        f"{record['components']} of {record['embedding_size']} components explain {record['explained_variance']:.2%} "
+        f"{record['components']} of {record['embedding_size']} components: {record['explained_variance']:.2%} "
         f"of the variance ({_CHOSEN[record['components_chosen_by']]})"
     )
     for line in _scores(record, config.out):

@@ -13,7 +13,7 @@ import typer
 from fruits.cli.conventions import SETTINGS, Group, command
 from fruits.cli.options import configured
 from fruits.cli.terminal import JSON, OUTPUT, is_quiet, note
-from fruits.errors import ConfigError
+from fruits.errors import ConfigError, counted
 from fruits.service.settings import Places, ServiceConfig, advice_to_move
 from fruits.storage.sanitising import json_text, printable
 
@@ -93,7 +93,8 @@ def _check(config: Any, *, as_json: bool) -> None:
         typer.echo(json_text(done))
     else:
         typer.echo(
-            f"bundle {done['model']} of {done['labels']:,} labels is fine: opened in {done['seconds']['open']:.2f} s, warm after "
+            f"bundle {done['model']} of {counted(done['labels'], 'label')} is fine: opened in "
+            f"{done['seconds']['open']:.2f} s, warm after "
             f"{done['seconds']['warm']:.2f} s, a photo in {done['milliseconds']:.1f} ms"
         )
 
@@ -156,7 +157,7 @@ def tokens_list(
     for token in found:
         rate = f"{token.rate_per_minute:,} per minute" if token.rate_per_minute else "usual rate"
         used = f"used {token.last_used_day}" if token.last_used_day else "never used"
-        age = f"{token.age_days:,} day{'' if token.age_days == 1 else 's'} old"
+        age = f"{counted(token.age_days, 'day')} old"
         if token.revoked:
             state = "revoked"
         elif token.expires_day is None:
@@ -215,7 +216,7 @@ def submissions_list(
         said += f"; {one.decision} {one.reviewed_label or ''}".rstrip() if one.decision else ""
         typer.echo(printable(f"{one.id}  {one.created:%Y-%m-%d %H:%M}  {_answer(one)}{said}"))
     typer.echo(
-        f"{counts['all']:,} submissions: {counts['kept']:,} with a photo, {counts['wrong']:,} said to be wrong, "
+        f"{counted(counts['all'], 'submission')}: {counts['kept']:,} with a photo, {counts['wrong']:,} said to be wrong, "
         f"{counts['pending']:,} to be reviewed, {counts['reviewed']:,} reviewed"
     )
 
@@ -242,7 +243,8 @@ def submissions_export(
     for label, folder in done.folders.items():
         typer.echo(f"no folder can be called {printable(label)!r}: its photos are in {folder!r}")
     typer.echo(
-        f"{done.photos:,} photos of {len(done.labels):,} labels in {to}: {done.written:,} written, {done.removed:,} removed; "
+        f"{counted(done.photos, 'photo')} of {counted(len(done.labels), 'label')} in {to}: {done.written:,} "
+        f"written, {done.removed:,} removed; "
         f"learn from them with: fruits run PHOTOS {shlex.quote(to)} --to OUT"
     )
 
@@ -265,9 +267,9 @@ def submissions_purge(
         typer.echo(json_text({"deleted": count, "finished": finished}))
     else:
         also = f"; finished {finished:,} deletions that were cut short" if finished else ""
-        typer.echo(f"deleted {count:,} submissions of more than {keep_days} days ago{also}")
+        typer.echo(f"deleted {counted(count, 'submission')} of more than {counted(keep_days, 'day')} ago{also}")
         if aside:
-            typer.echo(f"{aside:,} photos that no submission names are set aside; each is deleted after a week")
+            typer.echo(f"in quarantine: {counted(aside, 'photo')} that no submission names, to be deleted after a week")
 
 
 def _open(out: str, options: dict[str, str], *, make: bool = False) -> Database:

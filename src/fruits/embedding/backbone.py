@@ -23,7 +23,7 @@ from fruits.config import DEFAULT_BACKBONE
 from fruits.embedding.card import Card, read_card
 from fruits.embedding.onnx_file import whole_file
 from fruits.embedding.session import first_line, open_session
-from fruits.errors import BackboneError, ImageDecodeError
+from fruits.errors import BackboneError, ImageDecodeError, counted, option
 from fruits.photos.decoding.images import DECODER, Preprocessing
 from fruits.storage import schemas
 from fruits.storage.local import read_plain
@@ -156,7 +156,7 @@ class Embedder:
         if together.shape != (n, card.embedding_size) or not usable(together)[0]:
             worst = np.abs(together[:1]).max(initial=0.0)
             raise BackboneError(
-                f"'{card.name}' gives shape {together.shape} and numbers up to {worst:.3g} for {n} photos; expected "
+                f"'{card.name}' gives shape {together.shape} and numbers up to {worst:.3g} for {counted(n, 'photo')}; expected "
                 f"({n}, {card.embedding_size}), finite and up to {LARGEST:.0e}: check embedding_size and scale in its card"
             )
         good = usable(together)
@@ -293,7 +293,7 @@ def _joined(name: str) -> Backbone:
     names = tuple(name.split("+"))
     if len(names) != 2 or not all(names):
         raise BackboneError(
-            f"--backbone {printable(name[:200])}: expected two networks, such as fruits-small+fruits-photo"
+            f"{option('backbone', printable(name[:200]))}: expected two networks, such as fruits-small+fruits-photo"
         )
     found = [find_backbone(one) for one in names]
     lengths = []
@@ -310,8 +310,8 @@ def _joined(name: str) -> Backbone:
 
 
 def better_for_any_photo() -> str:
-    """Return the option of ``fruits run`` that suits photos of any kind."""
-    return f"--backbone {DEFAULT_BACKBONE}"
+    """Return the option of a run that suits photos of any kind."""
+    return option("backbone", DEFAULT_BACKBONE)
 
 
 def training_photos(card: Card, name: str) -> NDArray[np.uint64] | None:

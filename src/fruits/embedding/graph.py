@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fruits.embedding.onnx_file import refuse_outside
 from fruits.embedding.session import open_session
 from fruits.embedding.steps import graph_steps
-from fruits.errors import BackboneError, BundleError
+from fruits.errors import BackboneError, BundleError, counted
 from fruits.learning.heads import Head
 from fruits.learning.out_of_distribution import LEAST_PROBABILITY, Known
 from fruits.photos.decoding.quality import NOISE, STEP
@@ -52,7 +52,8 @@ def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
     inputs = [value for value in graph.input if value.name not in weights]
     if len(inputs) != 1:
         raise BackboneError(
-            f"'{card.name}' has {len(inputs)} inputs and {len(graph.output)} outputs; expected one input, the pixels"
+            f"'{card.name}' has {counted(len(inputs), 'input')} and {counted(len(graph.output), 'output')}; "
+            "expected one input, the pixels"
         )
     old_input, old_output = inputs[0].name, _embedding_output(graph, card)
     pooled = _pooled_map(model, old_output)

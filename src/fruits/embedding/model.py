@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fruits.errors import StoreError
+from fruits.errors import StoreError, option
 from fruits.storage.objects import opened, under
 
 
@@ -46,7 +46,7 @@ class ModelFile:
             if not local.is_file():
                 raise StoreError(
                     f"'{local}' is not on this machine; workers on other machines do not see a folder of yours: "
-                    "use s3://bucket/prefix, or a folder that all of them share, for --to"
+                    f"use s3://bucket/prefix, or a folder that all of them share, for {option('to')}"
                 )
             return local
         for folder in _caches():

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from fruits.errors import BackboneError
+from fruits.errors import BackboneError, command, option
 from fruits.storage.local import RefusedFileError, opened_regular, plain_parts, read_exactly, read_plain
 from fruits.storage.sanitising import printable
 
@@ -99,7 +99,7 @@ def refuse_outside(data: bytes, name: str) -> None:
     if found:
         raise BackboneError(
             f"'{name}' keeps weights in other files ('{printable(found[0][:100])}'), which is refused here; save it as one file, "
-            "or give fruits run the ONNX file itself with --backbone: it takes the file beside it in"
+            f"or give {command('run')} the ONNX file itself with {option('backbone')}: it takes the file beside it in"
         )
 
 

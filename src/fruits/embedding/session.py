@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from fruits.config import DEVICES
 from fruits.embedding.onnx_file import MAX_BYTES, refuse_outside
-from fruits.errors import BackboneError, ConfigError
+from fruits.errors import BackboneError, ConfigError, option
 from fruits.storage.local import read_plain
 
 #: ONNX Runtime's provider and settings for each device. TF32 is off: it rounds to 10 bits, so results would differ from those of
@@ -41,7 +41,7 @@ def usable_device(wanted: str) -> tuple[str, str]:
         If there is no such device.
     """
     if wanted not in DEVICES:
-        raise ConfigError(f"--device {wanted}: expected one of {', '.join(DEVICES)}")
+        raise ConfigError(f"{option('device', wanted)}: expected one of {', '.join(DEVICES)}")
     if wanted == "cpu":
         return "cpu", ""
     tried = [name for name in _EXTRAS if wanted in ("auto", name)]
@@ -93,7 +93,9 @@ def open_session(model: bytes | Path, device: str = "cpu") -> ort.InferenceSessi
         ) from exc
     if session.get_providers()[0] != _PROVIDERS[device][0]:
         # ONNX Runtime falls back to the processor silently: then embeddings of one run would come from different devices.
-        raise BackboneError(f"{device} does not work on this machine, as it did where the run began; use --device cpu")
+        raise BackboneError(
+            f"{device} does not work on this machine, as it did where the run began; use {option('device', 'cpu')}"
+        )
     return session
 
 

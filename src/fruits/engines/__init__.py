@@ -164,5 +164,7 @@ def merge_in_order(values: Iterable[Any], merge: Callable[[Any, Any], Any]) -> A
 
 def shard_name(shard: pa.Table) -> str:
     """Return the name of a shard for messages."""
+    from fruits.errors import counted  # noqa: PLC0415
+
     first = f", from '{shard['uri'][0].as_py()}' on" if shard.num_rows and "uri" in shard.column_names else ""
-    return f"the same {shard.num_rows} photos{first}"
+    return f"the same {counted(shard.num_rows, 'photo')}{first}"

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from fruits.engines import ATTEMPTS, Merge, Stage, merge_in_order, shard_name
-from fruits.errors import EngineError, FruitsError
+from fruits.errors import EngineError, FruitsError, option
 
 T = TypeVar("T")
 
@@ -167,7 +167,7 @@ def _again(worker: _Worker) -> tuple[pa.Table, int]:
     if worker.attempt >= ATTEMPTS:
         raise EngineError(
             f"{ATTEMPTS} workers died (exit code {worker.process.exitcode}) on {shard_name(worker.shard)}; is memory short "
-            "(try --workers 1), or does one of them crash its decoder? What was finished is kept: run again to go on"
+            f"(try {option('workers', 1)}), or does one of them crash its decoder? What was finished is kept: run again to go on"
         )
     return worker.shard, worker.attempt + 1
 

@@ -112,7 +112,7 @@ def get(kind: str, name: str) -> Extension:
     """
     found = find(kind, name)
     if found is None:
-        raise ConfigError(f"no {kind} '{name[:200]}'; expected {alternatives(names(kind))}, or {more(kind)}")
+        raise ConfigError(f"no {kind} '{str(name)[:200]}'; expected {alternatives(names(kind))}, or {more(kind)}")
     return found
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fruits.errors import FruitsError
+from fruits.errors import FruitsError, counted
 from fruits.learning.moments import Moments, ShapeMismatchError
 
 
@@ -54,7 +54,7 @@ class PCA:
         simplest form.
         """
         if moments.count < 2:
-            raise TooFewRowsError(f"PCA of {moments.count} rows; expected at least 2 training photos")
+            raise TooFewRowsError(f"PCA of {counted(moments.count, 'row')}; expected at least 2 training photos")
         from threadpoolctl import threadpool_limits  # noqa: PLC0415 - only fitting needs it
 
         # One thread: on a busy machine, two threads took four times as long (d = 1280: 2.8 s against 0.7 s).

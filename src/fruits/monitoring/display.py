@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from fruits.errors import counted
+
 if TYPE_CHECKING:
     from fruits.monitoring.clock import Progress
 
@@ -83,7 +85,7 @@ class Display:
         seconds = time.monotonic() - self._started
         rate = f" ({self._photos / seconds:,.0f} per s)" if self._photos and seconds > 0.1 else ""
         unit = self._of_step.get(self._step, self._unit)
-        photos = f"{self._photos:,} {unit}{'' if self._photos == 1 else 's'} in " if self._photos else ""
+        photos = f"{counted(self._photos, unit)} in " if self._photos else ""
         self._console.print(f"{self._step}: {photos}{seconds:.1f} s{rate}", soft_wrap=True)
 
 

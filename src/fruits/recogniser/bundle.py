@@ -29,7 +29,7 @@ from fruits.embedding.model import ModelFile
 from fruits.embedding.onnx_file import refuse_outside
 from fruits.embedding.session import first_line, open_session
 from fruits.embedding.steps import graph_steps
-from fruits.errors import BundleError, FruitsError, ImageDecodeError
+from fruits.errors import BundleError, FruitsError, ImageDecodeError, option
 from fruits.learning.drift import Drift
 from fruits.learning.heads import Head, get_head
 from fruits.learning.out_of_distribution import Known
@@ -216,12 +216,12 @@ class Bundle:
         if not self._head.linear:
             raise BundleError(
                 f"where an answer comes from cannot be told: the head '{self.manifest['head']['name']}' is not linear in the "
-                "features; expected one that is: run again with --head logistic"
+                f"features; expected one that is: run again with {option('head', 'logistic')}"
             )
         if not self.embedder.has_map:
             raise BundleError(
                 f"'{self.card.name}' gives no feature map, so where an answer comes from cannot be told; expected a network that "
-                "ends in a global average: run again with another --backbone, such as fruits-photo"
+                f"ends in a global average: run again with another network, such as {option('backbone', 'fruits-photo')}"
             )
         embeddings, maps = self.embedder.embed_with_map(pixels[None])
         if not usable(embeddings).all():

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.embedding.onnx_file import MAX_BYTES
-from fruits.errors import BundleError, ConfigError, StoreError
+from fruits.errors import BundleError, ConfigError, StoreError, command, option
 from fruits.learning.heads import Head, get_head
 from fruits.storage.local import RefusedFileError, read_plain
 from fruits.storage.objects import AbsentError, is_remote, opened
@@ -107,7 +107,7 @@ def _manifest_of(path: str) -> tuple[str, bytes]:
         except OSError as exc:
             raise BundleError(f"bundle '{folder}': {MANIFEST} cannot be read ({exc.strerror}); copy it again") from exc
     raise BundleError(
-        f"no bundle in '{path}'; expected the results of 'fruits run PHOTOS --to {path}', or a folder with manifest.json"
+        f"no bundle in '{path}'; expected the results of {command('run', 'PHOTOS', to=path)}, or a folder with manifest.json"
     )
 
 
@@ -143,7 +143,7 @@ def _checked_manifest(data: bytes, folder: str) -> dict[str, Any]:
     if given < _FIRST_WITH_HEAD:
         manifest["head"] = {"name": "logistic", "temperature": 1.0}
     if wrong := _wrong(manifest):
-        raise BundleError(f"bundle '{folder}': {MANIFEST} holds {wrong}; expected what 'fruits run' wrote")
+        raise BundleError(f"bundle '{folder}': {MANIFEST} holds {wrong}; expected what {command('run')} wrote")
     return manifest
 
 
@@ -161,7 +161,7 @@ def head_of(manifest: dict[str, Any]) -> type[Head]:
     try:
         return get_head(name)
     except ConfigError as exc:
-        raise BundleError(f"the bundle was made with --head {name}: {exc}") from exc
+        raise BundleError(f"the bundle was made with {option('head', name)}: {exc}") from exc
 
 
 def _wrong(manifest: dict[str, Any]) -> str | None:

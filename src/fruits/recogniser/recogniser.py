@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.embedding.photos import embed_photos, embedding_rows
-from fruits.errors import ConfigError
+from fruits.errors import ConfigError, counted, option
 from fruits.photos.decoding.quality import measure
 from fruits.photos.reading.given import Batch, PhotoLike, as_status, decoded, is_one
 from fruits.recogniser import bundle as bundles
@@ -46,7 +46,7 @@ def load(path: str | os.PathLike[str] | None = None) -> Recogniser:
     """
     if path is not None and not isinstance(path, str | os.PathLike):
         raise ConfigError(
-            f"path is {path!r}; expected the results of a run or a bundle, or None for the recogniser that ships"
+            f"{option('path', path)}: expected the results of a run or a bundle, or None for the recogniser that ships"
         )
     return Recogniser(bundles.load(shipped.path() if path is None else os.fspath(path)))
 
@@ -70,7 +70,8 @@ class Recogniser:
 
     def __repr__(self) -> str:
         return (
-            f"<Recogniser of {len(self.labels)} labels: {self.backbone}, d = {self.embedding_size}, k = {self.components}; "
+            f"<Recogniser of {counted(len(self.labels), 'label')}: {self.backbone}, d = {self.embedding_size}, k = "
+            f"{self.components}; "
             f"{self.identity}>"
         )
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fruits.errors import TaxonomyError
+from fruits.errors import TaxonomyError, command
 from fruits.messages import LANGUAGES, SOURCE
 
 #: Value instead of a file: every label is its own kind.
@@ -212,10 +212,10 @@ class Taxonomy:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise TaxonomyError(
-                f"the stored taxonomy cannot be used ({exc}); expected what 'fruits run' wrote"
+                f"the stored taxonomy cannot be used ({exc}); expected what {command('run')} wrote"
             ) from exc
         if not fits:
-            raise TaxonomyError("the stored taxonomy contradicts itself; expected what 'fruits run' wrote")
+            raise TaxonomyError(f"the stored taxonomy contradicts itself; expected what {command('run')} wrote")
         return taxonomy
 
     def as_dict(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _N_PHOTOS_PER_SIDE = 3
 _N_PHOTOS_ON_TOP = 14
 _N_REJECTIONS = 1000
 _CONFIG_IN_ORDER = (
-    *("sources", "out", "backbone", "size", "fit", "variance", "components"),
+    *("sources", "out", "backbone", "size", "resize_mode", "variance", "components"),
     *("workers", "device", "max_rejected", "only", "sample", "min_precision", "seed"),
 )
 _BACKBONE_IN_ORDER = (

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from fruits.errors import StoreError
+from fruits.errors import StoreError, option
 
 #: Do not become the controlling terminal, do not block on a pipe, do not follow a link.
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW
@@ -163,7 +163,8 @@ def _real(descriptor: int, path: str) -> str:
 
 def _outside() -> RefusedError:
     return RefusedError(
-        "outside", "a link that leads out of its source; let it in with --follow-links or --allow-source"
+        "outside",
+        f"a link that leads out of its source; let it in with {option('follow_links', True)} or {option('allow_source')}",
     )
 
 

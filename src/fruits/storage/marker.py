@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, Final, Literal, cast, get_args
 
 from fruits import __version__
-from fruits.errors import StoreError
+from fruits.errors import StoreError, option
 from fruits.storage.local import read_head_of, read_regular
 from fruits.storage.objects import Objects
 from fruits.storage.sanitising import json_text
@@ -73,12 +73,12 @@ def claim(objects: Objects, kind: Kind) -> None:
         if found is None and not {name for name in objects.names() if not _is_nothing(name)} <= _BEGINNINGS:
             raise OccupiedError(
                 f"'{objects.root}' holds {other!r} and no {kind} of fruits: it is somebody else's; expected a new or an empty "
-                "folder, or one that fruits made: give another one with --to, or move what is in it away first"
+                f"folder, or one that fruits made: give another one with {option('to')}, or move what is in it away first"
             )
     if found not in (None, kind):
         raise OccupiedError(
             f"'{objects.root}' holds {_WORDS[found]}; expected a new or an empty folder, or one with {_WORDS[kind]}: give "
-            "another one with --to"
+            f"another one with {option('to')}"
         )
     mark(objects, kind)
 

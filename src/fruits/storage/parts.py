@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fruits.errors import StoreError
+from fruits.errors import StoreError, counted, option
 from fruits.storage.objects import Objects
 from fruits.storage.sanitising import json_text
 from fruits.storage.schemas import WORK
@@ -36,7 +36,7 @@ _ROWS_PER_SHARD: Final = (64, 4096)
 
 
 class DamagedError(StoreError):
-    """Stored bytes are damaged; run again with ``--repair``."""
+    """Stored bytes are damaged; run again with ``repair``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Record:
             return record
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
             raise DamagedError(
-                f"record '{key}' is damaged ({exc}); run again with --repair: its photos are computed again"
+                f"record '{key}' is damaged ({exc}); run again with {option('repair', True)}: its photos are computed again"
             ) from exc
 
 
@@ -175,8 +175,9 @@ class Parts:
                     continue
                 if record.shard != name or record.rows != len(shard_rows):
                     raise DamagedError(
-                        f"record '{self._record_key(name)}' is of shard {record.shard} with {record.rows} photos, its plan has "
-                        f"{len(shard_rows)}; run again with --repair: its photos are computed again"
+                        f"record '{self._record_key(name)}' is of shard {record.shard} with "
+                        f"{counted(record.rows, 'photo')}, its plan has "
+                        f"{len(shard_rows)}; run again with {option('repair', True)}: its photos are computed again"
                     )
                 number = len(committed)
                 committed.append((record, shard_rows))
@@ -260,7 +261,8 @@ class Parts:
         if data is None:
             raise DamagedError(
                 f"part '{record.part}' is damaged or gone; expected {record.size_bytes:,} bytes of the checksum in its record: "
-                f"run again with --repair, which computes its {record.rows:,} photos again and nothing else"
+                f"run again with {option('repair', True)}, which computes its {counted(record.rows, 'photo')} again "
+                "and nothing else"
             )
         return read_table(data, columns)
 
@@ -297,7 +299,7 @@ class Parts:
                 except DamagedError:
                     whole = False
                 if not whole:
-                    progress(f"shard {shard} is damaged: its {rows:,} photos are computed again")
+                    progress(f"shard {shard} is damaged: {counted(rows, 'photo')} to compute again")
                     damaged += 1
                     self._objects.delete(key)
         return damaged
@@ -348,8 +350,8 @@ class Parts:
                 yield _parse_plan(data)
             except _PLAN_DAMAGE as exc:
                 raise DamagedError(
-                    f"plan '{self._plan_key(generation)}' is damaged ({_first_line(exc)}); run again with --repair: "
-                    "what it named is computed again where it must be"
+                    f"plan '{self._plan_key(generation)}' is damaged ({_first_line(exc)}); run again with "
+                    f"{option('repair', True)}: what it named is computed again where it must be"
                 ) from exc
 
     def _records(self, shards: Sequence[str]) -> list[Record | None]:

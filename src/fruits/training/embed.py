@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from fruits.config import RunConfig
 from fruits.embedding.backbone import Backbone, better_for_any_photo, computation_id, find_backbone, training_photos
@@ -21,6 +22,7 @@ from fruits.embedding.model import ModelFile
 from fruits.embedding.session import usable_device
 from fruits.embedding.stage import EmbedStage
 from fruits.engines import Engine
+from fruits.errors import counted, naming
 from fruits.monitoring.clock import Clock, Progress
 from fruits.photos.catalogue.catalogue import Catalogue, list_photos
 from fruits.photos.decoding.images import Preprocessing
@@ -65,19 +67,50 @@ def access_of(config: RunConfig) -> Access:
     return Access.to(config.sources, config.allow_source, follow_links=config.follow_links)
 
 
-def prepare(config: RunConfig, catalogue: Catalogue, objects: Objects, progress: Progress) -> Prepared:
-    """Find the network, choose the preprocessing and store the prepared network where workers can open it.
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The network of a run and its device, found before any photo is listed.
+
+    Attributes
+    ----------
+    backbone : Backbone
+    device : str
+    seen : uint64 array, optional
+        The photos that the network was trained on, see :func:`fruits.embedding.backbone.training_photos`.
+    """
+
+    backbone: Backbone
+    device: str
+    seen: NDArray[np.uint64] | None
+
+    @classmethod
+    def of(cls, config: RunConfig, progress: Progress) -> Network:
+        """Find the network and a device that works.
+
+        Raises
+        ------
+        BackboneError
+            If there is no such network, or it cannot be used.
+        """
+        with naming("backbone", config.backbone):
+            backbone = find_backbone(config.backbone)
+            seen = training_photos(backbone.card, config.backbone)
+        device, word = usable_device(config.device)
+        if word:
+            progress.say(word)
+        return cls(backbone, device, seen)
+
+
+def prepare(config: RunConfig, network: Network, catalogue: Catalogue, objects: Objects) -> Prepared:
+    """Choose the preprocessing and store the prepared network where workers can open it.
 
     If the photos differ from the network's training photos, a warning is added to the catalogue.
     """
-    backbone = find_backbone(config.backbone)
-    device, word = usable_device(config.device)
-    if word:
-        progress.say(word)
+    backbone, device = network.backbone, network.device
     preprocessing = _preprocessing(config, backbone, catalogue, objects)
     parts = Parts(config.out, f"embeddings/{computation_id(backbone.card, preprocessing, device)}")
-    if (seen := training_photos(backbone.card, config.backbone)) is not None:
-        objects.write(f"{parts.prefix}/{TRAINING_PHOTOS}", seen.astype(">u8").tobytes())
+    if network.seen is not None:
+        objects.write(f"{parts.prefix}/{TRAINING_PHOTOS}", network.seen.astype(">u8").tobytes())
     model = _prepared_model(objects, backbone, preprocessing, parts.prefix)
     if unlike := _unlike(backbone.card, catalogue):
         catalogue.warnings.append(unlike)
@@ -142,7 +175,7 @@ def _preprocessing(config: RunConfig, backbone: Backbone, catalogue: Catalogue, 
         if size is None or not card.size[0] <= size <= card.size[1]:
             size = card.preprocessing(None, None, typical_side(catalogue.table, catalogue.access)).size
             objects.write("preprocessing.json", json_text({**kept, card.sha256: size}).encode())
-    return card.preprocessing(size, config.fit)
+    return card.preprocessing(size, config.resize_mode)
 
 
 def _kept_sizes(objects: Objects) -> dict[str, int]:
@@ -180,6 +213,6 @@ def _unlike(card: Card, catalogue: Catalogue) -> str | None:
         return None
     better = better_for_any_photo()
     return (
-        f"{looked - white} of {looked} photos looked at are not on white, and {card.name} was made from photos on white "
-        f"alone: it knows little of others; a network that does better: {better}"
+        f"{looked - white} of {counted(looked, 'photo')} looked at: not on white. {card.name} was made from photos on white "
+        f"alone and knows little of others; a network that does better: {better}"
     )

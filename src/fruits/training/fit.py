@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fruits.engines import Engine
-from fruits.errors import ConfigError
+from fruits.errors import ConfigError, counted, option
 from fruits.learning import calibration as confidence
 from fruits.learning import validation
 from fruits.learning.drift import Drift
@@ -256,7 +256,8 @@ def choose(
     """
     if components is not None and components > pca.max_components:
         raise ConfigError(
-            f"--components {components}: {pca.count:,} training photos and embeddings of {len(pca.mean)} numbers give "
+            f"{option('components', components)}: {counted(pca.count, 'training photo')} and embeddings of "
+            f"{counted(len(pca.mean), 'number')} give "
             f"{pca.max_components}; ask for at most that"
         )
     if components is not None:

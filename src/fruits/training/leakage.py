@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fruits.embedding.backbone import BATCH_SIZE, Embedder, usable
-from fruits.errors import ImageDecodeError, StoreError
+from fruits.errors import ImageDecodeError, StoreError, counted
 from fruits.learning.neighbours import LEAK_LIMIT, NearDuplicates, nearest_distance, unit
 from fruits.learning.pca import PCA
 from fruits.photos.catalogue.sequences import ImageSequences
@@ -219,7 +219,7 @@ def copies_of(
         kept.append(row)
     if not kept or len(kept) < min(_FEWEST_RETOUCHED, len(rows)):
         raise StoreError(
-            f"only {len(kept)} of {len(chosen)} photos can still be read; expected them where they were, such as "
+            f"only {len(kept)} of {counted(len(chosen), 'photo')} can still be read; expected them where they were, such as "
             f"'{uris[chosen[0]] if chosen else 'none'}': they show how near a near-duplicate is"
         )
     embedder = Embedder(model_path, device)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypedDict
 
 from fruits.config import Fit, RunConfig
-from fruits.errors import ConfigError
+from fruits.errors import ConfigError, option
 
 Place: TypeAlias = str | os.PathLike[str]
 #: Options that may contain secrets and are left out of records.
@@ -32,7 +32,7 @@ class RunOptions(ApplyOptions, total=False):
 
     backbone: str
     size: int | None
-    fit: Fit | None
+    resize_mode: Fit | None
     variance: float | None
     components: int | None
     head: str
@@ -84,10 +84,10 @@ def path_of(given: object, what: str) -> str:
         If it is none.
     """
     if not isinstance(given, str | os.PathLike):
-        raise ConfigError(f"{what} is {given!r}; expected a path, or s3://bucket/prefix")
+        raise ConfigError(f"{option(what, given)}: expected a path, or s3://bucket/prefix")
     path = os.fspath(given)
     if not isinstance(path, str):
-        raise ConfigError(f"{what} is {given!r}; expected a path of text, not of bytes")
+        raise ConfigError(f"{option(what, given)}: expected a path of text, not of bytes")
     return path
 
 
@@ -102,7 +102,7 @@ def paths(given: Place | Iterable[Place], what: str = "photos") -> tuple[str, ..
     if isinstance(given, str | os.PathLike):
         return (path_of(given, what),)
     if not isinstance(given, Iterable) or isinstance(given, bytes):
-        raise ConfigError(f"{what} is {given!r}; expected a path, or several")
+        raise ConfigError(f"{option(what, given)}: expected a path, or several")
     return tuple(path_of(path, what) for path in given)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -20,17 +21,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fruits.config import RunConfig, usable_cores
+from fruits.config import RunConfig
 from fruits.embedding.session import usable_device
 from fruits.engines import Engine, get_engine
-from fruits.errors import BundleError, CatalogueError, ConfigError
+from fruits.errors import BundleError, CatalogueError, StoreError, counted, naming, option
 from fruits.learning.drift import Drift
 from fruits.learning.heads import get_head
 from fruits.learning.pca import PCA
 from fruits.monitoring.clock import Clock, Progress, Silent, Steps, Watcher
 from fruits.monitoring.timeline import Timeline
 from fruits.photos.catalogue.catalogue import Catalogue, labels_without_training, list_photos
-from fruits.photos.reading.access import Access
 from fruits.photos.reading.samples import example_photos, gallery_thumbnails
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import Certainty
@@ -40,14 +40,23 @@ from fruits.report import render
 from fruits.storage import schemas
 from fruits.storage.lease import finishing
 from fruits.storage.marker import claim
-from fruits.storage.objects import Objects, reach, under
+from fruits.storage.objects import Objects, is_remote, reach, under
 from fruits.storage.parts import Inventory, Parts, read_table, write_table
 from fruits.storage.sanitising import csv_cell, json_text, printable
 from fruits.training import fit as fitting
 from fruits.training import leakage
 from fruits.training import run_record as records
 from fruits.training.certainty import certainty_by
-from fruits.training.embed import TRAINING_PHOTOS, Prepared, catalogued, embed, prepare, repair_parts
+from fruits.training.embed import (
+    TRAINING_PHOTOS,
+    Network,
+    Prepared,
+    access_of,
+    catalogued,
+    embed,
+    prepare,
+    repair_parts,
+)
 from fruits.training.training_set import Rows, grouped_by_clusters, seen_rows, source_names
 
 
@@ -73,14 +82,20 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
         A subclass that says what to do. What was computed until then is kept.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    clock, objects = Clock(), _claimed(config.out)
+    clock = Clock()
     with ExitStack() as stack:
+        # What can be checked without the photos comes first: listing a bucket may take hours.
+        network = Network.of(config, progress or Silent())
+        with naming("taxonomy", config.taxonomy):
+            Taxonomy.of((), config.taxonomy)
+        access_of(config)
         engine = stack.enter_context(
             closing(get_engine(config.engine, config.workers, master=config.master, conf=config.spark_conf))
         )
+        objects = _claimed(config.out)
         timeline = stack.enter_context(Timeline(progress or Silent(), engine.executors))
         step = Steps(clock, timeline)
-        job = _embedded(config, objects, engine, step)
+        job = _embedded(config, network, objects, engine, step)
         about = {
             **records.about(
                 job.config, job.catalogue, job.prepared.card, job.prepared.preprocessing,
@@ -164,17 +179,21 @@ def _claimed(out: str) -> Objects:
     reach(out)
     objects = Objects(out)
     claim(objects, "results")
+    if not is_remote(out) and not os.access(out, os.W_OK):  # results of before on a disk that is now read-only
+        raise StoreError(
+            f"'{out}' cannot be written; change its permissions, or give another folder with {option('to')}"
+        )
     return objects
 
 
-def _embedded(config: RunConfig, objects: Objects, engine: Engine, step: Steps) -> _Embedded:
+def _embedded(config: RunConfig, network: Network, objects: Objects, engine: Engine, step: Steps) -> _Embedded:
     """List the photos and embed those that have no embedding yet."""
     with step("catalogue"):
         catalogue = catalogued(config, step.progress)
         config = config.settled(len(source_names(catalogue.table)))
         labels = sorted(catalogue.table["label"].combine_chunks().unique().to_pylist())
-        meaning = Taxonomy.of(labels, config.taxonomy)  # errors in it are reported before the long work
-        prepared = prepare(config, catalogue, objects, step.progress)
+        meaning = Taxonomy.of(labels, config.taxonomy)
+        prepared = prepare(config, network, catalogue, objects)
     _say_what_was_found(catalogue, step.progress)
     _refuse_hopeless(catalogue)
     if config.repair:
@@ -317,30 +336,29 @@ def apply(
         A subclass that says what to do. Photos that cannot be decoded are rows with a status, never an error.
     """
     progress, clock = progress or Silent(), Clock()
-    if not to:
-        raise ConfigError("--to is empty; expected a folder for the answers")
-    reach(to)
+    config = RunConfig(
+        sources=tuple(sources), out=to, workers=workers, engine=engine, master=master, spark_conf=tuple(spark_conf),
+        device=device, repair=repair, follow_links=follow_links, allow_source=tuple(allow_source),
+    )  # fmt: skip
+    access = access_of(config)
     with ExitStack() as stack:
         memory = stack.enter_context(Watcher())
-        where = stack.enter_context(
-            closing(get_engine(engine, workers or usable_cores(), master=master, conf=spark_conf))
-        )
+        where = stack.enter_context(closing(get_engine(engine, config.workers, master=master, conf=config.spark_conf)))
         with clock.step("catalogue"):
             progress.start("catalogue", None)
             recogniser = bundles.load(bundle_path)
-            objects = Objects(to)
-            claim(objects, "results")
+            used, word = usable_device(device)
+            if word:
+                progress.say(word)
+            objects = _claimed(to)
             catalogue = list_photos(
                 sources,
                 labelled=False,
-                access=Access.to(sources, allow_source, follow_links=follow_links),
+                access=access,
                 progress=progress.advance,
             )
             for remark in catalogue.remarks():
                 progress.say(remark)
-        used, word = usable_device(device)
-        if word:
-            progress.say(word)
         parts = Parts(to, f"embeddings/{recogniser.computation_on(used)}")
         prepared = Prepared(recogniser.card, recogniser.preprocessing, recogniser.model_file, parts, used)
         if repair:
@@ -369,7 +387,8 @@ def _refuse_hopeless(catalogue: Catalogue) -> None:
     if len(labels) < 2:
         found = f"only the label '{labels[0]}'" if labels else "no photos"
         raise CatalogueError(
-            f"{found} for training, of {catalogue.table.num_rows:,} photos; expected training photos of two labels or more: "
+            f"{found} for training, of {counted(catalogue.table.num_rows, 'photo')}; expected training photos of "
+            "two labels or more: "
             "add some, or check which folders are called Training and Test"
         )
 
@@ -395,7 +414,9 @@ def _say_what_was_chosen(choice: fitting.Choice, progress: Progress) -> None:
             f"components for 99 % of the variance, {setting}"
         )
     elif tried := len(choice.component_trials) + len(choice.setting_trials):
-        progress.say(f"{tried} heads tried on training photos held back: {choice.components} components, {setting}")
+        progress.say(
+            f"{counted(tried, 'head')} tried on training photos held back: {counted(choice.components, 'component')}, {setting}"
+        )
 
 
 def _gallery(

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fruits.errors import ConfigError, StoreError
+from fruits.errors import ConfigError, StoreError, command, counted, option
 from fruits.monitoring.clock import Progress
 from fruits.monitoring.display import shown
 from fruits.photos.catalogue.builder import SPLITS
@@ -214,7 +214,7 @@ class Run:
             If features or recogniser are missing, or of another run.
         """
         if split not in (None, *SPLITS):
-            raise ConfigError(f"split {split!r}; expected one of {', '.join(SPLITS)}")
+            raise ConfigError(f"{option('split', split)}: expected one of {', '.join(SPLITS)}")
         table, bundle = self.features(), bundles.load(self.out)
         if bundle.manifest["about"].get("identity") != self.identity:
             raise StoreError(f"the recogniser in '{self.out}' is of another run; open the results again")
@@ -240,19 +240,20 @@ class Run:
             )
         bad = self.rejected + self.failed
         return (
-            f"{self.photos:,} photos of {len(self.labels):,} labels{f', {bad:,} unusable' if bad else ''}; {self.components} of "
-            f"{self.embedding_size} components{scored}; results in {self.out}"
+            f"{counted(self.photos, 'photo')} of "
+            f"{counted(len(self.labels), 'label')}{f', {bad:,} unusable' if bad else ''}; {self.components} of "
+            f"{counted(self.embedding_size, 'component')}{scored}; results in {self.out}"
         )
 
     def _table(self, name: str) -> pa.Table:
         objects = Objects(self.out)
         data = objects.read_if_present(name)
         if data is None:
-            raise StoreError(f"'{under(self.out, name)}' is not there; run 'fruits run' again: it puts it back")
+            raise StoreError(f"'{under(self.out, name)}' is not there; run {command('run')} again: it puts it back")
         try:
             return read_table(data)
         except pa.ArrowException as exc:
-            raise StoreError(f"'{under(self.out, name)}' is damaged ({exc}); run 'fruits run' again") from exc
+            raise StoreError(f"'{under(self.out, name)}' is damaged ({exc}); run {command('run')} again") from exc
 
 
 #: Attributes with the same name in the record.

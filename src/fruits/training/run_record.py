@@ -21,7 +21,7 @@ from fruits import extensions
 from fruits.config import RunConfig
 from fruits.embedding.backbone import computation_id, releases
 from fruits.embedding.card import Card
-from fruits.errors import StoreError, TooManyRejectedError
+from fruits.errors import StoreError, TooManyRejectedError, command, counted, option
 from fruits.learning import metrics
 from fruits.learning.calibration import calibration_floor
 from fruits.learning.folds import interval
@@ -77,7 +77,7 @@ def about(
         "command": command,
         "engine": config.engine,
         "workers": config.workers,
-        "config": {**config.as_dict(), "size": preprocessing.size, "fit": preprocessing.fit},
+        "config": {**config.as_dict(), "size": preprocessing.size, "resize_mode": preprocessing.fit},
         "sources": [{"source": source, "photos": photos} for source, photos in catalogue.sources.items()],
         "labels": len(labels),
         "splits": {split: splits[split] for split in ("train", "val", "test") if split in splits},
@@ -104,13 +104,13 @@ def read_record(objects: Objects) -> dict[str, Any]:
     """
     where, data = printable(objects.root), objects.read_if_present("run.json")
     if data is None:
-        raise StoreError(f"no finished run in '{where}'; expected the results of 'fruits run PHOTOS --to {where}'")
+        raise StoreError(f"no finished run in '{where}'; expected the results of {command('run', 'PHOTOS', to=where)}")
     try:
         record = json.loads(data)
     except ValueError as exc:
-        raise StoreError(f"the record in '{where}' is damaged ({exc}); run 'fruits run' again") from exc
+        raise StoreError(f"the record in '{where}' is damaged ({exc}); run {command('run')} again") from exc
     if not isinstance(record, dict) or record.get("format") != FORMAT or not record.keys() >= set(KEYS):
-        raise StoreError(f"the record in '{where}' is another version's; run 'fruits run' again")
+        raise StoreError(f"the record in '{where}' is another version's; run {command('run')} again")
     return record
 
 
@@ -126,7 +126,7 @@ def counts(catalogue: Catalogue, inventory: Inventory, computed: int) -> dict[st
     held = sum(int((holding.catalogue_rows >= 0).sum()) for holding in inventory.holdings)
     if held != photos:
         raise StoreError(
-            f"{photos:,} photos were listed but parts hold {held:,} of them; run again, nothing else is lost"
+            f"listed: {counted(photos, 'photo')}, of which parts hold {held:,}; run again, nothing else is lost"
         )
     status = [
         status
@@ -169,8 +169,9 @@ def refuse_too_many(counts: dict[str, int], rejected: list[dict[str, str]], limi
     some = "\n".join(f"  {row['uri']}: {row['code']}: {row['message']}" for row in rejected[:10])
     more = f"\n  ... and {len(rejected) - 10:,} more" if len(rejected) > 10 else ""
     raise TooManyRejectedError(
-        f"{bad:,} of {counts['photos']:,} photos were rejected or failed; at most a share of {limit:g} may be (--max-rejected):\n"
-        f"{some}{more}\nall of them are in {where}; mend or remove them and run again, or raise --max-rejected"
+        f"rejected or failed: {bad:,} of {counted(counts['photos'], 'photo')}; at most a share of {limit:g} may be "
+        f"({option('max_rejected')}):\n"
+        f"{some}{more}\nall of them are in {where}; mend or remove them and run again, or raise {option('max_rejected')}"
     )
 
 

@@ -18,7 +18,7 @@ from fruits.engines import ATTEMPTS, FAN_IN, Merge, Stage, shard_name
 from fruits.engines.spark.jobs import MOST_JOBS, Jobs, attempt
 from fruits.engines.spark.session import Spark, check_requirements, parse_conf, reason
 from fruits.engines.spark.tasks import MapTask, MergeTask, PartialTask, from_answer, to_ipc
-from fruits.errors import EngineError
+from fruits.errors import EngineError, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,7 +125,7 @@ class SparkEngine:
                 frame = spark.apply(near.sortWithinPartitions("shard").select("shard", "kind", "value"), merging)
             return frame.collect()
 
-        [(_, kind, value)] = attempt(spark, job, f"merge {len(every)} shards")
+        [(_, kind, value)] = attempt(spark, job, f"merge {counted(len(every), 'shard')}")
         return from_answer(kind, value)
 
     def fit_head(

@@ -19,7 +19,7 @@ from fruits.engines import Stage
 from fruits.engines.spark.jobs import attempt
 from fruits.engines.spark.session import Spark
 from fruits.engines.spark.tasks import pickled_error, tidy, works
-from fruits.errors import EngineError
+from fruits.errors import EngineError, counted
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -90,7 +90,7 @@ def fit(
         finally:
             rows.unpersist()
 
-    slopes, intercepts = attempt(spark, job, f"fit a head on {len(shards)} shards")
+    slopes, intercepts = attempt(spark, job, f"fit a head on {counted(len(shards), 'shard')}")
     return slopes * scale, intercepts
 
 

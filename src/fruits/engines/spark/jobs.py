@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 
 from fruits.engines import ATTEMPTS
 from fruits.engines.spark.session import Spark, reason
-from fruits.errors import EngineError, FruitsError
+from fruits.errors import EngineError, FruitsError, option
 
 K = TypeVar("K")
 
@@ -89,7 +89,7 @@ class Jobs(Generic[K]):
         if why.startswith(("ModuleNotFoundError", "ImportError")):
             raise EngineError(
                 f"Spark's Python workers cannot load what they should run ({why}); install fruits on every node, and name that "
-                "Python with --spark-conf spark.pyspark.python=/path/to/python"
+                f"Python with {option('spark_conf', 'spark.pyspark.python=/path/to/python')}"
             ) from exc
         return exc
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from fruits.engines import Stage
 from fruits.engines.spark.tasks import ANSWER, WORK
-from fruits.errors import ConfigError, EngineError
+from fruits.errors import ConfigError, EngineError, naming, option
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -112,8 +112,8 @@ class Spark:
             running = active.sparkContext.master
             if running != master:
                 raise ConfigError(
-                    f"--master {master}, but this process has a Spark session at {running} already; expected the same, or none: "
-                    "stop it first, or leave --master out"
+                    f"{option('master', master)}, but this process has a Spark session at {running} already; expected the same, "
+                    f"or none: stop it first, or leave {option('master')} out"
                 )
         spark = cls(active, built=False)._beside()
         for key, value in conf.items():
@@ -248,7 +248,8 @@ def parse_conf(conf: Sequence[str]) -> dict[str, str]:
     for setting in conf:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"Spark setting '{setting}'; expected key=value, such as spark.executor.memory=4g")
+            with naming("spark_conf", setting):
+                raise ConfigError(f"Spark setting '{setting}'; expected key=value, such as spark.executor.memory=4g")
         pairs[key.strip()] = value.strip()
     return pairs
 

@@ -13,6 +13,7 @@ from typing import ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fruits.errors import counted
 from fruits.learning.heads import Graph, Head, LabelsError
 from fruits.learning.neighbours import unit
 from fruits.learning.pca import TooFewRowsError
@@ -66,17 +67,18 @@ class KnnHead(Head):
         most = len(self.references)
         if len(self.counts) == 0 or self.counts.min() < 1 or self.counts.max() > most or self.counts.sum() != most:
             raise ValueError(
-                f"counts of {self.counts.sum()} references in all, of {most}; expected 1 or more per label"
+                f"counts of {counted(self.counts.sum(), 'reference')} in all, of {most}; expected 1 or more per label"
             )
         if len(self.counts) * self.counts.max() > max(
             MAX_REFERENCES, len(self.counts)
         ):  # what is computed is padded to this
             raise ValueError(
-                f"{self.counts.max():,} references of one of {len(self.counts):,} labels; expected at most {MAX_REFERENCES:,} if "
+                f"{counted(self.counts.max(), 'reference')} of one of {counted(len(self.counts), 'label')}; "
+                f"expected at most {MAX_REFERENCES:,} if "
                 "all labels had as many"
             )
         if self.neighbours[0] < 1:
-            raise ValueError(f"{self.neighbours[0]} neighbours; expected 1 or more")
+            raise ValueError(f"{counted(self.neighbours[0], 'neighbour')}; expected 1 or more")
 
     @classmethod
     def fit(

@@ -123,7 +123,7 @@ def _add_remote(builder: CatalogueBuilder, source: str, access: Access, others: 
 def _add_pack(builder: CatalogueBuilder, pack: Pack) -> None:
     if builder.labelled and not pack.labelled:
         raise CatalogueError(
-            f"the photos in pack '{pack.root}' have no labels; expected a pack made without --unlabelled"
+            f"the photos in pack '{pack.root}' have no labels; expected a pack with labels: make it again"
         )
     builder.lies_below(pack.uri(""))
     for batch in pack.catalogue(labelled=builder.labelled):

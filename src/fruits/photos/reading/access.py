@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fruits.errors import ConfigError
+from fruits.errors import ConfigError, option
 from fruits.storage.objects import is_remote
 
 _MANIFESTS: Final = (".csv", ".parquet")
@@ -69,7 +69,7 @@ class Access:
                 continue
             if not place or not os.path.exists(place):  # noqa: PTH110
                 raise ConfigError(
-                    f"--allow-source '{place}' does not exist; expected a folder, a file or s3://bucket/prefix"
+                    f"{option('allow_source', place)} does not exist; expected a folder, a file or s3://bucket/prefix"
                 )
             path = os.path.abspath(place)  # noqa: PTH100
             slash = "/" if Path(path).is_dir() else ""

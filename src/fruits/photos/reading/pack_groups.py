@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fruits.errors import StoreError
+from fruits.errors import StoreError, counted
 from fruits.storage.local import MAX_PHOTO_BYTES, too_large
 from fruits.storage.objects import AbsentError
 
@@ -99,7 +99,9 @@ def check_group(about: Any, columns: Sequence[str]) -> int:
     """
     size, text = 0, (1 << 20) + _MAX_TEXT * about.num_rows
     if about.num_rows > _MAX_GROUP_ROWS:
-        raise pa.ArrowInvalid(f"a row group of {about.num_rows:,} photos; expected at most {_MAX_GROUP_ROWS:,}")
+        raise pa.ArrowInvalid(
+            f"a row group of {counted(about.num_rows, 'photo')}; expected at most {_MAX_GROUP_ROWS:,}"
+        )
     for chunk in (about.column(at) for at in range(about.num_columns)):
         if chunk.path_in_schema not in columns:
             continue

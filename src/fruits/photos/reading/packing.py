@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fruits.config import is_utf8
-from fruits.errors import CatalogueError, ConfigError, StoreError
+from fruits.errors import CatalogueError, ConfigError, StoreError, counted
 from fruits.monitoring.clock import Clock, Progress, Silent
 from fruits.photos.catalogue.builder import CatalogueBuilder
 from fruits.photos.catalogue.listing import add_sources
@@ -84,6 +84,8 @@ def pack(
     if target_bytes < 1:
         raise ConfigError(f"target of {target_bytes} bytes: expected 1 or more")
     reach(to)
+    objects = Objects(to)
+    claim(objects, "pack")  # refuse a folder of photos or of results: data files would be mixed with them
     progress, clock = progress or Silent(), Clock()
     with clock.step("catalogue"):
         progress.start("catalogue", None)
@@ -98,15 +100,15 @@ def pack(
         raise CatalogueError(
             f"no photos to pack in {', '.join(map(repr, sources))}{aside}; expected what 'fruits run' takes"
         )
-    objects = Objects(to)
-    claim(objects, "pack")  # refuse a folder of photos or of results: data files would be mixed with them
     with clock.step("pack"):
         progress.start("pack", table.num_rows)
         writing = _Writing(objects, table, target_bytes, access, progress)
         try:
             files = tuple(writing.files())
             if not files:
-                raise StoreError(f"none of {table.num_rows:,} photos could be read ({writing.unreadable[0]['reason']})")
+                raise StoreError(
+                    f"none of {counted(table.num_rows, 'photo')} could be read ({writing.unreadable[0]['reason']})"
+                )
         except BaseException:
             writing.undo()
             raise

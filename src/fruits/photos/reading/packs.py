@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fruits.errors import CatalogueError, StoreError
+from fruits.errors import CatalogueError, StoreError, counted
 from fruits.photos.reading.pack_groups import ADVICE, RowGroup, check_group, short
 from fruits.storage.local import RefusedError, open_regular, read_regular
 from fruits.storage.objects import AbsentError, Objects, is_remote, opened
@@ -271,7 +271,7 @@ class Pack:
                 ) from exc
             if rows != file.rows:
                 raise CatalogueError(
-                    f"pack '{self.root}': its file '{file.name}' holds {rows:,} photos, not {file.rows:,}; {ADVICE}"
+                    f"pack '{self.root}': its file '{file.name}' holds {counted(rows, 'photo')}, not {file.rows:,}; {ADVICE}"
                 )
 
     def read(self, path: str) -> bytes:

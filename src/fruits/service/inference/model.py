@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fruits.embedding.backbone import Embedder, no_embedding, usable
-from fruits.errors import BundleError, ImageDecodeError
+from fruits.errors import BundleError, ImageDecodeError, command
 from fruits.photos.decoding.quality import measure
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import Answer
@@ -167,12 +167,14 @@ class Model:
     def check(self, seen: Answer | ImageDecodeError) -> None:
         """Raise ``BundleError`` unless the numbers of an answer are finite and in range."""
         if isinstance(seen, ImageDecodeError):
-            raise BundleError(f"bundle '{self.bundle.root}': {seen} for a plain photo; make it again with 'fruits run'")
+            raise BundleError(
+                f"bundle '{self.bundle.root}': {seen} for a plain photo; make it again with {command('run')}"
+            )
         answer = seen
         numbers = [answer.probability, *answer.probabilities, *answer.features]
         if not np.isfinite(numbers).all() or not all(0 <= p <= 1.0001 for p in answer.probabilities):
             raise BundleError(
-                f"bundle '{self.bundle.root}' gives numbers that are none; make it again with 'fruits run'"
+                f"bundle '{self.bundle.root}' gives numbers that are none; make it again with {command('run')}"
             )
 
 
