@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fruits.errors import FruitsError, ImageDecodeError
 
 if TYPE_CHECKING:
-    from fruits.assessment.results import Audit, Evaluation, FindingCount, Protocol, audit, evaluate
+    from fruits.assessment.results import Audit, Evaluation, FindingCount, Protocol, SourceScore, audit, evaluate
     from fruits.photos.reading.given import PhotoLike
     from fruits.recogniser.answers import Answer
     from fruits.recogniser.explain import Explanation
@@ -36,6 +36,7 @@ __all__ = [
     "Protocol",
     "Recogniser",
     "Run",
+    "SourceScore",
     "apply",
     "audit",
     "evaluate",
@@ -58,6 +59,7 @@ _MODULES: Final = {
     "Protocol": "fruits.assessment.results",
     "Recogniser": "fruits.recogniser.recogniser",
     "Run": "fruits.training.results",
+    "SourceScore": "fruits.assessment.results",
     "apply": "fruits.training.results",
     "audit": "fruits.assessment.results",
     "evaluate": "fruits.assessment.results",

@@ -12,8 +12,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from fruits.assessment import dataset, evaluation
+from fruits.assessment import dataset
 from fruits.assessment.evaluation import PROTOCOLS, evaluate
+from fruits.assessment.printed import as_text
+from fruits.assessment.results import evaluation_of
 from fruits.config import RunConfig
 from fruits.errors import ConfigError, StoreError
 from fruits.photos.made_up import orchard
@@ -182,7 +184,9 @@ def test_evaluation_outlives_a_run_that_changes_nothing_and_no_other(filmed: Any
     assert not (out / "evaluation.json").exists()
     assert TABLE not in (out / "report.html").read_text("utf-8")
     evaluated = evaluate(str(out), ["variety", "official"])
-    assert evaluated["not_applicable"] == [{"protocol": "variety", "reason": "no kind has two varieties"}]
+    assert evaluated["not_applicable"] == [
+        {"protocol": "variety", "reason": "no kind has two varieties", "found": "kinds: 4, varieties: 4"}
+    ]
     # The rest is the same as before: nothing of it is left to chance.
     assert evaluated["near_duplicates"] == filmed[2]["near_duplicates"]
     for name in ("accuracy", "low", "high", "leakage"):
@@ -213,12 +217,16 @@ def test_of_too_many_photos_whole_groups_are_left_out(
 
 
 def test_table_for_a_terminal_has_a_line_for_every_protocol_and_every_reason(filmed: Any) -> None:
-    text = evaluation.as_text([filmed[2], filmed[2]])
+    text = as_text([evaluation_of(filmed[2]), evaluation_of(filmed[2])])
     for name in ("official", "axis", "arc", "variety"):
-        lines = [line for line in text.splitlines() if line.startswith("photos  ") and f"  {name} " in line]
-        assert len(lines) == 2
-    assert text.count("no groups: ") == 1  # what is true of both is said once
-    assert f"{by_name(filmed[2])['official']['accuracy']:.1%}" in text
+        assert len([line for line in text.splitlines() if line.startswith(f"{name}  ")]) == 2
+    official = by_name(filmed[2])["official"]
+    assert f"{official['accuracy']:.1%} ({official['low']:.1%} to {official['high']:.1%})" in text
+    photos = filmed[2]["photos"]
+    assert f"groups: not possible. frames of image sequences are held out by axis and arc (found: {photos} such" in text
+    assert "source: not possible. no manifest names two sources (found: 0 named sources)" in text
+    assert text.count("details and confusions: ") == 1  # what to do about both is said once
+    assert "{" not in text
 
 
 # --- What voids or bends it -----------------------------------------------------------------------------------------------
@@ -240,7 +248,9 @@ def test_only_photos_that_the_network_was_not_made_from_count(
     assert measured["groups"]["seen"] is True
     assert [measured["groups"][name] for name in SCORES] == [None] * len(SCORES)
     assert 0 <= measured["groups"]["leakage"] <= 1  # asks no head
-    assert "seen" in evaluation.as_text([evaluated])
+    text = as_text([evaluation_of(evaluated)])
+    assert "seen" in text
+    assert "no score would mean anything; run with another network" in text
     assert TABLE in (tmp_path / "out" / "report.html").read_text("utf-8")
 
 
@@ -275,7 +285,9 @@ def test_folds_with_a_single_label_to_learn_are_left_out(own_photos: Path, tmp_p
     run(tmp_path / "out", own_photos, only=only, taxonomy=str(tmp_path / "meaning.csv"))
     evaluated = evaluate(str(tmp_path / "out"), ["variety"])
     assert evaluated["protocols"] == []
-    assert evaluated["not_applicable"] == [{"protocol": "variety", "reason": "no fold has learnt what it is asked"}]
+    assert evaluated["not_applicable"] == [
+        {"protocol": "variety", "reason": "no test photo has a label or kind learnt from the others", "found": ""}
+    ]
 
 
 def test_a_file_that_stands_on_both_sides_leaks_whatever_the_threshold(own_photos: Path, tmp_path: Path) -> None:
@@ -316,7 +328,7 @@ def test_long_numbers_in_names_are_names(own_photos: Path, tmp_path: Path) -> No
 def test_damaged_catalogue_is_put_right_by_another_run(own_photos: Path, tmp_path: Path) -> None:
     run(tmp_path / "out", own_photos)
     (tmp_path / "out" / "catalogue.parquet").write_bytes(b"junk")
-    with pytest.raises(StoreError, match="run 'fruits run' again"):
+    with pytest.raises(StoreError, match=r"run fruits.run\(\) again"):
         evaluate(str(tmp_path / "out"), ["official"])
     assert not run(tmp_path / "out", own_photos)["up_to_date"]
     assert evaluate(str(tmp_path / "out"), ["official"])["protocols"]
@@ -338,7 +350,7 @@ def test_copies_of_photos_on_both_sides_are_all_found(own_photos: Path, tmp_path
 
 def test_unknown_protocol_is_refused_with_the_known_ones(finished_run: Any) -> None:
     with pytest.raises(
-        ConfigError, match="--protocol luck: expected one of official, source, axis, arc, variety, groups"
+        ConfigError, match="protocols='luck': expected one of official, source, axis, arc, variety, groups"
     ):
         evaluate(str(finished_run.out), ["luck"])
     assert not (finished_run.out / "evaluation.json").exists()
@@ -348,7 +360,7 @@ def test_unknown_protocol_is_refused_with_the_known_ones(finished_run: Any) -> N
 def test_results_that_are_not_whole_are_refused(finished_run: Any, tmp_path: Path, lost: str) -> None:
     out = finished_run.copy_to(tmp_path)
     (out / lost).unlink()
-    with pytest.raises(StoreError, match=r"no finished run in .*fruits run"):
+    with pytest.raises(StoreError, match=r"no finished run in .*fruits.run"):
         evaluate(str(out))
 
 
@@ -356,7 +368,7 @@ def test_results_that_are_not_whole_are_refused(finished_run: Any, tmp_path: Pat
 def test_damaged_record_is_refused(finished_run: Any, tmp_path: Path, data: bytes) -> None:
     out = finished_run.copy_to(tmp_path)
     (out / "run.json").write_bytes(data)
-    with pytest.raises(StoreError, match="run 'fruits run' again"):
+    with pytest.raises(StoreError, match=r"run fruits.run\(\) again"):
         evaluate(str(out))
 
 

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from fruits.assessment.evaluation import as_text, evaluate
+from fruits.assessment.evaluation import evaluate
+from fruits.assessment.printed import as_text
+from fruits.assessment.results import evaluation_of
 from fruits.config import RunConfig
 from fruits.photos.made_up import orchard
 from fruits.training import pipeline
@@ -175,7 +177,7 @@ def test_below_thirty_photos_no_share_is_given_as_a_score(own_photos: Path, tmp_
     assert '<span class="score">' not in headline
     evaluated = evaluate(str(tmp_path / "out"), ["official"])
     assert evaluated["protocols"][0]["too_few_to_say"] is True
-    assert "too few to say (" in as_text([evaluated])
+    assert "too few to say (" in as_text([evaluation_of(evaluated)])
 
 
 def test_thirty_photos_are_scored(own_photos: Path, tmp_path: Path, fruits: Fruits) -> None:

@@ -172,6 +172,7 @@ def test_evaluation_is_a_table_of_protocols(finished_run: Any, tmp_path: Path) -
     assert found.to_pandas()["photos"][0] == official.photos
     assert "official" in str(found)
     assert "right label" in str(found)
+    assert f"details and confusions: {found.report}" in str(found)
     assert (out / "evaluation.json").is_file()
     with pytest.raises(ConfigError, match="protocols='nonsense'"):
         fruits.evaluate(out, ["nonsense"])
@@ -213,7 +214,7 @@ def test_a_script_needs_no_guard(own_photos: Path, tmp_path: Path) -> None:
 def test_an_option_of_another_type_is_refused_before_anything_is_done(
     tmp_path: Path, option: str, value: object
 ) -> None:
-    with pytest.raises(ConfigError, match=rf"{option} is .*; expected"):
+    with pytest.raises(ConfigError, match=rf"{option}=.*: expected"):
         fruits.run(tmp_path, to=tmp_path / "out", **{option: value})
     assert not (tmp_path / "out").exists()
 
@@ -231,5 +232,5 @@ def test_what_is_no_path_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_split_that_is_none_is_refused(run: fruits.Run) -> None:
-    with pytest.raises(ConfigError, match="split 'nope'; expected one of train, val, test"):
+    with pytest.raises(ConfigError, match="split='nope': expected one of train, val, test"):
         run.predictions("nope")

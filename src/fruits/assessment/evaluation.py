@@ -11,14 +11,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fruits.assessment.dataset import Dataset, Finished, access_of_run, dataset_of, open_run
-from fruits.errors import ConfigError, option
+from fruits.errors import ConfigError, counted, option
 from fruits.learning import folds as protocols
 from fruits.learning.folds import Fold
 from fruits.learning.heads import get_head
@@ -72,15 +71,15 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
     found: list[dict[str, Any]] = []
     not_applicable: list[dict[str, str]] = []
     for name in wanted or PROTOCOLS:
-        folds, reason = _folds(name, dataset, run, asked_for=bool(wanted))
+        folds, reason, instead = _folds(name, dataset, run, asked_for=bool(wanted))
         if folds:
             progress.start(name, len(folds))
             measured = _measured(name, folds, dataset, run.record, progress.advance)
             if measured["photos"]:
                 found.append(measured)
                 continue
-            reason = "no fold has learnt what it is asked"
-        not_applicable.append({"protocol": name, "reason": reason})
+            reason, instead = "no test photo has a label or kind learnt from the others", ""
+        not_applicable.append({"protocol": name, "reason": reason, "found": instead})
     evaluation = {
         "format": FORMAT,
         "identity": run.record["identity"],
@@ -141,79 +140,40 @@ def _with_earlier(run: Finished, evaluation: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def as_text(evaluations: Sequence[dict[str, Any]]) -> str:
-    """Return one table of protocols, for a terminal."""
-    lines = [("photos", "network", "protocol", "right label", "right kind", "near-duplicates", "asked", "groups")]
-    notes = []
-    for evaluation in evaluations:
-        where = ", ".join(Path(source).name for source in evaluation["sources"])
-        network = f"{evaluation['backbone']} at {evaluation['size']}"
-        for row in evaluation["protocols"]:
-            label, kind = ("seen" if row["seen"] else _share(row, prefix) for prefix in ("", "kind_"))
-            counts = (f"{row['photos']:,}", f"{row['groups']:,}")
-            lines.append((where, network, row["protocol"], label, kind, f"{row['leakage']:.1%}", *counts))
-            for source in row.get("sources", ()):
-                if source["kind_accuracy"] is not None:
-                    three = "" if source["too_few_to_say"] else f"{source['kind_top3_accuracy']:.1%} among three"
-                    lines.append(
-                        (
-                            "",
-                            "",
-                            f"  {source['source']}",
-                            three,
-                            _share(source, "kind_"),
-                            "",
-                            f"{source['photos']:,}",
-                            "",
-                        )
-                    )
-            if row["left_out"]:
-                notes.append(
-                    f"{where}, {row['protocol']}: {row['left_out']:,} photos left out, of a label or kind not learnt"
-                )
-        if any(row["seen"] for row in evaluation["protocols"]):
-            notes.append(f"seen: {network} was made from {evaluation['seen']['share']:.0%} of these photos ({where})")
-        if not evaluation["seen"]["checked"]:
-            notes.append(
-                f"{network}: its card does not list the photos it was made from, so whether it has seen these is not known"
-            )
-        duplicates = evaluation["near_duplicates"]
-        notes.append(
-            f"{where}, {network}: near-duplicate within {duplicates['threshold']:.3g}; "
-            f"{duplicates['chance']:.1%} of the photos are that near to one of another label"
-        )
-        notes += [f"{where}: no {row['protocol']}: {row['reason']}" for row in evaluation["not_applicable"]]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*table, "", *dict.fromkeys(notes)])
-
-
-def _share(row: dict[str, Any], prefix: str) -> str:
-    if row[f"{prefix}accuracy"] is None:
-        return "-"
-    score = "too few to say" if row["too_few_to_say"] else f"{row[f'{prefix}accuracy']:.1%}"
-    return f"{score} ({row[f'{prefix}low']:.1%} to {row[f'{prefix}high']:.1%})"
-
-
-def _folds(name: str, dataset: Dataset, run: Finished, *, asked_for: bool) -> tuple[list[Fold], str]:
-    """Return the folds of a protocol, or none and the reason."""
-    split, sequences = dataset.split, dataset.sequences
+def _folds(name: str, dataset: Dataset, run: Finished, *, asked_for: bool) -> tuple[list[Fold], str, str]:
+    """Return the folds of a protocol; if there are none, why not, and what was found instead."""
+    split, sequences, labels = dataset.split, dataset.sequences, dataset.labels
+    filmed = sequences.sequence >= 0
     if name == "official":
         asked = run.record["evaluated"]["split"] if run.record["evaluated"] else "test"
-        return protocols.official(split == "train", split == asked), "no photos for testing have a label that is learnt"
+        folds = protocols.official(split == "train", split == asked)
+        return folds, "no test photo has a label that was learnt", counted(int((split == asked).sum()), "test photo")
     if name == "source":
-        return protocols.held_out_sources(dataset.named_source), "no manifest names two sources"
+        folds, n_sources = protocols.held_out_sources(dataset.named_source), len(_distinct(dataset.named_source))
+        return folds, "no manifest names two sources", counted(n_sources, "named source")
     if name == "axis":
-        return protocols.held_out_axis(sequences.axis, dataset.labels), "no label has photos of two films"
+        found = f"{counted(len(_distinct(sequences.sequence)), 'image sequence')} in {counted(len(_distinct(labels)), 'label')}"
+        return protocols.held_out_axis(sequences.axis, labels), "no label has two image sequences", found
     if name == "arc":
-        return protocols.held_out_arc(sequences.sequence, sequences.turn), "the photos are not frames of films"
+        folds = protocols.held_out_arc(sequences.sequence, sequences.turn)
+        reason = "the photos are not frames of image sequences"
+        return folds, reason, f"{int(filmed.sum()):,} such frames in {counted(len(labels), 'photo')}"
     if name == "variety":
-        return protocols.held_out_variety(dataset.varieties, dataset.kinds), "no kind has two varieties"
+        found = f"kinds: {len(_distinct(dataset.kinds))}, varieties: {len(_distinct(dataset.varieties))}"
+        return protocols.held_out_variety(dataset.varieties, dataset.kinds), "no kind has two varieties", found
     _, groups = dataset.belonging
-    given = (dataset.group < 0).any()
-    if (sequences.sequence >= 0).mean() > 0.5 and not given and not asked_for:
-        return [], "films are held out by axis and arc"
-    return protocols.held_out_groups(groups, dataset.labels), "there is a single group"
+    if filmed.mean() > 0.5 and not (dataset.group < 0).any() and not asked_for:
+        found = f"{int(filmed.sum()):,} such frames in {counted(len(labels), 'photo')}"
+        return [], "frames of image sequences are held out by axis and arc", found
+    return (
+        protocols.held_out_groups(groups, labels),
+        "all photos belong to one group",
+        counted(len(_distinct(groups)), "group"),
+    )
+
+
+def _distinct(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.unique(numbers[numbers >= 0])
 
 
 def _measured(

@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, TypedDict, Unpack
 
 import pyarrow as pa
 
 from fruits.assessment import audit as audits
 from fruits.assessment import evaluation as evaluations
+from fruits.assessment.printed import as_text
 from fruits.config import Fit
+from fruits.errors import counted
 from fruits.monitoring.clock import Progress
 from fruits.monitoring.display import shown
 from fruits.storage.objects import Objects, under
 from fruits.storage.parts import read_table
 from fruits.training.options import Place, as_call, config_of, path_of, paths
 from fruits.training.results import Run
+
+
+@dataclass(frozen=True, slots=True)
+class SourceScore:
+    """Accuracy of kinds on one source, for a head trained on the other sources.
+
+    Attributes
+    ----------
+    source : str
+    photos, left_out : int
+        Number of photos scored, and of those left out because their kind was not learnt.
+    kind_accuracy, kind_low, kind_high : float, optional
+        Share of photos whose kind is right, and its 95 % interval over groups; None if nothing could be scored.
+    kind_top3_accuracy : float, optional
+        Share of photos whose kind is among the three most probable.
+    too_few_to_say : bool
+        Whether fewer than 30 photos were scored; then only the interval is meaningful.
+    """
+
+    source: str
+    photos: int
+    left_out: int
+    kind_accuracy: float | None
+    kind_low: float | None
+    kind_high: float | None
+    kind_top3_accuracy: float | None
+    too_few_to_say: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +73,8 @@ class Protocol:
         Whether the backbone was trained on these photos, which makes any score meaningless.
     too_few_to_say : bool
         Whether fewer than 30 photos were scored; then only the intervals are meaningful.
+    sources : tuple of SourceScore
+        Of the protocol ``source``: one per source; else empty.
     """
 
     protocol: str
@@ -62,11 +93,12 @@ class Protocol:
     leakage: float
     seen: bool
     too_few_to_say: bool
+    sources: tuple[SourceScore, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Evaluation of a recogniser. ``print(evaluation)`` prints the table of ``fruits evaluate``.
+    """Evaluation of a recogniser. ``print(evaluation)`` prints what ``fruits evaluate`` prints.
 
     Attributes
     ----------
@@ -74,6 +106,8 @@ class Evaluation:
         The evaluated results.
     identity : str
         Identity of their run.
+    sources : tuple of str
+        Where the photos came from.
     photos : int
         Number of photos used.
     backbone : str
@@ -83,12 +117,17 @@ class Evaluation:
     protocols : tuple of Protocol
         The protocols that apply.
     not_applicable : tuple of (str, str)
-        The other protocols, and the reason.
+        The other protocols, why each was not possible, and what was found.
+    seen_share : float, optional
+        Share of the photos that the backbone was trained on; None if its card does not list them.
+    near_duplicate_distance, near_duplicate_chance : float
+        Distance within which photos count as near-duplicates, and the share of photos that are so near to one of another label.
     seconds : float
     """
 
     out: str
     identity: str
+    sources: tuple[str, ...]
     photos: int
     backbone: str
     size: int
@@ -96,8 +135,10 @@ class Evaluation:
     head: str
     protocols: tuple[Protocol, ...]
     not_applicable: tuple[tuple[str, str], ...]
+    seen_share: float | None
+    near_duplicate_distance: float
+    near_duplicate_chance: float
     seconds: float
-    _text: str = field(repr=False, compare=False)
 
     @property
     def report(self) -> str:
@@ -105,16 +146,19 @@ class Evaluation:
         return under(self.out, "report.html")
 
     def table(self) -> pa.Table:
-        """Return the protocols as an Arrow table, one row each, one column per attribute of :class:`Protocol`."""
+        """Return the protocols as an Arrow table, one row each, one column per attribute of
+        :class:`Protocol` except ``sources``.
+        """
         rows = [asdict(protocol) for protocol in self.protocols]
-        return pa.table({column.name: [row[column.name] for row in rows] for column in fields(Protocol)})
+        names = [column.name for column in fields(Protocol) if column.name != "sources"]
+        return pa.table({name: [row[name] for row in rows] for name in names})
 
     def to_pandas(self) -> Any:
         """Return :meth:`table` as a pandas data frame; needs pandas."""
         return self.table().to_pandas()
 
     def __str__(self) -> str:
-        return self._text
+        return as_text([self])
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +179,12 @@ class FindingCount:
     groups: int = 0
     across_splits: int = 0
     across_labels: int = 0
+
+    def __str__(self) -> str:
+        grouped = (
+            f" in {counted(self.groups, 'group')}, {self.across_splits:,} of them across splits" if self.groups else ""
+        )
+        return f"{counted(self.photos, 'photo')}{grouped}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +215,14 @@ class Audit:
     flagged: int
     counts: tuple[FindingCount, ...]
     seconds: float
+
+    def __str__(self) -> str:
+        lines = [f"{f'{one.sort}:'.replace('_', ' '):17}{one}" for one in self.counts]
+        told = (
+            f"to look at: {self.flagged:,} of {counted(self.photos, 'photo')} (near-duplicates count if their labels "
+            f"differ); page in {self.page}, all findings in {under(self.out, 'findings.parquet')}"
+        )
+        return "\n".join([*lines, told])
 
     @property
     def page(self) -> str:
@@ -229,7 +287,7 @@ def evaluate(
     wanted = [protocols] if isinstance(protocols, str) else list(protocols)
     with shown(progress, "fold") as display:
         found = evaluations.evaluate(run.out if isinstance(run, Run) else path_of(run, "run"), wanted, progress=display)
-    return _evaluation(found)
+    return evaluation_of(found)
 
 
 def audit(
@@ -265,19 +323,38 @@ def audit(
     config = config_of(sources, out, options, among=AuditOptions.__annotations__)
     with shown(progress) as display:
         record = audits.audit(config, progress=display, command=as_call("audit", sources, out, options))
+    return audit_of(record, out)
+
+
+def evaluation_of(record: Mapping[str, Any]) -> Evaluation:
+    """Return the evaluation for the record of :func:`fruits.assessment.evaluation.evaluate`."""
+    scores = [column.name for column in fields(SourceScore)]
+    measured = [column.name for column in fields(Protocol) if column.name != "sources"]
+    return Evaluation(
+        **{name: record[name] for name in _SAME},
+        sources=tuple(record["sources"]),
+        protocols=tuple(
+            Protocol(
+                **{name: row[name] for name in measured},
+                sources=tuple(SourceScore(**{name: one[name] for name in scores}) for one in row.get("sources", ())),
+            )
+            for row in record["protocols"]
+        ),
+        not_applicable=tuple(
+            (row["protocol"], f"{row['reason']} (found: {row['found']})" if row["found"] else row["reason"])
+            for row in record["not_applicable"]
+        ),
+        seen_share=record["seen"]["share"] if record["seen"]["checked"] else None,
+        near_duplicate_distance=record["near_duplicates"]["threshold"],
+        near_duplicate_chance=record["near_duplicates"]["chance"],
+    )
+
+
+def audit_of(record: Mapping[str, Any], out: str) -> Audit:
+    """Return the audit for the record of :func:`fruits.assessment.audit.audit`."""
     counts = tuple(FindingCount(sort, **found) for sort, found in record["counts"].items())
     given = {name: record[name] for name in ("photos", "ok", "rejected", "failed", "labels", "flagged")}
     return Audit(out=out, counts=counts, seconds=float(record["seconds"]["total"]), **given)
-
-
-def _evaluation(found: Mapping[str, Any]) -> Evaluation:
-    known = [column.name for column in fields(Protocol)]
-    return Evaluation(
-        **{name: found[name] for name in _SAME},
-        protocols=tuple(Protocol(**{name: row[name] for name in known}) for row in found["protocols"]),
-        not_applicable=tuple((row["protocol"], row["reason"]) for row in found["not_applicable"]),
-        _text=evaluations.as_text([dict(found)]),
-    )
 
 
 #: Attributes with the same name in the record.

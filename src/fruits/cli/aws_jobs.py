@@ -213,7 +213,7 @@ def _start(
             plan([*quotas.of_run(place.compute), *whole.planned()], [estimate], as_json=of.as_json)
             return
         display.say(
-            f"estimated: {estimate.usd:,.2f} USD for {counted(count, 'photo')} on {estimate.title.partition(' on ')[2]}"
+            f"estimated: {estimate.usd:,.2f} USD for {counted(count or 0, 'photo')} on {estimate.title.partition(' on ')[2]}"
         )
         started = cluster.submit(there, whole, estimate_usd=round(estimate.usd, 4))
         display.say(f"job {started['job']} on {out}; the same command follows it from anywhere, --cancel ends it")

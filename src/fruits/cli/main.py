@@ -84,17 +84,14 @@ def apply(
 ) -> None:
     """Recognise photos in batch; write a Parquet table of answers."""
     from fruits.training import pipeline  # noqa: PLC0415 - keeps 'fruits --help' quick
+    from fruits.training.results import predictions_of  # noqa: PLC0415
 
     with Display() as display:
         done = pipeline.apply(out, photos, to, progress=display, **options)
     if as_json:
         typer.echo(json_text(done))
         return
-    bad = done["rejected"] + done["failed"]
-    typer.echo(
-        f"recognised {done['ok']:,} of {counted(done['photos'], 'photo')} in {done['seconds']['total']:.1f} s"
-        f"{f'; {bad:,} could not be: see the column error' if bad else ''}; answers in {done['predictions']}"
-    )
+    typer.echo(str(predictions_of(done)))
 
 
 command(app)(predict.predict)
@@ -150,6 +147,8 @@ def evaluate(
     """Evaluate a recogniser under strict protocols. With confidence intervals and leakage."""
     from fruits.assessment import evaluation as evaluations  # noqa: PLC0415
     from fruits.assessment.dataset import open_run  # noqa: PLC0415
+    from fruits.assessment.printed import as_text  # noqa: PLC0415
+    from fruits.assessment.results import evaluation_of  # noqa: PLC0415
 
     wanted = evaluations.in_order(protocol or ())
     found = []
@@ -161,7 +160,7 @@ def evaluate(
     if as_json:
         typer.echo(json_text({"evaluations": found}))
     else:
-        typer.echo(evaluations.as_text(found))
+        typer.echo(as_text([evaluation_of(one) for one in found]))
     for evaluation in found:
         if not evaluation["protocols"]:
             reasons = "; ".join(f"{row['protocol']}: {row['reason']}" for row in evaluation["not_applicable"])
@@ -192,6 +191,7 @@ def audit(
 ) -> None:
     """Find duplicates, label errors and poor photos. Writes a page and a table; poor: blurred, dark or of odd size."""
     from fruits.assessment import audit as audits  # noqa: PLC0415
+    from fruits.assessment.results import audit_of  # noqa: PLC0415
 
     config = RunConfig(sources=tuple(photos), out=to, **options)
     with Display() as display:
@@ -199,16 +199,7 @@ def audit(
     if as_json:
         typer.echo(json_text({name: value for name, value in record.items() if name != "findings"}))
         return
-    for sort, counts in record["counts"].items():
-        parts = [counted(counts["photos"], "photo")]
-        if "groups" in counts:
-            parts.append(f"in {counted(counts['groups'], 'group')}, {counts['across_splits']:,} of them across splits")
-        typer.echo(f"{sort.replace('_', ' ') + ':':17}{' '.join(parts)}")
-    typer.echo(
-        f"to look at: {record['flagged']:,} of {counted(record['photos'], 'photo')} (near-duplicates count if their "
-        f"labels differ); page in {to}/audit.html, all findings in "
-        f"{to}/findings.parquet"
-    )
+    typer.echo(str(audit_of(record, to)))
 
 
 @command(app)

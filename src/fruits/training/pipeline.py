@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -369,10 +370,11 @@ def apply(
         with clock.step("predictions"):
             progress.start("predictions", counts["photos"])
             with finishing(objects, progress.say):
-                _write_predictions(objects, parts, inventory, recogniser, progress)
+                outcomes = _write_predictions(objects, parts, inventory, recogniser, progress)
         seconds = {**clock.seconds, "total": clock.total()}
     return {
         **counts,
+        "outcomes": outcomes,
         "device": used,
         "seconds": seconds,
         "peak_memory_mb": memory.megabytes,
@@ -467,8 +469,9 @@ def _unchanged(objects: Objects, identity: str, catalogue: pa.Table) -> dict[str
 
 def _write_predictions(
     objects: Objects, parts: Parts, inventory: Inventory, recogniser: bundles.Bundle, progress: Progress
-) -> None:
-    """Write ``predictions.parquet``, one row per photo."""
+) -> dict[str, int]:
+    """Write ``predictions.parquet``, one row per photo; return the number of photos by outcome."""
+    outcomes: Counter[str] = Counter()
     schema = schemas.predictions(recogniser.components)
     with (
         objects.writer("predictions.parquet") as stream,
@@ -488,9 +491,11 @@ def _write_predictions(
                 known["sharpness"].to_numpy(),
                 sides,
             )
+            outcomes.update(str(answer.outcome) for answer in found)
             answers = iter(found)
             rows = []
             for given in table.select(["uri", "status", "error"]).to_pylist():
                 rows.append({**given, **(next(answers).as_row() if given["status"] == "ok" else {})})
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
             progress.advance(table.num_rows)
+    return dict(outcomes)

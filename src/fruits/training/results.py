@@ -264,6 +264,13 @@ _SAME: Final = (
 _LEFT_OUT: Final = ("uri", "status", "error", "advice", "features")
 
 
+#: Outcome of an answer -> what is printed.
+_OUTCOMES: Final = {
+    "variety": "name a variety", "kind": "name a kind", "probable": "name a probable kind", "unsure": "are not sure",
+    "unknown": "are none of the things it knows",
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Predictions:
     """Predictions of :func:`apply`.
@@ -276,6 +283,8 @@ class Predictions:
         photos = ok + rejected + failed. Rejected: cannot be decoded. Failed: a retry may work.
     computed, reused : int
         Embeddings computed by this call, or reused.
+    outcomes : mapping
+        Number of photos by outcome: ``variety``, ``kind``, ``probable``, ``unsure`` or ``unknown``.
     device : str
         Device that ran the network.
     seconds : float
@@ -289,8 +298,28 @@ class Predictions:
     failed: int
     computed: int
     reused: int
+    outcomes: Mapping[str, int]
     device: str
     seconds: float
+
+    def __str__(self) -> str:
+        said = ", ".join(
+            f"{self.outcomes[name]:,} {words}" for name, words in _OUTCOMES.items() if self.outcomes.get(name)
+        )
+        lines = [
+            f"recognised {self.ok:,} of {counted(self.photos, 'photo')} in {self.seconds:.1f} s; answers in {self.path}"
+        ]
+        if said:
+            lines.append(f"answers: {said}")
+        if self.rejected:
+            lines.append(
+                f"rejected: {counted(self.rejected, 'photo')} that cannot be decoded; the column error says why"
+            )
+        if self.failed:
+            lines.append(
+                f"failed: {counted(self.failed, 'photo')} that could not be read; run again to try them once more"
+            )
+        return "\n".join(lines)
 
     def table(self) -> pa.Table:
         """Return the answers, a row per photo; docs/results.md explains the columns.
@@ -418,8 +447,17 @@ def apply(
     )
     with shown(progress) as display:
         done = pipeline.apply(bundle, paths(photos), path_of(to, "to"), progress=display, **plain(options))
-    counts = {name: done[name] for name in ("photos", "ok", "rejected", "failed", "computed", "reused", "device")}
-    return Predictions(path=done["predictions"], seconds=float(done["seconds"]["total"]), **counts)
+    return predictions_of(done)
+
+
+def predictions_of(record: Mapping[str, Any]) -> Predictions:
+    """Return the predictions for the record of :func:`fruits.training.pipeline.apply`."""
+    names = ("photos", "ok", "rejected", "failed", "computed", "reused", "outcomes", "device")
+    return Predictions(
+        path=record["predictions"],
+        seconds=float(record["seconds"]["total"]),
+        **{name: record[name] for name in names},
+    )
 
 
 def _metrics(record: Mapping[str, Any]) -> Metrics:

@@ -62,12 +62,12 @@ def test_worker_without_the_device_of_the_run_says_so(save_network: Save, networ
     model = find_backbone(str(save_network(networks[0]("NHWC", "uint8")))).network
     if "CUDAExecutionProvider" in ort.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
-    with pytest.raises(BackboneError, match=r"use --device cpu|cannot open the network"):
+    with pytest.raises(BackboneError, match=r"use device='cpu'|cannot open the network"):
         session.open_session(model, "cuda")
 
 
 def test_unknown_device_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--device gpu: expected one of auto, cpu, cuda, openvino"):
+    with pytest.raises(ConfigError, match="device='gpu': expected one of auto, cpu, cuda, openvino"):
         RunConfig(sources=("x",), out="y", device="gpu")
 
 

@@ -127,7 +127,7 @@ def test_photo_that_becomes_a_link_after_listing_is_not_read(two: Path, elsewher
     [(data, reason)] = read_photos([uri], found.access)
     assert data is None
     assert reason.startswith("outside: ")
-    assert "--follow-links" in reason
+    assert "follow_links=True" in reason
     with pytest.raises(RefusedError):
         read_head(uri, 12, found.access)
     assert read_photo(uri, Access.to([str(two)], follow_links=True)).endswith(b"another user's")
@@ -156,7 +156,7 @@ def test_machine_without_proc_follows_no_link_either(
 
 
 def test_what_is_allowed_and_not_there_is_said(two: Path) -> None:
-    with pytest.raises(ConfigError, match="--allow-source 'nowhere' does not exist"):
+    with pytest.raises(ConfigError, match="allow_source='nowhere' does not exist"):
         Access.to([str(two)], ["nowhere"])
 
 

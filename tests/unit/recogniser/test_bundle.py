@@ -180,7 +180,7 @@ def test_neighbours_that_do_not_fit_and_heads_that_are_not_there_are_refused(som
     resealed(folder, "counts.npy", before)
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     for head, said in (
-        ({"name": "tail", "temperature": 1.0}, "made with --head tail: no head 'tail'; expected logistic or knn"),
+        ({"name": "tail", "temperature": 1.0}, "made with head='tail': no head 'tail'; expected logistic or knn"),
         ({"name": "logistic", "temperature": 1.0}, "no file, 'bias.npy'"),
         ({"name": "knn", "temperature": 0}, "a head without a name and a temperature"),
         ({"name": 3, "temperature": 1.0}, "a head without a name and a temperature"),

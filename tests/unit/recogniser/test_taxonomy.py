@@ -436,7 +436,7 @@ STORED = Taxonomy.of(["Apple Red 1", "Lemon"]).as_dict()
     ids=str,
 )
 def test_stored_taxonomy_that_does_not_fit_together_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(TaxonomyError, match="expected what 'fruits run' wrote"):
+    with pytest.raises(TaxonomyError, match=r"expected what fruits.run\(\) wrote"):
         Taxonomy.parse({**STORED, **change})
 
 

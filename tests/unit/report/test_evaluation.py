@@ -46,7 +46,7 @@ def an_evaluation(*protocols: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "near_duplicates": {"threshold": 0.067, "copies": 0.067, "other_labels": 0.141, "chance": 0.004},
         "seen": {"checked": True, "photos": 0, "share": 0.0, "of": "ImageNet"},
         "protocols": list(protocols or (a_protocol(),)),
-        "not_applicable": [{"protocol": "axis", "reason": "no label has photos of two films"}],
+        "not_applicable": [{"protocol": "axis", "reason": "no label has two image sequences"}],
         "seconds": 41.2,
     } | changes
 

@@ -241,7 +241,7 @@ def test_record_with_any_changed_byte_is_refused_by_name(parts: Parts, at: int, 
     data = bytearray(whole.read_bytes())
     data[at % len(data)] ^= change
     path.write_bytes(data)
-    with pytest.raises(StoreError, match=rf"records/{path.name}.*run again with --repair"):
+    with pytest.raises(StoreError, match=rf"records/{path.name}.*run again with repair=True"):
         parts.inventory(photos)
 
 
@@ -271,7 +271,7 @@ def test_plan_with_any_changed_byte_is_refused_by_name(parts: Parts) -> None:
     whole = path.read_bytes()
     for at in range(len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 + at % 255)]) + whole[at + 1 :])
-        with pytest.raises(DamagedError, match=r"plans/00001.parquet.*run again with --repair"):
+        with pytest.raises(DamagedError, match=r"plans/00001.parquet.*run again with repair=True"):
             parts.inventory(photos)
     path.write_bytes(whole)
     assert held(parts.inventory(photos)) == list(range(6))

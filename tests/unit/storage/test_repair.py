@@ -70,7 +70,7 @@ def test_damaged_record_counts_no_more(parts: Parts, change: str) -> None:
 
 def test_plan_that_is_damaged_is_made_again_of_the_parts(parts: Parts) -> None:
     flip(files(parts, "plans")[0], 0.5)
-    with pytest.raises(DamagedError, match="--repair"):
+    with pytest.raises(DamagedError, match="repair=True"):
         parts.inventory(PHOTOS)
     assert parts.repair() == 1
     inventory = parts.inventory(PHOTOS)

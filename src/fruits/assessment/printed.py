@@ -1,0 +1,112 @@
+"""Evaluations as text for a terminal: what was measured, why a protocol was not possible, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from fruits.errors import command, counted, option
+from fruits.learning.metrics import FEWEST_PHOTOS
+from fruits.learning.neighbours import LEAK_LIMIT
+
+if TYPE_CHECKING:
+    from fruits.assessment.results import Evaluation, Protocol, SourceScore
+
+_HEADINGS: Final = ("protocol", "right label", "right kind", "near-duplicates", "photos", "groups")
+
+
+def as_text(evaluations: Sequence[Evaluation]) -> str:
+    """Return evaluations one below the other; what is true of several is said once.
+
+    Scores are shares of photos with their 95 % interval over groups.
+    """
+    parts = [_one(evaluation) for evaluation in evaluations]
+    steps = dict.fromkeys(step for evaluation in evaluations for step in _next_steps(evaluation))
+    return "\n\n".join([*parts, "\n".join(["next:", *(f"  {step}" for step in steps)])])
+
+
+def _one(evaluation: Evaluation) -> str:
+    lines = [_title(evaluation)]
+    if evaluation.protocols:
+        rows: list[tuple[str, ...]] = [_HEADINGS]
+        for protocol in evaluation.protocols:
+            rows.append(_row(protocol))
+            rows += [_row_of_source(source) for source in protocol.sources if source.kind_accuracy is not None]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        ]
+    lines += [f"{name}: not possible. {reason}" for name, reason in evaluation.not_applicable]
+    for protocol in evaluation.protocols:
+        if protocol.left_out:
+            lines.append(
+                f"{protocol.protocol}: {counted(protocol.left_out, 'photo')} not scored, of labels or kinds without "
+                "training photos"
+            )
+    lines.append(
+        f"near-duplicates: photos within {evaluation.near_duplicate_distance:.3g} of a training photo; "
+        f"{evaluation.near_duplicate_chance:.1%} of all photos are that near to one of another label"
+    )
+    return "\n".join(lines)
+
+
+def _title(evaluation: Evaluation) -> str:
+    where = ", ".join(Path(source).name for source in evaluation.sources)
+    return (
+        f"{evaluation.out}: {counted(evaluation.photos, 'photo')} of {where}; {evaluation.backbone} at "
+        f"{evaluation.size} x {evaluation.size} pixels, {counted(evaluation.components, 'component')}, head {evaluation.head}"
+    )
+
+
+def _row(protocol: Protocol) -> tuple[str, ...]:
+    label, kind = (
+        "seen"
+        if protocol.seen
+        else _score(protocol.accuracy, protocol.low, protocol.high, few=protocol.too_few_to_say),
+        "seen"
+        if protocol.seen
+        else _score(protocol.kind_accuracy, protocol.kind_low, protocol.kind_high, few=protocol.too_few_to_say),
+    )
+    return protocol.protocol, label, kind, f"{protocol.leakage:.1%}", f"{protocol.photos:,}", f"{protocol.groups:,}"
+
+
+def _row_of_source(source: SourceScore) -> tuple[str, ...]:
+    three = "" if source.too_few_to_say else f"{source.kind_top3_accuracy:.1%} among three"
+    kind = _score(source.kind_accuracy, source.kind_low, source.kind_high, few=source.too_few_to_say)
+    return f"  {source.source}", three, kind, "", f"{source.photos:,}", ""
+
+
+def _score(share: float | None, low: float | None, high: float | None, *, few: bool) -> str:
+    if share is None:
+        return "-"
+    return f"{'too few to say' if few else f'{share:.1%}'} ({low:.1%} to {high:.1%})"
+
+
+def _next_steps(evaluation: Evaluation) -> list[str]:
+    """Return what to do about what was found."""
+    steps = []
+    scored = [protocol for protocol in evaluation.protocols if not protocol.seen]
+    if len(scored) < len(evaluation.protocols):
+        steps.append(
+            f"seen: {evaluation.backbone} was trained on {evaluation.seen_share or 0:.0%} of these photos, so no "
+            "score would mean "
+            f"anything; run with another network ({option('backbone')}), or evaluate on other photos"
+        )
+    elif evaluation.seen_share is None:
+        steps.append(
+            f"the card of {evaluation.backbone} does not list its training photos: check yourself that these are not among them"
+        )
+    if any(protocol.too_few_to_say for protocol in scored):
+        steps.append(f"add test photos: a score needs {FEWEST_PHOTOS} or more")
+    official = next((protocol for protocol in scored if protocol.protocol == "official"), None)
+    others = [protocol.protocol for protocol in scored if protocol.protocol != "official"]
+    if official and official.leakage > LEAK_LIMIT:
+        steps.append(
+            f"official: {official.leakage:.1%} of the test photos have a near-duplicate in training, so part of that score is "
+            f"memory; {f'report {others[0]} instead' if others else 'split by groups, with a column group in a manifest'}"
+        )
+    steps.append(f"details and confusions: {evaluation.report}")
+    if not scored:
+        steps.append(f"other protocols: {command('evaluate', evaluation.out, protocols='...')}")
+    return steps
