@@ -4,7 +4,7 @@
 
 RESULTS are those of `fruits run`. Kinds are left out of training one at a time and asked about; so are photos of OTHER_RESULTS
 (same network and size), and noise and drawn scenes. For every score: area under ROC, and the share of unknown things taken for
-known at the threshold that accepts 95 % of known test photos (of kinds left out: means over kinds). Chosen: `strangeness`.
+known at the threshold that accepts 95 % of known test photos (of kinds left out: means over kinds). Chosen: `ood_score`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fruits.photos.decoding.images import to_network_input
 ACCEPTED = 0.95
 TEST_PER_LABEL = 20
 SCENES = 280
-TRIED_WITH = "strangeness"
+TRIED_WITH = "ood_score"
 
 
 def main() -> None:
@@ -122,7 +122,7 @@ class Trial:
         features = self.features(embeddings)
         logits, probabilities = self.head.logits(features), self.head.predict_proba(features)
         ordered = np.sort(logits, axis=1)
-        yield "strangeness", self.known.strangeness(features, probabilities)
+        yield "ood_score", self.known.ood_score(features, probabilities)
         yield "relative Mahalanobis", self.known.distance(features)
         yield "entropy", entropy(probabilities)
         yield "1 - largest probability", 1 - probabilities.max(axis=1)

@@ -133,7 +133,7 @@ def recogniser(arguments: argparse.Namespace) -> None:
     calibration = calibrate(fit_head(without, Layers.load(arguments.twin / "checkpoint.pt")), left_out)
     print(
         json.dumps(
-            {**calibration.report, "limits": [calibration.kind, calibration.probable, calibration.strange]}, indent=1
+            {**calibration.report, "limits": [calibration.kind, calibration.probable, calibration.ood_limit]}, indent=1
         )
     )
     learnt = embed(backbone, collect(arguments.shared), arguments.size, arguments.work)

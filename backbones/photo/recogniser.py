@@ -1,8 +1,8 @@
 """The recogniser that ships: head and limits on top of a made network, calibrated on sources that its twin has not seen.
 
 A network knows the photos that it was made from, so what a head says of them calibrates nothing. A twin was therefore made
-without some sources; its answers to photos of these give temperature, limits and the scale of what is strange. The head that
-ships is then fitted on all photos. No photo goes into the bundle.
+without some sources; its answers to photos of these give temperature, limits and the scale of the out-of-distribution score. The
+head that ships is then fitted on all photos. No photo goes into the bundle.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Calibration:
     kind: float
     variety: float
     probable: float
-    strange: float
+    ood_limit: float
     known: Known
     report: dict[str, float]
 
@@ -193,11 +193,11 @@ def calibrate(fitted: Fitted, left_out: Embedded, *, min_precision: float = MIN_
     temperature = float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x))
     probabilities = softmax((logits / temperature).astype(np.float32))
     known = fitted.known.scaled(features, probabilities)
-    strangeness = known.strangeness(features, probabilities)
-    strange = float(np.quantile(strangeness, ACCEPTED))
+    ood_score = known.ood_score(features, probabilities)
+    ood_limit = float(np.quantile(ood_score, ACCEPTED))
     by_kind = fitted.taxonomy.by_kind(probabilities)
     best, right = by_kind.max(axis=1), by_kind.argmax(axis=1) == truth
-    accepted = strangeness <= strange
+    accepted = ood_score <= ood_limit
     sure = confidence.sure_precision(min_precision)
     kind = confidence.certain_from(best[accepted], right[accepted], sure)
     probable = confidence.certain_from(
@@ -216,7 +216,7 @@ def calibrate(fitted: Fitted, left_out: Embedded, *, min_precision: float = MIN_
         "temperature": temperature,
     }  # fmt: skip
     # Real photos carry no varieties, so a variety is named only where its kind would be.
-    return Calibration(temperature, kind, max(kind, confidence.DEFAULT_CERTAIN), probable, strange, known, report)
+    return Calibration(temperature, kind, max(kind, confidence.DEFAULT_CERTAIN), probable, ood_limit, known, report)
 
 
 def save(
@@ -228,8 +228,8 @@ def save(
     known = fitted.known.on_the_scale_of(calibration.known)
     people = np.array([photo.source not in (GROCERY, TURNTABLE) for photo in train.photos])
     limits = Limits.of(train.brightness[people], train.sharpness[people], size)
-    certainty = Certainty(calibration.variety, calibration.kind, calibration.probable, calibration.strange, limits)
-    strangeness = known.strangeness(features, head.predict_proba(features))
+    certainty = Certainty(calibration.variety, calibration.kind, calibration.probable, calibration.ood_limit, limits)
+    ood_score = known.ood_score(features, head.predict_proba(features))
     preprocessing: Preprocessing = backbone.card.preprocessing(size, None)
     bundles.save(
         to,
@@ -242,7 +242,7 @@ def save(
         known=known,
         taxonomy=fitted.taxonomy,
         certainty=certainty,
-        drift=Drift.of(features, strangeness),
+        drift=Drift.of(features, ood_score),
         gallery=Gallery.empty(fitted.components),
         about=about,
     )

@@ -226,7 +226,7 @@ def test_answers_are_those_of_the_server(
                 ),
             )
         largest = max(largest, abs(here["probability"] - there["probability"]))
-        assert here["strangeness"] == pytest.approx(there["strangeness"], abs=TOLERANCE, rel=TOLERANCE)
+        assert here["ood_score"] == pytest.approx(there["ood_score"], abs=TOLERANCE, rel=TOLERANCE)
         assert [one["label"] for one in here["alike"]] == [one["label"] for one in there["alike"]]
         assert [one["thumbnail"] for one in here["alike"]] == [one["thumbnail"] for one in there["alike"]]
         outcomes.append(here["outcome"])
@@ -244,25 +244,25 @@ def test_decisions_are_those_of_the_server_whatever_the_numbers(visit: Callable[
     limits = Limits(dark=0.25, blurred=0.3, small=50)
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.full(6, 0.2), 400).astype(np.float32)
-    strangeness = rng.normal(0, 1, 400).astype(np.float32)
+    ood_score = rng.normal(0, 1, 400).astype(np.float32)
     some = [Certainty(0.7, 0.8, 0.5, 1.5, limits), Certainty(1.1, 1.1, 1 / 3, float("inf"), limits)]
     some.append(Certainty(0.7, 0.8, 0.8, 1.5, limits))
     older = {name: value for name, value in some[2].as_dict().items() if name != "probable"}
     page = visit().open()
     for certainty, told in [(one, one.as_dict()) for one in some] + [(some[2], older)]:
         here = page.evaluate(
-            """async ([model, probabilities, strangeness]) => {
+            """async ([model, probabilities, ood_score]) => {
               const { decide } = await import("/static/js/decide.js");
               return probabilities.map((row, n) => {
-                const measured = { strangeness: strangeness[n], brightness: 0.1, sharpness: 1 };
+                const measured = { ood_score: ood_score[n], brightness: 0.1, sharpness: 1 };
                 const numbers = { probabilities: Float32Array.from(row), ...measured };
                 const { outcome, kind, variety, name, probability, advice } = decide(numbers, model, 100);
                 return [outcome, kind, variety, name?.en ?? null, Math.fround(probability), advice.map((one) => one.code)];
               });
             }""",
-            [{"taxonomy": taxonomy.as_dict(), "certainty": told}, probabilities.tolist(), strangeness.tolist()],
+            [{"taxonomy": taxonomy.as_dict(), "certainty": told}, probabilities.tolist(), ood_score.tolist()],
         )
-        decisions = decide(probabilities, strangeness, taxonomy, certainty)
+        decisions = decide(probabilities, ood_score, taxonomy, certainty)
         advice = [limits.advice(0.1, 1, 100)] * 400
         there = [
             [
@@ -273,7 +273,7 @@ def test_decisions_are_those_of_the_server_whatever_the_numbers(visit: Callable[
                 pytest.approx(one.probability, abs=1e-6),  # float32 sums in another order
                 list(one.advice),
             ]
-            for one in answers(decisions, strangeness, np.zeros((400, 1), np.float32), taxonomy, advice)
+            for one in answers(decisions, ood_score, np.zeros((400, 1), np.float32), taxonomy, advice)
         ]
         assert here == there
         assert ("probable" in {one[0] for one in here}) == (certainty.probable < certainty.kind)

@@ -22,7 +22,7 @@ from fruits.recogniser import bundle as bundles
 
 SUMMARY = {
     "photos", "ok", "rejected", "failed", "computed", "reused", "labels", "splits", "labels_without_training",
-    "left_aside", "warnings", "backbone", "embedding_size", "components", "components_chosen_by", "explained_variance",
+    "skipped", "warnings", "backbone", "embedding_size", "components", "components_chosen_by", "explained_variance",
     "head", "balanced", "evaluated", "leakage", "metrics", "kinds", "kind_metrics", "calibration", "answers", "coverage",
     "seconds", "peak_memory_mb", "up_to_date",
 }  # fmt: skip
@@ -148,7 +148,7 @@ def test_predict_answers_for_each_photo(finished_run: Any, fruits: Fruits, tmp_p
     first, second, third = done.json()["photos"]
     assert set(first) == {
         "uri", "status", "error", "outcome", "kind", "variety", "name", "probability", "kinds", "labels",
-        "probabilities", "strangeness", "advice",
+        "probabilities", "ood_score", "advice",
     }  # fmt: skip
     assert (first["uri"], first["status"], first["error"]) == (str(good), "ok", None)
     assert (len(first["labels"]), len(first["probabilities"]), len(first["kinds"])) == (3, 3, 3)

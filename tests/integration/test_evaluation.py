@@ -130,7 +130,7 @@ def test_films_are_held_out_by_axis_and_by_arc_and_every_frame_is_asked(filmed: 
     measured = by_name(filmed[2])
     for name, folds in (("axis", 3), ("arc", 4)):
         assert (measured[name]["folds"], measured[name]["photos"], measured[name]["left_out"]) == (folds, 384, 0)
-        assert (measured[name]["grouped_by"], measured[name]["groups"]) == ("film", 12)
+        assert (measured[name]["grouped_by"], measured[name]["groups"]) == ("sequence", 12)
 
 
 def test_varieties_are_held_out_of_the_kind_that_has_two(filmed: Any) -> None:

@@ -145,7 +145,7 @@ def test_neighbours_in_image_sequences_count_as_leaks(tmp_path: Path) -> None:
     orchard.plant(tmp_path / "photos", photos=384, varieties=4, workers=1)
     record = run(tmp_path / "out", tmp_path / "photos")
     leakage = record["leakage"]
-    assert record["evaluated"]["grouped_by"] == "film"
+    assert record["evaluated"]["grouped_by"] == "sequence"
     assert record["evaluated"]["groups"] <= 12
     assert leakage["sequence_neighbours"] > 0.5
     assert leakage["share"] >= max(leakage["sequence_neighbours"], leakage["near_duplicates"])

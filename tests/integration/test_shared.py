@@ -56,14 +56,14 @@ def test_single_graph_says_of_real_photos_what_the_bundle_says(
     given = dict(
         zip((output.name for output in session.get_outputs()), session.run(None, {"pixels": pixels}), strict=True)
     )
-    features, probabilities, strangeness = recogniser.classify(Embedder(recogniser.model_file.fetch()).embed(pixels))
+    features, probabilities, ood_score = recogniser.classify(Embedder(recogniser.model_file.fetch()).embed(pixels))
     tolerance = {"atol": bundle.PROBABILITY_TOLERANCE, "rtol": 0}
     np.testing.assert_allclose(given["probabilities"], probabilities, **tolerance)
     np.testing.assert_allclose(
         given["features"] / np.abs(features).max(), features / np.abs(features).max(), **tolerance
     )
     # Differences of squares: float32 sums in another order, relative to the largest.
-    np.testing.assert_allclose(given["strangeness"][:, 0], strangeness, atol=1e-3 + 1e-5 * np.abs(strangeness).max())
+    np.testing.assert_allclose(given["ood_score"][:, 0], ood_score, atol=1e-3 + 1e-5 * np.abs(ood_score).max())
     brightness, sharpness = measure(pixels)
     np.testing.assert_allclose(given["brightness"][:, 0], brightness, atol=2e-6)
     np.testing.assert_allclose(given["sharpness"][:, 0], sharpness, atol=2e-6)
@@ -117,7 +117,7 @@ def test_grocery_store_at_both_depths_with_another_backbone(shared: Path, tmp_pa
     assert record["embedding_size"] == 1280
     assert record["evaluated"]["split"] == "val"
     assert record["metrics"]["accuracy"] > 0.2  # of 50 labels with five photos each; by chance 0.02
-    assert set(record["left_aside"][0]) == {"reason", "count", "examples"}
+    assert set(record["skipped"][0]) == {"reason", "count", "examples"}
 
 
 @pytest.mark.parametrize("name", ["fruits-small", "mobilenet_v2_imagenet.onnx"])

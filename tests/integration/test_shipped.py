@@ -49,7 +49,7 @@ def test_it_is_made_from_the_network_that_a_run_starts_from(recogniser: bundles.
     assert recogniser.preprocessing.size == 224
     certainty = recogniser.certainty
     assert 1 / 3 <= certainty.probable <= certainty.kind < 1
-    assert np.isfinite(certainty.strange)
+    assert np.isfinite(certainty.ood_limit)
 
 
 def test_photo_is_recognised_without_any_results(fruits: Fruits, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_photo_as_body_is_answered_as_by_the_bundle(service: Any, finished_run: 
         assert got["probability"] == pytest.approx(expected.probability, abs=1e-4)
         assert [one["label"] for one in got["labels"]] == list(expected.labels)
         assert [one["kind"] for one in got["kinds"]] == [kind for kind, _, _ in expected.kinds]
-        assert got["strangeness"] == pytest.approx(expected.strangeness, abs=1e-3)
+        assert got["ood_score"] == pytest.approx(expected.ood_score, abs=1e-3)
         assert len(got["id"]) == 22
         assert got["kept"] is False
         assert min(got["milliseconds"].values()) >= 0
@@ -80,7 +80,7 @@ def test_answers_do_not_depend_on_who_shares_a_batch(service: Any, finished_run:
         for same in ("outcome", "kind", "variety", "name", "advice", "kept"):
             assert one[same] == other[same]
         # Sums of float32 in another order.
-        assert one["strangeness"] == pytest.approx(other["strangeness"], abs=1e-4)
+        assert one["ood_score"] == pytest.approx(other["ood_score"], abs=1e-4)
         for shares in ("kinds", "labels"):
             assert [share["probability"] for share in one[shares]] == pytest.approx(
                 [share["probability"] for share in other[shares]], abs=1e-4

@@ -33,7 +33,7 @@ FUNCTIONS = {
 }
 RESULTS = {
     "Answer": ["advice", "as_row", "error", "features", "kind", "kinds", "labels", "name", "outcome", "probabilities",
-               "probability", "status", "strangeness", "variety", "without"],
+               "probability", "status", "ood_score", "variety", "without"],
     "Audit": ["counts", "failed", "findings", "flagged", "labels", "ok", "out", "page", "photos", "rejected", "seconds",
               "to_pandas"],
     "Evaluation": ["backbone", "components", "head", "identity", "near_duplicate_chance", "near_duplicate_distance",

@@ -99,7 +99,7 @@ class Dataset:
         Groups come from a manifest, else from image sequences, else from near-duplicates. Overlapping groups are merged.
         """
         given, filmed = self.group < 0, self.sequences.sequence >= 0
-        name = "manifest" if given.all() else "film" if filmed.any() else "near-duplicates"
+        name = "manifest" if given.all() else "sequence" if filmed.any() else "near-duplicates"
         groups = self.duplicate_groups if not (given | filmed).all() else np.arange(len(self.uris), dtype=np.int64)
         for inside, of in ((given, self.group), (filmed & ~given, self.sequences.sequence)):
             groups = joined(groups, of, inside)

@@ -41,7 +41,7 @@ _CHOSEN = {
     "components": "the number asked for",
 }
 _SUMMARY = (
-    "photos", "ok", "rejected", "failed", "computed", "reused", "labels", "splits", "labels_without_training", "left_aside",
+    "photos", "ok", "rejected", "failed", "computed", "reused", "labels", "splits", "labels_without_training", "skipped",
     "warnings", "backbone", "embedding_size", "components", "components_chosen_by", "explained_variance", "head", "balanced",
     "evaluated", "metrics", "leakage", "kinds", "kind_metrics", "calibration", "answers", "coverage", "seconds", "peak_memory_mb",
     "up_to_date",
@@ -236,11 +236,11 @@ def pack(
     if as_json:
         typer.echo(json_text(done))
     else:
-        aside = ", ".join(f"{count:,} {reason}" for reason, count in done["left_aside"].items())
+        aside = ", ".join(f"{count:,} {reason}" for reason, count in done["skipped"].items())
         typer.echo(
             f"packed {counted(done['photos'], 'photo')} ({done['photo_bytes'] / 1e6:,.1f} MB) into "
             f"{counted(done['files'], 'file')} in {done['seconds']['total']:.1f} s"
-            f"{f'; left aside: {aside}' if aside else ''}; pack in {to}"
+            f"{f'; skipped: {aside}' if aside else ''}; pack in {to}"
         )
     if bad:
         first = done["unreadable_photos"][0]

@@ -125,6 +125,6 @@ def _as_row(answer: Answer) -> dict[str, Any]:
         "kinds": [{"kind": kind, **name.names(), "probability": p} for kind, name, p in answer.kinds],
         "labels": answer.labels,
         "probabilities": answer.probabilities,
-        "strangeness": answer.strangeness,
+        "ood_score": answer.ood_score,
         "advice": answer.advice,
     }

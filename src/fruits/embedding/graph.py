@@ -202,7 +202,7 @@ def with_recogniser(
 ) -> bytes:
     """Return the single graph from ``pixels`` to all numbers that answers are derived from.
 
-    Outputs, float32: ``probabilities`` (batch, c), ``features`` (batch, k), ``strangeness``, ``brightness`` and ``sharpness``
+    Outputs, float32: ``probabilities`` (batch, c), ``features`` (batch, k), ``ood_score``, ``brightness`` and ``sharpness``
     (batch, 1); and ``evidence`` (batch, places, c), row by row, if the backbone outputs a map and the head is linear: the logits
     of each position of the map, whose mean is the logits of the photo.
 
@@ -228,7 +228,7 @@ def with_recogniser(
     features = more.node("MatMul", centred, more.constant("components", components.T), out="features")
     logits = _add_head(more, head, features)
     probabilities = more.node("Softmax", logits, out="probabilities", axis=1)
-    _add_strangeness(more, features, probabilities, known)
+    _add_ood_score(more, features, probabilities, known)
     _add_quality(more, size)
     has_map = head.linear and any(value.name == "map" for value in graph.output)
     if has_map:
@@ -237,7 +237,7 @@ def with_recogniser(
     widths = {
         "probabilities": len(known.centres),
         "features": len(components),
-        "strangeness": 1,
+        "ood_score": 1,
         "brightness": 1,
         "sharpness": 1,
     }
@@ -315,8 +315,8 @@ def _is_per_channel(tensor: onnx.TensorProto) -> bool:
     return math.prod(tensor.dims) in (1, *tensor.dims[-1:]) and list(tensor.dims[-1:]) in ([], [1], [3])
 
 
-def _add_strangeness(more: _Nodes, features: str, probabilities: str, known: Known) -> None:
-    """Append the computation of ``Known.strangeness``."""
+def _add_ood_score(more: _Nodes, features: str, probabilities: str, known: Known) -> None:
+    """Append the computation of ``Known.ood_score``."""
     white = more.node("MatMul", features, more.constant("whitening", known.whitening))
     length = more.sum(more.node("Mul", white, white), known.whitening.shape[1])
     cross = more.node("MatMul", white, more.constant("centres", -2 * known.centres.T))
@@ -330,7 +330,7 @@ def _add_strangeness(more: _Nodes, features: str, probabilities: str, known: Kno
     entropy = more.sum(more.node("Mul", probabilities, log_p), len(known.centres), scale=-known.entropy_scale)
     scaled = more.node("Mul", distance, more.constant("distance_scale", np.float32(known.distance_scale)))
     total = more.node("Add", entropy, scaled)
-    more.node("Sub", total, more.constant("offset", np.float32(known.offset)), out="strangeness")
+    more.node("Sub", total, more.constant("offset", np.float32(known.offset)), out="ood_score")
 
 
 def _add_head(more: _Nodes, head: Head, features: str) -> str:

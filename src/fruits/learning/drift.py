@@ -35,16 +35,16 @@ class Drift:
     shares: NDArray[np.float32]
 
     @classmethod
-    def of(cls, features: NDArray[np.float32], strangeness: NDArray[np.float32]) -> Drift:
+    def of(cls, features: NDArray[np.float32], ood_score: NDArray[np.float32]) -> Drift:
         """Fit the bins to training photos.
 
         Parameters
         ----------
         features : float32 array, shape (n, k)
-        strangeness : float32 array, shape (any,)
+        ood_score : float32 array, shape (any,)
             Out-of-distribution scores of validation photos if there are some: scores of trained photos are too low.
         """
-        numbers = [strangeness, *features[:, :_FEATURES].T]
+        numbers = [ood_score, *features[:, :_FEATURES].T]
         at = np.arange(1, BINS) / BINS
         edges = np.stack([np.quantile(values, at) for values in numbers]).astype(np.float32)
         counts = np.stack(
@@ -52,9 +52,9 @@ class Drift:
         )
         return cls(edges, (counts / counts.sum(axis=1, keepdims=True)).astype(np.float32))
 
-    def bins(self, features: NDArray[np.float32], strangeness: NDArray[np.float32]) -> NDArray[np.int64]:
+    def bins(self, features: NDArray[np.float32], ood_score: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return the bin, 0 to 9, of each of the m numbers of n photos, shape (n, m)."""
-        numbers = [strangeness, *features[:, : len(self.edges) - 1].T]
+        numbers = [ood_score, *features[:, : len(self.edges) - 1].T]
         return np.stack([_bins(values, of) for values, of in zip(numbers, self.edges, strict=True)], axis=1)
 
     def psi(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:

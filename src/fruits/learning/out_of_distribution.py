@@ -105,7 +105,7 @@ class Known:
             self, entropy_scale=other.entropy_scale, distance_scale=other.distance_scale, offset=other.offset
         )
 
-    def strangeness(self, features: NDArray[np.float32], probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    def ood_score(self, features: NDArray[np.float32], probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the out-of-distribution score of photos, shape (n,); higher for unknown photos. Overflow gives the largest
         float.
 

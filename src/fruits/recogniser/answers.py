@@ -1,7 +1,8 @@
 """Answers: a variety, a kind, a probable kind, "not sure" or "none of the things I know"; and advice on the photo.
 
-Maps calibrated probabilities and strangeness to one of five outcomes, for many photos at once. Used by batch, command line and
-service alike; ``recognizer.onnx`` computes the numbers, and the bundle's ``taxonomy.json`` and ``certainty.json`` hold the rest.
+Maps calibrated probabilities and the out-of-distribution score to one of five outcomes, for many photos at once. Used by batch,
+command line and service; ``recognizer.onnx`` computes the numbers, and the bundle's ``taxonomy.json`` and ``certainty.json`` hold
+the rest.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class Certainty:
         Minimum probability to name a variety, or a kind, as certain.
     probable : float
         Minimum probability of the best kind to name it as probable; with ``kind`` or more, this outcome never occurs.
-    strange : float
-        Strangeness above which a photo is out of distribution; infinite to disable.
+    ood_limit : float
+        Out-of-distribution score above which a photo is out of distribution; infinite to disable.
     limits : Limits
         Limits of photo quality, for advice.
     """
@@ -46,19 +47,23 @@ class Certainty:
     variety: float
     kind: float
     probable: float
-    strange: float
+    ood_limit: float
     limits: Limits
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, which cannot represent infinity."""
-        return {**asdict(self), "strange": self.strange if np.isfinite(self.strange) else None}
+        return {**asdict(self), "ood_limit": self.ood_limit if np.isfinite(self.ood_limit) else None}
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> Certainty:
-        """Parse the output of :meth:`as_dict`; in that of older versions, the outcome "probable" never occurs."""
-        strange = float("inf") if values["strange"] is None else float(values["strange"])
+        """Parse the output of :meth:`as_dict`; in that of older bundles, ``ood_limit`` is called ``strange``.
+
+        Before format 4 there is no ``probable``, and this outcome never occurs.
+        """
+        limit = values["ood_limit"] if "ood_limit" in values else values["strange"]
+        ood_limit = float("inf") if limit is None else float(limit)
         variety, kind = float(values["variety"]), float(values["kind"])
-        return cls(variety, kind, float(values.get("probable", kind)), strange, Limits(**values["limits"]))
+        return cls(variety, kind, float(values.get("probable", kind)), ood_limit, Limits(**values["limits"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ class Answer:
         The most probable labels, best first; at most three.
     probabilities : tuple of float
         Probabilities of these labels.
-    strangeness : float
+    ood_score : float
         Out-of-distribution score: the distance from the training photos.
     advice : tuple of str
         Quality problems of the photo: ``small``, ``dark``, ``blurred``; only if the answer is not certain.
@@ -129,7 +134,7 @@ class Answer:
     kinds: tuple[tuple[str, Name, float], ...]
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]
-    strangeness: float
+    ood_score: float
     advice: tuple[str, ...]
     features: NDArray[np.float32] = field(compare=False, repr=False)
     status: Status = "ok"
@@ -156,7 +161,7 @@ class Answer:
             "kind_probabilities": [probability for _, _, probability in self.kinds],
             "labels": self.labels,
             "probabilities": self.probabilities,
-            "strangeness": self.strangeness,
+            "ood_score": self.ood_score,
             "advice": self.advice,
             "features": self.features,
         }
@@ -177,7 +182,7 @@ def _share(name: Name, probability: float) -> str:
 
 
 def decide(
-    probabilities: NDArray[np.float32], strangeness: NDArray[np.float32], taxonomy: Taxonomy, certainty: Certainty
+    probabilities: NDArray[np.float32], ood_score: NDArray[np.float32], taxonomy: Taxonomy, certainty: Certainty
 ) -> Decisions:
     """Decide the outcomes of n photos.
 
@@ -185,7 +190,7 @@ def decide(
     ----------
     probabilities : float32 array, shape (n, c)
         Calibrated probabilities.
-    strangeness : float32 array, shape (n,)
+    ood_score : float32 array, shape (n,)
     taxonomy : Taxonomy
         Taxonomy of the c labels.
     certainty : Certainty
@@ -204,7 +209,7 @@ def decide(
     outcome[kind_probabilities[:, 0] >= certainty.probable] = OUTCOMES.index("probable")
     outcome[kind_probabilities[:, 0] >= certainty.kind] = OUTCOMES.index("kind")
     outcome[variety_probability >= certainty.variety] = OUTCOMES.index("variety")
-    outcome[~(strangeness <= certainty.strange)] = OUTCOMES.index("unknown")  # also if it is NaN
+    outcome[~(ood_score <= certainty.ood_limit)] = OUTCOMES.index("unknown")  # also if it is NaN
     return Decisions(
         outcome,
         variety,
@@ -218,7 +223,7 @@ def decide(
 
 def answers(
     decisions: Decisions,
-    strangeness: NDArray[np.float32],
+    ood_score: NDArray[np.float32],
     features: NDArray[np.float32],
     taxonomy: Taxonomy,
     advice: Sequence[tuple[str, ...]],
@@ -230,13 +235,13 @@ def answers(
     advice : sequence of tuple of str
         What is wrong with each photo, as ``Limits.advice`` says.
     """
-    return [_answer(decisions, row, strangeness, features, taxonomy, advice[row]) for row in range(len(features))]
+    return [_answer(decisions, row, ood_score, features, taxonomy, advice[row]) for row in range(len(features))]
 
 
 def _answer(
     decisions: Decisions,
     row: int,
-    strangeness: NDArray[np.float32],
+    ood_score: NDArray[np.float32],
     features: NDArray[np.float32],
     taxonomy: Taxonomy,
     advice: tuple[str, ...],
@@ -261,7 +266,7 @@ def _answer(
         tuple((taxonomy.kind_ids[number], taxonomy.kinds[number], p) for number, p in kinds),
         tuple(taxonomy.labels[label] for label in decisions.labels[row]),
         tuple(decisions.label_probabilities[row].tolist()),
-        float(strangeness[row]),
+        float(ood_score[row]),
         () if outcome in ("variety", "kind") else advice,
         features[row],
     )

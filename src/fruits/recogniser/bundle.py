@@ -278,18 +278,18 @@ class Bundle:
         short_sides: NDArray[np.int64],
     ) -> list[Answer]:
         """Return the answers for embeddings (n, d) and quality measurements of the photos, each (n,)."""
-        features, probabilities, strangeness = self.classify(embeddings)
-        decisions = decide(probabilities, strangeness, self.taxonomy, self.certainty)
+        features, probabilities, ood_score = self.classify(embeddings)
+        decisions = decide(probabilities, ood_score, self.taxonomy, self.certainty)
         measured = zip(brightness.tolist(), sharpness.tolist(), short_sides.tolist(), strict=True)
         advice = [self.certainty.limits.advice(*of_one) for of_one in measured]
-        return answers(decisions, strangeness, features, self.taxonomy, advice)
+        return answers(decisions, ood_score, features, self.taxonomy, advice)
 
     def answers_by_features(self, features: NDArray[np.float32]) -> list[Answer]:
         """Return the answers for features (n, k), without advice, which needs the pixels."""
         probabilities = self._head.predict_proba(features)
-        strangeness = self._known.strangeness(features, probabilities)
-        decisions = decide(probabilities, strangeness, self.taxonomy, self.certainty)
-        return answers(decisions, strangeness, features, self.taxonomy, [()] * len(features))
+        ood_score = self._known.ood_score(features, probabilities)
+        decisions = decide(probabilities, ood_score, self.taxonomy, self.certainty)
+        return answers(decisions, ood_score, features, self.taxonomy, [()] * len(features))
 
     def project(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the features (n, k) of embeddings (n, d)."""
@@ -298,10 +298,10 @@ class Bundle:
     def classify(
         self, embeddings: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Return features (n, k), probabilities (n, c) and strangeness (n,) of embeddings (n, d)."""
+        """Return features (n, k), probabilities (n, c) and out-of-distribution scores (n,) of embeddings (n, d)."""
         features = self.project(embeddings)
         probabilities = self._head.predict_proba(features)
-        return features, probabilities, self._known.strangeness(features, probabilities)
+        return features, probabilities, self._known.ood_score(features, probabilities)
 
 
 def save(

@@ -26,12 +26,13 @@ from fruits.storage.sanitising import json_text, printable
 
 MANIFEST: Final = "manifest.json"
 #: To change the content of a bundle: increase this number, and add a test that bundles of the old format load or are refused.
-#: 1: labels and probabilities. 2: with taxonomy, certainty and strangeness, to say a kind, "not sure", "none of these".
+#: 2: with taxonomy, certainty and an out-of-distribution score, to say a kind, "not sure", "none of these".
 #: 3: with a gallery, to show similar photos, and the deciles of the training photos, to measure drift.
 #: 4: certainty has a threshold for probable kinds; bundles of format 3 still load, without this outcome.
 #: 5: with the name of the head, its temperature and its arrays; before, the head was always logistic regression.
-FORMAT_VERSION: Final = 5
-_READ: Final = (3, 4, FORMAT_VERSION)
+#: 6: ``recognizer.onnx`` gives ``ood_score``, and certainty has ``ood_limit``; before, they are called strangeness and strange.
+FORMAT_VERSION: Final = 6
+_READ: Final = (3, 4, 5, FORMAT_VERSION)
 _FIRST_WITH_HEAD: Final = 5
 #: Type and shape of every array except those of the head; a letter stands for the same size everywhere: d, k and c as usual, m
 #: of drift, g of the gallery.

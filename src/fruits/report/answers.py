@@ -201,7 +201,10 @@ def _dot(row: Mapping[str, Any], most: int) -> Dot:
 
 def _temperature(calibration: Mapping[str, Any]) -> Spoken | None:
     """Return a sentence on the effect of temperature scaling."""
-    temperature, photos = calibration.get("temperature"), calibration.get("held_back_photos")
+    temperature, photos = (
+        calibration.get("temperature"),
+        calibration.get("validation_photos", calibration.get("held_back_photos")),
+    )
     if temperature is None or photos is None:
         return None
     key = "temperature_sharpens" if temperature < 1 else "temperature_softens"

@@ -166,7 +166,8 @@ def _protocol(row: Mapping[str, Any], begin: float) -> Protocol:
 def _facts(row: Mapping[str, Any]) -> list[Spoken]:
     """Return the number of test photos, how they are grouped, and how many were left out."""
     facts = [say("n_photos", n=row["photos"])]
-    grouped_by = f"groups_{str(row.get('grouped_by')).replace('-', '_')}"
+    name = "sequence" if row.get("grouped_by") == "film" else str(row.get("grouped_by"))  # film: in older records
+    grouped_by = f"groups_{name.replace('-', '_')}"
     if row.get("groups") and has_message(grouped_by):
         facts.append(say(grouped_by, n=row["groups"]))
     if row.get("folds", 1) > 1:

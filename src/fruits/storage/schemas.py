@@ -146,7 +146,7 @@ def predictions(components: int) -> pa.Schema:
             pa.field("kind_probabilities", pa.list_(pa.float32())),
             pa.field("labels", pa.list_(pa.string())),
             pa.field("probabilities", pa.list_(pa.float32())),
-            pa.field("strangeness", pa.float32()),
+            pa.field("ood_score", pa.float32()),
             pa.field("advice", pa.list_(pa.string())),
             pa.field("features", pa.list_(pa.float32(), components)),
         ]

@@ -53,9 +53,9 @@ def certainty_by(
     # The labels with training photos during validation; if the photos were sampled for it, perhaps not all labels.
     taxonomy = Taxonomy.of([rows.names[label] for label in held_back.answers.labels], taxonomy_file)
     truth, probabilities = held_back.answers.truth, held_back.probabilities
-    strangeness = held_back.known.strangeness(held_back.features, probabilities)
-    strange = float(np.quantile(strangeness, ACCEPTED))
-    known = strangeness <= strange
+    ood_score = held_back.known.ood_score(held_back.features, probabilities)
+    ood_limit = float(np.quantile(ood_score, ACCEPTED))
+    known = ood_score <= ood_limit
     by_kind = taxonomy.by_kind(probabilities)
     of_kind, right = by_kind.max(axis=1), by_kind.argmax(axis=1) == np.array(taxonomy.kind_of)[truth]
     sure = confidence.sure_precision(min_precision)
@@ -89,7 +89,7 @@ def certainty_by(
         "sure": _share_and_right(known & certain, right),
         "named": _share_and_right(named, right),
     }
-    return Certainty(variety, kind, min(probable, kind), strange, limits), told
+    return Certainty(variety, kind, min(probable, kind), ood_limit, limits), told
 
 
 def _share_and_right(answered: NDArray[np.bool_], right: NDArray[np.bool_]) -> dict[str, float | None]:

@@ -412,10 +412,10 @@ def drift(choice: Choice, recogniser: Recogniser, features: NDArray[np.float32],
     """
     trained = features[rows.split[rows.ok] == "train"]
     if choice.held_back:
-        strangeness = choice.held_back.known.strangeness(choice.held_back.features, choice.held_back.probabilities)
+        ood_score = choice.held_back.known.ood_score(choice.held_back.features, choice.held_back.probabilities)
     else:
-        strangeness = recogniser.known.strangeness(trained, recogniser.head.predict_proba(trained))
-    return Drift.of(trained, strangeness)
+        ood_score = recogniser.known.ood_score(trained, recogniser.head.predict_proba(trained))
+    return Drift.of(trained, ood_score)
 
 
 def photo_limits(parts: Parts, inventory: Inventory, rows: Rows, size: int) -> Limits:

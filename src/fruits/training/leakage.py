@@ -51,7 +51,7 @@ class Checked:
     leakage : dict, optional
         For the run record; None without test photos, or if too few photos could be read again.
     grouped_by : str
-        How dependent test photos are grouped: ``manifest``, ``film`` or ``photo``.
+        How dependent test photos are grouped: ``manifest``, ``sequence`` or ``photo``.
     groups : int64 array
         Group number of each test photo.
     """
@@ -285,5 +285,5 @@ def _groups(asked: NDArray[np.int64], rows: Rows, sequences: ImageSequences) -> 
     sort = np.where(given, 0, np.where(in_one, 1, 2))
     value = np.where(given, group, np.where(in_one, sequence, np.arange(len(asked))))
     _, number = np.unique(np.stack([sort, value]), axis=1, return_inverse=True)
-    name = "film" if in_one.any() else "manifest" if given.any() else "photo"
+    name = "sequence" if in_one.any() else "manifest" if given.any() else "photo"
     return name, number.reshape(-1).astype(np.int64)

@@ -206,7 +206,7 @@ class Run:
         -------
         Arrow table
             A row per photo that is ok, in the order of :meth:`features`: ``uri, label, split``, then ``outcome, kind, variety``,
-            names, ``probability, kinds, kind_probabilities, labels, probabilities, strangeness`` as ``fruits apply`` writes them.
+            names, ``probability, kinds, kind_probabilities, labels, probabilities, ood_score`` as ``fruits apply`` writes them.
 
         Raises
         ------

@@ -65,7 +65,7 @@ def about(
     splits = {
         row["values"]: row["counts"] for row in catalogue.table["split"].combine_chunks().value_counts().to_pylist()
     }
-    aside = [
+    skipped = [
         {"reason": reason, "count": count, "examples": catalogue.examples.get(reason, [])}
         for reason, count in catalogue.left_aside.items()
     ]
@@ -83,7 +83,7 @@ def about(
         "splits": {split: splits[split] for split in ("train", "val", "test") if split in splits},
         "split_origin": catalogue.split_origin,
         "group_origin": catalogue.group_origin,
-        "left_aside": aside,
+        "skipped": skipped,
         "warnings": catalogue.warnings,
         "labels_without_training": [
             {"label": label, "photos": photos} for label, photos in labels_without_training(catalogue.table).items()
@@ -301,8 +301,8 @@ def scores(
             )
         else:
             values["expectedCalibrationError"] = found["kind_metrics"]["expectedCalibrationError"] = None
-        strangeness = recogniser.known.strangeness(own, probabilities)
-        found["answers"] = _told(probabilities, strangeness, truth, taxonomy, certainty)
+        ood_score = recogniser.known.ood_score(own, probabilities)
+        found["answers"] = _told(probabilities, ood_score, truth, taxonomy, certainty)
     per_label = []
     for code, name in enumerate(rows.names):
         given = {kind: int(count[code]) for kind, count in per_label_counts.items()}
@@ -360,7 +360,7 @@ def _calibration(
     confidence = probabilities.max(axis=1)
     return {
         "temperature": temperature,
-        "held_back_photos": len(held_back.answers.truth) if held_back else 0,
+        "validation_photos": len(held_back.answers.truth) if held_back else 0,
         "expectedCalibrationError": values["expectedCalibrationError"],
         "uncalibrated": metrics.expected_calibration_error(before.max(axis=1), before.argmax(axis=1) == truth),
         "noise_floor": calibration_floor(confidence),
@@ -370,13 +370,13 @@ def _calibration(
 
 def _told(
     probabilities: NDArray[np.float32],
-    strangeness: NDArray[np.float32],
+    ood_score: NDArray[np.float32],
     truth: NDArray[np.int64],
     taxonomy: Taxonomy,
     certainty: Certainty,
 ) -> dict[str, Any]:
     """Return the outcomes for these photos, and the share that is right."""
-    decisions = decide(probabilities, strangeness, taxonomy, certainty)
+    decisions = decide(probabilities, ood_score, taxonomy, certainty)
     kind, variety = np.array(taxonomy.kind_of)[truth], np.array(taxonomy.variety_of)[truth]
     right = {
         "variety": decisions.variety == variety,
@@ -391,8 +391,8 @@ def _told(
         outcomes.append({"outcome": outcome, "photos": int(so.sum()), "share": float(so.mean()), "right": hits})
     limits = certainty.limits.as_dict()
     named = {name: getattr(certainty, name) for name in ("variety", "kind", "probable")}
-    thresholds = {**named, "unknown": certainty.as_dict()["strange"]}
-    accepted = float((strangeness <= certainty.strange).mean())
+    thresholds = {**named, "unknown": certainty.as_dict()["ood_limit"]}
+    accepted = float((ood_score <= certainty.ood_limit).mean())
     return {"thresholds": {**thresholds, **limits}, "outcomes": outcomes, "accepted": accepted}
 
 

@@ -16,8 +16,8 @@ def photos(n: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     return features, (np.abs(features[:, :2]).sum(axis=1) + shift).astype(np.float32)
 
 
-def counted(drift: Drift, features: np.ndarray, strangeness: np.ndarray) -> np.ndarray:
-    bins = drift.bins(features, strangeness)
+def counted(drift: Drift, features: np.ndarray, ood_score: np.ndarray) -> np.ndarray:
+    bins = drift.bins(features, ood_score)
     return np.stack([np.bincount(column, minlength=10) for column in bins.T])
 
 
@@ -32,16 +32,16 @@ def test_photos_of_the_same_sort_show_what_chance_gives_and_others_stand_out() -
     same = drift.psi(counted(drift, *photos(2000)))
     assert same.mean() == pytest.approx(drift.chance(2000), rel=0.5)
     moved = drift.psi(counted(drift, *photos(2000, shift=1.0)))
-    assert moved[0] > 0.25  # strangeness
+    assert moved[0] > 0.25  # out-of-distribution score
     assert moved[4] > 0.25  # the feature that moved
     assert np.delete(moved, [0, 4]).max() < 0.1
 
 
 def test_counts_add_up_over_days() -> None:
     drift = Drift.of(*photos(1000))
-    features, strangeness = photos(300)
-    parts = counted(drift, features[:100], strangeness[:100]) + counted(drift, features[100:], strangeness[100:])
-    np.testing.assert_array_equal(parts, counted(drift, features, strangeness))
+    features, ood_score = photos(300)
+    parts = counted(drift, features[:100], ood_score[:100]) + counted(drift, features[100:], ood_score[100:])
+    np.testing.assert_array_equal(parts, counted(drift, features, ood_score))
 
 
 def test_no_photos_and_equal_numbers_are_no_drift() -> None:

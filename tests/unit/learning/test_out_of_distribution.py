@@ -120,7 +120,7 @@ def test_scaling_puts_each_sign_at_nought_for_half_and_one_for_a_twentieth(learn
         assert high - middle == pytest.approx(1, abs=1e-4)  # float32
         offset += middle
     assert scaled.offset == pytest.approx(offset, abs=1e-3)
-    np.testing.assert_allclose(scaled.strangeness(others, probabilities), sum(signs) - offset, atol=1e-3)
+    np.testing.assert_allclose(scaled.ood_score(others, probabilities), sum(signs) - offset, atol=1e-3)
 
 
 def test_signs_without_spread_are_scaled_within_reason(learnt: Learnt) -> None:
@@ -134,15 +134,15 @@ def test_signs_without_spread_are_scaled_within_reason(learnt: Learnt) -> None:
 def test_far_or_undecided_photos_are_stranger_than_nearly_all_known_ones(learnt: Learnt) -> None:
     features, _, head, known = learnt
     known = known.scaled(features, head.predict_proba(features))
-    limit = np.quantile(known.strangeness(features, head.predict_proba(features)), 0.95)
+    limit = np.quantile(known.ood_score(features, head.predict_proba(features)), 0.95)
     rng = np.random.default_rng(5)
     far = (rng.normal(size=(50, K)) * 40).astype(np.float32)
     # Far away the head is sure of itself, so that the distance alone must tell.
     certain = np.eye(C, dtype=np.float32)[head.predict_proba(far).argmax(axis=1)]
-    assert (known.strangeness(far, certain) > limit).all()
+    assert (known.ood_score(far, certain) > limit).all()
     undecided = np.full((len(features), C), 1 / C, np.float32)
-    assert (known.strangeness(features, undecided) > known.strangeness(features, head.predict_proba(features))).all()
-    assert (known.strangeness(features, undecided) > limit).all()
+    assert (known.ood_score(features, undecided) > known.ood_score(features, head.predict_proba(features))).all()
+    assert (known.ood_score(features, undecided) > limit).all()
 
 
 def test_scale_of_another_is_taken_and_nothing_else(learnt: Learnt) -> None:

@@ -19,19 +19,19 @@ from fruits.recogniser.taxonomy import NONE, Taxonomy
 LABELS = ["Apple Golden 1", "Apple Golden 2", "Apple Red 1", "Lemon", "Lemon Meyer", "Moon Pear"]
 TAXONOMY = Taxonomy.of(LABELS)
 LIMITS = Limits(dark=0.2, blurred=0.3, small=50)
-CERTAINTY = Certainty(variety=0.7, kind=0.8, probable=0.6, strange=2.0, limits=LIMITS)
+CERTAINTY = Certainty(variety=0.7, kind=0.8, probable=0.6, ood_limit=2.0, limits=LIMITS)
 
 
 def told(
     probabilities: list[float],
-    strangeness: float = 0.0,
+    ood_score: float = 0.0,
     *,
     taxonomy: Taxonomy = TAXONOMY,
     certainty: Certainty = CERTAINTY,
     advice: tuple[str, ...] = ("blurred",),
 ) -> Answer:
     """What is said of one photo."""
-    given_probabilities, strange = np.array([probabilities], np.float32), np.array([strangeness], np.float32)
+    given_probabilities, strange = np.array([probabilities], np.float32), np.array([ood_score], np.float32)
     decisions = decide(given_probabilities, strange, taxonomy, certainty)
     (answer,) = answers(decisions, strange, np.zeros((1, 2), np.float32), taxonomy, [advice])
     return answer
@@ -41,7 +41,7 @@ def told(
 
 
 @pytest.mark.parametrize(
-    ("probabilities", "strangeness", "outcome", "named", "probability"),
+    ("probabilities", "ood_score", "outcome", "named", "probability"),
     [
         ([0.9, 0, 0, 0.1, 0, 0], 0, "variety", "apple/golden-delicious", 0.9),
         # Two labels of one variety count together.
@@ -62,15 +62,15 @@ def told(
     ],
 )
 def test_outcome_is_the_most_that_can_be_said(
-    probabilities: list[float], strangeness: float, outcome: str, named: str, probability: float
+    probabilities: list[float], ood_score: float, outcome: str, named: str, probability: float
 ) -> None:
-    answer = told(probabilities, strangeness)
+    answer = told(probabilities, ood_score)
     assert answer.outcome == outcome
     assert (answer.variety if outcome == "variety" else answer.kind) == named
     assert answer.kind == named.partition("/")[0]
     assert answer.probability == pytest.approx(probability, abs=1e-6)  # float32
     assert (answer.name is None) == (outcome in ("unsure", "unknown"))
-    assert answer.strangeness == np.float32(strangeness)
+    assert answer.ood_score == np.float32(ood_score)
 
 
 def test_name_is_that_of_what_is_said() -> None:
@@ -107,7 +107,7 @@ def test_best_kinds_and_labels_are_given_whatever_the_outcome() -> None:
 
 
 @pytest.mark.parametrize(
-    ("probabilities", "strangeness", "advised"),
+    ("probabilities", "ood_score", "advised"),
     [
         ([0.9, 0, 0, 0.1, 0, 0], 0, False),
         ([0, 0, 0, 1, 0, 0], 0, False),
@@ -117,11 +117,9 @@ def test_best_kinds_and_labels_are_given_whatever_the_outcome() -> None:
     ],
 )
 def test_advice_is_given_only_where_nothing_is_certain(
-    probabilities: list[float], strangeness: float, advised: bool
+    probabilities: list[float], ood_score: float, advised: bool
 ) -> None:
-    assert told(probabilities, strangeness, advice=("dark", "blurred")).advice == (
-        ("dark", "blurred") if advised else ()
-    )
+    assert told(probabilities, ood_score, advice=("dark", "blurred")).advice == (("dark", "blurred") if advised else ())
 
 
 @given(
@@ -133,17 +131,17 @@ def test_advice_is_given_only_where_nothing_is_certain(
     st.floats(-1, 3) | st.just(math.inf),
 )
 def test_every_answer_holds_together(
-    raw: np.ndarray, strangeness: np.ndarray, variety: float, kind: float, probable: float, strange: float
+    raw: np.ndarray, ood_score: np.ndarray, variety: float, kind: float, probable: float, strange: float
 ) -> None:
     # Sharpened, so that all outcomes occur.
     probabilities = np.asarray(raw**6 / (raw**6).sum(axis=1, keepdims=True), np.float32)
     certainty = Certainty(variety, kind, min(probable, kind), strange, LIMITS)
-    decisions = decide(probabilities, strangeness, TAXONOMY, certainty)
-    found = answers(decisions, strangeness, np.zeros((7, 1), np.float32), TAXONOMY, [()] * 7)
+    decisions = decide(probabilities, ood_score, TAXONOMY, certainty)
+    found = answers(decisions, ood_score, np.zeros((7, 1), np.float32), TAXONOMY, [()] * 7)
     for row, answer in enumerate(found):
         best_kind = answer.kinds[0]
         assert answer.outcome == OUTCOMES[decisions.outcome[row]]
-        assert (answer.outcome == "unknown") == (strangeness[row] > certainty.strange)
+        assert (answer.outcome == "unknown") == (ood_score[row] > certainty.ood_limit)
         if answer.outcome == "variety":
             assert answer.probability >= variety
             # More than half of all, or a half against a half: then the kind is the best one, too.
@@ -167,10 +165,10 @@ def test_every_answer_holds_together(
 def test_answers_do_not_depend_on_the_batch(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     probabilities = rng.dirichlet(np.full(len(LABELS), 0.3), n).astype(np.float32)
-    strangeness = rng.normal(1, 1, n).astype(np.float32)
-    whole = decide(probabilities, strangeness, TAXONOMY, CERTAINTY)
+    ood_score = rng.normal(1, 1, n).astype(np.float32)
+    whole = decide(probabilities, ood_score, TAXONOMY, CERTAINTY)
     for row in range(n):
-        one = decide(probabilities[row : row + 1], strangeness[row : row + 1], TAXONOMY, CERTAINTY)
+        one = decide(probabilities[row : row + 1], ood_score[row : row + 1], TAXONOMY, CERTAINTY)
         for name in ("outcome", "kinds", "labels", "variety"):
             assert (getattr(one, name)[0] == getattr(whole, name)[row]).all()
 
@@ -184,7 +182,7 @@ def test_fewer_labels_than_are_named_at_most_are_all_named() -> None:
 # --- Stored -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strange", [1.5, math.inf])
+@pytest.mark.parametrize("ood_limit", [1.5, math.inf])
 def test_certainty_is_plain_json_and_back(strange: float) -> None:
     certainty = Certainty(0.7, 0.8, 0.6, strange, LIMITS)
     text = json.dumps(certainty.as_dict(), allow_nan=False)
@@ -202,7 +200,7 @@ def test_certainty_of_an_older_version_knows_no_probably() -> None:
         {"variety": "high"},
         {"kind": None},
         {"probable": None},
-        {"strange": []},
+        {"ood_limit": []},
         {"limits": None},
         {"limits": {"dark": 0.1}},
     ],

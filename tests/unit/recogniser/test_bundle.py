@@ -40,7 +40,7 @@ from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage.objects import Objects
 from fruits.training import pipeline
 
-OUTPUTS = ["probabilities", "features", "strangeness", "brightness", "sharpness"]
+OUTPUTS = ["probabilities", "features", "ood_score", "brightness", "sharpness"]
 
 Save = Callable[..., Path]
 
@@ -87,7 +87,7 @@ def fitted(
         "known": known,
         "taxonomy": Taxonomy.of(names),
         "certainty": certainty,
-        "drift": Drift.of(features, known.strangeness(features, head.predict_proba(features))),
+        "drift": Drift.of(features, known.ood_score(features, head.predict_proba(features))),
         "gallery": Gallery.of(features, labels, [to_thumbnail(path.read_bytes(), 64) for path in some]),
         "about": {},
     }
@@ -100,18 +100,18 @@ def assert_graph_agrees(bundle: bundles.Bundle, photos: list[bytes]) -> None:
     pixels = np.stack([to_network_input(photo, bundle.preprocessing).pixels for photo in photos])
     given = dict(zip(OUTPUTS, session.run(OUTPUTS, {"pixels": pixels}), strict=True))
     assert all(given[name].shape == (len(photos), 1) for name in OUTPUTS[2:])
-    features, probabilities, strangeness = bundle.classify(Embedder(bundle.model_file.fetch()).embed(pixels))
+    features, probabilities, ood_score = bundle.classify(Embedder(bundle.model_file.fetch()).embed(pixels))
     brightness, sharpness = measure(pixels)
     tolerance = bundles.PROBABILITY_TOLERANCE
     np.testing.assert_allclose(given["probabilities"], probabilities, atol=tolerance, rtol=0)
     np.testing.assert_allclose(given["features"], features, atol=tolerance * np.abs(features).max(), rtol=0)
     # In units of how far known photos differ: differences of squares of a few hundred, float32 sums in another order.
-    np.testing.assert_allclose(given["strangeness"][:, 0], strangeness, atol=1e-3, rtol=1e-4)
+    np.testing.assert_allclose(given["ood_score"][:, 0], ood_score, atol=1e-3, rtol=1e-4)
     # Sums of whole numbers, exact in both; one is divided in float64, the other in float32.
     np.testing.assert_allclose(given["brightness"][:, 0], brightness, atol=1e-5, rtol=0)
     np.testing.assert_allclose(given["sharpness"][:, 0], sharpness, atol=2e-6, rtol=0)
     for row, answer in enumerate(bundle.recognise(photos)):
-        assert answer.strangeness == pytest.approx(float(given["strangeness"][row, 0]), rel=1e-4, abs=1e-3)
+        assert answer.ood_score == pytest.approx(float(given["ood_score"][row, 0]), rel=1e-4, abs=1e-3)
         np.testing.assert_allclose(answer.probabilities, np.sort(probabilities[row])[::-1][:3], atol=tolerance)
 
 
@@ -239,7 +239,7 @@ def test_batch_and_single_photos_are_answered_alike(finished_run: Any, some: lis
         numbers = [answer.probability, *answer.probabilities, *(p for _, _, p in answer.kinds)]
         given = [row["probability"], *row["probabilities"], *row["kind_probabilities"]]
         np.testing.assert_allclose(given, numbers, atol=bundles.PROBABILITY_TOLERANCE)
-        assert row["strangeness"] == pytest.approx(answer.strangeness, rel=1e-4, abs=1e-3)
+        assert row["ood_score"] == pytest.approx(answer.ood_score, rel=1e-4, abs=1e-3)
 
 
 def test_most_photos_like_the_known_ones_are_named(finished_run: Any) -> None:
@@ -345,31 +345,50 @@ def test_bundle_of_another_format_is_refused_with_both_numbers(copied: Path, fou
     manifest = json.loads((copied / "manifest.json").read_text("utf-8"))
     del manifest["sha256"]
     (copied / "manifest.json").write_bytes(bundles.manifest_bytes({**manifest, "format": found}))
-    with pytest.raises(BundleError, match=f"has format {found}; this version of fruits reads 3 to 5: run it again"):
+    with pytest.raises(BundleError, match=f"has format {found}; this version of fruits reads 3 to 6: run it again"):
         bundles.load(copied)
 
 
-def test_bundle_of_the_format_before_is_read_and_says_nothing_is_probable(copied: Path, a_photo: bytes) -> None:
+@pytest.mark.parametrize("found", [3, 4, 5])
+def test_bundles_of_older_formats_give_the_same_answers(copied: Path, a_photo: bytes, found: int) -> None:
+    now = bundles.load(copied)
+    (answer,) = now.recognise([a_photo])
     stored = json.loads((copied / "certainty.json").read_text("utf-8"))
-    del stored["probable"]
+    stored["strange"] = stored.pop("ood_limit")
+    if found == 3:
+        del stored["probable"]
     resealed(copied, "certainty.json", json.dumps(stored).encode())
+    network = onnx.load(copied / "recognizer.onnx")
+    for node in network.graph.node:
+        node.output[:] = ["strangeness" if name == "ood_score" else name for name in node.output]
+    for output in network.graph.output:
+        output.name = "strangeness" if output.name == "ood_score" else output.name
+    resealed(copied, "recognizer.onnx", network.SerializeToString())
     manifest = json.loads((copied / "manifest.json").read_text("utf-8"))
-    manifest = {name: value for name, value in manifest.items() if name not in ("sha256", "identity")}
-    (copied / "manifest.json").write_bytes(bundles.manifest_bytes({**manifest, "format": 3}))
+    left_out = ("sha256", "identity", *(["head"] if found < 5 else []))  # before format 5, the head was always logistic
+    manifest = {name: value for name, value in manifest.items() if name not in left_out}
+    (copied / "manifest.json").write_bytes(bundles.manifest_bytes({**manifest, "format": found}))
     bundle = bundles.load(copied)
-    assert bundle.certainty.probable == bundle.certainty.kind > 0
-    assert bundle.recognise([a_photo])[0].outcome != "probable"
+    assert bundle.certainty.ood_limit == now.certainty.ood_limit
+    (before,) = bundle.recognise([a_photo])
+    assert before.ood_score == answer.ood_score
+    np.testing.assert_array_equal(before.probabilities, answer.probabilities)
+    if found == 3:
+        assert bundle.certainty.probable == bundle.certainty.kind > 0
+        assert before.outcome != "probable"
+    else:
+        assert before.outcome == answer.outcome
 
 
-def test_certainty_without_a_limit_of_strangeness_takes_everything_for_known(copied: Path, a_photo: bytes) -> None:
+def test_certainty_without_a_limit_of_the_ood_score_takes_everything_for_known(copied: Path, a_photo: bytes) -> None:
     stored = json.loads((copied / "certainty.json").read_text("utf-8"))
-    resealed(copied, "certainty.json", json.dumps({**stored, "strange": None}).encode())
+    resealed(copied, "certainty.json", json.dumps({**stored, "ood_limit": None}).encode())
     bundle = bundles.load(copied)
     noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
     (answer,) = bundle.answers(
         Embedder(bundle.model_file.fetch()).embed(noise[None]), *(np.zeros(1, np.float32),) * 2, np.array([100])
     )
-    assert bundle.certainty.strange == float("inf")
+    assert bundle.certainty.ood_limit == float("inf")
     assert answer.outcome != "unknown"
 
 
@@ -561,7 +580,7 @@ def test_embeddings_far_beyond_those_of_training_give_finite_answers(finished_ru
     bundle = bundles.load(finished_run.out)
     far = np.full((3, bundle.card.embedding_size), 1e12, np.float32) * np.array([[1], [-1], [0]], np.float32)
     for answer in bundle.answers(far, *(np.zeros(3, np.float32),) * 2, np.full(3, 100)):
-        assert np.isfinite([answer.probability, answer.strangeness, *answer.probabilities, *answer.features]).all()
+        assert np.isfinite([answer.probability, answer.ood_score, *answer.probabilities, *answer.features]).all()
 
 
 @pytest.mark.parametrize("name", ["weights.npy", "mean.npy", "backbone.onnx", "taxonomy.json"])

@@ -64,7 +64,7 @@ def a_record(labels: tuple[str, ...] = ("Apple", "Pear", "Plum"), **changes: Any
         "labels": n,
         "splits": {"train": 12 * n + 2, "test": 4 * n},
         "split_origin": "folders",
-        "left_aside": [{"reason": "not an image", "count": 1204, "examples": ["README.md"]}],
+        "skipped": [{"reason": "not an image", "count": 1204, "examples": ["README.md"]}],
         "labels_without_training": [{"label": "Walnut", "photos": 83}],
         "rejections": [
             {"uri": "a/1.jpg", "label": "Apple", "status": "rejected", "code": "damaged", "message": "cut short"},
@@ -118,7 +118,7 @@ def an_attack() -> tuple[dict[str, Any], dict[str, list[bytes]]]:
         engine=ATTACKS[0],
         started=ATTACKS[2],
         sources=[{"source": text, "photos": 1} for text in ATTACKS],
-        left_aside=[{"reason": text, "count": 1, "examples": list(ATTACKS)} for text in ATTACKS],
+        skipped=[{"reason": text, "count": 1, "examples": list(ATTACKS)} for text in ATTACKS],
         labels_without_training=[{"label": text, "photos": 1} for text in ATTACKS],
         rejections=[{"uri": t, "label": t, "status": t, "code": t, "message": t} for t in ATTACKS],
         config={text: list(ATTACKS) for text in ATTACKS},

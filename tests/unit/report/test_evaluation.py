@@ -22,7 +22,7 @@ def a_protocol(protocol: str = "official", **changes: Any) -> dict[str, Any]:
         "left_out": 348,
         "folds": 1,
         "groups": 212,
-        "grouped_by": "film",
+        "grouped_by": "sequence",
         "accuracy": 0.973,
         "low": 0.961,
         "high": 0.983,
@@ -59,7 +59,7 @@ def with_answers(**changes: Any) -> dict[str, Any]:
         balanced=True,
         calibration={
             "temperature": 0.72,
-            "held_back_photos": 3800,
+            "validation_photos": 3800,
             "expectedCalibrationError": 0.0061,
             "uncalibrated": 0.031,
             "noise_floor": 0.0049,
@@ -115,15 +115,21 @@ def section(page: Page, language: str = "en", title: str = "evaluation") -> str:
 @pytest.mark.parametrize(
     ("language", "sentences"),
     [
-        ("en", ["The given split 97.3% 96.1% to 98.3% 98.5% 97.4% to 99.3% 1.0%", "6,640 photos, 212 films, 348 left"]),
+        (
+            "en",
+            [
+                "The given split 97.3% 96.1% to 98.3% 98.5% 97.4% to 99.3% 1.0%",
+                "6,640 photos, 212 image sequences, 348 left",
+            ],
+        ),
         ("en", ["no further apart than 95% of photos", "(0.067)", "(0.141)", "0.4% have a near-duplicate of another"]),
         ("en", ["not single photos", "224 × 224 pixels, by the network mobilenet_v2_imagenet and 192 components"]),
-        ("en", ["Not measured here One axis of rotation – no label has photos of two films"]),
+        ("en", ["Not measured here One axis of rotation – no label has two image sequences"]),
         (
             "fr",
             [f"Le partage donné 97,3{THIN}% 96,1{THIN}% à 98,3{THIN}%", "Un axe de rotation – aucune étiquette n’a"],
         ),
-        ("fr", [f"6{THIN}640 photos, 212 films, 348 laissées de côté", f"41,2{NO_BREAK}s"]),
+        ("fr", [f"6{THIN}640 photos, 212 séquences d’images, 348 laissées de côté", f"41,2{NO_BREAK}s"]),
     ],
 )
 def test_evaluation_says_what_was_measured_and_how(language: str, sentences: list[str]) -> None:

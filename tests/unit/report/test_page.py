@@ -92,7 +92,7 @@ def test_run_without_anything_to_score_says_so() -> None:
 
 
 def test_run_with_nothing_to_complain_about_says_so() -> None:
-    record = a_record(rejections=[], rejections_total=0, confusions=[], left_aside=[], labels_without_training=[])
+    record = a_record(rejections=[], rejections_total=0, confusions=[], skipped=[], labels_without_training=[])
     seen = Page(render(record, {})).text()
     for key in ("rejections_none", "confusions_none", "notes_none"):
         assert WORDS["en"][key] in seen
@@ -262,7 +262,7 @@ def test_every_sentence_is_used() -> None:
         "about",
         "advice",
         "answer",
-        "aside",
+        "skipped",
         "backbone",
         "calibration",
         "code",

@@ -41,7 +41,7 @@ def new() -> Callable[..., NewSubmission]:
     def make(photo: bytes | None = None, **changes: Any) -> NewSubmission:
         values: dict[str, Any] = {
             "outcome": "kind", "kind": "apple", "variety": None, "label": "Apple Red 1", "probability": 0.75,
-            "strangeness": 1.5, "language": "fr", "model": "0123456789abcdef", "photo": photo,
+            "ood_score": 1.5, "language": "fr", "model": "0123456789abcdef", "photo": photo,
             "features": None if photo is None else np.arange(8, dtype=np.float32),
         }  # fmt: skip
         return NewSubmission(**(values | changes))

@@ -57,6 +57,7 @@ def test_a_database_of_before_loses_what_was_stored_without_consent(database: Da
         connection.execute(text("alter table submissions drop column may_show"))
         connection.execute(text("alter table tokens drop column expires_day"))
         connection.execute(text("drop table identities"))
+        connection.execute(text("alter table submissions rename column ood_score to strangeness"))
         connection.execute(text("update alembic_version set version_num = '0001'"))
         for name, has_photo in (("n" * 22, False), ("y" * 22, True)):
             connection.execute(
@@ -75,6 +76,22 @@ def test_a_database_of_before_loses_what_was_stored_without_consent(database: Da
     assert [without[name] for name in ("outcome", "label", "probability", "language")] == [None] * 4
     assert (kept["created_s"], kept["label"], kept["may_show"]) == (1_800_000_123, "apple", None)
     assert database.must_be_scrubbed(), "the files still hold what was emptied"
+
+
+def test_a_database_of_before_keeps_its_out_of_distribution_scores(database: Database, database_url: str) -> None:
+    with database.writing() as connection:
+        connection.execute(text("alter table submissions rename column ood_score to strangeness"))
+        connection.execute(text("update alembic_version set version_num = '0003'"))
+        connection.execute(
+            text(
+                "insert into submissions (id, secret_sha256, state, created_s, has_photo, strangeness) "
+                "values (:id, :secret, 'kept', 1800000123, :has, 1.25)"
+            ),
+            {"id": "y" * 22, "secret": bytes(32), "has": True},
+        )
+    Database.open(database_url).close()
+    with database.reading() as connection:
+        assert connection.execute(text("select ood_score from submissions")).scalar() == 1.25
 
 
 def test_a_database_of_a_later_version_is_refused(database: Database, database_url: str) -> None:

@@ -97,8 +97,8 @@ async def test_without_the_owners_token_nothing_is_looked_at(
 
 async def test_the_summary_says_how_the_service_does(ask: Callable[..., Any], desk: Desk, new: New) -> None:
     rng = np.random.default_rng(0)
-    features, strangeness = rng.normal(size=(2000, 16)).astype(np.float32), rng.normal(size=2000).astype(np.float32)
-    for turn, bins in enumerate(desk.known.bins(features[:400] + 2, strangeness[:400])):
+    features, ood_score = rng.normal(size=(2000, 16)).astype(np.float32), rng.normal(size=2000).astype(np.float32)
+    for turn, bins in enumerate(desk.known.bins(features[:400] + 2, ood_score[:400])):
         desk.statistics.answered(
             "unsure" if turn % 4 == 0 else "kind", 0.1, kept=turn % 2 == 0, model=desk.identity(), bins=bins
         )
@@ -121,10 +121,10 @@ async def test_the_summary_says_how_the_service_does(ask: Callable[..., Any], de
     drift = today["drift"]
     assert drift["photos"] == 400, "photos that another bundle answered say nothing of this one"
     assert drift["index"] > 0.5, "features moved by two standard deviations"
-    assert drift["strangeness"] < 0.25, "strangeness did not move"
+    assert drift["ood_score"] < 0.25, "the out-of-distribution score did not move"
     assert drift["worst"] >= drift["index"]
     assert drift["chance"] == pytest.approx(9 / 400)
-    assert found["days"][0]["drift"] == {"photos": 0, "index": None, "chance": None, "worst": None, "strangeness": None}
+    assert found["days"][0]["drift"] == {"photos": 0, "index": None, "chance": None, "worst": None, "ood_score": None}
     assert (found["identity"], found["keep_days"]) == (desk.identity(), 30)
 
 

@@ -105,11 +105,11 @@ def test_what_reached_nobody_is_forgotten(
 def test_with_consent_photo_and_features_are_kept_to_the_bit(
     submissions: Submissions, database: Database, photo_folder: Path, new: New
 ) -> None:
-    receipt = submissions.add(new(PHOTO, strangeness=float("inf"), features=np.array([1.5, -2.25, 1e-30], np.float32)))
+    receipt = submissions.add(new(PHOTO, ood_score=float("inf"), features=np.array([1.5, -2.25, 1e-30], np.float32)))
     assert submissions.photo(receipt.id) == PHOTO
     found = submissions.get(receipt.id)
     assert (found.outcome, found.kind, found.variety, found.label) == ("kind", "apple", None, "Apple Red 1")
-    assert (found.probability, found.strangeness, found.language) == (0.75, None, "fr")
+    assert (found.probability, found.ood_score, found.language) == (0.75, None, "fr")
     assert not found.may_show, "another consent, which is never assumed"
     assert abs(found.created - datetime.now(UTC)) < timedelta(minutes=5)
     (row,) = rows(database)

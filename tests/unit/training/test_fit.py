@@ -190,7 +190,7 @@ def test_where_nothing_is_held_back_only_clear_answers_are_certain_and_nothing_i
     choice = Choice(8, "components", LogisticHead, 3.0, [], [], 0, None)
     limits = Limits(0.1, 0.2, 50)
     certainty, coverage = certainty_by(choice, rows_of(np.arange(3)), limits, None, 0.92)
-    assert (certainty.variety, certainty.kind, certainty.strange) == (DEFAULT_CERTAIN, DEFAULT_CERTAIN, float("inf"))
+    assert (certainty.variety, certainty.kind, certainty.ood_limit) == (DEFAULT_CERTAIN, DEFAULT_CERTAIN, float("inf"))
     assert certainty.probable == DEFAULT_PROBABLE
     assert coverage is None
     assert certainty.limits is limits
@@ -198,7 +198,7 @@ def test_where_nothing_is_held_back_only_clear_answers_are_certain_and_nothing_i
 
 def test_bundle_tells_by_the_limits_that_the_record_names(finished_run: Any) -> None:
     certainty, told = bundles.load(finished_run.out).certainty, finished_run.record["answers"]["thresholds"]
-    assert (certainty.kind, certainty.variety, certainty.strange) == (told["kind"], told["variety"], told["unknown"])
+    assert (certainty.kind, certainty.variety, certainty.ood_limit) == (told["kind"], told["variety"], told["unknown"])
     assert certainty.probable == told["probable"] <= certainty.kind
     assert certainty.limits == Limits(told["dark"], told["blurred"], told["small"])
     assert 0.5 <= certainty.kind <= 1
@@ -228,8 +228,8 @@ def test_answers_to_the_photos_held_back_are_right_as_often_as_was_asked(precisi
     assert coverage
     taxonomy = Taxonomy.of(rows.names)
     probabilities = choice.held_back.probabilities
-    strangeness = choice.held_back.known.strangeness(choice.held_back.features, probabilities)
-    decisions = decide(probabilities, strangeness, taxonomy, certainty)
+    ood_score = choice.held_back.known.ood_score(choice.held_back.features, probabilities)
+    decisions = decide(probabilities, ood_score, taxonomy, certainty)
     outcome = np.array(OUTCOMES)[decisions.outcome]
     right = np.where(
         outcome == "variety",

@@ -27,7 +27,7 @@ def test_bins_of_the_calibration_hold_every_photo_and_give_its_error(finished_ru
 def test_calibration_says_what_it_was_made_from(finished_run: Any) -> None:
     calibration = finished_run.record["calibration"]
     assert calibration["temperature"] > 0
-    assert 0 < calibration["held_back_photos"] < finished_run.record["splits"]["train"] / 2
+    assert 0 < calibration["validation_photos"] < finished_run.record["splits"]["train"] / 2
     assert 0 <= calibration["noise_floor"] < 0.2
     assert 0 <= calibration["uncalibrated"] <= 1
 
@@ -58,9 +58,9 @@ def test_where_every_label_is_its_own_kind_both_are_scored_alike(finished_run: A
 def test_most_photos_that_were_learnt_are_taken_for_known(finished_run: Any) -> None:
     bundle = bundles.load(finished_run.out)
     paths = sorted(finished_run.photos.glob("Training/*/*.jpg"))
-    strangeness = np.array([answer.strangeness for answer in bundle.recognise([path.read_bytes() for path in paths])])
+    ood_score = np.array([answer.ood_score for answer in bundle.recognise([path.read_bytes() for path in paths])])
     # The limit lets 95 % of the photos held back in. Those are one look of each of 8 labels: a rough word about all others.
-    assert (strangeness <= bundle.certainty.strange).mean() > 0.85
+    assert (ood_score <= bundle.certainty.ood_limit).mean() > 0.85
 
 
 @pytest.mark.slow

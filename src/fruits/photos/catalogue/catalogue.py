@@ -70,7 +70,7 @@ class Catalogue:
         said = []
         for reason, count in self.left_aside.items():
             examples = ", ".join(self.examples.get(reason, []))
-            said.append(f"left aside: {count:,} {reason}{f' ({examples})' if examples else ''}")
+            said.append(f"skipped: {count:,} {reason}{f' ({examples})' if examples else ''}")
         said += [f"warning: {warning}" for warning in self.warnings]
         if self.split_folders:
             found = ", ".join(f"{folder}/ is {split}" for folder, split in self.split_folders.items())

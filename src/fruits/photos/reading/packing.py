@@ -128,7 +128,7 @@ def pack(
         "pack_bytes": sum(file.size_bytes for file in files),
         "unreadable": writing.unreadable_count,
         "unreadable_photos": writing.unreadable,
-        "left_aside": dict(sorted(builder.left_aside.items())),
+        "skipped": dict(sorted(builder.left_aside.items())),
         "warnings": builder.warnings,
         "seconds": {**clock.seconds, "total": clock.total()},
     }

@@ -57,11 +57,11 @@ class DriftOut(BaseModel):
 
     photos: int
     index: float | None = Field(
-        description="Mean over strangeness and the first features; null for fewer than 50 photos."
+        description="Mean over the out-of-distribution score and the first features; null for fewer than 50 photos."
     )
     chance: float | None = Field(description="Expected index of as many photos without drift.")
     worst: float | None = Field(description="Index of the feature with the largest drift.")
-    strangeness: float | None = Field(description="Index of strangeness alone.")
+    ood_score: float | None = Field(description="Index of the out-of-distribution score alone.")
 
 
 class Counts(BaseModel):
@@ -193,12 +193,12 @@ def _drift(counts: NDArray[np.int64] | None, drift: Drift) -> DriftOut:
     """Return the drift of photos from training; counts of other bundles are not comparable and are left out."""
     photos = int(counts[0].sum()) if counts is not None else 0
     if counts is None or photos < _ENOUGH:
-        return DriftOut(photos=photos, index=None, chance=None, worst=None, strangeness=None)
+        return DriftOut(photos=photos, index=None, chance=None, worst=None, ood_score=None)
     index = drift.psi(counts)
     return DriftOut(
         photos=photos,
         index=round(float(index.mean()), 4),
         chance=round(drift.chance(photos), 4),
         worst=round(float(index.max()), 4),
-        strangeness=round(float(index[0]), 4),
+        ood_score=round(float(index[0]), 4),
     )

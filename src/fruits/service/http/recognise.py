@@ -224,7 +224,7 @@ def _submission(one: Recognised, lang: str, *, show: bool) -> NewSubmission:
         variety=answer.variety or None,
         label=answer.labels[0],
         probability=answer.probability,
-        strangeness=answer.strangeness,
+        ood_score=answer.ood_score,
         language=lang,
         model=one.model.identity,
         photo=one.kept,
@@ -237,6 +237,7 @@ def _as_json(one: Recognised, receipt: Receipt, total_s: float, *, explained: bo
     answer, model = one.answer, one.model
     labels = model.bundle.labels
     name, line = model.told(answer)
+    ood_score = round(answer.ood_score, 6) if abs(answer.ood_score) < 1e30 else None
     return {
         "id": receipt.id,
         "secret": receipt.secret,
@@ -251,7 +252,8 @@ def _as_json(one: Recognised, receipt: Receipt, total_s: float, *, explained: bo
             {"label": label, **model.names[label], "probability": round(p, 6)}
             for label, p in zip(answer.labels, answer.probabilities, strict=True)
         ],
-        "strangeness": round(answer.strangeness, 6) if abs(answer.strangeness) < 1e30 else None,
+        "ood_score": ood_score,
+        "strangeness": ood_score,  # its name until version 0.1; to be removed in the version after
         "advice": [{"code": code, **told(f"page.{code}")} for code in answer.advice],
         "alike": [
             {

@@ -122,7 +122,8 @@ class Answer(BaseModel):
     probability: float
     kinds: list[KindShare]
     labels: list[LabelShare]
-    strangeness: float | None
+    ood_score: float | None = Field(description="Out-of-distribution score; null if it is infinite.")
+    strangeness: float | None = Field(description="Former name of ood_score.", deprecated=True)
     advice: list[Advice]
     alike: list[Alike]
     kept: bool
@@ -152,7 +153,7 @@ _EXAMPLE_ANSWER: Final[dict[str, Any]] = {
     "variety": "apple/braeburn", "name": {"en": "Braeburn apple", "fr": "Pomme Braeburn"}, "line": None, "probability": 0.972,
     "kinds": [{"kind": "apple", "en": "Apple", "fr": "Pomme", "probability": 0.995}],
     "labels": [{"label": "Apple Braeburn", "en": "Braeburn apple", "fr": "Pomme Braeburn", "probability": 0.972}],
-    "strangeness": 0.41, "advice": [],
+    "ood_score": 0.41, "strangeness": 0.41, "advice": [],
     "alike": [{
         "label": "Apple Braeburn", "en": "Braeburn apple", "fr": "Pomme Braeburn",
         "thumbnail": "/v1/gallery/0123456789abcdef/17.jpg", "similarity": 0.93,
@@ -220,7 +221,7 @@ class Stored(BaseModel):
     variety: str | None
     label: str | None
     probability: float | None
-    strangeness: float | None
+    ood_score: float | None
     language: str | None
     model: str | None
     features: str | None = Field(description="Note that features computed from the photo are stored with it.")

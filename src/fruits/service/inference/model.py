@@ -154,7 +154,7 @@ class Model:
         found = self.bundle.answers(embeddings, brightness, sharpness, short_sides)
         features = np.stack([answer.features for answer in found])
         alike = self.bundle.gallery.nearest(features, ALIKE, self.hidden)
-        bins = self.bundle.drift.bins(features, np.array([answer.strangeness for answer in found], np.float32))
+        bins = self.bundle.drift.bins(features, np.array([answer.ood_score for answer in found], np.float32))
         for row, answer, near, own_bins in zip(good.tolist(), found, alike, bins, strict=True):
             outcomes[row] = Seen(answer, near, own_bins, places.get(row))
         return outcomes

@@ -400,7 +400,7 @@ def check(config: ServiceConfig) -> dict[str, Any]:
         "labels": len(recogniser.model.bundle.labels),
         "outcome": answer.outcome,
         "kinds": [{"kind": kind, "probability": probability} for kind, _, probability in answer.kinds],
-        "strangeness": answer.strangeness,
+        "ood_score": answer.ood_score,
         "seconds": {"open": opened - started, "warm": warm - started},
         "milliseconds": 1000 * (time.perf_counter() - warm),
     }

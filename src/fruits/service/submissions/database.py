@@ -80,7 +80,7 @@ class SubmissionRow(Base):
     variety: Mapped[str | None] = mapped_column(Text)
     label: Mapped[str | None] = mapped_column(Text)
     probability: Mapped[float | None] = mapped_column(Float(53))
-    strangeness: Mapped[float | None] = mapped_column(Float(53))
+    ood_score: Mapped[float | None] = mapped_column(Float(53))
     language: Mapped[str | None] = mapped_column(String(8))
     model: Mapped[str | None] = mapped_column(String(64))
     features: Mapped[bytes | None] = mapped_column(LargeBinary)

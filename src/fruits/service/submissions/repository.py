@@ -61,7 +61,7 @@ _WRITING_S: Final = 600
 _ROW: Final = SubmissionRow
 #: Columns that are filled only if the photo is stored.
 _OF_ANSWER: Final = (
-    "may_show", "outcome", "kind", "variety", "label", "probability", "strangeness", "language", "model", "features",
+    "may_show", "outcome", "kind", "variety", "label", "probability", "ood_score", "language", "model", "features",
 )  # fmt: skip
 
 
@@ -416,7 +416,7 @@ def _row(receipt: Receipt, answer: NewSubmission) -> dict[str, Any]:
         **{name: clean_line(getattr(answer, name) or "") or None for name in ("kind", "variety", "label")},
         "probability": float(answer.probability),
         # SQLite and PostgreSQL store infinity, but JSON has no such number.
-        "strangeness": float(answer.strangeness) if np.isfinite(answer.strangeness) else None,
+        "ood_score": float(answer.ood_score) if np.isfinite(answer.ood_score) else None,
         "language": clean_line(answer.language, 8),
         "model": answer.model,
         "features": None if answer.features is None else np.asarray(answer.features, "<f4").tobytes(),

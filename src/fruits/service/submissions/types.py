@@ -27,7 +27,7 @@ class NewSubmission:
         Identifiers of the named kind and variety.
     label : str, optional
         Most probable label.
-    probability, strangeness : float
+    probability, ood_score : float
     language : str
         ``en`` or ``fr``.
     model : str
@@ -45,7 +45,7 @@ class NewSubmission:
     variety: str | None
     label: str | None
     probability: float
-    strangeness: float
+    ood_score: float
     language: str
     model: str
     photo: bytes | None = None
@@ -70,7 +70,7 @@ class Submission:
     id : str
     created : datetime
         UTC, to the second; for a receipt the start of the day.
-    outcome, kind, variety, label, probability, strangeness, language, model
+    outcome, kind, variety, label, probability, ood_score, language, model
         The answer, as in :class:`NewSubmission`; None without a photo.
     has_photo : bool
     may_show : bool
@@ -94,7 +94,7 @@ class Submission:
     variety: str | None
     label: str | None
     probability: float | None
-    strangeness: float | None
+    ood_score: float | None
     language: str | None
     model: str | None
     has_photo: bool

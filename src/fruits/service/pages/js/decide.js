@@ -9,12 +9,12 @@ const LINE = "line_";
 /**
  * Decide what is said of one photo.
  *
- * @param {{probabilities: Float32Array, evidence: Float32Array|null, strangeness: number, brightness: number, sharpness: number}} numbers
+ * @param {{probabilities: Float32Array, evidence: Float32Array|null, ood_score: number, brightness: number, sharpness: number}} numbers
  * @param {{taxonomy: object, certainty: object}} model  As GET /v1/model gives them.
  * @param {number} shortSide  Of the photo, in pixels.
  */
 export function decide(numbers, { taxonomy, certainty }, shortSide) {
-  const { probabilities, strangeness } = numbers;
+  const { probabilities, ood_score } = numbers;
   const byKind = sums(probabilities, taxonomy.kind_of, taxonomy.kinds.length);
   const byVariety = sums(probabilities, taxonomy.variety_of, taxonomy.varieties.length);
   const kinds = best(byKind, BEST);
@@ -23,8 +23,8 @@ export function decide(numbers, { taxonomy, certainty }, shortSide) {
   if (byKind[kinds[0]] >= (certainty.probable ?? certainty.kind)) outcome = "probable";
   if (byKind[kinds[0]] >= certainty.kind) outcome = "kind";
   if (variety !== undefined && byVariety[variety] >= certainty.variety) outcome = "variety";
-  // Also where it is no number.
-  if (!(strangeness <= (certainty.strange ?? Infinity))) outcome = "unknown";
+  // Also where it is no number. Bundles before format 6 call the limit `strange`.
+  if (!(ood_score <= (certainty.ood_limit ?? certainty.strange ?? Infinity))) outcome = "unknown";
 
   let named = null;
   let kind = null;
@@ -55,7 +55,7 @@ export function decide(numbers, { taxonomy, certainty }, shortSide) {
       ...nameOfLabel(taxonomy, number),
       probability: probabilities[number],
     })),
-    strangeness,
+    ood_score,
     advice: certain ? [] : adviceOn(numbers, certainty.limits, shortSide).map((code) => ({ code })),
     alike: [],
     map: numbers.evidence ? mapOf(numbers, taxonomy.kind_of, kinds[0]) : null,

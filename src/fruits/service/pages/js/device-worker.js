@@ -56,7 +56,7 @@ async function run(pixels) {
     probabilities: Float32Array.from(out.probabilities.data),
     features: Float32Array.from(out.features.data),
     evidence: out.evidence ? Float32Array.from(out.evidence.data) : null, // of each place of the map, if the network has one
-    strangeness: out.strangeness.data[0],
+    ood_score: (out.ood_score ?? out.strangeness).data[0], // strangeness: in bundles before format 6
     brightness: out.brightness.data[0],
     sharpness: out.sharpness.data[0],
   };
