@@ -21,7 +21,7 @@ from benchmarks.scenes import scenes
 from fruits.assessment.dataset import Dataset, Finished, dataset_of, open_run
 from fruits.embedding.backbone import Embedder
 from fruits.learning.calibration import temperature
-from fruits.learning.heads import logistic as heads
+from fruits.learning.heads.logistic import LogisticHead
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import nearest, unit
 from fruits.learning.out_of_distribution import Known, entropy
@@ -103,12 +103,12 @@ class Trial:
         held = hold_back(labels, dataset.group[train])
         features = self.features(dataset.embeddings[train])
         learnt, numbers = np.unique(labels[~held], return_inverse=True)
-        blind = heads.fit(features[~held], numbers, regularisation=regularisation)
+        blind = LogisticHead.fit(features[~held], numbers, setting=regularisation)
         warmth = temperature(blind.logits(features[held]), np.searchsorted(learnt, labels[held]))
         probabilities = blind.temperature_scaled(warmth).predict_proba(features[held])
         scale = Known.of(features[~held], numbers).scaled(features[held], probabilities)
         _, numbers = np.unique(labels, return_inverse=True)
-        self.head = heads.fit(features, numbers, regularisation=regularisation).temperature_scaled(warmth)
+        self.head = LogisticHead.fit(features, numbers, setting=regularisation).temperature_scaled(warmth)
         self.known = Known.of(features, numbers).on_the_scale_of(scale)
         self.bank = unit(features)
         self.white_bank = unit(features @ self.known.whitening)

@@ -23,8 +23,8 @@ from stages import SCHEMA, Double, Features, HangAt, Linger, Raise, RaiseBesides
 from fruits.engines import get_engine
 from fruits.engines.spark.engine import MOST_SHARDS_PER_TASK, TASKS_PER_CORE, WAVES, SparkEngine
 from fruits.errors import ConfigError, EngineError
-from fruits.learning.heads import logistic as heads
 from fruits.learning.heads import softmax
+from fruits.learning.heads.logistic import LogisticHead
 from fruits.learning.validation import balance
 
 TASKS = TASKS_PER_CORE * 2
@@ -197,7 +197,7 @@ def test_head_is_that_of_scikit_learn(engine: SparkEngine, c: int) -> None:
     # Both stop within rounding of the one minimum: off by 4e-7 when this was written.
     np.testing.assert_allclose(probabilities, exact, atol=1e-5)
     # The head of the other engines stops earlier, at scikit-learn's own tolerance of 1e-4 in the gradient.
-    expected = heads.fit(features, labels, regularisation=3.0, weights=weights).predict_proba(features)
+    expected = LogisticHead.fit(features, labels, setting=3.0, weights=weights).predict_proba(features)
     np.testing.assert_allclose(probabilities, expected, atol=0.01)
     assert (probabilities.argmax(1) == labels).mean() == pytest.approx((expected.argmax(1) == labels).mean(), abs=0.005)
 

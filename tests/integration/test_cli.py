@@ -48,7 +48,7 @@ def test_run_with_json_prints_one_object_with_the_documented_keys(
     # What was tried is in the record, trial by trial; here it is one line.
     [tried] = [line for line in done.stderr.splitlines() if "components" in line]
     strength = f"regularisation {record['head']['regularisation']:g}"
-    assert tried == f"4 heads tried on training photos held back: 8 components, {strength}"
+    assert tried == f"4 heads tried on validation photos: 8 components, {strength}"
 
 
 def test_run_without_json_tells_people_what_was_made_and_where(

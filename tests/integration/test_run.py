@@ -698,4 +698,4 @@ def test_groups_of_one_manifest_leave_other_photos_their_looks(own_photos: Path,
     (tmp_path / "some.csv").write_text("uri,label,split,group\n" + "\n".join(rows) + "\n", "utf-8")
     record = run(tmp_path / "out", tmp_path / "some.csv")
     assert record["group_origin"] == "mixed"
-    assert record["head"]["validation_groups_by"] == "looks"
+    assert record["head"]["validation_groups_by"] == "clusters"

@@ -75,7 +75,7 @@ def parse(text: str) -> dict[str, Any]:
         for key_node, value_node in node.value:
             key = str(loader.construct_object(key_node, deep=True))
             if key in made:
-                raise TemplateError(f"'{key}' stands twice in one place (line {key_node.start_mark.line + 1})")
+                raise TemplateError(f"'{key}' is there twice in one mapping (line {key_node.start_mark.line + 1})")
             made[key] = loader.construct_object(value_node, deep=True)
         return made
 

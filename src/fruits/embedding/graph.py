@@ -339,7 +339,7 @@ def _add_head(more: _Nodes, head: Head, features: str) -> str:
         logits = head.add_to_graph(more, features)
     except Exception as exc:  # a head of another package may raise anything
         raise BundleError(
-            f"the head {type(head).__name__} cannot be put into the single graph ({type(exc).__name__}: {exc}); mend its "
+            f"the head {type(head).__name__} cannot be put into the single graph ({type(exc).__name__}: {exc}); correct its "
             "add_to_graph"
         ) from exc
     if head.temperature == 1:

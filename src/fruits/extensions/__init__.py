@@ -77,7 +77,7 @@ class Extension:
         """Raise :class:`ExtensionError` that says in one sentence which package is to blame."""
         why = f" ({type(exc).__name__}: {_line(exc)})" if exc is not None else ""
         raise ExtensionError(
-            f"{self.kind} '{self.name}' of the package {self.package} {what}{why}; mend or uninstall that package, or choose "
+            f"{self.kind} '{self.name}' of the package {self.package} {what}{why}; repair or uninstall that package, or choose "
             f"another {self.kind}"
         ) from exc
 

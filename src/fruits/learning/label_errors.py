@@ -11,8 +11,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fruits.learning.heads import logistic
-
 _FOLDS: Final = 5
 _REGULARISATION: Final = 3.0
 #: Least probability of another label, as a share of the average probability of that label on its own rows.
@@ -99,7 +97,7 @@ def out_of_fold(
         known, targets = np.unique(numbers[train], return_inverse=True)
         if not len(asked) or len(known) < 2:
             continue
-        head = logistic.fit(features[train], targets, regularisation=_REGULARISATION)
+        head = LogisticHead.fit(features[train], targets, setting=_REGULARISATION)
         probabilities[np.ix_(asked, known)] = head.predict_proba(features[asked])
         learnable[asked] = np.isin(numbers[asked], known)
     return probabilities, learnable

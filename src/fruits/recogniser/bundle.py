@@ -437,12 +437,12 @@ def _compare(
         apart = float(np.abs(found - expected).max())
     except Exception as exc:  # ONNX Runtime raises plain subclasses of Exception
         raise BundleError(
-            f"the single graph with the head '{head_name}' cannot be run ({first_line(exc)}); mend its add_to_graph"
+            f"the single graph with the head '{head_name}' cannot be run ({first_line(exc)}); correct its add_to_graph"
         ) from exc
     if not apart <= PROBABILITY_TOLERANCE:
         raise BundleError(
             f"the head '{head_name}' gives other probabilities in the single graph than in logits (apart by {apart:.2g}); "
-            f"expected the same up to {PROBABILITY_TOLERANCE:g}: mend its add_to_graph"
+            f"expected the same up to {PROBABILITY_TOLERANCE:g}: correct its add_to_graph"
         )
 
 

@@ -173,17 +173,11 @@ class Recogniser:
         Parameters
         ----------
         photos : photo, or iterable of photo
-            As for :meth:`predict`.
 
         Returns
         -------
         float32 array, shape (n, k)
-            Rows as for :meth:`embed`.
-
-        Raises
-        ------
-        ImageDecodeError, StoreError, PhotoTypeError, EngineError
-            As :meth:`predict`.
+            Rows, and errors, as for :meth:`embed`.
         """
         return self._bundle.project(self.embed(photos))
 

@@ -394,7 +394,7 @@ def _parse(text: str, name: str) -> list[dict[str, str]]:
             place = row["kind"], row["variety"]
             if row["label"] and meant.setdefault(_spelling(row["label"]), place) != place:
                 raise TaxonomyError(
-                    f"taxonomy '{name}', line {reader.line_num}: '{row['label']}' stands there twice, as {'/'.join(place)} and "
+                    f"taxonomy '{name}', line {reader.line_num}: '{row['label']}' is there twice, as {'/'.join(place)} and "
                     f"{'/'.join(meant[_spelling(row['label'])])}; keep one"
                 )
             rows.append(row)

@@ -58,7 +58,9 @@ class Telemetry:
         self.waiting = Gauge("fruits_photos_waiting", "Photos that wait or are worked on.", **new)
         self.connections = Gauge("fruits_connections", "Open connections.", **new)
         self.model = Gauge("fruits_model_info", "The bundle that is served.", ("identity",), **new)
-        self.lines_dropped = Counter("fruits_log_lines_dropped", "Log lines that nobody took.", **new)
+        self.lines_dropped = Counter(
+            "fruits_log_lines_dropped", "Log lines dropped because the writer was too slow.", **new
+        )
         self._salt_day, self._salt = "", b""
         self._quiet = quiet
         self._stream = stream or sys.stderr

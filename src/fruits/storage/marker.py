@@ -72,7 +72,7 @@ def claim(objects: Objects, kind: Kind) -> None:
         found = kind_of(objects)  # another process may just have put the marker
         if found is None and not {name for name in objects.names() if not _is_nothing(name)} <= _BEGINNINGS:
             raise OccupiedError(
-                f"'{objects.root}' holds {other!r} and no {kind} of fruits: it is somebody else's; expected a new or an empty "
+                f"'{objects.root}' holds {other!r} and no {kind} of fruits: not made by fruits; expected a new or an empty "
                 f"folder, or one that fruits made: give another one with {option('to')}, or move what is in it away first"
             )
     if found not in (None, kind):

@@ -42,7 +42,7 @@ def list_raw(root: str, prefix: str) -> Iterator[dict[str, Any]]:
         errors = importlib.import_module("botocore.exceptions")
     except ImportError as exc:
         raise StoreError(
-            f"'{root}' holds a key with an empty, '.' or '..' segment: rename or delete it, or let it be left aside by "
+            f"'{root}' holds a key with an empty, '.' or '..' segment: rename or delete it, or let it be skipped by "
             "pip install 'fruits[aws]'"
         ) from exc
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

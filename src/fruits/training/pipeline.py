@@ -417,7 +417,7 @@ def _say_what_was_chosen(choice: fitting.Choice, progress: Progress) -> None:
         )
     elif tried := len(choice.component_trials) + len(choice.setting_trials):
         progress.say(
-            f"{counted(tried, 'head')} tried on training photos held back: {counted(choice.components, 'component')}, {setting}"
+            f"{counted(tried, 'head')} tried on validation photos: {counted(choice.components, 'component')}, {setting}"
         )
 
 

@@ -171,7 +171,7 @@ def refuse_too_many(counts: dict[str, int], rejected: list[dict[str, str]], limi
     raise TooManyRejectedError(
         f"rejected or failed: {bad:,} of {counted(counts['photos'], 'photo')}; at most a share of {limit:g} may be "
         f"({option('max_rejected')}):\n"
-        f"{some}{more}\nall of them are in {where}; mend or remove them and run again, or raise {option('max_rejected')}"
+        f"{some}{more}\nall of them are in {where}; repair or remove them and run again, or raise {option('max_rejected')}"
     )
 
 

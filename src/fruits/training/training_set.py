@@ -117,7 +117,7 @@ def grouped_by_clusters(parts: Parts, inventory: Inventory, rows: Rows) -> tuple
     -------
     Rows
     str
-        Origin of the groups: ``manifest``, ``names`` or ``looks`` (clusters); for photos not grouped by a manifest, if any.
+        Origin of the groups: ``manifest``, ``names`` or ``clusters``; for photos not grouped by a manifest, if any.
     """
     train = rows.training
     train = train[rows.group[train] >= 0]
@@ -139,7 +139,7 @@ def grouped_by_clusters(parts: Parts, inventory: Inventory, rows: Rows) -> tuple
         return rows, "names"
     group = rows.group.copy()
     group[train] = clusters.cluster(sketches, rows.label[train])
-    return replace(rows, group=group), "looks"
+    return replace(rows, group=group), "clusters"
 
 
 def embeddings_of(

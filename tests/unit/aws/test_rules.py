@@ -226,7 +226,7 @@ def test_a_choice_of_choices_is_every_value() -> None:
 
 
 def test_a_key_twice_is_refused() -> None:
-    with pytest.raises(TemplateError, match="'A' stands twice"):
+    with pytest.raises(TemplateError, match="'A' is there twice"):
         parse("Resources: { A: { Type: X }, A: { Type: Y } }")
 
 

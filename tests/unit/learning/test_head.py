@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from fruits.learning.heads import LabelsError
 from fruits.learning.heads import logistic as heads
-from fruits.learning.heads.logistic import LogisticHead, fit
+from fruits.learning.heads.logistic import LogisticHead
 from fruits.learning.pca import TooFewRowsError
 from fruits.learning.validation import Choosing, balance, hold_back
 
@@ -28,7 +28,7 @@ def clusters(c: int, per_label: int, k: int, *, distance: float = 4.0, seed: int
 @pytest.mark.parametrize("c", [2, 3, 12])
 def test_separate_labels_are_told_apart(c: int) -> None:
     features, labels = clusters(c, 30, 6)
-    probabilities = fit(features, labels, regularisation=10.0).predict_proba(features)
+    probabilities = LogisticHead.fit(features, labels, setting=10.0).predict_proba(features)
     assert probabilities.shape == (30 * c, c)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
@@ -40,7 +40,7 @@ def test_probabilities_are_those_of_scikit_learn(c: int) -> None:
     features, labels = clusters(c, 40, 4, distance=1.0)
     scale = 1 / np.sqrt(np.mean(np.square(features).sum(axis=1)))
     reference = LogisticRegression(C=5.0, max_iter=1000).fit(features * scale, labels)
-    ours = fit(features, labels, regularisation=5.0)
+    ours = LogisticHead.fit(features, labels, setting=5.0)
     # Both stop when the gradient is below 1e-4.
     np.testing.assert_allclose(ours.predict_proba(features), reference.predict_proba(features * scale), atol=2e-3)
 
@@ -48,7 +48,7 @@ def test_probabilities_are_those_of_scikit_learn(c: int) -> None:
 def test_scale_of_the_features_does_not_change_the_answers() -> None:
     features, labels = clusters(4, 40, 5, distance=1.0)
     one, thousand = (
-        fit(features * np.float32(s), labels, regularisation=3.0).predict_proba(features * np.float32(s))
+        LogisticHead.fit(features * np.float32(s), labels, setting=3.0).predict_proba(features * np.float32(s))
         for s in (1, 1000)
     )
     np.testing.assert_allclose(one, thousand, atol=2e-3)
@@ -56,7 +56,7 @@ def test_scale_of_the_features_does_not_change_the_answers() -> None:
 
 def test_features_without_spread_give_a_head_that_guesses() -> None:
     labels = np.repeat(np.arange(3), 5)
-    probabilities = fit(np.zeros((15, 4), np.float32), labels, regularisation=1.0).predict_proba(
+    probabilities = LogisticHead.fit(np.zeros((15, 4), np.float32), labels, setting=1.0).predict_proba(
         np.zeros((2, 4), np.float32)
     )
     np.testing.assert_allclose(probabilities, 1 / 3, atol=1e-3)
@@ -64,27 +64,27 @@ def test_features_without_spread_give_a_head_that_guesses() -> None:
 
 def test_huge_features_give_finite_probabilities() -> None:
     features, labels = clusters(3, 20, 4)
-    probabilities = fit(features, labels, regularisation=10.0).predict_proba(features * np.float32(1e6))
+    probabilities = LogisticHead.fit(features, labels, setting=10.0).predict_proba(features * np.float32(1e6))
     assert np.isfinite(probabilities).all()
 
 
 def test_one_label_is_refused() -> None:
     with pytest.raises(LabelsError, match="at least two"):
-        fit(np.ones((5, 2), np.float32), np.zeros(5, np.int64), regularisation=1.0)
+        LogisticHead.fit(np.ones((5, 2), np.float32), np.zeros(5, np.int64), setting=1.0)
 
 
 def test_no_rows_are_refused() -> None:
     with pytest.raises(TooFewRowsError, match="no training photos"):
-        fit(np.empty((0, 2), np.float32), np.empty(0, np.int64), regularisation=1.0)
+        LogisticHead.fit(np.empty((0, 2), np.float32), np.empty(0, np.int64), setting=1.0)
 
 
 def test_solver_that_stops_early_is_told_in_the_head_not_as_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = clusters(5, 40, 8, distance=0.5)
-    assert fit(features, labels, regularisation=1.0).converged
+    assert LogisticHead.fit(features, labels, setting=1.0).converged
     monkeypatch.setattr(heads, "_MAX_ITERATIONS", 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        stopped = fit(features, labels, regularisation=1e6)
+        stopped = LogisticHead.fit(features, labels, setting=1e6)
     assert not stopped.converged
     assert np.isfinite(stopped.predict_proba(features)).all()
 
@@ -117,23 +117,23 @@ def test_weight_of_two_is_the_row_given_twice() -> None:
     # The head is scaled by the features alone, and C counts against the sum of weights: both the same only if the repeated
     # rows leave the scale as it is, so it is set to 1 by rows of equal length.
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    one = fit(features, labels, regularisation=3.0, weights=weights)
-    other = fit(features[repeated], labels[repeated], regularisation=3.0)
+    one = LogisticHead.fit(features, labels, setting=3.0, weights=weights)
+    other = LogisticHead.fit(features[repeated], labels[repeated], setting=3.0)
     # Both stop when the gradient is below 1e-4.
     np.testing.assert_allclose(one.predict_proba(features), other.predict_proba(features), atol=2e-3)
-    plain = fit(features, labels, regularisation=3.0)
+    plain = LogisticHead.fit(features, labels, setting=3.0)
     assert np.abs(plain.predict_proba(features) - one.predict_proba(features)).max() > 5e-3
 
 
 def test_equal_weights_change_nothing() -> None:
     features, labels = clusters(3, 30, 4, distance=1.0)
-    one, other = (fit(features, labels, regularisation=3.0, weights=w) for w in (None, np.ones(len(labels))))
+    one, other = (LogisticHead.fit(features, labels, setting=3.0, weights=w) for w in (None, np.ones(len(labels))))
     np.testing.assert_allclose(one.weights, other.weights, atol=1e-5)
 
 
 def test_cooler_head_gives_the_same_answers_less_surely() -> None:
     features, labels = clusters(4, 30, 5, distance=1.0)
-    head = fit(features, labels, regularisation=10.0)
+    head = LogisticHead.fit(features, labels, setting=10.0)
     cool = head.temperature_scaled(2.5)
     np.testing.assert_allclose(cool.logits(features), head.logits(features) / 2.5, atol=1e-5)  # float32
     assert (cool.logits(features).argmax(axis=1) == head.logits(features).argmax(axis=1)).all()
@@ -238,7 +238,7 @@ def test_answers_are_those_of_a_head_that_has_not_seen_the_photos_held_back() ->
     best = next(trial for trial in trials if trial.setting == strength)
     assert answers.right.mean() == best.accuracy
     features = np.ascontiguousarray(some.features[:, :8])
-    head = fit(features[~some.held_back], some.labels[~some.held_back], regularisation=strength)
+    head = LogisticHead.fit(features[~some.held_back], some.labels[~some.held_back], setting=strength)
     np.testing.assert_array_equal(answers.logits, head.logits(features[some.held_back]))
     assert (answers.labels[answers.truth] == some.labels[some.held_back]).all()
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fruits.learning.heads.logistic import LogisticHead, fit
+from fruits.learning.heads.logistic import LogisticHead
 from fruits.learning.out_of_distribution import Known, entropy
 
 K, C = 6, 4
@@ -25,7 +25,7 @@ def clusters(seed: int = 0, per_label: int = 100, distance: float = 5.0) -> tupl
 @pytest.fixture(scope="module")
 def learnt() -> tuple[np.ndarray, np.ndarray, LogisticHead, Known]:
     features, labels = clusters()
-    head = fit(features, labels, regularisation=30.0)
+    head = LogisticHead.fit(features, labels, setting=30.0)
     return features, labels, head, Known.of(features, labels)
 
 

@@ -247,7 +247,10 @@ def test_evaluation_without_a_part_leaves_a_whole_page(missing: str) -> None:
         ("en", ["without correction 3.10%", "as answered 0.61%", "of a perfect recogniser 0.49%"]),
         (
             "en",
-            ["temperature of 0.72, chosen on 3,800 photos held back, makes the answers surer", "75% to 100% 10 96.0%"],
+            [
+                "temperature of 0.72, chosen on 3,800 validation photos, makes the answers more confident",
+                "75% to 100% 10 96.0%",
+            ],
         ),
         ("fr", ["12 photos de test = 8 une variété", f"95,1{THIN}% de ces photos", f"sans correction 3,10{THIN}%"]),
         ("en", ["From a probability of 42.0% on, the answer is “probably” and the kind; below that, “not sure”."]),
@@ -299,7 +302,7 @@ def test_curve_and_its_chosen_points_lie_where_coverage_and_precision_say() -> N
 @pytest.mark.parametrize(
     ("language", "sentences"),
     [
-        ("en", ["Of 3,800 training photos held back", "Asked for: 92.0% of the answers", "and 97.3% of the sure ones"]),
+        ("en", ["Of 3,800 validation photos", "Asked for: 92.0% of the answers", "and 97.3% of the sure ones"]),
         ("en", ["Sure: a variety or a kind 48.0% 97.6%", "With “probably”: all that name something 75.0% 93.0%"]),
         ("fr", [f"Demandé{NO_BREAK}: 92,0{THIN}% de réponses justes", f"48,0{THIN}% 97,6{THIN}%"]),
     ],

@@ -129,7 +129,7 @@ def test_names_that_are_not_utf8_and_folders_called_like_our_files_do_no_harm(tm
         folder = tmp_path / name.hex()
         folder.mkdir()
         (Path(str(folder)) / name.decode(errors="surrogateescape")).mkdir()
-        with pytest.raises(OccupiedError, match="somebody else's"):
+        with pytest.raises(OccupiedError, match="not made by fruits"):
             claim(Objects(str(folder)), "results")
 
 

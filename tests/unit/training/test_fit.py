@@ -171,7 +171,7 @@ def test_where_names_say_nothing_looks_do(own_photos: Path, tmp_path: Path) -> N
         letters = path.stem.translate(str.maketrans("0123456789_", "abcdefghijk"))
         path.rename(path.with_name(f"{letters}.jpg"))
     record = run(tmp_path / "out", own_photos)
-    assert record["head"]["validation_groups_by"] == "looks"
+    assert record["head"]["validation_groups_by"] == "clusters"
     # A whole look of each of the four labels, of at most four.
     assert record["head"]["validation_groups"] == 4
 

@@ -1,6 +1,6 @@
 """Fitting a head with Spark ML's logistic regression, for features that do not fit on one machine.
 
-The minimum is that of ``fruits.learning.heads.logistic.fit``: both objectives are convex and equal up to a factor.
+The minimum is that of ``fruits.learning.heads.logistic.LogisticHead.fit``: both objectives are convex and equal up to a factor.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fruits import extensions
 from fruits.errors import FruitsError
+from fruits.learning.pca import TooFewRowsError
 
 #: Most training photos of a head: more would cost memory and time without improving accuracy.
 MAX_ROWS: Final = 200_000
@@ -110,6 +111,13 @@ class Head(Protocol):
             One of ``settings``.
         weights : float64 array, shape (n,), optional
             Weight of each row; 1 on average.
+
+        Raises
+        ------
+        TooFewRowsError
+            If there are no rows.
+        LabelsError
+            If there is only one label.
         """
         ...
 
@@ -157,6 +165,14 @@ def get_head(name: str) -> type[Head]:
     if lacking or not isinstance(getattr(head, "arrays", None), Mapping) or not isinstance(head, type):
         found.fail(f"lacks {', '.join(lacking) or 'arrays'}: expected a class derived from fruits.learning.heads.Head")
     return head
+
+
+def check_labels(labels: NDArray[np.int64]) -> None:
+    """Raise the errors of :meth:`Head.fit` for labels that no head can be fitted to."""
+    if not len(labels):
+        raise TooFewRowsError("no training photos; expected some for every label")
+    if labels.max() == 0:
+        raise LabelsError("all training photos have the same label; expected at least two to tell apart")
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

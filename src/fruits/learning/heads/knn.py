@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.errors import counted
-from fruits.learning.heads import Graph, Head, LabelsError
+from fruits.learning.heads import Graph, Head, check_labels
 from fruits.learning.neighbours import unit
-from fruits.learning.pca import TooFewRowsError
 
 #: Most references of all labels together (one per label if there are more labels): 8,192 of 128 numbers are 4 MB.
 MAX_REFERENCES: Final = 8192
@@ -89,29 +88,11 @@ class KnnHead(Head):
         setting: float,
         weights: NDArray[np.float64] | None = None,
     ) -> KnnHead:
-        """Select the references: at most the same number for each label, spread evenly over its rows.
+        """See :class:`fruits.learning.heads.Head`; the setting is the number of neighbours per label.
 
-        Parameters
-        ----------
-        features : float32 array, shape (n, k)
-        labels : int array, shape (n,)
-            Every value from 0 to c - 1 occurs.
-        setting : float
-            Number of neighbours per label.
-        weights : float64 array, shape (n,), optional
-            Weight of each row: if a label has more rows than references, rows are selected in proportion.
-
-        Raises
-        ------
-        TooFewRowsError
-            If there are no rows.
-        LabelsError
-            If there is only one label.
+        Selects the references: at most the same number for each label, spread evenly over its rows, by weight.
         """
-        if not len(features):
-            raise TooFewRowsError("no training photos; expected some for every label")
-        if labels.max() == 0:
-            raise LabelsError("all training photos have the same label; expected at least two to tell apart")
+        check_labels(labels)
         order = np.argsort(labels, kind="stable")
         rows_of = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
         most = max(1, MAX_REFERENCES // len(rows_of))

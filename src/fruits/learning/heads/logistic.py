@@ -12,8 +12,7 @@ from typing import ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fruits.learning.heads import Graph, Head, LabelsError
-from fruits.learning.pca import TooFewRowsError
+from fruits.learning.heads import Graph, Head, check_labels
 
 #: Inverse regularisation strengths that are tried (scikit-learn's ``C``), for features scaled to a root mean square length of 1.
 REGULARISATIONS: Final = (0.3, 3.0, 30.0, 300.0)
@@ -54,8 +53,29 @@ class LogisticHead(Head):
         setting: float,
         weights: NDArray[np.float64] | None = None,
     ) -> LogisticHead:
-        """See :func:`fit`; the setting is the regularisation."""
-        return fit(features, labels, regularisation=setting, weights=weights)
+        """See :class:`fruits.learning.heads.Head`; the setting is the inverse regularisation strength (scikit-learn's ``C``).
+
+        Features are scaled to a root mean square length of 1. Solver: L-BFGS of SciPy, through scikit-learn.
+        """
+        from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - the import takes a second, and only fitting needs it
+        from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+        from threadpoolctl import threadpool_limits  # noqa: PLC0415
+
+        check_labels(labels)
+        # One scale for all components: whitening would amplify the noise of late components to the size of early ones.
+        scale = scale_of(features)
+        model = LogisticRegression(C=setting, max_iter=_MAX_ITERATIONS)
+        # One thread: the products of a step are so small that the overhead of threads exceeds the gain, up to tenfold on a busy
+        # machine (1.3 s against 10 s for 15,000 photos, 120 components, 114 labels).
+        with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            model.fit(np.ascontiguousarray(features * np.float32(scale)), labels, weights)
+        slopes, bias = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
+        if len(slopes) == 1:
+            # With two labels, scikit-learn gives one row, the log odds of the second.
+            slopes, bias = np.vstack([-slopes / 2, slopes / 2]), np.r_[-bias / 2, bias / 2]
+        converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+        return cls((slopes * scale).astype(np.float32), bias.astype(np.float32), converged)
 
     def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits, shape (n, c), of features of shape (n, k)."""
@@ -70,60 +90,6 @@ class LogisticHead(Head):
         """Return the head with logits divided by a temperature, which is folded into the weights."""
         scale = np.float32(1 / temperature)
         return LogisticHead(self.weights * scale, self.bias * scale, self.converged)
-
-
-def fit(
-    features: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    *,
-    regularisation: float,
-    weights: NDArray[np.float64] | None = None,
-) -> LogisticHead:
-    """Fit the head.
-
-    Parameters
-    ----------
-    features : float32 array, shape (n, k)
-    labels : int array, shape (n,)
-        Every value from 0 to c - 1 occurs.
-    regularisation : float
-        Inverse strength (scikit-learn's ``C``), for features scaled to a root mean square length of 1.
-    weights : float64 array, shape (n,), optional
-        Weight of each row; 1 on average.
-
-    Raises
-    ------
-    TooFewRowsError
-        If there are no rows.
-    LabelsError
-        If there is only one label.
-
-    References
-    ----------
-    Solver: L-BFGS of SciPy, through scikit-learn's ``LogisticRegression``.
-    """
-    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - the import takes a second, and only fitting needs it
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
-    from threadpoolctl import threadpool_limits  # noqa: PLC0415
-
-    if not len(features):
-        raise TooFewRowsError("no training photos; expected some for every label")
-    if labels.max() == 0:
-        raise LabelsError("all training photos have the same label; expected at least two to tell apart")
-    # One scale for all components: whitening would amplify the noise of late components to the size of early ones.
-    scale = scale_of(features)
-    model = LogisticRegression(C=regularisation, max_iter=_MAX_ITERATIONS)
-    # One thread: the products of a step are so small that the overhead of threads exceeds the gain, up to tenfold on a busy
-    # machine (1.3 s against 10 s for 15,000 photos, 120 components, 114 labels).
-    with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(np.ascontiguousarray(features * np.float32(scale)), labels, weights)
-    slopes, bias = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
-    if len(slopes) == 1:
-        # With two labels, scikit-learn gives one row, the log odds of the second.
-        slopes, bias = np.vstack([-slopes / 2, slopes / 2]), np.r_[-bias / 2, bias / 2]
-    converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
-    return LogisticHead((slopes * scale).astype(np.float32), bias.astype(np.float32), converged)
 
 
 def scale_of(features: NDArray[np.float32]) -> float:

@@ -42,6 +42,8 @@ _OF_PROXIES: Final = (
     b"cf-", b"cdn-loop", b"fastly-", b"x-amz", b"x-azure", b"x-envoy", b"x-proxy", b"x-scheme", b"x-url-scheme", b"x-varnish",
     b"proxy-", b"x-appengine", b"x-cloud-trace", b"akamai-", b"x-akamai",
 )  # fmt: skip
+SubmissionId = Annotated[str, Path(pattern=ID)]
+Secret = Annotated[str, Header(min_length=1, max_length=100)]
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 _FOR_NOBODY: Final = {"Cache-Control": "no-store"}
 
@@ -74,8 +76,8 @@ async def feedback(request: Request, said: Feedback) -> Response:
 
 async def delete(
     request: Request,
-    submission_id: Annotated[str, Path(pattern=ID)],
-    x_fruits_secret: Annotated[str, Header(min_length=1, max_length=100)],
+    submission_id: SubmissionId,
+    x_fruits_secret: Secret,
 ) -> Response:
     """Delete everything that is stored about a photo."""
     resources = resources_of(request)
@@ -87,8 +89,8 @@ async def delete(
 
 async def stored(
     request: Request,
-    submission_id: Annotated[str, Path(pattern=ID)],
-    x_fruits_secret: Annotated[str, Header(min_length=1, max_length=100)],
+    submission_id: SubmissionId,
+    x_fruits_secret: Secret,
 ) -> Stored:
     """Return everything that is stored about a photo; requires its secret."""
     resources = resources_of(request)
@@ -98,8 +100,8 @@ async def stored(
 
 async def stored_photo(
     request: Request,
-    submission_id: Annotated[str, Path(pattern=ID)],
-    x_fruits_secret: Annotated[str, Header(min_length=1, max_length=100)],
+    submission_id: SubmissionId,
+    x_fruits_secret: Secret,
 ) -> Response:
     """Return the stored photo; requires its secret."""
     resources = resources_of(request)

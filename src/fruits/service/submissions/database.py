@@ -407,7 +407,7 @@ def _parse(url: str) -> URL:
     if parsed.drivername != "sqlite":
         raise ConfigError(f"the database url begins with '{parsed.drivername}'; {expected}")
     if not parsed.database or parsed.database == ":memory:":
-        raise ConfigError(f"a database in memory forgets everything; {expected}")
+        raise ConfigError(f"a database in memory is lost at the end; {expected}")
     return parsed
 
 

@@ -33,7 +33,7 @@ QUARANTINE_S: Final = 7 * 86400
 _LARGEST_SHARE: Final = 0.05
 _ADVICE: Final = (
     "give the database that these photos belong to, or its latest backup; if this one is right: "
-    "fruits submissions purge ... --adopt, which sets the photos that no submission names aside for a week, then deletes them"
+    "fruits submissions purge ... --adopt, which puts photos without a submission into quarantine for a week, then deletes them"
 )
 _ROW: Final = SubmissionRow
 _EMPTY: Final = {column.name: None for column in SubmissionRow.__table__.columns if column.nullable}
@@ -176,7 +176,7 @@ class Erasure:
             return connection.execute(select(_ROW.id).where(_ROW.has_photo.is_(True)).limit(1)).first() is not None
 
     def _refused(self, why: str) -> SweepRefusedError:
-        return SweepRefusedError(f"no photo was set aside: the photos in '{self._photos.root}' {why}; {_ADVICE}")
+        return SweepRefusedError(f"no photo was quarantined: the photos in '{self._photos.root}' {why}; {_ADVICE}")
 
 
 def _batches(names: Iterable[str]) -> Iterator[list[str]]:
