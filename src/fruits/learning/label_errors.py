@@ -11,6 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fruits.learning.heads.logistic import LogisticHead
+
 _FOLDS: Final = 5
 _REGULARISATION: Final = 3.0
 #: Least probability of another label, as a share of the average probability of that label on its own rows.
