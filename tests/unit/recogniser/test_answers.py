@@ -31,9 +31,9 @@ def told(
     advice: tuple[str, ...] = ("blurred",),
 ) -> Answer:
     """What is said of one photo."""
-    given_probabilities, strange = np.array([probabilities], np.float32), np.array([ood_score], np.float32)
-    decisions = decide(given_probabilities, strange, taxonomy, certainty)
-    (answer,) = answers(decisions, strange, np.zeros((1, 2), np.float32), taxonomy, [advice])
+    given_probabilities, scores = np.array([probabilities], np.float32), np.array([ood_score], np.float32)
+    decisions = decide(given_probabilities, scores, taxonomy, certainty)
+    (answer,) = answers(decisions, scores, np.zeros((1, 2), np.float32), taxonomy, [advice])
     return answer
 
 
@@ -55,7 +55,7 @@ def told(
         # Not certain, but more likely than not.
         ([0.3, 0.2, 0.1, 0.4, 0, 0], 0, "probable", "apple", 0.6),
         ([0, 0, 0, 0.25, 0.5, 0.25], 0, "probable", "lemon", 0.75),
-        # However sure: what is strange is none of the things that were learnt.
+        # However sure: above the limit it is none of the things that were learnt.
         ([1, 0, 0, 0, 0, 0], 2.1, "unknown", "", 1.0),
         ([0.3, 0.1, 0.1, 0.3, 0.1, 0.1], 9, "unknown", "", 0.5),
         ([1, 0, 0, 0, 0, 0], 2.0, "variety", "apple/golden-delicious", 1.0),
@@ -131,11 +131,11 @@ def test_advice_is_given_only_where_nothing_is_certain(
     st.floats(-1, 3) | st.just(math.inf),
 )
 def test_every_answer_holds_together(
-    raw: np.ndarray, ood_score: np.ndarray, variety: float, kind: float, probable: float, strange: float
+    raw: np.ndarray, ood_score: np.ndarray, variety: float, kind: float, probable: float, ood_limit: float
 ) -> None:
     # Sharpened, so that all outcomes occur.
     probabilities = np.asarray(raw**6 / (raw**6).sum(axis=1, keepdims=True), np.float32)
-    certainty = Certainty(variety, kind, min(probable, kind), strange, LIMITS)
+    certainty = Certainty(variety, kind, min(probable, kind), ood_limit, LIMITS)
     decisions = decide(probabilities, ood_score, TAXONOMY, certainty)
     found = answers(decisions, ood_score, np.zeros((7, 1), np.float32), TAXONOMY, [()] * 7)
     for row, answer in enumerate(found):
@@ -183,8 +183,8 @@ def test_fewer_labels_than_are_named_at_most_are_all_named() -> None:
 
 
 @pytest.mark.parametrize("ood_limit", [1.5, math.inf])
-def test_certainty_is_plain_json_and_back(strange: float) -> None:
-    certainty = Certainty(0.7, 0.8, 0.6, strange, LIMITS)
+def test_certainty_is_plain_json_and_back(ood_limit: float) -> None:
+    certainty = Certainty(0.7, 0.8, 0.6, ood_limit, LIMITS)
     text = json.dumps(certainty.as_dict(), allow_nan=False)
     assert Certainty.parse(json.loads(text)) == certainty
 
