@@ -310,7 +310,7 @@ def test_on_this_device_nothing_is_sent_and_it_works_without_a_connection(
     visitor.context.set_offline(True)
     page.reload()
     page.wait_for_selector("text=Ready: your photos stay on this device.")
-    page.wait_for_selector("text=photos are looked at on this device")
+    page.wait_for_selector("text=photos are recognised on this device")
     visitor.pick(*recogniser.some("Melonette Striped"), *recogniser.some("Moon Pear 1"))
     cards = visitor.answers(2)
     assert [cards.nth(place).locator("h2").inner_text() for place in range(2)] == ["Striped melonette", "Moon pear"]

@@ -82,7 +82,7 @@ def test_overview_says_how_the_service_does(
 
     page.get_by_role("button", name="Français").click()
     page.wait_for_selector("html[lang=fr]")  # its messages are fetched first
-    assert page.locator("h1").inner_text() == "Comment va le service"
+    assert page.locator("h1").inner_text() == "État du service"
     assert "Photos par jour" in page.locator(".chart h2").first.inner_text()
     assert "Ce n’est pas une photo" in page.locator(".chart").last.inner_text()
     page.locator("#days").select_option("7")
@@ -108,7 +108,7 @@ def test_what_visitors_wrote_is_shown_and_does_nothing(
     assert "abc\nsecond line" in shown, "marks that turn text around, and a bell, are gone"
     assert hostile["en"] in shown, "a known label goes by its name"
     assert page.locator("#wrong img").evaluate_all("(all) => all.every((one) => one.src.startsWith('blob:'))")
-    assert page.title() == "How the service does"
+    assert page.title() == "Service status"
 
 
 def test_review_is_done_by_keyboard(visit: Callable[..., Any], service: Any, visited: list[dict[str, Any]]) -> None:

@@ -159,7 +159,7 @@ def test_score_on_photos_that_made_the_network_is_never_a_number() -> None:
     page = Page(render(a_record(), {}, an_evaluation(a_protocol("arc", seen=True), a_protocol())))
     words = section(page)
     assert "A quarter of each turn seen seen 1.0%" in words
-    assert "The network itself was made from these photos" in words
+    assert "The network was trained on these photos." in words
     assert "Un quart de chaque tour déjà vues déjà vues" in section(page, "fr")
     assert words.count("97.3%") == 1
     assert page.n("path") - Page(render(a_record(), {})).n("path") == 2, "one in the legend, one for the other protocol"
@@ -255,7 +255,7 @@ def test_evaluation_without_a_part_leaves_a_whole_page(missing: str) -> None:
         ("fr", ["12 photos de test = 8 une variété", f"95,1{THIN}% de ces photos", f"sans correction 3,10{THIN}%"]),
         ("en", ["From a probability of 42.0% on, the answer is “probably” and the kind; below that, “not sure”."]),
         ("fr", [f"À partir d’une probabilité de 42,0{THIN}%, la réponse est"]),
-        ("fr", [f"à partir d’une probabilité de 71,0{THIN}%", "au-delà d’une distance de 12,30", "moins de 50 pixels"]),
+        ("fr", [f"à partir d’une probabilité de 71,0{THIN}%", "score hors distribution de 12,30", "moins de 50 pixels"]),
     ],
 )
 def test_answers_are_told_with_their_limits_and_how_often_they_are_right(language: str, sentences: list[str]) -> None:
