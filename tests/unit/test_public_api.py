@@ -32,14 +32,14 @@ FUNCTIONS = {
     "open_run": "(path: 'Place') -> 'Run'",
 }
 RESULTS = {
-    "Answer": ["advice", "as_row", "error", "features", "kind", "kinds", "labels", "name", "outcome", "probabilities",
-               "probability", "status", "ood_score", "variety", "without"],
+    "Answer": ["advice", "as_row", "error", "features", "kind", "kinds", "labels", "name", "ood_score", "outcome",
+               "probabilities", "probability", "status", "variety", "without"],
     "Audit": ["counts", "failed", "findings", "flagged", "labels", "ok", "out", "page", "photos", "rejected", "seconds",
               "to_pandas"],
     "Evaluation": ["backbone", "components", "head", "identity", "near_duplicate_chance", "near_duplicate_distance",
                    "not_applicable", "out", "photos", "protocols", "report", "seconds", "seen_share", "size", "sources", "table",
                    "to_pandas"],
-    "Explanation": ["answer", "picture", "pixels", "places"],
+    "Explanation": ["answer", "picture", "pixels", "places", "thumbnail"],
     "FindingCount": ["across_labels", "across_splits", "groups", "photos", "sort"],
     "Metrics": ["accuracy", "by_label", "expected_calibration_error", "f1", "hamming_loss", "high", "log_loss", "low",
                 "to_arrow", "to_pandas", "too_few_to_say", "top3_accuracy", "weighted_precision", "weighted_recall"],

@@ -51,7 +51,17 @@ class Explanation:
         return self._drawn(max(len(self.pixels), _PICTURE_SIDE))
 
     def thumbnail(self, side: int) -> bytes:
-        """Return the same picture with ``side`` pixels a side, as JPEG."""
+        """Return the same picture as a small JPEG.
+
+        Parameters
+        ----------
+        side : int
+            Pixels a side.
+
+        Returns
+        -------
+        bytes
+        """
         out = BytesIO()
         self._drawn(side).save(out, "JPEG", quality=_QUALITY)
         return out.getvalue()

@@ -177,7 +177,12 @@ class Recogniser:
         Returns
         -------
         float32 array, shape (n, k)
-            Rows, and errors, as for :meth:`embed`.
+            Rows as for :meth:`embed`.
+
+        Raises
+        ------
+        ImageDecodeError, StoreError, PhotoTypeError, EngineError
+            As :meth:`predict`.
         """
         return self._bundle.project(self.embed(photos))
 

@@ -338,7 +338,7 @@ def test_dots_fall_where_probability_and_share_of_right_answers_meet() -> None:
 
 def test_high_temperature_makes_answers_less_sure() -> None:
     calibration = with_answers()["calibration"] | {"temperature": 1.4}
-    assert "makes the answers less sure" in Page(render(with_answers(calibration=calibration), {})).text()
+    assert "makes the answers less confident" in Page(render(with_answers(calibration=calibration), {})).text()
 
 
 def test_scores_by_kind_stand_beside_those_by_label() -> None:
