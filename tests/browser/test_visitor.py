@@ -369,7 +369,9 @@ def test_delete_link_deletes_from_another_device_and_is_never_in_an_address_sent
     visitor.page.on("request", lambda request: asked.append(request.url))
     page = visitor.open(f"/delete#{answer['id']}.{answer['secret']}")
     page.wait_for_function("() => document.querySelector('img.kept')?.naturalWidth > 0")
-    assert "Effacée automatiquement" in page.locator("#stored").inner_text(), "what is stored is shown before it is deleted"
+    assert "Effacée automatiquement" in page.locator("#stored").inner_text(), (
+        "what is stored is shown before it is deleted"
+    )
     visitor.shot("delete")
     page.get_by_role("button", name="L’effacer").click()
     page.wait_for_selector("text=personne ne les voit plus")

@@ -255,7 +255,10 @@ def test_evaluation_without_a_part_leaves_a_whole_page(missing: str) -> None:
         ("fr", ["12 photos de test = 8 une variété", f"95,1{THIN}% de ces photos", f"sans correction 3,10{THIN}%"]),
         ("en", ["From a probability of 42.0% on, the answer is “probably” and the kind; below that, “not sure”."]),
         ("fr", [f"À partir d’une probabilité de 42,0{THIN}%, la réponse est"]),
-        ("fr", [f"à partir d’une probabilité de 71,0{THIN}%", "score hors distribution de 12,30", "moins de 50 pixels"]),
+        (
+            "fr",
+            [f"à partir d’une probabilité de 71,0{THIN}%", "score hors distribution de 12,30", "moins de 50 pixels"],
+        ),
     ],
 )
 def test_answers_are_told_with_their_limits_and_how_often_they_are_right(language: str, sentences: list[str]) -> None:
