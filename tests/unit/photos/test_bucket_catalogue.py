@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
+import tarfile
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -25,7 +27,7 @@ from fruits.photos.catalogue.catalogue import Catalogue, list_photos
 from fruits.photos.reading import packs
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.packing import pack, unpack
-from fruits.photos.reading.reading import read_photo, read_photos
+from fruits.photos.reading.reading import read_head, read_photo, read_photos
 from fruits.photos.reading.samples import thumbnails, typical_side
 from fruits.storage.objects import Objects, opened
 
@@ -308,6 +310,32 @@ def test_table_of_a_listing_gives_the_versions_of_the_listing(
     listed = list_photos([place]).table
     columns = ["uri", "label", "size_bytes", "version"]
     assert found.select(columns).equals(listed.select(columns))
+
+
+def test_tars_in_a_bucket_are_those_on_disk_and_read_by_ranges(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for shard, split in enumerate(("train", "train", "val")):
+        with tarfile.open(tmp_path / f"{split}-{shard:06d}.tar", "w") as tar:
+            for number in range(6):
+                members = {"jpg": JPEG_HEAD + bytes([shard]) * 100_000, "cls": b"%d" % (number % 2)}
+                for suffix, data in members.items():
+                    member = tarfile.TarInfo(f"{shard}_{number:05d}.{suffix}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+    (tmp_path / "classes.txt").write_text("apple\npear\n")
+    disk = list_photos([str(tmp_path)])
+    uploaded = upload(tmp_path, place)
+    for source in (uploaded, f"{place}/*-{{000000..000002}}.tar"):
+        bucket = list_photos([source])
+        assert bucket.table.select(COLUMNS).to_pylist() == disk.table.select(COLUMNS).to_pylist()
+        assert bucket.table["label"].to_pylist()[:2] == ["apple", "pear"]
+        with monkeypatch.context() as patch:
+            patch.setattr(Objects, "read", None)
+            read = list(read_photos(bucket.table["uri"].to_pylist()))
+        assert read == list(read_photos(disk.table["uri"].to_pylist(), disk.access))
+    assert len(read_head(bucket.table["uri"][0].as_py(), 10)) == 10
+    assert typical_side(bucket.table) is None  # what they hold is no photo
 
 
 @pytest.mark.parametrize("page", [2, 7])

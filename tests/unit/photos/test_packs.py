@@ -20,8 +20,9 @@ from fruits.errors import CatalogueError, StoreError
 from fruits.photos.catalogue.catalogue import list_photos
 from fruits.photos.reading import pack_groups, packing, packs
 from fruits.photos.reading.access import Access
+from fruits.photos.reading.containers import split_contained
 from fruits.photos.reading.packing import pack, unpack
-from fruits.photos.reading.packs import MANIFEST, find_pack, split_pack_uri
+from fruits.photos.reading.packs import MANIFEST, find_pack
 from fruits.photos.reading.reading import read_photo, read_photos
 
 COLUMNS = ["label", "split", "size_bytes", "group"]
@@ -73,7 +74,7 @@ def test_catalogue_of_a_pack_is_that_of_its_folder(photos: Path, tmp_path: Path)
     assert packed.table.schema == folder.table.schema
     assert packed.table.select(COLUMNS).to_pylist() == folder.table.select(COLUMNS).to_pylist()
     assert (packed.split_origin, packed.group_origin) == (folder.split_origin, folder.group_origin)
-    paths = [split_pack_uri(uri)[1] for uri in packed.table["uri"].to_pylist()]
+    paths = [split_contained(uri)[1] for uri in packed.table["uri"].to_pylist()]
     assert paths == [str(Path(uri).relative_to(photos.resolve())) for uri in folder.table["uri"].to_pylist()]
 
 
@@ -140,7 +141,7 @@ def test_pack_and_unpack_give_back_any_bytes_under_any_names(
 @given(st.text(), st.text(st.characters(exclude_characters="\0")))
 def test_uri_gives_root_and_path_again(root: str, path: str) -> None:
     quoted = root.replace("%", "%25").replace("#", "%23")
-    assert split_pack_uri(f"pack:{quoted}#{path}") == (root, path)
+    assert split_contained(f"pack:{quoted}#{path}") == (root, path)
 
 
 def test_same_photos_give_the_same_pack(some: Path, tmp_path: Path) -> None:

@@ -41,20 +41,19 @@ _MOST_FOLDERS: Final = 10_000
 _OWN: Final = 0.1
 
 
-def add_prefix(builder: CatalogueBuilder, objects: Objects, others: Iterable[str]) -> bool:
-    """Add every photo below a prefix of a bucket, folder by folder; return whether there is any object.
-
-    ``others`` as in :func:`add_folder`.
-    """
-    listed = _listed(builder, objects)
-    if not listed.num_rows:
-        return False
-    add_keys(builder, objects, listed, others)
-    return True
-
-
 def add_keys(builder: CatalogueBuilder, objects: Objects, listed: pa.Table, others: Iterable[str]) -> None:
-    """Add the photos among the objects of a prefix, given as a table ``key, size, version``, sorted by key, each once."""
+    """Add every photo among the objects of a prefix, folder by folder.
+
+    Parameters
+    ----------
+    builder : CatalogueBuilder
+    objects : Objects
+        The prefix.
+    listed : pyarrow.Table
+        Its objects, schema ``LISTED``, sorted by key.
+    others : iterable of str
+        Names of the other sources, as in :func:`fruits.photos.catalogue.folders.add_folder`.
+    """
     root = f"{objects.root}/"
     builder.lies_below(root)
     unknown = _photos_by_content(objects, listed)
@@ -162,7 +161,7 @@ def sorted_by_key(batches: list[pa.RecordBatch]) -> pa.Table:
     return table
 
 
-def _listed(builder: CatalogueBuilder, objects: Objects) -> pa.Table:
+def list_prefix(builder: CatalogueBuilder, objects: Objects) -> pa.Table:
     """Return all objects, sorted by key; the folders of a large listing are listed side by side."""
     folders: list[_Listing] = []
     with ThreadPoolExecutor(_LISTINGS, thread_name_prefix="list") as pool:

@@ -22,13 +22,14 @@ from fruits.errors import CatalogueError
 from fruits.photos.catalogue import inventory
 from fruits.photos.catalogue.builder import CatalogueBuilder, stable_hash
 from fruits.photos.catalogue.folders import add_file, add_folder
-from fruits.photos.catalogue.keys import add_prefix
+from fruits.photos.catalogue.keys import add_keys, list_prefix
 from fruits.photos.catalogue.manifest import Row, read_manifest
 from fruits.photos.catalogue.names import label_of
-from fruits.photos.reading.access import Access
+from fruits.photos.catalogue.shards import add_shards, is_shard, shards_in_folder, shards_in_prefix, shards_of
+from fruits.photos.reading.access import Access, is_pattern
 from fruits.photos.reading.packs import Pack, find_pack
 from fruits.photos.reading.reading import THREADS, place_of
-from fruits.storage.objects import Found, is_remote, opened, reach
+from fruits.storage.objects import Found, is_remote, opened, reach, split_uri
 
 _MANIFEST_SUFFIXES: Final = (".csv", ".parquet")
 _ROWS_AT_ONCE: Final = 8192
@@ -79,12 +80,16 @@ def _add_local(builder: CatalogueBuilder, source: str, access: Access, others: S
         root = path.resolve()
         if (pack := find_pack(str(root))) is not None:
             _add_pack(builder, pack)
+        elif inside := shards_in_folder(root):
+            add_shards(builder, inside, str(root), access, others)
         else:
             add_folder(builder, root, access, others)
     elif path.name == inventory.NAME and path.is_file():
         inventory.add_inventory(builder, str(path.resolve()), access, others)
     elif path.suffix.lower() in _MANIFEST_SUFFIXES and path.is_file():
         _add_manifest(builder, str(path.resolve()), access)
+    elif is_shard(path.name) and (path.is_file() or is_pattern(source)):
+        add_shards(builder, *shards_of(source), access, others)
     elif path.is_file() and not builder.labelled:
         file = path.resolve()
         builder.lies_below(f"{file.parent}/".replace("//", "/"))
@@ -96,17 +101,25 @@ def _add_local(builder: CatalogueBuilder, source: str, access: Access, others: S
 
 
 def _add_remote(builder: CatalogueBuilder, source: str, access: Access, others: Sequence[str]) -> None:
-    reach(source)
+    reach(split_uri(source)[0] if is_pattern(source) else source)
     if source.lower().endswith(_MANIFEST_SUFFIXES):
         _add_manifest(builder, source, access)
         return
     if source.endswith(f"/{inventory.NAME}"):
         inventory.add_inventory(builder, source, access, others)
         return
+    if is_shard(source):
+        add_shards(builder, *shards_of(source), access, others)
+        return
     if (pack := find_pack(source)) is not None:
         _add_pack(builder, pack)
         return
-    if add_prefix(builder, opened(source), others):
+    listed = list_prefix(builder, opened(source))
+    if inside := shards_in_prefix(source, listed):
+        add_shards(builder, inside, source, access, others)
+        return
+    if listed.num_rows:
+        add_keys(builder, opened(source), listed, others)
         return
     objects, key = place_of(source)
     found = objects.look(key) if key else None

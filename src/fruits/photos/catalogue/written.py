@@ -73,6 +73,11 @@ class Written:
         ours = frozenset(folder for folder in folders if marker.kind_of(Objects(under(objects.root, folder))))
         return cls(_kind_of_source(objects), ours)
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether fruits wrote to the source itself."""
+        return self._root is not None
+
     def has_at_root(self, name: str) -> bool:
         """Return whether a folder directly in the source belongs to results in the source."""
         return self._root == "results" and name in _IN_RESULTS

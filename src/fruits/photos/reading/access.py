@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from fruits.errors import ConfigError, option
 from fruits.storage.objects import is_remote
 
 _MANIFESTS: Final = (".csv", ".parquet")
+_PATTERN: Final = re.compile(r"[*?\[]|\{\d+\.\.\d+\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class Access:
         """
         places: list[str] = []
         for source in sources:
+            if is_pattern(source):
+                source = source.rpartition("/")[0] or "."  # noqa: PLW2901
             if not is_remote(source):
                 path = os.path.abspath(source)  # noqa: PTH100 - as given: its links are not resolved
                 places += [_place(path), _place(os.path.realpath(path))]
@@ -92,6 +96,12 @@ class Access:
     def leads(self, real: str) -> bool:
         """Return whether an opened file may be read, given its real path (links resolved)."""
         return self.follow_links or self.has(real)
+
+
+def is_pattern(source: str) -> bool:
+    """Return whether the last part of a source is a pattern of names, such as ``train-{000..146}.tar``, and no name."""
+    folder, _, name = source.rpartition("/")
+    return bool(_PATTERN.search(name)) and (is_remote(folder) or not os.path.lexists(source))
 
 
 def _place(path: str) -> str:

@@ -19,7 +19,7 @@ from PIL import Image, ImageFile
 from fruits.errors import ImageDecodeError, PhotoTypeError, StoreError
 from fruits.photos.decoding.decoder import Decoding, Size, own_decoder
 from fruits.photos.decoding.images import Photo, Preprocessing, from_image
-from fruits.photos.reading.packs import SCHEME
+from fruits.photos.reading.containers import is_contained
 from fruits.photos.reading.reading import read_photo
 from fruits.storage.local import MAX_PHOTO_BYTES, RefusedError, read_named
 from fruits.storage.objects import AbsentError, is_remote
@@ -226,7 +226,7 @@ def _content(photo: PhotoLike) -> bytes | Image.Image:
 def _read(name: str) -> bytes:
     """Read a photo given by the user, following links; on disk, in a pack or in a bucket."""
     try:
-        if is_remote(name) or name.startswith(SCHEME):
+        if is_remote(name) or is_contained(name):
             return read_photo(name)
         return read_named(name, MAX_PHOTO_BYTES)
     except (RefusedError, AbsentError):

@@ -195,7 +195,7 @@ def _with_paths(table: pa.Table, builder: CatalogueBuilder) -> pa.Table:
         prefix, nothing = _text(f"{name}/" if len(builder.roots) > 1 else ""), _text("")
         within = pc.binary_join_element_wise(prefix, pc.utf8_slice_codeunits(uris, len(root)), nothing)
         # A photo outside the manifest's folder keeps its whole path, below "elsewhere/".
-        whole = pc.replace_substring_regex(uris, r"^([a-z0-9]+://|pack:)?/*", "")
+        whole = pc.replace_substring_regex(uris, r"^(pack:|tar:)?([a-z0-9]+://)?/*", "")
         beyond = pc.binary_join_element_wise(prefix, _text("elsewhere/"), whole, nothing)
         paths = pc.if_else(mine, pc.if_else(below, within, beyond), paths)
     table = table.append_column("path", paths).sort_by("path").combine_chunks()

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fruits.errors import CatalogueError, StoreError, counted
+from fruits.photos.reading.containers import PACK, contained_uri
 from fruits.photos.reading.pack_groups import ADVICE, RowGroup, check_group, short
 from fruits.storage.local import RefusedError, open_regular, read_regular
 from fruits.storage.objects import AbsentError, Objects, is_remote, opened
@@ -34,8 +35,6 @@ from fruits.storage.sanitising import json_text
 FORMAT: Final = "fruits pack"
 VERSION: Final = 1
 MANIFEST: Final = "pack.json"
-#: Prefix of the uri of a photo in a pack.
-SCHEME: Final = "pack:"
 #: Digits of a photo's checksum that form its version, so that packing the same photos again changes no version.
 VERSION_DIGITS: Final = 16
 
@@ -199,12 +198,6 @@ def opened_pack(root: str) -> Pack:
     return pack
 
 
-def split_pack_uri(uri: str) -> tuple[str, str]:
-    """Return the root of the pack and the path of the photo in it."""
-    root, _, path = uri.removeprefix(SCHEME).partition("#")
-    return root.replace("%23", "#").replace("%25", "%"), path
-
-
 class Pack:
     """An opened pack; thread-safe.
 
@@ -231,7 +224,7 @@ class Pack:
 
     def uri(self, path: str) -> str:
         """Return the uri of a photo, for :func:`fruits.photos.reading.reading.read_photo`."""
-        return f"{SCHEME}{self.root.replace('%', '%25').replace('#', '%23')}#{path}"
+        return contained_uri(PACK, self.root, path)
 
     def catalogue(self, *, labelled: bool) -> Iterator[pa.RecordBatch]:
         """Yield batches for ``CatalogueBuilder.add_batch``, reading the small columns only.

@@ -15,7 +15,9 @@ from typing import Any, Final, TypeVar
 
 from fruits.errors import StoreError
 from fruits.photos.reading.access import NO_LINKS, Access
-from fruits.photos.reading.packs import SCHEME, opened_pack, split_pack_uri
+from fruits.photos.reading.containers import PACK, TAR, is_contained, split_contained
+from fruits.photos.reading.packs import opened_pack
+from fruits.photos.reading.tars import read_member
 from fruits.storage.local import MAX_PHOTO_BYTES, RefusedError, read_regular
 from fruits.storage.objects import AbsentError, Objects, is_remote, opened
 
@@ -35,7 +37,7 @@ Row = TypeVar("Row", bound=Mapping[str, Any])
 
 
 def read_photo(uri: str, access: Access = NO_LINKS, *, limit: int = MAX_PHOTO_BYTES) -> bytes:
-    """Return the bytes of a photo: a path, ``s3://bucket/key``, or ``pack:root#path``.
+    """Return the bytes of a photo: a path, ``s3://bucket/key``, or a place in a pack or an archive.
 
     Parameters
     ----------
@@ -52,9 +54,11 @@ def read_photo(uri: str, access: Access = NO_LINKS, *, limit: int = MAX_PHOTO_BY
     OSError
         If it is missing or cannot be read; from buckets and packs its subclass :class:`StoreError`.
     """
-    if uri.startswith(SCHEME):
-        root, path = split_pack_uri(uri)
+    if uri.startswith(PACK):
+        root, path = split_contained(uri)
         return opened_pack(root).read(path)
+    if uri.startswith(TAR):
+        return read_member(uri, access, limit=limit)
     if not is_remote(uri):
         # Read directly: for small local files obstore takes several times as long.
         return read_regular(uri, limit, access.leads)
@@ -131,6 +135,8 @@ def read_head(uri: str, length: int, access: Access = NO_LINKS) -> bytes:
     OSError
         As :func:`read_photo`.
     """
+    if uri.startswith(TAR):
+        return read_member(uri, access, head=length)
     if not is_remote(uri):
         return read_photo(uri, access)
     objects, key = place_of(uri)
@@ -168,13 +174,13 @@ class _Ahead:
 
     def start(self, uri: str) -> Callable[[], Content]:
         """Start reading a photo if it lies in a bucket; return a function that gives its content."""
-        if uri.startswith(SCHEME):
-            root, path = split_pack_uri(uri)
+        if uri.startswith(PACK):
+            root, path = split_contained(uri)
             self.is_useful = is_remote(root)
             if self.is_useful:
                 opened_pack(root).expect(path, self._threads())
             return lambda: _content(uri, self._access)
-        self.is_useful = is_remote(uri)
+        self.is_useful = is_remote(uri.removeprefix(TAR))
         if not self.is_useful:
             return lambda: _content(uri, self._access)
         reading = self._threads().submit(self._fetch, uri)
@@ -222,6 +228,6 @@ def _content(uri: str, access: Access, *, limit: int = MAX_PHOTO_BYTES) -> Conte
     except AbsentError:
         return None, "not found: the object is gone since it was listed"
     except StoreError as exc:
-        return None, f"{'unreadable: ' if uri.startswith(SCHEME) else _REFUSED}{exc}"
+        return None, f"{'unreadable: ' if is_contained(uri) else _REFUSED}{exc}"
     except OSError as exc:
         return None, f"unreadable: {exc.strerror or exc}"

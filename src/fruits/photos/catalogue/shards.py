@@ -1,0 +1,160 @@
+"""Shards as PHOTOS: folders, prefixes and patterns of files that each hold many photos.
+
+Named one by one (``train-000.tar``), by a pattern (``s3://b/train-{000..146}.tar``), or by their folder, if no photo lies in it.
+The split follows from the name of the shard, or of a folder above it. :mod:`fruits.photos.catalogue.tars` lists what is in one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fruits.config import is_utf8
+from fruits.errors import CatalogueError
+from fruits.photos.catalogue.builder import CatalogueBuilder
+from fruits.photos.catalogue.folders import has_photo_suffix
+from fruits.photos.catalogue.names import is_system_folder, split_of, split_of_source
+from fruits.photos.catalogue.tars import add_tars
+from fruits.photos.catalogue.written import Written
+from fruits.photos.reading.access import Access, is_pattern
+from fruits.storage.objects import is_remote, opened, split_uri
+
+SUFFIXES: Final = (".tar",)
+_COMPRESSED: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
+#: Files without a shard among them after which a folder is taken for one of photos.
+_PATIENCE: Final = 10_000
+_MOST_SHARDS: Final = 100_000
+
+
+def is_shard(name: str) -> bool:
+    """Return whether a name is that of a shard, or a pattern of such names.
+
+    Raises
+    ------
+    CatalogueError
+        If it is that of a compressed archive, which has no ranges to read.
+    """
+    if name.lower().endswith(_COMPRESSED):
+        raise CatalogueError(f"'{name}' is compressed; expected a .tar as it is: photos are compressed already")
+    return name.lower().endswith(SUFFIXES)
+
+
+def add_shards(
+    builder: CatalogueBuilder, shards: dict[str, str], root: str, access: Access, others: Iterable[str]
+) -> None:
+    """Add the photos of shards, in the order of their names.
+
+    Parameters
+    ----------
+    builder : CatalogueBuilder
+    shards : dict of str to str
+        Path or uri of each shard to its version.
+    root : str
+        Folder that the shards lie in.
+    access : Access
+    others : iterable of str
+        Names of the other sources.
+    """
+    own = split_of_source(root.rstrip("/").rpartition("/")[2], others)
+    splits = {shard: _split(shard[len(root) :].lstrip("/")) or own for shard in sorted(shards)}
+    add_tars(builder, {shard: (shards[shard], split) for shard, split in splits.items()}, root, access)
+
+
+def shards_of(source: str) -> tuple[dict[str, str], str]:
+    """Return the shards that a name or pattern means, with their versions, and their folder.
+
+    Raises
+    ------
+    CatalogueError
+        If there are none.
+    """
+    folder, pattern = split_uri(source if is_remote(source) else os.path.abspath(source))  # noqa: PTH100 - links stay
+    wanted = [*_expanded(pattern)]
+    if is_remote(source):
+        objects = opened(folder)
+        if is_pattern(source):
+            _, there = objects.level()
+        else:
+            there = tuple(found for found in [objects.look(pattern)] if found is not None)
+        names = {found.key: found.version for found in there}
+    else:
+        listed = os.listdir(folder) if os.path.isdir(folder) else []  # noqa: PTH112, PTH208
+        names = {name: "" for name in listed if is_utf8(name)}
+    literal = {name for name in wanted if name in names}
+    globs = [name for name in wanted if name not in literal and re.search(r"[*?\[]", name)]
+    found = literal | {name for name in names if any(fnmatchcase(name, glob) for glob in globs)}
+    if not found:
+        raise CatalogueError(f"'{source}' does not exist; expected shards of photos (.tar)")
+    if len(literal) + len(globs) < len(wanted):
+        missing = [name for name in wanted if name not in literal and name not in globs]
+        raise CatalogueError(
+            f"'{source}': {len(missing):,} of {len(wanted):,} shards do not exist, such as '{missing[0]}'; expected all of them"
+        )
+    return {f"{folder}/{name}": names[name] or _version(f"{folder}/{name}") for name in found}, folder
+
+
+def shards_in_folder(root: Path) -> dict[str, str]:
+    """Return the shards below a folder on disk, with their versions; none if it holds photos, or fruits wrote it."""
+    found: list[str] = []
+    seen = 0
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not is_system_folder(name))
+        if any(has_photo_suffix(name) and not name.startswith(".") for name in files):
+            return {}
+        found += [
+            f"{folder}/{name}" for name in files
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".") and is_utf8(f"{folder}/{name}")
+        ]  # fmt: skip
+        seen += len(files)
+        if seen > _PATIENCE and not found:
+            return {}
+    return {} if not found or Written.on_disk(root).is_ours else {shard: _version(shard) for shard in found}
+
+
+def shards_in_prefix(root: str, listed: pa.Table) -> dict[str, str]:
+    """Return the shards among the objects of a prefix, with their versions; none if there are photos."""
+    names = pc.utf8_lower(listed["key"])
+    shards = listed.filter(pc.match_substring_regex(names, rf"(^|/)[^/.][^/]*({'|'.join(map(re.escape, SUFFIXES))})$"))
+    if not shards.num_rows or any(has_photo_suffix(key) for key in listed["key"].to_pylist()):
+        return {}
+    keys = zip(shards["key"].to_pylist(), shards["version"].to_pylist(), strict=True)
+    return {f"{root}/{key}": version for key, version in keys}
+
+
+def _version(path: str) -> str:
+    try:
+        stat = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return "missing"
+    return f"{stat.st_mtime_ns}-{stat.st_size}"
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    """Yield the names of a pattern with ranges in braces, as webdataset and shells write them."""
+    match = _RANGE.search(pattern)
+    if match is None:
+        yield pattern
+        return
+    first, last = int(match[1]), int(match[2])
+    if abs(last - first) >= _MOST_SHARDS:
+        raise CatalogueError(f"'{pattern}' means more than {_MOST_SHARDS:,} shards; expected fewer")
+    width = len(match[1]) if match[1].startswith("0") else 0
+    for number in range(min(first, last), max(first, last) + 1):
+        yield from _expanded(f"{pattern[: match.start()]}{number:0{width}d}{pattern[match.end() :]}")
+
+
+def _split(name: str) -> str | None:
+    """Return the split that the name of a shard means, or that of the nearest folder above it."""
+    for part in reversed(name.split("/")):
+        found = {split for word in re.split(r"[\W\d_]+", part) if word and (split := split_of(word))}
+        if len(found) == 1:
+            return found.pop()
+    return None
