@@ -40,6 +40,8 @@ def test_axe_finds_nothing(
     found: dict[str, list[str]] = {}
     visitor = visit(locale=locale, color_scheme=scheme, reduced_motion="reduce")
     page = visitor.open()
+    page.locator("#remember").check()
+    visitor.choices()
     found["empty"] = _violations(page)
     strange = {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": make_jpeg()}
     broken = {"name": "b.jpg", "mimeType": "image/jpeg", "buffer": b"no photo"}
@@ -47,8 +49,14 @@ def test_axe_finds_nothing(
     visitor.answers(4)
     page.locator("[aria-expanded]").first.click()
     page.get_by_role("combobox").press("ArrowDown")
+    page.locator(".map-toggle").first.click()
+    page.wait_for_selector("#history li >> nth=2")
     found["answers"] = _violations(page)
     visitor.shot(f"axe-answers-{locale}-{scheme}", full_page=True)
+
+    visitor.open("/known")
+    page.wait_for_selector("#kinds li")
+    found["known"] = _violations(page)
 
     (kept,) = service.recognise(*recogniser.some("Moon Pear 1"), keep=True)
     wrong = {"id": kept["id"], "secret": kept["secret"], "right": False, "label": "Apfelino Red 1", "note": "a note"}

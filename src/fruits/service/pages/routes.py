@@ -36,6 +36,7 @@ FOLDER: Final = Path(__file__).parent
 PAGES: Final = {
     "/": "index.html",
     "/delete": "delete.html",
+    "/known": "known.html",
     "/owner": "owner.html",
     "/owner/review": "review.html",
     "/docs": "docs.html",
@@ -43,7 +44,7 @@ PAGES: Final = {
     "/sw.js": "sw.js",
 }
 #: Files that the visitor's page needs offline; the owner's pages need the server anyway.
-_SHELL: Final = (".css", ".js", ".svg", ".png")
+_SHELL: Final = (".css", ".js", ".svg", ".png", ".jpg")
 _NOT_IN_SHELL: Final = ("owner", "review", "charts", "docs")
 #: Of messages: those of the visitor's pages and those of the owner's.
 _SUBJECTS: Final = ("page", "owner")
@@ -56,6 +57,7 @@ _TYPES: Final = {
     ".webmanifest": "application/manifest+json; charset=utf-8",
     ".svg": "image/svg+xml",
     ".png": "image/png",
+    ".jpg": "image/jpeg",
     ".wasm": "application/wasm",
 }
 _COMPRESSED: Final = (".html", ".css", ".js", ".mjs", ".json", ".webmanifest", ".svg")
@@ -166,7 +168,7 @@ def _assets(folder: Path, privacy: Mapping[str, Any] | None) -> Mapping[str, _As
     ]
     version = hashlib.sha256(b"".join(name.encode() + data for name, data in contents.items())).hexdigest()[:16]
     # A change of any file changes the service worker, and a browser that sees a new worker fetches all files again.
-    known = {"version": version, "shell": ["", "delete", "manifest.webmanifest", *shell]}
+    known = {"version": version, "shell": ["", "delete", "known", "manifest.webmanifest", *shell]}
     if "sw.js" in contents:
         contents["sw.js"] = f"const KNOWN = {json_text(known)};\n".encode() + contents["sw.js"]
     return {name: _asset(name, data) for name, data in contents.items()}

@@ -1,16 +1,18 @@
 // The visitor's page: photos come in by camera, file picker, drag and drop or paste; a card per photo says what it shows.
 
-import { Refused, recognise } from "./api.js";
+import { Refused, ask, recognise } from "./api.js";
 import { answerParts, spokenLine } from "./answer.js";
 import { Choices } from "./choices.js";
 import { DeviceSwitch } from "./device-switch.js";
 import { element } from "./elements.js";
 import { feedbackParts } from "./feedback.js";
+import { History } from "./history.js";
 import { MapToggle } from "./map.js";
 import { sayPrivacy } from "./privacy.js";
 import { Unreadable, shrink } from "./photo.js";
 import { has, language, say, speak, text } from "./localisation.js";
 import { at } from "./place.js";
+import { share } from "./share.js";
 
 const AT_ONCE = 8; // photos of a request
 const MOST = 40; // photos of one drop
@@ -25,10 +27,13 @@ const answers = $("answers");
 let count = 0;
 const waiting = new Set(); // what to do once there is a connection
 const unanswered = new Set(); // cards
+const cardOf = new WeakMap(); // by the element that shows it
 const asking = new Set(); // cards whose photo was not sent, and which ask what to do
 const sending = new Set(); // what stops requests that are on their way
 const device = new DeviceSwitch({ turned, announce, said: () => choices.sayWay() });
 const choices = new Choices(device);
+const history = new History();
+history.start(() => document.querySelectorAll(".card").forEach((node) => cardOf.get(node)?.remember()));
 device.start();
 sayPrivacy().catch(() => {}); // without a connection there are the general words
 
@@ -70,7 +75,19 @@ addEventListener("paste", (event) => {
 });
 const hasFiles = (transfer) => [...(transfer?.types ?? [])].includes("Files");
 
-async function take(list) {
+for (const button of document.querySelectorAll("[data-sample]")) {
+  say(button, "sample_number", { n: Number(button.dataset.sample) }, "label");
+  button.addEventListener("click", async () => {
+    try {
+      const picture = await (await ask(`/static/samples/${button.dataset.sample}.jpg`)).blob();
+      take([picture], { sample: true });
+    } catch {
+      notice("offline_notice");
+    }
+  });
+}
+
+async function take(list, { sample = false } = {}) {
   let files = [...list];
   if (!files.length) {
     notice("no_photo");
@@ -79,7 +96,7 @@ async function take(list) {
   if (files.length > MOST) notice("too_many", { n: MOST });
   else connection(false);
   files = files.slice(0, MOST);
-  const cards = files.map((file) => new Card(file));
+  const cards = files.map((file) => new Card(file, sample));
   document.documentElement.classList.add("answered"); // the picker makes room for the answer
   answers.prepend(...cards.map((card) => card.node)); // the previews, at once
   intoView(cards[0].node);
@@ -186,11 +203,13 @@ async function pause(seconds, tell, enough) {
 
 /** A photo and what is said of it. */
 class Card {
-  constructor(file) {
+  constructor(file, sample = false) {
     this.file = file;
+    this.sample = sample; // a picture of ours: nothing of it is kept, and nothing is asked
+    this.remembered = null; // the answer's number in the history
     this.blob = null;
-    this.keep = choices.keep;
-    this.show = choices.show;
+    this.keep = choices.keep && !sample;
+    this.show = choices.show && !sample;
     this.stays = device.on; // on this device, whatever is switched later
     unanswered.add(this);
     count += 1;
@@ -200,6 +219,7 @@ class Card {
     this.body = element("div.said-of-it");
     this.frame = element("div.picture", {}, this.picture);
     this.node = element("article.card", { "aria-busy": "true" }, this.frame, this.body);
+    cardOf.set(this.node, this);
     this.busy();
   }
 
@@ -252,15 +272,26 @@ class Card {
   answered(answer, { here = false } = {}) {
     this.done();
     unanswered.delete(this);
-    const { first, more } = answerParts(answer, { asked: !here });
-    const foot = here
-      ? [element("p.fate.quiet", {}, say(element("span"), "on_device"))]
+    this.answer = answer;
+    const plain = here ? "on_device" : this.sample ? "of_ours" : null;
+    const { first, more } = answerParts(answer, { asked: !plain });
+    const foot = plain
+      ? [element("p.fate.quiet", {}, say(element("span"), plain))]
       : feedbackParts(answer, { failed: (error, place) => explain(error, place), deleted: () => this.gone(answer.kept ? "deleted_kept" : "deleted") });
     const fate = foot.pop();
+    fate.append(say(element("button.link", { type: "button", click: () => share(answer, this.blob) }), "share"));
     this.body.replaceChildren(...first, ...foot, ...more, fate);
     this.frame.querySelectorAll(".map, .map-toggle").forEach((one) => one.remove());
     if (answer.map) this.frame.append(...new MapToggle(answer, this.small).nodes);
     announce(spokenLine(answer));
+    this.remember();
+  }
+
+  /** Put the answer into the history, once, if the visitor wants one. */
+  async remember() {
+    if (!this.answer || this.sample || this.remembered !== null || this.node.classList.contains("gone")) return;
+    this.remembered = 0; // under way
+    this.remembered = await history.add(this.answer, this.blob);
   }
 
   failed(error) {
@@ -287,6 +318,7 @@ class Card {
   }
 
   gone(words) {
+    if (this.remembered) history.forget(this.remembered);
     this.body.replaceChildren(say(element("p.said", { tabindex: "-1" }), words));
     this.body.firstChild.focus({ preventScroll: true });
     this.node.classList.add("gone");
