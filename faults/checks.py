@@ -18,6 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fruits.errors import StoreError
+from fruits.storage.runs import find
+
 #: What must be the same of every photo, beside the bits of its embedding.
 COLUMNS = ("label", "split", "sha256", "width", "height", "brightness", "sharpness", "status", "error")
 #: What must be the same of the recogniser: the numbers that were learnt.
@@ -136,12 +139,13 @@ def mixed(out: Path) -> Verdict:
 def read(out: Path, verdict: Verdict) -> Results | None:
     """Read what a run left; anything missing, damaged or of another run goes into ``verdict``. None if there is no result."""
     try:
-        record = json.loads((out / "run.json").read_bytes())
-        catalogue = [name_of(uri) for uri in pq.read_table(out / "catalogue.parquet")["uri"].to_pylist()]
-        table = pq.read_table(out / "features.parquet")
-        bundle = bundle_of(out, record)
+        folder = Path(find(str(out)).folder)
+        record = json.loads((folder / "run.json").read_bytes())
+        catalogue = [name_of(uri) for uri in pq.read_table(folder / "catalogue.parquet")["uri"].to_pylist()]
+        table = pq.read_table(folder / "features.parquet")
+        bundle = folder / "bundle"
         manifest = json.loads((bundle / "manifest.json").read_bytes())
-    except (OSError, ValueError, pa.ArrowException) as exc:
+    except (OSError, ValueError, StoreError, pa.ArrowException) as exc:
         verdict.note(f"results cannot be read: {type(exc).__name__}: {str(exc).replace(str(out), 'OUT')}", wrong=1)
         return None
     features: dict[str, list[tuple[Hashable, ...]]] = {}
@@ -161,12 +165,6 @@ def read(out: Path, verdict: Verdict) -> Results | None:
             verdict.note(f"the bundle's {file} is not the one that its manifest names", wrong=1)
     learnt = {name: _sha256(bundle / name) for name in LEARNT if (bundle / name).is_file()}
     return Results(record, catalogue, _embeddings(out, verdict), features, learnt, identities)
-
-
-def bundle_of(out: Path, record: dict[str, Any]) -> Path:
-    """Return the folder of the bundle that counts."""
-    del record
-    return out / "bundle"
 
 
 def name_of(uri: str) -> str:

@@ -121,7 +121,7 @@ class FinishedRun:
 
     def copy_to(self, folder: Path) -> Path:
         """Return a copy of the results that a test may change."""
-        return Path(shutil.copytree(self.out, folder / "copied results"))
+        return Path(shutil.copytree(self.out, folder / "copied results", symlinks=True))
 
 
 @pytest.fixture(scope="session")

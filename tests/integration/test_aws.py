@@ -26,6 +26,7 @@ from fruits.aws.job import run_job
 from fruits.aws.submission import Place, Submission, check_places
 from fruits.config import RunConfig
 from fruits.storage.objects import Objects, opened
+from fruits.storage.runs import find
 
 #: Moto says what of the templates it leaves out: BucketPolicy, MetricFilter, Budgets and a few more.
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS::")
@@ -161,6 +162,7 @@ def test_whole_path_from_upload_to_results(
 
     results = tmp_path / "first"
     _download(account, place().results, "runs/first", results)
+    results = Path(find(str(results)).folder)
     record = json.loads((results / "run.json").read_text())
     assert (record["ok"], record["engine"]) == (320, "spark")
     assert record["metrics"]["accuracy"] == finished_run.record["metrics"]["accuracy"]

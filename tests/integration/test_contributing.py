@@ -110,7 +110,7 @@ def test_metric_that_is_shown_is_in_the_record_and_in_the_report(
     assert len(code.splitlines()) < 10
     exec(code, {"metric": metrics.metric, "np": np})
     out = finished_run.copy_to(tmp_path)
-    (out / "run.json").unlink()
+    (out / "run.json").resolve().unlink()
     record = pipeline.run(RunConfig(sources=(str(finished_run.photos),), out=str(out), workers=2))
     added = record["metrics"].pop("balancedAccuracy")
     assert added == pytest.approx(np.mean(list(record["metrics"]["recallByLabel"].values())))

@@ -359,7 +359,7 @@ def test_unknown_protocol_is_refused_with_the_known_ones(finished_run: Any) -> N
 @pytest.mark.parametrize("lost", ["run.json", "catalogue.parquet"])
 def test_results_that_are_not_whole_are_refused(finished_run: Any, tmp_path: Path, lost: str) -> None:
     out = finished_run.copy_to(tmp_path)
-    (out / lost).unlink()
+    (out / lost).resolve().unlink()
     with pytest.raises(StoreError, match=r"no finished run in .*fruits.run"):
         evaluate(str(out))
 

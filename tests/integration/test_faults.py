@@ -118,9 +118,10 @@ def flip(pattern: str) -> Callable[[Path], None]:
         (in_json("run.json", lambda record: record["metrics"].update(accuracy=0.1)), "wrong"),
         (in_json("bundle/manifest.json", lambda manifest: manifest["about"].update(identity="another")), "wrong"),
         (flip("bundle/weights.npy"), "wrong"),
-        (lambda out: (out / "run.json").unlink(), "wrong"),
+        (lambda out: (out / "run.json").resolve().unlink(), "wrong"),
         (lambda out: (out / "features.parquet").write_bytes(b"PAR1"), "wrong"),
-        (lambda out: shutil.rmtree(out / "bundle"), "wrong"),
+        (lambda out: shutil.rmtree((out / "bundle").resolve()), "wrong"),
+        (lambda out: (out / "current.json").write_bytes(b"{}"), "wrong"),
     ],
 )
 def test_damage_of_every_sort_is_seen(
@@ -199,7 +200,7 @@ def test_chance_depends_on_seed_scenario_and_trial_alone(tmp_path: Path) -> None
 
 def test_bad_photos_that_are_not_rejected_are_seen(finished_run: Any, tmp_path: Path) -> None:
     for name in ("alone", "out"):
-        shutil.copytree(finished_run.out, tmp_path / name)
+        shutil.copytree(finished_run.out, tmp_path / name, symlinks=True)
     (tmp_path / "out" / "rejected.csv").write_text("uri,label,status,code,message\n", "utf-8")
     figure = Figure("any", "any")
     assert decoders._judge(tmp_path, {}, figure.outcomes).good

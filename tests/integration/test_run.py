@@ -283,14 +283,26 @@ def test_size_of_a_network_that_takes_any_follows_the_first_photos_and_then_stay
     assert fresh["config"]["size"] == 150
 
 
-@pytest.mark.parametrize("lost", ["report.html", "features.parquet", "run.json", "bundle"])
+@pytest.mark.parametrize("lost", ["report.html", "features.parquet", "run.json", "catalogue.parquet", "bundle"])
 def test_lost_result_is_put_back_without_computing_embeddings(finished_run: Any, tmp_path: Path, lost: str) -> None:
     out = finished_run.copy_to(tmp_path)
-    shutil.rmtree(out / lost) if (out / lost).is_dir() else (out / lost).unlink()
+    path = (out / lost).resolve()
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
     again = go_on(out, finished_run)
     assert again["computed"] == 0
     assert_same_results(out, finished_run.out)
     assert (out / "report.html").is_file()
+    assert [path.name for path in (out / "runs").iterdir()] == [again["run"]]
+
+
+def test_lost_links_and_pointer_are_put_back_without_fitting(finished_run: Any, tmp_path: Path) -> None:
+    out = finished_run.copy_to(tmp_path)
+    for lost in ("report.html", "bundle", "current", "current.json"):
+        (out / lost).unlink()
+    again = go_on(out, finished_run)
+    assert again["up_to_date"]
+    assert_same_results(out, finished_run.out)
+    assert (out / "report.html").read_bytes() == (finished_run.out / "report.html").read_bytes()
 
 
 def test_damaged_bundle_is_put_back(finished_run: Any, tmp_path: Path) -> None:
@@ -332,9 +344,13 @@ def moments(out: Path) -> list[Callable[[], bool]]:
         there("embeddings/*/parts/*"),
         there("embeddings/*/records/*"),
         there("embeddings/*/records/*", 3),
-        there("features.parquet"),
-        there("bundle.new-*"),
-        there("bundle"),
+        there("runs/*/unpublished.json"),
+        there("runs/*/features.parquet"),
+        there("runs/*/bundle.new-*"),
+        there("runs/*/bundle"),
+        there("runs/*/report.html"),
+        there("runs/*/run.json"),
+        there("current.json"),
         there("report.html"),
     ]
 
@@ -600,17 +616,15 @@ def test_batch_uses_the_network_of_the_bundle(finished_run: Any, a_photo: bytes)
 # --- What a reviewer found --------------------------------------------------------------------------------------------
 
 
-def test_results_of_a_run_killed_while_fitting_are_not_taken_for_those_of_the_record(
-    own_photos: Path, tmp_path: Path
-) -> None:
+def test_results_with_the_record_of_another_run_are_not_used(own_photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "results"
     run(out, own_photos, components=8)
     record = (out / "run.json").read_bytes()
     run(out, own_photos, components=12)
-    (out / "run.json").write_bytes(record)  # as if the second run had been killed just before its end
-    again = run(out, own_photos, components=8)
+    (out / "run.json").write_bytes(record)  # the record of another run
+    again = run(out, own_photos, components=12)
     assert not again["up_to_date"]
-    assert bundles.load(out).components == 8
+    assert bundles.load(out).components == 12
 
 
 @pytest.mark.parametrize("damaged", [b"{", b"[]"])

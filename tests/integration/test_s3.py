@@ -25,6 +25,7 @@ from fruits.photos.reading.reading import read_photos
 from fruits.recogniser import bundle as bundles
 from fruits.storage import objects as buckets
 from fruits.storage.objects import Objects, opened
+from fruits.storage.runs import find
 from fruits.training import pipeline
 
 CHOICES = ("--workers", 2)  # those of the finished run
@@ -80,7 +81,7 @@ def test_run_from_bucket_to_bucket_is_the_local_run_to_the_last_bit(
 
 def test_uris_of_a_bucket_name_every_photo_in_full(run_in_bucket: Any, s3_environment: dict[str, str]) -> None:
     photos, out, _ = run_in_bucket
-    with Objects(out).open("features.parquet") as file:
+    with find(out).objects().open("features.parquet") as file:
         uris = pq.read_table(file, columns=["uri"], pre_buffer=False)["uri"].to_pylist()
     assert uris == sorted(uris)
     assert all(uri.startswith(f"{photos}/T") and uri.endswith("_100.jpg") for uri in uris)

@@ -23,6 +23,9 @@ from fruits.config import RunConfig
 from fruits.recogniser import bundle as bundles
 from fruits.service.statistics import Statistics
 from fruits.service.submissions.database import Database
+from fruits.storage import publishing
+from fruits.storage.objects import Objects
+from fruits.storage.runs import stored_pointer
 from fruits.training import pipeline
 
 FAULTY = Path(__file__).parent.parent / "faulty_decoder"
@@ -54,11 +57,11 @@ def another_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def replace_bundle(out: Path, new: Path) -> None:
-    """Put another bundle in the place of the one that is served, as a run does."""
-    shutil.copytree(new / "bundle", out / "bundle.new")
-    (out / "bundle").rename(out / "bundle.old")
-    (out / "bundle.new").rename(out / "bundle")
-    shutil.rmtree(out / "bundle.old")
+    """Make another run current in the place of the one that is served, as a run does."""
+    name = (new / "current").resolve().name
+    shutil.copytree(new / "runs" / name, out / "runs" / name)
+    publishing.point(Objects(str(out)), name, "", stored_pointer(str(out)))
+    publishing.tidy(Objects(str(out)))
 
 
 def test_photos_that_kill_their_decoder_harm_nobody(serve: Callable[..., Any], a_photo: bytes) -> None:
@@ -188,18 +191,19 @@ def test_signal_takes_up_a_new_bundle_and_a_bad_one_changes_nothing(
     out = finished_run.copy_to(tmp_path)
     service = serve("--rate", 0, "--watch", 0, out=out)
     identity = service.recognise(a_photo).json()["model"]["identity"]
-    weights = out / "bundle" / "weights.npy"
+    bundle = (out / "bundle").resolve()
+    weights = bundle / "weights.npy"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     service.signal(signal.SIGHUP)
     service.wait_until(lambda: bool(service.log("reload_failed")))
     assert "weights.npy" in service.log("reload_failed")[0]["reason"]
     assert service.recognise(a_photo).json()["model"]["identity"] == identity
-    shutil.rmtree(out / "bundle")
+    shutil.rmtree(bundle)
     service.signal(signal.SIGHUP)
     service.wait_until(lambda: len(service.log("reload_failed")) == 2)
     assert service.recognise(a_photo).status_code == 200
-    shutil.copytree(another_run / "bundle", out / "bundle")
+    shutil.copytree(another_run / "bundle", bundle)
     service.signal(signal.SIGHUP)
     service.wait_until(lambda: service.recognise(a_photo).json()["model"]["identity"] != identity)
 

@@ -25,6 +25,7 @@ from fruits.recogniser import bundle as bundles
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage.objects import Objects, is_remote
 from fruits.storage.parts import Inventory, Parts, read_table
+from fruits.storage.runs import RECORD, Place, find
 from fruits.training import run_record as records
 from fruits.training.embed import TRAINING_PHOTOS
 from fruits.training.leakage import NEIGHBOUR_COMPONENTS, confirmed_sequences, copies_of
@@ -122,9 +123,17 @@ def joined(
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A finished run, opened."""
+    """A finished run, opened.
 
-    out: str
+    Attributes
+    ----------
+    place : Place
+        Where it is.
+    objects : Objects
+        Its own folder.
+    """
+
+    place: Place
     objects: Objects
     record: dict[str, Any]
     catalogue: pa.Table
@@ -141,8 +150,9 @@ def open_run(out: str) -> Finished:
     StoreError
         If part of it is missing.
     """
-    objects = Objects(out)
-    data, listed = objects.read_if_present("run.json"), objects.read_if_present("catalogue.parquet")
+    place = find(out)
+    objects = place.objects()
+    data, listed = objects.read_if_present(RECORD), objects.read_if_present("catalogue.parquet")
     if data is None or listed is None:
         raise StoreError(f"no finished run in '{out}'; expected the results of {command('run', 'PHOTOS', to=out)}")
     try:
@@ -150,15 +160,15 @@ def open_run(out: str) -> Finished:
         catalogue = read_table(listed).combine_chunks()
     except (ValueError, pa.ArrowException) as exc:
         raise StoreError(f"the record in '{out}' is damaged ({exc}); run {command('run')} again") from exc
-    bundle = bundles.load(out)
+    bundle = bundles.load(place.folder)
     known = isinstance(record, dict) and record.get("format") == records.FORMAT and record.keys() >= set(records.KEYS)
     if not known or bundle.manifest["about"]["identity"] != record.get("identity"):
         raise StoreError(f"the record and the bundle in '{out}' are of different runs; run {command('run')} again")
-    parts = Parts(out, f"embeddings/{bundle.computation}")
+    parts = Parts(place.out, f"embeddings/{bundle.computation}")
     inventory = parts.inventory(catalogue)
     if sum(int((holding.catalogue_rows >= 0).sum()) for holding in inventory.holdings) != catalogue.num_rows:
         raise StoreError(f"embeddings are missing in '{out}'; run {command('run')} again, it computes them")
-    return Finished(out, objects, record, catalogue, bundle, parts, inventory)
+    return Finished(place, objects, record, catalogue, bundle, parts, inventory)
 
 
 def dataset_of(run: Finished) -> tuple[Dataset, dict[str, Any]]:
@@ -175,7 +185,7 @@ def dataset_of(run: Finished) -> tuple[Dataset, dict[str, Any]]:
     # A label without a variety is a variety of its own, numbered after the others.
     variety = [number if number >= 0 else len(taxonomy.varieties) + at for at, number in enumerate(taxonomy.variety_of)]
     split = rows.split[usable]
-    listed = run.objects.read_if_present(f"{run.parts.prefix}/{TRAINING_PHOTOS}")
+    listed = Objects(run.place.out).read_if_present(f"{run.parts.prefix}/{TRAINING_PHOTOS}")
     hashes = np.array([int(digest[:16], 16) for digest in digests], np.uint64)
     seen = np.zeros(len(usable), bool) if listed is None else np.isin(hashes, np.frombuffer(listed, ">u8"))
     digest = np.unique(digests, return_inverse=True)[1].astype(np.int64)

@@ -30,6 +30,9 @@ from fruits.monitoring.clock import Clock, Progress, Silent
 from fruits.photos.reading.samples import example_photos
 from fruits.report import render
 from fruits.storage.marker import claim
+from fruits.storage.objects import Objects
+from fruits.storage.publishing import tidy
+from fruits.storage.runs import REPORT
 from fruits.storage.sanitising import json_text
 from fruits.training import run_record as records
 
@@ -45,7 +48,7 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
     Parameters
     ----------
     out : str
-        Folder of the results.
+        Folder of the results, or of one run in them.
     wanted : sequence of str
         Names from ``PROTOCOLS``; empty for all that apply.
     progress : Progress, optional
@@ -53,7 +56,7 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
     Returns
     -------
     dict
-        Content of ``OUT/evaluation.json``; documented in docs/evaluation.md.
+        Content of the run's ``evaluation.json``; documented in docs/evaluation.md.
 
     Raises
     ------
@@ -83,7 +86,8 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
     evaluation = {
         "format": FORMAT,
         "identity": run.record["identity"],
-        "out": out,
+        "out": run.place.out,
+        "run": run.place.name,
         "sources": [source["source"] for source in run.record["sources"]],
         "started": started,
         "backbone": run.bundle.card.name,
@@ -99,13 +103,15 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
     }
     progress.start("report", None)
     kept = _with_earlier(run, evaluation)
-    claim(run.objects, "results")
+    out_of_runs = Objects(run.place.out)
+    claim(out_of_runs, "results")
     run.objects.write("evaluation.json", json_text(kept, indent=1, ensure_ascii=False).encode())
     examples = example_photos(
         run.catalogue, records.wrong(run.record), access_of_run(run.record["config"]),
         explained=run.bundle.explained_thumbnail,
     )  # fmt: skip
-    run.objects.write("report.html", render(run.record, examples, kept).encode())
+    run.objects.write(REPORT, render(run.record, examples, kept).encode())
+    tidy(out_of_runs)
     return evaluation
 
 

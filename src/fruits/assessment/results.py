@@ -17,6 +17,7 @@ from fruits.monitoring.clock import Progress
 from fruits.monitoring.display import shown
 from fruits.storage.objects import Objects, under
 from fruits.storage.parts import read_table
+from fruits.storage.runs import REPORT, key_of
 from fruits.training.options import Place, as_call, config_of, path_of, paths
 from fruits.training.results import Run
 
@@ -104,6 +105,8 @@ class Evaluation:
     ----------
     out : str
         The evaluated results.
+    folder : str
+        Location of the files of the evaluated run, in ``out``.
     identity : str
         Identity of their run.
     sources : tuple of str
@@ -126,6 +129,7 @@ class Evaluation:
     """
 
     out: str
+    folder: str
     identity: str
     sources: tuple[str, ...]
     photos: int
@@ -143,7 +147,7 @@ class Evaluation:
     @property
     def report(self) -> str:
         """Location of the report, one HTML file, which now includes this evaluation."""
-        return under(self.out, "report.html")
+        return under(self.folder, REPORT)
 
     def table(self) -> pa.Table:
         """Return the protocols as an Arrow table, one row each, one column per attribute of
@@ -286,7 +290,9 @@ def evaluate(
     """
     wanted = [protocols] if isinstance(protocols, str) else list(protocols)
     with shown(progress, "fold") as display:
-        found = evaluations.evaluate(run.out if isinstance(run, Run) else path_of(run, "run"), wanted, progress=display)
+        found = evaluations.evaluate(
+            run.folder if isinstance(run, Run) else path_of(run, "run"), wanted, progress=display
+        )
     return evaluation_of(found)
 
 
@@ -332,6 +338,7 @@ def evaluation_of(record: Mapping[str, Any]) -> Evaluation:
     measured = [column.name for column in fields(Protocol) if column.name != "sources"]
     return Evaluation(
         **{name: record[name] for name in _SAME},
+        folder=under(record["out"], key_of(record["run"])) if record["run"] else record["out"],
         sources=tuple(record["sources"]),
         protocols=tuple(
             Protocol(

@@ -257,9 +257,9 @@ def _lead(there: Any, place: Place, job: Job, started: dict[str, Any], table: Pr
     if paid is not None:
         typer.echo(f"billed: {vcpu:,.3f} vCPU hours, {memory:,.3f} GB hours: {paid:,.4f} USD")
     made = {
-        "run": f"report in {job.out}/report.html, recogniser in {job.out}/bundle",
+        "run": f"report in {job.out}/report.html, recogniser in {job.out}",
         "apply": f"predictions in {job.out}/predictions.parquet",
-        "evaluate": f"{job.out}/evaluation.json, and its section in {job.out}/report.html",
+        "evaluate": f"evaluation.json beside the run's record, and a section in {job.out}/report.html",
     }
     typer.echo(f"done; {made[job.command]}")
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from fruits import __version__
-from fruits.cli import aws, aws_jobs, aws_owner, backbones, database, predict, service
+from fruits.cli import aws, aws_jobs, aws_owner, backbones, database, predict, runs, service
 from fruits.cli.conventions import QUIET, SETTINGS, VERBOSE, Group, close_streams, command, open_streams
 from fruits.cli.options import configured
 from fruits.cli.terminal import JSON, OUTPUT, Display, fail, set_volume, shell
@@ -44,7 +44,7 @@ _SUMMARY = (
     "photos", "ok", "rejected", "failed", "computed", "reused", "labels", "splits", "labels_without_training", "skipped",
     "warnings", "backbone", "embedding_size", "components", "components_chosen_by", "explained_variance", "head", "balanced",
     "evaluated", "metrics", "leakage", "kinds", "kind_metrics", "calibration", "answers", "coverage", "seconds", "peak_memory_mb",
-    "up_to_date",
+    "up_to_date", "run", "current",
 )  # fmt: skip
 
 
@@ -179,6 +179,9 @@ def evaluate(
                 f"more than {fail_on_leak:.1%} of the test photos have a near-duplicate in training ({'; '.join(leaks)}): "
                 "keep photos of the same thing on one side, for instance with a manifest's column group"
             )
+
+
+command(app)(runs.runs)
 
 
 @command(app)
@@ -375,6 +378,8 @@ def _run(config: RunConfig, *, as_json: bool) -> None:
         typer.echo(line)
     if record["up_to_date"]:
         typer.echo(f"nothing has changed since the last run: results in {config.out} are up to date")
+    # A bucket has no links.
+    bundle = "bundle" if (Path(config.out) / "bundle").is_dir() else f"runs/{record['run']}/bundle"
     typer.echo(
-        f"done in {seconds['total']:.1f} s; report in {config.out}/report.html, recogniser in {config.out}/bundle"
+        f"done in {seconds['total']:.1f} s; report in {config.out}/report.html, recogniser in {config.out}/{bundle}"
     )

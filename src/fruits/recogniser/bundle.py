@@ -52,6 +52,7 @@ from fruits.recogniser.explain import Explanation, contribution, evidence
 from fruits.recogniser.gallery import Gallery
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage.objects import Objects, is_remote, reach
+from fruits.storage.runs import keep
 from fruits.storage.sanitising import json_text
 
 #: Largest difference of probabilities between batch, bundle and single graph for a photo: float32 sums in different order.
@@ -91,6 +92,7 @@ class Bundle:
 
     def __init__(self, root: str, manifest: dict[str, Any], files: dict[str, bytes]) -> None:
         self.root = root
+        self._kept = keep(root)
         self.manifest = manifest
         self.labels: list[str] = manifest["labels"]
         self.card: Card = parse_card(manifest["backbone"])
@@ -120,6 +122,11 @@ class Bundle:
         #: The single graph, ``recognizer.onnx``, which browsers run.
         self.recognizer: bytes = files["recognizer.onnx"]
         self._embedder: Embedder | None = None
+
+    def release(self) -> None:
+        """Let its run be removed by others while it is open; then :attr:`model_file` may be gone, all else is in memory."""
+        if self._kept is not None:
+            self._kept.release()
 
     @property
     def network(self) -> bytes:
@@ -324,7 +331,7 @@ def save(
     """Write a bundle; on a disk it replaces an existing one only once it is complete.
 
     In a bucket, which has no rename, files are replaced one by one, the manifest last: a concurrent reader finds hashes that do
-    not match and gets an error, never a mixture of two bundles.
+    not match and gets an error, never a mixture of two bundles. A run writes into a folder of its own, which nobody reads yet.
 
     Parameters
     ----------
@@ -473,7 +480,9 @@ def is_bundle(path: str) -> bool:
 
 
 def load(path: str | Path) -> Bundle:
-    """Load a bundle, or the one in the results of a run, after checking every file's sha256.
+    """Load a bundle, or that of the current run of an output, after checking every file's sha256.
+
+    The run is not removed by other processes of this machine while the bundle is open.
 
     Raises
     ------

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -18,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.embedding.onnx_file import MAX_BYTES
-from fruits.errors import BundleError, ConfigError, StoreError, command, option
+from fruits.errors import BundleError, ConfigError, command, option
 from fruits.learning.heads import Head, get_head
+from fruits.storage import runs
 from fruits.storage.local import RefusedFileError, read_plain
-from fruits.storage.objects import AbsentError, is_remote, opened
+from fruits.storage.objects import AbsentError, is_remote, opened, under
 from fruits.storage.sanitising import json_text, printable
 
 MANIFEST: Final = "manifest.json"
@@ -75,7 +77,38 @@ def read_files(path: str) -> tuple[str, dict[str, Any], dict[str, bytes]]:
     BundleError
         If there is no bundle, or any file differs from what ``fruits run`` wrote.
     """
-    folder, data = _manifest_of(str(path))
+    folder = folder_of(path)
+    while True:
+        try:
+            return folder, *_files_in(folder, path)
+        except BundleError:
+            # A run that is no longer current may be removed while it is read.
+            before, folder = folder, folder_of(path)
+            if folder == before:
+                raise
+
+
+def folder_of(path: str) -> str:
+    """Return the folder of the bundle that a path denotes: the path itself, or the one in a run; it may be absent.
+
+    Raises
+    ------
+    StoreError
+        If the pointer to the current run is damaged.
+    """
+    there = opened(path).look(MANIFEST) is not None if is_remote(path) else os.path.lexists(Path(path) / MANIFEST)
+    return path if there else under(runs.find(path).folder, runs.BUNDLE)
+
+
+def _files_in(folder: str, path: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+    try:
+        data = _file(folder, MANIFEST, _MOST_BYTES_OF_MANIFEST)
+    except (FileNotFoundError, NotADirectoryError, AbsentError):
+        raise BundleError(
+            f"no bundle in '{path}'; expected the results of {command('run', 'PHOTOS', to=path)}, or a folder with manifest.json"
+        ) from None
+    except OSError as exc:
+        raise BundleError(f"bundle '{folder}': {MANIFEST} cannot be read ({exc.strerror}); copy it again") from exc
     manifest = _checked_manifest(data, folder)
     files = {}
     for name, digest in manifest["files"].items():
@@ -93,23 +126,7 @@ def read_files(path: str) -> tuple[str, dict[str, Any], dict[str, bytes]]:
             raise BundleError(
                 f"bundle '{folder}': {name} is not the file that was saved (another sha256); copy it again"
             )
-    return folder, manifest, files
-
-
-def _manifest_of(path: str) -> tuple[str, bytes]:
-    """Return the bundle's folder, the given one or one inside it, and its manifest."""
-    for folder in (path, f"{path.rstrip('/')}/bundle"):
-        try:
-            return folder, _file(folder, MANIFEST, _MOST_BYTES_OF_MANIFEST)
-        except (FileNotFoundError, NotADirectoryError, AbsentError):
-            continue
-        except StoreError:
-            raise
-        except OSError as exc:
-            raise BundleError(f"bundle '{folder}': {MANIFEST} cannot be read ({exc.strerror}); copy it again") from exc
-    raise BundleError(
-        f"no bundle in '{path}'; expected the results of {command('run', 'PHOTOS', to=path)}, or a folder with manifest.json"
-    )
+    return manifest, files
 
 
 def _file(folder: str, name: str, most_bytes: int) -> bytes:

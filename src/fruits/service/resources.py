@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from fruits.errors import FruitsError, StoreError
 from fruits.learning.drift import Drift
+from fruits.recogniser.bundle_files import folder_of
 from fruits.service.http.delivery import Undelivered
 from fruits.service.http.rate_limits import Limits
 from fruits.service.http.uploads import Budget
@@ -147,9 +148,9 @@ class Resources:
     async def reload(self) -> None:
         """Load a new bundle if there is one; keep the old one if the new one fails its check."""
         async with self._reloading:
-            self._seen = await asyncio.to_thread(self._look)
             started = time.perf_counter()
             try:
+                self._seen = await asyncio.to_thread(self._look)
                 changed = await asyncio.to_thread(self.recogniser.reload)
             except Exception as exc:
                 self._seen = None  # retried at the next poll: a copy may still be in progress
@@ -241,15 +242,16 @@ class Resources:
                 await self.reload()
 
     def _look(self) -> object:
-        """Return a value that changes with the bundle's manifest; None if there is no manifest."""
-        root = self.recogniser.model.bundle.root
+        """Return a value that changes with the current run and with the bundle's manifest; None if there is no manifest."""
+        root = folder_of(self.recogniser.out)
         if is_remote(root):
-            return opened(root).look("manifest.json")
+            manifest = opened(root).look("manifest.json")
+            return manifest and (root, manifest)
         try:
             found = (Path(root) / "manifest.json").stat()
         except OSError:
             return None
-        return found.st_ino, found.st_size, found.st_mtime_ns
+        return root, found.st_ino, found.st_size, found.st_mtime_ns
 
     def _do(self, what: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(what))

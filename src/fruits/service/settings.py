@@ -79,6 +79,8 @@ def _beside(out: str) -> Path:
     folder = _within(out).parent
     if folder.name == "bundle":  # within results
         folder = folder.parent
+    if folder.parent.name == "runs":  # one run of several
+        folder = folder.parent.parent
     return folder.parent / f"{folder.name or 'fruits'}-service"
 
 

@@ -1,28 +1,24 @@
-"""The lease to finish a run: one run at a time per output; the lease of a dead run expires.
+"""The lease to write files with fixed names: one export at a time per folder; the lease of a dead process expires.
 
-Any number of runs may compute embeddings for one output concurrently. Only one at a time fits and writes the results, whose names
-are fixed. On disk the lease is an ``flock``, which the operating system releases when the process ends. In a bucket it is the
-last of a chain of small objects, created by conditional put; the holder renews it at intervals (heartbeat).
+Runs need none: each writes a folder of its own (:mod:`fruits.storage.publishing`). On disk the lease is an ``flock``, which the
+operating system releases when the process ends. In a bucket it is the last of a chain of small objects, created by conditional
+put; the holder renews it at intervals (heartbeat).
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-import os
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
 from fruits.errors import StoreError
 from fruits.storage.objects import Objects
+from fruits.storage.processes import has_ended, this_process
 from fruits.storage.sanitising import json_text
 
 #: Interval of the heartbeat in a bucket, and time without one after which the holder is considered dead.
@@ -33,7 +29,7 @@ _FOLDER: Final = "lease"
 
 
 class Lease:
-    """The right to finish a run.
+    """The right to write.
 
     Parameters
     ----------
@@ -95,14 +91,14 @@ def _on_disk(objects: Objects, say: Callable[[str], None]) -> Iterator[Lease]:
             say("this file system knows no locks: let no other run work on this output at the same time")
         with suppress(OSError):  # a full disk: the holder stays unnamed
             file.truncate(0)
-            file.write(json_text(_me()))
+            file.write(json_text(this_process()))
             file.flush()
         yield Lease(objects, key)
 
 
 @contextmanager
 def _in_bucket(objects: Objects, say: Callable[[str], None]) -> Iterator[Lease]:
-    me = _me()
+    me = this_process()
     key = _take(objects, me, say)
     over = threading.Event()
 
@@ -135,7 +131,7 @@ def _take(objects: Objects, me: dict[str, Any], say: Callable[[str], None]) -> s
             continue
         if data != seen:
             seen, since = data or b"", time.monotonic()
-        if data is None or _is_over(data) or time.monotonic() - since > _PATIENCE_S:
+        if data is None or has_ended(data) or time.monotonic() - since > _PATIENCE_S:
             mine = key if data is None else _next(key)
             if objects.put_if_absent(mine, json_text(me).encode()):
                 with suppress(StoreError):
@@ -162,41 +158,6 @@ def _last(objects: Objects) -> str:
 def _next(key: str) -> str:
     number = int(key.removeprefix(f"{_FOLDER}/").removesuffix(".json"))
     return f"{_FOLDER}/{number + 1:08d}.json"
-
-
-def _me() -> dict[str, Any]:
-    return {
-        "id": uuid.uuid4().hex,
-        "host": socket.gethostname(),
-        "processes": _process_numbers(),
-        "pid": os.getpid(),
-        "born": psutil.Process().create_time(),
-        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def _process_numbers() -> str:
-    """Return the PID namespace of this process; empty where the system has none."""
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return ""
-
-
-def _is_over(data: bytes) -> bool:
-    """Return whether the holder has released the lease, or is a process of this machine that has ended."""
-    try:
-        holder = json.loads(data)
-        if holder.get("over"):
-            return True
-        # Containers may share a host name, and each has its own PIDs: a process is known dead only in the same PID namespace.
-        if (holder["host"], holder["processes"]) != (socket.gethostname(), _process_numbers()):
-            return False
-        return bool(abs(psutil.Process(holder["pid"]).create_time() - holder["born"]) > 1)
-    except psutil.NoSuchProcess:
-        return True
-    except (ValueError, KeyError, TypeError, AttributeError, psutil.Error):
-        return False
 
 
 def _named(data: str) -> str:

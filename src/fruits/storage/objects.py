@@ -11,7 +11,6 @@ import io
 import os
 import random
 import re
-import secrets
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -24,12 +23,22 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    GenericError,
+    NotSupportedError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
 from obstore.store import LocalStore
 
 from fruits.errors import PermanentStoreError, StoreError
 from fruits.storage.buckets import lists_in_order, open_bucket
 from fruits.storage.local import too_large
+from fruits.storage.locks import locked
+from fruits.storage.private import make_private_folder, write_private
 from fruits.storage.raw_keys import has_bad_segment, is_no_path, list_raw
 from fruits.storage.streams import Sink, Source
 
@@ -201,6 +210,41 @@ class Objects:
         except _ExistsError:
             return self.read(key) == data
         return True
+
+    def swap(self, key: str, old: bytes | None, data: bytes) -> bool:
+        """Write an object if its content is still ``old`` (None: if it does not exist); return whether it now is ``data``.
+
+        Atomic among all callers: on disk under an ``flock`` of the root, in a bucket by conditional put. A store that knows no
+        such condition (OpenStack Swift) leaves a gap between look and write. As in :meth:`put_if_absent`, ``data`` has to
+        contain something unique.
+        """
+        if old is None and not self.is_local:
+            return self.put_if_absent(key, data)
+
+        def put() -> bool:
+            found = self._store.get(key)
+            if (content := bytes(found.bytes())) != old:
+                return content == data  # put by an attempt whose response was lost, or another's
+            version: Any = {name: value for name in ("e_tag", "version") if (value := found.meta.get(name)) is not None}
+            try:
+                obstore.put(self._store, key, data, mode=version)
+            except PreconditionError:
+                return bytes(self._store.get(key).bytes()) == data
+            except (NotSupportedError, NotImplementedError, GenericError) as exc:
+                if isinstance(exc, GenericError) and not re.search(r"status code: 501\b", str(exc)):
+                    raise
+                obstore.put(self._store, key, data)  # a store without this condition
+            return True
+
+        if not self.is_local:
+            with suppress(AbsentError):
+                return self._try("write", key, put)
+            return False
+        with _translated("write", under(self.root, key)), locked(self.root):
+            if (found := self.read_if_present(key)) != old:
+                return found == data
+            self.write(key, data)
+            return True
 
     def delete(self, key: str) -> None:
         """Delete an object; no error if it does not exist."""
@@ -386,31 +430,6 @@ def reach(root: str) -> None:
         except StoreError as exc:
             if "kind: Connect" in str(exc.__cause__):
                 raise
-
-
-def make_private_folder(path: Path) -> None:
-    """Create a folder that only this user can access; an existing folder is not changed."""
-    if not path.is_dir():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only this user can access, atomically. A killed process leaves ``<name>#<number>`` at most."""
-    make_private_folder(path.parent)
-    piece = path.with_name(f"{path.name}#{secrets.randbits(48)}")
-    try:
-        with open(piece, "xb", opener=private) as file:
-            file.write(data)
-        piece.replace(path)
-    except BaseException:
-        piece.unlink(missing_ok=True)
-        raise
-
-
-def private(path: str, flags: int) -> int:
-    """Opener for :func:`open` that creates files with mode 0600."""
-    return os.open(path, flags, 0o600)
 
 
 def _found(meta: Any) -> Found:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from fruits.config import RunConfig
 from fruits.embedding.session import usable_device
 from fruits.engines import Engine, get_engine
-from fruits.errors import BundleError, CatalogueError, StoreError, counted, naming, option
+from fruits.errors import CatalogueError, StoreError, counted, naming, option
 from fruits.learning.drift import Drift
 from fruits.learning.heads import get_head
 from fruits.learning.pca import PCA
@@ -38,14 +37,14 @@ from fruits.recogniser.answers import Certainty
 from fruits.recogniser.gallery import QUALITY, SIDE, Gallery, choose
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.report import render
-from fruits.storage import schemas
-from fruits.storage.lease import finishing
+from fruits.storage import publishing, schemas
 from fruits.storage.marker import claim
 from fruits.storage.objects import Objects, is_remote, reach, under
-from fruits.storage.parts import Inventory, Parts, read_table, write_table
+from fruits.storage.parts import Inventory, Parts, write_table
+from fruits.storage.runs import BUNDLE, RECORD, REPORT, stored_pointer
 from fruits.storage.sanitising import csv_cell, json_text, printable
+from fruits.training import finished, leakage
 from fruits.training import fit as fitting
-from fruits.training import leakage
 from fruits.training import run_record as records
 from fruits.training.certainty import certainty_by
 from fruits.training.embed import (
@@ -75,14 +74,16 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
     Returns
     -------
     dict
-        The run record, as in ``OUT/run.json``; docs/results.md explains it.
+        The run record, as in ``run.json``, and ``run`` (name of its folder in ``OUT/runs``), ``current`` (whether readers of
+        ``OUT`` now get it) and ``up_to_date``; docs/results.md explains it.
 
     Raises
     ------
     FruitsError
         A subclass that says what to do. What was computed until then is kept.
     """
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    begun = datetime.now(UTC)
+    started, since = begun.isoformat(timespec="seconds"), begun.isoformat(timespec="microseconds")
     clock = Clock()
     with ExitStack() as stack:
         # What can be checked without the photos comes first: listing a bucket may take hours.
@@ -94,6 +95,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             closing(get_engine(config.engine, config.workers, master=config.master, conf=config.spark_conf))
         )
         objects = _claimed(config.out)
+        pointer = stored_pointer(objects.root)
         timeline = stack.enter_context(Timeline(progress or Silent(), engine.executors))
         step = Steps(clock, timeline)
         job = _embedded(config, network, objects, engine, step)
@@ -105,17 +107,38 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             **job.counts,
         }  # fmt: skip
 
-        # Any number of runs may share this output so far. The following objects have fixed names, so runs continue one at a time.
-        lease = stack.enter_context(finishing(objects, timeline.say))
-        if before := _unchanged(objects, job.identity, job.catalogue.table.select(["uri", "version"])):
-            return {**before, **about, **_cost(clock, timeline), "up_to_date": True}
+        def published(name: str, *, now: bool) -> dict[str, Any]:
+            if not now:
+                timeline.say(
+                    f"another run that began later is current in '{config.out}'; this one is kept: 'fruits runs {config.out} "
+                    f"--use {name[:12]}' makes it the current one"
+                )
+            finished.remove_damaged(objects, job.identity, name)
+            publishing.clear(objects)
+            publishing.tidy(objects, timeline.say)
+            return {"run": name, "current": now}
 
-        # Until the new record is written, the results are a mixture of two runs; without a record they are not used.
-        objects.delete("run.json")
-        fitted = _fitted(job, objects, engine, step)
+        def as_before() -> dict[str, Any] | None:
+            same = finished.same(objects, job.identity, job.catalogue.table.select(["uri", "version"]))
+            if same is None:
+                return None
+            now = publishing.current(objects) == same.name or publishing.point(objects, same.name, since, pointer)
+            return {
+                **same.record,
+                **about,
+                **_cost(clock, timeline),
+                **published(same.name, now=now),
+                "up_to_date": True,
+            }
+
+        if before := as_before():
+            return before
+
+        # Any number of runs may share this output. Each writes a folder of its own, and nobody reads it before it is complete.
+        mine = stack.enter_context(publishing.begin(objects, job.identity))
+        fitted = _fitted(job, mine.objects, engine, step)
         with step("bundle"):
-            lease.confirm()
-            _save_bundle(job, fitted, objects)
+            _save_bundle(job, fitted, mine.objects)
         record = {
             **about,
             "rejections": job.rejections[: records.REJECTIONS_KEPT],
@@ -133,15 +156,16 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             )
             examples = example_photos(
                 job.catalogue.table, records.wrong(record), job.catalogue.access,
-                explained=bundles.load(config.out).explained_thumbnail if record["confusions"] else None,
+                explained=bundles.load(mine.objects.root).explained_thumbnail if record["confusions"] else None,
             )  # fmt: skip
-            objects.write("report.html", render(record, examples).encode())
+            mine.objects.write(REPORT, render(record, examples).encode())
         record |= _cost(clock, timeline)
-        write_table(objects, "catalogue.parquet", job.catalogue.table)
-        objects.delete("evaluation.json")
-        lease.confirm()
-        objects.write("run.json", json_text(record, indent=1, ensure_ascii=False).encode())
-    return {**record, "up_to_date": False}
+        write_table(mine.objects, "catalogue.parquet", job.catalogue.table)
+        if before := as_before():  # another process has just done the same
+            mine.discard()
+            return before
+        mine.objects.write(RECORD, json_text(record, indent=1, ensure_ascii=False).encode())
+        return {**record, **published(mine.name, now=mine.publish(since, pointer)), "up_to_date": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,7 +292,7 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
 
 def _save_bundle(job: _Embedded, fitted: _Fitted, objects: Objects) -> None:
     bundles.save(
-        under(objects.root, "bundle"),
+        under(objects.root, BUNDLE),
         model=job.prepared.model.fetch().read_bytes(),
         card=job.prepared.card,
         preprocessing=job.prepared.preprocessing,
@@ -369,8 +393,7 @@ def apply(
         counts = records.counts(catalogue, inventory, computed)
         with clock.step("predictions"):
             progress.start("predictions", counts["photos"])
-            with finishing(objects, progress.say):
-                outcomes = _write_predictions(objects, parts, inventory, recogniser, progress)
+            outcomes = _write_predictions(objects, parts, inventory, recogniser, progress)
         seconds = {**clock.seconds, "total": clock.total()}
     return {
         **counts,
@@ -448,29 +471,10 @@ def _write_rejections(objects: Objects, rejections: list[dict[str, str]]) -> Non
     objects.write("rejected.csv", out.getvalue().encode())
 
 
-def _unchanged(objects: Objects, identity: str, catalogue: pa.Table) -> dict[str, Any] | None:
-    """Return the last run's record if it has the same identity and its results are complete."""
-    data = objects.read_if_present("run.json")
-    try:
-        record = json.loads(data) if data else {}
-        if not isinstance(record, dict) or record.get("identity") != identity:
-            return None
-        with objects.open("features.parquet") as file:
-            features = pq.read_schema(file).metadata or {}
-        of = [bundles.load(objects.root).manifest["about"], json.loads(features.get(b"fruits", b"{}"))]
-        if any(result.get("identity") != identity for result in of):
-            return None
-        listed = read_table(objects.read("catalogue.parquet"), ["uri", "version"])
-    except (ValueError, OSError, KeyError, BundleError, pa.ArrowException):
-        return None  # damaged or partly deleted: fitting again is fast and restores everything
-    whole = record.keys() >= set(records.KEYS) and objects.size("report.html") is not None
-    return record if whole and listed.equals(catalogue) else None
-
-
 def _write_predictions(
     objects: Objects, parts: Parts, inventory: Inventory, recogniser: bundles.Bundle, progress: Progress
 ) -> dict[str, int]:
-    """Write ``predictions.parquet``, one row per photo; return the number of photos by outcome."""
+    """Write ``predictions.parquet``, one row per photo, whole or not at all; return the number of photos by outcome."""
     outcomes: Counter[str] = Counter()
     schema = schemas.predictions(recogniser.components)
     with (

@@ -23,6 +23,7 @@ from fruits.recogniser.recogniser import Recogniser
 from fruits.storage import schemas
 from fruits.storage.objects import Objects, under
 from fruits.storage.parts import read_table
+from fruits.storage.runs import REPORT, find, key_of
 from fruits.training import pipeline
 from fruits.training import run_record as records
 from fruits.training.options import ApplyOptions, Place, RunOptions, as_call, config_of, path_of, paths, plain
@@ -80,6 +81,8 @@ class Run:
     ----------
     out : str
         Location of the results: a folder, or ``s3://bucket/prefix``.
+    folder : str
+        Location of the files of this run, in ``out``. Later runs have folders of their own, and leave it as it is.
     identity : str
         Hash of everything that determines what was fitted.
     photos, ok, rejected, failed : int
@@ -113,6 +116,7 @@ class Run:
     """
 
     out: str
+    folder: str
     identity: str
     photos: int
     ok: int
@@ -134,11 +138,12 @@ class Run:
     up_to_date: bool
 
     @classmethod
-    def _of(cls, record: Mapping[str, Any], out: str) -> Run:
+    def _of(cls, record: Mapping[str, Any], out: str, folder: str) -> Run:
         """Return the run for a record."""
         evaluated = record["evaluated"] or {}
         return cls(
             out=out,
+            folder=folder,
             **{name: record[name] for name in _SAME},
             labels=tuple(sorted(row["label"] for row in record["per_label"])),
             backbone=record["backbone"]["name"],
@@ -154,7 +159,7 @@ class Run:
     @property
     def report(self) -> str:
         """Location of the report, one HTML file."""
-        return under(self.out, "report.html")
+        return under(self.folder, REPORT)
 
     def recogniser(self) -> Recogniser:
         """Load the trained recogniser.
@@ -164,7 +169,7 @@ class Run:
         BundleError
             If the bundle is missing or was changed.
         """
-        return Recogniser(bundles.load(self.out))
+        return Recogniser(bundles.load(self.folder))
 
     def features(self) -> pa.Table:
         """Return the features: ``uri, label, split, source, features``, a row per photo that is ok, sorted by uri.
@@ -215,9 +220,9 @@ class Run:
         """
         if split not in (None, *SPLITS):
             raise ConfigError(f"{option('split', split)}: expected one of {', '.join(SPLITS)}")
-        table, bundle = self.features(), bundles.load(self.out)
+        table, bundle = self.features(), bundles.load(self.folder)
         if bundle.manifest["about"].get("identity") != self.identity:
-            raise StoreError(f"the recogniser in '{self.out}' is of another run; open the results again")
+            raise StoreError(f"the recogniser in '{self.folder}' is of another run; open the results again")
         if split is not None:
             table = table.filter(pc.equal(table["split"], split))
         vectors = table["features"].combine_chunks().values.to_numpy(zero_copy_only=False)
@@ -246,14 +251,13 @@ class Run:
         )
 
     def _table(self, name: str) -> pa.Table:
-        objects = Objects(self.out)
-        data = objects.read_if_present(name)
+        data = find(self.folder).objects().read_if_present(name)
         if data is None:
-            raise StoreError(f"'{under(self.out, name)}' is not there; run {command('run')} again: it puts it back")
+            raise StoreError(f"'{under(self.folder, name)}' is not there; run {command('run')} again: it puts it back")
         try:
             return read_table(data)
         except pa.ArrowException as exc:
-            raise StoreError(f"'{under(self.out, name)}' is damaged ({exc}); run {command('run')} again") from exc
+            raise StoreError(f"'{under(self.folder, name)}' is damaged ({exc}); run {command('run')} again") from exc
 
 
 #: Attributes with the same name in the record.
@@ -380,7 +384,7 @@ def run(
     config = config_of(sources, out, options)
     with shown(progress) as display:
         record = pipeline.run(config, progress=display, command=as_call("run", sources, out, options))
-    return Run._of(record, out)
+    return Run._of(record, out, under(out, key_of(record["run"])))
 
 
 def open_run(path: Place) -> Run:
@@ -389,7 +393,8 @@ def open_run(path: Place) -> Run:
     Parameters
     ----------
     path : path
-        Output of ``fruits run`` or :func:`run`: a folder, or ``s3://bucket/prefix``.
+        Output of ``fruits run`` or :func:`run`, for its current run: a folder, or ``s3://bucket/prefix``. For another run,
+        ``OUT/runs/ID``.
 
     Returns
     -------
@@ -401,7 +406,8 @@ def open_run(path: Place) -> Run:
         If there is no finished run, or another version of fruits made it.
     """
     out = path_of(path, "path")
-    return Run._of(records.read_record(Objects(out)), out)
+    place = find(out)
+    return Run._of(records.read_record(place), place.out, place.folder)
 
 
 def apply(
@@ -441,7 +447,7 @@ def apply(
     bundle = (
         shipped.path()
         if recogniser is None
-        else recogniser.out
+        else recogniser.folder
         if isinstance(recogniser, Run)
         else path_of(recogniser, "recogniser")
     )

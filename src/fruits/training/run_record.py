@@ -33,8 +33,8 @@ from fruits.photos.decoding.images import Preprocessing
 from fruits.recogniser.answers import OUTCOMES, Certainty, decide
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage import schemas
-from fruits.storage.objects import Objects
 from fruits.storage.parts import Inventory
+from fruits.storage.runs import RECORD, Place
 from fruits.storage.sanitising import json_text, printable
 from fruits.training.fit import Choice, Recogniser
 from fruits.training.training_set import Rows
@@ -94,15 +94,20 @@ def about(
     }
 
 
-def read_record(objects: Objects) -> dict[str, Any]:
+def read_record(place: Place) -> dict[str, Any]:
     """Read the record of a finished run.
+
+    Parameters
+    ----------
+    place : Place
+        From :func:`fruits.storage.runs.find`.
 
     Raises
     ------
     StoreError
         If there is none, it is damaged, or another version of fruits wrote it.
     """
-    where, data = printable(objects.root), objects.read_if_present("run.json")
+    where, data = printable(place.out), place.objects().read_if_present(RECORD)
     if data is None:
         raise StoreError(f"no finished run in '{where}'; expected the results of {command('run', 'PHOTOS', to=where)}")
     try:

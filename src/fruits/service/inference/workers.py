@@ -116,6 +116,10 @@ class Recogniser:
     decode_s : float
         Seconds of processor time to decode a photo.
 
+    Attributes
+    ----------
+    out : str
+
     Raises
     ------
     BundleError
@@ -123,7 +127,7 @@ class Recogniser:
     """
 
     def __init__(self, out: str, *, workers: int, batch: int = 8, decode_s: float = 5.0, root: str = "") -> None:
-        self._out, self._batch = out, batch
+        self.out, self._batch = out, batch
         self._limits = Limits(cpu_s=decode_s, wall_s=max(_WALL_S, _WALL_FACTOR * decode_s), memory_mib=_MEMORY_MIB)
         self._models: OrderedDict[str, Model] = OrderedDict()
         self._root = root
@@ -221,7 +225,9 @@ class Recogniser:
             photo = decoder.to_network_input(made_photo(), new.bundle.preprocessing)
         (seen,) = new.recognise(photo.pixels.reshape(1, size, size, 3), np.array([min(photo.width, photo.height)]))
         new.check(seen if isinstance(seen, ImageDecodeError) else seen.answer)
+        old = self._model
         self._install(new)
+        old.bundle.release()  # it is served from memory
         return True
 
     def close(self) -> None:
@@ -234,12 +240,12 @@ class Recogniser:
                 worker.join()
 
     def _load_patiently(self) -> bundles.Bundle:
-        """Load the bundle with retries: on a disk it is replaced in two steps, and is absent for an instant in between."""
+        """Load the bundle with retries: one that is copied by hand is incomplete or absent for a while."""
         for _ in range(3):
             with suppress(BundleError):
-                return bundles.load(self._out)
+                return bundles.load(self.out)
             time.sleep(0.2)
-        return bundles.load(self._out)
+        return bundles.load(self.out)
 
     def _install(self, model: Model) -> None:
         self._model = model

@@ -37,7 +37,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from fruits.errors import ConfigError, StoreError
-from fruits.storage.objects import make_private_folder
+from fruits.storage.private import make_private_folder
 
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 #: Key of the advisory lock that prevents concurrent migrations.

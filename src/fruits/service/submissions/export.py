@@ -26,7 +26,8 @@ from fruits.photos.catalogue.names import is_system_folder, label_of, split_of
 from fruits.service.submissions.repository import Submissions
 from fruits.storage.lease import finishing
 from fruits.storage.marker import OccupiedError, kind_of
-from fruits.storage.objects import Objects, is_remote, make_private_folder, private, under
+from fruits.storage.objects import Objects, is_remote, under
+from fruits.storage.private import make_private_folder, private
 from fruits.storage.sanitising import clean_line, json_text
 
 _HIDDEN: Final = ".fruits-export"
