@@ -19,6 +19,8 @@ import onnx
 import torch
 
 from export import to_onnx
+from fruits.embedding.backbone import Backbone
+from fruits.embedding.card import parse_card
 from fruits.photos.catalogue.catalogue import list_photos
 from fruits.photos.decoding.images import Preprocessing, to_network_input
 from network import EMBEDDING_SIZE
@@ -103,7 +105,8 @@ def write_card(network: Path, learnt_from: str) -> None:
         "training_photos": f"{NAME}.seen",
         "figures": figures,
     }
-    card_path.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    card["reference"] = Backbone(parse_card(card), network.read_bytes()).reference(SIZE)
+    card_path.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
     python backbones/photo export ../shared --left-out fold-1 --work build/photo-1  # int8, with card; the same for build/photo
     python backbones/photo judge ../shared --left-out fold-1 --work build/photo-1   # what to expect of a new source
     python backbones/photo recogniser ../shared --work build/photo --twin build/photo-1 --left-out fold-1 --to build/recogniser
+    python backbones/photo labels ../shared --work build/photo                      # lists wrong labels for the next training
 
 ``train`` goes on from its checkpoint, on a GPU if there is one. Everything else takes minutes.
 """
@@ -23,11 +24,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from calibrate import across_sources, calibrate
 from card import NAME, write_card
 from data import Photo, collect, decode, of_sources
 from fit import Recipe, fit
 from judge import confusions, score
-from recogniser import Layers, calibrate, embed, save
+from labels import find, write
+from recogniser import Layers, embed, embed_pictures, save
 from recogniser import fit as fit_head
 
 from fruits.embedding.backbone import find_backbone
@@ -36,6 +39,9 @@ from network import Lite
 
 # What both networks share is beside this folder; ``network`` and ``export`` are still those in it.
 sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[2]))
+
+from benchmarks.scenes import scenes
 
 from export import to_onnx
 from onnx_graph import quantise
@@ -58,11 +64,16 @@ CALIBRATION_PHOTOS = 512
 def main() -> None:
     """Parse and run one command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["train", "export", "judge", "recogniser"])
+    parser.add_argument("command", choices=["train", "export", "judge", "recogniser", "labels"])
     parser.add_argument("shared", type=Path, help="the folder with real-photos, grocery-store and fruits-360")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and results")
     parser.add_argument("--left-out", nargs="*", default=[], help="sources, or the name of a fold")
     parser.add_argument("--stated-licences", action="store_true", help="train from sources with a stated licence alone")
+    parser.add_argument(
+        "--every-label",
+        action="store_true",
+        help="with the photos of wrong_labels.txt; the network must have been trained so",
+    )
     parser.add_argument("--after", type=Path, help="train: --work folder of the training to go on from")
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other values of the recipe")
@@ -71,7 +82,8 @@ def main() -> None:
     parser.add_argument("--to", type=Path, help="recogniser: folder of the bundle; export: folder of network and card")
     arguments = parser.parse_args()
     arguments.left_out = [source for name in arguments.left_out for source in FOLDS.get(name, (name,))]
-    {"train": train, "export": export, "judge": judge, "recogniser": recogniser}[arguments.command](arguments)
+    commands = {"train": train, "export": export, "judge": judge, "recogniser": recogniser, "labels": labels}
+    commands[arguments.command](arguments)
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -130,19 +142,25 @@ def recogniser(arguments: argparse.Namespace) -> None:
     backbone, twin = (find_backbone(str(folder / f"{NAME}.onnx")) for folder in (arguments.work, arguments.twin))
     without = embed(twin, _photos(arguments), arguments.size, arguments.twin)
     left_out = embed(twin, of_sources(arguments.shared, arguments.left_out), arguments.size, arguments.twin)
-    calibration = calibrate(fit_head(without, Layers.load(arguments.twin / "checkpoint.pt")), left_out)
+    fitted = fit_head(without, Layers.load(arguments.twin / "checkpoint.pt"))
+    calibration = calibrate(fitted, left_out)
+    nothing = embed_pictures(twin, [picture for _, picture in scenes(300)], arguments.size)
+    checked = across_sources(fitted, left_out, nothing)
+    print("limits derived on the other sources and applied to one:", json.dumps(checked, indent=1))
     print(
         json.dumps(
             {**calibration.report, "limits": [calibration.kind, calibration.probable, calibration.ood_limit]}, indent=1
         )
     )
-    learnt = embed(backbone, collect(arguments.shared), arguments.size, arguments.work)
+    every = collect(arguments.shared, every_label=arguments.every_label)
+    learnt = embed(backbone, every, arguments.size, arguments.work)
     fitted = fit_head(learnt, Layers.load(arguments.work / "checkpoint.pt"))
     about = {
         "made_by": "backbones/photo recogniser",
         "photos": _counted(learnt.photos),
         "components": fitted.components,
         "calibrated_on": {"sources left out of a twin": sorted(arguments.left_out), **calibration.report},
+        "limits_of_other_sources": checked["all"],
         "twin": asdict(twin.card)["sha256"],
     }
     save(arguments.to, backbone, arguments.size, fitted, learnt, calibration, about)
@@ -151,8 +169,17 @@ def recogniser(arguments: argparse.Namespace) -> None:
     )
 
 
+def labels(arguments: argparse.Namespace) -> None:
+    """List web photos with a wrong label, by the embeddings of a network that was trained on every label."""
+    backbone = find_backbone(str(arguments.work / f"{NAME}.onnx"))
+    write(find(embed(backbone, collect(arguments.shared, every_label=True), arguments.size, arguments.work)))
+
+
 def _photos(arguments: argparse.Namespace) -> list[Photo]:
-    return collect(arguments.shared, left_out=arguments.left_out, stated_only=arguments.stated_licences)
+    return collect(
+        arguments.shared, left_out=arguments.left_out, stated_only=arguments.stated_licences,
+        every_label=arguments.every_label,
+    )  # fmt: skip
 
 
 def _counted(photos: list[Photo]) -> str:

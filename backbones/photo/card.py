@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from data import Photo, digests
 
+from fruits.embedding.backbone import Backbone
+from fruits.embedding.card import parse_card
 from network import EMBEDDING_SIZE
 
 NAME = "fruits-photo"
@@ -46,5 +48,6 @@ def write_card(network: Path, photos: list[Photo], recipe: dict, steps: int) -> 
         "training_photos": seen.name,
         "figures": figures,
     }
+    card["reference"] = Backbone(parse_card(card), network.read_bytes()).reference(SIZES[0])
     card_path.write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", "utf-8")
     np.unique(digests(photos)).astype(">u8").tofile(seen)

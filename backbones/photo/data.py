@@ -25,6 +25,8 @@ GROCERY, TURNTABLE = "grocery-store", "fruits-360"
 SAME = {"currant": "redcurrant"}
 #: Sources whose licence is stated and allows use; the switch ``--stated-licences`` keeps these alone.
 STATED = ("MIT", "CC BY 4.0", "CC BY-SA 4.0", "GPL-3.0")
+#: Photos that show something else than their label says; see ``labels``.
+WRONG_LABELS = Path(__file__).with_name("wrong_labels.txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +40,29 @@ class Photo:
     variety: str = ""  # label within Grocery Store or Fruits-360
     white: bool = False  # on a white background, so that it can be cut out
     weight: float = 1.0  # how often it is drawn, against its like
+    uri: str = ""  # within the real photos
 
 
-def collect(shared: Path, *, left_out: Iterable[str] = (), stated_only: bool = False) -> list[Photo]:
-    """Return every training photo but those of the sources left out, in a fixed order."""
+def collect(
+    shared: Path, *, left_out: Iterable[str] = (), stated_only: bool = False, every_label: bool = False
+) -> list[Photo]:
+    """Return every training photo but those of the sources left out, in a fixed order.
+
+    Photos with a wrong label are left out too, unless ``every_label``: the first ``fruits-photo`` was trained with them.
+    """
     photos = [*_real(shared / "real-photos"), *_grocery(shared / GROCERY), *_turntable(shared / TURNTABLE)]
     absent = set(left_out) - {photo.source for photo in photos}
     if absent:
         raise SystemExit(f"no such source: {', '.join(sorted(absent))}")
-    kept = [photo for photo in photos if photo.source not in set(left_out)]
+    wrong = set() if every_label else wrong_labels()
+    kept = [photo for photo in photos if photo.source not in set(left_out) and photo.uri not in wrong]
     return [photo for photo in kept if photo.licence in STATED] if stated_only else kept
+
+
+def wrong_labels() -> set[str]:
+    """Return the uris of real photos that are known to show something else than their label says."""
+    lines = WRONG_LABELS.read_text("utf-8").splitlines() if WRONG_LABELS.exists() else []
+    return {line.split()[0] for line in lines if line and not line.startswith("#")}
 
 
 def of_sources(shared: Path, sources: Iterable[str]) -> list[Photo]:
@@ -70,6 +85,7 @@ def _real(folder: Path) -> list[Photo]:
                 row["source"],
                 row["licence"],
                 white=row["background"] == "white",
+                uri=row["uri"],
             )
             for row in csv.DictReader(lines)
         ]

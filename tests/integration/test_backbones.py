@@ -8,6 +8,7 @@ import json
 import os
 import runpy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
 from fruits.cli.backbones import _pixels
-from fruits.embedding.backbone import Embedder, find_backbone
+from fruits.embedding.backbone import Embedder, find_backbone, probes
+from fruits.embedding.export import export
 from fruits.embedding.hub import pixels_of
+from fruits.embedding.published import keep
 from fruits.errors import BackboneError
 from fruits.photos.decoding.images import Preprocessing
 
@@ -207,6 +210,16 @@ def test_card_that_was_changed_is_caught_on_known_pixels(
     assert "does not say of known pixels what its card says" in done.stderr or "check size and layout" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["fruits-photo", "fruits-small"])
+def test_networks_that_ship_are_held_to_known_pixels(name: str) -> None:
+    found = find_backbone(name)
+    size = found.card.reference["size"]
+    preprocessing = found.card.preprocessing(size, None)
+    assert Embedder(found.prepared(preprocessing)).embed(probes(size)).shape == (5, found.card.embedding_size)
+    with pytest.raises(BackboneError, match="does not say of known pixels what its card says"):
+        replace(found, card=replace(found.card, channels="BGR")).prepared(preprocessing)
+
+
 @pytest.mark.parametrize(
     ("settings", "size", "fit", "kernel"),
     [
@@ -253,6 +266,30 @@ def test_exported_network_says_what_torch_says(variant: str, photos: Path, tmp_p
     assert done.code == 0, done.stderr
     card = find_backbone(str(tmp_path / "own" / f"{name}.onnx")).card
     assert (card.embedding_size, card.layout, card.licence) == (1280, "NCHW", "Apache-2.0")
+
+
+def test_network_of_timm_says_what_torch_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights stand in for the published ones, which need the network."""
+    torch = pytest.importorskip("torch", reason="torch is not installed: fruits[train]")
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    create = timm.create_model
+
+    def without_download(name: str, *, pretrained: bool, num_classes: int) -> Any:
+        assert (pretrained, num_classes) == (True, 0)
+        torch.manual_seed(0)
+        return create(name, pretrained=False, num_classes=0)
+
+    monkeypatch.setattr(timm, "create_model", without_download)
+    found, apart = export("timm:mobilenetv3_small_050")
+    assert apart < 1e-3
+    assert (found.card.embedding_size, found.card.size, found.card.layout) == (1024, 224, "NCHW")
+    assert (found.card.fit, found.card.kernel, found.card.licence) == ("crop", "bicubic", "apache-2.0")
+    np.testing.assert_allclose(found.card.scale, 1 / 255 / np.array([0.229, 0.224, 0.225]), rtol=1e-6)
+    kept = find_backbone(str(keep(found, tmp_path)))
+    assert kept.card.source == "timm:mobilenetv3_small_050"
+    assert kept.prepared(kept.card.preprocessing(224, None))
+    with pytest.raises(BackboneError, match="timm cannot make 'no_such_network'"):
+        export("timm:no_such_network")
 
 
 def test_export_without_torch_names_the_extra(fruits: Fruits, tmp_path: Path) -> None:
