@@ -21,13 +21,16 @@ from fruits.service.http import visitor_api as api
 from fruits.service.http.access import Guard
 from fruits.service.http.errors import HttpError
 from fruits.service.http.middleware import Middleware
+from fruits.service.http.rate_limits import Limits
 from fruits.service.pages import routes as pages
 from fruits.service.resources import Resources
 from fruits.service.settings import ServiceConfig
 from fruits.service.telemetry import Telemetry
 
 
-def create_app(config: ServiceConfig, telemetry: Telemetry | None = None) -> FastAPI:
+def create_app(
+    config: ServiceConfig, telemetry: Telemetry | None = None, limits: Limits | None = None, *, chores: bool = True
+) -> FastAPI:
     """Create the application; bundle, database and photo store are opened at start-up, in its lifespan.
 
     Parameters
@@ -35,6 +38,10 @@ def create_app(config: ServiceConfig, telemetry: Telemetry | None = None) -> Fas
     config : ServiceConfig
     telemetry : Telemetry, optional
         By default, log lines go to stderr.
+    limits : Limits, optional
+        Rate limits that several processes share.
+    chores : bool
+        Whether this process looks after what is stored: one of several does.
     """
     telling = telemetry or Telemetry()
 
@@ -45,10 +52,12 @@ def create_app(config: ServiceConfig, telemetry: Telemetry | None = None) -> Fas
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         telling.start()
         try:
-            resources = Resources(config, telling)
+            resources = Resources(config, telling, limits, chores=chores)
             app.state.resources = resources
             resources.start(failed)
             try:
+                if limits is not None:  # one of several: others answer until this one can
+                    await resources.warmed()
                 yield
             finally:
                 await resources.stop()

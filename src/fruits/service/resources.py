@@ -38,13 +38,14 @@ _PULSE_S: Final = 30.0
 
 
 class Resources:
-    """All resources of one service.
+    """All resources of one service, or of one of its processes; ``chores``: whether this one looks after what is stored.
 
     Attributes
     ----------
     config : ServiceConfig
     telemetry : Telemetry
     limits : Limits
+        Shared by the processes of one service.
     recogniser : Recogniser
     submissions : Submissions
     statistics : Statistics
@@ -57,9 +58,12 @@ class Resources:
         Bytes of uploads that are being read or processed.
     """
 
-    def __init__(self, config: ServiceConfig, telemetry: Telemetry) -> None:
+    def __init__(
+        self, config: ServiceConfig, telemetry: Telemetry, limits: Limits | None = None, *, chores: bool = True
+    ) -> None:
         self.config, self.telemetry = config, telemetry
-        self.limits = Limits()
+        self.limits = limits or Limits()
+        self._chores = chores
         self.stopping = False
         self.budget = Budget(max(_BUDGET_BYTES, 4 * config.max_bytes))
         self._tasks: list[asyncio.Task[None]] = []
@@ -124,17 +128,22 @@ class Resources:
         failed : callable
             Called with the exception if warming up fails.
         """
-        self._do(self._warm_up(failed))
+        self._warming = self._do(self._warm_up(failed))
         self._do(self._repeat(_FLUSH_S, self.statistics.flush))
         self._do(self._repeat(_FLUSH_S, self.hide_withdrawn, at_once=True))
-        self._do(self._repeat(_RECOVER_S, self.submissions.recover))
         self._do(self._repeat(_RECOVER_S, self.undelivered.retry))
-        self._do(self._repeat(_PURGE_S, self._purge, at_once=True))
-        if is_remote(self.config.photos) or not Path(self.config.photos).is_relative_to(self.config.data):
-            self._do(self._repeat(_PURGE_S, self._mark_photos, at_once=True))
+        if self._chores:
+            self._do(self._repeat(_RECOVER_S, self.submissions.recover))
+            self._do(self._repeat(_PURGE_S, self._purge, at_once=True))
+            if is_remote(self.config.photos) or not Path(self.config.photos).is_relative_to(self.config.data):
+                self._do(self._repeat(_PURGE_S, self._mark_photos, at_once=True))
         self._do(self._repeat(_PULSE_S, self._pulse))
         if self.config.watch:
             self._do(self._watch())
+
+    async def warmed(self) -> None:
+        """Wait until the service is warmed up, or that failed."""
+        await self._warming
 
     async def stop(self) -> None:
         """Stop the background tasks, finish pending work and write the counts to the database."""
@@ -194,8 +203,7 @@ class Resources:
         )  # fmt: skip
 
     def _tell_model(self) -> None:
-        self.telemetry.model.clear()
-        self.telemetry.model.labels(self.recogniser.model.identity).set(1)
+        self.telemetry.serving(self.recogniser.model.identity)
 
     async def _repeat(self, seconds: float, what: Callable[[], Any], *, at_once: bool = False) -> None:
         """Call a function in a thread at a fixed interval; a failure is logged and the call repeated at the next one."""
@@ -253,5 +261,6 @@ class Resources:
             return None
         return root, found.st_ino, found.st_size, found.st_mtime_ns
 
-    def _do(self, what: Coroutine[Any, Any, None]) -> None:
+    def _do(self, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self._tasks.append(asyncio.get_running_loop().create_task(what))
+        return self._tasks[-1]

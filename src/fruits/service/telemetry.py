@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import queue
 import secrets
 import sys
@@ -17,9 +18,11 @@ import time
 import traceback
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.process_collector import ProcessCollector
 
 from fruits.storage.sanitising import json_text
@@ -27,6 +30,10 @@ from fruits.storage.sanitising import json_text
 _SECONDS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 _LINES_WAITING: Final = 10_000
 _FLUSH_S: Final = 0.1
+#: Bytes that a pipe takes in one piece (POSIX), so that the lines of several processes do not mix.
+_PIECE_BYTES: Final = 4096
+#: Name of the variable that makes ``prometheus_client`` keep its numbers in files of a folder, one of each process.
+METRICS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Telemetry:
@@ -38,11 +45,15 @@ class Telemetry:
         Destination of the lines; stderr by default.
     quiet : bool
         Whether lines of level ``info`` are left out.
+    process : int, optional
+        Number of this process, of several that share metrics; stands in every line.
     """
 
-    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
+    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False, process: int | None = None) -> None:
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        self._process = process
+        if process is None:
+            ProcessCollector(registry=self.registry)
         new: Any = {"registry": self.registry}
         self.requests = Counter("fruits_requests", "Requests by route and status.", ("route", "status"), **new)
         self.errors = Counter("fruits_errors", "Answers that are errors, by code.", ("code",), **new)
@@ -55,12 +66,17 @@ class Telemetry:
         self.stages = {stage: stages.labels(stage) for stage in ("queue", "decode", "infer")}
         self.batches = Counter("fruits_batches", "Batches that workers recognised.", **new)
         self.reloads = Counter("fruits_reloads", "New bundles, by what came of them.", ("result",), **new)
-        self.waiting = Gauge("fruits_photos_waiting", "Photos that wait or are worked on.", **new)
-        self.connections = Gauge("fruits_connections", "Open connections.", **new)
-        self.model = Gauge("fruits_model_info", "The bundle that is served.", ("identity",), **new)
+        self.waiting = Gauge(
+            "fruits_photos_waiting", "Photos that wait or are worked on.", **new, multiprocess_mode="livesum"
+        )
+        self.connections = Gauge("fruits_connections", "Open connections.", **new, multiprocess_mode="livesum")
+        self.model = Gauge(
+            "fruits_model_info", "1 for the bundle that is served.", ("identity",), **new, multiprocess_mode="livemax"
+        )
         self.lines_dropped = Counter(
             "fruits_log_lines_dropped", "Log lines dropped because the writer was too slow.", **new
         )
+        self._served = ""
         self._salt_day, self._salt = "", b""
         self._quiet = quiet
         self._stream = stream or sys.stderr
@@ -85,6 +101,8 @@ class Telemetry:
         if self._quiet and level == "info":
             return
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "event": event, **values}
+        if self._process is not None:
+            line["process"] = self._process
         try:
             self._lines.put_nowait(json_text(line, ensure_ascii=True, default=str))
         except queue.Full:
@@ -103,8 +121,19 @@ class Telemetry:
         return hashlib.blake2b(address.encode(), key=self._salt, digest_size=6).hexdigest()
 
     def exposition(self) -> bytes:
-        """Return the metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+        """Return the metrics in Prometheus' text format; those of all processes that share a folder, merged."""
+        if self._process is None:
+            return generate_latest(self.registry)
+        merged = CollectorRegistry()
+        MultiProcessCollector(merged, os.environ[METRICS_FOLDER])  # type: ignore[no-untyped-call]
+        return generate_latest(merged)
+
+    def serving(self, identity: str) -> None:
+        """Name the bundle that is served."""
+        if self._served and self._served != identity:
+            self.model.labels(self._served).set(0)  # files of several processes cannot forget a label
+        self._served = identity
+        self.model.labels(identity).set(1)
 
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:
@@ -121,10 +150,25 @@ class Telemetry:
 
     def _emit(self, lines: list[str]) -> None:
         try:
-            self._stream.write("\n".join(lines) + "\n")
-            self._stream.flush()
+            if self._process is None:
+                self._stream.write("\n".join(lines) + "\n")
+                self._stream.flush()
+                return
+            piece = ""
+            for line in (*lines, None):
+                if line is None or len(piece) + len(line) >= _PIECE_BYTES:  # lines are ASCII
+                    self._stream.write(piece)
+                    self._stream.flush()
+                    piece = ""
+                if line is not None:
+                    piece += line + "\n"
         except (OSError, ValueError):  # the reader of the stream is gone: the service continues
             self.lines_dropped.inc(len(lines))
+
+
+def forget_process(pid: int, folder: Path) -> None:
+    """Remove what counts only while a process lives, such as its open connections, from the shared metrics."""
+    mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
 
 
 class LogHandler(logging.Handler):

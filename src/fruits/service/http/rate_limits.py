@@ -1,60 +1,181 @@
-"""Rate limits by address or token: token buckets in memory, bounded in number.
+"""Rate limits by address or token: token buckets in memory, bounded in number; of one process, or shared by those of one machine.
 
 The capacity of a bucket is its rate per minute, so bursts of that size are allowed. IPv6 addresses are grouped by /64, the usual
-prefix of one household. Independent of HTTP; nothing is stored on disk.
+prefix of one household. Independent of HTTP. Nothing is stored on disk but the shared table of running processes, whose keys are
+hashes that cannot be traced back to an address.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import ipaddress
+import mmap
+import os
+import secrets
+import struct
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
-from typing import Final
+from pathlib import Path
+from typing import Final, Protocol
 
 #: Maximum number of buckets; beyond it, the least recently used ones are dropped, as if they were full again.
 MOST: Final = 50_000
 
 
+class Buckets(Protocol):
+    """Where buckets are kept."""
+
+    def exclusive(self, key: str) -> AbstractContextManager[object]:
+        """Keep others from the bucket of a key, between reading and writing it."""
+        ...
+
+    def get(self, key: str) -> tuple[float, float] | None:
+        """Return the tokens left and when that was, by the monotonic clock; None for a key not seen lately."""
+        ...
+
+    def put(self, key: str, left: float, since: float) -> None:
+        """Replace a bucket; the least recently used one of many makes room."""
+        ...
+
+
+class OwnBuckets:
+    """Buckets of one process, whose event loop alone uses them."""
+
+    def __init__(self) -> None:
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def exclusive(self, key: str) -> AbstractContextManager[object]:  # noqa: ARG002 - there are no others
+        """See :class:`Buckets`."""
+        return nullcontext()
+
+    def get(self, key: str) -> tuple[float, float] | None:
+        """See :class:`Buckets`."""
+        return self._buckets.get(key)
+
+    def put(self, key: str, left: float, since: float) -> None:
+        """See :class:`Buckets`."""
+        self._buckets[key] = left, since
+        self._buckets.move_to_end(key)
+        while len(self._buckets) > MOST:
+            self._buckets.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+
+class SharedBuckets:
+    """Buckets of all processes of a service on one machine: a table in a file that all of them map into memory.
+
+    A key has one row of eight places, as in a set-associative cache; of a full row the least recently used place is taken. A row
+    is locked while its bucket is read and written; the kernel releases the lock of a process that dies.
+
+    Parameters
+    ----------
+    path : Path
+        As :meth:`create` made it.
+    """
+
+    _PLACE: Final = struct.Struct("<Qdd")  # hash of the key, tokens left, when
+    _WAYS: Final = 8
+    _ROWS: Final = 8192
+    _SALT_BYTES: Final = 16
+    _WIDTH: Final = _PLACE.size * _WAYS
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("r+b")
+        self._map = mmap.mmap(self._file.fileno(), 0)
+        self._salt = self._map[: self._SALT_BYTES]
+
+    @classmethod
+    def create(cls, path: Path) -> None:
+        """Make an empty table. Its random salt goes with it, so hashes of two services cannot be compared."""
+        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(cls._SALT_BYTES))
+            file.truncate(cls._SALT_BYTES + cls._ROWS * cls._WIDTH)
+
+    def close(self) -> None:
+        """Close the table for this process."""
+        self._map.close()
+        self._file.close()
+
+    @contextmanager
+    def exclusive(self, key: str) -> Iterator[None]:
+        """See :class:`Buckets`."""
+        start = self._row(self._hash(key))
+        fcntl.lockf(self._file, fcntl.LOCK_EX, self._WIDTH, start)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, self._WIDTH, start)
+
+    def get(self, key: str) -> tuple[float, float] | None:
+        """See :class:`Buckets`."""
+        number = self._hash(key)
+        for found, left, since in self._PLACE.iter_unpack(self._bytes(number)):
+            if found == number:
+                return left, since
+        return None
+
+    def put(self, key: str, left: float, since: float) -> None:
+        """See :class:`Buckets`."""
+        number = self._hash(key)
+        places = list(self._PLACE.iter_unpack(self._bytes(number)))
+        # Its own place, else the one not used for longest; empty ones have the time 0.
+        at = min(range(self._WAYS), key=lambda way: (places[way][0] != number, places[way][2]))
+        self._PLACE.pack_into(self._map, self._row(number) + at * self._PLACE.size, number, left, since)
+
+    def _hash(self, key: str) -> int:
+        return int.from_bytes(hashlib.blake2b(key.encode(), key=self._salt, digest_size=8).digest(), "little") or 1
+
+    def _row(self, number: int) -> int:
+        return self._SALT_BYTES + number % self._ROWS * self._WIDTH
+
+    def _bytes(self, number: int) -> bytes:
+        start = self._row(number)
+        return self._map[start : start + self._WIDTH]
+
+
 class Limits:
-    """Buckets by key.
+    """Token buckets by key.
 
     Parameters
     ----------
     clock : callable, optional
-        Monotonic clock, in seconds.
+        Monotonic clock, in seconds; the same for all processes that share buckets.
+    buckets : Buckets, optional
+        Of this process alone by default.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, buckets: Buckets | None = None) -> None:
         self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: Buckets = buckets or OwnBuckets()
 
     def take(self, key: str, per_minute: int, count: int = 1) -> float:
         """Take ``count`` tokens from a bucket; return 0, or the seconds until there are enough. Rate 0: no limit."""
         if per_minute <= 0:
             return 0.0
-        left = self._left(key, per_minute)
         wanted = min(count, per_minute)  # more than the capacity would never be available
-        enough = left >= wanted
-        self._keep(key, left - wanted if enough else left)
+        with self._buckets.exclusive(key):
+            left = self._left(key, per_minute)
+            enough = left >= wanted
+            self._buckets.put(key, left - wanted if enough else left, self._clock())
         return 0.0 if enough else (wanted - left) * 60 / per_minute
 
     def charge(self, key: str, per_minute: int, count: int) -> None:
         """Charge a bucket afterwards for work already done; it may go negative, by a minute's worth at most."""
         if per_minute > 0:
-            self._keep(key, max(-float(per_minute), self._left(key, per_minute) - count))
+            with self._buckets.exclusive(key):
+                left = max(-float(per_minute), self._left(key, per_minute) - count)
+                self._buckets.put(key, left, self._clock())
 
     def _left(self, key: str, per_minute: int) -> float:
         now = self._clock()
-        left, since = self._buckets.get(key, (float(per_minute), now))
+        left, since = self._buckets.get(key) or (float(per_minute), now)
         return min(float(per_minute), left + (now - since) * per_minute / 60)
-
-    def _keep(self, key: str, left: float) -> None:
-        self._buckets[key] = left, self._clock()
-        self._buckets.move_to_end(key)
-        while len(self._buckets) > MOST:
-            self._buckets.popitem(last=False)
 
 
 @lru_cache(maxsize=10_000)

@@ -14,7 +14,8 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import uvicorn
@@ -29,7 +30,8 @@ from fruits.service.http import errors as http_errors
 from fruits.service.http.delivery import TRANSPORT
 from fruits.service.http.errors import HttpError
 from fruits.service.http.middleware import Proxies
-from fruits.service.http.rate_limits import place_of
+from fruits.service.http.processes import Processes
+from fruits.service.http.rate_limits import Limits, SharedBuckets, place_of
 from fruits.service.settings import ServiceConfig
 from fruits.service.telemetry import LogHandler, Telemetry
 
@@ -65,12 +67,55 @@ def serve(config: ServiceConfig, *, listening: Callable[[str], None], quiet: boo
     FruitsError
         If the service cannot start: the bundle, the database or the address is not usable.
     """
-    telemetry = Telemetry(quiet=quiet)
-    _route_logs(telemetry)
-    app = create_app(config, telemetry)
-    listener = _listen(config)
+    listener = _listen(config, shared=config.processes > 1)
     host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    telemetry = Telemetry(quiet=quiet)
+    with listener:
+        if config.processes == 1:
+            return _run(config, listener, telemetry, listening=lambda: listening(address))
+        telemetry.start()
+        try:
+            processes = Processes(config, (host, port), telemetry, quiet=quiet)
+            processes.run(lambda: listening(address))
+        finally:
+            telemetry.stop()
+    return processes.interrupted
+
+
+def serve_child(
+    config: ServiceConfig, *, number: int, shared: Path, quiet: bool, listening: Callable[[], None]
+) -> None:
+    """Serve as one of several processes on one port; see :class:`fruits.service.http.processes.Processes`.
+
+    Parameters
+    ----------
+    config : ServiceConfig
+        Host and port are reserved by the parent.
+    number : int
+        The first, 0, looks after what is stored.
+    shared : Path
+        Folder that the processes share.
+    quiet, listening
+        As for :func:`serve`.
+    """
+    with closing(SharedBuckets(shared / "limits")) as buckets, _listen(config, shared=True) as listener:
+        limits = Limits(buckets=buckets)
+        telemetry = Telemetry(quiet=quiet, process=number)
+        _run(config, listener, telemetry, limits, chores=number == 0, listening=listening)
+
+
+def _run(
+    config: ServiceConfig,
+    listener: socket.socket,
+    telemetry: Telemetry,
+    limits: Limits | None = None,
+    *,
+    chores: bool = True,
+    listening: Callable[[], None],
+) -> bool:
+    _route_logs(telemetry)
+    app = create_app(config, telemetry, limits, chores=chores)
 
     class Connection(_Connection):
         settings = config
@@ -84,7 +129,7 @@ def serve(config: ServiceConfig, *, listening: Callable[[str], None], quiet: boo
             proxy_headers=False, server_header=False, date_header=True, timeout_keep_alive=int(config.keep_alive),
             timeout_graceful_shutdown=_STOP_S, backlog=2048,
         ),
-        app, config, lambda: listening(f"http://{shown}:{port}"),
+        app, config, listening,
     )  # fmt: skip
     try:
         # Workers are threads already: a BLAS library that divides their small products among more threads only makes these wait.
@@ -93,14 +138,12 @@ def serve(config: ServiceConfig, *, listening: Callable[[str], None], quiet: boo
     except SystemExit:  # raised by uvicorn if the application does not start
         if app.state.failure is None:
             raise
-    finally:
-        listener.close()
     if app.state.failure is not None:
         raise app.state.failure
     return server.interrupted
 
 
-def _listen(config: ServiceConfig) -> socket.socket:
+def _listen(config: ServiceConfig, *, shared: bool = False) -> socket.socket:
     listener: socket.socket | None = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -108,6 +151,8 @@ def _listen(config: ServiceConfig) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:  # the kernel divides connections among the processes that listen
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
         listener.setblocking(False)
     except OSError as exc:
