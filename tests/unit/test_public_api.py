@@ -39,7 +39,7 @@ RESULTS = {
     "Evaluation": ["backbone", "components", "head", "identity", "near_duplicate_chance", "near_duplicate_distance",
                    "not_applicable", "out", "photos", "protocols", "report", "seconds", "seen_share", "size", "sources", "table",
                    "to_pandas"],
-    "Explanation": ["answer", "picture", "pixels", "places", "thumbnail"],
+    "Explanation": ["answer", "picture", "pixels", "places"],
     "FindingCount": ["across_labels", "across_splits", "groups", "photos", "sort"],
     "Metrics": ["accuracy", "by_label", "expected_calibration_error", "f1", "hamming_loss", "high", "log_loss", "low",
                 "to_arrow", "to_pandas", "too_few_to_say", "top3_accuracy", "weighted_precision", "weighted_recall"],

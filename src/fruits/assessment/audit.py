@@ -6,7 +6,6 @@ decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from fruits.config import RunConfig
 from fruits.embedding.backbone import BATCH_SIZE
 from fruits.engines import get_engine
 from fruits.errors import CatalogueError, ImageDecodeError, counted
+from fruits.learning.folds import rows_by
 from fruits.learning.label_errors import find_label_errors
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import COPIES_SHARE, NearDuplicates, chained, nearest, unit
@@ -116,7 +116,7 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
         counts = records.counts(catalogue, inventory, computed)
         with clock.step("duplicates"):
             photos = _photos(catalogue.table, prepared.parts, inventory)
-            _exact(photos)
+            _note_groups(photos, "exact_duplicate", photos.digest, np.zeros(len(photos.uris)))
         with clock.step("labels"):
             progress.start("labels", None)
             mislabelled = _labels(photos)
@@ -180,11 +180,6 @@ def _photos(table: pa.Table, parts: Parts, inventory: Inventory) -> _Photos:
         unit(pca.transform(vectors, min(NEIGHBOUR_COMPONENTS, pca.max_components))),
         {name: others[name].to_numpy().astype(np.float64) for name in measures},
     )
-
-
-def _exact(photos: _Photos) -> None:
-    """Record files with identical bytes."""
-    _note_groups(photos, "exact_duplicate", photos.digest, np.zeros(len(photos.uris)))
 
 
 def _near(
@@ -270,10 +265,8 @@ def _note_groups(
     partner: NDArray[np.int64] | None = None,
 ) -> None:
     """Record every group of two or more photos: first those across labels, then across splits, then the closest."""
-    order = np.argsort(groups, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(groups[order]) != 0])
     kept = []
-    for rows in np.split(order, starts[1:]):
+    for rows in rows_by(groups):
         if len(rows) < 2:
             continue
         across = {
@@ -393,10 +386,6 @@ def _thumbnails(record: dict[str, Any], access: Access) -> dict[str, bytes]:
     shown: list[str] = []
     for sort, found in record["findings"].items():
         if sort != "unreadable":
-            shown += _uris(found)
+            shown += [photo["uri"] for one in found for photo in one.get("photos", [one])]
     pictures = ((uri, thumbnail(uri, access)) for uri in dict.fromkeys(shown))
     return {uri: picture for uri, picture in pictures if picture is not None}
-
-
-def _uris(found: Iterable[dict[str, Any]]) -> list[str]:
-    return [photo["uri"] for one in found for photo in one.get("photos", [one])]

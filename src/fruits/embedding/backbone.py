@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits import extensions
-from fruits.config import DEFAULT_BACKBONE
 from fruits.embedding.card import Card, read_card
 from fruits.embedding.onnx_file import whole_file
 from fruits.embedding.session import first_line, open_session
@@ -307,11 +306,6 @@ def _joined(name: str) -> Backbone:
         (names[0], names[1]), (first.card, second.card), (first.network, second.network), (lengths[0], lengths[1])
     )
     return Backbone(*both)
-
-
-def better_for_any_photo() -> str:
-    """Return the option of a run that suits photos of any kind."""
-    return option("backbone", DEFAULT_BACKBONE)
 
 
 def training_photos(card: Card, name: str) -> NDArray[np.uint64] | None:

@@ -86,7 +86,9 @@ def open_session(model: bytes | Path, device: str = "cpu") -> ort.InferenceSessi
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        session = ort.InferenceSession(data, options, providers=_asked(device))
+        session = ort.InferenceSession(
+            data, options, providers=[_PROVIDERS[name] for name in dict.fromkeys((device, "cpu"))]
+        )
     except Exception as exc:  # ONNX Runtime raises plain subclasses of Exception
         raise BackboneError(
             f"ONNX Runtime cannot open the network ({first_line(exc)}); is the file whole, and does its card fit it?"
@@ -97,10 +99,6 @@ def open_session(model: bytes | Path, device: str = "cpu") -> ort.InferenceSessi
             f"{device} does not work on this machine, as it did where the run began; use {option('device', 'cpu')}"
         )
     return session
-
-
-def _asked(device: str) -> list[tuple[str, dict[str, Any]]]:
-    return [_PROVIDERS[name] for name in dict.fromkeys((device, "cpu"))]
 
 
 def _fault(device: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.learning.calibration import temperature
+from fruits.learning.folds import rows_by
 from fruits.learning.heads import Head
 from fruits.learning.heads.logistic import LogisticHead
 
@@ -215,9 +216,7 @@ def hold_back(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 
     # A bijection on 64 bits that mixes in the seed: the choice depends on the groups themselves, not on their order.
     mixed = (groups.astype(np.uint64) ^ np.uint64(seed)) * np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(29)
-    order = np.argsort(labels, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(labels[order]) != 0]) if len(labels) else np.array([], int)
-    for rows in np.split(order, starts[1:]):
+    for rows in rows_by(labels):
         distinct = np.unique(mixed[rows])
         if len(distinct) > 1:
             take = max(1, round(HELD_BACK * len(distinct)))

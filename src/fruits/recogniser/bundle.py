@@ -48,7 +48,7 @@ from fruits.recogniser.bundle_files import (
     parse_object,
     read_files,
 )
-from fruits.recogniser.explain import Explanation, contribution, evidence
+from fruits.recogniser.explain import Explanation, as_jpeg, contribution, evidence
 from fruits.recogniser.gallery import Gallery
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage.objects import Objects, is_remote, reach
@@ -247,7 +247,7 @@ class Bundle:
         """
         if not (self.linear and self.embedder.has_map):
             return None
-        return self.explain(photo, label).thumbnail(side)
+        return as_jpeg(self.explain(photo, label), side)
 
     @property
     def linear(self) -> bool:

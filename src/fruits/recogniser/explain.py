@@ -50,22 +50,6 @@ class Explanation:
         """Return the network's input with the overlay, at least 448 pixels a side: the brighter, the larger the contribution."""
         return self._drawn(max(len(self.pixels), _PICTURE_SIDE))
 
-    def thumbnail(self, side: int) -> bytes:
-        """Return the same picture as a small JPEG.
-
-        Parameters
-        ----------
-        side : int
-            Pixels a side.
-
-        Returns
-        -------
-        bytes
-        """
-        out = BytesIO()
-        self._drawn(side).save(out, "JPEG", quality=_QUALITY)
-        return out.getvalue()
-
     def _drawn(self, side: int) -> Image.Image:
         seen = Image.fromarray(self.pixels).resize((side, side), Image.Resampling.BICUBIC)
         return Image.fromarray(overlay(np.asarray(seen), self.places))
@@ -74,6 +58,13 @@ class Explanation:
         out = BytesIO()
         self.picture().save(out, "PNG")
         return out.getvalue()
+
+
+def as_jpeg(explanation: Explanation, side: int) -> bytes:
+    """Return the picture of an explanation with ``side`` pixels a side, as JPEG."""
+    out = BytesIO()
+    explanation._drawn(side).save(out, "JPEG", quality=_QUALITY)
+    return out.getvalue()
 
 
 def evidence(

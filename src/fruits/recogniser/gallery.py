@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fruits.learning.neighbours import unit
 from fruits.photos.catalogue.consent import giver_of
 
 #: Side of a thumbnail, in pixels, and its JPEG quality.
@@ -56,7 +57,7 @@ class Gallery:
         whole = len(self.offsets) == n + 1 and self.offsets[0] == 0 and self.offsets[-1] == len(self.jpegs)
         if len(self.features) != n or not whole or (np.diff(self.offsets) < 0).any():
             raise ValueError("the gallery's parts do not fit together")
-        object.__setattr__(self, "_units", _unit(self.features))
+        object.__setattr__(self, "_units", unit(self.features))
         found = {number: giver_of(self.thumbnail(number)) for number in range(n)}
         object.__setattr__(self, "givers", {number: giver.id for number, giver in found.items() if giver is not None})
 
@@ -114,7 +115,7 @@ class Gallery:
         """
         if not len(self) or count < 1:
             return [[] for _ in features]
-        alike = _unit(features) @ self._units.T
+        alike = unit(features) @ self._units.T
         if hidden:
             alike[:, list(hidden)] = -np.inf
         count = min(count, len(self) - len(hidden))
@@ -171,8 +172,3 @@ def _spread(features: NDArray[np.float32], rows: NDArray[np.int64], count: int) 
         at = int(nearest.argmax())
         if nearest[at] <= 0:
             return
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(length, np.float32(1e-12)), np.float32)

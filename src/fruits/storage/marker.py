@@ -176,7 +176,7 @@ def _begins(objects: Objects, key: str, start: bytes) -> bool:
         path = objects.local_path(key)
         if path is None:
             return objects.read_range(key, 0, len(start)) == start
-        return read_head_of(str(path), len(start), _inside(objects)) == start
+        return read_head_of(str(path), len(start), inside(objects)) == start
     except OSError:  # empty, a folder, a pipe
         return False
 
@@ -195,10 +195,10 @@ def _read(objects: Objects, key: str) -> bytes:
     path = objects.local_path(key)
     if path is None:
         return objects.read(key, limit=_MAX_BYTES)
-    return read_regular(str(path), _MAX_BYTES, _inside(objects))
+    return read_regular(str(path), _MAX_BYTES, inside(objects))
 
 
-def _inside(objects: Objects) -> Callable[[str], bool]:
+def inside(objects: Objects) -> Callable[[str], bool]:
     """Return a check that a real path lies in a folder: links in an untrusted folder may lead anywhere."""
     root = os.path.realpath(objects.root)
     return lambda real: real.startswith(f"{root}/")

@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fruits.config import RunConfig
-from fruits.embedding.backbone import Backbone, better_for_any_photo, computation_id, find_backbone, training_photos
+from fruits.config import DEFAULT_BACKBONE, RunConfig
+from fruits.embedding.backbone import Backbone, computation_id, find_backbone, training_photos
 from fruits.embedding.card import Card
 from fruits.embedding.model import ModelFile
 from fruits.embedding.session import usable_device
 from fruits.embedding.stage import EmbedStage
 from fruits.engines import Engine
-from fruits.errors import counted, naming
+from fruits.errors import counted, naming, option
 from fruits.monitoring.clock import Clock, Progress
 from fruits.photos.catalogue.catalogue import Catalogue, list_photos
 from fruits.photos.decoding.images import Preprocessing
@@ -211,8 +211,7 @@ def _unlike(card: Card, catalogue: Catalogue) -> str | None:
     looked, white = white_backdrops(catalogue.table["uri"], catalogue.access)
     if not looked or white >= _LIKE * looked:
         return None
-    better = better_for_any_photo()
     return (
         f"{looked - white} of {counted(looked, 'photo')} looked at: not on white. {card.name} was made from photos on white "
-        f"alone and knows little of others; a network that does better: {better}"
+        f"alone and knows little of others; a network that does better: {option('backbone', DEFAULT_BACKBONE)}"
     )

@@ -123,7 +123,7 @@ def section(page: Page, language: str = "en", title: str = "evaluation") -> str:
             ],
         ),
         ("en", ["no further apart than 95% of photos", "(0.067)", "(0.141)", "0.4% have a near-duplicate of another"]),
-        ("en", ["not single photos", "224 × 224 pixels, by the network mobilenet_v2_imagenet and 192 components"]),
+        ("en", ["not of single photos", "224 × 224 pixels, by the network mobilenet_v2_imagenet and 192 components"]),
         ("en", ["Not measured here One axis of rotation – no label has two image sequences"]),
         (
             "fr",
@@ -176,9 +176,15 @@ def test_no_scale_is_drawn_where_there_is_no_score() -> None:
 @pytest.mark.parametrize(
     ("seen", "sentence"),
     [
-        ({"checked": True, "photos": 19312, "share": 0.734, "of": "Fruits-360"}, "19,312 (73.4%) are among those"),
+        (
+            {"checked": True, "photos": 19312, "share": 0.734, "of": "Fruits-360"},
+            "19,312 (73.4%) are training photos of the network",
+        ),
         ({"checked": True, "photos": 19312, "share": 0.734, "of": "Fruits-360"}, "It was made from: Fruits-360."),
-        ({"checked": True, "photos": 0, "share": 0.0, "of": None}, "None of the 26,300 photos is among those"),
+        (
+            {"checked": True, "photos": 0, "share": 0.0, "of": None},
+            "None of the 26,300 photos is a training photo of the network",
+        ),
         ({"checked": False, "photos": 0, "share": 0.0, "of": "ImageNet"}, "is not known: its card does not list"),
         ({"checked": False, "photos": 0, "share": 0.0, "of": "ImageNet"}, "It was made from: ImageNet."),
     ],
@@ -243,7 +249,15 @@ def test_evaluation_without_a_part_leaves_a_whole_page(missing: str) -> None:
                 "8.3% –",
             ],
         ),
-        ("en", ["95.1% of these photos", "probability of 71.0% on", "distance of 12.30", "less than 50 pixels"]),
+        (
+            "en",
+            [
+                "95.1% of these photos",
+                "probability of 71.0% on",
+                "out-of-distribution score of 12.30",
+                "less than 50 pixels",
+            ],
+        ),
         ("en", ["without correction 3.10%", "as answered 0.61%", "of a perfect recogniser 0.49%"]),
         (
             "en",

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.errors import counted
+from fruits.learning.folds import rows_by
 from fruits.learning.heads import Graph, Head, check_labels
 from fruits.learning.neighbours import unit
 
@@ -93,8 +94,7 @@ class KnnHead(Head):
         Selects the references: at most the same number for each label, spread evenly over its rows, by weight.
         """
         check_labels(labels)
-        order = np.argsort(labels, kind="stable")
-        rows_of = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+        rows_of = rows_by(labels)
         most = max(1, MAX_REFERENCES // len(rows_of))
         chosen = [_spread(rows, most, None if weights is None else weights[rows]) for rows in rows_of]
         counts = np.array([len(rows) for rows in chosen], np.int64)

@@ -14,7 +14,7 @@ import re
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -29,6 +29,7 @@ from fruits.errors import CatalogueError, StoreError, counted
 from fruits.photos.reading.containers import PACK, contained_uri
 from fruits.photos.reading.pack_groups import ADVICE, RowGroup, check_group, short
 from fruits.storage.local import RefusedError, open_regular, read_regular
+from fruits.storage.marker import inside
 from fruits.storage.objects import AbsentError, Objects, is_remote, opened
 from fruits.storage.sanitising import json_text
 
@@ -170,7 +171,7 @@ def read_contents(objects: Objects) -> Contents | None:
         if path is None:
             data = objects.read(MANIFEST, limit=_MAX_CONTENTS)
         else:
-            data = read_regular(str(path), _MAX_CONTENTS, _inside(objects))
+            data = read_regular(str(path), _MAX_CONTENTS, inside(objects))
     except (AbsentError, FileNotFoundError):
         return None
     except RefusedError as exc:
@@ -346,7 +347,7 @@ class Pack:
         path = self._objects.local_path(file.name)
         if path is None:
             return self._objects.open(file.name)
-        descriptor = open_regular(str(path), _inside(self._objects))
+        descriptor = open_regular(str(path), inside(self._objects))
         try:
             # Arrow opens the checked file, not one that may have taken its name since.
             opened_one = Path(f"/proc/self/fd/{descriptor}")
@@ -386,9 +387,3 @@ def _as_catalogue(batch: pa.RecordBatch, prefix: pa.Scalar, *, labelled: bool) -
         if name not in columns:
             columns[name] = pa.nulls(batch.num_rows, pa.dictionary(pa.int32(), pa.string()))
     return pa.RecordBatch.from_pydict(columns)
-
-
-def _inside(objects: Objects) -> Callable[[str], bool]:
-    """Return a check that a real path lies in the pack: an untrusted pack may contain links to the operator's files."""
-    root = os.path.realpath(objects.root)
-    return lambda real: real.startswith(f"{root}/")
