@@ -178,12 +178,12 @@ def test_no_scale_is_drawn_where_there_is_no_score() -> None:
     [
         (
             {"checked": True, "photos": 19312, "share": 0.734, "of": "Fruits-360"},
-            "19,312 (73.4%) are training photos of the network",
+            "19,312 (73.4%) are training photos of the",
         ),
         ({"checked": True, "photos": 19312, "share": 0.734, "of": "Fruits-360"}, "It was made from: Fruits-360."),
         (
             {"checked": True, "photos": 0, "share": 0.0, "of": None},
-            "None of the 26,300 photos is a training photo of the network",
+            "None of the 26,300 photos is a training photo",
         ),
         ({"checked": False, "photos": 0, "share": 0.0, "of": "ImageNet"}, "is not known: its card does not list"),
         ({"checked": False, "photos": 0, "share": 0.0, "of": "ImageNet"}, "It was made from: ImageNet."),
