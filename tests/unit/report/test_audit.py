@@ -77,7 +77,7 @@ THUMBNAILS = {"/photos/Apple/1.jpg": a_photo("green"), "/photos/Pear/3.jpg": a_p
     ("language", "sentences"),
     [
         ("en", ["1,242 findings in 50 photos", "50 photos with 3 labels, looked at in 61.3", "50 photos = 48 read"]),
-        ("en", ["Exact duplicates 2 1 1 0 Near-duplicates 1,234 200 7 1 Doubtful labels 1 Blurred photos 1"]),
+        ("en", ["Exact duplicates 2 1 1 0 Near-duplicates 1,234 200 7 1 Possible label errors 1 Blurred photos 1"]),
         (
             "en",
             [

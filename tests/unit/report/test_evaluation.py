@@ -124,7 +124,7 @@ def section(page: Page, language: str = "en", title: str = "evaluation") -> str:
         ),
         ("en", ["no further apart than 95% of photos", "(0.067)", "(0.141)", "0.4% have a near-duplicate of another"]),
         ("en", ["not of single photos", "224 × 224 pixels, by the network mobilenet_v2_imagenet and 192 components"]),
-        ("en", ["Not measured here One axis of rotation – no label has two image sequences"]),
+        ("en", ["Not possible here One axis of rotation – no label has two image sequences"]),
         (
             "fr",
             [f"Le partage donné 97,3{THIN}% 96,1{THIN}% à 98,3{THIN}%", "Un axe de rotation – aucune étiquette n’a"],
@@ -180,13 +180,13 @@ def test_no_scale_is_drawn_where_there_is_no_score() -> None:
             {"checked": True, "photos": 19312, "share": 0.734, "of": "Fruits-360"},
             "19,312 (73.4%) are training photos of the",
         ),
-        ({"checked": True, "photos": 19312, "share": 0.734, "of": "Fruits-360"}, "It was made from: Fruits-360."),
+        ({"checked": True, "photos": 19312, "share": 0.734, "of": "Fruits-360"}, "Trained on: Fruits-360."),
         (
             {"checked": True, "photos": 0, "share": 0.0, "of": None},
             "None of the 26,300 photos is a training photo",
         ),
         ({"checked": False, "photos": 0, "share": 0.0, "of": "ImageNet"}, "is not known: its card does not list"),
-        ({"checked": False, "photos": 0, "share": 0.0, "of": "ImageNet"}, "It was made from: ImageNet."),
+        ({"checked": False, "photos": 0, "share": 0.0, "of": "ImageNet"}, "Trained on: ImageNet."),
     ],
 )
 def test_evaluation_says_what_the_network_has_seen(seen: dict[str, Any], sentence: str) -> None:
@@ -258,7 +258,7 @@ def test_evaluation_without_a_part_leaves_a_whole_page(missing: str) -> None:
                 "less than 50 pixels",
             ],
         ),
-        ("en", ["without correction 3.10%", "as answered 0.61%", "of a perfect recogniser 0.49%"]),
+        ("en", ["without correction 3.10%", "as answered 0.61%", "of a perfectly calibrated recogniser 0.49%"]),
         (
             "en",
             [
