@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fruits.config import RunConfig
-from fruits.errors import ConfigError, FruitsError
+from fruits.errors import ConfigError, FruitsError, command_line
 from fruits.storage.sanitising import json_text
 
 #: Interval of progress lines: CloudWatch charges by the byte, and users expect a sign of life every minute.
@@ -251,9 +251,10 @@ def main() -> None:
         def cores() -> int:
             return session.sparkContext.defaultParallelism if session is not None else 1
 
-        told = perform(
-            job, Lines(cores, job.choices.get("core_hour_usd")), Path(tempfile.gettempdir()) / "fruits-carried"
-        )
+        with command_line():  # the job was started by one
+            told = perform(
+                job, Lines(cores, job.choices.get("core_hour_usd")), Path(tempfile.gettempdir()) / "fruits-carried"
+            )
     except FruitsError as exc:
         sys.stderr.write(f"fruits: {exc}\n")
         raise SystemExit(1) from exc
