@@ -22,8 +22,8 @@ from fruits.assessment.dataset import Dataset, Finished, dataset_of, open_run
 from fruits.embedding.backbone import Embedder
 from fruits.learning.calibration import temperature
 from fruits.learning.heads.logistic import LogisticHead
-from fruits.learning.moments import Moments
-from fruits.learning.neighbours import nearest, unit
+from fruits.learning.moments import Moments, unit
+from fruits.learning.neighbours import nearest
 from fruits.learning.out_of_distribution import Known, entropy
 from fruits.learning.pca import PCA
 from fruits.learning.validation import hold_back

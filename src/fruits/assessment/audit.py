@@ -23,8 +23,8 @@ from fruits.engines import get_engine
 from fruits.errors import CatalogueError, ImageDecodeError, counted
 from fruits.learning.folds import rows_by
 from fruits.learning.label_errors import find_label_errors
-from fruits.learning.moments import Moments
-from fruits.learning.neighbours import COPIES_SHARE, NearDuplicates, chained, nearest, unit
+from fruits.learning.moments import Moments, unit
+from fruits.learning.neighbours import COPIES_SHARE, NearDuplicates, chained, nearest
 from fruits.learning.pca import PCA
 from fruits.monitoring.clock import Clock, Progress, Silent, Watcher
 from fruits.photos.decoding.decoder import own_decoder

@@ -16,8 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fruits.errors import StoreError, command
-from fruits.learning.moments import Moments
-from fruits.learning.neighbours import NearDuplicates, chained, groups_within, unit
+from fruits.learning.moments import Moments, unit
+from fruits.learning.neighbours import NearDuplicates, chained, groups_within
 from fruits.learning.pca import PCA
 from fruits.photos.catalogue.sequences import ImageSequences
 from fruits.photos.reading.access import Access

@@ -107,3 +107,9 @@ def sums(rows: NDArray[np.float32], groups: NDArray[np.int64]) -> tuple[NDArray[
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(groups[order]) != 0])
     return np.add.reduceat(rows[order], starts, axis=0, dtype=np.float64), np.bincount(groups).astype(np.float64)
+
+
+def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the rows scaled to length 1; a row of zeros stays zero."""
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(length, np.float32(1e-12)), np.float32)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from fruits.learning.moments import unit
+
 #: Rows per block: its products with 50,000 rows take 50 MB.
 _BLOCK: Final = 256
 #: Most rows, as a share, that a threshold from retouched copies may make near-duplicates of a row of another label.
@@ -95,12 +97,6 @@ class NearDuplicates:
         far = float(np.quantile(others, _OTHER_LABEL_SHARE))
         threshold = max(min(near, far), _LEAST_THRESHOLD)
         return cls(threshold, near, far, float((others <= threshold).mean()))
-
-
-def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the rows scaled to length 1; a row of zeros stays zero."""
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(length, np.float32(1e-12)), np.float32)
 
 
 def nearest(

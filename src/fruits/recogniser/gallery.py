@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fruits.learning.neighbours import unit
+from fruits.learning.moments import unit
 from fruits.photos.catalogue.consent import giver_of
 
 #: Side of a thumbnail, in pixels, and its JPEG quality.

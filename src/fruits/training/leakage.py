@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from fruits.embedding.backbone import BATCH_SIZE, Embedder, usable
 from fruits.errors import ImageDecodeError, StoreError, counted
-from fruits.learning.neighbours import LEAK_LIMIT, NearDuplicates, nearest_distance, unit
+from fruits.learning.moments import unit
+from fruits.learning.neighbours import LEAK_LIMIT, NearDuplicates, nearest_distance
 from fruits.learning.pca import PCA
 from fruits.photos.catalogue.sequences import ImageSequences
 from fruits.photos.decoding.decoder import own_decoder

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruits.learning import neighbours
-from fruits.learning.neighbours import NearDuplicates, chained, groups_within, nearest, nearest_distance, unit
+from fruits.learning.moments import unit
+from fruits.learning.neighbours import NearDuplicates, chained, groups_within, nearest, nearest_distance
 
 # Cosines in float32: rows of up to 20 numbers of length 1, summed in another order.
 ROUNDING = 1e-6

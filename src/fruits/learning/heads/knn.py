@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fruits.errors import counted
 from fruits.learning.folds import rows_by
 from fruits.learning.heads import Graph, Head, check_labels
-from fruits.learning.neighbours import unit
+from fruits.learning.moments import unit
 
 #: Most references of all labels together (one per label if there are more labels): 8,192 of 128 numbers are 4 MB.
 MAX_REFERENCES: Final = 8192
