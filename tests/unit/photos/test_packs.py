@@ -247,7 +247,7 @@ def test_photo_that_cannot_be_read_is_named_and_the_others_are_packed(some: Path
 
 def test_nothing_readable_makes_no_pack(some: Path, tmp_path: Path) -> None:
     (some / "list.csv").write_text("uri,label\na/gone.jpg,a\n")
-    with pytest.raises(StoreError, match="none of 1 photos"):
+    with pytest.raises(StoreError, match="none of 1 photo could"):
         pack([str(some / "list.csv")], str(tmp_path / "pack"))
     assert not (tmp_path / "pack" / MANIFEST).exists()
 
