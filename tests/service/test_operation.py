@@ -185,6 +185,21 @@ def test_new_bundle_without_downtime(
     assert f'identity="{expected.identity}"' in service.client.get("/metrics").text
 
 
+def test_a_service_finds_the_bundle_that_another_one_already_answers_with(
+    serve: Callable[..., Any], finished_run: Any, another_run: Path, a_photo: bytes, tmp_path: Path
+) -> None:
+    out = finished_run.copy_to(tmp_path)
+    first, second = (serve("--rate", 0, "--watch", 3600, out=out) for _ in range(2))
+    replace_bundle(out, another_run)
+    first.signal(signal.SIGHUP)
+    identity = bundles.load(another_run).identity
+    first.wait_until(lambda: first.recognise(a_photo).json()["model"]["identity"] == identity)
+    thumbnail = first.recognise(a_photo).json()["photos"][0]["alike"][0]["thumbnail"]
+    assert second.client.get(thumbnail).content == first.client.get(thumbnail).content
+    assert second.recognise(a_photo).json()["model"]["identity"] == identity
+    assert second.client.get(f"/v1/gallery/{'0' * 16}/0.jpg").status_code == 404
+
+
 def test_signal_takes_up_a_new_bundle_and_a_bad_one_changes_nothing(
     serve: Callable[..., Any], finished_run: Any, another_run: Path, a_photo: bytes, tmp_path: Path
 ) -> None:

@@ -35,6 +35,8 @@ _BUDGET_BYTES: Final = 48 << 20
 _RECOVER_S: Final = 60.0
 _PURGE_S: Final = 3600.0
 _PULSE_S: Final = 30.0
+#: Whoever asks for unknown bundles makes the service look for a new one at most this often.
+_LOOK_AGAIN_S: Final = 1.0
 
 
 class Resources:
@@ -70,6 +72,7 @@ class Resources:
         self._reloading = asyncio.Lock()
         self._seen: object = None
         self._refused = ""
+        self._looked = float("-inf")
         self._adopt = config.adopt
         with ExitStack() as undo:
             self.recogniser = Recogniser(
@@ -239,15 +242,24 @@ class Resources:
         if kind_of(photos) is None:
             mark(photos, "photos")
 
+    async def look_for_a_new_bundle(self) -> None:
+        """Load a new bundle now rather than at the next poll; without polls, or within a second of the last look, do nothing."""
+        if self.config.watch and time.monotonic() - self._looked > _LOOK_AGAIN_S:
+            await self._reload_if_new()
+
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self.config.watch)
-            try:
-                seen = await asyncio.to_thread(self._look)
-            except (FruitsError, OSError):
-                continue
-            if seen is not None and seen != self._seen:
-                await self.reload()
+            await self._reload_if_new()
+
+    async def _reload_if_new(self) -> None:
+        self._looked = time.monotonic()
+        try:
+            seen = await asyncio.to_thread(self._look)
+        except (FruitsError, OSError):
+            return
+        if seen is not None and seen != self._seen:
+            await self.reload()
 
     def _look(self) -> object:
         """Return a value that changes with the current run and with the bundle's manifest; None if there is no manifest."""

@@ -122,7 +122,7 @@ async def model(request: Request) -> Response:
 
 async def network(request: Request, identity: Annotated[str, Path(pattern=IDENTITY)]) -> Response:
     """Return the network as ONNX: from pixels to all outputs of the recogniser."""
-    found = _model(request, identity)
+    found = await _model(request, identity)
     return _immutable(request, found.bundle.recognizer, "application/octet-stream")
 
 
@@ -130,7 +130,7 @@ async def thumbnail(
     request: Request, identity: Annotated[str, Path(pattern=IDENTITY)], number: Annotated[int, Path(ge=0, le=100_000)]
 ) -> Response:
     """Return the thumbnail of a training photo; of a visitor's photo only with current consent, and not cacheable."""
-    gallery = _model(request, identity).bundle.gallery
+    gallery = (await _model(request, identity)).bundle.gallery
     if number >= len(gallery):
         raise HttpError("not_found")
     giver = gallery.givers.get(number)
@@ -146,7 +146,7 @@ async def gallery_features(request: Request, identity: Annotated[str, Path(patte
 
     Browsers cache this for a year, so visitors' photos, whose consent may be withdrawn, are masked: label -1 and features of 0.
     """
-    gallery = _model(request, identity).bundle.gallery
+    gallery = (await _model(request, identity)).bundle.gallery
     labels, features = gallery.labels.astype("<i4"), gallery.features.astype("<f4")
     given = list(gallery.givers)
     labels[given], features[given] = -1, 0
@@ -214,8 +214,12 @@ def add_to(app: FastAPI) -> None:
     app.include_router(owner_router(resources_of, owner), responses=ERRORS)
 
 
-def _model(request: Request, identity: str) -> Model:
-    found = resources_of(request).recogniser.model_of(identity)
+async def _model(request: Request, identity: str) -> Model:
+    resources = resources_of(request)
+    found = resources.recogniser.model_of(identity)
+    if found is None:  # another process may have answered with a bundle that this one has not loaded yet
+        await resources.look_for_a_new_bundle()
+        found = resources.recogniser.model_of(identity)
     if found is None:
         raise HttpError("not_found")
     return found
