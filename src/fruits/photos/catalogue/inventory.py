@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from fruits.errors import CatalogueError, StoreError
+from fruits.errors import CatalogueError, StoreError, option
 from fruits.photos.catalogue.builder import CatalogueBuilder
 from fruits.photos.catalogue.keys import LISTED, add_keys, sorted_by_key
 from fruits.photos.catalogue.manifest import as_texts, check_row_groups, version_at
@@ -141,8 +141,8 @@ def add_inventory(builder: CatalogueBuilder, place: str, access: Access, others:
     prefixes = [one for one in prefixes if not any(one != other and one.startswith(other) for other in prefixes)]
     if not prefixes:
         raise CatalogueError(
-            f"inventory '{place}' lists {bucket}, which is outside of its source; expected --allow-source {bucket} or a "
-            "prefix of it"
+            f"inventory '{place}' lists {bucket}, which is outside of its source; expected "
+            f"{option('allow_source', bucket)} or a prefix of it"
         )
     found: dict[str, list[pa.RecordBatch]] = {prefix: [] for prefix in prefixes}
     for batch in _rows(inventory):

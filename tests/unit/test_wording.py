@@ -1,0 +1,63 @@
+"""Messages of what the Python API reaches name no option of the command line: :func:`fruits.errors.option` does."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fruits
+from fruits.errors import command, command_line, counted, option
+
+ROOT = Path(fruits.__file__).parent
+#: The command line itself, and what only it reaches.
+COMMAND_LINE = (
+    "cli/", "aws/", "service/", "embedding/published.py", "embedding/hub.py", "embedding/export.py", "photos/reading/packing.py",
+)  # fmt: skip
+#: The end of the name of a directory bucket, an option of Java, and options of ``fruits runs``, which Python does not have.
+NO_OPTIONS = ("--x-s3", "--add-modules", "--use", "--remove")
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield line and text of every string that is no docstring."""
+    tree = ast.parse(path.read_text("utf-8"))
+    documentation = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            yield node.lineno, node.value
+
+
+def test_only_the_command_line_writes_its_options() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {match[0]}"
+        for path in sorted(ROOT.rglob("*.py"))
+        if not path.relative_to(ROOT).as_posix().startswith(COMMAND_LINE)
+        for line, text in texts(path)
+        for match in re.finditer(r"(?<![\w-])--[a-z][\w-]+", text)
+        if not match[0].startswith(NO_OPTIONS) and text != match[0]  # an option by itself is a name, no message
+    ]
+    assert found == []
+
+
+def test_options_and_commands_are_named_as_the_caller_writes_them() -> None:
+    assert option("max_rejected", 2) == "max_rejected=2"
+    assert option("device", "gpu") == "device='gpu'"
+    assert option("repair", True) == "repair=True"
+    assert command("run", "PHOTOS", to="out") == "fruits.run(PHOTOS, to='out')"
+    with command_line():
+        assert option("max_rejected", 2) == "--max-rejected 2"
+        assert option("to", "") == "--to ''"
+        assert option("repair", True) == "--repair"
+        assert option("protocols", "luck") == "--protocol luck"
+        assert command("run", "PHOTOS", to="out") == "'fruits run PHOTOS --to out'"
+    assert option("sample") == "sample="
+
+
+@pytest.mark.parametrize(("n", "said"), [(0, "0 photos"), (1, "1 photo"), (2, "2 photos"), (1200, "1,200 photos")])
+def test_one_is_singular(n: int, said: str) -> None:
+    assert counted(n, "photo") == said
