@@ -344,9 +344,11 @@ def _scores(record: dict[str, Any], out: str) -> list[str]:
         )
     if leakage is None:
         return [told, "leakage: not known, as too few photos could be read again"]
-    looked = "" if leakage["photos"] == scored["photos"] else f"{leakage['photos']:,} "
+    looked = f"{scored['split']} photos"
+    if leakage["photos"] != scored["photos"]:
+        looked = counted(leakage["photos"], f"{scored['split']} photo")
     shared = (
-        f"leakage: {leakage['share']:.1%} of {looked}{scored['split']} photos have a near-duplicate in training, or a "
+        f"leakage: {leakage['share']:.1%} of {looked} have a near-duplicate in training, or a "
         "neighbour in an image sequence"
     )
     if leakage["high"]:

@@ -240,8 +240,8 @@ class Run:
         if self.metrics:
             share = "too few to say" if self.metrics.too_few_to_say else f"{self.metrics.accuracy:.1%}"
             scored = (
-                f"; accuracy {share} ({self.metrics.low:.1%} to {self.metrics.high:.1%}) on {self.evaluated_photos:,} "
-                f"{self.evaluated_split} photos"
+                f"; accuracy {share} ({self.metrics.low:.1%} to {self.metrics.high:.1%}) on "
+                f"{counted(self.evaluated_photos, f'{self.evaluated_split} photo')}"
             )
         bad = self.rejected + self.failed
         return (

@@ -102,7 +102,9 @@ def _fit(rows: DataFrame, labels: int, regularisation: float) -> tuple[NDArray[n
     if error is not None:
         raise pickle.loads(error)  # noqa: S301 - from a task of this module
     if highest != labels - 1:
-        raise EngineError(f"the highest label of the rows is {highest}; expected {labels - 1}, for {labels} labels")
+        raise EngineError(
+            f"the highest label of the rows is {highest}; expected {labels - 1}, for {counted(labels, 'label')}"
+        )
     model = LogisticRegression(
         weightCol="weight",
         # As in scikit-learn: with two labels, one row of slopes is penalised.

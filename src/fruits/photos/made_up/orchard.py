@@ -224,7 +224,7 @@ def plant(
         If a worker process dies.
     """
     if photos < varieties:
-        raise ConfigError(f"{photos} photos of {varieties} varieties, expected one each or more: raise photos")
+        raise ConfigError(f"photos: {photos}, varieties: {varieties}; expected one photo each or more: raise photos")
     if not 0.0 <= test_share <= 1.0:
         raise ConfigError(f"test_share is {test_share}, expected 0 to 1: give the share of the photos meant for Test")
     n_workers = workers if workers is not None else usable_cores()

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import Row, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from fruits.errors import ConfigError, NotFoundError
+from fruits.errors import ConfigError, NotFoundError, counted
 from fruits.service.submissions.database import Database, TokenRow
 from fruits.storage.sanitising import clean_line
 
@@ -121,7 +121,7 @@ class Tokens:
         if rate_per_minute is not None and not 1 <= rate_per_minute <= 1_000_000:
             raise ConfigError(f"rate is {rate_per_minute} per minute; expected 1 to 1,000,000")
         if days is not None and not 1 <= days <= _MOST_DAYS:
-            raise ConfigError(f"a token of {days} days; expected 1 to {_MOST_DAYS:,}")
+            raise ConfigError(f"a token of {counted(days, 'day')}; expected 1 to {_MOST_DAYS:,}")
         row = {
             "id": secrets.token_hex(4),
             "name": name,
