@@ -61,3 +61,15 @@ def test_options_and_commands_are_named_as_the_caller_writes_them() -> None:
 @pytest.mark.parametrize(("n", "said"), [(0, "0 photos"), (1, "1 photo"), (2, "2 photos"), (1200, "1,200 photos")])
 def test_one_is_singular(n: int, said: str) -> None:
     assert counted(n, "photo") == said
+
+
+#: Words of this project alone that once stood for terms of the field.
+PRIVATE = re.compile(
+    r"\b(strangeness|left aside|set aside|held back|films?|cooled|doubt(ful)?|alike|lanes?|doors?|forgotten|gathered|"
+    r"dealt|given back)\b"
+)
+
+
+def test_catalogue_uses_the_terms_of_the_field() -> None:
+    lines = (ROOT / "messages/fruits.pot").read_text("utf-8").splitlines()
+    assert [line for line in lines if line.startswith("msgid") and PRIVATE.search(line)] == []

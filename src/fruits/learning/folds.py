@@ -122,12 +122,12 @@ def held_out_groups(groups: NDArray[np.int64], labels: NDArray[np.int64]) -> lis
     for number, label in enumerate(np.unique(labels)):
         own, sizes = np.unique(groups[labels == label], return_counts=True)
         load = np.zeros(FOLDS, np.int64)
-        dealt = [(group, size) for group, size in zip(own.tolist(), sizes.tolist(), strict=True)]
-        for group, size in dealt:
+        sized = [(group, size) for group, size in zip(own.tolist(), sizes.tolist(), strict=True)]
+        for group, size in sized:
             if group in fold_of:
                 load[fold_of[group]] += size
         # The largest first, each to the least loaded fold. Labels start at different folds, to spread the small groups.
-        for group, size in sorted(dealt, key=lambda pair: (-pair[1], pair[0])):
+        for group, size in sorted(sized, key=lambda pair: (-pair[1], pair[0])):
             if group not in fold_of:
                 fold_of[group] = int((np.argmin(np.roll(load, -number)) + number) % FOLDS)
                 load[fold_of[group]] += size
