@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -48,7 +49,7 @@ from fruits.recogniser.bundle_files import (
     parse_object,
     read_files,
 )
-from fruits.recogniser.explain import Explanation, as_jpeg, contribution, evidence
+from fruits.recogniser.explain import Evidence, Explanation, as_jpeg
 from fruits.recogniser.gallery import Gallery
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage.objects import Objects, is_remote, reach
@@ -271,11 +272,13 @@ class Bundle:
         best = self.taxonomy.by_kind(probabilities).argmax(axis=1)
         kind_of = np.array(self.taxonomy.kind_of)
         return [
-            contribution(spoken, shares, kind_of == kind if labels is None else labels)
-            for spoken, shares, kind in zip(
-                evidence(maps, self._mean, self._components, self._head), probabilities, best, strict=True
-            )
+            self._evidence.contribution(one, shares, kind_of == kind if labels is None else labels)
+            for one, shares, kind in zip(maps, probabilities, best, strict=True)
         ]
+
+    @cached_property
+    def _evidence(self) -> Evidence:
+        return Evidence.of(self._mean, self._components, self._head)
 
     def answers(
         self,

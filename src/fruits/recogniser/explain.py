@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fruits.learning.heads import Head
-from fruits.learning.pca import project
 from fruits.recogniser.answers import Answer
 
 #: Opacity of the overlay at the strongest contribution.
@@ -39,7 +38,7 @@ class Explanation:
     pixels : uint8 array, shape (size, size, 3)
         The network's input.
     places : float32 array, shape (rows, columns)
-        Contribution of each position to the most probable kind, see :func:`contribution`.
+        Contribution of each position to the most probable kind, see :meth:`Evidence.contribution`.
     """
 
     answer: Answer
@@ -67,57 +66,73 @@ def as_jpeg(explanation: Explanation, side: int) -> bytes:
     return out.getvalue()
 
 
-def evidence(
-    maps: NDArray[np.float32], mean: NDArray[np.float32], components: NDArray[np.float32], head: Head
-) -> NDArray[np.float32]:
-    """Return the logits of every position.
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What positions of a feature map contribute to labels; the head is linear.
 
-    Parameters
+    Attributes
     ----------
-    maps : float32 array, shape (n, d, rows, columns)
-        Feature maps of the network, before pooling.
-    mean : array, shape (d,)
-    components : array, shape (k, d)
-    head : Head
-        Linear, of c labels.
-
-    Returns
-    -------
-    float32 array, shape (n, rows, columns, c)
-        Its mean over rows and columns is the photo's logits.
+    slopes : float32 array, shape (c, d)
+        Of the c logits in the embedding.
+    intercepts : float32 array, shape (c,)
 
     References
     ----------
     Zhou et al. (2016), "Learning deep features for discriminative localization".
     """
-    n, d, rows, columns = maps.shape
-    places = np.ascontiguousarray(maps.transpose(0, 2, 3, 1)).reshape(-1, d)
-    return head.scaled_logits(project(places, mean, components)).reshape(n, rows, columns, -1)
 
+    slopes: NDArray[np.float32]
+    intercepts: NDArray[np.float32]
 
-def contribution(
-    evidence: NDArray[np.float32], probabilities: NDArray[np.float32], labels: NDArray[np.bool_]
-) -> NDArray[np.float32]:
-    """Return the contribution of each position of one photo to some labels, such as those of a kind, against all others.
+    @classmethod
+    def of(cls, mean: NDArray[np.float32], components: NDArray[np.float32], head: Head) -> Evidence:
+        """Combine projection and head.
 
-    Parameters
-    ----------
-    evidence : float32 array, shape (rows, columns, c)
-    probabilities : float32 array, shape (c,)
-        Probabilities of the photo; the weights of the labels.
-    labels : bool array, shape (c,)
-        At least one.
+        Parameters
+        ----------
+        mean : array, shape (d,)
+        components : array, shape (k, d)
+        head : Head
+            Linear, of c labels.
+        """
+        k = len(components)
+        at_zero = head.scaled_logits(np.zeros((1, k), np.float32))[0]
+        slopes = (head.scaled_logits(np.eye(k, dtype=np.float32)) - at_zero).T @ components
+        return cls(np.asarray(slopes, np.float32), np.asarray(at_zero - slopes @ mean, np.float32))
 
-    Returns
-    -------
-    float32 array, shape (rows, columns)
-        In logits, relative to the mean over all labels; negative for a position that contradicts the labels.
-    """
-    share = np.where(labels, probabilities, np.float32(0)).astype(np.float64)
-    total = share.sum()
-    share = share / total if total > 0 else labels / labels.sum()
-    centred = evidence - evidence.mean(axis=2, keepdims=True)
-    return np.asarray(centred @ share.astype(np.float32), np.float32)
+    def logits(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits of every position, shape (n, rows, columns, c), of maps (n, d, rows, columns).
+
+        Their mean over rows and columns is the photo's logits.
+        """
+        return np.asarray(np.moveaxis(maps, 1, 3) @ self.slopes.T + self.intercepts, np.float32)
+
+    def contribution(
+        self, feature_map: NDArray[np.float32], probabilities: NDArray[np.float32], labels: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """Return the contribution of each position of one photo to some labels, such as those of a kind, against all others.
+
+        Parameters
+        ----------
+        feature_map : float32 array, shape (d, rows, columns)
+            Of the network, before pooling.
+        probabilities : float32 array, shape (c,)
+            Probabilities of the photo; the weights of the labels.
+        labels : bool array, shape (c,)
+            At least one.
+
+        Returns
+        -------
+        float32 array, shape (rows, columns)
+            In logits, relative to the mean over all labels; negative for a position that contradicts the labels.
+        """
+        share = np.where(labels, probabilities, np.float32(0)).astype(np.float64)
+        total = share.sum()
+        share = share / total if total > 0 else labels / labels.sum()
+        # One direction in the embedding for all these labels: 200 times fewer products than the logits of all labels.
+        against = (share - 1 / len(share)).astype(np.float32)
+        direction, constant = against @ self.slopes, against @ self.intercepts
+        return np.asarray(np.tensordot(direction, feature_map, 1) + constant, np.float32)
 
 
 def relative(places: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -126,7 +141,7 @@ def relative(places: NDArray[np.float32]) -> NDArray[np.float32]:
     Parameters
     ----------
     places : float32 array, shape (rows, columns)
-        From :func:`contribution`.
+        From :meth:`Evidence.contribution`.
 
     Returns
     -------
@@ -149,7 +164,7 @@ def overlay(photo: NDArray[np.uint8], places: NDArray[np.float32]) -> NDArray[np
     photo : uint8 array, shape (height, width, 3)
         The network's input, at any size.
     places : float32 array, shape (rows, columns)
-        From :func:`contribution`; negative values are shown as zero.
+        From :meth:`Evidence.contribution`; negative values are shown as zero.
 
     Returns
     -------

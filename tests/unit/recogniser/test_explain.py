@@ -88,7 +88,7 @@ def test_single_graph_gives_the_logits_of_places_and_their_mean_is_the_answer(sa
     probabilities, places = session.run(["probabilities", "evidence"], {"pixels": pixels(2)})
     np.testing.assert_allclose(softmax(places.mean(axis=1)), probabilities, atol=1e-5)
     embedding, maps = Embedder(model).embed_with_map(pixels(2))
-    ours = explain.evidence(maps, mean, components, head)
+    ours = explain.Evidence.of(mean, components, head).logits(maps)
     np.testing.assert_allclose(ours.reshape(2, 16, 4), places, atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(ours.mean(axis=(1, 2)), head.logits(project(embedding, mean, components)), atol=1e-4)
 
@@ -98,19 +98,20 @@ def test_contribution_is_highest_where_the_evidence_for_the_label_is() -> None:
     evidence[0, 2, 1] = 5  # the second label's place
     evidence[2, 0, 3] = 4
     probabilities = np.array([0.1, 0.6, 0.1, 0.2], np.float32)
-    places = explain.contribution(evidence, probabilities, np.array([False, True, False, False]))
+    of_labels = explain.Evidence(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))  # the map holds the logits
+    logits = np.moveaxis(evidence, 2, 0)
+    places = of_labels.contribution(logits, probabilities, np.array([False, True, False, False]))
     assert np.unravel_index(places.argmax(), places.shape) == (0, 2)
     assert places[2, 0] < 0, "what speaks for another label speaks against this one"
-    both = explain.contribution(evidence, probabilities, np.array([False, True, False, True]))
+    both = of_labels.contribution(logits, probabilities, np.array([False, True, False, True]))
     assert both[0, 2] == pytest.approx(0.75 * 5 - 5 / 4)
 
 
 def test_contribution_of_labels_without_any_probability_is_their_mean() -> None:
-    evidence = np.arange(8, dtype=np.float32).reshape(1, 2, 4)
-    places = explain.contribution(
-        evidence, np.array([0, 0, 0.5, 0.5], np.float32), np.array([True, True, False, False])
-    )
-    np.testing.assert_allclose(places, [[-1, -1]])
+    of_labels = explain.Evidence(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
+    logits = np.moveaxis(np.arange(8, dtype=np.float32).reshape(1, 2, 4), 2, 0)
+    probabilities, labels = np.array([0, 0, 0.5, 0.5], np.float32), np.array([True, True, False, False])
+    np.testing.assert_allclose(of_labels.contribution(logits, probabilities, labels), [[-1, -1]])
 
 
 def test_overlay_is_brightest_where_the_answer_comes_from() -> None:

@@ -38,7 +38,7 @@ class Seen(NamedTuple):
         Bins of the photo in the training distribution; see :class:`fruits.learning.drift.Drift`.
     places : float32 array, shape (rows, columns), or None
         Contribution of each position to the most probable kind, if asked for and known; see
-        :func:`fruits.recogniser.explain.contribution`.
+        :meth:`fruits.recogniser.explain.Evidence.contribution`.
     """
 
     answer: Answer
