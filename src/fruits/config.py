@@ -60,7 +60,8 @@ class RunConfig:
     Parameters
     ----------
     sources : tuple of str
-        Folders of photos, packs or manifests (``.csv``, ``.parquet``), on a disk or in a bucket; labels are merged by name.
+        Folders of photos, packs, datasets or manifests (``.csv``, ``.parquet``), on a disk or in a bucket; labels are merged by
+        name.
     out : str
         Folder of the results, or ``s3://bucket/prefix``.
 

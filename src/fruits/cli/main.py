@@ -26,7 +26,9 @@ from fruits.storage.sanitising import json_text
 
 app = typer.Typer(cls=Group, pretty_exceptions_enable=False, **SETTINGS)
 
-_PHOTOS = typer.Argument(help="Folders (PHOTOS/<label>/photo.jpg), packs or manifests (.csv, .parquet); also s3://...")
+_PHOTOS = typer.Argument(
+    help="Folders (PHOTOS/<label>/photo.jpg), packs, datasets (.parquet, .tar) or manifests (.csv, .parquet); also s3://..."
+)
 _OUT = typer.Option(
     *OUTPUT,
     metavar="OUT",
@@ -209,7 +211,7 @@ def audit(
 @configured(RunConfig, only=("follow_links", "allow_source"))
 def pack(
     photos: Annotated[
-        list[str], typer.Argument(help="Sources as for 'fruits run': folders, buckets, manifests, packs.")
+        list[str], typer.Argument(help="Sources as for 'fruits run': folders, buckets, datasets, manifests, packs.")
     ],
     to: Annotated[
         str, typer.Option(*OUTPUT, help="Folder or s3://bucket/prefix for the pack; an older one is replaced.")

@@ -196,8 +196,8 @@ def test_files_and_row_groups_are_bounded_and_sorted(photos: Path, tmp_path: Pat
         for number in range(parquet.num_row_groups):
             group = parquet.read_row_group(number)
             assert sum(group["size_bytes"].to_pylist()) < 20_000 + max(group["size_bytes"].to_pylist())
-            assert group["path"][0].as_py() == file.first[number]
-            paths += group["path"].to_pylist()
+            assert group["image"][0]["path"].as_py() == file.first[number]
+            paths += [image["path"] for image in group["image"].to_pylist()]
     assert paths == sorted(paths)
     uris = list_photos([str(tmp_path / "pack")]).table["uri"].to_pylist()
     assert all(data for data, _ in read_photos(uris))
@@ -264,7 +264,7 @@ def test_place_that_holds_other_things_is_refused(some: Path) -> None:
     ("change", "complaint"),
     [
         (lambda text: text[:-20], "damaged"),
-        (lambda text: text.replace('"format_version": 1', '"format_version": 2'), "format 2; expected 1"),
+        (lambda text: text.replace('"format_version": 2', '"format_version": 3'), "format 3; expected 2"),
         (lambda text: re.sub(r'"photos": \d+', '"photos": 7', text), "contradict"),
         (lambda text: text.replace('"files"', '"fils"'), "damaged"),
         (lambda text: re.sub(r'"name": ".*?"', '"name": "../../x.parquet"', text), "contradict"),
@@ -399,11 +399,21 @@ def bomb(rows: int, value: bytes, *, size: int, path: str = "z/{:05d}.jpg") -> p
     return pa.table(columns)
 
 
+FORMAT_1 = [
+    "label", "split", "manifest_source", "group", "key", "size_bytes", "version", "path", "sha256", "bytes",
+]  # fmt: skip
+
+
 def honest(root: Path) -> pa.Table:
+    """The rows of a pack as format 1 has them, with the photos in a dictionary."""
     [file] = (root / "data").iterdir()
     table = pq.read_table(file)
-    column = table.schema.get_field_index("bytes")
-    return table.set_column(column, "bytes", table["bytes"].dictionary_encode())
+    names = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+    contents, paths = table["image"].combine_chunks().flatten()
+    labels = pa.array([names[code] for code in table["label"].to_pylist()])
+    table = table.set_column(0, "label", labels).drop_columns(["image"]).append_column("path", paths)
+    table = table.append_column("bytes", contents.dictionary_encode()).replace_schema_metadata(None)
+    return table.select(FORMAT_1)
 
 
 @pytest.fixture
@@ -492,3 +502,44 @@ def test_pack_of_an_older_version_without_sources_is_listed(small_pack: Path) ->
     table = list_photos([str(small_pack)]).table
     assert table.num_rows
     assert table["manifest_source"].null_count == table.num_rows
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_pack_of_format_1_is_read_as_before(small_pack: Path, tmp_path: Path, compression: str) -> None:
+    columns = ["uri", "version", "label", "split", "size_bytes", "group"]
+    before = list_photos([str(small_pack)]).table.select(columns)
+    data = list(read_photos(before["uri"].to_pylist()))
+    uris = rewritten(small_pack, [honest(small_pack)], compression=compression)
+    about = small_pack / MANIFEST
+    about.write_text(about.read_text().replace('"format_version": 2', '"format_version": 1'))
+    assert list_photos([str(small_pack)]).table.select(columns).equals(before)
+    assert before["uri"].to_pylist() == uris
+    assert list(read_photos(uris)) == data
+    assert unpack(str(small_pack), str(tmp_path / "out"))["written"] == 60
+
+
+def test_pack_has_the_columns_and_features_of_datasets(some: Path, tmp_path: Path) -> None:
+    """As written by datasets 5.2.0, and read by ``load_dataset("parquet", data_files="PACK/data/*.parquet")``."""
+    pack([str(some)], str(tmp_path / "pack"))
+    schema = pq.read_schema(only_file(tmp_path / "pack"))
+    assert schema.field("image").type == pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    assert schema.field("label").type == pa.int64()
+    features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+    assert list(features) == schema.names
+    assert features["image"] == {"_type": "Image"}
+    assert features["label"] == {"names": ["a", "b"], "_type": "ClassLabel"}
+    assert features["split"] == {"dtype": "string", "_type": "Value"}
+    [first, *_] = pq.read_table(only_file(tmp_path / "pack")).to_pylist()
+    assert first["image"] == {"bytes": (some / "a/0.jpg").read_bytes(), "path": "a/0.jpg"}
+    assert first["label"] == 0
+
+
+def test_files_of_a_pack_alone_are_a_dataset(some: Path, tmp_path: Path) -> None:
+    pack([str(some)], str(tmp_path / "pack"))
+    (tmp_path / "copy").mkdir()
+    only_file(tmp_path / "pack").rename(tmp_path / "copy" / "train-00000-of-00001.parquet")
+    found = list_photos([str(tmp_path / "copy")])
+    assert found.table.num_rows == 60
+    assert {data for data, _ in read_photos(found.table["uri"].to_pylist(), found.access)} == set(
+        contents(some).values()
+    )

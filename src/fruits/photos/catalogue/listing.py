@@ -80,16 +80,16 @@ def _add_local(builder: CatalogueBuilder, source: str, access: Access, others: S
         root = path.resolve()
         if (pack := find_pack(str(root))) is not None:
             _add_pack(builder, pack)
-        elif inside := shards_in_folder(root):
+        elif inside := shards_in_folder(root, access):
             add_shards(builder, inside, str(root), access, others)
         else:
             add_folder(builder, root, access, others)
     elif path.name == inventory.NAME and path.is_file():
         inventory.add_inventory(builder, str(path.resolve()), access, others)
+    elif (path.is_file() or is_pattern(source)) and is_shard(str(path.absolute()), access):
+        add_shards(builder, *shards_of(source), access, others)
     elif path.suffix.lower() in _MANIFEST_SUFFIXES and path.is_file():
         _add_manifest(builder, str(path.resolve()), access)
-    elif is_shard(path.name) and (path.is_file() or is_pattern(source)):
-        add_shards(builder, *shards_of(source), access, others)
     elif path.is_file() and not builder.labelled:
         file = path.resolve()
         builder.lies_below(f"{file.parent}/".replace("//", "/"))
@@ -102,20 +102,20 @@ def _add_local(builder: CatalogueBuilder, source: str, access: Access, others: S
 
 def _add_remote(builder: CatalogueBuilder, source: str, access: Access, others: Sequence[str]) -> None:
     reach(split_uri(source)[0] if is_pattern(source) else source)
+    if is_shard(source, access):
+        add_shards(builder, *shards_of(source), access, others)
+        return
     if source.lower().endswith(_MANIFEST_SUFFIXES):
         _add_manifest(builder, source, access)
         return
     if source.endswith(f"/{inventory.NAME}"):
         inventory.add_inventory(builder, source, access, others)
         return
-    if is_shard(source):
-        add_shards(builder, *shards_of(source), access, others)
-        return
     if (pack := find_pack(source)) is not None:
         _add_pack(builder, pack)
         return
     listed = list_prefix(builder, opened(source))
-    if inside := shards_in_prefix(source, listed):
+    if inside := shards_in_prefix(source, listed, access):
         add_shards(builder, inside, source, access, others)
         return
     if listed.num_rows:

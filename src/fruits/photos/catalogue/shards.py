@@ -21,12 +21,14 @@ from fruits.errors import CatalogueError
 from fruits.photos.catalogue.builder import CatalogueBuilder
 from fruits.photos.catalogue.folders import has_photo_suffix
 from fruits.photos.catalogue.names import is_system_folder, split_of, split_of_source
+from fruits.photos.catalogue.tables import add_tables, holds_photos
 from fruits.photos.catalogue.tars import add_tars
 from fruits.photos.catalogue.written import Written
 from fruits.photos.reading.access import Access, is_pattern
+from fruits.storage import marker
 from fruits.storage.objects import is_remote, opened, split_uri
 
-SUFFIXES: Final = (".tar",)
+SUFFIXES: Final = (".tar", ".parquet")
 _COMPRESSED: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
 #: Files without a shard among them after which a folder is taken for one of photos.
@@ -34,17 +36,19 @@ _PATIENCE: Final = 10_000
 _MOST_SHARDS: Final = 100_000
 
 
-def is_shard(name: str) -> bool:
-    """Return whether a name is that of a shard, or a pattern of such names.
+def is_shard(source: str, access: Access) -> bool:
+    """Return whether a source is a shard or a pattern of shards. A Parquet file without photos is a manifest.
 
     Raises
     ------
     CatalogueError
         If it is that of a compressed archive, which has no ranges to read.
     """
-    if name.lower().endswith(_COMPRESSED):
-        raise CatalogueError(f"'{name}' is compressed; expected a .tar as it is: photos are compressed already")
-    return name.lower().endswith(SUFFIXES)
+    if source.lower().endswith(_COMPRESSED):
+        raise CatalogueError(f"'{source}' is compressed; expected a .tar as it is: photos are compressed already")
+    if is_pattern(source) or not source.lower().endswith(".parquet"):
+        return source.lower().endswith(SUFFIXES)
+    return holds_photos(source, access)
 
 
 def add_shards(
@@ -65,7 +69,10 @@ def add_shards(
     """
     own = split_of_source(root.rstrip("/").rpartition("/")[2], others)
     splits = {shard: _split(shard[len(root) :].lstrip("/")) or own for shard in sorted(shards)}
-    add_tars(builder, {shard: (shards[shard], split) for shard, split in splits.items()}, root, access)
+    for suffix, add in ((".tar", add_tars), (".parquet", add_tables)):
+        some = {shard: (shards[shard], split) for shard, split in splits.items() if shard.lower().endswith(suffix)}
+        if some:
+            add(builder, some, root, access)
 
 
 def shards_of(source: str) -> tuple[dict[str, str], str]:
@@ -92,7 +99,7 @@ def shards_of(source: str) -> tuple[dict[str, str], str]:
     globs = [name for name in wanted if name not in literal and re.search(r"[*?\[]", name)]
     found = literal | {name for name in names if any(fnmatchcase(name, glob) for glob in globs)}
     if not found:
-        raise CatalogueError(f"'{source}' does not exist; expected shards of photos (.tar)")
+        raise CatalogueError(f"'{source}' does not exist; expected shards of photos (.tar, .parquet)")
     if len(literal) + len(globs) < len(wanted):
         missing = [name for name in wanted if name not in literal and name not in globs]
         raise CatalogueError(
@@ -101,7 +108,7 @@ def shards_of(source: str) -> tuple[dict[str, str], str]:
     return {f"{folder}/{name}": names[name] or _version(f"{folder}/{name}") for name in found}, folder
 
 
-def shards_in_folder(root: Path) -> dict[str, str]:
+def shards_in_folder(root: Path, access: Access) -> dict[str, str]:
     """Return the shards below a folder on disk, with their versions; none if it holds photos, or fruits wrote it."""
     found: list[str] = []
     seen = 0
@@ -110,23 +117,38 @@ def shards_in_folder(root: Path) -> dict[str, str]:
         if any(has_photo_suffix(name) and not name.startswith(".") for name in files):
             return {}
         found += [
-            f"{folder}/{name}" for name in files
+            f"{folder}/{name}" for name in sorted(files)
             if name.lower().endswith(SUFFIXES) and not name.startswith(".") and is_utf8(f"{folder}/{name}")
         ]  # fmt: skip
         seen += len(files)
         if seen > _PATIENCE and not found:
             return {}
-    return {} if not found or Written.on_disk(root).is_ours else {shard: _version(shard) for shard in found}
+    if not found or Written.on_disk(root).is_ours:
+        return {}
+    return {shard: _version(shard) for shard in _with_photos(found, access)}
 
 
-def shards_in_prefix(root: str, listed: pa.Table) -> dict[str, str]:
+def shards_in_prefix(root: str, listed: pa.Table, access: Access) -> dict[str, str]:
     """Return the shards among the objects of a prefix, with their versions; none if there are photos."""
     names = pc.utf8_lower(listed["key"])
     shards = listed.filter(pc.match_substring_regex(names, rf"(^|/)[^/.][^/]*({'|'.join(map(re.escape, SUFFIXES))})$"))
     if not shards.num_rows or any(has_photo_suffix(key) for key in listed["key"].to_pylist()):
         return {}
     keys = zip(shards["key"].to_pylist(), shards["version"].to_pylist(), strict=True)
-    return {f"{root}/{key}": version for key, version in keys}
+    versions = {f"{root}/{key}": version for key, version in keys}
+    if marker.kind_of(opened(root)) is not None:
+        return {}
+    return {shard: versions[shard] for shard in _with_photos([*versions], access)}
+
+
+def _with_photos(shards: list[str], access: Access) -> list[str]:
+    """Return the shards without tables that hold no photos, such as results; judged by the first in each folder."""
+    judged: dict[str, bool] = {}
+    for shard in shards:
+        folder = split_uri(shard)[0]
+        if shard.lower().endswith(".parquet") and folder not in judged:
+            judged[folder] = holds_photos(shard, access)
+    return [shard for shard in shards if not shard.lower().endswith(".parquet") or judged[split_uri(shard)[0]]]
 
 
 def _version(path: str) -> str:

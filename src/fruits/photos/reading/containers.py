@@ -11,7 +11,9 @@ from typing import Final
 PACK: Final = "pack:"
 #: A tar archive: ``tar:FILE#OFFSET+SIZE/NAME``.
 TAR: Final = "tar:"
-_ALL: Final = (PACK, TAR)
+#: A table of photos: ``parquet:FILE#ROW/NAME``.
+TABLE: Final = "parquet:"
+_ALL: Final = (PACK, TAR, TABLE)
 
 
 def is_contained(uri: str) -> bool:

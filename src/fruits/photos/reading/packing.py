@@ -27,6 +27,7 @@ from fruits.monitoring.clock import Clock, Progress, Silent
 from fruits.photos.catalogue.builder import CatalogueBuilder
 from fruits.photos.catalogue.listing import add_sources
 from fruits.photos.reading.access import Access
+from fruits.photos.reading.columns import metadata
 from fruits.photos.reading.packs import MANIFEST, SCHEMA, VERSION_DIGITS, Contents, PackFile, find_pack, read_contents
 from fruits.photos.reading.reading import read_rows
 from fruits.storage.marker import claim
@@ -169,9 +170,9 @@ def unpack(root: str, to: str, *, overwrite: bool = False, progress: Progress | 
     with clock.step("unpack"):
         progress.start("unpack", found.contents.photos)
         for group in found.row_groups():
-            for path, digest, data in zip(group["path"], group["sha256"], group["bytes"], strict=True):
-                folder.add(path.as_py(), digest.as_py(), data.as_py())
-            progress.advance(len(group["path"]))
+            for path, digest, data in zip(group.paths or (), group.sha256 or (), group.contents, strict=True):
+                folder.add(path.as_py(), digest.as_py(), data.as_py() or b"")
+            progress.advance(len(group.contents))
         folder.close()
     return {
         "folder": to,
@@ -195,7 +196,7 @@ def _with_paths(table: pa.Table, builder: CatalogueBuilder) -> pa.Table:
         prefix, nothing = _text(f"{name}/" if len(builder.roots) > 1 else ""), _text("")
         within = pc.binary_join_element_wise(prefix, pc.utf8_slice_codeunits(uris, len(root)), nothing)
         # A photo outside the manifest's folder keeps its whole path, below "elsewhere/".
-        whole = pc.replace_substring_regex(uris, r"^(pack:|tar:)?([a-z0-9]+://)?/*", "")
+        whole = pc.replace_substring_regex(uris, r"^(pack:|tar:|parquet:)?([a-z0-9]+://)?/*", "")
         beyond = pc.binary_join_element_wise(prefix, _text("elsewhere/"), whole, nothing)
         paths = pc.if_else(mine, pc.if_else(below, within, beyond), paths)
     table = table.append_column("path", paths).sort_by("path").combine_chunks()
@@ -234,6 +235,11 @@ class _Writing:
         self.unreadable_count = 0
         self._objects, self._table, self._target, self._progress = objects, table, target_bytes, progress
         self._access = access
+        labels = table["label"].unique().drop_null().cast(pa.string()).to_pylist()
+        classes = sorted(labels)
+        self._codes: dict[str | None, int] = {label: code for code, label in enumerate(classes)}
+        schema = SCHEMA if labels else SCHEMA.remove(SCHEMA.get_field_index("label"))
+        self._schema = schema.with_metadata(metadata(schema, classes))
         self._attempt = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}"
         self._begun: list[str] = []
 
@@ -247,10 +253,10 @@ class _Writing:
             group: pa.Table | None = first
             with self._objects.writer(name) as sink:
                 hashed = _Hashed(sink)
-                with _parquet(hashed) as writer:
+                with _parquet(hashed, self._schema) as writer:
                     while group is not None:
                         writer.write_table(group, row_group_size=group.num_rows)
-                        paths.append(group["path"][0].as_py())
+                        paths.append(group["image"][0]["path"].as_py())
                         rows += group.num_rows
                         held += pc.sum(group["size_bytes"]).as_py()
                         group = next(groups, None) if held < self._target else None
@@ -272,14 +278,15 @@ class _Writing:
                 self._miss(row, error)
                 continue
             digest = hashlib.sha256(data).hexdigest()
-            about = {"size_bytes": len(data), "version": digest[:VERSION_DIGITS], "sha256": digest, "bytes": data}
-            rows.append({**row, **about})
+            about = {"size_bytes": len(data), "version": digest[:VERSION_DIGITS], "sha256": digest}
+            image = {"bytes": data, "path": row["path"]}
+            rows.append({**row, **about, "label": self._codes.get(row["label"]), "image": image})
             size += len(data)
             if size >= min(_GROUP_BYTES, self._target) or len(rows) >= _GROUP_ROWS:
-                yield pa.Table.from_pylist(rows, schema=SCHEMA)
+                yield pa.Table.from_pylist(rows, schema=self._schema)
                 rows, size = [], 0
         if rows:
-            yield pa.Table.from_pylist(rows, schema=SCHEMA)
+            yield pa.Table.from_pylist(rows, schema=self._schema)
 
     def _miss(self, row: dict[str, Any], reason: str) -> None:
         self.unreadable_count += 1
@@ -306,15 +313,15 @@ class _Hashed(io.RawIOBase):
         return len(data)
 
 
-def _parquet(sink: io.RawIOBase) -> pq.ParquetWriter:
-    small = [name for name in SCHEMA.names if name != "bytes"]
+def _parquet(sink: io.RawIOBase, schema: pa.Schema) -> pq.ParquetWriter:
+    small = [*(name for name in schema.names if name != "image"), "image.path"]
     return pq.ParquetWriter(
         sink,
-        SCHEMA,
+        schema,
         # Photos are compressed already; their statistics would be whole photos.
-        compression={**dict.fromkeys(small, "zstd"), "bytes": "none"},
+        compression={**dict.fromkeys(small, "zstd"), "image.bytes": "none"},
         use_dictionary=["label", "split", "manifest_source"],
-        write_statistics=["path", "label", "split"],
+        write_statistics=["image.path", "label", "split"],
         write_page_checksum=True,
     )
 

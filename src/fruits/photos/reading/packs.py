@@ -3,7 +3,10 @@
 ``pack.json`` lists the files, their checksums and the first path of each row group, so a pack is opened without listing. Rows are
 sorted by path, so the row group of a photo is found without reading. This module reads packs; ``packing.py`` writes them.
 
-Format version 1. To change it: raise ``VERSION``, document the change here, and add a test that old packs still open.
+To change the format: raise ``VERSION``, document the change here, and add a test that old packs still open.
+
+1: ``path`` and ``bytes`` are columns of their own, ``label`` is text; older ones lack ``manifest_source``.
+2: ``image: struct<bytes, path>`` and numbered labels, as Hugging Face's ``datasets`` writes and reads.
 """
 
 from __future__ import annotations
@@ -11,11 +14,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import threading
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from concurrent.futures import CancelledError, Executor, Future
+from collections.abc import Iterator
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,41 +27,39 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fruits.errors import CatalogueError, StoreError, counted
+from fruits.photos.reading.columns import Columns, leaf
 from fruits.photos.reading.containers import PACK, contained_uri
-from fruits.photos.reading.pack_groups import ADVICE, RowGroup, check_group, short
+from fruits.photos.reading.pack_groups import ADVICE, Groups, RowGroup, check_group, short
 from fruits.storage.local import RefusedError, open_regular, read_regular
 from fruits.storage.marker import inside
 from fruits.storage.objects import AbsentError, Objects, is_remote, opened
 from fruits.storage.sanitising import json_text
 
 FORMAT: Final = "fruits pack"
-VERSION: Final = 1
+VERSION: Final = 2
+_READ: Final = (1, 2)
 MANIFEST: Final = "pack.json"
 #: Digits of a photo's checksum that form its version, so that packing the same photos again changes no version.
 VERSION_DIGITS: Final = 16
 
-#: A row per photo, sorted by path. ``split`` is null where the sources give none. ``group``, ``manifest_source`` (absent from
-#: older packs) and ``key`` are those of the catalogue; ``key`` is the hash that splits and samples are drawn by. The columns
-#: needed to read a photo come last, so that they are one range of the file.
+#: A row per photo, sorted by path. ``label`` is absent from packs without labels. ``split`` is null where the sources give none.
+#: ``group``, ``manifest_source`` and ``key`` are those of the catalogue; ``key`` is the hash that splits and samples are drawn
+#: by. The columns needed to read a photo come last, so that they are one range of the file.
 SCHEMA: Final = pa.schema(
     [
-        pa.field("label", pa.string()),
+        pa.field("label", pa.int64()),
         pa.field("split", pa.string()),
         pa.field("manifest_source", pa.string()),
         pa.field("group", pa.int64(), nullable=False),
         pa.field("key", pa.int64(), nullable=False),
-        pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("version", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),
-        pa.field("bytes", pa.binary(), nullable=False),
+        pa.field("image", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])),
     ]
 )
-#: Row groups cached per process: the one in use, the one before (shards end anywhere), and the next one of a bucket.
-_GROUPS_KEPT: Final = 3
 _MAX_CONTENTS: Final = 256 << 20
-_OPTIONAL: Final = frozenset({"manifest_source"})
-_TEXTS: Final = ("label", "split", "manifest_source", "path", "version", "sha256")
+_TEXTS: Final = ("label", "split", "manifest_source", "path", "image.path", "version", "sha256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ class Contents:
             if isinstance(about, dict) and about.get("format") != FORMAT:
                 return None
             version = about["format_version"]
-            if version != VERSION:
+            if version not in _READ:
                 raise CatalogueError(
                     f"'{where}' is of pack format {version!r}; expected {VERSION}: {ADVICE}, or update fruits"
                 )
@@ -212,16 +211,14 @@ class Pack:
         self.root = objects.root
         self.labelled, self.from_manifest = contents.labelled, contents.from_manifest
         self._objects = objects
-        self._lock = threading.Lock()
         self._use(contents)
 
     def _use(self, contents: Contents) -> None:
         self.contents = contents
         self._places = [(file, group) for file in contents.files for group in range(len(file.first))]
         self._firsts = [path for file in contents.files for path in file.first]
-        self._groups: OrderedDict[int, Future[RowGroup]] = OrderedDict()
+        self._groups = Groups(self._load)
         self._footers: dict[str, Any] = {}
-        self._reading = -1  # the row group requested last
 
     def uri(self, path: str) -> str:
         """Return the uri of a photo, for :func:`fruits.photos.reading.reading.read_photo`."""
@@ -235,15 +232,14 @@ class Pack:
         CatalogueError
             If a file is missing or damaged.
         """
-        wanted = ["path", "group", "key", "size_bytes", "version"]
-        wanted += ["label", "split", "manifest_source"] if labelled else []
+        wanted = ["group", "key", "size_bytes", "version", *(["split", "manifest_source"] if labelled else [])]
         prefix = pa.scalar(self.uri(""))
         for file in self.contents.files:
             try:
                 with self._opened(file) as stream:
                     # Dictionaries hold a repeated text once, however long it is.
                     metadata = pq.ParquetFile(stream).metadata
-                    there = {metadata.schema.column(at).name for at in range(metadata.num_columns)}
+                    there = {metadata.schema.column(at).path for at in range(metadata.num_columns)}
                     parquet = pq.ParquetFile(
                         stream,
                         metadata=metadata,
@@ -252,12 +248,17 @@ class Pack:
                         pre_buffer=True,
                     )
                     rows = metadata.num_rows
-                    columns = [name for name in wanted if name in there or name not in _OPTIONAL]
+                    found = _columns(parquet)
+                    named = {"path": found.path or "", **({"label": found.label} if found.label and labelled else {})}
+                    columns = [
+                        *(name for name in wanted if name in there or name != "manifest_source"),
+                        *named.values(),
+                    ]
                     if rows == file.rows:
-                        for group in range(parquet.metadata.num_row_groups):
-                            check_group(parquet.metadata.row_group(group), columns)
+                        for group in range(metadata.num_row_groups):
+                            check_group(metadata.row_group(group), columns)
                         for batch in parquet.iter_batches(batch_size=8192, columns=columns):
-                            yield _as_catalogue(batch, prefix, labelled=labelled)
+                            yield _as_catalogue(batch, prefix, found, labelled=labelled)
             except (pa.ArrowException, OSError, KeyError) as exc:
                 first = (str(exc).splitlines() or [type(exc).__name__])[0]
                 raise CatalogueError(
@@ -279,69 +280,28 @@ class Pack:
             If its data file is missing, or bytes are damaged.
         """
         try:
-            return self._group(path).read(path)
+            return self._groups.get(self._number(path)).read(path)
         except AbsentError:
             # The pack may have been replaced since it was opened, and its old files deleted: use the new contents.
             contents = read_contents(self._objects)
             if contents is None or contents == self.contents:
                 raise
-            with self._lock:
-                self._use(contents)
-            return self._group(path).read(path)
+            self._use(contents)
+            return self._groups.get(self._number(path)).read(path)
 
     def expect(self, path: str, executor: Executor) -> None:
         """Prefetch the row group of a photo that will be read, if it is the next one."""
-        number = self._number(path)
-        with self._lock:
-            # With large photos, the next ones lie in many row groups: prefetching all would evict each from the cache.
-            if number not in self._groups and (number == self._reading + 1 or (number >= 0 and not self._groups)):
-                self._keep(number, executor.submit(self._load, number))
+        self._groups.expect(bisect_right(self._firsts, path) - 1, executor)
 
-    def row_groups(self) -> Iterator[Mapping[str, pa.Array]]:
-        """Yield every row group, one at a time, as columns ``path``, ``sha256`` and ``bytes``."""
-        for number in range(len(self._places)):
-            group = self._load(number)
-            yield {"path": group.paths, "sha256": group.sha256, "bytes": group.contents}
+    def row_groups(self) -> Iterator[RowGroup]:
+        """Yield every row group, one at a time."""
+        return (self._load(number) for number in range(len(self._places)))
 
     def _number(self, path: str) -> int:
-        return bisect_right(self._firsts, path) - 1
-
-    def _group(self, path: str) -> RowGroup:
-        """Return the row group in whose range a path lies; threads that wait for the same one load it once."""
-        number = self._number(path)
-        if number < 0:
+        """Return the number of the row group in whose range a path lies."""
+        if (number := bisect_right(self._firsts, path) - 1) < 0:
             raise AbsentError(f"pack '{self.root}' has no photo '{path}'")
-        while True:
-            mine: Future[RowGroup] = Future()
-            with self._lock:
-                loading = self._groups.get(number, mine)
-                self._keep(number, loading)
-                self._reading = number
-            if loading is mine:
-                try:
-                    mine.set_result(self._load(number))
-                except BaseException as exc:
-                    mine.set_exception(exc)
-            try:
-                return loading.result()
-            except CancelledError:  # the prefetch was cancelled
-                self._forget(number, loading)
-            except RefusedError:
-                raise  # stays cached: it fails for all of its photos, without reading it again
-            except BaseException:
-                self._forget(number, loading)  # may work next time
-                raise
-
-    def _keep(self, number: int, group: Future[RowGroup]) -> None:
-        self._groups[number] = group
-        self._groups.move_to_end(number)
-        while len(self._groups) > _GROUPS_KEPT:
-            self._groups.popitem(last=False)
-
-    def _forget(self, number: int, group: Future[RowGroup]) -> None:
-        with self._lock:
-            if self._groups.get(number) is group:
-                del self._groups[number]
+        return number
 
     def _opened(self, file: PackFile) -> Any:
         path = self._objects.local_path(file.name)
@@ -363,7 +323,7 @@ class Pack:
                 parquet = pq.ParquetFile(stream, metadata=self._footers.get(file.name), pre_buffer=True)
                 # Footers are fetched once per file, because files are read one after the other.
                 self._footers = {file.name: parquet.metadata}
-                return RowGroup.read_from(parquet, group)
+                return RowGroup.read_from(parquet, group, _columns(parquet), packed=True)
         except AbsentError:
             raise
         except FileNotFoundError as exc:
@@ -375,15 +335,22 @@ class Pack:
             raise StoreError(f"the file '{file.name}' of pack '{self.root}' is damaged ({first}); {ADVICE}") from exc
 
 
-def _as_catalogue(batch: pa.RecordBatch, prefix: pa.Scalar, *, labelled: bool) -> pa.RecordBatch:
-    columns = {name: batch.column(name) for name in batch.schema.names}
-    for name in columns.keys() & {*_TEXTS}:
-        columns[name] = short(columns[name])
+def _columns(parquet: pq.ParquetFile) -> Columns:
+    found = Columns.of(parquet.schema_arrow)
+    if found is None or found.path is None:
+        raise pa.ArrowInvalid("no column of photos with their paths")
+    return found
+
+
+def _as_catalogue(batch: pa.RecordBatch, prefix: pa.Scalar, found: Columns, *, labelled: bool) -> pa.RecordBatch:
+    columns = {name: batch.column(name) for name in ("group", "key", "size_bytes")}
     if not labelled:
         columns["group"] = columns["key"]  # as for unlabelled photos in folders
-    columns["version"] = columns["version"].cast(pa.string())
-    columns["uri"] = pc.binary_join_element_wise(prefix, columns.pop("path").cast(pa.string()), "")
-    for name in ("label", "split", "manifest_source"):
-        if name not in columns:
-            columns[name] = pa.nulls(batch.num_rows, pa.dictionary(pa.int32(), pa.string()))
+    columns["version"] = short(batch.column("version")).cast(pa.string())
+    columns["uri"] = pc.binary_join_element_wise(prefix, short(leaf(batch, found.path or "")).cast(pa.string()), "")
+    none = pa.nulls(batch.num_rows, pa.dictionary(pa.int32(), pa.string()))
+    for name in ("split", "manifest_source"):
+        columns[name] = short(batch.column(name)) if name in batch.schema.names else none
+    columns["label"] = found.label_of(leaf(batch, found.label)) if found.label and labelled else none
+    short(columns["label"])
     return pa.RecordBatch.from_pydict(columns)

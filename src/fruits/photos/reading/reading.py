@@ -10,13 +10,15 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import tee
 from typing import Any, Final, TypeVar
 
 from fruits.errors import StoreError
 from fruits.photos.reading.access import NO_LINKS, Access
-from fruits.photos.reading.containers import PACK, TAR, is_contained, split_contained
+from fruits.photos.reading.containers import PACK, TABLE, TAR, is_contained, split_contained
 from fruits.photos.reading.packs import opened_pack
+from fruits.photos.reading.tables import opened_table
 from fruits.photos.reading.tars import read_member
 from fruits.storage.local import MAX_PHOTO_BYTES, RefusedError, read_regular
 from fruits.storage.objects import AbsentError, Objects, is_remote, opened
@@ -59,6 +61,9 @@ def read_photo(uri: str, access: Access = NO_LINKS, *, limit: int = MAX_PHOTO_BY
         return opened_pack(root).read(path)
     if uri.startswith(TAR):
         return read_member(uri, access, limit=limit)
+    if uri.startswith(TABLE):
+        file, place = split_contained(uri)
+        return opened_table(file, access).read(place)
     if not is_remote(uri):
         # Read directly: for small local files obstore takes several times as long.
         return read_regular(uri, limit, access.leads)
@@ -179,6 +184,13 @@ class _Ahead:
             self.is_useful = is_remote(root)
             if self.is_useful:
                 opened_pack(root).expect(path, self._threads())
+            return lambda: _content(uri, self._access)
+        if uri.startswith(TABLE):
+            file, path = split_contained(uri)
+            self.is_useful = is_remote(file)
+            if self.is_useful:
+                with suppress(OSError):  # reported when the photo is read
+                    opened_table(file, self._access).expect(path, self._threads())
             return lambda: _content(uri, self._access)
         self.is_useful = is_remote(uri.removeprefix(TAR))
         if not self.is_useful:
