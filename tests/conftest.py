@@ -345,7 +345,7 @@ def save_network(tmp_path: Path) -> Callable[..., Path]:
     return save
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def networks() -> Any:
     """The two functions above, for tests that cannot import this file by name."""
     return tiny_network, answer

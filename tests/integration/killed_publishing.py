@@ -56,7 +56,8 @@ def main() -> None:
         child = os.fork()
         if not child:
             kill_before(int(step))
-            config = RunConfig(sources=(sys.argv[1],), out=out, components=4, backbone="fruits-small", workers=1)
+            network = str(Path(sys.argv[1]).parent / "tiny.onnx")
+            config = RunConfig(sources=(sys.argv[1],), out=out, components=4, backbone=network, workers=1)
             done = pipeline.run(config)
             os._exit(0 if done["current"] else 3)
         _, status = os.waitpid(child, 0)

@@ -8,12 +8,10 @@ manifest before it is parsed; no pickle. Independent of catalogues, engines and 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from io import BytesIO
@@ -48,6 +46,7 @@ from fruits.recogniser.bundle_files import (
     parse_arrays,
     parse_object,
     read_files,
+    replace_folder,
 )
 from fruits.recogniser.explain import Evidence, Explanation, as_jpeg
 from fruits.recogniser.gallery import Gallery
@@ -420,7 +419,7 @@ def save(
         new.mkdir(parents=True)
         for name, data in files.items():
             (new / name).write_bytes(data)
-        _replace(path, new, old)
+        replace_folder(path, new, old)
     except OSError as exc:
         raise BundleError(f"bundle '{path}' cannot be written ({exc.strerror}); check space and permissions") from exc
 
@@ -454,27 +453,6 @@ def _compare(
             f"the head '{head_name}' gives other probabilities in the single graph than in logits (apart by {apart:.2g}); "
             f"expected the same up to {PROBABILITY_TOLERANCE:g}: correct its add_to_graph"
         )
-
-
-def _replace(path: Path, new: Path, old: Path) -> None:
-    """Move the folder ``new`` to ``path``; of concurrent runs, the last one wins.
-
-    Between two renames the bundle is absent for an instant; a reader at that moment must retry.
-    """
-    while True:
-        with suppress(FileNotFoundError):
-            path.rename(old)
-        try:
-            new.rename(path)
-        except OSError as exc:
-            if exc.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another run was faster: its bundle is now the old one
-                shutil.rmtree(old, ignore_errors=True)
-                continue
-            with suppress(OSError):
-                old.rename(path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-        return
 
 
 def is_bundle(path: str) -> bool:

@@ -6,12 +6,15 @@ is allocated than the files have bytes. Independent of what the files are used f
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import math
 import os
 import re
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -97,7 +100,9 @@ def folder_of(path: str) -> str:
         If the pointer to the current run is damaged.
     """
     there = opened(path).look(MANIFEST) is not None if is_remote(path) else os.path.lexists(Path(path) / MANIFEST)
-    return path if there else under(runs.find(path).folder, runs.BUNDLE)
+    if there:
+        return runs.resolved(path)
+    return under(runs.find(path).folder, runs.BUNDLE)
 
 
 def _files_in(folder: str, path: str) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -298,3 +303,24 @@ def _array(data: bytes, name: str, dtype: np.dtype[Any], axes: int) -> NDArray[A
         )
     array = np.frombuffer(data, dtype, offset=stream.tell())
     return array.reshape(shape, order="F" if by_columns else "C").astype(dtype.newbyteorder("="), copy=True, order="C")
+
+
+def replace_folder(path: Path, new: Path, old: Path) -> None:
+    """Move the folder ``new`` to ``path``; of concurrent runs, the last one wins.
+
+    Between two renames the bundle is absent for an instant; a reader at that moment must retry.
+    """
+    while True:
+        with suppress(FileNotFoundError):
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError as exc:
+            if exc.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another run was faster: its bundle is now the old one
+                shutil.rmtree(old, ignore_errors=True)
+                continue
+            with suppress(OSError):
+                old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+        return

@@ -44,7 +44,8 @@ _PACK_DATA: Final = re.compile(r"data/\d{8}T\d{6}-[0-9a-f]{12}-\d{5}\.parquet")
 _COMPUTATION: Final = re.compile(r"embeddings/[0-9a-f]{8,64}/(plans|records|parts|backbone\.onnx|training_photos)\b")
 #: Names by which folders of fruits are recognised, with or without marker; see :func:`_older_kind`.
 _NAMES: Final = {
-    NAME, "run.json", "audit.json", "manifest.json", "bundle", "embeddings", "pack.json", "data", ".fruits-export", "service.db",
+    NAME, "current.json", "run.json", "audit.json", "manifest.json", "bundle", "embeddings", "pack.json", "data",
+    ".fruits-export", "service.db",
 }  # fmt: skip
 
 
@@ -152,6 +153,8 @@ def _older_kind(objects: Objects) -> Kind | None:
         below = [found.key for found in objects.list("data")]
         if below and all(_PACK_DATA.match(key) for key in below):
             return "pack"
+    if "current.json" in names and _json(objects, "current.json").get("format") == "fruits current run":
+        return "results"
     if "run.json" in names and {"fruits", "backbone", "sources", "splits"} <= _json(objects, "run.json").keys():
         return "results"
     if "audit.json" in names and {"fruits", "near_duplicates", "findings"} <= _json(objects, "audit.json").keys():

@@ -9,6 +9,7 @@ are still read. :mod:`fruits.storage.publishing` writes and removes runs.
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 from dataclasses import dataclass
@@ -132,7 +133,7 @@ def find(path: str) -> Place:
     StoreError
         If the pointer cannot be read or is damaged.
     """
-    folder = path.rstrip("/") or path
+    folder = resolved(path.rstrip("/") or path)
     if not is_remote(folder):
         folder = str(Path(folder).absolute())
     above, _, name = folder.rpartition("/")
@@ -140,6 +141,18 @@ def find(path: str) -> Place:
         return Place(above.removesuffix(f"/{RUNS}"), folder, name)
     current = pointer(path)
     return Place(path, path, "") if current is None else Place(path, under(path, key_of(current.run)), current.run)
+
+
+def resolved(path: str) -> str:
+    """Return where a link of an output, such as ``OUT/bundle``, leads now, so that it is followed once; else the path."""
+    if is_remote(path):
+        return path
+    real = os.path.realpath(path)
+    return real if is_name(_run_of(real).rpartition("/")[2]) else path
+
+
+def _run_of(folder: str) -> str:
+    return folder.rstrip("/").removesuffix(f"/{BUNDLE}")
 
 
 def pointer(out: str) -> Pointer | None:
@@ -187,7 +200,7 @@ def keep(folder: str) -> Held | None:
     folder : str
         The run's folder, or the bundle in it; any other folder is left alone.
     """
-    run = folder.rstrip("/").removesuffix(f"/{BUNDLE}")
+    run = _run_of(folder)
     if is_remote(run) or not is_name(run.rpartition("/")[2]):
         return None
     return hold(run)

@@ -5,8 +5,6 @@ Both functions are short enough to serve as documentation, read from top to bott
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -42,7 +40,7 @@ from fruits.storage.marker import claim
 from fruits.storage.objects import Objects, is_remote, reach, under
 from fruits.storage.parts import Inventory, Parts, write_table
 from fruits.storage.runs import BUNDLE, RECORD, REPORT, stored_pointer
-from fruits.storage.sanitising import csv_cell, json_text, printable
+from fruits.storage.sanitising import json_text
 from fruits.training import finished, leakage
 from fruits.training import fit as fitting
 from fruits.training import run_record as records
@@ -227,7 +225,7 @@ def _embedded(config: RunConfig, network: Network, objects: Objects, engine: Eng
     inventory, computed = embed(engine, catalogue, prepared, step.progress, step.clock)
     counts = records.counts(catalogue, inventory, computed)
     rejections = records.rejections(catalogue, inventory)
-    _write_rejections(objects, rejections)
+    records.write_rejections(objects, rejections)
     records.refuse_too_many(counts, rejections, config.max_rejected, f"{config.out}/rejected.csv")
     return _Embedded(
         config=config, catalogue=catalogue, meaning=meaning, prepared=prepared, inventory=inventory, counts=counts,
@@ -456,19 +454,6 @@ def _gallery(
     chosen = trained[choose(features[trained], numbers[trained], config.gallery)]
     uris = catalogue.table["uri"].take(pa.array(np.flatnonzero(rows.ok)[chosen])).to_pylist()
     return Gallery.of(features[chosen], numbers[chosen], gallery_thumbnails(uris, SIDE, QUALITY, catalogue.access))
-
-
-def _write_rejections(objects: Objects, rejections: list[dict[str, str]]) -> None:
-    """Write ``rejected.csv``, or delete an old one."""
-    if not rejections:
-        objects.delete("rejected.csv")
-        return
-    out = io.StringIO()
-    writer = csv.DictWriter(out, ["uri", "label", "status", "code", "message"])
-    writer.writeheader()
-    # Names of folders and files are untrusted: they must not inject formulas into a spreadsheet or control codes into a terminal.
-    writer.writerows({name: csv_cell(printable(value)) for name, value in row.items()} for row in rejections)
-    objects.write("rejected.csv", out.getvalue().encode())
 
 
 def _write_predictions(

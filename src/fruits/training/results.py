@@ -444,13 +444,8 @@ def apply(
     FruitsError
         A subclass that says what to do. Photos that cannot be decoded are rows with a status, never an error.
     """
-    bundle = (
-        shipped.path()
-        if recogniser is None
-        else recogniser.folder
-        if isinstance(recogniser, Run)
-        else path_of(recogniser, "recogniser")
-    )
+    given = recogniser.folder if isinstance(recogniser, Run) else recogniser
+    bundle = shipped.path() if given is None else path_of(given, "recogniser")
     with shown(progress) as display:
         done = pipeline.apply(bundle, paths(photos), path_of(to, "to"), progress=display, **plain(options))
     return predictions_of(done)

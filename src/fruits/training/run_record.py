@@ -5,7 +5,9 @@ Counts are taken from the stored data, not from reports of workers, and always a
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import platform
 from dataclasses import asdict, dataclass
@@ -33,9 +35,10 @@ from fruits.photos.decoding.images import Preprocessing
 from fruits.recogniser.answers import OUTCOMES, Certainty, decide
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage import schemas
+from fruits.storage.objects import Objects
 from fruits.storage.parts import Inventory
 from fruits.storage.runs import RECORD, Place
-from fruits.storage.sanitising import json_text, printable
+from fruits.storage.sanitising import csv_cell, json_text, printable
 from fruits.training.fit import Choice, Recogniser
 from fruits.training.training_set import Rows
 
@@ -164,6 +167,19 @@ def rejections(catalogue: Catalogue, inventory: Inventory) -> list[dict[str, str
         code, _, message = error.partition(": ")
         listed.append({**row, "status": status, "code": code, "message": message})
     return listed
+
+
+def write_rejections(objects: Objects, rejections: list[dict[str, str]]) -> None:
+    """Write ``rejected.csv``, or delete an old one."""
+    if not rejections:
+        objects.delete("rejected.csv")
+        return
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["uri", "label", "status", "code", "message"])
+    writer.writeheader()
+    # Names of folders and files are untrusted: they must not inject formulas into a spreadsheet or control codes into a terminal.
+    writer.writerows({name: csv_cell(printable(value)) for name, value in row.items()} for row in rejections)
+    objects.write("rejected.csv", out.getvalue().encode())
 
 
 def refuse_too_many(counts: dict[str, int], rejected: list[dict[str, str]], limit: float, where: str) -> None:

@@ -70,6 +70,7 @@ def test_a_place_that_holds_anything_else_is_refused_and_left_as_it_is(
 @pytest.mark.parametrize(
     ("kind", "files"),
     [
+        ("results", {"current.json": b'{"format": "fruits current run"}'}),
         ("results", {"run.json": json.dumps({"fruits": "1", "backbone": {}, "sources": [], "splits": {}}).encode()}),
         ("results", {"audit.json": json.dumps({"fruits": "1", "near_duplicates": {}, "findings": {}}).encode()}),
         ("results", {"embeddings/0a1b2c3d4e5f6071/plans/00001.parquet": b"", "notes.txt": b"put here since"}),

@@ -21,9 +21,7 @@ from fruits.storage.objects import Objects, under
 #: Folders of results that are skipped if a source itself holds results: older versions allowed ``OUT`` to be a folder of photos.
 _IN_RESULTS: Final = frozenset({"bundle", "current", "embeddings", "lease", "runs", "service"})
 #: Names of objects by which a folder written by fruits is recognised in a bucket.
-_MARKS: Final = (
-    r"(^|/)(\.fruits|run\.json|audit\.json|manifest\.json|pack\.json|service\.db|\.fruits-export/ledger\.json)$"
-)
+_MARKS: Final = r"(^|/)(\.fruits|(current|run|audit|manifest|pack)\.json|service\.db|\.fruits-export/ledger\.json)$"
 _WORDS: Final = {
     "bundle": "a bundle of 'fruits run'",
     "service": "the data of 'fruits serve', with photos that nobody may have reviewed",
