@@ -24,6 +24,8 @@ from fruits.service.submissions.repository import NewSubmission, Receipt, Submis
 from fruits.storage.objects import Objects
 
 LABEL = "Newcomer"
+#: Of two photos only, both of which are withdrawn.
+VANISHING = "Quillfruit"
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Loop:
     out: Path
     shown: dict[str, Receipt]
     silent: dict[str, Receipt]
+    vanishing: dict[str, Receipt]
     photos: dict[str, bytes]
     export_and_run: Callable[[], Any]
 
@@ -76,8 +79,10 @@ def loop(tmp_path_factory: pytest.TempPathFactory, finished_run: Any, fruits: Ca
             for number, photo in enumerate(photos)
         ]
     )
+    vanishing = {receipt.id: receipt for receipt in (receipts[27], receipts[29])}
     for receipt in receipts:
-        submissions.review(receipt.id, "corrected", LABEL, reviewer="me")
+        label = VANISHING if receipt.id in vanishing else LABEL
+        submissions.review(receipt.id, "corrected", label, reviewer="me")
 
     def export_and_run() -> Any:
         for command in (
@@ -91,7 +96,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory, finished_run: Any, fruits: Ca
     export_and_run()
     by_name = [{receipt.id: receipt for receipt in receipts[start::2]} for start in (0, 1)]
     given = {receipt.id: photo for receipt, photo in zip(receipts, photos, strict=True)}
-    return Loop(data, exported, results, *by_name, given, export_and_run)
+    return Loop(data, exported, results, *by_name, vanishing, given, export_and_run)
 
 
 @pytest.fixture(scope="module")
@@ -145,16 +150,19 @@ def test_a_withdrawn_photo_is_hidden_at_once_and_gone_with_the_next_run(
         assert service.client.get(f"{address}/{number_of[name]}.jpg").status_code == 404
         assert service.client.get(f"/v1/submissions/{name}", headers=secret).status_code == 404
     assert not addresses & alike()
+    for name, receipt in loop.vanishing.items():
+        secret = {"X-Fruits-Secret": receipt.secret}
+        assert service.client.delete(f"/v1/submissions/{name}", headers=secret).status_code == 204
 
     record = loop.export_and_run()
     assert record["computed"] == 0
     for table in ("catalogue.parquet", "features.parquet"):
-        assert loop.rows(table) == set(loop.photos) - withdrawn
+        assert loop.rows(table) == set(loop.photos) - withdrawn - loop.vanishing.keys()
     assert not withdrawn & set(bundles.load(loop.out).gallery.givers.values())
     assert not withdrawn & loop.pictures()
     record_text = (loop.out / "run.json").read_text("utf-8") + (loop.out / "report.html").read_text("utf-8")
     assert not [name for name in withdrawn if name in record_text]
-    assert not [path for path in loop.exported.rglob("*") if path.stem in withdrawn]
+    assert not [path for path in loop.exported.rglob("*") if path.stem in withdrawn | loop.vanishing.keys()]
 
 
 def traces(out: Path, *, planted: dict[str, list[bytes]], skip: tuple[str, ...] = ()) -> list[str]:
@@ -196,11 +204,13 @@ def planted(loop: Loop, withdrawn: set[str], before: Path) -> dict[str, list[byt
             stored |= {Path(row["uri"]).stem: row for row in rows}
     bundle = bundles.load(before)
     number_of = {name: number for number, name in bundle.gallery.givers.items()}
+    gone = [*withdrawn, *loop.vanishing]
     return {
-        "uri": [name.encode() for name in withdrawn],
-        "sha256": [stored[name]["sha256"].encode() for name in withdrawn],
-        "embedding": [np.array(stored[name]["embedding"][:8], np.float32).tobytes() for name in withdrawn],
-        "features": [np.array(features[name][:8], np.float32).tobytes() for name in withdrawn],
+        "uri": [name.encode() for name in gone],
+        "label": [VANISHING.encode()],
+        "sha256": [stored[name]["sha256"].encode() for name in gone],
+        "embedding": [np.array(stored[name]["embedding"][:8], np.float32).tobytes() for name in gone],
+        "features": [np.array(features[name][:8], np.float32).tobytes() for name in gone],
         "thumbnail": [
             *(bytes(bundle.gallery.thumbnail(number_of[name]))[-200:] for name in withdrawn),
             *(base64.b64encode(to_thumbnail(loop.photos[name], 128))[:200] for name in withdrawn),
@@ -223,7 +233,7 @@ def test_nothing_of_a_withdrawn_photo_is_in_any_byte_once_old_runs_are_removed(
     )
     bytes_of = planted(loop, withdrawn, before)
     assert {line.rpartition(": ")[2] for line in traces(loop.out, planted=bytes_of, skip=NOT_YET)} == {
-        "uri", "features", "thumbnail",
+        "uri", "label", "features", "thumbnail",
     }  # fmt: skip
     done = fruits("runs", loop.out, "--prune", "--json")
     assert done.code == 0, done.stderr
