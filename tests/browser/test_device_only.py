@@ -117,7 +117,7 @@ def test_model_that_cannot_be_loaded_sends_nothing_and_asks(watched: Watched, re
     page.get_by_role("switch").check()
     watched.visitor.pick(*recogniser.some("Moon Pear 1", 2))
     cards = watched.visitor.answers(2)
-    assert "neither looked at nor sent" in cards.first.inner_text()
+    assert "neither recognised nor sent" in cards.first.inner_text()
     assert page.get_by_role("switch").is_checked()
     page.reload()
     page.wait_for_selector("text=That did not work on this device")
@@ -192,7 +192,7 @@ def test_choice_of_a_service_that_no_longer_has_the_runtime_still_stands(watched
     page.reload()
     page.wait_for_selector("text=That did not work on this device")
     watched.visitor.pick(*recogniser.some("Moon Pear 1"))
-    assert "neither looked at nor sent" in watched.visitor.answers(1).first.inner_text()
+    assert "neither recognised nor sent" in watched.visitor.answers(1).first.inner_text()
     assert watched.posts == []
     page.get_by_role("button", name="Use the service instead").click()
     page.reload()
@@ -213,7 +213,7 @@ def test_worker_that_stops_is_told_and_its_photo_waits(watched: Watched, recogni
     page.evaluate("window.last.dispatchEvent(new Event('error'))")
     page.wait_for_selector("text=That did not work on this device")
     watched.visitor.pick(*recogniser.some("Moon Pear 1"))
-    assert "neither looked at nor sent" in watched.visitor.answers(1).first.inner_text()
+    assert "neither recognised nor sent" in watched.visitor.answers(1).first.inner_text()
     page.locator(".card").get_by_role("button", name="Try again").click()
     _answered_here(watched)
 
