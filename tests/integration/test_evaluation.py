@@ -223,8 +223,11 @@ def test_table_for_a_terminal_has_a_line_for_every_protocol_and_every_reason(fil
     official = by_name(filmed[2])["official"]
     assert f"{official['accuracy']:.1%} ({official['low']:.1%} to {official['high']:.1%})" in text
     photos = filmed[2]["photos"]
-    assert f"groups: not possible. frames of image sequences are held out by axis and arc (found: {photos} such" in text
-    assert "source: not possible. no manifest names two sources (found: 0 named sources)" in text
+    assert (
+        f"groups: not possible, because frames of image sequences are held out by axis and arc (found: {photos} such"
+        in text
+    )
+    assert "source: not possible, because no manifest names two sources (found: 0 named sources)" in text
     assert text.count("details and confusions: ") == 1  # what to do about both is said once
     assert "{" not in text
 

@@ -37,7 +37,7 @@ def _one(evaluation: Evaluation) -> str:
         lines += [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
         ]
-    lines += [f"{name}: not possible. {reason}" for name, reason in evaluation.not_applicable]
+    lines += [f"{name}: not possible, because {reason}" for name, reason in evaluation.not_applicable]
     for protocol in evaluation.protocols:
         if protocol.left_out:
             lines.append(
