@@ -113,8 +113,9 @@ def backbones_pull(
         from fruits.embedding.published import as_backbone, checked_name, keep  # noqa: PLC0415
 
         called = checked_name(name or asked.repository.partition("/")[2])
+        own = _card(card)  # an error in it is reported before anything is fetched
         pulled = hub.pull(asked, sha256)
-        given = {**pulled.card, **_card(card), "name": called}
+        given = {**pulled.card, **own, "name": called}
         if "size" not in given:
             raise BackboneError(
                 f"'{asked.repository}' does not say how its pixels are prepared; give --card FILE with size, scale, shift and "
