@@ -50,7 +50,7 @@ def attacked() -> str:
                 "50 photos = 48 lues + 1 rejetée + 1 en échec",
             ],
         ),
-        ("fr", [f"1{THIN}204 pas une image – par exemple README.md", "a/1.jpg Apple rejeté abîmé cut short"]),
+        ("fr", [f"1{THIN}204 pas une image – par exemple README.md", "a/1.jpg Apple rejeté endommagé cut short"]),
         ("fr", ["22 novembre 2026, 09:00 UTC".replace(" ", NO_BREAK, 1), f"entre les étapes 7,5{NO_BREAK}s"]),
     ],
 )
