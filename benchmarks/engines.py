@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 from benchmarks.photos import find_photos
 from benchmarks.quiet import wait_for_quiet
 from fruits.recogniser import bundle as bundles
-from fruits.storage.parts import Parts
+from fruits.storage.inventory import take
+from fruits.storage.table import EmbeddingTable
 from fruits.training.training_set import vectors_of
 
 TARGET = 1.25
@@ -81,10 +82,10 @@ def compare(local: Path, spark: Path) -> list[str]:
     vectors, answers = [], []
     for out in (local, spark):
         recogniser = bundles.load(out)
-        parts = Parts(str(out), f"embeddings/{recogniser.computation}")
+        stored = EmbeddingTable(str(out), f"embeddings/{recogniser.computation}")
         found = np.full((listed.num_rows, recogniser.card.embedding_size), np.nan, np.float32)
-        for holding in parts.inventory(listed).holdings:
-            found[holding.catalogue_rows] = vectors_of(parts.read(holding.record))
+        for holding in take(stored, listed).holdings:
+            found[holding.catalogue_rows] = vectors_of(stored.read(holding.file))
         vectors.append(found)
         answers.append(recogniser.classify(found)[1].argmax(axis=1))
     variance = np.abs(np.array(one[_CURVE]) - np.array(other[_CURVE])).max()

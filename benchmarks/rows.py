@@ -29,6 +29,7 @@ from fruits.embedding.card import Card
 from fruits.engines import get_engine
 from fruits.monitoring.clock import Clock, Silent
 from fruits.photos.made_up import orchard
+from fruits.storage.inventory import plan, take
 from fruits.storage.objects import Objects
 from fruits.training import embed as computation
 
@@ -72,11 +73,11 @@ def _measured(folder: Path, engine: str) -> dict[str, float]:
     with closing(get_engine(engine, config.workers)) as where:
         started = time.perf_counter()
         catalogue = computation.catalogued(config, Silent())
-        prepared = computation.prepare(config, catalogue, objects)
+        prepared = computation.prepare(config, computation.Network.of(config, Silent()), catalogue, objects)
         listed = time.perf_counter()
-        # What embed() does, in its two halves, so that each has its time.
-        inventory = prepared.parts.inventory(catalogue.table)
-        prepared.parts.plan(catalogue.table, inventory.missing, after=inventory.plans)
+        # What embed() does first, so that it has its time.
+        inventory = take(prepared.stored, catalogue.table)
+        plan(catalogue.table, inventory, inventory.absent)
         planned = time.perf_counter()
         inventory, computed = computation.embed(where, catalogue, prepared, Silent(), Clock())
         ended = time.perf_counter()

@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from deltalake import DeltaTable
 
 from fruits.errors import StoreError
 from fruits.storage.runs import find
 
 #: What must be the same of every photo, beside the bits of its embedding.
-COLUMNS = ("label", "split", "sha256", "width", "height", "brightness", "sharpness", "status", "error")
+COLUMNS = ("sha256", "width", "height", "brightness", "sharpness", "status", "error")
 #: What must be the same of the recogniser: the numbers that were learnt.
 LEARNT = ("mean.npy", "components.npy", "weights.npy", "bias.npy", "whitening.npy", "centres.npy", "background.npy")
 _EXAMPLES = 3
@@ -69,7 +69,7 @@ class Results:
     catalogue : list of str
         Names of the photos that were found.
     embeddings : dict
-        By name, the rows of all parts that records name: usually one each.
+        By name, the rows of all files that the table names: usually one each.
     features : dict
         By name, the rows of ``features.parquet``.
     learnt : dict
@@ -173,22 +173,31 @@ def name_of(uri: str) -> str:
 
 
 def _embeddings(out: Path, verdict: Verdict) -> dict[str, list[tuple[Hashable, ...]]]:
-    """Return the rows of every part that a record names."""
+    """Return the rows of every file that a table of embeddings names."""
     rows: dict[str, list[tuple[Hashable, ...]]] = {}
-    for path in sorted(out.glob("embeddings/*/records/*.json")):
-        record = json.loads(path.read_bytes())
-        part = out / record["part"]
-        if not part.is_file() or _sha256(part) != record["sha256"]:
-            verdict.note(f"the part of record {path.name} is {'damaged' if part.is_file() else 'gone'}", wrong=1)
+    for file, count in sorted(committed(out).items()):
+        if not file.is_file() or not file.stem.endswith(_sha256(file)):
+            verdict.note(f"file {file.name} of the table is {'damaged' if file.is_file() else 'gone'}", wrong=1)
             continue
-        table = pq.read_table(part)
-        if table.num_rows != record["rows"]:
-            verdict.note(f"the part of record {path.name} has {table.num_rows} rows", wrong=1)
+        table = pq.read_table(file)
+        if table.num_rows != count:
+            verdict.note(f"file {file.name} of the table has {table.num_rows} rows, its log says {count}", wrong=1)
         columns = [table[name].to_pylist() for name in ("uri", *COLUMNS)]
         for (uri, *values), bits in zip(zip(*columns, strict=True), _bits(table["embedding"]), strict=True):
             if values[COLUMNS.index("status")] != "failed":  # those are tried again, and then stand twice
                 rows.setdefault(name_of(uri), []).append((*values, bits))
     return rows
+
+
+def committed(out: Path) -> dict[Path, int]:
+    """Return the files that the tables of embeddings name, with their rows, as any Delta reader sees them."""
+    found: dict[Path, int] = {}
+    for log in out.glob("embeddings/*/_delta_log"):
+        actions = pa.table(DeltaTable(log.parent).get_add_actions(flatten=True))
+        if actions.num_rows:
+            names, counts = actions["path"].to_pylist(), actions["num_records"].to_pylist()
+            found |= {log.parent / name: count for name, count in zip(names, counts, strict=True)}
+    return found
 
 
 def _same_photos(what: str, found: Counter[str], expected: Counter[str], verdict: Verdict) -> None:
@@ -220,12 +229,7 @@ def _some(names: Any) -> str:
 
 def _bits(column: pa.ChunkedArray) -> list[bytes | None]:
     """Return the bytes of each row of a column of float32 lists, None for null."""
-    bits: list[bytes | None] = []
-    for chunk in column.chunks:
-        width = chunk.type.list_size
-        values = np.asarray(chunk.values.fill_null(0)).reshape(-1, width)[chunk.offset : chunk.offset + len(chunk)]
-        bits += [row.tobytes() if there else None for row, there in zip(values, chunk.is_valid(), strict=True)]
-    return bits
+    return [one.values.to_numpy().tobytes() if one.is_valid else None for one in column]
 
 
 def _sha256(path: Path) -> str:

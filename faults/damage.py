@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from pathlib import Path
-
-import pyarrow.parquet as pq
 
 from faults import checks
 from faults.checks import Results
@@ -17,12 +14,12 @@ from faults.trials import Figure, Trials
 #: Choices that the stored results are not of, so that the next run has to read everything again.
 _OTHER = ("--components", "16")
 #: Which files, how often: all are read by every run that has work to do.
-_KINDS = (("part", "parts/*", 60), ("record", "records/*", 20), ("plan", "plans/*", 10), ("network", "*.onnx", 10))
+_KINDS = (("file", "*.parquet", 60), ("log", "_delta_log/*.json", 30), ("network", "*.onnx", 10))
 
 
 def flips(trials: Trials) -> Figure:
     """Change one byte of a stored file, a hundred times."""
-    figure = Figure("flips", "one byte changed in a part, a record, a plan or the prepared network")
+    figure = Figure("flips", "one byte changed in a file or the log of the table, or in the prepared network")
     trials.expected()  # makes the results that are damaged
     expected = trials.expected(*_OTHER)
 
@@ -32,23 +29,29 @@ def flips(trials: Trials) -> Figure:
             out = Path(shutil.copytree(trials.out(), folder / "out"))
             kind, victim = _victim(out, chance, number)
             at = flip_a_byte(victim, chance)
-            _trial(figure, trials, out, expected, kind, victim, f"{kind}, byte {at:,}")
+            _trial(figure, trials, trials.out(), out, expected, kind, victim, f"{kind}, byte {at:,}")
 
     trials.each(figure, trials.number(100, quick=4), one)
     return figure
 
 
-def _trial(figure: Figure, trials: Trials, out: Path, expected: Results, kind: str, victim: Path, where: str) -> None:
+def _trial(
+    figure: Figure, trials: Trials, before: Path, out: Path, expected: Results, kind: str, victim: Path, where: str
+) -> None:
     """Run as if nothing were, then repair."""
-    rows = _rows_of_shard(out, victim, kind)
+    rows = checks.committed(before).get(before / victim.relative_to(out), 0)
     key = victim.relative_to(out).as_posix()
-    before = {path: path.read_bytes() for path in out.glob("embeddings/*/parts/*")}
+    whole = {path.relative_to(before): path.read_bytes() for path in before.glob("embeddings/*/*.parquet")}
     noticed = trials.start(out, *_OTHER).wait()
     if noticed.code == 0 and kind == "network":
         # It is made again from the one in the package, without a word: nothing that was computed depends on it.
         figure.count("network: made again", checks.check(out, expected))
         return
-    if not (noticed.is_clear_error and names_damage(noticed, key)):
+    if noticed.code == 0 and kind == "log":
+        # Such as a time, or a name that hides a file, whose photos are then computed again.
+        figure.count("log: makes no difference", checks.check(out, expected))
+        return
+    if not (noticed.is_clear_error and (kind == "log" or names_damage(noticed, key)) and "--repair" in noticed.stderr):
         figure.fail(f"{where}: not noticed, or not said of what: {describe(noticed)}")
         return
     mended = trials.start(out, *_OTHER, "--repair", "--json").wait()
@@ -57,11 +60,12 @@ def _trial(figure: Figure, trials: Trials, out: Path, expected: Results, kind: s
         return
     verdict = checks.check(out, expected)
     computed = mended.json()["computed"]
-    if kind in ("part", "record") and computed != rows:
+    if kind == "file" and computed != rows:
         verdict.note(f"{where}: {computed} photos computed again instead of {rows}", wrong=1)
-    whole = {path for path, data in before.items() if path.is_file() and path.read_bytes() == data}
-    if kind == "plan" and len(whole) < len(before):
-        verdict.note(f"{where}: parts were made again for a damaged plan", wrong=1)
+    if kind == "log" and any(
+        (out / path).read_bytes() != data for path, data in whole.items() if (out / path).is_file()
+    ):
+        verdict.note(f"{where}: files were written again for a damaged log", wrong=1)
     figure.count(f"{kind}: named, refused, repaired", verdict)
 
 
@@ -79,17 +83,6 @@ def flip_a_byte(path: Path, chance: random.Random) -> int:
     data[at] ^= chance.randrange(1, 256)
     path.write_bytes(data)
     return at
-
-
-def _rows_of_shard(out: Path, victim: Path, kind: str) -> int:
-    """Return how many photos the damaged file stands for, from a record that is whole."""
-    if kind == "part":
-        records = [json.loads(path.read_bytes()) for path in out.glob("embeddings/*/records/*.json")]
-        return next(int(record["rows"]) for record in records if record["part"].endswith(victim.name))
-    if kind == "record":
-        part = next(path for path in out.glob("embeddings/*/parts/*") if path.name.startswith(victim.stem))
-        return int(pq.read_metadata(part).num_rows)
-    return 0
 
 
 def names_damage(ended: Ended, key: str) -> bool:

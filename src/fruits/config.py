@@ -123,6 +123,9 @@ class RunConfig:
         None, "Price of a core hour in USD; the report then includes the cost of a million photos.", metavar="USD"
     )
     repair: bool = choice(False, "Verify all stored data first; recompute what is damaged.")
+    keep_missing: bool = choice(
+        False, "Keep the embeddings of photos that are not listed any more; --only and --sample keep them, too."
+    )
     follow_links: bool = choice(False, "Follow symbolic links that lead out of their source.")
     allow_source: tuple[str, ...] = choice(
         (), "Folder or s3://bucket/prefix that links and manifests may lead to; may be repeated.", metavar="PLACE"
@@ -189,7 +192,9 @@ class RunConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain values for JSON, without possible secrets."""
-        return {name: value for name, value in asdict(self).items() if name not in ("spark_conf", "repair")}
+        return {
+            name: value for name, value in asdict(self).items() if name not in ("spark_conf", "repair", "keep_missing")
+        }
 
     def as_shared(self) -> dict[str, Any]:
         """Return the options for a bundle, which may be published: no paths or addresses, only file names."""

@@ -23,7 +23,7 @@ WRONG: dict[str, Any] = {
 }  # fmt: skip
 #: Options of which any value of their type is allowed: here one of another type.
 WRONG_TYPE: dict[str, Any] = {
-    "only": 3, "balance": "yes", "master": 3, "repair": "yes", "follow_links": "yes", "spark_conf": 3
+    "only": 3, "balance": "yes", "master": 3, "repair": "yes", "keep_missing": "yes", "follow_links": "yes", "spark_conf": 3
 }  # fmt: skip
 
 

@@ -294,7 +294,7 @@ def test_interrupted_run_ends_with_130_and_says_how_to_go_on(photos: Path, tmp_p
         # A shell starts what runs in its background with Ctrl-C ignored, and so would be every process below these tests.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
-    while not list((tmp_path / "out").glob("embeddings/*/plans/*")) and process.poll() is None:
+    while not list((tmp_path / "out").glob("embeddings/*/backbone.onnx")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()

@@ -20,6 +20,8 @@ from faults.page import write
 from faults.running import Ended, Running
 from faults.trials import Figure, Trials
 
+from fruits.storage.table import EmbeddingTable, File
+
 REPOSITORY = Path(__file__).parent.parent.parent
 
 
@@ -37,18 +39,28 @@ def test_undamaged_results_are_right(finished_run: Any, expected: checks.Results
     assert len(expected.embeddings) == len(expected.features) == finished_run.record["photos"]
 
 
-def a_record(out: Path) -> Path:
-    return min(out.glob("embeddings/*/records/*.json"))
+def stored_in(out: Path) -> EmbeddingTable:
+    (log,) = out.glob("embeddings/*/_delta_log")
+    return EmbeddingTable(str(out), f"embeddings/{log.parent.name}")
 
 
-def rewrite_part(out: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Change a part and the record that vouches for it, as a mistake in fruits itself would."""
-    path = a_record(out)
-    record = json.loads(path.read_bytes())
-    part = out / record["part"]
-    table = change(pq.read_table(part))
-    pq.write_table(table, part)
-    path.write_text(json.dumps({**record, "sha256": checks._sha256(part), "rows": table.num_rows}))
+def first_file(out: Path) -> File:
+    return min(stored_in(out).snapshot().files.values(), key=lambda file: file.name)
+
+
+def replace_file(out: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Replace a file of the table by another, as a mistake in fruits itself would."""
+    stored, file = stored_in(out), first_file(out)
+    assert stored.commit([stored.write(file.shard, change(stored.read(file)), 0)], [file], epoch=0)
+
+
+def remove_file(out: Path) -> None:
+    assert stored_in(out).commit([], [first_file(out)], epoch=0)
+
+
+def add_file(out: Path) -> None:
+    stored, file = stored_in(out), first_file(out)
+    assert stored.commit([stored.write("00000000-000009-0000", stored.read(file), 0)], epoch=0)
 
 
 def set_column(name: str, row: int, value: object) -> Callable[[pa.Table], pa.Table]:
@@ -100,16 +112,16 @@ def flip(pattern: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage_it", "what"),
     [
-        (lambda out: a_record(out).unlink(), "lost"),
-        (lambda out: rewrite_part(out, lambda table: table.slice(1)), "lost"),
-        (lambda out: rewrite_part(out, lambda table: pa.concat_tables([table, table.slice(0, 1)])), "doubled"),
-        (lambda out: shutil.copy(a_record(out), a_record(out).with_name("00009-00000.json")), "doubled"),
-        (lambda out: rewrite_part(out, one_bit), "wrong"),
-        (lambda out: rewrite_part(out, set_column("label", 0, "Plum")), "wrong"),
-        (lambda out: rewrite_part(out, set_column("sha256", 0, "0" * 64)), "wrong"),
-        (lambda out: rewrite_part(out, set_column("uri", 0, "/x/Training/Plum/new.jpg")), "lost"),
-        (flip("embeddings/*/parts/*"), "wrong"),
-        (lambda out: (out / json.loads(a_record(out).read_bytes())["part"]).unlink(), "lost"),
+        (remove_file, "lost"),
+        (lambda out: replace_file(out, lambda table: table.slice(1)), "lost"),
+        (lambda out: replace_file(out, lambda table: pa.concat_tables([table, table.slice(0, 1)])), "doubled"),
+        (add_file, "doubled"),
+        (lambda out: replace_file(out, one_bit), "wrong"),
+        (lambda out: replace_file(out, set_column("status", 0, "rejected")), "wrong"),
+        (lambda out: replace_file(out, set_column("sha256", 0, "0" * 64)), "wrong"),
+        (lambda out: replace_file(out, set_column("uri", 0, "/x/Training/Plum/new.jpg")), "lost"),
+        (flip("embeddings/*/*.parquet"), "wrong"),
+        (lambda out: (out / stored_in(out).key(first_file(out).name)).unlink(), "lost"),
         (features(lambda table: table.slice(1)), "lost"),
         (features(lambda table: pa.concat_tables([table, table.slice(0, 1)])), "doubled"),
         (features(renamed), "wrong"),
@@ -167,11 +179,9 @@ def test_a_run_that_steps_back_must_say_for_whom() -> None:
 
 
 def test_damage_must_be_named_with_what_helps() -> None:
-    assert damage.names_damage(
-        ended(1, "fruits: part 'embeddings/a/parts/p.parquet' is damaged; --repair"), "x/p.parquet"
-    )
+    assert damage.names_damage(ended(1, "fruits: file 'embeddings/a/p.parquet' is damaged; --repair"), "x/p.parquet")
     assert not damage.names_damage(ended(1, "fruits: something is damaged; --repair"), "x/p.parquet")
-    assert not damage.names_damage(ended(1, "fruits: part 'p.parquet' is damaged"), "x/p.parquet")
+    assert not damage.names_damage(ended(1, "fruits: file 'p.parquet' is damaged"), "x/p.parquet")
 
 
 def test_flip_changes_one_byte(tmp_path: Path) -> None:

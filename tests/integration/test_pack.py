@@ -17,7 +17,7 @@ from fruits.training import pipeline
 def rows_of(out: Path) -> dict[str, dict[str, Any]]:
     """Embedding rows by path within the photos, without what names the place."""
     found = {}
-    for part in sorted(out.glob("embeddings/*/parts/*.parquet")):
+    for part in sorted(out.glob("embeddings/*/*.parquet")):
         for row in pq.read_table(part).to_pylist():
             uri, _ = row.pop("uri"), row.pop("version")
             found["/".join(uri.rpartition("#")[2].split("/")[-3:])] = row

@@ -104,9 +104,12 @@ def test_run_killed_in_a_bucket_goes_on(
     out = f"{bucket}/results"
     command = [sys.executable, "-m", "fruits", "run", in_bucket, "--to", out, *map(str, CHOICES)]
     objects = Objects(out)
-    for records in (0, 1, 3):
+    for files in (0, 1, 3):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len([one for one in objects.list() if "/records/" in one.key]) < records:
+        while (
+            process.poll() is None
+            and len([one for one in objects.list("embeddings") if one.key.endswith(".parquet")]) < files
+        ):
             time.sleep(0.01)
         process.kill()
         process.wait()

@@ -18,7 +18,9 @@ import pytest
 
 from fruits.config import RunConfig
 from fruits.recogniser import bundle as bundles
-from fruits.storage.parts import Parts
+from fruits.storage.inventory import take
+from fruits.storage.table import EmbeddingTable
+from fruits.storage.upkeep import vacuum
 from fruits.training import fit, pipeline
 from fruits.training.training_set import vectors_of
 
@@ -43,10 +45,10 @@ def on_spark(finished_run: Any, fruits: Callable[..., Any], tmp_path_factory: py
 def embeddings(out: Path) -> tuple[list[str], np.ndarray]:
     listed = pq.read_table(out / "catalogue.parquet")
     bundle = bundles.load(out)
-    parts = Parts(str(out), f"embeddings/{bundle.computation}")
+    stored = EmbeddingTable(str(out), f"embeddings/{bundle.computation}")
     vectors = np.full((listed.num_rows, bundle.card.embedding_size), np.nan, np.float32)
-    for holding in parts.inventory(listed).holdings:
-        vectors[holding.catalogue_rows] = vectors_of(parts.read(holding.record))
+    for holding in take(stored, listed).holdings:
+        vectors[holding.catalogue_rows] = vectors_of(stored.read(holding.file))
     return listed["uri"].to_pylist(), vectors
 
 
@@ -85,8 +87,10 @@ def test_run_on_spark_goes_on_with_what_the_local_engine_did(
     finished_run: Any, fruits: Callable[..., Any], tmp_path: Path
 ) -> None:
     out = finished_run.copy_to(tmp_path)
-    for record in sorted(out.glob("embeddings/*/records/*.json"))[:2]:
-        record.unlink()
+    (prefix,) = (path.parent for path in out.glob("embeddings/*/_delta_log"))
+    stored = EmbeddingTable(str(out), f"embeddings/{prefix.name}")
+    assert stored.commit([], list(stored.snapshot().files.values())[:2], epoch=0)
+    vacuum(stored)
     done = fruits("run", finished_run.photos, "--to", out, *SPARK, "--json")
     assert done.code == 0, done.stderr
     assert 0 < done.json()["computed"] < finished_run.record["photos"]

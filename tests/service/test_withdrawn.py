@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 from PIL import Image
 
 from fruits.photos.catalogue.consent import giver_of
@@ -165,15 +166,12 @@ def test_a_withdrawn_photo_is_hidden_at_once_and_gone_with_the_next_run(
     assert not [path for path in loop.exported.rglob("*") if path.stem in withdrawn | loop.vanishing.keys()]
 
 
-def traces(out: Path, *, planted: dict[str, list[bytes]], skip: tuple[str, ...] = ()) -> list[str]:
-    """Say which file below a folder holds which planted bytes: as they are, or in a column of a Parquet table.
-
-    Files below the folders of ``skip`` are left out.
-    """
+def traces(out: Path, *, planted: dict[str, list[bytes]]) -> list[str]:
+    """Say which file below a folder holds which planted bytes: as they are, or in a column of a Parquet table."""
     found = []
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out)
-        if not path.is_file() or path.is_symlink() or name.parts[0] in skip:
+        if not path.is_file() or path.is_symlink():
             continue
         data = path.read_bytes()
         if path.suffix == ".parquet":
@@ -209,20 +207,16 @@ def planted(loop: Loop, withdrawn: set[str], before: Path) -> dict[str, list[byt
         "uri": [name.encode() for name in gone],
         "label": [VANISHING.encode()],
         "sha256": [stored[name]["sha256"].encode() for name in gone],
-        "embedding": [np.array(stored[name]["embedding"][:8], np.float32).tobytes() for name in gone],
+        "embedding": [np.array(stored[name]["embedding"], np.float32).tobytes() for name in gone],
         "features": [np.array(features[name][:8], np.float32).tobytes() for name in gone],
         "thumbnail": [
             *(bytes(bundle.gallery.thumbnail(number_of[name]))[-200:] for name in withdrawn),
-            *(base64.b64encode(to_thumbnail(loop.photos[name], 128))[:200] for name in withdrawn),
+            *(base64.b64encode(to_thumbnail(loop.photos[name], 128))[-200:] for name in withdrawn),
         ],
     }
 
 
-#: Where the next run and the removal of old ones leave traces so far; see the test below.
-NOT_YET = ("embeddings",)
-
-
-def test_nothing_of_a_withdrawn_photo_is_in_any_byte_once_old_runs_are_removed(
+def test_nothing_of_a_withdrawn_photo_is_in_any_byte_once_old_runs_and_files_are_removed(
     loop: Loop, withdrawn: set[str], fruits: Callable[..., Any]
 ) -> None:
     assert withdrawn, "a test before this one withdraws"
@@ -231,22 +225,14 @@ def test_nothing_of_a_withdrawn_photo_is_in_any_byte_once_old_runs_are_removed(
         for place in (loop.out / "runs").iterdir()
         if withdrawn & {Path(uri).stem for uri in pq.read_table(place / "features.parquet")["uri"].to_pylist()}
     )
+    (log,) = (loop.out / "embeddings").rglob("_delta_log")
+    in_table = DeltaTable(log.parent).to_pyarrow_table(columns=["uri"])["uri"].to_pylist()
+    assert not {Path(uri).stem for uri in in_table} & withdrawn, "the table has forgotten them with the run"
     bytes_of = planted(loop, withdrawn, before)
-    assert {line.rpartition(": ")[2] for line in traces(loop.out, planted=bytes_of, skip=NOT_YET)} == {
-        "uri", "label", "features", "thumbnail",
-    }  # fmt: skip
-    done = fruits("runs", loop.out, "--prune", "--json")
-    assert done.code == 0, done.stderr
-    assert before.name in done.json()["removed"]
-    assert traces(loop.out, planted=bytes_of, skip=NOT_YET) == []
-
-
-@pytest.mark.xfail(
-    strict=True,
-    reason="rows of stored embeddings are not removed yet: issue 17, stored parts are rewritten on deletion",
-)
-def test_a_withdrawn_photo_is_in_no_stored_embeddings(loop: Loop, withdrawn: set[str]) -> None:
-    assert withdrawn, "the test before this one withdraws"
-    for part in (loop.out / "embeddings").rglob("*.parquet"):
-        uris = pq.read_table(part, columns=["uri"])["uri"].to_pylist() if "uri" in pq.read_schema(part).names else []
-        assert not {Path(uri).stem for uri in uris} & withdrawn
+    assert {line.rpartition(": ")[2] for line in traces(loop.out, planted=bytes_of)} == set(bytes_of)
+    for command in (("runs", loop.out, "--prune"), ("vacuum", loop.out)):
+        done = fruits(*command, "--json")
+        assert done.code == 0, done.stderr
+    assert done.json()["files"] > 0
+    assert not before.exists()
+    assert traces(loop.out, planted=bytes_of) == []

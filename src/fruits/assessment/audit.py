@@ -34,10 +34,11 @@ from fruits.photos.reading.reading import read_photo
 from fruits.photos.reading.samples import thumbnail
 from fruits.report import render_audit
 from fruits.storage import schemas
+from fruits.storage.inventory import Inventory
 from fruits.storage.marker import claim
 from fruits.storage.objects import Objects
-from fruits.storage.parts import Inventory, Parts, write_table
 from fruits.storage.sanitising import json_text
+from fruits.storage.table import EmbeddingTable, write_table
 from fruits.training import run_record as records
 from fruits.training.embed import Network, Prepared, access_of, catalogued, embed, prepare
 from fruits.training.leakage import NEIGHBOUR_COMPONENTS, copies_of
@@ -112,10 +113,12 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
             for remark in catalogue.remarks():
                 progress.say(remark)
             prepared = prepare(config, network, catalogue, objects)
-        inventory, computed = embed(engine, catalogue, prepared, progress, clock)
+        inventory, computed = embed(
+            engine, catalogue, prepared, progress, clock, keep_missing=bool(config.only or config.sample)
+        )
         counts = records.counts(catalogue, inventory, computed)
         with clock.step("duplicates"):
-            photos = _photos(catalogue.table, prepared.parts, inventory)
+            photos = _photos(catalogue.table, prepared.stored, inventory)
             _note_groups(photos, "exact_duplicate", photos.digest, np.zeros(len(photos.uris)))
         with clock.step("labels"):
             progress.start("labels", None)
@@ -157,7 +160,7 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
     return record
 
 
-def _photos(table: pa.Table, parts: Parts, inventory: Inventory) -> _Photos:
+def _photos(table: pa.Table, stored: EmbeddingTable, inventory: Inventory) -> _Photos:
     """Collect the embeddings and measurements of the photos that could be read."""
     rows = np.flatnonzero(Rows.of(table, inventory).ok)
     if len(rows) < 2:
@@ -165,7 +168,7 @@ def _photos(table: pa.Table, parts: Parts, inventory: Inventory) -> _Photos:
             f"{len(rows)} of {counted(table.num_rows, 'photo')} could be read; expected two or more to compare"
         )
     measures = ["width", "height", "brightness", "sharpness"]
-    vectors, others = embeddings_of(parts, inventory, rows, table.num_rows, ["sha256", *measures])
+    vectors, others = embeddings_of(stored, inventory, rows, table.num_rows, ["sha256", *measures])
     pca = PCA.from_moments(Moments.from_rows(vectors))
     chosen = table.take(pa.array(rows))
     labels, splits = chosen["label"].to_pylist(), chosen["split"].to_pylist()

@@ -23,9 +23,10 @@ from fruits.photos.catalogue.sequences import ImageSequences
 from fruits.photos.reading.access import Access
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.taxonomy import Taxonomy
+from fruits.storage.inventory import Inventory, take
 from fruits.storage.objects import Objects, is_remote
-from fruits.storage.parts import Inventory, Parts, read_table
 from fruits.storage.runs import RECORD, Place, find
+from fruits.storage.table import EmbeddingTable, read_table
 from fruits.training import run_record as records
 from fruits.training.embed import TRAINING_PHOTOS
 from fruits.training.leakage import NEIGHBOUR_COMPONENTS, confirmed_sequences, copies_of
@@ -138,7 +139,7 @@ class Finished:
     record: dict[str, Any]
     catalogue: pa.Table
     bundle: bundles.Bundle
-    parts: Parts
+    stored: EmbeddingTable
     inventory: Inventory
 
 
@@ -164,11 +165,11 @@ def open_run(out: str) -> Finished:
     known = isinstance(record, dict) and record.get("format") == records.FORMAT and record.keys() >= set(records.KEYS)
     if not known or bundle.manifest["about"]["identity"] != record.get("identity"):
         raise StoreError(f"the record and the bundle in '{out}' are of different runs; run {command('run')} again")
-    parts = Parts(place.out, f"embeddings/{bundle.computation}")
-    inventory = parts.inventory(catalogue)
-    if sum(int((holding.catalogue_rows >= 0).sum()) for holding in inventory.holdings) != catalogue.num_rows:
+    stored = EmbeddingTable(place.out, f"embeddings/{bundle.computation}")
+    inventory = take(stored, catalogue)
+    if len(inventory.absent):
         raise StoreError(f"embeddings are missing in '{out}'; run {command('run')} again, it computes them")
-    return Finished(place, objects, record, catalogue, bundle, parts, inventory)
+    return Finished(place, objects, record, catalogue, bundle, stored, inventory)
 
 
 def dataset_of(run: Finished) -> tuple[Dataset, dict[str, Any]]:
@@ -178,14 +179,14 @@ def dataset_of(run: Finished) -> tuple[Dataset, dict[str, Any]]:
     learnt = np.array([labels.index(name) if name in labels else -1 for name in rows.names], np.int64)
     usable = np.flatnonzero(rows.ok & (learnt[rows.label] >= 0))
     usable = _at_most(usable, rows.group)
-    vectors, others = embeddings_of(run.parts, run.inventory, usable, len(rows.ok), ["sha256"])
+    vectors, others = embeddings_of(run.stored, run.inventory, usable, len(rows.ok), ["sha256"])
     digests = others["sha256"].to_pylist()
     label = learnt[rows.label[usable]]
     taxonomy = run.bundle.taxonomy
     # A label without a variety is a variety of its own, numbered after the others.
     variety = [number if number >= 0 else len(taxonomy.varieties) + at for at, number in enumerate(taxonomy.variety_of)]
     split = rows.split[usable]
-    listed = Objects(run.place.out).read_if_present(f"{run.parts.prefix}/{TRAINING_PHOTOS}")
+    listed = Objects(run.place.out).read_if_present(f"{run.stored.prefix}/{TRAINING_PHOTOS}")
     hashes = np.array([int(digest[:16], 16) for digest in digests], np.uint64)
     seen = np.zeros(len(usable), bool) if listed is None else np.isin(hashes, np.frombuffer(listed, ">u8"))
     digest = np.unique(digests, return_inverse=True)[1].astype(np.int64)

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from fruits import __version__
-from fruits.cli import aws, aws_jobs, aws_owner, backbones, database, predict, runs, service
+from fruits.cli import aws, aws_jobs, aws_owner, backbones, database, predict, runs, service, vacuum
 from fruits.cli.conventions import QUIET, SETTINGS, VERBOSE, Group, close_streams, command, open_streams
 from fruits.cli.options import configured
 from fruits.cli.terminal import JSON, OUTPUT, Display, fail, set_volume, shell
@@ -97,6 +97,7 @@ def apply(
 
 
 command(app)(predict.predict)
+command(app)(vacuum.vacuum)
 
 
 @command(app)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,8 +28,8 @@ from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.decoding.quality import measure
 from fruits.photos.reading.access import NO_LINKS, Access
 from fruits.photos.reading.reading import Content, read_photos, will_never_work
-from fruits.storage.parts import Parts
 from fruits.storage.schemas import RECEIPT, embeddings
+from fruits.storage.table import EmbeddingTable
 
 #: A batch ends early at this many bytes of files, so that memory does not grow with the size of photos.
 MAX_BATCH_BYTES: Final = 16 << 20
@@ -47,7 +47,7 @@ class Stopwatch:
 
 @dataclass(frozen=True, slots=True)
 class EmbedStage:
-    """Embeds photos and commits their rows, shard by shard.
+    """Embeds photos and writes their rows to files, shard by shard; the driver commits the files.
 
     Parameters
     ----------
@@ -55,8 +55,10 @@ class EmbedStage:
         A prepared backbone.
     preprocessing : Preprocessing
     embedding_size : int
-    root, prefix : str
-        Where the parts are written.
+    stored : EmbeddingTable
+        Where the rows are written.
+    epoch : int
+        Epoch of the table when the work was planned.
     access : Access
         Where links among the photos may lead.
     device : str
@@ -66,31 +68,35 @@ class EmbedStage:
     model: ModelFile
     preprocessing: Preprocessing
     embedding_size: int
-    root: str
-    prefix: str
+    stored: EmbeddingTable
+    epoch: int = 0
     access: Access = NO_LINKS
     device: str = "cpu"
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Map batches of ``WORK`` rows, whole shards one after the other, to one ``RECEIPT`` row per shard."""
-        parts = Parts(self.root, self.prefix)
         rows = (row for batch in batches for row in batch.to_pylist())
         for shard, work in groupby(rows, key=lambda row: row["shard"]):
-            watch = Stopwatch()
-            # Another attempt, or another run on this output, may have committed the shard already.
-            record = parts.committed(shard)
-            if record is None:
+            watch, photos = Stopwatch(), list(work)
+            # Another attempt, or another run on this output, may have written the shard already.
+            if (there := self.stored.written(shard, photos, self.epoch)) is not None:
+                file, rows_there = there
+            else:
                 embedder = _embedder(self.model, self.device)
                 rows_of = embed_rows(
-                    work, embedder, self.preprocessing, self.embedding_size, watch=watch, access=self.access
+                    photos, embedder, self.preprocessing, self.embedding_size, watch=watch, access=self.access
                 )
-                embedded = list(rows_of)
+                rows_there = pa.Table.from_batches(list(rows_of))
                 started = time.perf_counter()
-                record = parts.commit(shard, pa.Table.from_batches(embedded))
+                file = self.stored.write(shard, rows_there, self.epoch)
                 watch.write = time.perf_counter() - started
-            failed = sum(status == "failed" for _, status, _ in record.errors)
-            rejected = len(record.errors) - failed
-            receipt = {"shard": shard, "ok": record.rows - failed - rejected, "rejected": rejected, "failed": failed}
+            counts = Counter(rows_there["status"].to_pylist())
+            receipt: dict[str, Any] = {
+                "file": file.name,
+                "size_bytes": file.size_bytes,
+                "modified_ms": file.modified_ms,
+                **{status: counts[status] for status in ("ok", "rejected", "failed")},
+            }
             seconds = {f"seconds_{name}": getattr(watch, name) for name in ("read", "decode", "infer", "write")}
             yield pa.RecordBatch.from_pylist([receipt | seconds], schema=RECEIPT)
 
@@ -110,7 +116,7 @@ def embed_rows(
     Parameters
     ----------
     rows : iterable of dict
-        With ``uri, label, split, version``.
+        With ``uri`` and ``version``.
     embedder : Embedder
     preprocessing : Preprocessing
     embedding_size : int
@@ -233,9 +239,7 @@ class _Columns:
 
     def to_batch(self, vectors: np.ndarray) -> pa.RecordBatch:
         d = vectors.shape[1]
-        given = [
-            pa.array([row[name] for row in self._rows], pa.string()) for name in ("uri", "label", "split", "version")
-        ]
+        given = [pa.array([row[name] for row in self._rows], pa.string()) for name in ("uri", "version")]
         bad = pa.array([status != "ok" for status in self.status])
         arrays = [
             *given,

@@ -22,6 +22,7 @@ _TIMEOUT_VARIABLE: Final = "FRUITS_STORE_TIMEOUT_S"
 CREDENTIALS_VARIABLE: Final = "FRUITS_AWS_CREDENTIALS"
 #: Suffix of the names of S3's directory buckets, which do not list in the order of keys.
 _DIRECTORY_BUCKET: Final = "--x-s3"
+_S3: Final = ("s3://", "s3a://")
 
 
 def lists_in_order(url: str) -> bool:
@@ -31,31 +32,62 @@ def lists_in_order(url: str) -> bool:
     """
     bucket = url.split("/")[2] if url.count("/") >= 2 else ""
     return url.startswith("gs://") or (
-        url.startswith(("s3://", "s3a://")) and not _endpoint() and not bucket.endswith(_DIRECTORY_BUCKET)
+        url.startswith(_S3) and not _endpoint() and not bucket.endswith(_DIRECTORY_BUCKET)
     )
 
 
 def open_bucket(url: str, retries: Any) -> Any:
     """Open a bucket with the usual credential chain: environment, then profile, then the machine's role (by obstore)."""
     open_url: Any = from_url  # its overloads need literal dictionaries
-    client: dict[str, Any] = {
-        "connect_timeout": timedelta(seconds=5),
-        "timeout": timedelta(seconds=float(os.environ.get(_TIMEOUT_VARIABLE, "60"))),
-    }
-    if not url.startswith(("s3://", "s3a://")):
+    client: dict[str, Any] = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=_timeout_s())}
+    if not url.startswith(_S3):
         return open_url(url, client_options=client, retry_config=retries)
-    config: dict[str, Any] = {}
+    config, boto3 = _s3_settings()
+    if config.get("endpoint", "").startswith("http://"):
+        client["allow_http"] = True
+    provider = _boto3_credentials() if boto3 else None
+    return open_url(url, config=config, client_options=client, retry_config=retries, credential_provider=provider)
+
+
+def delta_options(url: str) -> dict[str, str]:
+    """Return the options with which delta-rs opens a table in a bucket as :func:`open_bucket` does; empty for a folder.
+
+    Credentials of single sign-on or a role are those of this moment: open the table again for every commit. On S3, commits are
+    conditional puts, which need no other service.
+    """
+    if "://" not in url:
+        return {}
+    options = {"connect_timeout": "5s", "timeout": f"{_timeout_s():g}s"}
+    if not url.startswith(_S3):
+        return options
+    config, boto3 = _s3_settings()
+    if boto3:
+        given = _boto3_credentials()()
+        config |= {name: given[name] for name in ("access_key_id", "secret_access_key", "token") if given.get(name)}
+    if "token" in config:
+        config["session_token"] = config.pop("token")
+    if "endpoint" in config:
+        config["endpoint_url"] = config.pop("endpoint")
+        options["allow_http"] = str(config["endpoint_url"].startswith("http://")).lower()
+    return options | {"conditional_put": "etag"} | {f"AWS_{name.upper()}": value for name, value in config.items()}
+
+
+def _timeout_s() -> float:
+    return float(os.environ.get(_TIMEOUT_VARIABLE, "60"))
+
+
+def _s3_settings() -> tuple[dict[str, str], bool]:
+    """Return endpoint, region and the credentials of a profile; and whether credentials come from boto3."""
+    config: dict[str, str] = {}
     if endpoint := _endpoint():
         config["endpoint"] = endpoint
-        client["allow_http"] = endpoint.startswith("http://")
     profile = _profile()
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or profile.get("region")
     if region:
         config["region"] = region
-    provider = None
     if os.environ.get(CREDENTIALS_VARIABLE) == "boto3":
-        provider = _boto3_credentials()  # whatever AWS provides where it runs the code; renewed before expiry
-    elif "AWS_ACCESS_KEY_ID" not in os.environ:
+        return config, True  # whatever AWS provides where it runs the code; renewed before expiry
+    if "AWS_ACCESS_KEY_ID" not in os.environ:
         if "aws_access_key_id" in profile:
             for name in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"):
                 if name in profile:
@@ -63,8 +95,8 @@ def open_bucket(url: str, retries: Any) -> Any:
             if "session_token" in config:  # obstore's name for it
                 config["token"] = config.pop("session_token")
         elif profile.keys() & {"sso_session", "sso_start_url", "role_arn", "credential_process"}:
-            provider = _boto3_credentials()
-    return open_url(url, config=config, client_options=client, retry_config=retries, credential_provider=provider)
+            return config, True
+    return config, False
 
 
 def _endpoint() -> str | None:

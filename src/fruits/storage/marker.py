@@ -41,7 +41,9 @@ _UNFINISHED: Final = re.compile(re.escape(NAME) + r"#\d+")
 _BEGINNINGS: Final = {"preprocessing.json", "lease", "job.json"}
 _LEDGER: Final = ".fruits-export/ledger.json"
 _PACK_DATA: Final = re.compile(r"data/\d{8}T\d{6}-[0-9a-f]{12}-\d{5}\.parquet")
-_COMPUTATION: Final = re.compile(r"embeddings/[0-9a-f]{8,64}/(plans|records|parts|backbone\.onnx|training_photos)\b")
+_COMPUTATION: Final = re.compile(
+    r"embeddings/[0-9a-f]{8,64}/(_delta_log|plans|records|parts|backbone\.onnx|training_photos)\b"
+)
 #: Names by which folders of fruits are recognised, with or without marker; see :func:`_older_kind`.
 _NAMES: Final = {
     NAME, "current.json", "run.json", "audit.json", "manifest.json", "bundle", "embeddings", "pack.json", "data",

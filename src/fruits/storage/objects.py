@@ -304,6 +304,21 @@ class Objects:
                 patience.wait_or_raise(exc)
                 known = frozenset(given)
 
+    def first_below(self, prefix: str, start: str) -> str | None:
+        """Return the first key below a folder whose name begins with ``start``; None if there is none.
+
+        In a bucket this is one request, however many keys there are; one that lists in no order may hide a key.
+        """
+        if self.is_local:
+            folder = Path(self.root, prefix)
+            with suppress(AbsentError), _translated("list", str(folder)), os.scandir(folder) as found:
+                return min((f"{prefix}/{one.name}" for one in found if one.name.startswith(start)), default=None)
+            return None
+        pages = obstore.list(self._store, prefix, offset=f"{prefix}/{start}", chunk_size=1)
+        page: Any = self._try("list", prefix, lambda: next(iter(pages), []))
+        key = page[0]["path"] if page else ""
+        return key if key.startswith(f"{prefix}/{start}") else None
+
     def _list_raw(self, prefix: str, leave: Callable[[str], None]) -> Iterator[Found]:
         for meta in list_raw(self.root, prefix):
             if has_bad_segment(meta["path"]):
@@ -458,8 +473,17 @@ def _translated(verb: str, name: str) -> Iterator[None]:
             raise _of_bucket(verb, name, exc, text) from exc
         if isinstance(exc, FileNotFoundError) and verb != "write":
             raise AbsentError(f"cannot {verb} '{name}': it is not there") from exc
-        first = (text.splitlines() or [type(exc).__name__])[0]
-        raise StoreError(f"cannot {verb} '{name}': {first}; check space and permissions, then run again") from exc
+        raise _of_folder(verb, name, exc) from exc
+
+
+def error_of(verb: str, name: str, exc: Exception) -> StoreError:
+    """Return the error for what another library met in a bucket or a folder."""
+    return _of_bucket(verb, name, exc, str(exc)) if is_remote(name) else _of_folder(verb, name, exc)
+
+
+def _of_folder(verb: str, name: str, exc: Exception) -> StoreError:
+    first = (str(exc).splitlines() or [type(exc).__name__])[0]
+    return StoreError(f"cannot {verb} '{name}': {first}; check space and permissions, then run again")
 
 
 def _of_bucket(verb: str, name: str, exc: Exception, text: str) -> StoreError:

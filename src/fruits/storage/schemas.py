@@ -7,6 +7,7 @@ To change a schema: raise the number, document the change below, and add a test 
 2: embeddings have brightness and sharpness; predictions have a kind, a variety and an outcome.
 3: plans have a checksum of their content.
 4: the checksum covers every byte of the plan, and shard names are unique per plan.
+5: embeddings are a Delta table, without labels and splits, which the catalogue has.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from fruits.messages import LANGUAGES
 
-VERSION: Final = 4
+VERSION: Final = 5
 
 #: Largest difference between embeddings of the same photo by different engines; on the same machine they are bit-identical.
 EMBEDDING_TOLERANCE: Final = 1e-5
@@ -47,16 +48,16 @@ WORK: Final = pa.schema(
     [
         pa.field("shard", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
-        pa.field("label", pa.string()),
-        pa.field("split", pa.string()),
         pa.field("version", pa.string(), nullable=False),
     ]
 )
 
-#: Result of a worker for a committed shard: counts, and seconds by kind of work (summed over threads).
+#: Result of a worker for a shard: the file that it wrote, counts, and seconds by kind of work (summed over threads).
 RECEIPT: Final = pa.schema(
     [
-        pa.field("shard", pa.string(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("modified_ms", pa.int64(), nullable=False),
         pa.field("ok", pa.int64(), nullable=False),
         pa.field("rejected", pa.int64(), nullable=False),
         pa.field("failed", pa.int64(), nullable=False),
@@ -97,8 +98,6 @@ def embeddings(embedding_size: int) -> pa.Schema:
     return pa.schema(
         [
             pa.field("uri", pa.string(), nullable=False),
-            pa.field("label", pa.string()),
-            pa.field("split", pa.string()),
             pa.field("version", pa.string(), nullable=False),
             pa.field("sha256", pa.string()),
             pa.field("width", pa.int32()),

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+import time
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -22,19 +26,26 @@ from fruits.embedding.model import ModelFile
 from fruits.embedding.session import usable_device
 from fruits.embedding.stage import EmbedStage
 from fruits.engines import Engine
-from fruits.errors import counted, naming, option
+from fruits.errors import StoreError, counted, naming, option
 from fruits.monitoring.clock import Clock, Progress
 from fruits.photos.catalogue.catalogue import Catalogue, list_photos
 from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.samples import typical_side, white_backdrops
 from fruits.storage import schemas
-from fruits.storage.objects import Objects
-from fruits.storage.parts import Inventory, Parts
+from fruits.storage.inventory import Inventory, plan, take, uncommitted
+from fruits.storage.objects import AbsentError, Found, Objects
 from fruits.storage.sanitising import json_text
+from fruits.storage.table import EmbeddingTable, File
+from fruits.storage.upkeep import remove_needless, repair
 
 #: File beside the embeddings that lists the network's training photos, as named by its card.
 TRAINING_PHOTOS: Final = "training_photos"
+#: Files are committed when the last commit is this many seconds ago, or this many times as long as it took.
+_WAVE_S: Final = 1.0
+_WAVE_COMMITS: Final = 30
+#: A results folder of an earlier version is recognised by one of this many keys.
+_KEYS_LOOKED_AT: Final = 10_000
 #: Minimum share of photos on a white background for a network trained on such photos; below it, a warning is given.
 _LIKE: Final = 0.5
 
@@ -46,7 +57,7 @@ class Prepared:
     card: Card
     preprocessing: Preprocessing
     model: ModelFile
-    parts: Parts
+    stored: EmbeddingTable
     device: str = "cpu"
 
 
@@ -108,57 +119,124 @@ def prepare(config: RunConfig, network: Network, catalogue: Catalogue, objects: 
     """
     backbone, device = network.backbone, network.device
     preprocessing = _preprocessing(config, backbone, catalogue, objects)
-    parts = Parts(config.out, f"embeddings/{computation_id(backbone.card, preprocessing, device)}")
+    stored = EmbeddingTable(config.out, f"embeddings/{computation_id(backbone.card, preprocessing, device)}")
     if network.seen is not None:
-        objects.write(f"{parts.prefix}/{TRAINING_PHOTOS}", network.seen.astype(">u8").tobytes())
-    model = _prepared_model(objects, backbone, preprocessing, parts.prefix)
+        objects.write(f"{stored.prefix}/{TRAINING_PHOTOS}", network.seen.astype(">u8").tobytes())
+    model = _prepared_model(objects, backbone, preprocessing, stored.prefix)
     if unlike := _unlike(backbone.card, catalogue):
         catalogue.warnings.append(unlike)
-    return Prepared(backbone.card, preprocessing, model, parts, device)
+    return Prepared(backbone.card, preprocessing, model, stored, device)
 
 
 def embed(
-    engine: Engine, catalogue: Catalogue, prepared: Prepared, progress: Progress, clock: Clock
+    engine: Engine,
+    catalogue: Catalogue,
+    prepared: Prepared,
+    progress: Progress,
+    clock: Clock,
+    *,
+    keep_missing: bool = False,
 ) -> tuple[Inventory, int]:
     """Compute missing embeddings; return the inventory afterwards and the number computed.
 
     The engine is started only if there is something to compute; its start is timed as a separate step.
+
+    Parameters
+    ----------
+    keep_missing : bool
+        Whether rows of photos that are not in the catalogue stay in the table.
     """
-    parts = prepared.parts
+    stored = prepared.stored
     with clock.step("embeddings"):
-        inventory = parts.inventory(catalogue.table)
-        planned: pa.Table | None = None
-        while len(inventory.missing):
-            planned = parts.plan(catalogue.table, inventory.missing, after=inventory.plans)
-            if planned is not None:
-                break
-            inventory = parts.inventory(catalogue.table)  # another run on this output is planning at the same time
-        work = pa.concat_tables([inventory.pending, *([planned] if planned is not None else [])])
-    progress.start("embeddings", work.num_rows)
-    if not work.num_rows:
-        return inventory, 0
-    with clock.step("engine"):
-        engine.start()
+        inventory = take(stored, catalogue.table)
+        if inventory.snapshot.version < 0:
+            _say_if_older(stored.objects, progress)
+        if len(inventory.absent) and _commit_left_over(stored, catalogue.table, inventory):
+            inventory = take(stored, catalogue.table)
+        rows = np.union1d(inventory.absent, inventory.failed)
+    progress.start("embeddings", len(rows))
+    computed = len(rows)
+    if computed:
+        with clock.step("engine"):
+            engine.start()
+    with clock.step("embeddings"):
+        while len(rows):
+            done = _computed(engine, catalogue, prepared, inventory, rows, progress, clock)
+            # Another run may have removed rows since; their files stay on disk until a vacuum.
+            inventory = take(stored, catalogue.table, [*inventory.files, *done])
+            rows = inventory.absent  # there are some if a vacuum ran meanwhile
+        if not keep_missing and remove_needless(stored, inventory):
+            inventory = take(stored, catalogue.table, inventory.files)
+    return inventory, computed
+
+
+def _computed(
+    engine: Engine,
+    catalogue: Catalogue,
+    prepared: Prepared,
+    inventory: Inventory,
+    rows: NDArray[np.int64],
+    progress: Progress,
+    clock: Clock,
+) -> list[File]:
+    """Compute the embeddings of some rows and commit their files in waves; return the files.
+
+    Stops early if a vacuum runs meanwhile, because nothing written before it can be committed.
+    """
+    stored, epoch = prepared.stored, inventory.snapshot.epoch
+    shards = _by_shard(plan(catalogue.table, inventory, rows))
+    first = random.randrange(len(shards))  # noqa: S311 - two runs at once begin apart, and find what the other has written
+    shards = [*shards[first:], *shards[:first]]
     stage = EmbedStage(
         prepared.model,
         prepared.preprocessing,
         prepared.card.embedding_size,
-        parts.root,
-        parts.prefix,
+        stored,
+        epoch,
         catalogue.access,
         prepared.device,
     )
-    with clock.step("embeddings"):
-        for receipts in engine.map_batches(_by_shard(work), stage, schemas.RECEIPT):
+    committed: list[File] = []
+    wave: list[File] = []
+    due = 0.0
+
+    def commit() -> bool:
+        nonlocal due
+        started = time.monotonic()
+        if not stored.commit(wave, epoch=epoch):
+            return False
+        due = time.monotonic() + max(_WAVE_S, _WAVE_COMMITS * (time.monotonic() - started))
+        committed.extend(wave)
+        wave.clear()
+        return True
+
+    try:
+        for receipts in engine.map_batches(shards, stage, schemas.RECEIPT):
             for receipt in receipts.to_pylist():
-                progress.advance(receipt["ok"] + receipt["rejected"] + receipt["failed"])
+                n = receipt["ok"] + receipt["rejected"] + receipt["failed"]
+                progress.advance(n)
                 clock.add_work(receipt)
-        return parts.inventory(catalogue.table), work.num_rows
+                wave.append(File(receipt["file"], receipt["size_bytes"], n, receipt["modified_ms"]))
+            if time.monotonic() >= due and not commit():
+                return committed
+    except BaseException:
+        with suppress(StoreError):  # the first error counts; the next run commits what is left over
+            commit()
+        raise
+    if wave:
+        commit()
+    return committed
 
 
-def repair_parts(parts: Parts, progress: Progress) -> None:
-    """Delete damaged parts and records, so that they are recomputed; report their number."""
-    damaged = parts.repair(progress.say)
+def _commit_left_over(stored: EmbeddingTable, catalogue: pa.Table, inventory: Inventory) -> bool:
+    """Commit what a killed run has written for the same photos; return whether there was anything."""
+    left = list(uncommitted(stored, catalogue, inventory.snapshot))
+    return bool(left) and stored.commit(left, epoch=inventory.snapshot.epoch)
+
+
+def repair_embeddings(stored: EmbeddingTable, progress: Progress) -> None:
+    """Remove damaged files from the table, so that their photos are computed again; report their number."""
+    damaged = repair(stored, progress.say)
     progress.say(f"repair: {damaged:,} damaged" if damaged else "repair: every stored byte is as it was written")
 
 
@@ -185,6 +263,18 @@ def _kept_sizes(objects: Objects) -> dict[str, int]:
     except ValueError:
         return {}
     return {name: size for name, size in kept.items() if isinstance(size, int)} if isinstance(kept, dict) else {}
+
+
+def _say_if_older(objects: Objects, progress: Progress) -> None:
+    """Say that embeddings in the format of earlier versions are not read."""
+    found: list[Found] = []
+    with suppress(AbsentError):
+        found = list(islice(objects.list("embeddings"), _KEYS_LOOKED_AT))
+    if any("/plans/" in one.key for one in found):
+        progress.say(
+            "the embeddings here were stored by an earlier version of fruits in another format: they are computed again; "
+            "'fruits vacuum' deletes the old ones"
+        )
 
 
 def _prepared_model(objects: Objects, backbone: Backbone, preprocessing: Preprocessing, prefix: str) -> ModelFile:

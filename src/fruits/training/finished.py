@@ -16,9 +16,9 @@ from fruits.recogniser import bundle as bundles
 from fruits.storage import publishing
 from fruits.storage.locks import Held
 from fruits.storage.objects import Objects, is_remote, reach, under
-from fruits.storage.parts import read_table
 from fruits.storage.runs import RECORD, REPORT, Place, keep, key_of, stored_pointer
 from fruits.storage.sanitising import printable
+from fruits.storage.table import read_table
 from fruits.training import run_record as records
 
 

@@ -1,8 +1,8 @@
 """Fitting a recogniser on committed embeddings: moments, PCA, features, hyperparameters and head.
 
-Reads the parts of an inventory, a chunk at a time, and passes plain arrays to ``learning``. Only training rows are fitted; rows
-of other splits are projected and scored. The head gets rows in the catalogue's order. Moments are merged in plan order, so the
-assignment of photos to shards affects at most the last digits of float64.
+Reads the files of an inventory, a chunk at a time, and passes plain arrays to ``learning``. Only training rows are fitted; rows
+of other splits are projected and scored. The head gets rows in the catalogue's order. Moments are merged chunk by chunk, so the
+order in which photos came to the catalogue affects at most the last digits of float64, and the order of commits nothing.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from fruits.learning.out_of_distribution import Known
 from fruits.learning.pca import PCA
 from fruits.photos.decoding.quality import Limits
 from fruits.storage import schemas
+from fruits.storage.inventory import ROWS_PER_CHUNK, Holding, Inventory
 from fruits.storage.objects import Objects
-from fruits.storage.parts import Holding, Inventory, Parts, Record
 from fruits.storage.sanitising import json_text
+from fruits.storage.table import EmbeddingTable, File
 from fruits.training.projection import ProjectStage, shards_of
-from fruits.training.training_set import ROWS_PER_CHUNK, Rows, in_chunks, read_embeddings, vectors_of
+from fruits.training.training_set import Rows, in_chunks, read_embeddings, vectors_of
 
 #: k and the setting of the head are chosen on at most this many photos: their ranking is stable with far fewer.
 _ROWS_FOR_CHOOSING: Final = 50_000
@@ -177,7 +178,7 @@ class Recogniser:
 
 
 def training_moments(
-    engine: Engine, parts: Parts, inventory: Inventory, rows: Rows, choosing: Choosing
+    engine: Engine, stored: EmbeddingTable, inventory: Inventory, rows: Rows, choosing: Choosing
 ) -> tuple[Moments, Moments]:
     """Return the moments of the training rows that are learnt during validation, and of the validation rows.
 
@@ -187,27 +188,36 @@ def training_moments(
     held_back[choosing.all_held_back] = True
     learnt = (rows.split == "train") & rows.ok & ~held_back
     marks = learnt + 2 * held_back.astype(np.int8)
-    shards = ([_marked(holding, marks) for holding in chunk] for chunk in in_chunks(inventory))
-    both = _from_batch(engine.reduce_batches(shards, PartialMoments(parts), merge_moments))
+    shards = ([_marked(holding, marks) for holding in group] for group in in_chunks(inventory))
+    both = _from_batch(engine.reduce_batches(shards, PartialMoments(stored), merge_moments))
     return both[0], both[1]
+
+
+#: A file, and the catalogue row and the mark of each of its rows.
+Marked = tuple[File, NDArray[np.int64], NDArray[np.int8]]
 
 
 @dataclass(frozen=True, slots=True)
 class PartialMoments:
-    """Picklable function that reads some parts and computes their moments.
+    """Picklable function that reads some files and computes their moments.
 
     Parameters
     ----------
-    parts : Parts
+    stored : EmbeddingTable
         Table of the embeddings.
     """
 
-    parts: Parts
+    stored: EmbeddingTable
 
-    def __call__(self, chunk: list[tuple[Record, NDArray[np.int8]]]) -> pa.RecordBatch:
-        """Return the moments of the rows marked 1 and of those marked 2; each part comes with a mark per row."""
-        vectors = [vectors_of(self.parts.read(record, ["embedding"]))[marks > 0] for record, marks in chunk]
-        rows, marks = np.concatenate(vectors), np.concatenate([marks[marks > 0] for _, marks in chunk])
+    def __call__(self, group: list[Marked]) -> pa.RecordBatch:
+        """Return the moments of the rows marked 1 and of those marked 2.
+
+        Rows are added in the catalogue's order, so that it does not matter in which file a row is.
+        """
+        vectors = [vectors_of(self.stored.read(file, ["embedding"]))[marks > 0] for file, _, marks in group]
+        order = np.argsort(np.concatenate([places[marks > 0] for _, places, marks in group]))
+        rows = np.concatenate(vectors)[order]
+        marks = np.concatenate([marks[marks > 0] for _, _, marks in group])[order]
         return _to_batch([Moments.from_rows(rows[marks == 1]), Moments.from_rows(rows[marks == 2])])
 
 
@@ -217,12 +227,13 @@ def merge_moments(left: pa.RecordBatch, right: pa.RecordBatch) -> pa.RecordBatch
     return _to_batch([one.merge(other) for one, other in pairs])
 
 
-def _marked(holding: Holding, marks: NDArray[np.int8]) -> tuple[Record, NDArray[np.int8]]:
-    return holding.record, np.where(holding.catalogue_rows >= 0, marks[holding.catalogue_rows], 0).astype(np.int8)
+def _marked(holding: Holding, marks: NDArray[np.int8]) -> Marked:
+    rows = holding.catalogue_rows
+    return holding.file, rows, np.where(rows >= 0, marks[rows], 0).astype(np.int8)
 
 
 def choose(
-    parts: Parts,
+    stored: EmbeddingTable,
     inventory: Inventory,
     rows: Rows,
     choosing: Choosing,
@@ -271,7 +282,7 @@ def choose(
         k, chosen_by = min(pca.components_for(_MOST_VARIANCE), most), "validation"
     blind = PCA.from_moments(learnt)
     k_blind = min(k, blind.max_components)
-    features = project_rows(parts, inventory, blind, k_blind, choosing.train, len(rows.ok))
+    features = project_rows(stored, inventory, blind, k_blind, choosing.train, len(rows.ok))
     held_groups = len(np.unique(rows.group[choosing.train][choosing.held_back]))
     own_weights = None if weights is None else weights[choosing.train]
     labels, held = rows.label[choosing.train], choosing.held_back
@@ -293,7 +304,7 @@ def choose(
 
 
 def project_rows(
-    parts: Parts,
+    stored: EmbeddingTable,
     inventory: Inventory,
     pca: PCA,
     components: int,
@@ -319,8 +330,8 @@ def project_rows(
     position = np.full(n, -1, np.int64)
     position[wanted] = np.arange(len(wanted))
     features = np.empty((len(wanted), components), np.float32)
-    for chunk in in_chunks(inventory):
-        vectors, at = read_embeddings(parts, chunk)
+    for group in in_chunks(inventory):
+        vectors, at = read_embeddings(stored, group)
         to = position[at]
         features[to[to >= 0]] = pca.transform(vectors[to >= 0], components)
         progress(len(at))
@@ -332,13 +343,15 @@ def project_rows(
 FitHead = Callable[[NDArray[np.int64], NDArray[np.float64] | None, float], Head]
 
 
-def head_by_engine(engine: Engine, parts: Parts, inventory: Inventory, pca: PCA, choice: Choice) -> FitHead | None:
+def head_by_engine(
+    engine: Engine, stored: EmbeddingTable, inventory: Inventory, pca: PCA, choice: Choice
+) -> FitHead | None:
     """Return a function that fits a logistic head on the engine, on any number of photos; None if the engine cannot."""
     fit = getattr(engine, "fit_head", None)
     if fit is None or choice.head is not LogisticHead:
         return None
     axes = pca.axes[: choice.components].astype(np.float32)
-    stage = ProjectStage(parts, pca.mean.astype(np.float32), axes)
+    stage = ProjectStage(stored, pca.mean.astype(np.float32), axes)
 
     def fit_head(labels: NDArray[np.int64], weights: NDArray[np.float64] | None, scale: float) -> Head:
         slopes, intercepts = fit(
@@ -418,7 +431,7 @@ def drift(choice: Choice, recogniser: Recogniser, features: NDArray[np.float32],
     return Drift.of(trained, ood_score)
 
 
-def photo_limits(parts: Parts, inventory: Inventory, rows: Rows, size: int) -> Limits:
+def photo_limits(stored: EmbeddingTable, inventory: Inventory, rows: Rows, size: int) -> Limits:
     """Return the limits for dark, blurred and small photos, derived from the training photos.
 
     Parameters
@@ -432,7 +445,7 @@ def photo_limits(parts: Parts, inventory: Inventory, rows: Rows, size: int) -> L
         wanted = holding.catalogue_rows >= 0
         wanted[wanted] = learnt[holding.catalogue_rows[wanted]]
         if wanted.any():
-            table = parts.read(holding.record, ["brightness", "sharpness"])
+            table = stored.read(holding.file, ["brightness", "sharpness"])
             found.append(np.stack([table[name].to_numpy()[wanted] for name in table.column_names]))
     brightness, sharpness = np.concatenate(found, axis=1)
     return Limits.of(brightness, sharpness, size)

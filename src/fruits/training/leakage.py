@@ -26,7 +26,7 @@ from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.decoding.retouch import fingerprints, retouched
 from fruits.photos.reading.access import NO_LINKS, Access
 from fruits.photos.reading.reading import read_photos
-from fruits.storage.parts import Inventory
+from fruits.storage.inventory import Inventory
 from fruits.training.embed import Prepared
 from fruits.training.fit import project_rows
 from fruits.training.training_set import Rows
@@ -109,7 +109,7 @@ def check(
         return Checked(None, *_groups(asked, rows, no_sequences))
     if features.shape[1] < (least := min(_LEAST_COMPONENTS, pca.max_components)):
         every = np.flatnonzero(rows.ok)
-        features = project_rows(prepared.parts, inventory, pca, least, every, len(rows.ok))
+        features = project_rows(prepared.stored, inventory, pca, least, every, len(rows.ok))
     features = features[:, :NEIGHBOUR_COMPONENTS]
     at = np.cumsum(rows.ok) - 1  # catalogue row -> row of features
     bank, labels = at[train], rows.label[train]

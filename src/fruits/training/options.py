@@ -45,6 +45,7 @@ class RunOptions(ApplyOptions, total=False):
     balance: bool | None
     gallery: int
     core_hour_usd: float | None
+    keep_missing: bool
 
 
 def config_of(

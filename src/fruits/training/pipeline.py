@@ -36,11 +36,12 @@ from fruits.recogniser.gallery import QUALITY, SIDE, Gallery, choose
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.report import render
 from fruits.storage import publishing, schemas
+from fruits.storage.inventory import Inventory
 from fruits.storage.marker import claim
 from fruits.storage.objects import Objects, is_remote, reach, under
-from fruits.storage.parts import Inventory, Parts, write_table
 from fruits.storage.runs import BUNDLE, RECORD, REPORT, stored_pointer
 from fruits.storage.sanitising import json_text
+from fruits.storage.table import EmbeddingTable, write_table
 from fruits.training import finished, leakage
 from fruits.training import fit as fitting
 from fruits.training import run_record as records
@@ -53,9 +54,9 @@ from fruits.training.embed import (
     catalogued,
     embed,
     prepare,
-    repair_parts,
+    repair_embeddings,
 )
-from fruits.training.training_set import Rows, grouped_by_clusters, seen_rows, source_names
+from fruits.training.training_set import Rows, grouped_by_clusters, in_chunks, read_rows, seen_rows, source_names
 
 
 def run(config: RunConfig, *, progress: Progress | None = None, command: str = "fruits run") -> dict[str, Any]:
@@ -221,8 +222,9 @@ def _embedded(config: RunConfig, network: Network, objects: Objects, engine: Eng
     _refuse_hopeless(catalogue)
     if config.repair:
         with step("repair", shown=False):
-            repair_parts(prepared.parts, step.progress)
-    inventory, computed = embed(engine, catalogue, prepared, step.progress, step.clock)
+            repair_embeddings(prepared.stored, step.progress)
+    part = bool(config.keep_missing or config.only or config.sample)
+    inventory, computed = embed(engine, catalogue, prepared, step.progress, step.clock, keep_missing=part)
     counts = records.counts(catalogue, inventory, computed)
     rejections = records.rejections(catalogue, inventory)
     records.write_rejections(objects, rejections)
@@ -239,34 +241,34 @@ def _embedded(config: RunConfig, network: Network, objects: Objects, engine: Eng
 def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _Fitted:
     """Fit everything on the embeddings, and score it; write the features."""
     config, catalogue, inventory, prepared = job.config, job.catalogue, job.inventory, job.prepared
-    parts = prepared.parts
+    stored = prepared.stored
     with step("moments"):
-        rows, grouped_by = grouped_by_clusters(parts, inventory, Rows.of(catalogue.table, inventory))
-        listed = objects.read_if_present(f"{parts.prefix}/{TRAINING_PHOTOS}")
-        seen = seen_rows(parts, inventory, listed, len(rows.ok)) if listed is not None else None
+        rows, grouped_by = grouped_by_clusters(stored, inventory, Rows.of(catalogue.table, inventory))
+        listed = objects.read_if_present(f"{stored.prefix}/{TRAINING_PHOTOS}")
+        seen = seen_rows(stored, inventory, listed, len(rows.ok)) if listed is not None else None
         choosing = fitting.Choosing.of(rows, config.seed, seen)
         weights = rows.balance(job.meaning.kind_of) if config.balance else None
-        learnt, held_back = fitting.training_moments(engine, parts, inventory, rows, choosing)
+        learnt, held_back = fitting.training_moments(engine, stored, inventory, rows, choosing)
     with step("pca", shown=False):
         pca = PCA.from_moments(learnt.merge(held_back))
     with step("choices"):
         choice = fitting.choose(
-            parts, inventory, rows, choosing, pca=pca, learnt=learnt, variance=config.variance,
+            stored, inventory, rows, choosing, pca=pca, learnt=learnt, variance=config.variance,
             components=config.components, weights=weights, head=get_head(config.head),
         )  # fmt: skip
         _say_what_was_chosen(choice, step.progress)
     with step("features", job.counts["photos"]):
         usable = np.flatnonzero(rows.ok)
         features = fitting.project_rows(
-            parts, inventory, pca, choice.components, usable, len(rows.ok), step.progress.advance
+            stored, inventory, pca, choice.components, usable, len(rows.ok), step.progress.advance
         )
         about = {"identity": job.identity, "components": choice.components, "backbone": prepared.card.name}
         fitting.save_features(objects, catalogue.table, rows, features, about)
     with step("head"):
-        fit_on_engine = fitting.head_by_engine(engine, parts, inventory, pca, choice)
+        fit_on_engine = fitting.head_by_engine(engine, stored, inventory, pca, choice)
         recogniser = fitting.fit_recogniser(features, rows, choice, config.seed, weights, fit_on_engine)
         taxonomy = Taxonomy.of(recogniser.labels, config.taxonomy)
-        limits = fitting.photo_limits(parts, inventory, rows, prepared.preprocessing.size)
+        limits = fitting.photo_limits(stored, inventory, rows, prepared.preprocessing.size)
         certainty, coverage = certainty_by(choice, rows, limits, config.taxonomy, config.min_precision)
         drift = fitting.drift(choice, recogniser, features, rows)
     with step("gallery"):
@@ -382,16 +384,16 @@ def apply(
             )
             for remark in catalogue.remarks():
                 progress.say(remark)
-        parts = Parts(to, f"embeddings/{recogniser.computation_on(used)}")
-        prepared = Prepared(recogniser.card, recogniser.preprocessing, recogniser.model_file, parts, used)
+        stored = EmbeddingTable(to, f"embeddings/{recogniser.computation_on(used)}")
+        prepared = Prepared(recogniser.card, recogniser.preprocessing, recogniser.model_file, stored, used)
         if repair:
             with clock.step("repair"):
-                repair_parts(parts, progress)
+                repair_embeddings(stored, progress)
         inventory, computed = embed(where, catalogue, prepared, progress, clock)
         counts = records.counts(catalogue, inventory, computed)
         with clock.step("predictions"):
             progress.start("predictions", counts["photos"])
-            outcomes = _write_predictions(objects, parts, inventory, recogniser, progress)
+            outcomes = _write_predictions(objects, stored, inventory, recogniser, progress)
         seconds = {**clock.seconds, "total": clock.total()}
     return {
         **counts,
@@ -457,7 +459,7 @@ def _gallery(
 
 
 def _write_predictions(
-    objects: Objects, parts: Parts, inventory: Inventory, recogniser: bundles.Bundle, progress: Progress
+    objects: Objects, stored: EmbeddingTable, inventory: Inventory, recogniser: bundles.Bundle, progress: Progress
 ) -> dict[str, int]:
     """Write ``predictions.parquet``, one row per photo, whole or not at all; return the number of photos by outcome."""
     outcomes: Counter[str] = Counter()
@@ -466,10 +468,9 @@ def _write_predictions(
         objects.writer("predictions.parquet") as stream,
         pq.ParquetWriter(stream, schema, compression="zstd") as writer,
     ):
-        for holding in inventory.holdings:
-            columns = ["uri", "status", "error", "width", "height", "brightness", "sharpness", "embedding"]
-            table = parts.read(holding.record, columns)
-            table = table.filter(pa.array(holding.catalogue_rows >= 0)).combine_chunks()
+        columns = ["uri", "status", "error", "width", "height", "brightness", "sharpness", "embedding"]
+        for group in in_chunks(inventory):
+            table = read_rows(stored, group, columns)[0].combine_chunks()
             ok = pc.equal(table["status"], "ok").to_numpy()
             vectors = table["embedding"].chunk(0).values.to_numpy(zero_copy_only=False)
             known = table.filter(pa.array(ok))

@@ -1,6 +1,6 @@
-"""Projection of committed parts on the cluster, for when the features do not fit on one machine.
+"""Projection of stored embeddings on the cluster, for when the features do not fit on one machine.
 
-The stage takes rows that name a part, with the label and weight of each of its photos, and yields labelled features. The engine
+The stage takes rows that name a file, with the label and weight of each of its photos, and yields labelled features. The engine
 then fits the head on all of them. Independent of how photos were chosen and of what is fitted.
 """
 
@@ -15,14 +15,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fruits.learning.pca import project
-from fruits.storage.parts import Inventory, Parts, Record
+from fruits.storage.inventory import Inventory
+from fruits.storage.table import EmbeddingTable, File
 from fruits.training.training_set import vectors_of
 
-#: One row per part: its record, and the label index (int32, -1: left out) and weight (float64) of each of its rows.
+#: One row per file of the table: its properties, and of each of its rows the label index (int32, -1: left out) and the weight
+#: (float64).
 PROJECTED: Final = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
-        pa.field("record", pa.binary(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("modified_ms", pa.int64(), nullable=False),
         pa.field("labels", pa.binary(), nullable=False),
         pa.field("weights", pa.binary(), nullable=False),
     ]
@@ -38,28 +41,29 @@ LABELLED: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class ProjectStage:
-    """Stage that reads parts and projects the selected rows.
+    """Stage that reads files and projects the selected rows.
 
     Parameters
     ----------
-    parts : Parts
+    stored : EmbeddingTable
     mean : float32 array, shape (d,)
     axes : float32 array, shape (k, d)
     """
 
-    parts: Parts
+    stored: EmbeddingTable
     mean: NDArray[np.float32]
     axes: NDArray[np.float32]
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Take rows of ``PROJECTED``; yield one batch of ``LABELLED`` per part with selected rows."""
+        """Take rows of ``PROJECTED``; yield one batch of ``LABELLED`` per file with selected rows."""
         for batch in batches:
             for row in batch.to_pylist():
                 labels = np.frombuffer(row["labels"], np.int32)
                 wanted = labels >= 0
                 if not wanted.any():
                     continue
-                table = self.parts.read(Record.parse(row["record"], row["uri"]), ["embedding"])
+                file = File(row["uri"], row["size_bytes"], len(labels), row["modified_ms"])
+                table = self.stored.read(file, ["embedding"])
                 features = project(vectors_of(table)[wanted], self.mean, self.axes)
                 offsets = np.arange(len(features) + 1, dtype=np.int32) * features.shape[1]
                 yield pa.RecordBatch.from_arrays(
@@ -75,7 +79,7 @@ class ProjectStage:
 def shards_of(
     inventory: Inventory, labels: NDArray[np.int64], weights: NDArray[np.float64] | None
 ) -> Iterator[pa.Table]:
-    """Yield one shard for the stage per part.
+    """Yield one shard for the stage per file.
 
     Parameters
     ----------
@@ -89,8 +93,9 @@ def shards_of(
         own = np.where(held, labels[holding.catalogue_rows], -1).astype(np.int32)
         counts = np.ones(len(own)) if weights is None else np.where(held, weights[holding.catalogue_rows], 0.0)
         row = {
-            "uri": holding.record.part,
-            "record": holding.record.to_json(),
+            "uri": holding.file.name,
+            "size_bytes": holding.file.size_bytes,
+            "modified_ms": holding.file.modified_ms,
             "labels": own.tobytes(),
             "weights": counts.tobytes(),
         }

@@ -22,8 +22,8 @@ from fruits.recogniser import shipped
 from fruits.recogniser.recogniser import Recogniser
 from fruits.storage import schemas
 from fruits.storage.objects import Objects, under
-from fruits.storage.parts import read_table
 from fruits.storage.runs import REPORT, find, key_of
+from fruits.storage.table import read_table
 from fruits.training import pipeline
 from fruits.training import run_record as records
 from fruits.training.options import ApplyOptions, Place, RunOptions, as_call, config_of, path_of, paths, plain

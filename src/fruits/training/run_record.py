@@ -35,8 +35,8 @@ from fruits.photos.decoding.images import Preprocessing
 from fruits.recogniser.answers import OUTCOMES, Certainty, decide
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage import schemas
+from fruits.storage.inventory import Inventory
 from fruits.storage.objects import Objects
-from fruits.storage.parts import Inventory
 from fruits.storage.runs import RECORD, Place
 from fruits.storage.sanitising import csv_cell, json_text, printable
 from fruits.training.fit import Choice, Recogniser
@@ -128,18 +128,18 @@ def counts(catalogue: Catalogue, inventory: Inventory, computed: int) -> dict[st
     Raises
     ------
     StoreError
-        If a photo is in no part, so that the counts do not add up.
+        If a photo is in no file, so that the counts do not add up.
     """
     photos = catalogue.table.num_rows
     held = sum(int((holding.catalogue_rows >= 0).sum()) for holding in inventory.holdings)
     if held != photos:
         raise StoreError(
-            f"listed: {counted(photos, 'photo')}, of which parts hold {held:,}; run again, nothing else is lost"
+            f"listed: {counted(photos, 'photo')}, of which the embeddings have {held:,}; run again, nothing else is lost"
         )
     status = [
         status
         for holding in inventory.holdings
-        for row, status, _ in holding.record.errors
+        for row, status, _ in holding.errors
         if holding.catalogue_rows[row] >= 0
     ]
     rejected, failed = status.count("rejected"), status.count("failed")
@@ -158,7 +158,7 @@ def rejections(catalogue: Catalogue, inventory: Inventory) -> list[dict[str, str
     found = sorted(
         (int(holding.catalogue_rows[row]), status, error)
         for holding in inventory.holdings
-        for row, status, error in holding.record.errors
+        for row, status, error in holding.errors
         if holding.catalogue_rows[row] >= 0
     )
     rows = catalogue.table.select(["uri", "label"]).take(pa.array([row for row, _, _ in found], pa.int64())).to_pylist()
@@ -457,10 +457,7 @@ def identity(
         if batch.column("manifest_source").null_count < batch.num_rows:
             given = batch.column("manifest_source").cast(pa.string()).fill_null("")
             digest.update("\0".join(given.to_pylist()).encode())
-    for holding in inventory.holdings:
-        # Parts with only failures are skipped: a missing file produces such a part in every run.
-        if len(holding.record.errors) < holding.record.rows:
-            digest.update(holding.record.sha256.encode())
+    digest.update(inventory.content.encode())
     return digest.hexdigest()
 
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fruits.learning import clusters, validation
-from fruits.storage.parts import Holding, Inventory, Parts
+from fruits.storage.inventory import ROWS_PER_CHUNK, Holding, Inventory
+from fruits.storage.table import EmbeddingTable
 
-#: Rows per merge of moments; with fewer, merging would cost more than the matrix products when d is large.
-ROWS_PER_CHUNK: Final = 4096
 #: With more photos than this, groups come from names only, without clustering.
 _ROWS_FOR_LOOKS: Final = 200_000
 
@@ -60,8 +61,8 @@ class Rows:
         recode = np.array([number.get(name, -1) for name in spelled], np.int64)
         ok = np.zeros(catalogue.num_rows, bool)
         for holding in inventory.holdings:
-            good = np.ones(holding.record.rows, bool)
-            good[[row for row, _, _ in holding.record.errors]] = False
+            good = np.ones(holding.file.rows, bool)
+            good[[row for row, _, _ in holding.errors]] = False
             ok[holding.catalogue_rows[good & (holding.catalogue_rows >= 0)]] = True
         splits = catalogue["split"].combine_chunks()
         split = np.array(splits.dictionary.to_pylist())[splits.indices.to_numpy()]
@@ -107,7 +108,7 @@ def _named_sources(catalogue: pa.Table) -> NDArray[np.int64]:
     return np.asarray(number[codes], np.int64)
 
 
-def grouped_by_clusters(parts: Parts, inventory: Inventory, rows: Rows) -> tuple[Rows, str]:
+def grouped_by_clusters(stored: EmbeddingTable, inventory: Inventory, rows: Rows) -> tuple[Rows, str]:
     """Return rows with groups that keep similar photos together, so that holding out groups is meaningful; and their origin.
 
     Groups of a manifest stay, and so do groups from numbers in file names if these turn out to be informative; otherwise
@@ -129,7 +130,7 @@ def grouped_by_clusters(parts: Parts, inventory: Inventory, rows: Rows) -> tuple
     position[train] = np.arange(len(train))
     sketches = np.empty((len(train), 0), np.float32)
     for holding in inventory.holdings:
-        vectors, at = read_embeddings(parts, [holding])
+        vectors, at = read_embeddings(stored, [holding])
         to = position[at]
         if (to >= 0).any():
             some = clusters.sketch(vectors[to >= 0])
@@ -143,7 +144,7 @@ def grouped_by_clusters(parts: Parts, inventory: Inventory, rows: Rows) -> tuple
 
 
 def embeddings_of(
-    parts: Parts, inventory: Inventory, wanted: NDArray[np.int64], n: int, columns: Sequence[str]
+    stored: EmbeddingTable, inventory: Inventory, wanted: NDArray[np.int64], n: int, columns: Sequence[str]
 ) -> tuple[NDArray[np.float32], pa.Table]:
     """Return the embeddings of some catalogue rows, shape (m, d), in memory, and other columns of the same rows.
 
@@ -161,7 +162,7 @@ def embeddings_of(
     vectors, others, places = [], [], []
     for holding in inventory.holdings:
         to = np.where(holding.catalogue_rows >= 0, position[holding.catalogue_rows], -1)
-        table = parts.read(holding.record, [*columns, "embedding"])
+        table = stored.read(holding.file, [*columns, "embedding"])
         vectors.append(vectors_of(table)[to >= 0])
         others.append(table.select(list(columns)).filter(pa.array(to >= 0)))
         places.append(to[to >= 0])
@@ -169,7 +170,7 @@ def embeddings_of(
     return np.concatenate(vectors)[order], pa.concat_tables(others).take(pa.array(order))
 
 
-def seen_rows(parts: Parts, inventory: Inventory, listed: bytes, n: int) -> NDArray[np.bool_]:
+def seen_rows(stored: EmbeddingTable, inventory: Inventory, listed: bytes, n: int) -> NDArray[np.bool_]:
     """Return which catalogue rows are training photos of the backbone, shape (n,).
 
     Parameters
@@ -182,7 +183,7 @@ def seen_rows(parts: Parts, inventory: Inventory, listed: bytes, n: int) -> NDAr
     known = np.frombuffer(listed, ">u8")
     seen = np.zeros(n, bool)
     for holding in inventory.holdings:
-        digests = parts.read(holding.record, ["sha256"])["sha256"].to_pylist()
+        digests = stored.read(holding.file, ["sha256"])["sha256"].to_pylist()
         first = np.array([int(digest[:16], 16) if digest else 0 for digest in digests], np.uint64)
         there = holding.catalogue_rows >= 0
         seen[holding.catalogue_rows[there]] = np.isin(first, known)[there]
@@ -190,29 +191,43 @@ def seen_rows(parts: Parts, inventory: Inventory, listed: bytes, n: int) -> NDAr
 
 
 def in_chunks(inventory: Inventory) -> Iterator[list[Holding]]:
-    """Group holdings into chunks of at least :data:`ROWS_PER_CHUNK` rows; the last one may be smaller."""
-    chunk: list[Holding] = []
+    """Group whole chunks until they have :data:`ROWS_PER_CHUNK` rows or more; the last group may be smaller.
+
+    Which photos a group has does not depend on which file has them.
+    """
+    group: list[Holding] = []
     size = 0
-    for holding in inventory.holdings:
-        chunk.append(holding)
-        size += holding.record.rows
+    for _, members in groupby(inventory.holdings, key=lambda holding: holding.file.chunk):
+        for holding in members:
+            group.append(holding)
+            size += int((holding.catalogue_rows >= 0).sum())
         if size >= ROWS_PER_CHUNK:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
-def read_embeddings(parts: Parts, chunk: list[Holding]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return the embeddings of a chunk, shape (m, d), and their catalogue rows; photos that are not ok are left out."""
-    vectors, at = [], [np.empty(0, np.int64)]
-    for holding in chunk:
-        good = np.ones(holding.record.rows, bool)
-        good[[row for row, _, _ in holding.record.errors]] = False
-        good &= holding.catalogue_rows >= 0
-        vectors.append(vectors_of(parts.read(holding.record, ["embedding"]))[good])
-        at.append(holding.catalogue_rows[good])
-    return np.concatenate(vectors), np.concatenate(at)
+def read_rows(stored: EmbeddingTable, group: list[Holding], columns: list[str]) -> tuple[pa.Table, NDArray[np.int64]]:
+    """Return the used rows of some files, and their catalogue rows, in the catalogue's order."""
+    tables, at = [], []
+    for holding in group:
+        used = holding.catalogue_rows >= 0
+        table = stored.read(holding.file, columns)
+        tables.append(table if used.all() else table.filter(pa.array(used)))
+        at.append(holding.catalogue_rows[used])
+    rows, places = pa.concat_tables(tables), np.concatenate(at)
+    order = np.argsort(places, kind="stable")
+    if (order[1:] < order[:-1]).any():
+        return rows.take(pa.array(order)), places[order]
+    return rows, places
+
+
+def read_embeddings(stored: EmbeddingTable, group: list[Holding]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the embeddings of some files, shape (m, d), and their catalogue rows; photos that are not ok are left out."""
+    rows, at = read_rows(stored, group, ["status", "embedding"])
+    good = pc.equal(rows["status"], "ok").combine_chunks().to_numpy(zero_copy_only=False)
+    return vectors_of(rows)[good], at[good]
 
 
 def vectors_of(table: pa.Table) -> NDArray[np.float32]:

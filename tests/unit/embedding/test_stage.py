@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import runpy
+import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,8 +23,8 @@ from fruits.photos.decoding.decoder import Decoder, Limits, own_decoder
 from fruits.photos.decoding.images import to_network_input
 from fruits.photos.decoding.quality import measure
 from fruits.photos.reading import reading
-from fruits.storage.parts import Parts
 from fruits.storage.schemas import RECEIPT, WORK, embeddings
+from fruits.storage.table import EmbeddingTable, File
 
 FOUND = find_backbone("fruits-small")
 PREPROCESSING = FOUND.card.preprocessing(None, None)
@@ -42,7 +43,7 @@ def embedder(model: bytes) -> Embedder:
 
 
 def rows_of(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    return [{"uri": str(path), "label": path.parent.name, "split": "train", "version": "1"} for path in paths]
+    return [{"uri": str(path), "version": "1"} for path in paths]
 
 
 def embedded(rows: list[dict[str, Any]], embedder: Embedder) -> pa.Table:
@@ -225,27 +226,29 @@ def test_photo_larger_than_the_bound_is_a_batch_of_its_own(
 def work(some: list[dict[str, Any]]) -> pa.Table:
     """Two shards, the first of 40 photos."""
     return pa.Table.from_pylist(
-        [{"shard": f"00001-0000{number // 40}", **row} for number, row in enumerate(some)], schema=WORK
+        [{"shard": f"0a1b2c3d-000000-{number // 40 * 64:04d}", **row} for number, row in enumerate(some)], schema=WORK
     )
 
 
-def stage_for(tmp_path: Path, model: bytes) -> tuple[EmbedStage, Parts]:
+def stage_for(tmp_path: Path, model: bytes) -> tuple[EmbedStage, EmbeddingTable]:
     prefix = f"embeddings/{computation_id(FOUND.card, PREPROCESSING)}"
     path = tmp_path / "backbone.onnx"
     path.write_bytes(model)
     file = ModelFile(str(tmp_path), path.name, hashlib.sha256(model).hexdigest())
-    return EmbedStage(file, PREPROCESSING, D, str(tmp_path), prefix), Parts(str(tmp_path), prefix)
+    stored = EmbeddingTable(str(tmp_path), prefix)
+    return EmbedStage(file, PREPROCESSING, D, stored), stored
 
 
 @pytest.mark.parametrize("rows_per_batch", [1, 17, 1000])
-def test_stage_commits_every_shard_whole_whatever_the_batches_it_comes_in(
+def test_stage_writes_every_shard_whole_whatever_the_batches_it_comes_in(
     tmp_path: Path, model: bytes, work: pa.Table, embedder: Embedder, rows_per_batch: int, some: list[dict[str, Any]]
 ) -> None:
-    stage, parts = stage_for(tmp_path, model)
+    stage, stored = stage_for(tmp_path, model)
     receipts = pa.Table.from_batches(stage(iter(work.to_batches(rows_per_batch))), RECEIPT).to_pylist()
-    assert [(receipt["shard"], receipt["ok"]) for receipt in receipts] == [("00001-00000", 40), ("00001-00001", 30)]
+    written = [File(one["file"], one["size_bytes"], one["ok"], one["modified_ms"]) for one in receipts]
+    assert [(file.shard[-4:], file.rows) for file in written] == [("0000", 40), ("0064", 30)]
     assert all(receipt[f"seconds_{name}"] >= 0 for receipt in receipts for name in ("read", "decode", "infer", "write"))
-    tables = [parts.read(parts.committed(receipt["shard"])) for receipt in receipts]
+    tables = [stored.read(file) for file in written]
     assert pa.concat_tables(tables).equals(embedded(some, embedder))
 
 
@@ -254,7 +257,7 @@ def test_receipt_counts_what_was_rejected_and_what_failed(
 ) -> None:
     (tmp_path / "text.jpg").write_bytes(b"text")
     rows = [*some[:3], *rows_of([tmp_path / "text.jpg", tmp_path / "gone.jpg", tmp_path / "gone too.jpg"])]
-    work = pa.Table.from_pylist([{"shard": "00001-00000", **row} for row in rows], schema=WORK)
+    work = pa.Table.from_pylist([{"shard": "0a1b2c3d-000000-0000", **row} for row in rows], schema=WORK)
     stage, _ = stage_for(tmp_path, model)
     (receipt,) = pa.Table.from_batches(stage(iter(work.to_batches())), RECEIPT).to_pylist()
     assert (receipt["ok"], receipt["rejected"], receipt["failed"]) == (3, 1, 2)
@@ -268,11 +271,27 @@ def test_stage_survives_pickling(tmp_path: Path, model: bytes, work: pa.Table) -
     assert sum(batch.num_rows for batch in receipts(iter(work.to_batches()))) == 2
 
 
-def test_shard_that_counts_already_is_not_computed_again(tmp_path: Path, model: bytes, work: pa.Table) -> None:
-    stage, _ = stage_for(tmp_path, model)
+def test_shard_that_another_run_has_written_is_not_computed_again(tmp_path: Path, model: bytes, work: pa.Table) -> None:
+    stage, stored = stage_for(tmp_path, model)
     first = list(stage(iter(work.to_batches())))
-    listed = sorted((tmp_path / stage.prefix / "parts").iterdir())
     again = list(stage(iter(work.to_batches())))
-    assert sorted((tmp_path / stage.prefix / "parts").iterdir()) == listed
+    assert [batch["file"].to_pylist() for batch in again] == [batch["file"].to_pylist() for batch in first]
     assert [batch["ok"].to_pylist() for batch in again] == [batch["ok"].to_pylist() for batch in first]
     assert [batch["seconds_infer"][0].as_py() for batch in again] == [0.0, 0.0]
+    fewer = list(stage(iter(work.slice(1).to_batches())))
+    assert [batch["ok"][0].as_py() for batch in fewer] == [39, 30], "other photos are computed"
+    assert fewer[0]["seconds_infer"][0].as_py() > 0
+    path = tmp_path / stored.prefix / first[1]["file"][0].as_py()
+    path.write_bytes(b"half")
+    assert [batch["seconds_infer"][0].as_py() > 0 for batch in stage(iter(work.slice(40).to_batches()))] == [True]
+
+
+def test_shard_in_which_a_photo_failed_is_tried_again(tmp_path: Path, model: bytes, some: list[dict[str, Any]]) -> None:
+    rows = [*some[:2], *rows_of([tmp_path / "late.jpg"])]
+    work = pa.Table.from_pylist([{"shard": "0a1b2c3d-000000-0000", **row} for row in rows], schema=WORK)
+    stage, _ = stage_for(tmp_path, model)
+    (receipt,) = pa.Table.from_batches(stage(iter(work.to_batches())), RECEIPT).to_pylist()
+    assert (receipt["ok"], receipt["failed"]) == (2, 1)
+    shutil.copy(some[0]["uri"], tmp_path / "late.jpg")
+    (receipt,) = pa.Table.from_batches(stage(iter(work.to_batches())), RECEIPT).to_pylist()
+    assert (receipt["ok"], receipt["failed"]) == (3, 0)

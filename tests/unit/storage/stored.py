@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 
-from fruits.storage.parts import Inventory, Parts
+from fruits.storage.inventory import Inventory, plan, take
 from fruits.storage.schemas import embeddings
+from fruits.storage.table import EmbeddingTable, File
 
 D = 4
+Bad = dict[str, tuple[str, str]]
 
 
 def catalogue(n: int, *, version: str = "1", start: int = 0) -> pa.Table:
-    """Photos named by number; the columns that parts look at."""
-    numbers = range(start, start + n)
-    return pa.table(
-        {
-            "uri": [f"/photos/{number:04d}.jpg" for number in numbers],
-            "label": [f"label {number % 3}" for number in numbers],
-            "split": ["train"] * n,
-            "version": [version] * n,
-        }
-    )
+    """Photos named by number; the columns that the table looks at."""
+    return pa.table({"uri": [uri(number) for number in range(start, start + n)], "version": [version] * n})
 
 
-def rows_of(work: pa.Table, bad: dict[str, tuple[str, str]]) -> pa.Table:
+def uri(number: int) -> str:
+    return f"/photos/{number:05d}.jpg"
+
+
+def rows_of(work: pa.Table, bad: Bad) -> pa.Table:
     """Embedding rows as a worker would give them: the number in the name, over and over."""
-    given = work.select(["uri", "label", "split", "version"]).to_pylist()
     rows = []
-    for row in given:
+    for row in work.select(["uri", "version"]).to_pylist():
         status, error = bad.get(row["uri"], ("ok", None))
-        number = float(row["uri"][-8:-4])
+        number = int(row["uri"][-9:-4])
         rows.append(
             {
                 **row,
-                "sha256": "0" * 64,
+                "sha256": None if status == "failed" else f"{number + 1:016x}" + "0" * 48,
                 "width": 10,
                 "height": 10,
                 "status": status,
                 "error": error,
-                "embedding": [number] * D if status == "ok" else None,
+                "embedding": [float(number)] * D if status == "ok" else None,
             }
         )
     return pa.Table.from_pylist(rows, schema=embeddings(D))
@@ -53,31 +52,55 @@ def of_shard(work: pa.Table, shard: str) -> pa.Table:
     return work.filter(pa.array([name == shard for name in work["shard"].to_pylist()]))
 
 
-def commit_all(parts: Parts, work: pa.Table, bad: dict[str, tuple[str, str]] | None = None) -> None:
-    for shard in shards(work):
-        parts.commit(shard, rows_of(of_shard(work, shard), bad or {}))
+def planned(stored: EmbeddingTable, photos: pa.Table) -> tuple[Inventory, pa.Table]:
+    """What is there of some photos, and the work that is left."""
+    inventory = take(stored, photos)
+    return inventory, plan(photos, inventory, np.union1d(inventory.absent, inventory.failed))
 
 
-def plan(parts: Parts, photos: pa.Table) -> pa.Table:
-    """Plan all photos, after the plans that there are."""
-    planned = parts.plan(photos, np.arange(photos.num_rows), after=parts.inventory(photos).plans)
-    assert planned is not None
-    return planned
+def write_all(stored: EmbeddingTable, work: pa.Table, epoch: int = 0, bad: Bad | None = None) -> list[File]:
+    return [stored.write(shard, rows_of(of_shard(work, shard), bad or {}), epoch) for shard in shards(work)]
 
 
-def run(parts: Parts, photos: pa.Table, bad: dict[str, tuple[str, str]] | None = None) -> Inventory:
+def run(stored: EmbeddingTable, photos: pa.Table, bad: Bad | None = None) -> Inventory:
     """What a run does, without engine and network."""
-    inventory = parts.inventory(photos)
-    work = [inventory.pending]
-    if len(inventory.missing):
-        planned = parts.plan(photos, inventory.missing, after=inventory.plans)
-        assert planned is not None
-        work.append(planned)
-    commit_all(parts, pa.concat_tables(work), bad)
-    return parts.inventory(photos)
+    inventory, work = planned(stored, photos)
+    if work.num_rows:
+        epoch = inventory.snapshot.epoch
+        assert stored.commit(write_all(stored, work, epoch, bad), epoch=epoch)
+    return take(stored, photos)
 
 
 def held(inventory: Inventory) -> list[int]:
-    """Catalogue rows that some part holds, in order; with repetitions, if there were any."""
+    """Catalogue rows that some file holds, in order; with repetitions, if there were any."""
     rows = [holding.catalogue_rows[holding.catalogue_rows >= 0] for holding in inventory.holdings]
     return sorted(np.concatenate([np.empty(0, np.int64), *rows]).tolist())
+
+
+def values(stored: EmbeddingTable, inventory: Inventory) -> list[float | None]:
+    """The first number of each photo's embedding, in the catalogue's order."""
+    found: dict[int, float | None] = {}
+    for holding in inventory.holdings:
+        column = stored.read(holding.file)["embedding"].to_pylist()
+        for row, value in zip(holding.catalogue_rows.tolist(), column, strict=True):
+            if row >= 0:
+                found[row] = value and value[0]
+    return [found[row] for row in sorted(found)]
+
+
+def folder(stored: EmbeddingTable) -> Path:
+    return Path(stored.root) / stored.prefix
+
+
+def files(stored: EmbeddingTable) -> list[Path]:
+    return sorted(folder(stored).glob("*.parquet"))
+
+
+def log(stored: EmbeddingTable) -> list[Path]:
+    return sorted((folder(stored) / "_delta_log").glob("*.json"))
+
+
+def flip(path: Path, at: float) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(at * len(data))] ^= 1
+    path.write_bytes(data)

@@ -74,6 +74,7 @@ def test_a_place_that_holds_anything_else_is_refused_and_left_as_it_is(
         ("results", {"run.json": json.dumps({"fruits": "1", "backbone": {}, "sources": [], "splits": {}}).encode()}),
         ("results", {"audit.json": json.dumps({"fruits": "1", "near_duplicates": {}, "findings": {}}).encode()}),
         ("results", {"embeddings/0a1b2c3d4e5f6071/plans/00001.parquet": b"", "notes.txt": b"put here since"}),
+        ("results", {"embeddings/0a1b2c3d4e5f6071/_delta_log/00000000000000000000.json": b"", "notes.txt": b"put here since"}),
         ("results", {"run.json": b"{damaged", "embeddings/0a1b2c3d4e5f6071/backbone.onnx": b""}),
         ("results", {"preprocessing.json": b"{}", "lease/holder.json": b"{}"}),
         ("results", {"job.json": b"{}"}),

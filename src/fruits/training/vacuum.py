@@ -1,0 +1,95 @@
+"""Removing from an output what nothing needs any more: files that left the tables, embeddings of other networks or versions.
+
+Photos that left the catalogue leave the table with the next run; their bytes leave the disk here. Runs may go on meanwhile, see
+:mod:`fruits.storage.upkeep`. Finished runs are removed by ``fruits runs``, see :mod:`fruits.training.finished`.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from fruits.errors import BundleError, StoreError, command
+from fruits.recogniser import bundle as bundles
+from fruits.storage import publishing, upkeep
+from fruits.storage.marker import kind_of
+from fruits.storage.objects import AbsentError, Found, Objects, under
+from fruits.storage.runs import key_of
+from fruits.storage.table import LOG, EmbeddingTable
+
+_TABLES: Final = "embeddings"
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What was removed, or would be.
+
+    Attributes
+    ----------
+    files, size_bytes : int
+    computations : list of str
+        Ids of embedding jobs that were removed as a whole.
+    merged : int
+        By how many files the table got smaller.
+    """
+
+    files: int
+    size_bytes: int
+    computations: list[str]
+    merged: int
+
+
+def vacuum(out: str, *, dry_run: bool = False, compact: bool = False) -> Removed:
+    """Remove from results of ``fruits run``, ``apply`` or ``audit`` what nothing needs any more.
+
+    Parameters
+    ----------
+    out : str
+        Folder of the results, or ``s3://bucket/prefix``.
+    dry_run : bool
+        Whether to only count what would be removed.
+    compact : bool
+        Whether to merge small files of the table first. Sums over photos may then differ in their last digits from before.
+
+    Raises
+    ------
+    StoreError
+        If there are no results, or they cannot be read or written.
+    """
+    objects = Objects(out)
+    if kind_of(objects) != "results":
+        raise StoreError(f"no results in '{out}'; expected a folder of {command('run')}, 'apply' or 'audit'")
+    found: list[Found] = []
+    with suppress(AbsentError):
+        found = list(objects.list(_TABLES))
+    used = _in_use(objects, found)
+    files, size, merged, gone = 0, 0, 0, []
+    for computation in sorted({_computation(one) for one in found}):
+        if computation not in used:
+            below = [one for one in found if _computation(one) == computation]
+            gone.append(computation)
+            for one in below if not dry_run else ():
+                objects.delete(one.key)
+            files, size = files + len(below), size + sum(one.size_bytes for one in below)
+            continue
+        stored = EmbeddingTable(out, f"{_TABLES}/{computation}")
+        if compact and not dry_run:
+            merged = upkeep.compact(stored)
+        dead = upkeep.vacuum(stored, dry_run=dry_run)
+        files, size = files + len(dead.keys), size + dead.size_bytes
+    return Removed(files, size, gone, merged)
+
+
+def _computation(found: Found) -> str:
+    return found.key.split("/")[1]
+
+
+def _in_use(objects: Objects, found: list[Found]) -> set[str]:
+    """Return the embedding jobs of all runs; without a run, such as of ``apply``, the one whose table was written last."""
+    used = set()
+    for folder in (objects.root, *(under(objects.root, key_of(name)) for name in publishing.finished(objects))):
+        with suppress(BundleError, StoreError):  # none, or damaged
+            used.add(bundles.load(folder).computation)
+    logs = [one for one in found if f"/{LOG}/" in one.key]
+    return used or {_computation(max(logs, key=lambda one: one.modified_s)) for _ in logs[:1]}
