@@ -15,8 +15,12 @@ from fruits.report.localisation import Spoken, decimal, known, say
 from fruits.report.sums import sums_of
 
 _SORTS = ("exact_duplicate", "near_duplicate", "label", "blurred", "dark", "odd_size", "unreadable")
+#: What stands open on the page, if there is any; everything else is folded.
+_FIRST = ("label", "exact_duplicate", "unreadable", "blurred", "dark", "odd_size", "near_duplicate")
 _GROUPED = ("exact_duplicate", "near_duplicate")
 _N_PHOTOS_ON_TOP = 14
+#: Groups or photos of a sort that are shown before the rest is folded.
+_AT_ONCE = 6
 
 
 @dataclass(frozen=True)
@@ -119,12 +123,16 @@ def render_audit(record: Mapping[str, Any], thumbnails: Mapping[str, bytes]) -> 
         A complete HTML document, the same for the same input; to be written as UTF-8.
     """
     findings = [_finding(name, record, thumbnails) for name in _SORTS]
+    (apart,) = [finding.counts for finding in findings if finding.name == "near_duplicate"]
     return assemble(
         "audit.html.j2",
         titles=say("audit_title"),
         record=record,
         findings=findings,
         flagged=record.get("flagged"),
+        apart=apart,
+        at_once=_AT_ONCE,
+        first=next((name for name in _FIRST for finding in findings if finding.name == name and finding.found), ""),
         n_findings=sum(finding.counts.photos for finding in findings),
         on_top=_photos_on_top(findings),
         sums=sums_of(record),

@@ -151,9 +151,13 @@ def _setting(value: object) -> Spoken | Markup:
     """Return a configured value: numbers in the format of the language, everything else unchanged."""
     if value is None:
         return say("config_unset")
-    if isinstance(value, bool) or not isinstance(value, int | float | str | list):
+    if isinstance(value, bool):
+        return say("config_yes" if value else "config_no")
+    if not isinstance(value, int | float | str | list):
         return quoted(json_text(value, ensure_ascii=False, default=str))
     if isinstance(value, list):
+        if not value:
+            return say("config_unset")
         return Markup("<br>").join(quoted(item) for item in value)
     # Integers may be seeds or sizes: no grouping of digits.
     return plain(value) if isinstance(value, float) else quoted(value)

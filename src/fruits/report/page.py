@@ -6,7 +6,6 @@ names and messages are untrusted text. Computes no results: the page shows only 
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +17,19 @@ from fruits.report.curve import plot_variance
 from fruits.report.document import assemble, data_uri
 from fruits.report.evaluation import Evaluation, Protocol, view_evaluation
 from fruits.report.localisation import Spoken, count, say, share
+from fruits.report.next_steps import command_on_results, next_steps
 from fruits.report.sums import sums_of
 from fruits.report.timeline import view_timeline
 
 N_PICTURED_PAIRS = 12
+_N_OPEN_PAIRS = 4
 _N_PHOTOS_PER_SIDE = 3
 _N_PHOTOS_ON_TOP = 14
 _N_REJECTIONS = 1000
 _CONFIG_IN_ORDER = (
     *("sources", "out", "backbone", "size", "resize_mode", "variance", "components"),
-    *("workers", "device", "max_rejected", "only", "sample", "min_precision", "seed"),
+    *("head", "min_precision", "balance", "taxonomy", "gallery", "only", "sample", "seed", "max_rejected"),
+    *("engine", "master", "spark_conf", "workers", "device", "core_hour_usd", "repair", "follow_links", "allow_source"),
 )
 _BACKBONE_IN_ORDER = (
     *("name", "title", "licence", "attribution", "embedding_size", "size", "fit", "kernel", "sha256"),
@@ -130,7 +132,9 @@ def render(
         sums=sums_of(record),
         kinds=_kinds(record),
         evaluation=measured,
-        evaluate_command=f"fruits evaluate {shlex.quote(str((record.get('config') or {}).get('out') or 'OUT'))}",
+        evaluate_command=command_on_results("evaluate", record),
+        next_steps=next_steps(record, evaluated=measured is not None),
+        n_open_pairs=_N_OPEN_PAIRS,
         leak_limit=LEAK_LIMIT,
         answers=view_answers(record),
         coverage=view_coverage(record),

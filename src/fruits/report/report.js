@@ -22,13 +22,26 @@ function languageOfReader() {
 
 root.classList.add("scripted");
 chooseLanguage(languageOfAddress() || languageOfReader() || "en");
-addEventListener("hashchange", () => languageOfAddress() && chooseLanguage(languageOfAddress()));
+addEventListener("hashchange", () => {
+  if (languageOfAddress()) chooseLanguage(languageOfAddress());
+  else unfold();
+});
+
+/** Open the part of the page that the address names. */
+function unfold() {
+  const part = document.getElementById(decodeURIComponent(location.hash.slice(1)))?.querySelector(":scope > details");
+  if (!part || part.open) return;
+  part.open = true;
+  part.scrollIntoView();
+}
 
 document.addEventListener("DOMContentLoaded", () => {
   chooseLanguage(root.dataset.lang);
+  unfold();
   for (const button of document.querySelectorAll("[data-choose]")) {
     button.addEventListener("click", () => chooseLanguage(button.dataset.choose));
   }
+  for (const link of document.querySelectorAll('a[href^="#"]')) link.addEventListener("click", () => setTimeout(unfold));
   const table = document.getElementById("labels-table");
   if (table) {
     makeSortable(table);

@@ -117,6 +117,31 @@ def test_photos_that_deserve_a_look_are_counted_once_where_the_record_does(
     assert french in page.text("fr")
 
 
+@pytest.mark.parametrize(
+    ("language", "sentence"),
+    [
+        ("en", "Near-duplicates are counted apart: 1,234 photos in 200 groups."),
+        ("es", "Los casi duplicados se cuentan aparte: 1234 fotos en 200 grupos."),
+        ("fr", f"Les quasi-doublons sont comptés à part : 1{THIN}234 photos en 200 groupes."),
+    ],
+)
+def test_photos_that_deserve_a_look_and_near_duplicates_are_told_apart(language: str, sentence: str) -> None:
+    seen = Page(render_audit(an_audit(flagged=9), {})).text(language)
+    assert sentence.replace(" :", f"{NO_BREAK}:") in seen or sentence in seen
+    none = an_audit(flagged=9)
+    none["counts"]["near_duplicate"] = {"photos": 0, "groups": 0, "across_splits": 0, "across_labels": 0}
+    assert sentence[:20] not in Page(render_audit(none, {})).text(language)
+
+
+def test_first_findings_stand_open_and_the_rest_is_folded() -> None:
+    record = an_audit()
+    record["findings"]["label"] *= 20
+    page = render_audit(record, {})
+    assert page.index('<section id="overview"') < page.index('<section id="label"') < page.index('class="folded"')
+    assert page.index('class="folded"') < page.index('id="near_duplicate"')
+    assert "14 more" in Page(page).text()
+
+
 @pytest.mark.parametrize("language", ["en", "es", "fr"])
 def test_every_sort_is_explained_and_comes_with_advice(language: str) -> None:
     seen = Page(render_audit(an_audit(), {})).text(language)
@@ -151,7 +176,7 @@ def test_missing_thumbnail_leaves_its_place_and_its_name() -> None:
     pictured = [
         attrs for tag, attrs in Page(render_audit(an_audit(), THUMBNAILS)).tags if tag == "img" and attrs["alt"]
     ]
-    assert [attrs["alt"] for attrs in pictured] == ["1.jpg", "1.jpg", "3.jpg", "1.jpg", "1.jpg", "1.jpg", "1.jpg"]
+    assert [attrs["alt"] for attrs in pictured] == ["1.jpg", "1.jpg", "1.jpg", "3.jpg", "1.jpg", "1.jpg", "1.jpg"]
 
 
 @pytest.mark.parametrize("missing", ["near_duplicates", "backbone", "splits", "sources", "peak_memory_mb"])
