@@ -275,6 +275,7 @@ def assert_whole(out: str, photo: bytes) -> int:
     return components
 
 
+@pytest.mark.timeout(1800)  # fifty runs, each in a process of its own
 def test_a_run_killed_at_any_step_of_publishing_leaves_the_old_or_the_new_one(
     made: Path, killed: Killed, a_photo: bytes, tmp_path: Path
 ) -> None:
@@ -299,6 +300,7 @@ def test_a_run_killed_at_any_step_of_publishing_leaves_the_old_or_the_new_one(
     assert len(seen) > 30
 
 
+@pytest.mark.timeout(1800)  # fifty runs, each in a process of its own
 def test_a_run_killed_at_any_step_of_publishing_in_a_bucket_leaves_the_old_or_the_new_one(
     made: Path, killed_in_bucket: Killed, bucket: str, a_photo: bytes
 ) -> None:

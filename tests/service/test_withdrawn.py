@@ -209,7 +209,7 @@ def planted(loop: Loop, withdrawn: set[str], before: Path) -> dict[str, list[byt
         "sha256": [stored[name]["sha256"].encode() for name in gone],
         "embedding": [np.array(stored[name]["embedding"], np.float32).tobytes() for name in gone],
         "features": [np.array(features[name][:8], np.float32).tobytes() for name in gone],
-        "thumbnail": [
+        "thumbnail": [  # their ends: how a JPEG begins, all have in common
             *(bytes(bundle.gallery.thumbnail(number_of[name]))[-200:] for name in withdrawn),
             *(base64.b64encode(to_thumbnail(loop.photos[name], 128))[-200:] for name in withdrawn),
         ],
