@@ -338,6 +338,22 @@ def test_tars_in_a_bucket_are_those_on_disk_and_read_by_ranges(
     assert typical_side(bucket.table) is None  # what they hold is no photo
 
 
+def test_datasets_in_a_bucket_are_those_on_disk(tmp_path: Path, place: str) -> None:
+    for split in ("train", "test"):
+        images = [{"bytes": JPEG_HEAD + f"{split}{n}".encode(), "path": f"{n}.jpg"} for n in range(9)]
+        table = pa.table({"image": images, "label": [str(n % 2) for n in range(9)]})
+        pq.write_table(table, tmp_path / f"{split}-00000-of-00001.parquet", row_group_size=2)
+    disk = list_photos([str(tmp_path)])
+    upload(tmp_path, place)
+    pack([str(tmp_path)], f"{place}/packed")  # what fruits wrote is no photo
+    for source in (place, f"{place}/t*-00000-of-*.parquet"):
+        bucket = list_photos([source])
+        assert bucket.table.select(COLUMNS).to_pylist() == disk.table.select(COLUMNS).to_pylist()
+        read = list(read_photos(bucket.table["uri"].to_pylist()))
+        assert read == list(read_photos(disk.table["uri"].to_pylist(), disk.access))
+        assert all(data for data, _ in read)
+
+
 @pytest.mark.parametrize("page", [2, 7])
 def test_folders_listed_side_by_side_give_the_serial_listing(
     place: str, monkeypatch: pytest.MonkeyPatch, page: int

@@ -48,6 +48,22 @@ def content(found: Catalogue) -> list[tuple[bytes | None, str]]:
     return list(read_photos(found.table["uri"].to_pylist(), found.access))
 
 
+@pytest.mark.parametrize("options", [{}, {"row_group_size": 7}, {"dictionary_pagesize_limit": 50}])
+def test_names_in_one_dictionary_or_several_are_read(tmp_path: Path, options: dict[str, Any]) -> None:
+    rows = [{"name": f"{n // 2}.jpg", "label": "ab"[n % 2]} for n in range(40)]
+    found = list_photos([str(dataset(tmp_path / "x.parquet", rows, use_dictionary=True, **options))])
+    names = [(uri.rpartition("/")[2], label) for uri, label in rows_of(found, "uri", "label")]
+    assert names == [(row["name"], row["label"]) for row in rows]
+
+
+def test_text_of_megabytes_that_many_rows_share_is_refused(tmp_path: Path) -> None:
+    rows = [{"name": "n" * (4 << 20), "label": "a"}] * 300
+    with pytest.raises(CatalogueError, match="bytes; expected at most"):
+        list_photos(
+            [str(dataset(tmp_path / "x.parquet", rows, use_dictionary=True, dictionary_pagesize_limit=1 << 30))]
+        )
+
+
 def test_splits_are_names_of_files_and_labels_those_of_the_metadata(tmp_path: Path) -> None:
     for name in ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001", "test-00000-of-00001"):
         rows = [{"name": f"{n}.jpg", "label": n % 2, "bytes": JPEG + f"{name}{n}".encode()} for n in range(3)]
@@ -247,3 +263,31 @@ def test_link_out_of_the_source_is_not_read(tmp_path: Path) -> None:
     [(data, reason)] = read_photos([uri], Access.to([str(tmp_path / "mine")]))
     assert data is None
     assert reason.startswith("outside: ")
+
+
+def test_folder_of_tables_that_name_photos_is_a_manifest_in_parts(tmp_path: Path) -> None:
+    for part in ("part-0000", "deep/part-0001"):
+        (tmp_path / part).parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table({"path": [f"s3://b/{part}.jpg"], "label": ["a"], "size": [7], "etag": [part]}),
+                       tmp_path / f"{part}.parquet")  # fmt: skip
+    (tmp_path / "_SUCCESS").touch()
+    found = list_photos([str(tmp_path)], access=Access.to([str(tmp_path)], ["s3://b"]))
+    assert rows_of(found, "uri", "version") == [
+        ("s3://b/deep/part-0001.jpg", "deep/part-0001"), ("s3://b/part-0000.jpg", "part-0000")
+    ]  # fmt: skip
+
+
+def test_delta_table_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    dataset(tmp_path / "part-0.parquet", [{"label": "a"}])
+    (tmp_path / "_delta_log").mkdir()
+    with pytest.raises(CatalogueError, match="is a Delta table"):
+        list_photos([str(tmp_path)])
+
+
+def test_pack_below_a_folder_is_no_source(tmp_path: Path) -> None:
+    source = dataset(tmp_path / "data" / "x.parquet", [{"label": "a"}])
+    pack([str(source)], str(tmp_path / "data" / "packed"))
+    assert list_photos([str(tmp_path / "data")]).table.num_rows == 1
+    source.unlink()
+    with pytest.raises(CatalogueError, match="written by fruits"):
+        list_photos([str(tmp_path / "data")])

@@ -25,7 +25,7 @@ from fruits.photos.catalogue.folders import add_file, add_folder
 from fruits.photos.catalogue.keys import add_keys, list_prefix
 from fruits.photos.catalogue.manifest import Row, read_manifest
 from fruits.photos.catalogue.names import label_of
-from fruits.photos.catalogue.shards import add_shards, is_shard, shards_in_folder, shards_in_prefix, shards_of
+from fruits.photos.catalogue.shards import Inside, add_shards, inside_folder, inside_prefix, is_shard, shards_of
 from fruits.photos.reading.access import Access, is_pattern
 from fruits.photos.reading.packs import Pack, find_pack
 from fruits.photos.reading.reading import THREADS, place_of
@@ -80,9 +80,7 @@ def _add_local(builder: CatalogueBuilder, source: str, access: Access, others: S
         root = path.resolve()
         if (pack := find_pack(str(root))) is not None:
             _add_pack(builder, pack)
-        elif inside := shards_in_folder(root, access):
-            add_shards(builder, inside, str(root), access, others)
-        else:
+        elif not _add_inside(builder, inside_folder(root, access), str(root), access, others):
             add_folder(builder, root, access, others)
     elif path.name == inventory.NAME and path.is_file():
         inventory.add_inventory(builder, str(path.resolve()), access, others)
@@ -115,8 +113,7 @@ def _add_remote(builder: CatalogueBuilder, source: str, access: Access, others: 
         _add_pack(builder, pack)
         return
     listed = list_prefix(builder, opened(source))
-    if inside := shards_in_prefix(source, listed, access):
-        add_shards(builder, inside, source, access, others)
+    if _add_inside(builder, inside_prefix(opened(source), listed, access), source, access, others):
         return
     if listed.num_rows:
         add_keys(builder, opened(source), listed, others)
@@ -131,6 +128,15 @@ def _add_remote(builder: CatalogueBuilder, source: str, access: Access, others: 
         raise CatalogueError(f"'{source}' is an object; expected a prefix with photos or a manifest (.csv, .parquet)")
     else:
         raise CatalogueError(f"nothing is stored below '{source}'; expected photos: check bucket and prefix")
+
+
+def _add_inside(builder: CatalogueBuilder, inside: Inside, root: str, access: Access, others: Sequence[str]) -> bool:
+    """Add what a folder holds in place of photos; return whether there is anything."""
+    if inside.shards:
+        add_shards(builder, inside.shards, root, access, others)
+    for table in inside.tables:
+        _add_manifest(builder, table, access)
+    return bool(inside.shards or inside.tables)
 
 
 def _add_pack(builder: CatalogueBuilder, pack: Pack) -> None:

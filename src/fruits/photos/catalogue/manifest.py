@@ -175,6 +175,11 @@ def check_row_groups(metadata: Any, columns: Iterable[str], name: str) -> None:
             )
 
 
+def has_uris(given: list[str]) -> bool:
+    """Return whether columns name photos."""
+    return any(re.sub(r"[\s_-]+", "", column.lower()) in _COLUMNS["uri"] for column in given)
+
+
 def _columns(given: list[str], name: str, needed: list[str]) -> dict[str, str]:
     """Return the columns to read, each with its own name and the one it has here."""
     plain = [re.sub(r"[\s_-]+", "", column.lower()) for column in given]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
@@ -21,18 +22,19 @@ from fruits.errors import CatalogueError
 from fruits.photos.catalogue.builder import CatalogueBuilder
 from fruits.photos.catalogue.folders import has_photo_suffix
 from fruits.photos.catalogue.names import is_system_folder, split_of, split_of_source
-from fruits.photos.catalogue.tables import add_tables, holds_photos
+from fruits.photos.catalogue.tables import add_tables, kind_of_table
 from fruits.photos.catalogue.tars import add_tars
 from fruits.photos.catalogue.written import Written
 from fruits.photos.reading.access import Access, is_pattern
-from fruits.storage import marker
-from fruits.storage.objects import is_remote, opened, split_uri
+from fruits.storage.objects import Objects, is_remote, opened, split_uri
 
 SUFFIXES: Final = (".tar", ".parquet")
 _COMPRESSED: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
 #: Files without a shard among them after which a folder is taken for one of photos.
 _PATIENCE: Final = 10_000
+#: Folder of the log of a Delta table.
+_DELTA: Final = "_delta_log"
 _MOST_SHARDS: Final = 100_000
 
 
@@ -48,7 +50,7 @@ def is_shard(source: str, access: Access) -> bool:
         raise CatalogueError(f"'{source}' is compressed; expected a .tar as it is: photos are compressed already")
     if is_pattern(source) or not source.lower().endswith(".parquet"):
         return source.lower().endswith(SUFFIXES)
-    return holds_photos(source, access)
+    return kind_of_table(source, access) == "photos"
 
 
 def add_shards(
@@ -108,47 +110,82 @@ def shards_of(source: str) -> tuple[dict[str, str], str]:
     return {f"{folder}/{name}": names[name] or _version(f"{folder}/{name}") for name in found}, folder
 
 
-def shards_in_folder(root: Path, access: Access) -> dict[str, str]:
-    """Return the shards below a folder on disk, with their versions; none if it holds photos, or fruits wrote it."""
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What a folder holds in place of photos.
+
+    Attributes
+    ----------
+    shards : dict of str to str
+        Shards to their versions.
+    tables : list of str
+        Parquet files that name photos, if there are no shards.
+    """
+
+    shards: dict[str, str] = field(default_factory=dict)
+    tables: list[str] = field(default_factory=list)
+
+
+def inside_folder(root: Path, access: Access) -> Inside:
+    """Return the shards or tables below a folder on disk; none if it holds photos. What fruits wrote is left out."""
     found: list[str] = []
     seen = 0
+    is_delta = False
+    written = Written.on_disk(root)
     for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not is_system_folder(name))
+        if written.is_ours or (folder != str(root) and written.is_folder(folder, [*folders, *files])):
+            folders.clear()
+            continue
+        is_delta |= _DELTA in folders
+        folders[:] = sorted(name for name in folders if name[0] not in "._" and not is_system_folder(name))
         if any(has_photo_suffix(name) and not name.startswith(".") for name in files):
-            return {}
+            return Inside()
         found += [
             f"{folder}/{name}" for name in sorted(files)
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".") and is_utf8(f"{folder}/{name}")
+            if name.lower().endswith(SUFFIXES) and name[0] not in "._" and is_utf8(f"{folder}/{name}")
         ]  # fmt: skip
         seen += len(files)
         if seen > _PATIENCE and not found:
-            return {}
-    if not found or Written.on_disk(root).is_ours:
-        return {}
-    return {shard: _version(shard) for shard in _with_photos(found, access)}
+            return Inside()
+    return _judged({shard: _version(shard) for shard in found}, str(root), access, is_delta=is_delta)
 
 
-def shards_in_prefix(root: str, listed: pa.Table, access: Access) -> dict[str, str]:
-    """Return the shards among the objects of a prefix, with their versions; none if there are photos."""
+def inside_prefix(objects: Objects, listed: pa.Table, access: Access) -> Inside:
+    """Return the shards or tables among the objects of a prefix; none if there are photos. What fruits wrote is left out."""
+    root = objects.root
     names = pc.utf8_lower(listed["key"])
-    shards = listed.filter(pc.match_substring_regex(names, rf"(^|/)[^/.][^/]*({'|'.join(map(re.escape, SUFFIXES))})$"))
+    shards = listed.filter(pc.match_substring_regex(names, rf"(^|/)[^/._][^/]*({'|'.join(map(re.escape, SUFFIXES))})$"))
     if not shards.num_rows or any(has_photo_suffix(key) for key in listed["key"].to_pylist()):
-        return {}
-    keys = zip(shards["key"].to_pylist(), shards["version"].to_pylist(), strict=True)
-    versions = {f"{root}/{key}": version for key, version in keys}
-    if marker.kind_of(opened(root)) is not None:
-        return {}
-    return {shard: versions[shard] for shard in _with_photos([*versions], access)}
+        return Inside()
+    written = Written.in_bucket(objects, listed["key"])
+    if written.is_ours:
+        return Inside()
+    found = {}
+    for key, version in zip(shards["key"].to_pylist(), shards["version"].to_pylist(), strict=True):
+        above = key.split("/")[:-1]
+        folders = ["/".join(above[: depth + 1]) for depth in range(len(above))]
+        if not any(map(written.has, folders)) and not any(part[0] in "._" for part in above):
+            found[f"{root}/{key}"] = version
+    is_delta = pc.any(pc.match_substring_regex(listed["key"], rf"(^|/){_DELTA}/")).as_py()
+    return _judged(found, root, access, is_delta=is_delta)
 
 
-def _with_photos(shards: list[str], access: Access) -> list[str]:
-    """Return the shards without tables that hold no photos, such as results; judged by the first in each folder."""
-    judged: dict[str, bool] = {}
-    for shard in shards:
+def _judged(found: dict[str, str], root: str, access: Access, *, is_delta: bool) -> Inside:
+    """Sort Parquet files into those with photos, those that name photos, and others; judged by the first in each folder."""
+    kinds: dict[str, str] = {}
+    for shard in found:
         folder = split_uri(shard)[0]
-        if shard.lower().endswith(".parquet") and folder not in judged:
-            judged[folder] = holds_photos(shard, access)
-    return [shard for shard in shards if not shard.lower().endswith(".parquet") or judged[split_uri(shard)[0]]]
+        if shard.lower().endswith(".parquet") and folder not in kinds:
+            kinds[folder] = kind_of_table(shard, access)
+    tables = {shard: kinds[split_uri(shard)[0]] for shard in found if shard.lower().endswith(".parquet")}
+    inside = Inside({shard: version for shard, version in found.items() if tables.get(shard, "photos") == "photos"})
+    if not inside.shards:
+        inside = Inside({}, [table for table, kind in tables.items() if kind == "names"])
+    if is_delta and (inside.shards or inside.tables):
+        raise CatalogueError(
+            f"'{root}' is a Delta table, with files of its older versions; expected Parquet: write what it holds now as Parquet"
+        )
+    return inside
 
 
 def _version(path: str) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import pyarrow as pa
 
 from fruits.errors import CatalogueError, StoreError
 from fruits.photos.catalogue.builder import CatalogueBuilder, stable_hash
 from fruits.photos.catalogue.folders import neighbours
+from fruits.photos.catalogue.manifest import has_uris
 from fruits.photos.catalogue.names import label_of, split_of
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.columns import leaf
@@ -44,12 +45,13 @@ class _Listed:
     left: list[tuple[str, str]] = field(default_factory=list)
 
 
-def holds_photos(file: str, access: Access) -> bool:
-    """Return whether a Parquet file has a column of photos; False if it cannot be read, which its reader reports."""
+def kind_of_table(file: str, access: Access) -> Literal["photos", "names", "other"]:
+    """Return whether a Parquet file holds photos, names them by uri (a manifest), or neither; its reader reports damage."""
     try:
-        return ImageTable(file, access).columns is not None
+        table = ImageTable(file, access)
     except OSError:
-        return False
+        return "other"
+    return "photos" if table.columns is not None else "names" if has_uris(table.schema.names) else "other"
 
 
 def add_tables(builder: CatalogueBuilder, files: dict[str, tuple[str, str | None]], root: str, access: Access) -> None:

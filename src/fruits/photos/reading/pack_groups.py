@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from typing import Any, Final
 
@@ -208,6 +208,23 @@ def check_group(
             if size > _MAX_GROUP_BYTES:
                 raise too_large(size, _MAX_GROUP_BYTES)
     return size
+
+
+def text_batches(parquet: pq.ParquetFile, names: Sequence[str], most: int) -> Iterator[pa.RecordBatch]:
+    """Yield batches of small columns of all row groups, of bounded memory.
+
+    Columns that are no part of a struct should be read as dictionaries, which hold a repeated text once, however long it is. For
+    parts of a struct, Arrow cannot do that if a column has several dictionaries; there a batch has fewer rows: no text is larger
+    than its column.
+    """
+    for number in range(parquet.metadata.num_row_groups):
+        about = parquet.metadata.row_group(number)
+        chunks = (about.column(at) for at in range(about.num_columns))
+        nested = [
+            one.total_uncompressed_size for one in chunks if one.path_in_schema in names and "." in one.path_in_schema
+        ]
+        rows = max(1, min(most, _SLICE_BYTES // max(1, *nested, 1)))
+        yield from parquet.iter_batches(batch_size=rows, row_groups=[number], columns=list(names), use_threads=False)
 
 
 def _lengths(contents: pa.Array) -> pa.Array:

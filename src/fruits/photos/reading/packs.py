@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from fruits.errors import CatalogueError, StoreError, counted
 from fruits.photos.reading.columns import Columns, leaf
 from fruits.photos.reading.containers import PACK, contained_uri
-from fruits.photos.reading.pack_groups import ADVICE, Groups, RowGroup, check_group, short
+from fruits.photos.reading.pack_groups import ADVICE, Groups, RowGroup, check_group, short, text_batches
 from fruits.storage.local import RefusedError, open_regular, read_regular
 from fruits.storage.marker import inside
 from fruits.storage.objects import AbsentError, Objects, is_remote, opened
@@ -58,8 +58,9 @@ SCHEMA: Final = pa.schema(
         pa.field("image", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])),
     ]
 )
+_ROWS_AT_ONCE: Final = 8192
 _MAX_CONTENTS: Final = 256 << 20
-_TEXTS: Final = ("label", "split", "manifest_source", "path", "image.path", "version", "sha256")
+_TEXTS: Final = ("label", "split", "manifest_source", "path", "version", "sha256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +258,7 @@ class Pack:
                     if rows == file.rows:
                         for group in range(metadata.num_row_groups):
                             check_group(metadata.row_group(group), columns)
-                        for batch in parquet.iter_batches(batch_size=8192, columns=columns):
+                        for batch in text_batches(parquet, columns, _ROWS_AT_ONCE):
                             yield _as_catalogue(batch, prefix, found, labelled=labelled)
             except (pa.ArrowException, OSError, KeyError) as exc:
                 first = (str(exc).splitlines() or [type(exc).__name__])[0]

@@ -18,7 +18,7 @@ from fruits.errors import StoreError
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.columns import Columns
 from fruits.photos.reading.containers import TABLE, contained_uri
-from fruits.photos.reading.pack_groups import Groups, RowGroup, check_group
+from fruits.photos.reading.pack_groups import Groups, RowGroup, check_group, text_batches
 from fruits.storage.local import open_regular
 from fruits.storage.objects import AbsentError, is_remote, opened, split_uri
 
@@ -83,8 +83,9 @@ class ImageTable:
             for group in range(self._metadata.num_row_groups):
                 check_group(self._metadata.row_group(group), names, most_rows=self.rows)
             with self._opened() as stream:
-                parquet = pq.ParquetFile(stream, metadata=self._metadata, read_dictionary=names, pre_buffer=False)
-                yield from parquet.iter_batches(batch_size=_ROWS_AT_ONCE, columns=names, use_threads=False)
+                whole = [name for name in names if "." not in name]
+                parquet = pq.ParquetFile(stream, metadata=self._metadata, read_dictionary=whole, pre_buffer=False)
+                yield from text_batches(parquet, names, _ROWS_AT_ONCE)
         except (pa.ArrowException, UnicodeDecodeError) as exc:
             raise self._damaged(exc) from exc
 
