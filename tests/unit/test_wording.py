@@ -16,17 +16,21 @@ ROOT = Path(fruits.__file__).parent
 #: The command line itself, and what only it reaches.
 COMMAND_LINE = (
     "cli/", "aws/", "service/", "embedding/published.py", "embedding/hub.py", "embedding/export.py", "photos/reading/packing.py",
+    "report/next_steps.py",
 )  # fmt: skip
 #: The end of the name of a directory bucket, an option of Java, and options of ``fruits runs``, which Python does not have.
 NO_OPTIONS = ("--x-s3", "--add-modules", "--use", "--remove")
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield line and text of every string that is no docstring."""
+    """Yield line and text of every string that is neither a docstring nor the help text of an option."""
     tree = ast.parse(path.read_text("utf-8"))
     documentation = {
         id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "choice":
+            documentation |= {id(part) for part in ast.walk(node)}  # help texts of options
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
             yield node.lineno, node.value
