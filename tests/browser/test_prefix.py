@@ -113,6 +113,7 @@ def test_on_device_mode_works_below_the_path(
     page = there.open(f"{PREFIX}/")
     if not page.evaluate(f"async () => (await (await fetch('{PREFIX}/static/page.json')).json()).device"):
         pytest.skip("the runtime of the on-device mode was not built: make web")
+    there.choices()
     page.wait_for_selector("#device-choice:not([hidden])")
     page.locator("#device").check(force=True)
     page.wait_for_function("() => localStorage.getItem('fruits.device') === 'yes'")

@@ -256,3 +256,11 @@ def test_scripts_ask_for_nothing_but_by_way_of_where_the_service_is() -> None:
     for path in (pages.FOLDER / "js").glob("*.js"):
         assert not bare.search(path.read_text("utf-8")), path.name
     assert not re.search(r"[\"'`]/(?!\*)", (pages.FOLDER / "sw.js").read_text("utf-8"))
+
+
+def test_modules_of_a_page_are_fetched_at_once(client: Client) -> None:
+    page = client.get("/").text
+    preloaded = set(re.findall(r'rel="modulepreload" href="\./static/js/([\w-]+\.js)"', page))
+    assert {"answer.js", "map.js", "decide.js", "place.js"} <= preloaded, "also those that other modules import"
+    assert "charts.js" not in preloaded, "of the owner's pages"
+    assert all(client.get(f"/static/js/{name}").status_code == 200 for name in preloaded)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -191,7 +192,19 @@ def _page(folder: Path, name: str) -> bytes:
         docs=_built(folder, "docs.json"),
         languages={language: catalogue(language).name for language in LANGUAGES},
         needs_script=told("shared.needs_script"),
+        modules=lambda script: _modules(folder, f"{script}.js"),
     ).encode()
+
+
+def _modules(folder: Path, script: str) -> list[str]:
+    """Return all modules that a script imports, directly or not, so that a browser fetches them at once and not in turn."""
+    found, waiting = {script}, [script]
+    while waiting:
+        text = (folder / "js" / waiting.pop()).read_text("utf-8")
+        new = set(re.findall(r'^import [^"]*"\./([\w-]+\.js)";$', text, re.MULTILINE)) - found
+        found |= new
+        waiting += new
+    return sorted(found - {script})
 
 
 def _messages(subject: str, language: str) -> bytes:
