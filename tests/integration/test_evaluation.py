@@ -22,7 +22,10 @@ from fruits.photos.made_up import orchard
 from fruits.training import pipeline
 
 SCORES = ("accuracy", "low", "high", "kind_accuracy", "kind_low", "kind_high", "kind_top3_accuracy")
-KEYS = {"protocol", "seen", "photos", "left_out", "too_few_to_say", "folds", "groups", "grouped_by", "leakage", *SCORES}
+KEYS = {
+    *("protocol", "seen", "photos", "left_out", "too_few_to_say", "folds", "groups", "grouped_by", "leakage"),
+    *("calibration_error", *SCORES),
+}
 #: Shown by the report only where there is an evaluation.
 TABLE = '<table class="protocols">'
 
@@ -102,6 +105,9 @@ def test_official_protocol_measures_what_the_run_measured(filmed: Any) -> None:
     assert 0.5 < record["metrics"]["accuracy"] < 1
     # The same head up to float64 sums in another order: no photo of these changes sides.
     assert official["accuracy"] == pytest.approx(record["metrics"]["accuracy"], abs=1e-6)
+    assert official["calibration_error"] == pytest.approx(
+        record["metrics"]["expectedCalibrationError"], abs=2.5 / 96
+    ), "a probability that differs in its last digits may move a photo into the next bin"
     # Kinds are summed before calibration here and after it there, which may decide one or two photos.
     assert official["kind_accuracy"] == pytest.approx(record["kind_metrics"]["accuracy"], abs=2.5 / 96)
 

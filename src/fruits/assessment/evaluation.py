@@ -21,7 +21,7 @@ from fruits.errors import ConfigError, counted, option
 from fruits.learning import folds as protocols
 from fruits.learning.folds import Fold
 from fruits.learning.heads import get_head
-from fruits.learning.metrics import FEWEST_PHOTOS, best_labels
+from fruits.learning.metrics import FEWEST_PHOTOS, best_labels, expected_calibration_error
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import nearest
 from fruits.learning.pca import PCA
@@ -192,7 +192,7 @@ def _measured(
     """Fit and score under one protocol; if the backbone was trained on the photos, measure only leakage."""
     asked = np.concatenate([fold.test for fold in folds])
     void = dataset.seen[asked if name == "official" else slice(None)].mean() >= SEEN
-    label_right, kind_right, three_right, scored, near = [], [], [], [], []
+    label_right, kind_right, three_right, scored, near, confidence = [], [], [], [], [], []
     for fold in folds:
         distance, _ = nearest(dataset.features[fold.test], dataset.features[fold.train])
         copied = np.isin(dataset.digest[fold.test], dataset.digest[fold.train])
@@ -203,6 +203,7 @@ def _measured(
             kind_right.append(found.kind)
             three_right.append(found.three)
             scored.append(found.possible)
+            confidence.append(found.confidence)
         progress(1)
     grouped_by, groups = dataset.belonging
     if name == "variety":
@@ -217,6 +218,7 @@ def _measured(
         "groups": len(np.unique(groups[asked])),
         "grouped_by": grouped_by,
         **dict.fromkeys(("accuracy", "low", "high", "kind_accuracy", "kind_low", "kind_high", "kind_top3_accuracy")),
+        "calibration_error": None,
         "leakage": float(np.concatenate(near).mean()),
     }
     if void:
@@ -232,6 +234,10 @@ def _measured(
             result |= {f"{prefix}accuracy": float(of.mean()), f"{prefix}low": low, f"{prefix}high": high}
     if possible.any():
         result["kind_top3_accuracy"] = float(np.concatenate(three_right)[possible].mean())
+    if result["accuracy"] is not None:
+        result["calibration_error"] = expected_calibration_error(
+            np.concatenate(confidence)[possible], np.concatenate(label_right)[possible]
+        )
     if name == "source":
         asked_of = zip(folds, kind_right, three_right, scored, strict=True)
         result["sources"] = [
@@ -261,12 +267,16 @@ def _of_source(
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """For each test row: whether label, kind and one of three kinds are right, and whether they were learnt at all."""
+    """For each test row: whether label, kind and one of three kinds are right, and whether they were learnt at all.
+
+    ``confidence`` is the probability of the most probable label.
+    """
 
     label: NDArray[np.bool_]
     kind: NDArray[np.bool_]
     three: NDArray[np.bool_]
     possible: NDArray[np.bool_]
+    confidence: NDArray[np.float32]
 
 
 def _ask(fold: Fold, dataset: Dataset, record: dict[str, Any], *, by_kind: bool) -> _Asked:
@@ -275,7 +285,7 @@ def _ask(fold: Fold, dataset: Dataset, record: dict[str, Any], *, by_kind: bool)
     learnt, numbers = np.unique(labels[train], return_inverse=True)
     if len(learnt) < 2:  # a single label cannot be scored
         none = np.zeros(len(fold.test), bool)
-        return _Asked(none, none, none, none)
+        return _Asked(none, none, none, none, np.zeros(len(fold.test), np.float32))
     own = np.array_equal(train, np.flatnonzero(dataset.split == "train"))
     pca = dataset.pca if own else PCA.from_moments(Moments.from_rows(dataset.embeddings[train]))
     k = min(record["components"], pca.max_components)
@@ -293,4 +303,5 @@ def _ask(fold: Fold, dataset: Dataset, record: dict[str, Any], *, by_kind: bool)
     possible = np.isin(kind, dataset.kinds[train]) if by_kind else np.isin(truth, learnt)
     kinds = best_labels(dataset.taxonomy.by_kind(probabilities), 3)
     right = kinds == kind[:, None]
-    return _Asked(probabilities.argmax(axis=1) == truth, right[:, 0], right.any(axis=1), possible)
+    named = probabilities.argmax(axis=1) == truth
+    return _Asked(named, right[:, 0], right.any(axis=1), possible, probabilities.max(axis=1))

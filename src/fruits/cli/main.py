@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from fruits import __version__
-from fruits.cli import aws, aws_jobs, aws_owner, backbones, database, predict, runs, service, vacuum
+from fruits.cli import aws, aws_jobs, aws_owner, backbones, database, predict, runs, service, study, vacuum
 from fruits.cli.conventions import QUIET, SETTINGS, VERBOSE, Group, close_streams, command, open_streams
 from fruits.cli.options import configured
 from fruits.cli.terminal import JSON, OUTPUT, Display, fail, set_volume, shell
@@ -285,7 +285,8 @@ def unpack(
         fail(f"photos that were not written: {done['failed']:,}, such as {first['path']!r} ({first['reason']})", 1)
 
 
-backbones.add_to(app)  # added last, so that help lists the main flow first
+study.add_to(app)  # added last, so that help lists the main flow first
+backbones.add_to(app)
 service.add_to(app)
 database.add_to(app)
 aws.add_to(app)

@@ -1,6 +1,7 @@
-"""Reports of runs and audits: one self-contained HTML page each."""
+"""Reports of runs, audits and studies: one self-contained HTML page each."""
 
 from fruits.report.audit import render_audit
 from fruits.report.page import render
+from fruits.report.study import render_study
 
-__all__ = ["render", "render_audit"]
+__all__ = ["render", "render_audit", "render_study"]

@@ -145,7 +145,7 @@ def view_evaluation(record: Mapping[str, Any] | None) -> Evaluation | None:
         return None
     rows = record.get("protocols") or []
     known = [bound for row in rows for prefix in _PREFIXES for bound in _bounds(row, prefix)]
-    begin, step = next((axis for axis in _AXES if axis[0] <= min(known)), _AXES[-1]) if known else (0.0, 1.0)
+    begin, step = axis_from(min(known)) if known else (0.0, 1.0)
     protocols = [_protocol(row, begin) for row in rows]
     n_steps = round((1 - begin) / step)
     return Evaluation(
@@ -154,6 +154,11 @@ def view_evaluation(record: Mapping[str, Any] | None) -> Evaluation | None:
         ticks=[Tick(round(100 * i / n_steps, 3), begin + i * step) for i in range(n_steps + 1)] if known else [],
         by_kind=any(p.kind.value is not None and p.kind.value != p.label.value for p in protocols),
     )
+
+
+def axis_from(least: float) -> tuple[float, float]:
+    """Return where an axis of shares up to 1 begins that shows ``least``, and the distance of its ticks."""
+    return next((axis for axis in _AXES if axis[0] <= least), _AXES[-1])
 
 
 def _protocol(row: Mapping[str, Any], begin: float) -> Protocol:

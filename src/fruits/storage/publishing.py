@@ -73,6 +73,12 @@ class Attempt:
         self.objects.delete(_WRITER)
         return done
 
+    def keep(self) -> bool:
+        """Count as finished, once its record is there, without becoming the current run; return False."""
+        self._complete = True
+        self.objects.delete(_WRITER)
+        return False
+
     def discard(self) -> None:
         """Remove what was written, unless it was published."""
         self.release()

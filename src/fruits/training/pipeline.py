@@ -59,7 +59,9 @@ from fruits.training.embed import (
 from fruits.training.training_set import Rows, grouped_by_clusters, in_chunks, read_rows, seen_rows, source_names
 
 
-def run(config: RunConfig, *, progress: Progress | None = None, command: str = "fruits run") -> dict[str, Any]:
+def run(
+    config: RunConfig, *, progress: Progress | None = None, command: str = "fruits run", make_current: bool = True
+) -> dict[str, Any]:
     """Train a recogniser on labelled photos; compute only what is new since the last run on the same output.
 
     Parameters
@@ -69,6 +71,8 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
         Receives progress.
     command : str
         The user's command line, for the record.
+    make_current : bool
+        Whether readers of the output get this run from now on.
 
     Returns
     -------
@@ -107,7 +111,7 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
         }  # fmt: skip
 
         def published(name: str, *, now: bool) -> dict[str, Any]:
-            if not now:
+            if not now and make_current:
                 timeline.say(
                     f"another run that began later is current in '{config.out}'; this one is kept: 'fruits runs {config.out} "
                     f"--use {name[:12]}' makes it the current one"
@@ -121,7 +125,9 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             same = finished.same(objects, job.identity, job.catalogue.table.select(["uri", "version"]))
             if same is None:
                 return None
-            now = publishing.current(objects) == same.name or publishing.point(objects, same.name, since, pointer)
+            now = publishing.current(objects) == same.name or (
+                make_current and publishing.point(objects, same.name, since, pointer)
+            )
             return {
                 **same.record,
                 **about,
@@ -164,7 +170,8 @@ def run(config: RunConfig, *, progress: Progress | None = None, command: str = "
             mine.discard()
             return before
         mine.objects.write(RECORD, json_text(record, indent=1, ensure_ascii=False).encode())
-        return {**record, **published(mine.name, now=mine.publish(since, pointer)), "up_to_date": False}
+        now = mine.publish(since, pointer) if make_current else mine.keep()
+        return {**record, **published(mine.name, now=now), "up_to_date": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

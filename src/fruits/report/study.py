@@ -1,0 +1,144 @@
+"""The page of a study of networks: one HTML document from the record of ``fruits study backbones``.
+
+Shows accuracy against cost with the frontier, and the measured values in tables. Computes no results.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fruits.report.document import assemble
+from fruits.report.evaluation import axis_from
+from fruits.report.localisation import say
+
+#: The horizontal axis extends by this factor beyond the cheapest and the dearest point, so that no point lies on the edge.
+_MARGIN = 1.25
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A tick of an axis: position in per cent from the left or from the top, and value."""
+
+    at: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network of the plot: positions in per cent from the left and from the top.
+
+    Parameters
+    ----------
+    number : int
+        Its row in the tables.
+    x, y, low, high : float
+        Cost, accuracy, and the ends of its interval.
+    frontier, recommended : bool
+    """
+
+    number: int
+    x: float
+    y: float
+    low: float
+    high: float
+    frontier: bool
+    recommended: bool
+
+
+@dataclass(frozen=True)
+class CostPlot:
+    """Content of the plot.
+
+    Parameters
+    ----------
+    points : Sequence[Point]
+    line : str
+        The frontier from the cheapest point on, ``x,y x,y``, in a square of side 100.
+    costs, values : Sequence[Tick]
+        Ticks of the logarithmic axis of cost, and of the axis of accuracy.
+    """
+
+    points: Sequence[Point]
+    line: str
+    costs: Sequence[Tick]
+    values: Sequence[Tick]
+
+
+def render_study(study: Mapping[str, Any]) -> str:
+    """Return the page of a study of networks.
+
+    Parameters
+    ----------
+    study : Mapping[str, Any]
+        Format 1, as in ``study/backbones.json``.
+
+    Returns
+    -------
+    str
+        A complete HTML document, the same for the same input; to be written as UTF-8.
+    """
+    rows = study["rows"]
+    best = next((row for row in rows if row["score"] and row["run"] == study["recommended"]), None)
+    named = {name: None for row in rows for name in row["protocols"]}
+    return assemble(
+        "study_backbones.html.j2",
+        titles=say("study_backbones_title"),
+        record=study,
+        rows=rows,
+        best=best,
+        plot=plot_costs(study),
+        protocols=list(named),
+        shares=[each["share"] for each in rows[0]["components_for"]] if rows else [],
+        on_top=(),
+    )
+
+
+def plot_costs(study: Mapping[str, Any]) -> CostPlot | None:
+    """Lay out accuracy against processor time; None if no network has a score."""
+    scored = [(number, row) for number, row in enumerate(study["rows"], 1) if row["score"]]
+    if not scored:
+        return None
+    costs = [row["core_s_per_1000"] for _, row in scored]
+    first, last = min(costs) / _MARGIN, max(costs) * _MARGIN
+    begin, step = axis_from(min(row["score"]["low"] for _, row in scored))
+
+    def across(cost: float) -> float:
+        return round(100 * math.log(cost / first) / math.log(last / first), 2)
+
+    def down(value: float) -> float:
+        return round(100 * (1 - (min(1.0, max(begin, value)) - begin) / (1 - begin)), 2)
+
+    points = [
+        Point(
+            number=number,
+            x=across(row["core_s_per_1000"]),
+            y=down(row["score"]["accuracy"]),
+            low=down(row["score"]["low"]),
+            high=down(row["score"]["high"]),
+            frontier=row["frontier"],
+            recommended=row["run"] == study["recommended"],
+        )
+        for number, row in scored
+    ]
+    on = sorted((point.x, point.y) for point in points if point.frontier)
+    n_steps = round((1 - begin) / step)
+    return CostPlot(
+        points,
+        " ".join(f"{x:g},{y:g}" for x, y in on),
+        [Tick(across(cost), cost) for cost in ticks_within(first, last)],
+        [Tick(down(begin + number * step), begin + number * step) for number in range(n_steps + 1)],
+    )
+
+
+def ticks_within(first: float, last: float) -> list[float]:
+    """Return 1, 2, 5, 10, 20, ... and 0.5, 0.2, ... from ``first`` to ``last``; every digit if these are fewer than three."""
+    decades = range(math.floor(math.log10(first)), math.ceil(math.log10(last)) + 1)
+    for digits in ((1, 2, 5), range(1, 10)):
+        every = [float(f"{digit}e{decade}") for decade in decades for digit in digits]
+        within = [tick for tick in every if first <= tick <= last]
+        if len(within) > 2:
+            break
+    return within

@@ -1,0 +1,88 @@
+"""Studies on photos: networks compared by what is measured, on the embeddings and runs that 'fruits run' uses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fruits.assessment.evaluation import evaluate
+from fruits.assessment.study import backbones as study
+from fruits.config import RunConfig
+from fruits.errors import BackboneError
+from fruits.storage import publishing
+from fruits.storage.objects import Objects
+from fruits.training import pipeline
+
+Fruits = Callable[..., Any]
+
+
+def config(photos: Path, out: Path, **choices: Any) -> RunConfig:
+    return RunConfig(sources=(str(photos),), out=str(out), workers=1, **choices)
+
+
+def test_networks_are_measured_on_runs_that_fruits_run_finds_done(
+    own_photos: Path, tmp_path: Path, fruits: Fruits
+) -> None:
+    out = tmp_path / "out"
+    done = fruits(
+        "study", "backbones", own_photos, "--backbones", "fruits-small", "--sizes", "32,64", "--protocol", "groups",
+        "--repeats", 2, "--speed-photos", 16, "--workers", 1, "--to", out, "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    found = done.json()
+    assert found == json.loads((out / study.RECORD).read_text("utf-8"))
+    assert [(row["name"], row["size"], row["embedding_size"]) for row in found["rows"]] == [
+        ("fruits-small", 32, 256),
+        ("fruits-small", 64, 256),
+    ]
+    for row in found["rows"]:
+        # Every figure is one that was measured, or follows from one.
+        assert row["photos_per_s_low"] <= row["photos_per_s"] <= row["photos_per_s_high"]
+        assert row["measured_photos"] == 16
+        assert row["core_s_per_1000"] > 0
+        assert row["number_format"] == "int8"
+        assert row["embedding_bytes_per_million"] == 1_024_000_000
+        levels = [level["components"] for level in row["components_for"]]
+        assert levels == sorted(levels)
+        assert levels[0] >= 1
+    # The same score as that of 'fruits evaluate' on the run.
+    (again,) = evaluate(f"{out}/runs/{found['rows'][0]['run']}", ["groups"])["protocols"]
+    assert found["rows"][0]["protocols"]["groups"] == {
+        name: again[name] for name in found["rows"][0]["protocols"]["groups"]
+    }
+    assert found["protocol"] == "groups"
+    assert found["recommended"] in {row["run"] for row in found["rows"] if row["frontier"]}
+    page = (out / study.PAGE).read_text("utf-8")
+    assert page.count('class="tried-text"') == 2 * 3, "two networks, in three languages"
+    # There was no current run, so the recommended one became it; 'fruits run' has nothing left to do for either network.
+    assert publishing.current(Objects(str(out))) == found["recommended"]
+    record = pipeline.run(config(own_photos, out, backbone="fruits-small", size=64))
+    assert (record["up_to_date"], record["computed"], record["run"]) == (True, 0, found["rows"][1]["run"])
+
+
+def test_a_study_leaves_the_current_run_as_it_is(own_photos: Path, tmp_path: Path) -> None:
+    first = pipeline.run(config(own_photos, tmp_path / "out", backbone="fruits-small", size=32, components=4))
+    found = study.study_backbones(
+        config(own_photos, tmp_path / "out", components=4),
+        ["fruits-small"],
+        [32, 40],
+        measuring=study.Measuring(protocols=("official",), repeats=1, photos=4),
+    )
+    assert publishing.current(Objects(str(tmp_path / "out"))) == first["run"] == found["rows"][0]["run"]
+    assert found["rows"][1]["run"] in publishing.finished(Objects(str(tmp_path / "out")))
+    assert "fruits-small" in study.as_text(found)
+
+
+def test_what_cannot_be_compared_is_said_before_anything_is_computed(
+    own_photos: Path, tmp_path: Path, fruits: Fruits
+) -> None:
+    with pytest.raises(BackboneError, match="no-such-network"):
+        study.study_backbones(config(own_photos, tmp_path / "out"), ["fruits-small", "no-such-network"])
+    assert not (tmp_path / "out").exists()
+    done = fruits("study", "backbones", own_photos, "--sizes", "100,large", "--to", tmp_path / "out")
+    assert (done.code, done.stdout) == (2, "")
+    assert "--sizes 100,large: expected whole numbers with commas between" in done.stderr
