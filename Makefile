@@ -7,18 +7,21 @@ SCAN := .venv/scan/bin
 LOCK := $(SCAN)/uv pip compile --quiet --upgrade --generate-hashes --only-binary :all: --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-header --no-annotate
 
-# pytest-xdist: tests that share costly things stay in one process, see GROUPS in tests/conftest.py; long groups begin.
-WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
+# pytest-xdist, more processes than cores: tests of clusters, browsers and stand-ins mostly wait. What stays together and
+# what begins is in tests/conftest.py.
+WORKERS ?= 4
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 
 .PHONY: demo test test-fast check docs wheel scan lock bench load faults messages web tools clean
 
 demo: .venv/core ## make photos of made-up fruit, run the whole chain on them, write a report
 	$(BIN)/fruits demo --to demo
 
-test: .venv/dev tools ## every test, in WORKERS processes: under ten minutes on two cores
+test: .venv/dev tools ## every test, in WORKERS processes
 	$(PYTEST)
 
+# These compute all the time.
+test-fast: WORKERS = 2
 test-fast: .venv/dev ## tests that take less than a second and need nothing but Python: a minute or so
 	$(PYTEST) -m 'not slow and not spark and not browser and not aws'
 

@@ -37,15 +37,38 @@ sys.path.insert(0, str(REPOSITORY))  # for faults, which is no part of the packa
 from faults import postgres_server  # noqa: E402
 from faults.s3_server import FOREIGN, S3Server, why_not  # noqa: E402
 
+#: Every Java of Spark here lives for seconds: to compile thoroughly costs it more than it gains.
+JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+for variable in ("SPARK_SUBMIT_OPTS", "SPARK_LAUNCHER_OPTS", "SPARK_DAEMON_JAVA_OPTS"):
+    os.environ.setdefault(variable, JAVA_OPTIONS)
+
 # --- Groups: which tests are slow, and which stay together when pytest-xdist spreads them over processes ---------------
 
-#: Folders and modules whose tests need the same costly things, which are started once, in one process. Long groups first.
-GROUPS = {
+#: Folders whose tests share a service and a browser, which are started once, in one process; elsewhere a module stays together.
+TOGETHER = ("browser", "service")
+#: What begins, in this order: it waits for others (clusters, browsers, stand-ins) more than it computes, so that the short
+#: modules fill the gaps; and what is long must not be waited for in the end.
+FIRST = (
+    *("engines/test_contract.py on Spark", "browser", "service", "integration/test_aws.py", "engines/test_spark.py"),
+    *(
+        "integration/test_spark.py",
+        "integration/test_run.py",
+        "integration/test_evaluation.py",
+        "integration/test_runs.py",
+    ),
+    *(
+        "integration/test_s3.py",
+        "integration/test_cli.py",
+        "integration/test_backbones.py",
+        "integration/test_sklearn.py",
+    ),
+)
+#: Marks of folders and modules.
+MARKS = {
     "engines": "spark",
     "integration/test_spark.py": "spark",
     "integration/test_aws.py": "aws",
     "browser": "browser",
-    "service": "service",
 }
 #: Folders of tests that start programs or run whole pipelines.
 SLOW = ("browser", "engines", "integration", "service")
@@ -56,24 +79,26 @@ PATIENCE_S = 600
 def group_of(nodeid: str) -> str:
     """Return the group of a test: the tests of one group run one after another in one process; that of most is their module."""
     place = nodeid.partition("::")[0].removeprefix("tests/")
-    group = next((group for prefix, group in GROUPS.items() if place.startswith(prefix)), place)
-    # The contract of engines is that of the local one, too.
-    return place if group == "spark" and "spark" not in nodeid else group
+    if (folder := place.partition("/")[0]) in TOGETHER:
+        return folder
+    # The contract of engines is that of the local one, too, which starts no cluster.
+    return f"{place} on Spark" if place == "engines/test_contract.py" and "[spark" in nodeid else place
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their place; the longest groups come first, so that none is waited for in the end."""
-    groups = list(dict.fromkeys(GROUPS.values()))
+    """Mark tests by their place; what is long comes first, so that none is waited for in the end."""
     for item in items:
-        group = group_of(item.nodeid)
-        if group in ("spark", "aws", "browser"):
-            item.add_marker(getattr(pytest.mark, group))
-        if item.nodeid.removeprefix("tests/").startswith(SLOW):
+        place, group = item.nodeid.removeprefix("tests/"), group_of(item.nodeid)
+        mark = next((mark for prefix, mark in MARKS.items() if place.startswith(prefix)), None)
+        if mark and group != "engines/test_contract.py":
+            item.add_marker(getattr(pytest.mark, mark))
+        if place.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
         if any(item.get_closest_marker(name) for name in ("slow", "spark", "aws", "browser")):
             item.add_marker(pytest.mark.timeout(PATIENCE_S))
-    items.sort(key=lambda item: (*groups, group_of(item.nodeid)).index(group_of(item.nodeid)))  # else as they were
+    order = {group: number for number, group in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))  # else as they were
 
 
 @pytest.hookimpl(optionalhook=True)

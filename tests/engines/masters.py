@@ -16,16 +16,26 @@ from pathlib import Path
 from fruits.engines import Engine, get_engine
 
 #: As tests call them; a master of our own is started for "standalone".
-LOCAL = ["local-1", "local-2", "local-3"]
-CLUSTERS = ["spark-standalone", "spark-local-cluster[2,1,1024]"]
-SPARK = [*CLUSTERS, "spark-local[2]"]
-#: Engines that the whole contract is held against. Spark in this process and on a cluster differ in who runs the executors;
-#: a cluster of Spark's own making differs from ours in who starts them and what becomes of them, so only there it is tried.
-CONTRACT = ["spark-standalone", "spark-local[2]", *LOCAL]
+LOCAL = ["local-1", "local-3"]
+#: Spark in this process and on a cluster differ in who runs the executors. A cluster of Spark's own making ("local-cluster")
+#: would be a third session and differs from ours only in code of Spark.
+SPARK = ["spark-standalone", "spark-local[2]"]
+#: Engines that the contract is held against.
+CONTRACT = [*SPARK, *LOCAL]
+#: How a worker dies on which engine: to Spark both are a worker that hung up, so each of its engines has one of them.
+DEATHS = [
+    ("spark-standalone", "kill"),
+    ("spark-local[2]", "exit"),
+    *((name, how) for name in LOCAL for how in ("exit", "kill")),
+]
 #: Spark's workers find the stages here.
 PYTHONPATH = f"spark.executorEnv.PYTHONPATH={Path(__file__).parent}"
 #: On a cluster Spark itself tries tasks again, four times in all unless told otherwise; twice takes half the time.
-CONF = [PYTHONPATH, "spark.task.maxFailures=2"]
+CONF = [
+    PYTHONPATH,
+    "spark.task.maxFailures=2",
+    "spark.executor.defaultJavaOptions=-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # they live for seconds
+]
 
 
 @dataclass

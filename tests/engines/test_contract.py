@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
-from masters import CLUSTERS, CONF, CONTRACT, LOCAL, SPARK, Engines, eventually
+from masters import CONF, CONTRACT, DEATHS, LOCAL, SPARK, Engines, eventually
 from stages import SCHEMA, Die, Double, Linger, Raise, StageError, die, joined, merged, moments, refuse, text
 
 from fruits.engines import Engine, get_engine, merge_in_order
@@ -111,13 +111,13 @@ def test_any_other_error_of_a_stage_names_its_type(engine: Engine) -> None:
         mapped(engine, SHARDS, Raise("/photos/30.jpg", ZeroDivisionError("by zero")))
 
 
-@pytest.mark.parametrize("how", ["exit", "kill"])
+@pytest.mark.parametrize(("engine", "how"), DEATHS, indirect=["engine"])
 def test_stage_that_always_kills_its_process_ends_in_an_error_that_names_the_photos(engine: Engine, how: str) -> None:
     with pytest.raises(EngineError, match=r"died.*same 7 photos, from '/photos/28.jpg' on"):
         mapped(engine, SHARDS, Die("/photos/30.jpg", how=how))
 
 
-@pytest.mark.parametrize("how", ["exit", "kill"])
+@pytest.mark.parametrize(("engine", "how"), DEATHS, indirect=["engine"])
 def test_shard_whose_worker_died_once_is_done_again_and_every_row_given_once(
     engine: Engine, tmp_path: Path, how: str
 ) -> None:
@@ -126,7 +126,7 @@ def test_shard_whose_worker_died_once_is_done_again_and_every_row_given_once(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("workers", [1, 3])
 def test_workers_are_gone_after_the_last_batch(workers: int) -> None:
     # Spark keeps its workers until the session stops; see test_spark.py.
     engine = get_engine("local", workers)
@@ -134,7 +134,7 @@ def test_workers_are_gone_after_the_last_batch(workers: int) -> None:
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("workers", [1, 3])
 def test_workers_are_gone_when_the_caller_stops_early(workers: int) -> None:
     # The same of Spark, where a batch comes with its wave, is in test_spark.py.
     engine = get_engine("local", workers)
@@ -144,7 +144,7 @@ def test_workers_are_gone_when_the_caller_stops_early(workers: int) -> None:
     assert eventually(lambda: not psutil.pid_exists(pid))
 
 
-@pytest.mark.parametrize("engine", CLUSTERS, indirect=True)
+@pytest.mark.parametrize("engine", SPARK[:1], indirect=True)
 def test_executor_that_is_killed_costs_no_row_and_doubles_none(engine: Engine, tmp_path: Path) -> None:
     found: list[dict[str, Any]] = []
     running = threading.Thread(target=lambda: found.extend(mapped(engine, SHARDS, Linger(tmp_path, 0.3))))
@@ -219,7 +219,7 @@ def test_workers_end_when_their_parent_is_killed(name: str, request: pytest.Fixt
 # --- reduce_batches ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("letters", ["a", "ab", "abcdefgh", "abcdefghi", "abcdefghijklmnopqrst"])
+@pytest.mark.parametrize("letters", ["a", "abcdefghi", "abcdefghijklmnopqrst"])
 def test_partial_results_are_merged_in_the_order_of_the_shards(engine: Engine, letters: str) -> None:
     found = engine.reduce_batches(letters, text, joined)["text"][0].as_py()
     assert found.replace("(", "").replace(")", "") == letters
@@ -228,7 +228,6 @@ def test_partial_results_are_merged_in_the_order_of_the_shards(engine: Engine, l
 @pytest.mark.parametrize(
     ("n", "tree"),
     [
-        (3, "((01)2)"),
         (8, "(((((((01)2)3)4)5)6)7)"),
         (9, "((((((((01)2)3)4)5)6)7)8)"),
         (10, "((((((((01)2)3)4)5)6)7)(89))"),
@@ -238,7 +237,7 @@ def test_tree_of_merges_is_eight_from_the_left_and_eight_of_those(engine: Engine
     assert engine.reduce_batches("0123456789"[:n], text, joined)["text"].to_pylist() == [tree]
 
 
-@pytest.mark.parametrize("n", [1, 7, 8, 9, 65, 100, 300])
+@pytest.mark.parametrize("n", [1, 9, 65, 300])
 def test_sums_of_floats_have_the_bits_of_one_process(engine: Engine, n: int) -> None:
     assert engine.reduce_batches(range(n), moments, merged) == merge_in_order(map(moments, range(n)), merged)
 
