@@ -36,7 +36,7 @@ from fruits.photos.decoding.images import Preprocessing, to_network_input
 from fruits.recogniser import bundle as bundles
 from fruits.storage import schemas, upkeep
 from fruits.storage.table import EmbeddingTable
-from fruits.training import pipeline
+from fruits.training import finished, pipeline
 from fruits.training.vacuum import vacuum
 
 FILES = (
@@ -766,6 +766,25 @@ def test_embeddings_of_an_earlier_version_are_named_computed_again_and_vacuumed(
     assert vacuumed.json()["merged"] > 0
     assert not (out / old).exists() or not [path for path in (out / old).rglob("*") if path.is_file()]
     assert fruits(*arguments).json()["computed"] == 0
+
+
+def test_vacuum_leaves_the_embeddings_of_a_run_that_goes_on(
+    own_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another size than the finished run, so no finished run uses them yet."""
+    out = tmp_path / "out"
+    run(out, own_photos, components=4)
+    fitted, vacuumed = pipeline._fitted, []
+
+    def after_a_vacuum(*arguments: Any) -> Any:
+        vacuumed.append(vacuum(str(out)).computations)
+        return fitted(*arguments)
+
+    monkeypatch.setattr(pipeline, "_fitted", after_a_vacuum)
+    record = run(out, own_photos, components=4, size=96)
+    assert (record["ok"], vacuumed) == (record["photos"], [[]])
+    finished.prune(str(out))
+    assert len(vacuum(str(out)).computations) == 1, "of the run before, once nobody writes or uses them"
 
 
 def test_vacuum_of_what_is_no_results_is_refused(own_photos: Path, fruits: Callable[..., Any]) -> None:

@@ -7,9 +7,13 @@ begins an epoch, after which nothing written before can be committed; see :mod:`
 from __future__ import annotations
 
 import hashlib
+import re
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -17,11 +21,28 @@ import pyarrow as pa
 
 from fruits.errors import counted
 from fruits.storage.inventory import ROWS_PER_CHUNK, Inventory
+from fruits.storage.locks import Held, hold
+from fruits.storage.objects import AbsentError
+from fruits.storage.private import make_private_folder
 from fruits.storage.table import LOG, DamagedError, EmbeddingTable, File, Snapshot
 
 #: Chunks with fewer rows are merged by :func:`compact`.
 _SMALL: Final = ROWS_PER_CHUNK // 2
 _FILES_PER_COMMIT: Final = 64
+#: What a file is called on disk until it is whole, and the time after which its writer is taken for dead.
+_PIECE: Final = re.compile(r".+\.parquet#\d+")
+_UNFINISHED_S: Final = 600.0
+
+
+def keep(stored: EmbeddingTable) -> Held | None:
+    """Keep other processes of this machine from removing the table as a whole, as long as the returned object lives."""
+    if (folder := stored.objects.local_path(stored.prefix)) is None:
+        return None
+    while True:
+        make_private_folder(folder)
+        held = hold(folder, wait=True)
+        if held is None or held.is_at(folder):
+            return held
 
 
 def remove_needless(stored: EmbeddingTable, inventory: Inventory) -> int:
@@ -62,6 +83,9 @@ def repair(stored: EmbeddingTable, progress: Callable[[str], None] = lambda _: N
         snapshot = stored.snapshot()
     except DamagedError as exc:
         progress(str(exc).partition(";")[0] + ": made again of the files beside it")
+        return 1 + _log_again(stored, progress)
+    if snapshot.version < 0 and any(stored.stored()):
+        progress(f"the log of '{stored.uri}' is gone: made again of the files beside it")
         return 1 + _log_again(stored, progress)
     damaged = [file for file in snapshot.files.values() if not _is_whole(stored, file)]
     for file in damaged:
@@ -112,11 +136,24 @@ def vacuum(stored: EmbeddingTable, *, dry_run: bool = False) -> Dead:
         if old and not (epoch is not None and name[21:25].isdecimal() and int(name[21:25]) >= epoch):
             dead.append(found.key)
             size += found.size_bytes
+    pieces = list(_pieces(stored))
     if not dry_run:
         for key in dead:
             stored.objects.delete(key)
+        for path, _ in pieces:
+            path.unlink(missing_ok=True)
         stored.checkpoint()
-    return Dead(dead, size)
+    return Dead([*dead, *(stored.key(path.name) for path, _ in pieces)], size + sum(size for _, size in pieces))
+
+
+def _pieces(stored: EmbeddingTable) -> Iterator[tuple[Path, int]]:
+    """Yield the unfinished files that killed processes left on disk, with their sizes; listings do not show them."""
+    folder = stored.objects.local_path(stored.prefix)
+    for path in folder.iterdir() if folder is not None and folder.is_dir() else ():
+        with suppress(OSError):  # finished in the meantime
+            about = path.stat()
+            if _PIECE.fullmatch(path.name) and time.time() - about.st_mtime > _UNFINISHED_S:
+                yield path, about.st_size
 
 
 def _is_whole(stored: EmbeddingTable, file: File) -> bool:
@@ -134,8 +171,9 @@ def _log_again(stored: EmbeddingTable, progress: Callable[[str], None]) -> int:
             stored.objects.delete(stored.key(name))
         else:
             whole.append(file)
-    for found in list(stored.objects.list(f"{stored.prefix}/{LOG}")):
-        stored.objects.delete(found.key)
+    with suppress(AbsentError):
+        for found in list(stored.objects.list(f"{stored.prefix}/{LOG}")):
+            stored.objects.delete(found.key)
     epoch = 1 + max((file.epoch for file in whole), default=0)
     stored.create(epoch)
     stored.commit(whole, epoch=epoch)

@@ -34,10 +34,11 @@ from fruits.photos.reading.access import Access
 from fruits.photos.reading.samples import typical_side, white_backdrops
 from fruits.storage import schemas
 from fruits.storage.inventory import Inventory, plan, take, uncommitted
+from fruits.storage.locks import Held
 from fruits.storage.objects import AbsentError, Found, Objects
 from fruits.storage.sanitising import json_text
 from fruits.storage.table import EmbeddingTable, File
-from fruits.storage.upkeep import remove_needless, repair
+from fruits.storage.upkeep import keep, remove_needless, repair
 
 #: File beside the embeddings that lists the network's training photos, as named by its card.
 TRAINING_PHOTOS: Final = "training_photos"
@@ -52,13 +53,14 @@ _LIKE: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A prepared embedding job: the network as a file for workers, and the table for the rows."""
+    """A prepared embedding job: the network as a file for workers, and the table, which stays while ``kept`` lives."""
 
     card: Card
     preprocessing: Preprocessing
     model: ModelFile
     stored: EmbeddingTable
     device: str = "cpu"
+    kept: Held | None = None
 
 
 def catalogued(config: RunConfig, progress: Progress) -> Catalogue:
@@ -120,12 +122,13 @@ def prepare(config: RunConfig, network: Network, catalogue: Catalogue, objects: 
     backbone, device = network.backbone, network.device
     preprocessing = _preprocessing(config, backbone, catalogue, objects)
     stored = EmbeddingTable(config.out, f"embeddings/{computation_id(backbone.card, preprocessing, device)}")
+    kept = keep(stored)
     if network.seen is not None:
         objects.write(f"{stored.prefix}/{TRAINING_PHOTOS}", network.seen.astype(">u8").tobytes())
     model = _prepared_model(objects, backbone, preprocessing, stored.prefix)
     if unlike := _unlike(backbone.card, catalogue):
         catalogue.warnings.append(unlike)
-    return Prepared(backbone.card, preprocessing, model, stored, device)
+    return Prepared(backbone.card, preprocessing, model, stored, device, kept)
 
 
 def embed(

@@ -42,6 +42,7 @@ from fruits.storage.objects import Objects, is_remote, reach, under
 from fruits.storage.runs import BUNDLE, RECORD, REPORT, stored_pointer
 from fruits.storage.sanitising import json_text
 from fruits.storage.table import EmbeddingTable, write_table
+from fruits.storage.upkeep import keep
 from fruits.training import finished, leakage
 from fruits.training import fit as fitting
 from fruits.training import run_record as records
@@ -102,6 +103,8 @@ def run(
         timeline = stack.enter_context(Timeline(progress or Silent(), engine.executors))
         step = Steps(clock, timeline)
         job = _embedded(config, network, objects, engine, step)
+        if job.prepared.kept is not None:
+            stack.callback(job.prepared.kept.release)
         about = {
             **records.about(
                 job.config, job.catalogue, job.prepared.card, job.prepared.preprocessing,
@@ -392,7 +395,9 @@ def apply(
             for remark in catalogue.remarks():
                 progress.say(remark)
         stored = EmbeddingTable(to, f"embeddings/{recogniser.computation_on(used)}")
-        prepared = Prepared(recogniser.card, recogniser.preprocessing, recogniser.model_file, stored, used)
+        prepared = Prepared(
+            recogniser.card, recogniser.preprocessing, recogniser.model_file, stored, used, keep(stored)
+        )
         if repair:
             with clock.step("repair"):
                 repair_embeddings(stored, progress)

@@ -6,19 +6,24 @@ Photos that left the catalogue leave the table with the next run; their bytes le
 
 from __future__ import annotations
 
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
 from fruits.errors import BundleError, StoreError, command
 from fruits.recogniser import bundle as bundles
 from fruits.storage import publishing, upkeep
+from fruits.storage.locks import hold
 from fruits.storage.marker import kind_of
 from fruits.storage.objects import AbsentError, Found, Objects, under
 from fruits.storage.runs import key_of
 from fruits.storage.table import LOG, EmbeddingTable
 
 _TABLES: Final = "embeddings"
+#: In a bucket, embeddings that no run has yet are left alone if something was written to them within this time.
+_RECENT_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +73,12 @@ def vacuum(out: str, *, dry_run: bool = False, compact: bool = False) -> Removed
     for computation in sorted({_computation(one) for one in found}):
         if computation not in used:
             below = [one for one in found if _computation(one) == computation]
-            gone.append(computation)
-            for one in below if not dry_run else ():
-                objects.delete(one.key)
-            files, size = files + len(below), size + sum(one.size_bytes for one in below)
+            with _unless_written(objects, computation, below) as is_free:
+                if is_free:
+                    gone.append(computation)
+                    for one in below if not dry_run else ():
+                        objects.delete(one.key)
+                    files, size = files + len(below), size + sum(one.size_bytes for one in below)
             continue
         stored = EmbeddingTable(out, f"{_TABLES}/{computation}")
         if compact and not dry_run:
@@ -79,6 +86,21 @@ def vacuum(out: str, *, dry_run: bool = False, compact: bool = False) -> Removed
         dead = upkeep.vacuum(stored, dry_run=dry_run)
         files, size = files + len(dead.keys), size + dead.size_bytes
     return Removed(files, size, gone, merged)
+
+
+@contextmanager
+def _unless_written(objects: Objects, computation: str, below: list[Found]) -> Iterator[bool]:
+    """Yield whether no run is writing the embeddings of a job; on disk none of this machine begins to meanwhile."""
+    folder = objects.local_path(f"{_TABLES}/{computation}")
+    if folder is None:
+        yield time.time() - max(one.modified_s for one in below) > _RECENT_S
+        return
+    held = hold(folder, alone=True)
+    try:
+        yield held is not None or not folder.is_dir()
+    finally:
+        if held is not None:
+            held.release()
 
 
 def _computation(found: Found) -> str:

@@ -291,3 +291,24 @@ def test_pack_below_a_folder_is_no_source(tmp_path: Path) -> None:
     source.unlink()
     with pytest.raises(CatalogueError, match="written by fruits"):
         list_photos([str(tmp_path / "data")])
+
+
+@pytest.mark.parametrize("name", ["image", "label", "split"])
+def test_two_columns_of_one_name_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    columns = {
+        "image": pa.array([{"bytes": JPEG, "path": "1.jpg"}], IMAGE),
+        "label": pa.array(["a"]),
+        "split": pa.array(["train"]),
+    }
+    table = pa.table(columns).append_column("note", pa.array(["x"]))
+    pq.write_table(table.append_column("note", pa.array(["y"])), tmp_path / "train.parquet")
+    assert rows_of(list_photos([str(tmp_path)]), "label") == ["a"], "columns that are not used may be"
+    pq.write_table(table.append_column(name, columns[name]), tmp_path / "train.parquet")
+    with pytest.raises(CatalogueError, match=f"2 columns are called '{name}'"):
+        list_photos([str(tmp_path)])
+
+
+def test_label_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    path = dataset(tmp_path / "x.parquet", [{"name": "1.jpg", "label": 0}], ["a\ud800", "b"])
+    with pytest.raises(CatalogueError, match="a label's name is not UTF-8"):
+        list_photos([str(path)])

@@ -295,3 +295,12 @@ def test_members_are_listed_in_order(tmp_path: Path) -> None:
     with path.open("rb") as file:
         assert [member.name for member in tars.members(file)] == names
     assert read_photo(list_photos([str(path)]).table["uri"][0].as_py(), Access.to([str(path)])) == JPEG
+
+
+def test_names_that_no_disk_has_are_left_aside(tmp_path: Path) -> None:
+    members = [*sample("a", cls="0"), *sample("b", cls="1"), *sample("n" * 5000, cls="1")]
+    written(tmp_path / "train-0.tar", members)
+    (tmp_path / "classes.json").write_text('["a\\ud800", "pear"]')
+    found = list_photos([str(tmp_path / "train-0.tar")])
+    assert of(found) == {"b.jpg": "pear"}
+    assert found.left_aside == {"no label": 1, "name is too long": 2}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -170,3 +172,25 @@ def test_store_that_cannot_be_reached_is_not_taken_for_damage(
         repair(stored)
     monkeypatch.undo()
     assert held(take(stored, PHOTOS)) == list(range(300))
+
+
+def test_pieces_that_a_killed_writer_left_leave_the_disk_with_a_vacuum(stored: EmbeddingTable) -> None:
+    folder_ = Path(stored.root, stored.prefix)
+    old, new = (folder_ / f"{files(stored)[0].name}#{number}" for number in (1, 2))
+    old.write_bytes(files(stored)[0].read_bytes())
+    new.write_bytes(b"being written")
+    os.utime(old, (1, 1))
+    listed = vacuum(stored, dry_run=True)
+    assert (old.exists(), listed.keys) == (True, [stored.key(old.name)])
+    assert vacuum(stored) == listed
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_log_that_is_gone_is_made_again_by_repair(stored: EmbeddingTable) -> None:
+    vacuum(stored)
+    shutil.rmtree(Path(stored.root, stored.prefix, "_delta_log"))
+    assert len(take(stored, PHOTOS).absent) == 300
+    said: list[str] = []
+    assert repair(stored, said.append) == 1
+    assert "the log" in said[0]
+    assert values(stored, take(stored, PHOTOS)) == list(range(300))

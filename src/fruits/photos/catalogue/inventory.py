@@ -91,6 +91,7 @@ class Inventory:
                 )
             fields = tuple(field.strip() for field in about["fileSchema"].split(",")) if form == "CSV" else ()
             found = cls(place, str(about["sourceBucket"]), fields, tuple(str(file["key"]) for file in about["files"]))
+            "".join((found.bucket, *found.fields, *found.files)).encode()  # JSON may hold what is no UTF-8
         except (AbsentError, FileNotFoundError) as exc:
             raise CatalogueError(f"'{place}' does not exist; {expected}") from exc
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, RefusedError) as exc:

@@ -33,6 +33,8 @@ _SAYING: Final = ("cls", "label", "txt", "json")
 _MAX_SAYING: Final = 1 << 20
 #: Longest label; a longer text is a caption.
 _MAX_LABEL: Final = 255
+#: Longest name of a photo in bytes, as of a path on a disk: an archive's headers may hold far longer ones.
+_MAX_NAME: Final = 4096
 #: Files beside an archive, or in its folder, that name the classes, one a line or as a list in JSON.
 _CLASSES: Final = ("classes.txt", "classnames.txt", "labels.txt", "classes.json")
 _MAX_CLASSES: Final = 16 << 20
@@ -138,6 +140,8 @@ def _named(file: IO[bytes], found: _Listed) -> Iterator[tuple[str, tarfile.TarIn
             reason = "not a file"
         elif not is_utf8(name) or "\0" in name:
             reason = "name is not UTF-8"
+        elif len(name.encode()) > _MAX_NAME:
+            reason = "name is too long"
         elif not {"", ".", ".."}.isdisjoint(parts):
             reason = "path that leads out of its archive"
         elif any(part.startswith(".") for part in parts):
@@ -147,7 +151,8 @@ def _named(file: IO[bytes], found: _Listed) -> Iterator[tuple[str, tarfile.TarIn
         elif match is None or not (has_photo_suffix(name) or _kind(match[2]) in _SAYING):
             reason = "not an image"
         if reason is not None or match is None:
-            found.left.append((reason or "not an image", name.encode("utf-8", "replace").decode()))
+            shown = name[:_MAX_LABEL].encode("utf-8", "replace").decode()
+            found.left.append((reason or "not an image", shown))
             continue
         yield match[1], member, name, _kind(match[2])
 
@@ -189,11 +194,11 @@ def _label(kind: str, data: bytes, classes: list[str]) -> str | None:
             said = about.get("label") if isinstance(about, dict) else None
     if isinstance(said, int) and not isinstance(said, bool):
         said = str(said)
-    if not isinstance(said, str) or not is_utf8(said) or len(said) > _MAX_LABEL:
+    if not isinstance(said, str) or len(said) > _MAX_LABEL:
         return None
     if kind != "txt" and said.isascii() and said.isdigit() and int(said) < len(classes):
         said = classes[int(said)]
-    return label_of(said)
+    return label_of(said) if is_utf8(said) and len(said) <= _MAX_LABEL else None
 
 
 def _classes(folder: str, access: Access) -> list[str]:

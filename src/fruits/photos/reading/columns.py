@@ -8,6 +8,7 @@ in packs of format 1, are understood too.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from fruits.config import is_utf8
+from fruits.errors import CatalogueError
 from fruits.storage.sanitising import json_text
 
 _IMAGES: Final = ("image", "img", "photo", "picture", "jpg", "jpeg", "png", "webp", "bytes")
@@ -46,7 +49,17 @@ class Columns:
 
     @classmethod
     def of(cls, schema: pa.Schema) -> Columns | None:
-        """Find the columns; None if the file holds no photos."""
+        """Find the columns; None if the file holds no photos.
+
+        Raises
+        ------
+        CatalogueError
+            If two columns have the same name, so that it is not known which is meant, or a label's name is not UTF-8.
+        """
+        count = Counter(schema.names)
+        if twice := [name for name in (*_IMAGES, *_PATHS, *_LABELS, "split") if count[name] > 1]:
+            raise CatalogueError(f"{count[twice[0]]} columns are called '{twice[0]}'; expected one: rename the others")
+        schema = pa.schema([field for field in schema if count[field.name] == 1], schema.metadata)
         features = _features(schema)
         declared = [name for name in schema.names if _kind(features.get(name)) == "Image"]
         structs = [field.name for field in schema if pa.types.is_struct(field.type)]
@@ -54,6 +67,8 @@ class Columns:
         for name in (*declared, *(name for name in known if name in structs), *structs, *known):
             if (found := _contents(schema, name)) is not None:
                 label, classes, labels = _label(schema, features)
+                if not all(map(is_utf8, classes)):
+                    raise CatalogueError("a label's name is not UTF-8; expected text: write the labels again")
                 return cls(*found, label, classes, labels)
         return None
 

@@ -337,7 +337,10 @@ class Pack:
 
 
 def _columns(parquet: pq.ParquetFile) -> Columns:
-    found = Columns.of(parquet.schema_arrow)
+    try:
+        found = Columns.of(parquet.schema_arrow)
+    except CatalogueError as exc:
+        raise pa.ArrowInvalid(str(exc)) from exc
     if found is None or found.path is None:
         raise pa.ArrowInvalid("no column of photos with their paths")
     return found

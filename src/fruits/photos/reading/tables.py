@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fruits.errors import StoreError
+from fruits.errors import CatalogueError, StoreError
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.columns import Columns
 from fruits.photos.reading.containers import TABLE, contained_uri
@@ -46,6 +46,8 @@ class ImageTable:
     ------
     StoreError
         If it is damaged.
+    CatalogueError
+        If its columns are ambiguous.
     OSError
         If it is missing or cannot be read.
     """
@@ -60,6 +62,8 @@ class ImageTable:
                 self.columns = Columns.of(self.schema.with_metadata(kept))
             except (pa.ArrowException, UnicodeDecodeError) as exc:
                 raise self._damaged(exc) from exc
+            except CatalogueError as exc:
+                raise CatalogueError(f"'{file}': {exc}") from exc
         self.rows: int = self._metadata.num_rows
         sizes = [self._metadata.row_group(group).num_rows for group in range(self._metadata.num_row_groups)]
         self._starts = [0, *np.cumsum(sizes).tolist()]
