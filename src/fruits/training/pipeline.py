@@ -254,7 +254,7 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
     stored = prepared.stored
     with step("moments"):
         rows, grouped_by = grouped_by_clusters(stored, inventory, Rows.of(catalogue.table, inventory))
-        listed = objects.read_if_present(f"{stored.prefix}/{TRAINING_PHOTOS}")
+        listed = stored.objects.read_if_present(f"{stored.prefix}/{TRAINING_PHOTOS}")
         seen = seen_rows(stored, inventory, listed, len(rows.ok)) if listed is not None else None
         choosing = fitting.Choosing.of(rows, config.seed, seen)
         weights = rows.balance(job.meaning.kind_of) if config.balance else None

@@ -546,13 +546,19 @@ class _Reversed:
 
     def __init__(self, scandir: Callable[[str], Any], path: str) -> None:
         with scandir(path) as entries:
-            self._entries = list(entries)[::-1]
+            self._entries = iter(list(entries)[::-1])
 
-    def __enter__(self) -> list[Any]:
-        return self._entries
+    def __enter__(self) -> _Reversed:
+        return self
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    def __iter__(self) -> _Reversed:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._entries)
 
 
 # --- Groups -----------------------------------------------------------------------------------------------------------

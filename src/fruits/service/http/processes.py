@@ -30,6 +30,7 @@ from fruits.errors import FruitsError
 from fruits.service.http.rate_limits import SharedBuckets
 from fruits.service.settings import ServiceConfig
 from fruits.service.telemetry import METRICS_FOLDER, Telemetry, forget_process
+from fruits.storage.sanitising import json_text
 
 #: Seconds until a child that died is started again: first, and at most after several deaths in a row.
 _AGAIN_S: Final = (1.0, 30.0)
@@ -117,7 +118,7 @@ class Processes:
         )  # fmt: skip
         told, _ = _pipes(child.process)
         with suppress(BrokenPipeError):
-            told.write(json.dumps(settings) + "\n")
+            told.write(json_text(settings) + "\n")
             told.flush()
         threading.Thread(target=self._hear, args=(child, child.process), daemon=True).start()
 
@@ -229,7 +230,7 @@ def main() -> None:
 
     def say(**words: Any) -> None:
         with suppress(BrokenPipeError):
-            sys.stdout.write(json.dumps(words) + "\n")
+            sys.stdout.write(json_text(words) + "\n")
             sys.stdout.flush()
 
     try:
