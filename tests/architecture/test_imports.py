@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -50,19 +51,24 @@ def test_help_does_not_import_the_flow() -> None:
     assert done.stderr.split() == []
 
 
+@functools.cache
+def modules() -> dict[str, ast.Module]:
+    """Return the package's modules by their path in it, parsed once."""
+    package = REPOSITORY / "src/fruits"
+    paths = [path for path in package.rglob("*.py") if "node_modules" not in path.parts]
+    return {path.relative_to(package).as_posix(): ast.parse(path.read_text("utf-8")) for path in paths}
+
+
 def places_of(*names: str) -> set[str]:
     """Return the modules of the package in which one of these names stands, alone or as ``module.name``."""
-    found = set()
-    package = REPOSITORY / "src/fruits"
-    for path in package.rglob("*.py"):
-        if "node_modules" in path.parts:
-            continue
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    found, last = set(), {name.rpartition(".")[2] for name in names}
+    for place, tree in modules().items():
+        for node in ast.walk(tree):
             text = {ast.Attribute: "attr", ast.Name: "id", ast.alias: "name", ast.Constant: "value"}.get(type(node))
             if (text and getattr(node, text) in names) or (
-                isinstance(node, ast.Attribute) and ast.unparse(node) in names
+                isinstance(node, ast.Attribute) and node.attr in last and ast.unparse(node) in names
             ):
-                found.add(path.relative_to(package).as_posix())
+                found.add(place)
     return found
 
 

@@ -40,7 +40,7 @@ def counted(service: Any, name: str) -> float:
 
 def test_processes_are_one_service(serve: Callable[..., Any], a_photo: bytes) -> None:
     service = serve("--processes", 2, "--workers", 2, "--rate", 0)
-    assert len(service.log("ready")) == 2
+    service.wait_until(lambda: len(service.log("ready")) == 2)  # the service is when one of them is
     assert {line["workers"] for line in service.log("ready")} == {1}
     answers = [ask(service, a_photo) for _ in range(MANY)]
     assert {answer.status_code for answer in answers} == {200}
