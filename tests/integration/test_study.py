@@ -11,6 +11,7 @@ import pytest
 
 from fruits.assessment.evaluation import evaluate
 from fruits.assessment.study import backbones as study
+from fruits.assessment.study import storage
 from fruits.config import RunConfig
 from fruits.errors import BackboneError
 from fruits.storage import publishing
@@ -86,3 +87,33 @@ def test_what_cannot_be_compared_is_said_before_anything_is_computed(
     done = fruits("study", "backbones", own_photos, "--sizes", "100,large", "--to", tmp_path / "out")
     assert (done.code, done.stdout) == (2, "")
     assert "--sizes 100,large: expected whole numbers with commas between" in done.stderr
+
+
+def test_storage_is_measured_on_a_run_and_leaves_it_as_it_is(own_photos: Path, tmp_path: Path, fruits: Fruits) -> None:
+    out = tmp_path / "out"
+    record = pipeline.run(config(own_photos, out, backbone="fruits-small", size=32, components=4))
+    done = fruits("study", "storage", out, "--repeats", 1, "--reads-per-month", 0, "--json")
+    assert done.code == 0, done.stderr
+    found = done.json()
+    assert found == json.loads((out / storage.RECORD).read_text("utf-8"))
+    assert (found["run"], found["embedding_size"], found["components"]) == (record["run"], 256, 4)
+    settings = {(one["vectors"], one["numbers"], one["number_format"]): one for one in found["settings"]}
+    assert {("embeddings", 256, "float32"), ("embeddings", 256, "int8"), ("features", 4, "float16")} <= settings.keys()
+    for (_, numbers, number_format), one in settings.items():
+        plain = next(codec for codec in one["codecs"] if codec["codec"] == "none")
+        assert plain["bytes_per_photo"] >= numbers * {"float32": 4, "float16": 2, "int8": 1}[number_format]
+        assert one["bytes_per_photo"] == min(codec["bytes_per_photo"] for codec in one["codecs"])
+        assert 0 <= one["low"] <= one["accuracy"] <= one["high"] <= 1
+    best, whole = found["settings"][found["recommended"]], max(found["settings"], key=lambda one: one["accuracy"])
+    assert best["frontier"]
+    assert best["accuracy"] >= whole["low"]
+    # Photos as files are what the file system says; a pack holds the same bytes in few objects.
+    files, pack = found["photo_files"]
+    sizes = [path.stat().st_size for path in own_photos.rglob("*.jpg")]
+    assert files["bytes_per_photo"] == pytest.approx(sum(sizes) / len(sizes))
+    assert pack["bytes_per_photo"] > 0.9 * files["bytes_per_photo"]
+    assert pack["photos_read"] == files["photos_read"] == len(sizes)
+    costs = {one["kept"]: one for one in found["costs"]}
+    assert costs["photos_files"]["cheapest"] == "STANDARD", "small files are billed as 128 KiB elsewhere"
+    assert (out / storage.PAGE).read_text("utf-8").count('class="tried-text"') == 3 * len(settings)
+    assert pipeline.run(config(own_photos, out, backbone="fruits-small", size=32, components=4))["up_to_date"]

@@ -25,6 +25,7 @@ def add_to(app: typer.Typer) -> None:
     """Add ``study`` to the command line."""
     group = typer.Typer(cls=Group, help="Measure one choice on your own photos; write a page with plots.", **SETTINGS)
     command(group, "backbones")(study_backbones)
+    command(group, "storage")(study_storage)
     app.add_typer(group, name="study")
 
 
@@ -78,3 +79,35 @@ def _numbers(text: str) -> list[int]:
         return [int(one) for one in text.split(",") if one.strip()]
     except ValueError:
         raise ConfigError(f"--sizes {text}: expected whole numbers with commas between, such as 100,160") from None
+
+
+def study_storage(
+    out: Annotated[str, typer.Argument(help="Results of 'fruits run': folder or s3://bucket/prefix.")],
+    reads_per_month: Annotated[
+        float, typer.Option(help="How often all of it is read in a month, for costs on S3.", min=0)
+    ] = 1.0,
+    prices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Price table made by 'fruits aws cost --update-prices'; default: the package's."
+        ),
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Repeats of every time; the median counts.", min=1)] = 3,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Measure what results take on disk and cost on S3, and the accuracy left with fewer or smaller numbers."""
+    from fruits.assessment.study import money  # noqa: PLC0415
+    from fruits.assessment.study import storage as study  # noqa: PLC0415
+    from fruits.aws import prices as tables  # noqa: PLC0415
+
+    asked, table = study.Asked(reads=reads_per_month, repeats=repeats), tables.load(prices)
+    with Display() as display:
+        found = study.study_storage(
+            out,
+            {name: table[name] for name in money.PRICES},
+            f"{table.region}, {table.date}",
+            asked=asked,
+            progress=display,
+            command=shlex.join(["fruits", *sys.argv[1:]]),
+        )
+    typer.echo(json_text(found) if as_json else study.as_text(found))

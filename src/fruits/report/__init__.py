@@ -2,6 +2,6 @@
 
 from fruits.report.audit import render_audit
 from fruits.report.page import render
-from fruits.report.study import render_study
+from fruits.report.study import render_storage_study, render_study
 
-__all__ = ["render", "render_audit", "render_study"]
+__all__ = ["render", "render_audit", "render_storage_study", "render_study"]

@@ -1,6 +1,6 @@
-"""The page of a study of networks: one HTML document from the record of ``fruits study backbones``.
+"""The pages of studies: one HTML document each, from the record of ``fruits study backbones`` or ``fruits study storage``.
 
-Shows accuracy against cost with the frontier, and the measured values in tables. Computes no results.
+They show accuracy against cost with the frontier, and the measured values in tables. Computes no results.
 """
 
 from __future__ import annotations
@@ -96,14 +96,65 @@ def render_study(study: Mapping[str, Any]) -> str:
     )
 
 
+def render_storage_study(study: Mapping[str, Any]) -> str:
+    """Return the page of a study of storage.
+
+    Parameters
+    ----------
+    study : Mapping[str, Any]
+        Format 1, as in ``study/storage.json``.
+
+    Returns
+    -------
+    str
+        A complete HTML document, the same for the same input; to be written as UTF-8.
+    """
+    settings = study["settings"]
+    return assemble(
+        "study_storage.html.j2",
+        titles=say("study_storage_title"),
+        record=study,
+        best=settings[study["recommended"]],
+        whole=next(one for one in settings if one["vectors"] == "embeddings" and one["number_format"] == "float32"),
+        plot=lay_out(
+            [
+                Measured(number, one["bytes_per_photo"], one, one["frontier"], number == study["recommended"] + 1)
+                for number, one in enumerate(settings, 1)
+            ]
+        ),
+        on_top=(),
+    )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One choice to draw: its number, its cost, its ``accuracy``, ``low`` and ``high``, and how it is marked."""
+
+    number: int
+    cost: float
+    score: Mapping[str, Any]
+    frontier: bool
+    recommended: bool
+
+
 def plot_costs(study: Mapping[str, Any]) -> CostPlot | None:
     """Lay out accuracy against processor time; None if no network has a score."""
     scored = [(number, row) for number, row in enumerate(study["rows"], 1) if row["score"]]
     if not scored:
         return None
-    costs = [row["core_s_per_1000"] for _, row in scored]
+    return lay_out(
+        [
+            Measured(number, row["core_s_per_1000"], row["score"], row["frontier"], row["run"] == study["recommended"])
+            for number, row in scored
+        ]
+    )
+
+
+def lay_out(choices: Sequence[Measured]) -> CostPlot:
+    """Lay out accuracy against cost; there is at least one choice."""
+    costs = [one.cost for one in choices]
     first, last = min(costs) / _MARGIN, max(costs) * _MARGIN
-    begin, step = axis_from(min(row["score"]["low"] for _, row in scored))
+    begin, step = axis_from(min(one.score["low"] for one in choices))
 
     def across(cost: float) -> float:
         return round(100 * math.log(cost / first) / math.log(last / first), 2)
@@ -113,15 +164,15 @@ def plot_costs(study: Mapping[str, Any]) -> CostPlot | None:
 
     points = [
         Point(
-            number=number,
-            x=across(row["core_s_per_1000"]),
-            y=down(row["score"]["accuracy"]),
-            low=down(row["score"]["low"]),
-            high=down(row["score"]["high"]),
-            frontier=row["frontier"],
-            recommended=row["run"] == study["recommended"],
+            number=one.number,
+            x=across(one.cost),
+            y=down(one.score["accuracy"]),
+            low=down(one.score["low"]),
+            high=down(one.score["high"]),
+            frontier=one.frontier,
+            recommended=one.recommended,
         )
-        for number, row in scored
+        for one in choices
     ]
     on = sorted((point.x, point.y) for point in points if point.frontier)
     n_steps = round((1 - begin) / step)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pages import ATTACKS, NO_BREAK, THIN, WORDS, Page, alien_words, has_only_own_code
 
-from fruits.report import render_study
+from fruits.report import render_storage_study, render_study
 from fruits.report.study import plot_costs, ticks_within
 
 
@@ -22,6 +22,7 @@ def a_network(name: str, cost: float, score: dict[str, Any] | None, **changes: A
     protocols = {"groups": score or a_score(None, 0.8, 0.95, seen=True)}
     return {
         "name": name, "title": name, "backbone": name, "size": 100, "number_format": "int8", "device": "cpu", "run": name * 8,
+        "seen_share": 0.885 if name == "large" else 0.0,
         "file_bytes": 3_765_071, "embedding_size": 1280, "components": 118, "embedding_bytes_per_million": 5_120_000_000,
         "components_for": [{"share": s, "components": k} for s, k in ((0.9, 40), (0.95, 81), (0.99, None))],
         "feature_bytes_per_million": 472_000_000, "protocols": protocols, "score": score, "frontier": False,
@@ -69,8 +70,8 @@ def test_an_axis_of_less_than_a_decade_has_a_tick_per_digit() -> None:
     ("language", "sentences"),
     [
         ("en", ["90.0% right labels with large at 100 pixels", "85.0% to 95.0%", "0.012", "234 MB", "3.8 MB", "5.12 GB", "81"]),
-        ("en", ["load 9.3 on 2 cores", "k for 99%", "fruits runs out --use largelargela", "known", "seen"]),
-        ("fr", [f"90,0{THIN}% d'étiquettes justes avec large", "0,012", "5,12 Go", "4 réseaux comparés", f"61,3{NO_BREAK}s"]),
+        ("en", ["load 9.3 on 2 cores", "k for 99%", "fruits runs out --use largelargela", "known", "trained on 88.5%"]),
+        ("fr", [f"90,0{THIN}% d’étiquettes justes avec large", "0,012", "5,12 Go", "4 réseaux comparés", f"61,3{NO_BREAK}s"]),
         ("es", ["de etiquetas correctas con large a 100 píxeles", "recomendada", "4 redes comparadas"]),
     ],
 )  # fmt: skip
@@ -98,3 +99,67 @@ def test_names_cannot_become_code(attack: str) -> None:
     study = a_study(rows=[row], recommended="ab" * 20, command=attack, out=attack)
     study["machine"]["cpu"] = attack
     assert has_only_own_code(Page(render_study(study)))
+
+
+def a_setting(
+    vectors: str, numbers: int, number_format: str, size: float, accuracy: float, **changes: Any
+) -> dict[str, Any]:
+    codecs = [
+        {"codec": name, "bytes_per_photo": size * factor, "write_us": 1.5, "read_us": 2.5}
+        for name, factor in (("none", 2), ("zstd", 1))
+    ]
+    return {
+        "vectors": vectors, "numbers": numbers, "number_format": number_format, "accuracy": accuracy, "low": accuracy - 0.05,
+        "high": accuracy + 0.05, "codecs": codecs, **codecs[-1], "frontier": False,
+    } | changes  # fmt: skip
+
+
+def a_storage_study(**changes: Any) -> dict[str, Any]:
+    classes = [
+        {"class": name, "storage": 1.0, "requests": 0.25, "retrieval": 0.0, "total": 1.25, "moving": 3.5, "months": 12,
+         "whole": 18.5, "least_days": 30, "break_even_months": months}
+        for name, months in (("STANDARD", 0), ("STANDARD_IA", 4), ("GLACIER_IR", None))
+    ]  # fmt: skip
+    return {
+        "format": 1, "study": "storage", "fruits": "0.1.0", "command": "fruits study storage out", "out": "out", "run": "ab" * 20,
+        "started": "2026-11-29T05:00:00+00:00", "machine": {"cpu": "A processor", "cores": 2, "load": 0.1, "busy": False},
+        "backbone": "fruits-photo", "embedding_size": 1280, "components": 32, "photos": 600, "labels": 50, "repeats": 3,
+        "vectors": 531, "validation_photos": 146, "trusted": True, "recommended": 1,
+        "settings": [
+            a_setting("embeddings", 1280, "float32", 1413.0, 0.89),
+            a_setting("features", 32, "int8", 45.0, 0.9, frontier=True),
+        ],
+        "files": [{"rows_per_file": 64, "files": 9, "bytes_per_photo": 57.0, "write_us": 30.4, "read_us": 55.1}],
+        "photo_files": [
+            {"kind": kind, "bytes_per_photo": 22056.0, "objects_per_photo": 1.0, "write_us": write, "read_us": 67.8,
+             "photos_read": 400}
+            for kind, write in (("files", None), ("pack", 631.4))
+        ],
+        "prices": {"of": "eu-west-1, 2026-11-25", "reads_per_month": 1.0, "months": 12, "photos": 1_000_000},
+        "costs": [{"kept": name, "bytes": 1.41e9, "objects": 11.0, "classes": classes, "cheapest": "STANDARD_IA"}
+                  for name in ("photos_files", "photos_pack", "embeddings_float32", "recommended")],
+        "seconds": {"total": 24.5},
+    } | changes  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("language", "sentences"),
+    [
+        ("en", ["45 bytes per photo with 32 numbers in int8", "float32 take 1,413.", "4 months", "never", "1.41 GB"]),
+        ("fr", ["45 octets par photo avec 32 nombres en int8", "caractéristiques de 32", "4 mois", "jamais", "1,41 Go"]),
+        ("es", ["45 bytes por foto con 32 números en int8", "características de 32 componentes", "4 meses", "nunca"]),
+    ],
+)  # fmt: skip
+def test_page_of_storage_shows_bytes_accuracy_and_costs(language: str, sentences: list[str]) -> None:
+    seen = Page(render_storage_study(a_storage_study())).text(language)
+    for sentence in sentences:
+        assert sentence in seen
+
+
+def test_page_of_storage_is_in_every_language_and_holds_only_its_own_code() -> None:
+    page = Page(render_storage_study(a_storage_study(trusted=False)))
+    assert not alien_words(page)
+    assert WORDS["en"]["storage_untrusted"] in page.text()
+    attacked = a_storage_study(command=ATTACKS[0], backbone=ATTACKS[0])
+    attacked["prices"]["of"] = ATTACKS[0]
+    assert has_only_own_code(Page(render_storage_study(attacked)))

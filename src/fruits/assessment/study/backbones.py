@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 import fruits
-from fruits.assessment.evaluation import evaluate, in_order
+from fruits.assessment.evaluation import SEEN, evaluate, in_order
 from fruits.assessment.study.frontier import components_for, frontier, recommended
 from fruits.assessment.study.machine import machine
 from fruits.assessment.study.speed import SpeedStage, measured_speed
@@ -181,6 +181,7 @@ def _row(
         "number_format": number_format(network.backbone.network),
         "device": prepared.device,
         "run": record["run"],
+        "seen_share": evaluation["seen"]["share"] if evaluation["seen"]["checked"] else None,
         "file_bytes": len(network.backbone.network),
         "embedding_size": card.embedding_size,
         "components": record["components"],
@@ -271,6 +272,12 @@ def as_text(study: Mapping[str, Any]) -> str:
         f"{counted(study['photos'], 'photo')}; protocol {held_out}; photos/s of one worker, median of "
         f"{study['repeats']} passes on {study['machine']['cpu']}"
     )
+    lines += [
+        f"{row['name']} at {row['size']} pixels was trained on {row['seen_share']:.0%} of these photos, but not on those tested: "
+        "it may be less accurate on photos from elsewhere"
+        for row in study["rows"]
+        if row["score"] and (row["seen_share"] or 0) >= SEEN
+    ]
     if study["machine"]["busy"]:
         lines.append(f"other programs were running (load {study['machine']['load']}): a quiet machine is faster")
     if study["recommended"]:
