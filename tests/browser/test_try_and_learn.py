@@ -130,6 +130,27 @@ def test_deleting_at_the_service_forgets_the_answer_here_too(visit: Callable[...
     assert page.evaluate(_STORED) == []
 
 
+def test_answer_deleted_while_it_is_being_remembered_is_forgotten(visit: Callable[..., Any], recogniser: Any) -> None:
+    visitor = visit()
+    page = visitor.open()
+    page.get_by_label("Remember them on this device").check()
+    page.evaluate("""() => {
+        const plain = window.createImageBitmap;
+        const until = new Promise((go) => { window.go = go; });
+        window.createImageBitmap = async (...what) => {
+            if (new Error().stack.includes("history.js")) await until;
+            return plain(...what);
+        };
+    }""")
+    visitor.pick(*recogniser.some("Moon Pear 1"))
+    card = visitor.answers(1).first
+    card.get_by_role("button", name="Delete").click()
+    page.wait_for_selector(".card.gone")
+    page.evaluate("window.go()")
+    page.wait_for_timeout(500)
+    assert page.evaluate(_STORED) == []
+
+
 def test_every_kind_is_listed_with_its_names_and_found_without_accents(
     visit: Callable[..., Any], recogniser: Any, hostile: dict[str, str]
 ) -> None:

@@ -140,7 +140,7 @@ def take(stored: EmbeddingTable, catalogue: pa.Table, also: Iterable[File] = ())
             leaving.append(file)
     return Inventory(
         snapshot,
-        holdings,
+        sorted(holdings, key=lambda holding: holding.file.name),  # with those that left the table at their place
         np.flatnonzero(holder < 0),
         failed_rows,
         leaving,

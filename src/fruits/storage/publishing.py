@@ -339,7 +339,7 @@ def prune(out: Objects, *, keep: int = 0, dry_run: bool = False) -> Pruned:
         if others:
             raise StoreError(f"no run is current in '{out.root}'; name one first: --use {others[-1][:12]}")
         return Pruned([], [])
-    old = others[: len(others) - keep] if keep else others
+    old = others[: max(0, len(others) - keep)]
     if dry_run:
         return Pruned(old, [])
     clear(out)

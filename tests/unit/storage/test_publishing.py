@@ -140,6 +140,13 @@ def test_current_run_and_one_that_is_not_published_yet_are_never_removed(out: Ob
     assert publishing.prune(out, dry_run=True).removed == publishing.prune(out).removed == [second]
 
 
+def test_prune_that_keeps_more_runs_than_there_are_removes_none(out: Objects) -> None:
+    names = [make(out, f"{number}" * 64) for number in range(4)]
+    for keep in (3, 4, 5, 6, 100):
+        assert publishing.prune(out, keep=keep) == publishing.Pruned([], [])
+    assert publishing.prune(out, keep=2).removed == names[:1]
+
+
 def test_report_follows_the_pointer(out: Objects) -> None:
     first, second = make(out, ONE), make(out, OTHER)
     assert out.read("report.html") == f"report of {second}".encode()

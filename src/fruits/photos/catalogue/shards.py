@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -86,7 +87,9 @@ def shards_of(source: str) -> tuple[dict[str, str], str]:
         If there are none.
     """
     folder, pattern = split_uri(source if is_remote(source) else os.path.abspath(source))  # noqa: PTH100 - links stay
-    wanted = [*_expanded(pattern)]
+    wanted = list(islice(_expanded(pattern), _MOST_SHARDS + 1))
+    if len(wanted) > _MOST_SHARDS:
+        raise CatalogueError(f"'{pattern}' means more than {_MOST_SHARDS:,} shards; expected fewer")
     if is_remote(source):
         objects = opened(folder)
         if is_pattern(source):
@@ -203,8 +206,6 @@ def _expanded(pattern: str) -> Iterator[str]:
         yield pattern
         return
     first, last = int(match[1]), int(match[2])
-    if abs(last - first) >= _MOST_SHARDS:
-        raise CatalogueError(f"'{pattern}' means more than {_MOST_SHARDS:,} shards; expected fewer")
     width = len(match[1]) if match[1].startswith("0") else 0
     for number in range(min(first, last), max(first, last) + 1):
         yield from _expanded(f"{pattern[: match.start()]}{number:0{width}d}{pattern[match.end() :]}")

@@ -292,6 +292,7 @@ class Card {
     if (!this.answer || this.sample || this.remembered !== null || this.node.classList.contains("gone")) return;
     this.remembered = 0; // under way
     this.remembered = await history.add(this.answer, this.blob);
+    if (this.remembered && this.node.classList.contains("gone")) history.forget(this.remembered); // deleted meanwhile
   }
 
   failed(error) {
