@@ -26,7 +26,7 @@ def runs(
     ] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """List the finished runs of an output, go back to one, or remove old ones. Embeddings are left as they are."""
+    """List finished runs, go back to one, or remove old ones. Embeddings are left as they are."""
     from fruits.training import finished  # noqa: PLC0415 - keeps 'fruits --help' quick
 
     if (use is not None) + (remove is not None) + prune > 1:

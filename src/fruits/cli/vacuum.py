@@ -17,7 +17,7 @@ def vacuum(
     compact: Annotated[bool, typer.Option("--compact", help="Merge small files of the embeddings first.")] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Remove embeddings of photos that left, and of other networks or versions, from the disk.
+    """Delete embeddings of photos that left, and of other networks.
 
     A run takes the rows of photos that are not listed any more out of the table; until a vacuum, the files stay. Runs may go on
     meanwhile.

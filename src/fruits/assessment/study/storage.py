@@ -305,7 +305,7 @@ def _photos(run: Finished, repeats: int) -> list[dict[str, Any]]:
             started = time.perf_counter()
             done = pack([str(listed)], str(packed), access=Access.to(config.sources, config.allow_source))
             seconds = time.perf_counter() - started
-            own = fruits_listed(str(packed))
+            own = _uris_of_pack(str(packed))
         except FruitsError:  # such as photos that are in packs already
             return found
         n, bytes_of_pack = done["photos"], sum(path.stat().st_size for path in packed.rglob("*") if path.is_file())
@@ -315,7 +315,7 @@ def _photos(run: Finished, repeats: int) -> list[dict[str, Any]]:
     return found
 
 
-def fruits_listed(packed: str) -> list[str]:
+def _uris_of_pack(packed: str) -> list[str]:
     """Return the uris of the photos of a pack."""
     from fruits.photos.catalogue.catalogue import list_photos  # noqa: PLC0415 - a study lists a pack only here
 
