@@ -388,6 +388,7 @@ def test_parquet_manifest_with_columns_of_another_kind_says_so(tmp_path: Path) -
         ({"uri": "s3://b/1.jpg", "etag": "abc"}, "asked"),
         ({"uri": "s3://b/1.jpg", "size": -7, "etag": "abc"}, "asked"),
         ({"uri": "s3://b/1.jpg", "size": "large", "etag": "abc"}, "asked"),
+        ({"uri": "s3://b/1.jpg", "size": str(10**30), "etag": "abc"}, "asked"),
     ],
 )
 def test_table_that_gives_size_and_version_needs_no_request_per_photo(

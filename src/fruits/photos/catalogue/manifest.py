@@ -33,6 +33,8 @@ _MAX_VALUE: Final = 8 << 10
 #: Most uncompressed bytes of the columns that are read of one row group of a Parquet manifest.
 _MAX_GROUP: Final = 1 << 30
 _ROWS_AT_ONCE: Final = 8192
+#: Larger sizes are no sizes: no store has such objects, and columns of sizes have 64 bits.
+_MAX_SIZE: Final = 1 << 50
 #: Column to the names it may have, in lower case and without ``_``, ``-`` and blanks; the first that is there counts.
 _COLUMNS: Final = {
     "uri": ("uri", "url", "s3uri", "imageuri", "imageurl", "path", "imagepath", "filepath", "filename", "file"),
@@ -106,7 +108,7 @@ def _state(row: dict[str, Any]) -> tuple[int | None, str | None]:
     etag, modified = (row.get("etag") or "").strip().strip('"'), (row.get("modified") or "").strip()
     try:
         size = int(row.get("size") or "")
-        if size < 0 or not (etag or modified):
+        if not (0 <= size <= _MAX_SIZE and (etag or modified)):
             return None, None
     except ValueError:
         return None, None
