@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +19,10 @@ import httpx
 import psutil
 import pytest
 
+from fruits.service.http import processes
 from fruits.service.http.rate_limits import Limits, SharedBuckets
+from fruits.service.settings import ServiceConfig
+from fruits.service.telemetry import Telemetry
 
 MANY = 24
 
@@ -87,6 +93,26 @@ def test_no_process_outlives_the_service(serve: Callable[..., Any], number: sign
     assert service.process.wait(60) == code
     _, alive = psutil.wait_procs(family, timeout=60)
     assert alive == []
+
+
+def test_a_process_that_replaces_another_adopts_no_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, program = tmp_path / "told", tmp_path / "child"
+    program.write_text(f"#!/bin/sh\nhead -n 1 >> '{told}'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(processes, "_AGAIN_S", (0.0, 0.0))
+    config = ServiceConfig(out=str(tmp_path), adopt=True)
+    parent = processes.Processes(config, ("127.0.0.1", 1), Telemetry(io.StringIO()), quiet=True)
+    (child,) = parent._children
+    parent._start(child)
+    for _ in range(2):
+        assert child.process is not None
+        child.process.wait(60)
+        parent._look_after()
+    parent._end()
+    shutil.rmtree(parent._shared)
+    adopting = [json.loads(line)["config"]["adopt"] for line in told.read_text().splitlines()]
+    assert adopting[:2] == [True, False]
 
 
 def test_what_keeps_the_service_from_starting_is_said_once(tmp_path: Path) -> None:

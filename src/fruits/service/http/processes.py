@@ -106,8 +106,10 @@ class Processes:
             shutil.rmtree(self._shared, ignore_errors=True)
 
     def _start(self, child: _Child) -> None:
+        # Photos are adopted once: rows that are missing after a process died are a fault.
+        config = replace(self._config, adopt=self._config.adopt and not child.deaths)
         settings = {
-            "config": asdict(self._config), "quiet": self._quiet, "shared": self._shared, "number": child.number,
+            "config": asdict(config), "quiet": self._quiet, "shared": self._shared, "number": child.number,
         }  # fmt: skip
         child.listening, child.started, child.failure = False, time.monotonic(), None
         child.process = subprocess.Popen(
@@ -195,6 +197,8 @@ class Processes:
                 if child.process is not None:
                     child.process.wait()
                     self._close(child)
+        self._wake.close()
+        self._woken.close()
 
     @staticmethod
     def _close(child: _Child) -> None:
