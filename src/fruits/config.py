@@ -137,6 +137,7 @@ class RunConfig:
             raise ConfigError("no photos given; expected at least one folder or manifest")
         if not self.out or not is_utf8(self.out):
             raise ConfigError(f"{option('to', self.out)}: expected a folder for the results, with a name in UTF-8")
+        check_place(self.out)
         if self.resize_mode is not None and self.resize_mode not in get_args(Fit):
             raise ConfigError(f"{option('resize_mode', self.resize_mode)}: expected one of {', '.join(get_args(Fit))}")
         if self.size is not None and not 8 <= self.size <= 2048:
@@ -217,6 +218,23 @@ _ACCEPTED: Final[dict[str, tuple[tuple[type, ...], str]]] = {
 
 #: Fields that the Python API calls otherwise.
 _KEYWORDS: Final = {"sources": "photos", "out": "to"}
+
+
+def check_place(out: str) -> None:
+    """Refuse a folder whose path the Delta library would misread.
+
+    delta-rs (1.6) takes ``%41`` in a path for an escaped character, however it is quoted, and a backslash for a slash.
+
+    Raises
+    ------
+    ConfigError
+        If the absolute path has one of these. Buckets are not checked.
+    """
+    if "://" not in out and (found := re.search(r"%[0-9A-Fa-f]{2}|\\", str(Path(out).resolve()))):
+        raise ConfigError(
+            f"{option('to', out)}: its absolute path contains {found[0]}, which the library of the embeddings' table misreads; "
+            "expected a folder without it: choose another"
+        )
 
 
 def _check_types(config: RunConfig) -> None:

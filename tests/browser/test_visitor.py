@@ -455,7 +455,7 @@ def test_page_says_who_stores_what_and_how_long(
 def test_broken_delete_link_says_so(visit: Callable[..., Any]) -> None:
     visitor = visit()
     page = visitor.open("/delete#abc.def")
-    page.wait_for_selector("text=This link is not whole")
+    page.wait_for_selector("text=This link is incomplete")
     assert page.get_by_role("button", name="Delete it").is_hidden()
 
 

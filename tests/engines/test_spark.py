@@ -148,7 +148,7 @@ def test_another_master_than_that_of_the_session_is_refused(engine: SparkEngine)
     engine.spark.session.range(1).count()
     with (
         get_engine("spark", 2, master="local[1]") as other,
-        pytest.raises(ConfigError, match=r"local\[1\], but this process has a Spark session at local\[2\] already"),
+        pytest.raises(ConfigError, match=r"local\[1\]', but this process has a Spark session at local\[2\] already"),
     ):
         numbers(other, [shard(1)], Double())
 

@@ -24,7 +24,7 @@ SUMMARY = {
     "photos", "ok", "rejected", "failed", "computed", "reused", "labels", "splits", "labels_without_training",
     "skipped", "warnings", "backbone", "embedding_size", "components", "components_chosen_by", "explained_variance",
     "head", "balanced", "evaluated", "leakage", "metrics", "kinds", "kind_metrics", "calibration", "answers", "coverage",
-    "seconds", "peak_memory_mb", "up_to_date",
+    "seconds", "peak_memory_mb", "up_to_date", "run", "current",
 }  # fmt: skip
 
 Fruits = Callable[..., Any]
@@ -41,7 +41,8 @@ def test_run_with_json_prints_one_object_with_the_documented_keys(
     assert set(done.json()) == SUMMARY
     assert done.stdout.count("\n") == 1
     record = json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
-    assert done.json() == {name: {**record, "up_to_date": False}[name] for name in SUMMARY}
+    told = {"up_to_date": False, "run": (tmp_path / "out" / "current").resolve().name, "current": True}
+    assert done.json() == {name: {**record, **told}[name] for name in SUMMARY}
     assert record["command"].startswith("fruits run ")
     for step in ("catalogue", "embeddings", "features", "head", "report"):
         assert f"{step}: " in done.stderr
@@ -214,6 +215,7 @@ def test_apply_with_json_prints_one_object(finished_run: Any, fruits: Fruits, ow
     answer = done.json()
     assert set(answer) == {
         "photos", "ok", "rejected", "failed", "computed", "reused", "device", "seconds", "peak_memory_mb", "predictions",
+        "outcomes",
     }  # fmt: skip
     assert Path(answer["predictions"]).is_file()
 
@@ -252,7 +254,7 @@ def test_leak_beyond_the_share_allowed_ends_with_1_after_the_table(
     out = finished_run.copy_to(tmp_path)
     done = fruits("evaluate", out, "--protocol", "official", "--fail-on-leak", 0.05)
     assert done.code == 1
-    (line,) = [line for line in done.stdout.splitlines() if "  official  " in line]
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("official ")]
     leakage = json.loads((out / "evaluation.json").read_text("utf-8"))["protocols"][0]["leakage"]
     assert f"{leakage:.1%}" in line
     assert (

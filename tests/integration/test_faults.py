@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from faults import checks, damage, decoders, pairs, stores
+from faults import checks, damage, decoders, stores
 from faults.__main__ import SCENARIOS
 from faults.page import write
 from faults.running import Ended, Running
@@ -171,11 +171,6 @@ def test_only_one_message_with_exit_1_is_a_clear_error() -> None:
     assert not ended(1, "ValueError: no").is_clear_error
     assert not ended(-9, "fruits: no space").is_clear_error
     assert not ended(None, "fruits: no space").is_clear_error
-
-
-def test_a_run_that_steps_back_must_say_for_whom() -> None:
-    assert pairs.stepped_back(ended(1, "fruits: the run of process 77 on 'host' holds it"))
-    assert not pairs.stepped_back(ended(1, "fruits: failed"))
 
 
 def test_damage_must_be_named_with_what_helps() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -90,7 +91,8 @@ def test_made_up_fruit_is_recognised_far_better_than_by_chance(finished_run: Any
 
 def test_record_on_disk_is_the_one_that_was_returned(finished_run: Any) -> None:
     stored = json.loads((finished_run.out / "run.json").read_text("utf-8"))
-    assert json.loads(json.dumps(finished_run.record)) == {**stored, "up_to_date": False}
+    told = {"up_to_date": False, "run": (finished_run.out / "bundle").resolve().parent.name, "current": True}
+    assert json.loads(json.dumps(finished_run.record)) == {**stored, **told}
 
 
 def test_report_is_written_and_needs_nothing_else(finished_run: Any) -> None:
@@ -509,9 +511,11 @@ def test_photos_of_any_shape_and_kind_go_through(own_photos: Path, tmp_path: Pat
 def test_photos_and_results_in_folders_with_odd_names(own_photos: Path, tmp_path: Path) -> None:
     photos = own_photos.rename(tmp_path / "phot\u00f6s \N{GREEN APPLE} #1 100%")
     (photos / "Training" / "Moon Pear 1").rename(photos / "Training" / "Poire 'Doyenn\u00e9' & \n co")
-    record = run(tmp_path / "r\u00e9sults %41 #2", photos, components=8)
+    record = run(tmp_path / "r\u00e9sults 'a' #2 100%", photos, components=8)
     assert record["ok"] == record["photos"]
-    assert "Poire 'Doyenn\u00e9' & \n co" in bundles.load(tmp_path / "r\u00e9sults %41 #2").labels
+    assert "Poire 'Doyenn\u00e9' & \n co" in bundles.load(tmp_path / "r\u00e9sults 'a' #2 100%").labels
+    pipeline.apply(str(tmp_path / "r\u00e9sults 'a' #2 100%"), [str(photos)], to=str(tmp_path / "ans [1]?"))
+    assert (tmp_path / "ans [1]?" / "predictions.parquet").exists()
 
 
 # --- The bundle is checked --------------------------------------------------------------------------------------------
@@ -692,9 +696,9 @@ def test_impossible_names_of_sources_are_refused(tmp_path: Path, where: str) -> 
         run(tmp_path / "results", Path(where))
 
 
-@pytest.mark.parametrize("out", ["", "results\udcff"])
+@pytest.mark.parametrize("out", ["", "results\udcff", "results %41", "a%2Fb/results", "results\\1"])
 def test_impossible_names_of_results_are_refused(own_photos: Path, out: str) -> None:
-    with pytest.raises(ConfigError, match="to=''"):
+    with pytest.raises(ConfigError, match=f"to={re.escape(repr(out))}: .*expected a folder"):
         RunConfig(sources=(str(own_photos),), out=out)
 
 

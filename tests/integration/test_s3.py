@@ -232,13 +232,13 @@ def test_endpoint_where_nothing_answers_is_said_before_the_work(
 
 
 def test_each_command_begins_by_reaching_its_bucket(
-    own_photos: Path, bucket: str, fruits: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_photos: Path, finished_run: Any, bucket: str, fruits: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     photo = next(own_photos.rglob("*.jpg"))
     for command in (
         ("pack", own_photos, "--to", f"{bucket}/pack"),
-        ("apply", tmp_path, photo, "--to", f"{bucket}/answers"),
+        ("apply", finished_run.out, photo, "--to", f"{bucket}/answers"),
         ("predict", f"{bucket}/out", photo),
     ):
         assert_explained(fruits(*command), "cannot reach")

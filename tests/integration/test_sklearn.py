@@ -51,7 +51,7 @@ def not_applicable(estimator: Any) -> dict[str, str]:
 @parametrize_with_checks(
     [
         FruitsClassifier(),
-        FruitsClassifier(components=3),
+        FruitsClassifier(variance=0.9),
         FruitsClassifier(head="knn"),
         Embedder("fruits-small", size=32),
     ],
@@ -111,7 +111,7 @@ def test_photos_come_in_any_shape_of_table(embedder: FruitsEmbedder, listed: Any
 def test_bad_photos_are_named_or_nan(embedder: FruitsEmbedder, listed: Any) -> None:
     given = [listed[0][0], b"nonsense", listed[0][1], "gone.jpg"]
     with pytest.raises(
-        fruits.ImageDecodeError, match=r"photo 1 of 4 has no embedding \(not an image: .*; so have 1 others"
+        fruits.ImageDecodeError, match=r"photo 1 of 4 has no embedding \(not an image: .*; nor have 1 more"
     ):
         embedder.transform(given)
     rows = clone(embedder).set_params(on_error="nan").fit_transform(given)
@@ -165,7 +165,7 @@ def test_classifier_is_the_pca_and_the_head_of_a_run() -> None:
     assert model.score(x, y) > 0.9
     for wrong, said in (
         ({"components": 0}, "components=0"),
-        ({"variance": 2}, "variance 2"),
+        ({"variance": 2}, "variance=2"),
         ({"setting": 0}, "setting 0"),
         ({"head": "nonsense"}, "nonsense"),
     ):

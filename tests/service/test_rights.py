@@ -41,7 +41,7 @@ TABLE: dict[tuple[str, str], tuple[tuple[int, ...], tuple[int, ...]]] = {
     **{
         ("GET", path): _PAGE
         for path in ("/", "/delete", "/owner", "/owner/review", "/manifest.webmanifest", "/sw.js", "/openapi.json", "/docs",
-                     "/static/{name:path}")
+                     "/known", "/static/{name:path}")
     },
 }  # fmt: skip
 _BODIES = {

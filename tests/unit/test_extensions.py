@@ -191,9 +191,9 @@ def test_engine_sees_batches_of_the_schema(install: Install) -> None:
         ] == [2, 2]
 
 
-def test_shipped_recogniser_of_an_older_format_still_loads() -> None:
+def test_shipped_recogniser_names_its_head() -> None:
     from fruits.recogniser import shipped
 
     bundle = bundles.load(shipped.path())
-    assert bundle.manifest["format"] == 4
+    assert bundle.manifest["format"] == 6
     assert bundle.manifest["head"] == {"name": "logistic", "temperature": 1.0}

@@ -6,8 +6,13 @@ open any file that it names, in some releases anywhere on the disk. Independent 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Final
+
+# ONNX Runtime (1.32) keeps an id of the machine in the user's cache folder and sends events of use to its maker, unless this is
+# set before it is imported. What people do with their photos is told to nobody.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
 
@@ -15,6 +20,9 @@ from fruits.config import DEVICES
 from fruits.embedding.onnx_file import MAX_BYTES, refuse_outside
 from fruits.errors import BackboneError, ConfigError, option
 from fruits.storage.local import read_plain
+
+if os.environ["ORT_DISABLE_TELEMETRY"] == "1":
+    ort.disable_telemetry_events()  # somebody else in this process may have imported it before
 
 #: ONNX Runtime's provider and settings for each device. TF32 is off: it rounds to 10 bits, so results would differ from those of
 #: other devices.

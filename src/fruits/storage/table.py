@@ -29,6 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fruits.config import check_place
 from fruits.errors import PermanentStoreError, StoreError, counted, option
 from fruits.storage.buckets import delta_options
 from fruits.storage.objects import AbsentError, Found, Objects, error_of, is_remote, under
@@ -125,6 +126,7 @@ class EmbeddingTable:
     """
 
     def __init__(self, root: str, prefix: str) -> None:
+        check_place(root)
         self.objects = Objects(root)
         self.root = self.objects.root
         self.prefix = prefix

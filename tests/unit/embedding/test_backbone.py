@@ -270,7 +270,7 @@ def test_prepared_network_takes_pixels_by_that_name_and_any_number_of_photos(sav
 
 def test_network_with_two_inputs_is_refused(save_network: Save, networks: Any) -> None:
     found = find_backbone(str(save_network(networks[0]("NHWC", "uint8", inputs=2))))
-    with pytest.raises(BackboneError, match="has 2 inputs and 1 outputs; expected one input, the pixels"):
+    with pytest.raises(BackboneError, match="has 2 inputs and 1 output; expected one input, the pixels"):
         found.prepared(SIXTEEN)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,3 +89,12 @@ def test_run_records_what_it_was_computed_on_and_says_what_was_replaced(own_phot
     assert bundle.computation != bundle.computation_on("cuda"), "another device gives other bits"
     applied = pipeline.apply(str(tmp_path / "out"), [str(own_photos)], str(tmp_path / "to"), workers=1, device="cpu")
     assert applied["device"] == "cpu"
+
+
+def test_using_a_network_leaves_no_trace_of_telemetry(tmp_path: Path) -> None:
+    told = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    told |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path / "home")}
+    code = "import fruits, numpy; fruits.load().predict(numpy.zeros((64, 64, 3), numpy.uint8))"
+    subprocess.run([sys.executable, "-c", code], env=told, check=True, timeout=100)
+    # ONNX Runtime keeps the machine's id and the events that wait to be sent in the cache folder.
+    assert not list(tmp_path.rglob("*onnxruntime*"))

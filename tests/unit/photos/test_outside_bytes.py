@@ -26,6 +26,7 @@ PILLOW = {
     "photos/decoding/colour.py": "its colours",
     "recogniser/explain.py": "draws maps on pixels",
     "photos/made_up/orchard.py": "draws photos",
+    "photos/made_up/samples.py": "writes the pictures that the page offers to try",
     "photos/reading/given.py": "takes images that a program holds in memory",
     "photos/decoding/retouch.py": "opens the JPEG that it has just made",
     "service/inference/model.py": "draws the photo that warms up the inference workers",

@@ -24,6 +24,8 @@ _LONG_S: Final = 0.5
 _REQUEST_S: Final = 0.25
 #: Rate of reads as a multiple of the rate of requests, and bytes that count as one read.
 _READS: Final = 20
+#: Reads per minute that are always allowed: opening a page takes about forty, however low the rate of requests is.
+_LEAST_READS: Final = 200
 _READ_BYTES: Final = 64 << 10
 
 #: Access rule of a route. ``free``: no check. ``own``: the route checks by itself, at the right moment. ``page``: public, counted
@@ -129,7 +131,7 @@ async def caller(
 
 
 def _bucket(key: str, rate: int, *, reading: bool) -> tuple[str, int]:
-    return (f"{key} reads", rate * _READS) if reading else (key, rate)
+    return (f"{key} reads", rate and max(_LEAST_READS, rate * _READS)) if reading else (key, rate)
 
 
 def charge(resources: Resources, about: dict[str, Any], seconds: float) -> None:
