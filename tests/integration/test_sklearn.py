@@ -166,7 +166,7 @@ def test_classifier_is_the_pca_and_the_head_of_a_run() -> None:
     for wrong, said in (
         ({"components": 0}, "components=0"),
         ({"variance": 2}, "variance=2"),
-        ({"setting": 0}, "setting 0"),
+        ({"setting": 0}, "setting=0"),
         ({"head": "nonsense"}, "nonsense"),
     ):
         with pytest.raises(ConfigError, match=said):
