@@ -22,7 +22,7 @@ test: .venv/dev tools ## every test, in WORKERS processes
 
 # These compute all the time.
 test-fast: WORKERS = 2
-test-fast: .venv/dev ## tests that take less than a second and need nothing but Python: a minute or so
+test-fast: .venv/dev ## tests that take less than a second and need nothing but Python: about two minutes
 	$(PYTEST) -m 'not slow and not spark and not browser and not aws'
 
 check: .venv/dev .venv/scan/ready docs ## lint, format, types, import contracts, documentation, templates and Dockerfiles

@@ -1,7 +1,7 @@
 """Wrong labels among the web photos, found as ``fruits audit`` does, on embeddings of a made network.
 
 Photos that show something else than their label says teach the network that: ``wrong_labels.txt`` lists the clearest ones by uri,
-and training leaves them out. People's own photos and those of the two published sets are not doubted.
+and training leaves them out. People's own photos and those of the two published sets are not checked.
 """
 
 from __future__ import annotations
