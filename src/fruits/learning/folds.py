@@ -172,18 +172,43 @@ def interval(
     ----------
     Davison and Hinkley (1997), "Bootstrap methods and their application", section 3.8; percentiles. Wilson (1927).
     """
+    return interval_of(sorts_of_groups(right, groups), draws=draws, seed=seed)
+
+
+def sorts_of_groups(right: NDArray[np.bool_], groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the sorts of groups, shape (3, s): right answers, photos, and number of such groups.
+
+    Their number does not depend on that of photos. Sorts of parts of the photos merge by :func:`merge_sorts` if no group is in
+    two parts.
+    """
     _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    hits = np.bincount(number, weights=right)
+    hits = np.bincount(number, weights=right).astype(np.int64)
+    return _sorts(np.stack([hits, sizes, np.ones_like(sizes)]))
+
+
+def merge_sorts(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the sorts of the groups of both."""
+    return _sorts(np.concatenate([left, right], axis=1))
+
+
+def _sorts(counted: NDArray[np.int64]) -> NDArray[np.int64]:
+    sorts, at = np.unique(counted[:2], axis=1, return_inverse=True)
+    return np.concatenate([sorts, np.bincount(at.reshape(-1), counted[2], sorts.shape[1]).astype(np.int64)[None]])
+
+
+def interval_of(sorts: NDArray[np.int64], *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Return the interval of :func:`interval` for sorts of groups, at least one, as :func:`sorts_of_groups` gives them."""
     # Groups of equal size and equal number of right answers are interchangeable: drawing their counts makes the cost independent
     # of the number of photos, and the result independent of the order of groups.
-    sorts, alike = np.unique(np.stack([hits, sizes.astype(np.float64)]), axis=1, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(sizes), alike / len(sizes), size=draws)
-    shares = (drawn @ sorts[0]) / (drawn @ sorts[1])
+    (hits, sizes), alike = sorts[:2].astype(np.float64), sorts[2]
+    m = int(alike.sum())
+    drawn = np.random.default_rng(seed).multinomial(m, alike / m, size=draws)
+    shares = (drawn @ hits) / (drawn @ sizes)
     low, high = np.quantile(shares, (0.025, 0.975))
-    share = float(right.mean())
-    if len(sizes) < _FEW_GROUPS or share in (0.0, 1.0):
+    share = float((hits @ alike) / (sizes @ alike))
+    if m < _FEW_GROUPS or share in (0.0, 1.0):
         # The bootstrap underestimates the variance of few groups, or of groups that all agree.
-        m, z = len(sizes), 1.96
+        z = 1.96
         middle = (share + z * z / (2 * m)) / (1 + z * z / m)
         half = z * np.sqrt(share * (1 - share) / m + z * z / (4 * m * m)) / (1 + z * z / m)
         low, high = min(low, middle - half), max(high, middle + half)

@@ -307,9 +307,10 @@ def scores(
         own = features[position[known]]
         probabilities, truth = recogniser.head.predict_proba(own), learnt[rows.label[known]]
         predicted = probabilities.argmax(axis=1)
-        values = metrics.evaluate(probabilities, truth, labels)
+        counts = metrics.Counts.of(probabilities, truth)
+        values = metrics.evaluate(counts, labels)
         values["accuracyInterval"] = list(interval(predicted == truth, groups))
-        pairs = metrics.confusions(predicted, truth, len(labels))[:_CONFUSIONS_KEPT]
+        pairs = counts.confusions()[:_CONFUSIONS_KEPT]
         for pair in pairs:
             at = known[(truth == pair.label) & (predicted == pair.predicted)][:_WRONG_KEPT]
             named = {"label": labels[pair.label], "predicted": labels[pair.predicted]}
@@ -318,7 +319,7 @@ def scores(
         found["kind_metrics"] = _kind_metrics(probabilities, truth, taxonomy, groups)
         if enough:
             found["calibration"] = _calibration(
-                probabilities, truth, choice, recogniser.head.scaled_logits(own), values
+                probabilities, truth, choice, recogniser.head.scaled_logits(own), counts.bins
             )
         else:
             values["expectedCalibrationError"] = found["kind_metrics"]["expectedCalibrationError"] = None
@@ -357,13 +358,13 @@ def _kind_metrics(
 ) -> dict[str, Any]:
     """Return the metrics of kinds instead of labels."""
     by_kind, kind = taxonomy.by_kind(probabilities), np.array(taxonomy.kind_of)[truth]
-    right = by_kind.argmax(axis=1) == kind
+    counts = metrics.Counts.of(by_kind, kind)
     return {
         "kinds": len(taxonomy.kinds),
-        "accuracy": float(right.mean()),
-        "accuracyInterval": list(interval(right, groups)),
-        "top3Accuracy": float((metrics.best_labels(by_kind, 3) == kind[:, None]).any(axis=1).mean()),
-        "expectedCalibrationError": metrics.expected_calibration_error(by_kind.max(axis=1), right),
+        "accuracy": metrics.accuracy(counts),
+        "accuracyInterval": list(interval(by_kind.argmax(axis=1) == kind, groups)),
+        "top3Accuracy": metrics.top3_accuracy(counts),
+        "expectedCalibrationError": metrics.calibration_error(counts),
     }
 
 
@@ -372,20 +373,19 @@ def _calibration(
     truth: NDArray[np.int64],
     choice: Choice,
     logits: NDArray[np.float32],
-    values: dict[str, Any],
+    bins: metrics.Bins,
 ) -> dict[str, Any]:
     """Return the calibration of probabilities, before and after temperature scaling."""
     held_back = choice.held_back
     temperature = held_back.temperature if held_back else 1.0
     before = softmax(logits * np.float32(temperature))
-    confidence = probabilities.max(axis=1)
     return {
         "temperature": temperature,
         "validation_photos": len(held_back.answers.truth) if held_back else 0,
-        "expectedCalibrationError": values["expectedCalibrationError"],
+        "expectedCalibrationError": bins.error,
         "uncalibrated": metrics.expected_calibration_error(before.max(axis=1), before.argmax(axis=1) == truth),
-        "noise_floor": calibration_floor(confidence),
-        "bins": metrics.calibration_bins(confidence, probabilities.argmax(axis=1) == truth),
+        "noise_floor": calibration_floor(probabilities.max(axis=1)),
+        "bins": bins.rows(),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from fruits.learning.metrics import best_labels, confusions, evaluate, expected_calibration_error
+from fruits.learning.calibration import calibration_floor
+from fruits.learning.metrics import Bins, Counts, best_labels, expected_calibration_error
+from fruits.learning.metrics import evaluate as evaluate_counts
 
 NAMES = ["apple", "pear", "plum", "kiwi"]
 
@@ -18,6 +21,10 @@ NAMES = ["apple", "pear", "plum", "kiwi"]
 def sure(predicted: list[int], c: int = 4) -> np.ndarray:
     """Probabilities that leave no doubt."""
     return np.eye(c, dtype=np.float32)[predicted]
+
+
+def evaluate(probabilities: np.ndarray, labels: np.ndarray, names: list[str]) -> dict[str, Any]:
+    return evaluate_counts(Counts.of(probabilities, labels), names)
 
 
 def random_probabilities(seed: int, n: int, c: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,20 +129,95 @@ def test_fewer_labels_than_asked_for_are_all_given() -> None:
     assert best_labels(np.array([[0.3, 0.7]], np.float32), 3).tolist() == [[1, 0]]
 
 
+def counts_of(predicted: np.ndarray, labels: np.ndarray, c: int) -> Counts:
+    return Counts.of(np.eye(c, dtype=np.float32)[predicted], labels)
+
+
 def test_confusions_count_each_pair_most_photos_first() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1, 2])
-    predicted = np.array([1, 1, 0, 2, 1, 0, 2])
-    found = [(pair.label, pair.predicted, pair.count, pair.share) for pair in confusions(predicted, labels, 3)]
+    counts = counts_of(np.array([1, 1, 0, 2, 1, 0, 2]), labels, 3)
+    found = [(pair.label, pair.predicted, pair.count, pair.share) for pair in counts.confusions()]
     assert found == [(0, 1, 2, 0.5), (1, 0, 1, 0.5), (0, 2, 1, 0.25)]
 
 
 @given(st.integers(0, 10_000), st.integers(1, 60))
 def test_confusions_are_the_matrix_beside_its_diagonal(seed: int, n: int) -> None:
     probabilities, labels = random_probabilities(seed, n, 4)
-    predicted = probabilities.argmax(axis=1)
-    matrix = reference.confusion_matrix(labels, predicted, labels=range(4))
+    matrix = reference.confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(4))
     np.fill_diagonal(matrix, 0)
     found = np.zeros((4, 4), int)
-    for pair in confusions(predicted, labels, 4):
+    for pair in Counts.of(probabilities, labels).confusions():
         found[pair.label, pair.predicted] = pair.count
     assert (found == matrix).all()
+
+
+def by_rows(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Return the metrics by their definitions over all rows at once, in float64."""
+    n, c = probabilities.shape
+    predicted, rows = probabilities.argmax(axis=1), np.arange(n)
+    known, said = np.bincount(labels, minlength=c), np.bincount(predicted, minlength=c)
+    hits = np.bincount(labels[predicted == labels], minlength=c).astype(float)
+    precision = np.divide(hits, said, out=np.zeros(c), where=said > 0)
+    recall = np.divide(hits, known, out=np.zeros(c), where=known > 0)
+    both = precision + recall
+    f = np.divide(2 * precision * recall, both, out=np.zeros(c), where=both > 0)
+    confidence, right = probabilities.max(axis=1), predicted == labels
+    bins = np.clip(np.ceil(confidence * 15).astype(int) - 1, 0, 14)
+    sums = [np.bincount(bins, weights=values, minlength=15) for values in (confidence, right)]
+    own = np.clip(probabilities[rows, labels].astype(float), 1e-15, 1 - 1e-15)
+    return {
+        "f1": (known / n * f).sum(),
+        "accuracy": right.mean(),
+        "weightedPrecision": (known / n * precision).sum(),
+        "weightedRecall": (known / n * recall).sum(),
+        "weightedFMeasure": (known / n * f).sum(),
+        "hammingLoss": 1 - right.mean(),
+        "logLoss": -np.log(own).mean(),
+        "top3Accuracy": (best_labels(probabilities, 3) == labels[:, None]).any(axis=1).mean(),
+        "expectedCalibrationError": np.abs(sums[0] - sums[1]).sum() / n,
+    }
+
+
+@pytest.mark.parametrize(("n", "c"), [(1, 2), (29, 3), (1000, 131), (20_000, 7)])
+def test_metrics_of_counts_are_those_of_all_rows(n: int, c: int) -> None:
+    probabilities, labels = random_probabilities(n, n, c)
+    probabilities[::3] = np.round(probabilities[::3], 1)  # ties, zeros, and edges of bins
+    values = evaluate(probabilities, labels, [str(label) for label in range(c)])
+    for name, expected in by_rows(probabilities, labels).items():
+        assert values[name] == pytest.approx(expected, abs=1e-9, rel=0), name
+
+
+@given(st.integers(0, 10_000), st.integers(0, 60), st.integers(1, 6), st.integers(1, 9))
+def test_counts_do_not_depend_on_parts_and_their_order(seed: int, n: int, c: int, size: int) -> None:
+    probabilities, labels = random_probabilities(seed, n, c)
+    whole = Counts.of(probabilities, labels)
+    order = np.random.default_rng(seed).permutation(n)
+    merged = Counts.none(c)
+    for start in range(0, n, size):
+        at = order[start : start + size]
+        merged = Counts.from_bytes(Counts.of(probabilities[at], labels[at]).to_bytes()).merge(merged)
+    assert merged.to_bytes() == whole.to_bytes()
+    assert (merged.n, merged.confusions()) == (n, whole.confusions())
+
+
+def test_sums_of_a_billion_photos_do_not_overflow() -> None:
+    counts = Counts.of(np.array([[1.0, 0.0]], np.float32), np.array([1]))
+    for _ in range(30):
+        counts = counts.merge(counts)
+    assert counts.n == 2**30
+    values = evaluate_counts(Counts.from_bytes(counts.to_bytes()), NAMES[:2])
+    assert values["logLoss"] == pytest.approx(-math.log(1e-15))
+    assert values["expectedCalibrationError"] == 1.0
+
+
+def test_bins_give_the_means_within_them() -> None:
+    rows = Bins.of(np.array([0.55, 0.55, 0.95], np.float32), np.array([True, False, True])).rows()
+    assert [row["photos"] for row in rows if row["photos"]] == [2, 1]
+    assert rows[8] == {"low": 8 / 15, "high": 9 / 15, "photos": 2, "confidence": pytest.approx(0.55), "accuracy": 0.5}
+    assert rows[0]["confidence"] is None
+
+
+def test_error_expected_of_true_probabilities_is_close_to_the_simulated_one() -> None:
+    confidence = np.random.default_rng(0).beta(4, 1, 20_000).astype(np.float32)
+    bins = Bins.of(confidence, np.ones(len(confidence), bool))
+    assert bins.floor == pytest.approx(calibration_floor(confidence), rel=0.1)
