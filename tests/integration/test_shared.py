@@ -95,7 +95,7 @@ def test_list_of_photos_that_the_embedded_network_was_made_from_is_that_of_train
 
 def test_label_that_fruits_360_never_trains_is_said(shared: Path) -> None:
     found = list_photos([str(shared / "fruits-360")], only=["Tomato*", "Walnut"])
-    untrained = labels_without_training(found.table)
+    untrained = labels_without_training(found.listed)
     assert sorted(untrained) == [
         "Tomato 3", "Tomato 4", "Tomato Cherry Red", "Tomato Maroon", "Tomato Yellow", "Walnut",
     ]  # fmt: skip

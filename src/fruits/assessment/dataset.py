@@ -185,7 +185,7 @@ def dataset_of(run: Finished) -> tuple[Dataset, dict[str, Any]]:
     taxonomy = run.bundle.taxonomy
     # A label without a variety is a variety of its own, numbered after the others.
     variety = [number if number >= 0 else len(taxonomy.varieties) + at for at, number in enumerate(taxonomy.variety_of)]
-    split = rows.split[usable]
+    split = rows.split.values(usable)
     listed = Objects(run.place.out).read_if_present(f"{run.stored.prefix}/{TRAINING_PHOTOS}")
     hashes = np.array([int(digest[:16], 16) for digest in digests], np.uint64)
     seen = np.zeros(len(usable), bool) if listed is None else np.isin(hashes, np.frombuffer(listed, ">u8"))

@@ -29,6 +29,7 @@ from fruits.learning.validation import balance
 from fruits.monitoring.clock import Clock, Progress, Silent
 from fruits.photos.reading.samples import example_photos
 from fruits.report import render
+from fruits.storage.listed import Listed
 from fruits.storage.marker import claim
 from fruits.storage.objects import Objects
 from fruits.storage.publishing import tidy
@@ -107,7 +108,7 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
     claim(out_of_runs, "results")
     run.objects.write("evaluation.json", json_text(kept, indent=1, ensure_ascii=False).encode())
     examples = example_photos(
-        run.catalogue, records.wrong(run.record), access_of_run(run.record["config"]),
+        Listed.of(run.catalogue), records.wrong(run.record), access_of_run(run.record["config"]),
         explained=run.bundle.explained_thumbnail,
     )  # fmt: skip
     run.objects.write(REPORT, render(run.record, examples, kept).encode())

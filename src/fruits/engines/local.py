@@ -52,11 +52,11 @@ class LocalEngine:
 
     def map_batches(self, shards: Iterable[pa.Table], stage: Stage, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """See :class:`fruits.engines.Engine`."""
-        todo = deque((shard, 1) for shard in shards)
+        todo = iter(shards)  # each is made when a worker is free for it
         pool: list[_Worker] = []
         try:
-            while todo and len(pool) < self.workers:
-                pool.append(_Worker.start(stage, *todo.popleft()))
+            while len(pool) < self.workers and (shard := next(todo, None)) is not None:
+                pool.append(_Worker.start(stage, shard, 1))
             while pool:
                 ready = cast("list[Connection]", wait([worker.pipe for worker in pool]))
                 for worker in [worker for worker in pool if worker.pipe in ready]:
@@ -73,8 +73,8 @@ class LocalEngine:
                         continue
                     # Yield only complete shards: if the worker dies before the end of a shard, another repeats its rows.
                     received = worker.received
-                    if todo:
-                        worker.give(*todo.popleft())
+                    if (shard := next(todo, None)) is not None:
+                        worker.give(shard, 1)
                     else:
                         pool.remove(worker)
                         worker.stop()

@@ -9,10 +9,11 @@ chunk by chunk have the same bits.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fruits.storage.schemas import WORK
+from fruits.storage.spool import ROWS_PER_BATCH, Spool, Words, is_sorted
 from fruits.storage.table import EmbeddingTable, File, Snapshot
 
 #: Rows of a chunk; with fewer, merging moments would cost more than the matrix products when d is large.
@@ -27,9 +29,8 @@ ROWS_PER_CHUNK: Final = 4096
 #: Shards of a job, if photos are few; a shard has a power of two of rows, so that none crosses chunks.
 _SHARDS: Final = 128
 _FEWEST_ROWS: Final = 64
-#: Keys are compared with the catalogue in batches of this many rows, or this share of the catalogue.
+#: Keys of the table are compared with the catalogue in batches of this many rows.
 _KEYS_AT_ONCE: Final = 1 << 17
-_SHARE_AT_ONCE: Final = 8
 #: Files of a bucket whose keys are read concurrently.
 _AT_ONCE: Final = 16
 _KEYS: Final = ["uri", "version", "sha256", "status", "error"]
@@ -42,14 +43,14 @@ class Holding:
     Attributes
     ----------
     file : File
-    catalogue_rows : int64 array, shape (file.rows,)
+    catalogue_rows : int32 array (int64 for large catalogues), shape (file.rows,)
         Catalogue row of each row of the file; -1 for rows that are not used.
     errors : tuple of (int, str, str)
         Row, status and error of every used row that is not ok.
     """
 
     file: File
-    catalogue_rows: NDArray[np.int64]
+    catalogue_rows: NDArray[Any]
     errors: tuple[tuple[int, str, str], ...]
 
 
@@ -62,7 +63,7 @@ class Inventory:
     snapshot : Snapshot
     holdings : list of Holding
         By name of the file; every catalogue row is in at most one.
-    absent : int64 array
+    absent : integer array
         Catalogue rows without a stored row.
     failed : int64 array
         Catalogue rows that failed, and may work now.
@@ -74,7 +75,7 @@ class Inventory:
 
     snapshot: Snapshot
     holdings: list[Holding]
-    absent: NDArray[np.int64]
+    absent: NDArray[Any]
     failed: NDArray[np.int64]
     leaving: list[File]
     content: str
@@ -85,14 +86,16 @@ class Inventory:
         return [holding.file for holding in self.holdings]
 
 
-def take(stored: EmbeddingTable, catalogue: pa.Table, also: Iterable[File] = ()) -> Inventory:
+def take(stored: EmbeddingTable, catalogue: pa.Table | Spool, also: Iterable[File] = ()) -> Inventory:
     """Compare the table's keys with a catalogue.
+
+    Memory is bounded but for a few numbers per photo: keys are read and compared in batches.
 
     Parameters
     ----------
     stored : EmbeddingTable
-    catalogue : pyarrow.Table
-        Columns ``uri`` and ``version``; each uri once.
+    catalogue : pyarrow.Table or Spool
+        Columns ``uri`` and ``version``; each uri once. A spool remembers the range of its uris.
     also : iterable of File
         Files that may have left the table since; used for photos that it lacks.
 
@@ -101,15 +104,16 @@ def take(stored: EmbeddingTable, catalogue: pa.Table, also: Iterable[File] = ())
     StoreError
         If the log or a file cannot be read.
     """
-    n, snapshot = catalogue.num_rows, stored.snapshot()
+    photos = _spool(catalogue)
+    n, snapshot = photos.num_rows, stored.snapshot()
     extra = {file.name: file for file in also if file.name not in snapshot.files}
     files = [*(snapshot.files[name] for name in sorted(snapshot.files)), *(extra[name] for name in sorted(extra))]
-    holder, failed_in = np.full(n, -1, np.int32), np.full(n, -1, np.int32)
-    failed_at = np.zeros(n, np.int64)
+    holder = np.full(n, -1, np.int32)
+    failures: dict[int, tuple[int, int]] = {}  # row -> time and number of the file, of its latest failure
     content = np.zeros(n, np.uint64)
-    rows_of: list[NDArray[np.int64]] = []
+    rows_of: list[NDArray[Any]] = []
     bad_of: list[dict[int, tuple[str, str]]] = []
-    for number, (file, rows, keys) in enumerate(_matched(stored, files, catalogue)):
+    for number, (file, rows, keys) in enumerate(_matched(stored, files, photos)):
         status = keys["status"].combine_chunks()
         bad = np.flatnonzero(pc.not_equal(status, "ok").to_numpy(zero_copy_only=False))
         why = {int(row): (status[int(row)].as_py(), keys["error"][int(row)].as_py()) for row in bad}
@@ -119,71 +123,109 @@ def take(stored: EmbeddingTable, catalogue: pa.Table, also: Iterable[File] = ())
         free = good[holder[rows[good]] < 0]
         holder[rows[free]] = number
         content[rows[free]] = _first_bytes(keys["sha256"].take(pa.array(free)))
-        tried = rows[failed & (rows >= 0)]
-        later = tried[(failed_in[tried] < 0) | (failed_at[tried] < file.modified_ms)]
-        failed_in[later], failed_at[later] = number, file.modified_ms
+        for row in rows[failed & (rows >= 0)].tolist():
+            if row not in failures or failures[row][0] < file.modified_ms:
+                failures[row] = (file.modified_ms, number)
         rows_of.append(rows)
         bad_of.append(why)
-    failed_rows = np.flatnonzero((holder < 0) & (failed_in >= 0))
-    holder[failed_rows] = failed_in[failed_rows]
+    failed_rows = np.array(sorted(row for row in failures if holder[row] < 0), np.int64)
+    holder[failed_rows] = [failures[row][1] for row in failed_rows.tolist()]
     settled = np.ones(n, bool)
     settled[failed_rows] = False
     holdings, leaving = [], []
-    for number, (file, rows, why) in enumerate(zip(files, rows_of, bad_of, strict=True)):
-        held = np.where((rows >= 0) & (holder[rows] == number), rows, -1)
-        errors = tuple((row, *why[row]) for row in sorted(why) if held[row] >= 0)
-        if (held >= 0).any():
-            holdings.append(Holding(file, held, errors))
+    for number, (file, why) in enumerate(zip(files, bad_of, strict=True)):
+        rows = rows_of[number]
+        mine = (rows >= 0) & (holder[rows] == number)
         # A photo that failed before and again stays, or its file would be written again by every run.
-        needless = (held < 0) & ((rows < 0) | settled[rows])
-        if file.name in snapshot.files and (needless.any() or not (held >= 0).any()):
+        needless = ~mine & ((rows < 0) | settled[rows])
+        rows[~mine] = -1
+        errors = tuple((row, *why[row]) for row in sorted(why) if mine[row])
+        if mine.any():
+            holdings.append(Holding(file, rows, errors))
+        if file.name in snapshot.files and (needless.any() or not mine.any()):
             leaving.append(file)
     return Inventory(
         snapshot,
         sorted(holdings, key=lambda holding: holding.file.name),  # with those that left the table at their place
-        np.flatnonzero(holder < 0),
+        np.flatnonzero(holder < 0).astype(_row_type(n)),
         failed_rows,
         leaving,
-        hashlib.sha256(content.tobytes()).hexdigest(),
+        hashlib.sha256(content.data).hexdigest(),
     )
 
 
-def plan(catalogue: pa.Table, inventory: Inventory, rows: NDArray[np.int64]) -> pa.Table:
-    """Assign catalogue rows to shards, none of which crosses chunks; return them, schema ``WORK``."""
-    mine = generation(catalogue)
-    brought_before = np.zeros(catalogue.num_rows, bool)
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Work divided into shards, none of which crosses chunks.
+
+    Attributes
+    ----------
+    photos : Spool
+        The catalogue's ``uri`` and ``version``.
+    rows : integer array, shape (m,)
+        Catalogue rows to compute, ascending.
+    starts : int64 array
+        First of each shard's ``rows``.
+    names : list of str
+        Names of the shards.
+    """
+
+    photos: Spool
+    rows: NDArray[Any]
+    starts: NDArray[np.int64]
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def shards(self, first: int = 0) -> Iterator[pa.Table]:
+        """Yield the shards, schema ``WORK``, each when it is asked for; from number ``first`` on, then those before."""
+        ends = [*self.starts[1:].tolist(), len(self.rows)]
+        for at in (*range(first, len(self)), *range(first)):
+            some = self.photos.take(self.rows[self.starts[at] : ends[at]], ["uri", "version"])
+            named = pa.array([self.names[at]] * some.num_rows, pa.string())
+            yield some.append_column("shard", named).select(WORK.names).cast(WORK).combine_chunks()
+
+
+def plan(catalogue: pa.Table | Spool, inventory: Inventory, rows: NDArray[Any]) -> Plan:
+    """Assign catalogue rows, ascending, to shards."""
+    photos = _spool(catalogue)
+    n = photos.num_rows
+    mine = generation(photos)
+    brought_before = np.zeros(n, bool)
     for holding in inventory.holdings:
         if not holding.file.name.startswith(mine):
             good = holding.catalogue_rows >= 0
             good[[row for row, status, _ in holding.errors if status == "failed"]] = False
             brought_before[holding.catalogue_rows[good]] = True
-    place = (np.cumsum(~brought_before) - 1)[rows]
+    place = np.cumsum(~brought_before, dtype=_row_type(n))[rows] - 1
     per_shard = ROWS_PER_CHUNK
     while per_shard > _FEWEST_ROWS and per_shard * _SHARDS > len(rows):
         per_shard //= 2
-    while per_shard < ROWS_PER_CHUNK and len(np.unique(place // per_shard)) * _FEWEST_ROWS > 2 * len(rows):
+    while per_shard < ROWS_PER_CHUNK and len(_starts(place // per_shard)) * _FEWEST_ROWS > 2 * len(rows):
         per_shard *= 2  # rows far apart, such as failed ones
-    shard = place // per_shard
-    firsts = np.unique(shard)
-    starts = firsts * per_shard
-    names = [f"{mine}-{at // ROWS_PER_CHUNK:06d}-{at % ROWS_PER_CHUNK:04d}" for at in starts.tolist()]
-    numbers = np.searchsorted(firsts, shard).astype(np.int32)
-    wanted = catalogue.select(["uri", "version"])
-    if len(rows) < catalogue.num_rows:  # else the work shares the catalogue's memory
-        wanted = wanted.take(pa.array(rows))
-    named = pa.DictionaryArray.from_arrays(pa.array(numbers), pa.array(names, pa.string()))
-    return wanted.append_column("shard", named).select(WORK.names).cast(WORK)
+    starts = _starts(place // per_shard)
+    firsts = place[starts] // per_shard * per_shard
+    names = [f"{mine}-{at // ROWS_PER_CHUNK:06d}-{at % ROWS_PER_CHUNK:04d}" for at in firsts.tolist()]
+    return Plan(photos, rows, starts, names)
 
 
-def generation(catalogue: pa.Table) -> str:
+def _starts(ascending: NDArray[Any]) -> NDArray[np.int64]:
+    """Return where each run of equal numbers begins."""
+    begins = np.ones(len(ascending), bool)
+    np.not_equal(ascending[1:], ascending[:-1], out=begins[1:])
+    return np.flatnonzero(begins)
+
+
+def generation(catalogue: pa.Table | Spool) -> str:
     """Return the number of a catalogue in names of files, 8 hexadecimal digits: a hash of its photos and their versions."""
     digest = hashlib.sha256()
-    for batch in catalogue.select(["uri", "version"]).combine_chunks().to_batches(1 << 16):
+    for batch in _spool(catalogue).batches(["uri", "version"]):
         digest.update(batch.serialize())  # without what lies outside of the batch
     return digest.hexdigest()[:8]
 
 
-def uncommitted(stored: EmbeddingTable, catalogue: pa.Table, snapshot: Snapshot) -> Iterator[File]:
+def uncommitted(stored: EmbeddingTable, catalogue: pa.Table | Spool, snapshot: Snapshot) -> Iterator[File]:
     """Yield whole files that a killed run wrote for the same catalogue and did not commit."""
     mine = generation(catalogue)
     for name in stored.stored():
@@ -192,15 +234,20 @@ def uncommitted(stored: EmbeddingTable, catalogue: pa.Table, snapshot: Snapshot)
             yield whole
 
 
-def _matched(
-    stored: EmbeddingTable, files: list[File], catalogue: pa.Table
-) -> Iterator[tuple[File, NDArray[np.int64], pa.Table]]:
+def _spool(catalogue: pa.Table | Spool) -> Spool:
+    return catalogue if isinstance(catalogue, Spool) else Spool.of(catalogue.select(["uri", "version"]), "uri")
+
+
+def _row_type(n: int) -> type[np.signedinteger[Any]]:
+    """Return the integers that count the rows of a catalogue of n photos."""
+    return np.int32 if n < 1 << 31 else np.int64
+
+
+def _matched(stored: EmbeddingTable, files: list[File], photos: Spool) -> Iterator[tuple[File, NDArray[Any], pa.Table]]:
     """Yield each file with the catalogue rows of its rows, and its keys."""
-    most = max(_KEYS_AT_ONCE, catalogue.num_rows // _SHARE_AT_ONCE)
-    uris = catalogue["uri"].combine_chunks()
-    for group in _groups(files, most):
+    for group in _groups(files, _KEYS_AT_ONCE):
         tables = list(_read_all(lambda file: stored.read_keys(file, _KEYS), group, serial=stored.objects.is_local))
-        rows = _catalogue_rows(pa.concat_tables(tables), uris, catalogue["version"])
+        rows = find(photos, pa.concat_tables([table.select(["uri", "version"]) for table in tables]))
         ends = np.cumsum([table.num_rows for table in tables])
         for file, table, end in zip(group, tables, ends.tolist(), strict=True):
             yield file, rows[end - table.num_rows : end], table
@@ -232,11 +279,31 @@ def _first_bytes(digests: pa.ChunkedArray) -> NDArray[np.uint64]:
     return np.array([int(digest[:16], 16) if digest else 0 for digest in digests.to_pylist()], np.uint64)
 
 
-def _catalogue_rows(keys: pa.Table, uris: pa.Array, versions: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Return for each key the catalogue row of the same uri and version; -1 if there is none."""
-    index = pc.index_in(keys["uri"], value_set=uris)
-    rows: NDArray[np.int64] = index.combine_chunks().fill_null(-1).to_numpy().astype(np.int64)
-    found = np.flatnonzero(rows >= 0)
-    same = pc.equal(keys["version"].take(pa.array(found)), versions.take(pa.array(rows[found])))
-    rows[found[~same.combine_chunks().to_numpy(zero_copy_only=False)]] = -1
+def find(photos: Spool, keys: pa.Table) -> NDArray[Any]:
+    """Return for each key, columns ``uri, version``, the catalogue row that has both; -1 if there is none.
+
+    Only the batches of the catalogue are read whose range of uris has keys. Files hold photos in the order of uris, so that keys
+    of neighbouring files fall into few batches.
+    """
+    rows = np.full(keys.num_rows, -1, _row_type(photos.num_rows))
+    uris, versions = keys["uri"].combine_chunks(), keys["version"].combine_chunks()
+    order = None if is_sorted(uris) else pc.sort_indices(uris)
+    if order is not None:
+        uris, versions = uris.take(order), versions.take(order)
+    words = Words(uris)
+    for number, (least, largest) in enumerate(photos.ranges):
+        start = bisect_left(words, least)
+        count = bisect_right(words, largest, start) - start
+        if not count:
+            continue
+        batch = photos.batch(number, ["uri", "version"])
+        there = pc.index_in(uris.slice(start, count), value_set=batch.column("uri")).fill_null(-1).to_numpy()
+        has = np.flatnonzero(there >= 0)
+        own = versions.slice(start, count).take(pa.array(has))
+        same = pc.equal(own, batch.column("version").take(pa.array(there[has]))).to_numpy(zero_copy_only=False)
+        rows[start + has[same]] = number * ROWS_PER_BATCH + there[has[same]]
+    if order is not None:
+        back = np.empty_like(rows)
+        back[order.to_numpy()] = rows
+        return back
     return rows

@@ -13,10 +13,9 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from fruits.config import DEFAULT_BACKBONE, RunConfig
@@ -37,6 +36,7 @@ from fruits.storage.inventory import Inventory, plan, take, uncommitted
 from fruits.storage.locks import Held
 from fruits.storage.objects import AbsentError, Found, Objects
 from fruits.storage.sanitising import json_text
+from fruits.storage.spool import Spool
 from fruits.storage.table import EmbeddingTable, File
 from fruits.storage.upkeep import keep, remove_needless, repair
 
@@ -151,12 +151,12 @@ def embed(
     """
     stored = prepared.stored
     with clock.step("embeddings"):
-        inventory = take(stored, catalogue.table)
+        inventory = take(stored, catalogue.listed.texts)
         if inventory.snapshot.version < 0:
             _say_if_older(stored.objects, progress)
-        if len(inventory.absent) and _commit_left_over(stored, catalogue.table, inventory):
-            inventory = take(stored, catalogue.table)
-        rows = np.union1d(inventory.absent, inventory.failed)
+        if len(inventory.absent) and _commit_left_over(stored, catalogue.listed.texts, inventory):
+            inventory = take(stored, catalogue.listed.texts)
+        rows = np.union1d(inventory.absent, inventory.failed) if len(inventory.failed) else inventory.absent
     progress.start("embeddings", len(rows))
     computed = len(rows)
     if computed:
@@ -166,10 +166,10 @@ def embed(
         while len(rows):
             done = _computed(engine, catalogue, prepared, inventory, rows, progress, clock)
             # Another run may have removed rows since; their files stay on disk until a vacuum.
-            inventory = take(stored, catalogue.table, [*inventory.files, *done])
+            inventory = take(stored, catalogue.listed.texts, [*inventory.files, *done])
             rows = inventory.absent  # there are some if a vacuum ran meanwhile
         if not keep_missing and remove_needless(stored, inventory):
-            inventory = take(stored, catalogue.table, inventory.files)
+            inventory = take(stored, catalogue.listed.texts, inventory.files)
     return inventory, computed
 
 
@@ -178,7 +178,7 @@ def _computed(
     catalogue: Catalogue,
     prepared: Prepared,
     inventory: Inventory,
-    rows: NDArray[np.int64],
+    rows: NDArray[Any],
     progress: Progress,
     clock: Clock,
 ) -> list[File]:
@@ -187,9 +187,8 @@ def _computed(
     Stops early if a vacuum runs meanwhile, because nothing written before it can be committed.
     """
     stored, epoch = prepared.stored, inventory.snapshot.epoch
-    shards = _by_shard(plan(catalogue.table, inventory, rows))
-    first = random.randrange(len(shards))  # noqa: S311 - two runs at once begin apart, and find what the other has written
-    shards = [*shards[first:], *shards[:first]]
+    work = plan(catalogue.listed.texts, inventory, rows)
+    first = random.randrange(len(work))  # noqa: S311 - two runs at once begin apart, and find what the other has written
     stage = EmbedStage(
         prepared.model,
         prepared.preprocessing,
@@ -214,7 +213,7 @@ def _computed(
         return True
 
     try:
-        for receipts in engine.map_batches(shards, stage, schemas.RECEIPT):
+        for receipts in engine.map_batches(work.shards(first), stage, schemas.RECEIPT):
             for receipt in receipts.to_pylist():
                 n = receipt["ok"] + receipt["rejected"] + receipt["failed"]
                 progress.advance(n)
@@ -231,9 +230,9 @@ def _computed(
     return committed
 
 
-def _commit_left_over(stored: EmbeddingTable, catalogue: pa.Table, inventory: Inventory) -> bool:
+def _commit_left_over(stored: EmbeddingTable, photos: Spool, inventory: Inventory) -> bool:
     """Commit what a killed run has written for the same photos; return whether there was anything."""
-    left = list(uncommitted(stored, catalogue, inventory.snapshot))
+    left = list(uncommitted(stored, photos, inventory.snapshot))
     return bool(left) and stored.commit(left, epoch=inventory.snapshot.epoch)
 
 
@@ -254,7 +253,7 @@ def _preprocessing(config: RunConfig, backbone: Backbone, catalogue: Catalogue, 
         kept = _kept_sizes(objects)
         size = kept.get(card.sha256)
         if size is None or not card.size[0] <= size <= card.size[1]:
-            size = card.preprocessing(None, None, typical_side(catalogue.table, catalogue.access)).size
+            size = card.preprocessing(None, None, typical_side(catalogue.listed, catalogue.access)).size
             objects.write("preprocessing.json", json_text({**kept, card.sha256: size}).encode())
     return card.preprocessing(size, config.resize_mode)
 
@@ -291,17 +290,11 @@ def _prepared_model(objects: Objects, backbone: Backbone, preprocessing: Preproc
     return ModelFile(objects.root, key, hashlib.sha256(there).hexdigest())
 
 
-def _by_shard(work: pa.Table) -> list[pa.Table]:
-    codes = work["shard"].combine_chunks().dictionary_encode().indices.to_numpy()
-    starts = np.flatnonzero(np.r_[True, np.diff(codes) != 0])
-    return [work.slice(start, stop - start) for start, stop in zip(starts, np.r_[starts[1:], len(codes)], strict=True)]
-
-
 def _unlike(card: Card, catalogue: Catalogue) -> str | None:
     """Return a warning if the photos differ from the network's training photos, with a recommended network."""
     if card.backdrop != "white":
         return None
-    looked, white = white_backdrops(catalogue.table["uri"], catalogue.access)
+    looked, white = white_backdrops(catalogue.listed.texts, catalogue.access)
     if not looked or white >= _LIKE * looked:
         return None
     return (

@@ -14,11 +14,13 @@ import pyarrow.parquet as pq
 from fruits.errors import BundleError, ConfigError, StoreError, command
 from fruits.recogniser import bundle as bundles
 from fruits.storage import publishing
+from fruits.storage.listed import Listed
 from fruits.storage.locks import Held
 from fruits.storage.objects import Objects, is_remote, reach, under
 from fruits.storage.runs import RECORD, REPORT, Place, keep, key_of, stored_pointer
 from fruits.storage.sanitising import printable
-from fruits.storage.table import read_table
+from fruits.storage.schemas import CATALOGUE
+from fruits.storage.spool import ROWS_PER_BATCH
 from fruits.training import run_record as records
 
 
@@ -37,15 +39,15 @@ class Before:
     _kept: Held | None
 
 
-def same(out: Objects, identity: str, catalogue: pa.Table) -> Before | None:
+def same(out: Objects, identity: str, catalogue: Listed) -> Before | None:
     """Return a complete run with this identity and these photos, the current one if it is one; None if there is none.
 
     Parameters
     ----------
     out : Objects
     identity : str
-    catalogue : Arrow table
-        ``uri, version`` of the photos.
+    catalogue : Listed
+        The photos.
     """
     current = publishing.current(out)
     for name in sorted(publishing.finished(out, of=identity), key=lambda name: (name != current, name)):
@@ -182,7 +184,18 @@ def remove_damaged(out: Objects, identity: str, good: str) -> None:
             publishing.remove(out, name)
 
 
-def _whole(folder: str, identity: str, catalogue: pa.Table) -> dict[str, Any] | None:
+def _equal(file: Any, catalogue: Listed) -> bool:
+    """Return whether a catalogue as a file has the same photos, reading both in batches."""
+    parquet = pq.ParquetFile(file, pre_buffer=False)
+    if parquet.metadata.num_rows != catalogue.num_rows:
+        return False
+    names, held = ["uri", "version"], pa.schema([CATALOGUE.field(name) for name in ("uri", "version")])
+    stored = parquet.iter_batches(ROWS_PER_BATCH, columns=names, use_threads=False)
+    ours = catalogue.texts.batches(names)
+    return all(one.cast(held).equals(other.cast(held)) for one, other in zip(stored, ours, strict=True))
+
+
+def _whole(folder: str, identity: str, catalogue: Listed) -> dict[str, Any] | None:
     """Return the record of a run if it has this identity and all its files are there."""
     objects = Objects(folder)
     data = objects.read_if_present(RECORD)
@@ -197,8 +210,9 @@ def _whole(folder: str, identity: str, catalogue: pa.Table) -> dict[str, Any] | 
         of = [bundle.manifest["about"], json.loads(features.get(b"fruits", b"{}"))]
         if any(result.get("identity") != identity for result in of):
             return None
-        listed = read_table(objects.read("catalogue.parquet"), ["uri", "version"])
+        with objects.open("catalogue.parquet") as file:
+            equal = _equal(file, catalogue)
     except (ValueError, OSError, KeyError, BundleError, pa.ArrowException):
         return None  # damaged or partly deleted: fitting again is fast and restores everything
     whole = record.keys() >= set(records.KEYS) and objects.size(REPORT) is not None
-    return record if whole and listed.equals(catalogue) else None
+    return record if whole and equal else None

@@ -29,6 +29,7 @@ from fruits.learning.pca import PCA
 from fruits.photos.decoding.quality import Limits
 from fruits.storage import schemas
 from fruits.storage.inventory import ROWS_PER_CHUNK, Holding, Inventory
+from fruits.storage.listed import Listed
 from fruits.storage.objects import Objects
 from fruits.storage.sanitising import json_text
 from fruits.storage.table import EmbeddingTable, File
@@ -186,7 +187,7 @@ def training_moments(
     """
     held_back = np.zeros(len(rows.ok), bool)
     held_back[choosing.all_held_back] = True
-    learnt = (rows.split == "train") & rows.ok & ~held_back
+    learnt = rows.of_split("train") & rows.ok & ~held_back
     marks = learnt + 2 * held_back.astype(np.int8)
     shards = ([_marked(holding, marks) for holding in group] for group in in_chunks(inventory))
     both = _from_batch(engine.reduce_batches(shards, PartialMoments(stored), merge_moments))
@@ -387,7 +388,7 @@ def fit_recogniser(
     fit_on_engine : callable, optional
         Fits the head on the cluster.
     """
-    labels, train = rows.label[rows.ok], np.flatnonzero(rows.split[rows.ok] == "train")
+    labels, train = rows.label[rows.ok], np.flatnonzero(rows.of_split("train")[rows.ok])
     every = rows.training
     if len(train) > MAX_ROWS:
         chosen = np.random.default_rng(seed).choice(train, MAX_ROWS, replace=False)
@@ -423,7 +424,7 @@ def drift(choice: Choice, recogniser: Recogniser, features: NDArray[np.float32],
     ----------
     features : float32 array, shape (number of rows that are ok, k)
     """
-    trained = features[rows.split[rows.ok] == "train"]
+    trained = features[rows.of_split("train")[rows.ok]]
     if choice.held_back:
         ood_score = choice.held_back.known.ood_score(choice.held_back.features, choice.held_back.probabilities)
     else:
@@ -439,7 +440,7 @@ def photo_limits(stored: EmbeddingTable, inventory: Inventory, rows: Rows, size:
     size : int
         Side of the network's input.
     """
-    learnt = (rows.split == "train") & rows.ok
+    learnt = rows.of_split("train") & rows.ok
     found: list[NDArray[np.float32]] = []
     for holding in inventory.holdings:
         wanted = holding.catalogue_rows >= 0
@@ -452,7 +453,7 @@ def photo_limits(stored: EmbeddingTable, inventory: Inventory, rows: Rows, size:
 
 
 def save_features(
-    objects: Objects, catalogue: pa.Table, rows: Rows, features: NDArray[np.float32], metadata: dict[str, Any]
+    objects: Objects, listed: Listed, rows: Rows, features: NDArray[np.float32], metadata: dict[str, Any]
 ) -> None:
     """Write ``features.parquet``: the ok rows in the catalogue's order, with a description in the schema metadata."""
     schema = schemas.features(features.shape[1]).with_metadata({"fruits": json_text(metadata)})
@@ -460,7 +461,7 @@ def save_features(
     with objects.writer("features.parquet") as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
         for start in range(0, len(kept), ROWS_PER_CHUNK):
             at = kept[start : start + ROWS_PER_CHUNK]
-            given = catalogue.take(pa.array(at)).select(["uri", "label", "split", "source"]).combine_chunks()
+            given = listed.take(at, ["uri", "label", "split", "source"]).combine_chunks()
             values = pa.array(features[start : start + len(at)].reshape(-1))
             columns = [column.chunk(0).cast(pa.string()) for column in given.columns]
             columns.append(pa.FixedSizeListArray.from_arrays(values, features.shape[1]))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from fruits.embedding.backbone import BATCH_SIZE, Embedder, usable
@@ -27,6 +26,7 @@ from fruits.photos.decoding.retouch import fingerprints, retouched
 from fruits.photos.reading.access import NO_LINKS, Access
 from fruits.photos.reading.reading import read_photos
 from fruits.storage.inventory import Inventory
+from fruits.storage.listed import Listed
 from fruits.training.embed import Prepared
 from fruits.training.fit import project_rows
 from fruits.training.training_set import Rows
@@ -66,7 +66,7 @@ def check(
     asked: NDArray[np.int64],
     rows: Rows,
     *,
-    uris: pa.ChunkedArray,
+    listed: Listed,
     access: Access,
     prepared: Prepared,
     inventory: Inventory,
@@ -84,8 +84,8 @@ def check(
     asked : int64 array
         Catalogue rows of the test photos.
     rows : Rows
-    uris : pyarrow.ChunkedArray
-        Uris of the catalogue.
+    listed : Listed
+        The catalogue.
     features : float32 array, shape (number of rows that are ok, k)
     numbers_tell : bool
         Whether numbers in file names may indicate image sequences.
@@ -99,7 +99,7 @@ def check(
     try:
         copies = copies_of(
             np.arange(len(few)),
-            uris.take(pa.array(few)).to_pylist(),
+            listed.uris(few),
             prepared.model.fetch(),
             prepared.preprocessing,
             access,
@@ -121,10 +121,10 @@ def check(
 
     sequences = no_sequences
     if numbers_tell:
-        sequences = _sequences(np.union1d(train, asked), rows, uris, features, at, duplicates.threshold)
+        sequences = _sequences(np.union1d(train, asked), rows, listed, features, at, duplicates.threshold)
     sampled = _sample(asked, _TEST_PHOTOS)
     near = nearest_distance(unit(features[at[sampled]]), features, bank) <= duplicates.threshold
-    frame = _beside(sequences, rows.split == "train")[sampled]
+    frame = _beside(sequences, rows.of_split("train"))[sampled]
     group = rows.group[sampled]
     given = (group < 0) & np.isin(group, rows.group[train])
     share = float((near | frame | given).mean())
@@ -245,14 +245,14 @@ def _sample(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 def _sequences(
     wanted: NDArray[np.int64],
     rows: Rows,
-    uris: pa.ChunkedArray,
+    listed: Listed,
     features: NDArray[np.float32],
     at: NDArray[np.int64],
     threshold: float,
 ) -> ImageSequences:
     """Return the confirmed sequences among some catalogue rows, as arrays over all; groups of a manifest are excluded."""
     wanted = wanted[rows.group[wanted] >= 0]
-    found = ImageSequences.of(uris.take(pa.array(wanted)).to_pylist(), rows.label[wanted])
+    found = ImageSequences.of(listed.uris(wanted), rows.label[wanted])
     in_one = np.flatnonzero(found.sequence >= 0)
     wanted = wanted[in_one]
     found = ImageSequences(found.sequence[in_one], found.axis[in_one], found.turn[in_one])

@@ -41,7 +41,7 @@ from fruits.storage.marker import claim
 from fruits.storage.objects import Objects, is_remote, reach, under
 from fruits.storage.runs import BUNDLE, RECORD, REPORT, stored_pointer
 from fruits.storage.sanitising import json_text
-from fruits.storage.table import EmbeddingTable, write_table
+from fruits.storage.table import EmbeddingTable
 from fruits.storage.upkeep import keep
 from fruits.training import finished, leakage
 from fruits.training import fit as fitting
@@ -125,7 +125,7 @@ def run(
             return {"run": name, "current": now}
 
         def as_before() -> dict[str, Any] | None:
-            same = finished.same(objects, job.identity, job.catalogue.table.select(["uri", "version"]))
+            same = finished.same(objects, job.identity, job.catalogue.listed)
             if same is None:
                 return None
             now = publishing.current(objects) == same.name or (
@@ -163,12 +163,12 @@ def run(
                 seconds=clock.seconds["embeddings"], cores=config.workers, work=clock.work, usd=config.core_hour_usd
             )
             examples = example_photos(
-                job.catalogue.table, records.wrong(record), job.catalogue.access,
+                job.catalogue.listed, records.wrong(record), job.catalogue.access,
                 explained=bundles.load(mine.objects.root).explained_thumbnail if record["confusions"] else None,
             )  # fmt: skip
             mine.objects.write(REPORT, render(record, examples).encode())
         record |= _cost(clock, timeline)
-        write_table(mine.objects, "catalogue.parquet", job.catalogue.table)
+        job.catalogue.listed.write(mine.objects, "catalogue.parquet")
         if before := as_before():  # another process has just done the same
             mine.discard()
             return before
@@ -224,8 +224,8 @@ def _embedded(config: RunConfig, network: Network, objects: Objects, engine: Eng
     """List the photos and embed those that have no embedding yet."""
     with step("catalogue"):
         catalogue = catalogued(config, step.progress)
-        config = config.settled(len(source_names(catalogue.table)))
-        labels = sorted(catalogue.table["label"].combine_chunks().unique().to_pylist())
+        config = config.settled(len(source_names(catalogue.listed)))
+        labels = sorted(catalogue.listed.coded["label"].counts())
         meaning = Taxonomy.of(labels, config.taxonomy)
         prepared = prepare(config, network, catalogue, objects)
     _say_what_was_found(catalogue, step.progress)
@@ -253,7 +253,7 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
     config, catalogue, inventory, prepared = job.config, job.catalogue, job.inventory, job.prepared
     stored = prepared.stored
     with step("moments"):
-        rows, grouped_by = grouped_by_clusters(stored, inventory, Rows.of(catalogue.table, inventory))
+        rows, grouped_by = grouped_by_clusters(stored, inventory, Rows.of(catalogue.listed, inventory))
         listed = stored.objects.read_if_present(f"{stored.prefix}/{TRAINING_PHOTOS}")
         seen = seen_rows(stored, inventory, listed, len(rows.ok)) if listed is not None else None
         choosing = fitting.Choosing.of(rows, config.seed, seen)
@@ -273,7 +273,7 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
             stored, inventory, pca, choice.components, usable, len(rows.ok), step.progress.advance
         )
         about = {"identity": job.identity, "components": choice.components, "backbone": prepared.card.name}
-        fitting.save_features(objects, catalogue.table, rows, features, about)
+        fitting.save_features(objects, catalogue.listed, rows, features, about)
     with step("head"):
         fit_on_engine = fitting.head_by_engine(engine, stored, inventory, pca, choice)
         recogniser = fitting.fit_recogniser(features, rows, choice, config.seed, weights, fit_on_engine)
@@ -286,7 +286,7 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
     with step("leakage"):
         asked = records.Asked.of(rows, recogniser.labels)
         checked = leakage.check(
-            asked.rows, rows, uris=catalogue.table["uri"], access=catalogue.access, prepared=prepared,
+            asked.rows, rows, listed=catalogue.listed, access=catalogue.access, prepared=prepared,
             inventory=inventory, pca=pca, features=features, numbers_tell=grouped_by == "names",
         )  # fmt: skip
     with step("metrics", shown=False):
@@ -419,12 +419,13 @@ def apply(
 
 def _refuse_hopeless(catalogue: Catalogue) -> None:
     """Raise before the long work if there is nothing to learn."""
-    train = catalogue.table.filter(pc.equal(catalogue.table["split"].cast(pa.string()), "train"))
-    labels = train["label"].combine_chunks().unique().to_pylist() if train.num_rows else []
+    label = catalogue.listed.coded["label"]
+    trained = np.unique(label.codes[catalogue.listed.coded["split"].having("train")])
+    labels = [label.names[code] for code in trained]
     if len(labels) < 2:
         found = f"only the label '{labels[0]}'" if labels else "no photos"
         raise CatalogueError(
-            f"{found} for training, of {counted(catalogue.table.num_rows, 'photo')}; expected training photos of "
+            f"{found} for training, of {counted(catalogue.num_rows, 'photo')}; expected training photos of "
             "two labels or more: "
             "add some, or check which folders are called Training and Test"
         )
@@ -433,7 +434,7 @@ def _refuse_hopeless(catalogue: Catalogue) -> None:
 def _say_what_was_found(catalogue: Catalogue, progress: Progress) -> None:
     for remark in catalogue.remarks():
         progress.say(remark)
-    untrained = labels_without_training(catalogue.table)
+    untrained = labels_without_training(catalogue.listed)
     if untrained:
         progress.say(
             f"{len(untrained)} of the labels have no training photo, so they are left out of the scores: "
@@ -464,9 +465,9 @@ def _gallery(
         return Gallery.empty(features.shape[1])
     number_of = {name: number for number, name in enumerate(labels)}
     numbers = np.array([number_of.get(name, -1) for name in rows.names])[rows.label[rows.ok]]
-    trained = np.flatnonzero(rows.split[rows.ok] == "train")
+    trained = np.flatnonzero(rows.of_split("train")[rows.ok])
     chosen = trained[choose(features[trained], numbers[trained], config.gallery)]
-    uris = catalogue.table["uri"].take(pa.array(np.flatnonzero(rows.ok)[chosen])).to_pylist()
+    uris = catalogue.listed.uris(np.flatnonzero(rows.ok)[chosen])
     return Gallery.of(features[chosen], numbers[chosen], gallery_thumbnails(uris, SIDE, QUALITY, catalogue.access))
 
 

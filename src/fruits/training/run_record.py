@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import platform
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Final
@@ -39,6 +40,7 @@ from fruits.storage.inventory import Inventory
 from fruits.storage.objects import Objects
 from fruits.storage.runs import RECORD, Place
 from fruits.storage.sanitising import csv_cell, json_text, printable
+from fruits.storage.spool import ROWS_PER_BATCH
 from fruits.training.fit import Choice, Recogniser
 from fruits.training.training_set import Rows
 
@@ -64,10 +66,8 @@ def about(
     started: str,
 ) -> dict[str, Any]:
     """Return the configuration and the photos of a run."""
-    labels = catalogue.table["label"].combine_chunks().value_counts()
-    splits = {
-        row["values"]: row["counts"] for row in catalogue.table["split"].combine_chunks().value_counts().to_pylist()
-    }
+    listed = catalogue.listed
+    labels, splits = listed.coded["label"].counts(), listed.coded["split"].counts()
     skipped = [
         {"reason": reason, "count": count, "examples": catalogue.examples.get(reason, [])}
         for reason, count in catalogue.left_aside.items()
@@ -89,7 +89,7 @@ def about(
         "skipped": skipped,
         "warnings": catalogue.warnings,
         "labels_without_training": [
-            {"label": label, "photos": photos} for label, photos in labels_without_training(catalogue.table).items()
+            {"label": label, "photos": photos} for label, photos in labels_without_training(listed).items()
         ],
         "balanced": config.balance,
         "backbone": {**{name: getattr(card, name) for name in shown}, **asdict(preprocessing), "device": device},
@@ -130,7 +130,7 @@ def counts(catalogue: Catalogue, inventory: Inventory, computed: int) -> dict[st
     StoreError
         If a photo is in no file, so that the counts do not add up.
     """
-    photos = catalogue.table.num_rows
+    photos = catalogue.num_rows
     held = sum(int((holding.catalogue_rows >= 0).sum()) for holding in inventory.holdings)
     if held != photos:
         raise StoreError(
@@ -161,7 +161,7 @@ def rejections(catalogue: Catalogue, inventory: Inventory) -> list[dict[str, str
         for row, status, error in holding.errors
         if holding.catalogue_rows[row] >= 0
     )
-    rows = catalogue.table.select(["uri", "label"]).take(pa.array([row for row, _, _ in found], pa.int64())).to_pylist()
+    rows = catalogue.listed.take(np.array([row for row, _, _ in found], np.int64), ["uri", "label"]).to_pylist()
     listed = []
     for row, (_, status, error) in zip(rows, found, strict=True):
         code, _, message = error.partition(": ")
@@ -252,8 +252,8 @@ class Asked:
         """Select the photos, given the learnt labels."""
         learnt = np.isin(np.array(rows.names), labels)[rows.label]
         scorable = rows.ok & learnt
-        split = next((name for name in ("test", "val") if ((rows.split == name) & scorable).any()), "")
-        asked = np.flatnonzero((rows.split == split) & rows.ok)
+        split = next((name for name in ("test", "val") if (rows.of_split(name) & scorable).any()), "")
+        asked = np.flatnonzero(rows.of_split(split) & rows.ok)
         known = asked[learnt[asked]]
         return cls(split, known, len(asked) - len(known))
 
@@ -298,7 +298,7 @@ def scores(
     position = np.cumsum(rows.ok) - 1
     known, enough = asked.rows, len(asked.rows) >= metrics.FEWEST_PHOTOS
     per_label_counts = {
-        "train": np.bincount(rows.label[(rows.split == "train") & rows.ok], minlength=len(rows.names)),
+        "train": np.bincount(rows.label[rows.of_split("train") & rows.ok], minlength=len(rows.names)),
         "evaluated": np.bincount(rows.label[known], minlength=len(rows.names)),
     }
     values, confused = None, []
@@ -314,8 +314,7 @@ def scores(
         for pair in pairs:
             at = known[(truth == pair.label) & (predicted == pair.predicted)][:_WRONG_KEPT]
             named = {"label": labels[pair.label], "predicted": labels[pair.predicted]}
-            uris = catalogue.table["uri"].take(pa.array(at)).to_pylist()
-            confused.append({**named, "count": pair.count, "share": pair.share, "uris": uris})
+            confused.append({**named, "count": pair.count, "share": pair.share, "uris": catalogue.listed.uris(at)})
         found["kind_metrics"] = _kind_metrics(probabilities, truth, taxonomy, groups)
         if enough:
             found["calibration"] = _calibration(
@@ -445,10 +444,13 @@ def identity(
     choices += [computation_id(card, preprocessing, device), versions()]
     digest.update(json_text(choices, sort_keys=True).encode())
     # Depends on which photos share a source, not on the order in which the sources were given.
-    codes = catalogue.table["source"].combine_chunks().indices.to_numpy()
-    _, first, number = np.unique(codes, return_index=True, return_inverse=True)
-    digest.update(np.ascontiguousarray(first[number], np.int64).tobytes())
-    for batch in catalogue.table.to_batches(8192):
+    codes = catalogue.listed.coded["source"].codes
+    first = np.zeros(int(codes.max(initial=0)) + 1, np.int64)
+    for code in np.unique(codes).tolist():
+        first[code] = int(np.argmax(codes == code))
+    for start in range(0, len(codes), ROWS_PER_BATCH):
+        digest.update(first[codes[start : start + ROWS_PER_BATCH]].tobytes())
+    for batch in _pieces(catalogue.listed.batches()):
         for name in ("uri", "label", "split", "version"):
             values = batch.column(name)
             text = values.cast(pa.string()) if pa.types.is_dictionary(values.type) else values
@@ -459,6 +461,13 @@ def identity(
             digest.update("\0".join(given.to_pylist()).encode())
     digest.update(inventory.content.encode())
     return digest.hexdigest()
+
+
+def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield batches in pieces of 8,192 rows."""
+    for batch in batches:
+        for start in range(0, batch.num_rows, 8192):
+            yield batch.slice(start, 8192)
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fruits.learning import clusters, validation
 from fruits.storage.inventory import ROWS_PER_CHUNK, Holding, Inventory
+from fruits.storage.listed import Coded, Listed, small
 from fruits.storage.table import EmbeddingTable
 
 #: With more photos than this, groups come from names only, without clustering.
@@ -29,52 +30,54 @@ class Rows:
 
     Attributes
     ----------
-    label : int64 array
+    label : int32 array
         Index of the label in ``names``.
-    split : array of str
+    split : Coded
     group : int64 array
     ok : bool array
         Whether there is an embedding.
-    source : int64 array
+    source : integer array
         Index of the source of the photo: the publisher named in a manifest, else the source given on the command line.
-    named_source : int64 array
+    named_source : integer array
         Index of the source named in a manifest; -1 without one.
     names : list of str
         All labels of the catalogue, sorted.
     """
 
-    label: NDArray[np.int64]
-    split: NDArray[np.str_]
+    label: NDArray[Any]
+    split: Coded
     group: NDArray[np.int64]
     ok: NDArray[np.bool_]
-    source: NDArray[np.int64]
-    named_source: NDArray[np.int64]
+    source: NDArray[Any]
+    named_source: NDArray[Any]
     names: list[str]
 
     @classmethod
-    def of(cls, catalogue: pa.Table, inventory: Inventory) -> Rows:
+    def of(cls, catalogue: Listed | pa.Table, inventory: Inventory) -> Rows:
         """Build the arrays from a catalogue and its inventory."""
-        label = catalogue["label"].combine_chunks()
-        spelled = label.dictionary.to_pylist()
-        names = sorted({spelled[code] for code in label.indices.unique().to_pylist()})
+        listed = catalogue if isinstance(catalogue, Listed) else Listed.of(catalogue)
+        label = listed.coded["label"]
+        names = sorted(label.counts())
         number = {name: position for position, name in enumerate(names)}
-        recode = np.array([number.get(name, -1) for name in spelled], np.int64)
-        ok = np.zeros(catalogue.num_rows, bool)
+        recode = np.array([number.get(name, -1) for name in label.names], np.int32)
+        ok = np.zeros(listed.num_rows, bool)
         for holding in inventory.holdings:
-            good = np.ones(holding.file.rows, bool)
+            good = holding.catalogue_rows >= 0
             good[[row for row, _, _ in holding.errors]] = False
-            ok[holding.catalogue_rows[good & (holding.catalogue_rows >= 0)]] = True
-        splits = catalogue["split"].combine_chunks()
-        split = np.array(splits.dictionary.to_pylist())[splits.indices.to_numpy()]
-        source = catalogue["source"].combine_chunks().indices.to_numpy().astype(np.int64)
-        named = _named_sources(catalogue)
-        source = np.where(named >= 0, source.max(initial=0) + 1 + named, source)
-        return cls(recode[label.indices.to_numpy()], split, catalogue["group"].to_numpy(), ok, source, named, names)
+            ok[holding.catalogue_rows[good]] = True
+        source, named = listed.coded["source"].codes, _named_sources(listed)
+        if (named >= 0).any():
+            source = np.where(named >= 0, int(source.max(initial=0)) + 1 + named.astype(np.int32), source)
+        return cls(recode[label.codes], listed.coded["split"], listed.group, ok, source, named, names)
+
+    def of_split(self, name: str) -> NDArray[np.bool_]:
+        """Return which rows are in a split, shape (n,)."""
+        return self.split.having(name)
 
     @property
     def training(self) -> NDArray[np.int64]:
         """Rows of the training split with an embedding."""
-        return np.flatnonzero((self.split == "train") & self.ok)
+        return np.flatnonzero(self.of_split("train") & self.ok)
 
     def balance(self, kind_of: Sequence[int]) -> NDArray[np.float64]:
         """Return sample weights, shape (n,), with which all kinds, and all sources within a kind, count equally.
@@ -90,22 +93,22 @@ class Rows:
         return weights
 
 
-def source_names(catalogue: pa.Table) -> list[str]:
+def source_names(catalogue: Listed | pa.Table) -> list[str]:
     """Return the sources named in manifests, sorted."""
-    if "manifest_source" not in catalogue.column_names:
+    if isinstance(catalogue, Listed):
+        names = catalogue.coded["manifest_source"].names
+    elif "manifest_source" in catalogue.column_names:
+        names = catalogue["manifest_source"].combine_chunks().dictionary.to_pylist()
+    else:
         return []
-    return sorted({name for name in catalogue["manifest_source"].combine_chunks().dictionary.to_pylist() if name})
+    return sorted({name for name in names if name})
 
 
-def _named_sources(catalogue: pa.Table) -> NDArray[np.int64]:
+def _named_sources(listed: Listed) -> NDArray[Any]:
     """Return the index of the source named in a manifest for each row, in the order of names; -1 without one."""
-    if "manifest_source" not in catalogue.column_names:
-        return np.full(catalogue.num_rows, -1, np.int64)
-    column = catalogue["manifest_source"].combine_chunks()
-    spelled, used = column.dictionary.to_pylist(), source_names(catalogue)
-    number = np.array([*(used.index(name) if name else -1 for name in spelled), -1], np.int64)
-    codes = column.indices.fill_null(len(spelled)).to_numpy(zero_copy_only=False)
-    return np.asarray(number[codes], np.int64)
+    column, used = listed.coded["manifest_source"], source_names(listed)
+    number = np.array([*(used.index(name) if name else -1 for name in column.names), -1])
+    return np.asarray(small(number)[column.codes])
 
 
 def grouped_by_clusters(stored: EmbeddingTable, inventory: Inventory, rows: Rows) -> tuple[Rows, str]:

@@ -92,7 +92,7 @@ def test_orchard_in_a_bucket_is_the_orchard_on_disk(own_photos: Path, place: str
     names = [str(Path(uri).relative_to(own_photos.resolve())) for uri in disk.table["uri"].to_pylist()]
     assert bucket.table["uri"].to_pylist() == [f"{place}/{name}" for name in names]
     assert list(read_photos(bucket.table["uri"].to_pylist())) == list(read_photos(disk.table["uri"].to_pylist()))
-    assert typical_side(bucket.table) == typical_side(disk.table) == 100
+    assert typical_side(bucket.listed) == typical_side(disk.listed) == 100
     assert len(thumbnails(bucket.table["uri"].to_pylist(), 3)) == 3
 
 
@@ -206,7 +206,7 @@ def test_pack_in_a_bucket_is_that_on_disk(own_photos: Path, place: str, tmp_path
     uris = bucket.table["uri"].to_pylist()
     assert list(read_photos(uris)) == list(read_photos(disk.table["uri"].to_pylist()))
     assert read_photo(uris[0])[:2] == b"\xff\xd8"
-    assert typical_side(bucket.table) == 100
+    assert typical_side(bucket.listed) == 100
     unpack(f"{place}/packed", str(tmp_path / "out"))
     assert {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.jpg")} == {
         path.relative_to(own_photos) for path in own_photos.rglob("*.jpg")
@@ -335,7 +335,7 @@ def test_tars_in_a_bucket_are_those_on_disk_and_read_by_ranges(
             read = list(read_photos(bucket.table["uri"].to_pylist()))
         assert read == list(read_photos(disk.table["uri"].to_pylist(), disk.access))
     assert len(read_head(bucket.table["uri"][0].as_py(), 10)) == 10
-    assert typical_side(bucket.table) is None  # what they hold is no photo
+    assert typical_side(bucket.listed) is None  # what they hold is no photo
 
 
 def test_datasets_in_a_bucket_are_those_on_disk(tmp_path: Path, place: str) -> None:

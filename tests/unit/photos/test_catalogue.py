@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruits.errors import CatalogueError
-from fruits.photos.catalogue import catalogue, keys, listing
+from fruits.photos.catalogue import builder, keys, listing
 from fruits.photos.catalogue import names as module
-from fruits.photos.catalogue.builder import CatalogueBuilder
 from fruits.photos.catalogue.catalogue import Catalogue, labels_without_training, list_photos, stable_hash
 from fruits.photos.reading.access import Access
+from fruits.storage import listed, spool
 from fruits.storage.objects import Found
 from fruits.storage.schemas import CATALOGUE
 
@@ -106,7 +107,7 @@ def test_plain_folders_are_split_by_hash_and_every_label_keeps_training_photos(t
     assert found.split_origin == "hash"
     assert set(splits.values()) == {"train", "test"}
     assert 0.12 < sum(split == "test" for split in splits.values()) / len(splits) < 0.28  # about a fifth
-    assert labels_without_training(found.table) == {}
+    assert labels_without_training(found.listed) == {}
 
 
 def test_photos_moved_elsewhere_keep_their_split(tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_folders_with_and_without_split_are_mixed(tmp_path: Path) -> None:
 
 def test_labels_without_training_photos_are_told(tmp_path: Path) -> None:
     make(tmp_path, "Training/a/1.jpg", "Test/a/1.jpg", "Test/b/1.jpg", "Test/b/2.jpg")
-    assert labels_without_training(list_photos([str(tmp_path)]).table) == {"b": 2}
+    assert labels_without_training(list_photos([str(tmp_path)]).listed) == {"b": 2}
 
 
 def test_label_spelled_in_two_unicode_forms_is_one_label(tmp_path: Path) -> None:
@@ -671,23 +672,51 @@ def test_source_called_as_a_split_is_that_split(tmp_path: Path) -> None:
 # --- Size -------------------------------------------------------------------------------------------------------------
 
 
-def test_texts_of_all_photos_have_64_bit_offsets_until_they_are_cut_into_chunks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With 32-bit offsets, a catalogue of more than 2 GiB of paths (23 million photos) cannot be sorted or combined."""
+def test_texts_of_photos_have_64_bit_offsets_and_lie_in_batches(tmp_path: Path) -> None:
+    """With 32-bit offsets, texts of more than 2 GiB of paths (23 million photos) could not be combined or cast."""
     make(tmp_path, *photos_of("ab", 12))
-    monkeypatch.setattr(catalogue, "_ROWS_PER_CHUNK", 5)
-    finished = []
-    real = CatalogueBuilder.finish
-    monkeypatch.setattr(CatalogueBuilder, "finish", lambda self: finished.append(real(self)) or finished[-1])
-    table = list_photos([str(tmp_path)]).table
-    for one in (*finished, table):
+    found = list_photos([str(tmp_path)])
+    for one in (found.table, found.listed.texts.table()):
         assert {one.schema.field(name).type for name in ("uri", "version")} == {pa.large_string()}
-    assert [len(chunk) for chunk in table["uri"].chunks] == [5, 5, 5, 5, 4]
-    assert (
-        table.select(["uri", "version"]).cast(pa.schema([("uri", pa.string()), ("version", pa.string())])).num_rows
-        == 24
-    )
+
+
+@pytest.mark.parametrize("layout", ["folders", "sample", "only", "manifest"])
+def test_a_catalogue_on_disk_equals_one_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
+    photos = [f"{folder}/{label}/{n}_{n * 7 % 50}.jpg" for folder in ("a", "b") for label in "xyz" for n in range(40)]
+    make(tmp_path, *photos)
+    sources, choices = [str(tmp_path / "b"), str(tmp_path / "a"), str(tmp_path / "b")], {}
+    if layout == "manifest":
+        lines = [f"{one},{one.split('/')[1]},,{number // 9},{number % 3}" for number, one in enumerate(photos)]
+        (tmp_path / "list.csv").write_text("\n".join(["uri,label,split,group,source", *lines, lines[0]]))
+        sources = [str(tmp_path / "list.csv")]
+    elif layout != "folders":
+        choices = {"sample": 7} if layout == "sample" else {"only": ["x", "z"]}
+    in_memory = list_photos(sources, **choices)
+    expected = in_memory.table
+    for name, rows in (("IN_MEMORY", 50), ("ROWS_PER_BATCH", 16), ("_ROWS_PER_BLOCK", 5)):
+        monkeypatch.setattr(spool, name, rows)
+    monkeypatch.setattr(listed, "ROWS_PER_BATCH", 16)
+    monkeypatch.setattr(builder, "_ROWS_PER_CHUNK", 11)
+    on_disk = list_photos(sources, **choices)
+    assert in_memory.listed.texts.in_memory
+    assert layout == "sample" or not on_disk.listed.texts.in_memory
+    assert on_disk.table.equals(expected)
+    assert on_disk.table["uri"].to_pylist() == sorted(on_disk.table["uri"].to_pylist())
+    for name in ("split_origin", "group_origin", "sources", "left_aside", "examples"):
+        assert getattr(on_disk, name) == getattr(in_memory, name)
+    rows = np.array([30, 2, 2, 17])
+    columns = ["label", "uri", "group"]
+    assert on_disk.listed.take(rows, columns).equals(expected.select(columns).take(pa.array(rows)))
+
+
+def test_a_photo_with_two_labels_is_told_across_runs_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, *photos_of("ab", 30))
+    rows = [f"{label}/{n}.jpg,{label}" for label in "ab" for n in range(30)]
+    monkeypatch.setattr(spool, "IN_MEMORY", 20)
+    monkeypatch.setattr(builder, "_ROWS_PER_CHUNK", 10)
+    (tmp_path / "list.csv").write_text("\n".join(["uri,label", *rows, "a/3.jpg,b"]))
+    with pytest.raises(CatalogueError, match=r"3.jpg' is listed with two labels, 'a' and 'b'"):
+        list_photos([str(tmp_path / "list.csv")])
 
 
 def test_listing_of_a_bucket_has_64_bit_offsets() -> None:

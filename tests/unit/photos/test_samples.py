@@ -21,6 +21,7 @@ from fruits.photos.reading.samples import (
     typical_side,
     white_backdrops,
 )
+from fruits.storage.spool import Spool
 
 FAULTY = Path(__file__).parents[2] / "faulty_decoder"
 
@@ -33,27 +34,27 @@ def save(path: Path, width: int, height: int) -> None:
 def test_typical_side_is_the_median_of_the_short_sides(tmp_path: Path) -> None:
     for number, size in enumerate([(40, 90), (90, 50), (60, 60)]):
         save(tmp_path / "a" / f"{number}.png", *size)
-    assert typical_side(list_photos([str(tmp_path)]).table) == 50
+    assert typical_side(list_photos([str(tmp_path)]).listed) == 50
 
 
 def test_sharpest_source_decides(tmp_path: Path) -> None:
     for number in range(3):
         save(tmp_path / "small" / "a" / f"{number}.png", 20, 20)
     save(tmp_path / "large" / "a" / "0.png", 200, 100)
-    assert typical_side(list_photos([str(tmp_path / "small"), str(tmp_path / "large")]).table) == 100
+    assert typical_side(list_photos([str(tmp_path / "small"), str(tmp_path / "large")]).listed) == 100
 
 
 def test_photos_that_cannot_be_read_do_not_count(tmp_path: Path) -> None:
     save(tmp_path / "a" / "0.png", 30, 30)
     for number in range(1, 9):
         (tmp_path / "a" / f"{number}.png").write_bytes(b"text")
-    assert typical_side(list_photos([str(tmp_path)]).table) == 30
+    assert typical_side(list_photos([str(tmp_path)]).listed) == 30
 
 
 def test_nothing_readable_has_no_typical_side(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "0.png").write_bytes(b"text")
-    assert typical_side(list_photos([str(tmp_path)]).table) is None
+    assert typical_side(list_photos([str(tmp_path)]).listed) is None
 
 
 def test_thumbnails_are_small_and_skip_what_does_not_open(tmp_path: Path) -> None:
@@ -67,9 +68,9 @@ def test_thumbnails_are_small_and_skip_what_does_not_open(tmp_path: Path) -> Non
 
 
 def test_every_label_has_an_example_and_every_confused_pair_its_photos(photos: Path) -> None:
-    table = list_photos([str(photos)]).table
+    listed = list_photos([str(photos)]).listed
     wrong = sorted(map(str, photos.glob("Test/Moon Pear 1/*.jpg")))[:2]
-    found = example_photos(table, {("Moon Pear 1", "Starrib Yellow"): wrong})
+    found = example_photos(listed, {("Moon Pear 1", "Starrib Yellow"): wrong})
     labels = {folder.name for folder in photos.glob("*/*")}
     assert set(found) == labels | {"Moon Pear 1\0Starrib Yellow"}
     assert len(found["Moon Pear 1"]) == len(found["Starrib Yellow"]) == 3
@@ -77,7 +78,7 @@ def test_every_label_has_an_example_and_every_confused_pair_its_photos(photos: P
 
 
 def test_confused_photos_come_with_what_led_to_the_answer(photos: Path) -> None:
-    table = list_photos([str(photos)]).table
+    listed = list_photos([str(photos)]).listed
     wrong = sorted(map(str, photos.glob("Test/Moon Pear 1/*.jpg")))[:2]
     asked: list[tuple[bytes, str]] = []
 
@@ -86,7 +87,7 @@ def test_confused_photos_come_with_what_led_to_the_answer(photos: Path) -> None:
         return b"map" if len(asked) == 1 else None
 
     pair = ("Moon Pear 1", "Starrib Yellow")
-    found = example_photos(table, {pair: [*wrong, "gone.jpg"]}, explained=explained)
+    found = example_photos(listed, {pair: [*wrong, "gone.jpg"]}, explained=explained)
     assert found["\0".join((*pair, "map"))] == [b"map"]
     assert asked == [(Path(uri).read_bytes(), "Starrib Yellow") for uri in wrong]
 
@@ -133,5 +134,5 @@ def test_photos_on_white_are_told_by_their_margins(tmp_path: Path, colour: tuple
         image.paste((190, 20, 20), (20, 15, 70, 55))
         image.save(tmp_path / f"{number}.png")
     (tmp_path / "broken.png").write_bytes(b"no photo")
-    uris = pa.chunked_array([[str(path) for path in sorted(tmp_path.iterdir())]])
+    uris = Spool.of(pa.table({"uri": [str(path) for path in sorted(tmp_path.iterdir())]}))
     assert white_backdrops(uris) == (6, white)

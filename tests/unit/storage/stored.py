@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from fruits.storage.inventory import Inventory, plan, take
-from fruits.storage.schemas import embeddings
+from fruits.storage.schemas import WORK, embeddings
 from fruits.storage.table import EmbeddingTable, File
 
 D = 4
@@ -55,7 +55,8 @@ def of_shard(work: pa.Table, shard: str) -> pa.Table:
 def planned(stored: EmbeddingTable, photos: pa.Table) -> tuple[Inventory, pa.Table]:
     """What is there of some photos, and the work that is left."""
     inventory = take(stored, photos)
-    return inventory, plan(photos, inventory, np.union1d(inventory.absent, inventory.failed))
+    shards = plan(photos, inventory, np.union1d(inventory.absent, inventory.failed)).shards()
+    return inventory, pa.concat_tables([WORK.empty_table(), *shards])
 
 
 def write_all(stored: EmbeddingTable, work: pa.Table, epoch: int = 0, bad: Bad | None = None) -> list[File]:

@@ -21,6 +21,7 @@ from fruits.photos.decoding.quality import Limits
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import NAMING, OUTCOMES, decide
 from fruits.recogniser.taxonomy import Taxonomy
+from fruits.storage.listed import Coded
 from fruits.training import embed as computation
 from fruits.training import fit as fitting
 from fruits.training import pipeline
@@ -34,11 +35,16 @@ def run(out: Path, *sources: Path, **choices: Any) -> dict[str, Any]:
     return pipeline.run(RunConfig(sources=tuple(map(str, sources)), out=str(out), **config))
 
 
+def coded(*values: str) -> Coded:
+    names, codes = np.unique(values, return_inverse=True)
+    return Coded(names.tolist(), codes.astype(np.int8))
+
+
 def rows_of(label: np.ndarray, group: np.ndarray | None = None, **changes: Any) -> Rows:
     n = len(label)
     values = {
         "label": label,
-        "split": np.full(n, "train"),
+        "split": coded(*["train"] * n),
         "group": np.arange(n) if group is None else group,
         "ok": np.ones(n, bool),
         "source": np.zeros(n, np.int64),
@@ -67,13 +73,13 @@ def test_labels_that_chance_leaves_nothing_to_learn_of_are_not_asked_about(monke
 
 
 def test_only_training_photos_that_decode_are_learnt_from() -> None:
-    split, ok = np.array(["train", "test", "train", "val"]), np.array([True, True, False, True])
+    split, ok = coded("train", "test", "train", "val"), np.array([True, True, False, True])
     rows = rows_of(np.zeros(4, np.int64), split=split, ok=ok)
     assert rows.training.tolist() == [0]
 
 
 def test_weights_are_those_of_training_photos_alone() -> None:
-    split = np.array(["train"] * 6 + ["test"] * 2)
+    split = coded(*["train"] * 6, *["test"] * 2)
     rows = rows_of(np.array([0, 0, 0, 1, 2, 2, 1, 0]), split=split, source=np.array([0, 0, 1, 0, 0, 0, 5, 5]))
     weights = rows.balance([0, 0, 1])  # labels 0 and 1 are of one kind
     # Kind 0 has two sources, of three and of one photo; kind 1 has one.

@@ -95,9 +95,9 @@ def measured_speed(catalogue: Catalogue, stage: SpeedStage, photos: int) -> dict
     StoreError
         If no photo could be embedded.
     """
-    n = catalogue.table.num_rows
+    n = catalogue.num_rows
     at = np.unique(np.linspace(0, n - 1, min(n, photos)).astype(np.int64))
-    rows = catalogue.table.take(pa.array(at)).select(["uri", "label", "split", "version"])
+    rows = catalogue.listed.take(at, ["uri", "label", "split", "version"])
     with closing(get_engine("local", 1)) as engine:
         engine.start()
         passes = [row for batch in engine.map_batches([rows], stage, _PASS) for row in batch.to_pylist()]

@@ -1,14 +1,14 @@
 """Building the catalogue in columns: lists of rows would take ten times the memory.
 
-Listings add photos; :meth:`CatalogueBuilder.finish` sorts them, removes duplicates and returns the table. Independent of where
-photos are stored.
+Listings add photos, in sorted runs beyond a few hundred thousand; :meth:`CatalogueBuilder.merged` yields them sorted, each once.
+Independent of where photos are stored.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from fruits.errors import CatalogueError
 from fruits.storage.schemas import CATALOGUE
+from fruits.storage.spool import SortedRuns
 
 SPLITS: Final = ("train", "val", "test")
 _EXAMPLES_KEPT: Final = 5
@@ -52,7 +53,7 @@ class CatalogueBuilder:
     progress: Callable[[int], None]
     left_aside: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    chunks: list[pa.RecordBatch] = field(default_factory=list)
+    runs: SortedRuns = field(default_factory=lambda: SortedRuns("uri"))
     pending: list[tuple[object, ...]] = field(default_factory=list)
     codes: dict[str, dict[str, int]] = field(default_factory=lambda: {name: {} for name in _CODED})
     source: str = ""
@@ -133,41 +134,58 @@ class CatalogueBuilder:
             columns[name] = codes.take(columns[name].indices)
         columns["source"] = pa.repeat(pa.scalar(self.codes["source"][self.source], pa.int32()), batch.num_rows)
         arrays = [columns[name].cast(kind) for name, kind in zip(_COLUMNS, _TYPES, strict=True)]
-        self.chunks.append(pa.RecordBatch.from_arrays(arrays, names=list(_COLUMNS)))
+        self.runs.add(pa.RecordBatch.from_arrays(arrays, names=list(_COLUMNS)))
         self.progress(batch.num_rows)
 
-    def finish(self) -> pa.Table:
-        """Return the table, sorted by uri, each photo once."""
+    def merged(self) -> Iterator[pa.Table]:
+        """Yield the photos sorted by uri, each once, with codes in the columns of few values; may be called once.
+
+        Raises
+        ------
+        CatalogueError
+            If a photo is listed with two labels or splits.
+        """
         self._flush()
-        if not self.chunks:
+        before: pa.Table | None = None
+        for table in self.runs.merged():
+            rows = table if before is None else pa.concat_tables([before, table])
+            uris = rows["uri"].combine_chunks()
+            again = pc.equal(uris.slice(1), uris.slice(0, len(uris) - 1)).to_numpy(zero_copy_only=False)
+            again = np.append(False, again)
+            if again.any():
+                self._note_second_mentions(rows, again)
+                rows = rows.filter(pa.array(~again))
+            rows = rows.slice(0 if before is None else 1)
+            if rows.num_rows:
+                yield rows.combine_chunks()
+                before = rows.slice(rows.num_rows - 1)
+
+    def finish(self) -> pa.Table:
+        """Return all photos as one table, sorted by uri, each photo once."""
+        tables = list(self.merged())
+        if not tables:
             return pa.table({name: [] for name in _COLUMNS})
-        table = pa.Table.from_batches(self.chunks)
-        self.chunks.clear()
+        table = pa.concat_tables(tables).combine_chunks()
         for name, codes in self.codes.items():
             values = pa.array(list(codes), pa.string())
             chunks = [pa.DictionaryArray.from_arrays(chunk, values) for chunk in table[name].chunks]
             table = table.set_column(table.schema.get_field_index(name), name, pa.chunked_array(chunks))
-        table = table.sort_by("uri").combine_chunks()
-        uris = table["uri"].combine_chunks()
-        again = pc.equal(uris.slice(1), uris.slice(0, max(0, len(uris) - 1)))
-        if pc.any(again).as_py():
-            table = self._without_second_mentions(table, np.append(False, again.to_numpy(zero_copy_only=False)))
         return table
 
-    def _without_second_mentions(self, table: pa.Table, again: np.ndarray) -> pa.Table:
-        labels = table["label"].combine_chunks().indices.fill_null(-1).to_numpy()
-        splits = table["split"].combine_chunks().indices.fill_null(-1).to_numpy()
+    def _note_second_mentions(self, rows: pa.Table, again: np.ndarray) -> None:
+        labels = rows["label"].combine_chunks().fill_null(-1).to_numpy()
+        splits = rows["split"].combine_chunks().fill_null(-1).to_numpy()
         clash = np.flatnonzero(again[1:] & ((labels[1:] != labels[:-1]) | (splits[1:] != splits[:-1])))
         if len(clash):
-            one, other = table.slice(int(clash[0]), 2).select(["uri", "label", "split"]).to_pylist()
-            what = "label" if one["label"] != other["label"] else "split"
+            at = int(clash[0])
+            what, codes = ("label", labels) if labels[at] != labels[at + 1] else ("split", splits)
+            names = [*self.codes[what], None]
             raise CatalogueError(
-                f"'{one['uri']}' is listed with two {what}s, '{one[what]}' and '{other[what]}'; "
+                f"'{rows['uri'][at].as_py()}' is listed with two {what}s, '{names[codes[at]]}' and '{names[codes[at + 1]]}'; "
                 "expected one: remove it from one of the sources"
             )
         for row in np.flatnonzero(again):
-            self.leave("listed twice", table["uri"][int(row)].as_py())
-        return table.filter(pa.array(~again))
+            self.leave("listed twice", rows["uri"][int(row)].as_py())
 
     def _code(self, column: str, value: str) -> int:
         codes = self.codes[column]
@@ -178,6 +196,6 @@ class CatalogueBuilder:
             return
         columns = zip(*self.pending, strict=True)
         arrays = [pa.array(column, kind) for column, kind in zip(columns, _TYPES, strict=True)]
-        self.chunks.append(pa.RecordBatch.from_arrays(arrays, names=list(_COLUMNS)))
+        self.runs.add(pa.RecordBatch.from_arrays(arrays, names=list(_COLUMNS)))
         self.progress(len(self.pending))
         self.pending.clear()

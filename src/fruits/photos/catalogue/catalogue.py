@@ -16,17 +16,15 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from fruits.errors import CatalogueError
 from fruits.photos.catalogue.builder import SPLITS, CatalogueBuilder, stable_hash
 from fruits.photos.catalogue.listing import add_sources
 from fruits.photos.reading.access import Access
-from fruits.storage.schemas import CATALOGUE
+from fruits.storage.listed import CODED, TEXTS, Coded, Listed, small
+from fruits.storage.spool import Spool
 
 TEST_SHARE: Final = 0.2
-#: With paths of at most 4,096 bytes, the text of a column of one chunk is less than 2 GiB.
-_ROWS_PER_CHUNK: Final = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +33,8 @@ class Catalogue:
 
     Attributes
     ----------
-    table : pyarrow.Table
-        Schema ``CATALOGUE``, sorted by uri, each uri once.
+    listed : Listed
+        The photos, sorted by uri, each uri once.
     split_origin : str
         ``folders``, ``manifest``, ``hash`` or ``mixed``.
     group_origin : str
@@ -55,7 +53,7 @@ class Catalogue:
         Which paths may be read.
     """
 
-    table: pa.Table
+    listed: Listed
     split_origin: str
     group_origin: str
     sources: dict[str, int]
@@ -64,6 +62,16 @@ class Catalogue:
     warnings: list[str]
     split_folders: dict[str, str]
     access: Access
+
+    @property
+    def table(self) -> pa.Table:
+        """All rows, schema ``CATALOGUE``, in memory: for commands that hold all photos anyway."""
+        return self.listed.table()
+
+    @property
+    def num_rows(self) -> int:
+        """n, number of photos."""
+        return self.listed.num_rows
 
     def remarks(self) -> list[str]:
         """Return remarks for the user: what was left aside, warnings, and which folders gave a split."""
@@ -121,23 +129,21 @@ def list_photos(
     builder = CatalogueBuilder(labelled=labelled, progress=progress or (lambda _: None))
     access = Access.to(sources) if access is None else access
     add_sources(builder, sources, access)
-    table = builder.finish()
-    table = _select(table, builder, only, sample, seed)
-    if table.num_rows == 0:
+    found = _Numbers(builder, only)
+    texts = _sampled(found, sample, seed)
+    if not texts.num_rows:
         raise CatalogueError(_nothing_found(sources, builder))
-    counts = {row["values"]: row["counts"] for row in table["source"].combine_chunks().value_counts().to_pylist()}
-    if labelled:
-        table, origin = _split_by_hash(table, builder)
-    else:
-        origin = "none"
-    # Chunks that a consumer can still cast to text with 32-bit offsets, or send to a worker; without a copy.
-    table = pa.Table.from_batches(table.to_batches(_ROWS_PER_CHUNK), table.schema)
+    origin = _split_by_hash(found) if labelled else "none"
+    coded = {name: Coded(list(builder.codes[name]), small(found.columns[name])) for name in CODED}
+    coded["split"] = Coded(list(SPLITS) if labelled else [], coded["split"].codes)
+    listed = Listed(texts, coded, found.columns["group"])
+    counts = coded["source"].counts()
     # Release the memory that sorting took: a run keeps the catalogue until its end, beside its workers.
     pa.default_memory_pool().release_unused()
     return Catalogue(
-        table,
+        listed,
         origin,
-        _group_origin(table["group"].to_numpy()),
+        _group_origin(listed.group),
         {source: counts.get(source, 0) for source in dict.fromkeys(sources)},
         dict(sorted(builder.left_aside.items())),
         {reason: builder.examples[reason] for reason in sorted(builder.examples)},
@@ -147,39 +153,69 @@ def list_photos(
     )
 
 
-def labels_without_training(table: pa.Table) -> dict[str, int]:
+def labels_without_training(listed: Listed) -> dict[str, int]:
     """Return the labels without training photos, with their number of photos."""
-    labels = table["label"].combine_chunks()
-    trained = set(
-        labels.filter(pc.equal(table["split"].combine_chunks().cast(pa.string()), "train")).unique().to_pylist()
-    )
-    counts = {row["values"]: row["counts"] for row in labels.value_counts().to_pylist()}
-    return {label: counts[label] for label in sorted(counts) if label not in trained}
+    label, train = listed.coded["label"], listed.coded["split"].having("train")
+    trained = np.bincount(label.codes[train], minlength=len(label.names))
+    without = {name for name, photos in zip(label.names, trained, strict=True) if not photos}
+    return {name: photos for name, photos in sorted(label.counts().items()) if name in without}
 
 
-def _select(table: pa.Table, builder: CatalogueBuilder, only: Sequence[str], sample: int | None, seed: int) -> pa.Table:
-    if only and table.num_rows:
-        labels = table["label"].combine_chunks()
-        wanted = _chosen(labels.dictionary.to_pylist(), only, builder)
-        keep = wanted[labels.indices.to_numpy()]
-        builder.left_aside["not selected"] += int((~keep).sum())
-        table = table.filter(pa.array(keep))
-    if sample is not None and table.num_rows:
-        labels = table["label"].combine_chunks().indices.to_numpy()
+class _Numbers:
+    """The photos of a builder: text into a spool, small numbers into arrays.
+
+    Attributes
+    ----------
+    texts : Spool
+        Schema ``TEXTS``.
+    columns : dict of str to array
+        Codes of the columns ``CODED`` (-1 for null), ``group`` and ``key``, the hash of the path.
+    """
+
+    def __init__(self, builder: CatalogueBuilder, only: Sequence[str]) -> None:
+        self.builder = builder
+        self.texts = Spool(TEXTS, "uri")
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in (*CODED, "group", "key")}
+        wanted: np.ndarray | None = None
+        for table in builder.merged():
+            rows = table
+            if only:
+                wanted = _chosen(list(builder.codes["label"]), only, builder) if wanted is None else wanted
+                keep = wanted[rows["label"].to_numpy()]
+                builder.left_aside["not selected"] += int((~keep).sum())
+                rows = rows.filter(pa.array(keep))
+            self.texts.append(rows.select(TEXTS.names).cast(TEXTS))
+            for name, arrays in parts.items():
+                column = rows[name].combine_chunks().fill_null(-1).to_numpy(zero_copy_only=False)
+                arrays.append(small(column) if name in CODED else column)
+        self.texts.close()
+        self.columns: dict[str, np.ndarray] = {}
+        for name in list(parts):  # one after the other: parts and whole columns together would be twice the memory
+            self.columns[name] = np.concatenate(parts.pop(name) or [np.empty(0, np.int64)])
+
+
+def _sampled(found: _Numbers, sample: int | None, seed: int) -> Spool:
+    """Keep a sample of each label, if one is asked for; return the texts."""
+    builder, columns = found.builder, found.columns
+    texts = found.texts
+    if sample is not None and texts.num_rows:
+        labels = columns["label"]
         # A bijection on 64 bits that mixes in the seed: it depends on path and seed only, and is independent of the split by
         # hash, which uses the largest of the same keys for testing.
-        mixed = table["key"].to_numpy().astype(np.uint64) ^ np.uint64(stable_hash(f"sample {seed}"))
+        mixed = columns["key"].astype(np.uint64) ^ np.uint64(stable_hash(f"sample {seed}"))
         for _ in range(2):
             mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
         order = np.lexsort((mixed, labels))
         rank = np.empty(len(order), np.int64)
         starts = np.flatnonzero(np.r_[True, labels[order][1:] != labels[order][:-1]])
         rank[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-        builder.left_aside["not selected"] += int((rank >= sample).sum())
-        table = table.filter(pa.array(rank < sample))
+        keep = rank < sample
+        builder.left_aside["not selected"] += int((~keep).sum())
+        found.columns = {name: column[keep] for name, column in columns.items()}
+        texts = texts.filter(keep)
     if not builder.left_aside["not selected"]:
         del builder.left_aside["not selected"]
-    return table
+    return texts
 
 
 def _chosen(labels: list[str], only: Sequence[str], builder: CatalogueBuilder) -> np.ndarray:
@@ -205,28 +241,28 @@ def _chosen(labels: list[str], only: Sequence[str], builder: CatalogueBuilder) -
     return wanted
 
 
-def _split_by_hash(table: pa.Table, builder: CatalogueBuilder) -> tuple[pa.Table, str]:
-    """Assign a split by hash to photos without one, or to all photos if all are for training: scores need test photos."""
-    given = table["split"].combine_chunks()
-    # Codes rather than names: at millions of rows, Python strings would be most of the memory.
-    code = np.array([SPLITS.index(name) for name in given.dictionary.to_pylist()] or [0], np.int8)
-    split = np.where(given.is_null(), -1, code[given.indices.fill_null(0).to_numpy()])
+def _split_by_hash(found: _Numbers) -> str:
+    """Assign a split by hash to photos without one, or to all photos if all are for training: scores need test photos.
+
+    Codes become indices into ``SPLITS``. Returns the origin of the splits.
+    """
+    columns = found.columns
+    code = np.array([*(SPLITS.index(name) for name in found.builder.codes["split"]), -1], np.int8)
+    split = code[columns["split"]]
     missing = split < 0
     origin = "mixed" if missing.any() and not missing.all() else "hash" if missing.all() else ""
     if not split.any():
         missing[:] = True
         origin = "hash"
-    labels = table["label"].combine_chunks().indices.to_numpy()
-    key = table["key"].to_numpy()
+    labels, key = columns["label"], columns["key"]
     is_test = key >= (1 - TEST_SHARE) * 2.0**63
     # The photo with a label's lowest hash is always for training, so that no small label is left without training photos.
     first = np.full(labels.max() + 1, np.iinfo(np.int64).max)
     np.minimum.at(first, labels, key)
     is_test &= key != first[labels]
     split[missing] = np.where(is_test, SPLITS.index("test"), SPLITS.index("train"))[missing]
-    column = pa.DictionaryArray.from_arrays(pa.array(split, pa.int8()), pa.array(SPLITS))
-    table = table.set_column(2, CATALOGUE.field("split"), column).select(CATALOGUE.names).cast(CATALOGUE)
-    return table, origin or ("manifest" if builder.from_manifest else "folders")
+    columns["split"] = split
+    return origin or ("manifest" if found.builder.from_manifest else "folders")
 
 
 def _group_origin(group: np.ndarray) -> str:

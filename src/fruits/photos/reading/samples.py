@@ -11,8 +11,6 @@ from queue import SimpleQueue
 from typing import Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from fruits.config import usable_cores
 from fruits.errors import ImageDecodeError
@@ -22,7 +20,9 @@ from fruits.photos.decoding.decoder import Decoder, own_decoder
 from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.reading.access import NO_LINKS, Access
 from fruits.photos.reading.reading import THREADS, read_head, read_photo, read_photos
+from fruits.storage.listed import Listed
 from fruits.storage.objects import is_remote
+from fruits.storage.spool import Spool
 
 _SIZES_READ: Final = 50
 #: Enough for the header of nearly every photo. If a header is larger, such as one with a preview, the whole file is read.
@@ -39,16 +39,17 @@ _THUMBNAIL_SIDE: Final = 128
 _PHOTOS_PER_DECODER: Final = 200
 
 
-def typical_side(table: pa.Table, access: Access = NO_LINKS) -> int | None:
+def typical_side(listed: Listed, access: Access = NO_LINKS) -> int | None:
     """Return the median short side, in pixels, of the source with the largest photos; None if none can be read.
 
     Reads the headers of a few photos per source, chosen by hash, so that the result does not depend on their order.
     """
     medians = []
-    for source in table["source"].unique().to_pylist():
-        uris = table.filter(pc.equal(table["source"].cast(pa.string()), source))["uri"]
-        step = max(1, len(uris) // (20 * _SIZES_READ))
-        chosen = sorted(uris.take(pa.array(range(0, len(uris), step))).to_pylist(), key=_place)[:_SIZES_READ]
+    source = listed.coded["source"].codes
+    for code in np.unique(source):
+        rows = np.flatnonzero(source == code)
+        step = max(1, len(rows) // (20 * _SIZES_READ))
+        chosen = sorted(listed.uris(rows[::step]), key=_place)[:_SIZES_READ]
         sides = [min(size) for size in _sizes(chosen, access) if size]
         if sides:
             medians.append(int(np.median(sides)))
@@ -126,7 +127,7 @@ def _explained(uri: str, label: str, explained: Callable[[bytes, str], bytes | N
 
 
 def example_photos(
-    table: pa.Table,
+    listed: Listed,
     wrong: Mapping[tuple[str, str], Sequence[str]],
     access: Access = NO_LINKS,
     *,
@@ -138,7 +139,7 @@ def example_photos(
 
     Parameters
     ----------
-    table : pyarrow.Table
+    listed : Listed
         The catalogue.
     wrong : mapping
         Uris of misclassified photos by (label, predicted), the most frequent pair first.
@@ -157,19 +158,17 @@ def example_photos(
     """
     worst = list(wrong)[:pairs]
     several = {label for pair in worst for label in pair}
-    uris = table["uri"]
-    names = table["label"].combine_chunks()
-    training = pc.equal(table["split"].cast(pa.string()), "train").combine_chunks().to_numpy(zero_copy_only=False)
+    names, training = listed.coded["label"], listed.coded["split"].having("train")
     found: dict[str, list[bytes]] = {}
-    for code, name in enumerate(names.dictionary.to_pylist()):
+    for code, name in enumerate(names.names):
         if name not in several and len(found) >= labels:
             continue
-        rows = np.flatnonzero((names.indices.to_numpy() == code) & training)
+        rows = np.flatnonzero((names.codes == code) & training)
         count = 3 if name in several else 1
         # Spread over the label's photos: the first few are often frames of one sequence.
         spread = rows[np.linspace(0, len(rows) - 1, min(len(rows), 2 * count)).astype(int)] if len(rows) else rows
         chosen = [*spread[::2], *spread[1::2]]
-        if photos := thumbnails((uris[int(row)].as_py() for row in chosen), count, access):
+        if photos := thumbnails(listed.uris(np.array(chosen, np.int64)), count, access):
             found[name] = photos
     for label, predicted in worst:
         key = f"{label}\0{predicted}"
@@ -218,14 +217,14 @@ def _size_of_all(uri: str) -> tuple[int, int] | None:
     return None if isinstance(size, ImageDecodeError) else size
 
 
-def white_backdrops(uris: pa.ChunkedArray, access: Access = NO_LINKS) -> tuple[int, int]:
+def white_backdrops(texts: Spool, access: Access = NO_LINKS) -> tuple[int, int]:
     """Check the margins of a sample of photos; return how many were checked, and how many have a white background.
 
-    The sample is spread evenly over the catalogue. Photos that cannot be decoded are skipped.
+    The sample is spread evenly over the catalogue, of which ``texts`` has the uris. Photos that cannot be decoded are skipped.
     """
-    step = max(1, len(uris) // _BACKDROPS)
+    step = max(1, texts.num_rows // _BACKDROPS)
     looked = white = 0
-    for uri in uris.take(pa.array(range(0, len(uris), step))).to_pylist()[:_BACKDROPS]:
+    for uri in texts.take(np.arange(0, texts.num_rows, step)[:_BACKDROPS], ["uri"])["uri"].to_pylist():
         try:
             pixels = own_decoder().to_network_input(read_photo(uri, access), _SMALL).pixels
         except (OSError, ImageDecodeError):
