@@ -1,9 +1,11 @@
-"""A million catalogue rows through catalogue, planning and commit: does a row cost the same however many there are?
+"""Whole runs on up to ten million made-up photos: does a photo cost the same however many there are, and does memory stay flat?
 
-    python -m benchmarks.rows [10000 100000 1000000] [--engine spark]
+    python -m benchmarks.rows [100000 1000000 10000000] [--engine spark --master 'local-cluster[2,1,1024]']
 
-Made-up photos under a million names (hard links), and a backbone so small that what is measured is everything else. Memory is
-that of the driver alone (the largest resident set of the process that plans and collects), without its workers or a JVM.
+Made-up photos under millions of names (hard links), and a backbone so small that what is measured is everything else. Memory is
+that of the driver alone (the largest resident set of the process that plans and collects), without its workers or a JVM. Then
+1,000 photos are added to the same output: how long until the first of them is computed? Last, a year of 365 such days on the
+same table, of which a few are planned and the others interpolated.
 """
 
 from __future__ import annotations
@@ -16,97 +18,210 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import pyarrow as pa
 from onnx import TensorProto, helper
 
 from fruits.config import RunConfig
 from fruits.embedding.card import Card
-from fruits.engines import get_engine
-from fruits.monitoring.clock import Clock, Silent
+from fruits.monitoring.clock import Silent
+from fruits.photos.catalogue.catalogue import list_photos
 from fruits.photos.made_up import orchard
 from fruits.storage.inventory import plan, take
-from fruits.storage.objects import Objects
-from fruits.training import embed as computation
+from fruits.storage.schemas import embeddings
+from fruits.storage.spool import SortedRuns, Spool
+from fruits.storage.table import EmbeddingTable
+from fruits.training.pipeline import run
 
 _D = 8
+_MORE = 1000
+_DAYS = 365
+_PLANNED = (1, 90, 180, 270, 365)
+#: Most memory of the driver in MB, by rows; and by how much a row may cost more than with ten times fewer rows.
+_MEMORY = {1_000_000: 700, 10_000_000: 1000}
+_FLAT = 1.2
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rows", description=__doc__)
-    parser.add_argument("rows", nargs="*", type=int, default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("rows", nargs="*", type=int, default=[100_000, 1_000_000])
     parser.add_argument("--engine", default="local")
-    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--master")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--no-year", action="store_true", help="leave the year of increments out")
+    parser.add_argument("--one", choices=("run", "year"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     choices = parser.parse_args()
     if choices.one:
-        print(json.dumps(_measured(choices.one, choices.engine)))
+        found = _year(choices.folder) if choices.one == "year" else _run(choices.folder, choices)
+        print(json.dumps(found))
         return
     with tempfile.TemporaryDirectory(prefix="fruits-rows-", dir=os.environ.get("FRUITS_SCRATCH")) as scratch:
         orchard.plant(Path(scratch, "orchard"), photos=400)
         photos = sorted(Path(scratch, "orchard").rglob("*.jpg"))
         _tiny_backbone(Path(scratch, "tiny.onnx"))
-        print(
-            f"{'rows':>10} {'driver MB':>10} {'bytes/row':>10} {'catalogue':>12} {'planning':>12} {'embed, commit':>14}  per row"
-        )
-        empty = None
+        before: dict[str, Any] | None = None
         for rows in choices.rows:
-            folder = Path(scratch, f"linked-{rows}")
-            _link(photos, folder, rows)
-            command = [sys.executable, "-m", "benchmarks.rows", "--one", str(folder), "--engine", choices.engine]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found = json.loads(done.stdout.splitlines()[-1])
-            empty = found["before_mb"] if empty is None else empty
-            each = (found["driver_mb"] - found["before_mb"]) * 1e6 / rows
-            steps = "".join(f"{found[name] / rows * 1e6:>10.0f} us" for name in ("catalogue", "planning", "embed"))
-            print(f"{rows:>10,} {found['driver_mb']:>10,.0f} {each:>10,.0f} {steps}", flush=True)
-            subprocess.run(["rm", "-rf", str(folder)], check=True)
+            before = _measure(photos, Path(scratch, f"linked-{rows}"), rows, choices, before)
 
 
-def _measured(folder: Path, engine: str) -> dict[str, float]:
-    out = folder.parent / f"out-{folder.name}"
-    config = RunConfig(sources=(str(folder),), out=str(out), backbone=str(folder.parent / "tiny.onnx"))
-    objects, before = Objects(str(out)), _driver_mb()
-    with closing(get_engine(engine, config.workers)) as where:
-        started = time.perf_counter()
-        catalogue = computation.catalogued(config, Silent())
-        prepared = computation.prepare(config, computation.Network.of(config, Silent()), catalogue, objects)
-        listed = time.perf_counter()
-        # What embed() does first, so that it has its time.
-        inventory = take(prepared.stored, catalogue.table)
-        plan(catalogue.table, inventory, inventory.absent)
-        planned = time.perf_counter()
-        inventory, computed = computation.embed(where, catalogue, prepared, Silent(), Clock())
-        ended = time.perf_counter()
-    held = sum(int((holding.catalogue_rows >= 0).sum()) for holding in inventory.holdings)
-    if not computed == held == catalogue.table.num_rows:
-        raise SystemExit(
-            f"{catalogue.table.num_rows} rows, {computed} computed, {held} held: rows were lost or doubled"
-        )
-    subprocess.run(["rm", "-rf", str(out)], check=True)
+def _measure(
+    photos: list[Path], folder: Path, rows: int, choices: argparse.Namespace, before: dict[str, Any] | None
+) -> dict[str, Any]:
+    _link(photos, folder, range(rows))
+    found = _in_process("run", folder, choices)
+    each = {name: seconds / rows * 1e6 for name, seconds in found["seconds"].items()}
+    said = ", ".join(f"{name} {us:.1f}" for name, us in each.items() if us >= 0.05)
+    memory = f"{found['driver_mb']:,.0f} MB{_verdict(found['driver_mb'], _MEMORY.get(rows))}"
+    print(f"{rows:,} rows, {choices.engine} engine\n  driver {memory}, {found['base_mb']:,.0f} MB before the first row")
+    print(f"  microseconds per row: {said}")
+    if before:
+        ratio = each["total"] / before["total"]
+        print(f"  a row costs {ratio:.2f} times what it did before{_verdict(ratio, _FLAT)}")
+    sys.stdout.flush()
+    _link(photos, folder, range(rows, rows + _MORE))
+    more = _in_process("run", folder, choices)
+    first, listed = more["first_embedding_s"], more["listed_s"]
+    print(
+        f"  {_MORE:,} more: the first embedding after {first:.1f} s, of which listing {listed:.1f} s and planning "
+        f"{first - listed:.1f} s; all after {more['seconds']['total']:.1f} s; driver {more['driver_mb']:,.0f} MB",
+        flush=True,
+    )
+    if not choices.no_year:
+        year = _in_process("year", folder, choices)
+        days = ", ".join(f"day {day}: {seconds:.1f} s" for day, seconds in year["planned"].items())
+        print(f"  {_DAYS} increments: planning {year['total_s'] / 60:.1f} minutes in all ({days})", flush=True)
+    for path in (folder, _out(folder)):
+        subprocess.run(["rm", "-rf", str(path)], check=True)
+    return each
+
+
+def _verdict(value: float, most: float | None) -> str:
+    return "" if most is None else f" (at most {most:g}: {'met' if value <= most else 'NOT met'})"
+
+
+def _in_process(what: str, folder: Path, choices: argparse.Namespace) -> dict[str, Any]:
+    master = ["--master", choices.master] if choices.master else []
+    asked = ["--engine", choices.engine, "--workers", str(choices.workers), *master]
+    command = [sys.executable, "-m", "benchmarks.rows", "--one", what, "--folder", str(folder), *asked]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+class _Watched(Silent):
+    """Remembers when embeddings are planned for, and when the first is there."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.step = ""
+        self.at: dict[str, float] = {}
+
+    def start(self, step: str, total: int | None) -> None:  # noqa: ARG002
+        self.step = step
+        self.at.setdefault(step, time.perf_counter() - self.began)
+
+    def advance(self, photos: int) -> None:  # noqa: ARG002
+        if self.step == "embeddings":
+            self.at.setdefault("first", time.perf_counter() - self.began)
+
+
+def _run(folder: Path, choices: argparse.Namespace) -> dict[str, Any]:
+    base, watched = _driver_mb(), _Watched()
+    spark = ("spark.driver.memory=1g",) if choices.engine == "spark" else ()
+    config = RunConfig(
+        sources=(str(folder),), out=str(_out(folder)), backbone=str(folder.parent / "tiny.onnx"), engine=choices.engine,
+        master=choices.master, spark_conf=spark, workers=choices.workers,
+    )  # fmt: skip
+    record = run(config, progress=watched)
+    driver_mb = _driver_mb()
+    photos = sum(len(names) for _, _, names in os.walk(folder))
+    if not record["photos"] == record["ok"] == photos:
+        raise SystemExit(f"{photos} photos, {record['photos']} listed, {record['ok']} held: rows were lost or doubled")
     return {
-        "before_mb": before,
-        "driver_mb": _driver_mb(),
-        "catalogue": listed - started,
-        "planning": planned - listed,
-        "embed": ended - planned,
+        "base_mb": base,
+        "driver_mb": driver_mb,
+        "seconds": record["seconds"],
+        "listed_s": record["seconds"]["catalogue"],
+        "first_embedding_s": watched.at["first"],
     }
+
+
+def _year(folder: Path) -> dict[str, Any]:
+    """Plan for 1,000 new photos on some days of a year; the photos of the days before are in the table, in files of their own."""
+    [prefix] = [path.name for path in (_out(folder) / "embeddings").iterdir()]
+    stored = EmbeddingTable(str(_out(folder)), f"embeddings/{prefix}")
+    schema = pa.schema([("uri", pa.large_string()), ("version", pa.large_string()), ("day", pa.int16())])
+    every = SortedRuns("uri")
+    for batch in list_photos([str(folder)]).listed.texts.batches(["uri", "version"]):
+        every.add(batch.append_column("day", pa.array(np.zeros(batch.num_rows, np.int16))).cast(schema))
+    labels = sorted(root for root, _, names in os.walk(folder) if names)
+    for day in range(1, _DAYS + 1):
+        uris = sorted(f"{labels[at % len(labels)]}/day {day:03d}, {at:04d}.jpg" for at in range(_MORE))
+        every.add(pa.RecordBatch.from_pydict({"uri": uris, "version": ["1"] * _MORE, "day": [day] * _MORE}, schema))
+    photos = Spool(schema, "uri")
+    for table in every.merged():
+        photos.append(table)
+    photos.close()
+    days = np.concatenate([batch.column("day").to_numpy() for batch in photos.batches(["day"])])
+    planned = {}
+    for day in range(1, _DAYS + 1):
+        if day in _PLANNED:
+            today = photos.filter(days <= day)
+            started = time.perf_counter()
+            inventory = take(stored, today)
+            plan(today, inventory, inventory.absent)
+            planned[day] = time.perf_counter() - started
+            if len(inventory.absent) != _MORE:
+                raise SystemExit(f"day {day}: {len(inventory.absent)} photos are new; expected {_MORE}")
+        new = photos.take(np.flatnonzero(days == day), ["uri", "version"])
+        file = stored.write(f"{day:08x}-000000-0000", _rows(new), 0)
+        stored.commit([file], epoch=0)
+    total = np.interp(range(1, _DAYS + 1), list(planned), list(planned.values())).sum()
+    return {"total_s": float(total), "planned": planned}
+
+
+def _rows(photos: pa.Table) -> pa.Table:
+    """Return embeddings as a worker would write them."""
+    n = photos.num_rows
+    values = pa.array(np.zeros(n * _D, np.float32))
+    columns: dict[str, Any] = {
+        "uri": photos["uri"].cast(pa.string()),
+        "version": photos["version"].cast(pa.string()),
+        "sha256": ["0" * 64] * n,
+        "width": [100] * n,
+        "height": [100] * n,
+        "brightness": [0.5] * n,
+        "sharpness": [0.5] * n,
+        "status": ["ok"] * n,
+        "error": [None] * n,
+        "embedding": pa.FixedSizeListArray.from_arrays(values, _D),
+    }
+    return pa.table(columns).cast(embeddings(_D))
+
+
+def _out(folder: Path) -> Path:
+    return folder.parent / f"out-{folder.name}"
 
 
 def _driver_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
-def _link(photos: list[Path], folder: Path, rows: int) -> None:
+def _link(photos: list[Path], folder: Path, numbers: range) -> None:
     """Give the photos as many names as it takes; a file system allows some ten thousand of one file."""
-    for at in range(rows):
+    made: set[Path] = set()
+    for at in numbers:
         photo = photos[at % len(photos)]
         place = folder / photo.parent.parent.name / f"{photo.parent.name} {at // 20_000}"
-        if at < len(photos) or at % 20_000 < len(photos):
+        if place not in made:
             place.mkdir(parents=True, exist_ok=True)
+            made.add(place)
         os.link(photo, place / f"{at}_{photo.name}")
 
 

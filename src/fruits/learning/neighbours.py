@@ -7,7 +7,7 @@ Exact, by blocks of matrix products in O(n m k); for n = m = 26,000 and k = 256 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,17 @@ _CHUNK: Final = 16_384
 LEAK_LIMIT: Final = 0.05
 #: Share of retouched copies that must be recognised as such.
 COPIES_SHARE: Final = 0.95
+
+
+class ByRow(Protocol):
+    """Numbers of n photos, by row: an array of shape (n, k), or one that is read when rows are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, k)."""
+        ...
+
+    def __getitem__(self, rows: NDArray[Any], /) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +166,8 @@ def nearest(
 
 def nearest_distance(
     queries: NDArray[np.float32],
-    rows: NDArray[np.float32],
-    bank: NDArray[np.int64],
+    rows: ByRow,
+    bank: NDArray[Any],
     *,
     other_than: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
 ) -> NDArray[np.float32]:
@@ -166,7 +177,7 @@ def nearest_distance(
     ----------
     queries : float32 array, shape (m, k)
         Unit rows.
-    rows : float32 array, shape (n, k)
+    rows : array, or features that lie in a file, shape (n, k)
         Not normalised: scaled in chunks during the comparison, which avoids a copy of all rows.
     bank : int64 array
         Row numbers of the bank.

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fruits.storage.schemas import WORK
-from fruits.storage.spool import ROWS_PER_BATCH, Spool, Words, is_sorted
+from fruits.storage.spool import ROWS_PER_BATCH, Spool, Words, is_sorted, spans
 from fruits.storage.table import EmbeddingTable, File, Snapshot
 
 #: Rows of a chunk; with fewer, merging moments would cost more than the matrix products when d is large.
@@ -202,19 +202,12 @@ def plan(catalogue: pa.Table | Spool, inventory: Inventory, rows: NDArray[Any]) 
     per_shard = ROWS_PER_CHUNK
     while per_shard > _FEWEST_ROWS and per_shard * _SHARDS > len(rows):
         per_shard //= 2
-    while per_shard < ROWS_PER_CHUNK and len(_starts(place // per_shard)) * _FEWEST_ROWS > 2 * len(rows):
+    while per_shard < ROWS_PER_CHUNK and len(spans(place // per_shard)) * _FEWEST_ROWS > 2 * len(rows):
         per_shard *= 2  # rows far apart, such as failed ones
-    starts = _starts(place // per_shard)
+    starts = np.array([start for start, _ in spans(place // per_shard)], np.int64)
     firsts = place[starts] // per_shard * per_shard
     names = [f"{mine}-{at // ROWS_PER_CHUNK:06d}-{at % ROWS_PER_CHUNK:04d}" for at in firsts.tolist()]
     return Plan(photos, rows, starts, names)
-
-
-def _starts(ascending: NDArray[Any]) -> NDArray[np.int64]:
-    """Return where each run of equal numbers begins."""
-    begins = np.ones(len(ascending), bool)
-    np.not_equal(ascending[1:], ascending[:-1], out=begins[1:])
-    return np.flatnonzero(begins)
 
 
 def generation(catalogue: pa.Table | Spool) -> str:

@@ -7,6 +7,7 @@ sorted runs. Temporary files have no name, so that nothing is left when a proces
 from __future__ import annotations
 
 import tempfile
+import weakref
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -125,8 +126,7 @@ class Spool:
         schema = pa.schema([self.schema.field(name) for name in names])
         order = np.argsort(rows, kind="stable")
         wanted, found = rows[order], []
-        starts = np.flatnonzero(np.diff(wanted // ROWS_PER_BATCH, prepend=-1))
-        for start, stop in zip(starts, [*starts[1:], len(wanted)], strict=True):
+        for start, stop in spans(wanted // ROWS_PER_BATCH):
             number = int(wanted[start]) // ROWS_PER_BATCH
             some = self.batch(number, names).take(pa.array(wanted[start:stop] - number * ROWS_PER_BATCH))
             found.append(some)
@@ -159,7 +159,8 @@ class Spool:
             return
         with on_disk():
             if self._writer is None:
-                self._file = tempfile.TemporaryFile(prefix="fruits-rows-")  # noqa: SIM115 - closed when this object goes
+                self._file = tempfile.TemporaryFile(prefix="fruits-rows-")  # noqa: SIM115
+                weakref.finalize(self, self._file.close)
                 self._writer = pq.ParquetWriter(self._file, self.schema, compression="zstd", use_dictionary=False)
             for one in [*self._kept, batch]:
                 self._writer.write_batch(one, row_group_size=ROWS_PER_BATCH)
@@ -226,7 +227,8 @@ class SortedRuns:
         table = self._sorted_run()
         with on_disk():
             if self._writer is None:
-                self._file = tempfile.TemporaryFile(prefix="fruits-runs-")  # noqa: SIM115 - closed after merging
+                self._file = tempfile.TemporaryFile(prefix="fruits-runs-")  # noqa: SIM115
+                weakref.finalize(self, self._file.close)
                 options = pa.ipc.IpcWriteOptions(compression="lz4")
                 self._writer = pa.ipc.new_file(self._file, table.schema, options=options)
             first = self._blocks
@@ -273,6 +275,14 @@ class _Head:
         count = len(rows) if end is None else bisect_right(Words(rows[self._key]), end)
         self._rows = rows.slice(count)
         return rows.slice(0, count)
+
+
+def spans(ascending: NDArray[Any]) -> list[tuple[int, int]]:
+    """Return where each run of equal numbers begins and ends."""
+    begins = np.ones(len(ascending), bool)
+    np.not_equal(ascending[1:], ascending[:-1], out=begins[1:])
+    starts = np.flatnonzero(begins).tolist()
+    return list(zip(starts, [*starts[1:], len(ascending)][: len(starts)], strict=True))
 
 
 class Words(Sequence[str]):

@@ -24,6 +24,7 @@ from fruits.learning.drift import Drift
 from fruits.learning.heads import MAX_ROWS, Head, softmax
 from fruits.learning.heads.logistic import LogisticHead, scale_of
 from fruits.learning.moments import Moments
+from fruits.learning.neighbours import ByRow
 from fruits.learning.out_of_distribution import Known
 from fruits.learning.pca import PCA
 from fruits.photos.decoding.quality import Limits
@@ -33,6 +34,7 @@ from fruits.storage.listed import Listed
 from fruits.storage.objects import Objects
 from fruits.storage.sanitising import json_text
 from fruits.storage.table import EmbeddingTable, File
+from fruits.training.features import blocks
 from fruits.training.projection import ProjectStage, shards_of
 from fruits.training.training_set import Rows, in_chunks, read_embeddings, vectors_of
 
@@ -311,9 +313,8 @@ def project_rows(
     components: int,
     wanted: NDArray[np.int64],
     n: int,
-    progress: Callable[[int], None] = lambda _: None,
 ) -> NDArray[np.float32]:
-    """Return the features of some catalogue rows.
+    """Return the features of some catalogue rows, in memory.
 
     Parameters
     ----------
@@ -328,14 +329,13 @@ def project_rows(
     -------
     float32 array, shape (m, k)
     """
-    position = np.full(n, -1, np.int64)
+    position = np.full(n, -1, np.int32)
     position[wanted] = np.arange(len(wanted))
     features = np.empty((len(wanted), components), np.float32)
     for group in in_chunks(inventory):
         vectors, at = read_embeddings(stored, group)
         to = position[at]
         features[to[to >= 0]] = pca.transform(vectors[to >= 0], components)
-        progress(len(at))
     return features
 
 
@@ -368,7 +368,7 @@ def head_by_engine(
 
 
 def fit_recogniser(
-    features: NDArray[np.float32],
+    features: ByRow,
     rows: Rows,
     choice: Choice,
     seed: int,
@@ -382,7 +382,7 @@ def fit_recogniser(
 
     Parameters
     ----------
-    features : float32 array, shape (number of rows that are ok, k)
+    features : Features, shape (number of rows that are ok, k)
     weights : float64 array, shape (n,), optional
         Weight of each catalogue row.
     fit_on_engine : callable, optional
@@ -417,14 +417,16 @@ def fit_recogniser(
     return Recogniser(head, [rows.names[label] for label in learnt], len(every), known)
 
 
-def drift(choice: Choice, recogniser: Recogniser, features: NDArray[np.float32], rows: Rows) -> Drift:
+def drift(choice: Choice, recogniser: Recogniser, features: ByRow, rows: Rows, seed: int) -> Drift:
     """Return the reference distribution of the training photos, with which a service measures drift.
+
+    With more than ``MAX_ROWS`` training photos, that of a random sample of that size.
 
     Parameters
     ----------
-    features : float32 array, shape (number of rows that are ok, k)
+    features : Features, shape (number of rows that are ok, k)
     """
-    trained = features[rows.of_split("train")[rows.ok]]
+    trained = features[_sample(np.flatnonzero(rows.of_split("train")[rows.ok]), seed)]
     if choice.held_back:
         ood_score = choice.held_back.known.ood_score(choice.held_back.features, choice.held_back.probabilities)
     else:
@@ -432,15 +434,16 @@ def drift(choice: Choice, recogniser: Recogniser, features: NDArray[np.float32],
     return Drift.of(trained, ood_score)
 
 
-def photo_limits(stored: EmbeddingTable, inventory: Inventory, rows: Rows, size: int) -> Limits:
-    """Return the limits for dark, blurred and small photos, derived from the training photos.
+def photo_limits(stored: EmbeddingTable, inventory: Inventory, rows: Rows, size: int, seed: int) -> Limits:
+    """Return the limits for dark, blurred and small photos, derived from the training photos, or a sample of ``MAX_ROWS``.
 
     Parameters
     ----------
     size : int
         Side of the network's input.
     """
-    learnt = rows.of_split("train") & rows.ok
+    learnt = np.zeros(len(rows.ok), bool)
+    learnt[_sample(rows.training, seed)] = True
     found: list[NDArray[np.float32]] = []
     for holding in inventory.holdings:
         wanted = holding.catalogue_rows >= 0
@@ -452,20 +455,23 @@ def photo_limits(stored: EmbeddingTable, inventory: Inventory, rows: Rows, size:
     return Limits.of(brightness, sharpness, size)
 
 
-def save_features(
-    objects: Objects, listed: Listed, rows: Rows, features: NDArray[np.float32], metadata: dict[str, Any]
-) -> None:
+def _sample(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Return at most ``MAX_ROWS`` of some rows, in order; which ones depends on their number and the seed only."""
+    return rows if len(rows) <= MAX_ROWS else np.sort(np.random.default_rng(seed).choice(rows, MAX_ROWS, replace=False))
+
+
+def save_features(objects: Objects, listed: Listed, rows: Rows, features: ByRow, metadata: dict[str, Any]) -> None:
     """Write ``features.parquet``: the ok rows in the catalogue's order, with a description in the schema metadata."""
     schema = schemas.features(features.shape[1]).with_metadata({"fruits": json_text(metadata)})
-    kept = np.flatnonzero(rows.ok)
+    start = 0
     with objects.writer("features.parquet") as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
-        for start in range(0, len(kept), ROWS_PER_CHUNK):
-            at = kept[start : start + ROWS_PER_CHUNK]
-            given = listed.take(at, ["uri", "label", "split", "source"]).combine_chunks()
-            values = pa.array(features[start : start + len(at)].reshape(-1))
+        for kept in blocks(np.flatnonzero(rows.ok), ROWS_PER_CHUNK):
+            given = listed.take(kept, ["uri", "label", "split", "source"]).combine_chunks()
+            values = pa.array(features[np.arange(start, start + len(kept))].reshape(-1))
             columns = [column.chunk(0).cast(pa.string()) for column in given.columns]
             columns.append(pa.FixedSizeListArray.from_arrays(values, features.shape[1]))
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+            start += len(kept)
 
 
 def _to_batch(pair: list[Moments]) -> pa.RecordBatch:

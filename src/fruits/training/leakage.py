@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fruits.embedding.backbone import BATCH_SIZE, Embedder, usable
 from fruits.errors import ImageDecodeError, StoreError, counted
 from fruits.learning.moments import unit
-from fruits.learning.neighbours import LEAK_LIMIT, NearDuplicates, nearest_distance
+from fruits.learning.neighbours import LEAK_LIMIT, ByRow, NearDuplicates, nearest_distance
 from fruits.learning.pca import PCA
 from fruits.photos.catalogue.sequences import ImageSequences
 from fruits.photos.decoding.decoder import own_decoder
@@ -28,7 +28,7 @@ from fruits.photos.reading.reading import read_photos
 from fruits.storage.inventory import Inventory
 from fruits.storage.listed import Listed
 from fruits.training.embed import Prepared
-from fruits.training.fit import project_rows
+from fruits.training.features import Features, Part, positions, project_all
 from fruits.training.training_set import Rows
 
 #: Maximum number of components for nearest-neighbour search: enough to separate photos that are not alike.
@@ -71,7 +71,7 @@ def check(
     prepared: Prepared,
     inventory: Inventory,
     pca: PCA,
-    features: NDArray[np.float32],
+    features: Features,
     numbers_tell: bool,
 ) -> Checked:
     """Search the training photos for near-duplicates of test photos and for neighbours in image sequences.
@@ -86,7 +86,7 @@ def check(
     rows : Rows
     listed : Listed
         The catalogue.
-    features : float32 array, shape (number of rows that are ok, k)
+    features : Features, shape (number of rows that are ok, k)
     numbers_tell : bool
         Whether numbers in file names may indicate image sequences.
     """
@@ -108,22 +108,21 @@ def check(
     except StoreError:  # photos were removed during the run: no reason to fail
         return Checked(None, *_groups(asked, rows, no_sequences))
     if features.shape[1] < (least := min(_LEAST_COMPONENTS, pca.max_components)):
-        every = np.flatnonzero(rows.ok)
-        features = project_rows(prepared.stored, inventory, pca, least, every, len(rows.ok))
-    features = features[:, :NEIGHBOUR_COMPONENTS]
-    at = np.cumsum(rows.ok) - 1  # catalogue row -> row of features
+        features = project_all(prepared.stored, inventory, pca, least, rows.ok)
+    short = features.first(NEIGHBOUR_COMPONENTS)
+    at = positions(rows.ok)  # catalogue row -> row of features
     bank, labels = at[train], rows.label[train]
 
     some = _sample(np.arange(len(train)), _TRAINING_PHOTOS)
-    others = nearest_distance(unit(features[bank[some]]), features, bank, other_than=(labels[some], labels))
-    copied = unit(pca.transform(copies.embeddings, features.shape[1]))
-    duplicates = NearDuplicates.of(unit(features[at[few[copies.rows]]]), copied, others)
+    others = nearest_distance(unit(short[bank[some]]), short, bank, other_than=(labels[some], labels))
+    copied = unit(pca.transform(copies.embeddings, short.shape[1]))
+    duplicates = NearDuplicates.of(unit(short[at[few[copies.rows]]]), copied, others)
 
     sequences = no_sequences
     if numbers_tell:
-        sequences = _sequences(np.union1d(train, asked), rows, listed, features, at, duplicates.threshold)
+        sequences = _sequences(np.union1d(train, asked), rows, listed, short, at, duplicates.threshold)
     sampled = _sample(asked, _TEST_PHOTOS)
-    near = nearest_distance(unit(features[at[sampled]]), features, bank) <= duplicates.threshold
+    near = nearest_distance(unit(short[at[sampled]]), short, bank) <= duplicates.threshold
     frame = _beside(sequences, rows.of_split("train"))[sampled]
     group = rows.group[sampled]
     given = (group < 0) & np.isin(group, rows.group[train])
@@ -140,7 +139,7 @@ def check(
     return Checked(leakage, *_groups(asked, rows, sequences))
 
 
-def confirmed_sequences(sequences: ImageSequences, features: NDArray[np.float32], threshold: float) -> ImageSequences:
+def confirmed_sequences(sequences: ImageSequences, features: ByRow, threshold: float) -> ImageSequences:
     """Return the sequences in which at least half of the consecutive frames are near-duplicates.
 
     Other numbered series, such as holiday photos, are no image sequences.
@@ -149,7 +148,7 @@ def confirmed_sequences(sequences: ImageSequences, features: NDArray[np.float32]
     ----------
     sequences : ImageSequences
         Candidate sequences of n photos.
-    features : float32 array, shape (n, k)
+    features : array or Features, shape (n, k)
     """
     in_none = np.zeros(len(sequences.sequence), bool)
     for frames in _in_order(sequences):
@@ -246,8 +245,8 @@ def _sequences(
     wanted: NDArray[np.int64],
     rows: Rows,
     listed: Listed,
-    features: NDArray[np.float32],
-    at: NDArray[np.int64],
+    features: ByRow,
+    at: NDArray[Any],
     threshold: float,
 ) -> ImageSequences:
     """Return the confirmed sequences among some catalogue rows, as arrays over all; groups of a manifest are excluded."""
@@ -256,7 +255,7 @@ def _sequences(
     in_one = np.flatnonzero(found.sequence >= 0)
     wanted = wanted[in_one]
     found = ImageSequences(found.sequence[in_one], found.axis[in_one], found.turn[in_one])
-    found = confirmed_sequences(found, features[at[wanted]], threshold)
+    found = confirmed_sequences(found, Part(features, at[wanted]), threshold)
     n = len(rows.ok)
     sequence, axis, turn = np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.zeros(n)
     sequence[wanted], axis[wanted], turn[wanted] = found.sequence, found.axis, found.turn

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from fruits.config import RunConfig
 from fruits.embedding.session import usable_device
@@ -46,6 +45,7 @@ from fruits.storage.upkeep import keep
 from fruits.training import finished, leakage
 from fruits.training import fit as fitting
 from fruits.training import run_record as records
+from fruits.training import scores as scoring
 from fruits.training.certainty import certainty_by
 from fruits.training.embed import (
     TRAINING_PHOTOS,
@@ -57,6 +57,7 @@ from fruits.training.embed import (
     prepare,
     repair_embeddings,
 )
+from fruits.training.features import Features, Part, project_all
 from fruits.training.training_set import Rows, grouped_by_clusters, in_chunks, read_rows, seen_rows, source_names
 
 
@@ -268,30 +269,27 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
         )  # fmt: skip
         _say_what_was_chosen(choice, step.progress)
     with step("features", job.counts["photos"]):
-        usable = np.flatnonzero(rows.ok)
-        features = fitting.project_rows(
-            stored, inventory, pca, choice.components, usable, len(rows.ok), step.progress.advance
-        )
+        features = project_all(stored, inventory, pca, choice.components, rows.ok, step.progress.advance)
         about = {"identity": job.identity, "components": choice.components, "backbone": prepared.card.name}
         fitting.save_features(objects, catalogue.listed, rows, features, about)
     with step("head"):
         fit_on_engine = fitting.head_by_engine(engine, stored, inventory, pca, choice)
         recogniser = fitting.fit_recogniser(features, rows, choice, config.seed, weights, fit_on_engine)
         taxonomy = Taxonomy.of(recogniser.labels, config.taxonomy)
-        limits = fitting.photo_limits(stored, inventory, rows, prepared.preprocessing.size)
+        limits = fitting.photo_limits(stored, inventory, rows, prepared.preprocessing.size, config.seed)
         certainty, coverage = certainty_by(choice, rows, limits, config.taxonomy, config.min_precision)
-        drift = fitting.drift(choice, recogniser, features, rows)
+        drift = fitting.drift(choice, recogniser, features, rows, config.seed)
     with step("gallery"):
         gallery = _gallery(config, catalogue, rows, features, recogniser.labels)
     with step("leakage"):
-        asked = records.Asked.of(rows, recogniser.labels)
+        asked = scoring.Asked.of(rows, recogniser.labels)
         checked = leakage.check(
             asked.rows, rows, listed=catalogue.listed, access=catalogue.access, prepared=prepared,
             inventory=inventory, pca=pca, features=features, numbers_tell=grouped_by == "names",
         )  # fmt: skip
     with step("metrics", shown=False):
-        scores = records.scores(
-            catalogue, rows, features, recogniser, taxonomy, certainty, choice, asked=asked,
+        scores = scoring.scores(
+            catalogue.listed, rows, features, recogniser, taxonomy, certainty, choice, asked=asked,
             grouped_by=checked.grouped_by, groups=checked.groups,
         )  # fmt: skip
     return _Fitted(
@@ -457,16 +455,14 @@ def _say_what_was_chosen(choice: fitting.Choice, progress: Progress) -> None:
         )
 
 
-def _gallery(
-    config: RunConfig, catalogue: Catalogue, rows: Rows, features: NDArray[np.float32], labels: list[str]
-) -> Gallery:
+def _gallery(config: RunConfig, catalogue: Catalogue, rows: Rows, features: Features, labels: list[str]) -> Gallery:
     """Choose training photos to show beside answers, and make their thumbnails."""
     if not config.gallery:
         return Gallery.empty(features.shape[1])
     number_of = {name: number for number, name in enumerate(labels)}
     numbers = np.array([number_of.get(name, -1) for name in rows.names])[rows.label[rows.ok]]
     trained = np.flatnonzero(rows.of_split("train")[rows.ok])
-    chosen = trained[choose(features[trained], numbers[trained], config.gallery)]
+    chosen = trained[choose(Part(features, trained), numbers[trained], config.gallery)]
     uris = catalogue.listed.uris(np.flatnonzero(rows.ok)[chosen])
     return Gallery.of(features[chosen], numbers[chosen], gallery_thumbnails(uris, SIDE, QUALITY, catalogue.access))
 

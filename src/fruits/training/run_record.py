@@ -11,13 +11,12 @@ import io
 import json
 import platform
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 import fruits
 from fruits import extensions
@@ -25,15 +24,10 @@ from fruits.config import RunConfig
 from fruits.embedding.backbone import computation_id, releases
 from fruits.embedding.card import Card
 from fruits.errors import StoreError, TooManyRejectedError, command, counted, option
-from fruits.learning import metrics
-from fruits.learning.calibration import calibration_floor
-from fruits.learning.folds import interval
-from fruits.learning.heads import softmax
 from fruits.learning.pca import PCA
 from fruits.learning.validation import Trial
 from fruits.photos.catalogue.catalogue import Catalogue, labels_without_training
 from fruits.photos.decoding.images import Preprocessing
-from fruits.recogniser.answers import OUTCOMES, Certainty, decide
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage import schemas
 from fruits.storage.inventory import Inventory
@@ -42,7 +36,6 @@ from fruits.storage.runs import RECORD, Place
 from fruits.storage.sanitising import csv_cell, json_text, printable
 from fruits.storage.spool import ROWS_PER_BATCH
 from fruits.training.fit import Choice, Recogniser
-from fruits.training.training_set import Rows
 
 FORMAT: Final = 2
 #: Keys that readers of a record rely on.
@@ -227,193 +220,9 @@ def _trial(trial: Trial, parameter: str) -> dict[str, Any]:
     return {parameter if name == "setting" else name: value for name, value in asdict(trial).items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """The photos that a recogniser is scored on: the test split, or val if there is no test split.
-
-    Photos whose label has no training photo are left out, since no head could name them; they are counted.
-
-    Attributes
-    ----------
-    split : str
-        ``test`` or ``val``; empty if there are no photos to score on.
-    rows : int64 array
-        Catalogue rows.
-    left_out : int
-        Number of photos of the split whose label was not learnt.
-    """
-
-    split: str
-    rows: NDArray[np.int64]
-    left_out: int
-
-    @classmethod
-    def of(cls, rows: Rows, labels: list[str]) -> Asked:
-        """Select the photos, given the learnt labels."""
-        learnt = np.isin(np.array(rows.names), labels)[rows.label]
-        scorable = rows.ok & learnt
-        split = next((name for name in ("test", "val") if (rows.of_split(name) & scorable).any()), "")
-        asked = np.flatnonzero(rows.of_split(split) & rows.ok)
-        known = asked[learnt[asked]]
-        return cls(split, known, len(asked) - len(known))
-
-
-def scores(
-    catalogue: Catalogue,
-    rows: Rows,
-    features: NDArray[np.float32],
-    recogniser: Recogniser,
-    taxonomy: Taxonomy,
-    certainty: Certainty,
-    choice: Choice,
-    *,
-    asked: Asked,
-    grouped_by: str,
-    groups: NDArray[np.int64],
-) -> dict[str, Any]:
-    """Score the recogniser.
-
-    With fewer than ``metrics.FEWEST_PHOTOS`` photos the calibration error is meaningless and left out.
-
-    Parameters
-    ----------
-    features : float32 array, shape (number of rows that are ok, k)
-    taxonomy : Taxonomy
-        Taxonomy of the head's labels.
-    asked : Asked
-    grouped_by : str
-        How dependent photos are grouped.
-    groups : int64 array
-        Group of each scored photo.
-
-    Returns
-    -------
-    dict
-        ``evaluated, metrics, per_label, confusions, kinds, kind_metrics, calibration, answers``; all but ``per_label``,
-        ``confusions`` and ``kinds`` are None if there are no photos to score on.
-    """
-    labels = recogniser.labels
-    number = {name: position for position, name in enumerate(labels)}
-    learnt = np.array([number.get(name, -1) for name in rows.names], np.int64)
-    position = np.cumsum(rows.ok) - 1
-    known, enough = asked.rows, len(asked.rows) >= metrics.FEWEST_PHOTOS
-    per_label_counts = {
-        "train": np.bincount(rows.label[rows.of_split("train") & rows.ok], minlength=len(rows.names)),
-        "evaluated": np.bincount(rows.label[known], minlength=len(rows.names)),
-    }
-    values, confused = None, []
-    found: dict[str, Any] = {"kind_metrics": None, "calibration": None, "answers": None}
-    if len(known):
-        own = features[position[known]]
-        probabilities, truth = recogniser.head.predict_proba(own), learnt[rows.label[known]]
-        predicted = probabilities.argmax(axis=1)
-        counts = metrics.Counts.of(probabilities, truth)
-        values = metrics.evaluate(counts, labels)
-        values["accuracyInterval"] = list(interval(predicted == truth, groups))
-        pairs = counts.confusions()[:_CONFUSIONS_KEPT]
-        for pair in pairs:
-            at = known[(truth == pair.label) & (predicted == pair.predicted)][:_WRONG_KEPT]
-            named = {"label": labels[pair.label], "predicted": labels[pair.predicted]}
-            confused.append({**named, "count": pair.count, "share": pair.share, "uris": catalogue.listed.uris(at)})
-        found["kind_metrics"] = _kind_metrics(probabilities, truth, taxonomy, groups)
-        if enough:
-            found["calibration"] = _calibration(
-                probabilities, truth, choice, recogniser.head.scaled_logits(own), counts.bins
-            )
-        else:
-            values["expectedCalibrationError"] = found["kind_metrics"]["expectedCalibrationError"] = None
-        ood_score = recogniser.known.ood_score(own, probabilities)
-        found["answers"] = _told(probabilities, ood_score, truth, taxonomy, certainty)
-    per_label = []
-    for code, name in enumerate(rows.names):
-        given = {kind: int(count[code]) for kind, count in per_label_counts.items()}
-        of = {key: values[f"{key}ByLabel"].get(name) if values else None for key in ("precision", "recall", "fMeasure")}
-        per_label.append({"label": name, **given, **of})
-    evaluated = None
-    if len(known):
-        evaluated = {"split": asked.split, "photos": len(known), "left_out_photos": asked.left_out}
-        evaluated |= {
-            "too_few_to_say": not enough,
-            "groups": len(np.unique(groups)),
-            "grouped_by": grouped_by,
-        }
-    return {
-        "evaluated": evaluated,
-        "metrics": values,
-        "per_label": per_label,
-        "confusions": confused,
-        "kinds": len(taxonomy.kinds),
-        **found,
-    }
-
-
 def wrong(record: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
     """Return the uris of misclassified photos by (label, predicted), most photos first, from a run record."""
     return {(pair["label"], pair["predicted"]): pair["uris"] for pair in record["confusions"]}
-
-
-def _kind_metrics(
-    probabilities: NDArray[np.float32], truth: NDArray[np.int64], taxonomy: Taxonomy, groups: NDArray[np.int64]
-) -> dict[str, Any]:
-    """Return the metrics of kinds instead of labels."""
-    by_kind, kind = taxonomy.by_kind(probabilities), np.array(taxonomy.kind_of)[truth]
-    counts = metrics.Counts.of(by_kind, kind)
-    return {
-        "kinds": len(taxonomy.kinds),
-        "accuracy": metrics.accuracy(counts),
-        "accuracyInterval": list(interval(by_kind.argmax(axis=1) == kind, groups)),
-        "top3Accuracy": metrics.top3_accuracy(counts),
-        "expectedCalibrationError": metrics.calibration_error(counts),
-    }
-
-
-def _calibration(
-    probabilities: NDArray[np.float32],
-    truth: NDArray[np.int64],
-    choice: Choice,
-    logits: NDArray[np.float32],
-    bins: metrics.Bins,
-) -> dict[str, Any]:
-    """Return the calibration of probabilities, before and after temperature scaling."""
-    held_back = choice.held_back
-    temperature = held_back.temperature if held_back else 1.0
-    before = softmax(logits * np.float32(temperature))
-    return {
-        "temperature": temperature,
-        "validation_photos": len(held_back.answers.truth) if held_back else 0,
-        "expectedCalibrationError": bins.error,
-        "uncalibrated": metrics.expected_calibration_error(before.max(axis=1), before.argmax(axis=1) == truth),
-        "noise_floor": calibration_floor(probabilities.max(axis=1)),
-        "bins": bins.rows(),
-    }
-
-
-def _told(
-    probabilities: NDArray[np.float32],
-    ood_score: NDArray[np.float32],
-    truth: NDArray[np.int64],
-    taxonomy: Taxonomy,
-    certainty: Certainty,
-) -> dict[str, Any]:
-    """Return the outcomes for these photos, and the share that is right."""
-    decisions = decide(probabilities, ood_score, taxonomy, certainty)
-    kind, variety = np.array(taxonomy.kind_of)[truth], np.array(taxonomy.variety_of)[truth]
-    right = {
-        "variety": decisions.variety == variety,
-        "kind": decisions.kinds[:, 0] == kind,
-        "probable": decisions.kinds[:, 0] == kind,
-        "unsure": (decisions.kinds == kind[:, None]).any(axis=1),
-    }
-    outcomes = []
-    for number, outcome in enumerate(OUTCOMES):
-        so = decisions.outcome == number
-        hits = float(right[outcome][so].mean()) if outcome in right and so.any() else None
-        outcomes.append({"outcome": outcome, "photos": int(so.sum()), "share": float(so.mean()), "right": hits})
-    limits = certainty.limits.as_dict()
-    named = {name: getattr(certainty, name) for name in ("variety", "kind", "probable")}
-    thresholds = {**named, "unknown": certainty.as_dict()["ood_limit"]}
-    accepted = float((ood_score <= certainty.ood_limit).mean())
-    return {"thresholds": {**thresholds, **limits}, "outcomes": outcomes, "accepted": accepted}
 
 
 def identity(

@@ -704,7 +704,7 @@ def test_a_catalogue_on_disk_equals_one_in_memory(tmp_path: Path, monkeypatch: p
     assert on_disk.table["uri"].to_pylist() == sorted(on_disk.table["uri"].to_pylist())
     for name in ("split_origin", "group_origin", "sources", "left_aside", "examples"):
         assert getattr(on_disk, name) == getattr(in_memory, name)
-    rows = np.array([30, 2, 2, 17])
+    rows = np.array([20, 2, 2, 17])
     columns = ["label", "uri", "group"]
     assert on_disk.listed.take(rows, columns).equals(expected.select(columns).take(pa.array(rows)))
 
