@@ -36,7 +36,7 @@ from fruits.learning.pca import project
 from fruits.photos.decoding.decoder import Size, own_decoder
 from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.decoding.quality import measure
-from fruits.recogniser.answers import Answer, Certainty, answers, decide
+from fruits.recogniser.answers import Answer, Certainty, answers
 from fruits.recogniser.bundle_files import (
     FORMAT_VERSION,
     MANIFEST,
@@ -48,6 +48,7 @@ from fruits.recogniser.bundle_files import (
     read_files,
     replace_folder,
 )
+from fruits.recogniser.classifier import Classifier
 from fruits.recogniser.explain import Evidence, Explanation, as_jpeg
 from fruits.recogniser.gallery import Gallery
 from fruits.recogniser.taxonomy import Taxonomy
@@ -101,10 +102,11 @@ class Bundle:
         every = parse_arrays(files, kind, sizes={"d": self.card.embedding_size, "c": len(self.labels)})
         arrays = {name: every[name] for name in _ARRAYS}
         self._mean, self._components = arrays["mean"], arrays["components"]
-        self._head = kind(**{name: every[name] for name in kind.arrays})
+        head = kind(**{name: every[name] for name in kind.arrays})
         if (temperature := float(manifest["head"]["temperature"])) != 1:
-            self._head = self._head.temperature_scaled(temperature)
-        if (shape := np.shape(self._head.logits(np.zeros((1, self.components), np.float32)))) != (1, len(self.labels)):
+            head = head.temperature_scaled(temperature)
+        self._head = head
+        if (shape := np.shape(head.logits(np.zeros((1, self.components), np.float32)))) != (1, len(self.labels)):
             raise ValueError(f"its head gives logits of shape {shape} for a photo; expected (1, {len(self.labels)})")
         certainty = parse_object(files["certainty.json"])
         self.certainty = Certainty.parse(certainty)
@@ -117,7 +119,9 @@ class Bundle:
         if len(self.gallery) and not 0 <= self.gallery.labels.min() <= self.gallery.labels.max() < len(self.labels):
             raise ValueError("the gallery is of other labels")
         scales = (float(certainty[name]) for name in _SCALES)
-        self._known = Known(arrays["whitening"], arrays["centres"], arrays["background"], *scales)
+        known = Known(arrays["whitening"], arrays["centres"], arrays["background"], *scales)
+        #: What follows the network, for worker processes.
+        self.classifier = Classifier(self._mean, self._components, head, known, self.taxonomy, self.certainty)
         self._model = files["backbone.onnx"]
         #: The single graph, ``recognizer.onnx``, which browsers run.
         self.recognizer: bytes = files["recognizer.onnx"]
@@ -288,29 +292,27 @@ class Bundle:
     ) -> list[Answer]:
         """Return the answers for embeddings (n, d) and quality measurements of the photos, each (n,)."""
         features, probabilities, ood_score = self.classify(embeddings)
-        decisions = decide(probabilities, ood_score, self.taxonomy, self.certainty)
+        decisions = self.classifier.decide(probabilities, ood_score)
         measured = zip(brightness.tolist(), sharpness.tolist(), short_sides.tolist(), strict=True)
         advice = [self.certainty.limits.advice(*of_one) for of_one in measured]
         return answers(decisions, ood_score, features, self.taxonomy, advice)
 
     def answers_by_features(self, features: NDArray[np.float32]) -> list[Answer]:
         """Return the answers for features (n, k), without advice, which needs the pixels."""
-        probabilities = self._head.predict_proba(features)
-        ood_score = self._known.ood_score(features, probabilities)
-        decisions = decide(probabilities, ood_score, self.taxonomy, self.certainty)
+        probabilities, ood_score = self.classifier.classify(features)
+        decisions = self.classifier.decide(probabilities, ood_score)
         return answers(decisions, ood_score, features, self.taxonomy, [()] * len(features))
 
     def project(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the features (n, k) of embeddings (n, d)."""
-        return project(embeddings, self._mean, self._components)
+        return self.classifier.project(embeddings)
 
     def classify(
         self, embeddings: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Return features (n, k), probabilities (n, c) and out-of-distribution scores (n,) of embeddings (n, d)."""
         features = self.project(embeddings)
-        probabilities = self._head.predict_proba(features)
-        return features, probabilities, self._known.ood_score(features, probabilities)
+        return features, *self.classifier.classify(features)
 
 
 def save(

@@ -6,7 +6,6 @@ Both functions are short enough to serve as documentation, read from top to bott
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -14,9 +13,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from fruits.config import RunConfig
 from fruits.embedding.session import usable_device
@@ -34,7 +30,7 @@ from fruits.recogniser.answers import Certainty
 from fruits.recogniser.gallery import QUALITY, SIDE, Gallery, choose
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.report import render
-from fruits.storage import publishing, schemas
+from fruits.storage import publishing
 from fruits.storage.inventory import Inventory
 from fruits.storage.marker import claim
 from fruits.storage.objects import Objects, is_remote, reach, under
@@ -58,7 +54,8 @@ from fruits.training.embed import (
     repair_embeddings,
 )
 from fruits.training.features import Features, Part, project_all
-from fruits.training.training_set import Rows, grouped_by_clusters, in_chunks, read_rows, seen_rows, source_names
+from fruits.training.predictions import write_predictions
+from fruits.training.training_set import Rows, grouped_by_clusters, seen_rows, source_names
 
 
 def run(
@@ -351,7 +348,7 @@ def apply(
     sources : sequence of str
         Folders of photos in any layout, manifests with a column ``uri``, or single photos.
     to : str
-        Folder for ``predictions.parquet`` and the data needed to resume.
+        Folder for the predictions and the data needed to resume.
     workers : int
         Worker processes; 0 for one per core.
     engine, master, spark_conf, repair, follow_links, allow_source
@@ -403,15 +400,15 @@ def apply(
         counts = records.counts(catalogue, inventory, computed)
         with clock.step("predictions"):
             progress.start("predictions", counts["photos"])
-            outcomes = _write_predictions(objects, stored, inventory, recogniser, progress)
+            predicted = write_predictions(where, objects, stored, inventory, recogniser.classifier, progress.advance)
         seconds = {**clock.seconds, "total": clock.total()}
     return {
         **counts,
-        "outcomes": outcomes,
+        "outcomes": predicted.outcomes,
         "device": used,
         "seconds": seconds,
         "peak_memory_mb": memory.megabytes,
-        "predictions": f"{to}/predictions.parquet",
+        "predictions": f"{to}/{predicted.key}",
     }
 
 
@@ -465,36 +462,3 @@ def _gallery(config: RunConfig, catalogue: Catalogue, rows: Rows, features: Feat
     chosen = trained[choose(Part(features, trained), numbers[trained], config.gallery)]
     uris = catalogue.listed.uris(np.flatnonzero(rows.ok)[chosen])
     return Gallery.of(features[chosen], numbers[chosen], gallery_thumbnails(uris, SIDE, QUALITY, catalogue.access))
-
-
-def _write_predictions(
-    objects: Objects, stored: EmbeddingTable, inventory: Inventory, recogniser: bundles.Bundle, progress: Progress
-) -> dict[str, int]:
-    """Write ``predictions.parquet``, one row per photo, whole or not at all; return the number of photos by outcome."""
-    outcomes: Counter[str] = Counter()
-    schema = schemas.predictions(recogniser.components)
-    with (
-        objects.writer("predictions.parquet") as stream,
-        pq.ParquetWriter(stream, schema, compression="zstd") as writer,
-    ):
-        columns = ["uri", "status", "error", "width", "height", "brightness", "sharpness", "embedding"]
-        for group in in_chunks(inventory):
-            table = read_rows(stored, group, columns)[0].combine_chunks()
-            ok = pc.equal(table["status"], "ok").to_numpy()
-            vectors = table["embedding"].chunk(0).values.to_numpy(zero_copy_only=False)
-            known = table.filter(pa.array(ok))
-            sides = pc.min_element_wise(known["width"], known["height"]).to_numpy()
-            found = recogniser.answers(
-                vectors.reshape(table.num_rows, -1)[ok],
-                known["brightness"].to_numpy(),
-                known["sharpness"].to_numpy(),
-                sides,
-            )
-            outcomes.update(str(answer.outcome) for answer in found)
-            answers = iter(found)
-            rows = []
-            for given in table.select(["uri", "status", "error"]).to_pylist():
-                rows.append({**given, **(next(answers).as_row() if given["status"] == "ok" else {})})
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-            progress.advance(table.num_rows)
-    return dict(outcomes)

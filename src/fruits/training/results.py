@@ -21,12 +21,13 @@ from fruits.recogniser import bundle as bundles
 from fruits.recogniser import shipped
 from fruits.recogniser.recogniser import Recogniser
 from fruits.storage import schemas
-from fruits.storage.objects import Objects, under
+from fruits.storage.objects import under
 from fruits.storage.runs import REPORT, find, key_of
 from fruits.storage.table import read_table
 from fruits.training import pipeline
 from fruits.training import run_record as records
 from fruits.training.options import ApplyOptions, Place, RunOptions, as_call, config_of, path_of, paths, plain
+from fruits.training.predictions import read_predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +283,7 @@ class Predictions:
     Attributes
     ----------
     path : str
-        Location of the table, ``predictions.parquet``.
+        Location of the table: the file ``predictions.parquet``, or, for more than a million photos, a folder of Parquet files.
     photos, ok, rejected, failed : int
         photos = ok + rejected + failed. Rejected: cannot be decoded. Failed: a retry may work.
     computed, reused : int
@@ -333,8 +334,7 @@ class Predictions:
         StoreError
             If they are no longer there.
         """
-        root, _, name = self.path.rpartition("/")
-        return read_table(Objects(root).read(name))
+        return read_predictions(self.path)
 
     def to_pandas(self) -> Any:
         """Return :meth:`table` as a pandas data frame; needs pandas."""

@@ -1,0 +1,334 @@
+"""The answers of ``fruits apply``: a pass of the engine over stored embeddings, written by the workers.
+
+The driver gets counts only. A worker answers the photos of some files and writes them as one part of the table; afterwards the
+parts are joined, a row group at a time, into ``predictions.parquet``. Beyond :data:`ONE_FILE` photos they stay what they are: a
+folder that is read as one table. Rows and row groups do not depend on the engine or the number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from fruits.engines import Engine
+from fruits.messages import LANGUAGES
+from fruits.recogniser.answers import OUTCOMES, Decisions
+from fruits.recogniser.classifier import Classifier
+from fruits.storage import schemas
+from fruits.storage.inventory import Holding, Inventory
+from fruits.storage.objects import Objects
+from fruits.storage.table import EmbeddingTable, File
+from fruits.training.training_set import in_chunks, read_rows, vectors_of
+
+#: Most photos whose answers are one file, ``predictions.parquet``.
+ONE_FILE: Final = 1_000_000
+#: With up to this many photos, starting workers would take longer than answering.
+_HERE: Final = 16_384
+#: Groups of chunks per part, some 30 MB; fewer if there are not enough for this many parts.
+_GROUPS_PER_PART: Final = 8
+_PARTS: Final = 64
+#: The folder of an attempt that is older than this was left by a process that was killed.
+_STALE_AFTER: Final = timedelta(days=1)
+_FOLDER: Final = "predictions"
+#: Written last; readers of Parquet folders leave out names with an underscore.
+_COMPLETE: Final = "_SUCCESS"
+_COLUMNS: Final = ("uri", "status", "error", "width", "height", "brightness", "sharpness", "embedding")
+
+#: One row per file with embeddings: its group, and of each of its rows the catalogue row (int64, -1: left out).
+_ASKED: Final = pa.schema(
+    [
+        pa.field("part", pa.int64(), nullable=False),
+        pa.field("group", pa.int64(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("modified_ms", pa.int64(), nullable=False),
+        pa.field("catalogue_rows", pa.binary(), nullable=False),
+    ]
+)
+#: What a worker returns for a part: number of its photos, and as JSON how many have which outcome.
+_ANSWERED: Final = pa.schema(
+    [
+        pa.field("part", pa.int64(), nullable=False),
+        pa.field("photos", pa.int64(), nullable=False),
+        pa.field("outcomes", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What was written.
+
+    Attributes
+    ----------
+    key : str
+        Below the results: of the file, or of the folder.
+    outcomes : dict
+        Number of photos by outcome.
+    """
+
+    key: str
+    outcomes: dict[str, int]
+
+
+def write_predictions(
+    engine: Engine,
+    objects: Objects,
+    stored: EmbeddingTable,
+    inventory: Inventory,
+    classifier: Classifier,
+    progress: Callable[[int], None],
+) -> Predicted:
+    """Write the answers for all photos of an inventory, whole or not at all.
+
+    Parameters
+    ----------
+    engine : Engine
+    objects : Objects
+        Where results are written.
+    stored : EmbeddingTable
+    inventory : Inventory
+    classifier : Classifier
+    progress : callable
+        Called with numbers of photos.
+    """
+    photos = sum(int((holding.catalogue_rows >= 0).sum()) for holding in inventory.holdings)
+    schema = schemas.predictions(classifier.components)
+    if photos <= _HERE:
+        counts: Counter[str] = Counter()
+        with objects.writer("predictions.parquet") as stream, _writer(stream, schema) as writer:
+            for group in in_chunks(inventory):
+                table = answered(stored, group, classifier)
+                counts.update(_outcomes(table))
+                writer.write_table(table)
+                progress(table.num_rows)
+        _remove_folders(objects)
+        return Predicted("predictions.parquet", dict(counts))
+    folder = f"{_FOLDER}/{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}"
+    groups = min(_GROUPS_PER_PART, max(1, sum(1 for _ in in_chunks(inventory)) // _PARTS))
+    stage = PredictStage(stored, objects, folder, classifier)
+    outcomes: Counter[str] = Counter()
+    parts = 0
+    try:
+        for batch in engine.map_batches(_shards(inventory, groups), stage, _ANSWERED):
+            for row in batch.to_pylist():
+                outcomes.update(json.loads(row["outcomes"]))
+                parts = max(parts, row["part"] + 1)
+                progress(row["photos"])
+        if photos <= ONE_FILE:
+            with objects.writer("predictions.parquet") as stream, _writer(stream, schema) as writer:
+                for part in range(parts):
+                    with objects.open(_part(folder, part)) as file, pq.ParquetFile(file, pre_buffer=False) as parquet:
+                        for number in range(parquet.num_row_groups):
+                            writer.write_table(parquet.read_row_group(number, use_threads=False))
+            _remove_folders(objects, also=folder)
+            return Predicted("predictions.parquet", _in_order(outcomes))
+        objects.write(f"{folder}/{_COMPLETE}", b"")
+    except BaseException:
+        with suppress(Exception):  # the first error counts
+            _remove(objects, folder)
+        raise
+    _remove_folders(objects, but=folder)
+    objects.delete("predictions.parquet")  # of a time with fewer photos
+    return Predicted(folder, _in_order(outcomes))
+
+
+def read_predictions(path: str) -> pa.Table:
+    """Return the answers at the place that :func:`write_predictions` returned, all in memory."""
+    root, _, name = path.rpartition("/")
+    objects = Objects(root if name.endswith(".parquet") else path)
+    names = [name] if name.endswith(".parquet") else sorted(key for key in objects.names() if key.endswith(".parquet"))
+    tables = []
+    for one in names:
+        with objects.open(one) as file:
+            tables.append(pq.read_table(file, use_threads=False, pre_buffer=False))
+    return pa.concat_tables(tables)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictStage:
+    """Stage that answers the photos of some files and writes a part of the table.
+
+    Parameters
+    ----------
+    stored : EmbeddingTable
+    to : Objects
+    folder : str
+        Where the parts are written, below ``to``.
+    classifier : Classifier
+    """
+
+    stored: EmbeddingTable
+    to: Objects
+    folder: str
+    classifier: Classifier
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Take the rows of a part, schema ``_ASKED``; yield one row of ``_ANSWERED``."""
+        rows = list(chain.from_iterable(batch.to_pylist() for batch in batches))
+        if not rows:
+            return
+        groups: dict[int, list[Holding]] = {}
+        for row in rows:
+            places = np.frombuffer(row["catalogue_rows"], np.int64)
+            file = File(row["uri"], row["size_bytes"], len(places), row["modified_ms"])
+            groups.setdefault(row["group"], []).append(Holding(file, places, ()))
+        outcomes: Counter[str] = Counter()
+        photos, number = 0, rows[0]["part"]
+        schema = schemas.predictions(self.classifier.components)
+        with self.to.writer(_part(self.folder, number)) as stream, _writer(stream, schema) as writer:
+            for group in groups.values():
+                table = answered(self.stored, group, self.classifier)
+                outcomes.update(_outcomes(table))
+                photos += table.num_rows
+                writer.write_table(table)
+        found = {"part": [number], "photos": [photos], "outcomes": [json.dumps(outcomes)]}
+        yield pa.RecordBatch.from_pydict(found, schema=_ANSWERED)
+
+
+def answered(stored: EmbeddingTable, group: list[Holding], classifier: Classifier) -> pa.Table:
+    """Return the answers for the used rows of some files, in the catalogue's order, schema ``predictions``."""
+    rows = read_rows(stored, group, list(_COLUMNS))[0].combine_chunks()
+    ok = pc.equal(rows["status"], "ok").combine_chunks().to_numpy(zero_copy_only=False)
+    with threadpool_limits(1, "blas"):  # the last bits depend on how a product is split among threads
+        features = classifier.project(vectors_of(rows)[ok])
+        probabilities, ood_score = classifier.classify(features)
+    decisions = classifier.decide(probabilities, ood_score)
+    columns = {
+        **_named(decisions, classifier),
+        "ood_score": pa.array(ood_score, pa.float32()),
+        "advice": pa.array(_advice(decisions, classifier, rows.filter(pa.array(ok))), pa.list_(pa.string())),
+        "features": pa.FixedSizeListArray.from_arrays(
+            pa.array(features.reshape(-1), pa.float32()), classifier.components
+        ),
+    }
+    # Rows without an answer have nulls.
+    place = pa.array(np.cumsum(ok) - 1, mask=~ok)
+    schema = schemas.predictions(classifier.components)
+    given = {name: rows[name].combine_chunks() for name in ("uri", "status", "error")}
+    arrays = [given[name] if name in given else columns[name].take(place) for name in schema.names]
+    return pa.Table.from_arrays(
+        [array.cast(kind) for array, kind in zip(arrays, schema.types, strict=True)], schema=schema
+    )
+
+
+def _named(decisions: Decisions, classifier: Classifier) -> dict[str, pa.Array]:
+    """Return the columns from ``outcome`` to ``probabilities`` for photos that are ok."""
+    taxonomy = classifier.taxonomy
+    of_variety = decisions.outcome == OUTCOMES.index("variety")
+    of_kind = np.isin(decisions.outcome, [OUTCOMES.index("kind"), OUTCOMES.index("probable")])
+    kind_of_variety = np.array(
+        [taxonomy.kind_of_variety(one) for one in range(len(taxonomy.varieties))] or [0], np.int64
+    )
+    variety = np.where(of_variety, decisions.variety, 0)
+    kind = np.where(of_variety, kind_of_variety[variety], decisions.kinds[:, 0])
+    nothing = ~(of_variety | of_kind)
+    # Varieties and kinds have one numbering here: kinds come after the varieties.
+    name = pa.array(np.where(of_variety, variety, len(taxonomy.varieties) + kind), mask=nothing)
+    names = [*taxonomy.varieties, *taxonomy.kinds]
+    best = np.where(of_variety, decisions.variety_probability, decisions.kind_probabilities[:, 0])
+    return {
+        "outcome": pa.array(OUTCOMES, pa.string()).take(pa.array(decisions.outcome)),
+        "kind": pa.array(taxonomy.kind_ids, pa.string()).take(pa.array(kind, mask=nothing)),
+        "variety": pa.array([*taxonomy.variety_ids, ""], pa.string()).take(pa.array(variety, mask=~of_variety)),
+        **{f"name_{code}": pa.array([one[code] for one in names], pa.string()).take(name) for code in LANGUAGES},
+        "probability": pa.array(best, pa.float32()),
+        "kinds": _lists(pa.array(taxonomy.kind_ids, pa.string()), decisions.kinds),
+        "kind_probabilities": _lists(None, decisions.kind_probabilities),
+        "labels": _lists(pa.array(taxonomy.labels, pa.string()), decisions.labels),
+        "probabilities": _lists(None, decisions.label_probabilities),
+    }
+
+
+def _lists(of: pa.Array | None, rows: NDArray[Any]) -> pa.Array:
+    """Return the rows of a matrix as lists: of the numbers, or of the values that they number."""
+    values = pa.array(np.ascontiguousarray(rows).reshape(-1))
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets), values if of is None else of.take(values))
+
+
+def _advice(decisions: Decisions, classifier: Classifier, rows: pa.Table) -> list[tuple[str, ...]]:
+    certain = np.isin(decisions.outcome, [OUTCOMES.index("variety"), OUTCOMES.index("kind")])
+    sides = pc.min_element_wise(rows["width"], rows["height"])
+    measured = zip(rows["brightness"].to_pylist(), rows["sharpness"].to_pylist(), sides.to_pylist(), strict=True)
+    limits = classifier.certainty.limits
+    return [() if sure else limits.advice(*of_one) for sure, of_one in zip(certain.tolist(), measured, strict=True)]
+
+
+def _outcomes(table: pa.Table) -> dict[str, int]:
+    counts = table["outcome"].drop_null().value_counts().to_pylist()
+    return {row["values"]: row["counts"] for row in counts}
+
+
+def _in_order(outcomes: Counter[str]) -> dict[str, int]:
+    return {name: outcomes[name] for name in OUTCOMES if outcomes[name]}
+
+
+def _shards(inventory: Inventory, groups: int) -> Iterator[pa.Table]:
+    """Yield the rows of one part after the other, schema ``_ASKED``."""
+    rows: list[dict[str, Any]] = []
+    for number, group in enumerate(in_chunks(inventory)):
+        if rows and number % groups == 0:
+            yield pa.Table.from_pylist(rows, schema=_ASKED)
+            rows = []
+        for holding in group:
+            row = {
+                "part": number // groups,
+                "group": number,
+                "uri": holding.file.name,
+                "size_bytes": holding.file.size_bytes,
+                "modified_ms": holding.file.modified_ms,
+                "catalogue_rows": holding.catalogue_rows.astype(np.int64).tobytes(),
+            }
+            rows.append(row)
+    if rows:
+        yield pa.Table.from_pylist(rows, schema=_ASKED)
+
+
+def _part(folder: str, number: int) -> str:
+    return f"{folder}/part-{number:06d}.parquet"
+
+
+def _writer(stream: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(stream, schema, compression="zstd")
+
+
+def _remove_folders(objects: Objects, *, but: str = "", also: str = "") -> None:
+    """Remove folders of earlier calls: complete ones, those that killed processes left, and ``also``."""
+    if _FOLDER not in objects.names():
+        return
+    limit = f"{datetime.now(UTC) - _STALE_AFTER:%Y%m%dT%H%M%S}"
+    for folder in objects.level(_FOLDER)[0]:
+        name = folder.rpartition("/")[2]
+        done = objects.size(f"{folder}/{_COMPLETE}") is not None or name[: len(limit)] < limit
+        if folder != but and (folder == also or done):
+            _remove(objects, folder)
+
+
+def _remove(objects: Objects, folder: str) -> None:
+    for key in _complete_first(found.key for found in objects.list(folder)):
+        objects.delete(key)
+    if objects.is_local:
+        for place in (Path(objects.root, folder), Path(objects.root, _FOLDER)):
+            with suppress(OSError):  # not empty
+                place.rmdir()
+
+
+def _complete_first(keys: Iterable[str]) -> list[str]:
+    """Return keys with the mark first, so that a folder that is partly removed is not taken for a whole one."""
+    return sorted(keys, key=lambda key: (not key.endswith(_COMPLETE), key))

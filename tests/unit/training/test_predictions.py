@@ -1,0 +1,130 @@
+"""Answers written by workers, in parts: the same rows as answers one by one, on any engine, whole or not at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fruits.assessment.dataset import open_run
+from fruits.engines import get_engine
+from fruits.errors import StoreError
+from fruits.recogniser.answers import OUTCOMES, Certainty, answers
+from fruits.storage.objects import Objects
+from fruits.training import pipeline, predictions, training_set
+from fruits.training.predictions import answered, read_predictions, write_predictions
+from fruits.training.training_set import in_chunks, read_rows, vectors_of
+
+
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a part of every chunk: two catalogues make two chunks."""
+    monkeypatch.setattr(predictions, "_HERE", 0)
+    monkeypatch.setattr(predictions, "_GROUPS_PER_PART", 1)
+    monkeypatch.setattr(training_set, "ROWS_PER_CHUNK", 1)
+
+
+@pytest.fixture
+def apply(finished_run: Any, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    photos = [str(photo) for photo in sorted(finished_run.photos.glob("Test/*/*.jpg"))[:30]]
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff half a photo")
+    photos.insert(5, str(tmp_path / "broken.jpg"))
+
+    def call(name: str, **options: Any) -> dict[str, Any]:
+        to = str(tmp_path / name)
+        if not Path(to).exists():
+            pipeline.apply(str(finished_run.out), photos[:12], to, workers=1)
+        return pipeline.apply(str(finished_run.out), photos, to, **options)
+
+    return call
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limits", [(0.99, 0.95, 0.9, np.inf), (0.6, 0.5, 0.4, 1.0), (2.0, 0.3, 0.1, np.inf)])
+def test_columns_hold_what_single_answers_say(finished_run: Any, limits: tuple[float, ...]) -> None:
+    run = open_run(str(finished_run.out))
+    given = run.bundle.classifier
+    classifier = replace(given, certainty=Certainty(*limits, replace(given.certainty.limits, small=10_000)))
+    (group,) = in_chunks(run.inventory)
+    rows = read_rows(run.stored, group, ["status", "width", "height", "brightness", "sharpness", "embedding"])[0]
+    features = classifier.project(vectors_of(rows))
+    decisions = classifier.decide(*classifier.classify(features))
+    small = [
+        classifier.certainty.limits.advice(row["brightness"], row["sharpness"], min(row["width"], row["height"]))
+        for row in rows.drop_columns("embedding").to_pylist()
+    ]
+    expected = answers(decisions, classifier.classify(features)[1], features, classifier.taxonomy, small)
+    table = answered(run.stored, group, classifier)
+    assert table.num_rows == len(expected) > 100
+    for row, one in zip(table.to_pylist(), expected, strict=True):
+        told = pa.Table.from_pylist([{"uri": row["uri"], **one.as_row()}], schema=table.schema).to_pylist()[0]
+        for name in ("probability", "probabilities", "kind_probabilities", "ood_score", "features"):
+            assert told.pop(name) == pytest.approx(row.pop(name), abs=1e-5)
+        assert told == row
+
+
+@pytest.mark.slow
+def test_parts_of_workers_are_joined_to_the_same_file(
+    apply: Callable[..., dict[str, Any]],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(training_set, "ROWS_PER_CHUNK", 1)  # the same groups of rows
+    here = apply("here", workers=1)
+    request.getfixturevalue("in_parts")
+    one, two = apply("one", workers=1), apply("two", workers=2)
+    tables = [pq.read_table(tmp_path / name / "predictions.parquet") for name in ("here", "one", "two")]
+    assert tables[0].num_rows == here["photos"]
+    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[2])
+    counts = Counter(tables[0]["outcome"].drop_null().to_pylist())
+    assert here["outcomes"] == one["outcomes"] == two["outcomes"] == dict(counts)
+    assert [name for name in two["outcomes"] if name in OUTCOMES] == list(two["outcomes"])
+    assert not (tmp_path / "two" / "predictions").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_parts")
+def test_answers_for_many_photos_are_a_folder_that_is_read_as_one_table(
+    apply: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    few = apply("to", workers=1)
+    table = read_predictions(few["predictions"])
+    monkeypatch.setattr(predictions, "ONE_FILE", few["photos"] - 1)
+    many = apply("to", workers=1)
+    folder = Path(many["predictions"])
+    assert folder.parent == tmp_path / "to" / "predictions"
+    assert len(list(folder.glob("part-*.parquet"))) == 2
+    assert pq.read_table(folder).equals(table)
+    assert read_predictions(many["predictions"]).equals(table)
+    assert not (tmp_path / "to" / "predictions.parquet").exists(), "answers of before are not left beside the new ones"
+    again = Path(apply("to", workers=1)["predictions"])
+    assert again.is_dir()
+    assert not folder.exists()
+    monkeypatch.setattr(predictions, "ONE_FILE", few["photos"])
+    assert apply("to", workers=1)["predictions"].endswith("predictions.parquet")
+    assert not again.parent.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_parts")
+def test_answers_that_cannot_be_finished_leave_those_of_before(finished_run: Any, tmp_path: Path) -> None:
+    run = open_run(str(finished_run.copy_to(tmp_path)))
+    objects = Objects(str(tmp_path / "to"))
+    objects.write("predictions.parquet", b"of before")
+    for file in run.inventory.files:
+        (Path(run.stored.root) / run.stored.key(file.name)).unlink()
+    with pytest.raises(StoreError):
+        write_predictions(
+            get_engine("local", 2), objects, run.stored, run.inventory, run.bundle.classifier, lambda _: None
+        )
+    assert objects.names() == {"predictions.parquet"}
+    assert objects.read("predictions.parquet") == b"of before"
