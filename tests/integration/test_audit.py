@@ -13,6 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageFilter
 
+from fruits.assessment import audit
+from fruits.config import RunConfig
+from fruits.errors import CatalogueError
+from fruits.learning import neighbours
 from fruits.storage.schemas import FINDINGS
 
 
@@ -124,3 +128,34 @@ def test_one_label_is_audited_without_suspicions(own_photos: Path, tmp_path: Pat
     done = fruits("audit", own_photos, "--to", tmp_path / "audit", "--only", "Moon Pear 1", "--json")
     assert done.code == 0, done.stderr
     assert done.json()["counts"]["label"] == {"photos": 0}
+
+
+def test_many_photos_are_read_in_chunks_with_the_same_findings(
+    audited: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, record, rows, _ = audited
+    copy = shutil.copytree(out, tmp_path / "audit")
+    monkeypatch.setattr(audit, "_IN_MEMORY", 10)
+    monkeypatch.setattr(neighbours, "_PRODUCTS", 5_000)
+    config = RunConfig(sources=(record["sources"][0]["source"],), out=str(copy), backbone="fruits-small", workers=1)
+    again = audit.audit(config)
+    assert again["computed"] == 0
+    assert (again["counts"], again["flagged"]) == (record["counts"], record["flagged"])
+    numbers = ("distance", "given_probability", "suggested_probability")
+    table = pq.read_table(copy / "findings.parquet").to_pylist()
+    for row, one in zip(table, rows, strict=True):
+        assert {name: row[name] for name in row if name not in numbers} == {
+            name: one[name] for name in one if name not in numbers
+        }
+        for name in numbers:
+            assert row[name] == (one[name] if one[name] is None else pytest.approx(one[name], abs=1e-4))
+
+
+def test_more_photos_than_can_be_compared_are_refused_before_any_work(
+    own_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "MAX_PHOTOS", 10)
+    config = RunConfig(sources=(str(own_photos),), out=str(tmp_path / "out"), backbone="fruits-small", workers=1)
+    with pytest.raises(CatalogueError, match=r"to audit; expected at most 10, .*only=.*sample=\d"):
+        audit.audit(config)
+    assert not (tmp_path / "out" / "embeddings").exists()

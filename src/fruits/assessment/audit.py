@@ -1,11 +1,12 @@
 """Audit of labelled photos: duplicates, suspected label errors, photos that are blurred, dark or of odd size.
 
 Computes embeddings as a run does and stores them; fits no model. Findings are suspicions: the page shows the photos, and the user
-decides.
+decides. Every photo is compared with every other, and some 2 kB per photo are in memory, so there is a limit, :data:`MAX_PHOTOS`.
 """
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -20,13 +21,14 @@ import fruits
 from fruits.config import RunConfig
 from fruits.embedding.backbone import BATCH_SIZE
 from fruits.engines import get_engine
-from fruits.errors import CatalogueError, ImageDecodeError, counted
+from fruits.errors import CatalogueError, ImageDecodeError, counted, option
 from fruits.learning.folds import rows_by
 from fruits.learning.label_errors import find_label_errors
 from fruits.learning.moments import Moments, unit
 from fruits.learning.neighbours import COPIES_SHARE, NearDuplicates, chained, nearest
 from fruits.learning.pca import PCA
 from fruits.monitoring.clock import Clock, Progress, Silent, Watcher
+from fruits.photos.catalogue.catalogue import Catalogue
 from fruits.photos.decoding.decoder import own_decoder
 from fruits.photos.decoding.retouch import fingerprints
 from fruits.photos.reading.access import Access
@@ -42,10 +44,14 @@ from fruits.storage.table import EmbeddingTable, write_table
 from fruits.training import run_record as records
 from fruits.training.embed import Network, Prepared, access_of, catalogued, embed, prepare
 from fruits.training.leakage import NEIGHBOUR_COMPONENTS, copies_of
-from fruits.training.training_set import Rows, embeddings_of
+from fruits.training.training_set import Rows, embeddings_of, in_chunks, read_embeddings, read_rows, vectors_of
 
 FORMAT: Final = 1
 SORTS: Final = ("exact_duplicate", "near_duplicate", "label", "blurred", "dark", "odd_size", "unreadable")
+#: Most photos of an audit: comparing them takes hours on two cores, and 0.8 GB.
+MAX_PHOTOS: Final = 200_000
+#: With more photos than this, embeddings are read twice, a chunk at a time, instead of being in memory.
+_IN_MEMORY: Final = 50_000
 _SHOWN: Final = 48
 _PHOTOS_SHOWN: Final = 12
 #: Neighbours per photo: among all photos, among those of other splits, and among those with other labels.
@@ -112,6 +118,7 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
             catalogue = catalogued(config, progress)
             for remark in catalogue.remarks():
                 progress.say(remark)
+            _refuse_too_many(catalogue)
             prepared = prepare(config, network, catalogue, objects)
         inventory, computed = embed(
             engine, catalogue, prepared, progress, clock, keep_missing=bool(config.only or config.sample)
@@ -160,29 +167,79 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
     return record
 
 
+def _refuse_too_many(catalogue: Catalogue) -> None:
+    """Raise before the long work if there are more photos than can be compared."""
+    n = catalogue.num_rows
+    if n <= MAX_PHOTOS:
+        return
+    few = option("sample", max(1, MAX_PHOTOS // len(catalogue.listed.coded["label"].counts())))
+    raise CatalogueError(
+        f"{counted(n, 'photo')} to audit; expected at most {MAX_PHOTOS:,}, because every photo is compared with every other: "
+        f"audit some labels at a time ({option('only')}), or some photos of each ({few})"
+    )
+
+
 def _photos(table: pa.Table, stored: EmbeddingTable, inventory: Inventory) -> _Photos:
-    """Collect the embeddings and measurements of the photos that could be read."""
+    """Collect the features and measurements of the photos that could be read."""
     rows = np.flatnonzero(Rows.of(table, inventory).ok)
     if len(rows) < 2:
         raise CatalogueError(
             f"{len(rows)} of {counted(table.num_rows, 'photo')} could be read; expected two or more to compare"
         )
     measures = ["width", "height", "brightness", "sharpness"]
-    vectors, others = embeddings_of(stored, inventory, rows, table.num_rows, ["sha256", *measures])
-    pca = PCA.from_moments(Moments.from_rows(vectors))
+    if len(rows) <= _IN_MEMORY:
+        vectors, others = embeddings_of(stored, inventory, rows, table.num_rows, ["sha256", *measures])
+        pca = PCA.from_moments(Moments.from_rows(vectors))
+        features = unit(pca.transform(vectors, min(NEIGHBOUR_COMPONENTS, pca.max_components)))
+        del vectors
+    else:
+        pca, features, others = _in_chunks(stored, inventory, rows, table.num_rows, ["sha256", *measures])
     chosen = table.take(pa.array(rows))
-    labels, splits = chosen["label"].to_pylist(), chosen["split"].to_pylist()
+    (labels, label), (splits, split) = _codes(chosen["label"]), _codes(chosen["split"])
     return _Photos(
         chosen["uri"].to_pylist(),
         labels,
         splits,
-        np.unique(labels, return_inverse=True)[1].astype(np.int64),
-        np.unique(splits, return_inverse=True)[1].astype(np.int64),
-        np.unique(others["sha256"].to_pylist(), return_inverse=True)[1].astype(np.int64),
+        label,
+        split,
+        np.unique(np.array(others["sha256"].to_pylist(), "S64"), return_inverse=True)[1].astype(np.int64),
         pca,
-        unit(pca.transform(vectors, min(NEIGHBOUR_COMPONENTS, pca.max_components))),
+        features,
         {name: others[name].to_numpy().astype(np.float64) for name in measures},
     )
+
+
+def _in_chunks(
+    stored: EmbeddingTable, inventory: Inventory, wanted: NDArray[np.int64], n: int, columns: list[str]
+) -> tuple[PCA, NDArray[np.float32], pa.Table]:
+    """Return PCA, features and other columns of some catalogue rows, reading the embeddings twice, a chunk at a time."""
+    moments, others, places = None, [], []
+    for group in in_chunks(inventory):
+        table, at = read_rows(stored, group, ["status", *columns, "embedding"])
+        good = pc.equal(table["status"], "ok").combine_chunks().to_numpy(zero_copy_only=False)
+        found = Moments.from_rows(vectors_of(table)[good])
+        moments = found if moments is None else moments.merge(found)
+        others.append(table.select(columns).filter(pa.array(good)))
+        places.append(at[good])
+    assert moments is not None  # noqa: S101 - there are photos
+    pca = PCA.from_moments(moments)
+    position = np.full(n, -1, np.int64)
+    position[wanted] = np.arange(len(wanted))
+    features = np.empty((len(wanted), min(NEIGHBOUR_COMPONENTS, pca.max_components)), np.float32)
+    for group in in_chunks(inventory):
+        vectors, at = read_embeddings(stored, group)
+        features[position[at]] = unit(pca.transform(vectors, features.shape[1]))
+    order = np.argsort(position[np.concatenate(places)])
+    return pca, features, pa.concat_tables(others).take(pa.array(order))
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the values of a column of few different texts, each text once in memory, and their ranks."""
+    encoded = column.combine_chunks()
+    names, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+    values = [names[code] for code in codes.tolist()]
+    rank = {name: number for number, name in enumerate(sorted(set(values)))}
+    return values, np.array([rank.get(name, -1) for name in names], np.int64)[codes]
 
 
 def _near(
@@ -206,16 +263,17 @@ def _near(
     )
     left, right = _candidates(photos, duplicates.threshold)
     wanted = np.unique(np.r_[left, right])
-    descriptors = np.zeros((len(photos.uris), retouched.descriptors.shape[1]), np.float32)
+    descriptors = _matrix(len(wanted), retouched.descriptors.shape[1])
     for start in range(0, len(wanted), BATCH_SIZE):
         rows = wanted[start : start + BATCH_SIZE]
-        descriptors[rows] = _descriptors(photos, rows, prepared, access)
+        descriptors[start : start + len(rows)] = _descriptors(photos, rows, prepared, access)
         progress.advance(len(rows))
+    own, partners = np.searchsorted(wanted, left), np.searchsorted(wanted, right)
     limit = float(np.quantile(1 - (retouched.own_descriptors * retouched.descriptors).sum(axis=1), COPIES_SHARE))
     distance = np.empty(len(left), np.float32)
     for start in range(0, len(left), _PAIRS):
         at = slice(start, start + _PAIRS)
-        distance[at] = 1 - (descriptors[left[at]] * descriptors[right[at]]).sum(axis=1)
+        distance[at] = 1 - (descriptors[own[at]] * descriptors[partners[at]]).sum(axis=1)
     near = distance <= limit
     left, right, distance = left[near], right[near], np.maximum(distance[near], 0)
     # The partner reported for each photo: prefer another label, then another split, then the closest.
@@ -227,6 +285,14 @@ def _near(
     groups = chained(left, right, len(photos.uris))
     _note_groups(photos, "near_duplicate", groups, closest, partner)
     return duplicates
+
+
+def _matrix(rows: int, columns: int) -> NDArray[np.float32]:
+    """Return a matrix to be filled: in memory while it is small, else in a temporary file without a name."""
+    if rows <= _IN_MEMORY or not columns:
+        return np.zeros((rows, columns), np.float32)
+    with tempfile.TemporaryFile(prefix="fruits-audit-") as file:
+        return np.memmap(file, np.float32, "w+", shape=(rows, columns))
 
 
 def _candidates(photos: _Photos, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

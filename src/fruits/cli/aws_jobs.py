@@ -258,7 +258,7 @@ def _lead(there: Any, place: Place, job: Job, started: dict[str, Any], table: Pr
         typer.echo(f"billed: {vcpu:,.3f} vCPU hours, {memory:,.3f} GB hours: {paid:,.4f} USD")
     made = {
         "run": f"report in {job.out}/report.html, recogniser in {job.out}",
-        "apply": f"predictions in {job.out}/predictions.parquet",
+        "apply": f"predictions in {job.out}/predictions.parquet; those of more than a million photos in {job.out}/predictions",
         "evaluate": f"evaluation.json beside the run's record, and a section in {job.out}/report.html",
     }
     typer.echo(f"done; {made[job.command]}")

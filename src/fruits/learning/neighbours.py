@@ -16,8 +16,9 @@ from scipy.sparse.csgraph import connected_components
 
 from fruits.learning.moments import unit
 
-#: Rows per block: its products with 50,000 rows take 50 MB.
+#: Most rows per block, and most products of a block: 50 MB. Larger banks get smaller blocks.
 _BLOCK: Final = 256
+_PRODUCTS: Final = 256 * 50_000
 #: Most rows, as a share, that a threshold from retouched copies may make near-duplicates of a row of another label.
 _OTHER_LABEL_SHARE: Final = 0.05
 #: Largest distance between identical rows, due to rounding.
@@ -140,8 +141,9 @@ def nearest(
     count = min(count, len(bank))
     distance = np.empty((len(queries), count), np.float32)
     index = np.empty((len(queries), count), np.int64)
-    for start in range(0, len(queries), _BLOCK):
-        stop = min(start + _BLOCK, len(queries))
+    size = max(1, min(_BLOCK, _PRODUCTS // max(1, len(bank))))
+    for start in range(0, len(queries), size):
+        stop = min(start + size, len(queries))
         block = 1 - queries[start:stop] @ bank.T
         np.maximum(block, 0, out=block)
         if other_than is not None:

@@ -162,15 +162,18 @@ def embeddings_of(
     """
     position = np.full(n, -1, np.int64)
     position[wanted] = np.arange(len(wanted))
-    vectors, others, places = [], [], []
+    vectors, others, places = np.empty((len(wanted), 0), np.float32), [], []
     for holding in inventory.holdings:
         to = np.where(holding.catalogue_rows >= 0, position[holding.catalogue_rows], -1)
-        table = stored.read(holding.file, [*columns, "embedding"])
-        vectors.append(vectors_of(table)[to >= 0])
-        others.append(table.select(list(columns)).filter(pa.array(to >= 0)))
-        places.append(to[to >= 0])
+        if (to >= 0).any():
+            table = stored.read(holding.file, [*columns, "embedding"])
+            some = vectors_of(table)[to >= 0]
+            vectors = vectors if vectors.shape[1] else np.empty((len(wanted), some.shape[1]), np.float32)
+            vectors[to[to >= 0]] = some
+            others.append(table.select(list(columns)).filter(pa.array(to >= 0)))
+            places.append(to[to >= 0])
     order = np.argsort(np.concatenate(places))
-    return np.concatenate(vectors)[order], pa.concat_tables(others).take(pa.array(order))
+    return vectors, pa.concat_tables(others).take(pa.array(order))
 
 
 def seen_rows(stored: EmbeddingTable, inventory: Inventory, listed: bytes, n: int) -> NDArray[np.bool_]:
