@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ import pytest
 
 from fruits.assessment.evaluation import evaluate
 from fruits.assessment.study import backbones as study
-from fruits.assessment.study import storage
+from fruits.assessment.study import scaling, storage
+from fruits.assessment.study.trials import STAGES, Trial, run_trial
 from fruits.config import RunConfig
-from fruits.errors import BackboneError
+from fruits.errors import BackboneError, CatalogueError
+from fruits.monitoring.clock import Silent
 from fruits.storage import publishing
 from fruits.storage.objects import Objects
 from fruits.training import pipeline
+from fruits.training.embed import Network, catalogued
 
 Fruits = Callable[..., Any]
 
@@ -117,3 +121,70 @@ def test_storage_is_measured_on_a_run_and_leaves_it_as_it_is(own_photos: Path, t
     assert costs["photos_files"]["cheapest"] == "STANDARD", "small files are billed as 128 KiB elsewhere"
     assert (out / storage.PAGE).read_text("utf-8").count('class="tried-text"') == 3 * len(settings)
     assert pipeline.run(config(own_photos, out, backbone="fruits-small", size=32, components=4))["up_to_date"]
+
+
+@pytest.fixture
+def many_photos(own_photos: Path, tmp_path: Path) -> Path:
+    """The same photos several times, so that workers have several shards each."""
+    files = sorted(own_photos.rglob("*.jpg"))
+    for copy in range(-(-scaling.FEWEST // len(files))):
+        for file in files:
+            to = tmp_path / "many" / file.parent.name / f"{copy}-{file.name}"
+            to.parent.mkdir(parents=True, exist_ok=True)
+            to.write_bytes(file.read_bytes())
+    return tmp_path / "many"
+
+
+@pytest.mark.slow
+def test_scaling_is_measured_simulated_and_projected(many_photos: Path, tmp_path: Path, fruits: Fruits) -> None:
+    out = tmp_path / "out"
+    done = fruits(
+        "study", "scaling", many_photos, "--backbone", "fruits-small", "--size", 32, "--up-workers", "1,2", "--out-workers", 0,
+        "--repeats", 1, "--projected", "1e6", "--deadline", 1000, "--budget", 0, "--to", out, "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    found = done.json()
+    assert found == json.loads((out / scaling.RECORD).read_text("utf-8"))
+    assert [(row["kind"], row["workers"], row["photos"]) for row in found["runs"]] == [
+        ("up", 1, found["photos"]),
+        ("up", 2, found["photos"]),
+    ]
+    for row in found["runs"]:
+        # Every second is that of a part, and no part is counted twice.
+        parts = [row["seconds"][name] for name in ("prepare", "session", "start", "working", "commit", "merge")]
+        assert sum(parts) == pytest.approx(row["seconds"]["total"], rel=0.02)
+        assert min(parts) >= 0
+        assert row["limits"] in STAGES
+        assert row["simulated"]["fed"] == (row["workers"] == 1)
+    (curve,) = found["curves"]
+    assert (curve["fitted"], curve["assumed"]) == (["rate", "contention"], ["coherence"])
+    assert found["simulation"]["not_fed"] == 1
+    (projected,) = found["projected"]
+    assert {plan["kind"] for plan in projected["plans"]} == {"up"}
+    assert projected["in_time"] == projected["cheapest"]
+    assert projected["in_budget"] is None
+    assert list((out / "embeddings").rglob("*.parquet")) == [], "runs are made elsewhere"
+    page = (out / scaling.PAGE).read_text("utf-8")
+    assert page.count('class="tried-text"') == 3 * (2 + 2 + len(projected["plans"]))
+
+
+def test_too_few_photos_to_share_among_workers_are_refused(own_photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError, match=f"expected {scaling.FEWEST} or more"):
+        scaling.study_scaling(
+            config(own_photos, tmp_path / "out"), [], "nowhere", measuring=scaling.Measuring(up=(1,), out=())
+        )
+
+
+# py4j leaves its sockets to the garbage collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.skipif(shutil.which("java") is None, reason="no Java on PATH: install Java 17 or newer to test Spark")
+@pytest.mark.spark
+def test_spark_workers_of_one_core_are_all_there_before_the_work_begins(many_photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyspark", reason="no pyspark: pip install -e '.[spark]' to test Spark")
+    asked = config(many_photos, tmp_path / "out", backbone="fruits-small", size=32)
+    catalogue = catalogued(asked, Silent())
+    trial = Trial(kind="out", workers=2, photos=catalogue.num_rows)
+    found = run_trial(asked, Network.of(asked, Silent()), catalogue, trial)
+    assert found["embedded"] == catalogue.num_rows == sum(shard["photos"] for shard in found["shards"])
+    assert sum(shard["first"] for shard in found["shards"]) == 2, "one Python worker per executor"
+    assert all(found["seconds"][name] > 0 for name in ("session", "start", "working", "merge"))

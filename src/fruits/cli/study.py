@@ -12,7 +12,7 @@ from fruits.cli.conventions import SETTINGS, Group, command
 from fruits.cli.options import configured
 from fruits.cli.terminal import JSON, OUTPUT, Display
 from fruits.config import DEFAULT_BACKBONE, RunConfig
-from fruits.errors import ConfigError
+from fruits.errors import ConfigError, option
 from fruits.storage.sanitising import json_text
 
 _PHOTOS = typer.Argument(help="Folders (PHOTOS/<label>/photo.jpg), packs or manifests (.csv, .parquet); also s3://...")
@@ -25,6 +25,7 @@ def add_to(app: typer.Typer) -> None:
     """Add ``study`` to the command line."""
     group = typer.Typer(cls=Group, help="Measure one choice on your own photos; write a page with plots.", **SETTINGS)
     command(group, "backbones")(study_backbones)
+    command(group, "scaling")(study_scaling)
     command(group, "storage")(study_storage)
     app.add_typer(group, name="study")
 
@@ -66,7 +67,7 @@ def study_backbones(
         found = study.study_backbones(
             config,
             [name.strip() for name in backbones.split(",") if name.strip()],
-            _numbers(sizes),
+            _numbers("sizes", sizes, "100,160"),
             measuring=measuring,
             progress=display,
             command=shlex.join(["fruits", *sys.argv[1:]]),
@@ -74,11 +75,109 @@ def study_backbones(
     typer.echo(json_text(found) if as_json else study.as_text(found))
 
 
-def _numbers(text: str) -> list[int]:
+def _numbers(name: str, text: str, such_as: str) -> list[int]:
+    """Return whole numbers with commas between; ``1e9`` is one, too."""
+    found: list[int] = []
     try:
-        return [int(one) for one in text.split(",") if one.strip()]
-    except ValueError:
-        raise ConfigError(f"--sizes {text}: expected whole numbers with commas between, such as 100,160") from None
+        for one in filter(None, (each.strip() for each in text.split(","))):
+            value = float(one)
+            if not value.is_integer():
+                raise ValueError(one)
+            found.append(int(value))
+    except (ValueError, OverflowError):
+        raise ConfigError(
+            f"{option(name, text)}: expected whole numbers with commas between, such as {such_as}"
+        ) from None
+    return found
+
+
+_OF_JOB = (
+    "backbone", "size", "resize_mode", "only", "sample", "seed", "device", "follow_links", "allow_source",
+)  # fmt: skip
+
+
+@configured(RunConfig, only=_OF_JOB)
+def study_scaling(
+    photos: Annotated[list[str], _PHOTOS],
+    to: Annotated[
+        str,
+        typer.Option(
+            *OUTPUT, metavar="OUT", help="Where the study is written: results of 'fruits run', or a new folder."
+        ),
+    ],
+    options: dict[str, Any],
+    up_workers: Annotated[
+        str, typer.Option(metavar="N,...", help="Numbers of worker processes; default: 1 to the number of cores.")
+    ] = "",
+    out_workers: Annotated[
+        str,
+        typer.Option(
+            metavar="N,...",
+            help="Numbers of Spark workers of one core; 0: without Spark; default: 1 to the number of cores.",
+        ),
+    ] = "",
+    repeats: Annotated[int, typer.Option(help="Runs of each; their median counts.", min=1)] = 3,
+    projected: Annotated[
+        str, typer.Option(metavar="PHOTOS,...", help="Numbers of photos to project hours and money for.")
+    ] = "1e6,1e9",
+    deadline: Annotated[
+        float | None, typer.Option(metavar="HOURS", help="Name the cheapest plan that is done in time.", min=0)
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(metavar="USD", help="Name the fastest plan that costs no more.", min=0)
+    ] = None,
+    packed: Annotated[bool, typer.Option("--packed", help="Project photos in packs, not as single objects.")] = False,
+    prefixes: Annotated[
+        int,
+        typer.Option(help="Prefixes of the bucket among which the photos are spread; each answers 5,500 GET/s.", min=1),
+    ] = 1,
+    vcpu_speed: Annotated[
+        float, typer.Option(help="Speed of a rented vCPU relative to a core of this machine.", min=0.01)
+    ] = 1.0,
+    prices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Price table made by 'fruits aws cost --update-prices'; default: the package's."
+        ),
+    ] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Measure a bigger machine against more machines; project hours and money for many photos, with the cheapest plan."""
+    from fruits.assessment.study import projection  # noqa: PLC0415
+    from fruits.assessment.study import scaling as study  # noqa: PLC0415
+    from fruits.aws import offers  # noqa: PLC0415
+    from fruits.aws import prices as tables  # noqa: PLC0415
+    from fruits.config import usable_cores  # noqa: PLC0415
+
+    table, cores = tables.load(prices), study.up_to(usable_cores())
+    asked = projection.Asked(
+        photos=tuple(_numbers("projected", projected, "1e6,1e9")),
+        deadline_h=deadline,
+        budget_usd=budget,
+        packed=packed,
+        prefixes=prefixes,
+        get_usd=table["s3_get"],
+        put_usd=table["s3_put"],
+        speed=vcpu_speed,
+    )
+    some = tuple(_numbers("out_workers", out_workers, "1,2"))
+    measuring = study.Measuring(
+        up=tuple(_numbers("up_workers", up_workers, "1,2")) or cores,
+        out=() if some == (0,) else some or cores,
+        repeats=repeats,
+        asked=asked,
+    )
+    config = RunConfig(sources=tuple(photos), out=to, **options)
+    with Display() as display:
+        found = study.study_scaling(
+            config,
+            offers.offers(table),
+            f"{table.region}, {table.date}",
+            measuring=measuring,
+            progress=display,
+            command=shlex.join(["fruits", *sys.argv[1:]]),
+        )
+    typer.echo(json_text(found) if as_json else study.as_text(found))
 
 
 def study_storage(

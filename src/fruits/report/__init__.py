@@ -2,6 +2,7 @@
 
 from fruits.report.audit import render_audit
 from fruits.report.page import render
+from fruits.report.scaling import render_scaling_study
 from fruits.report.study import render_storage_study, render_study
 
-__all__ = ["render", "render_audit", "render_storage_study", "render_study"]
+__all__ = ["render", "render_audit", "render_scaling_study", "render_storage_study", "render_study"]

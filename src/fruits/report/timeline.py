@@ -82,7 +82,7 @@ def view_timeline(record: Mapping[str, Any]) -> TimelineView | None:
     whole = sum(work.values())
     return TimelineView(
         panels=panels,
-        ticks=[(round(100 * value / end, 2), value) for value in _round_steps(end)],
+        ticks=[(round(100 * value / end, 2), value) for value in round_steps(end)],
         photos_per_s=timeline["photos_per_s"],
         photos_per_core_s=timeline["photos_per_core_s"],
         cores=timeline["cores"],
@@ -104,7 +104,7 @@ def _panel(
     digits: int,
 ) -> Panel:
     highest = max(max(point[key] * scale, (point[other] or 0) if other else 0) for point in points)
-    levels = _round_steps(highest)
+    levels = round_steps(highest)
     top = max(highest, levels[-1]) or 1.0
 
     def line(of: str, by: float) -> str:
@@ -122,7 +122,7 @@ def _panel(
     )
 
 
-def _round_steps(highest: float) -> list[float]:
+def round_steps(highest: float) -> list[float]:
     """Return 0 and up to five more round numbers of 1, 2 or 5 times a power of ten, up to ``highest``."""
     if highest <= 0:
         return [0.0]

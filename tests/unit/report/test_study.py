@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pages import ATTACKS, NO_BREAK, THIN, WORDS, Page, alien_words, has_only_own_code
 
-from fruits.report import render_storage_study, render_study
+from fruits.report import render_scaling_study, render_storage_study, render_study
+from fruits.report.scaling import bars, plot_plans, plot_rates
 from fruits.report.study import plot_costs, ticks_within
 
 
@@ -163,3 +164,110 @@ def test_page_of_storage_is_in_every_language_and_holds_only_its_own_code() -> N
     attacked = a_storage_study(command=ATTACKS[0], backbone=ATTACKS[0])
     attacked["prices"]["of"] = ATTACKS[0]
     assert has_only_own_code(Page(render_storage_study(attacked)))
+
+
+def a_run(kind: str, workers: int, total: float, **changes: Any) -> dict[str, Any]:
+    stages = {"read": 0.5, "decode": 8.0, "infer": 16.25, "write": 0.25}
+    return {
+        "kind": kind, "workers": workers, "photos": 2000, "repeats": 3, "photos_per_s": 100.0 * workers,
+        "photos_per_s_low": 90.0 * workers, "photos_per_s_high": 110.0 * workers,
+        "seconds": {"prepare": 1.0, "session": 0.0, "start": 2.0, "working": total - 3.5, "commit": 0.25, "merge": 0.25,
+                    "total": total},
+        "total_low": total - 1, "total_high": total + 1, "work": stages, "occupied": dict.fromkeys(stages, 0.81),
+        "limits": "infer", "cores_busy": 1.9, "peak_memory_mb": 500,
+        "simulated": {"total": total * 1.07, "working": total, "error": 0.07, "working_error": 0.0, "fed": workers == 1},
+    } | changes  # fmt: skip
+
+
+def a_scaling_study(**changes: Any) -> dict[str, Any]:
+    def between(value: float) -> dict[str, float]:
+        return {"value": value, "low": value * 0.9, "high": value * 1.1}
+
+    curves = [
+        {"kind": kind, "points": 2, "fitted": ["rate", "contention"], "assumed": ["coherence"], "rate": between(100.0),
+         "contention": between(0.125), "coherence": {"value": 0.0, "low": None, "high": None}, "peak": None,
+         "line": [{"workers": n, "photos_per_s": 100.0 * n} for n in (1, 2, 4)], "speedup": 1.78, "workers": 2,
+         "limits": "infer", "occupied": {"infer": 0.81}, "cores_busy": 1.9}
+        for kind in ("up", "out")
+    ]  # fmt: skip
+    plans = [
+        {"offer": name, "kind": "out", "machines": 8, "cores": 32, "hours": hours, "usd": usd, "requests_usd": 0.4, "busy": 0.9,
+         "limit": limit, "driver_hours": 0.1, "frontier": True}
+        for name, hours, usd, limit in (("EMR m5.xlarge", 1.5, 40.0, "requests"), ("EC2 m5.xlarge", 15.0, 4.25, "processor"))
+    ]  # fmt: skip
+    projected = {
+        "photos": 10**9,
+        "plans": plans,
+        "cheapest": 1,
+        "fastest": 0,
+        "in_time": 0,
+        "in_budget": None,
+        "driver_gb": 970.0,
+    }
+    return {
+        "format": 1, "study": "scaling", "fruits": "0.1.0", "command": "fruits study scaling photos --to out", "out": "out",
+        "started": "2026-11-29T05:00:00+00:00", "machine": {"cpu": "A processor", "cores": 2, "load": 0.1, "busy": False},
+        "machine_after": {"cpu": "A processor", "cores": 2, "load": 7.25, "busy": True},
+        "backbone": "fruits-photo", "photos": 2000, "labels": 50, "repeats": 3, "cores": 2,
+        "runs": [a_run("up", 1, 24.5), a_run("up", 2, 13.5), a_run("out", 1, 30.0), a_run("out", 2, 20.0)],
+        "curves": curves, "efficiency": {"up": 0.95, "out": 0.9}, "prices": "eu-west-1, 2026-11-25", "projected": [projected],
+        "simulation": {"goal": 0.15, "runs": 4, "not_fed": 2, "median_error": 0.07, "largest_error": 0.123, "within_goal": 2},
+        "asked": {"speed": 1.0, "deadline_h": 24.0, "budget_usd": 3.0},
+        "requests": {"per_photo": 1.0, "median_s": 0.0304, "p99_s": 0.2, "prefixes": 1, "per_s": 5500.0},
+        "seconds": {"total": 24.5},
+    } | changes  # fmt: skip
+
+
+def test_rates_lie_at_their_workers_and_the_law_goes_through_them() -> None:
+    plot = plot_rates(a_scaling_study())
+    # The axis of workers goes from 0 to 4, that of rates from 0 to 400.
+    assert [(mark.x, mark.y) for mark in plot.marks] == [(25, 75), (50, 50), (25, 75), (50, 50)]
+    assert {line.points for line in plot.lines} == {"25,75 50,50 100,0"}
+    assert [(line.kind, mark.kind) for line, mark in zip(plot.lines, plot.marks[::2], strict=True)] == [
+        ("up", "up"),
+        ("out", "out"),
+    ]
+
+
+def test_parts_of_a_run_follow_each_other_on_one_scale() -> None:
+    first, *_ = bars([a_run("up", 1, 20.0), a_run("up", 2, 10.0)])
+    assert [(name, at) for name, at, _ in first.parts] == [
+        ("prepare", 0.0), ("session", 5.0), ("start", 5.0), ("working", 15.0), ("commit", 97.5), ("merge", 98.75),
+    ]  # fmt: skip
+    assert sum(width for _, _, width in first.parts) == pytest.approx(100)
+
+
+def test_plans_lie_at_their_hours_and_money() -> None:
+    plot = plot_plans(a_scaling_study()["projected"][0]["plans"])
+    assert [mark.text for mark in plot.marks] == ["1", "2"]
+    assert plot.marks[0].x < plot.marks[1].x
+    assert plot.marks[0].y < plot.marks[1].y, "dearer is higher"
+
+
+@pytest.mark.parametrize(
+    ("language", "sentences"),
+    [
+        ("en", ["4.25 USD for 1,000,000,000 photos with 1", "2 worker processes are 1.78 times", "neural network", "load 7.2"]),
+        ("en", ["assumed 0", "Coherence", "7% at the median and 12% at most", "none of these plans", "970 GB of memory"]),
+        ("fr", ["USD pour 1 000 000 000 photos", "2 processus vont 1,78 fois", "aucun de ces plans", "970 Go"]),
+        ("es", ["2 procesos son 1,78 veces", "ninguno de estos planes", "solicitudes a S3"]),
+    ],
+)  # fmt: skip
+def test_page_of_scaling_says_what_limits_and_what_it_costs(language: str, sentences: list[str]) -> None:
+    study = a_scaling_study()
+    study["projected"][0]["plans"][1]["machines"] = 1
+    seen = Page(render_scaling_study(study)).text(language).replace(THIN, " ")
+    for sentence in sentences:
+        assert sentence in seen
+
+
+def test_page_of_scaling_is_in_every_language_and_holds_only_its_own_code() -> None:
+    assert not alien_words(Page(render_scaling_study(a_scaling_study())))
+    attacked = a_scaling_study(command=ATTACKS[0], backbone=ATTACKS[1], prices=ATTACKS[0])
+    attacked["projected"][0]["plans"][0]["offer"] = ATTACKS[0]
+    assert has_only_own_code(Page(render_scaling_study(attacked)))
+    alone = a_scaling_study(
+        projected=[], curves=a_scaling_study()["curves"][:1], runs=[a_run("up", 1, 24.5), a_run("up", 2, 13.5)]
+    )
+    alone["simulation"]["largest_error"] = None
+    assert not alien_words(Page(render_scaling_study(alone)))

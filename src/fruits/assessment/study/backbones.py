@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
 
-import fruits
 from fruits.assessment.evaluation import SEEN, evaluate, in_order
 from fruits.assessment.study.frontier import components_for, frontier, recommended
-from fruits.assessment.study.machine import machine
+from fruits.assessment.study.record import aligned, begun, last_lines, page_of, record_of, write
 from fruits.assessment.study.speed import SpeedStage, measured_speed
 from fruits.config import RunConfig
 from fruits.embedding.graph import parse
@@ -28,14 +26,12 @@ from fruits.report import render_study
 from fruits.storage import publishing
 from fruits.storage.objects import Objects, under
 from fruits.storage.runs import key_of
-from fruits.storage.sanitising import json_text
 from fruits.training import finished, pipeline
 from fruits.training.embed import Network, catalogued, prepare
 
-FORMAT: Final = 1
 #: Where the study is written, below OUT.
-RECORD: Final = "study/backbones.json"
-PAGE: Final = "study/backbones.html"
+RECORD: Final = record_of("backbones")
+PAGE: Final = page_of("backbones")
 #: Shares of the variance for which k is given.
 SHARES: Final = (0.9, 0.95, 0.99)
 _SCORES: Final = (
@@ -111,10 +107,7 @@ def study_backbones(
         As :func:`fruits.run` and :func:`fruits.evaluate`.
     """
     progress, measuring, clock = progress or Silent(), measuring or Measuring(), Clock()
-    about = {
-        "format": FORMAT, "study": "backbones", "fruits": fruits.__version__, "command": command,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(),
-    }  # fmt: skip
+    about = begun("backbones", command)
     if not backbones:
         raise ConfigError(f"{option('backbones')}: none given; expected names or files, with commas between them")
     # Each once, so that a network given twice is not two points of the plot.
@@ -146,8 +139,7 @@ def study_backbones(
         "recommended": None if best is None else rows[best]["run"],
         "seconds": {"total": clock.total()},
     }
-    out.write(RECORD, json_text(study, indent=1, ensure_ascii=False).encode())
-    out.write(PAGE, render_study(study).encode())
+    write(out, study, render_study)
     return study
 
 
@@ -265,8 +257,7 @@ def as_text(study: Mapping[str, Any]) -> str:
                 f"{row['peak_memory_mb'] or 0:,}", f"{row['embedding_size']:,}", f"{row['components']:,}",
             )
         )  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = aligned(rows)
     held_out = study["protocol"] or "none: no protocol has a score by label for any network"
     lines.append(
         f"{counted(study['photos'], 'photo')}; protocol {held_out}; photos/s of one worker, median of "
@@ -278,11 +269,8 @@ def as_text(study: Mapping[str, Any]) -> str:
         for row in study["rows"]
         if row["score"] and (row["seen_share"] or 0) >= SEEN
     ]
-    if study["machine"]["busy"]:
-        lines.append(f"other programs were running (load {study['machine']['load']}): a quiet machine is faster")
     if study["recommended"]:
         lines.append(
             f"next: fruits runs {study['out']} --use {study['recommended'][:12]} makes the recommended network the current run"
         )
-    lines.append(f"page: {under(study['out'], PAGE)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *last_lines(study)])

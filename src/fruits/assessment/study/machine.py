@@ -7,6 +7,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from fruits.config import usable_cores
 
 #: With more running programs than this per core when a study begins, its times are those of a busy machine.
@@ -41,3 +43,21 @@ def peak_bytes(pid: int) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
+def processor_s() -> float:
+    """Return the processor seconds of this process and of its children, such as a worker's decoder, so far."""
+    total = 0.0
+    for one in with_children():
+        try:
+            used = one.cpu_times()
+        except psutil.Error:
+            continue  # it has just ended
+        total += used.user + used.system
+    return total
+
+
+def with_children() -> list[psutil.Process]:
+    """Return this process and its children."""
+    me = psutil.Process()
+    return [me, *me.children()]

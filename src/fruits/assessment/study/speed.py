@@ -14,10 +14,9 @@ from statistics import median
 from typing import Any, Final
 
 import numpy as np
-import psutil
 import pyarrow as pa
 
-from fruits.assessment.study.machine import peak_bytes
+from fruits.assessment.study.machine import peak_bytes, processor_s, with_children
 from fruits.embedding.backbone import Embedder
 from fruits.embedding.model import ModelFile
 from fruits.embedding.stage import embed_rows
@@ -64,12 +63,12 @@ class SpeedStage:
         rows = [row for batch in batches for row in batch.to_pylist()]
         embedder = Embedder(self.model.fetch(), self.device)
         for number in range(self.repeats + 1):
-            started, used = time.perf_counter(), _processor_s()
+            started, used = time.perf_counter(), processor_s()
             embedded = embed_rows(rows, embedder, self.preprocessing, self.embedding_size, access=self.access)
             statuses = [status for batch in embedded for status in batch["status"].to_pylist()]
             seconds = time.perf_counter() - started
             if number:
-                found = {"photos": statuses.count("ok"), "seconds": seconds, "seconds_processor": _processor_s() - used}
+                found = {"photos": statuses.count("ok"), "seconds": seconds, "seconds_processor": processor_s() - used}
                 yield pa.RecordBatch.from_pylist([{**found, "peak_bytes": _peak_bytes()}], schema=_PASS)
 
 
@@ -119,14 +118,4 @@ def measured_speed(catalogue: Catalogue, stage: SpeedStage, photos: int) -> dict
 
 def _peak_bytes() -> int:
     """Return the peak memory of this process and of the decoder that it started."""
-    return sum(peak_bytes(one.pid) for one in _processes())
-
-
-def _processor_s() -> float:
-    """Return the processor seconds of this process and of its decoder so far."""
-    return float(sum(used.user + used.system for used in (one.cpu_times() for one in _processes())))
-
-
-def _processes() -> list[psutil.Process]:
-    me = psutil.Process()
-    return [me, *me.children()]
+    return sum(peak_bytes(one.pid) for one in with_children())

@@ -10,7 +10,6 @@ import csv
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -19,12 +18,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-import fruits
 from fruits.assessment.dataset import Finished, access_of_run, open_run
 from fruits.assessment.study.encoding import FORMATS, codecs_for, encoded, measured_files
 from fruits.assessment.study.frontier import frontier, recommended
-from fruits.assessment.study.machine import machine
 from fruits.assessment.study.money import CLASSES, break_even_months, monthly
+from fruits.assessment.study.record import aligned, begun, last_lines, page_of, record_of, write
 from fruits.config import RunConfig
 from fruits.errors import ConfigError, FruitsError, counted, option
 from fruits.learning.folds import interval
@@ -38,15 +36,13 @@ from fruits.photos.reading.packing import pack
 from fruits.photos.reading.reading import read_photos
 from fruits.report import render_storage_study
 from fruits.storage.marker import claim
-from fruits.storage.objects import Objects, under
-from fruits.storage.sanitising import json_text
+from fruits.storage.objects import Objects
 from fruits.training.embed import TRAINING_PHOTOS
 from fruits.training.fit import Choosing
 from fruits.training.training_set import Rows, embeddings_of, grouped_by_clusters, seen_rows
 
-FORMAT: Final = 1
-RECORD: Final = "study/storage.json"
-PAGE: Final = "study/storage.html"
+RECORD: Final = record_of("storage")
+PAGE: Final = page_of("storage")
 #: k that are tried, beside the k of the run.
 GRID: Final = (8, 16, 32, 64, 128, 256)
 #: Rows per file that are tried, beside all in one file.
@@ -121,10 +117,7 @@ def study_storage(
         If the run has too few training photos to hold some back.
     """
     progress, asked, clock = progress or Silent(), asked or Asked(), Clock()
-    about = {
-        "format": FORMAT, "study": "storage", "fruits": fruits.__version__, "command": command,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(),
-    }  # fmt: skip
+    about = begun("storage", command)
     progress.start("embeddings", None)
     run = open_run(out)
     split = _split(run)
@@ -158,8 +151,7 @@ def study_storage(
         "costs": _costs(settings, best, photos, prices, asked.reads),
         "seconds": {"total": clock.total()},
     }
-    objects.write(RECORD, json_text(study, indent=1, ensure_ascii=False).encode())
-    objects.write(PAGE, render_storage_study(study).encode())
+    write(objects, study, render_storage_study)
     return study
 
 
@@ -378,8 +370,7 @@ def as_text(study: Mapping[str, Any]) -> str:
         figures = (f"{one['bytes_per_photo']:,.0f}", f"{one['write_us']:.1f}", f"{one['read_us']:.1f}")
         score = f"{one['accuracy']:.1%} ({one['low']:.1%} to {one['high']:.1%})"
         rows.append((mark, one["vectors"], f"{one['numbers']:,}", one["number_format"], one["codec"], *figures, score))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = aligned(rows)
     best = study["settings"][study["recommended"]]
     lines.append(
         f"recommended: {best['vectors']} of {counted(best['numbers'], 'number')} in {best['number_format']}, codec "
@@ -392,7 +383,4 @@ def as_text(study: Mapping[str, Any]) -> str:
             f"{one['kept']}: {one['bytes'] / 1e9:,.2f} GB a million; cheapest over {MONTHS} months in {one['cheapest']}, "
             f"{in_class['total']:.2f} USD a month (prices of {study['prices']['of']})"
         )
-    if study["machine"]["busy"]:
-        lines.append(f"other programs were running (load {study['machine']['load']}): a quiet machine is faster")
-    lines.append(f"page: {under(study['out'], PAGE)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *last_lines(study)])
