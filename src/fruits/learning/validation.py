@@ -140,7 +140,8 @@ class Choosing:
         ----------
         components : int
         trusted : bool
-            Whether the validation rows can decide; if not, only the default is tried.
+            Whether the validation rows can decide; False if the backbone was trained on them. Then only the head's default for
+            that case is tried.
 
         Returns
         -------
@@ -155,7 +156,8 @@ class Choosing:
             return self.head.default, [], None
         trials: list[Trial] = []
         best: Answers | None = None
-        for setting in self.head.settings if trusted else (self.head.default,):
+        default_seen = self.head.default if self.head.default_seen is None else self.head.default_seen
+        for setting in self.head.settings if trusted else (default_seen,):
             trial, answers = self._try(components, setting)
             trials.append(trial)
             if trial is min(trials, key=lambda trial: trial.smoothed_log_loss):

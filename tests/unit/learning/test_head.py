@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 from fruits.learning.heads import LabelsError
 from fruits.learning.heads import logistic as heads
-from fruits.learning.heads.logistic import LogisticHead
+from fruits.learning.heads.logistic import LogisticHead, scale_of
 from fruits.learning.pca import TooFewRowsError
 from fruits.learning.validation import Choosing, balance, hold_back
 
@@ -87,6 +88,23 @@ def test_solver_that_stops_early_is_told_in_the_head_not_as_a_warning(monkeypatc
         stopped = LogisticHead.fit(features, labels, setting=1e6)
     assert not stopped.converged
     assert np.isfinite(stopped.predict_proba(features)).all()
+
+
+def test_weak_regularisation_is_solved_to_its_optimum() -> None:
+    """A fixed limit of the gradient stops a fifth above the lowest loss."""
+    features, labels = clusters(6, 80, 12, distance=3.0)
+    rows = features * np.float32(scale_of(features))
+    best = LogisticRegression(C=300.0, max_iter=5000, tol=1e-9).fit(rows, labels)
+    lowest = log_loss(labels, best.predict_proba(rows))
+    assert log_loss(labels, LogisticHead.fit(features, labels, setting=300.0).predict_proba(features)) < 1.02 * lowest
+
+
+@pytest.mark.parametrize(("trusted", "expected"), [(True, set(heads.REGULARISATIONS)), (False, {300.0})])
+def test_photos_that_the_backbone_has_seen_do_not_choose_the_regularisation(
+    trusted: bool, expected: set[float]
+) -> None:
+    _, trials, _ = choosing(16, 8).setting(8, trusted=trusted)
+    assert {trial.setting for trial in trials} == expected
 
 
 # --- Weights ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from fruits.config import RunConfig
 from fruits.errors import FruitsError
 from fruits.learning.calibration import DEFAULT_CERTAIN, DEFAULT_PROBABLE, sure_precision
 from fruits.learning.heads import softmax
-from fruits.learning.heads.logistic import DEFAULT_REGULARISATION, LogisticHead
+from fruits.learning.heads.logistic import DEFAULT_REGULARISATION_SEEN, LogisticHead
 from fruits.learning.out_of_distribution import Known
 from fruits.learning.validation import Answers
 from fruits.photos.decoding.quality import Limits
@@ -155,7 +155,7 @@ def test_run_on_photos_of_the_network_keeps_components_for_99_percent_of_the_var
     monkeypatch.setattr(computation, "training_photos", lambda *_: listed)
     record = run(tmp_path / "out", own_photos, components=None)
     assert record["components_chosen_by"] == "seen"
-    assert record["head"]["regularisation"] == DEFAULT_REGULARISATION
+    assert record["head"]["regularisation"] == DEFAULT_REGULARISATION_SEEN
     kept = np.cumsum(record["explained_variance_ratio"])
     assert kept[record["components"] - 1] >= 0.99 > kept[record["components"] - 2]
 

@@ -67,7 +67,9 @@ class Head(Protocol):
     settings : tuple of float
         Values of the hyperparameter that are tried.
     default : float
-        Used while the number of components is selected, and if validation photos cannot decide.
+        Used while the number of components is selected, and if there are no validation photos.
+    default_seen : float, optional
+        Used instead of a selection where the backbone was trained on the validation photos; ``default`` if None.
     own_scale : bool
         Whether softmax of the logits is meant as probabilities. If not, settings are compared after temperature scaling.
     linear : bool
@@ -82,6 +84,7 @@ class Head(Protocol):
     parameter: ClassVar[str] = "setting"
     settings: ClassVar[tuple[float, ...]] = (1.0,)
     default: ClassVar[float] = 1.0
+    default_seen: ClassVar[float | None] = None
     own_scale: ClassVar[bool] = False
     linear: ClassVar[bool] = False
     temperature: float = 1.0

@@ -18,6 +18,13 @@ from fruits.learning.heads import Graph, Head, check_labels
 REGULARISATIONS: Final = (0.3, 3.0, 30.0, 300.0)
 #: Between the two values that are selected most often.
 DEFAULT_REGULARISATION: Final = 3.0
+#: Where the backbone was trained on the photos. Such embeddings cluster so tightly that any strength separates the training
+#: photos; photos that the backbone has not seen lie between the clusters and need the weaker regularisation
+#: (docs/evaluation.md, Calibration).
+DEFAULT_REGULARISATION_SEEN: Final = 300.0
+#: Largest gradient of the mean log loss at which the solver stops, up to the default strength. Weaker regularisation has smaller
+#: gradients: with this limit it would stop far from its optimum.
+_TOLERANCE: Final = 1e-4
 _MAX_ITERATIONS: Final = 400
 
 
@@ -37,6 +44,7 @@ class LogisticHead(Head):
     parameter: ClassVar = "regularisation"
     settings: ClassVar = REGULARISATIONS
     default: ClassVar = DEFAULT_REGULARISATION
+    default_seen: ClassVar = DEFAULT_REGULARISATION_SEEN
     own_scale: ClassVar = True
     linear: ClassVar = True
 
@@ -64,7 +72,8 @@ class LogisticHead(Head):
         check_labels(labels)
         # One scale for all components: whitening would amplify the noise of late components to the size of early ones.
         scale = scale_of(features)
-        model = LogisticRegression(C=setting, max_iter=_MAX_ITERATIONS)
+        tolerance = _TOLERANCE * min(1.0, DEFAULT_REGULARISATION / setting)
+        model = LogisticRegression(C=setting, max_iter=_MAX_ITERATIONS, tol=tolerance)
         # One thread: the products of a step are so small that the overhead of threads exceeds the gain, up to tenfold on a busy
         # machine (1.3 s against 10 s for 15,000 photos, 120 components, 114 labels).
         with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
