@@ -7,6 +7,7 @@ independent of files.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -38,9 +39,13 @@ def sketch(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     ----------
     Johnson and Lindenstrauss (1984), "Extensions of Lipschitz mappings into a Hilbert space".
     """
-    axes = np.random.default_rng(0).normal(size=(rows.shape[1], _SKETCH)) / np.sqrt(_SKETCH)
     length = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return np.asarray(np.round((rows / length).astype(np.float64) @ axes, 4), np.float32)
+    return np.asarray(np.round((rows / length).astype(np.float64) @ _axes(rows.shape[1]), 4), np.float32)
+
+
+@lru_cache(maxsize=1)
+def _axes(size: int) -> NDArray[np.float64]:
+    return np.asarray(np.random.default_rng(0).normal(size=(size, _SKETCH)) / np.sqrt(_SKETCH))
 
 
 def numbers_tell(rows: NDArray[np.float32], labels: NDArray[np.int64], groups: NDArray[np.int64]) -> bool:

@@ -11,8 +11,6 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from fruits.learning.moments import unit
 
@@ -218,6 +216,9 @@ def groups_within(rows: NDArray[np.float32], threshold: float, *, count: int = 1
 
 def chained(left: NDArray[np.int64], right: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     """Return a group number for each of n rows, given linked pairs of rows; numbered in the order of the rows."""
+    from scipy.sparse import coo_array  # noqa: PLC0415 - a quarter of a second, not needed by an up-to-date run
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
     pairs = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(n, n))
     _, group = connected_components(pairs, directed=False)
     _, first, number = np.unique(group, return_index=True, return_inverse=True)

@@ -1,8 +1,8 @@
 """Reports of runs, audits and studies: one self-contained HTML page each."""
 
 from fruits.report.audit import render_audit
-from fruits.report.page import render
+from fruits.report.page import load_ahead, render
 from fruits.report.scaling import render_scaling_study
 from fruits.report.study import render_storage_study, render_study
 
-__all__ = ["render", "render_audit", "render_scaling_study", "render_storage_study", "render_study"]
+__all__ = ["load_ahead", "render", "render_audit", "render_scaling_study", "render_storage_study", "render_study"]

@@ -14,7 +14,7 @@ from fruits.learning.metrics import FEWEST_PHOTOS
 from fruits.learning.neighbours import LEAK_LIMIT
 from fruits.report.answers import view_answers, view_calibration, view_coverage
 from fruits.report.curve import plot_variance
-from fruits.report.document import assemble, data_uri
+from fruits.report.document import assemble, compile_templates, data_uri
 from fruits.report.evaluation import Evaluation, Protocol, view_evaluation
 from fruits.report.localisation import Spoken, count, say, share
 from fruits.report.next_steps import command_on_results, next_steps
@@ -93,6 +93,20 @@ class StageTime:
     seconds: float
     share: float
     width: float
+
+
+def load_ahead() -> None:
+    """Compile the templates of the report in advance."""
+    compile_templates(
+        *(
+            "base.html.j2",
+            "macros.html.j2",
+            "evaluation.html.j2",
+            "answers.html.j2",
+            "timeline.html.j2",
+            "report.html.j2",
+        )
+    )
 
 
 def render(

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
@@ -139,6 +141,7 @@ def embed(
     clock: Clock,
     *,
     keep_missing: bool = False,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> tuple[Inventory, int]:
     """Compute missing embeddings; return the inventory afterwards and the number computed.
 
@@ -148,6 +151,8 @@ def embed(
     ----------
     keep_missing : bool
         Whether rows of photos that are not in the catalogue stay in the table.
+    meanwhile : callable
+        Called once in a thread while workers compute, if there is something to compute; an error of it is ignored.
     """
     stored = prepared.stored
     with clock.step("embeddings"):
@@ -162,7 +167,7 @@ def embed(
     if computed:
         with clock.step("engine"):
             engine.start()
-    with clock.step("embeddings"):
+    with clock.step("embeddings"), _in_a_thread(meanwhile if computed else lambda: None):
         while len(rows):
             done = _computed(engine, catalogue, prepared, inventory, rows, progress, clock)
             # Another run may have removed rows since; their files stay on disk until a vacuum.
@@ -171,6 +176,22 @@ def embed(
         if not keep_missing and remove_needless(stored, inventory):
             inventory = take(stored, catalogue.listed.texts, inventory.files)
     return inventory, computed
+
+
+@contextmanager
+def _in_a_thread(work: Callable[[], None]) -> Iterator[None]:
+    """Do something else in a thread meanwhile, and wait for it at the end."""
+
+    def quietly() -> None:
+        with suppress(Exception):
+            work()
+
+    thread = threading.Thread(target=quietly, name="meanwhile")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _computed(

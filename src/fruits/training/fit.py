@@ -449,7 +449,7 @@ def photo_limits(stored: EmbeddingTable, inventory: Inventory, rows: Rows, size:
         wanted = holding.catalogue_rows >= 0
         wanted[wanted] = learnt[holding.catalogue_rows[wanted]]
         if wanted.any():
-            table = stored.read(holding.file, ["brightness", "sharpness"])
+            table = stored.read_keys(holding.file, ["brightness", "sharpness"])
             found.append(np.stack([table[name].to_numpy()[wanted] for name in table.column_names]))
     brightness, sharpness = np.concatenate(found, axis=1)
     return Limits.of(brightness, sharpness, size)

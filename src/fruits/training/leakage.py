@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +42,8 @@ _FEWEST_RETOUCHED: Final = 20
 _TEST_PHOTOS: Final = 500
 _TRAINING_PHOTOS: Final = 200
 _COPIES: Final = 60
+#: Photos read into memory and decoded at a time.
+_DECODED_AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,21 +212,20 @@ def copies_of(
     """
     chosen = rows[np.linspace(0, len(rows) - 1, min(_RETOUCHED, len(rows))).astype(int)].tolist()
     kept, pixels = [], []
-    for row, (data, _) in zip(chosen, read_photos((uris[row] for row in chosen), access), strict=True):
-        if data is None:
-            continue
-        try:
-            pixels.append(own_decoder().to_network_input(data, preprocessing).pixels)
-        except ImageDecodeError:
-            continue
-        kept.append(row)
+    read = zip(chosen, read_photos((uris[row] for row in chosen), access), strict=True)
+    there = ((row, data) for row, (data, _) in read if data is not None)
+    while batch := list(islice(there, _DECODED_AT_ONCE)):
+        with own_decoder().begin([data for _, data in batch], preprocessing) as decoding:
+            outcomes = decoding.outcomes()
+            pixels.append(decoding.pixels(preprocessing.size).copy())
+        kept += [row for (row, _), one in zip(batch, outcomes, strict=True) if not isinstance(one, ImageDecodeError)]
     if not kept or len(kept) < min(_FEWEST_RETOUCHED, len(rows)):
         raise StoreError(
             f"only {len(kept)} of {counted(len(chosen), 'photo')} can still be read; expected them where they were, such as "
             f"'{uris[chosen[0]] if chosen else 'none'}': they show how near a near-duplicate is"
         )
     embedder = Embedder(model_path, device)
-    own = np.stack(pixels)
+    own = np.concatenate(pixels)
     copies = retouched(own)
     vectors = [embedder.embed(copies[start : start + BATCH_SIZE]) for start in range(0, len(copies), BATCH_SIZE)]
     embeddings = np.concatenate(vectors)

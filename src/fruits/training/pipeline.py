@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import Certainty
 from fruits.recogniser.gallery import QUALITY, SIDE, Gallery, choose
 from fruits.recogniser.taxonomy import Taxonomy
-from fruits.report import render
+from fruits.report import load_ahead, render
 from fruits.storage import publishing
 from fruits.storage.inventory import Inventory
 from fruits.storage.marker import claim
@@ -232,7 +233,9 @@ def _embedded(config: RunConfig, network: Network, objects: Objects, engine: Eng
         with step("repair", shown=False):
             repair_embeddings(prepared.stored, step.progress)
     part = bool(config.keep_missing or config.only or config.sample)
-    inventory, computed = embed(engine, catalogue, prepared, step.progress, step.clock, keep_missing=part)
+    inventory, computed = embed(
+        engine, catalogue, prepared, step.progress, step.clock, keep_missing=part, meanwhile=_load_ahead
+    )
     counts = records.counts(catalogue, inventory, computed)
     rejections = records.rejections(catalogue, inventory)
     records.write_rejections(objects, rejections)
@@ -244,6 +247,13 @@ def _embedded(config: RunConfig, network: Network, objects: Objects, engine: Eng
             config, catalogue, inventory, prepared.card, prepared.preprocessing, prepared.device, meaning
         ),
     )  # fmt: skip
+
+
+def _load_ahead() -> None:
+    """Load what the steps after the embeddings need: two seconds of one core, while this process only waits for workers."""
+    for module in ("sklearn.linear_model", "scipy.optimize", "scipy.sparse.csgraph"):
+        import_module(module)
+    load_ahead()
 
 
 def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _Fitted:

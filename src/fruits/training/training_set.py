@@ -189,7 +189,7 @@ def seen_rows(stored: EmbeddingTable, inventory: Inventory, listed: bytes, n: in
     known = np.frombuffer(listed, ">u8")
     seen = np.zeros(n, bool)
     for holding in inventory.holdings:
-        digests = stored.read(holding.file, ["sha256"])["sha256"].to_pylist()
+        digests = stored.read_keys(holding.file, ["sha256"])["sha256"].to_pylist()
         first = np.array([int(digest[:16], 16) if digest else 0 for digest in digests], np.uint64)
         there = holding.catalogue_rows >= 0
         seen[holding.catalogue_rows[there]] = np.isin(first, known)[there]

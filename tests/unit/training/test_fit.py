@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,6 +169,26 @@ def test_fewer_components_than_95_percent_of_the_variance_are_never_chosen(own_p
     assert record["components_chosen_by"] == "validation"
     assert record["explained_variance"] >= 0.95
     assert min(trial["components"] for trial in record["component_trials"]) <= record["components"]
+
+
+def test_what_the_fit_needs_is_loaded_while_workers_compute_and_not_by_an_up_to_date_run(
+    own_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def fails() -> None:
+        threads.append(threading.current_thread())
+        raise ImportError("what follows says so if it needs it")
+
+    monkeypatch.setattr(pipeline, "_load_ahead", fails)
+    assert not run(tmp_path / "out", own_photos)["up_to_date"], "an error of it is no error of the run"
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+    assert not threads[0].is_alive()
+    assert run(tmp_path / "out", own_photos)["up_to_date"]
+    assert len(threads) == 1
+    start = "import sys, fruits.training.pipeline; print({'scipy', 'sklearn'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 # --- What belongs together ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,8 +36,10 @@ _MARGIN: Final = 4
 _WHITE: Final = 225
 _MOSTLY: Final = 0.7
 _THUMBNAIL_SIDE: Final = 128
-#: Thumbnails per decoder: starting a decoder takes as long as dozens of thumbnails.
+#: Thumbnails per decoder: starting a decoder takes as long as a hundred thumbnails of small photos, or a few of large ones.
 _PHOTOS_PER_DECODER: Final = 200
+#: Further decoders are started if the first is not done after this many seconds.
+_ALONE_S: Final = 1.0
 
 
 def typical_side(listed: Listed, access: Access = NO_LINKS) -> int | None:
@@ -75,11 +78,11 @@ def gallery_thumbnails(
     the thumbnail carries the mark of the submission too, so that a service can check whether it was withdrawn.
     """
     workers = max(1, min(usable_cores(), len(uris) // _PHOTOS_PER_DECODER))
+    started = time.monotonic()
     with ExitStack() as opened:
         free: SimpleQueue[Decoder] = SimpleQueue()
         free.put(own_decoder())
-        for _ in range(workers - 1):
-            free.put(opened.enter_context(Decoder()))
+        others = [opened.enter_context(Decoder()) for _ in range(workers - 1)]  # each starts with its first photo
 
         def small(data: bytes | None) -> bytes | None:
             giver = None if data is None else giver_of(data)
@@ -98,6 +101,8 @@ def gallery_thumbnails(
         coming: deque[Future[bytes | None]] = deque()
         for data, _ in read_photos(uris, access):
             coming.append(pool.submit(small, data))
+            if others and time.monotonic() - started > _ALONE_S:
+                free.put(others.pop())
             if len(coming) > 2 * workers:
                 yield coming.popleft().result()
         while coming:
