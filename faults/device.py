@@ -38,7 +38,7 @@ _FLAGS: Final = (
 _PHOTO: Final = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|RIFF....WEBP", re.DOTALL)
 #: What the model is made of.
 _MODEL: Final = re.compile(
-    r"^/(v1/model|v1/gallery/.+\.bin|static/vendor/.+|static/page\.json|static/js/device-worker\.js)"
+    r"^/(v1/model|v1/gallery/.+\.bin|static/vendor/.+|static/page\.json|static/linked/(?!visitor\.js).+)"
 )
 _NOT_PASSED: Final = ("connection", "transfer-encoding", "keep-alive", "content-length")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ from urllib.parse import urljoin
 
 import httpx
 import pytest
+from PIL import Image
 from starlette.applications import Starlette
 
 from fruits.messages import LANGUAGES, SOURCE, catalogue
@@ -161,7 +163,7 @@ def test_worker_changes_with_every_file_and_knows_the_whole_shell(folder: Path) 
     known = json.loads(re.match(r"const KNOWN = (.*);\n", before)[1])  # type: ignore[index]
     for address in known["shell"]:
         assert client.get(f"/{address}").status_code == 200, address
-    assert {"", "static/style.css", "static/js/device-worker.js", "static/page.json"} <= set(known["shell"])
+    assert {"", "static/style.css", "static/linked/device-worker.js", "static/page.json"} <= set(known["shell"])
     assert not any("owner" in address or "review" in address for address in known["shell"])
     with (folder / "style.css").open("a") as file:
         file.write("/* changed */\n")
@@ -258,9 +260,42 @@ def test_scripts_ask_for_nothing_but_by_way_of_where_the_service_is() -> None:
     assert not re.search(r"[\"'`]/(?!\*)", (pages.FOLDER / "sw.js").read_text("utf-8"))
 
 
-def test_modules_of_a_page_are_fetched_at_once(client: Client) -> None:
-    page = client.get("/").text
-    preloaded = set(re.findall(r'rel="modulepreload" href="\./static/js/([\w-]+\.js)"', page))
-    assert {"answer.js", "map.js", "decide.js", "place.js"} <= preloaded, "also those that other modules import"
-    assert "charts.js" not in preloaded, "of the owner's pages"
-    assert all(client.get(f"/static/js/{name}").status_code == 200 for name in preloaded)
+@pytest.mark.parametrize("page", ["/", "/known", "/delete", "/owner", "/owner/review"])
+def test_script_of_a_page_is_one_file_with_all_it_imports(client: Client, page: str) -> None:
+    text = client.get(page).text
+    (address,) = re.findall(r'<script type="module" src="([^"]+)"', text)
+    script = client.get(urljoin(page, address))
+    assert script.status_code == 200
+    assert not re.search(r'^import .* from "', script.text, re.MULTILINE), "nothing else is fetched before it runs"
+    assert not re.search(r"^\s*(?://|/\*\*)", script.text, re.MULTILINE), "comments are for those who read the source"
+
+
+def test_parts_of_a_page_that_are_asked_for_later_are_served_and_kept_offline(client: Client) -> None:
+    script = client.get("/static/linked/visitor.js").text
+    later = set(re.findall(r'import\("\./([\w.-]+)"\)', script))
+    assert {"visitor.history.js", "visitor.share.js"} <= later
+    shell = client.get("/sw.js").text
+    for name in later:
+        part = client.get(f"/static/linked/{name}")
+        assert part.status_code == 200
+        assert set(re.findall(r'from "\./([\w.-]+)"', part.text)) <= {"visitor.js", *later}
+        assert f"static/linked/{name}" in shell
+
+
+def test_sample_pictures_come_in_one_small_file(client: Client) -> None:
+    answer = client.get("/static/samples/all.webp")
+    assert answer.headers["content-type"] == "image/webp"
+    with Image.open(io.BytesIO(answer.content)) as row:
+        assert row.size == (6 * row.height, row.height)
+    assert len(answer.content) < sum(len(client.get(f"/static/samples/{n}.jpg").content) for n in range(1, 7)) / 2
+
+
+def test_page_is_light(client: Client) -> None:
+    """What a first visit loads: issue 19 began with 32 requests and 213 kB."""
+    page = client.get("/")
+    needed = {urljoin("/", address) for address in re.findall(r'(?:src|href)="(\./static/[^"#]+)', page.text)}
+    needed -= {"/static/icons/icon-180.png"}  # of phones that put the page on their first screen
+    needed |= {"/static/page.json", "/static/messages/page.en.json", "/static/samples/all.webp"}
+    sizes = [int(client.get(one).headers["content-length"]) for one in ("/", *needed)]
+    assert len(sizes) <= 12
+    assert sum(sizes) < 60_000

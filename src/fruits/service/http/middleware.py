@@ -32,6 +32,8 @@ _STREAMED: Final = ("/v1/recognise",)
 _WITHOUT_BODY: Final = ("GET", "HEAD", "OPTIONS")
 _MAX_BODY_BYTES: Final = 64 << 10
 _ALLOWED: Final = "GET, POST, DELETE"
+#: What pages may use of a device: nothing. The visitor's page, with its live camera, has a header of its own.
+NO_PERMISSIONS: Final = "camera=(), microphone=(), geolocation=()"
 _ALLOWED_HEADERS: Final = "Authorization, Content-Type, X-Fruits-Secret"
 
 
@@ -58,7 +60,7 @@ class Middleware:
             (b"x-content-type-options", b"nosniff"),
             (b"x-frame-options", b"DENY"),
             (b"referrer-policy", b"no-referrer"),
-            (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
+            (b"permissions-policy", NO_PERMISSIONS.encode()),
             (b"cross-origin-opener-policy", b"same-origin"),
             (b"cross-origin-resource-policy", b"cross-origin" if config.allow_origin else b"same-origin"),
             # Also on responses without an Origin: a cache must not serve them to a page of another site.

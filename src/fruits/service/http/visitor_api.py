@@ -33,6 +33,7 @@ from fruits.service.http.schemas import (
     Stored,
 )
 from fruits.service.inference.model import Model
+from fruits.service.pages.routes import takes_gzip
 from fruits.service.resources import Resources
 from fruits.service.settings import LOOPBACK
 
@@ -117,7 +118,12 @@ async def labels(request: Request) -> Response:
 
 async def model(request: Request) -> Response:
     """Return the model card that a browser needs to recognise photos itself: URL of the network, and its outputs."""
-    return _json(resources_of(request).recogniser.model.model_body)
+    found = resources_of(request).recogniser.model
+    answer = _json(found.model_body_packed if (packed := takes_gzip(request)) else found.model_body)
+    answer.headers["Vary"] = "Accept-Encoding"
+    if packed:
+        answer.headers["Content-Encoding"] = "gzip"
+    return answer
 
 
 async def network(request: Request, identity: Annotated[str, Path(pattern=IDENTITY)]) -> Response:

@@ -1,6 +1,7 @@
 """Routes of the web pages and their static files.
 
-All files are in the folder ``pages``, and there is no build step: when the service starts, pages are rendered into their layout
+All files are in the folder ``pages``, and there is no build step: when the service starts, pages are rendered into their layout,
+the modules of a page are joined (:mod:`fruits.service.pages.linking`), sample pictures are drawn side by side for their buttons,
 and messages are written into one file per language; other files are served as they are. Files are small and kept in memory, plain
 and compressed, with an ETag. The runtime of the on-device mode (``pages/vendor``, built by ``web/build.mjs``, see ``make web``)
 is large, stays on disk and is immutable under its name. The middleware sets the security headers. Independent of photos, answers
@@ -12,10 +13,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from fruits.messages import LANGUAGES, catalogue, told
+from fruits.service.pages.linking import link
 from fruits.service.settings import ServiceConfig
 from fruits.service.statistics import KEEP_DAYS
 from fruits.storage.objects import is_remote
@@ -44,9 +46,20 @@ PAGES: Final = {
     "/manifest.webmanifest": "manifest.webmanifest",
     "/sw.js": "sw.js",
 }
+#: The page with the live camera; the middleware forbids cameras to all others.
+_WITH_CAMERA: Final = "/"
 #: Files that the visitor's page needs offline; the owner's pages need the server anyway.
-_SHELL: Final = (".css", ".js", ".svg", ".png", ".jpg")
-_NOT_IN_SHELL: Final = ("owner", "review", "charts", "docs")
+_SHELL: Final = (".css", ".js", ".svg", ".png", ".jpg", ".webp")
+_NOT_IN_SHELL: Final = ("owner", "review", "docs")
+#: Where the joined modules are served, and the scripts that pages and workers start with.
+_LINKED: Final = "linked/"
+_SCRIPTS: Final = ("visitor.js", "known.js", "delete.js", "owner.js", "review.js", "device-worker.js")
+#: Served from ``js/`` to pages; the other modules there are for tests and for reading.
+_ALONE: Final = ("js/early.js", "js/docs.js")
+#: Sample pictures side by side, for the buttons that show them.
+_SAMPLES: Final = "samples/all.webp"
+_SAMPLE_SIDE: Final = 160
+_SAMPLE_QUALITY: Final = 60
 #: Of messages: those of the visitor's pages and those of the owner's.
 _SUBJECTS: Final = ("page", "owner")
 _TYPES: Final = {
@@ -59,6 +72,7 @@ _TYPES: Final = {
     ".svg": "image/svg+xml",
     ".png": "image/png",
     ".jpg": "image/jpeg",
+    ".webp": "image/webp",
     ".wasm": "application/wasm",
 }
 _COMPRESSED: Final = (".html", ".css", ".js", ".mjs", ".json", ".webmanifest", ".svg")
@@ -113,7 +127,10 @@ def routes(folder: Path = FOLDER, *, privacy: Mapping[str, Any] | None = None) -
     large = {name for built in (_runtime(folder), _built(folder, "docs.json")) if built for name in built["files"]}
 
     async def page(request: Request) -> Response:
-        return _answer(request, assets[PAGES[request.url.path]])
+        answer = _answer(request, assets[PAGES[request.url.path]])
+        if request.url.path == _WITH_CAMERA:
+            answer.headers["Permissions-Policy"] = "camera=(self), microphone=(), geolocation=()"
+        return answer
 
     async def static(request: Request) -> Response:
         name = request.path_params["name"]
@@ -154,6 +171,11 @@ def _assets(folder: Path, privacy: Mapping[str, Any] | None) -> Mapping[str, _As
     contents |= {name: _page(folder, name) for name in PAGES.values() if name.endswith(".html") and name in contents}
     for name in layouts:
         del contents[name]
+    modules = {Path(name).name: data.decode() for name, data in contents.items() if name.startswith("js/")}
+    contents |= {
+        f"{_LINKED}{name}": text.encode() for script in _SCRIPTS for name, text in link(modules, script).items()
+    }
+    contents[_SAMPLES] = _side_by_side([data for name, data in contents.items() if name.startswith("samples/")])
     contents["page.json"] = json_text({"device": device} | ({"privacy": dict(privacy)} if privacy else {})).encode()
     contents |= {
         f"messages/{subject}.{language}.json": _messages(subject, language)
@@ -165,7 +187,12 @@ def _assets(folder: Path, privacy: Mapping[str, Any] | None) -> Mapping[str, _As
         for name in contents
         if name == "page.json"
         or name.startswith(f"messages/{_SUBJECTS[0]}.")
-        or (name.endswith(_SHELL) and name != "sw.js" and not any(word in name for word in _NOT_IN_SHELL))
+        or (
+            name.endswith(_SHELL)
+            and name != "sw.js"
+            and (not name.startswith("js/") or name in _ALONE)
+            and not any(word in name for word in _NOT_IN_SHELL)
+        )
     ]
     version = hashlib.sha256(b"".join(name.encode() + data for name, data in contents.items())).hexdigest()[:16]
     # A change of any file changes the service worker, and a browser that sees a new worker fetches all files again.
@@ -192,19 +219,19 @@ def _page(folder: Path, name: str) -> bytes:
         docs=_built(folder, "docs.json"),
         languages={language: catalogue(language).name for language in LANGUAGES},
         needs_script=told("shared.needs_script"),
-        modules=lambda script: _modules(folder, f"{script}.js"),
     ).encode()
 
 
-def _modules(folder: Path, script: str) -> list[str]:
-    """Return all modules that a script imports, directly or not, so that a browser fetches them at once and not in turn."""
-    found, waiting = {script}, [script]
-    while waiting:
-        text = (folder / "js" / waiting.pop()).read_text("utf-8")
-        new = set(re.findall(r'^import [^"]*"\./([\w-]+\.js)";$', text, re.MULTILINE)) - found
-        found |= new
-        waiting += new
-    return sorted(found - {script})
+def _side_by_side(pictures: list[bytes]) -> bytes:
+    """Return square pictures in one row, as one small file instead of one each."""
+    row = Image.new("RGB", (_SAMPLE_SIDE * len(pictures), _SAMPLE_SIDE), "white")
+    for place, data in enumerate(pictures):
+        with Image.open(BytesIO(data)) as picture:
+            small = picture.convert("RGB").resize((_SAMPLE_SIDE, _SAMPLE_SIDE), Image.Resampling.LANCZOS)
+        row.paste(small, (_SAMPLE_SIDE * place, 0))
+    out = BytesIO()
+    row.save(out, "WEBP", quality=_SAMPLE_QUALITY, method=6)
+    return out.getvalue()
 
 
 def _messages(subject: str, language: str) -> bytes:
@@ -260,7 +287,7 @@ def _answer(request: Request, asset: _Asset) -> Response:
     if _knows(request, asset.etag):
         return Response(status_code=304, headers=headers)
     content = asset.content
-    if asset.compressed is not None and _takes_gzip(request):
+    if asset.compressed is not None and takes_gzip(request):
         headers["Content-Encoding"], content = "gzip", asset.compressed
     return Response(content, media_type=asset.media_type, headers=headers)
 
@@ -271,7 +298,7 @@ def _large(request: Request, path: Path) -> Response:
         "Cache-Control": _FOR_EVER,
         "Vary": "Accept-Encoding",
     }
-    as_it_is = packed and _takes_gzip(request)
+    as_it_is = packed and takes_gzip(request)
     if as_it_is:
         headers["Content-Encoding"] = "gzip"
     if as_it_is or not packed:
@@ -291,7 +318,7 @@ def _knows(request: Request, etag: str) -> bool:
     return any(one.strip().removeprefix("W/") in (etag, "*") for one in given.split(","))
 
 
-def _takes_gzip(request: Request) -> bool:
+def takes_gzip(request: Request) -> bool:
     """Return whether gzip is accepted, by name or by ``*``, with a weight other than 0."""
     for offered in request.headers.get("accept-encoding", "").lower().split(","):
         name, _, weight = offered.replace(" ", "").partition(";q=")

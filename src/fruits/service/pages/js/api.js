@@ -53,6 +53,15 @@ export function knownLabels() {
   return labels;
 }
 
+let page = null;
+
+/** What this installation says of itself to its pages; asked once. */
+export function pageInfo() {
+  page ??= ask("/static/page.json").then((answer) => answer.json());
+  page.catch(() => (page = null));
+  return page;
+}
+
 export const modelInfo = async () => (await ask("/v1/model")).json();
 
 /** Ask; an answer that is no success is an exception, and so is none at all. */

@@ -4,7 +4,7 @@
 // choice of an earlier visit is taken up by the constructor, before any photo can come in. If the model cannot be loaded the
 // switch stays on, and the visitor is asked. Knows nothing of photos.
 
-import { Device } from "./device.js";
+import { Device, canRunHere } from "./device.js";
 import { Refused } from "./api.js";
 import { megabytes, percent, say } from "./localisation.js";
 
@@ -141,12 +141,17 @@ export class DeviceSwitch {
     else say(this.#state, "device_more", { get size() { return megabytes(whole); } });
   }
 
+  /** Offer the mode; how much it loads is asked of the service once somebody looks at the choices. */
   async #offer() {
-    const size = await new Device().available();
-    if (!Number.isFinite(size)) return;
-    this.#size = size;
+    if (!(await canRunHere())) return;
     $("device-choice").hidden = false;
-    if (!this.on) this.#say();
+    const sized = async () => {
+      if (this.#size !== null || !$("consent").open) return;
+      this.#size = await new Device().available().catch(() => null);
+      if (!this.on) this.#say();
+    };
+    $("consent").addEventListener("toggle", sized);
+    await sized();
   }
 }
 

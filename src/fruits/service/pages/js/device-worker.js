@@ -46,7 +46,7 @@ async function open({ runtime, preprocessing: given, recognizer, sha256, bytes }
 async function recognise(photo) {
   const numbers = await run(intoSquare(reduced(photo, preprocessing), preprocessing, columnsFirst));
   if (![...numbers.features, ...numbers.probabilities].every(Number.isFinite)) throw new Error("no embedding"); // as the service
-  return { numbers, shortSide: Math.min(photo.width, photo.height) };
+  return { numbers };
 }
 
 async function run(pixels) {

@@ -1,14 +1,19 @@
 // Recognition on the visitor's own device: offered where the runtime was built, loaded only when chosen.
 
-import { Refused, ask, modelInfo } from "./api.js";
-import { decide, nearest } from "./decide.js";
+import { Refused, ask, modelInfo, pageInfo } from "./api.js";
 import { pixels } from "./photo.js";
 import { at } from "./place.js";
+
+/** Whether this browser and this service have what the mode needs. */
+export async function canRunHere() {
+  return typeof WebAssembly === "object" && typeof Worker === "function" && Boolean((await pageInfo()).device);
+}
 
 export class Device {
   #runtime = null;
   #model = null;
   #gallery = null;
+  #deciding = null; // the module that makes answers of numbers
   #worker = null;
   #opening = null;
   #refuse = () => {};
@@ -18,10 +23,8 @@ export class Device {
 
   /** Return how many bytes the mode loads, or null where it cannot be had. */
   async available() {
-    if (typeof WebAssembly !== "object" || typeof Worker !== "function") return null;
-    const page = await (await ask("/static/page.json")).json();
-    this.#runtime = page.device;
-    if (!this.#runtime) return null;
+    if (!(await canRunHere())) return null;
+    this.#runtime = (await pageInfo()).device;
     const about = await modelInfo().catch(() => null);
     return about ? this.#runtime.bytes + about.bytes + 4 * about.gallery.photos * (1 + about.gallery.components) : null;
   }
@@ -53,22 +56,40 @@ export class Device {
   /** Recognise a JPEG that this page made; an answer of the service's shape. */
   async recognise(blob) {
     const photo = await pixels(blob);
-    const { numbers, shortSide } = await this.#ask("recognise", { photo }, [photo.rgb.buffer]);
-    const answer = decide(numbers, this.#model, shortSide);
+    const shortSide = Math.min(photo.width, photo.height);
+    const numbers = await this.numbers(photo);
+    return { ...this.answer(numbers, shortSide), alike: this.#deciding.nearest(numbers.features, this.#gallery, this.#model) };
+  }
+
+  /**
+   * What the network says of pixels.
+   *
+   * @param {{width: number, height: number, rgb: Uint8Array}} photo  Given away.
+   */
+  async numbers(photo) {
+    return (await this.#ask("recognise", { photo }, [photo.rgb.buffer])).numbers;
+  }
+
+  /** The answer that numbers give, without photos that look alike. */
+  answer(numbers, shortSide) {
+    const answer = this.#deciding.decide(numbers, this.#model, shortSide);
     if (answer.map) answer.map.fit = this.#model.fit;
-    return { ...answer, alike: nearest(numbers.features, this.#gallery, this.#model) };
+    return answer;
   }
 
   async #open(progress, broken) {
-    if (!this.#runtime) await this.available();
+    this.#runtime = (await pageInfo()).device;
     if (!this.#runtime) throw new Error("this service has no runtime for it");
     // The service worker keeps what passes through it, for use without a connection; it must be there first.
     if (navigator.serviceWorker) await Promise.race([navigator.serviceWorker.ready, new Promise((done) => setTimeout(done, 3000))]);
     if ("caches" in window) await caches.open("fruits-device");
+    this.#deciding = await import("./decide.js").catch(() => {
+      throw new Refused("offline", null);
+    });
     this.#model = await modelInfo();
     this.#gallery = await gallery(this.#model);
     if (this.#gone) throw new Refused("left", null); // a worker made now would never end
-    this.#worker = new Worker(at("/static/js/device-worker.js"), { type: "module" });
+    this.#worker = new Worker(at("/static/linked/device-worker.js"), { type: "module" });
     this.#worker.addEventListener("message", ({ data }) => this.#heard(data, progress));
     const stopped = () => {
       this.#refuseAll(new Error("the worker stopped"));

@@ -17,31 +17,36 @@ export class History {
   #addresses = [];
 
   #used = false; // before it was ever switched on, nothing is made on this device
+  #switched;
 
-  constructor() {
+  /**
+   * @param {() => void} switched  Told when the visitor wants answers remembered from now on.
+   * @param {boolean} turned  Whether the visitor has just turned the switch.
+   */
+  constructor(switched, turned) {
+    this.#switched = switched;
     try {
       const chosen = localStorage.getItem(CHOSEN);
       this.#used = chosen !== null;
-      this.#box.checked = chosen === "yes";
+      if (!turned) this.#box.checked = chosen === "yes";
     } catch {
       this.#box.disabled = true; // this browser keeps nothing
     }
     $("forget-all").addEventListener("click", () => this.#forgetAll());
-    this.show();
+    this.#box.addEventListener("change", () => this.#turned());
+    if (turned) this.#turned();
+    else this.show();
   }
 
-  /** Tell `switched` when the visitor wants answers remembered from now on. */
-  start(switched) {
-    this.#box.addEventListener("change", () => {
-      try {
-        localStorage.setItem(CHOSEN, this.#box.checked ? "yes" : "no");
-        this.#used = true;
-      } catch {
-        this.#box.checked = false;
-      }
-      if (this.#box.checked) switched();
-      this.show();
-    });
+  #turned() {
+    try {
+      localStorage.setItem(CHOSEN, this.#box.checked ? "yes" : "no");
+      this.#used = true;
+    } catch {
+      this.#box.checked = false;
+    }
+    if (this.#box.checked) this.#switched();
+    this.show();
   }
 
   /** Remember an answer, if the visitor lets us; return the number to forget it by, or null. */

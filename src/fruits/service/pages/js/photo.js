@@ -3,8 +3,8 @@
 // The browser's own decoder reads whatever it can, HEIC on an iPhone too. Place, date and camera stay behind with the file, and so
 // does its colour profile: the canvas is in sRGB, and drawing converts, as photos/decoding/colour.py does on the server.
 
-const LONGEST = 1024;
-const QUALITY = 0.9;
+export const LONGEST = 1024;
+export const QUALITY = 0.9;
 
 export class Unreadable extends Error {}
 

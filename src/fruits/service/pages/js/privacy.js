@@ -1,11 +1,11 @@
 // What the page says of the service itself: who operates it, what is stored where and for how long.
 
-import { ask } from "./api.js";
+import { pageInfo } from "./api.js";
 import { say } from "./localisation.js";
 
 /** Put this service's own values into the words. */
 export async function sayPrivacy() {
-  const { privacy } = await (await ask("/static/page.json")).json();
+  const { privacy } = await pageInfo();
   if (!privacy) return;
   const at = (name) => document.getElementById(`privacy-${name}`);
   const n = 1 + Math.floor(privacy.feedback_hours / 24);

@@ -3,16 +3,15 @@
 import { Refused, ask, recognise } from "./api.js";
 import { answerParts, spokenLine } from "./answer.js";
 import { Choices } from "./choices.js";
+import { canRunHere } from "./device.js";
 import { DeviceSwitch } from "./device-switch.js";
 import { element } from "./elements.js";
 import { feedbackParts } from "./feedback.js";
-import { History } from "./history.js";
 import { MapToggle } from "./map.js";
 import { sayPrivacy } from "./privacy.js";
 import { Unreadable, shrink } from "./photo.js";
 import { has, language, say, speak, text } from "./localisation.js";
 import { at } from "./place.js";
-import { share } from "./share.js";
 
 const AT_ONCE = 8; // photos of a request
 const MOST = 40; // photos of one drop
@@ -32,10 +31,27 @@ const asking = new Set(); // cards whose photo was not sent, and which ask what 
 const sending = new Set(); // what stops requests that are on their way
 const device = new DeviceSwitch({ turned, announce, said: () => choices.sayWay() });
 const choices = new Choices(device);
-const history = new History();
-history.start(() => document.querySelectorAll(".card").forEach((node) => cardOf.get(node)?.remember()));
+let history = null; // a promise of what remembers answers, once the visitor wants that or did before
 device.start();
 sayPrivacy().catch(() => {}); // without a connection there are the general words
+$("remember").addEventListener("change", () => remembers(true), { once: true });
+if (storageHas("fruits.history")) remembers(false);
+
+/** Load what remembers answers; the rest of the page does without it. */
+function remembers(turned) {
+  history ??= import("./history.js").then(
+    ({ History }) => new History(() => document.querySelectorAll(".card").forEach((node) => cardOf.get(node)?.remember()), turned),
+  );
+}
+
+function storageHas(key) {
+  try {
+    return localStorage.getItem(key) !== null;
+  } catch {
+    $("remember").disabled = true; // this browser keeps nothing
+    return false;
+  }
+}
 
 // --- Photos come in ---------------------------------------------------------------------------------------------------
 
@@ -87,6 +103,39 @@ for (const button of document.querySelectorAll("[data-sample]")) {
   });
 }
 
+// The live camera, where the page can look at photos by itself.
+if (navigator.mediaDevices?.getUserMedia) {
+  canRunHere().then((can) => ($("live").hidden = !can), () => {}); // without a connection there is nothing to offer
+  $("live").addEventListener("click", async () => {
+    try {
+      const { Viewfinder } = await import("./camera.js");
+      new Viewfinder({ lent: device.loaded ? await device.ready() : null, keep: keepFrame });
+    } catch {
+      notice("offline_notice");
+    }
+  });
+}
+
+/** What the shutter took becomes a card; the photo stays on this device. */
+async function keepFrame(photo, answer) {
+  const card = new Card(photo.blob);
+  card.stays = true;
+  card.small = photo;
+  card.blob = photo.blob;
+  show([card]);
+  try {
+    card.answered(await answer, { here: true });
+  } catch (error) {
+    card.failed(error);
+  }
+}
+
+function show(cards) {
+  document.documentElement.classList.add("answered"); // the picker makes room for the answer
+  answers.prepend(...cards.map((card) => card.node)); // the previews, at once
+  intoView(cards[0].node);
+}
+
 async function take(list, { sample = false } = {}) {
   let files = [...list];
   if (!files.length) {
@@ -97,9 +146,7 @@ async function take(list, { sample = false } = {}) {
   else connection(false);
   files = files.slice(0, MOST);
   const cards = files.map((file) => new Card(file, sample));
-  document.documentElement.classList.add("answered"); // the picker makes room for the answer
-  answers.prepend(...cards.map((card) => card.node)); // the previews, at once
-  intoView(cards[0].node);
+  show(cards);
   for (let start = 0; start < cards.length; start += AT_ONCE) {
     const some = [];
     for (const card of cards.slice(start, start + AT_ONCE)) if (await card.prepare()) some.push(card);
@@ -279,7 +326,7 @@ class Card {
       ? [element("p.fate.quiet", {}, say(element("span"), plain))]
       : feedbackParts(answer, { failed: (error, place) => explain(error, place), deleted: () => this.gone(answer.kept ? "deleted_kept" : "deleted") });
     const fate = foot.pop();
-    fate.append(say(element("button.link", { type: "button", click: () => share(answer, this.blob) }), "share"));
+    fate.append(say(element("button.link", { type: "button", click: async () => (await import("./share.js")).share(answer, this.blob) }), "share"));
     this.body.replaceChildren(...first, ...foot, ...more, fate);
     this.frame.querySelectorAll(".map, .map-toggle").forEach((one) => one.remove());
     if (answer.map) this.frame.append(...new MapToggle(answer, this.small).nodes);
@@ -289,10 +336,11 @@ class Card {
 
   /** Put the answer into the history, once, if the visitor wants one. */
   async remember() {
-    if (!this.answer || this.sample || this.remembered !== null || this.node.classList.contains("gone")) return;
+    if (!history || !this.answer || this.sample || this.remembered !== null || this.node.classList.contains("gone")) return;
     this.remembered = 0; // under way
-    this.remembered = await history.add(this.answer, this.blob);
-    if (this.remembered && this.node.classList.contains("gone")) history.forget(this.remembered); // deleted meanwhile
+    const kept = await history;
+    this.remembered = await kept.add(this.answer, this.blob);
+    if (this.remembered && this.node.classList.contains("gone")) kept.forget(this.remembered); // deleted meanwhile
   }
 
   failed(error) {
@@ -319,7 +367,7 @@ class Card {
   }
 
   gone(words) {
-    if (this.remembered) history.forget(this.remembered);
+    if (this.remembered) history.then((kept) => kept.forget(this.remembered));
     this.body.replaceChildren(say(element("p.said", { tabindex: "-1" }), words));
     this.body.firstChild.focus({ preventScroll: true });
     this.node.classList.add("gone");

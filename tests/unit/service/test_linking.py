@@ -1,0 +1,87 @@
+"""Modules joined into files: each exists once, forms that are not known are refused, and the result is what the modules say."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fruits.service.pages.linking import LinkError, link
+
+MODULES = {
+    "page.js": """// A page.
+import { count, name as called } from "./state.js";
+import { later } from "./between.js";
+export const told = [];
+count();
+told.push(called); // twice
+later().then((text) => console.log(told.join(), text, count()));
+""",
+    "between.js": """export const later = async () => {
+  const { finish } = await import("./end.js");
+  return finish("http://a // no comment");
+};
+""",
+    "end.js": """import { count } from "./state.js";
+/**
+ * Ends.
+ */
+export function finish(text) {
+  return `${text} ${count()}`;
+}
+""",
+    "state.js": """let counted = await Promise.resolve(0);
+export const name = "state";
+export const count = () => ++counted;
+""",
+}
+
+
+def test_linked_page_does_what_its_modules_do(tmp_path: Path) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node")
+    said = {}
+    files = link(MODULES, "page.js")
+    assert sorted(files) == ["page.end.js", "page.js"]
+    for way, written in (("apart", MODULES), ("joined", files)):
+        (tmp_path / way).mkdir()
+        (tmp_path / way / "package.json").write_text('{"type": "module"}')
+        for name, text in written.items():
+            (tmp_path / way / name).write_text(text)
+        run = subprocess.run([node, "page.js"], cwd=tmp_path / way, capture_output=True, text=True, check=True)  # noqa: S603
+        said[way] = run.stdout
+    assert said["joined"] == said["apart"] == "state http://a // no comment 2 3\n"
+    assert "// twice" not in files["page.js"]
+    assert "Ends." not in files["page.end.js"]
+
+
+def test_module_that_two_later_parts_need_exists_once() -> None:
+    modules = {
+        "page.js": 'import("./one.js"), import("./two.js");\n',
+        "one.js": 'import { both } from "./both.js";\nexport const one = both;\n',
+        "two.js": 'import { both } from "./both.js";\nexport const two = both;\n',
+        "both.js": "export const both = {};\n",
+    }
+    files = link(modules, "page.js")
+    assert sorted(files) == ["page.both.js", "page.js", "page.one.js", "page.two.js"]
+    assert sum("const both = {};" in text for text in files.values()) == 1
+    assert all('from "./page.both.js"' in files[f"page.{name}.js"] for name in ("one", "two"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('import * as all from "./state.js";\n', "expected imports by name"),
+        ('import thing from "./state.js";\n', "expected imports by name"),
+        ("export default 1;\n", "expected imports by name"),
+        ("export let changing = 1;\n", "expected imports by name"),
+        ('import { a } from "./page.js";\n', "expected no circle"),
+        ('import { a } from "./missing.js";\n', "missing.js, which is not there"),
+    ],
+)
+def test_what_cannot_be_joined_is_refused(text: str, said: str) -> None:
+    with pytest.raises(LinkError, match=said):
+        link({"page.js": text, "state.js": ""}, "page.js")
