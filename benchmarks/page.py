@@ -1,10 +1,11 @@
-"""What the visitor's page costs: requests, bytes and time to the first answer on a slow phone; frames and processor of the camera.
+"""What the visitor's page costs: requests, bytes, time to the first answer on a slow phone; looks and processor of the camera.
 
-    python -m benchmarks.page                    weight and first answer, of a service that it starts on the recogniser of the package
+    python -m benchmarks.page                    weight and first answer, of a service that it starts itself
     python -m benchmarks.page --camera 30        the live camera for 30 seconds instead
     python -m benchmarks.page --url URL          of a service that runs already, such as one of an earlier version
 
-The phone is emulated by Chromium: 390 x 844 pixels, a processor four times as slow, 1.6 Mbit/s down, 0.75 Mbit/s up, 150 ms of latency.
+The phone is emulated by Chromium: 390 x 844 pixels, a processor four times as slow, 1.6 Mbit/s down, 0.75 Mbit/s up, 150 ms of
+latency. The weight is that of the first page before anything is asked.
 """
 
 from __future__ import annotations
@@ -32,7 +33,12 @@ from benchmarks.quiet import wait_for_quiet
 from fruits.photos.made_up import samples
 from fruits.photos.made_up.orchard import VARIETIES, photo
 
-PHONE: Final = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+PHONE: Final = {
+    "viewport": {"width": 390, "height": 844},
+    "has_touch": True,
+    "is_mobile": True,
+    "device_scale_factor": 2,
+}
 SLOWER: Final = 4
 NETWORK: Final = {
     "offline": False,
@@ -69,7 +75,7 @@ def main() -> None:
 def visits(url: str, repeat: int) -> dict[str, Any]:
     """Open the page as a new visitor some times, and ask about a photo as soon as that is possible."""
     picture = {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": samples.sample(next(iter(samples.SAMPLES)))}
-    with _chromium() as browser:
+    with chromium() as browser:
         found = [_visit(browser, url, picture) for _ in range(repeat)]
     told: dict[str, Any] = {name: statistics.median(one[name] for one in found) for name in found[0]}
     return {name: round(value, 2) if isinstance(value, float) else value for name, value in told.items()}
@@ -140,13 +146,15 @@ def film(*, moving: bool, frames: int = 40) -> bytes:
 
 
 def _watch(url: str, video: Path, seconds: float) -> dict[str, Any]:
-    with _chromium(*fake_camera(video)) as browser:
+    with chromium(*fake_camera(video)) as browser:
         context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-GB", service_workers="block",
                                       permissions=["camera"])  # fmt: skip
         page = context.new_page()
         page.goto(url)
         page.locator("#live").click()
-        page.wait_for_function("() => Number(document.querySelector('.viewfinder')?.dataset.answers) > 0", timeout=120_000)
+        page.wait_for_function(
+            "() => Number(document.querySelector('.viewfinder')?.dataset.answers) > 0", timeout=120_000
+        )
         processes = _of(browser)
         before, looked, started = _seconds(processes), _counts(page), time.perf_counter()
         page.wait_for_timeout(1000 * seconds)
@@ -188,7 +196,7 @@ def _seconds(processes: list[psutil.Process]) -> float:
 
 
 @contextmanager
-def _chromium(*flags: str) -> Iterator[Any]:
+def chromium(*flags: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright  # noqa: PLC0415 - a developer's tool
 
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -206,24 +214,45 @@ def _service(url: str | None) -> Iterator[str]:
     if url:
         yield url
         return
-    with tempfile.TemporaryDirectory(prefix="fruits-page-") as data:
-        process = subprocess.Popen(  # noqa: S603 - fixed words
-            [sys.executable, "-m", "fruits", "serve", "--port", "0", "--data", data, "--rate", "0"],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-        try:
-            assert process.stdout is not None
-            address = re.search(r"http://[0-9.]+:\d+", process.stdout.readline())
-            if address is None:
-                sys.exit("'fruits serve' did not start; run it by hand to see why")
-            for _ in range(600):
-                with suppress(OSError), urllib.request.urlopen(f"{address[0]}/readyz"):  # noqa: S310 - of this machine
-                    break
-                time.sleep(0.1)
-            yield address[0]
-        finally:
-            process.terminate()
-            process.wait(20)
+    with tempfile.TemporaryDirectory(prefix="fruits-page-") as data, served(Path(data)) as own:
+        yield own
+
+
+@contextmanager
+def served(data: Path) -> Iterator[str]:
+    """Yield the address of a service on the recogniser of the package that keeps its data in a folder."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "fruits",
+            "serve",
+            "--port",
+            "0",
+            "--data",
+            str(data),
+            "--rate",
+            "0",
+            "--token-rate",
+            "0",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        address = re.search(r"http://[0-9.]+:\d+", process.stdout.readline())
+        if address is None:
+            sys.exit("'fruits serve' did not start; run it by hand to see why")
+        for _ in range(600):
+            with suppress(OSError), urllib.request.urlopen(f"{address[0]}/readyz"):
+                break
+            time.sleep(0.1)
+        yield address[0]
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 if __name__ == "__main__":

@@ -161,6 +161,7 @@ def recogniser(arguments: argparse.Namespace) -> None:
         "components": fitted.components,
         "calibrated_on": {"sources left out of a twin": sorted(arguments.left_out), **calibration.report},
         "limits_of_other_sources": checked["all"],
+        "look_alikes": calibration.look_alikes,
         "twin": asdict(twin.card)["sha256"],
     }
     save(arguments.to, backbone, arguments.size, fitted, learnt, calibration, about)

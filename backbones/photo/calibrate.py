@@ -8,7 +8,7 @@ What limits are worth on yet other sources is measured by deriving them on all o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -17,6 +17,7 @@ from fruits.learning import calibration as confidence
 from fruits.learning.heads import softmax
 from fruits.learning.out_of_distribution import ACCEPTED, Known
 from fruits.learning.validation import balance
+from fruits.recogniser.knowledge import confused_kinds
 
 if TYPE_CHECKING:
     from recogniser import Embedded, Fitted
@@ -35,6 +36,7 @@ class Calibration:
     ood_limit: float
     known: Known
     report: dict[str, float]
+    look_alikes: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,10 @@ def calibrate(fitted: Fitted, left_out: Embedded, *, min_precision: float = MIN_
         "temperature": temperature,
     }  # fmt: skip
     # Real photos carry no varieties, so a variety is named only where its kind would be.
-    return Calibration(temperature, kind, max(kind, confidence.DEFAULT_CERTAIN), probable, ood_limit, known, report)
+    alike = confused_kinds(by_kind.argmax(axis=1), truth, fitted.taxonomy.kind_ids)
+    return Calibration(
+        temperature, kind, max(kind, confidence.DEFAULT_CERTAIN), probable, ood_limit, known, report, alike
+    )
 
 
 def across_sources(fitted: Fitted, left_out: Embedded, nothing: np.ndarray) -> dict[str, dict[str, float]]:

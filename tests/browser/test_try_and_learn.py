@@ -169,3 +169,104 @@ def test_every_kind_is_listed_with_its_names_and_found_without_accents(
     page.get_by_role("button", name="English").click()
     page.wait_for_selector("html[lang=en]")
     assert page.locator("#kinds h2").all_inner_texts() != listed
+
+
+def _with_knowledge(page: Any, month: int) -> None:
+    """Let the service know what two kinds are taken for and when they are in season, and let it be a month."""
+
+    def other(route: Any) -> None:
+        answer = route.fetch()
+        model = answer.json()
+        apart = {"en": "A moon pear is pale.", "fr": "La poire de lune est pâle.", "es": "La pera lunar es pálida."}
+        model["seasons"] = {"moon-pear": [11, 12, 1], "melonette": [6, 7]}
+        model["look_alikes"] = {
+            "moon-pear": [
+                {"kind": "melonette", "share": 0.04, "apart": apart},
+                {"kind": "gone", "share": 1, "apart": None},
+            ],
+            "melonette": [{"kind": "moon-pear", "share": None, "apart": None}],
+        }
+        route.fulfill(response=answer, json=model)
+
+    page.route("**/v1/model", other)
+    page.clock.set_fixed_time(f"2026-{month:02}-15T12:00:00Z")
+
+
+@pytest.mark.parametrize(
+    ("locale", "season", "now"),
+    [
+        ("en", "In season in Western Europe: November to January", "In season now, in December"),
+        ("fr", "De saison en Europe de l’Ouest : novembre à janvier", "De saison en ce moment : décembre"),
+        ("es", "De temporada en Europa occidental: de noviembre a enero", "De temporada ahora, en diciembre"),
+    ],
+)
+def test_known_page_tells_seasons_look_alikes_and_what_tells_them_apart(
+    visit: Callable[..., Any], locale: str, season: str, now: str
+) -> None:
+    visitor = visit(locale=locale, timezone_id="UTC")
+    page = visitor.page
+    _with_knowledge(page, 12)
+    visitor.open("/known")
+    page.wait_for_selector("#kinds li")
+    pear = page.locator(
+        "#kinds > li", has=page.locator("h2", has_text={"fr": "Poire de lune"}.get(locale, "Moon pear"))
+    )
+    assert season in pear.inner_text().replace("\N{NO-BREAK SPACE}", " ")
+    alikes = pear.locator(".alikes li")
+    assert alikes.count() == 1, "of kinds that this recogniser does not know nothing is said"
+    assert "4" in alikes.inner_text()
+    assert {"en": "A moon pear is pale.", "fr": "est pâle", "es": "es pálida"}[locale] in alikes.inner_text()
+    assert page.locator("#now-title").inner_text().replace("\N{NO-BREAK SPACE}", " ") == now
+    assert page.locator("#now-list li").count() == 1
+    page.locator("#now-list a").click()
+    assert pear.evaluate("(one) => one.matches(':target')")
+
+
+def test_bundle_of_a_run_holds_what_its_validation_photos_were_taken_for(recogniser: Any) -> None:
+    bundle = bundles.load(recogniser.out)
+    counted = bundle.manifest["about"]["look_alikes"]
+    assert set(counted) <= set(bundle.taxonomy.kind_ids)
+    assert {kind: [one["kind"] for one in others] for kind, others in counted.items()} == {
+        kind: [one["kind"] for one in others] for kind, others in bundle.look_alikes.items()
+    }
+    assert all(len(others) <= 3 for others in counted.values())
+
+
+def test_nothing_in_season_shows_no_list(visit: Callable[..., Any]) -> None:
+    visitor = visit(timezone_id="UTC")
+    _with_knowledge(visitor.page, 3)
+    page = visitor.open("/known")
+    page.wait_for_selector("#kinds li")
+    assert page.locator("#now").is_hidden()
+
+
+def test_photos_alike_are_enlarged_by_keyboard_and_the_focus_comes_back(
+    visit: Callable[..., Any], recogniser: Any
+) -> None:
+    visitor = visit()
+    page = visitor.open()
+    visitor.pick(*recogniser.some("Moon Pear 1"))
+    card = visitor.answers(1).first
+    buttons = card.locator(".alike button")
+    assert buttons.count() == 6
+    sources = buttons.locator("img").evaluate_all("(all) => all.map((one) => one.src)")
+    buttons.nth(1).focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    dialog.wait_for()
+    picture = dialog.locator("img")
+    assert picture.get_attribute("src") == sources[1]
+    assert "2 of 6" in dialog.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert picture.get_attribute("src") == sources[2]
+    assert "3 of 6" in dialog.get_by_role("status").text_content()
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
+    assert picture.get_attribute("src") == sources[5], "before the first comes the last"
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        inside = page.evaluate("document.activeElement === document.body || !!document.activeElement.closest('dialog')")
+        assert inside, "the focus stays in the dialog"
+    page.keyboard.press("Escape")
+    assert page.get_by_role("dialog").count() == 0
+    assert page.evaluate("[...document.querySelectorAll('.alike button')].indexOf(document.activeElement)") == 5

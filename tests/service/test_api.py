@@ -211,7 +211,7 @@ def test_every_answer_carries_the_headers_that_protect(service: Any, a_photo: by
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["x-frame-options"] == "DENY"
         assert answer.headers["referrer-policy"] == "no-referrer"
-        assert "camera=(self)" in answer.headers["permissions-policy"]
+        assert "microphone=()" in answer.headers["permissions-policy"]
         assert "set-cookie" not in answer.headers
         assert "access-control-allow-origin" not in answer.headers
         assert "server" not in answer.headers

@@ -51,6 +51,7 @@ from fruits.recogniser.bundle_files import (
 from fruits.recogniser.classifier import Classifier
 from fruits.recogniser.explain import Evidence, Explanation, as_jpeg
 from fruits.recogniser.gallery import Gallery
+from fruits.recogniser.knowledge import look_alikes
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage.objects import Objects, is_remote, reach
 from fruits.storage.runs import keep
@@ -252,6 +253,12 @@ class Bundle:
         if not (self.linear and self.embedder.has_map):
             return None
         return as_jpeg(self.explain(photo, label), side)
+
+    @cached_property
+    def look_alikes(self) -> dict[str, list[dict[str, Any]]]:
+        """What each kind is taken for, and how to tell them apart; see :func:`fruits.recogniser.knowledge.look_alikes`."""
+        taxonomy = self.taxonomy
+        return look_alikes(self.manifest["about"], taxonomy.kind_ids, taxonomy.kind_of, self._known.centres)
 
     @property
     def linear(self) -> bool:

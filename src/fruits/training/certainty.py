@@ -15,12 +15,24 @@ from fruits.learning import calibration as confidence
 from fruits.learning.out_of_distribution import ACCEPTED
 from fruits.photos.decoding.quality import Limits
 from fruits.recogniser.answers import Certainty
+from fruits.recogniser.knowledge import confused_kinds
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.training.fit import Choice
 from fruits.training.training_set import Rows
 
 #: Rank of answers that are given at any threshold of less certain ones: they are counted first.
 _GIVEN: Final = np.float32(2)
+
+
+def look_alikes(choice: Choice, rows: Rows, taxonomy_file: str | None) -> dict[str, Any]:
+    """Return the kinds that validation photos were taken for, as part of the manifest; nothing without validation photos."""
+    held_back = choice.held_back
+    if held_back is None:
+        return {}
+    taxonomy = Taxonomy.of([rows.names[label] for label in held_back.answers.labels], taxonomy_file)
+    predicted = taxonomy.by_kind(held_back.probabilities).argmax(axis=1)
+    truth = np.array(taxonomy.kind_of)[held_back.answers.truth]
+    return {"look_alikes": confused_kinds(predicted, truth, taxonomy.kind_ids)}
 
 
 def certainty_by(

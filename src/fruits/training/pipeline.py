@@ -42,8 +42,12 @@ from fruits.storage.upkeep import keep
 from fruits.training import finished, leakage
 from fruits.training import fit as fitting
 from fruits.training import run_record as records
+<<<<<<< HEAD
 from fruits.training import scores as scoring
 from fruits.training.certainty import certainty_by
+=======
+from fruits.training.certainty import certainty_by, look_alikes
+>>>>>>> ab82086 (Tell seasons and look-alikes, enlarge photos, weigh and picture the pages)
 from fruits.training.embed import (
     TRAINING_PHOTOS,
     Network,
@@ -200,6 +204,7 @@ class _Fitted:
     taxonomy: Taxonomy
     certainty: Certainty
     coverage: Any
+    look_alikes: dict[str, Any]
     drift: Drift
     gallery: Gallery
     scores: dict[str, Any]
@@ -301,6 +306,7 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
         )  # fmt: skip
     return _Fitted(
         pca=pca, choice=choice, recogniser=recogniser, taxonomy=taxonomy, certainty=certainty, coverage=coverage,
+        look_alikes=look_alikes(choice, rows, config.taxonomy),
         drift=drift, gallery=gallery, scores=scores, leakage=checked.leakage, grouped_by=grouped_by,
     )  # fmt: skip
 
@@ -326,6 +332,7 @@ def _save_bundle(job: _Embedded, fitted: _Fitted, objects: Objects) -> None:
             "metrics": fitted.scores["metrics"],
             "config": job.config.as_shared(),
             "versions": records.versions(),
+            **fitted.look_alikes,
         },
     )
 

@@ -21,6 +21,7 @@ from fruits.errors import BundleError, ImageDecodeError, command
 from fruits.photos.decoding.quality import measure
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import Answer
+from fruits.recogniser.knowledge import season
 from fruits.storage.sanitising import json_text
 
 #: Similar photos per answer.
@@ -111,6 +112,8 @@ class Model:
                     "varieties": [name.in_every_language() for name in taxonomy.varieties],
                 },
                 "certainty": bundle.certainty.as_dict(),
+                "seasons": {kind: months for kind in taxonomy.kind_ids if (months := season(kind))},
+                "look_alikes": bundle.look_alikes,
                 "gallery": {
                     "photos": len(bundle.gallery),
                     "components": bundle.components,

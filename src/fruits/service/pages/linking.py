@@ -1,8 +1,8 @@
 """Joins the modules of a page into few files when the service starts: fewer requests, and no comments on the wire.
 
-A page's script and all it imports become one file. A module that is imported when it is needed (``import("./camera.js")``) becomes
-another, which takes what the page has already from the page's file, so that each module exists once. There is no build step and
-no bundler: modules keep to the few forms of import and export that :func:`link` knows. ``js/`` is served as it is, too.
+A page's script and all it imports become one file. A module that is imported when it is needed (``import("./camera.js")``)
+becomes another, which takes what the page has already from the page's file, so that each module exists once. There is no build
+step and no bundler: modules keep to the few forms of import and export that :func:`link` knows. ``js/`` is served as it is, too.
 """
 
 from __future__ import annotations

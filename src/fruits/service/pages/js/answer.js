@@ -116,11 +116,22 @@ function together(rows) {
 function alike(photos) {
   const list = element("ul");
   const node = element("div.alike", {}, say(element("h3"), "alike"), list);
-  for (const one of photos) {
-    const picture = element("img", { src: at(one.thumbnail), alt: "", width: 72, height: 72, loading: "lazy", decoding: "async" });
-    const item = element("li", {}, picture, say(element("bdi"), one));
+  const shown = photos.map((one) => {
+    const source = at(one.thumbnail);
+    const picture = element("img", { src: source, alt: "", width: 72, height: 72, loading: "lazy", decoding: "async" });
+    const button = element("button.enlarge", { type: "button", "aria-haspopup": "dialog" }, picture, say(element("bdi"), one));
+    say(button, () => text("enlarge", { name: text(one) }), undefined, "label");
+    return { source, names: namesOf(one), button, picture };
+  });
+  for (const one of shown) {
+    const item = element("li", {}, one.button);
+    one.button.addEventListener("click", async () => {
+      const { enlarge } = await import("./enlarge.js");
+      const left = shown.filter(({ button }) => button.isConnected);
+      enlarge(left, left.indexOf(one));
+    });
     // Without a connection there are those that were seen before.
-    picture.addEventListener("error", () => {
+    one.picture.addEventListener("error", () => {
       item.remove();
       if (!list.children.length) node.remove();
     });

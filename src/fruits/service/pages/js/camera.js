@@ -39,7 +39,7 @@ export class Viewfinder {
   #before = null; // the last frame looked at, small
   #smooth = null; // numbers of the last looks
   #calm = 0; // looks since something moved
-  #still = 0; // when something moved last
+  #still = null; // since when frames are only compared
   #shown = null; // what is named
   #next = { name: null, times: 0 };
   #spoken = -SPOKEN_MS; // when something was announced last
@@ -111,8 +111,7 @@ export class Viewfinder {
     this.#stream = stream;
     stream.getVideoTracks()[0].addEventListener("ended", () => this.#stream === stream && this.#fail("live_ended"));
     this.video.srcObject = stream;
-    this.#before = null;
-    this.#still = performance.now();
+    this.#before = this.#still = null;
     await this.video.play().catch(() => {});
     const cameras = (await navigator.mediaDevices.enumerateDevices()).filter((one) => one.kind === "videoinput");
     this.turn.hidden = cameras.length < 2;
@@ -201,10 +200,11 @@ export class Viewfinder {
       const change = this.#changed();
       if (change > MOVED) {
         this.#calm = 0;
-        this.#still = started;
+        this.#still = null;
         if (change > OTHER_SCENE) this.#smooth = null;
       }
       if (this.#calm >= ENOUGH) {
+        this.#still ??= started;
         if (started - this.#still > this.#idleMs) this.#pause();
         await this.#sleep(COMPARE_MS);
         continue;
