@@ -249,7 +249,7 @@ def test_photos_alike_are_enlarged_by_keyboard_and_the_focus_comes_back(
     card = visitor.answers(1).first
     buttons = card.locator(".alike button")
     assert buttons.count() == 6
-    sources = buttons.locator("img").evaluate_all("(all) => all.map((one) => one.src)")
+    sources = buttons.locator("img").evaluate_all("(all) => all.map((one) => one.getAttribute('src'))")
     buttons.nth(1).focus()
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog")

@@ -17,8 +17,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fruits.learning.metrics import confusions
-
 #: Look-alikes kept for each kind: so many a person can compare.
 MOST: Final = 3
 #: Smallest share of a kind's photos that counts as confusion; one photo of a few alone says little.
@@ -44,11 +42,16 @@ def confused_kinds(
     dict
         For each confused kind at most ``MOST`` of ``{"kind", "photos", "share"}``, most frequent first.
     """
+    c = len(kind_ids)
+    total = np.bincount(truth, minlength=c)
+    wrong = predicted != truth
+    pairs, counts = np.unique(truth[wrong] * c + predicted[wrong], return_counts=True)
     found: dict[str, list[dict[str, Any]]] = {}
-    for pair in confusions(predicted, truth, len(kind_ids)):
-        of_kind = found.setdefault(kind_ids[pair.label], [])
-        if len(of_kind) < MOST and pair.count >= _LEAST_PHOTOS and pair.share >= _LEAST_SHARE:
-            of_kind.append({"kind": kind_ids[pair.predicted], "photos": pair.count, "share": round(pair.share, 4)})
+    for at in np.argsort(-counts, kind="stable"):
+        kind, photos = int(pairs[at]) // c, int(counts[at])
+        of_kind, share = found.setdefault(kind_ids[kind], []), photos / int(total[kind])
+        if len(of_kind) < MOST and photos >= _LEAST_PHOTOS and share >= _LEAST_SHARE:
+            of_kind.append({"kind": kind_ids[int(pairs[at]) % c], "photos": photos, "share": round(share, 4)})
     return {kind: others for kind, others in sorted(found.items()) if others}
 
 

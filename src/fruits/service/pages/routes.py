@@ -59,6 +59,7 @@ _ALONE: Final = ("js/early.js", "js/docs.js")
 #: Sample pictures side by side, for the buttons that show them.
 _SAMPLES: Final = "samples/all.webp"
 _SAMPLE_SIDE: Final = 160
+_SAMPLE_MARGIN: Final = 8
 _SAMPLE_QUALITY: Final = 60
 #: Of messages: those of the visitor's pages and those of the owner's.
 _SUBJECTS: Final = ("page", "owner")
@@ -224,11 +225,12 @@ def _page(folder: Path, name: str) -> bytes:
 
 def _side_by_side(pictures: list[bytes]) -> bytes:
     """Return square pictures in one row, as one small file instead of one each."""
+    inner = _SAMPLE_SIDE - 2 * _SAMPLE_MARGIN
     row = Image.new("RGB", (_SAMPLE_SIDE * len(pictures), _SAMPLE_SIDE), "white")
     for place, data in enumerate(pictures):
         with Image.open(BytesIO(data)) as picture:
-            small = picture.convert("RGB").resize((_SAMPLE_SIDE, _SAMPLE_SIDE), Image.Resampling.LANCZOS)
-        row.paste(small, (_SAMPLE_SIDE * place, 0))
+            small = picture.convert("RGB").resize((inner, inner), Image.Resampling.LANCZOS)
+        row.paste(small, (_SAMPLE_SIDE * place + _SAMPLE_MARGIN, _SAMPLE_MARGIN))
     out = BytesIO()
     row.save(out, "WEBP", quality=_SAMPLE_QUALITY, method=6)
     return out.getvalue()
