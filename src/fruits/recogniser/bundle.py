@@ -258,7 +258,7 @@ class Bundle:
     def look_alikes(self) -> dict[str, list[dict[str, Any]]]:
         """What each kind is taken for, and how to tell them apart; see :func:`fruits.recogniser.knowledge.look_alikes`."""
         taxonomy = self.taxonomy
-        return look_alikes(self.manifest["about"], taxonomy.kind_ids, taxonomy.kind_of, self._known.centres)
+        return look_alikes(self.manifest["about"], taxonomy.kind_ids, taxonomy.kind_of, self.classifier.known.centres)
 
     @property
     def linear(self) -> bool:

@@ -42,12 +42,8 @@ from fruits.storage.upkeep import keep
 from fruits.training import finished, leakage
 from fruits.training import fit as fitting
 from fruits.training import run_record as records
-<<<<<<< HEAD
 from fruits.training import scores as scoring
-from fruits.training.certainty import certainty_by
-=======
 from fruits.training.certainty import certainty_by, look_alikes
->>>>>>> ab82086 (Tell seasons and look-alikes, enlarge photos, weigh and picture the pages)
 from fruits.training.embed import (
     TRAINING_PHOTOS,
     Network,
