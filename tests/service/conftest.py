@@ -137,7 +137,7 @@ def service(finished_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture(scope="session")
 def start_service(finished_run: Any) -> Callable[..., Service]:
     """Start a service that several tests share; whoever asks stops it."""
-    return lambda folder, *options: Service(finished_run.out, folder, *options)
+    return lambda folder, *options, out=None: Service(out or finished_run.out, folder, *options)
 
 
 @pytest.fixture

@@ -73,6 +73,7 @@ class Resources:
         self._seen: object = None
         self._refused = ""
         self._looked = float("-inf")
+        self._looking: asyncio.Task[None] | None = None
         self._adopt = config.adopt
         with ExitStack() as undo:
             self.recogniser = Recogniser(
@@ -151,9 +152,10 @@ class Resources:
     async def stop(self) -> None:
         """Stop the background tasks, finish pending work and write the counts to the database."""
         self.stopping = True
-        for task in self._tasks:
+        tasks = [*self._tasks, *([] if self._looking is None else [self._looking])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.undelivered.finish()
         await asyncio.to_thread(self._close)
 
@@ -243,9 +245,20 @@ class Resources:
             mark(photos, "photos")
 
     async def look_for_a_new_bundle(self) -> None:
-        """Load a new bundle now rather than at the next poll; without polls, or within a second of the last look, do nothing."""
-        if self.config.watch and time.monotonic() - self._looked > _LOOK_AGAIN_S:
-            await self._reload_if_new()
+        """Load a new bundle now rather than at the next poll, and wait until it is open; without polls do nothing.
+
+        Another instance may answer with a bundle that became current a moment after the last look here. So whoever asks for an
+        unknown bundle waits for the next look, which all who ask share: there is one a second at most.
+        """
+        if not self.config.watch:
+            return
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look_soon())
+        await asyncio.shield(self._looking)
+
+    async def _look_soon(self) -> None:
+        await asyncio.sleep(max(0.0, self._looked + _LOOK_AGAIN_S - time.monotonic()))
+        await self._reload_if_new()
 
     async def _watch(self) -> None:
         while True:
@@ -260,6 +273,9 @@ class Resources:
             return
         if seen is not None and seen != self._seen:
             await self.reload()
+        else:
+            async with self._reloading:  # it may be what is being loaded
+                pass
 
     def _look(self) -> object:
         """Return a value that changes with the current run and with the bundle's manifest; None if there is no manifest."""

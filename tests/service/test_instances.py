@@ -1,0 +1,220 @@
+"""Several instances of the service on one PostgreSQL and one photo store, as behind a load balancer."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fruits.config import RunConfig
+from fruits.recogniser import bundle as bundles
+from fruits.service.resources import Resources
+from fruits.service.settings import ServiceConfig
+from fruits.service.telemetry import Telemetry
+from fruits.storage import publishing
+from fruits.storage.objects import Objects
+from fruits.storage.runs import stored_pointer
+from fruits.training import pipeline
+
+INSTANCES, CONNECTIONS, RATE = 4, 2, 3
+
+
+class Instances:
+    """Four services, and the database that they share."""
+
+    def __init__(self, services: list[Any], postgres: Any, url: str, out: Path) -> None:
+        self.services, self.postgres, self.url, self.out = services, postgres, url, out
+
+    def __getitem__(self, number: int) -> Any:
+        return self.services[number % INSTANCES]
+
+    def connections(self) -> int:
+        """How many connections the instances have to the database now."""
+        name = self.url.rpartition("/")[2]
+        ((count,),) = self.postgres.execute(f"select count(*) from pg_stat_activity where datname = '{name}'")
+        return int(count)
+
+    def token(self, role: str, *options: str) -> dict[str, str]:
+        """A new token, as a header."""
+        command = [sys.executable, "-m", "fruits", "tokens", "add", f"{role} {options}", "--role", role]
+        command += ["--data", str(self[0].data), "--database", self.url, *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        return {"Authorization": f"Bearer {done.stdout.strip()}"}
+
+
+@pytest.fixture(scope="module")
+def four(
+    finished_run: Any, postgres: Any, tmp_path_factory: pytest.TempPathFactory, start_service: Callable[..., Any]
+) -> Iterator[Instances]:
+    """Started at the same moment on an empty database, each with a data folder of its own, as on four machines."""
+    folder, url = tmp_path_factory.mktemp("instances"), postgres.empty_database()
+    out = finished_run.copy_to(folder)
+    options = ("--database", url, "--photos", folder / "photos", "--database-connections", CONNECTIONS, "--rate", 0)
+
+    def start(number: int) -> Any:
+        return start_service(folder / str(number), *options, "--workers", 1, "--watch", 0.5, out=out)
+
+    with ThreadPoolExecutor(INSTANCES) as pool:
+        services = list(pool.map(start, range(INSTANCES)))
+    yield Instances(services, postgres, url, out)
+    for service in services:
+        assert service.stop() == 0
+        assert service.log("bug") + service.log("library") + service.log("chore_failed") == []
+
+
+@pytest.fixture(scope="module")
+def fewer_labels(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of another recogniser."""
+    out = tmp_path_factory.mktemp("fewer") / "results"
+    pipeline.run(RunConfig(sources=(str(photos),), out=str(out), workers=2, only=("Apfelino*", "Moon*")))
+    return out
+
+
+def test_one_is_migrated_and_swept_for_all(four: Instances) -> None:
+    """All of them began at once on an empty database."""
+    name = four.url.rpartition("/")[2]
+    assert len(four.postgres.execute("select * from identities", name)) == 1
+    assert len(four.postgres.execute("select * from alembic_version", name)) == 1
+    four[0].wait_until(lambda: bool(four.postgres.execute("select * from chores where name = 'sweep'", name)))
+    assert len(four.postgres.execute("select * from chores where name = 'sweep'", name)) == 1
+
+
+def test_pools_keep_to_their_size_and_what_one_stored_another_finds_and_deletes(
+    four: Instances, a_photo: bytes
+) -> None:
+    most, done = [0], threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            most[0] = max(most[0], four.connections())
+
+    looking = threading.Thread(target=look)
+    looking.start()
+
+    def visit(number: int) -> str:
+        """Recognise at one, tell another whether it was right, look at a third, delete at a fourth."""
+        answer = four[number].recognise(a_photo, keep="true").json()["photos"][0]
+        about = {"id": answer["id"], "secret": answer["secret"]}
+        note = {**about, "right": False, "note": f"planted-{number:04}"}
+        assert four[number + 1].client.post("/v1/feedback", json=note).status_code == 204
+        header = {"X-Fruits-Secret": answer["secret"]}
+        place = f"/v1/submissions/{answer['id']}"
+        assert four[number + 2].client.get(place, headers=header).json()["note"] == f"planted-{number:04}"
+        assert four[number + 2].client.get(f"{place}/photo", headers=header).status_code == 200
+        assert four[number + 3].client.delete(place, headers=header).status_code == 204
+        assert four[number].client.get(place, headers=header).status_code == 404
+        return str(answer["id"])
+
+    try:
+        with ThreadPoolExecutor(16) as pool:
+            ids = list(pool.map(visit, range(32)))
+    finally:
+        done.set()
+        looking.join()
+    assert len(set(ids)) == 32
+    assert 1 <= most[0] <= INSTANCES * CONNECTIONS
+    # Maintenance of all four at once: no row, no photo and no byte of what was deleted is left.
+    name = four.url.rpartition("/")[2]
+    four[0].wait_until(lambda: not four.postgres.execute("select * from chores where name = 'scrub'", name), 180)
+    assert four.postgres.execute("select count(*) from submissions where note is not null", name) == [(0,)]
+    files = four.postgres.table_files().values()
+    assert not [number for number in range(32) if any(f"planted-{number:04}".encode() in data for data in files)]
+    store = four[0].data.parent.parent / "photos"
+    assert not [path for path in store.rglob("*") if path.suffix in (".jpg", ".jpeg", ".webp")]
+
+
+def test_rate_limits_are_of_each_instance(four: Instances, a_photo: bytes) -> None:
+    """As docs/service.md says: N instances let N times the rate through, whichever of them is asked."""
+    header = {**four.token("api", "--rate", str(RATE)), "Content-Type": "application/octet-stream"}
+    statuses: list[list[int]] = [[] for _ in range(INSTANCES)]
+    for number in range(6 * INSTANCES):
+        answer = four[number].client.post("/v1/recognise", content=a_photo, headers=header)
+        statuses[number % INSTANCES].append(answer.status_code)
+    for of_one in statuses:
+        assert of_one[:RATE] == [200] * RATE
+        # A bucket fills again by one in 20 seconds.
+        assert of_one[RATE:].count(200) <= 3
+        assert set(of_one) == {200, 429}
+
+
+def test_new_bundle_is_taken_without_a_moment_in_which_a_thumbnail_is_missing(
+    four: Instances, fewer_labels: Path, a_photo: bytes
+) -> None:
+    """Whichever instance answers, each of the others has the thumbnails that the answer names, before, amid and after."""
+    name = (fewer_labels / "current").resolve().name
+    before, after = bundles.load(four.out).identity, bundles.load(fewer_labels).identity
+    shutil.copytree(fewer_labels / "runs" / name, four.out / "runs" / name)
+    seen: set[str] = set()
+    gone: list[str] = []
+    done = threading.Event()
+
+    def visit(number: int) -> None:
+        with httpx.Client(timeout=60) as client:
+            while not done.is_set():
+                number += 1
+                asked = four[number].address
+                sent = {"Content-Type": "application/octet-stream"}
+                answer = client.post(f"{asked}/v1/recognise", content=a_photo, headers=sent).json()
+                seen.add(answer["model"]["identity"])
+                thumbnail = answer["photos"][0]["alike"][0]["thumbnail"]
+                for other in four.services:
+                    status = client.get(f"{other.address}{thumbnail}").status_code
+                    if status != 200:
+                        gone.append(f"{status} of {thumbnail} at {other.port} after an answer of {asked}")
+
+    with ThreadPoolExecutor(3) as pool:
+        visits = [pool.submit(visit, number) for number in range(3)]
+        try:
+            four[0].wait_until(lambda: bool(seen))
+            publishing.point(Objects(str(four.out)), name, "", stored_pointer(str(four.out)))
+            for service in four.services:
+                service.wait_until(lambda one=service: one.log("reload") != [], 120)
+        finally:
+            done.set()
+        for visited in visits:
+            visited.result()
+    assert gone == []
+    assert seen <= {before, after}
+    for service in four.services:
+        assert service.recognise(a_photo).json()["model"]["identity"] == after
+
+
+def test_who_asks_for_an_unknown_bundle_waits_for_the_next_look_which_all_share(
+    finished_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pointer changes a moment after the last look: nobody is told that there is no such bundle."""
+    config = ServiceConfig(out=str(finished_run.out), data=str(tmp_path / "data"), watch=3600, workers=1)
+    resources = Resources(config, Telemetry(io.StringIO()))
+    current, looks, loaded = [resources._seen], list[object](), list[object]()
+
+    def look() -> object:
+        looks.append(current[0])
+        return current[0]
+
+    def reload() -> bool:
+        loaded.append(current[0])
+        return True
+
+    async def ask() -> None:
+        await resources.look_for_a_new_bundle()  # nothing new
+        current[0] = "another"
+        await asyncio.gather(*(resources.look_for_a_new_bundle() for _ in range(50)))
+        assert loaded == ["another"]
+        loading = asyncio.create_task(resources.reload())
+        await asyncio.gather(resources.look_for_a_new_bundle(), loading)
+        await resources.stop()
+
+    monkeypatch.setattr(resources, "_look", look)
+    monkeypatch.setattr(resources.recogniser, "reload", reload)
+    asyncio.run(ask())
+    assert looks[1:3] == ["another", "another"], "one look for fifty, and one by what it loads"
