@@ -29,6 +29,8 @@ SCENARIOS: dict[str, Callable[[Trials], Figure]] = {
     **stores.PROXIES,
     "race": stores.race,
     "race-control": stores.race_control,
+    "commits": stores.commits,
+    "commits-control": stores.commits_control,
     "disk-full": disk.disk_full,
     "flips": damage.flips,
     "decoders-local": decoders.decoders_local,
@@ -51,6 +53,7 @@ def main() -> None:
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(SCENARIOS)}, s3, or hostile; all by default"
     )
     parser.add_argument("--quick", action="store_true", help="a few trials of each; docs/reliability.md stays as it is")
+    parser.add_argument("--small", action="store_true", help="320 photos and the small network; the row says so")
     parser.add_argument("--trials", type=int, help="so many trials of each; without --keep, the page stays as it is")
     parser.add_argument("--keep", action="store_true", help="keep the rows of --trials in docs/reliability.md, too")
     parser.add_argument("--seed", type=int, default=0, help="other moments, other bytes")
@@ -74,6 +77,7 @@ def main() -> None:
             choices.seed,
             lambda line: console.print(line, style="dim"),
             choices.at_once,
+            choices.small,
         )
         for name in wanted:
             figures.append(_run(name, trials))
@@ -108,6 +112,8 @@ def _run(name: str, trials: Trials) -> Figure:
         figure = SCENARIOS[name](trials)
     except SkippedError as exc:
         figure = Figure(name, SCENARIOS[name].__doc__ or "", skipped=str(exc))
+    if trials.small and trials.uses_photos:
+        figure.what += "; 320 photos, the small network"
     trials.say(f"{name}: {figure.trials} trials in {time.monotonic() - started:.0f} s")
     return figure
 

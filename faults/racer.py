@@ -1,6 +1,10 @@
-"""The program behind the race: ``python -m faults.racer ROOT PROCESSES KEYS`` prints how many processes won each name, as JSON.
+"""The program behind the races, which print JSON.
 
-A winner is one that ``put_if_absent`` told so. One that was told so while another's bytes are stored counts as two.
+``python -m faults.racer names ROOT PROCESSES KEYS`` prints how many processes won each name. A winner is one that
+``put_if_absent`` told so. One that was told so while another's bytes are stored counts as two.
+
+``python -m faults.racer commits ROOT PROCESSES ROUNDS`` commits to one table of embeddings: in every round each process a file of
+its own and one that all have, at the same moment. It prints how many commits returned, and what the table lacks or has twice.
 """
 
 from __future__ import annotations
@@ -8,15 +12,28 @@ from __future__ import annotations
 import json
 import multiprocessing
 import sys
+from collections import Counter
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
+import pyarrow as pa
+
 from fruits.storage.objects import Objects
+from fruits.storage.schemas import embeddings
+from fruits.storage.table import LOG, EmbeddingTable
+
+PREFIX = "embeddings/race"
 
 
 def main() -> None:
+    """Run the race that is asked for."""
+    kind, root, processes, times = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    found = names(root, processes, times) if kind == "names" else commits(root, processes, times)
+    print(json.dumps(found))
+
+
+def names(root: str, processes: int, keys: int) -> dict[str, int]:
     """Start the racers, gather what they won."""
-    root, processes, keys = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     context = multiprocessing.get_context("spawn")
     start, wins = context.Barrier(processes), context.Queue()
     racers = [context.Process(target=_race, args=(root, number, keys, start, wins)) for number in range(processes)]
@@ -34,7 +51,35 @@ def main() -> None:
     for name, winners in won.items():
         foreign = sum(stored.read(name) != _bytes(name, winner) for winner in winners)
         counts[name] = len(winners) + foreign * (len(winners) == 1)
-    print(json.dumps(counts))
+    return counts
+
+
+def commits(root: str, processes: int, rounds: int) -> dict[str, int]:
+    """Start the committers, and look at the table they leave."""
+    context = multiprocessing.get_context("spawn")
+    start, done = context.Barrier(processes), context.Queue()
+    table = EmbeddingTable(root, PREFIX)
+    table.create()
+    started = [
+        context.Process(target=_commit, args=(root, number, rounds, start, done), daemon=True)
+        for number in range(processes)
+    ]
+    for process in started:
+        process.start()
+    kept = [name for _ in started for name in done.get()]
+    for process in started:
+        process.join()
+    names = set(table.snapshot().files)
+    # The log itself, not what a reader makes of it: an add of the same file twice would count its photos twice to some.
+    log = [one.key for one in table.objects.list(f"{PREFIX}/{LOG}") if one.key.endswith(".json")]
+    actions = [json.loads(line) for key in log for line in table.objects.read(key).splitlines()]
+    added = Counter(action["add"]["path"] for action in actions if "add" in action)
+    return {
+        "commits": processes * rounds,
+        "returned": len(kept) // 2,
+        "lost": len(set(kept) - names) + len(set(kept) - set(added)),
+        "doubled": sum(times - 1 for times in added.values()),
+    }
 
 
 def _race(root: str, number: int, keys: int, start: Barrier, wins: Any) -> None:
@@ -48,6 +93,33 @@ def _race(root: str, number: int, keys: int, start: Barrier, wins: Any) -> None:
         if objects.put_if_absent(name, _bytes(name, number)):
             won.append(name)
     wins.put((number, won))
+
+
+def _commit(root: str, number: int, rounds: int, start: Barrier, done: Any) -> None:
+    """Commit a file of one's own and one that all commit, each at the same moment as the others."""
+    table = EmbeddingTable(root, PREFIX)
+    table.snapshot()  # the first request opens a connection
+    kept = []
+    for turn in range(rounds):
+        own = table.write(f"{turn:08x}-{number:06d}-0000", _rows(f"own {turn} {number}"), 0)
+        shared = table.write(f"{turn:08x}-{999_999:06d}-0000", _rows(f"shared {turn}"), 0)
+        start.wait()
+        if table.commit([own, shared], epoch=0):
+            kept += [own.name, shared.name]
+    done.put(kept)
+
+
+def _rows(uri: str) -> pa.Table:
+    row = {
+        "uri": uri,
+        "version": "1",
+        "sha256": "0" * 64,
+        "width": 1,
+        "height": 1,
+        "status": "ok",
+        "embedding": [1.0] * 8,
+    }
+    return pa.Table.from_pylist([row], schema=embeddings(8))
 
 
 def _bytes(name: str, number: int) -> bytes:

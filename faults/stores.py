@@ -1,4 +1,4 @@
-"""Scenarios: the store misbehaves. Thirteen kinds of fault between fruits and a bucket, and races for one name."""
+"""Scenarios: the store misbehaves. Thirteen kinds of fault between fruits and a bucket, and races for a name and for a commit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from faults.proxy import KINDS, FaultyProxy
@@ -80,7 +81,7 @@ def _judge(
 
 def race(trials: Trials) -> Figure:
     """Have processes race for names in a bucket: one must win each."""
-    figure = Figure("race", "8 processes put 200 names in a bucket if absent, all at the same moment")
+    figure = Figure("race", "8 processes put names in a bucket if absent, all at the same moment")
     many, counted = _race(trials, native_races=False)
     figure.trials = counted
     figure.outcomes["names with exactly one winner"] = counted - len(many)
@@ -102,15 +103,53 @@ def race_control(trials: Trials) -> Figure:
 
 def _race(trials: Trials, *, native_races: bool) -> tuple[dict[str, int], int]:
     """Return the names that had other than one winner with their number, and how many names there were."""
-    keys, processes = (40 if trials.quick else 200), 8
+    keys, processes = trials.times or (40 if trials.quick else 200), 8
     with trials.server(native_races=native_races) as server, trials.folder() as folder:
         server.make_bucket("race")
-        command = [sys.executable, "-m", "faults.racer", "s3://race/names", str(processes), str(keys)]
-        ended = Running(command, folder / "logs", server.environment()).wait()
-        if ended.code != 0:
-            raise RuntimeError(f"the race failed: {describe(ended)}\n{ended.stderr[-2000:]}")
-        said = json.loads(ended.stdout)
+        said = _said(server, folder, "names", "s3://race/names", processes, keys)
     return {name: count for name, count in said.items() if count != 1}, len(said)
+
+
+def commits(trials: Trials) -> Figure:
+    """Have processes commit to one table at the same moment: all must count, each once."""
+    figure = Figure("commits", "4 processes commit files to one table in a bucket, all at the same moment")
+    said = _committed(trials, native_races=False)
+    figure.trials = said["commits"]
+    figure.outcomes["commits that all count, each once"] = said["returned"]
+    figure.verdict.lost, figure.verdict.doubled = said["lost"], said["doubled"]
+    if said["returned"] != said["commits"] or said["lost"] or said["doubled"]:
+        figure.failed.append(f"{said}")
+    return figure
+
+
+def commits_control(trials: Trials) -> Figure:
+    """The same where put-if-absent is not atomic: the race must show it, or it shows nothing."""
+    figure = Figure(
+        "commits-control", "the same on a store whose put-if-absent is not atomic (control: losses must be noticed)"
+    )
+    said = _committed(trials, native_races=True)
+    figure.trials = said["commits"]
+    figure.outcomes["files lost by other commits of the same version, noticed"] = said["lost"]
+    if not said["lost"]:
+        figure.failed.append("no commit was lost: the race would notice nothing")
+    return figure
+
+
+def _committed(trials: Trials, *, native_races: bool) -> dict[str, int]:
+    times = trials.times or (5 if trials.quick else 50)
+    with trials.server(native_races=native_races) as server, trials.folder() as folder:
+        server.make_bucket("race")
+        return _said(server, folder, "commits", "s3://race/out", 4, times)
+
+
+def _said(server: S3Server, folder: Path, kind: str, *about: object) -> dict[str, int]:
+    """Run a race; return what it printed."""
+    command = [sys.executable, "-m", "faults.racer", kind, *map(str, about)]
+    ended = Running(command, folder / "logs", server.environment()).wait()
+    if ended.code != 0:
+        raise RuntimeError(f"the race failed: {describe(ended)}\n{ended.stderr[-2000:]}")
+    said: dict[str, int] = json.loads(ended.stdout)
+    return said
 
 
 PROXIES = {f"s3-{kind}": partial(proxy, kind) for kind in KINDS}

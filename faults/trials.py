@@ -102,6 +102,13 @@ class Trials:
         Told how far things are.
     at_once : int
         So many trials of a scenario run side by side.
+    small : bool
+        Few photos and the small network, as with ``quick``, but the usual number of trials.
+
+    Attributes
+    ----------
+    uses_photos : bool
+        Whether any scenario has asked for the photos.
     """
 
     scratch: Path
@@ -110,6 +117,8 @@ class Trials:
     seed: int = 0
     say: Callable[[str], None] = print
     at_once: int = 1
+    small: bool = False
+    uses_photos: bool = False
     _expected: dict[tuple[str, ...], Results] = field(default_factory=dict)
     _durations: dict[tuple[str, ...], float] = field(default_factory=dict)
 
@@ -141,7 +150,8 @@ class Trials:
     def photos(self) -> Path:
         """The photos of all scenarios but one."""
         self.say("planting photos")
-        return planted(self.scratch / "photos", *((320, 8) if self.quick else ()))
+        self.uses_photos = True
+        return planted(self.scratch / "photos", *((320, 8) if self.quick or self.small else ()))
 
     def expected(self, *options: str) -> Results:
         """Return what an undisturbed local run leaves with these options beside the usual ones."""
@@ -184,7 +194,7 @@ class Trials:
         """Return the command line of ``fruits run`` on the photos."""
         components = () if "--components" in options else ("--components", str(COMPONENTS))
         # The machinery is the same whatever the network; the small one takes a fifth of the time.
-        network = ("--backbone", "fruits-small") if self.quick and "--backbone" not in options else ()
+        network = ("--backbone", "fruits-small") if (self.quick or self.small) and "--backbone" not in options else ()
         return fruits("run", photos or self.photos, "--to", out, *components, *network, *options)
 
     @contextmanager

@@ -231,6 +231,16 @@ def test_a_race_without_atomic_names_is_noticed(tmp_path: Path, s3: Any) -> None
     assert stores.race(trials).good
 
 
+def test_commits_at_the_same_moment_all_count_and_a_store_that_loses_some_is_noticed(tmp_path: Path, s3: Any) -> None:
+    trials = Trials(tmp_path, quick=True, say=lambda _: None)
+    figure = stores.commits(trials)
+    assert figure.good, figure.failed
+    assert figure.outcomes == {"commits that all count, each once": 20}
+    control = stores.commits_control(trials)
+    assert control.good
+    assert sum(control.outcomes.values()) > 0
+
+
 # --- The table --------------------------------------------------------------------------------------------------------
 
 
