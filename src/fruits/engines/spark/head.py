@@ -19,7 +19,7 @@ from fruits.engines import Stage
 from fruits.engines.spark.jobs import attempt
 from fruits.engines.spark.session import Spark
 from fruits.engines.spark.tasks import pickled_error, tidy, works
-from fruits.errors import EngineError, counted
+from fruits.errors import EngineError, counted, option
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -74,7 +74,9 @@ def fit(
     """
     if spark.remote:
         raise EngineError(
-            "a head is fitted by Spark ML, which needs a session in this process; expected a master other than sc://"
+            "so many training photos: their head is fitted by Spark ML, which Spark Connect (sc://) does not offer; expected "
+            "another master. Embeddings are kept: run again with a master such as spark://host:7077, or on one machine with "
+            f"{option('engine', 'local')}, which computes none of them again"
         )
 
     def job() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
