@@ -752,6 +752,50 @@ def test_photo_that_left_is_gone_from_the_disk_after_a_run_and_a_vacuum(own_phot
     assert (again["computed"], again["up_to_date"]) == (0, True)
 
 
+def test_run_of_other_photos_says_before_how_many_leave_and_how_to_keep_them(
+    own_photos: Path, tmp_path: Path, fruits: Callable[..., Any]
+) -> None:
+    out, arguments = tmp_path / "out", ("--components", 4, "--backbone", SMALL)
+    assert "leave the table" not in fruits("run", own_photos, "--to", out, *arguments).stderr
+    other = Path(shutil.copytree(own_photos, tmp_path / "other"))
+    before = len(list(own_photos.rglob("*.jpg")))
+    kept = fruits("run", other, "--to", out, *arguments, "--keep-missing")
+    assert (kept.code, "leave the table" in kept.stderr) == (0, False)
+    min(other.rglob("*.jpg")).unlink()
+    done = fruits("run", other, "--to", out, *arguments)
+    assert done.code == 0, done.stderr
+    said = f"warning: {before + 1:,} stored photos are not among the photos listed now and leave the table"
+    assert said in done.stderr
+    assert "with --keep-missing their embeddings stay" in done.stderr
+    assert "leave" not in fruits("run", other, "--to", out, *arguments).stderr
+
+
+@pytest.mark.parametrize("damage", ["bundle", "pointer"])
+def test_vacuum_keeps_all_embeddings_while_a_bundle_cannot_be_read(
+    own_photos: Path, tmp_path: Path, fruits: Callable[..., Any], damage: str
+) -> None:
+    out = tmp_path / "out"
+    first = run(out, own_photos, components=4)
+    run(out, own_photos, components=4, size=96)
+    tables = sorted(out.glob("embeddings/*"))
+    assert len(tables) == 2
+    victim = out / "runs" / first["run"] / "bundle" / "manifest.json" if damage == "bundle" else out / "current.json"
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-7])
+    done = fruits("vacuum", out)
+    assert done.code == 0, done.stderr
+    assert (
+        f"kept every table: bundles that cannot be read ({first['run'][:12] if damage == 'bundle' else '.'})"
+        in done.stdout
+    )
+    assert sorted(out.glob("embeddings/*")) == tables
+    victim.unlink()  # gone altogether is no better for a finished run, and no matter for the pointer
+    assert vacuum(str(out)).unreadable == ([first["run"]] if damage == "bundle" else [])
+    victim.write_bytes(whole)
+    assert vacuum(str(out)).computations == []
+    assert run(out, own_photos, components=4)["computed"] == 0
+
+
 def test_embeddings_of_an_earlier_version_are_named_computed_again_and_vacuumed(
     own_photos: Path, tmp_path: Path, fruits: Callable[..., Any]
 ) -> None:

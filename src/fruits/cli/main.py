@@ -17,6 +17,7 @@ import typer
 
 from fruits import __version__
 from fruits.cli import aws, aws_jobs, aws_owner, backbones, database, predict, runs, service, study, vacuum
+from fruits.cli import watch as watches
 from fruits.cli.conventions import QUIET, SETTINGS, VERBOSE, Group, close_streams, command, open_streams
 from fruits.cli.options import configured
 from fruits.cli.terminal import JSON, OUTPUT, Display, fail, set_volume, shell
@@ -69,10 +70,25 @@ def run(
     photos: Annotated[list[str], _PHOTOS],
     to: Annotated[str, _OUT],
     options: dict[str, Any],
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Go on: list the photos again and again, and run when there are others. One line a round."
+        ),
+    ] = False,
+    interval: Annotated[
+        float | None, typer.Option(help="With --watch: seconds between two rounds; default: 300.", min=0)
+    ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Train a recogniser on labelled photos and report its accuracy. A second run computes only what is new."""
-    _run(RunConfig(sources=tuple(photos), out=to, **options), as_json=as_json)
+    config = RunConfig(sources=tuple(photos), out=to, **options)
+    if interval is not None and not watch:
+        raise ConfigError("--interval is of --watch; expected it with it")
+    if watch:
+        watches.watch(config, watches.INTERVAL_S if interval is None else interval, _SUMMARY, as_json=as_json)
+        return
+    _run(config, as_json=as_json)
 
 
 @command(app)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from fruits.cli.terminal import JSON
+from fruits.cli.terminal import JSON, shell
 from fruits.storage.sanitising import json_text
 
 
@@ -32,3 +33,8 @@ def vacuum(
     old = f", {len(done.computations)} of them whole tables of other networks or versions" if done.computations else ""
     would = "would remove" if dry_run else "removed"
     typer.echo(f"{would} {done.files:,} files of {done.size_bytes / 1e6:,.1f} MB{old}{merged}")
+    if done.unreadable:
+        typer.echo(
+            f"kept every table: bundles that cannot be read ({', '.join(name[:12] for name in done.unreadable)}) may need any of "
+            f"them; copy them again, or remove these runs with '{shell()} runs {shlex.quote(out)} --remove ID'"
+        )

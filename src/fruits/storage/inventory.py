@@ -34,6 +34,8 @@ _KEYS_AT_ONCE: Final = 1 << 17
 #: Files of a bucket whose keys are read concurrently.
 _AT_ONCE: Final = 16
 _KEYS: Final = ["uri", "version", "sha256", "status", "error"]
+#: In place of a catalogue row: no version of the photo is in the catalogue.
+_UNLISTED: Final = -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ class Inventory:
         Catalogue rows that failed, and may work now.
     leaving : list of File
         Committed files with rows that the catalogue does not need: of other photos or versions, or stored twice.
+    missing : int
+        Committed rows of photos that the catalogue does not list in any version.
     content : str
         Checksum of the photos' contents, as far as they could be read.
     """
@@ -78,6 +82,7 @@ class Inventory:
     absent: NDArray[Any]
     failed: NDArray[np.int64]
     leaving: list[File]
+    missing: int
     content: str
 
     @property
@@ -111,9 +116,14 @@ def take(stored: EmbeddingTable, catalogue: pa.Table | Spool, also: Iterable[Fil
     holder = np.full(n, -1, np.int32)
     failures: dict[int, tuple[int, int]] = {}  # row -> time and number of the file, of its latest failure
     content = np.zeros(n, np.uint64)
+    missing = 0
     rows_of: list[NDArray[Any]] = []
     bad_of: list[dict[int, tuple[str, str]]] = []
     for number, (file, rows, keys) in enumerate(_matched(stored, files, photos)):
+        unlisted = rows == _UNLISTED
+        if file.name in snapshot.files:
+            missing += int(unlisted.sum())
+        rows[unlisted] = -1
         status = keys["status"].combine_chunks()
         bad = np.flatnonzero(pc.not_equal(status, "ok").to_numpy(zero_copy_only=False))
         why = {int(row): (status[int(row)].as_py(), keys["error"][int(row)].as_py()) for row in bad}
@@ -150,6 +160,7 @@ def take(stored: EmbeddingTable, catalogue: pa.Table | Spool, also: Iterable[Fil
         np.flatnonzero(holder < 0).astype(_row_type(n)),
         failed_rows,
         leaving,
+        missing,
         hashlib.sha256(content.data).hexdigest(),
     )
 
@@ -273,12 +284,14 @@ def _first_bytes(digests: pa.ChunkedArray) -> NDArray[np.uint64]:
 
 
 def find(photos: Spool, keys: pa.Table) -> NDArray[Any]:
-    """Return for each key, columns ``uri, version``, the catalogue row that has both; -1 if there is none.
+    """Return for each key, columns ``uri, version``, the catalogue row that has both.
+
+    It is -1 if the catalogue has another version only, and ``_UNLISTED`` if it has none.
 
     Only the batches of the catalogue are read whose range of uris has keys. Files hold photos in the order of uris, so that keys
     of neighbouring files fall into few batches.
     """
-    rows = np.full(keys.num_rows, -1, _row_type(photos.num_rows))
+    rows = np.full(keys.num_rows, _UNLISTED, _row_type(photos.num_rows))
     uris, versions = keys["uri"].combine_chunks(), keys["version"].combine_chunks()
     order = None if is_sorted(uris) else pc.sort_indices(uris)
     if order is not None:
@@ -294,6 +307,7 @@ def find(photos: Spool, keys: pa.Table) -> NDArray[Any]:
         has = np.flatnonzero(there >= 0)
         own = versions.slice(start, count).take(pa.array(has))
         same = pc.equal(own, batch.column("version").take(pa.array(there[has]))).to_numpy(zero_copy_only=False)
+        rows[start + has] = -1
         rows[start + has[same]] = number * ROWS_PER_BATCH + there[has[same]]
     if order is not None:
         back = np.empty_like(rows)

@@ -15,9 +15,11 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+import shutil
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -49,7 +51,7 @@ _EPOCH: Final = "fruits.epoch"
 #: Key in a file's metadata: numbers per embedding. Files have plain lists, as the log says; other readers refuse another type.
 _SIZE: Final = b"fruits.embedding_size"
 _NAME: Final = re.compile(
-    r"(?P<chunk>[0-9a-f]{8}-\d{6})-(?P<first>\d{4})-(?P<epoch>\d{4})-(?P<sha256>[0-9a-f]{64})\.parquet"
+    r"(?P<chunk>[0-9a-f]{8}-\d{6})-(?P<first>\d{4})-(?P<epoch>\d{4,18})-(?P<sha256>[0-9a-f]{64})\.parquet"
 )
 
 
@@ -87,8 +89,8 @@ class File:
 
     @property
     def epoch(self) -> int:
-        """The epoch in which it was written."""
-        return int(self.name[21:25])
+        """The epoch in which it was written; from 10,000 on it takes more than four digits of the name."""
+        return int(self.name[21:-73])
 
     @property
     def sha256(self) -> str:
@@ -130,7 +132,7 @@ class EmbeddingTable:
         self.objects = Objects(root)
         self.root = self.objects.root
         self.prefix = prefix
-        self._copies: tempfile.TemporaryDirectory[str] | None = None
+        self._copies: str | None = None
         self._copying = threading.Lock()
 
     def __reduce__(self) -> tuple[type[EmbeddingTable], tuple[str, str]]:
@@ -313,8 +315,10 @@ class EmbeddingTable:
         copy = None
         if not self.objects.is_local:
             with self._copying:  # with two folders, one would be deleted while in use
-                self._copies = self._copies or tempfile.TemporaryDirectory(prefix="fruits-embeddings-")
-            copy = Path(self._copies.name, file.sha256)
+                if self._copies is None:
+                    self._copies = tempfile.mkdtemp(prefix="fruits-embeddings-")
+                    weakref.finalize(self, shutil.rmtree, self._copies, ignore_errors=True)
+            copy = Path(self._copies, file.sha256)
         if copy and copy.is_file():
             data: bytes | None = copy.read_bytes()
         else:
@@ -415,6 +419,12 @@ class EmbeddingTable:
         ]
         actions += [RemoveAction(file.name, True, now, file.size_bytes, {}) for file in removed]
         opened.create_write_transaction(actions, "append", Schema.from_arrow(_stored_schema()))
+
+
+def epoch_of(name: str) -> int | None:
+    """Return the epoch in the name of a data file; None if the table's files have no such name."""
+    found = _NAME.fullmatch(name)
+    return int(found["epoch"]) if found else None
 
 
 def read_table(data: bytes, columns: list[str] | None = None) -> pa.Table:

@@ -24,7 +24,7 @@ from fruits.storage.inventory import ROWS_PER_CHUNK, Inventory
 from fruits.storage.locks import Held, hold
 from fruits.storage.objects import AbsentError
 from fruits.storage.private import make_private_folder
-from fruits.storage.table import LOG, DamagedError, EmbeddingTable, File, Snapshot
+from fruits.storage.table import LOG, DamagedError, EmbeddingTable, File, Snapshot, epoch_of
 
 #: Chunks with fewer rows are merged by :func:`compact`.
 _SMALL: Final = ROWS_PER_CHUNK // 2
@@ -133,7 +133,7 @@ def vacuum(stored: EmbeddingTable, *, dry_run: bool = False) -> Dead:
     for found in stored.below():
         name = found.key.removeprefix(f"{stored.prefix}/")
         old = name.endswith(".parquet") and "/" not in name and name not in snapshot.files
-        if old and not (epoch is not None and name[21:25].isdecimal() and int(name[21:25]) >= epoch):
+        if old and not (epoch is not None and (written := epoch_of(name)) is not None and written >= epoch):
             dead.append(found.key)
             size += found.size_bytes
     pieces = list(_pieces(stored))

@@ -142,6 +142,7 @@ def embed(
     *,
     keep_missing: bool = False,
     meanwhile: Callable[[], None] = lambda: None,
+    has_option: bool = False,
 ) -> tuple[Inventory, int]:
     """Compute missing embeddings; return the inventory afterwards and the number computed.
 
@@ -150,9 +151,12 @@ def embed(
     Parameters
     ----------
     keep_missing : bool
-        Whether rows of photos that are not in the catalogue stay in the table.
+        Whether rows of photos that are not in the catalogue stay in the table. Otherwise their number is said before anything is
+        computed.
     meanwhile : callable
         Called once in a thread while workers compute, if there is something to compute; an error of it is ignored.
+    has_option : bool
+        Whether the caller can choose ``keep_missing``, so that the message names the option.
     """
     stored = prepared.stored
     with clock.step("embeddings"):
@@ -161,6 +165,8 @@ def embed(
             _say_if_older(stored.objects, progress)
         if len(inventory.absent) and _commit_left_over(stored, catalogue.listed.texts, inventory):
             inventory = take(stored, catalogue.listed.texts)
+        if inventory.missing and not keep_missing:
+            progress.say(_leaving(inventory.missing, has_option=has_option))
         rows = np.union1d(inventory.absent, inventory.failed) if len(inventory.failed) else inventory.absent
     progress.start("embeddings", len(rows))
     computed = len(rows)
@@ -298,6 +304,17 @@ def _say_if_older(objects: Objects, progress: Progress) -> None:
             "the embeddings here were stored by an earlier version of fruits in another format: they are computed again; "
             "'fruits vacuum' deletes the old ones"
         )
+
+
+def _leaving(missing: int, *, has_option: bool) -> str:
+    """Return a warning that embeddings of photos that are not listed are about to leave the table."""
+    photos = counted(missing, "stored photo")
+    verbs = ("is", "leaves") if missing == 1 else ("are", "leave")
+    keeping = f"; with {option('keep_missing', True)} their embeddings stay" if has_option else ""
+    return (
+        f"warning: {photos} {verbs[0]} not among the photos listed now and {verbs[1]} the table of embeddings when the new ones "
+        f"are computed{keeping}"
+    )
 
 
 def _prepared_model(objects: Objects, backbone: Backbone, preprocessing: Preprocessing, prefix: str) -> ModelFile:

@@ -59,8 +59,29 @@ from fruits.training.predictions import write_predictions
 from fruits.training.training_set import Rows, grouped_by_clusters, seen_rows, source_names
 
 
+def check(config: RunConfig) -> None:
+    """Check what can be checked without the photos, and mark the output.
+
+    Raises
+    ------
+    FruitsError
+        A subclass that says what to do.
+    """
+    Network.of(config, Silent())
+    with naming("taxonomy", config.taxonomy):
+        Taxonomy.of((), config.taxonomy)
+    access_of(config)
+    get_engine(config.engine, config.workers, master=config.master, conf=config.spark_conf).close()
+    _claimed(config.out)
+
+
 def run(
-    config: RunConfig, *, progress: Progress | None = None, command: str = "fruits run", make_current: bool = True
+    config: RunConfig,
+    *,
+    progress: Progress | None = None,
+    command: str = "fruits run",
+    make_current: bool = True,
+    listed: Catalogue | None = None,
 ) -> dict[str, Any]:
     """Train a recogniser on labelled photos; compute only what is new since the last run on the same output.
 
@@ -73,6 +94,8 @@ def run(
         The user's command line, for the record.
     make_current : bool
         Whether readers of the output get this run from now on.
+    listed : Catalogue, optional
+        The photos, if they have just been listed with these options.
 
     Returns
     -------
@@ -101,7 +124,7 @@ def run(
         pointer = stored_pointer(objects.root)
         timeline = stack.enter_context(Timeline(progress or Silent(), engine.executors))
         step = Steps(clock, timeline)
-        job = _embedded(config, network, objects, engine, step)
+        job = _embedded(config, network, objects, engine, step, listed)
         if job.prepared.kept is not None:
             stack.callback(job.prepared.kept.release)
         about = {
@@ -220,10 +243,12 @@ def _claimed(out: str) -> Objects:
     return objects
 
 
-def _embedded(config: RunConfig, network: Network, objects: Objects, engine: Engine, step: Steps) -> _Embedded:
+def _embedded(
+    config: RunConfig, network: Network, objects: Objects, engine: Engine, step: Steps, listed: Catalogue | None
+) -> _Embedded:
     """List the photos and embed those that have no embedding yet."""
     with step("catalogue"):
-        catalogue = catalogued(config, step.progress)
+        catalogue = listed if listed is not None else catalogued(config, step.progress)
         config = config.settled(len(source_names(catalogue.listed)))
         labels = sorted(catalogue.listed.coded["label"].counts())
         meaning = Taxonomy.of(labels, config.taxonomy)
@@ -235,7 +260,7 @@ def _embedded(config: RunConfig, network: Network, objects: Objects, engine: Eng
             repair_embeddings(prepared.stored, step.progress)
     part = bool(config.keep_missing or config.only or config.sample)
     inventory, computed = embed(
-        engine, catalogue, prepared, step.progress, step.clock, keep_missing=part, meanwhile=_load_ahead
+        engine, catalogue, prepared, step.progress, step.clock, keep_missing=part, has_option=True, meanwhile=_load_ahead
     )
     counts = records.counts(catalogue, inventory, computed)
     rejections = records.rejections(catalogue, inventory)

@@ -18,7 +18,7 @@ from fruits.storage import publishing, upkeep
 from fruits.storage.locks import hold
 from fruits.storage.marker import kind_of
 from fruits.storage.objects import AbsentError, Found, Objects, under
-from fruits.storage.runs import key_of
+from fruits.storage.runs import BUNDLE, key_of, stored_pointer
 from fruits.storage.table import LOG, EmbeddingTable
 
 _TABLES: Final = "embeddings"
@@ -37,12 +37,16 @@ class Removed:
         Ids of embedding jobs that were removed as a whole.
     merged : int
         By how many files the table got smaller.
+    unreadable : list of str
+        Names of runs whose bundles cannot be read, so that nobody can tell which embeddings they need; the output itself is ".".
+        No embedding job is removed as a whole while there are some.
     """
 
     files: int
     size_bytes: int
     computations: list[str]
     merged: int
+    unreadable: list[str]
 
 
 def vacuum(out: str, *, dry_run: bool = False, compact: bool = False) -> Removed:
@@ -68,7 +72,7 @@ def vacuum(out: str, *, dry_run: bool = False, compact: bool = False) -> Removed
     found: list[Found] = []
     with suppress(AbsentError):
         found = list(objects.list(_TABLES))
-    used = _in_use(objects, found)
+    used, unreadable = _in_use(objects, found)
     files, size, merged, gone = 0, 0, 0, []
     for computation in sorted({_computation(one) for one in found}):
         if computation not in used:
@@ -85,7 +89,7 @@ def vacuum(out: str, *, dry_run: bool = False, compact: bool = False) -> Removed
             merged = upkeep.compact(stored)
         dead = upkeep.vacuum(stored, dry_run=dry_run)
         files, size = files + len(dead.keys), size + dead.size_bytes
-    return Removed(files, size, gone, merged)
+    return Removed(files, size, gone, merged, unreadable)
 
 
 @contextmanager
@@ -107,11 +111,27 @@ def _computation(found: Found) -> str:
     return found.key.split("/")[1]
 
 
-def _in_use(objects: Objects, found: list[Found]) -> set[str]:
-    """Return the embedding jobs of all runs; without a run, such as of ``apply``, the one whose table was written last."""
-    used = set()
-    for folder in (objects.root, *(under(objects.root, key_of(name)) for name in publishing.finished(objects))):
-        with suppress(BundleError, StoreError):  # none, or damaged
-            used.add(bundles.load(folder).computation)
+def _in_use(objects: Objects, found: list[Found]) -> tuple[set[str], list[str]]:
+    """Return the embedding jobs that are in use, and the names of runs whose bundles cannot be read: then all jobs are in use.
+
+    Without a run, such as after ``apply``, the job whose table was written last is in use.
+    """
+    places = {name: under(objects.root, key_of(name)) for name in publishing.finished(objects)}
+    if stored_pointer(objects.root) is not None or _has_bundle(objects):  # a run without a record, or results of before
+        places["."] = objects.root
+    used, unreadable = set(), []
+    for name, place in places.items():
+        try:
+            used.add(bundles.load(place).computation)
+        except (BundleError, StoreError):
+            unreadable.append(name)
+    if unreadable:
+        return {_computation(one) for one in found}, unreadable
     logs = [one for one in found if f"/{LOG}/" in one.key]
-    return used or {_computation(max(logs, key=lambda one: one.modified_s)) for _ in logs[:1]}
+    return used or {_computation(max(logs, key=lambda one: one.modified_s)) for _ in logs[:1]}, []
+
+
+def _has_bundle(objects: Objects) -> bool:
+    with suppress(AbsentError):
+        return next(iter(objects.list(BUNDLE)), None) is not None
+    return False

@@ -19,16 +19,19 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable, write_deltalake
 from faults.s3_server import FOREIGN, S3Server, why_not
+from pyarrow import orc
 
 from fruits.errors import CatalogueError, StoreError
-from fruits.photos.catalogue import keys
+from fruits.photos.catalogue import keys, listing
 from fruits.photos.catalogue.catalogue import Catalogue, list_photos
 from fruits.photos.reading import packs
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.packing import pack, unpack
 from fruits.photos.reading.reading import read_head, read_photo, read_photos
 from fruits.photos.reading.samples import thumbnails, typical_side
+from fruits.storage.buckets import delta_options
 from fruits.storage.objects import Objects, opened
 
 JPEG_HEAD = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01"
@@ -255,6 +258,8 @@ def inventory_of(place: str, to: str, form: str, extra: list[dict[str, Any]]) ->
         sink = pa.BufferOutputStream()
         if form == "Parquet":
             pq.write_table(pa.Table.from_pylist(some), sink)
+        elif form == "ORC":
+            orc.write_table(pa.Table.from_pylist(some), sink, compression="zlib")
         else:
             about["fileSchema"] = "Bucket, Key, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag"
             for row in some:
@@ -269,7 +274,7 @@ def inventory_of(place: str, to: str, form: str, extra: list[dict[str, Any]]) ->
     return f"{to}/2026-01-01T01-00Z/manifest.json"
 
 
-@pytest.mark.parametrize("form", ["CSV", "Parquet"])
+@pytest.mark.parametrize("form", ["CSV", "Parquet", "ORC"])
 def test_inventory_of_a_bucket_is_its_listing(tmp_path: Path, place: str, form: str) -> None:
     make(tmp_path, *(f"Training/a b/{n}.jpg" for n in range(4)), "Training/pêche +%2/1.jpg", "Test/a b/9.jpg",
          "Test/a b/notes", "Training/.hidden/1.jpg", "1.jpg")  # fmt: skip
@@ -292,6 +297,45 @@ def test_inventory_of_a_bucket_is_its_listing(tmp_path: Path, place: str, form: 
     part = list_photos([copy], access=Access.to([copy], [f"{photos}/Training"]))
     assert part.table["uri"].to_pylist() == list_photos([f"{photos}/Training"]).table["uri"].to_pylist()
     assert part.left_aside["outside of its source"] > 0
+
+
+def test_delta_table_in_a_bucket_names_photos_with_the_versions_of_the_listing(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = Objects(place)
+    for name in ("train/a b/1.jpg", "train/a b/2.jpg", "train/ç/3.jpg"):
+        objects.write(name, JPEG_HEAD)
+    found = list(objects.list())
+    rows = {
+        "uri": [f"{place}/{one.key}" for one in found],
+        "label": [one.key.split("/")[1] for one in found],
+        "size": [one.size_bytes for one in found],
+        "etag": [f'"{one.version}"' for one in found],
+    }
+    root = f"{place}/lake/table"
+    write_deltalake(root, pa.table(rows), partition_by=["label"], storage_options=delta_options(root))
+    DeltaTable(root, storage_options=delta_options(root)).delete(f"uri = '{place}/train/a b/2.jpg'")
+    monkeypatch.setattr(listing, "_look", None)  # no request for any photo
+    listed = list_photos([root], access=Access.to([root], [place])).table
+    expected = [(f"{place}/{one.key}", one.version) for one in found if not one.key.endswith("/2.jpg")]
+    assert [(row["uri"], row["version"]) for row in listed.to_pylist()] == sorted(expected)
+    assert listed["label"].to_pylist() == ["a b", "ç"]
+    with pytest.raises(CatalogueError, match="expected the table's own folder"):
+        list_photos([f"{place}/lake"])
+
+
+def test_damaged_table_among_photos_of_a_bucket_is_called_one(place: str) -> None:
+    objects = Objects(place)
+    for name, data in {
+        "a/1.jpg": JPEG_HEAD,
+        "b/1.jpg": JPEG_HEAD,
+        "a/x.parquet": b"PAR1 half",
+        "b/notes": b"x",
+    }.items():
+        objects.write(name, data)
+    found = list_photos([place])
+    assert found.left_aside == {"damaged table": 1, "not an image": 1}
+    assert found.examples["damaged table"] == ["a/x.parquet"]
 
 
 def test_table_of_a_listing_gives_the_versions_of_the_listing(

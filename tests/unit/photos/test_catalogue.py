@@ -419,7 +419,7 @@ def test_table_that_gives_size_and_version_may_name_no_other_files_than_any_mani
     [
         ({"format": "fruits"}, "cannot be used"),
         ([], "cannot be used"),
-        ({"fileFormat": "ORC"}, "is in ORC; expected CSV or Parquet"),
+        ({"fileFormat": "Avro"}, "is in Avro; expected CSV, Parquet or ORC"),
         ({"fileFormat": "Parquet", "sourceBucket": "b", "files": [{"key": "x"}]}, "allow_source='s3://b/'"),
         (
             {"fileFormat": "CSV", "fileSchema": "Bucket, Key", "sourceBucket": "c", "files": [{"key": "i/x"}]},

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
 
 from fruits.errors import CatalogueError
 from fruits.photos.catalogue.catalogue import Catalogue, list_photos
@@ -277,11 +278,11 @@ def test_folder_of_tables_that_name_photos_is_a_manifest_in_parts(tmp_path: Path
     ]  # fmt: skip
 
 
-def test_delta_table_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    dataset(tmp_path / "part-0.parquet", [{"label": "a"}])
-    (tmp_path / "_delta_log").mkdir()
-    with pytest.raises(CatalogueError, match="is a Delta table"):
-        list_photos([str(tmp_path)])
+def test_delta_table_of_photos_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    rows = pq.read_table(dataset(tmp_path / "part-0.parquet", [{"label": "a"}]))
+    write_deltalake(tmp_path / "table", rows)
+    with pytest.raises(CatalogueError, match=r"has the columns image, label; .* write what it holds now as Parquet"):
+        list_photos([str(tmp_path / "table")])
 
 
 def test_pack_below_a_folder_is_no_source(tmp_path: Path) -> None:
@@ -312,3 +313,26 @@ def test_label_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
     path = dataset(tmp_path / "x.parquet", [{"name": "1.jpg", "label": 0}], ["a\ud800", "b"])
     with pytest.raises(CatalogueError, match="a label's name is not UTF-8"):
         list_photos([str(path)])
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1 half of a table", b"not a table at all"])
+def test_damaged_table_in_a_folder_of_photos_is_called_one(tmp_path: Path, data: bytes) -> None:
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "x.jpg").write_bytes(JPEG)
+    (tmp_path / "a" / "more.parquet").write_bytes(data)
+    (tmp_path / "a" / "readme.txt").write_bytes(data)
+    pq.write_table(pa.table({"price": [1.5]}), tmp_path / "b" / "prices.parquet")
+    found = list_photos([str(tmp_path)])
+    assert found.left_aside == {"damaged table": 1, "not an image": 2}
+    assert found.examples["damaged table"] == ["a/more.parquet"]
+
+
+def test_damaged_table_alone_is_named_and_does_not_hide_the_whole_ones_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "label").mkdir()
+    (tmp_path / "label" / "0.parquet").write_bytes(b"PAR1 half of a table")
+    with pytest.raises(CatalogueError, match=r"no photos .*1 damaged table \(such as 'label/0\.parquet'\)"):
+        list_photos([str(tmp_path)])
+    dataset(tmp_path / "label" / "1.parquet", [{"label": "a"}, {"label": "b"}])
+    with pytest.raises(CatalogueError, match=r"0\.parquet' is damaged"):
+        list_photos([str(tmp_path)])

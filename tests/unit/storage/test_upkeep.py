@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from stored import catalogue, files, flip, folder, held, log, planned, run, uri, values, write_all
+from stored import catalogue, files, flip, folder, held, log, of_shard, planned, run, shards, uri, values, write_all
 
 from fruits.errors import StoreError
 from fruits.storage.inventory import take
@@ -194,3 +194,33 @@ def test_log_that_is_gone_is_made_again_by_repair(stored: EmbeddingTable) -> Non
     assert repair(stored, said.append) == 1
     assert "the log" in said[0]
     assert values(stored, take(stored, PHOTOS)) == list(range(300))
+
+
+def test_epochs_go_on_after_9999(tmp_path: Path) -> None:
+    stored = EmbeddingTable(str(tmp_path / "results"), "embeddings/abc")
+    stored.create(9_998)
+    run(stored, PHOTOS)
+    vacuum(stored)
+    run(stored, catalogue(400))
+    inventory, work = planned(stored, catalogue(500))
+    early = write_all(stored, work, inventory.snapshot.epoch)
+    assert {file.epoch for file in early} == {9_999}
+    vacuum(stored)
+    assert stored.snapshot().epoch == 10_000
+    assert not stored.commit(early, epoch=9_999)
+    inventory, work = planned(stored, catalogue(500))
+    late = write_all(stored, work, inventory.snapshot.epoch)
+    assert {(file.epoch, file.chunk, file.sha256) for file in late} == {
+        (10_000, file.name[:15], file.name[27:-8]) for file in late
+    }
+    again = stored.written(shards(work)[0], of_shard(work, shards(work)[0]).to_pylist(), 10_000)
+    assert again is not None
+    assert again[0].name in {file.name for file in late}
+    assert stored.commit(late, epoch=10_000)
+    assert vacuum(stored).keys == []
+    assert values(stored, take(stored, catalogue(500))) == list(range(500))
+    assert repair(stored) == 0
+    assert stored.snapshot().epoch == 10_001
+    run(stored, catalogue(100))
+    assert remove_needless(stored, take(stored, catalogue(100))) == 400
+    assert held(take(stored, catalogue(100))) == list(range(100))

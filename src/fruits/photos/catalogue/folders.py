@@ -21,6 +21,7 @@ from fruits.photos.catalogue.sequences import number_frames
 from fruits.photos.catalogue.written import Written
 from fruits.photos.decoding.formats import HEAD_BYTES, is_photo
 from fruits.photos.reading.access import Access
+from fruits.photos.reading.tables import is_damaged_table
 from fruits.storage.local import read_head_of
 
 #: Photos whose frame numbers fall into the same span of this length form a group. In Fruits-360, where a full turn of a fruit has
@@ -210,5 +211,6 @@ def _looks_like_photo(
     except OSError:
         builder.leave("unreadable", "/".join((*parts, entry.name)))
         return False
-    builder.leave("not an image", "/".join((*parts, entry.name)))
+    reason = "damaged table" if is_damaged_table(entry.path, access) else "not an image"
+    builder.leave(reason, "/".join((*parts, entry.name)))
     return False

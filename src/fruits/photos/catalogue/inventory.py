@@ -1,7 +1,7 @@
 """S3 Inventory: the list of a bucket's objects that S3 writes once a day or week, read instead of listing the bucket.
 
-``manifest.json`` names the data files, in Parquet or CSV. They say key, size and etag of each object, so no object is asked for.
-Labels, splits and groups follow from the keys' folders, as in a listing of the bucket.
+``manifest.json`` names the data files, in Parquet, ORC or CSV. They say key, size and etag of each object, so no object is
+asked for. Labels, splits and groups follow from the keys' folders, as in a listing of the bucket.
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory-location.html
 """
 
@@ -34,6 +34,9 @@ _MAX_MANIFEST: Final = 64 << 20
 #: S3's keys have at most 1,024 bytes; each takes three more characters per byte in CSV.
 _MAX_TEXT: Final = 4096
 _ROWS_AT_ONCE: Final = 8192
+_FORMS: Final = ("CSV", "Parquet", "ORC")
+#: Rows of a file in ORC, whose stripes say their size only once they are read; S3 writes several files of a few million each.
+_MOST_ROWS: Final = 1 << 25
 #: Fields as CSV's schema spells them, to the names of columns in Parquet.
 _FIELDS: Final = {
     "Key": "key", "Size": "size", "ETag": "e_tag", "LastModifiedDate": "last_modified_date", "IsLatest": "is_latest",
@@ -53,14 +56,17 @@ class Inventory:
         Path or uri of the manifest, for messages.
     bucket : str
         Bucket whose objects are listed.
+    form : str
+        ``CSV``, ``Parquet`` or ``ORC``.
     fields : tuple of str
-        Columns of the CSV files; empty for Parquet.
+        Columns of the CSV files; empty for the others.
     files : tuple of str
         Keys of the data files in the bucket that the inventory was written to.
     """
 
     place: str
     bucket: str
+    form: str
     fields: tuple[str, ...]
     files: tuple[str, ...]
 
@@ -71,9 +77,9 @@ class Inventory:
         Raises
         ------
         CatalogueError
-            If it is no manifest of an inventory, or of one in ORC.
+            If it is no manifest of an inventory.
         """
-        expected = f"expected the {NAME} that S3 writes beside an inventory in CSV or Parquet"
+        expected = f"expected the {NAME} that S3 writes beside an inventory in CSV, Parquet or ORC"
         folder, name = split_uri(place)
         try:
             limit = _MAX_MANIFEST
@@ -84,13 +90,15 @@ class Inventory:
             )
             about = json.loads(data)
             form = about["fileFormat"]
-            if form not in ("CSV", "Parquet"):
+            if form not in _FORMS:
                 raise CatalogueError(
-                    f"inventory '{place}' is in {str(form)[:20]}; expected CSV or Parquet: choose one of them in the inventory's "
-                    "configuration"
+                    f"inventory '{place}' is in {str(form)[:20]}; expected CSV, Parquet or ORC: choose one of them in the "
+                    "inventory's configuration"
                 )
             fields = tuple(field.strip() for field in about["fileSchema"].split(",")) if form == "CSV" else ()
-            found = cls(place, str(about["sourceBucket"]), fields, tuple(str(file["key"]) for file in about["files"]))
+            found = cls(
+                place, str(about["sourceBucket"]), form, fields, tuple(str(file["key"]) for file in about["files"])
+            )
             "".join((found.bucket, *found.fields, *found.files)).encode()  # JSON may hold what is no UTF-8
         except (AbsentError, FileNotFoundError) as exc:
             raise CatalogueError(f"'{place}' does not exist; {expected}") from exc
@@ -178,9 +186,12 @@ def _rows(inventory: Inventory) -> Iterator[pa.RecordBatch]:
         place = f"inventory '{inventory.place}', file '{key}'"
         try:
             with inventory.open(key) as file:
-                batches = _of_csv(file, inventory.fields) if inventory.fields else _of_parquet(file, place)
+                if inventory.form == "CSV":
+                    batches = _of_csv(file, inventory.fields)
+                else:
+                    batches = _of_parquet(file, place) if inventory.form == "Parquet" else _of_orc(file, place)
                 for batch in batches:
-                    yield _as_listed(batch, place, encoded=bool(inventory.fields))
+                    yield _as_listed(batch, place, encoded=inventory.form == "CSV")
         except StoreError:
             raise
         except (pa.ArrowException, OSError, UnicodeDecodeError) as exc:
@@ -207,6 +218,19 @@ def _of_parquet(file: Any, place: str) -> Iterator[pa.RecordBatch]:
     columns = [name for name in _FIELDS.values() if name in parquet.schema_arrow.names]
     check_row_groups(parquet.metadata, columns, place)
     yield from parquet.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns, use_threads=False)
+
+
+def _of_orc(file: Any, place: str) -> Iterator[pa.RecordBatch]:
+    from pyarrow import orc  # noqa: PLC0415 - not in every build of Arrow
+
+    table = orc.ORCFile(file)
+    if table.nrows > _MOST_ROWS:
+        raise CatalogueError(f"{place} has {table.nrows:,} rows; expected at most {_MOST_ROWS:,}, in several files")
+    columns = [name for name in _FIELDS.values() if name in table.schema.names]
+    for stripe in range(table.nstripes):
+        found = table.read_stripe(stripe, columns)
+        for start in range(0, found.num_rows, _ROWS_AT_ONCE):
+            yield found.slice(start, _ROWS_AT_ONCE)
 
 
 def _as_listed(batch: pa.RecordBatch, place: str, *, encoded: bool) -> pa.RecordBatch:

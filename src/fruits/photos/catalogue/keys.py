@@ -22,7 +22,9 @@ from fruits.photos.catalogue.folders import SUFFIXES, Labels, neighbours
 from fruits.photos.catalogue.names import is_system_folder, split_of_source
 from fruits.photos.catalogue.written import Written
 from fruits.photos.decoding.formats import HEAD_BYTES, is_photo
+from fruits.photos.reading.access import Access
 from fruits.photos.reading.reading import THREADS
+from fruits.photos.reading.tables import is_damaged_table
 from fruits.storage.objects import AbsentError, Found, NoPathError, Objects
 
 #: What a listing says of each object.
@@ -89,6 +91,7 @@ class _Folders:
 
     def __init__(self, builder: CatalogueBuilder, root: str, labels: Labels, written: Written) -> None:
         self._builder, self._root, self._labels, self._written = builder, root, labels, written
+        self._access = Access.to([root])
         self._open = [_Folder(())]
         self._left: str | None = None
 
@@ -110,7 +113,8 @@ class _Folders:
             folder.sizes.append(size)
             folder.versions.append(version)
         elif size:
-            self._builder.leave("not an image", key)
+            is_damaged = is_damaged_table(self._root + key, self._access)
+            self._builder.leave("damaged table" if is_damaged else "not an image", key)
         # An empty object without a suffix is how many tools mark a folder.
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat as stats
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from fruits.config import is_utf8
 from fruits.errors import CatalogueError
 from fruits.photos.catalogue import inventory
 from fruits.photos.catalogue.builder import CatalogueBuilder, stable_hash
+from fruits.photos.catalogue.delta import is_delta_table, read_delta
 from fruits.photos.catalogue.folders import add_file, add_folder
 from fruits.photos.catalogue.keys import add_keys, list_prefix
 from fruits.photos.catalogue.manifest import Row, read_manifest
@@ -80,6 +81,8 @@ def _add_local(builder: CatalogueBuilder, source: str, access: Access, others: S
         root = path.resolve()
         if (pack := find_pack(str(root))) is not None:
             _add_pack(builder, pack)
+        elif is_delta_table(str(root)):
+            _add_delta(builder, str(root), access)
         elif not _add_inside(builder, inside_folder(root, access), str(root), access, others):
             add_folder(builder, root, access, others)
     elif path.name == inventory.NAME and path.is_file():
@@ -111,6 +114,9 @@ def _add_remote(builder: CatalogueBuilder, source: str, access: Access, others: 
         return
     if (pack := find_pack(source)) is not None:
         _add_pack(builder, pack)
+        return
+    if is_delta_table(source):
+        _add_delta(builder, source, access)
         return
     listed = list_prefix(builder, opened(source))
     if _add_inside(builder, inside_prefix(opened(source), listed, access), source, access, others):
@@ -163,7 +169,16 @@ def _with_label(builder: CatalogueBuilder, batch: pa.RecordBatch) -> pa.RecordBa
 def _add_manifest(builder: CatalogueBuilder, manifest: str, access: Access) -> None:
     """Add the photos that a manifest names, after looking up size and version of those of which it does not say both."""
     builder.lies_below(manifest[: manifest.rindex("/") + 1])
-    rows = read_manifest(manifest, labelled=builder.labelled)
+    _add_rows(builder, read_manifest(manifest, labelled=builder.labelled), access)
+
+
+def _add_delta(builder: CatalogueBuilder, root: str, access: Access) -> None:
+    """Add the photos that a Delta table names."""
+    builder.lies_below(f"{root}/".replace("//", "/") if not is_remote(root) else f"{root}/")
+    _add_rows(builder, read_delta(root, access, labelled=builder.labelled), access)
+
+
+def _add_rows(builder: CatalogueBuilder, rows: Iterator[Row], access: Access) -> None:
     links = _Links(access)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="look") as pool:  # starts threads only when there are requests
         while some := list(islice(rows, _ROWS_AT_ONCE)):

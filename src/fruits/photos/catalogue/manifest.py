@@ -78,8 +78,29 @@ def read_manifest(manifest: str, *, labelled: bool) -> Iterator[Row]:
         If the file cannot be read or is too large, a column is missing, or a row lacks uri or label or has an unknown split.
     """
     folder, name = split_uri(manifest)
+    yield from rows_in(_batches(manifest, name, labelled=labelled), folder, name, labelled=labelled)
+
+
+def rows_in(batches: Iterable[pa.RecordBatch], folder: str, name: str, *, labelled: bool) -> Iterator[Row]:
+    """Yield the rows of batches of text, whose columns are called as in :class:`Row`.
+
+    Parameters
+    ----------
+    batches : iterable of pyarrow.RecordBatch
+    folder : str
+        What relative uris are relative to.
+    name : str
+        Of the table, for messages.
+    labelled : bool
+        As in :func:`read_manifest`.
+
+    Raises
+    ------
+    CatalogueError
+        If a row cannot be used.
+    """
     number = 0
-    for batch in _batches(manifest, name, ["uri", "label"] if labelled else ["uri"]):
+    for batch in batches:
         for row in batch.to_pylist():
             number += 1
             uri = row["uri"]
@@ -123,11 +144,11 @@ def version_at(modified: str, size: int) -> str:
     return f"{modified}-{size}"
 
 
-def _batches(manifest: str, name: str, needed: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches(manifest: str, name: str, *, labelled: bool) -> Iterator[pa.RecordBatch]:
     """Yield batches of the known columns as text."""
     reading = _of_parquet if name.lower().endswith(".parquet") else _of_csv
     try:
-        yield from reading(manifest, name, needed)
+        yield from reading(manifest, name, labelled=labelled)
     except StoreError:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as exc:
@@ -136,32 +157,32 @@ def _batches(manifest: str, name: str, needed: list[str]) -> Iterator[pa.RecordB
         ) from exc
 
 
-def _of_csv(manifest: str, name: str, needed: list[str]) -> Iterator[pa.RecordBatch]:
+def _of_csv(manifest: str, name: str, *, labelled: bool) -> Iterator[pa.RecordBatch]:
     read = pyarrow.csv.ReadOptions(use_threads=False)
     with _opened(manifest, name) as file, closing(pyarrow.csv.open_csv(file, read)) as head:
         given = head.schema.names
-    columns = _columns(given, name, needed)
+    columns = columns_of(given, name, labelled=labelled)
     # Read everything as text: a label such as 007 is a name, not a number.
     options = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(given, pa.string()), include_columns=[*columns], strings_can_be_null=False
     )
     with _opened(manifest, name) as file, closing(pyarrow.csv.open_csv(file, read, convert_options=options)) as reader:
         for batch in reader:
-            yield from _as_text(batch, columns, name)
+            yield from as_text_batches(batch, columns, name)
 
 
-def _of_parquet(manifest: str, name: str, needed: list[str]) -> Iterator[pa.RecordBatch]:
+def _of_parquet(manifest: str, name: str, *, labelled: bool) -> Iterator[pa.RecordBatch]:
     with _opened(manifest, name) as file:
         metadata = pq.ParquetFile(file).metadata
     given = metadata.schema.to_arrow_schema()
-    columns = _columns(given.names, name, needed)
+    columns = columns_of(given.names, name, labelled=labelled)
     check_row_groups(metadata, columns, name)
     # Dictionaries hold a repeated value once, however long it is.
     text = [column for column in columns if pa.types.is_string(given.field(column).type)]
     with _opened(manifest, name) as file:
         parquet = pq.ParquetFile(file, metadata=metadata, read_dictionary=text, pre_buffer=False)
         for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[*columns], use_threads=False):
-            yield from _as_text(batch, columns, name)
+            yield from as_text_batches(batch, columns, name)
 
 
 def check_row_groups(metadata: Any, columns: Iterable[str], name: str) -> None:
@@ -182,10 +203,17 @@ def has_uris(given: list[str]) -> bool:
     return any(re.sub(r"[\s_-]+", "", column.lower()) in _COLUMNS["uri"] for column in given)
 
 
-def _columns(given: list[str], name: str, needed: list[str]) -> dict[str, str]:
-    """Return the columns to read, each with its own name and the one it has here."""
+def columns_of(given: list[str], name: str, *, labelled: bool) -> dict[str, str]:
+    """Return the columns to read, each with its own name and the one it has here.
+
+    Raises
+    ------
+    CatalogueError
+        If one is missing, or is there twice.
+    """
+    needed = ["uri", "label"] if labelled else ["uri"]
     plain = [re.sub(r"[\s_-]+", "", column.lower()) for column in given]
-    wanted = _COLUMNS if "label" in needed else {name: _COLUMNS[name] for name in ("uri", "size", "etag", "modified")}
+    wanted = _COLUMNS if labelled else {name: _COLUMNS[name] for name in ("uri", "size", "etag", "modified")}
     columns = {}
     for column, names in wanted.items():
         spelling = next((known for known in names if known in plain), None)
@@ -205,7 +233,8 @@ def _columns(given: list[str], name: str, needed: list[str]) -> dict[str, str]:
     return columns
 
 
-def _as_text(batch: pa.RecordBatch, columns: dict[str, str], name: str) -> Iterator[pa.RecordBatch]:
+def as_text_batches(batch: pa.RecordBatch, columns: dict[str, str], name: str) -> Iterator[pa.RecordBatch]:
+    """Yield a batch in pieces, its columns as text and called as here; refuse values of other types or lengths."""
     for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
         some, arrays = batch.slice(start, _ROWS_AT_ONCE), []
         for column in columns:

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from fruits.config import is_utf8
 from fruits.errors import CatalogueError
 from fruits.photos.catalogue.builder import CatalogueBuilder
+from fruits.photos.catalogue.delta import LOG
 from fruits.photos.catalogue.folders import has_photo_suffix
 from fruits.photos.catalogue.names import is_system_folder, split_of, split_of_source
 from fruits.photos.catalogue.tables import add_tables, kind_of_table
@@ -34,8 +35,6 @@ _COMPRESSED: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
 #: Files without a shard among them after which a folder is taken for one of photos.
 _PATIENCE: Final = 10_000
-#: Folder of the log of a Delta table.
-_DELTA: Final = "_delta_log"
 _MOST_SHARDS: Final = 100_000
 
 
@@ -139,7 +138,7 @@ def inside_folder(root: Path, access: Access) -> Inside:
         if written.is_ours or (folder != str(root) and written.is_folder(folder, [*folders, *files])):
             folders.clear()
             continue
-        is_delta |= _DELTA in folders
+        is_delta |= LOG in folders
         folders[:] = sorted(name for name in folders if name[0] not in "._" and not is_system_folder(name))
         if any(has_photo_suffix(name) and not name.startswith(".") for name in files):
             return Inside()
@@ -169,16 +168,16 @@ def inside_prefix(objects: Objects, listed: pa.Table, access: Access) -> Inside:
         folders = ["/".join(above[: depth + 1]) for depth in range(len(above))]
         if not any(map(written.has, folders)) and not any(part[0] in "._" for part in above):
             found[f"{root}/{key}"] = version
-    is_delta = pc.any(pc.match_substring_regex(listed["key"], rf"(^|/){_DELTA}/")).as_py()
+    is_delta = pc.any(pc.match_substring_regex(listed["key"], rf"(^|/){LOG}/")).as_py()
     return _judged(found, root, access, is_delta=is_delta)
 
 
 def _judged(found: dict[str, str], root: str, access: Access, *, is_delta: bool) -> Inside:
-    """Sort Parquet files into those with photos, those that name photos, and others; judged by the first in each folder."""
+    """Sort Parquet files into those with photos, those that name photos, and others; judged by a folder's first whole one."""
     kinds: dict[str, str] = {}
     for shard in found:
         folder = split_uri(shard)[0]
-        if shard.lower().endswith(".parquet") and folder not in kinds:
+        if shard.lower().endswith(".parquet") and kinds.get(folder, "damaged") == "damaged":
             kinds[folder] = kind_of_table(shard, access)
     tables = {shard: kinds[split_uri(shard)[0]] for shard in found if shard.lower().endswith(".parquet")}
     inside = Inside({shard: version for shard, version in found.items() if tables.get(shard, "photos") == "photos"})
@@ -186,7 +185,8 @@ def _judged(found: dict[str, str], root: str, access: Access, *, is_delta: bool)
         inside = Inside({}, [table for table, kind in tables.items() if kind == "names"])
     if is_delta and (inside.shards or inside.tables):
         raise CatalogueError(
-            f"'{root}' is a Delta table, with files of its older versions; expected Parquet: write what it holds now as Parquet"
+            f"below '{root}' is a Delta table, with files of its older versions; expected the table's own folder as the source: "
+            "name that, if its rows name photos, else write what it holds now as Parquet"
         )
     return inside
 

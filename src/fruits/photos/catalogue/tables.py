@@ -21,7 +21,7 @@ from fruits.photos.reading.access import Access
 from fruits.photos.reading.columns import leaf
 from fruits.photos.reading.containers import TABLE, contained_uri
 from fruits.photos.reading.pack_groups import short
-from fruits.photos.reading.tables import ImageTable, opened_table
+from fruits.photos.reading.tables import DamagedTableError, ImageTable, opened_table
 from fruits.storage.local import RefusedError
 from fruits.storage.objects import is_remote
 
@@ -45,10 +45,12 @@ class _Listed:
     left: list[tuple[str, str]] = field(default_factory=list)
 
 
-def kind_of_table(file: str, access: Access) -> Literal["photos", "names", "other"]:
-    """Return whether a Parquet file holds photos, names them by uri (a manifest), or neither; its reader reports damage."""
+def kind_of_table(file: str, access: Access) -> Literal["photos", "names", "damaged", "other"]:
+    """Return whether a Parquet file holds photos, names them by uri (a manifest), is damaged, or none of these."""
     try:
         table = ImageTable(file, access)
+    except DamagedTableError:
+        return "damaged"
     except OSError:
         return "other"
     return "photos" if table.columns is not None else "names" if has_uris(table.schema.names) else "other"

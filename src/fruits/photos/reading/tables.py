@@ -20,10 +20,14 @@ from fruits.photos.reading.columns import Columns
 from fruits.photos.reading.containers import TABLE, contained_uri
 from fruits.photos.reading.pack_groups import Groups, RowGroup, check_group, text_batches
 from fruits.storage.local import open_regular
-from fruits.storage.objects import AbsentError, is_remote, opened, split_uri
+from fruits.storage.objects import AbsentError, is_remote, opened
 
 _ROWS_AT_ONCE: Final = 1024
 _WRITE: Final = "write it again with row groups of less than 100 MB"
+
+
+class DamagedTableError(StoreError):
+    """A file that is called a Parquet table cannot be read as one."""
 
 
 class ImageTable:
@@ -44,7 +48,7 @@ class ImageTable:
 
     Raises
     ------
-    StoreError
+    DamagedTableError
         If it is damaged.
     CatalogueError
         If its columns are ambiguous.
@@ -128,20 +132,48 @@ class ImageTable:
             raise self._damaged(exc) from exc
 
     def _opened(self) -> Any:
-        if is_remote(self.file):
-            folder, name = split_uri(self.file)
-            return opened(folder).open(name)
-        descriptor = open_regular(self.file, self._access.leads)
-        try:
-            # Arrow opens the checked file, not one that may have taken its name since.
-            checked = Path(f"/proc/self/fd/{descriptor}")
-            return pa.OSFile(str(checked if checked.exists() else self.file))
-        finally:
-            os.close(descriptor)
+        return opened_file(self.file, self._access)
 
     def _damaged(self, exc: Exception) -> StoreError:
         first = (str(exc).splitlines() or [type(exc).__name__])[0]
-        return StoreError(f"'{self.file}' is damaged or of another kind ({first}); {_WRITE}")
+        return DamagedTableError(f"'{self.file}' is damaged or of another kind ({first}); {_WRITE}")
+
+
+def opened_file(file: str, access: Access) -> Any:
+    """Open a file of a bucket, or a regular file on a disk, as Arrow reads it.
+
+    Raises
+    ------
+    RefusedError
+        If a link leads where ``access`` does not.
+    OSError
+        If it is missing or cannot be read.
+    """
+    if is_remote(file):
+        # From the bucket on: a prefix is part of a URL, in which the %20 of a folder's name would be a blank.
+        scheme, _, rest = file.partition("://")
+        bucket, _, key = rest.partition("/")
+        return opened(f"{scheme}://{bucket}").open(key)
+    descriptor = open_regular(file, access.leads)
+    try:
+        # Arrow opens the checked file, not one that may have taken its name since.
+        checked = Path(f"/proc/self/fd/{descriptor}")
+        return pa.OSFile(str(checked if checked.exists() else file))
+    finally:
+        os.close(descriptor)
+
+
+def is_damaged_table(file: str, access: Access) -> bool:
+    """Return whether a file is called a Parquet table and cannot be read as one; False for files of other names."""
+    if not file.lower().endswith(".parquet"):
+        return False
+    try:
+        ImageTable(file, access)
+    except DamagedTableError:
+        return True
+    except (CatalogueError, OSError):  # unusual columns; or it cannot be opened, which is reported otherwise
+        return False
+    return False
 
 
 #: Opens a table, twice per process at most: each may hold row groups. Cleared when a table is listed.
