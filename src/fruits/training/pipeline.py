@@ -260,7 +260,14 @@ def _embedded(
             repair_embeddings(prepared.stored, step.progress)
     part = bool(config.keep_missing or config.only or config.sample)
     inventory, computed = embed(
-        engine, catalogue, prepared, step.progress, step.clock, keep_missing=part, has_option=True, meanwhile=_load_ahead
+        engine,
+        catalogue,
+        prepared,
+        step.progress,
+        step.clock,
+        keep_missing=part,
+        has_option=True,
+        meanwhile=_load_ahead,
     )
     counts = records.counts(catalogue, inventory, computed)
     rejections = records.rejections(catalogue, inventory)
