@@ -44,7 +44,7 @@ def main() -> None:
         before: dict[str, tuple[int, float]] = {}
         for rows in choices.rows:
             folder = Path(scratch, "photos")
-            _link(photos, folder, rows)
+            _link(photos, folder, range(rows))
             # Others start from the results of a run.
             for command in dict.fromkeys(["run", *choices.commands]):
                 told = [sys.executable, "-m", "benchmarks.commands", "--one", command, scratch]

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruits.errors import CatalogueError, StoreError
+from fruits.photos.catalogue import builder
 from fruits.photos.catalogue.catalogue import list_photos
 from fruits.photos.reading import pack_groups, packing, packs
 from fruits.photos.reading.access import Access
@@ -24,6 +25,7 @@ from fruits.photos.reading.containers import split_contained
 from fruits.photos.reading.packing import pack, unpack
 from fruits.photos.reading.packs import MANIFEST, find_pack
 from fruits.photos.reading.reading import read_photo, read_photos
+from fruits.storage import spool
 
 COLUMNS = ["label", "split", "size_bytes", "group"]
 
@@ -152,6 +154,28 @@ def test_same_photos_give_the_same_pack(some: Path, tmp_path: Path) -> None:
     assert len(one) > 1
     about = [json.loads((tmp_path / name / MANIFEST).read_text()) for name in ("one", "two")]
     assert [file["sha256"] for file in about[0]["files"]] == [file["sha256"] for file in about[1]["files"]]
+
+
+def test_paths_sorted_on_disk_give_the_same_pack(some: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack([str(some)], str(tmp_path / "one"), target_bytes=400)
+    monkeypatch.setattr(spool, "IN_MEMORY", 8)
+    monkeypatch.setattr(spool, "ROWS_PER_BATCH", 8)
+    monkeypatch.setattr(spool, "_ROWS_PER_BLOCK", 3)
+    monkeypatch.setattr(builder, "_ROWS_PER_CHUNK", 7)
+    pack([str(some)], str(tmp_path / "two"), target_bytes=400)
+    one, two = (data_files(tmp_path / name) for name in ("one", "two"))
+    assert [file.read_bytes() for file in one] == [file.read_bytes() for file in two]
+    assert len(one) > 1
+
+
+def test_photos_that_would_be_one_in_the_pack_are_refused() -> None:
+    listed = builder.CatalogueBuilder(labelled=False, progress=lambda _: None)
+    listed.start("lists/list.csv")
+    listed.lies_below("/lists/")
+    for uri in ("/x/1.jpg", "/x/2.jpg", "s3://x/1.jpg"):
+        listed.add(uri, uri, 1, "0", label=None, split=None)
+    with pytest.raises(CatalogueError, match=r"two photos would both be 'elsewhere/x/1\.jpg'"):
+        list(packing._Photos.of(listed).rows())
 
 
 def test_packing_a_pack_changes_nothing_but_its_place(some: Path, tmp_path: Path) -> None:

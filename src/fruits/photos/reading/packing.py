@@ -1,7 +1,8 @@
 """Writing photos into a pack, and extracting the photos of a pack.
 
 A pack is valid once its ``pack.json`` is written, last and atomically. Names of data files contain an id of the attempt, so a
-killed or concurrent ``fruits pack`` to the same place never gives a mixture. Memory: one row group and the catalogue.
+killed or concurrent ``fruits pack`` to the same place never gives a mixture. Memory: one row group, and the paths of a few
+hundred thousand photos, whatever their number: more are sorted in a temporary file.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from fruits.photos.reading.packs import MANIFEST, SCHEMA, VERSION_DIGITS, Conten
 from fruits.photos.reading.reading import read_rows
 from fruits.storage.marker import claim
 from fruits.storage.objects import Objects, is_remote, reach
+from fruits.storage.spool import SortedRuns
 
 #: Bytes of photos per data file: large enough to keep the number of objects low, small enough to retry after a broken connection.
 TARGET_BYTES: Final = 128 << 20
@@ -41,6 +43,8 @@ _GROUP_ROWS: Final = 4096
 _STALE_AFTER: Final = timedelta(days=1)
 _NAMED: Final = 20
 _DATA: Final = "data"
+#: What is packed of a photo, beside its bytes.
+_PACKED: Final = ["uri", "path", "label", "split", "group", "manifest_source", "key"]
 
 
 def pack(
@@ -93,35 +97,35 @@ def pack(
         builder = CatalogueBuilder(labelled=labelled, progress=progress.advance)
         access = Access.to(sources) if access is None else access
         add_sources(builder, sources, access)
-        table = _with_paths(builder.finish(), builder)
+        photos = _Photos.of(builder)
         for warning in builder.warnings:
             progress.say(f"warning: {warning}")
-    if not table.num_rows:
+    if not photos.count:
         aside = f" ({builder.aside()})" if builder.left_aside else ""
         raise CatalogueError(
             f"no photos to pack in {', '.join(map(repr, sources))}{aside}; expected what 'fruits run' takes"
         )
     with clock.step("pack"):
-        progress.start("pack", table.num_rows)
-        writing = _Writing(objects, table, target_bytes, access, progress)
+        progress.start("pack", photos.count)
+        writing = _Writing(objects, photos, target_bytes, access, progress)
         try:
             files = tuple(writing.files())
             if not files:
                 raise StoreError(
-                    f"none of {counted(table.num_rows, 'photo')} could be read ({writing.unreadable[0]['reason']})"
+                    f"none of {counted(photos.count, 'photo')} could be read ({writing.unreadable[0]['reason']})"
                 )
         except BaseException:
             writing.undo()
             raise
-        photos = sum(file.rows for file in files)
-        contents = Contents(photos, writing.photo_bytes, labelled, builder.from_manifest, files)
+        packed = sum(file.rows for file in files)
+        contents = Contents(packed, writing.photo_bytes, labelled, builder.from_manifest, files)
         before = _named_before(objects)
         # No undo from here on: after an error the new pack.json may be written nevertheless.
         objects.write(MANIFEST, contents.to_json())
         _clean_up(objects, before, contents)
     return {
         "pack": to,
-        "photos": photos,
+        "photos": packed,
         "labels": len(builder.codes["label"]),
         "photo_bytes": writing.photo_bytes,
         "files": len(files),
@@ -186,12 +190,61 @@ def unpack(root: str, to: str, *, overwrite: bool = False, progress: Progress | 
     }
 
 
+class _Photos:
+    """The photos to pack, sorted by their path in it.
+
+    Attributes
+    ----------
+    count : int
+    labels : list of str
+        The labels that occur, sorted.
+    """
+
+    def __init__(self, count: int, names: dict[str, list[str]], labels: list[str], paths: SortedRuns) -> None:
+        self.count, self.labels = count, labels
+        self._names, self._paths = names, paths
+
+    @classmethod
+    def of(cls, builder: CatalogueBuilder) -> _Photos:
+        """Give the photos of a builder their paths, and sort them."""
+        paths, used = SortedRuns("path"), np.empty(0, np.int64)
+        for table in builder.merged():
+            used = np.union1d(used, table["label"].drop_null().to_numpy())
+            for batch in _with_paths(table, builder).select(_PACKED).to_batches():
+                paths.add(batch)
+        names = {name: list(codes) for name, codes in builder.codes.items()}
+        return cls(paths.num_rows, names, sorted(names["label"][code] for code in used), paths)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the photos in the order of their paths; once.
+
+        Raises
+        ------
+        CatalogueError
+            If two of them have the same path.
+        """
+        before = None
+        for table in self._paths.merged():
+            for batch in table.to_batches(_GROUP_ROWS):
+                for row in batch.to_pylist():
+                    if row["path"] == before:
+                        raise CatalogueError(
+                            f"two photos would both be '{before}' in the pack; pack their sources one by one"
+                        )
+                    before = row["path"]
+                    named = {
+                        name: None if row[name] is None else self._names[name][row[name]]
+                        for name in ("label", "split", "manifest_source")
+                    }
+                    yield row | named
+
+
 def _with_paths(table: pa.Table, builder: CatalogueBuilder) -> pa.Table:
-    """Add the column ``path``, unique within the pack, and sort by it."""
+    """Add the column ``path``, unique within the pack."""
     uris = paths = table["uri"]
     for source, name in _names(list(builder.roots)).items():
         root = builder.roots[source]
-        mine = pc.equal(table["source"].cast(pa.string()), source)
+        mine = pc.equal(table["source"], builder.codes["source"][source])
         below = pc.and_(mine, pc.starts_with(uris, root))
         prefix, nothing = _text(f"{name}/" if len(builder.roots) > 1 else ""), _text("")
         within = pc.binary_join_element_wise(prefix, pc.utf8_slice_codeunits(uris, len(root)), nothing)
@@ -199,13 +252,7 @@ def _with_paths(table: pa.Table, builder: CatalogueBuilder) -> pa.Table:
         whole = pc.replace_substring_regex(uris, r"^(pack:|tar:|parquet:)?([a-z0-9]+://)?/*", "")
         beyond = pc.binary_join_element_wise(prefix, _text("elsewhere/"), whole, nothing)
         paths = pc.if_else(mine, pc.if_else(below, within, beyond), paths)
-    table = table.append_column("path", paths).sort_by("path").combine_chunks()
-    column = table["path"].combine_chunks()
-    same = pc.equal(column.slice(1), column.slice(0, max(0, len(column) - 1))).to_numpy(zero_copy_only=False)
-    if same.any():
-        one = column[int(np.flatnonzero(same)[0])].as_py()
-        raise CatalogueError(f"two photos would both be '{one}' in the pack; pack their sources one by one")
-    return table
+    return table.append_column("path", paths).combine_chunks()
 
 
 def _text(value: str) -> pa.Scalar:
@@ -228,18 +275,16 @@ class _Writing:
     """Writes data files and collects the photos that could not be read."""
 
     def __init__(
-        self, objects: Objects, table: pa.Table, target_bytes: int, access: Access, progress: Progress
+        self, objects: Objects, photos: _Photos, target_bytes: int, access: Access, progress: Progress
     ) -> None:
         self.photo_bytes = 0
         self.unreadable: list[dict[str, str]] = []
         self.unreadable_count = 0
-        self._objects, self._table, self._target, self._progress = objects, table, target_bytes, progress
+        self._objects, self._photos, self._target, self._progress = objects, photos, target_bytes, progress
         self._access = access
-        labels = table["label"].unique().drop_null().cast(pa.string()).to_pylist()
-        classes = sorted(labels)
-        self._codes: dict[str | None, int] = {label: code for code, label in enumerate(classes)}
-        schema = SCHEMA if labels else SCHEMA.remove(SCHEMA.get_field_index("label"))
-        self._schema = schema.with_metadata(metadata(schema, classes))
+        self._codes: dict[str | None, int] = {label: code for code, label in enumerate(photos.labels)}
+        schema = SCHEMA if photos.labels else SCHEMA.remove(SCHEMA.get_field_index("label"))
+        self._schema = schema.with_metadata(metadata(schema, photos.labels))
         self._attempt = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}"
         self._begun: list[str] = []
 
@@ -272,7 +317,7 @@ class _Writing:
     def _groups(self) -> Iterator[pa.Table]:
         rows: list[dict[str, Any]] = []
         size = 0
-        for row, (data, error) in read_rows(_rows(self._table), self._access):
+        for row, (data, error) in read_rows(self._photos.rows(), self._access):
             self._progress.advance(1)
             if data is None:
                 self._miss(row, error)
@@ -324,12 +369,6 @@ def _parquet(sink: io.RawIOBase, schema: pa.Schema) -> pq.ParquetWriter:
         write_statistics=["image.path", "label", "split"],
         write_page_checksum=True,
     )
-
-
-def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    columns = table.select(["uri", "path", "label", "split", "group", "manifest_source", "key"])
-    for batch in columns.to_batches(_GROUP_ROWS):
-        yield from batch.to_pylist()
 
 
 def _named_before(objects: Objects) -> set[str]:
