@@ -30,6 +30,9 @@ from fruits.storage.sanitising import json_text, printable
 
 #: Photos per inference call. Larger batches exceed the processor's cache and are slower; results do not depend on it.
 BATCH_SIZE: Final = 32
+#: Pixels that the processor computes on at a time. Measured with MobileNetV2 at 100 x 100, milliseconds of one core per photo:
+#: 1.61 one by one, 1.27 by 8, 1.33 by 16, 1.53 by 32; at 224 x 224: 5.4 one by one, 5.2 by 2, 6.1 by 8, 7.1 by 32.
+_PIXELS_IN_CACHE: Final = 100_000
 #: Largest magnitude in an embedding. Learning squares and sums numbers in float32: up to this limit, nothing overflows with 10
 #: million photos of 1,280 numbers. Typical networks give numbers below 1,000.
 LARGEST: Final = 1e12
@@ -121,9 +124,20 @@ class Embedder:
 
     def __init__(self, model: bytes | Path, device: str = "cpu") -> None:
         self._session = open_session(model, device)
+        self._in_cache = device == "cpu"
 
     def embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the embeddings, shape (n, d), of pixels of shape (n, size, size, 3); see also :func:`usable`."""
+        """Return the embeddings, shape (n, d), of pixels of shape (n, size, size, 3); see also :func:`usable`.
+
+        On the processor, a few photos at a time: what the layers pass on then stays in its cache. The numbers are the same.
+        """
+        n = len(pixels)
+        at_once = max(1, round(_PIXELS_IN_CACHE / max(1, pixels[0].size // 3))) if self._in_cache and n else n
+        if n <= at_once:
+            return self._run(pixels)
+        return np.concatenate([self._run(pixels[start : start + at_once]) for start in range(0, n, at_once)])
+
+    def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         (embedding,) = self._session.run(["embedding"], {"pixels": pixels})
         return np.asarray(embedding, np.float32)
 
@@ -145,9 +159,9 @@ class Embedder:
         photos = probes(size)
         n = len(photos)
         try:
-            together, again = self.embed(photos), self.embed(photos)
-            alone = np.concatenate([self.embed(photo[None]) for photo in photos])
-            turned = self.embed(photos[::-1])[::-1]
+            together, again = self._run(photos), self._run(photos)
+            alone = np.concatenate([self._run(photo[None]) for photo in photos])
+            turned = self._run(photos[::-1])[::-1]
         except Exception as exc:  # ONNX Runtime raises plain subclasses of Exception
             raise BackboneError(
                 f"'{card.name}' cannot take photos of {size} x {size} ({first_line(exc)}); check size and layout in its card"

@@ -197,6 +197,23 @@ def test_embedded_backbone_is_whole_and_does_what_its_card_says() -> None:
     assert (embedding[0] != embedding[1]).any()
 
 
+def test_large_photos_are_computed_a_few_at_a_time_with_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    embedder = Embedder(find_backbone("fruits-small").prepared(Preprocessing(100)))
+    photos, whole, counts = pixels(32, 100), embedder._run, []
+
+    def run(some: np.ndarray) -> np.ndarray:
+        counts.append(len(some))
+        return whole(some)
+
+    monkeypatch.setattr(embedder, "_run", run)
+    np.testing.assert_array_equal(embedder.embed(photos), whole(photos))
+    assert sum(counts) == 32
+    assert max(counts) * 100 * 100 <= 100_000
+    counts.clear()
+    small = embedder.embed(pixels(32, 32))
+    assert (small.shape[0], counts) == (32, [32])
+
+
 def test_unknown_backbone_is_refused_with_the_known_ones() -> None:
     with pytest.raises(BackboneError, match=f"no backbone 'resnet'; expected one of .*{DEFAULT_BACKBONE}"):
         find_backbone("resnet")
