@@ -216,7 +216,9 @@ def hold_back(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 
     """
     held = np.zeros(len(labels), bool)
     # A bijection on 64 bits that mixes in the seed: the choice depends on the groups themselves, not on their order.
-    mixed = (groups.astype(np.uint64) ^ np.uint64(seed)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = groups.astype(np.uint64)
+    mixed ^= np.uint64(seed)
+    mixed *= np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(29)
     for rows in rows_by(labels):
         distinct = np.unique(mixed[rows])
@@ -244,6 +246,8 @@ def hold_back_sources(labels: NDArray[np.int64], sources: NDArray[np.int64], see
     -------
     bool array, shape (n,)
     """
+    if not (sources >= 0).any():
+        return np.zeros(len(labels), bool)
     pairs = np.unique(np.stack([labels, sources]), axis=1)
     known = pairs[:, pairs[1] >= 0]
     several = np.isin(labels, np.flatnonzero(np.bincount(known[0], minlength=1) > 1)) & (sources >= 0)

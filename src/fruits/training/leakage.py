@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fruits.embedding.backbone import BATCH_SIZE, Embedder, usable
 from fruits.errors import ImageDecodeError, StoreError, counted
+from fruits.learning.folds import rows_by
 from fruits.learning.moments import unit
 from fruits.learning.neighbours import LEAK_LIMIT, ByRow, NearDuplicates, nearest_distance
 from fruits.learning.pca import PCA
@@ -44,6 +45,8 @@ _TRAINING_PHOTOS: Final = 200
 _COPIES: Final = 60
 #: Photos read into memory and decoded at a time.
 _DECODED_AT_ONCE: Final = 8
+#: Most photos of a label among which image sequences are searched by their names.
+_NAMES_AT_ONCE: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,7 @@ def check(
     train = rows.training
     if not len(asked):
         return Checked(None, "photo", asked)
-    n = len(rows.ok)
-    no_sequences = ImageSequences(np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.zeros(n))
+    sequences = _no_sequences(len(rows.ok))
     few = train[np.linspace(0, len(train) - 1, min(_COPIES, len(train))).astype(int)]
     try:
         copies = copies_of(
@@ -109,7 +111,7 @@ def check(
             device=prepared.device,
         )
     except StoreError:  # photos were removed during the run: no reason to fail
-        return Checked(None, *_groups(asked, rows, no_sequences))
+        return Checked(None, *_groups(asked, rows, sequences))
     if features.shape[1] < (least := min(_LEAST_COMPONENTS, pca.max_components)):
         features = project_all(prepared.stored, inventory, pca, least, rows.ok)
     short = features.first(NEIGHBOUR_COMPONENTS)
@@ -121,7 +123,6 @@ def check(
     copied = unit(pca.transform(copies.embeddings, short.shape[1]))
     duplicates = NearDuplicates.of(unit(short[at[few[copies.rows]]]), copied, others)
 
-    sequences = no_sequences
     if numbers_tell:
         sequences = _sequences(np.union1d(train, asked), rows, listed, short, at, duplicates.threshold)
     sampled = _sample(asked, _TEST_PHOTOS)
@@ -251,17 +252,32 @@ def _sequences(
     at: NDArray[Any],
     threshold: float,
 ) -> ImageSequences:
-    """Return the confirmed sequences among some catalogue rows, as arrays over all; groups of a manifest are excluded."""
+    """Return the confirmed sequences among some catalogue rows, as arrays over all; groups of a manifest are excluded.
+
+    Label by label, because names take far more memory than numbers. A label with more than ``_NAMES_AT_ONCE`` photos has none.
+    """
+    every = _no_sequences(len(rows.ok))
     wanted = wanted[rows.group[wanted] >= 0]
-    found = ImageSequences.of(listed.uris(wanted), rows.label[wanted])
-    in_one = np.flatnonzero(found.sequence >= 0)
-    wanted = wanted[in_one]
-    found = ImageSequences(found.sequence[in_one], found.axis[in_one], found.turn[in_one])
-    found = confirmed_sequences(found, Part(features, at[wanted]), threshold)
-    n = len(rows.ok)
-    sequence, axis, turn = np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.zeros(n)
-    sequence[wanted], axis[wanted], turn[wanted] = found.sequence, found.axis, found.turn
-    return ImageSequences(sequence, axis, turn)
+    first = 0
+    for of_label in rows_by(rows.label[wanted]):
+        if len(of_label) > _NAMES_AT_ONCE:
+            continue
+        members = wanted[of_label]
+        found = ImageSequences.of(listed.uris(members), rows.label[members])
+        in_one = np.flatnonzero(found.sequence >= 0)
+        members = members[in_one]
+        found = ImageSequences(found.sequence[in_one], found.axis[in_one], found.turn[in_one])
+        found = confirmed_sequences(found, Part(features, at[members]), threshold)
+        every.sequence[members] = np.where(found.sequence >= 0, found.sequence + first, -1)
+        every.turn[members] = found.turn
+        first = max(first, int(every.sequence[members].max(initial=-1)) + 1)
+    return every
+
+
+def _no_sequences(n: int) -> ImageSequences:
+    """Return that none of n photos is in a sequence."""
+    none = np.full(n, -1, np.int32)
+    return ImageSequences(none, none, np.zeros(n))
 
 
 def _in_order(sequences: ImageSequences) -> list[NDArray[np.int64]]:

@@ -719,8 +719,16 @@ def test_a_photo_with_two_labels_is_told_across_runs_on_disk(tmp_path: Path, mon
         list_photos([str(tmp_path / "list.csv")])
 
 
-def test_listing_of_a_bucket_has_64_bit_offsets() -> None:
-    batch = pa.RecordBatch.from_pydict({"key": ["b", "a"], "size": [1, 2], "version": ["x", "y"]}, schema=keys.LISTED)
-    table = keys.sorted_by_key([batch])
-    assert table["key"].to_pylist() == ["a", "b"]
+@pytest.mark.parametrize("in_memory", [100, 2])
+def test_listing_of_a_bucket_is_sorted_and_has_64_bit_offsets(monkeypatch: pytest.MonkeyPatch, in_memory: int) -> None:
+    monkeypatch.setattr(spool, "IN_MEMORY", in_memory)
+    monkeypatch.setattr(spool, "ROWS_PER_BATCH", 2)
+    runs = spool.SortedRuns("key")
+    for some in ("eb", "ad", "c"):
+        rows = {"key": list(some), "size": [1] * len(some), "version": ["x"] * len(some)}
+        runs.add(pa.RecordBatch.from_pydict(rows, schema=keys.LISTED))
+    listing_of_all = keys.sorted_by_key(runs)
+    table = listing_of_all.table()
+    assert table["key"].to_pylist() == list("abcde")
     assert {table.schema.field(name).type for name in ("key", "version")} == {pa.large_string()}
+    assert listing_of_all.in_memory == (in_memory == 100)

@@ -28,6 +28,7 @@ from fruits.photos.catalogue.manifest import as_texts, check_row_groups, version
 from fruits.photos.reading.access import Access
 from fruits.storage.local import RefusedError, read_regular
 from fruits.storage.objects import AbsentError, is_remote, opened, split_uri
+from fruits.storage.spool import SortedRuns
 
 NAME: Final = "manifest.json"
 _MAX_MANIFEST: Final = 64 << 20
@@ -153,19 +154,19 @@ def add_inventory(builder: CatalogueBuilder, place: str, access: Access, others:
             f"inventory '{place}' lists {bucket}, which is outside of its source; expected "
             f"{option('allow_source', bucket)} or a prefix of it"
         )
-    found: dict[str, list[pa.RecordBatch]] = {prefix: [] for prefix in prefixes}
+    found = {prefix: SortedRuns("key") for prefix in prefixes}
     for batch in _rows(inventory):
         rest = batch
-        for prefix, batches in found.items():
+        for prefix, runs in found.items():
             mine = pc.starts_with(rest["key"], prefix)
-            batches.append(_below(builder, rest.filter(mine), prefix))
+            runs.add(_below(builder, rest.filter(mine), prefix))
             rest = rest.filter(pc.invert(mine))
         for key in rest["key"].to_pylist():
             builder.leave("outside of its source", key)
-    for prefix, batches in found.items():
-        table = sorted_by_key(batches)
-        if table.num_rows:
-            add_keys(builder, opened(f"{bucket}{prefix}".rstrip("/")), table, others)
+    for prefix, runs in found.items():
+        listed = sorted_by_key(runs)
+        if listed.num_rows:
+            add_keys(builder, opened(f"{bucket}{prefix}".rstrip("/")), listed, others)
 
 
 def _below(builder: CatalogueBuilder, batch: pa.RecordBatch, prefix: str) -> pa.RecordBatch:

@@ -6,11 +6,12 @@ bucket takes the same way from keys to photos.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from threading import Lock
 from typing import Final
 
 import numpy as np
@@ -26,6 +27,7 @@ from fruits.photos.reading.access import Access
 from fruits.photos.reading.reading import THREADS
 from fruits.photos.reading.tables import is_damaged_table
 from fruits.storage.objects import AbsentError, Found, NoPathError, Objects
+from fruits.storage.spool import SortedRuns, Spool
 
 #: What a listing says of each object.
 LISTED: Final = pa.schema([("key", pa.large_string()), ("size", pa.int64()), ("version", pa.large_string())])
@@ -43,7 +45,7 @@ _MOST_FOLDERS: Final = 10_000
 _OWN: Final = 0.1
 
 
-def add_keys(builder: CatalogueBuilder, objects: Objects, listed: pa.Table, others: Iterable[str]) -> None:
+def add_keys(builder: CatalogueBuilder, objects: Objects, listed: Spool, others: Iterable[str]) -> None:
     """Add every photo among the objects of a prefix, folder by folder.
 
     Parameters
@@ -51,24 +53,29 @@ def add_keys(builder: CatalogueBuilder, objects: Objects, listed: pa.Table, othe
     builder : CatalogueBuilder
     objects : Objects
         The prefix.
-    listed : pyarrow.Table
+    listed : Spool
         Its objects, schema ``LISTED``, sorted by key.
     others : iterable of str
         Names of the other sources, as in :func:`fruits.photos.catalogue.folders.add_folder`.
     """
     root = f"{objects.root}/"
     builder.lies_below(root)
-    unknown = _photos_by_content(objects, listed)
-    written = Written.in_bucket(objects, listed["key"])
+    written = Written.in_bucket(objects, keys_of(listed))
     name = objects.root.rpartition("/")[2]
     folders = _Folders(builder, root, Labels(builder, split_of_source(name, others)), written)
-    row = 0
-    for batch in listed.to_batches(_ROWS_AT_ONCE):
-        columns = (batch.column(name).to_pylist() for name in ("key", "size", "version"))
-        for key, size, version in zip(*columns, strict=True):
-            folders.add(key, size, version, unknown.get(row))
-            row += 1
+    for batch in listed.batches():
+        unknown = _photos_by_content(objects, batch)
+        for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
+            rows = (column.to_pylist() for column in batch.slice(start, _ROWS_AT_ONCE).columns)
+            for at, (key, size, version) in enumerate(zip(*rows, strict=True), start):
+                folders.add(key, size, version, unknown.get(at))
     folders.close()
+
+
+def keys_of(listed: Spool) -> Iterator[pa.Array]:
+    """Yield the keys of a listing, batch by batch."""
+    for batch in listed.batches(["key"]):
+        yield batch.column("key")
 
 
 @dataclass(slots=True)
@@ -155,32 +162,36 @@ class _Folders:
             builder.add(self._root + key, key, size, version, label=label, split=split, group=group)
 
 
-def sorted_by_key(batches: list[pa.RecordBatch]) -> pa.Table:
-    """Return batches of schema ``LISTED`` as one table, sorted by key."""
-    table = pa.Table.from_batches(batches, LISTED)
-    keys = table["key"].combine_chunks()
-    # Not every store lists in the order of keys (S3's directory buckets do not).
-    if pc.any(pc.less(keys.slice(1), keys.slice(0, max(0, len(keys) - 1)))).as_py():
-        table = table.sort_by("key")
-    return table
+def sorted_by_key(runs: SortedRuns) -> Spool:
+    """Return objects, schema ``LISTED``, sorted by key. Not every store lists in this order (S3's directory buckets do not)."""
+    listed = Spool(LISTED, "key")
+    for table in runs.merged():
+        listed.append(table)
+    return listed.close()
 
 
-def list_prefix(builder: CatalogueBuilder, objects: Objects) -> pa.Table:
+def list_prefix(builder: CatalogueBuilder, objects: Objects) -> Spool:
     """Return all objects, sorted by key; the folders of a large listing are listed side by side."""
     folders: list[_Listing] = []
+    runs, adding = SortedRuns("key"), Lock()
+
+    def add(batch: pa.RecordBatch) -> None:
+        with adding:
+            runs.add(batch)
+
     with ThreadPoolExecutor(_LISTINGS, thread_name_prefix="list") as pool:
-        running = {pool.submit(_Listing, objects, "", 0)}
+        running = {pool.submit(_Listing, objects, "", 0, add)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             folders += (one.result() for one in done)
             for folder, depth in ((name, one.result().depth + 1) for one in done for name in one.result().folders):
                 deepest = depth if len(folders) + len(running) < _ENOUGH else _MAX_DEPTH
-                running.add(pool.submit(_Listing, objects, folder, deepest))
+                running.add(pool.submit(_Listing, objects, folder, deepest, add))
     folders.sort(key=lambda one: one.folder)  # they end in any order
     for one in folders:
         for key in one.left:
             builder.leave("key that is no path", key)
-    return sorted_by_key([batch for one in folders for batch in one.batches])
+    return sorted_by_key(runs)
 
 
 class _Listing:
@@ -193,13 +204,15 @@ class _Listing:
         Relative to the root; empty for the root.
     depth : int
         Levels between the root and the folder. At the greatest depth it is listed as one.
+    add : callable
+        Called with the objects, schema ``LISTED``, a batch at a time.
     """
 
-    def __init__(self, objects: Objects, folder: str, depth: int) -> None:
+    def __init__(self, objects: Objects, folder: str, depth: int, add: Callable[[pa.RecordBatch], None]) -> None:
         self.folder, self.depth = folder, depth
         self.folders: tuple[str, ...] = ()
         self.left: list[str] = []
-        self.batches: list[pa.RecordBatch] = []
+        self._put = add
         found = objects.list(folder, leave=self.left.append, page=_PAGE)
         first = list(islice(found, _PAGE))
         inside = len(folder) + 1 if folder else 0
@@ -219,15 +232,17 @@ class _Listing:
         while some := list(islice(rest, _ROWS_AT_ONCE)):
             rows = zip(*((one.key, one.size_bytes, one.version) for one in some), strict=True)
             arrays = [pa.array(column, kind) for column, kind in zip(rows, LISTED.types, strict=True)]
-            self.batches.append(pa.RecordBatch.from_arrays(arrays, schema=LISTED))
+            self._put(pa.RecordBatch.from_arrays(arrays, schema=LISTED))
 
 
-def _photos_by_content(objects: Objects, listed: pa.Table) -> dict[int, bool]:
+def _photos_by_content(objects: Objects, listed: pa.RecordBatch) -> dict[int, bool]:
     """Return, for each row whose name has no suffix of a photo, whether its first bytes are those of a photo."""
     names = pc.utf8_lower(listed["key"])
     known = pc.match_substring_regex(names, rf"[^/]\.({'|'.join(suffix[1:] for suffix in sorted(SUFFIXES))})$")
     hidden = pc.match_substring_regex(names, r"(^|/)\.")
-    rows = np.flatnonzero(~pc.or_(known, hidden).to_numpy())
+    rows = np.flatnonzero(~pc.or_(known, hidden).to_numpy(zero_copy_only=False))
+    if not len(rows):
+        return {}
     keys = listed["key"].take(pa.array(rows)).to_pylist()
     sizes = listed["size"].take(pa.array(rows)).to_pylist()
     with ThreadPoolExecutor(THREADS, thread_name_prefix="sniff") as pool:

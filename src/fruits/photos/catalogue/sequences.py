@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,16 +29,16 @@ class ImageSequences:
 
     Attributes
     ----------
-    sequence : int64 array
+    sequence : integer array
         Number of the sequence, -1 for photos that are in none.
-    axis : int64 array
+    axis : integer array
         Rank of the sequence among the sequences of its label, by name; -1 for photos in none. In Fruits-360 the axis of rotation.
     turn : float64 array
         Position within the sequence, from 0 (first frame) to just below 1 (last frame). In a full turn, the angle.
     """
 
-    sequence: NDArray[np.int64]
-    axis: NDArray[np.int64]
+    sequence: NDArray[Any]
+    axis: NDArray[Any]
     turn: NDArray[np.float64]
 
     @classmethod

@@ -22,13 +22,16 @@ from fruits.config import is_utf8
 from fruits.errors import CatalogueError
 from fruits.photos.catalogue.builder import CatalogueBuilder
 from fruits.photos.catalogue.delta import LOG
+from fruits.photos.catalogue.folders import SUFFIXES as PHOTO_SUFFIXES
 from fruits.photos.catalogue.folders import has_photo_suffix
+from fruits.photos.catalogue.keys import keys_of
 from fruits.photos.catalogue.names import is_system_folder, split_of, split_of_source
 from fruits.photos.catalogue.tables import add_tables, kind_of_table
 from fruits.photos.catalogue.tars import add_tars
 from fruits.photos.catalogue.written import Written
 from fruits.photos.reading.access import Access, is_pattern
 from fruits.storage.objects import Objects, is_remote, opened, split_uri
+from fruits.storage.spool import Spool
 
 SUFFIXES: Final = (".tar", ".parquet")
 _COMPRESSED: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -152,14 +155,22 @@ def inside_folder(root: Path, access: Access) -> Inside:
     return _judged({shard: _version(shard) for shard in found}, str(root), access, is_delta=is_delta)
 
 
-def inside_prefix(objects: Objects, listed: pa.Table, access: Access) -> Inside:
+def inside_prefix(objects: Objects, listed: Spool, access: Access) -> Inside:
     """Return the shards or tables among the objects of a prefix; none if there are photos. What fruits wrote is left out."""
     root = objects.root
-    names = pc.utf8_lower(listed["key"])
-    shards = listed.filter(pc.match_substring_regex(names, rf"(^|/)[^/._][^/]*({'|'.join(map(re.escape, SUFFIXES))})$"))
-    if not shards.num_rows or any(has_photo_suffix(key) for key in listed["key"].to_pylist()):
+    shard = rf"(^|/)[^/._][^/]*({'|'.join(map(re.escape, SUFFIXES))})$"
+    photo = rf"[^/]({'|'.join(map(re.escape, sorted(PHOTO_SUFFIXES)))})$"
+    found_shards, is_delta = [], False
+    for batch in listed.batches():
+        names = pc.utf8_lower(batch.column("key"))
+        if pc.any(pc.match_substring_regex(names, photo)).as_py():
+            return Inside()
+        found_shards.append(batch.filter(pc.match_substring_regex(names, shard)))
+        is_delta |= pc.any(pc.match_substring_regex(batch.column("key"), rf"(^|/){LOG}/")).as_py()
+    shards = pa.Table.from_batches(found_shards, listed.schema)
+    if not shards.num_rows:
         return Inside()
-    written = Written.in_bucket(objects, listed["key"])
+    written = Written.in_bucket(objects, keys_of(listed))
     if written.is_ours:
         return Inside()
     found = {}
@@ -168,7 +179,6 @@ def inside_prefix(objects: Objects, listed: pa.Table, access: Access) -> Inside:
         folders = ["/".join(above[: depth + 1]) for depth in range(len(above))]
         if not any(map(written.has, folders)) and not any(part[0] in "._" for part in above):
             found[f"{root}/{key}"] = version
-    is_delta = pc.any(pc.match_substring_regex(listed["key"], rf"(^|/){LOG}/")).as_py()
     return _judged(found, root, access, is_delta=is_delta)
 
 

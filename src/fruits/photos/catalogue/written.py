@@ -58,15 +58,15 @@ class Written:
         return cls(None)
 
     @classmethod
-    def in_bucket(cls, objects: Objects, keys: pa.ChunkedArray) -> Written:
-        """Inspect a prefix of a bucket, given all of its keys.
+    def in_bucket(cls, objects: Objects, keys: Iterable[pa.Array]) -> Written:
+        """Inspect a prefix of a bucket, given all of its keys, batch by batch.
 
         Raises
         ------
         CatalogueError
             As :meth:`on_disk`.
         """
-        marks = keys.filter(pc.match_substring_regex(keys, _MARKS)).to_pylist()
+        marks = [key for some in keys for key in some.filter(pc.match_substring_regex(some, _MARKS)).to_pylist()]
         folders = {key.removesuffix(".fruits-export/ledger.json").rpartition("/")[0] for key in marks} - {""}
         ours = frozenset(folder for folder in folders if marker.kind_of(Objects(under(objects.root, folder))))
         return cls(_kind_of_source(objects), ours)
