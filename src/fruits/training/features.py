@@ -14,15 +14,19 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fruits.engines import Engine
 from fruits.learning.neighbours import ByRow
 from fruits.learning.pca import PCA
 from fruits.storage.inventory import Inventory
 from fruits.storage.spool import on_disk, spans
 from fruits.storage.table import EmbeddingTable
+from fruits.training.projection import project_on
 from fruits.training.training_set import in_chunks, read_embeddings
 
 #: Most bytes of features in memory.
 IN_MEMORY: Final = 1 << 27
+#: Up to this many stored photos, starting workers would take longer than a pass on the driver.
+HERE: Final = 200_000
 #: Rows that are read, or given on, at a time.
 ROWS_PER_BLOCK: Final = 1 << 14
 
@@ -123,33 +127,41 @@ class Part:
 
 
 def project_all(
+    engine: Engine,
     stored: EmbeddingTable,
     inventory: Inventory,
     pca: PCA,
     components: int,
-    ok: NDArray[np.bool_],
+    wanted: NDArray[np.bool_],
     progress: Callable[[int], None] = lambda _: None,
 ) -> Features:
-    """Return the features of all photos that have an embedding, in the catalogue's order.
+    """Return the features of some photos, in the catalogue's order; beyond ``HERE`` photos, workers compute them.
 
     Parameters
     ----------
     components : int
         k.
-    ok : bool array, shape (n,)
-        Which catalogue rows have an embedding.
+    wanted : bool array, shape (n,)
+        Catalogue rows, all of which have an embedding.
     """
-    place = positions(ok)
-    features = Features(int(ok.sum()), components)
+    place = positions(wanted)
+    features = Features(int(wanted.sum()), components)
+    if sum(file.rows for file in inventory.files) > HERE:
+        place[~wanted] = -1
+        for numbers, values in project_on(engine, stored, inventory, pca, components, place):
+            features.put(numbers, values)
+            progress(len(numbers))
+        return features
     for group in in_chunks(inventory):
         vectors, at = read_embeddings(stored, group)
-        features.put(place[at], pca.transform(vectors, components))
+        own = wanted[at]
+        features.put(place[at[own]], pca.transform(vectors[own], components))
         progress(len(at))
     return features
 
 
 def positions(ok: NDArray[np.bool_]) -> NDArray[Any]:
-    """Return for each catalogue row that has an embedding its row among these, shape (n,)."""
+    """Return for each catalogue row that is marked its number among these, shape (n,)."""
     place = np.cumsum(ok, dtype=np.int32 if len(ok) < 1 << 31 else np.int64)
     return np.asarray(np.subtract(place, 1, out=place))
 

@@ -34,9 +34,9 @@ from fruits.storage.listed import Listed
 from fruits.storage.objects import Objects
 from fruits.storage.sanitising import json_text
 from fruits.storage.table import EmbeddingTable, File
-from fruits.training.features import blocks
+from fruits.training.features import blocks, project_all
 from fruits.training.projection import ProjectStage, shards_of
-from fruits.training.training_set import Rows, in_chunks, read_embeddings, vectors_of
+from fruits.training.training_set import Rows, in_chunks, vectors_of
 
 #: k and the setting of the head are chosen on at most this many photos: their ranking is stable with far fewer.
 _ROWS_FOR_CHOOSING: Final = 50_000
@@ -236,6 +236,7 @@ def _marked(holding: Holding, marks: NDArray[np.int8]) -> Marked:
 
 
 def choose(
+    engine: Engine,
     stored: EmbeddingTable,
     inventory: Inventory,
     rows: Rows,
@@ -285,7 +286,9 @@ def choose(
         k, chosen_by = min(pca.components_for(_MOST_VARIANCE), most), "validation"
     blind = PCA.from_moments(learnt)
     k_blind = min(k, blind.max_components)
-    features = project_rows(stored, inventory, blind, k_blind, choosing.train, len(rows.ok))
+    wanted = np.zeros(len(rows.ok), bool)
+    wanted[choosing.train] = True
+    features = project_all(engine, stored, inventory, blind, k_blind, wanted)[np.arange(len(choosing.train))]
     held_groups = len(np.unique(rows.group[choosing.train][choosing.held_back]))
     own_weights = None if weights is None else weights[choosing.train]
     labels, held = rows.label[choosing.train], choosing.held_back
@@ -304,39 +307,6 @@ def choose(
         known = known.scaled(features[held], probabilities)
         held_back = HeldBack(answers, temperature, known, features[held])
     return Choice(k, chosen_by, head, setting, component_trials, setting_trials, held_groups, held_back)
-
-
-def project_rows(
-    stored: EmbeddingTable,
-    inventory: Inventory,
-    pca: PCA,
-    components: int,
-    wanted: NDArray[np.int64],
-    n: int,
-) -> NDArray[np.float32]:
-    """Return the features of some catalogue rows, in memory.
-
-    Parameters
-    ----------
-    components : int
-        k.
-    wanted : int64 array, shape (m,)
-        Catalogue rows that have an embedding.
-    n : int
-        Rows of the catalogue.
-
-    Returns
-    -------
-    float32 array, shape (m, k)
-    """
-    position = np.full(n, -1, np.int32)
-    position[wanted] = np.arange(len(wanted))
-    features = np.empty((len(wanted), components), np.float32)
-    for group in in_chunks(inventory):
-        vectors, at = read_embeddings(stored, group)
-        to = position[at]
-        features[to[to >= 0]] = pca.transform(vectors[to >= 0], components)
-    return features
 
 
 #: Function that fits a head, given the label index of each catalogue row (-1: left out), their weights, and 1 / root mean

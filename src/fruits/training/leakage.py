@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.embedding.backbone import BATCH_SIZE, Embedder, usable
+from fruits.engines import Engine
 from fruits.errors import ImageDecodeError, StoreError, counted
 from fruits.learning.folds import rows_by
 from fruits.learning.moments import unit
@@ -76,6 +77,7 @@ def check(
     access: Access,
     prepared: Prepared,
     inventory: Inventory,
+    engine: Engine,
     pca: PCA,
     features: Features,
     numbers_tell: bool,
@@ -113,7 +115,7 @@ def check(
     except StoreError:  # photos were removed during the run: no reason to fail
         return Checked(None, *_groups(asked, rows, sequences))
     if features.shape[1] < (least := min(_LEAST_COMPONENTS, pca.max_components)):
-        features = project_all(prepared.stored, inventory, pca, least, rows.ok)
+        features = project_all(engine, prepared.stored, inventory, pca, least, rows.ok)
     short = features.first(NEIGHBOUR_COMPONENTS)
     at = positions(rows.ok)  # catalogue row -> row of features
     bank, labels = at[train], rows.label[train]

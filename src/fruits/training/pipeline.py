@@ -304,12 +304,12 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
         pca = PCA.from_moments(learnt.merge(held_back))
     with step("choices"):
         choice = fitting.choose(
-            stored, inventory, rows, choosing, pca=pca, learnt=learnt, variance=config.variance,
+            engine, stored, inventory, rows, choosing, pca=pca, learnt=learnt, variance=config.variance,
             components=config.components, weights=weights, head=get_head(config.head),
         )  # fmt: skip
         _say_what_was_chosen(choice, step.progress)
     with step("features", job.counts["photos"]):
-        features = project_all(stored, inventory, pca, choice.components, rows.ok, step.progress.advance)
+        features = project_all(engine, stored, inventory, pca, choice.components, rows.ok, step.progress.advance)
         about = {"identity": job.identity, "components": choice.components, "backbone": prepared.card.name}
         fitting.save_features(objects, catalogue.listed, rows, features, about)
     with step("head"):
@@ -325,7 +325,7 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
         asked = scoring.Asked.of(rows, recogniser.labels)
         checked = leakage.check(
             asked.rows, rows, listed=catalogue.listed, access=catalogue.access, prepared=prepared,
-            inventory=inventory, pca=pca, features=features, numbers_tell=grouped_by == "names",
+            inventory=inventory, engine=engine, pca=pca, features=features, numbers_tell=grouped_by == "names",
         )  # fmt: skip
     with step("metrics", shown=False):
         scores = scoring.scores(

@@ -1,23 +1,26 @@
-"""Projection of stored embeddings on the cluster, for when the features do not fit on one machine.
+"""Projection of stored embeddings by workers, when they are many.
 
-The stage takes rows that name a file, with the label and weight of each of its photos, and yields labelled features. The engine
-then fits the head on all of them. Independent of how photos were chosen and of what is fitted.
+:class:`ProjectStage` yields labelled features, on all of which the engine then fits a head. :class:`FeatureStage` yields the
+features of the rows asked for, which go to the driver: k numbers per photo, not d. Independent of how photos were chosen and of
+what is fitted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
-from fruits.learning.pca import project
+from fruits.engines import Engine
+from fruits.learning.pca import PCA, project
 from fruits.storage.inventory import Inventory
 from fruits.storage.table import EmbeddingTable, File
-from fruits.training.training_set import vectors_of
+from fruits.training.training_set import in_chunks, vectors_of
 
 #: One row per file of the table: its properties, and of each of its rows the label index (int32, -1: left out) and the weight
 #: (float64).
@@ -100,3 +103,99 @@ def shards_of(
             "weights": counts.tobytes(),
         }
         yield pa.Table.from_pylist([row], schema=PROJECTED)
+
+
+#: One row per file: its properties, its group of chunks, and the number of each row's features (int64, -1: left out).
+_ASKED: Final = pa.schema(
+    [
+        pa.field("group", pa.int64(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("modified_ms", pa.int64(), nullable=False),
+        pa.field("places", pa.binary(), nullable=False),
+    ]
+)
+#: One row per group of chunks: numbers (int64, ascending) and features (float32, k for each).
+_FOUND: Final = pa.schema(
+    [pa.field("places", pa.binary(), nullable=False), pa.field("features", pa.binary(), nullable=False)]
+)
+_GROUPS_PER_SHARD: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureStage:
+    """Stage that reads the files of some groups of chunks and projects the rows asked for.
+
+    A group is one product, of rows in the catalogue's order, on one thread: bits depend on nothing else.
+
+    Parameters
+    ----------
+    stored : EmbeddingTable
+    mean : float32 array, shape (d,)
+    axes : float32 array, shape (k, d)
+    """
+
+    stored: EmbeddingTable
+    mean: NDArray[np.float32]
+    axes: NDArray[np.float32]
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Take rows of ``_ASKED``; yield one row of ``_FOUND`` per group."""
+        groups: dict[int, list[dict[str, Any]]] = {}
+        for batch in batches:
+            for row in batch.to_pylist():
+                groups.setdefault(row["group"], []).append(row)
+        for rows in groups.values():
+            vectors, numbers = [], []
+            for row in rows:
+                places = np.frombuffer(row["places"], np.int64)
+                file = File(row["uri"], row["size_bytes"], len(places), row["modified_ms"])
+                vectors.append(vectors_of(self.stored.read(file, ["embedding"]))[places >= 0])
+                numbers.append(places[places >= 0])
+            every = np.concatenate(numbers)
+            order = np.argsort(every)
+            with threadpool_limits(1, "blas"):
+                features = project(np.concatenate(vectors)[order], self.mean, self.axes)
+            found = {"places": [every[order].tobytes()], "features": [features.tobytes()]}
+            yield pa.RecordBatch.from_pydict(found, schema=_FOUND)
+
+
+def project_on(
+    engine: Engine, stored: EmbeddingTable, inventory: Inventory, pca: PCA, components: int, place: NDArray[Any]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield features of photos, computed by the engine, with their numbers in ascending order; groups come in any order.
+
+    Parameters
+    ----------
+    components : int
+        k.
+    place : integer array, shape (n,)
+        Number of each catalogue row that is asked for and has an embedding, -1 for others; ascending.
+    """
+    stage = FeatureStage(stored, pca.mean.astype(np.float32), pca.axes[:components].astype(np.float32))
+    for batch in engine.map_batches(_asked(inventory, place), stage, _FOUND):
+        for row in batch.to_pylist():
+            numbers = np.frombuffer(row["places"], np.int64)
+            yield numbers, np.frombuffer(row["features"], np.float32).reshape(len(numbers), components)
+
+
+def _asked(inventory: Inventory, place: NDArray[Any]) -> Iterator[pa.Table]:
+    """Yield shards of several groups of chunks, without files in which nothing is asked for."""
+    rows: list[dict[str, Any]] = []
+    for number, group in enumerate(in_chunks(inventory)):
+        if rows and number % _GROUPS_PER_SHARD == 0:
+            yield pa.Table.from_pylist(rows, schema=_ASKED)
+            rows = []
+        for holding in group:
+            places = np.where(holding.catalogue_rows >= 0, place[holding.catalogue_rows], -1).astype(np.int64)
+            if (places >= 0).any():
+                about = holding.file
+                row = {
+                    "group": number,
+                    "uri": about.name,
+                    "size_bytes": about.size_bytes,
+                    "modified_ms": about.modified_ms,
+                }
+                rows.append({**row, "places": places.tobytes()})
+    if rows:
+        yield pa.Table.from_pylist(rows, schema=_ASKED)
