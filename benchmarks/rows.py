@@ -79,6 +79,7 @@ def _measure(
     said = ", ".join(f"{name} {us:.1f}" for name, us in each.items() if us >= 0.05)
     memory = f"{found['driver_mb']:,.0f} MB{_verdict(found['driver_mb'], _MEMORY.get(rows))}"
     print(f"{rows:,} rows, {choices.engine} engine\n  driver {memory}, {found['base_mb']:,.0f} MB before the first row")
+    print("  MB by step: " + ", ".join(f"{step} {mb:,.0f}" for step, mb in found["peaks"].items()))
     print(f"  microseconds per row: {said}")
     if before:
         ratio = each["total"] / before["total"]
@@ -115,14 +116,16 @@ def _in_process(what: str, folder: Path, choices: argparse.Namespace) -> dict[st
 
 
 class _Watched(Silent):
-    """Remembers when embeddings are planned for, and when the first is there."""
+    """Remembers when steps begin, when the first embedding is there, and the peak of the driver's memory in each step."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
-        self.step = ""
+        self.step = "start"
         self.at: dict[str, float] = {}
+        self.peaks: dict[str, float] = {}
 
     def start(self, step: str, total: int | None) -> None:  # noqa: ARG002
+        self.end()
         self.step = step
         self.at.setdefault(step, time.perf_counter() - self.began)
 
@@ -130,22 +133,31 @@ class _Watched(Silent):
         if self.step == "embeddings":
             self.at.setdefault("first", time.perf_counter() - self.began)
 
+    def end(self) -> None:
+        """End a step: note its peak, and let Linux begin a new one."""
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        peak = int(lines["VmHWM"].split()[0]) * 1024 / 1e6
+        self.peaks[self.step] = max(peak, self.peaks.get(self.step, 0.0))
+        Path("/proc/self/clear_refs").write_text("5")
+
 
 def _run(folder: Path, choices: argparse.Namespace) -> dict[str, Any]:
     base, watched = _driver_mb(), _Watched()
     spark = ("spark.driver.memory=1g",) if choices.engine == "spark" else ()
     config = RunConfig(
         sources=(str(folder),), out=str(_out(folder)), backbone=str(folder.parent / "tiny.onnx"), engine=choices.engine,
-        master=choices.master, spark_conf=spark, workers=choices.workers,
+        master=choices.master, spark_conf=spark, workers=choices.workers, components=_D // 2,
     )  # fmt: skip
     record = run(config, progress=watched)
-    driver_mb = _driver_mb()
+    watched.end()
+    driver_mb = max(watched.peaks.values())
     photos = sum(len(names) for _, _, names in os.walk(folder))
     if not record["photos"] == record["ok"] == photos:
         raise SystemExit(f"{photos} photos, {record['photos']} listed, {record['ok']} held: rows were lost or doubled")
     return {
         "base_mb": base,
         "driver_mb": driver_mb,
+        "peaks": watched.peaks,
         "seconds": record["seconds"],
         "listed_s": record["seconds"]["catalogue"],
         "first_embedding_s": watched.at["first"],

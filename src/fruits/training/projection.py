@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from fruits.engines import Engine
 from fruits.learning.pca import PCA, project
 from fruits.storage.inventory import Inventory
+from fruits.storage.spool import spans
 from fruits.storage.table import EmbeddingTable, File
 from fruits.training.training_set import in_chunks, vectors_of
 
@@ -105,26 +106,25 @@ def shards_of(
         yield pa.Table.from_pylist([row], schema=PROJECTED)
 
 
-#: One row per file: its properties, its group of chunks, and the number of each row's features (int64, -1: left out).
+#: One row per photo of the files of a group of chunks, so that engines see how much a shard is: its file, and the number of its
+#: features (-1: left out).
 _ASKED: Final = pa.schema(
     [
-        pa.field("group", pa.int64(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
+        pa.field("uri", pa.dictionary(pa.int32(), pa.string()), nullable=False),
         pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("modified_ms", pa.int64(), nullable=False),
-        pa.field("places", pa.binary(), nullable=False),
+        pa.field("place", pa.int64(), nullable=False),
     ]
 )
-#: One row per group of chunks: numbers (int64, ascending) and features (float32, k for each).
+#: One row per shard: numbers (int64, ascending) and features (float32, k for each).
 _FOUND: Final = pa.schema(
     [pa.field("places", pa.binary(), nullable=False), pa.field("features", pa.binary(), nullable=False)]
 )
-_GROUPS_PER_SHARD: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureStage:
-    """Stage that reads the files of some groups of chunks and projects the rows asked for.
+    """Stage that reads the files of a group of chunks and projects the rows asked for.
 
     A group is one product, of rows in the catalogue's order, on one thread: bits depend on nothing else.
 
@@ -140,24 +140,24 @@ class FeatureStage:
     axes: NDArray[np.float32]
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Take rows of ``_ASKED``; yield one row of ``_FOUND`` per group."""
-        groups: dict[int, list[dict[str, Any]]] = {}
-        for batch in batches:
-            for row in batch.to_pylist():
-                groups.setdefault(row["group"], []).append(row)
-        for rows in groups.values():
-            vectors, numbers = [], []
-            for row in rows:
-                places = np.frombuffer(row["places"], np.int64)
-                file = File(row["uri"], row["size_bytes"], len(places), row["modified_ms"])
-                vectors.append(vectors_of(self.stored.read(file, ["embedding"]))[places >= 0])
-                numbers.append(places[places >= 0])
-            every = np.concatenate(numbers)
-            order = np.argsort(every)
-            with threadpool_limits(1, "blas"):
-                features = project(np.concatenate(vectors)[order], self.mean, self.axes)
-            found = {"places": [every[order].tobytes()], "features": [features.tobytes()]}
-            yield pa.RecordBatch.from_pydict(found, schema=_FOUND)
+        """Take the photos of a group, schema ``_ASKED``; yield one row of ``_FOUND``."""
+        photos = pa.Table.from_batches(list(batches), _ASKED).unify_dictionaries().combine_chunks()
+        if not photos.num_rows:
+            return
+        names = photos["uri"].combine_chunks()
+        vectors, numbers = [], []
+        for start, stop in spans(names.indices.to_numpy()):
+            places = photos["place"].slice(start, stop - start).to_numpy()
+            size, modified = (photos[name][start].as_py() for name in ("size_bytes", "modified_ms"))
+            file = File(names[start].as_py(), size, stop - start, modified)
+            vectors.append(vectors_of(self.stored.read(file, ["embedding"]))[places >= 0])
+            numbers.append(places[places >= 0])
+        every = np.concatenate(numbers)
+        order = np.argsort(every)
+        with threadpool_limits(1, "blas"):
+            features = project(np.concatenate(vectors)[order], self.mean, self.axes)
+        found = {"places": [every[order].tobytes()], "features": [features.tobytes()]}
+        yield pa.RecordBatch.from_pydict(found, schema=_FOUND)
 
 
 def project_on(
@@ -180,22 +180,15 @@ def project_on(
 
 
 def _asked(inventory: Inventory, place: NDArray[Any]) -> Iterator[pa.Table]:
-    """Yield shards of several groups of chunks, without files in which nothing is asked for."""
-    rows: list[dict[str, Any]] = []
-    for number, group in enumerate(in_chunks(inventory)):
-        if rows and number % _GROUPS_PER_SHARD == 0:
-            yield pa.Table.from_pylist(rows, schema=_ASKED)
-            rows = []
+    """Yield a shard per group of chunks, without files in which nothing is asked for."""
+    for group in in_chunks(inventory):
+        tables = []
         for holding in group:
-            places = np.where(holding.catalogue_rows >= 0, place[holding.catalogue_rows], -1).astype(np.int64)
+            places = np.where(holding.catalogue_rows >= 0, place[holding.catalogue_rows], -1)
             if (places >= 0).any():
-                about = holding.file
-                row = {
-                    "group": number,
-                    "uri": about.name,
-                    "size_bytes": about.size_bytes,
-                    "modified_ms": about.modified_ms,
-                }
-                rows.append({**row, "places": places.tobytes()})
-    if rows:
-        yield pa.Table.from_pylist(rows, schema=_ASKED)
+                n, file = len(places), holding.file
+                name = pa.DictionaryArray.from_arrays(np.zeros(n, np.int32), [file.name])
+                about = (np.full(n, file.size_bytes), np.full(n, file.modified_ms), places.astype(np.int64))
+                tables.append(pa.Table.from_arrays([name, *map(pa.array, about)], schema=_ASKED))
+        if tables:
+            yield pa.concat_tables(tables).unify_dictionaries().combine_chunks()
