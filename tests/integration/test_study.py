@@ -12,7 +12,7 @@ import pytest
 
 from fruits.assessment.evaluation import evaluate
 from fruits.assessment.study import backbones as study
-from fruits.assessment.study import scaling, storage
+from fruits.assessment.study import preprocessing, scaling, storage
 from fruits.assessment.study.trials import STAGES, Trial, run_trial
 from fruits.config import RunConfig
 from fruits.errors import BackboneError, CatalogueError
@@ -188,3 +188,43 @@ def test_spark_workers_of_one_core_are_all_there_before_the_work_begins(many_pho
     assert found["embedded"] == catalogue.num_rows == sum(shard["photos"] for shard in found["shards"])
     assert sum(shard["first"] for shard in found["shards"]) == 2, "one Python worker per executor"
     assert all(found["seconds"][name] > 0 for name in ("session", "start", "working", "merge"))
+
+
+@pytest.mark.slow
+def test_treatments_are_compared_on_the_folds_of_evaluate(own_photos: Path, tmp_path: Path, fruits: Fruits) -> None:
+    out = tmp_path / "out"
+    done = fruits(
+        "study", "preprocessing", own_photos, "--backbone", "fruits-photo", "--size", 64, "--workers", 1, "--protocol", "groups",
+        "--treatments", "squash,closer,augment,clahe", "--to", out, "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    found = done.json()
+    assert found == json.loads((out / preprocessing.RECORD).read_text("utf-8"))
+    assert [(row["name"], row["passes"], row["base"]) for row in found["treatments"]] == [
+        ("crop", 1, True), ("squash", 1, False), ("closer", 2, False), ("augment", 4, False), ("clahe", 1, False),
+    ]  # fmt: skip
+    base, *others = found["treatments"]
+    (evaluated,) = evaluate(f"{out}/runs/{found['run']}", ["groups"])["protocols"]
+    # The pixels of the study are scaled twice, so a photo at the border between two labels may change sides.
+    assert base["accuracy"] == pytest.approx(evaluated["accuracy"], abs=2 / evaluated["photos"])
+    assert (found["asked"], found["groups"]) == (evaluated["photos"], evaluated["groups"])
+    for row in others:
+        assert row["gain"] == pytest.approx(row["accuracy"] - base["accuracy"])
+        assert row["gain_low"] <= row["gain"] <= row["gain_high"]
+    assert others[2]["network_ms"] > base["network_ms"], "four passes"
+    assert set(found["together"]["treatments"]) <= {"crop", "squash", "closer", "augment", "clahe"}
+    page = (out / preprocessing.PAGE).read_text("utf-8")
+    assert page.count('class="tried-text"') == 3 * 6
+    assert publishing.current(Objects(str(out))) == found["run"]
+
+
+def test_a_sample_holds_as_many_photos_as_were_asked_for_or_fewer(own_photos: Path, tmp_path: Path) -> None:
+    whole = catalogued(config(own_photos, tmp_path / "out"), Silent())
+    labels = len(whole.listed.coded["label"].counts())
+    bounded = preprocessing.bounded(config(own_photos, tmp_path / "out"), 2 * labels, Silent())
+    assert bounded.sample == 2
+    assert catalogued(bounded, Silent()).num_rows == 2 * labels
+    asked = config(own_photos, tmp_path / "out", sample=3)
+    assert preprocessing.bounded(asked, 1, Silent()) is asked, "a sample that was asked for is taken"
+    every = config(own_photos, tmp_path / "out")
+    assert preprocessing.bounded(every, whole.num_rows, Silent()) is every

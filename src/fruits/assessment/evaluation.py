@@ -75,7 +75,7 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
     found: list[dict[str, Any]] = []
     not_applicable: list[dict[str, str]] = []
     for name in wanted or PROTOCOLS:
-        folds, reason, instead = _folds(name, dataset, run, asked_for=bool(wanted))
+        folds, reason, instead = folds_of(name, dataset, run, asked_for=bool(wanted))
         if folds:
             progress.start(name, len(folds))
             measured = _measured(name, folds, dataset, run.record, progress.advance)
@@ -147,7 +147,7 @@ def _with_earlier(run: Finished, evaluation: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _folds(name: str, dataset: Dataset, run: Finished, *, asked_for: bool) -> tuple[list[Fold], str, str]:
+def folds_of(name: str, dataset: Dataset, run: Finished, *, asked_for: bool) -> tuple[list[Fold], str, str]:
     """Return the folds of a protocol; if there are none, why not, and what was found instead."""
     split, sequences, labels = dataset.split, dataset.sequences, dataset.labels
     filmed = sequences.sequence >= 0
@@ -199,7 +199,7 @@ def _measured(
         copied = np.isin(dataset.digest[fold.test], dataset.digest[fold.train])
         near.append(copied | (distance[:, 0] <= dataset.duplicates.threshold))
         if not void:
-            found = _ask(fold, dataset, record, by_kind=name in ("variety", "source"))
+            found = ask(fold, dataset, record, by_kind=name in ("variety", "source"))
             label_right.append(found.label)
             kind_right.append(found.kind)
             three_right.append(found.three)
@@ -267,7 +267,7 @@ def _of_source(
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class Asked:
     """For each test row: whether label, kind and one of three kinds are right, and whether they were learnt at all.
 
     ``confidence`` is the probability of the most probable label.
@@ -280,13 +280,13 @@ class _Asked:
     confidence: NDArray[np.float32]
 
 
-def _ask(fold: Fold, dataset: Dataset, record: dict[str, Any], *, by_kind: bool) -> _Asked:
+def ask(fold: Fold, dataset: Dataset, record: dict[str, Any], *, by_kind: bool) -> Asked:
     """Fit the head on the training rows of a fold and score it on the test rows."""
     train, labels = fold.train, dataset.labels
     learnt, numbers = np.unique(labels[train], return_inverse=True)
     if len(learnt) < 2:  # a single label cannot be scored
         none = np.zeros(len(fold.test), bool)
-        return _Asked(none, none, none, none, np.zeros(len(fold.test), np.float32))
+        return Asked(none, none, none, none, np.zeros(len(fold.test), np.float32))
     own = np.array_equal(train, np.flatnonzero(dataset.split == "train"))
     pca = dataset.pca if own else PCA.from_moments(Moments.from_rows(dataset.embeddings[train]))
     k = min(record["components"], pca.max_components)
@@ -305,4 +305,4 @@ def _ask(fold: Fold, dataset: Dataset, record: dict[str, Any], *, by_kind: bool)
     kinds = best_labels(dataset.taxonomy.by_kind(probabilities), 3)
     right = kinds == kind[:, None]
     named = probabilities.argmax(axis=1) == truth
-    return _Asked(named, right[:, 0], right.any(axis=1), possible, probabilities.max(axis=1))
+    return Asked(named, right[:, 0], right.any(axis=1), possible, probabilities.max(axis=1))

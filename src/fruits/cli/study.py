@@ -25,6 +25,7 @@ def add_to(app: typer.Typer) -> None:
     """Add ``study`` to the command line."""
     group = typer.Typer(cls=Group, help="Measure one choice on your own photos; write a page with plots.", **SETTINGS)
     command(group, "backbones")(study_backbones)
+    command(group, "preprocessing")(study_preprocessing)
     command(group, "scaling")(study_scaling)
     command(group, "storage")(study_storage)
     app.add_typer(group, name="study")
@@ -208,5 +209,59 @@ def study_storage(
             asked=asked,
             progress=display,
             command=shlex.join(["fruits", *sys.argv[1:]]),
+        )
+    typer.echo(json_text(found) if as_json else study.as_text(found))
+
+
+_OF_SAMPLE = (
+    "backbone", "size", "resize_mode", "workers", "only", "sample", "taxonomy", "seed", "head", "device", "follow_links",
+    "allow_source",
+)  # fmt: skip
+
+
+@configured(RunConfig, only=_OF_SAMPLE)
+def study_preprocessing(
+    photos: Annotated[list[str], _PHOTOS],
+    to: Annotated[
+        str,
+        typer.Option(
+            *OUTPUT, metavar="OUT", help="Results of 'fruits run', which share the embeddings; or a new folder."
+        ),
+    ],
+    options: dict[str, Any],
+    sampled: Annotated[
+        int,
+        typer.Option(
+            "--photos", help="Size of the sample, spread over labels; --sample gives a number per label instead.", min=1
+        ),
+    ] = 1000,
+    treatments: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="Some of pad, crop, squash, crops, closer, augment, background, white_balance, sharpen, clahe; default: all.",
+        ),
+    ] = "",
+    protocol: Annotated[
+        str, typer.Option(help="official, axis, arc or groups; default: the strictest with a score.")
+    ] = "",
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the network with the best resize mode in its card to FILE.onnx, for --backbone of 'fruits run'.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Measure what geometry, views, colour and background give and cost, one at a time and the best together."""
+    from fruits.assessment.study import preprocessing as study  # noqa: PLC0415
+
+    chosen = tuple(name.strip() for name in treatments.split(",") if name.strip())
+    measuring = study.Measuring(photos=sampled, treatments=chosen, protocol=protocol, keep=keep)
+    config = RunConfig(sources=tuple(photos), out=to, **options)
+    with Display() as display:
+        found = study.study_preprocessing(
+            config, measuring=measuring, progress=display, command=shlex.join(["fruits", *sys.argv[1:]])
         )
     typer.echo(json_text(found) if as_json else study.as_text(found))

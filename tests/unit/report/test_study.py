@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pages import ATTACKS, NO_BREAK, THIN, WORDS, Page, alien_words, has_only_own_code
 
-from fruits.report import render_scaling_study, render_storage_study, render_study
+from fruits.report import render_preprocessing_study, render_scaling_study, render_storage_study, render_study
 from fruits.report.scaling import bars, plot_plans, plot_rates
 from fruits.report.study import plot_costs, ticks_within
 
@@ -271,3 +271,55 @@ def test_page_of_scaling_is_in_every_language_and_holds_only_its_own_code() -> N
     )
     alone["simulation"]["largest_error"] = None
     assert not alien_words(Page(render_scaling_study(alone)))
+
+
+def a_treatment(name: str, accuracy: float, gain: float, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": name, "base": False, "sort": "colour", "exact": False, "passes": 1, "accuracy": accuracy, "low": accuracy - 0.05,
+        "high": accuracy + 0.05, "calibration_error": 0.034, "gain": gain, "gain_error": 0.01, "gain_low": gain - 0.02,
+        "gain_high": gain + 0.02, "pixels_ms": 1.25, "network_ms": 10.0, "cost_ms": 11.25, "frontier": False,
+    } | changes  # fmt: skip
+
+
+def a_preprocessing_study(**changes: Any) -> dict[str, Any]:
+    rows = [
+        a_treatment("pad", 0.8, 0.0, base=True, frontier=True, cost_ms=10.5),
+        a_treatment("crop", 0.85, 0.05, exact=True, frontier=True),
+        a_treatment("sharpen", 0.7, -0.1),
+    ]
+    together = a_treatment("", 0.84, 0.04) | {
+        "treatments": ["crop", "augment"], "chosen_by_halves": [["crop", "augment"], ["pad"]], "optimistic_accuracy": 0.875,
+        "passes": 4, "cost_ms": 44.0,
+    }  # fmt: skip
+    return {
+        "format": 1, "study": "preprocessing", "fruits": "0.1.0", "command": "fruits study preprocessing photos --to out",
+        "out": "out", "run": "ab" * 20, "started": "2026-11-29T05:00:00+00:00",
+        "machine": {"cpu": "A processor", "cores": 2, "load": 0.1, "busy": False}, "backbone": "fruits-photo", "size": 160,
+        "resize_mode": "pad", "photos": 600, "asked": 420, "labels": 50, "sample": 12, "components": 32, "protocol": "groups",
+        "folds": 5, "groups": 200, "treatments": rows, "left_out": [{"name": "closer", "reason": "no map"}], "together": together,
+        "keep": {"resize_mode": "crop", "gain": 0.05, "clear": True}, "seconds": {"total": 24.5},
+    } | changes  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("language", "sentences"),
+    [
+        ("en", ["+4.0% right labels (percentage points) gained", "crop to the centre + test-time augmentation", "clearly worse"]),
+        ("en", ["−10.0%", "at most 12 photos per label", "it would be 87.5%", "--resize-mode crop", "gives no feature map"]),
+        ("fr", ["rogner au centre", "nettement mieux", "au plus 12 photos par étiquette"]),
+        ("es", ["recortar al centro", "claramente peor", "como máximo 12 fotos por etiqueta"]),
+    ],
+)  # fmt: skip
+def test_page_of_preprocessing_says_what_helps_and_what_can_be_kept(language: str, sentences: list[str]) -> None:
+    seen = Page(render_preprocessing_study(a_preprocessing_study())).text(language)
+    for sentence in sentences:
+        assert sentence in seen
+
+
+def test_page_of_preprocessing_is_in_every_language_and_holds_only_its_own_code() -> None:
+    page = Page(render_preprocessing_study(a_preprocessing_study(keep=None, sample=None)))
+    assert not alien_words(page)
+    assert "+ clahe" not in page.text()
+    attacked = a_preprocessing_study(command=ATTACKS[0], backbone=ATTACKS[1])
+    attacked["together"]["treatments"] = [ATTACKS[0]]
+    assert has_only_own_code(Page(render_preprocessing_study(attacked)))

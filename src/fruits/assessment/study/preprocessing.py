@@ -1,0 +1,457 @@
+"""``fruits study preprocessing``: what geometry, views, colour and background give under an honest protocol, and what they cost.
+
+A run on a bounded sample of the photos gives labels, groups and folds. Every photo is decoded once per pass; all treatments start
+from these pixels and are scored on the same folds, so that gains are paired. Treatments that help are combined; which ones is
+decided on one half of the groups and scored on the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fruits.assessment.dataset import Dataset, Finished, dataset_of, open_run
+from fruits.assessment.evaluation import ask, evaluate, folds_of, in_order
+from fruits.assessment.study.backbones import common_protocol
+from fruits.assessment.study.frontier import frontier
+from fruits.assessment.study.record import aligned, begun, last_lines, page_of, record_of, write
+from fruits.assessment.study.treated import Embedded, Way, embed_ways
+from fruits.assessment.study.treatments import NAMED, TREATMENTS
+from fruits.config import RunConfig
+from fruits.embedding.backbone import Embedder, find_backbone, training_photos
+from fruits.errors import ConfigError, counted, option
+from fruits.learning.folds import Fold, interval
+from fruits.learning.metrics import expected_calibration_error
+from fruits.learning.moments import Moments
+from fruits.learning.pca import PCA
+from fruits.monitoring.clock import Clock, Progress, Silent
+from fruits.report import render_preprocessing_study
+from fruits.storage import publishing
+from fruits.storage.objects import Objects, under
+from fruits.storage.runs import key_of
+from fruits.storage.sanitising import json_text
+from fruits.training import finished, pipeline
+from fruits.training.embed import catalogued
+
+RECORD: Final = record_of("preprocessing")
+PAGE: Final = page_of("preprocessing")
+#: Photos of the sample, unless ``--sample`` gives a number per label.
+PHOTOS: Final = 1000
+_DRAWS: Final = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measuring:
+    """How a preprocessing study measures.
+
+    Attributes
+    ----------
+    photos : int
+        Size of the sample, unless the configuration gives one per label.
+    treatments : tuple of str
+        Names from :data:`fruits.assessment.study.treatments.TREATMENTS`; empty for all.
+    protocol : str
+        A protocol of ``fruits evaluate``; empty for the strictest that has a score.
+    keep : str, optional
+        Where the network is written with the best resize mode in its card.
+    """
+
+    photos: int = PHOTOS
+    treatments: tuple[str, ...] = ()
+    protocol: str = ""
+    keep: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.photos < 1:
+            raise ConfigError(f"{option('photos', self.photos)}: expected 1 or more")
+        if self.protocol:
+            in_order([self.protocol])
+        for name in self.treatments:
+            if name not in NAMED:
+                raise ConfigError(f"{option('treatments', name)}: expected some of {', '.join(NAMED)}")
+        if self.keep is not None and not _is_new_network(Path(self.keep)):
+            raise ConfigError(
+                f"{option('keep', self.keep)}: expected the path of an .onnx file that is not there yet, in a folder that is"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a way gives: whether each asked row is right, and the confidence; shape (m,)."""
+
+    right: NDArray[np.bool_]
+    confidence: NDArray[np.float32]
+
+
+def study_preprocessing(
+    config: RunConfig,
+    *,
+    measuring: Measuring | None = None,
+    progress: Progress | None = None,
+    command: str = "fruits study preprocessing",
+) -> dict[str, Any]:
+    """Compare treatments; write ``study/preprocessing.json`` and ``study/preprocessing.html`` into the output.
+
+    The current run of the output stays the current one. If there was none, the run on the sample becomes it.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Photos, network, output and the other choices of the run.
+    measuring : Measuring, optional
+    progress : Progress, optional
+    command : str
+        The user's command line, for the record.
+
+    Returns
+    -------
+    dict
+        Content of ``study/preprocessing.json``; docs/studies.md explains it.
+
+    Raises
+    ------
+    ConfigError
+        If the protocol gives no folds, or none has a score.
+    FruitsError
+        As :func:`fruits.run` and :func:`fruits.evaluate`.
+    """
+    progress, measuring, clock = progress or Silent(), measuring or Measuring(), Clock()
+    about = begun("preprocessing", command)
+    config = bounded(config, measuring.photos, progress)
+    record = pipeline.run(config, progress=progress, command=command, make_current=False)
+    out = Objects(config.out)
+    if publishing.current(out) is None:
+        finished.use(config.out, record["run"])
+    run = open_run(under(config.out, key_of(record["run"])))
+    dataset, _ = dataset_of(run)
+    protocol, folds = _protocol(measuring.protocol, config.out, record, dataset, run, progress)
+    size, own = run.bundle.preprocessing.size, run.bundle.preprocessing.fit
+    embedder = Embedder(run.bundle.model_file.fetch(), run.bundle.manifest["about"].get("device", "cpu"))
+    names = [one.name for one in TREATMENTS if one.name in (measuring.treatments or NAMED) and one.name != own]
+    left_out = {} if embedder.has_map else {"closer": "no map"}
+    base = Way(own)
+    ways = {"": base, **{name: base.with_treatment(name) for name in names if name not in left_out}}
+    progress.start("treatments", len(dataset.uris))
+    embedded = embed_ways(list(ways.values()), run, dataset, embedder, size, progress)
+    asked = _asked(folds, dataset)
+    scored = {}
+    progress.start("scores", None)
+    for name, way in ways.items():
+        scored[name] = _scored(embedded.vectors[way], folds, dataset, run.record, asked)
+    groups = dataset.belonging[1][asked]
+    rows = [_row(name, ways[name], scored, embedded.costs, groups) for name in ways]
+    together = _together(base, ways, scored, groups)
+    more = [way for way in dict.fromkeys(together) if way not in ways.values()]
+    if more:
+        progress.start("best together", len(dataset.uris))
+        also = embed_ways(more, run, dataset, embedder, size, progress)
+        embedded = Embedded(embedded.vectors | also.vectors, embedded.costs | also.costs)
+    of_way = {way: scored[name] for name, way in ways.items()}
+    for way in more:
+        of_way[way] = _scored(embedded.vectors[way], folds, dataset, run.record, asked)
+    best = _best(together, of_way, embedded.costs, groups, scored[""])
+    points = [*rows, best]
+    costs, values = [one["cost_ms"] for one in points], [one["accuracy"] for one in points]
+    for one, on in zip(points, frontier(costs, values), strict=True):
+        one["frontier"] = on
+    keep = _kept(rows, own)
+    if keep and measuring.keep:
+        keep["file"] = keep_in_card(config.backbone, keep["resize_mode"], Path(measuring.keep))
+    study = {
+        **about,
+        "out": config.out,
+        "run": record["run"],
+        "backbone": run.bundle.card.name,
+        "size": size,
+        "resize_mode": own,
+        "sources": record["sources"],
+        "photos": record["photos"],
+        "asked": len(asked),
+        "labels": record["labels"],
+        "sample": config.sample,
+        "components": record["components"],
+        "protocol": protocol,
+        "folds": len(folds),
+        "groups": len(np.unique(groups)),
+        "treatments": rows,
+        "left_out": [{"name": name, "reason": reason} for name, reason in left_out.items() if name in names],
+        "together": best,
+        "keep": keep,
+        "seconds": {"total": clock.total()},
+    }
+    write(out, study, render_preprocessing_study)
+    return study
+
+
+def bounded(config: RunConfig, photos: int, progress: Progress) -> RunConfig:
+    """Return the configuration with the largest sample per label with which there are not more than ``photos`` in all.
+
+    A sample that the configuration gives is taken.
+    """
+    if config.sample is not None:
+        return config
+    progress.start("catalogue", None)
+    label = catalogued(config, progress).listed.coded["label"]
+    counts = sorted(label.counts().values())
+    if sum(counts) <= photos:
+        return config
+    least, most = 1, max(counts)
+    while least < most:  # the largest number per label with which there are not more
+        middle = (least + most + 1) // 2
+        least, most = (middle, most) if sum(min(n, middle) for n in counts) <= photos else (least, middle - 1)
+    progress.say(
+        f"a sample of {counted(sum(min(n, least) for n in counts), 'photo')} of {sum(counts):,}: at most {least} per label "
+        f"({option('photos')} gives another number)"
+    )
+    return replace(config, sample=least)
+
+
+def _protocol(
+    wanted: str, out: str, record: Mapping[str, Any], dataset: Dataset, run: Finished, progress: Progress
+) -> tuple[str, list[Fold]]:
+    """Return the protocol by which treatments are compared, and its folds: as asked, else the strictest with a score."""
+    found = evaluate(under(out, key_of(record["run"])), [wanted] if wanted else (), progress=progress)
+    chosen = common_protocol([{one["protocol"]: one for one in found["protocols"]}])
+    if chosen is None:
+        why = "; ".join(f"{one['protocol']}: {one['reason']} ({one['found']})" for one in found["not_applicable"])
+        seen = "the network was trained on these photos" if any(one["seen"] for one in found["protocols"]) else ""
+        raise ConfigError(
+            f"no protocol has a score by label ({'; '.join(filter(None, (seen, why))) or 'too few test photos'}); expected one: "
+            f"give more photos, another network ({option('backbone')}) or {option('protocol')}"
+        )
+    folds, _, _ = folds_of(chosen, dataset, run, asked_for=True)
+    return chosen, folds
+
+
+def _asked(folds: Sequence[Fold], dataset: Dataset) -> NDArray[np.int64]:
+    """Return the test rows of all folds, in their order, whose label is learnt."""
+    return np.concatenate([fold.test[np.isin(dataset.labels[fold.test], dataset.labels[fold.train])] for fold in folds])
+
+
+def _scored(
+    vectors: NDArray[np.float32],
+    folds: Sequence[Fold],
+    dataset: Dataset,
+    record: dict[str, Any],
+    asked: NDArray[np.int64],
+) -> Scored:
+    """Fit the head of the run on other embeddings of the same photos, and score it on each fold."""
+    train = np.flatnonzero(dataset.split == "train")
+    treated = replace(dataset, embeddings=vectors, pca=PCA.from_moments(Moments.from_rows(vectors[train])))
+    found = [(fold, ask(fold, treated, record, by_kind=False)) for fold in folds]
+    right = np.concatenate([one.label[one.possible] for _, one in found])
+    confidence = np.concatenate([one.confidence[one.possible] for _, one in found])
+    if len(right) != len(asked):  # a fold of a single label has no score
+        raise ConfigError(
+            f"a fold has one label only; expected several: give more photos, or another protocol ({option('protocol')})"
+        )
+    return Scored(right, confidence)
+
+
+def _row(
+    name: str,
+    way: Way,
+    scored: Mapping[str, Scored],
+    costs: Mapping[Way, tuple[float, float]],
+    groups: NDArray[np.int64],
+) -> dict[str, Any]:
+    own = scored[name]
+    return {
+        "name": name or way.geometry,
+        "base": not name,
+        "sort": NAMED[name or way.geometry].sort,
+        "exact": NAMED[name or way.geometry].exact,
+        "passes": way.passes,
+        **_figures(own, scored[""], groups),
+        **_milliseconds(costs[way]),
+    }
+
+
+def _figures(own: Scored, base: Scored, groups: NDArray[np.int64]) -> dict[str, Any]:
+    """Return accuracy, its interval, calibration error, and the paired gain over the base with its interval."""
+    low, high = interval(own.right, groups)
+    gain, error, gain_low, gain_high = paired_gain(own.right, base.right, groups)
+    return {
+        "accuracy": float(own.right.mean()),
+        "low": low,
+        "high": high,
+        "calibration_error": expected_calibration_error(own.confidence, own.right),
+        "gain": gain,
+        "gain_error": error,
+        "gain_low": gain_low,
+        "gain_high": gain_high,
+    }
+
+
+def paired_gain(
+    right: NDArray[np.bool_], base: NDArray[np.bool_], groups: NDArray[np.int64], *, seed: int = 0
+) -> tuple[float, float, float, float]:
+    """Return the gain in accuracy on the same rows, its standard error and its 95 % interval, by bootstrapping whole groups.
+
+    Paired, because most photos are easy or hard in every way: the interval of the gain is narrower than those of the accuracies.
+
+    Parameters
+    ----------
+    right, base : bool array, shape (n,)
+        n is at least 1.
+    groups : int64 array, shape (n,)
+    """
+    _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    change = np.bincount(number, weights=right.astype(np.float64) - base)
+    kinds, alike = np.unique(np.stack([change, sizes.astype(np.float64)]), axis=1, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(sizes), alike / len(sizes), size=_DRAWS)
+    gains = (drawn @ kinds[0]) / (drawn @ kinds[1])
+    low, high = np.quantile(gains, (0.025, 0.975))
+    return float(change.sum() / sizes.sum()), float(gains.std()), float(low), float(high)
+
+
+def _together(
+    base: Way, ways: Mapping[str, Way], scored: Mapping[str, Scored], groups: NDArray[np.int64]
+) -> tuple[Way, Way, Way]:
+    """Return the combination chosen on all rows, on those of the first half of the groups, and on those of the second."""
+    half = halves(groups)
+    return tuple(  # type: ignore[return-value]
+        combined(base, ways, scored, groups, rows) for rows in (np.ones(len(groups), bool), half, ~half)
+    )
+
+
+def halves(groups: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
+    """Return which rows are in the first of two halves of the groups, at random."""
+    distinct, number = np.unique(groups, return_inverse=True)
+    first = np.random.default_rng(seed).permutation(len(distinct)) < len(distinct) / 2
+    return np.asarray(first[number])
+
+
+def combined(
+    base: Way,
+    ways: Mapping[str, Way],
+    scored: Mapping[str, Scored],
+    groups: NDArray[np.int64],
+    rows: NDArray[np.bool_],
+) -> Way:
+    """Return the treatments that help on some rows, together: those whose gain is larger than its standard error.
+
+    Of geometries and of views the one that gains most; of colour all.
+    """
+    gains = {}
+    for name in ways:
+        if name and rows.any():
+            gain, error, _, _ = paired_gain(scored[name].right[rows], scored[""].right[rows], groups[rows])
+            if gain > error:
+                gains[name] = gain
+    way = base
+    for sort in ("geometry", "views"):
+        own = [name for name in gains if NAMED[name].sort == sort]
+        if own:
+            way = way.with_treatment(max(own, key=lambda name: gains[name]))
+    for name in (one.name for one in TREATMENTS if one.sort == "colour"):
+        if name in gains:
+            way = way.with_treatment(name)
+    return way
+
+
+def _best(
+    together: tuple[Way, Way, Way],
+    of_way: Mapping[Way, Scored],
+    costs: Mapping[Way, tuple[float, float]],
+    groups: NDArray[np.int64],
+    base: Scored,
+) -> dict[str, Any]:
+    """Return the best together: what was chosen, and its figures, each half scored by what the other half chose."""
+    chosen, first, second = together
+    half = halves(groups)
+    honest = Scored(
+        np.where(half, of_way[second].right, of_way[first].right),
+        np.where(half, of_way[second].confidence, of_way[first].confidence),
+    )
+    return {
+        "treatments": chosen.parts,
+        "chosen_by_halves": [first.parts, second.parts],
+        "passes": chosen.passes,
+        **_figures(honest, base, groups),
+        "optimistic_accuracy": float(of_way[chosen].right.mean()),
+        **_milliseconds(costs[chosen]),
+    }
+
+
+def _milliseconds(spent: tuple[float, float]) -> dict[str, float]:
+    pixels, network = (seconds * 1e3 for seconds in spent)
+    return {"pixels_ms": pixels, "network_ms": network, "cost_ms": pixels + network}
+
+
+def _kept(rows: Sequence[Mapping[str, Any]], own: str) -> dict[str, Any] | None:
+    """Return the geometry that a run can keep, if one gains more than its standard error; None if there is none.
+
+    Only the resize mode is part of the decoder. Other treatments would need steps that it does not have.
+    """
+    better = [row for row in rows if row["exact"] and row["name"] != own and row["gain"] > row["gain_error"]]
+    if not better:
+        return None
+    best = max(better, key=lambda row: row["gain"])
+    return {"resize_mode": best["name"], "gain": best["gain"], "clear": best["gain_low"] > 0}
+
+
+def _is_new_network(path: Path) -> bool:
+    return (
+        path.suffix == ".onnx" and path.parent.is_dir() and not path.exists() and not path.with_suffix(".json").exists()
+    )
+
+
+def keep_in_card(backbone: str, resize_mode: str, path: Path) -> str:
+    """Write a network with a card that has another resize mode, so that runs with it use that; return its path.
+
+    The network is the same to the bit. The list of its training photos comes along, so that runs know which photos it has seen.
+
+    Parameters
+    ----------
+    backbone : str
+        As given to :func:`fruits.embedding.backbone.find_backbone`.
+    resize_mode : str
+    path : Path
+        An ``.onnx`` file; the card is written beside it.
+    """
+    found = find_backbone(backbone)
+    fields = asdict(found.card) | {"name": path.stem, "fit": resize_mode}
+    seen = training_photos(found.card, backbone)
+    if seen is not None:
+        fields["training_photos"] = f"{path.stem}.seen"
+        path.with_suffix(".seen").write_bytes(seen.astype(">u8").tobytes())
+    path.write_bytes(found.network)
+    path.with_suffix(".json").write_text(json_text(fields, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    return str(path)
+
+
+def as_text(study: Mapping[str, Any]) -> str:
+    """Return a study as text for a terminal: a table, the best together, and what a run can keep."""
+    table = [
+        ("", "treatment", "accuracy (95% interval)", "gain (95% interval)", "ece", "passes", "pixels ms", "network ms")
+    ]
+    best = study["together"]
+    for row in [*study["treatments"], {**best, "name": "best together", "base": False}]:
+        gain = "-" if row["base"] else f"{row['gain']:+.1%} ({row['gain_low']:+.1%} to {row['gain_high']:+.1%})"
+        mark = "base" if row["base"] else "clear" if row["gain_low"] > 0 else "worse" if row["gain_high"] < 0 else ""
+        table.append(
+            (
+                mark, row["name"], f"{row['accuracy']:.1%} ({row['low']:.1%} to {row['high']:.1%})", gain,
+                f"{row['calibration_error']:.3f}", str(row["passes"]), f"{row['pixels_ms']:.1f}", f"{row['network_ms']:.1f}",
+            )
+        )  # fmt: skip
+    lines = aligned(table)
+    lines.append(
+        f"{counted(study['asked'], 'photo')} asked of {study['photos']:,} in {counted(study['groups'], 'group')}; protocol "
+        f"{study['protocol']}; best together is {', '.join(best['treatments'])}, each half of the groups scored by what the "
+        "other chose"
+    )
+    lines += [f"{one['name']} left out: the network gives no feature map" for one in study["left_out"]]
+    if study["keep"]:
+        where = study["keep"].get("file")
+        mode = study["keep"]["resize_mode"]
+        said = option("backbone", where) if where else option("resize_mode", mode)
+        lines.append(f"next: 'fruits run' with {said} keeps the best geometry, {mode}")
+    lines.append("other treatments cannot be kept: the decoder does the resize mode alone")
+    return "\n".join([*lines, *last_lines(study)])
