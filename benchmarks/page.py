@@ -125,13 +125,13 @@ def camera(url: str, seconds: float) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, moving in (("moving", True), ("still", False)):
             video = Path(folder) / f"{name}.mjpeg"
-            video.write_bytes(film(moving=moving))
+            video.write_bytes(made_video(moving=moving))
             found |= {f"{name}: {what}": value for what, value in _watch(url, video, seconds).items()}
     return found
 
 
-def film(*, moving: bool, frames: int = 40) -> bytes:
-    """Return a film of made-up fruit on a turntable as motion JPEG; a still one repeats one frame."""
+def made_video(*, moving: bool, frames: int = 40) -> bytes:
+    """Return a video of made-up fruit on a turntable as motion JPEG; a still one repeats one frame."""
     size = (640, 480)
     pictures = []
     for number in range(frames if moving else 1):
@@ -169,7 +169,7 @@ def _watch(url: str, video: Path, seconds: float) -> dict[str, Any]:
 
 
 def fake_camera(video: Path) -> tuple[str, ...]:
-    """Return Chromium's options for a camera that shows a film (.mjpeg or .y4m), allowed without a question."""
+    """Return Chromium's options for a camera that shows a video (.mjpeg or .y4m), allowed without a question."""
     return (
         "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", f"--use-file-for-fake-video-capture={video}",
     )  # fmt: skip

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-from benchmarks.page import chromium, fake_camera, film, served
+from benchmarks.page import chromium, fake_camera, made_video, served
 from PIL import Image, ImageDraw
 
 import fruits.service
@@ -230,8 +230,8 @@ def main() -> None:
     choices.folder.mkdir(parents=True, exist_ok=True)
     found: list[str] = []
     with tempfile.TemporaryDirectory(prefix="fruits-states-") as scratch:
-        video = Path(scratch) / "film.mjpeg"
-        video.write_bytes(film(moving=False))
+        video = Path(scratch) / "video.mjpeg"
+        video.write_bytes(made_video(moving=False))
         with served(Path(scratch) / "data") as url, chromium(*fake_camera(video)) as browser:
             _kept(url)
             owner = _owner(Path(scratch) / "data")

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from benchmarks.page import FLAGS, fake_camera
 from PIL import Image
+from tests.browser.states import AXE, violations
 
 from fruits.service.pages import routes as pages
 
@@ -26,9 +27,9 @@ _NAMED = "(name) => document.querySelector('.live-name').textContent.toLowerCase
 
 
 @pytest.fixture(scope="module")
-def films(recogniser: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Films as motion JPEG: a fruit that stands still; two fruits in turns, each for two seconds."""
-    folder = tmp_path_factory.mktemp("films")
+def videos(recogniser: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Videos as motion JPEG: a fruit that stands still; two fruits in turns, each for two seconds."""
+    folder = tmp_path_factory.mktemp("videos")
     pear, melon = (_frame(recogniser.some(label)[0]) for label in ("Moon Pear 1", "Melonette Striped"))
     written = {"still": pear * _SECOND, "changing": pear * 2 * _SECOND + melon * 2 * _SECOND}
     for name, content in written.items():
@@ -46,14 +47,14 @@ def _frame(photo: Path) -> bytes:
 
 
 @pytest.fixture
-def flags(films: dict[str, Path]) -> tuple[str, ...]:
+def flags(videos: dict[str, Path]) -> tuple[str, ...]:
     """What the camera of this test shows."""
-    return fake_camera(films["still"])
+    return fake_camera(videos["still"])
 
 
 @pytest.fixture
 def browser(flags: tuple[str, ...]) -> Iterator[Any]:
-    """Chromium with a camera that shows a film."""
+    """Chromium with a camera that shows a video."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("no browser: these tests drive the pages in one; install chromium (apt-get install chromium)")
@@ -101,6 +102,8 @@ def test_camera_names_what_it_sees_and_sends_nothing_and_the_shutter_keeps_it(
     page.wait_for_timeout(1000)
     assert _live(page) == 1
     visitor.shot("camera-answer")
+    if AXE.is_file():
+        assert violations(page) == []
     assert asked == []
     assert len(wire.sent) == sent, "not a byte has left"
     page.get_by_role("button", name="Keep this picture and its answer").click()
@@ -159,8 +162,8 @@ class TestChanging:
     """Two fruits in turns."""
 
     @pytest.fixture
-    def flags(self, films: dict[str, Path]) -> tuple[str, ...]:
-        return fake_camera(films["changing"])
+    def flags(self, videos: dict[str, Path]) -> tuple[str, ...]:
+        return fake_camera(videos["changing"])
 
     def test_name_follows_without_flicker_and_is_announced_rarely(self, visit: Callable[..., Any]) -> None:
         page = visit().open()

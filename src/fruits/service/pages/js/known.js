@@ -99,7 +99,6 @@ const monthName = (month) => new Intl.DateTimeFormat(language(), { month: "long"
 function sayNow() {
   const month = new Date().getMonth() + 1;
   const now = rows.filter((row) => row.kind.months.includes(month));
-  $("now").hidden = !now.length;
   $("now-list").replaceChildren(...now.map(({ kind }) => element("li", {}, say(element("a", { href: `#${kind.id}` }), kind.names))));
   say($("now-title"), () => text("known_now", { month: monthName(month) }));
 }
@@ -119,6 +118,7 @@ function sort() {
 function filter() {
   const wanted = plain($("search").value);
   let shown = 0;
+  $("now").hidden = Boolean(wanted) || !$("now-list").children.length; // whoever searches wants what is found
   for (const { kind, node } of rows) {
     node.hidden = ![kind.names, ...kind.varieties].some((names) => Object.values(names).some((name) => plain(name).includes(wanted)));
     shown += !node.hidden;
