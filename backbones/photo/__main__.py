@@ -7,6 +7,7 @@
     python backbones/photo export ../shared --left-out fold-1 --work build/photo-1  # int8, with card; the same for build/photo
     python backbones/photo judge ../shared --left-out fold-1 --work build/photo-1   # what to expect of a new source
     python backbones/photo recogniser ../shared --work build/photo --twin build/photo-1 --left-out fold-1 --to build/recogniser
+    python backbones/photo several ../shared --left-out fold-1 --work build/photo-1   # several kinds in one picture, by the twin
     python backbones/photo labels ../shared --work build/photo                      # lists wrong labels for the next training
 
 ``train`` goes on from its checkpoint, on a GPU if there is one. Everything else takes minutes.
@@ -45,6 +46,7 @@ from benchmarks.scenes import scenes
 
 from export import to_onnx
 from onnx_graph import quantise
+from several import measure
 
 #: Every source but the two largest is left out once.
 FOLDS = {
@@ -64,7 +66,7 @@ CALIBRATION_PHOTOS = 512
 def main() -> None:
     """Parse and run one command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["train", "export", "judge", "recogniser", "labels"])
+    parser.add_argument("command", choices=["train", "export", "judge", "recogniser", "several", "labels"])
     parser.add_argument("shared", type=Path, help="the folder with real-photos, grocery-store and fruits-360")
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and results")
     parser.add_argument("--left-out", nargs="*", default=[], help="sources, or the name of a fold")
@@ -79,10 +81,13 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other values of the recipe")
     parser.add_argument("--size", type=int, default=224, help="side of the input when judging and in the recogniser")
     parser.add_argument("--twin", type=Path, help="recogniser: --work folder of the network made without --left-out")
+    parser.add_argument("--pictures", type=int, default=100, help="several: pictures of each number of kinds")
     parser.add_argument("--to", type=Path, help="recogniser: folder of the bundle; export: folder of network and card")
     arguments = parser.parse_args()
     arguments.left_out = [source for name in arguments.left_out for source in FOLDS.get(name, (name,))]
-    commands = {"train": train, "export": export, "judge": judge, "recogniser": recogniser, "labels": labels}
+    commands = {
+        "train": train, "export": export, "judge": judge, "recogniser": recogniser, "several": several, "labels": labels,
+    }  # fmt: skip
     commands[arguments.command](arguments)
 
 
@@ -168,6 +173,19 @@ def recogniser(arguments: argparse.Namespace) -> None:
     print(
         f"{arguments.to}: {len(fitted.taxonomy.labels)} labels, {len(fitted.taxonomy.kinds)} kinds, k {fitted.components}"
     )
+
+
+def several(arguments: argparse.Namespace) -> None:
+    """Print how many kinds are found, rightly named and invented in pictures composed of photos of the sources left out."""
+    bundle = arguments.work / "recogniser"
+    if not bundle.exists():
+        twin = find_backbone(str(arguments.work / f"{NAME}.onnx"))
+        learnt = embed(twin, _photos(arguments), arguments.size, arguments.work)
+        left_out = embed(twin, of_sources(arguments.shared, arguments.left_out), arguments.size, arguments.work)
+        fitted = fit_head(learnt, Layers.load(arguments.work / "checkpoint.pt"))
+        about = {"made_by": "backbones/photo several", "left_out": sorted(arguments.left_out)}
+        save(bundle, twin, arguments.size, fitted, learnt, calibrate(fitted, left_out), about)
+    measure(bundle, of_sources(arguments.shared, arguments.left_out), arguments.pictures, seed=1)
 
 
 def labels(arguments: argparse.Namespace) -> None:

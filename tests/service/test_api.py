@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sqlite3
 from collections.abc import Callable
 from io import BytesIO
@@ -21,6 +22,8 @@ from fruits.photos.decoding.images import read_size, to_network_input
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import OUTCOMES
 from fruits.recogniser.explain import relative
+from fruits.recogniser.recogniser import load
+from fruits.service.http import schemas
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.tokens import Tokens
 
@@ -107,6 +110,84 @@ def test_map_says_where_an_answer_comes_from_to_those_who_ask(service: Any, fini
     assert "map" not in second
     schema = service.client.get("/openapi.json").json()
     assert set(schema["components"]["schemas"]["Map"]["properties"]) == set(shown)
+
+
+def test_regions_and_parts_are_those_of_the_bundle(service: Any, finished_run: Any, a_photo: bytes) -> None:
+    recogniser = load(finished_run.out)
+    asked = service.recognise(a_photo, regions="true").json()["photos"][0]
+    expected = recogniser.regions(a_photo)
+    assert expected
+    assert [one["kinds"][0]["kind"] for one in asked["regions"]] == [one.answer.kinds[0][0] for one in expected]
+    for shown, region in zip(asked["regions"], expected, strict=True):
+        np.testing.assert_allclose(shown["box"], region.box, atol=1e-4)
+        assert shown["outcome"] == region.answer.outcome
+        assert shown["probability"] == pytest.approx(region.answer.probability, abs=1e-4)
+    plain = service.recognise(a_photo).json()["photos"][0]
+    assert "regions" not in plain
+    assert "box" not in plain
+    assert [one["probability"] for one in plain["labels"]] == [one["probability"] for one in asked["labels"]]
+    part = service.recognise(a_photo, box="0.1,0,0.9,.75").json()["photos"][0]
+    answer = recogniser.predict_part(a_photo, (0.1, 0, 0.9, 0.75))
+    assert part["box"] == [0.1, 0, 0.9, 0.75]
+    assert part["outcome"] == answer.outcome
+    assert part["labels"][0]["label"] == answer.labels[0]
+    assert part["labels"][0]["probability"] == pytest.approx(answer.probabilities[0], abs=1e-4)
+
+
+def test_answers_with_regions_are_as_the_api_describes_them(service: Any, a_photo: bytes) -> None:
+    for query in ({"regions": "true", "explain": "true"}, {"box": "0,0,1,1"}, {}):
+        answer = service.recognise(a_photo, **query)
+        described = schemas.Recognition.model_validate_json(answer.content, strict=True)
+        assert described.model_dump(mode="json", exclude_unset=True) == answer.json()
+        assert answer.json()["photos"][0].keys() <= schemas.Answer.model_fields.keys()
+    openapi = service.client.get("/openapi.json").json()
+    operation = openapi["paths"]["/v1/recognise"]["post"]
+    described_parameters = {one["name"]: one["schema"] for one in operation["parameters"]}
+    assert described_parameters["regions"] == {"type": "string", "enum": ["true", "false"]}
+    pattern = described_parameters["box"]["pattern"]
+    assert all(re.fullmatch(pattern, good) for good in ("0,0,1,1", "0.5,0,1,0.5", ".25,0.1,0.75,1.0"))
+    assert not any(re.fullmatch(pattern, bad) for bad in ("", "0,0,1", "0,0,1,2", "-1,0,1,1", "a,b,c,d"))
+    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    assert {"regions", "box"} <= form.keys()
+    region = openapi["components"]["schemas"]["Region"]["properties"]
+    assert {"box", "outcome", "kinds", "probability", "advice"} <= region.keys()
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ({"box": "0,0,1"}, "left, top, right, bottom"),
+        ({"box": ""}, "left, top, right, bottom"),
+        ({"box": "0.6,0,0.4,1"}, "left before right"),
+        ({"box": "0,0,1,1.5"}, "from 0 to 1"),
+        ({"box": "nan,0,1,1"}, "from 0 to 1"),
+        ({"box": "0,0,0.001,1"}, "at least 0.02 apart"),
+        ({"box": "0,0,1,1", "keep": "true"}, "box is not possible with keep=true"),
+        ({"box": "0,0,1,1", "regions": "true"}, "box is not possible with regions=true"),
+        ({"regions": "yes"}, "regions: expected true or false"),
+    ],
+)
+def test_bad_box_is_refused_in_a_sentence(service: Any, a_photo: bytes, query: dict[str, str], said: str) -> None:
+    answer = service.recognise(a_photo, **query)
+    assert answer.status_code == 422
+    error = error_of(answer)
+    assert error["code"] == "bad_request"
+    assert said in error["message"]["en"]
+    assert len(set(error["message"].values())) == len(LANGUAGES)
+
+
+def test_box_is_for_one_photo_and_regions_for_each(service: Any, a_photo: bytes) -> None:
+    files = [("photo", ("a", a_photo)), ("photo", ("b", b"text")), ("photo", ("c", a_photo))]
+    refused = service.client.post("/v1/recognise", files=files, data={"box": "0,0,1,1"})
+    assert refused.status_code == 422
+    assert "send one" in error_of(refused)["message"]["en"]
+    first, bad, third = service.client.post("/v1/recognise", files=files, data={"regions": "true"}).json()["photos"]
+    assert first["regions"] == third["regions"]
+    assert bad["error"]["code"] == "not_an_image"
+    alone = service.client.post("/v1/recognise", files=files[:1], data={"box": "0,0,1,0.5"}).json()["photos"][0]
+    assert alone["box"] == [0, 0, 1, 0.5]
+    broken = service.recognise(a_photo[: len(a_photo) // 2], regions="true")
+    assert error_of(broken)["code"] == "damaged"
 
 
 def test_alike_photos_have_thumbnails(service: Any, a_photo: bytes) -> None:

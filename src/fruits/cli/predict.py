@@ -15,6 +15,7 @@ from fruits.storage.sanitising import json_text
 if TYPE_CHECKING:
     from fruits.recogniser.answers import Answer
     from fruits.recogniser.recogniser import Recogniser
+    from fruits.recogniser.regions import Region
 
 
 def predict(
@@ -29,6 +30,9 @@ def predict(
         str | None,
         typer.Option(metavar="FOLDER", help="Also draw the regions behind each answer: FOLDER/<photo>.png."),
     ] = None,
+    regions: Annotated[
+        bool, typer.Option("--regions", help="Also look for several kinds in each photo: an answer for each region.")
+    ] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Recognise one photo or a few, and print the answers."""
@@ -46,7 +50,8 @@ def predict(
         raise ConfigError(f"--explain '{explain}' is a file; expected a folder for the pictures, new or not")
     own_decoder().start()  # in parallel with loading
     recogniser = load(out)
-    rows, drawn = [], Counter[str]()
+    rows: list[dict[str, Any]] = []
+    drawn = Counter[str]()
     for photo in map(Path, photos):
         answer, picture = _answered(recogniser, photo, explain, drawn)
         rows.append({"uri": str(photo), "status": answer.status, "error": answer.error})
@@ -54,12 +59,27 @@ def predict(
         if answer.status == "ok":
             rows[-1] |= _as_row(answer) | ({"explained": picture} if picture else {})
             said = in_words(answer) + (f"; see {picture}" if picture else "")
+        found = recogniser.regions(photo) if regions and answer.status == "ok" else []
+        if regions:
+            rows[-1]["regions"] = [{"box": region.box, **_as_row(region.answer)} for region in found]
         if not as_json:
             typer.echo(f"{photo}: {said}")
+            if found:
+                _print_regions(found)
     if as_json:
         typer.echo(json_text({"photos": rows}))
     if any(row["status"] != "ok" for row in rows):
         raise typer.Exit(1)
+
+
+def _print_regions(found: list[Region]) -> None:
+    from fruits.recogniser import regions  # noqa: PLC0415
+
+    if seen := regions.in_words(found):
+        typer.echo(f"  {seen}")
+    for region in found:
+        box = ",".join(f"{side:.2f}" for side in region.box)
+        typer.echo(f"  {box}: {in_words(region.answer)}")
 
 
 def in_words(answer: Answer) -> str:

@@ -286,6 +286,13 @@ class Bundle:
             for one, shares, kind in zip(maps, probabilities, best, strict=True)
         ]
 
+    def logits_of_places(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits of every position, shape (n, rows, columns, c), of feature maps (n, d, rows, columns).
+
+        Their mean over positions is the photo's logits; the head must be linear.
+        """
+        return self._evidence.logits(maps)
+
     @cached_property
     def _evidence(self) -> Evidence:
         return Evidence.of(self._mean, self._components, self._head)

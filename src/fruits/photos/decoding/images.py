@@ -34,7 +34,7 @@ MAX_PIXELS: Final = 100_000_000
 #: differs from full decoding by less than JPEG noise (the rule of Pillow's ``thumbnail``).
 _DRAFT_MARGIN: Final = 2
 _ORIENTATION_TAG: Final = 0x0112
-_KERNELS: Final = {
+KERNELS: Final = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
@@ -408,7 +408,7 @@ def _fitted(image: Image.Image, upright_size: tuple[int, int], preprocessing: Pr
 
 
 def _into_square(image: Image.Image, preprocessing: Preprocessing, scaled: tuple[int, int]) -> Image.Image:
-    size, kernel = preprocessing.size, _KERNELS[preprocessing.kernel]
+    size, kernel = preprocessing.size, KERNELS[preprocessing.kernel]
     if preprocessing.fit == "squash":
         return image.resize((size, size), kernel)
     if preprocessing.fit == "crop":

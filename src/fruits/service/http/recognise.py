@@ -13,9 +13,11 @@ from urllib.parse import parse_qs
 
 import numpy as np
 
-from fruits.errors import ImageDecodeError
+from fruits.errors import ConfigError, ImageDecodeError
 from fruits.messages import LANGUAGES, SOURCE, told
+from fruits.recogniser.answers import Answer
 from fruits.recogniser.explain import relative
+from fruits.recogniser.regions import LEAST_SIDE, Box, box_of
 from fruits.service.http import errors as http_errors
 from fruits.service.http.access import caller, charge
 from fruits.service.http.delivery import Delivery
@@ -23,6 +25,7 @@ from fruits.service.http.errors import HttpError, OverLimitError, over
 from fruits.service.http.middleware import Receive, Scope, Send, reply
 from fruits.service.http.uploads import GoneError, Upload, read_upload
 from fruits.service.inference.image_header import ImageHeader, read_header
+from fruits.service.inference.model import Model
 from fruits.service.inference.workers import Recognised, UnreadableError
 from fruits.service.resources import Resources
 from fruits.service.settings import ServiceConfig
@@ -34,6 +37,7 @@ _CHOICES: Final = (
     ("keep", ("true", "false"), "false"),
     ("show", ("true", "false"), "false"),
     ("explain", ("true", "false"), "false"),
+    ("regions", ("true", "false"), "false"),
     ("lang", LANGUAGES, SOURCE),
 )
 
@@ -98,7 +102,7 @@ async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: 
     about["outcomes"] = [one.answer.outcome for one in good]
     total_s = time.perf_counter() - about["started"]
     photos = [
-        _as_json(outcome, next(receipts), total_s, explained=wishes.explain)
+        _as_json(outcome, next(receipts), total_s, wishes)
         if isinstance(outcome, Recognised)
         else {"name": f"photo {place}", "error": http_errors.said(http_errors.of(outcome))}
         for place, outcome in enumerate(outcomes, 1)
@@ -124,6 +128,13 @@ class _Wishes(NamedTuple):
     show: bool
     explain: bool
     lang: str
+    regions: bool = False
+    box: Box | None = None
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether parts of the photo are looked at, which takes long."""
+        return self.regions or self.box is not None
 
 
 def _wishes(query: bytes, fields: dict[str, str]) -> _Wishes:
@@ -140,20 +151,46 @@ def _wishes(query: bytes, fields: dict[str, str]) -> _Wishes:
     keep, show, explain = (found[name] == "true" for name in ("keep", "show", "explain"))
     if show and not keep:
         raise HttpError("bad_request", told("detail.show_needs_keep"), status=422)
-    return _Wishes(keep, show, explain, found["lang"])
+    return _Wishes(keep, show, explain, found["lang"], found["regions"] == "true", _box(asked, fields, found))
+
+
+def _box(asked: dict[str, list[str]], fields: dict[str, str], found: dict[str, str]) -> Box | None:
+    """Return the part of the photo that is asked about; None for all of it."""
+    given = [*([fields["box"]] if "box" in fields else ()), *asked.get("box", ())]
+    if not given:
+        return None
+    try:
+        boxes = [box_of(one.split(",")) for one in given]
+    except ConfigError:
+        raise HttpError("bad_request", told("detail.box", least=f"{LEAST_SIDE:g}"), status=422) from None
+    for other in ("keep", "regions"):
+        if found[other] == "true":
+            raise HttpError("bad_request", told("detail.box_without", name=other), status=422)
+    return boxes[0]
 
 
 async def _outcomes(
     resources: Resources, about: dict[str, Any], upload: Upload, wishes: _Wishes
 ) -> list[Recognised | ImageDecodeError]:
     """Return the outcome of each photo; raise if there is only one and it cannot be opened."""
+    if wishes.box is not None and upload.count > 1:
+        raise HttpError("bad_request", told("detail.box_of_one"), status=422)
     seen = [read_header(data) for data in upload.photos]
     refusals = [_refusal(one, resources.config) for one in seen]
     # Photos that are refused anyway do not queue: their error is returned even if the service is busy.
     if not all(refusals):
-        _admit(resources, heavy=any(one.heavy for one, refusal in zip(seen, refusals, strict=True) if refusal is None))
+        heavy = [one.heavy for one, refusal in zip(seen, refusals, strict=True) if refusal is None]
+        _admit(resources, heavy=wishes.in_parts or any(heavy))
     outcomes: list[Any] = [
-        refusal or resources.recogniser.submit(data, keep=wishes.keep, heavy=one.heavy, explain=wishes.explain)
+        refusal
+        or resources.recogniser.submit(
+            data,
+            keep=wishes.keep,
+            heavy=one.heavy or wishes.in_parts,
+            explain=wishes.explain,
+            regions=wishes.regions,
+            box=wishes.box,
+        )
         for refusal, one, data in zip(refusals, seen, upload.photos, strict=True)
     ]
     upload.photos.clear()
@@ -177,9 +214,10 @@ async def _settled(outcome: Any) -> Any:
 
 
 def _decode_s(outcome: Recognised | ImageDecodeError) -> float:
-    """Return the decoding time of a photo: its share of its batch's."""
+    """Return the decoding time of a photo: its share of its batch's; with that of looking for regions, if it was asked for."""
     if isinstance(outcome, Recognised):
-        return outcome.decode_s / outcome.together
+        looks_s = outcome.infer_s if outcome.regions is not None else 0.0
+        return outcome.decode_s / outcome.together + looks_s
     return outcome.decode_s if isinstance(outcome, UnreadableError) else 0.0
 
 
@@ -233,14 +271,40 @@ def _submission(one: Recognised, lang: str, *, show: bool) -> NewSubmission:
     )
 
 
-def _as_json(one: Recognised, receipt: Receipt, total_s: float, *, explained: bool) -> dict[str, Any]:
+def _as_json(one: Recognised, receipt: Receipt, total_s: float, wishes: _Wishes) -> dict[str, Any]:
     answer, model = one.answer, one.model
     labels = model.bundle.labels
-    name, line = model.told(answer)
-    ood_score = round(answer.ood_score, 6) if abs(answer.ood_score) < 1e30 else None
     return {
         "id": receipt.id,
         "secret": receipt.secret,
+        **_said(answer, model),
+        "strangeness": _finite(answer.ood_score),  # its name until version 0.1; to be removed in the version after
+        "alike": [
+            {
+                "label": (label := labels[model.bundle.gallery.labels[number]]),
+                **model.names[label],
+                "thumbnail": f"{model.root}/v1/gallery/{model.identity}/{number}.jpg",
+                "similarity": round(cosine, 4),
+            }
+            for number, cosine in one.alike
+        ],
+        "kept": one.kept is not None,
+        **({"box": _rounded(wishes.box)} if wishes.box is not None else {}),
+        **({"map": _map(one)} if wishes.explain else {}),
+        **({"regions": _regions(one)} if wishes.regions else {}),
+        "milliseconds": {
+            "queue": round(1000 * one.queue_s, 2),
+            "decode": round(1000 * one.decode_s, 2),
+            "infer": round(1000 * one.infer_s, 2),
+            "total": round(1000 * total_s, 2),
+        },
+    }
+
+
+def _said(answer: Answer, model: Model) -> dict[str, Any]:
+    """Return what is said of a photo, or of a region of it."""
+    name, line = model.told(answer)
+    return {
         "outcome": answer.outcome,
         "kind": answer.kind or None,
         "variety": answer.variety or None,
@@ -252,27 +316,24 @@ def _as_json(one: Recognised, receipt: Receipt, total_s: float, *, explained: bo
             {"label": label, **model.names[label], "probability": round(p, 6)}
             for label, p in zip(answer.labels, answer.probabilities, strict=True)
         ],
-        "ood_score": ood_score,
-        "strangeness": ood_score,  # its name until version 0.1; to be removed in the version after
+        "ood_score": _finite(answer.ood_score),
         "advice": [{"code": code, **told(f"page.{code}")} for code in answer.advice],
-        "alike": [
-            {
-                "label": (label := labels[model.bundle.gallery.labels[number]]),
-                **model.names[label],
-                "thumbnail": f"{model.root}/v1/gallery/{model.identity}/{number}.jpg",
-                "similarity": round(cosine, 4),
-            }
-            for number, cosine in one.alike
-        ],
-        "kept": one.kept is not None,
-        **({"map": _map(one)} if explained else {}),
-        "milliseconds": {
-            "queue": round(1000 * one.queue_s, 2),
-            "decode": round(1000 * one.decode_s, 2),
-            "infer": round(1000 * one.infer_s, 2),
-            "total": round(1000 * total_s, 2),
-        },
     }
+
+
+def _finite(score: float) -> float | None:
+    return round(score, 6) if abs(score) < 1e30 else None
+
+
+def _rounded(box: Box) -> list[float]:
+    return [round(side, 4) for side in box]
+
+
+def _regions(one: Recognised) -> list[dict[str, Any]] | None:
+    """Return the regions; None if the network or the head does not tell."""
+    if one.regions is None:
+        return None
+    return [{"box": _rounded(region.box), **_said(region.answer, one.model)} for region in one.regions]
 
 
 def _map(one: Recognised) -> dict[str, Any] | None:

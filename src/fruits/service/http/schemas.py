@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
 from fruits.messages import LANGUAGES
 from fruits.recogniser.explain import MOST_PLACES
+from fruits.recogniser.regions import LEAST_SIDE, MOST
 from fruits.service.http import errors as http_errors
 from fruits.service.http.uploads import PHOTO_TYPES
 from fruits.service.submissions.types import Submission
@@ -109,11 +110,13 @@ class Map(BaseModel):
     )
 
 
-class Answer(BaseModel):
-    """The answer for one photo."""
+_BOX: Final = "Left, top, right and bottom as fractions of the upright photo."
+Side = Annotated[float, Field(ge=0, le=1)]
 
-    id: str
-    secret: str
+
+class Said(BaseModel):
+    """What is said of a photo, or of a region of it."""
+
     outcome: Literal["variety", "kind", "probable", "unsure", "unknown"]
     kind: str | None
     variety: str | None
@@ -123,13 +126,35 @@ class Answer(BaseModel):
     kinds: list[KindShare]
     labels: list[LabelShare]
     ood_score: float | None = Field(description="Out-of-distribution score; null if it is infinite.")
-    strangeness: float | None = Field(description="Former name of ood_score.", deprecated=True)
     advice: list[Advice]
+
+
+class Region(Said):
+    """A region of a photo with its own answer, as of a photo that shows the region alone."""
+
+    box: list[Side] = Field(min_length=4, max_length=4, description=_BOX)
+
+
+class Answer(Said):
+    """The answer for one photo, or for the part of it that was asked about."""
+
+    id: str
+    secret: str
+    strangeness: float | None = Field(description="Former name of ood_score.", deprecated=True)
     alike: list[Alike]
     kept: bool
+    box: list[Side] | None = Field(
+        None, min_length=4, max_length=4, description=f"Only with box: the part that the answer is for. {_BOX}"
+    )
     map: Map | None = Field(
         None,
         description="Only with explain=true; null if the network or the head does not tell where answers come from.",
+    )
+    regions: list[Region] | None = Field(
+        None,
+        max_length=MOST,
+        description="Only with regions=true: what the photo shows, part by part, those with a name first; null if the network "
+        "or the head does not tell where answers come from.",
     )
     milliseconds: Milliseconds
 
@@ -269,6 +294,8 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
 TOKEN: Final = HTTPBearer(auto_error=False, scheme_name="token", description="Created by 'fruits tokens add NAME OUT'.")
 TOKEN_OR_NONE: Final[dict[str, Any]] = {"security": [{}, {TOKEN.scheme_name: []}]}
 _BINARY: Final = {"type": "string", "format": "binary"}
+_FRACTION: Final = r"(0|1|0?\.[0-9]+|[01]\.[0-9]*)"
+_BOX_PATTERN: Final = f"^{_FRACTION}(,{_FRACTION}){{3}}$"
 UPLOAD: Final = {
     **TOKEN_OR_NONE,
     "requestBody": {
@@ -283,6 +310,8 @@ UPLOAD: Final = {
                         "keep": {"type": "string", "enum": ["true", "false"]},
                         "show": {"type": "string", "enum": ["true", "false"]},
                         "explain": {"type": "string", "enum": ["true", "false"]},
+                        "regions": {"type": "string", "enum": ["true", "false"]},
+                        "box": {"type": "string", "pattern": _BOX_PATTERN},
                         "lang": {"type": "string", "enum": [*LANGUAGES]},
                     },
                     "example": {"keep": "false", "lang": "en"},
@@ -304,6 +333,16 @@ UPLOAD: Final = {
         {
             "name": "explain", "in": "query", "required": False, "schema": {"type": "string", "enum": ["true", "false"]},
             "description": "Whether to return where each answer comes from, in the field map; false by default.",
+        },
+        {
+            "name": "regions", "in": "query", "required": False, "schema": {"type": "string", "enum": ["true", "false"]},
+            "description": "Whether to look for several kinds in the photo and return an answer for each region, in the field "
+            "regions; takes about fifteen times as long; false by default.",
+        },
+        {
+            "name": "box", "in": "query", "required": False, "schema": {"type": "string", "pattern": _BOX_PATTERN},
+            "description": "The part of the single photo to answer for: left, top, right and bottom as fractions of the upright "
+            f"photo, at least {LEAST_SIDE:g} apart, such as 0.5,0,1,0.5. Not with keep=true or regions=true.",
         },
         {"name": "lang", "in": "query", "required": False, "schema": {"type": "string", "enum": [*LANGUAGES]},
             "example": "en", "description": "Language of the visitor."},

@@ -24,6 +24,16 @@ from fruits.errors import BundleError, FruitsError, ImageDecodeError
 from fruits.photos.decoding.decoder import Decoder, Limits
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import Answer
+from fruits.recogniser.regions import (
+    LONGEST,
+    Box,
+    Region,
+    find_regions,
+    part_of,
+    short_side,
+    without_padding,
+    working_preprocessing,
+)
 from fruits.service.inference.model import Model, made_photo
 from fruits.service.settings import ServiceConfig
 
@@ -64,6 +74,8 @@ class Recognised:
         Seconds in the queue, and seconds of decoding and inference of its batch.
     together : int
         Photos in its batch.
+    regions : list of Region or None
+        The regions of the photo, if asked for and the network and the head tell where an answer comes from.
     """
 
     model: Model
@@ -76,6 +88,7 @@ class Recognised:
     decode_s: float
     infer_s: float
     together: int = 1
+    regions: list[Region] | None = None
 
 
 class UnreadableError(ImageDecodeError):
@@ -100,6 +113,8 @@ class _Job:
     future: Future[Recognised] | asyncio.Future[Recognised]
     loop: asyncio.AbstractEventLoop | None
     explain: bool = False
+    regions: bool = False
+    box: Box | None = None
     since: float = field(default_factory=time.perf_counter)
 
 
@@ -190,7 +205,14 @@ class Recogniser:
         self.warm = True
 
     def submit(
-        self, photo: bytes, *, keep: bool = False, heavy: bool = False, explain: bool = False
+        self,
+        photo: bytes,
+        *,
+        keep: bool = False,
+        heavy: bool = False,
+        explain: bool = False,
+        regions: bool = False,
+        box: Box | None = None,
     ) -> asyncio.Future[Recognised]:
         """Queue a photo from an event loop; the future resolves to a ``Recognised``, or to ``UnreadableError``.
 
@@ -203,10 +225,14 @@ class Recogniser:
             Whether decoding takes long: heavy photos are decoded alone, and never on all workers at once.
         explain : bool
             Whether to return the contributions of positions.
+        regions : bool
+            Whether to return the regions of the photo as well; expected with ``heavy``.
+        box : Box, optional
+            The part of the photo to recognise; all of it by default. Expected with ``heavy``.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Recognised] = loop.create_future()
-        self._put(_Job(photo, keep, heavy, future, loop, explain))
+        self._put(_Job(photo, keep, heavy, future, loop, explain, regions, box))
         return future
 
     def reload(self) -> bool:
@@ -314,6 +340,8 @@ class Recogniser:
 
     def _do(self, decoder: Decoder, jobs: list[_Job], started: float) -> list[Recognised | Exception]:
         model = self._model
+        if jobs[0].regions or jobs[0].box is not None:  # heavy, so alone
+            return [_in_parts(model, decoder, jobs[0], started)]
         preprocessing = model.bundle.preprocessing
         size = preprocessing.size
         with decoder.begin([job.data for job in jobs], preprocessing) as decoding:
@@ -350,6 +378,31 @@ class Recogniser:
                 model, *one, kept, started - jobs[row].since, decoded - started, inferred - decoded, len(jobs)
             )
         return outcomes
+
+
+def _in_parts(model: Model, decoder: Decoder, job: _Job, started: float) -> Recognised | Exception:
+    """Recognise a part of a photo; or all of it, and find its regions."""
+    preprocessing = model.bundle.preprocessing
+    try:
+        with decoder.begin([job.data], working_preprocessing(preprocessing)) as decoding:
+            (size,) = decoding.outcomes()
+            if isinstance(size, ImageDecodeError):
+                raise size
+            picture = without_padding(decoding.pixels(LONGEST)[0], size).copy()
+        if job.box is None:
+            pixels, side = decoder.to_network_input(job.data, preprocessing).pixels, min(size)
+        else:
+            pixels, side = part_of(picture, job.box, preprocessing), short_side(job.box, size)
+        decoded = time.perf_counter()
+        (seen,) = model.recognise(pixels[None], np.array([side], np.int64), explained=[job.explain])
+        if isinstance(seen, ImageDecodeError):
+            raise seen
+        regions = find_regions(model.bundle, model.embedder, picture, size) if job.regions and model.explains else None
+        inferred = time.perf_counter()
+        kept = decoder.to_thumbnail(job.data, KEPT_SIDE, KEPT_QUALITY) if job.keep else None
+    except ImageDecodeError as exc:
+        return UnreadableError(exc.code, str(exc), time.perf_counter() - started)
+    return Recognised(model, *seen, kept, started - job.since, decoded - started, inferred - decoded, regions=regions)
 
 
 def share(waiting: int, *, workers: int, batch: int, work_s: float) -> int:

@@ -16,14 +16,16 @@ export class Refused extends Error {
   }
 }
 
-/** Recognise up to 8 photos; `signal` stops them from being sent. */
-export async function recognise(blobs, { keep, show = false, language, signal = null }) {
+/** Recognise up to 8 photos; `signal` stops them from being sent. Of a single one also a part (`box`), or each part (`regions`). */
+export async function recognise(blobs, { keep, show = false, language, signal = null, regions = false, box = null }) {
   const form = new FormData();
   // No file names: they are nobody's business.
   blobs.forEach((blob, number) => form.append("photo", blob, `${number + 1}.jpg`));
   form.append("keep", String(keep));
   form.append("show", String(show));
   form.append("explain", "true"); // the answer with its activation map
+  if (regions) form.append("regions", "true");
+  if (box) form.append("box", box.map((side) => side.toFixed(4)).join(","));
   form.append("lang", language);
   return (await ask("/v1/recognise", { method: "POST", body: form, signal })).json();
 }

@@ -1,6 +1,6 @@
 // Beside the page, so that it stays smooth: loads runtime and network, turns pixels into the numbers that an answer is made of.
 
-import { intoSquare, reduced } from "./pixels.js";
+import { cutOut, intoSquare, reduced, working } from "./pixels.js";
 import { at } from "./place.js";
 
 let session = null;
@@ -8,10 +8,17 @@ let ort = null;
 let preprocessing = null;
 let columnsFirst = false;
 
+const WHAT = {
+  open,
+  recognise: ({ photo }) => recognise(photo),
+  working: ({ photo, longest }) => working(photo, longest, preprocessing, columnsFirst),
+  look: ({ picture, cuts }) => look(picture, cuts),
+};
+
 onmessage = async ({ data }) => {
   const { number, what } = data;
   try {
-    const result = what === "open" ? await open(data) : await recognise(data.photo);
+    const result = await WHAT[what](data);
     postMessage({ number, result });
   } catch (error) {
     postMessage({ number, error: String(error?.message ?? error), offline: error instanceof NoConnection });
@@ -47,6 +54,16 @@ async function recognise(photo) {
   const numbers = await run(intoSquare(reduced(photo, preprocessing), preprocessing, columnsFirst));
   if (![...numbers.features, ...numbers.probabilities].every(Number.isFinite)) throw new Error("no embedding"); // as the service
   return { numbers };
+}
+
+/** The numbers of parts of a picture, each as of a photo of its own; null where there are none. */
+async function look(picture, cuts) {
+  const found = [];
+  for (const cut of cuts) {
+    const numbers = await run(cutOut(picture, cut, preprocessing, columnsFirst));
+    found.push([...numbers.features, ...numbers.probabilities].every(Number.isFinite) ? numbers : null);
+  }
+  return found;
 }
 
 async function run(pixels) {

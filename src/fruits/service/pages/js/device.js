@@ -77,6 +77,24 @@ export class Device {
     return answer;
   }
 
+  /** The regions of a photo, as the service finds them; null if this recogniser does not tell where answers come from. */
+  async regions(blob) {
+    return (await this.#parts(blob)).regions();
+  }
+
+  /** The answer for a part of a photo: left, top, right, bottom as fractions. */
+  async part(blob, box) {
+    return (await this.#parts(blob)).part(box);
+  }
+
+  async #parts(blob) {
+    const { LONGEST, Finder } = await import("./find-regions.js");
+    const photo = await pixels(blob);
+    const size = { width: photo.width, height: photo.height };
+    const picture = await this.#ask("working", { photo, longest: LONGEST }, [photo.rgb.buffer]);
+    return new Finder(picture, size, this.#model, (cuts) => this.#ask("look", { picture, cuts }));
+  }
+
   async #open(progress, broken) {
     this.#runtime = (await pageInfo()).device;
     if (!this.#runtime) throw new Error("this service has no runtime for it");

@@ -92,6 +92,30 @@ export function intoSquare({ width, height, rgb }, preprocessing, columnsFirst) 
   return square;
 }
 
+/**
+ * The whole photo at the size at which parts are cut out of it: recogniser/regions.py, without_padding.
+ *
+ * @param {{width: number, height: number, rgb: Uint8Array}} photo
+ * @param {number} longest  Of its sides, then.
+ */
+export function working(photo, longest, { kernel }, columnsFirst) {
+  const preprocessing = { size: longest, fit: "pad", kernel };
+  const square = intoSquare(reduced(photo, preprocessing), preprocessing, columnsFirst);
+  const [width, height] = scaledSize(photo.width, photo.height, preprocessing);
+  const left = Math.floor((longest - width) / 2);
+  const top = Math.floor((longest - height) / 2);
+  return part({ width: longest, height: longest, rgb: square }, [left, top, left + width, top + height]);
+}
+
+/** A part of a picture, as the network takes it in: whole, padded with white. `cut`: left, top, right, bottom in pixels. */
+export const cutOut = (picture, cut, { size, kernel }, columnsFirst) => intoSquare(part(picture, cut), { size, fit: "pad", kernel }, columnsFirst);
+
+function part({ width, rgb }, [left, top, right, bottom]) {
+  const out = new Uint8Array(3 * (right - left) * (bottom - top));
+  for (let y = top, to = 0; y < bottom; y++, to += 3 * (right - left)) out.set(rgb.subarray(3 * (y * width + left), 3 * (y * width + right)), to);
+  return { width: right - left, height: bottom - top, rgb: out };
+}
+
 function resized(rgb, width, height, newWidth, newHeight, kernel, box = [0, 0, width, height]) {
   const [left, top, boxWidth, boxHeight] = box;
   const rows = (from, lines) =>

@@ -327,11 +327,41 @@ class Card {
       : feedbackParts(answer, { failed: (error, place) => explain(error, place), deleted: () => this.gone(answer.kept ? "deleted_kept" : "deleted") });
     const fate = foot.pop();
     fate.append(say(element("button.link", { type: "button", click: async () => (await import("./share.js")).share(answer, this.blob) }), "share"));
-    this.body.replaceChildren(...first, ...foot, ...more, fate);
+    this.body.replaceChildren(...first, ...foot, ...(answer.map ? [this.closer()] : []), ...more, fate);
     this.frame.querySelectorAll(".map, .map-toggle").forEach((one) => one.remove());
+    this.frame.querySelectorAll(".parts-over, .parts-of").forEach((one) => one.remove());
     if (answer.map) this.frame.append(...new MapToggle(answer, this.small).nodes);
     announce(spokenLine(answer));
     this.remember();
+  }
+
+  /** Buttons that ask about parts of the photo; what they need is loaded when one is pressed. */
+  closer() {
+    let parts = null;
+    const open = async (what) => {
+      try {
+        const { Parts } = await import("./regions.js");
+        parts ??= new Parts({ frame: this.frame, size: this.small, look: (wish) => this.lookCloser(wish), announce, explain });
+        if (!parts.node.isConnected) this.frame.append(parts.node);
+      } catch {
+        notice("offline_notice");
+        return;
+      }
+      await parts[what]();
+    };
+    const button = (key, what) => say(element("button.button.small", { type: "button", click: () => open(what) }), key);
+    return element("p.buttons.closer", {}, button("several", "find"), button("part", "mark"));
+  }
+
+  /** The answers for the parts of the photo, or for one part: where the photo was looked at, and nowhere else while the switch is on. */
+  async lookCloser({ regions = false, box = null }) {
+    if (this.stays || device.on) {
+      const model = await device.ready();
+      return regions ? model.regions(this.blob) : model.part(this.blob, box);
+    }
+    const { photos } = await recognise([this.blob], { keep: false, language: language(), regions, box });
+    if (photos[0].error) throw refusal(photos[0].error);
+    return regions ? photos[0].regions : photos[0];
   }
 
   /** Put the answer into the history, once, if the visitor wants one. */
