@@ -18,7 +18,7 @@ export class Parts {
   #layer = element("div.parts-over");
   #inner = element("div");
   #said = element("p.parts-said", { tabindex: "-1" });
-  #answer = element("div.part-answer", { "aria-live": "polite" });
+  #answer = element("div.part-answer");
   #asking = element("p.buttons", { hidden: true });
   #regions = [];
   #box = null; // while the visitor draws one
@@ -63,6 +63,7 @@ export class Parts {
       }
       this.#regions = found;
       this.#draw();
+      this.#inView();
       const line = () => sentence(this.#regions);
       say(this.#said, line);
       this.#announce(line);
@@ -77,7 +78,14 @@ export class Parts {
     say(this.#said, "part_how");
     this.#answer.replaceChildren();
     this.#marked([...FIRST]);
+    this.#inView();
     this.#inner.querySelector(".mark").focus({ preventScroll: true });
+  }
+
+  /** The buttons stand below the answer, and may have been pressed with the photo out of sight. */
+  #inView() {
+    const { top } = this.#layer.getBoundingClientRect();
+    if (top < 0 || top > innerHeight / 2) this.#layer.parentElement.scrollIntoView({ block: "start" });
   }
 
   async #ask() {
