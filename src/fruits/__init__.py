@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fruits.recogniser.answers import Answer
     from fruits.recogniser.explain import Explanation
     from fruits.recogniser.recogniser import Recogniser, load
+    from fruits.recogniser.regions import Region
     from fruits.recogniser.taxonomy import Name
     from fruits.training.results import Metrics, Predictions, Run, apply, open_run, run
 
@@ -35,6 +36,7 @@ __all__ = [
     "Predictions",
     "Protocol",
     "Recogniser",
+    "Region",
     "Run",
     "SourceScore",
     "apply",
@@ -58,6 +60,7 @@ _MODULES: Final = {
     "Predictions": "fruits.training.results",
     "Protocol": "fruits.assessment.results",
     "Recogniser": "fruits.recogniser.recogniser",
+    "Region": "fruits.recogniser.regions",
     "Run": "fruits.training.results",
     "SourceScore": "fruits.assessment.results",
     "apply": "fruits.training.results",

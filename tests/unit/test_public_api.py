@@ -44,13 +44,14 @@ RESULTS = {
     "Metrics": ["accuracy", "by_label", "expected_calibration_error", "f1", "hamming_loss", "high", "log_loss", "low",
                 "to_arrow", "to_pandas", "too_few_to_say", "top3_accuracy", "weighted_precision", "weighted_recall"],
     "Name": ["about", "as_dict", "called", "en", "in_every_language", "lines", "names", "over", "parse"],
-    "Predictions": ["computed", "device", "failed", "ok", "outcomes", "path", "photos", "rejected", "reused", "seconds", "table",
-                    "to_pandas"],
+    "Predictions": ["computed", "device", "failed", "ok", "outcomes", "path", "photos", "regions", "rejected", "reused",
+                    "seconds", "table", "to_pandas"],
     "Protocol": ["accuracy", "folds", "grouped_by", "groups", "high", "kind_accuracy", "kind_high", "kind_low",
                  "kind_top3_accuracy", "leakage", "left_out", "low", "photos", "protocol", "seen", "sources", "too_few_to_say"],
     "Run": ["backbone", "catalogue", "components", "computed", "embedding_size", "evaluated_photos", "evaluated_split",
             "explained_variance", "failed", "features", "folder", "identity", "labels", "leakage", "metrics", "ok", "out",
             "photos", "predictions", "recogniser", "rejected", "report", "reused", "seconds", "up_to_date", "warnings"],
+    "Region": ["answer", "box"],
     "SourceScore": ["kind_accuracy", "kind_high", "kind_low", "kind_top3_accuracy", "left_out", "photos", "source",
                     "too_few_to_say"],
 }  # fmt: skip
@@ -66,6 +67,8 @@ RECOGNISER = {
     "kinds": None,
     "labels": None,
     "predict": "(self, photos: 'PhotoLike | Iterable[PhotoLike]') -> 'Answer | list[Answer]'",
+    "predict_part": "(self, photo: 'PhotoLike', box: 'Sequence[float]') -> 'Answer'",
+    "regions": "(self, photo: 'PhotoLike') -> 'list[Region]'",
 }
 ESTIMATORS = {
     "FruitsClassifier": "(*, components: 'int | None' = None, variance: 'float' = 0.99, head: 'str' = 'logistic', "
@@ -121,7 +124,7 @@ def test_options_are_the_fields_of_the_run_config() -> None:
     assert told == given
     for options in (ApplyOptions, AuditOptions):
         for name, hint in typing.get_type_hints(options).items():
-            assert _as_field(hint) == hints[name], name
+            assert _as_field(hint) == (bool if name == "regions" else hints[name]), name
     taken = inspect.signature(pipeline.apply).parameters
     keywords = {name for name, one in taken.items() if one.kind is one.KEYWORD_ONLY} - {"progress"}
     assert set(typing.get_type_hints(ApplyOptions)) == keywords

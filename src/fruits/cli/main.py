@@ -98,6 +98,13 @@ def apply(
     photos: Annotated[list[str], typer.Argument(help="Folders in any layout, manifests with a column uri, or photos.")],
     to: Annotated[str, _OUT],
     options: dict[str, Any],
+    regions: Annotated[
+        bool,
+        typer.Option(
+            "--regions",
+            help="Also look for several kinds in each photo and write OUT/regions.parquet; takes about fifteen times as long.",
+        ),
+    ] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Recognise photos in batch; write a Parquet table of answers."""
@@ -105,7 +112,7 @@ def apply(
     from fruits.training.results import predictions_of  # noqa: PLC0415
 
     with Display() as display:
-        done = pipeline.apply(out, photos, to, progress=display, **options)
+        done = pipeline.apply(out, photos, to, progress=display, regions=regions, **options)
     if as_json:
         typer.echo(json_text(done))
         return

@@ -150,3 +150,30 @@ def predictions(components: int) -> pa.Schema:
             pa.field("features", pa.list_(pa.float32(), components)),
         ]
     )
+
+
+#: What a region has of its answer, named as in the predictions.
+OF_REGION: Final = (
+    "outcome", "kind", "variety", *(f"name_{language}" for language in LANGUAGES), "probability", "kinds",
+    "kind_probabilities", "ood_score", "advice",
+)  # fmt: skip
+#: One row per photo that has an embedding: its regions, those with a name first; null with the reason in ``error`` if the photo
+#: could not be read any more. ``left`` to ``bottom``: fractions of the upright photo.
+REGIONS: Final = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field(
+            "regions",
+            pa.list_(
+                pa.struct(
+                    [
+                        *(pa.field(side, pa.float64(), nullable=False) for side in ("left", "top", "right", "bottom")),
+                        *(field for field in predictions(1) if field.name in OF_REGION),
+                    ]
+                )
+            ),
+        ),
+    ]
+)

@@ -14,8 +14,8 @@ Place: TypeAlias = str | os.PathLike[str]
 _SECRET: Final = ("spark_conf",)
 
 
-class ApplyOptions(TypedDict, total=False):
-    """Options of :func:`apply`; documented in :class:`fruits.config.RunConfig`."""
+class EngineOptions(TypedDict, total=False):
+    """Options of :func:`run` and :func:`apply`; documented in :class:`fruits.config.RunConfig`."""
 
     workers: int
     engine: str
@@ -27,7 +27,13 @@ class ApplyOptions(TypedDict, total=False):
     allow_source: Sequence[str]
 
 
-class RunOptions(ApplyOptions, total=False):
+class ApplyOptions(EngineOptions, total=False):
+    """Options of :func:`apply`: those of the engine, and whether to find regions, too (``regions.parquet``)."""
+
+    regions: bool
+
+
+class RunOptions(EngineOptions, total=False):
     """Options of :func:`run`: the fields of :class:`fruits.config.RunConfig` except ``sources`` and ``out``."""
 
     backbone: str

@@ -294,6 +294,8 @@ class Predictions:
         Device that ran the network.
     seconds : float
         Total time.
+    regions : str, optional
+        Location of the table of regions, if they were asked for; docs/results.md explains its columns.
     """
 
     path: str
@@ -306,6 +308,7 @@ class Predictions:
     outcomes: Mapping[str, int]
     device: str
     seconds: float
+    regions: str | None = None
 
     def __str__(self) -> str:
         said = ", ".join(
@@ -316,6 +319,8 @@ class Predictions:
         ]
         if said:
             lines.append(f"answers: {said}")
+        if self.regions is not None:
+            lines.append(f"regions of each photo in {self.regions}")
         if self.rejected:
             lines.append(
                 f"rejected: {counted(self.rejected, 'photo')} that cannot be decoded; the column error says why"
@@ -457,6 +462,7 @@ def predictions_of(record: Mapping[str, Any]) -> Predictions:
     return Predictions(
         path=record["predictions"],
         seconds=float(record["seconds"]["total"]),
+        regions=record.get("regions"),
         **{name: record[name] for name in names},
     )
 

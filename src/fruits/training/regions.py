@@ -1,0 +1,157 @@
+"""The regions of ``fruits apply --regions``: a pass of the engine over the photos themselves, as stored embeddings do not tell.
+
+One row per photo in ``regions.parquet``. Rows of the same photo, by uri and version, and the same recogniser are used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fruits.embedding.backbone import Embedder
+from fruits.engines import Engine
+from fruits.errors import ImageDecodeError, StoreError
+from fruits.photos.decoding.decoder import own_decoder
+from fruits.photos.reading.access import Access
+from fruits.photos.reading.reading import read_photos
+from fruits.recogniser import bundle as bundles
+from fruits.recogniser.bundle import Bundle
+from fruits.recogniser.regions import LONGEST, find_regions, without_padding, working_preprocessing
+from fruits.storage import schemas
+from fruits.storage.inventory import Inventory
+from fruits.storage.objects import Objects
+from fruits.storage.table import EmbeddingTable
+from fruits.training.training_set import in_chunks, read_rows
+
+KEY: Final = "regions.parquet"
+#: Photos of a shard: ten seconds of work.
+_PER_SHARD: Final = 64
+#: Rows of a row group.
+_PER_GROUP: Final = 4096
+_IDENTITY: Final = b"fruits.recogniser"
+
+
+def write_regions(
+    engine: Engine,
+    objects: Objects,
+    stored: EmbeddingTable,
+    inventory: Inventory,
+    bundle: Bundle,
+    access: Access,
+    progress: Callable[[int], None],
+) -> int:
+    """Write ``regions.parquet``, whole or not at all, and return the number of regions with a name.
+
+    Parameters
+    ----------
+    engine : Engine
+    objects : Objects
+        Where results are written.
+    stored : EmbeddingTable
+    inventory : Inventory
+        Of the photos; those without an embedding have no row.
+    bundle : Bundle
+        With a linear head and a network that gives a feature map.
+    access : Access
+        Where links among the photos may lead.
+    progress : callable
+        Called with numbers of photos.
+    """
+    identity = {_IDENTITY: bundle.identity.encode()}
+    known = _known(objects, bundle.identity)
+    order = list(_photos(stored, inventory))
+    missing = [photo for photo in order if photo not in known]
+    progress(len(order) - len(missing))
+    stage = RegionStage(bundle.root, access)
+    for batch in engine.map_batches(_shards(missing), stage, schemas.REGIONS):
+        for row in batch.to_pylist():
+            known[row["uri"], row["version"]] = row
+        progress(batch.num_rows)
+    schema = schemas.REGIONS.with_metadata(identity)
+    rows = [known[photo] for photo in order]
+    with objects.writer(KEY) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        for start in range(0, len(rows), _PER_GROUP):
+            writer.write_table(pa.Table.from_pylist(rows[start : start + _PER_GROUP], schema=schema))
+    return sum(one["name_en"] is not None for row in rows for one in row["regions"] or ())
+
+
+@dataclass(frozen=True, slots=True)
+class RegionStage:
+    """Stage that reads photos and finds their regions.
+
+    Parameters
+    ----------
+    bundle : str
+        Where the bundle is, on a disk that every worker sees or in a bucket.
+    access : Access
+    """
+
+    bundle: str
+    access: Access
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Take rows of ``uri`` and ``version``; yield rows of ``REGIONS``."""
+        bundle, embedder = _opened(self.bundle)
+        for batch in batches:
+            photos = batch.to_pylist()
+            contents = read_photos((photo["uri"] for photo in photos), self.access)
+            rows = [
+                {**photo, **_of(bundle, embedder, data, error)}
+                for photo, (data, error) in zip(photos, contents, strict=True)
+            ]
+            yield pa.RecordBatch.from_pylist(rows, schema=schemas.REGIONS)
+
+
+def _of(bundle: Bundle, embedder: Embedder, data: bytes | None, error: str) -> dict[str, Any]:
+    if data is None:
+        return {"error": error, "regions": None}
+    try:
+        with own_decoder().begin([data], working_preprocessing(bundle.preprocessing)) as decoding:
+            (size,) = decoding.outcomes()
+            if isinstance(size, ImageDecodeError):
+                raise size
+            picture = without_padding(decoding.pixels(LONGEST)[0], size).copy()
+    except ImageDecodeError as exc:
+        return {"error": f"{exc.code}: {exc}", "regions": None}
+    found = []
+    for region in find_regions(bundle, embedder, picture, size):
+        row = region.answer.as_row()
+        found.append({**region.box._asdict(), **{name: row.get(name) for name in schemas.OF_REGION}})
+    return {"error": None, "regions": found}
+
+
+@lru_cache(maxsize=1)
+def _opened(root: str) -> tuple[Bundle, Embedder]:
+    """Open the recogniser once per worker process."""
+    bundle = bundles.load(root)
+    return bundle, bundle.embedder
+
+
+def _known(objects: Objects, identity: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the rows that are there already, by photo, if they are of this recogniser; failed ones are tried again."""
+    with suppress(StoreError, OSError, pa.ArrowInvalid), objects.open(KEY) as file:
+        table = pq.read_table(file, use_threads=False)
+        if (table.schema.metadata or {}).get(_IDENTITY) == identity.encode():
+            rows = table.to_pylist()
+            return {(row["uri"], row["version"]): row for row in rows if row["regions"] is not None}
+    return {}
+
+
+def _photos(stored: EmbeddingTable, inventory: Inventory) -> Iterator[tuple[str, str]]:
+    """Yield uri and version of every photo that has an embedding, in the catalogue's order."""
+    for group in in_chunks(inventory):
+        for row in read_rows(stored, group, ["uri", "version", "status"])[0].to_pylist():
+            if row["status"] == "ok":
+                yield row["uri"], row["version"]
+
+
+def _shards(photos: list[tuple[str, str]]) -> Iterable[pa.Table]:
+    for start in range(0, len(photos), _PER_SHARD):
+        uris, versions = zip(*photos[start : start + _PER_SHARD], strict=True)
+        yield pa.table({"uri": pa.array(uris, pa.string()), "version": pa.array(versions, pa.string())})
