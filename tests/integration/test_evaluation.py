@@ -218,8 +218,15 @@ def test_of_too_many_photos_whole_groups_are_left_out(
     finished_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dataset, "MAX_PHOTOS", 200)
-    evaluated = evaluate(str(finished_run.copy_to(tmp_path)), ["official"])
+    out = finished_run.copy_to(tmp_path)
+    evaluated = evaluate(str(out), ["official"])
     assert 180 < evaluated["photos"] <= 200  # groups of a few frames each
+    assert evaluated["available"] == finished_run.record["ok"]
+    sample = f"{evaluated['photos']} of {evaluated['available']} photos, a sample of whole groups,"
+    assert sample in as_text([evaluation_of(evaluated)])
+    assert (
+        f"A sample: {evaluated['photos']} of the {evaluated['available']} photos" in (out / "report.html").read_text()
+    )
 
 
 def test_table_for_a_terminal_has_a_line_for_every_protocol_and_every_reason(filmed: Any) -> None:

@@ -1,6 +1,7 @@
 """The dataset of a finished run as arrays: photos, embeddings, groups and near-duplicates; used by evaluation.
 
-Everything is kept in memory, so at most ``MAX_PHOTOS`` photos are used. Fits only the PCA for neighbours.
+Embeddings are kept in memory, so at most ``MAX_PHOTOS`` photos are used; of the others, a few numbers each are. Fits only the PCA
+for neighbours.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from fruits.photos.reading.access import Access
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage.inventory import Inventory, take
+from fruits.storage.listed import Listed
 from fruits.storage.objects import Objects, is_remote
 from fruits.storage.runs import RECORD, Place, find
-from fruits.storage.table import EmbeddingTable, read_table
+from fruits.storage.table import EmbeddingTable
 from fruits.training import run_record as records
 from fruits.training.embed import TRAINING_PHOTOS
 from fruits.training.leakage import NEIGHBOUR_COMPONENTS, confirmed_sequences, copies_of
@@ -43,6 +45,8 @@ class Dataset:
     Attributes
     ----------
     uris : list of str
+    available : int
+        Number of photos that could have been used; more than n if only whole groups of them are.
     embeddings : float32 array, shape (n, d)
     labels : int64 array
         0 to c - 1.
@@ -71,6 +75,7 @@ class Dataset:
     """
 
     uris: list[str]
+    available: int
     embeddings: NDArray[np.float32]
     labels: NDArray[np.int64]
     kinds: NDArray[np.int64]
@@ -137,7 +142,7 @@ class Finished:
     place: Place
     objects: Objects
     record: dict[str, Any]
-    catalogue: pa.Table
+    catalogue: Listed
     bundle: bundles.Bundle
     stored: EmbeddingTable
     inventory: Inventory
@@ -153,20 +158,20 @@ def open_run(out: str) -> Finished:
     """
     place = find(out)
     objects = place.objects()
-    data, listed = objects.read_if_present(RECORD), objects.read_if_present("catalogue.parquet")
-    if data is None or listed is None:
+    data = objects.read_if_present(RECORD)
+    if data is None or objects.size("catalogue.parquet") is None:
         raise StoreError(f"no finished run in '{out}'; expected the results of {command('run', 'PHOTOS', to=out)}")
     try:
         record = json.loads(data)
-        catalogue = read_table(listed).combine_chunks()
-    except (ValueError, pa.ArrowException) as exc:
+        catalogue = Listed.read(objects, "catalogue.parquet")
+    except (ValueError, KeyError, OSError, pa.ArrowException) as exc:
         raise StoreError(f"the record in '{out}' is damaged ({exc}); run {command('run')} again") from exc
     bundle = bundles.load(place.folder)
     known = isinstance(record, dict) and record.get("format") == records.FORMAT and record.keys() >= set(records.KEYS)
     if not known or bundle.manifest["about"]["identity"] != record.get("identity"):
         raise StoreError(f"the record and the bundle in '{out}' are of different runs; run {command('run')} again")
     stored = EmbeddingTable(place.out, f"embeddings/{bundle.computation}")
-    inventory = take(stored, catalogue)
+    inventory = take(stored, catalogue.texts)
     if len(inventory.absent):
         raise StoreError(f"embeddings are missing in '{out}'; run {command('run')} again, it computes them")
     return Finished(place, objects, record, catalogue, bundle, stored, inventory)
@@ -178,6 +183,7 @@ def dataset_of(run: Finished) -> tuple[Dataset, dict[str, Any]]:
     labels = run.bundle.labels
     learnt = np.array([labels.index(name) if name in labels else -1 for name in rows.names], np.int64)
     usable = np.flatnonzero(rows.ok & (learnt[rows.label] >= 0))
+    available = len(usable)
     usable = _at_most(usable, rows.group)
     vectors, others = embeddings_of(run.stored, run.inventory, usable, len(rows.ok), ["sha256"])
     digests = others["sha256"].to_pylist()
@@ -193,12 +199,13 @@ def dataset_of(run: Finished) -> tuple[Dataset, dict[str, Any]]:
     train = np.flatnonzero(split == "train")
     pca = PCA.from_moments(Moments.from_rows(vectors[train]))
     features = unit(pca.transform(vectors, min(NEIGHBOUR_COMPONENTS, pca.max_components)))
-    uris = run.catalogue["uri"].take(pa.array(usable)).to_pylist()
+    uris = run.catalogue.uris(usable)
     duplicates = _near_duplicates(
         run.bundle, uris, train, label, digest, pca, features, access_of_run(run.record["config"])
     )
     dataset = Dataset(
         uris,
+        available,
         vectors,
         label,
         np.array(taxonomy.kind_of, np.int64)[label],
@@ -229,14 +236,18 @@ def _at_most(rows: NDArray[np.int64], group: NDArray[np.int64]) -> NDArray[np.in
     """Return the rows of as many whole groups, in the order of their hashes, as fit into ``MAX_PHOTOS``."""
     if len(rows) <= MAX_PHOTOS:
         return rows
-    _, number, sizes = np.unique(group[rows], return_inverse=True, return_counts=True)
-    taken, total = np.zeros(len(sizes), bool), 0
-    for one, size in enumerate(sizes.tolist()):
-        if total + size <= MAX_PHOTOS:
-            taken[one], total = True, total + size
-    if total < MAX_PHOTOS // 2:  # groups are too large: sample photos instead
+    groups, sizes = np.unique(group[rows], return_counts=True)
+    taken, left, after = np.zeros(len(sizes), bool), MAX_PHOTOS, 0
+    while len(fits := after + np.flatnonzero(sizes[after:] <= left)):
+        # Those that fit one after the other; the next one is passed over.
+        some = fits[: max(1, int(np.searchsorted(np.cumsum(sizes[fits]), left, "right")))]
+        taken[some] = True
+        left, after = left - int(sizes[some].sum()), int(some[-1]) + 1
+    if MAX_PHOTOS - left < MAX_PHOTOS // 2:  # groups are too large: sample photos instead
         return np.sort(np.random.default_rng(0).choice(rows, MAX_PHOTOS, replace=False))
-    return rows[taken[number]]
+    chosen = groups[taken]
+    place = np.minimum(np.searchsorted(chosen, group[rows]), len(chosen) - 1)
+    return np.asarray(rows[chosen[place] == group[rows]], np.int64)
 
 
 def _near_duplicates(

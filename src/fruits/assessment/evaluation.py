@@ -29,7 +29,6 @@ from fruits.learning.validation import balance
 from fruits.monitoring.clock import Clock, Progress, Silent
 from fruits.photos.reading.samples import example_photos
 from fruits.report import render
-from fruits.storage.listed import Listed
 from fruits.storage.marker import claim
 from fruits.storage.objects import Objects
 from fruits.storage.publishing import tidy
@@ -96,6 +95,7 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
         "components": run.record["components"],
         **_about_head(run.record["head"]),
         "photos": len(dataset.uris),
+        "available": dataset.available,
         "near_duplicates": asdict(dataset.duplicates),
         "seen": seen,
         "protocols": found,
@@ -108,7 +108,7 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
     claim(out_of_runs, "results")
     run.objects.write("evaluation.json", json_text(kept, indent=1, ensure_ascii=False).encode())
     examples = example_photos(
-        Listed.of(run.catalogue), records.wrong(run.record), access_of_run(run.record["config"]),
+        run.catalogue, records.wrong(run.record), access_of_run(run.record["config"]),
         explained=run.bundle.explained_thumbnail,
     )  # fmt: skip
     run.objects.write(REPORT, render(run.record, examples, kept).encode())

@@ -53,8 +53,11 @@ def _one(evaluation: Evaluation) -> str:
 
 def _title(evaluation: Evaluation) -> str:
     where = ", ".join(Path(source).name for source in evaluation.sources)
+    photos = counted(evaluation.photos, "photo")
+    if evaluation.photos < evaluation.available:
+        photos = f"{evaluation.photos:,} of {counted(evaluation.available, 'photo')}, a sample of whole groups,"
     return (
-        f"{evaluation.out}: {counted(evaluation.photos, 'photo')} of {where}; {evaluation.backbone} at "
+        f"{evaluation.out}: {photos} of {where}; {evaluation.backbone} at "
         f"{evaluation.size} x {evaluation.size} pixels, {counted(evaluation.components, 'component')}, head {evaluation.head}"
     )
 

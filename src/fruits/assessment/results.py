@@ -111,8 +111,8 @@ class Evaluation:
         Identity of their run.
     sources : tuple of str
         Where the photos came from.
-    photos : int
-        Number of photos used.
+    photos, available : int
+        Number of photos used, and of those that could have been: of more than 50,000, whole groups are left out.
     backbone : str
     size, components : int
     head : str
@@ -133,6 +133,7 @@ class Evaluation:
     identity: str
     sources: tuple[str, ...]
     photos: int
+    available: int
     backbone: str
     size: int
     components: int
@@ -365,4 +366,4 @@ def audit_of(record: Mapping[str, Any], out: str) -> Audit:
 
 
 #: Attributes with the same name in the record.
-_SAME: Final = ("out", "identity", "photos", "backbone", "size", "components", "head", "seconds")
+_SAME: Final = ("out", "identity", "photos", "available", "backbone", "size", "components", "head", "seconds")

@@ -91,6 +91,39 @@ class Listed:
         texts = Spool.of(table.select(TEXTS.names), "uri")
         return cls(texts, coded, table["group"].to_numpy())
 
+    @classmethod
+    def read(cls, objects: Objects, key: str) -> Listed:
+        """Return the rows that :meth:`write` wrote, reading a batch at a time.
+
+        Raises
+        ------
+        AbsentError
+            If there is no such object.
+        pyarrow.ArrowException, KeyError
+            If it is no catalogue.
+        """
+        texts, groups = Spool(TEXTS, "uri"), []
+        names: dict[str, dict[str, int]] = {name: {} for name in CODED}
+        codes: dict[str, list[NDArray[Any]]] = {name: [] for name in CODED}
+        with objects.open(key) as file, pq.ParquetFile(file, pre_buffer=False) as parquet:
+            there = set(parquet.schema_arrow.names)
+            for batch in parquet.iter_batches(ROWS_PER_BATCH, use_threads=False):
+                texts.append(pa.Table.from_batches([batch]).select(TEXTS.names).cast(TEXTS))
+                groups.append(batch.column("group").to_numpy())
+                for name in CODED:
+                    found = np.full(batch.num_rows, -1, np.int32)
+                    if name in there:
+                        column = batch.column(name)
+                        known = names[name]
+                        code = [known.setdefault(one, len(known)) for one in column.dictionary.to_pylist()]
+                        found = np.array([*code, -1], np.int32)[column.indices.fill_null(len(code)).to_numpy()]
+                    codes[name].append(found)
+        coded = {
+            name: Coded(list(names[name]), small(np.concatenate(codes[name] or [np.empty(0, np.int32)])))
+            for name in CODED
+        }
+        return cls(texts.close(), coded, np.concatenate(groups or [np.empty(0, np.int64)]))
+
     @property
     def num_rows(self) -> int:
         """n, number of photos."""

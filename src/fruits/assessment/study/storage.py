@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from fruits.assessment.dataset import Finished, access_of_run, open_run
@@ -273,9 +272,10 @@ def _photos(run: Finished, repeats: int) -> list[dict[str, Any]]:
     """Measure the photos as files and, where they can be packed, as a pack: bytes, files, write and read time per photo."""
     catalogue, access = run.catalogue, access_of_run(run.record["config"])
     at = np.unique(np.linspace(0, catalogue.num_rows - 1, min(PHOTOS_READ, catalogue.num_rows)).astype(np.int64))
-    rows = catalogue.select(["uri", "label"]).take(pa.array(at)).to_pylist()
+    rows = catalogue.take(at, ["uri", "label"]).to_pylist()
     uris = [row["uri"] for row in rows]
-    size = float(np.mean(catalogue["size_bytes"].to_numpy()))
+    sizes = (batch.column(0).to_numpy().sum() for batch in catalogue.batches(["size_bytes"]))
+    size = float(sum(sizes) / catalogue.num_rows)
     found = [
         {
             "kind": "files",
