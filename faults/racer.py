@@ -17,10 +17,12 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import pyarrow as pa
+from deltalake import DeltaTable
 
+from fruits.storage.buckets import delta_options
 from fruits.storage.objects import Objects
 from fruits.storage.schemas import embeddings
-from fruits.storage.table import LOG, EmbeddingTable
+from fruits.storage.table import EmbeddingTable
 
 PREFIX = "embeddings/race"
 
@@ -66,19 +68,22 @@ def commits(root: str, processes: int, rounds: int) -> dict[str, int]:
     ]
     for process in started:
         process.start()
-    kept = [name for _ in started for name in done.get()]
+    told = [done.get() for _ in started]
+    if errors := [one for one in told if isinstance(one, str)]:
+        sys.exit(f"a process did not commit: {errors[0]}")
+    kept = [uri for uris in told for uri in uris]
     for process in started:
         process.join()
-    names = set(table.snapshot().files)
-    # The log itself, not what a reader makes of it: an add of the same file twice would count its photos twice to some.
-    log = [one.key for one in table.objects.list(f"{PREFIX}/{LOG}") if one.key.endswith(".json")]
-    actions = [json.loads(line) for key in log for line in table.objects.read(key).splitlines()]
-    added = Counter(action["add"]["path"] for action in actions if "add" in action)
+    # As another reader of the format finds them, and as runs do.
+    files = [name for file in table.snapshot().files.values() for name in table.read(file, ["uri"])["uri"].to_pylist()]
+    opened = DeltaTable(table.uri, storage_options=delta_options(table.uri))
+    rows = opened.to_pyarrow_dataset().to_table(columns=["uri"])["uri"].to_pylist()
+    found = [Counter(files), Counter(rows)]
     return {
         "commits": processes * rounds,
         "returned": len(kept) // 2,
-        "lost": len(set(kept) - names) + len(set(kept) - set(added)),
-        "doubled": sum(times - 1 for times in added.values()),
+        "lost": sum(not photos[uri] for photos in found for uri in set(kept)),
+        "doubled": sum(count - 1 for photos in found for count in photos.values()),
     }
 
 
@@ -97,16 +102,20 @@ def _race(root: str, number: int, keys: int, start: Barrier, wins: Any) -> None:
 
 def _commit(root: str, number: int, rounds: int, start: Barrier, done: Any) -> None:
     """Commit a file of one's own and one that all commit, each at the same moment as the others."""
-    table = EmbeddingTable(root, PREFIX)
-    table.snapshot()  # the first request opens a connection
-    kept = []
-    for turn in range(rounds):
-        own = table.write(f"{turn:08x}-{number:06d}-0000", _rows(f"own {turn} {number}"), 0)
-        shared = table.write(f"{turn:08x}-{999_999:06d}-0000", _rows(f"shared {turn}"), 0)
-        start.wait()
-        if table.commit([own, shared], epoch=0):
-            kept += [own.name, shared.name]
-    done.put(kept)
+    try:
+        table = EmbeddingTable(root, PREFIX)
+        table.snapshot()  # the first request opens a connection
+        kept = []
+        for turn in range(rounds):
+            own = table.write(f"{turn:08x}-{number:06d}-0000", _rows(f"own {turn} {number}"), 0)
+            shared = table.write(f"{turn:08x}-{999_999:06d}-0000", _rows(f"shared {turn}"), 0)
+            start.wait()
+            if table.commit([own, shared], epoch=0):
+                kept += [f"own {turn} {number}", f"shared {turn}"]
+        done.put(kept)
+    except Exception as exc:
+        start.abort()  # or the others would wait for ever
+        done.put(f"{type(exc).__name__}: {exc}")
 
 
 def _rows(uri: str) -> pa.Table:
