@@ -228,3 +228,21 @@ def test_a_sample_holds_as_many_photos_as_were_asked_for_or_fewer(own_photos: Pa
     assert preprocessing.bounded(asked, 1, Silent()) is asked, "a sample that was asked for is taken"
     every = config(own_photos, tmp_path / "out")
     assert preprocessing.bounded(every, whole.num_rows, Silent()) is every
+
+
+@pytest.mark.slow
+def test_treatments_are_scored_by_source_where_a_manifest_names_sources(own_photos: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "photos.csv"
+    files = sorted(own_photos.rglob("*.jpg"))
+    lines = [f"{file},{file.parent.name},{'at home' if at % 2 else 'shop'}" for at, file in enumerate(files)]
+    listed.write_text("\n".join(["uri,label,source", *lines]), "utf-8")
+    asked = config(
+        listed, tmp_path / "out", backbone="fruits-small", size=32, components=4, allow_source=(str(own_photos),)
+    )
+    found = preprocessing.study_preprocessing(asked, measuring=preprocessing.Measuring(treatments=("clahe",)))
+    assert (found["protocol"], found["folds"]) == ("source", 2)
+    (evaluated,) = evaluate(f"{asked.out}/runs/{found['run']}", ["source"])["protocols"]
+    base, clahe = found["treatments"]
+    assert base["accuracy"] == pytest.approx(evaluated["kind_accuracy"], abs=2 / evaluated["photos"])
+    assert base["calibration_error"] is clahe["calibration_error"] is None, "it is that of labels"
+    assert "source" in preprocessing.as_text(found)

@@ -243,7 +243,10 @@ def study_preprocessing(
         ),
     ] = "",
     protocol: Annotated[
-        str, typer.Option(help="official, axis, arc or groups; default: the strictest with a score.")
+        str,
+        typer.Option(
+            help="official, source, axis, arc, variety or groups; default: source if named, else the strictest."
+        ),
     ] = "",
     keep: Annotated[
         str | None,

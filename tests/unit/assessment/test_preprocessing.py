@@ -161,7 +161,7 @@ def test_a_gain_is_paired_and_its_interval_is_over_groups() -> None:
 def ways_and_scores(**gains: int) -> tuple[dict[str, Way], dict[str, Scored]]:
     """Treatments that are right on so many more (or fewer) of 200 photos than the base, which is right on 100."""
     base = np.arange(200) % 2 == 0
-    ways, scored = {"": Way("pad")}, {"": Scored(base, np.ones(200, np.float32))}
+    ways, scored = {"": Way("pad")}, {"": Scored(np.arange(200), base, None)}
     for name, gain in gains.items():
         right = base.copy()
         right[np.flatnonzero(base != (gain > 0))[: abs(gain)]] = gain > 0

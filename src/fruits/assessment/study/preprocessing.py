@@ -43,6 +43,8 @@ PAGE: Final = page_of("preprocessing")
 #: Photos of the sample, unless ``--sample`` gives a number per label.
 PHOTOS: Final = 1000
 _DRAWS: Final = 2000
+#: Protocols whose score is that of kinds.
+BY_KIND: Final = ("variety", "source")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,7 @@ class Measuring:
     treatments : tuple of str
         Names from :data:`fruits.assessment.study.treatments.TREATMENTS`; empty for all.
     protocol : str
-        A protocol of ``fruits evaluate``; empty for the strictest that has a score.
+        A protocol of ``fruits evaluate``; empty for that of sources if they are named, else the strictest that has a score.
     keep : str, optional
         Where the network is written with the best resize mode in its card.
     """
@@ -82,10 +84,11 @@ class Measuring:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What a way gives: whether each asked row is right, and the confidence; shape (m,)."""
+    """What a way gives: the asked rows, whether each is right, and the confidence if labels were asked for; shape (m,)."""
 
+    rows: NDArray[np.int64]
     right: NDArray[np.bool_]
-    confidence: NDArray[np.float32]
+    confidence: NDArray[np.float32] | None
 
 
 def study_preprocessing(
@@ -138,12 +141,11 @@ def study_preprocessing(
     ways = {"": base, **{name: base.with_treatment(name) for name in names if name not in left_out}}
     progress.start("treatments", len(dataset.uris))
     embedded = embed_ways(list(ways.values()), run, dataset, embedder, size, progress)
-    asked = _asked(folds, dataset)
     scored = {}
     progress.start("scores", None)
     for name, way in ways.items():
-        scored[name] = _scored(embedded.vectors[way], folds, dataset, run.record, asked)
-    groups = dataset.belonging[1][asked]
+        scored[name] = _scored(embedded.vectors[way], folds, dataset, run.record, protocol)
+    groups = dataset.belonging[1][scored[""].rows]
     rows = [_row(name, ways[name], scored, embedded.costs, groups) for name in ways]
     together = _together(base, ways, scored, groups)
     more = [way for way in dict.fromkeys(together) if way not in ways.values()]
@@ -153,7 +155,7 @@ def study_preprocessing(
         embedded = Embedded(embedded.vectors | also.vectors, embedded.costs | also.costs)
     of_way = {way: scored[name] for name, way in ways.items()}
     for way in more:
-        of_way[way] = _scored(embedded.vectors[way], folds, dataset, run.record, asked)
+        of_way[way] = _scored(embedded.vectors[way], folds, dataset, run.record, protocol)
     best = _best(together, of_way, embedded.costs, groups, scored[""])
     points = [*rows, best]
     costs, values = [one["cost_ms"] for one in points], [one["accuracy"] for one in points]
@@ -171,7 +173,7 @@ def study_preprocessing(
         "resize_mode": own,
         "sources": record["sources"],
         "photos": record["photos"],
-        "asked": len(asked),
+        "asked": len(groups),
         "labels": record["labels"],
         "sample": config.sample,
         "components": record["components"],
@@ -214,23 +216,24 @@ def bounded(config: RunConfig, photos: int, progress: Progress) -> RunConfig:
 def _protocol(
     wanted: str, out: str, record: Mapping[str, Any], dataset: Dataset, run: Finished, progress: Progress
 ) -> tuple[str, list[Fold]]:
-    """Return the protocol by which treatments are compared, and its folds: as asked, else the strictest with a score."""
+    """Return the protocol by which treatments are compared, and its folds: as asked, else by source, else the strictest."""
     found = evaluate(under(out, key_of(record["run"])), [wanted] if wanted else (), progress=progress)
-    chosen = common_protocol([{one["protocol"]: one for one in found["protocols"]}])
+    scores = {one["protocol"]: one for one in found["protocols"]}
+    chosen = common_protocol([scores])
+    # New photos come from sources that were not learnt; varieties are held out only if asked for.
+    for name in (wanted or "source",):
+        one = scores.get(name) if name in BY_KIND else None
+        if one and one["kind_accuracy"] is not None and not one["seen"] and not one["too_few_to_say"]:
+            chosen = name
     if chosen is None:
         why = "; ".join(f"{one['protocol']}: {one['reason']} ({one['found']})" for one in found["not_applicable"])
         seen = "the network was trained on these photos" if any(one["seen"] for one in found["protocols"]) else ""
         raise ConfigError(
-            f"no protocol has a score by label ({'; '.join(filter(None, (seen, why))) or 'too few test photos'}); expected one: "
+            f"no protocol has a score ({'; '.join(filter(None, (seen, why))) or 'too few test photos'}); expected one: "
             f"give more photos, another network ({option('backbone')}) or {option('protocol')}"
         )
     folds, _, _ = folds_of(chosen, dataset, run, asked_for=True)
     return chosen, folds
-
-
-def _asked(folds: Sequence[Fold], dataset: Dataset) -> NDArray[np.int64]:
-    """Return the test rows of all folds, in their order, whose label is learnt."""
-    return np.concatenate([fold.test[np.isin(dataset.labels[fold.test], dataset.labels[fold.train])] for fold in folds])
 
 
 def _scored(
@@ -238,19 +241,18 @@ def _scored(
     folds: Sequence[Fold],
     dataset: Dataset,
     record: dict[str, Any],
-    asked: NDArray[np.int64],
+    protocol: str,
 ) -> Scored:
     """Fit the head of the run on other embeddings of the same photos, and score it on each fold."""
+    by_kind = protocol in BY_KIND
     train = np.flatnonzero(dataset.split == "train")
     treated = replace(dataset, embeddings=vectors, pca=PCA.from_moments(Moments.from_rows(vectors[train])))
-    found = [(fold, ask(fold, treated, record, by_kind=False)) for fold in folds]
-    right = np.concatenate([one.label[one.possible] for _, one in found])
-    confidence = np.concatenate([one.confidence[one.possible] for _, one in found])
-    if len(right) != len(asked):  # a fold of a single label has no score
-        raise ConfigError(
-            f"a fold has one label only; expected several: give more photos, or another protocol ({option('protocol')})"
-        )
-    return Scored(right, confidence)
+    found = [(fold, ask(fold, treated, record, by_kind=by_kind)) for fold in folds]
+    return Scored(
+        rows=np.concatenate([fold.test[one.possible] for fold, one in found]),
+        right=np.concatenate([(one.kind if by_kind else one.label)[one.possible] for _, one in found]),
+        confidence=None if by_kind else np.concatenate([one.confidence[one.possible] for _, one in found]),
+    )
 
 
 def _row(
@@ -280,7 +282,7 @@ def _figures(own: Scored, base: Scored, groups: NDArray[np.int64]) -> dict[str, 
         "accuracy": float(own.right.mean()),
         "low": low,
         "high": high,
-        "calibration_error": expected_calibration_error(own.confidence, own.right),
+        "calibration_error": None if own.confidence is None else expected_calibration_error(own.confidence, own.right),
         "gain": gain,
         "gain_error": error,
         "gain_low": gain_low,
@@ -365,10 +367,11 @@ def _best(
     """Return the best together: what was chosen, and its figures, each half scored by what the other half chose."""
     chosen, first, second = together
     half = halves(groups)
-    honest = Scored(
-        np.where(half, of_way[second].right, of_way[first].right),
-        np.where(half, of_way[second].confidence, of_way[first].confidence),
-    )
+    ours, theirs = of_way[second], of_way[first]
+    sure = None
+    if ours.confidence is not None and theirs.confidence is not None:
+        sure = np.where(half, ours.confidence, theirs.confidence)
+    honest = Scored(base.rows, np.where(half, ours.right, theirs.right), sure)
     return {
         "treatments": chosen.parts,
         "chosen_by_halves": [first.parts, second.parts],
@@ -429,7 +432,7 @@ def keep_in_card(backbone: str, resize_mode: str, path: Path) -> str:
 def as_text(study: Mapping[str, Any]) -> str:
     """Return a study as text for a terminal: a table, the best together, and what a run can keep."""
     table = [
-        ("", "treatment", "accuracy (95% interval)", "gain (95% interval)", "ece", "passes", "pixels ms", "network ms")
+        ("", "treatment", "right (95% interval)", "gain (95% interval)", "ece", "passes", "pixels ms", "network ms")
     ]
     best = study["together"]
     for row in [*study["treatments"], {**best, "name": "best together", "base": False}]:
@@ -438,7 +441,8 @@ def as_text(study: Mapping[str, Any]) -> str:
         table.append(
             (
                 mark, row["name"], f"{row['accuracy']:.1%} ({row['low']:.1%} to {row['high']:.1%})", gain,
-                f"{row['calibration_error']:.3f}", str(row["passes"]), f"{row['pixels_ms']:.1f}", f"{row['network_ms']:.1f}",
+                "-" if row["calibration_error"] is None else f"{row['calibration_error']:.3f}", str(row["passes"]),
+                f"{row['pixels_ms']:.1f}", f"{row['network_ms']:.1f}",
             )
         )  # fmt: skip
     lines = aligned(table)
