@@ -29,6 +29,7 @@ from fruits.training import embed as computation
 from fruits.training import fit as fitting
 from fruits.training import pipeline
 from fruits.training.certainty import certainty_by
+from fruits.training.features import Features
 from fruits.training.fit import Choice, Choosing, HeldBack
 from fruits.training.training_set import Rows
 
@@ -344,3 +345,14 @@ def test_training_photos_that_hardly_any_of_decode_are_refused_with_a_reason(
             path.write_bytes(b"text")
     with pytest.raises(FruitsError, match=r"expected at least (2|two)"):
         run(tmp_path / "out", own_photos, max_rejected=1.0, balance=balance)
+
+
+def test_sample_of_many_photos_has_every_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "MAX_ROWS", 50)
+    label = np.repeat([0, 1, 2, 3], [150, 148, 1, 1])
+    values = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32) + label[:, None]
+    choice = Choice(3, "components", LogisticHead, 1.0, [], [], 0, None)
+    found = fitting.fit_recogniser(Features.of(values), rows_of(label), choice, 0)
+    assert found.labels == ["label 0", "label 1", "label 2", "label 3"]
+    assert 50 < found.training_photos <= 52, "the sample, and a photo of each label that it misses"
+    assert len(fitting.drift(choice, found, Features.of(values), rows_of(label), 0).edges) == 4
