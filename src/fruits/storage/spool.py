@@ -25,9 +25,9 @@ from fruits.errors import StoreError
 #: Rows of every batch but the last. With paths of at most 4,096 bytes, their text is less than 2 GiB.
 ROWS_PER_BATCH: Final = 1 << 16
 #: Rows that are kept in memory, by a spool and while sorting.
-IN_MEMORY: Final = 1 << 18
+IN_MEMORY: Final = 1 << 17
 #: Rows of each run that are in memory while runs are merged.
-_ROWS_PER_BLOCK: Final = 4096
+_ROWS_PER_BLOCK: Final = 2048
 
 
 class Spool:
