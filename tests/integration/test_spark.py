@@ -21,7 +21,7 @@ from fruits.recogniser import bundle as bundles
 from fruits.storage.inventory import take
 from fruits.storage.table import EmbeddingTable
 from fruits.storage.upkeep import vacuum
-from fruits.training import fit, pipeline
+from fruits.training import features, fit, pipeline
 from fruits.training.training_set import vectors_of
 
 ARRAYS = ("mean", "components", "weights", "bias", "whitening", "centres", "background")
@@ -137,6 +137,7 @@ def test_head_of_more_photos_than_one_machine_takes_is_fitted_by_spark_on_all_of
     finished_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "MAX_ROWS", 100)
+    monkeypatch.setattr(features, "HERE", 0)  # the executors project them, too
     choices = {"sources": (str(finished_run.photos),), "workers": 2, "components": finished_run.record["components"]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # py4j leaves its sockets to the garbage collector
