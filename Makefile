@@ -12,7 +12,10 @@ LOCK := $(SCAN)/uv pip compile --quiet --upgrade --generate-hashes --only-binary
 WORKERS ?= 4
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: demo test test-fast check docs wheel scan lock bench load faults messages web tools clean
+# What `make peers` measures beside fruits; what cannot be installed is named in its table. Pins: PySpark is that of fruits[spark].
+PEERS = onnxruntime pillow numpy pandas pyarrow scikit-learn torch daft 'ray[data]' fastembed 'pyspark>=4.0,<4.1'
+
+.PHONY: demo test test-fast check docs wheel scan lock bench peers load faults messages web tools clean
 
 demo: .venv/core ## make photos of made-up fruit, run the whole chain on them, write a report
 	$(BIN)/fruits demo --to demo
@@ -49,6 +52,14 @@ lock: .venv/scan/ready ## resolve again what images install, with hashes
 
 bench: .venv/dev ## speed and memory against what a user would pick instead, as ratios of one run
 	$(BIN)/python -m benchmarks
+
+peers: .venv/dev .venv/peers/ready ## speed beside the tools people would use instead, in an environment of their own
+	$(BIN)/python -m benchmarks peers
+
+.venv/peers/ready:
+	$(PYTHON) -m venv .venv/peers
+	for peer in $(PEERS); do $(@D)/bin/python -m pip install --quiet --disable-pip-version-check "$$peer" || echo "$$peer: not installed"; done
+	touch $@
 
 load: .venv/dev ## what the service takes, as shares of what the same cores can do
 	$(BIN)/python -m benchmarks load

@@ -17,23 +17,34 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import embedding, load, memory, pca
+from benchmarks import embedding, load, memory, pca, peers
 from benchmarks.photos import find_photos
 from fruits.config import usable_cores
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("embedding", "pca", "memory")
-EXTRA = ("load",)
+EXTRA = ("load", "peers")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}, all by default; or {EXTRA[0]}"
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}, all by default; or {', '.join(EXTRA)}"
     )
     parser.add_argument("--photos", type=Path, help="photos; by default Fruits-360 if it is there, else made-up fruit")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions, taken in turns")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything: minutes, and rougher figures")
+    parser.add_argument(
+        "--python",
+        action="append",
+        default=[],
+        metavar="[PACKAGE=]PATH",
+        help="peers: Python of the environment of the peers, or of the one that needs PACKAGE; by default .venv/peers",
+    )
+    parser.add_argument(
+        "--backbone", help="peers: the network, by default MobileNetV2 if it is there, else fruits-small"
+    )
+    parser.add_argument("--markdown", type=Path, help="peers: also write the tables to this file")
     choices = parser.parse_args()
     if unknown := set(choices.parts) - {*PARTS, *EXTRA}:
         parser.error(f"no part {', '.join(sorted(unknown))}; expected some of {', '.join((*PARTS, *EXTRA))}")
@@ -46,6 +57,20 @@ def main() -> None:
                 result = pca.measure(Path(scratch), rows=20_000 // scale, repeat=choices.repeat)
             elif part == "load":
                 result = load.measure(choices.photos, Path(scratch), repeat=choices.repeat, scale=scale)
+            elif part == "peers":
+                photos, origin = find_photos(choices.photos, Path(scratch), at_least=26_000 // scale)
+                head["photos"] = origin
+                pythons = {one.rpartition("=")[0]: one.rpartition("=")[2] for one in choices.python}
+                result = peers.measure(
+                    photos,
+                    Path(scratch),
+                    most=len(photos) // scale,
+                    repeat=choices.repeat,
+                    backbone=choices.backbone,
+                    pythons=pythons,
+                )
+                if choices.markdown:
+                    choices.markdown.write_text(result["markdown"] + "\n")
             else:
                 photos, origin = find_photos(choices.photos, Path(scratch), at_least=26_000 // scale)
                 head["photos"] = origin
