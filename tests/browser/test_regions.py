@@ -103,6 +103,9 @@ def test_each_kind_has_a_box_and_an_answer_of_its_own(visit: Callable[..., Any],
     parts.nth(2).tap()
     assert parts.nth(2).get_attribute("aria-pressed") == "true"
     assert card.locator(".part-answer h2").inner_text() == "Lime"
+    assert card.locator(".said-of-it > p").first.inner_text() == "The photo as a whole:", (
+        "what stands below is not of the lime"
+    )
     assert 0 <= parts.nth(2).bounding_box()["y"] < 844
     visitor.shot("regions-390")
     parts.nth(0).focus()
@@ -149,6 +152,34 @@ def test_part_is_marked_with_the_mouse_and_asked_about(visit: Callable[..., Any]
     assert card.locator(".part").count() == 1
     wanted = load(recogniser.out).predict_part(_together(*recogniser.some("Melonette Striped")), (0, 0, 1, 1))
     assert wanted.kinds[0][1].en in card.locator(".part-answer").inner_text()
+
+
+def test_part_is_marked_with_a_finger_and_the_page_stays_where_it_is(
+    visit: Callable[..., Any], recogniser: Any
+) -> None:
+    visitor = visit(**PHONE, reduced_motion="reduce")
+    page = visitor.open()
+    asked = _with_regions(visitor, THREE)
+    card = _pick(visitor, recogniser)
+    card.get_by_role("button", name="Ask about a part").tap()
+    over = card.locator(".parts-over > div").bounding_box()
+    before = page.evaluate("scrollY")
+    finger = visitor.context.new_cdp_session(page)
+
+    def touch(sort: str, *at: float) -> None:
+        points = [{"x": over["x"] + at[0] * over["width"], "y": over["y"] + at[1] * over["height"]}] if at else []
+        finger.send("Input.dispatchTouchEvent", {"type": sort, "touchPoints": points})
+
+    touch("touchStart", 0.05, 0.1)
+    for share in (0.2, 0.35, 0.45):
+        touch("touchMove", share, 2 * share)
+    touch("touchEnd")
+    label = str(card.get_by_role("application").get_attribute("aria-label"))
+    assert label == "Part to ask about: from 5% to 45% across, from 10% to 90% down"
+    assert page.evaluate("scrollY") == before, "a finger on the photo draws, and does not scroll"
+    card.get_by_role("button", name="Ask about this part").tap()
+    page.wait_for_selector(".part-answer h2")
+    assert [float(side) for side in asked[0]["box"].split(",")] == pytest.approx([0.05, 0.1, 0.45, 0.9], abs=0.02)
 
 
 def test_part_is_marked_with_the_keyboard_alone(visit: Callable[..., Any], recogniser: Any) -> None:

@@ -15,6 +15,8 @@ export class Parts {
   #look;
   #announce;
   #explain;
+  #body;
+  #whole = say(element("p.quiet"), "parts_whole");
   #layer = element("div.parts-over");
   #inner = element("div");
   #said = element("p.parts-said", { tabindex: "-1" });
@@ -25,11 +27,12 @@ export class Parts {
   #busy = false;
 
   /**
-   * @param {{frame: HTMLElement, size: {width: number, height: number}, look: (wish: object) => Promise<object>,
+   * @param {{frame: HTMLElement, body: HTMLElement, size: {width: number, height: number}, look: (wish: object) => Promise<object>,
    *   announce: (what: any) => void, explain: (error: Error, place: HTMLElement) => void}} given
-   *   `look` takes {regions: true} or {box}, and gives a list of answers with their boxes, or one answer.
+   *   `body` says what the whole photo shows. `look` takes {regions: true} or {box}, and gives a list of answers with their boxes, or one answer.
    */
-  constructor({ frame, size, look, announce, explain }) {
+  constructor({ frame, body, size, look, announce, explain }) {
+    this.#body = body;
     this.#look = look;
     this.#announce = announce;
     this.#explain = explain;
@@ -42,12 +45,14 @@ export class Parts {
     const button = (key, click, classes = "") => say(element(`button.button.small${classes}`, { type: "button", click }), key);
     this.#asking.append(button("part_ask", () => this.#ask(), ".first"), button("part_cancel", () => this.#marked(null)));
     this.#inner.addEventListener("pointerdown", (event) => this.#drawFrom(event));
+    // Or the swipe is taken for a fling, and the next tap for what stops it.
+    this.#inner.addEventListener("touchstart", (event) => this.#box && event.preventDefault(), { passive: false });
   }
 
   /** What is said of the parts: goes below the buttons. */
   get node() {
-    this.whole ??= element("div.parts-of", {}, this.#said, this.#asking, this.#answer);
-    return this.whole;
+    this.panel ??= element("div.parts-of", {}, this.#said, this.#asking, this.#answer);
+    return this.panel;
   }
 
   /** Look for several kinds. */
@@ -128,6 +133,8 @@ export class Parts {
       return placed(one, region.box);
     });
     this.#inner.replaceChildren(...boxes);
+    if (boxes.length) this.#body.prepend(this.#whole); // what follows is not of the part above it
+    else this.#whole.remove();
   }
 
   #choose(at, { aloud = true } = {}) {

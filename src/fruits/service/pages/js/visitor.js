@@ -341,7 +341,7 @@ class Card {
     const open = async (what) => {
       try {
         const { Parts } = await import("./regions.js");
-        parts ??= new Parts({ frame: this.frame, size: this.small, look: (wish) => this.lookCloser(wish), announce, explain });
+        parts ??= new Parts({ frame: this.frame, body: this.body, size: this.small, look: (wish) => this.lookCloser(wish), announce, explain });
         if (!parts.node.isConnected) this.frame.append(parts.node);
       } catch {
         notice("offline_notice");
