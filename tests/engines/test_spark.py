@@ -14,22 +14,18 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pyspark
 import pytest
 from masters import PYTHONPATH, Engines, eventually
 from sklearn.linear_model import LogisticRegression
 from stages import SCHEMA, Double, Features, HangAt, Linger, Raise, RaiseBesides, RaiseFrom, StageError, Tasks
 
-from fruits.assessment.dataset import open_run
 from fruits.engines import get_engine
 from fruits.engines.spark.engine import MOST_SHARDS_PER_TASK, TASKS_PER_CORE, WAVES, SparkEngine
 from fruits.errors import ConfigError, EngineError
 from fruits.learning.heads import softmax
 from fruits.learning.heads.logistic import LogisticHead
 from fruits.learning.validation import balance
-from fruits.storage.objects import Objects
-from fruits.training import predictions
 
 TASKS = TASKS_PER_CORE * 2
 WAVE = TASKS * MOST_SHARDS_PER_TASK  # of shards as small as those here
@@ -284,23 +280,3 @@ def test_spark_connect_gives_the_same(spark: Engines) -> None:
         "no x",
         "10000 3",
     ], done.stderr
-
-
-# --- Answers ------------------------------------------------------------------------------------------------------------
-
-
-def test_answers_written_by_executors_are_those_of_the_local_engine(
-    engine: SparkEngine, finished_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = open_run(str(finished_run.out))
-    written = []
-    for name, where, here in (("local", get_engine("local", 1), 1 << 20), ("spark", engine, 0)):
-        monkeypatch.setattr(predictions, "_HERE", here)
-        objects = Objects(str(tmp_path / name))
-        told = predictions.write_predictions(
-            where, objects, run.stored, run.inventory, run.bundle.classifier, lambda _: None
-        )
-        written.append((told, pq.read_table(tmp_path / name / told.key)))
-    assert written[0][0].outcomes == written[1][0].outcomes
-    assert written[0][1].equals(written[1][1])
-    assert written[0][1].num_rows == finished_run.record["photos"]

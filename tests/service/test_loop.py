@@ -15,6 +15,7 @@ from fruits.photos.made_up import orchard
 from fruits.recogniser import bundle as bundles
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.repository import NewSubmission, Receipt, Submissions
+from fruits.service.submissions.test_set import split_of
 from fruits.storage.objects import Objects
 
 LABEL = "Newcomer <b>1/2</b>"  # hostile, too: it becomes a folder, a label, a row of a report
@@ -23,7 +24,7 @@ FOLDER = "Newcomer ~3Cb~3E1~2F2~3C~2Fb~3E"
 
 @dataclass
 class GivenBack:
-    """What visitors gave back to a service, and its command line."""
+    """What visitors gave back to a service, and its command line; ``learnt`` without the photos of the test set."""
 
     data: Path
     submissions: Submissions
@@ -49,10 +50,11 @@ def given_back(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> GivenB
         NewSubmission("kind", "apple", None, "Apfelino Red 1", 0.9, 1.0, "en", "model", photo=photo)
         for photo in unseen[:32]
     ]
-    refused, pending, *learnt = submissions.add_many(new)
+    refused, pending, *corrected = submissions.add_many(new)
     submissions.review(refused.id, "refused", reviewer="me")
-    for receipt in learnt:
+    for receipt in corrected:
         submissions.review(receipt.id, "corrected", LABEL, reviewer="me")
+    learnt = [receipt for receipt in corrected if split_of(receipt.id) == "train"]
     return GivenBack(data, submissions, learnt, refused, pending, unseen[32:])
 
 
@@ -77,7 +79,7 @@ def test_the_next_run_learns_what_was_reviewed_and_forgets_what_was_deleted(
     assert record["rejected"] == record["failed"] == 0
     listed = pq.read_table(out / "catalogue.parquet", columns=["uri", "label"]).to_pylist()
     ours = {Path(row["uri"]).stem: row["label"] for row in listed if str(exported) in row["uri"]}
-    assert ours == {receipt.id: FOLDER for receipt in given_back.learnt}, "refused and pending photos never come"
+    assert ours == {receipt.id: FOLDER for receipt in given_back.learnt}, "refused, pending and test photos never come"
     said = [answer.labels[0] for answer in bundles.load(out).recognise(given_back.unseen)]
     assert said.count(FOLDER) > 0.8 * len(said), "photos of the same fruit that nobody gave back are recognised"
     assert LABEL not in (out / "report.html").read_text("utf-8")
@@ -142,7 +144,13 @@ def test_processes_share_one_database(
     headers = {"Authorization": f"Bearer {token}"}
     for _ in range(3):
         assert running.recognise(a_photo, keep="true").status_code == 200
-    (one, *_) = running.client.get("/v1/owner/submissions", headers=headers).json()["submissions"]
+    sent = 3
+    listed = running.client.get("/v1/owner/submissions", headers=headers).json()["submissions"]
+    while not (to_train_on := [one for one in listed if split_of(one["id"]) == "train"]):
+        assert running.recognise(a_photo, keep="true").status_code == 200
+        sent += 1
+        listed = running.client.get("/v1/owner/submissions", headers=headers).json()["submissions"]
+    one = to_train_on[0]
     shown = running.client.get(f"/v1/owner/submissions/{one['id']}/photo", headers=headers)
     assert shown.headers["content-type"] == "image/jpeg"
     decided = running.client.post(
@@ -152,6 +160,6 @@ def test_processes_share_one_database(
     exported = fruits("submissions", "export", "--to", running.data / "export", "--data", running.data, "--json").json()
     assert (exported["photos"], exported["labels"]) == (1, {one["label"]: 1})
     found = running.client.get("/v1/owner/summary", headers=headers).json()
-    assert (found["total"]["photos"], found["submissions"]["reviewed"]) == (3, 1)
+    assert (found["total"]["photos"], found["submissions"]["reviewed"]) == (sent, 1)
     assert fruits("tokens", "revoke", "owner", "--data", running.data).code == 0
     running.wait_until(lambda: running.client.get("/v1/owner/summary", headers=headers).status_code == 401, 30)

@@ -35,13 +35,17 @@ TABLE: dict[tuple[str, str], tuple[tuple[int, ...], tuple[int, ...]]] = {
     ("GET", "/v1/owner/submissions/{submission_id}/photo"): _OWNER_404,
     ("POST", "/v1/owner/submissions/{submission_id}/review"): _OWNER_404,
     ("DELETE", "/v1/owner/submissions/{submission_id}"): _OWNER_404,
+    **{
+        ("GET", f"/v1/owner/{path}"): _OWNER
+        for path in ("test-set", "unknown", "precision", "next-run", "manifest")
+    },
     ("GET", "/metrics"): _OWNER,
     ("GET", "/healthz"): ((200,) * 4, (200,) * 4),
     ("GET", "/readyz"): ((200,) * 4, (200,) * 4),
     **{
         ("GET", path): _PAGE
-        for path in ("/", "/delete", "/owner", "/owner/review", "/manifest.webmanifest", "/sw.js", "/openapi.json", "/docs",
-                     "/known", "/static/{name:path}")
+        for path in ("/", "/delete", "/owner", "/owner/review", "/owner/improve", "/manifest.webmanifest", "/sw.js",
+                     "/openapi.json", "/docs", "/known", "/static/{name:path}")
     },
 }  # fmt: skip
 _BODIES = {

@@ -244,6 +244,29 @@ M = TypeVar("M", bound=Metric)
 METRICS: Final[dict[str, Metric]] = {}
 
 
+def wilson_interval(right: int, photos: int, z: float = 1.96) -> tuple[float, float]:
+    """Return Wilson's interval of a share, by default of 95 %; from 0 to 1 without photos.
+
+    Parameters
+    ----------
+    right, photos : int
+        ``right`` of ``photos`` independent photos.
+    z : float
+        Standard errors on either side.
+
+    References
+    ----------
+    Wilson (1927), "Probable inference, the law of succession, and statistical inference".
+    """
+    if photos < 1:
+        return 0.0, 1.0
+    share, more = right / photos, z * z / photos
+    middle = (share + more / 2) / (1 + more)
+    half = z * float(np.sqrt(share * (1 - share) / photos + more / (4 * photos))) / (1 + more)
+    # Rounding must not put the share itself outside.
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
+
+
 def metric(name: str) -> Callable[[M], M]:
     """Return a decorator that registers a function as a metric, for ``run.json`` and the table of the report."""
 

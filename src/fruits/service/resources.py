@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from fruits.errors import FruitsError, StoreError
+from fruits.errors import FruitsError, ImageDecodeError, NotFoundError, StoreError
 from fruits.learning.drift import Drift
+from fruits.recogniser.bundle import Bundle
 from fruits.recogniser.bundle_files import folder_of
 from fruits.service.http.delivery import Undelivered
 from fruits.service.http.rate_limits import Limits
@@ -23,17 +25,23 @@ from fruits.service.inference.workers import Recogniser
 from fruits.service.settings import ServiceConfig, advice_to_move
 from fruits.service.statistics import Statistics
 from fruits.service.submissions.database import Database
+from fruits.service.submissions.evaluations import Evaluation, Evaluations
 from fruits.service.submissions.group_commit import GroupCommit
 from fruits.service.submissions.repository import Submissions
 from fruits.service.submissions.tokens import Tokens
 from fruits.service.telemetry import Telemetry
 from fruits.storage.marker import kind_of, mark
 from fruits.storage.objects import Objects, is_remote, opened
+from fruits.storage.runs import BUNDLE, RECORD
 
 _FLUSH_S: Final = 5.0
 _BUDGET_BYTES: Final = 48 << 20
 _RECOVER_S: Final = 60.0
 _PURGE_S: Final = 3600.0
+#: Interval of asking the open bundle about stored photos, and photos per turn.
+_EVALUATE_S: Final = 10.0
+_EVALUATED_AT_ONCE: Final = 50
+_IDLE_S: Final = 0.05
 _PULSE_S: Final = 30.0
 #: Whoever asks for unknown bundles makes the service look for a new one at most this often.
 _LOOK_AGAIN_S: Final = 1.0
@@ -50,6 +58,7 @@ class Resources:
         Shared by the processes of one service.
     recogniser : Recogniser
     submissions : Submissions
+    evaluations : Evaluations
     statistics : Statistics
     tokens : Tokens
     receipts : GroupCommit
@@ -94,6 +103,7 @@ class Resources:
             self.submissions = Submissions(
                 database, Objects(config.photos), keep_days=config.keep_days, feedback_hours=config.feedback_hours
             )
+            self.evaluations = Evaluations(database)
             self.submissions.recover()
             self.statistics = Statistics(database)
             self.tokens = Tokens(database)
@@ -117,6 +127,47 @@ class Resources:
         """Return the identity of the open bundle."""
         return self.recogniser.model.identity
 
+    def bundle(self) -> Bundle:
+        """Return the open bundle."""
+        return self.recogniser.model.bundle
+
+    def record(self) -> dict[str, Any] | None:
+        """Return the record of the run that made the open bundle; None if it is a bundle without its run."""
+        root, _, name = folder_of(self.recogniser.out).rpartition("/")
+        data = Objects(root).read_if_present(RECORD) if name == BUNDLE and root else None
+        try:
+            record = json.loads(data) if data is not None else None
+        except ValueError:
+            return None
+        return record if isinstance(record, dict) else None
+
+    def evaluate(self) -> int:
+        """Ask the open bundle about stored photos that it has not seen; return how many.
+
+        One photo at a time, and only while no visitor waits.
+        """
+        if not self.ready:
+            return 0
+        model = self.identity()
+        pending = self.evaluations.pending(model, _EVALUATED_AT_ONCE)
+        done = []
+        for name in pending:
+            while self.recogniser.waiting and not self.stopping:
+                time.sleep(_IDLE_S)
+            if self.stopping:
+                break
+            try:
+                asked, answer = self.recogniser.answer(self.submissions.photo(name))
+            except NotFoundError:  # deleted meanwhile
+                continue
+            except ImageDecodeError:
+                asked, answer = model, None
+            done.append(Evaluation(name, asked, answer))
+        self.evaluations.add(done)
+        if not pending:
+            self.evaluations.drop_older(model)
+        return len(done)
+
     def hide_withdrawn(self) -> None:
         """Remove visitors' photos from answers once consent to show them is withdrawn."""
         for model in self.recogniser.models:
@@ -139,6 +190,7 @@ class Resources:
         if self._chores:
             self._do(self._repeat(_RECOVER_S, self.submissions.recover))
             self._do(self._repeat(_PURGE_S, self._purge, at_once=True))
+            self._do(self._repeat(_EVALUATE_S, self.evaluate))
             if is_remote(self.config.photos) or not Path(self.config.photos).is_relative_to(self.config.data):
                 self._do(self._repeat(_PURGE_S, self._mark_photos, at_once=True))
         self._do(self._repeat(_PULSE_S, self._pulse))

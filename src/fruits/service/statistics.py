@@ -19,7 +19,8 @@ from sqlalchemy import delete, select
 
 from fruits.learning.drift import BINS
 from fruits.recogniser.answers import OUTCOMES
-from fruits.service.submissions.database import CountRow, Database
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.tables import CountRow
 
 #: Buckets of latency per doubling: a quantile read from them is off by 9 % at most.
 _PER_DOUBLING: Final = 4

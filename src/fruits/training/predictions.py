@@ -118,7 +118,7 @@ def write_predictions(
                 writer.write_table(table)
                 progress(table.num_rows)
         _remove_folders(objects)
-        return Predicted("predictions.parquet", _in_order(counts))
+        return Predicted("predictions.parquet", dict(counts))
     folder = f"{_FOLDER}/{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}"
     groups = min(_GROUPS_PER_PART, max(1, sum(1 for _ in in_chunks(inventory)) // _PARTS))
     stage = PredictStage(stored, objects, folder, classifier)

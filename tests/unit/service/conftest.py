@@ -14,6 +14,13 @@ from fruits.service.submissions.repository import NewSubmission, Submissions
 from fruits.storage.objects import Objects
 
 
+@pytest.fixture(autouse=True)
+def split(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The split of every reviewed photo, so that tests of other things do not depend on random ids."""
+    monkeypatch.setattr("fruits.service.submissions.repository.split_of", lambda _: "train")
+    return "train"
+
+
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """An empty database, up to date."""

@@ -10,7 +10,11 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 from fruits.errors import ConfigError, StoreError
-from fruits.service.submissions.database import Base, Database
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.manifest import manifest_of
+from fruits.service.submissions.repository import Submissions
+from fruits.service.submissions.tables import Base
+from fruits.storage.objects import Objects
 
 
 def raw(url: str) -> Any:
@@ -52,8 +56,45 @@ def test_processes_that_open_a_new_database_at_once_all_succeed(database_url: st
         assert process.returncode == 0, said
 
 
+def before_evaluations(connection: Any) -> None:
+    """Take the tables back to version 0004."""
+    for statement in (
+        "drop table evaluations",
+        "drop index submissions_unknown",
+        "alter table submissions drop column split",
+        "alter table submissions drop column marked",
+        "update alembic_version set version_num = '0004'",
+    ):
+        connection.execute(text(statement))
+
+
+def test_photos_that_were_reviewed_before_the_upgrade_never_get_into_the_test_set(
+    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{number:022}" for number in range(3)]
+    with database.writing() as connection:
+        before_evaluations(connection)
+        for name, decision in zip(names, ("confirmed", "refused", None), strict=True):
+            connection.execute(
+                text(
+                    "insert into submissions (id, secret_sha256, state, created_s, has_photo, label, decision, reviewed_label) "
+                    "values (:id, :secret, 'kept', 1800000123, :has, 'apple', :decision, :label)"
+                ),
+                {"id": name, "secret": bytes(32), "has": True, "decision": decision, "label": decision and "apple"},
+            )
+    Database.open(database_url).close()
+    submissions = Submissions(database, Objects(str(tmp_path / "kept")), keep_days=30)
+    monkeypatch.setattr("fruits.service.submissions.repository.split_of", lambda _: "test")
+    found = {name: submissions.review(name, "confirmed", reviewer="me") for name in names}
+    assert [found[name].split for name in names] == ["train", "train", "test"]
+    assert {one.id for one in submissions.learnable()} == set(names[:2])
+    assert [found[name].marked for name in names] == [None] * 3
+    assert manifest_of(submissions, "train").left_out == 2, "whether they may be shown is not in the files"
+
+
 def test_a_database_of_before_loses_what_was_stored_without_consent(database: Database, database_url: str) -> None:
     with database.writing() as connection:
+        before_evaluations(connection)
         connection.execute(text("alter table submissions drop column may_show"))
         connection.execute(text("alter table tokens drop column expires_day"))
         connection.execute(text("drop table identities"))
@@ -80,6 +121,7 @@ def test_a_database_of_before_loses_what_was_stored_without_consent(database: Da
 
 def test_a_database_of_before_keeps_its_out_of_distribution_scores(database: Database, database_url: str) -> None:
     with database.writing() as connection:
+        before_evaluations(connection)
         connection.execute(text("alter table submissions rename column ood_score to strangeness"))
         connection.execute(text("update alembic_version set version_num = '0003'"))
         connection.execute(
@@ -178,10 +220,17 @@ def test_with_a_reader_in_the_way_scrub_says_so_and_the_next_does_it(
 
 
 @pytest.mark.slow
-def test_what_is_deleted_is_in_no_file(database: Database, database_url: str, request: pytest.FixtureRequest) -> None:
-    # Rows of all sizes, so that pages split, merge and get holes.
+@pytest.mark.parametrize("more", [0, 1, 4, 8])
+def test_what_is_deleted_is_in_no_file(
+    database: Database, database_url: str, request: pytest.FixtureRequest, more: int
+) -> None:
+    # Rows of all sizes, so that pages split, merge and get holes; SQLite leaves copies of rows at some of these lengths.
     rows = [
-        {"id": f"{number:022}", "secret": bytes(32), "note": f"planted-{number:04}-" + "long words " * (number % 70)}
+        {
+            "id": f"{number:022}",
+            "secret": bytes(32),
+            "note": f"planted-{number:04}-" + "x" * more + "long words " * (number % 70),
+        }
         for number in range(600)
     ]
     insert = text(

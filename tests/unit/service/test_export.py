@@ -35,7 +35,7 @@ def to(tmp_path: Path) -> Path:
 
 
 def photo(name: str) -> bytes:
-    return b"\xff\xd8\xff\xe0" + name.encode()
+    return b"\xff\xd8\xff\xe0\x00\x04ab\xff\xda" + name.encode()
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -253,7 +253,7 @@ def test_photos_in_a_bucket_are_kept_exported_and_forgotten(
     objects = Objects(f"{bucket}/kept")
     submissions = Submissions(database, objects, keep_days=30)
     stays, goes = (reviewed(submissions, new, label) for label in ("A", "B"))
-    assert submissions.photo(goes) == photo("B")
+    assert submissions.photo(goes) == mark(photo("B"), Giver(goes, False))
     assert json.dumps(sorted(found.key for found in objects.list())) == json.dumps(
         sorted(f"{n}.jpg" for n in (stays, goes))
     )

@@ -68,6 +68,7 @@ def client(folder: Path) -> Client:
         ("/delete", "text/html; charset=utf-8"),
         ("/owner", "text/html; charset=utf-8"),
         ("/owner/review", "text/html; charset=utf-8"),
+        ("/owner/improve", "text/html; charset=utf-8"),
         ("/manifest.webmanifest", "application/manifest+json; charset=utf-8"),
         ("/sw.js", "text/javascript; charset=utf-8"),
         ("/static/style.css", "text/css; charset=utf-8"),
@@ -197,7 +198,7 @@ class _Markup(HTMLParser):
         self.words |= {value or "" for name, value in attrs if name == "data-t-label"}
 
 
-@pytest.mark.parametrize("name", ["index", "delete", "owner", "review"])
+@pytest.mark.parametrize("name", ["index", "delete", "owner", "review", "owner-improve"])
 def test_pages_need_nothing_inline_nothing_from_elsewhere_and_no_unknown_word(name: str) -> None:
     markup = _Markup()
     address = {file: address for address, file in pages.PAGES.items()}[f"{name}.html"]
@@ -210,7 +211,7 @@ def test_pages_need_nothing_inline_nothing_from_elsewhere_and_no_unknown_word(na
         path = urljoin(f"/under/this{address}", loaded.partition("#")[0])
         assert path.startswith("/under/this/"), loaded
         assert client.get(path.removeprefix("/under/this")).status_code == 200, loaded
-    subject = "owner" if name in ("owner", "review") else "page"
+    subject = "owner" if name in ("owner", "review", "owner-improve") else "page"
     for language in LANGUAGES:
         told = client.get(f"/static/messages/{subject}.{language}.json").json()
         assert markup.words <= told["messages"].keys(), "each is said in every language"
@@ -228,7 +229,7 @@ def test_scripts_say_only_what_the_catalogue_has() -> None:
     say = re.compile(r"(?:\b(?:say\((?:[^()]|\([^()]*\))*?,|text\(|notice\(|announce\()\s*)\"(\w+)\"")
     own = {"owner.js", "review.js", "session.js", "charts.js", "names.js"}
     for path in (pages.FOLDER / "js").glob("*.js"):
-        subjects = ("shared", "owner") if path.name in own else ("shared", "page")
+        subjects = ("shared", "owner") if path.name in own or path.name.startswith("owner-") else ("shared", "page")
         attributes = {"label", "alt", "placeholder"}
         said = set(say.findall(path.read_text("utf-8"))) - attributes
         assert said <= catalogue(SOURCE).of(*subjects).keys(), path.name
@@ -238,7 +239,7 @@ def test_page_offers_every_language_and_the_shell_holds_its_messages() -> None:
     client = Client(pages.FOLDER)
     shell = json.loads(re.match(r"const KNOWN = (.*);\n", client.get("/sw.js").text)[1])["shell"]  # type: ignore[index]
     for language in LANGUAGES:
-        for address in ("/", "/delete", "/owner", "/owner/review"):
+        for address in ("/", "/delete", "/owner", "/owner/review", "/owner/improve"):
             assert f'data-language="{language}"' in client.get(address).text
         assert f"static/messages/page.{language}.json" in shell
         assert f"static/messages/owner.{language}.json" not in shell

@@ -12,7 +12,8 @@ from sqlalchemy import select
 from fruits.errors import StoreError
 from fruits.service import statistics as module
 from fruits.service.statistics import Statistics
-from fruits.service.submissions.database import CountRow, Database
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.tables import CountRow
 
 TODAY = date(2026, 11, 25)
 

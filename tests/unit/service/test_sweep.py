@@ -14,13 +14,14 @@ from sqlalchemy import delete, text
 
 from fruits.errors import StoreError
 from fruits.service.submissions import erasure as forgetting
-from fruits.service.submissions.database import Database, SubmissionRow
+from fruits.service.submissions.database import Database
 from fruits.service.submissions.photo_store import PhotoStore, SweepRefusedError
 from fruits.service.submissions.repository import NewSubmission, Receipt, Submissions
+from fruits.service.submissions.tables import SubmissionRow
 from fruits.storage.objects import Objects
 
 New = Callable[..., NewSubmission]
-PHOTO = b"\xff\xd8\xff\xe0 a photo"
+PHOTO = b"a photo"  # a JPEG would get the visitor's consent in it
 NOBODYS = "o" * 22
 
 

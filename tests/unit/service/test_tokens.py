@@ -8,7 +8,8 @@ from sqlalchemy import select, text
 
 from fruits.errors import ConfigError, NotFoundError
 from fruits.service.submissions import tokens as module
-from fruits.service.submissions.database import Database, TokenRow
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.tables import TokenRow
 from fruits.service.submissions.tokens import Tokens
 
 

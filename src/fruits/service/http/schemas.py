@@ -233,6 +233,17 @@ class Feedback(BaseModel):
     note: str | None = Field(None, max_length=500)
 
 
+class StoredEvaluation(BaseModel):
+    """The answer of a later recogniser to a stored photo; null if it could not read it."""
+
+    model: str = Field(description="Identity of the bundle.")
+    outcome: str | None
+    kind: str | None
+    label: str | None
+    probability: float | None
+    ood_score: float | None
+
+
 class Stored(BaseModel):
     """Everything that is stored about a photo; null for what is not stored."""
 
@@ -255,14 +266,18 @@ class Stored(BaseModel):
     note: str | None
     decision: str | None
     reviewed_label: str | None
+    split: str | None = Field(description="Once reviewed: train, or test if it is only used to score recognisers.")
+    evaluations: list[StoredEvaluation] = Field(description="What later recognisers answered to the stored photo.")
 
     @classmethod
-    def of(cls, found: Submission, *, keep_days: int, feedback_hours: int) -> Stored:
+    def of(cls, found: Submission, evaluations: list[dict[str, Any]], *, keep_days: int, feedback_hours: int) -> Stored:
         """Return the visitor's view of a submission, without the reviewer's name."""
         lasts = timedelta(days=keep_days) if found.has_photo else timedelta(days=1, hours=feedback_hours)
         features = "the numbers of the photo that the answer was made from" if found.has_photo else None
-        given = {name: getattr(found, name) for name in cls.model_fields.keys() - {"deleted_by", "features"}}
-        return cls(**given, deleted_by=found.created + lasts, features=features)
+        made_here = {"deleted_by", "features", "evaluations"}
+        given = {name: getattr(found, name) for name in cls.model_fields.keys() - made_here}
+        later = [StoredEvaluation(**one) for one in evaluations]
+        return cls(**given, deleted_by=found.created + lasts, features=features, evaluations=later)
 
 
 class Label(Text):

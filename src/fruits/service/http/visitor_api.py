@@ -20,6 +20,7 @@ from fruits.service.http.access import owner
 from fruits.service.http.errors import HttpError
 from fruits.service.http.middleware import host_of
 from fruits.service.http.owner_api import owner_router
+from fruits.service.http.owner_insights import insights_router
 from fruits.service.http.rate_limits import is_loopback
 from fruits.service.http.schemas import (
     ERRORS,
@@ -96,7 +97,8 @@ async def stored(
     """Return everything that is stored about a photo; requires its secret."""
     resources = resources_of(request)
     found = await asyncio.to_thread(resources.submissions.of, submission_id, x_fruits_secret)
-    return Stored.of(found, keep_days=resources.config.keep_days, feedback_hours=resources.config.feedback_hours)
+    later = await asyncio.to_thread(resources.evaluations.of, submission_id)
+    return Stored.of(found, later, keep_days=resources.config.keep_days, feedback_hours=resources.config.feedback_hours)
 
 
 async def stored_photo(
@@ -217,7 +219,8 @@ def routes() -> APIRouter:
 def add_to(app: FastAPI) -> None:
     """Add the routes of the API."""
     app.include_router(routes())
-    app.include_router(owner_router(resources_of, owner), responses=ERRORS)
+    for made in (owner_router, insights_router):
+        app.include_router(made(resources_of, owner), responses=ERRORS)
 
 
 async def _model(request: Request, identity: str) -> Model:

@@ -235,6 +235,19 @@ class Recogniser:
         self._put(_Job(photo, keep, heavy, future, loop, explain, regions, box))
         return future
 
+    def answer(self, photo: bytes) -> tuple[str, Answer]:
+        """Return the identity of the model and its answer to a stored photo; waits, from a thread without an event loop.
+
+        Raises
+        ------
+        ImageDecodeError
+            If the photo cannot be read.
+        FruitsError
+            If the service is stopping.
+        """
+        found = self._ask(photo).result()
+        return found.model.identity, found.answer
+
     def reload(self) -> bool:
         """Reload the bundle; return whether it changed. If the new bundle fails its check, the old one stays.
 

@@ -42,6 +42,7 @@ PAGES: Final = {
     "/known": "known.html",
     "/owner": "owner.html",
     "/owner/review": "review.html",
+    "/owner/improve": "owner-improve.html",
     "/docs": "docs.html",
     "/manifest.webmanifest": "manifest.webmanifest",
     "/sw.js": "sw.js",
@@ -53,7 +54,9 @@ _SHELL: Final = (".css", ".js", ".svg", ".png", ".jpg", ".webp")
 _NOT_IN_SHELL: Final = ("owner", "review", "docs")
 #: Where the joined modules are served, and the scripts that pages and workers start with.
 _LINKED: Final = "linked/"
-_SCRIPTS: Final = ("visitor.js", "known.js", "delete.js", "owner.js", "review.js", "device-worker.js")
+_SCRIPTS: Final = (
+    "visitor.js", "known.js", "delete.js", "owner.js", "review.js", "owner-improve.js", "device-worker.js",
+)  # fmt: skip
 #: Served from ``js/`` to pages; the other modules there are for tests and for reading.
 _ALONE: Final = ("js/early.js", "js/docs.js")
 #: Sample pictures side by side, for the buttons that show them.

@@ -1,4 +1,4 @@
-"""The service's database: engine, tables, transactions and migrations.
+"""The service's database: engine, transactions and migrations; ``tables.py`` has the tables.
 
 SQLite by default (one local file, any number of processes), PostgreSQL by URL. Alembic (``migrations/``) creates and upgrades the
 tables whenever the database is opened. Deleted data must not be readable in the database's files either: see
@@ -8,6 +8,7 @@ tables whenever the database is opened. Deleted data must not be readable in the
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -15,28 +16,14 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Connection,
-    Engine,
-    Float,
-    Index,
-    Integer,
-    LargeBinary,
-    String,
-    Text,
-    create_engine,
-    event,
-    text,
-)
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from fruits.errors import ConfigError, StoreError
+from fruits.service.submissions.tables import Base, ChoreRow
 from fruits.storage.private import make_private_folder
 
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
@@ -46,124 +33,14 @@ _MIGRATION_LOCK: Final = 0x66727569
 _PATIENCE_S: Final = 15
 #: Rewriting a table of this size locks it for a second or two; larger tables are rewritten only on request.
 _REWRITE_BYTES: Final = 64 << 20
-_FORGETFUL: Final = ("submissions",)
+#: A file of SQLite of this size is rewritten in some hundredths of a second.
+_QUICK_BYTES: Final = 8 << 20
+#: Tables that hold what visitors may have deleted.
+_FORGETFUL: Final = ("submissions", "evaluations")
 #: Key of the advisory lock that allows one process at a time to rewrite tables of PostgreSQL.
 _REWRITE_LOCK: Final = 0x66727576
 #: Default maximum of connections to PostgreSQL per process: 20 processes fit into the 112 of a small instance.
 CONNECTIONS: Final = 4
-
-
-class Base(DeclarativeBase):
-    """Base class of all tables."""
-
-
-class SubmissionRow(Base):
-    """A submission: what is stored about a photo that was sent, never the upload itself.
-
-    With consent: the answer, the visitor's feedback, the owner's review. Without: a receipt (id, hash of the secret, day) and
-    the feedback; all other columns are null.
-    """
-
-    __tablename__ = "submissions"
-
-    id: Mapped[str] = mapped_column(String(22), primary_key=True)
-    secret_sha256: Mapped[bytes] = mapped_column(LargeBinary(32))
-    #: writing: the photo may not be written yet; kept; deleting: a tombstone, never returned by a query for submissions.
-    state: Mapped[str] = mapped_column(String(8))
-    #: In seconds since 1970: exact with a photo, otherwise the start of the day (UTC).
-    created_s: Mapped[int] = mapped_column(BigInteger)
-    has_photo: Mapped[bool] = mapped_column(Boolean)
-    #: Whether the visitor consented to show a thumbnail to others: beside answers and in reports.
-    may_show: Mapped[bool | None] = mapped_column(Boolean)
-    outcome: Mapped[str | None] = mapped_column(String(16))
-    kind: Mapped[str | None] = mapped_column(Text)
-    variety: Mapped[str | None] = mapped_column(Text)
-    label: Mapped[str | None] = mapped_column(Text)
-    probability: Mapped[float | None] = mapped_column(Float(53))
-    ood_score: Mapped[float | None] = mapped_column(Float(53))
-    language: Mapped[str | None] = mapped_column(String(8))
-    model: Mapped[str | None] = mapped_column(String(64))
-    features: Mapped[bytes | None] = mapped_column(LargeBinary)
-    was_right: Mapped[bool | None] = mapped_column(Boolean)
-    said_label: Mapped[str | None] = mapped_column(Text)
-    note: Mapped[str | None] = mapped_column(Text)
-    feedback_s: Mapped[int | None] = mapped_column(BigInteger)
-    decision: Mapped[str | None] = mapped_column(String(16))
-    reviewed_label: Mapped[str | None] = mapped_column(Text)
-    reviewer: Mapped[str | None] = mapped_column(Text)
-    reviewed_s: Mapped[int | None] = mapped_column(BigInteger)
-
-
-# By time, for the owner's lists and for expiry; partial indexes cover only the rows that they are used for.
-Index("submissions_by_time", SubmissionRow.created_s, SubmissionRow.id)
-for _name, _condition in (
-    ("submissions_unfinished", "state <> 'kept'"),
-    ("submissions_with_photo", "has_photo"),
-    ("submissions_wrong", "was_right = false"),
-    ("submissions_reviewed", "decision is not null"),
-):
-    Index(
-        _name,
-        SubmissionRow.created_s,
-        SubmissionRow.id,
-        sqlite_where=text(_condition),
-        postgresql_where=text(_condition),
-    )
-
-
-class TokenRow(Base):
-    """A token of a program or of the owner; only its hash is stored."""
-
-    __tablename__ = "tokens"
-
-    id: Mapped[str] = mapped_column(String(8), primary_key=True)
-    name: Mapped[str] = mapped_column(Text)
-    token_sha256: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
-    role: Mapped[str] = mapped_column(String(8))
-    rate_per_minute: Mapped[int | None] = mapped_column(Integer)
-    created_day: Mapped[str] = mapped_column(String(10))
-    last_used_day: Mapped[str | None] = mapped_column(String(10))
-    revoked_s: Mapped[int | None] = mapped_column(BigInteger)
-    #: Last day (UTC) on which it is valid.
-    expires_day: Mapped[str | None] = mapped_column(String(10))
-
-
-Index(
-    "tokens_one_name",
-    TokenRow.name,
-    unique=True,
-    sqlite_where=text("revoked_s is null"),
-    postgresql_where=text("revoked_s is null"),
-)
-
-
-class CountRow(Base):
-    """A count of events per day (UTC); no personal data."""
-
-    __tablename__ = "counts"
-
-    day: Mapped[str] = mapped_column(String(10), primary_key=True)
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
-    bucket: Mapped[int] = mapped_column(Integer, primary_key=True)
-    count: Mapped[int] = mapped_column(BigInteger)
-
-
-class ChoreRow(Base):
-    """Pending maintenance that survives a killed process; the number shows whether more was requested meanwhile."""
-
-    __tablename__ = "chores"
-
-    name: Mapped[str] = mapped_column(String(16), primary_key=True)
-    number: Mapped[int] = mapped_column(BigInteger)
-
-
-class IdentityRow(Base):
-    """Random identity, drawn when the database is created; the photo store carries the same one."""
-
-    __tablename__ = "identities"
-
-    name: Mapped[str] = mapped_column(String(16), primary_key=True)
-    value: Mapped[str] = mapped_column(String(64))
 
 
 class Database:
@@ -281,14 +158,17 @@ class Database:
     def scrub(self, *, thorough: bool = False) -> bool:
         """Make deleted data unreadable in the database's files as well; return whether nothing is left to do.
 
-        SQLite overwrites deleted data (``secure_delete``); its write-ahead log is written back and truncated. PostgreSQL keeps
-        old rows in the table's file until it is rewritten. Tables up to 64 MB are rewritten at once, larger ones only if
-        ``thorough`` (until then plain ``VACUUM`` frees the space, and later rows overwrite it). PostgreSQL's write-ahead log and
-        backups are out of reach. If a reader prevents it now, the next call does it.
+        SQLite overwrites deleted data (``secure_delete``), but not copies of rows that lie where its pages were rearranged; its
+        write-ahead log is written back and truncated. PostgreSQL keeps old rows in the table's file until it is rewritten.
+        Files and tables up to 64 MB are rewritten at once, larger ones only if ``thorough`` (until then PostgreSQL's plain
+        ``VACUUM`` frees the space, and later rows overwrite it). PostgreSQL's write-ahead log and backups are out of reach. If a
+        reader prevents it now, the next call does it.
         """
         wanted = self._wanted()
         if wanted is None and not thorough:
             return True
+        if self.is_sqlite and (thorough or self._file_bytes() <= _REWRITE_BYTES):
+            self._rewrite_file()
         if not (self._cut_log() if self.is_sqlite else self._rewrite(thorough)):
             return False
         with self.writing() as connection:
@@ -308,6 +188,27 @@ class Database:
         with self.reading() as connection:
             return connection.execute(text("select number from chores where name = 'scrub'")).scalar()
 
+    @property
+    def is_quickly_scrubbed(self) -> bool:
+        """Whether scrubbing takes so little that every deletion may wait for it: a small file of SQLite."""
+        return self.is_sqlite and self._file_bytes() <= _QUICK_BYTES
+
+    def _file_bytes(self) -> int:
+        with suppress(OSError):
+            return Path(str(self._engine.url.database)).stat().st_size
+        return 0
+
+    def _rewrite_file(self) -> None:
+        """Rewrite SQLite's file by its rows alone; its intermediate copy is in memory (``temp_store``)."""
+        with _translated(f"database '{self.url}' cannot be cleaned"), self._turn:
+            pooled = self._engine.raw_connection()
+            try:
+                pooled.cursor().execute("vacuum").close()
+            except sqlite3.OperationalError as exc:
+                raise StoreError(f"database '{self.url}' cannot be cleaned now ({exc}); it is tried again") from exc
+            finally:
+                pooled.close()
+
     def _cut_log(self) -> bool:
         """Write SQLite's write-ahead log back and truncate it; False if a reader blocks it for a second."""
         for attempt in range(5):
@@ -323,28 +224,29 @@ class Database:
 
     def _rewrite(self, thorough: bool) -> bool:
         """Vacuum PostgreSQL's tables; False if they stay locked, or another process is doing it."""
+        done = [self._rewrite_table(table, thorough) for table in _FORGETFUL]
+        return all(done)
+
+    def _rewrite_table(self, table: str, thorough: bool) -> bool:
         with self._plain() as connection:
             if not connection.execute(text("select pg_try_advisory_lock(:key)"), {"key": _REWRITE_LOCK}).scalar_one():
                 return False
-            for table in _FORGETFUL:
-                size = connection.execute(
-                    text("select pg_total_relation_size(cast(:name as regclass))"), {"name": table}
-                )
-                if thorough or int(size.scalar_one()) <= _REWRITE_BYTES:
-                    how = "vacuum (full)"
-                    # A waiting request for an exclusive lock blocks all later ones: wait only briefly.
-                    connection.execute(text(f"set lock_timeout = {60_000 if thorough else 2_000}"))
-                else:
-                    how = "vacuum"
-                connection.execute(text("set statement_timeout = 0"))
-                try:
-                    connection.execute(text(f"{how} {table}"))
-                except DBAPIError as exc:
-                    if getattr(exc.orig, "sqlstate", None) != "55P03":  # lock not available
-                        raise
-                    return False
-                finally:
-                    connection.invalidate()  # discards its settings and the advisory lock
+            size = connection.execute(text("select pg_total_relation_size(cast(:name as regclass))"), {"name": table})
+            if thorough or int(size.scalar_one()) <= _REWRITE_BYTES:
+                how = "vacuum (full)"
+                # A waiting request for an exclusive lock blocks all later ones: wait only briefly.
+                connection.execute(text(f"set lock_timeout = {60_000 if thorough else 2_000}"))
+            else:
+                how = "vacuum"
+            connection.execute(text("set statement_timeout = 0"))
+            try:
+                connection.execute(text(f"{how} {table}"))
+            except DBAPIError as exc:
+                if getattr(exc.orig, "sqlstate", None) != "55P03":  # lock not available
+                    raise
+                return False
+            finally:
+                connection.invalidate()  # discards its settings and the advisory lock
         return True
 
     @contextmanager

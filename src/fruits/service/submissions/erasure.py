@@ -1,9 +1,10 @@
 """Erasure of submissions, in an order that survives being killed between any two steps.
 
-1. The row becomes a tombstone that holds only its id. 2. The photo is deleted. 3. The row is deleted. 4. Remains in the
-database's files are overwritten (``Database.scrub``). The next call finishes an interrupted erasure: tombstones can be queried,
-and the transaction that writes one also records that the files must be scrubbed. Photos without a row (orphans) go to quarantine
-for a week first, and only if they are few and belong to this database. Permissions are checked by the callers.
+1. The row becomes a tombstone that holds only its id; its evaluations are deleted. 2. The photo is deleted. 3. The row is
+deleted. 4. Remains in the database's files are overwritten (``Database.scrub``). The next call finishes an interrupted erasure:
+tombstones can be queried, and the transaction that writes one also records that the files must be scrubbed. Photos without a row
+(orphans) go to quarantine for a week first, and only if they are few and belong to this database. Permissions are checked by the
+callers.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, and_, delete, select, update
 
-from fruits.service.submissions.database import Database, SubmissionRow
+from fruits.service.submissions.database import Database
 from fruits.service.submissions.photo_store import ID, PhotoStore, SweepRefusedError, not_found, photo_key
+from fruits.service.submissions.tables import EvaluationRow, SubmissionRow
 
 __all__ = ["ID", "QUARANTINE_S", "Erasure", "not_found", "photo_key"]
 
@@ -25,7 +27,8 @@ __all__ = ["ID", "QUARANTINE_S", "Erasure", "not_found", "photo_key"]
 _AT_ONCE: Final = 200
 #: Rows without a photo that are deleted in one transaction.
 _RECEIPTS_AT_ONCE: Final = 5000
-#: PostgreSQL erases by rewriting the table; at most this often. Photo and row are already deleted by then.
+#: Erasing rewrites a table of PostgreSQL, or the file of SQLite; if it is large, at most this often. Photo and row are deleted
+#: by then.
 _SCRUB_EVERY_S: Final = 60.0
 #: Time for which an orphaned photo stays in quarantine and can be restored.
 QUARANTINE_S: Final = 7 * 86400
@@ -66,6 +69,7 @@ class Erasure:
                 select(_ROW.id, _ROW.has_photo).where(_ROW.id.in_(ids), _ROW.state == "deleting")
             ).all()
             ids = [row.id for row in dead]
+            connection.execute(delete(EvaluationRow).where(EvaluationRow.submission_id.in_(ids)))
         for row in dead:
             if row.has_photo:
                 self._delete_photo(row.id)
@@ -138,11 +142,11 @@ class Erasure:
         self._look_through_quarantine()
 
     def scrub(self, *, thorough: bool = False) -> bool:
-        """Overwrite deleted data in the database's files; return whether it is done. On PostgreSQL at most once a minute."""
+        """Overwrite deleted data in the database's files; return whether it is done. If it is large, at most once a minute."""
         if not thorough and not self._database.must_be_scrubbed():
             return True
         with self._scrubbing:
-            wait = 0.0 if self._database.is_sqlite or thorough else _SCRUB_EVERY_S
+            wait = 0.0 if self._database.is_quickly_scrubbed or thorough else _SCRUB_EVERY_S
             if time.monotonic() - self._scrubbed < wait:
                 return False  # a later call does it
             self._scrubbed = time.monotonic()

@@ -22,9 +22,12 @@ import numpy as np
 from sqlalchemy import ColumnElement, Row, and_, func, insert, or_, select, tuple_, update
 
 from fruits.errors import ConfigError, StoreError
-from fruits.service.submissions.database import Database, SubmissionRow
+from fruits.photos.catalogue.consent import Giver, mark
+from fruits.service.submissions.database import Database
 from fruits.service.submissions.erasure import Erasure
 from fruits.service.submissions.photo_store import ID, PhotoStore, not_found, photo_key
+from fruits.service.submissions.tables import SubmissionRow
+from fruits.service.submissions.test_set import split_of
 from fruits.service.submissions.types import (
     DECISIONS,
     FILTERS,
@@ -61,7 +64,7 @@ _WRITING_S: Final = 600
 _ROW: Final = SubmissionRow
 #: Columns that are filled only if the photo is stored.
 _OF_ANSWER: Final = (
-    "may_show", "outcome", "kind", "variety", "label", "probability", "ood_score", "language", "model", "features",
+    "may_show", "outcome", "kind", "variety", "label", "probability", "ood_score", "language", "model", "features", "marked",
 )  # fmt: skip
 
 
@@ -92,6 +95,8 @@ class Submissions:
         self._feedback = timedelta(hours=feedback_hours)
         self._database, self._photos, self.keep_days = database, PhotoStore(photos), keep_days
         self._erasure = Erasure(database, self._photos)
+        #: Folder or prefix of the stored photos.
+        self.photo_root = self._photos.root
 
     # --- The visitor ------------------------------------------------------------------------------------------------
 
@@ -102,12 +107,19 @@ class Submissions:
     def add_many(self, answers: Sequence[NewSubmission]) -> list[Receipt]:
         """Store several answers in one commit, all or none; return their receipts in the same order."""
         receipts = [Receipt(_random_name(16), _random_name(24)) for _ in answers]
-        photos = [
-            (receipt.id, answer.photo)
+        photos = dict[str, bytes]()
+        marked = set[str]()
+        for receipt, answer in zip(receipts, answers, strict=True):
+            if answer.photo is not None:
+                # The consent is part of the photo from the start: a manifest may name it where it is.
+                with suppress(ValueError):
+                    photos[receipt.id] = mark(answer.photo, Giver(receipt.id, answer.may_show))
+                    marked.add(receipt.id)
+                photos.setdefault(receipt.id, answer.photo)
+        rows = [
+            _row(receipt, answer, marked=receipt.id in marked)
             for receipt, answer in zip(receipts, answers, strict=True)
-            if answer.photo is not None
         ]
-        rows = [_row(receipt, answer) for receipt, answer in zip(receipts, answers, strict=True)]
         if rows:
             try:
                 with self._database.writing() as connection:
@@ -117,9 +129,9 @@ class Submissions:
                 if not self._are_there([receipt.id for receipt in receipts]):
                     raise
         if photos:
-            names = [name for name, _ in photos]
+            names = list(photos)
             try:
-                for name, photo in photos:
+                for name, photo in photos.items():
                     self._photos.write(name, photo)
                 with self._database.writing() as connection:
                     written = update(_ROW).where(_ROW.id.in_(names), _ROW.state == "writing").values(state="kept")
@@ -299,6 +311,8 @@ class Submissions:
             "reviewed_label": final,
             "reviewer": clean_line(reviewer, 100),
             "reviewed_s": int(time.time()),
+            # Once and for all: a photo that a run may have trained on never becomes a test photo.
+            "split": func.coalesce(_ROW.split, split_of(submission_id)),
         }
         with self._database.writing() as connection:
             changed = connection.execute(
@@ -325,7 +339,11 @@ class Submissions:
         self._erase([submission_id])
 
     def learnable(self) -> Iterator[Submission]:
-        """Yield submissions usable for training: with a photo, confirmed or corrected; newest first."""
+        """Yield submissions usable for training, newest first: with a photo, confirmed or corrected, not of the test set."""
+        return (one for one in self.labelled() if one.split != "test")
+
+    def labelled(self) -> Iterator[Submission]:
+        """Yield submissions with a photo that are confirmed or corrected, newest first; those of the test set as well."""
         cursor: str | None = None
         while True:
             page = self.page("reviewed", cursor, 200)
@@ -397,7 +415,7 @@ class Submissions:
             raise not_found()
 
 
-def _row(receipt: Receipt, answer: NewSubmission) -> dict[str, Any]:
+def _row(receipt: Receipt, answer: NewSubmission, *, marked: bool) -> dict[str, Any]:
     kept = answer.photo is not None
     row: dict[str, Any] = dict.fromkeys(_OF_ANSWER)
     row |= {
@@ -411,6 +429,7 @@ def _row(receipt: Receipt, answer: NewSubmission) -> dict[str, Any]:
         return row
     return row | {
         "may_show": answer.may_show,
+        "marked": marked,
         "outcome": answer.outcome,
         # Labels come from the bundle, but they are names of folders and may contain any character.
         **{name: clean_line(getattr(answer, name) or "") or None for name in ("kind", "variety", "label")},

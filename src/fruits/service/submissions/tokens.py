@@ -20,7 +20,8 @@ from sqlalchemy import Row, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from fruits.errors import ConfigError, NotFoundError, counted
-from fruits.service.submissions.database import Database, TokenRow
+from fruits.service.submissions.database import Database
+from fruits.service.submissions.tables import TokenRow
 from fruits.storage.sanitising import clean_line
 
 Role = Literal["api", "owner"]

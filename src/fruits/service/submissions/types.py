@@ -85,6 +85,10 @@ class Submission:
         The owner's label.
     reviewer : str, optional
         Name of the token.
+    split : str, optional
+        ``train`` or ``test``, from the first review on.
+    marked : bool, optional
+        Whether the stored photo carries the consent; None if an older version stored it.
     """
 
     id: str
@@ -105,6 +109,8 @@ class Submission:
     decision: str | None
     reviewed_label: str | None
     reviewer: str | None
+    split: str | None = None
+    marked: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from fruits.service.submissions.database import Base
+from fruits.service.submissions.tables import Base
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)
 context.run_migrations()
