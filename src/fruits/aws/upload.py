@@ -227,11 +227,12 @@ def _fingerprint(sources: Sequence[str], labelled: bool) -> str:
     """Return a name for the pack of these photos by their versions, so that the same photos are not packed twice."""
     builder = CatalogueBuilder(labelled=labelled, progress=lambda _: None)
     add_sources(builder, sources)
-    table = builder.finish().select(["uri", "label", "size_bytes", "version"])
     digest = hashlib.sha256(f"{labelled}".encode())
-    for batch in table.to_batches(8192):
-        for row in batch.to_pylist():
-            digest.update(repr(tuple(row.values())).encode())
+    labels = list(builder.codes["label"])
+    for table in builder.merged():
+        for batch in table.select(["uri", "label", "size_bytes", "version"]).to_batches(8192):
+            for uri, code, *rest in zip(*batch.to_pydict().values(), strict=True):
+                digest.update(repr((uri, None if code is None else labels[code], *rest)).encode())
     return digest.hexdigest()[:32]
 
 

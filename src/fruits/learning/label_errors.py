@@ -5,6 +5,7 @@ Works on features and labels, independent of files. Results are candidates: phot
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,14 +62,17 @@ def find_label_errors(
     Northcutt, Jiang, Chuang (2021), "Confident learning: estimating uncertainty in dataset labels", section 3.1;
     there the threshold is the whole average.
     """
-    probabilities, learnable = out_of_fold(features, labels, groups)
-    learnt = np.unique(labels)
-    own = np.searchsorted(learnt, labels)
-    given = probabilities[np.arange(len(labels)), own]
+    learnt, own = np.unique(labels, return_inverse=True)
+    n = len(labels)
+    learnable, best = np.zeros(n, bool), np.zeros(n, np.int64)
+    given, best_probability = np.zeros(n, np.float32), np.zeros(n, np.float32)
+    for rows, known, probabilities in out_of_fold(features, labels, groups):
+        best[rows], best_probability[rows] = known[probabilities.argmax(axis=1)], probabilities.max(axis=1)
+        place = np.minimum(np.searchsorted(known, own[rows]), len(known) - 1)
+        learnable[rows] = known[place] == own[rows]
+        given[rows] = np.where(learnable[rows], probabilities[np.arange(len(rows)), place], 0)
     count = np.bincount(own[learnable], minlength=len(learnt))
     average = np.bincount(own[learnable], weights=given[learnable], minlength=len(learnt)) / np.maximum(count, 1)
-    best = probabilities.argmax(axis=1)
-    best_probability = probabilities[np.arange(len(labels)), best]
     other = (best != own) & (best_probability > given) & (average[best] > 0)
     chosen = np.flatnonzero(other & learnable & (best_probability >= _CONFIDENT * average[best]))
     order = np.argsort(given[chosen] - best_probability[chosen], kind="stable")
@@ -78,20 +82,21 @@ def find_label_errors(
 
 def out_of_fold(
     features: NDArray[np.float32], labels: NDArray[np.int64], groups: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Predict each row with a head that was not trained on it.
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
+    """Predict rows with heads that were not trained on them; yield some rows at a time, each in one part at most.
 
-    Returns
-    -------
-    float32 array, shape (n, labels that occur)
+    Yields
+    ------
+    int64 array, shape (m,)
+        Rows.
+    int64 array, shape (l,)
+        The labels that the head was trained on, as ranks among those that occur, ascending.
+    float32 array, shape (m, l)
         Probabilities.
-    bool array, shape (n,)
-        Whether the head was trained on the row's label.
     """
-    learnt, numbers = np.unique(labels, return_inverse=True)
+    numbers = np.unique(labels, return_inverse=True)[1]
     _, group = np.unique(groups, return_inverse=True)
     fold = np.random.default_rng(0).permutation(group.max(initial=-1) + 1)[group] % _FOLDS
-    probabilities, learnable = np.zeros((len(labels), len(learnt)), np.float32), np.zeros(len(labels), bool)
     for number in range(_FOLDS):
         train, asked = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         if len(train) > _MAX_ROWS:
@@ -100,6 +105,4 @@ def out_of_fold(
         if not len(asked) or len(known) < 2:
             continue
         head = LogisticHead.fit(features[train], targets, setting=_REGULARISATION)
-        probabilities[np.ix_(asked, known)] = head.predict_proba(features[asked])
-        learnable[asked] = np.isin(numbers[asked], known)
-    return probabilities, learnable
+        yield asked, known, head.predict_proba(features[asked])

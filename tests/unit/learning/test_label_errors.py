@@ -56,14 +56,16 @@ def test_copies_do_not_vouch_for_each_other() -> None:
 
 def test_every_row_gets_probabilities_of_a_head_that_has_not_learnt_it() -> None:
     rows, truth = clouds(6, each=15)
-    probabilities, learnable = out_of_fold(rows, truth, np.arange(len(truth)))
-    assert learnable.all()
-    # float32 softmax over four labels
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    parts = list(out_of_fold(rows, truth, np.arange(len(truth))))
+    assert sorted(row for asked, _, _ in parts for row in asked.tolist()) == list(range(len(truth)))
+    for _, known, probabilities in parts:
+        assert known.tolist() == [0, 1, 2, 3]
+        # float32 softmax over four labels
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     lone = np.r_[truth, 4]
-    with_one, learnable = out_of_fold(np.vstack([rows, rows[:1]]), lone, np.arange(len(lone)))
-    assert with_one[-1, 4] == 0, "a label of one photo is not learnt when that photo is asked"
-    assert learnable.tolist() == [True] * len(truth) + [False]
+    parts = list(out_of_fold(np.vstack([rows, rows[:1]]), lone, np.arange(len(lone))))
+    (known,) = [known for asked, known, _ in parts if len(truth) in asked]
+    assert known.tolist() == [0, 1, 2, 3], "a label of one photo is not learnt when that photo is asked"
 
 
 def test_a_label_of_one_photo_is_not_doubted() -> None:

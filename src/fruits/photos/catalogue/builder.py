@@ -160,18 +160,6 @@ class CatalogueBuilder:
                 yield rows.combine_chunks()
                 before = rows.slice(rows.num_rows - 1)
 
-    def finish(self) -> pa.Table:
-        """Return all photos as one table, sorted by uri, each photo once."""
-        tables = list(self.merged())
-        if not tables:
-            return pa.table({name: [] for name in _COLUMNS})
-        table = pa.concat_tables(tables).combine_chunks()
-        for name, codes in self.codes.items():
-            values = pa.array(list(codes), pa.string())
-            chunks = [pa.DictionaryArray.from_arrays(chunk, values) for chunk in table[name].chunks]
-            table = table.set_column(table.schema.get_field_index(name), name, pa.chunked_array(chunks))
-        return table
-
     def _note_second_mentions(self, rows: pa.Table, again: np.ndarray) -> None:
         labels = rows["label"].combine_chunks().fill_null(-1).to_numpy()
         splits = rows["split"].combine_chunks().fill_null(-1).to_numpy()
