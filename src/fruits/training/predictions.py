@@ -8,9 +8,10 @@ folder that is read as one table. Rows and row groups do not depend on the engin
 from __future__ import annotations
 
 import json
+import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -321,14 +322,11 @@ def _remove_folders(objects: Objects, *, but: str = "", also: str = "") -> None:
 
 
 def _remove(objects: Objects, folder: str) -> None:
-    for key in _complete_first(found.key for found in objects.list(folder)):
-        objects.delete(key)
-    if objects.is_local:
-        for place in (Path(objects.root, folder), Path(objects.root, _FOLDER)):
-            with suppress(OSError):  # not empty
-                place.rmdir()
-
-
-def _complete_first(keys: Iterable[str]) -> list[str]:
-    """Return keys with the mark first, so that a folder that is partly removed is not taken for a whole one."""
-    return sorted(keys, key=lambda key: (not key.endswith(_COMPLETE), key))
+    objects.delete(f"{folder}/{_COMPLETE}")  # first: a folder that is partly removed is not taken for a whole one
+    if objects.is_local:  # a store does not list files that a killed process had not finished
+        shutil.rmtree(Path(objects.root, folder), ignore_errors=True)
+        with suppress(OSError):  # not empty
+            Path(objects.root, _FOLDER).rmdir()
+        return
+    for found in objects.list(folder):
+        objects.delete(found.key)

@@ -106,6 +106,7 @@ def test_answers_for_many_photos_are_a_folder_that_is_read_as_one_table(
     assert pq.read_table(folder).equals(table)
     assert read_predictions(many["predictions"]).equals(table)
     assert not (tmp_path / "to" / "predictions.parquet").exists(), "answers of before are not left beside the new ones"
+    (folder / "part-000000.parquet#1").write_bytes(b"as a killed worker leaves it")
     again = Path(apply("to", workers=1)["predictions"])
     assert again.is_dir()
     assert not folder.exists()
