@@ -13,7 +13,7 @@ WORKERS ?= 4
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 
 # What `make peers` measures beside fruits; what cannot be installed is named in its table. Pins: PySpark is that of fruits[spark].
-PEERS = onnxruntime pillow numpy pandas pyarrow scikit-learn torch daft 'ray[data]' fastembed 'pyspark>=4.0,<4.1'
+PEERS = onnxruntime pillow numpy pandas pyarrow scikit-learn torch daft 'ray[data]' fastembed litserve bentoml 'pyspark>=4.0,<4.1'
 
 .PHONY: demo test test-fast check docs wheel scan lock bench peers load faults messages web tools clean
 
@@ -54,7 +54,7 @@ bench: .venv/dev ## speed and memory against what a user would pick instead, as 
 	$(BIN)/python -m benchmarks
 
 peers: .venv/dev .venv/peers/ready ## speed beside the tools people would use instead, in an environment of their own
-	$(BIN)/python -m benchmarks peers
+	$(BIN)/python -m benchmarks peers serving
 
 .venv/peers/ready:
 	$(PYTHON) -m venv .venv/peers

@@ -17,13 +17,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import embedding, load, memory, pca, peers
+from benchmarks import embedding, load, memory, pca, peer_serving, peers
 from benchmarks.photos import find_photos
 from fruits.config import usable_cores
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("embedding", "pca", "memory")
-EXTRA = ("load", "peers")
+EXTRA = ("load", "peers", "serving")
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument(
         "--backbone", help="peers: the network, by default MobileNetV2 if it is there, else fruits-small"
     )
-    parser.add_argument("--markdown", type=Path, help="peers: also write the tables to this file")
+    parser.add_argument("--markdown", type=Path, help="peers: also add the tables to this file")
     choices = parser.parse_args()
     if unknown := set(choices.parts) - {*PARTS, *EXTRA}:
         parser.error(f"no part {', '.join(sorted(unknown))}; expected some of {', '.join((*PARTS, *EXTRA))}")
@@ -69,8 +69,18 @@ def main() -> None:
                     backbone=choices.backbone,
                     pythons=pythons,
                 )
-                if choices.markdown:
-                    choices.markdown.write_text(result["markdown"] + "\n")
+            elif part == "serving":
+                photos, origin = find_photos(choices.photos, Path(scratch), at_least=6000 // scale)
+                head["photos"] = origin
+                result = peer_serving.measure(
+                    photos,
+                    Path(scratch),
+                    learnt=max(600, 6000 // scale),
+                    served=2000 // scale,
+                    repeat=choices.repeat,
+                    seconds=20.0 / scale,
+                    pythons={one.rpartition("=")[0]: one.rpartition("=")[2] for one in choices.python},
+                )
             else:
                 photos, origin = find_photos(choices.photos, Path(scratch), at_least=26_000 // scale)
                 head["photos"] = origin
@@ -78,6 +88,9 @@ def main() -> None:
                     result = embedding.measure(photos, Path(scratch), most=len(photos) // scale, repeat=choices.repeat)
                 else:
                     result = memory.measure(photos, Path(scratch), rows=26_000 // scale)
+            if choices.markdown and "markdown" in result:
+                with choices.markdown.open("a") as file:
+                    file.write(result["markdown"] + "\n\n")
             _say_and_keep({**head, **result, "load_after": os.getloadavg()[0]})
 
 

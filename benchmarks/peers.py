@@ -101,7 +101,7 @@ def measure(
     link(photos, scratch / "peers")
     folder = scratch / "peers" / "copy00"
     spec = _specification(sorted(folder.glob("*/*/*.jpg")), scratch, backbone, size)
-    environments = _environments(pythons or {})
+    environments = environments_of(pythons or {})
     absent = {peer.name: why for peer in peers if (why := _why_absent(peer, environments)) is not None}
     results: dict[str, list[dict[str, Any]]] = {FRUITS: []}
     for _ in range(repeat):
@@ -163,7 +163,8 @@ def _specification(photos: list[Path], scratch: Path, backbone: str, size: int) 
     return path
 
 
-def _environments(pythons: Pythons) -> dict[str, str]:
+def environments_of(pythons: Pythons) -> dict[str, str]:
+    """Return the Python of each package that has an environment of its own; that of all others under the empty name."""
     default = str(_OWN_VENV) if _OWN_VENV.is_file() else sys.executable
     return {"": default, **pythons}
 
@@ -172,7 +173,7 @@ def _why_absent(peer: Peer, environments: dict[str, str]) -> str | None:
     """Return why a peer cannot run here; None if it can."""
     python = environments.get(peer.package, environments[""])
     tried = subprocess.run([python, "-c", f"import {peer.package}"], capture_output=True, text=True, check=False)
-    return None if tried.returncode == 0 else f"not installed here: {_last_line(tried.stderr)}"
+    return None if tried.returncode == 0 else f"not installed here: {last_line(tried.stderr)}"
 
 
 def _run(peer: Peer, environments: dict[str, str], spec: Path) -> dict[str, Any] | str:
@@ -188,7 +189,7 @@ def _run(peer: Peer, environments: dict[str, str], spec: Path) -> dict[str, Any]
     except subprocess.TimeoutExpired:
         return f"not done after {_TIMEOUT_S} s"
     if ended.returncode:
-        return _last_line(ended.stderr)
+        return last_line(ended.stderr)
     result: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1]) | usage
     if peer.name != "notebook way" and (wrong := _differs(rows, told, exact=peer.exact)):
         return wrong
@@ -312,6 +313,7 @@ def _metered(
     return ended, json.loads(usage.read_text())
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """Return the last line of what a program said, as a cell of a table."""
     lines = [line for line in text.splitlines() if line.strip()]
     return (lines[-1] if lines else "ended without a word")[:200].replace("|", "/")

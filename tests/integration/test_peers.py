@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks import peers
+from benchmarks import peer_serving, peers
 
 from fruits.photos.made_up import orchard
 
@@ -57,3 +57,24 @@ def test_peer_that_computes_something_else_is_no_peer(tmp_path: Path) -> None:
         np.save(rows, found)
         fault = peers._differs(rows, told, exact=exact)
         assert (fault is None) if said is None else said in str(fault)
+
+
+@pytest.mark.slow
+def test_fruits_and_a_handler_serve_the_same_photos(tmp_path: Path) -> None:
+    orchard.plant(tmp_path / "photos", photos=120)
+    photos = sorted((tmp_path / "photos").rglob("*.jpg"))
+    own, handler = peer_serving.SERVERS[0], next(one for one in peer_serving.SERVERS if one.package == "fastapi")
+    gone = replace(handler, name="gone", package="no_such_package")
+    result = peer_serving.measure(
+        photos, tmp_path, learnt=120, served=6, repeat=1, seconds=0.5, pythons={"": sys.executable},
+        options=("--backbone", "fruits-small", "--size", "64", "--components", "8"), servers=(own, handler, gone), quiet=False,
+    )  # fmt: skip
+    assert result["absent"].keys() == {"gone"}, result["absent"]
+    for name, (one,) in result["repetitions"].items():
+        assert one["per_second"] > 0, name
+        assert 0 < one["p50"] <= one["p99"], name
+        assert one["others"] == 0, name
+    assert result["repetitions"][own.name][0]["wrong"] == 0
+    for said in (own.name, handler.name, "no_such_package", "times the requests of the best peer"):
+        assert said in result["markdown"]
+    assert {len(line.split("|")) for line in result["lines"] if line.startswith("|")} == {11}
