@@ -309,16 +309,35 @@ def _writer(stream: Any, schema: pa.Schema) -> pq.ParquetWriter:
     return pq.ParquetWriter(stream, schema, compression="zstd")
 
 
+def vacuum(objects: Objects, *, dry_run: bool = False) -> tuple[int, int]:
+    """Remove the parts of answers that killed processes left; return the number of files and their bytes."""
+    files, size = 0, 0
+    for folder, complete in _folders(objects):
+        if not complete and _is_stale(folder):
+            left = [found.size_bytes for found in objects.list(folder)]
+            files, size = files + len(left), size + sum(left)
+            if not dry_run:
+                _remove(objects, folder)
+    return files, size
+
+
 def _remove_folders(objects: Objects, *, but: str = "", also: str = "") -> None:
     """Remove folders of earlier calls: complete ones, those that killed processes left, and ``also``."""
-    if _FOLDER not in objects.names():
-        return
-    limit = f"{datetime.now(UTC) - _STALE_AFTER:%Y%m%dT%H%M%S}"
-    for folder in objects.level(_FOLDER)[0]:
-        name = folder.rpartition("/")[2]
-        done = objects.size(f"{folder}/{_COMPLETE}") is not None or name[: len(limit)] < limit
-        if folder != but and (folder == also or done):
+    for folder, complete in _folders(objects):
+        if folder != but and (folder == also or complete or _is_stale(folder)):
             _remove(objects, folder)
+
+
+def _folders(objects: Objects) -> list[tuple[str, bool]]:
+    """Return the folders of answers, and whether each is complete."""
+    if _FOLDER not in objects.names():
+        return []
+    return [(one, objects.size(f"{one}/{_COMPLETE}") is not None) for one in objects.level(_FOLDER)[0]]
+
+
+def _is_stale(folder: str) -> bool:
+    limit = f"{datetime.now(UTC) - _STALE_AFTER:%Y%m%dT%H%M%S}"
+    return folder.rpartition("/")[2][: len(limit)] < limit
 
 
 def _remove(objects: Objects, folder: str) -> None:

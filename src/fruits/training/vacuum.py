@@ -1,4 +1,5 @@
-"""Removing from an output what nothing needs any more: files that left the tables, embeddings of other networks or versions.
+"""Removing from an output what nothing needs any more: files that left the tables, embeddings of other networks or versions,
+parts of answers of a killed ``fruits apply``.
 
 Photos that left the catalogue leave the table with the next run; their bytes leave the disk here. Runs may go on meanwhile, see
 :mod:`fruits.storage.upkeep`. Finished runs are removed by ``fruits runs``, see :mod:`fruits.training.finished`.
@@ -20,6 +21,7 @@ from fruits.storage.marker import kind_of
 from fruits.storage.objects import AbsentError, Found, Objects, under
 from fruits.storage.runs import BUNDLE, key_of, stored_pointer
 from fruits.storage.table import LOG, EmbeddingTable
+from fruits.training import predictions
 
 _TABLES: Final = "embeddings"
 #: In a bucket, embeddings that no run has yet are left alone if something was written to them within this time.
@@ -89,6 +91,8 @@ def vacuum(out: str, *, dry_run: bool = False, compact: bool = False) -> Removed
             merged = upkeep.compact(stored)
         dead = upkeep.vacuum(stored, dry_run=dry_run)
         files, size = files + len(dead.keys), size + dead.size_bytes
+    parts, bytes_of_parts = predictions.vacuum(objects, dry_run=dry_run)
+    files, size = files + parts, size + bytes_of_parts
     return Removed(files, size, gone, merged, unreadable)
 
 

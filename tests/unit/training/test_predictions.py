@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from fruits.assessment.dataset import open_run
 from fruits.engines import get_engine
 from fruits.errors import StoreError
 from fruits.recogniser.answers import OUTCOMES, Certainty, answers
+from fruits.storage.marker import claim
 from fruits.storage.objects import Objects
 from fruits.training import pipeline, predictions, training_set
 from fruits.training.predictions import answered, read_predictions, write_predictions
 from fruits.training.training_set import in_chunks, read_rows, vectors_of
+from fruits.training.vacuum import vacuum
 
 
 @pytest.fixture
@@ -129,3 +132,20 @@ def test_answers_that_cannot_be_finished_leave_those_of_before(finished_run: Any
         )
     assert objects.names() == {"predictions.parquet"}
     assert objects.read("predictions.parquet") == b"of before"
+
+
+def test_parts_that_a_killed_process_left_are_removed_and_those_of_a_running_one_are_not(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path))
+    claim(objects, "results")
+    now = f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    for name in ("20250101T000000-old", "20250101T000000-whole/_SUCCESS", f"{now}-running"):
+        folder = name.partition("/")[0]
+        objects.write(f"predictions/{folder}/part-000000.parquet", b"12345")
+        if name != folder:
+            objects.write(f"predictions/{name}", b"")
+    for dry_run in (True, False):
+        removed = vacuum(str(tmp_path), dry_run=dry_run)
+        assert (removed.files, removed.size_bytes) == (1, 5)
+    assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == [
+        "20250101T000000-whole", f"{now}-running",
+    ]  # fmt: skip
