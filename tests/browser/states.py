@@ -8,6 +8,7 @@ sees (busy, denied) is put between page and service. Ends with 1 if axe-core fin
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import subprocess
 import sys
@@ -172,6 +173,26 @@ def _review(shop: Shop) -> None:
     shop.page.wait_for_selector("#photo img")
 
 
+def _several(shop: Shop) -> None:
+    """Three fruits side by side, as the page really finds them; one is chosen."""
+    shop.open()
+    row = Image.new("RGB", (900, 300), "white")
+    for at, name in enumerate(("1", "4", "3")):
+        with Image.open(io.BytesIO(samples.sample(name))) as one:
+            row.paste(one.convert("RGB").resize((300, 300)), (300 * at, 0))
+    photo = io.BytesIO()
+    row.save(photo, "JPEG", quality=92)
+    shop.page.set_input_files("#files", [{"name": "a.jpg", "mimeType": "image/jpeg", "buffer": photo.getvalue()}])
+    shop.page.locator(".closer button").first.click()
+    shop.page.locator(".part").nth(1).click()
+
+
+def _part(shop: Shop) -> None:
+    _several(shop)
+    shop.page.locator(".closer button").last.click()
+    shop.page.wait_for_selector(".mark")
+
+
 STATES: Final[dict[str, Callable[[Shop], None]]] = {
     "empty": lambda shop: shop.open(),
     "choices": _choices,
@@ -180,6 +201,8 @@ STATES: Final[dict[str, Callable[[Shop], None]]] = {
     "unsure": lambda shop: shop.answer("unsure"),
     "unknown": lambda shop: shop.answer("unknown"),
     "map": _map,
+    "several": _several,
+    "part": _part,
     "enlarged": _enlarged,
     "correcting": _correcting,
     "unreadable": _unreadable,

@@ -126,7 +126,8 @@ def test_tab_goes_through_the_page_in_the_order_that_it_is_read(visit: Callable[
     guesses = page.locator(".guess bdi").all_inner_texts()
     assert [name.split(" ")[0] for name in card[1:4]] == [name.split(" ")[0] for name in guesses]
     assert card[4] == "Something else"
-    assert all(name.startswith("Enlarge: ") for name in card[5:-2])
+    assert card[5:7] == ["Look for several kinds", "Ask about a part"]
+    assert all(name.startswith("Enlarge: ") for name in card[7:-2])
     assert card[-2:] == ["Delete", "Share as a picture"]
 
 

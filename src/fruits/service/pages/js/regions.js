@@ -224,11 +224,9 @@ const where = ([left, top, right, bottom]) =>
 
 /** A region in a few words: "banana", "probably kiwi (69%)", "not sure". */
 function shortName(answer) {
-  if (!answer.name) return lower(nameOf(answer));
-  return answer.outcome === "probable" ? lower(nameOf(answer)) : inASentence(text(answer.name));
+  const name = answer.name ? inASentence(text(answer.name)) : nameOf(answer).toLowerCase();
+  return answer.outcome === "probable" ? text("part_probable", { name, share: percent(answer.probability) }) : name;
 }
-
-const lower = (words) => words.slice(0, 1).toLowerCase() + words.slice(1);
 
 /** "I see three: banana, kiwi and lime." */
 function sentence(regions) {
