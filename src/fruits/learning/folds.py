@@ -37,7 +37,8 @@ class Fold:
 def rows_by(values: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Return the rows of each distinct value, in ascending order of the values."""
     order = np.argsort(values, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(values[order])) + 1) if len(values) else []
+    ascending = values[order]
+    return np.split(order, np.flatnonzero(ascending[1:] != ascending[:-1]) + 1) if len(values) else []
 
 
 def official(train: NDArray[np.bool_], test: NDArray[np.bool_]) -> list[Fold]:

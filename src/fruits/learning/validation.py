@@ -216,15 +216,13 @@ def hold_back(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 
     """
     held = np.zeros(len(labels), bool)
     # A bijection on 64 bits that mixes in the seed: the choice depends on the groups themselves, not on their order.
-    mixed = groups.astype(np.uint64)
-    mixed ^= np.uint64(seed)
-    mixed *= np.uint64(0x9E3779B97F4A7C15)
-    mixed ^= mixed >> np.uint64(29)
     for rows in rows_by(labels):
-        distinct = np.unique(mixed[rows])
+        mixed = (groups[rows].astype(np.uint64) ^ np.uint64(seed)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+        distinct = np.unique(mixed)
         if len(distinct) > 1:
             take = max(1, round(HELD_BACK * len(distinct)))
-            held[rows] = np.isin(mixed[rows], distinct[:take])
+            held[rows] = mixed <= distinct[take - 1]
         elif len(rows) >= 5:
             held[rows[:: round(1 / HELD_BACK)]] = True
     return held

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from fruits.embedding.backbone import BATCH_SIZE, Embedder, usable
 from fruits.engines import Engine
 from fruits.errors import ImageDecodeError, StoreError, counted
-from fruits.learning.folds import rows_by
 from fruits.learning.moments import unit
 from fruits.learning.neighbours import LEAK_LIMIT, ByRow, NearDuplicates, nearest_distance
 from fruits.learning.pca import PCA
@@ -101,7 +100,7 @@ def check(
     train = rows.training
     if not len(asked):
         return Checked(None, "photo", asked)
-    sequences = _no_sequences(len(rows.ok))
+    sequence, beside = np.full(len(rows.ok), -1, np.int32), np.zeros(len(rows.ok), bool)
     few = train[np.linspace(0, len(train) - 1, min(_COPIES, len(train))).astype(int)]
     try:
         copies = copies_of(
@@ -113,7 +112,7 @@ def check(
             device=prepared.device,
         )
     except StoreError:  # photos were removed during the run: no reason to fail
-        return Checked(None, *_groups(asked, rows, sequences))
+        return Checked(None, *_groups(asked, rows, sequence))
     if features.shape[1] < (least := min(_LEAST_COMPONENTS, pca.max_components)):
         features = project_all(engine, prepared.stored, inventory, pca, least, rows.ok)
     short = features.first(NEIGHBOUR_COMPONENTS)
@@ -126,10 +125,12 @@ def check(
     duplicates = NearDuplicates.of(unit(short[at[few[copies.rows]]]), copied, others)
 
     if numbers_tell:
-        sequences = _sequences(np.union1d(train, asked), rows, listed, short, at, duplicates.threshold)
+        wanted = np.zeros(len(rows.ok), bool)
+        wanted[train], wanted[asked] = True, True
+        sequence, beside = _sequences(wanted, rows, listed, short, at, duplicates.threshold)
     sampled = _sample(asked, _TEST_PHOTOS)
     near = nearest_distance(unit(short[at[sampled]]), short, bank) <= duplicates.threshold
-    frame = _beside(sequences, rows.of_split("train"))[sampled]
+    frame = beside[sampled]
     group = rows.group[sampled]
     given = (group < 0) & np.isin(group, rows.group[train])
     share = float((near | frame | given).mean())
@@ -142,7 +143,7 @@ def check(
         "photos": len(sampled),
         "threshold": duplicates.threshold,
     }
-    return Checked(leakage, *_groups(asked, rows, sequences))
+    return Checked(leakage, *_groups(asked, rows, sequence))
 
 
 def confirmed_sequences(sequences: ImageSequences, features: ByRow, threshold: float) -> ImageSequences:
@@ -247,39 +248,41 @@ def _sample(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 
 def _sequences(
-    wanted: NDArray[np.int64],
+    wanted: NDArray[np.bool_],
     rows: Rows,
     listed: Listed,
     features: ByRow,
     at: NDArray[Any],
     threshold: float,
-) -> ImageSequences:
-    """Return the confirmed sequences among some catalogue rows, as arrays over all; groups of a manifest are excluded.
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Search confirmed sequences among some catalogue rows; groups of a manifest are excluded.
 
     Label by label, because names take far more memory than numbers. A label with more than ``_NAMES_AT_ONCE`` photos has none.
+
+    Returns
+    -------
+    int32 array, shape (n,)
+        Number of the sequence; -1 for photos in none.
+    bool array, shape (n,)
+        Whether a photo is a frame directly before or after a training frame.
     """
-    every = _no_sequences(len(rows.ok))
-    wanted = wanted[rows.group[wanted] >= 0]
+    n, learnt = len(rows.ok), rows.of_split("train")
+    sequence, beside = np.full(n, -1, np.int32), np.zeros(n, bool)
+    wanted = wanted & (rows.group >= 0)
     first = 0
-    for of_label in rows_by(rows.label[wanted]):
-        if len(of_label) > _NAMES_AT_ONCE:
+    for label in range(len(rows.names)):
+        members = np.flatnonzero(wanted & (rows.label == label))
+        if not 0 < len(members) <= _NAMES_AT_ONCE:
             continue
-        members = wanted[of_label]
         found = ImageSequences.of(listed.uris(members), rows.label[members])
         in_one = np.flatnonzero(found.sequence >= 0)
         members = members[in_one]
         found = ImageSequences(found.sequence[in_one], found.axis[in_one], found.turn[in_one])
         found = confirmed_sequences(found, Part(features, at[members]), threshold)
-        every.sequence[members] = np.where(found.sequence >= 0, found.sequence + first, -1)
-        every.turn[members] = found.turn
-        first = max(first, int(every.sequence[members].max(initial=-1)) + 1)
-    return every
-
-
-def _no_sequences(n: int) -> ImageSequences:
-    """Return that none of n photos is in a sequence."""
-    none = np.full(n, -1, np.int32)
-    return ImageSequences(none, none, np.zeros(n))
+        sequence[members] = np.where(found.sequence >= 0, found.sequence + first, -1)
+        beside[members] = _beside(found, learnt[members])
+        first = max(first, int(sequence[members].max(initial=-1)) + 1)
+    return sequence, beside
 
 
 def _in_order(sequences: ImageSequences) -> list[NDArray[np.int64]]:
@@ -298,12 +301,11 @@ def _beside(sequences: ImageSequences, learnt: NDArray[np.bool_]) -> NDArray[np.
     return beside
 
 
-def _groups(asked: NDArray[np.int64], rows: Rows, sequences: ImageSequences) -> tuple[str, NDArray[np.int64]]:
+def _groups(asked: NDArray[np.int64], rows: Rows, sequence: NDArray[np.int32]) -> tuple[str, NDArray[np.int64]]:
     """Return how test photos are grouped, and the group number of each; an ungrouped photo is a group of its own."""
-    group, sequence = rows.group[asked], sequences.sequence[asked]
-    given, in_one = group < 0, sequence >= 0
-    sort = np.where(given, 0, np.where(in_one, 1, 2))
-    value = np.where(given, group, np.where(in_one, sequence, np.arange(len(asked))))
-    _, number = np.unique(np.stack([sort, value]), axis=1, return_inverse=True)
+    given, in_one = rows.group[asked] < 0, sequence[asked] >= 0
+    # One number per group: those of manifests are negative, those of sequences have 32 bits.
+    single = np.arange(len(asked), dtype=np.int64) + (1 << 32)
+    value = np.where(given, rows.group[asked], np.where(in_one, sequence[asked], single))
     name = "sequence" if in_one.any() else "manifest" if given.any() else "photo"
-    return name, number.reshape(-1).astype(np.int64)
+    return name, np.unique(value, return_inverse=True)[1].astype(np.int64)
