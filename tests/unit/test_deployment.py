@@ -160,6 +160,9 @@ def test_one_port_for_image_service_proxy_and_health() -> None:
     assert f"{{$FRUITS_UPSTREAM:fruits:{port}}}" in CADDYFILE
     assert f"FRUITS_UPSTREAM=127.0.0.1:{port}" in CADDYFILE
     assert parsed(_unit_command())["port"] == port
+    assert parsed(["serve"])["port"] == port, "the same as on a desk"
+    template = (ROOT / "src/fruits/aws/templates/service.yaml").read_text("utf-8")
+    assert set(re.findall(r"(?:Port: |--port=|127\.0\.0\.1:)([0-9]{4})\b", template)) - {"5432"} == {str(port)}
 
 
 def test_the_proxy_gives_up_idle_connections_before_the_service_does() -> None:
@@ -210,7 +213,7 @@ def test_what_compose_starts_serves_from_its_database(postgres: Any, tmp_path: P
         words, environment = command("login", here.username or "")
         subprocess.run(words, env=environment, check=True, capture_output=True)
         words, environment = command("fruits")
-        for there, place in (("0.0.0.0", "127.0.0.1"), ("8000", "0"), ("/scratch/service", str(tmp_path / "data"))):
+        for there, place in (("0.0.0.0", "127.0.0.1"), ("8080", "0"), ("/scratch/service", str(tmp_path / "data"))):
             words = [word.replace(f"={there}", f"={place}") for word in words]
         process = subprocess.Popen([*words, "--json", "--workers=1"], env=environment, stdout=subprocess.PIPE)
         try:

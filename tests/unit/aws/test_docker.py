@@ -131,7 +131,7 @@ def test_the_health_check_tells_life_from_death(status: int, code: int) -> None:
     thread = threading.Thread(target=server.handle_request)
     thread.start()
     try:
-        program = program.replace(":8000/", f":{server.server_port}/").replace("timeout=3", "timeout=30")
+        program = program.replace(":8080/", f":{server.server_port}/").replace("timeout=3", "timeout=30")
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
     finally:
         thread.join(60)

@@ -130,7 +130,7 @@ def test_what_cannot_be_told_is_no_pass(rule: str) -> None:
 
 def test_a_group_of_the_template_on_one_port_is_a_pass() -> None:
     text = GROUP.replace(
-        "RULE", "[{ IpProtocol: tcp, FromPort: 8000, ToPort: 8000, SourceSecurityGroupId: !Ref Group }]"
+        "RULE", "[{ IpProtocol: tcp, FromPort: 8080, ToPort: 8080, SourceSecurityGroupId: !Ref Group }]"
     )
     assert {finding.rule for finding in check({"t.yaml": text}, whole=False)} == {"no-flow-log", "no-endpoint"}
 

@@ -213,7 +213,7 @@ def test_the_service_is_started_with_options_that_it_has() -> None:
     assert {one["Name"] for one in container["Environment"]} == {"AWS_REGION", "FRUITS_DATABASE"}
     assert {one["Name"] for one in container["Secrets"]} == {"PGPASSWORD"}
     with command.make_context("serve", ["s3://results/runs/1", *[w.replace("$", "x") for w in words[2:]]]) as context:
-        assert context.params["port"] == 8000
+        assert context.params["port"] == 8080
         assert context.params["trusted_proxy"] == ["10.43.0.0/25"]
 
 
