@@ -241,19 +241,15 @@ def work_of(found: Mapping[Trial, list[dict[str, Any]]], kind: str, n: int, spee
     whole = median(shard["seconds"] + shard["gap_s"] for shard in shards) if shards else size / rate
     used = median(shard["processor_s"] for shard in shards) if shards else size * core_s
 
-    def line(*names: str) -> tuple[float, float]:
-        """Return fixed seconds, and seconds per photo."""
-        took = {
-            photos: median(sum(one["seconds"][name] for name in names) for one in trials)
-            for photos, trials in lone.items()
-        }
-        few = min(took)
-        if few == n:
-            return 0.0, took[n] / n
-        each = max(0.0, (took[n] - took[few]) / (n - few))
-        return max(0.0, took[n] - each * n), min(each, took[n] / n)
-
-    driver, merge = line("prepare", "commit"), line("merge")
+    few = min(lone)
+    driver = {
+        photos: median(one["seconds"]["prepare"] + one["seconds"]["commit"] for one in lone[photos]) for photos in lone
+    }
+    merge = {photos: median(one["seconds"]["merge"] for one in lone[photos]) for photos in lone}
+    # Processor time, and the least of the repeats: a difference of seconds of a busy machine, extrapolated a million times, would
+    # be noise.
+    least = {photos: min(one["driver_processor_s"] for one in lone[photos]) for photos in lone}
+    driver_each, merge_each = _each(least, n, few), _each(merge, n, few)
     return Work(
         photos_per_s=rate,
         core_s=core_s,
@@ -261,11 +257,18 @@ def work_of(found: Mapping[Trial, list[dict[str, Any]]], kind: str, n: int, spee
         shard_core_s=max(0.0, used - size * core_s),
         session_s=median(one["seconds"]["session"] for one in every),
         worker_s=median(one["seconds"]["start"] for one in every),
-        driver_s=driver[0],
-        driver_photo_s=driver[1],
-        merge_s=merge[0],
-        merge_photo_s=merge[1],
+        driver_s=max(0.0, driver[n] - driver_each * n),
+        driver_photo_s=driver_each,
+        merge_s=max(0.0, merge[n] - merge_each * n),
+        merge_photo_s=merge_each,
     )
+
+
+def _each(seconds: Mapping[int, float], n: int, few: int) -> float:
+    """Return the seconds per photo, from those of all photos and of few; of a single number, at most all of them."""
+    if few == n:
+        return seconds[n] / n
+    return min(seconds[n] / n, max(0.0, (seconds[n] - seconds[few]) / (n - few)))
 
 
 def _checked(row: Mapping[str, Any], trials: list[dict[str, Any]], work: Work, cores: int) -> dict[str, Any]:
@@ -308,10 +311,10 @@ def elsewhere_of(work: Work, efficiency: float, listing_s: float) -> Work:
 
 
 def _listing(config: RunConfig) -> dict[str, float]:
-    """Time the listing of all photos, with those that a sample leaves out."""
-    started = time.perf_counter()
+    """Return the processor seconds of the listing of all photos, with those that a sample leaves out."""
+    started = time.process_time()
     n = catalogued(replace(config, sample=None), Silent()).num_rows
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     return {"photos": n, "seconds": seconds, "photo_s": seconds / max(n, 1)}
 
 

@@ -120,7 +120,8 @@ def run_trial(config: RunConfig, network: Network, catalogue: Catalogue, trial: 
     dict
         ``seconds`` of ``prepare``, ``session`` (start of the engine), ``start`` (from there until a worker has its network and
         its decoder open), ``working`` (to the end of the last shard), ``commit`` (from there on), ``merge`` and ``total``;
-        ``work``: seconds of each stage, summed over workers; ``processor_s`` of all shards; ``shards``: photos, seconds,
+        ``work``: seconds of each stage, summed over workers; ``processor_s`` of all shards; ``driver_processor_s``, of this
+        thread from the start of the work to the merge: planning, receipts, commit, inventory; ``shards``: photos, seconds,
         processor seconds, gap before it and whether it was its worker's first.
 
     Raises
@@ -137,7 +138,7 @@ def run_trial(config: RunConfig, network: Network, catalogue: Catalogue, trial: 
         with closing(trial.engine()) as engine:
             engine.start()
             _wait_for_executors(engine, trial)
-            ready, ready_at = time.perf_counter(), time.time()
+            ready, ready_at, used = time.perf_counter(), time.time(), time.thread_time()
             receipts = _computed(engine, catalogue, prepared)
             committed = time.perf_counter()
             n = sum(one["ok"] for one in receipts)
@@ -147,7 +148,7 @@ def run_trial(config: RunConfig, network: Network, catalogue: Catalogue, trial: 
             rows = Rows.of(catalogue.listed, inventory)
             none = np.zeros(0, np.int64)
             every = Choosing(rows.training, np.zeros(len(rows.training), bool), none)
-            merging = time.perf_counter()
+            merging, driver_s = time.perf_counter(), time.thread_time() - used
             training_moments(engine, prepared.stored, inventory, rows, every)
             merged = time.perf_counter()
         if prepared.kept is not None:
@@ -171,6 +172,7 @@ def run_trial(config: RunConfig, network: Network, catalogue: Catalogue, trial: 
         },
         "work": {name: sum(one[f"seconds_{name}"] for one in receipts) for name in STAGES},
         "processor_s": sum(one["seconds_processor"] for one in receipts),
+        "driver_processor_s": driver_s,
         "peak_memory_mb": memory.megabytes,
         "shards": shards,
     }
