@@ -38,7 +38,8 @@ def test_a_summary_of_scaling_holds_every_run_and_every_plan(summarise: Any) -> 
     between = {"value": 0.125, "low": 0.1, "high": 0.2}
     plan = {"machines": 8, "cores": 32, "hours": 1.5, "usd": 40.0, "busy": 0.9, "limit": "requests", "frontier": True}
     study = {
-        "study": "scaling", "started": "2026-11-29T05:00:00+00:00", "machine": {"cpu": "A processor", "cores": 2, "load": 7.25, "busy": True},
+        "study": "scaling", "started": "2026-11-29T05:00:00+00:00",
+        "machine": {"cpu": "A processor", "cores": 2, "load": 7.25, "busy": True},
         "command": "fruits study scaling /home/me/my-photos --to /tmp/out", "photos": 2000, "labels": 50,
         "photo_bytes": 20_000.0, "backbone": "fruits-photo", "repeats": 3, "runs": [a_run(1), a_run(2)],
         "curves": [{"kind": "up", "points": 2, "fitted": ["rate", "contention"], "assumed": ["coherence"], "rate": between,
@@ -64,8 +65,11 @@ def test_a_summary_of_scaling_holds_every_run_and_every_plan(summarise: Any) -> 
 
 def test_a_summary_of_preprocessing_holds_every_treatment(summarise: Any) -> None:
     def treated(name: str, gain: float, **more: Any) -> dict[str, Any]:
-        return {"name": name, "base": False, "accuracy": 0.8 + gain, "low": 0.7, "high": 0.95, "gain": gain, "gain_low": gain - 0.02,
-                "gain_high": gain + 0.02, "passes": 1, "pixels_ms": 1.25, "network_ms": 10.0, "cost_ms": 11.25, **more}  # fmt: skip
+        return {
+            "name": name, "base": False, "accuracy": 0.8 + gain, "low": 0.7, "high": 0.95, "gain": gain,
+            "gain_low": gain - 0.02, "gain_high": gain + 0.02, "passes": 1, "pixels_ms": 1.25, "network_ms": 10.0,
+            "cost_ms": 11.25, **more,
+        }  # fmt: skip
 
     study = {
         "study": "preprocessing", "started": "2026-11-29T05:00:00+00:00", "command": "fruits study preprocessing photos --to out",
