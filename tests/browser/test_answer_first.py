@@ -53,6 +53,8 @@ def test_answer_is_seen_on_a_phone_without_scrolling(
         top, bottom = _edges(page, selector)
         assert 0 <= top < bottom <= 844, selector
     assert _edges(page, ".card")[0] < 250, "the picker is a bar"
+    top, bottom = _edges(page, ".picker .camera")
+    assert bottom - top < 50, "its button is one line"
     visitor.shot(f"first-{outcome}-{locale}")
 
 
