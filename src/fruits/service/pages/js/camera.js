@@ -26,6 +26,25 @@ export const IDLE_MS = 60_000;
 let kept = null; // the network of the last time
 let forgetting = 0;
 
+/** The network without the camera, for more questions about what was kept; loaded again if it was let go. */
+export async function network() {
+  clearTimeout(forgetting);
+  const device = (kept ??= new Device());
+  forgetting = setTimeout(() => letGo(device), KEPT_MS);
+  try {
+    await device.open(() => {});
+  } catch (error) {
+    letGo(device);
+    throw error;
+  }
+  return device;
+}
+
+function letGo(device) {
+  device.leave();
+  if (kept === device) kept = null;
+}
+
 export class Viewfinder {
   #device = null;
   #lent; // a network that others use, too
@@ -141,9 +160,7 @@ export class Viewfinder {
   }
 
   #forget() {
-    if (this.#lent || !this.#device) return;
-    this.#device.leave();
-    if (kept === this.#device) kept = null;
+    if (!this.#lent && this.#device) letGo(this.#device);
   }
 
   #close() {

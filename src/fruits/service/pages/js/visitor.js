@@ -356,7 +356,7 @@ class Card {
   /** The answers for the parts of the photo, or for one part: where the photo was looked at, and nowhere else while the switch is on. */
   async lookCloser({ regions = false, box = null }) {
     if (this.stays || device.on) {
-      const model = await device.ready();
+      const model = device.on ? await device.ready() : await (await import("./camera.js")).network();
       return regions ? model.regions(this.blob) : model.part(this.blob, box);
     }
     const { photos } = await recognise([this.blob], { keep: false, language: language(), regions, box });
