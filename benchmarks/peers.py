@@ -183,7 +183,13 @@ def _run(peer: Peer, environments: dict[str, str], spec: Path) -> dict[str, Any]
     rows = Path(told["to"] + ".npy")
     rows.unlink(missing_ok=True)
     command = [python, str(SCRIPTS / peer.script), str(spec), *peer.arguments]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS), "PYSPARK_PYTHON": python, "PYSPARK_DRIVER_PYTHON": python}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(SCRIPTS),
+        "PEER_SPEC": str(spec),
+        "PYSPARK_PYTHON": python,
+        "PYSPARK_DRIVER_PYTHON": python,
+    }
     try:
         ended, usage = _metered(command, spec.parent, environment)
     except subprocess.TimeoutExpired:

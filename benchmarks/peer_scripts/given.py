@@ -7,6 +7,7 @@ imports are not counted, its workers' are. Needs NumPy, Pillow and ONNX Runtime 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from importlib.metadata import version
@@ -75,7 +76,8 @@ class Network:
 
 
 def given() -> Given:
-    return Given(sys.argv[1])
+    """Return what the process was started with, in a worker what its driver was started with."""
+    return Given(os.environ.setdefault("PEER_SPEC", sys.argv[1]))
 
 
 def batches(items: list[str], size: int = 32) -> list[list[str]]:
