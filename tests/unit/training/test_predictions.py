@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 
 from fruits.assessment.dataset import open_run
 from fruits.engines import get_engine
+from fruits.engines.local import LocalEngine
 from fruits.errors import StoreError
 from fruits.recogniser.answers import OUTCOMES, Certainty, answers
 from fruits.storage.marker import claim
@@ -149,3 +150,33 @@ def test_parts_that_a_killed_process_left_are_removed_and_those_of_a_running_one
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == [
         "20250101T000000-whole", f"{now}-running",
     ]  # fmt: skip
+
+
+class InOrder(LocalEngine):
+    """The engine of CONTRIBUTING.md: one shard after the other, in this process."""
+
+    def map_batches(self, shards: Any, stage: Any, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        for shard in shards:
+            yield from (batch.cast(schema) for batch in stage(iter(shard.to_batches())))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_parts")
+def test_parts_in_a_bucket_are_joined_or_stay_as_on_a_disk(
+    finished_run: Any, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, objects = open_run(str(finished_run.out)), Objects(bucket)
+    table = answered(run.stored, next(iter(in_chunks(run.inventory))), run.bundle.classifier)
+
+    def write() -> str:
+        given = (run.stored, run.inventory, run.bundle.classifier)
+        return write_predictions(InOrder(1), objects, *given, lambda _: None).key
+
+    assert write() == "predictions.parquet"
+    assert [found.key for found in objects.list()] == ["predictions.parquet"]
+    assert read_predictions(f"{bucket}/predictions.parquet").equals(table)
+    monkeypatch.setattr(predictions, "ONE_FILE", 0)
+    first, second = write(), write()
+    assert sorted(found.key for found in objects.list()) == [f"{second}/_SUCCESS", f"{second}/part-000000.parquet"]
+    assert first != second
+    assert read_predictions(f"{bucket}/{second}").equals(table)
