@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,12 @@ from fruits.storage.objects import Objects
 
 _AXE = Path(fruits.service.__file__).parent / "web" / "node_modules" / "axe-core" / "axe.min.js"
 EARLIER = ("0123456789abcdef", "123456789abcdef0")
+#: Bottom of a section, of the lowest thing in it, and top of the section.
+_BOXES = """(all) => all.map((one) => {
+  const seen = [...one.querySelectorAll(":scope > .improve-part > *")].map((part) => part.getBoundingClientRect());
+  const own = one.getBoundingClientRect();
+  return [own.bottom, Math.max(...seen.map((part) => part.bottom)), own.top];
+})"""
 HOSTILE = "<img src=x onerror=document.title='owned'> =1+1"
 
 
@@ -175,6 +182,9 @@ def test_axe_finds_nothing_and_nothing_is_cut(
     page = _open(visitor, improving)
     page.locator("#precision summary").click()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out of the page"
+    boxes = page.locator("section.listed").evaluate_all(_BOXES)
+    assert all(part <= section + 1 for section, part, _ in boxes), "every part lies within its section"
+    assert all(one[0] <= other[2] for one, other in pairwise(boxes)), "none lies over another"
     visitor.shot(f"improve-{locale}-{scheme}-{width}", full_page=True)
     if not _AXE.is_file():
         pytest.skip("no axe-core: install it with 'make web' (needs npm)")

@@ -11,7 +11,7 @@ import { askOwner, explain, photoAddress, session } from "./session.js";
 import { say, speak, text } from "./localisation.js";
 
 const $ = (id) => document.getElementById(id);
-const place = (id) => $(id).querySelector(".part");
+const place = (id) => $(id).querySelector(".improve-part");
 let names = null;
 
 let data = null;

@@ -19,7 +19,7 @@ export function precisionPart(told) {
 
   const value = element("output", { for: "limit" });
   const slider = element("input", { type: "range", id: "limit", min: 0, max: points.length - 1, step: 1, value: k, input: () => move(Number(slider.value)) });
-  const field = element("div.limit", {}, element("label", { for: "limit" }, say(element("span"), "limit"), value), slider, say(element("p.quiet.small"), "limit_in_use", { get share() { return share(told.limit); } }));
+  const field = element("div.limit-field", {}, element("label", { for: "limit" }, say(element("span"), "limit"), value), slider, say(element("p.quiet.small"), "limit_in_use", { get share() { return share(told.limit); } }));
   const rows = element("div.table", { tabindex: "0", role: "region" });
   say(rows, "precision_title", undefined, "label");
   const applies = say(element("p"), "limit_applies");
@@ -73,7 +73,7 @@ function draw(width, told, curves, k) {
     const { coverage, precision } = told[name].points[k];
     if (!precision) continue;
     const [x, y] = [across(coverage.share), up(precision.share)];
-    parts.push(svg("g." + `of-${name}`, {}, svg("line.whisker", { x1: x, x2: x, y1: up(precision.high), y2: up(precision.low) }), svg("circle.mark.in-use", { cx: x, cy: y, r: 6 })));
+    parts.push(svg("g." + `of-${name}`, {}, svg("line.whisker", { x1: x, x2: x, y1: up(precision.high), y2: up(precision.low) }), svg("circle.score-mark.in-use", { cx: x, cy: y, r: 6 })));
   }
   return parts;
 }

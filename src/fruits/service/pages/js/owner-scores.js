@@ -44,7 +44,7 @@ function draw(width, scored) {
     told.textContent = `${one.identity}, ${day(one.since)}: ${withInterval(one.kind)()}`;
     const whisker = svg("line.whisker", { x1: x, x2: x, y1: up(one.kind.high), y2: up(one.kind.low) });
     const ends = [one.kind.high, one.kind.low].map((value) => svg("line.whisker", { x1: x - 6, x2: x + 6, y1: up(value), y2: up(value) }));
-    const dot = svg("circle.mark", { cx: x, cy: up(one.kind.share), r: 5 });
+    const dot = svg("circle.score-mark", { cx: x, cy: up(one.kind.share), r: 5 });
     return [svg("g.of-kind", {}, told, whisker, ...ends, dot), ...(k % every ? [] : [below(x, day(one.since))])];
   });
   return [...grid, ...marks];
