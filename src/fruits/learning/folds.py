@@ -18,6 +18,8 @@ ARCS: Final = 4
 GAP: Final = 1 / 16
 FOLDS: Final = 5
 _FEW_GROUPS: Final = 10
+#: Counts that are drawn at a time while bootstrapping: groups of 20,000 sorts would take 640 MB.
+_COUNTS_AT_ONCE: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +205,11 @@ def interval_of(sorts: NDArray[np.int64], *, draws: int = 2000, seed: int = 0) -
     # of the number of photos, and the result independent of the order of groups.
     (hits, sizes), alike = sorts[:2].astype(np.float64), sorts[2]
     m = int(alike.sum())
-    drawn = np.random.default_rng(seed).multinomial(m, alike / m, size=draws)
-    shares = (drawn @ hits) / (drawn @ sizes)
+    rng, shares = np.random.default_rng(seed), np.empty(draws)
+    at_once = max(1, _COUNTS_AT_ONCE // len(alike))
+    for start in range(0, draws, at_once):  # the numbers drawn are the same in parts
+        drawn = rng.multinomial(m, alike / m, size=min(at_once, draws - start))
+        shares[start : start + at_once] = (drawn @ hits) / (drawn @ sizes)
     low, high = np.quantile(shares, (0.025, 0.975))
     share = float((hits @ alike) / (sizes @ alike))
     if m < _FEW_GROUPS or share in (0.0, 1.0):

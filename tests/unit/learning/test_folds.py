@@ -267,3 +267,11 @@ def test_interval_of_merged_sorts_of_groups_is_that_of_all_photos(seed: int, n: 
     merged = protocols.merge_sorts(parts[0], protocols.merge_sorts(parts[1], parts[2]))
     assert merged.tolist() == protocols.sorts_of_groups(right, group).tolist()
     assert protocols.interval_of(merged) == protocols.interval(right, group)
+
+
+def test_interval_is_the_same_if_its_draws_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    right, groups = rng.random(500) < 0.8, rng.integers(0, 120, 500)
+    whole = protocols.interval(right, groups)
+    monkeypatch.setattr(protocols, "_COUNTS_AT_ONCE", 100)
+    assert protocols.interval(right, groups) == whole
