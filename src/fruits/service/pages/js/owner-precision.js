@@ -57,7 +57,7 @@ function everything(told, curves) {
   const rows = told[curves[0]].points
     .map((point, k) => [() => share(point.limit), ...curves.flatMap((name) => [withInterval(told[name].points[k].coverage), withInterval(told[name].points[k].precision)])])
     .filter((_, k) => k % 3 === 0);
-  return table(["limit", ...curves.flatMap((name) => (curves.length > 1 ? [`coverage_${name}`, `precision_${name}`] : ["coverage", "precision"]))], rows);
+  return table(["limit_short", ...curves.flatMap((name) => (curves.length > 1 ? [`coverage_${name}`, `precision_${name}`] : ["coverage", "precision"]))], rows);
 }
 
 function draw(width, told, curves, k) {
