@@ -234,7 +234,8 @@ def _link(photos: list[Path], folder: Path, numbers: range) -> None:
     made: set[Path] = set()
     for at in numbers:
         photo = photos[at % len(photos)]
-        place = folder / photo.parent.parent.name / f"{photo.parent.name} {at // 20_000}"
+        # The labels stay the same, however many rows there are.
+        place = folder / photo.parent.parent.name / f"{at // 20_000}" / photo.parent.name
         if place not in made:
             place.mkdir(parents=True, exist_ok=True)
             made.add(place)
