@@ -69,8 +69,11 @@ class Features:
         size = 4 * self.shape[1]
         with on_disk():
             for start, stop in spans(rows - np.arange(len(rows))):  # neighbours
-                data = np.ascontiguousarray(values[start:stop], np.float32).data
-                os.pwrite(self._file.fileno(), data.cast("B"), int(rows[start]) * size)
+                data = np.ascontiguousarray(values[start:stop], np.float32).data.cast("B")
+                at = int(rows[start]) * size
+                while data:  # a disk that gets full takes a part without an error
+                    written = os.pwrite(self._file.fileno(), data, at)
+                    data, at = data[written:], at + written
 
     def __getitem__(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         """Return some rows, given by number or by a mask, shape (m, k)."""

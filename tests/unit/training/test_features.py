@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -39,6 +40,14 @@ def test_rows_are_read_as_they_were_put(filled: Callable[[np.ndarray], Features]
     assert np.array_equal(features[rows], VALUES[rows])
     assert np.array_equal(features.first(4)[rows], VALUES[:, :4][rows])
     assert (len(features), features.first(4).shape) == (100, (100, 4))
+
+
+def test_rows_are_whole_on_a_disk_that_takes_parts_of_them(
+    filled: Callable[[np.ndarray], Features], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: whole(file, data[:10], at))
+    assert np.array_equal(filled(VALUES)[np.arange(100)], VALUES)
 
 
 def test_a_part_has_rows_of_its_own(filled: Callable[[np.ndarray], Features]) -> None:
