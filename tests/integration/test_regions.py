@@ -79,5 +79,11 @@ def test_apply_writes_a_row_of_regions_per_photo_and_computes_only_what_is_new(p
     third = fruits.apply(None, photos, to=tmp_path / "out", regions=True, workers=1, progress=False)
     rows = {Path(one["uri"]).name: one for one in pq.read_table(third.regions).to_pylist()}
     assert len(rows["both.png"]["regions"]) == 2
+    # Rows of photos that left go also if no regions are asked for.
+    (photos / "both.png").unlink()
+    assert fruits.apply(None, photos, to=tmp_path / "out", workers=1, progress=False).regions is None
+    left = pq.read_table(third.regions)
+    assert [Path(uri).name for uri in left["uri"].to_pylist()] == ["one.jpg"]
+    assert left.schema.metadata[b"fruits.recogniser"]
     assert fruits.apply(None, photos, to=tmp_path / "other", workers=1, progress=False).regions is None
     assert not (tmp_path / "other" / "regions.parquet").exists()

@@ -58,7 +58,7 @@ from fruits.training.embed import (
 from fruits.training.features import Features, Part, project_all
 from fruits.training.predictions import write_predictions
 from fruits.training.regions import KEY as REGIONS_KEY
-from fruits.training.regions import write_regions
+from fruits.training.regions import forget_regions, write_regions
 from fruits.training.training_set import Rows, grouped_by_clusters, seen_rows, source_names
 
 
@@ -460,6 +460,8 @@ def apply(
                 progress.start("regions", counts["ok"])
                 named = write_regions(where, objects, stored, inventory, recogniser, access, progress.advance)
                 found = {"regions": f"{to}/{REGIONS_KEY}", "regions_named": named}
+        else:
+            forget_regions(objects, catalogue.listed.texts)
         seconds = {**clock.seconds, "total": clock.total()}
     return {
         **counts,

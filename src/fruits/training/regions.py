@@ -1,12 +1,12 @@
 """The regions of ``fruits apply --regions``: a pass of the engine over the photos themselves, as stored embeddings do not tell.
 
-One row per photo in ``regions.parquet``. Rows of the same photo, by uri and version, and the same recogniser are used again.
+One row per photo in ``regions.parquet``. Rows of the same photo, by uri and version, and the same recogniser are used again. Rows
+of other photos leave it with the next call, also with one that asks for no regions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fruits.embedding.backbone import Embedder
+from fruits.embedding.session import first_line
 from fruits.engines import Engine
-from fruits.errors import ImageDecodeError, StoreError
+from fruits.errors import ImageDecodeError, StoreError, option
 from fruits.photos.decoding.decoder import own_decoder
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.reading import read_photos
@@ -24,8 +25,9 @@ from fruits.recogniser import bundle as bundles
 from fruits.recogniser.bundle import Bundle
 from fruits.recogniser.regions import LONGEST, find_regions, without_padding, working_preprocessing
 from fruits.storage import schemas
-from fruits.storage.inventory import Inventory
-from fruits.storage.objects import Objects
+from fruits.storage.inventory import Inventory, find
+from fruits.storage.objects import AbsentError, Objects, under
+from fruits.storage.spool import Spool
 from fruits.storage.table import EmbeddingTable
 from fruits.training.training_set import in_chunks, read_rows
 
@@ -79,6 +81,42 @@ def write_regions(
         for start in range(0, len(rows), _PER_GROUP):
             writer.write_table(pa.Table.from_pylist(rows[start : start + _PER_GROUP], schema=schema))
     return sum(one["name_en"] is not None for row in rows for one in row["regions"] or ())
+
+
+def forget_regions(objects: Objects, photos: Spool) -> None:
+    """Remove the rows of photos that are not listed any more, in any version, from ``regions.parquet``, if there is one.
+
+    Parameters
+    ----------
+    objects : Objects
+        Where results are written.
+    photos : Spool
+        Columns ``uri`` and ``version``, with the range of uris.
+    """
+    try:
+        with objects.open(KEY) as file, pq.ParquetFile(file, pre_buffer=False) as parquet:
+            keys = parquet.read(["uri", "version"], use_threads=False)
+            stays = find(photos, keys) >= 0
+            if stays.all():
+                return
+            at = 0
+            with (
+                objects.writer(KEY) as stream,
+                pq.ParquetWriter(stream, parquet.schema_arrow, compression="zstd") as writer,
+            ):
+                for number in range(parquet.num_row_groups):
+                    rows = parquet.read_row_group(number, use_threads=False)
+                    writer.write_table(rows.filter(pa.array(stays[at : at + rows.num_rows])))
+                    at += rows.num_rows
+    except AbsentError:
+        return
+    except StoreError:
+        raise
+    except (OSError, pa.ArrowException, KeyError) as exc:
+        raise StoreError(
+            f"'{under(objects.root, KEY)}' is damaged ({first_line(exc)}), so that rows of photos that left cannot be removed; "
+            f"delete it, or run again with {option('regions', True)}: it is written again"
+        ) from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +173,18 @@ def _opened(root: str) -> tuple[Bundle, Embedder]:
 
 def _known(objects: Objects, identity: str) -> dict[tuple[str, str], dict[str, Any]]:
     """Return the rows that are there already, by photo, if they are of this recogniser; failed ones are tried again."""
-    with suppress(StoreError, OSError, pa.ArrowInvalid), objects.open(KEY) as file:
-        table = pq.read_table(file, use_threads=False)
-        if (table.schema.metadata or {}).get(_IDENTITY) == identity.encode():
-            rows = table.to_pylist()
-            return {(row["uri"], row["version"]): row for row in rows if row["regions"] is not None}
-    return {}
+    try:
+        with objects.open(KEY) as file:
+            table = pq.read_table(file, use_threads=False)
+    except AbsentError:
+        return {}
+    except StoreError:  # a bucket that cannot be reached: the rows may well be there
+        raise
+    except (OSError, pa.ArrowException):  # damaged: every photo is looked at again
+        return {}
+    if (table.schema.metadata or {}).get(_IDENTITY) != identity.encode():
+        return {}
+    return {(row["uri"], row["version"]): row for row in table.to_pylist() if row["regions"] is not None}
 
 
 def _photos(stored: EmbeddingTable, inventory: Inventory) -> Iterator[tuple[str, str]]:
