@@ -21,11 +21,12 @@ from sklearn.linear_model import LogisticRegression
 from stages import SCHEMA, Double, Features, HangAt, Linger, Raise, RaiseBesides, RaiseFrom, StageError, Tasks
 
 from fruits.engines import get_engine
-from fruits.engines.spark.engine import MOST_SHARDS_PER_TASK, TASKS_PER_CORE, WAVES, SparkEngine
+from fruits.engines.spark.engine import MOST_SHARDS_PER_TASK, TASKS_PER_CORE, WAVES, SparkEngine, _Wave, _Work
 from fruits.errors import ConfigError, EngineError
 from fruits.learning.heads import softmax
 from fruits.learning.heads.logistic import LogisticHead
 from fruits.learning.validation import balance
+from fruits.training.projection import FeatureStage
 
 TASKS = TASKS_PER_CORE * 2
 WAVE = TASKS * MOST_SHARDS_PER_TASK  # of shards as small as those here
@@ -99,6 +100,14 @@ def test_shards_are_taken_as_waves_need_them(engine: SparkEngine) -> None:
         next(batches)
     assert taken <= (WAVES + 2) * WAVE
     batches.close()
+
+
+def test_waves_hold_as_many_answers_as_fit_into_the_driver() -> None:
+    shards = (_Work(number, "", 4096, b"") for number in range(1000))
+    stage = FeatureStage(None, np.zeros(8, np.float32), np.zeros((512, 8), np.float32))  # type: ignore[arg-type]
+    wave = _Wave.of(shards, 4 * 256, stage.bytes_per_row)
+    assert sum(work.rows * stage.bytes_per_row for works in wave.tasks for work in works) < 80 << 20
+    assert len(_Wave.of(shards, 4 * 8, 0).tasks) == 32
 
 
 def test_workers_stop_computing_when_the_caller_stops_early(engine: SparkEngine, tmp_path: Path) -> None:

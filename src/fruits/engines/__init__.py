@@ -38,6 +38,8 @@ class Engine(Protocol):
     def map_batches(self, shards: Iterable[pa.Table], stage: Stage, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """Apply ``stage`` (picklable) to every shard and yield its batches, of ``schema``, in the order of completion.
 
+        A stage with large answers has an attribute ``bytes_per_row``: bytes of answer per row of a shard.
+
         Raises
         ------
         EngineError

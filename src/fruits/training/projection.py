@@ -139,6 +139,11 @@ class FeatureStage:
     mean: NDArray[np.float32]
     axes: NDArray[np.float32]
 
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes of an answer per photo."""
+        return 8 + 4 * len(self.axes)
+
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Take the photos of a group, schema ``_ASKED``; yield one row of ``_FOUND``."""
         photos = pa.Table.from_batches(list(batches), _ASKED).unify_dictionaries().combine_chunks()

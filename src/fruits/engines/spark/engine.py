@@ -33,7 +33,7 @@ WAVES: Final = 2
 #: A task has one shard, or several with at most this many rows and this many shards.
 _ROWS_PER_TASK: Final = 1024
 MOST_SHARDS_PER_TASK: Final = 8
-#: A wave ends early at this many bytes of work.
+#: A wave ends early at this many bytes of work and of answers, which the driver's Java holds.
 _MAX_WAVE_BYTES: Final = 64 << 20
 #: Most tasks per core in the first step of a reduction. The number of shards per task is a power of ``FAN_IN``.
 _BLOCKS_PER_CORE: Final = 16
@@ -82,14 +82,14 @@ class SparkEngine:
     def map_batches(self, shards: Iterable[pa.Table], stage: Stage, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """See :class:`fruits.engines.Engine`. Shards are consumed wave by wave; rows are yielded when their wave has ended."""
         works = (_Work(number, shard_name(shard), shard.num_rows, to_ipc(shard)) for number, shard in enumerate(shards))
-        spark, task = self.spark, MapTask(_pickled(stage))
+        spark, task, answer = self.spark, MapTask(_pickled(stage)), int(getattr(stage, "bytes_per_row", 0))
         again: deque[_Wave] = deque()
         with Jobs[_Wave](spark) as jobs:
             while True:
                 while again and len(jobs) < MOST_JOBS:
                     jobs.start(again[0], again.popleft().job(spark, task), "fruits: a shard again")
                 while not again and len(jobs) < WAVES:
-                    wave = _Wave.of(works, TASKS_PER_CORE * spark.parallelism)
+                    wave = _Wave.of(works, TASKS_PER_CORE * spark.parallelism, answer)
                     if not wave.tasks:
                         break
                     jobs.start(wave, wave.job(spark, task), f"fruits: shards from {wave.tasks[0][0].number} on")
@@ -172,8 +172,11 @@ class _Wave:
     attempt: int = 1
 
     @classmethod
-    def of(cls, works: Iterator[_Work], tasks: int) -> _Wave:
-        """Take work for ``tasks`` tasks; if less is left, tasks get smaller rather than fewer."""
+    def of(cls, works: Iterator[_Work], tasks: int, bytes_per_row: int = 0) -> _Wave:
+        """Take work for ``tasks`` tasks; if less is left, tasks get smaller rather than fewer.
+
+        ``bytes_per_row``: of an answer, per row of its shard.
+        """
         taken: list[_Work] = []
         rows = size = 0
         while (
@@ -184,7 +187,7 @@ class _Wave:
         ):
             taken.append(work)
             rows += work.rows
-            size += len(work.data)
+            size += len(work.data) + work.rows * bytes_per_row
         each = max(1, -(-len(taken) // tasks))
         return cls([taken[at : at + each] for at in range(0, len(taken), each)])
 
