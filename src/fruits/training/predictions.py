@@ -32,7 +32,7 @@ from fruits.recogniser.answers import OUTCOMES, Decisions
 from fruits.recogniser.classifier import Classifier
 from fruits.storage import schemas
 from fruits.storage.inventory import Holding, Inventory
-from fruits.storage.objects import Objects
+from fruits.storage.objects import AbsentError, Objects
 from fruits.storage.table import EmbeddingTable, File
 from fruits.training.training_set import in_chunks, read_rows, vectors_of
 
@@ -43,7 +43,7 @@ _HERE: Final = 16_384
 #: Groups of chunks per part, some 30 MB; fewer if there are not enough for this many parts.
 _GROUPS_PER_PART: Final = 8
 _PARTS: Final = 64
-#: The folder of an attempt that is older than this was left by a process that was killed.
+#: An attempt that began, and finished its last part, longer ago than this was killed.
 _STALE_AFTER: Final = timedelta(days=1)
 _FOLDER: Final = "predictions"
 #: Written last; readers of Parquet folders leave out names with an underscore.
@@ -313,7 +313,7 @@ def vacuum(objects: Objects, *, dry_run: bool = False) -> tuple[int, int]:
     """Remove the parts of answers that killed processes left; return the number of files and their bytes."""
     files, size = 0, 0
     for folder, complete in _folders(objects):
-        if not complete and _is_stale(folder):
+        if not complete and _is_stale(objects, folder):
             left = [found.size_bytes for found in objects.list(folder)]
             files, size = files + len(left), size + sum(left)
             if not dry_run:
@@ -324,7 +324,7 @@ def vacuum(objects: Objects, *, dry_run: bool = False) -> tuple[int, int]:
 def _remove_folders(objects: Objects, *, but: str = "", also: str = "") -> None:
     """Remove folders of earlier calls: complete ones, those that killed processes left, and ``also``."""
     for folder, complete in _folders(objects):
-        if folder != but and (folder == also or complete or _is_stale(folder)):
+        if folder != but and (folder == also or complete or _is_stale(objects, folder)):
             _remove(objects, folder)
 
 
@@ -335,9 +335,14 @@ def _folders(objects: Objects) -> list[tuple[str, bool]]:
     return [(one, objects.size(f"{one}/{_COMPLETE}") is not None) for one in objects.level(_FOLDER)[0]]
 
 
-def _is_stale(folder: str) -> bool:
-    limit = f"{datetime.now(UTC) - _STALE_AFTER:%Y%m%dT%H%M%S}"
-    return folder.rpartition("/")[2][: len(limit)] < limit
+def _is_stale(objects: Objects, folder: str) -> bool:
+    """Return whether an attempt began long ago and has finished no part since: answers for very many photos take days."""
+    limit = datetime.now(UTC) - _STALE_AFTER
+    if folder.rpartition("/")[2] >= f"{limit:%Y%m%dT%H%M%S}":
+        return False
+    with suppress(AbsentError):
+        return all(found.modified_s < limit.timestamp() for found in objects.list(folder))
+    return False
 
 
 def _remove(objects: Objects, folder: str) -> None:

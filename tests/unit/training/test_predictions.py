@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -144,11 +146,14 @@ def test_parts_that_a_killed_process_left_are_removed_and_those_of_a_running_one
         objects.write(f"predictions/{folder}/part-000000.parquet", b"12345")
         if name != folder:
             objects.write(f"predictions/{name}", b"")
+    began = time.time() - 2 * 86_400
+    os.utime(tmp_path / "predictions" / "20250101T000000-old" / "part-000000.parquet", (began, began))
+    objects.write("predictions/20250101T000000-slow/part-000000.parquet", b"has just finished a part")
     for dry_run in (True, False):
         removed = vacuum(str(tmp_path), dry_run=dry_run)
         assert (removed.files, removed.size_bytes) == (1, 5)
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == [
-        "20250101T000000-whole", f"{now}-running",
+        "20250101T000000-slow", "20250101T000000-whole", f"{now}-running",
     ]  # fmt: skip
 
 
