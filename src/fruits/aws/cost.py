@@ -95,8 +95,13 @@ MAX_MEMORY_GB: Final = 120
 #: Disk of an EMR Serverless worker: free size and maximum. The driver's disk holds the package and, twice, the results.
 _FREE_DISK_GB: Final = 20
 _MOST_DISK_GB: Final = 200
-#: A node of 16 GB gives 12 to YARN: the driver gets 10 of them, an executor on another node 9.
+#: A node of 16 GB gives 12 to YARN: the driver gets 10 of them, an executor on another node 9. Their files have a disk of 64 GB.
 _NODE_DRIVER_GB: Final = 10
+_NODE_DISK_GB: Final = 64
+#: Memory of the driver: 4 GB for Java and 2 GB for its process, and so many bytes per photo (docs/growth.md: 29, and 35 while
+#: validation groups are chosen).
+_DRIVER_GB: Final = 6
+_DRIVER_BYTES_PER_PHOTO: Final = 64
 
 
 def shape_for(
@@ -107,32 +112,34 @@ def shape_for(
     max_cores: int = MAX_CORES,
     max_memory_gb: int = MAX_MEMORY_GB,
 ) -> Shape:
-    """Return the machines for a run: the reference size, with a driver that holds the features of all photos.
+    """Return the machines for a run: the reference size, with a driver whose memory and disk are enough for the photos.
 
-    The driver needs 2.7 kB per photo (docs/benchmarks.md: 970 bytes of catalogue and 1.7 kB of head and features) in addition to
-    4 GB for Java and 2 GB for its process. Executors get 2 GB per core: 1 for Java, 1 for Python.
+    Executors get 2 GB per core: 1 for Java, 1 for Python.
 
     Raises
     ------
     ConfigError
         If no driver is large enough, or none leaves enough for an executor within the limits.
     """
-    needed = math.ceil(6 + 2.7e3 * photos / _GB)
+    needed = math.ceil(_DRIVER_GB + _DRIVER_BYTES_PER_PHOTO * photos / _GB)
+    disk = max(_FREE_DISK_GB, math.ceil(10 + 2 * MEASURED.result_bytes_per_photo * photos / _GB))
     if compute == "ec2":
-        if needed > _NODE_DRIVER_GB:
+        if needed > _NODE_DRIVER_GB or disk > _NODE_DISK_GB:
             raise ConfigError(
-                f"{counted(photos, 'photo')} need {needed} GB in the driver, and an m5.xlarge has {_NODE_DRIVER_GB} "
-                "for it; expected "
-                "EMR Serverless for so many (batch.Compute=serverless), or split the photos"
+                f"{counted(photos, 'photo')} need {needed} GB of memory and {disk} GB of disk in the driver, and an "
+                f"m5.xlarge has {_NODE_DRIVER_GB} and {_NODE_DISK_GB} for it; expected EMR Serverless for so many "
+                "(batch.Compute=serverless), or split the photos"
             )
         return Shape("ec2", max(1, executors - 1), 4, 9, 4, _NODE_DRIVER_GB)  # of the core nodes, one has the driver
+    if disk > _MOST_DISK_GB:
+        raise ConfigError(
+            f"{counted(photos, 'photo')} need {disk} GB of disk in the driver, and EMR Serverless has {_MOST_DISK_GB} at most; "
+            "expected fewer: split the photos among several outputs"
+        )
     for cores, (least, most, step) in _WORKER_GB.items():
         memory = least + step * max(0, math.ceil((needed - least) / step))
         room = min((max_cores - cores) // 4, (max_memory_gb - memory) // 8)
         if memory <= most and room >= 1:
-            disk = min(
-                _MOST_DISK_GB, max(_FREE_DISK_GB, math.ceil(10 + 2 * MEASURED.result_bytes_per_photo * photos / _GB))
-            )
             return Shape("serverless", min(executors, room), 4, 8, cores, memory, disk)
     raise ConfigError(
         f"{counted(photos, 'photo')} need {needed} GB in the driver; expected a driver of {_WORKER_GB[16][1]} GB at "

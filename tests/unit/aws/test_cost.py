@@ -51,20 +51,23 @@ def test_cost_of_the_reference_run_by_hand() -> None:
 
 
 def test_driver_grows_with_the_photos_and_the_rest_makes_room() -> None:
-    large = cost.shape_for(10_000_000)
-    assert large.driver_memory_gb >= 33
+    large = cost.shape_for(70_000_000)
+    assert large.driver_memory_gb >= 11
+    assert large.driver_disk_gb >= 10 + 70_000_000 * (200 + 4 * 118) / 1e9, "text and features in the temporary folder"
     assert large.driver_cores + large.worker_cores <= 24
+    with pytest.raises(ConfigError, match=r"need 250 GB of disk .* 200 at most"):
+        cost.shape_for(100_000_000)
     with pytest.raises(ConfigError, match="120 GB at most"):
-        cost.shape_for(1_000_000_000)
+        cost.shape_for(70_000_000, max_memory_gb=16)
 
 
-@pytest.mark.parametrize("photos", [1, 8_000_000, 10_000_000, 20_000_000, 25_000_000, 36_000_000, 39_000_000])
+@pytest.mark.parametrize("photos", [1, 8_000_000, 36_000_000, 40_000_000, 70_000_000, 79_000_000])
 def test_workers_are_such_as_emr_serverless_has_and_all_of_them_fit_into_the_application(photos: int) -> None:
     """8 to 30 GB by 1 for 4 vCPU, 16 to 60 by 4 for 8, 32 to 120 by 8 for 16; 24 vCPU and 120 GB are the template's own."""
     shape = cost.shape_for(photos)
     sizes = {4: range(8, 31), 8: range(16, 61, 4), 16: range(32, 121, 8)}
     assert shape.driver_memory_gb in sizes[shape.driver_cores]
-    assert shape.driver_memory_gb >= 6 + 2.7e-6 * photos
+    assert shape.driver_memory_gb >= 6 + 64e-9 * photos
     assert shape.memory_gb in sizes[shape.cores]
     assert 1 <= shape.executors <= 5
     assert shape.driver_cores + shape.worker_cores <= 24
@@ -82,9 +85,11 @@ def test_a_larger_application_has_room_for_the_executors_that_are_asked_for() ->
 
 
 def test_a_cluster_is_refused_where_its_driver_would_be_too_small() -> None:
-    assert cost.shape_for(1_400_000, compute="ec2").driver_memory_gb == 10
-    with pytest.raises(ConfigError, match=r"need 33 GB .* m5.xlarge has 10 .* EMR Serverless"):
-        cost.shape_for(10_000_000, compute="ec2")
+    assert cost.shape_for(20_000_000, compute="ec2").driver_memory_gb == 10
+    with pytest.raises(
+        ConfigError, match=r"need 10 GB of memory and 130 GB .* m5.xlarge has 10 and 64 .* EMR Serverless"
+    ):
+        cost.shape_for(50_000_000, compute="ec2")
 
 
 def test_more_photos_never_cost_less() -> None:

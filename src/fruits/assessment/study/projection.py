@@ -47,8 +47,8 @@ _SIZES: Final = (
 )
 #: Plans that are simulated for a number of photos, at most.
 _SIMULATED: Final = 12
-#: Memory that the driver needs per photo; docs/benchmarks.md, "970 bytes of catalogue".
-CATALOGUE_BYTES: Final = 970
+#: Memory that the driver needs per photo: docs/growth.md, 29 bytes, and 35 while validation groups are chosen.
+DRIVER_BYTES: Final = 64
 #: Keys of an answer to LIST.
 _KEYS: Final = 1000
 
@@ -133,7 +133,7 @@ def project(
     -------
     list of dict
         ``photos``, ``plans`` (sorted by hours), ``cheapest``, ``fastest``, ``in_time`` and ``in_budget`` (positions in ``plans``,
-        None if there is none or nothing was asked), ``driver_gb`` (memory of the driver for the catalogue).
+        None if there is none or nothing was asked), ``driver_gb`` (memory of the driver, without what does not grow).
     """
     usable = [offer for offer in offers if offer.kind in works]
     return [_projected(photos, works, usable, asked, requests) for photos in asked.photos]
@@ -169,7 +169,7 @@ def _projected(
         "fastest": min(places, key=lambda at: plans[at]["hours"]),
         "in_time": min(in_time, key=lambda at: plans[at]["usd"], default=None),
         "in_budget": min(in_budget, key=lambda at: plans[at]["hours"], default=None),
-        "driver_gb": photos * CATALOGUE_BYTES / 1e9,
+        "driver_gb": photos * DRIVER_BYTES / 1e9,
     }
 
 
