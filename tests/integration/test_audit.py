@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from PIL import Image, ImageFilter
 
 from fruits.assessment import audit
 from fruits.config import RunConfig
-from fruits.errors import CatalogueError
+from fruits.errors import CatalogueError, StoreError
 from fruits.learning import neighbours
 from fruits.storage.schemas import FINDINGS
 
@@ -149,6 +151,19 @@ def test_many_photos_are_read_in_chunks_with_the_same_findings(
         }
         for name in numbers:
             assert row[name] == (one[name] if one[name] is None else pytest.approx(one[name], abs=1e-4))
+
+
+def test_small_images_for_which_there_is_no_room_are_an_error_and_not_the_end_of_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(audit, "_IN_MEMORY", 10)
+    assert audit._matrix(11, 3).shape == (11, 3)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StoreError, match="No space left on device"):
+        audit._matrix(11, 3)
 
 
 def test_more_photos_than_can_be_compared_are_refused_before_any_work(

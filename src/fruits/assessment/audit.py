@@ -1,11 +1,12 @@
 """Audit of labelled photos: duplicates, suspected label errors, photos that are blurred, dark or of odd size.
 
 Computes embeddings as a run does and stores them; fits no model. Findings are suspicions: the page shows the photos, and the user
-decides. Every photo is compared with every other, and some 2 kB per photo are in memory, so there is a limit, :data:`MAX_PHOTOS`.
+decides. Every photo is compared with every other, and some 4 kB per photo are in memory, so there is a limit, :data:`MAX_PHOTOS`.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -40,6 +41,7 @@ from fruits.storage.inventory import Inventory
 from fruits.storage.marker import claim
 from fruits.storage.objects import Objects
 from fruits.storage.sanitising import json_text
+from fruits.storage.spool import on_disk
 from fruits.storage.table import EmbeddingTable, write_table
 from fruits.training import run_record as records
 from fruits.training.embed import Network, Prepared, access_of, catalogued, embed, prepare
@@ -291,7 +293,9 @@ def _matrix(rows: int, columns: int) -> NDArray[np.float32]:
     """Return a matrix to be filled: in memory while it is small, else in a temporary file without a name."""
     if rows <= _IN_MEMORY or not columns:
         return np.zeros((rows, columns), np.float32)
-    with tempfile.TemporaryFile(prefix="fruits-audit-") as file:
+    with on_disk(), tempfile.TemporaryFile(prefix="fruits-audit-") as file:
+        if hasattr(os, "posix_fallocate"):  # else a disk that gets full ends the process with SIGBUS
+            os.posix_fallocate(file.fileno(), 0, 4 * rows * columns)
         return np.memmap(file, np.float32, "w+", shape=(rows, columns))
 
 
