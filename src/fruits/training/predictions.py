@@ -144,7 +144,7 @@ def write_predictions(
         with suppress(Exception):  # the first error counts
             _remove(objects, folder)
         raise
-    _remove_folders(objects, but=folder)
+    _remove_folders(objects, before=folder)
     objects.delete("predictions.parquet")  # of a time with fewer photos
     return Predicted(folder, _in_order(outcomes))
 
@@ -321,10 +321,13 @@ def vacuum(objects: Objects, *, dry_run: bool = False) -> tuple[int, int]:
     return files, size
 
 
-def _remove_folders(objects: Objects, *, but: str = "", also: str = "") -> None:
-    """Remove folders of earlier calls: complete ones, those that killed processes left, and ``also``."""
+def _remove_folders(objects: Objects, *, before: str = "", also: str = "") -> None:
+    """Remove folders of earlier calls: complete ones, those that killed processes left, and ``also``.
+
+    ``before``: only folders that were begun before this one, or two calls at once would remove the answers of each other.
+    """
     for folder, complete in _folders(objects):
-        if folder != but and (folder == also or complete or _is_stale(objects, folder)):
+        if (not before or folder < before) and (folder == also or complete or _is_stale(objects, folder)):
             _remove(objects, folder)
 
 

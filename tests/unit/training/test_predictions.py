@@ -113,9 +113,13 @@ def test_answers_for_many_photos_are_a_folder_that_is_read_as_one_table(
     assert read_predictions(many["predictions"]).equals(table)
     assert not (tmp_path / "to" / "predictions.parquet").exists(), "answers of before are not left beside the new ones"
     (folder / "part-000000.parquet#1").write_bytes(b"as a killed worker leaves it")
+    other = folder.parent / "29990101T000000-begun-later" / "_SUCCESS"
+    other.parent.mkdir()
+    other.write_bytes(b"")
     again = Path(apply("to", workers=1)["predictions"])
     assert again.is_dir()
     assert not folder.exists()
+    assert other.exists(), "two calls at once would remove the answers of each other"
     monkeypatch.setattr(predictions, "ONE_FILE", few["photos"])
     assert apply("to", workers=1)["predictions"].endswith("predictions.parquet")
     assert not again.parent.exists()
