@@ -219,7 +219,7 @@ class SortedRuns:
             # Rows up to the end of the block that ends first: nothing before them is still to be read.
             ends = [head.last for head in heads if head.has_more]
             end = min(ends) if ends else None
-            rows = pa.concat_tables([head.until(end) for head in heads])
+            rows = pa.concat_tables([head.until(end) for head in heads if end is None or head.first <= end])
             yield _sorted(rows, self._key)
         self._file.close()
 
@@ -249,16 +249,12 @@ class _Head:
     def __init__(self, reader: Any, key: str, first: int, end: int) -> None:
         self._reader, self._key, self._next, self._end = reader, key, first, end
         self._rows: pa.Table | None = None
+        #: Least and largest key of the rows that are left; of thousands of runs, most are not looked into at a time.
+        self.first = self.last = ""
 
     @property
     def has_more(self) -> bool:
         return self._next < self._end
-
-    @property
-    def last(self) -> str:
-        assert self._rows is not None  # noqa: S101 - filled
-        last: str = self._rows[self._key][-1].as_py()
-        return last
 
     def fill(self) -> bool:
         """Read the next block if nothing is left of this one; return whether there are rows."""
@@ -266,6 +262,8 @@ class _Head:
             with on_disk():
                 self._rows = pa.Table.from_batches([self._reader.get_batch(self._next)])
             self._next += 1
+            keys = self._rows[self._key]
+            self.first, self.last = keys[0].as_py(), keys[-1].as_py()
         return self._rows is not None and len(self._rows) > 0
 
     def until(self, end: str | None) -> pa.Table:
@@ -274,6 +272,8 @@ class _Head:
         assert rows is not None  # noqa: S101 - filled
         count = len(rows) if end is None else bisect_right(Words(rows[self._key]), end)
         self._rows = rows.slice(count)
+        if count < len(rows):
+            self.first = rows[self._key][count].as_py()
         return rows.slice(0, count)
 
 
