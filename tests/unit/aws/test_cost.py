@@ -67,7 +67,7 @@ def test_workers_are_such_as_emr_serverless_has_and_all_of_them_fit_into_the_app
     shape = cost.shape_for(photos)
     sizes = {4: range(8, 31), 8: range(16, 61, 4), 16: range(32, 121, 8)}
     assert shape.driver_memory_gb in sizes[shape.driver_cores]
-    assert shape.driver_memory_gb >= 6 + 64e-9 * photos
+    assert shape.driver_memory_gb >= 6 + 80e-9 * photos
     assert shape.memory_gb in sizes[shape.cores]
     assert 1 <= shape.executors <= 5
     assert shape.driver_cores + shape.worker_cores <= 24
