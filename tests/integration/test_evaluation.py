@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from fruits.assessment.results import evaluation_of
 from fruits.config import RunConfig
 from fruits.errors import ConfigError, StoreError
 from fruits.photos.made_up import orchard
+from fruits.storage import spool
 from fruits.training import pipeline
 
 SCORES = ("accuracy", "low", "high", "kind_accuracy", "kind_low", "kind_high", "kind_top3_accuracy")
@@ -386,6 +389,18 @@ def test_damaged_record_is_refused(finished_run: Any, tmp_path: Path, data: byte
     (out / "run.json").write_bytes(data)
     with pytest.raises(StoreError, match=r"run fruits.run\(\) again"):
         evaluate(str(out))
+
+
+def test_full_temporary_folder_is_not_taken_for_a_damaged_record(
+    finished_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(spool, "IN_MEMORY", 0)
+    monkeypatch.setattr(spool.tempfile, "TemporaryFile", full)
+    with pytest.raises(StoreError, match=r"^rows cannot be kept in the temporary folder .* TMPDIR"):
+        dataset.open_run(str(finished_run.out))
 
 
 def test_record_and_bundle_of_different_runs_are_refused(finished_run: Any, tmp_path: Path) -> None:

@@ -164,6 +164,8 @@ def open_run(out: str) -> Finished:
     try:
         record = json.loads(data)
         catalogue = Listed.read(objects, "catalogue.parquet")
+    except StoreError:  # of the temporary folder or the bucket: nothing is damaged
+        raise
     except (ValueError, KeyError, OSError, pa.ArrowException) as exc:
         raise StoreError(f"the record in '{out}' is damaged ({exc}); run {command('run')} again") from exc
     bundle = bundles.load(place.folder)
