@@ -160,6 +160,47 @@ def test_hidden_tab_gives_the_camera_back_and_takes_it_again(visit: Callable[...
     assert _live(page) == 1
 
 
+_SLOW = """
+    const plain = navigator.mediaDevices.getUserMedia;
+    navigator.mediaDevices.getUserMedia = async (...wanted) => {
+      await new Promise((done) => setTimeout(done, 700)); // as long as a visitor reads the question
+      return plain(...wanted);
+    };
+"""
+
+
+def test_camera_that_is_asked_for_twice_is_given_back_twice(visit: Callable[..., Any]) -> None:
+    visitor = visit()
+    _tracks(visitor.page)
+    visitor.page.add_init_script(_SLOW)
+    page = visitor.open()
+    page.get_by_role("button", name="Live camera").click()
+    page.wait_for_selector(".viewfinder")
+    page.evaluate("""() => {
+        for (const hidden of [true, false]) {
+          Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+          document.dispatchEvent(new Event("visibilitychange"));
+        }
+    }""")
+    page.wait_for_function("() => window.tracks.length === 2")
+    page.wait_for_function(_ANSWERED, arg=1)
+    assert _live(page) == 1
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(100)
+    assert _live(page) == 0, "no light stays on"
+
+
+def test_shutter_that_is_pressed_twice_keeps_one_picture(visit: Callable[..., Any]) -> None:
+    visitor = visit()
+    page = visitor.open()
+    page.get_by_role("button", name="Live camera").click()
+    page.wait_for_function(_ANSWERED, arg=1)
+    page.evaluate("for (let press = 0; press < 2; press++) document.querySelector('.shutter').click()")
+    visitor.answers(1)
+    page.wait_for_timeout(300)
+    assert page.locator(".card").count() == 1
+
+
 class TestChanging:
     """Two fruits in turns."""
 

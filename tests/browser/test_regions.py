@@ -221,6 +221,27 @@ def test_photo_stays_here_while_the_switch_is_on_whatever_is_asked(visit: Callab
     assert asked == []
 
 
+def test_switching_on_stops_a_request_about_parts_and_the_device_answers(
+    visit: Callable[..., Any], recogniser: Any
+) -> None:
+    visitor = visit()
+    visitor.expected += ["ERR_ABORTED"]
+    page = visitor.open()
+    card = _pick(visitor, recogniser)
+    held: list[Any] = []
+    page.route("**/v1/recognise*", lambda route: held.append(route))  # noqa: PLW0108 - Playwright inspects it
+    failed: list[str] = []
+    page.on("requestfailed", lambda asked: failed.append(asked.url.rpartition("/")[2]))
+    card.get_by_role("button", name="Look for several kinds").click()
+    page.wait_for_timeout(300)
+    assert len(held) == 1
+    visitor.choices()
+    page.locator("#device").check()
+    page.wait_for_function("() => document.querySelector('.parts-said')?.textContent.startsWith('I see')")
+    assert failed == ["recognise"]
+    assert len(held) == 1
+
+
 @pytest.mark.skipif(not _AXE.is_file(), reason="no axe-core: install it with 'make web' (needs npm)")
 @pytest.mark.parametrize(("scheme", "locale"), [("light", "en"), ("dark", "fr"), ("dark", "es")])
 def test_axe_finds_nothing_in_parts(visit: Callable[..., Any], recogniser: Any, scheme: str, locale: str) -> None:

@@ -372,6 +372,10 @@ def test_delete_link_deletes_from_another_device_and_is_never_in_an_address_sent
     assert "Effacée automatiquement" in page.locator("#stored").inner_text(), (
         "what is stored is shown before it is deleted"
     )
+    told = page.locator("#stored").inner_text()
+    assert "anglais" in told, "the reader's words, not those of the database"
+    assert "Moon Pear 1" not in told
+    assert not re.search(r"\d\.\d", told)
     visitor.shot("delete")
     page.get_by_role("button", name="L’effacer").click()
     page.wait_for_selector("text=personne ne les voit plus")

@@ -113,7 +113,7 @@ def scores(scored: Iterable[Scored], kinds: Kinds) -> list[BundleScore]:
     for model, rows in sorted(by_model.items(), key=lambda item: (min(one.evaluated_s for one in item[1]), item[0])):
         enough = len(rows) >= FEWEST_PHOTOS
         right_kind = sum(kinds.of(one.truth) == one.kind for one in rows)
-        right_label = sum(one.truth == one.label for one in rows)
+        right_label = sum(plain(one.truth) == plain(one.label or "") for one in rows)
         since = datetime.fromtimestamp(min(one.evaluated_s for one in rows), UTC).date().isoformat()
         found.append(
             BundleScore(

@@ -150,22 +150,35 @@ class Resources:
             return 0
         model = self.identity()
         pending = self.evaluations.pending(model, _EVALUATED_AT_ONCE)
-        done = []
-        for name in pending:
-            while self.recogniser.waiting and not self.stopping:
-                time.sleep(_IDLE_S)
-            if self.stopping:
-                break
-            try:
-                asked, answer = self.recogniser.answer(self.submissions.photo(name))
-            except NotFoundError:  # deleted meanwhile
-                continue
-            except ImageDecodeError:
-                asked, answer = model, None
-            done.append(Evaluation(name, asked, answer))
-        self.evaluations.add(done)
         if not pending:
             self.evaluations.drop_older(model)
+            return 0
+        # One instance at a time; of the processes on one SQLite file only the first has chores.
+        if not (self._database.is_sqlite or self._database.take_turn("evaluate", _EVALUATE_S)):
+            return 0
+        done = list[Evaluation]()
+        failed: StoreError | None = None
+        try:
+            for name in pending:
+                while self.recogniser.waiting and not self.stopping:
+                    time.sleep(_IDLE_S)
+                if self.stopping:
+                    break
+                try:
+                    asked, answer = self.recogniser.answer(self.submissions.photo(name))
+                except (
+                    NotFoundError,
+                    ImageDecodeError,
+                ):  # unreadable, or its file is lost; deleted ones are left out below
+                    asked, answer = model, None
+                except StoreError as exc:  # the others are not held up
+                    failed = failed or exc
+                    continue
+                done.append(Evaluation(name, asked, answer))
+        finally:
+            self.evaluations.add(done)
+        if failed is not None:
+            raise failed
         return len(done)
 
     def hide_withdrawn(self) -> None:

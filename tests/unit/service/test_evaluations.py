@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import text
 
+from fruits.errors import StoreError
 from fruits.photos.catalogue.consent import Giver, giver_of
 from fruits.photos.catalogue.manifest import read_manifest
 from fruits.recogniser.answers import Answer
 from fruits.recogniser.taxonomy import Name
+from fruits.service.resources import Resources
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.evaluations import Evaluation, Evaluations
 from fruits.service.submissions.export import export
@@ -194,6 +197,48 @@ def test_answers_to_photos_that_are_gone_are_not_stored(
     assert one == {
         "model": OPEN, "outcome": "kind", "kind": "apple", "label": "Apple", "probability": 0.75, "ood_score": 1.5,
     }  # fmt: skip
+
+
+def test_photos_that_cannot_be_had_hold_up_no_others(
+    submissions: Submissions, evaluations: Evaluations, database: Database, new: New, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, refused, there = kept(submissions, new, 3, outcome="unknown", model=OLD)
+    submissions._photos.delete(lost.id)
+    photo = submissions.photo
+
+    def read(name: str) -> bytes:
+        if name == refused.id:
+            raise StoreError("no right to read it")
+        return photo(name)
+
+    monkeypatch.setattr(submissions, "photo", read)
+    recogniser = SimpleNamespace(waiting=0, answer=lambda _: (OPEN, answer()))
+    service: Any = SimpleNamespace(
+        ready=True, stopping=False, identity=lambda: OPEN, evaluations=evaluations, submissions=submissions,
+        recogniser=recogniser, _database=database,
+    )  # fmt: skip
+    with pytest.raises(StoreError):
+        Resources.evaluate(service)
+    assert evaluations.pending(OPEN, 100) == [refused.id]
+    assert evaluations.of(there.id)[0]["label"] == "Pear"
+
+
+def test_an_older_version_beside_leaves_no_answers_and_moves_no_photo_into_the_test_set(
+    submissions: Submissions, evaluations: Evaluations, database: Database, new: New, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, there, seen = kept(submissions, new, 3)
+    evaluations.add([Evaluation(one.id, OPEN, answer(outcome="unknown")) for one in (gone, there)])
+    with database.writing() as connection:  # as version 0004 does it: it knows neither evaluations nor splits
+        connection.execute(text("delete from submissions where id = :id"), {"id": gone.id})
+        reviewing = "update submissions set decision = 'confirmed', reviewed_label = 'Pear' where id = :id"
+        connection.execute(text(reviewing), {"id": seen.id})
+    submissions._photos.delete(gone.id)
+    submissions.purge()
+    assert evaluations.of(gone.id) == []
+    assert len(evaluations.of(there.id)) == 1
+    monkeypatch.setattr("fruits.service.submissions.repository.split_of", lambda _: "test")
+    assert submissions.review(seen.id, "corrected", "Quince", reviewer="me").split == "train"
+    assert submissions.review(there.id, "confirmed", reviewer="me").split == "test"
 
 
 def test_what_the_open_bundle_knows_by_now_leaves_the_unknown_ones(

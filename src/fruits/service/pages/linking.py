@@ -1,12 +1,15 @@
 """Joins the modules of a page into few files when the service starts: fewer requests, and no comments on the wire.
 
 A page's script and all it imports become one file. A module that is imported when it is needed (``import("./camera.js")``)
-becomes another, which takes what the page has already from the page's file, so that each module exists once. There is no build
-step and no bundler: modules keep to the few forms of import and export that :func:`link` knows. ``js/`` is served as it is, too.
+becomes another, which takes what the page has already from the page's file, so that each module exists once. Its name ends with a
+hash of the whole page: a page that was opened before an update of the service never gets a part of another version. There is no
+build step and no bundler: modules keep to the few forms of import and export that :func:`link` knows. ``js/`` is served as it
+is, too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -57,7 +60,10 @@ def link(modules: Mapping[str, str], page: str) -> dict[str, str]:
             shared = sum(name in others for others in reached.values()) > 1
             place[name] = name if shared or name in reached else root
     stem = page.removesuffix(".js")
-    files = {file: page if file == page else f"{stem}.{file}" for file in place.values()}
+    version = hashlib.sha256("".join(name + modules[name] for name in sorted(place)).encode()).hexdigest()[:8]
+    files = {
+        file: page if file == page else f"{stem}.{file.removesuffix('.js')}.{version}.js" for file in place.values()
+    }
     return {called: _file(modules, file, place, files) for file, called in files.items()}
 
 

@@ -8,6 +8,7 @@ const SHELL = `fruits-shell-${KNOWN.version}`;
 const DEVICE = "fruits-device";
 const PATIENCE_MS = 4000;
 const ROOT = new URL("./", location).pathname; // of the service: this script lies there
+const PART = /^static\/linked\/.+\.[0-9a-f]{8}\.js$/; // of a page, of one version only
 const FOR_EVER = /^(static\/vendor\/.+|v1\/model\/[0-9a-f]+\/recognizer\.onnx|v1\/gallery\/.+)$/;
 
 addEventListener("install", (event) => {
@@ -32,6 +33,7 @@ addEventListener("fetch", (event) => {
   if (request.method !== "GET" || origin !== location.origin || !pathname.startsWith(ROOT)) return;
   const address = pathname.slice(ROOT.length);
   if (FOR_EVER.test(address)) event.respondWith(cacheFirst(request));
+  else if (PART.test(address)) event.respondWith(caches.match(request, { ignoreVary: true }).then((kept) => kept ?? fetch(request)));
   else if (address === "v1/model") event.respondWith(networkFirst(request, DEVICE, true));
   else if (KNOWN.shell.includes(address)) event.respondWith(networkFirst(request, SHELL, false));
 });

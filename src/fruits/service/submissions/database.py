@@ -122,6 +122,20 @@ class Database:
         summed = table.__table__.c[column] + statement.excluded[column]
         connection.execute(statement.on_conflict_do_update(index_elements=keys, set_={column: summed}), rows)
 
+    def replace(self, connection: Connection, table: type[Base], rows: list[dict[str, Any]]) -> None:
+        """Insert rows; one whose key exists replaces it, also if another process inserts it at the same moment."""
+        if not rows:
+            return
+        insert: Any = sqlite_insert if self.is_sqlite else postgresql_insert
+        statement = insert(table)
+        keys = [key.name for key in table.__table__.primary_key]
+        others = {
+            column.name: statement.excluded[column.name]
+            for column in table.__table__.columns
+            if column.name not in keys
+        }
+        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=others), rows)
+
     def take_turn(self, name: str, seconds: float) -> bool:
         """Claim a periodic task that only one of all processes on this database should run per interval; return whether claimed.
 

@@ -99,6 +99,19 @@ class Erasure:
             count += last
         return count
 
+    def drop_answers_without_submission(self) -> int:
+        """Delete evaluations whose submission is gone; return how many.
+
+        A version of fruits that does not know evaluations may run beside this one during an upgrade, and delete submissions.
+        """
+        alone = EvaluationRow.submission_id.not_in(select(_ROW.id))
+        with self._database.reading() as connection:
+            if connection.execute(select(EvaluationRow.submission_id).where(alone).limit(1)).first() is None:
+                return 0
+        with self._database.writing() as connection:
+            self._database.must_scrub(connection)
+            return connection.execute(delete(EvaluationRow).where(alone)).rowcount
+
     def sweep(self, *, adopt: bool = False) -> None:
         """Move orphaned photos to quarantine; delete those quarantined for a week, restore those whose rows exist again.
 

@@ -100,11 +100,7 @@ class Evaluations:
             # FOR SHARE: whoever deletes a submission at the same moment waits, then deletes these rows as well.
             there = select(_ROW.id).where(_KEPT, _ROW.id.in_(rows)).with_for_update(read=True)
             kept = [rows[name] for name in connection.execute(there).scalars()]
-            for row in kept:
-                same = and_(_AGAIN.submission_id == row["submission_id"], _AGAIN.model == row["model"])
-                connection.execute(delete(_AGAIN).where(same))
-            if kept:
-                connection.execute(_AGAIN.__table__.insert(), kept)  # type: ignore[attr-defined]
+            self._database.replace(connection, EvaluationRow, kept)
 
     def drop_older(self, model: str) -> int:
         """Delete answers of other bundles to photos that are not test photos; return how many."""

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import ColumnElement, Row, and_, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, and_, case, func, insert, or_, select, tuple_, update
 
 from fruits.errors import ConfigError, StoreError
 from fruits.photos.catalogue.consent import Giver, mark
@@ -311,8 +311,11 @@ class Submissions:
             "reviewed_label": final,
             "reviewer": clean_line(reviewer, 100),
             "reviewed_s": int(time.time()),
-            # Once and for all: a photo that a run may have trained on never becomes a test photo.
-            "split": func.coalesce(_ROW.split, split_of(submission_id)),
+            # Once and for all: a photo that a run may have trained on never becomes a test photo, nor does one that a version
+            # without splits reviewed.
+            "split": func.coalesce(
+                _ROW.split, case((_ROW.decision.is_not(None), "train"), else_=split_of(submission_id))
+            ),
         }
         with self._database.writing() as connection:
             changed = connection.execute(
@@ -384,6 +387,7 @@ class Submissions:
         before = (now or datetime.now(UTC)) - timedelta(days=self.keep_days)
         count = self._erasure.erase_all(_ROW.created_s < int(before.timestamp()))
         count += self._erasure.drop_receipts(_day_s(((now or datetime.now(UTC)) - self._feedback).timestamp()))
+        self._erasure.drop_answers_without_submission()
         self._erasure.scrub(thorough=thorough)
         self._erasure.sweep(adopt=adopt)
         return count

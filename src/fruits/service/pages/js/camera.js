@@ -52,6 +52,8 @@ export class Viewfinder {
   #idleMs;
   #stream = null;
   #open = true;
+  #wished = 0; // of the newest wish for a camera; what an older one gets is given back
+  #taking = false; // the shutter was pressed
   #ready = false; // the network
   #paused = false;
   #facing = "environment";
@@ -115,16 +117,18 @@ export class Viewfinder {
 
   async #start() {
     if (this.#stream || !this.#open) return;
+    const wish = ++this.#wished;
     let stream;
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: { ...WANTED, facingMode: this.#facing }, audio: false });
     } catch (error) {
+      if (wish !== this.#wished) return;
       const why = { NotAllowedError: "live_denied", SecurityError: "live_denied", NotFoundError: "live_none", OverconstrainedError: "live_none", NotReadableError: "live_busy" };
       this.#fail(why[error.name] ?? "live_failed");
       return;
     }
-    if (!this.#open || this.#paused || document.hidden) {
-      stop(stream); // closed meanwhile
+    if (wish !== this.#wished || document.hidden) {
+      stop(stream); // closed, hidden or turned meanwhile
       return;
     }
     this.#stream = stream;
@@ -138,6 +142,7 @@ export class Viewfinder {
   }
 
   #stop() {
+    this.#wished += 1;
     if (this.#stream) stop(this.#stream);
     this.#stream = this.video.srcObject = null;
     this.shutter.disabled = true;
@@ -323,6 +328,8 @@ export class Viewfinder {
 
   /** Keep what is seen now: the photo and its answer become a card, and the viewfinder makes room for it. */
   async #take() {
+    if (this.#taking) return; // a second press makes no second card
+    this.#taking = true;
     const { videoWidth, videoHeight } = this.video;
     const scale = Math.min(1, LONGEST / Math.max(videoWidth, videoHeight));
     const canvas = Object.assign(document.createElement("canvas"), { width: Math.round(videoWidth * scale), height: Math.round(videoHeight * scale) });

@@ -118,8 +118,14 @@ function position(name, wanted) {
   return /[\s'’(-]/.test(name[at - 1]) ? 1 : 2;
 }
 
-/** What can be chosen: kinds, then labels; a label whose name others share says which one it is. */
-export function optionsOf({ labels, kinds }) {
+/** What can be chosen: kinds, then labels; a label whose name others share says which one it is. Those that differ in case alone are one. */
+export function optionsOf({ labels: every, kinds }) {
+  const first = new Map();
+  for (const label of every) {
+    const same = [label.kind, label.variety, label.label.toLowerCase()].join("\n");
+    if (!first.has(same)) first.set(same, label);
+  }
+  const labels = [...first.values()];
   const count = new Map();
   for (const label of labels) count.set(label.en, (count.get(label.en) ?? 0) + 1);
   const several = new Set(labels.filter((label) => labels.some((other) => other !== label && other.kind === label.kind)).map((label) => label.kind));

@@ -25,7 +25,7 @@ async function start() {
   }
   rows = kindsOf(model).map((kind) => ({ kind, node: entry(kind) }));
   sort();
-  location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
+  document.getElementById(location.hash.slice(1))?.scrollIntoView();
   $("search").addEventListener("input", filter);
 }
 

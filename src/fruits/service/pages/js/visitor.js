@@ -34,14 +34,19 @@ const choices = new Choices(device);
 let history = null; // a promise of what remembers answers, once the visitor wants that or did before
 device.start();
 sayPrivacy().catch(() => {}); // without a connection there are the general words
-$("remember").addEventListener("change", () => remembers(true), { once: true });
-if (storageHas("fruits.history")) remembers(false);
+let chosen = false; // the visitor turned the switch while that was loaded, or before
+$("remember").addEventListener("change", () => {
+  chosen = true;
+  remembers();
+}, { once: true });
+if (storageHas("fruits.history")) remembers();
 
 /** Load what remembers answers; the rest of the page does without it. */
-function remembers(turned) {
+function remembers() {
   history ??= import("./history.js").then(
-    ({ History }) => new History(() => document.querySelectorAll(".card").forEach((node) => cardOf.get(node)?.remember()), turned),
+    ({ History }) => new History(() => document.querySelectorAll(".card").forEach((node) => cardOf.get(node)?.remember()), chosen),
   );
+  history.catch(missing);
 }
 
 function storageHas(key) {
@@ -111,7 +116,7 @@ if (navigator.mediaDevices?.getUserMedia) {
       const { Viewfinder } = await import("./camera.js");
       new Viewfinder({ lent: device.loaded ? await device.ready() : null, keep: keepFrame });
     } catch {
-      notice("offline_notice");
+      missing();
     }
   });
 }
@@ -326,7 +331,7 @@ class Card {
       ? [element("p.fate.quiet", {}, say(element("span"), plain))]
       : feedbackParts(answer, { failed: (error, place) => explain(error, place), deleted: () => this.gone(answer.kept ? "deleted_kept" : "deleted") });
     const fate = foot.pop();
-    fate.append(say(element("button.link", { type: "button", click: async () => (await import("./share.js")).share(answer, this.blob) }), "share"));
+    fate.append(say(element("button.link", { type: "button", click: () => import("./share.js").then(({ share }) => share(answer, this.blob), missing) }), "share"));
     this.body.replaceChildren(...first, ...foot, ...(answer.map ? [this.closer()] : []), ...more, fate);
     this.frame.querySelectorAll(".map, .map-toggle").forEach((one) => one.remove());
     this.frame.querySelectorAll(".parts-over, .parts-of").forEach((one) => one.remove());
@@ -344,7 +349,7 @@ class Card {
         parts ??= new Parts({ frame: this.frame, body: this.body, size: this.small, look: (wish) => this.lookCloser(wish), announce, explain });
         if (!parts.node.isConnected) this.frame.append(parts.node);
       } catch {
-        notice("offline_notice");
+        missing();
         return;
       }
       await parts[what]();
@@ -355,20 +360,32 @@ class Card {
 
   /** The answers for the parts of the photo, or for one part: where the photo was looked at, and nowhere else while the switch is on. */
   async lookCloser({ regions = false, box = null }) {
-    if (this.stays || device.on) {
-      const model = device.on ? await device.ready() : await (await import("./camera.js")).network();
-      return regions ? model.regions(this.blob) : model.part(this.blob, box);
+    if (!this.stays && !device.on) {
+      const stop = new AbortController();
+      sending.add(stop);
+      try {
+        const { photos } = await recognise([this.blob], { keep: false, language: language(), signal: stop.signal, regions, box });
+        if (photos[0].error) throw refusal(photos[0].error);
+        return regions ? photos[0].regions : photos[0];
+      } catch (error) {
+        if (!device.on) throw error;
+      } finally {
+        sending.delete(stop);
+      }
     }
-    const { photos } = await recognise([this.blob], { keep: false, language: language(), regions, box });
-    if (photos[0].error) throw refusal(photos[0].error);
-    return regions ? photos[0].regions : photos[0];
+    const model = device.on ? await device.ready() : await (await import("./camera.js")).network();
+    return regions ? model.regions(this.blob) : model.part(this.blob, box);
   }
 
   /** Put the answer into the history, once, if the visitor wants one. */
   async remember() {
     if (!history || !this.answer || this.sample || this.remembered !== null || this.node.classList.contains("gone")) return;
     this.remembered = 0; // under way
-    const kept = await history;
+    const kept = await history.catch(() => null);
+    if (!kept) {
+      this.remembered = null;
+      return;
+    }
     this.remembered = await kept.add(this.answer, this.blob);
     if (this.remembered && this.node.classList.contains("gone")) kept.forget(this.remembered); // deleted meanwhile
   }
@@ -426,6 +443,11 @@ function announce(what) {
 function notice(what, values) {
   $("notice").hidden = !what;
   if (what) say($("notice"), what, values);
+}
+
+/** Say why a part of the page cannot be had: there is no connection, or the service was updated since the page was opened. */
+function missing() {
+  return ask("/healthz").then(() => notice("updated_notice"), () => notice("offline_notice"));
 }
 
 function connection(tryAgain = true) {
