@@ -57,7 +57,7 @@ class Reply:
     @property
     def receipts(self) -> list[tuple[str, str, bool]]:
         """Identifier, secret and whether the photo was kept, for every photo that was recognised."""
-        if self.status != 200 or not self.body.startswith(b'{"photos":'):
+        if self.status != 200 or not self.body.startswith(b'{"photos":['):
             return []
         photos = json.loads(self.body)["photos"]
         return [(photo["id"], photo["secret"], photo["kept"]) for photo in photos if "id" in photo]

@@ -110,6 +110,11 @@ def test_answers_are_taken_apart_as_http_says() -> None:
         parse(b"<html>\r\n\r\n")
 
 
+def test_receipts_are_read_from_answers_about_photos_and_not_from_counts_of_them() -> None:
+    assert Reply(200, {}, b'{"photos":3,"reviewed":2}').receipts == []
+    assert Reply(200, {}, b'{"photos":[{"id":"a","secret":"b","kept":true}]}').receipts == [("a", "b", True)]
+
+
 def test_a_wish_that_makes_no_sense_is_refused_wherever_it_is_said(attacked: Attacked) -> None:
     for target in ("?keep=maybe", "?lang=de", "?keep=true&keep=maybe"):
         sent = form(part("keep", b"true"), part("lang", b"fr"), part("photo", attacked.good))
