@@ -25,10 +25,12 @@ WRONG: dict[str, Any] = {
 WRONG_TYPE: dict[str, Any] = {
     "only": 3, "balance": "yes", "master": 3, "repair": "yes", "keep_missing": "yes", "follow_links": "yes", "spark_conf": 3
 }  # fmt: skip
+#: Those of apply() alone.
+WRONG_TYPE_OF_APPLY: dict[str, Any] = {"regions": "yes"}
 
 
 def test_these_are_all_options() -> None:
-    assert {*WRONG, *WRONG_TYPE} == set(RunOptions.__annotations__) | set(ApplyOptions.__annotations__)
+    assert {*WRONG, *WRONG_TYPE, *WRONG_TYPE_OF_APPLY} == set(RunOptions.__annotations__) | set(ApplyOptions.__annotations__)
 
 
 @pytest.mark.parametrize("name", [*WRONG, *WRONG_TYPE])
@@ -53,10 +55,11 @@ def test_the_command_line_names_its_options(fruits: Callable[..., Any], tmp_path
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", sorted(WRONG.keys() & ApplyOptions.__annotations__.keys()))
+@pytest.mark.parametrize("name", sorted((WRONG | WRONG_TYPE_OF_APPLY).keys() & ApplyOptions.__annotations__.keys()))
 def test_apply_names_keywords_before_photos_are_listed(tmp_path: Path, name: str) -> None:
-    with pytest.raises(FruitsError, match=rf"{name}='?{WRONG[name]}"):
-        fruits.apply(None, tmp_path / "nothing here", to=tmp_path / "out", **{name: WRONG[name]})
+    value = (WRONG | WRONG_TYPE_OF_APPLY)[name]
+    with pytest.raises(FruitsError, match=rf"{name}='?{value}"):
+        fruits.apply(None, tmp_path / "nothing here", to=tmp_path / "out", **{name: value})
     assert not (tmp_path / "out").exists()
 
 

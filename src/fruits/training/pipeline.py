@@ -18,7 +18,7 @@ import numpy as np
 from fruits.config import RunConfig
 from fruits.embedding.session import usable_device
 from fruits.engines import Engine, get_engine
-from fruits.errors import CatalogueError, StoreError, counted, naming, option
+from fruits.errors import CatalogueError, ConfigError, StoreError, counted, naming, option
 from fruits.learning.drift import Drift
 from fruits.learning.heads import get_head
 from fruits.learning.pca import PCA
@@ -421,6 +421,8 @@ def apply(
         sources=tuple(sources), out=to, workers=workers, engine=engine, master=master, spark_conf=tuple(spark_conf),
         device=device, repair=repair, follow_links=follow_links, allow_source=tuple(allow_source),
     )  # fmt: skip
+    if not isinstance(regions, bool):
+        raise ConfigError(f"{option('regions', regions)}: expected True or False")
     access = access_of(config)
     with ExitStack() as stack:
         memory = stack.enter_context(Watcher())

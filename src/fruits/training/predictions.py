@@ -198,7 +198,7 @@ class PredictStage:
                 outcomes.update(_outcomes(table))
                 photos += table.num_rows
                 writer.write_table(table)
-        found = {"part": [number], "photos": [photos], "outcomes": [json.dumps(outcomes)]}
+        found = {"part": [number], "photos": [photos], "outcomes": [json_text(outcomes)]}
         yield pa.RecordBatch.from_pydict(found, schema=_ANSWERED)
 
 

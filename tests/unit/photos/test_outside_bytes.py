@@ -25,15 +25,17 @@ PILLOW = {
     "photos/decoding/images.py": "the decoder",
     "photos/decoding/colour.py": "its colours",
     "recogniser/explain.py": "draws maps on pixels",
+    "recogniser/regions.py": "cuts parts out of pixels",
+    "assessment/study/treatments.py": "treats pixels",
     "photos/made_up/orchard.py": "draws photos",
     "photos/made_up/samples.py": "writes the pictures that the page offers to try",
     "photos/reading/given.py": "takes images that a program holds in memory",
     "photos/decoding/retouch.py": "opens the JPEG that it has just made",
     "service/inference/model.py": "draws the photo that warms up the inference workers",
-    "service/pages/routes.py": "asks which way resampling goes, on pixels of its own",
+    "service/pages/routes.py": "asks which way resampling goes, on pixels of its own; joins the package's own pictures",
 }
 #: Of these, who may read a file's bytes with it.
-OPENERS = {"photos/decoding/retouch.py"}
+OPENERS = {"photos/decoding/retouch.py", "service/pages/routes.py"}
 READERS = {"open", "Parser", "from_bytes", "preinit", "init"}
 
 

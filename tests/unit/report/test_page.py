@@ -282,6 +282,7 @@ def test_every_sentence_is_used() -> None:
         "sort",
         "stage",
     )
+    prefixes += ("scaling_limit", "scaling_out", "scaling_part", "scaling_up", "treat", "work")
     families = tuple(
         f"{prefix}_" for prefix in (*prefixes, "codec", "kept", "status", "storage", "sum", "whole", "why")
     )
