@@ -30,7 +30,9 @@ WRONG_TYPE_OF_APPLY: dict[str, Any] = {"regions": "yes"}
 
 
 def test_these_are_all_options() -> None:
-    assert {*WRONG, *WRONG_TYPE, *WRONG_TYPE_OF_APPLY} == set(RunOptions.__annotations__) | set(ApplyOptions.__annotations__)
+    assert {*WRONG, *WRONG_TYPE, *WRONG_TYPE_OF_APPLY} == set(RunOptions.__annotations__) | set(
+        ApplyOptions.__annotations__
+    )
 
 
 @pytest.mark.parametrize("name", [*WRONG, *WRONG_TYPE])

@@ -33,6 +33,7 @@ from fruits.recogniser.classifier import Classifier
 from fruits.storage import schemas
 from fruits.storage.inventory import Holding, Inventory
 from fruits.storage.objects import AbsentError, Objects
+from fruits.storage.sanitising import json_text
 from fruits.storage.table import EmbeddingTable, File
 from fruits.training.training_set import in_chunks, read_rows, vectors_of
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from fruits.errors import ConfigError, StoreError
 from fruits.service.submissions.database import Database
@@ -194,6 +194,21 @@ def test_two_instances_do_not_rewrite_a_table_at_once(postgres: Any) -> None:
         assert not database.scrub()
         other.execute(text("select pg_advisory_unlock(1718777206)"))
     assert database.scrub()
+    database.close()
+
+
+def test_lock_of_a_table_is_free_when_the_next_one_is_rewritten(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    database, held, invalidate = Database.open(postgres.empty_database()), list[int](), Connection.invalidate
+
+    def looked(self: Connection) -> None:  # the server may notice late that a connection is closed
+        own = "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
+        held.append(self.execute(text(own)).scalar_one())
+        invalidate(self)
+
+    monkeypatch.setattr(Connection, "invalidate", looked)
+    assert database.scrub(thorough=True)
+    assert len(held) > 1
+    assert set(held) == {0}
     database.close()
 
 

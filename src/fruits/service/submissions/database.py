@@ -260,7 +260,10 @@ class Database:
                     raise
                 return False
             finally:
-                connection.invalidate()  # discards its settings and the advisory lock
+                # The server notices a closed connection a moment later: until then the next table would find the lock taken.
+                with suppress(SQLAlchemyError):
+                    connection.execute(text("select pg_advisory_unlock(:key)"), {"key": _REWRITE_LOCK})
+                connection.invalidate()  # discards its settings
         return True
 
     @contextmanager
