@@ -18,13 +18,13 @@ import numpy as np
 from fruits.config import RunConfig
 from fruits.embedding.session import usable_device
 from fruits.engines import Engine, get_engine
-from fruits.errors import CatalogueError, ConfigError, StoreError, counted, naming, option
+from fruits.errors import ConfigError, StoreError, naming, option
 from fruits.learning.drift import Drift
 from fruits.learning.heads import get_head
 from fruits.learning.pca import PCA
 from fruits.monitoring.clock import Clock, Progress, Silent, Steps, Watcher
 from fruits.monitoring.timeline import Timeline
-from fruits.photos.catalogue.catalogue import Catalogue, labels_without_training, list_photos
+from fruits.photos.catalogue.catalogue import Catalogue, list_photos
 from fruits.photos.reading.samples import example_photos, gallery_thumbnails
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import Certainty
@@ -59,6 +59,7 @@ from fruits.training.features import Features, Part, project_all
 from fruits.training.predictions import write_predictions
 from fruits.training.regions import KEY as REGIONS_KEY
 from fruits.training.regions import forget_regions, write_regions
+from fruits.training.remarks import refuse_hopeless, say_what_was_chosen, say_what_was_found
 from fruits.training.training_set import Rows, grouped_by_clusters, seen_rows, source_names
 
 
@@ -256,8 +257,8 @@ def _embedded(
         labels = sorted(catalogue.listed.coded["label"].counts())
         meaning = Taxonomy.of(labels, config.taxonomy)
         prepared = prepare(config, network, catalogue, objects)
-    _say_what_was_found(catalogue, step.progress)
-    _refuse_hopeless(catalogue)
+    say_what_was_found(catalogue, step.progress)
+    refuse_hopeless(catalogue)
     if config.repair:
         with step("repair", shown=False):
             repair_embeddings(prepared.stored, step.progress)
@@ -310,7 +311,7 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
             engine, stored, inventory, rows, choosing, pca=pca, learnt=learnt, variance=config.variance,
             components=config.components, weights=weights, head=get_head(config.head),
         )  # fmt: skip
-        _say_what_was_chosen(choice, step.progress)
+        say_what_was_chosen(choice, step.progress)
     with step("features", job.counts["photos"]):
         features = project_all(engine, stored, inventory, pca, choice.components, rows.ok, step.progress.advance)
         about = {"identity": job.identity, "components": choice.components, "backbone": prepared.card.name}
@@ -474,46 +475,6 @@ def apply(
         "peak_memory_mb": memory.megabytes,
         "predictions": f"{to}/{predicted.key}",
     }
-
-
-def _refuse_hopeless(catalogue: Catalogue) -> None:
-    """Raise before the long work if there is nothing to learn."""
-    label = catalogue.listed.coded["label"]
-    trained = np.unique(label.codes[catalogue.listed.coded["split"].having("train")])
-    labels = [label.names[code] for code in trained]
-    if len(labels) < 2:
-        found = f"only the label '{labels[0]}'" if labels else "no photos"
-        raise CatalogueError(
-            f"{found} for training, of {counted(catalogue.num_rows, 'photo')}; expected training photos of "
-            "two labels or more: "
-            "add some, or check which folders are called Training and Test"
-        )
-
-
-def _say_what_was_found(catalogue: Catalogue, progress: Progress) -> None:
-    for remark in catalogue.remarks():
-        progress.say(remark)
-    untrained = labels_without_training(catalogue.listed)
-    if untrained:
-        progress.say(
-            f"{len(untrained)} of the labels have no training photo, so they are left out of the scores: "
-            + ", ".join(f"{label} ({photos})" for label, photos in untrained.items())
-        )
-    if catalogue.split_origin == "hash":
-        progress.say("none of the photos is marked for testing: a fifth of them is, chosen by a hash")
-
-
-def _say_what_was_chosen(choice: fitting.Choice, progress: Progress) -> None:
-    setting = f"{choice.head.parameter} {choice.setting:g}"
-    if choice.chosen_by == "seen":
-        progress.say(
-            f"the network was made from these training photos, so holding some back decides nothing: {choice.components} "
-            f"components for 99 % of the variance, {setting}"
-        )
-    elif tried := len(choice.component_trials) + len(choice.setting_trials):
-        progress.say(
-            f"{counted(tried, 'head')} tried on validation photos: {counted(choice.components, 'component')}, {setting}"
-        )
 
 
 def _gallery(config: RunConfig, catalogue: Catalogue, rows: Rows, features: Features, labels: list[str]) -> Gallery:
