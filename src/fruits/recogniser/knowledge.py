@@ -8,7 +8,6 @@ without such counts, the kinds with the most similar features are the look-alike
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -109,8 +108,7 @@ def _well_formed(counted: Mapping[Any, Any], kinds: set[str]) -> dict[str, list[
                 and other in kinds
                 and other != kind
                 and isinstance(share, int | float)
-                and math.isfinite(share)
-                and 0 <= share <= 1
+                and 0 <= share <= 1  # not true of NaN
             ):
                 found.setdefault(kind, []).append((other, float(share)))
     return found

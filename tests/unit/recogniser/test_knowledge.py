@@ -89,6 +89,7 @@ def test_bundle_without_counts_has_the_kinds_of_the_most_similar_features() -> N
         {"kiwi": [{"kind": "potato", "share": 7}]},
         {"kiwi": [{"kind": "kiwi", "share": 0.5}]},
         {"<b>": [{"kind": "potato", "share": 0.5}]},
+        {"kiwi": [{"kind": "potato", "share": 10**400}]},
     ],
 )
 def test_counts_that_are_not_well_formed_are_left_out(harm: dict[str, Any]) -> None:
