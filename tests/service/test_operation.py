@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,8 +24,12 @@ from PIL import Image
 
 from fruits.config import RunConfig
 from fruits.recogniser import bundle as bundles
+from fruits.recogniser import shipped
+from fruits.service.resources import Resources
+from fruits.service.settings import ServiceConfig
 from fruits.service.statistics import Statistics
 from fruits.service.submissions.database import Database
+from fruits.service.telemetry import Telemetry
 from fruits.storage import publishing
 from fruits.storage.objects import Objects
 from fruits.storage.runs import stored_pointer
@@ -329,3 +336,25 @@ def test_the_small_products_of_a_request_are_not_divided_among_threads(finished_
     command = [sys.executable, "-c", _BLAS_THREADS, str(finished_run.out), str(tmp_path / "data")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
+
+
+def test_a_file_that_cannot_be_cleaned_now_does_not_keep_the_service_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fruits.service.submissions.database._PATIENCE_S", 0.05)
+    config = ServiceConfig(out=shipped.path(), data=str(tmp_path / "data"), workers=1)
+    database = Database.open(config.database)
+    with database.writing() as connection:
+        database.must_scrub(connection)
+    log = io.StringIO()
+    telemetry = Telemetry(log)
+    telemetry.start()
+    with closing(sqlite3.connect(str(database.url).removeprefix("sqlite:///"))) as another:
+        another.execute("begin immediate")
+        resources = Resources(config, telemetry)
+    telemetry.stop()
+    assert "cannot be cleaned now" in log.getvalue()
+    assert resources.submissions.recover() == 0
+    assert not database.must_be_scrubbed()
+    resources._close()
+    database.close()

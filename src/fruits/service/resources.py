@@ -24,7 +24,7 @@ from fruits.service.http.uploads import Budget
 from fruits.service.inference.workers import Recogniser
 from fruits.service.settings import ServiceConfig, advice_to_move
 from fruits.service.statistics import Statistics
-from fruits.service.submissions.database import Database
+from fruits.service.submissions.database import Database, NotCleanedError
 from fruits.service.submissions.evaluations import Evaluation, Evaluations
 from fruits.service.submissions.group_commit import GroupCommit
 from fruits.service.submissions.repository import Submissions
@@ -104,7 +104,10 @@ class Resources:
                 database, Objects(config.photos), keep_days=config.keep_days, feedback_hours=config.feedback_hours
             )
             self.evaluations = Evaluations(database)
-            self.submissions.recover()
+            try:
+                self.submissions.recover()
+            except NotCleanedError as exc:  # no reason to refuse visitors; it is tried again every minute
+                telemetry.log("chore_failed", level="error", chore="recover", reason=str(exc)[:500])
             self.statistics = Statistics(database)
             self.tokens = Tokens(database)
             self.receipts = GroupCommit(self.submissions, self._is_busy, lambda exc: telemetry.log_bug("", exc))

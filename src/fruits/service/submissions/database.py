@@ -43,6 +43,10 @@ _REWRITE_LOCK: Final = 0x66727576
 CONNECTIONS: Final = 4
 
 
+class NotCleanedError(StoreError):
+    """What was deleted may still be readable in the database's file, as another process writes it or the disk is full."""
+
+
 class Database:
     """An open database with up-to-date tables; thread-safe.
 
@@ -219,7 +223,9 @@ class Database:
             try:
                 pooled.cursor().execute("vacuum").close()
             except sqlite3.OperationalError as exc:
-                raise StoreError(f"database '{self.url}' cannot be cleaned now ({exc}); it is tried again") from exc
+                raise NotCleanedError(
+                    f"database '{self.url}' cannot be cleaned now ({exc}); it is tried again"
+                ) from exc
             finally:
                 pooled.close()
 
