@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 _SECOND = 30  # frames
 _STATE = "() => ({ ...document.querySelector('.viewfinder').dataset })"
 _ANSWERED = "n => Number(document.querySelector('.viewfinder')?.dataset.answers) >= n"
-_NAMED = "(name) => document.querySelector('.live-name').textContent.toLowerCase().includes(name)"
+_NAMED = "(name) => document.querySelector('.live-name')?.textContent.toLowerCase().includes(name)"
 
 
 @pytest.fixture(scope="module")

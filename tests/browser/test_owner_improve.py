@@ -143,7 +143,7 @@ def test_the_page_says_what_the_service_counted(visit: Callable[..., Any], impro
     with page.expect_download() as downloading:
         page.locator("#download-csv").click()
     assert downloading.value.suggested_filename == "reviewed.csv"
-    page.wait_for_function("() => document.querySelector('#next-run code').textContent.includes('reviewed.csv')")
+    page.wait_for_function("() => document.querySelector('#next-run code')?.textContent.includes('reviewed.csv')")
 
 
 def test_the_limit_is_moved_by_keyboard_and_says_what_it_means(visit: Callable[..., Any], improving: Any) -> None:

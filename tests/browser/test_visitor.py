@@ -25,7 +25,7 @@ def test_photo_is_previewed_at_once_and_then_named(visit: Callable[..., Any], re
     page.route("**/v1/recognise", lambda route: held.append(route))  # noqa: PLW0108 - Playwright inspects it
     visitor.pick(*recogniser.some("Melonette Striped"))
     page.wait_for_selector(".card[aria-busy] .looking")
-    page.wait_for_function("() => document.querySelector('.card img').naturalWidth > 0")
+    page.wait_for_function("() => document.querySelector('.card img')?.naturalWidth > 0")
     visitor.shot("looking")
     page.wait_for_timeout(100)
     held[0].continue_()
