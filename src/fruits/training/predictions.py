@@ -121,7 +121,8 @@ def write_predictions(
                 progress(table.num_rows)
         _remove_folders(objects)
         return Predicted("predictions.parquet", dict(counts))
-    folder = f"{_FOLDER}/{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}"
+    # With microseconds: of two calls the one that began first is removed, also if both began in the same second.
+    folder = f"{_FOLDER}/{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:12]}"
     groups = min(_GROUPS_PER_PART, max(1, sum(1 for _ in in_chunks(inventory)) // _PARTS))
     stage = PredictStage(stored, objects, folder, classifier)
     outcomes: Counter[str] = Counter()
