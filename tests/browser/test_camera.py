@@ -1,4 +1,4 @@
-"""The live camera: it names what it sees on the device, sends nothing, rests when nothing moves, and is given back."""
+"""The live camera: it names what it sees on the device, sends nothing, rests when nothing moves, and is released."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_camera_names_what_it_sees_and_sends_nothing_and_the_shutter_keeps_it(
     assert card.locator(".picture img").evaluate("(one) => one.naturalWidth") == 640
     page.wait_for_selector("#history li")
     assert page.locator("dialog").count() == 0
-    assert _live(page) == 0, "the camera is given back"
+    assert _live(page) == 0, "the camera is released"
     assert page.evaluate("document.activeElement.id") == "live", "the focus is where it was"
     card.get_by_role("button", name="Look for several kinds").click()
     page.wait_for_function("() => document.querySelector('.parts-said')?.textContent.startsWith('I see')")

@@ -37,7 +37,7 @@ def rows(found: Catalogue) -> list[tuple[str, str, int, str]]:
 
 @pytest.fixture(autouse=True)
 def nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No photo of these tables is there: whoever looked would find none."""
+    """No photo of these tables is there: reading one would fail."""
     monkeypatch.setattr(listing, "_look", None)
 
 
@@ -128,11 +128,11 @@ def elsewhere(path: str) -> Callable[[dict[str, Any]], None]:
 
 
 @pytest.mark.parametrize(
-    "harmless", [protocol(2), protocol(3), protocol(3, "timestampNtz"), protocol(3, "deletionVectors")]
+    "readable", [protocol(2), protocol(3), protocol(3, "timestampNtz"), protocol(3, "deletionVectors")]
 )
-def test_features_that_hide_no_rows_are_read(tmp_path: Path, harmless: Callable[[dict[str, Any]], None]) -> None:
+def test_features_that_hide_no_rows_are_read(tmp_path: Path, readable: Callable[[dict[str, Any]], None]) -> None:
     write_deltalake(tmp_path / "table", FIRST)
-    change(tmp_path / "table", harmless)
+    change(tmp_path / "table", readable)
     assert len(rows(listed(tmp_path / "table"))) == 3
 
 

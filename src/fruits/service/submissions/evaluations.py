@@ -97,7 +97,7 @@ class Evaluations:
         if not rows:
             return
         with self._database.writing() as connection:
-            # FOR SHARE: whoever deletes a submission at the same moment waits, then deletes these rows as well.
+            # FOR SHARE: a deletion of the submission at the same moment waits, then deletes these rows as well.
             there = select(_ROW.id).where(_KEPT, _ROW.id.in_(rows)).with_for_update(read=True)
             kept = [rows[name] for name in connection.execute(there).scalars()]
             self._database.replace(connection, EvaluationRow, kept)
