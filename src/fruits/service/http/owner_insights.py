@@ -234,7 +234,8 @@ def insights_router(desk: Callable[[Request], Desk], signed_in: Callable[..., An
 def _share(share: insights.Share | None) -> ShareOut | None:
     if share is None:
         return None
-    return ShareOut(share=round(share.share, 4), low=round(share.low, 4), high=round(share.high, 4))
+    # More digits than the page shows: a share that is rounded twice, 0.78846 to 0.7885 to 78.9 %, is not the nearest one.
+    return ShareOut(share=round(share.share, 6), low=round(share.low, 6), high=round(share.high, 6))
 
 
 def _named(names: list[tuple[str, int]]) -> list[Named]:
