@@ -173,7 +173,8 @@ def embed(
     if computed:
         with clock.step("engine"):
             engine.start()
-    with clock.step("embeddings"), _in_a_thread(meanwhile if computed else lambda: None):
+    # Waiting for what was begun meanwhile is no part of the step.
+    with _in_a_thread(meanwhile if computed else lambda: None), clock.step("embeddings"):
         while len(rows):
             done = _computed(engine, catalogue, prepared, inventory, rows, progress, clock)
             # Another run may have removed rows since; their files stay on disk until a vacuum.
