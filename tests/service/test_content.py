@@ -112,5 +112,5 @@ def test_pixels_frames_and_small_bodies_have_theirs(serve: Any, a_photo: bytes, 
     assert told == "The animation has more than 100 frames: send a still picture."
     answer = service.client.post("/v1/feedback", content=json.dumps({"note": "x" * 70_000}))
     assert answer.json()["error"]["message"]["en"] == (
-        "The request is larger than the 65,536 bytes that are taken at this address."
+        "The request is larger than the 65,536 bytes that are accepted at this address."
     )
