@@ -111,7 +111,7 @@ def _preprocessing(study: dict[str, Any]) -> tuple[str, dict[str, str]]:
         *_about(study),
         (
             f"{study['photos']:,} photos of {study['labels']} labels{at_most}, {study['backbone']} at {study['size']} pixels; "
-            f"{study['asked']:,} of them asked in {study['groups']:,} groups by the protocol {study['protocol']}."
+            f"{study['asked']:,} of them scored in {study['groups']:,} groups by the protocol {study['protocol']}."
         ),
         "",
         "| treatment | right (95 % interval) | gain (95 % interval) | passes | processor ms: pixels + network |",
