@@ -19,6 +19,7 @@ from fruits.learning.drift import Drift
 from fruits.recogniser.bundle import Bundle
 from fruits.recogniser.bundle_files import folder_of
 from fruits.service.http.delivery import Undelivered
+from fruits.service.http.rate_exchange import RateExchange
 from fruits.service.http.rate_limits import Limits
 from fruits.service.http.uploads import Budget
 from fruits.service.inference.workers import Recogniser
@@ -96,6 +97,10 @@ class Resources:
             database = Database.open(config.database, connections=config.database_connections)
             undo.callback(database.close)
             self._database = database
+            # A SQLite file belongs to one machine, whose processes share limits in memory.
+            self._exchange = (
+                None if database.is_sqlite else RateExchange(database, self.limits, telemetry, hears=chores)
+            )
             if Path(config.data).is_dir():
                 mark(Objects(config.data), "service")
             if advice := advice_to_move(config.out, config.data):
@@ -200,6 +205,8 @@ class Resources:
             Called with the exception if warming up fails.
         """
         self._warming = self._do(self._warm_up(failed))
+        if self._exchange is not None:
+            self._do(self._exchange.run())
         self._do(self._repeat(_FLUSH_S, self.statistics.flush))
         self._do(self._repeat(_FLUSH_S, self.hide_withdrawn, at_once=True))
         self._do(self._repeat(_RECOVER_S, self.undelivered.retry))
@@ -257,6 +264,8 @@ class Resources:
             self.statistics.flush()
         except StoreError as exc:
             self.telemetry.log("counts_lost", level="error", reason=str(exc)[:500])
+        if self._exchange is not None:
+            self._exchange.close()
         self._database.close()
 
     async def _warm_up(self, failed: Callable[[BaseException], None]) -> None:

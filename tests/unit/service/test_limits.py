@@ -59,6 +59,37 @@ def test_what_was_done_already_is_charged_beyond_the_bottom() -> None:
     assert bucket.take("a", 0) == 0
 
 
+def test_uses_are_noted_by_hash_as_far_as_they_were_deducted() -> None:
+    bucket = Limits(Clock())
+    bucket.take("a", 10)
+    assert bucket.uses() == {}, "nobody wants to know"
+    bucket.hash_with(b"key")
+    assert bucket.take("a", 10, 8) == 0
+    assert bucket.take("a", 10, 8) > 0
+    bucket.charge("a", 10, 1000)
+    ((name, rate),) = uses = bucket.uses()
+    assert (len(name), rate, uses[name, rate]) == (16, 10, 20)
+    assert bucket.uses() == {}
+    bucket.charge_elsewhere(name, 10, 95)
+    assert bucket.take("a", 10) == pytest.approx(60 * 10.6), (
+        "charged under the same name, and deeper than work done here"
+    )
+    bucket.charge("a", 10, 5)
+    assert bucket.uses() == {(name, 10): 0}
+    assert bucket.take("a", 10) == pytest.approx(60 * 10.6)
+    bucket.hash_with(b"another key")
+    assert bucket.take("a", 10, 10) == 0
+
+
+def test_uses_that_nobody_fetches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MOST", 10)
+    bucket = Limits(Clock())
+    bucket.hash_with(b"key")
+    for number in range(100):
+        bucket.take(str(number), 1)
+    assert len(bucket.uses()) == 10
+
+
 def test_no_rate_no_limit() -> None:
     bucket = Limits(Clock())
     assert all(bucket.take("a", 0) == 0 for _ in range(1000))

@@ -2,7 +2,7 @@
 
 The capacity of a bucket is its rate per minute, so bursts of that size are allowed. IPv6 addresses are grouped by /64, the usual
 prefix of one household. Independent of HTTP. Nothing is stored on disk but the shared table of running processes, whose keys are
-hashes that cannot be traced back to an address.
+hashes that cannot be traced back to an address. ``rate_exchange.py`` tells other machines what was used here.
 """
 
 from __future__ import annotations
@@ -24,10 +24,22 @@ from typing import Final, Protocol
 
 #: Maximum number of buckets; beyond it, the least recently used ones are dropped, as if they were full again.
 MOST: Final = 50_000
+#: Of a hash that names a bucket.
+NAME_BYTES: Final = 8
+#: Minutes' worth of debt from uses elsewhere, at most: a wrong count is over within the hour.
+_DEEPEST: Final = 60
 
 
 class Buckets(Protocol):
-    """Where buckets are kept."""
+    """Where buckets are kept.
+
+    Attributes
+    ----------
+    origin : bytes
+        Eight random bytes, the same for all processes that share the buckets.
+    """
+
+    origin: bytes
 
     def exclusive(self, key: str) -> AbstractContextManager[object]:
         """Keep others from the bucket of a key, between reading and writing it."""
@@ -46,6 +58,7 @@ class OwnBuckets:
     """Buckets of one process, whose event loop alone uses them."""
 
     def __init__(self) -> None:
+        self.origin = secrets.token_bytes(8)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def exclusive(self, key: str) -> AbstractContextManager[object]:  # noqa: ARG002 - there are no others
@@ -89,6 +102,7 @@ class SharedBuckets:
         self._file = path.open("r+b")
         self._map = mmap.mmap(self._file.fileno(), 0)
         self._salt = self._map[: self._SALT_BYTES]
+        self.origin = hashlib.blake2b(b"origin", key=self._salt, digest_size=8).digest()
 
     @classmethod
     def create(cls, path: Path) -> None:
@@ -153,28 +167,72 @@ class Limits:
     def __init__(self, clock: Callable[[], float] = time.monotonic, buckets: Buckets | None = None) -> None:
         self._clock = clock
         self._buckets: Buckets = buckets or OwnBuckets()
+        self._key: bytes | None = None
+        self._uses: dict[tuple[str, int], int] = {}
+
+    @property
+    def origin(self) -> bytes:
+        """Of the buckets."""
+        return self._buckets.origin
+
+    def hash_with(self, key: bytes) -> None:
+        """From now on, name buckets by keyed hashes and note their uses; what was noted by other names is dropped."""
+        self._key, self._uses = key, {}
+
+    def uses(self) -> dict[tuple[str, int], int]:
+        """Return what was taken and charged since the last call: name of the bucket and its rate to tokens."""
+        uses, self._uses = self._uses, {}
+        return uses
 
     def take(self, key: str, per_minute: int, count: int = 1) -> float:
         """Take ``count`` tokens from a bucket; return 0, or the seconds until there are enough. Rate 0: no limit."""
         if per_minute <= 0:
             return 0.0
         wanted = min(count, per_minute)  # more than the capacity would never be available
-        with self._buckets.exclusive(key):
-            left = self._left(key, per_minute)
+        name = self._name(key)
+        with self._buckets.exclusive(name):
+            left = self._left(name, per_minute)
             enough = left >= wanted
-            self._buckets.put(key, left - wanted if enough else left, self._clock())
+            self._buckets.put(name, left - wanted if enough else left, self._clock())
+        if enough:
+            self._note(name, per_minute, wanted)
         return 0.0 if enough else (wanted - left) * 60 / per_minute
 
     def charge(self, key: str, per_minute: int, count: int) -> None:
         """Charge a bucket afterwards for work already done; it may go negative, by a minute's worth at most."""
         if per_minute > 0:
-            with self._buckets.exclusive(key):
-                left = max(-float(per_minute), self._left(key, per_minute) - count)
-                self._buckets.put(key, left, self._clock())
+            name = self._name(key)
+            self._note(name, per_minute, round(self._deduct(name, per_minute, count, 1)))
 
-    def _left(self, key: str, per_minute: int) -> float:
+    def charge_elsewhere(self, name: str, per_minute: int, count: int) -> None:
+        """Charge a bucket, by its name, for what was used elsewhere.
+
+        The debt may be many minutes' worth, as of all others together: what they let through too much is waited for.
+        """
+        if per_minute > 0:
+            self._deduct(name, per_minute, count, _DEEPEST)
+
+    def _deduct(self, name: str, per_minute: int, count: int, minutes: int) -> float:
+        """Return how much was deducted."""
+        with self._buckets.exclusive(name):
+            before = self._left(name, per_minute)
+            left = min(before, max(-float(per_minute) * minutes, before - count))
+            self._buckets.put(name, left, self._clock())
+        return before - left
+
+    def _name(self, key: str) -> str:
+        if self._key is None:
+            return key
+        return hashlib.blake2b(key.encode(), key=self._key, digest_size=NAME_BYTES).hexdigest()
+
+    def _note(self, name: str, per_minute: int, count: int) -> None:
+        if self._key is not None and len(self._uses) < MOST:
+            use = name, per_minute
+            self._uses[use] = self._uses.get(use, 0) + count
+
+    def _left(self, name: str, per_minute: int) -> float:
         now = self._clock()
-        left, since = self._buckets.get(key) or (float(per_minute), now)
+        left, since = self._buckets.get(name) or (float(per_minute), now)
         return min(float(per_minute), left + (now - since) * per_minute / 60)
 
 

@@ -28,7 +28,7 @@ from fruits.storage.private import make_private_folder
 
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 #: Key of the advisory lock that prevents concurrent migrations.
-_MIGRATION_LOCK: Final = 0x66727569
+MIGRATION_LOCK: Final = 0x66727569
 #: Seconds to wait for another writer (SQLite), a lock or a connection.
 _PATIENCE_S: Final = 15
 #: Rewriting a table of this size locks it for a second or two; larger tables are rewritten only on request.
@@ -298,7 +298,7 @@ class Database:
                 return
         with self.writing() as connection:
             if not self.is_sqlite:
-                connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+                connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
             current = MigrationContext.configure(connection).get_current_revision()
             if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
                 raise StoreError(
