@@ -91,7 +91,8 @@ def test_each_kind_has_a_box_and_an_answer_of_its_own(visit: Callable[..., Any],
     sentence = "I see three: banana, probably kiwi (70%) and lime. There is one part that I am not sure of."
     assert said.inner_text() == sentence
     assert page.locator("#status").text_content() == said.inner_text()
-    assert asked == [{"keep": "false", "show": "false", "explain": "true", "regions": "true", "lang": "en"}]
+    sent = {"keep": "false", "show": "false", "explain": "true", "regions": "true", "again": "true", "lang": "en"}
+    assert asked == [sent]
     photo, over = card.locator(".picture img").bounding_box(), card.locator(".parts-over > div").bounding_box()
     assert over["width"] == pytest.approx(min(photo["width"], 2 * photo["height"]), abs=1)
     assert over["width"] == pytest.approx(2 * over["height"], abs=1)
@@ -114,7 +115,7 @@ def test_each_kind_has_a_box_and_an_answer_of_its_own(visit: Callable[..., Any],
     assert [part.get_attribute("aria-pressed") for part in parts.all()] == ["true", "false", "false", "false"]
     page.locator("[data-language=fr]").tap()
     page.wait_for_selector(".parts-said:has-text('J’en vois trois')")
-    assert "banana (fr), probablement kiwi (fr) (70" in said.inner_text()
+    assert "banana (fr), sans doute kiwi (fr) (70" in said.inner_text()
 
 
 def test_what_is_seen_where_nothing_is_known_or_told_is_said(visit: Callable[..., Any], recogniser: Any) -> None:

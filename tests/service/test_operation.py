@@ -129,6 +129,12 @@ def test_who_sends_what_takes_long_may_send_less(serve: Callable[..., Any], a_ph
     assert code_of(service.recognise(slow)) == "rate_limited"
 
 
+def test_who_looks_for_regions_may_send_less(serve: Callable[..., Any], a_photo: bytes) -> None:
+    service = serve("--rate", 2, "--workers", 1)
+    assert service.recognise(a_photo, regions="true").status_code == 200  # two requests, also if it takes no time
+    assert code_of(service.recognise(a_photo)) == "rate_limited"
+
+
 def test_who_would_wait_too_long_is_refused_at_once(serve: Callable[..., Any], a_photo: bytes) -> None:
     service = serve("--rate", 0, "--workers", 1, "--max-wait", 0.05)
     with ThreadPoolExecutor(64) as pool:
@@ -289,6 +295,25 @@ def test_counts_are_of_what_was_answered_and_refused(serve: Callable[..., Any], 
     assert service.stop() == 0
     total = Statistics(Database.open(f"sqlite:///{data / 'service.db'}")).summary(1)["total"]
     assert (total["photos"], total["refused"]) == (2, {"damaged": 1, "not_an_image": 1})
+
+
+def test_further_looks_at_a_photo_are_no_new_photos(serve: Callable[..., Any], a_photo: bytes, tmp_path: Path) -> None:
+    data = tmp_path / "kept data"
+    service = serve("--rate", 0, "--data", data)
+    for query in (
+        {},
+        {"regions": "true"},
+        {"regions": "true", "again": "true"},
+        {"box": "0,0,0.5,1"},
+        {"again": "true"},
+    ):
+        assert service.recognise(a_photo, **query).status_code == 200
+    assert service.recognise(a_photo, again="yes").status_code == 422
+    service.wait_until(lambda: "fruits_photos_again_total 3.0" in service.client.get("/metrics").text)
+    assert service.stop() == 0
+    total = Statistics(Database.open(f"sqlite:///{data / 'service.db'}")).summary(1)["total"]
+    assert total["photos"] == sum(total["outcomes"].values()) == 2
+    assert {counts.sum(axis=1).max() for counts in total["drift"].values()} <= {2}
 
 
 def test_counts_survive_a_restart(serve: Callable[..., Any], a_photo: bytes, tmp_path: Path) -> None:

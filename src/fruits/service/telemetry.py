@@ -58,6 +58,7 @@ class Telemetry:
         self.requests = Counter("fruits_requests", "Requests by route and status.", ("route", "status"), **new)
         self.errors = Counter("fruits_errors", "Answers that are errors, by code.", ("code",), **new)
         self.photos = Counter("fruits_photos", "Photos recognised, by outcome.", ("outcome",), **new)
+        self.again = Counter("fruits_photos_again", "Further answers to a photo that was recognised already.", **new)
         self.rejected = Counter("fruits_photos_rejected", "Photos that could not be opened, by code.", ("code",), **new)
         self.seconds = Histogram(
             "fruits_recognise_seconds", "From a request's head to its answer.", buckets=_SECONDS, **new

@@ -134,11 +134,14 @@ def _bucket(key: str, rate: int, *, reading: bool) -> tuple[str, int]:
     return (f"{key} reads", rate and max(_LEAST_READS, rate * _READS)) if reading else (key, rate)
 
 
-def charge(resources: Resources, about: dict[str, Any], seconds: float) -> None:
-    """Charge long decoding as additional requests: 60 photos per minute must not cost 300 seconds of decoding."""
-    if seconds > _LONG_S:
+def charge(resources: Resources, about: dict[str, Any], seconds: float, *, regions: bool = False) -> None:
+    """Charge long decoding as additional requests: 60 photos per minute must not cost 300 seconds of decoding.
+
+    Looking for regions is charged from its start: it takes about fifteen times as long as an answer.
+    """
+    if regions or seconds > _LONG_S:
         key, rate = about["bucket"]
-        resources.limits.charge(key, rate, int(seconds / _REQUEST_S))
+        resources.limits.charge(key, rate, int(seconds / _REQUEST_S) + regions)
 
 
 async def owner(request: Request) -> TokenInfo:

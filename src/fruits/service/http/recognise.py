@@ -38,6 +38,7 @@ _CHOICES: Final = (
     ("show", ("true", "false"), "false"),
     ("explain", ("true", "false"), "false"),
     ("regions", ("true", "false"), "false"),
+    ("again", ("true", "false"), "false"),
     ("lang", LANGUAGES, SOURCE),
 )
 
@@ -96,7 +97,7 @@ async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: 
     wishes = _wishes(scope["query_string"], upload.fields)
     outcomes = await _outcomes(resources, about, upload, wishes)
     good = [outcome for outcome in outcomes if isinstance(outcome, Recognised)]
-    given = await _receipts(resources, good, wishes.lang, about["started"], show=wishes.show) if good else []
+    given = await _receipts(resources, good, wishes, about["started"]) if good else []
     kept += [receipt for receipt, one in zip(given, good, strict=True) if one.kept is not None]
     receipts = iter(given)
     about["outcomes"] = [one.answer.outcome for one in good]
@@ -130,6 +131,12 @@ class _Wishes(NamedTuple):
     lang: str
     regions: bool = False
     box: Box | None = None
+    again: bool = False
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the photo counts as a new one: not if the client has an answer to it, and asks about its parts."""
+        return not self.again and self.box is None
 
     @property
     def in_parts(self) -> bool:
@@ -151,7 +158,8 @@ def _wishes(query: bytes, fields: dict[str, str]) -> _Wishes:
     keep, show, explain = (found[name] == "true" for name in ("keep", "show", "explain"))
     if show and not keep:
         raise HttpError("bad_request", told("detail.show_needs_keep"), status=422)
-    return _Wishes(keep, show, explain, found["lang"], found["regions"] == "true", _box(asked, fields, found))
+    regions, again = (found[name] == "true" for name in ("regions", "again"))
+    return _Wishes(keep, show, explain, found["lang"], regions, _box(asked, fields, found), again)
 
 
 def _box(asked: dict[str, list[str]], fields: dict[str, str], found: dict[str, str]) -> Box | None:
@@ -198,7 +206,7 @@ async def _outcomes(
         if isinstance(outcome, BaseException) and not isinstance(outcome, ImageDecodeError):
             raise outcome
         outcomes[place] = outcome
-    charge(resources, about, sum(_decode_s(outcome) for outcome in outcomes))
+    charge(resources, about, sum(_decode_s(outcome) for outcome in outcomes), regions=wishes.regions)
     for outcome in outcomes:
         if isinstance(outcome, ImageDecodeError):
             code = http_errors.of(outcome).code
@@ -230,25 +238,26 @@ def _refusal(seen: ImageHeader, config: ServiceConfig) -> ImageDecodeError | Non
     return None
 
 
-async def _receipts(
-    resources: Resources, good: list[Recognised], lang: str, started: float, *, show: bool
-) -> list[Receipt]:
+async def _receipts(resources: Resources, good: list[Recognised], wishes: _Wishes, started: float) -> list[Receipt]:
     """Store answers and return their receipts; counting happens later, in the writer's thread."""
 
     def count() -> None:
         telemetry, seconds = resources.telemetry, time.perf_counter() - started
         telemetry.seconds.observe(seconds)
         for one in good:
-            outcome = str(one.answer.outcome)  # never None: photos that were not recognised are errors
-            telemetry.photos.labels(outcome).inc()
             telemetry.batches.inc(1 / one.together)
             for stage, taken_s in (("queue", one.queue_s), ("decode", one.decode_s), ("infer", one.infer_s)):
                 telemetry.stages[stage].inc(taken_s / (1 if stage == "queue" else one.together))
+            if not wishes.is_new:
+                telemetry.again.inc()
+                continue
+            outcome = str(one.answer.outcome)  # never None: photos that were not recognised are errors
+            telemetry.photos.labels(outcome).inc()
             resources.statistics.answered(
                 outcome, seconds, kept=one.kept is not None, model=one.model.identity, bins=one.bins
             )
 
-    writing = resources.receipts.add([_submission(one, lang, show=show) for one in good], count)
+    writing = resources.receipts.add([_submission(one, wishes.lang, show=wishes.show) for one in good], count)
     if any(one.kept is not None for one in good):
         return await resources.undelivered.written(writing)
     return await writing

@@ -327,6 +327,7 @@ UPLOAD: Final = {
                         "explain": {"type": "string", "enum": ["true", "false"]},
                         "regions": {"type": "string", "enum": ["true", "false"]},
                         "box": {"type": "string", "pattern": _BOX_PATTERN},
+                        "again": {"type": "string", "enum": ["true", "false"]},
                         "lang": {"type": "string", "enum": [*LANGUAGES]},
                     },
                     "example": {"keep": "false", "lang": "en"},
@@ -358,6 +359,11 @@ UPLOAD: Final = {
             "name": "box", "in": "query", "required": False, "schema": {"type": "string", "pattern": _BOX_PATTERN},
             "description": "The part of the single photo to answer for: left, top, right and bottom as fractions of the upright "
             f"photo, at least {LEAST_SIDE:g} apart, such as 0.5,0,1,0.5. Not with keep=true or regions=true.",
+        },
+        {
+            "name": "again", "in": "query", "required": False, "schema": {"type": "string", "enum": ["true", "false"]},
+            "description": "Whether the photo was sent before, so that the owner's statistics do not count it as a new one (nor "
+            "with box); false by default.",
         },
         {"name": "lang", "in": "query", "required": False, "schema": {"type": "string", "enum": [*LANGUAGES]},
             "example": "en", "description": "Language of the visitor."},

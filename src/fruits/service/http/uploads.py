@@ -36,7 +36,7 @@ _PEEKED: Final = 8192
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9_.\-\[\]]{1,40}")
 _NAMES_TOLD: Final = 5
 _MAX_FIELD_BYTES: Final = 1000
-_CHOICES: Final = (b"keep", b"show", b"explain", b"regions", b"box", b"lang")
+_CHOICES: Final = (b"keep", b"show", b"explain", b"regions", b"box", b"again", b"lang")
 _MAX_PART_HEAD_BYTES: Final = 4096
 _MAX_BOUNDARY: Final = 200
 

@@ -24,7 +24,10 @@ export async function recognise(blobs, { keep, show = false, language, signal = 
   form.append("keep", String(keep));
   form.append("show", String(show));
   form.append("explain", "true"); // the answer with its activation map
-  if (regions) form.append("regions", "true");
+  if (regions) {
+    form.append("regions", "true");
+    form.append("again", "true"); // the page offers them beside an answer: the photo is no new one
+  }
   if (box) form.append("box", box.map((side) => side.toFixed(4)).join(","));
   form.append("lang", language);
   return (await ask("/v1/recognise", { method: "POST", body: form, signal })).json();
