@@ -17,7 +17,7 @@ PEERS = onnxruntime pillow numpy pandas pyarrow scikit-learn torch daft 'ray[dat
 
 .PHONY: demo test test-fast check docs wheel scan lock bench peers load faults messages web tools clean
 
-demo: .venv/core ## make photos of made-up fruit, run the whole chain on them, write a report
+demo: .venv/core ## generate photos of fruit, run the whole chain on them, write a report
 	$(BIN)/fruits demo --to demo
 
 test: .venv/dev tools ## every test, in WORKERS processes

@@ -39,7 +39,7 @@ def _scaling(study: dict[str, Any]) -> tuple[str, dict[str, str]]:
         *_about(study),
         (f"{study['photos']:,} photos of {study['labels']} labels ({study['photo_bytes'] / 1e3:,.0f} kB each), "
         f"{study['backbone']}; {study['repeats']} runs of each, medians with the range. Seconds of reading to writing overlap; "
-        "shares are those of the workers' time, and the stage that limits is bold."),
+        "shares are those of the workers' time, and the limiting stage is bold."),
         "",
         _cells("run", "photos", "photos/s", "total, s", "start, s", "read, s", "decode, s", "network, s", "write, s", "merge, s",
                "simulated, s", "error"),
@@ -72,7 +72,7 @@ def _scaling(study: dict[str, Any]) -> tuple[str, dict[str, str]]:
         lines += [
             "",
             (
-                f"The simulation against {checked['not_fed']} kinds of runs that it was not fed with: error "
+                f"The simulation against {checked['not_fed']} kinds of runs whose measurements it was not given: error "
                 f"{_share(checked['median_error'])} at the median, {_share(checked['largest_error'])} at most; "
                 f"{checked['within_goal']} of them within {_share(checked['goal'])}."
             ),
@@ -111,7 +111,7 @@ def _preprocessing(study: dict[str, Any]) -> tuple[str, dict[str, str]]:
         *_about(study),
         (
             f"{study['photos']:,} photos of {study['labels']} labels{at_most}, {study['backbone']} at {study['size']} pixels; "
-            f"{study['asked']:,} of them asked in {study['groups']:,} groups by the protocol {study['protocol']}."
+            f"{study['asked']:,} of them scored in {study['groups']:,} groups by the protocol {study['protocol']}."
         ),
         "",
         "| treatment | right (95 % interval) | gain (95 % interval) | passes | processor ms: pixels + network |",

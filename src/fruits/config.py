@@ -90,7 +90,7 @@ class RunConfig:
         None, "Keep this many components; default: the smallest number at which validation accuracy no longer improves."
     )
     workers: int = choice(0, "Worker processes; by default one per core.", least=1, unset=True)
-    max_rejected: float = choice(0.05, "Largest share of rejected or failed photos; a larger share stops the run.")
+    max_rejected: float = choice(0.05, "Largest share of rejected or failed photos; a larger one stops the run.")
     only: tuple[str, ...] = choice(
         (), 'Use only labels of this name or pattern, such as "Apple *"; may be repeated.', metavar="PATTERN"
     )
@@ -106,12 +106,12 @@ class RunConfig:
     )
     seed: int = choice(0, "Random seed for sampling and validation splits.")
     gallery: int = choice(1000, "Thumbnails of training photos in the bundle, shown beside answers; 0: none.")
-    head: str = choice("logistic", "The classifier on features: {heads}.", metavar="NAME")
+    head: str = choice("logistic", "Classifier on the features: {heads}.", metavar="NAME")
     engine: str = choice(
         "local", "Where the work runs: {engines} (spark needs fruits[spark] and Java).", metavar="NAME"
     )
     master: str | None = choice(
-        None, "Master of Spark, such as local[4] or spark://host:7077; default: this machine.", metavar="URL"
+        None, "Spark master, such as local[4] or spark://host:7077; default: this machine.", metavar="URL"
     )
     spark_conf: tuple[str, ...] = choice((), "Spark setting, key=value; may be repeated.", metavar="KEY=VALUE")
     device: str = choice(
@@ -124,7 +124,7 @@ class RunConfig:
     )
     repair: bool = choice(False, "Verify all stored data first; recompute what is damaged.")
     keep_missing: bool = choice(
-        False, "Keep the embeddings of photos that are not listed any more; --only and --sample keep them, too."
+        False, "Keep the embeddings of photos that are no longer listed; --only and --sample keep them, too."
     )
     follow_links: bool = choice(False, "Follow symbolic links that lead out of their source.")
     allow_source: tuple[str, ...] = choice(

@@ -109,7 +109,7 @@ def test_tab_goes_through_the_page_in_the_order_that_it_is_read(visit: Callable[
     pages_own = ["Remember them on this device", "What I know: every kind, with its names"]
     start = ["To the answers", "EN, English", "ES, Español", "FR, Français", "Choose photos"]
     live = ["Live camera"] if page.locator("#live").is_visible() else []
-    samples = [f"Try made-up picture {number}" for number in range(1, 7)]
+    samples = [f"Try sample picture {number}" for number in range(1, 7)]
     way = "Sent to be named, not kept. Change"
     assert _tabbed(page, 30) == [*start, *live, way, *samples, *pages_own]
     page.close()

@@ -183,9 +183,9 @@ def test_what_the_visitor_says_is_one_key_away_and_a_photo_can_be_deleted(
     page.locator("#state").select_option("pending")
     page.wait_for_function("() => document.querySelector('#place').textContent.startsWith('1 sur')")
     kept = service.ask_owner("summary")["submissions"]["kept"]
-    page.get_by_role("button", name="Effacer pour toujours").click()
+    page.get_by_role("button", name="Effacer définitivement").click()
     assert service.ask_owner("summary")["submissions"]["kept"] == kept, "one press is not enough"
     page.get_by_role("button", name="Vraiment").click()
-    page.wait_for_selector("text=Effacer pour toujours")
+    page.wait_for_selector("text=Effacer définitivement", state="attached")  # hidden, if no photo is left
     assert service.ask_owner("summary")["submissions"]["kept"] == kept - 1
     assert second["id"]

@@ -40,7 +40,7 @@ def test_sample_is_answered_and_never_kept_nor_asked_about(wire: Any, visit: Cal
     visitor.choices()
     page.get_by_label("Keep my photo").check()
     assert page.locator(".sample").count() == 6
-    page.get_by_role("button", name="Try made-up picture 1").click()
+    page.get_by_role("button", name="Try sample picture 1").click()
     card = visitor.answers(1).first
     assert "One of our own pictures" in card.inner_text()
     assert card.get_by_role("group").count() == 0
@@ -58,7 +58,7 @@ def test_on_the_device_samples_sharing_and_history_send_nothing(visit: Callable[
     page.get_by_role("switch").check()
     page.get_by_label("Remember them on this device").check()
     page.wait_for_function("() => document.querySelector('#way').textContent.startsWith('Ready: your photos stay')")
-    page.get_by_role("button", name="Try made-up picture 2").click()
+    page.get_by_role("button", name="Try sample picture 2").click()
     card = visitor.answers(1).first
     assert "your photo was not sent" in card.inner_text()
     with page.expect_download():

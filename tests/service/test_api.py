@@ -332,7 +332,7 @@ def test_what_was_wrong_with_a_request_is_said_in_every_language(service: Any, a
         (
             service.recognise(a_photo, lang="de"),
             f"(lang: expected {' or '.join(LANGUAGES)}).",
-            f"(lang\N{NO-BREAK SPACE}: attendu {' ou '.join(LANGUAGES)}).",
+            f"(lang\N{NO-BREAK SPACE}: il faut {' ou '.join(LANGUAGES)}).",
         ),
         (service.client.post("/v1/feedback", json={"id": "no"}), "(see body.id).", "(voir body.id)."),
     ):

@@ -80,7 +80,7 @@ def test_names_of_fields_are_told_only_if_they_are_plain(service: Any) -> None:
 def _over(photo: bytes) -> Iterator[tuple[str, bytes, str]]:
     yield FORM, form(("photo", photo), ("keep", b"x" * 1001)), "The field keep is longer than 1,000 bytes"
     yield FORM, form(*[("photo", photo)] * 9), "More than 8 photos at once"
-    yield FORM, form(*[(f"f{n}", b"x") for n in range(9)]), "More than 8 fields beside the photos"
+    yield FORM, form(*[(f"f{n}", b"x") for n in range(9)]), "More than 8 fields besides the photos"
     long = form(("photo", photo)).replace(
         b"\r\n\r\n", b"\r\nX-One: %s\r\nX-Two: %s\r\n\r\n" % (b"x" * 2500, b"y" * 2500), 1
     )
@@ -112,5 +112,5 @@ def test_pixels_frames_and_small_bodies_have_theirs(serve: Any, a_photo: bytes, 
     assert told == "The animation has more than 100 frames: send a still picture."
     answer = service.client.post("/v1/feedback", content=json.dumps({"note": "x" * 70_000}))
     assert answer.json()["error"]["message"]["en"] == (
-        "The request is larger than the 65,536 bytes that are taken at this address."
+        "The request is larger than the 65,536 bytes that are accepted at this address."
     )

@@ -141,7 +141,7 @@ def evaluate(
     asked: dict[str, Any],
     protocol: Annotated[
         list[str] | None,
-        typer.Option(help="official, axis, arc, variety or groups; may be repeated. Default: all that apply."),
+        typer.Option(help="official, source, axis, arc, variety or groups; may be repeated. Default: all that apply."),
     ] = None,
 ) -> None:
     """Evaluate a run on the cluster. Writes evaluation.json and the section of the report beside its results."""

@@ -24,7 +24,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def database_prepare(
-    login: Annotated[str, typer.Option(help="fruits_service_1; the next number to change the password.")],
+    login: Annotated[
+        str, typer.Option(help="Login to create: fruits_service_1; the next number to change the password.")
+    ],
     database: Annotated[
         str, typer.Option(envvar="FRUITS_DATABASE", help="postgresql://... of a user who may create roles.")
     ] = "",

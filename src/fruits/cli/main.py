@@ -73,7 +73,7 @@ def run(
     watch: Annotated[
         bool,
         typer.Option(
-            "--watch", help="Go on: list the photos again and again, and run when there are others. One line a round."
+            "--watch", help="List the photos again and again, and run when they have changed. One line per round."
         ),
     ] = False,
     interval: Annotated[

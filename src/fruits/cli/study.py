@@ -55,8 +55,8 @@ def study_backbones(
         list[str] | None,
         typer.Option(help="official, source, axis, arc, variety or groups; may be repeated. Default: all that apply."),
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Passes of the measurement of speed; their median counts.", min=1)] = 5,
-    speed_photos: Annotated[int, typer.Option(help="Photos of a pass.", min=1)] = 256,
+    repeats: Annotated[int, typer.Option(help="Passes of the measurement of speed; the median counts.", min=1)] = 5,
+    speed_photos: Annotated[int, typer.Option(help="Photos in each pass of the measurement of speed.", min=1)] = 256,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Compare networks and input sizes: accuracy under strict protocols, calibration, speed, memory and size."""
@@ -117,7 +117,7 @@ def study_scaling(
             help="Numbers of Spark workers of one core; 0: without Spark; default: 1 to the number of cores.",
         ),
     ] = "",
-    repeats: Annotated[int, typer.Option(help="Runs of each; their median counts.", min=1)] = 3,
+    repeats: Annotated[int, typer.Option(help="Runs of each; the median counts.", min=1)] = 3,
     projected: Annotated[
         str, typer.Option(metavar="PHOTOS,...", help="Numbers of photos to project hours and money for.")
     ] = "1e6,1e9",
@@ -192,7 +192,7 @@ def study_storage(
             metavar="FILE", help="Price table made by 'fruits aws cost --update-prices'; default: the package's."
         ),
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Repeats of every time; the median counts.", min=1)] = 3,
+    repeats: Annotated[int, typer.Option(help="Repeats of every measurement of time; the median counts.", min=1)] = 3,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Measure what results take on disk and cost on S3, and the accuracy left with fewer or smaller numbers."""

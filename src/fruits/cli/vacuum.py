@@ -18,9 +18,9 @@ def vacuum(
     compact: Annotated[bool, typer.Option("--compact", help="Merge small files of the embeddings first.")] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Delete embeddings of photos that left, and of other networks.
+    """Delete embeddings of photos that are no longer listed, and of networks that no run uses.
 
-    A run takes the rows of photos that are not listed any more out of the table; until a vacuum, the files stay. Runs may go on
+    A run removes the rows of photos that are no longer listed from the table; their files stay until a vacuum. Runs may continue
     meanwhile.
     """
     from fruits.training import vacuum as vacuums  # noqa: PLC0415 - keeps 'fruits --help' quick

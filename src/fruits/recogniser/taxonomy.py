@@ -338,7 +338,7 @@ def _spelling(label: str) -> str:
 def _loosely(spelling: str) -> tuple[str, str]:
     """Return keys that are equal for different spellings of a name.
 
-    English and French plural endings are removed (``peaches`` and ``peach``, ``choux`` and ``chou``); then the order of words
+    Plural endings of English, French and Spanish are removed (``peaches``, ``choux``, ``limones``); then the order of words
     (``Apple Golden``) and the spaces between them (``dragonfruit``) are ignored.
     """
     words = spelling.split()

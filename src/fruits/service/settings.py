@@ -101,7 +101,7 @@ class ServiceConfig:
 
     out: str
     host: str = choice("127.0.0.1", "Address to listen on; 0.0.0.0 for all.", metavar="ADDRESS")
-    port: int = choice(8080, "0 takes a free one.")
+    port: int = choice(8080, "Port to listen on; 0 takes a free one.")
     data: str = choice(
         "",
         "Folder for the database and stored photos; default: OUT-service, beside OUT; fruits-service without OUT.",
@@ -130,23 +130,23 @@ class ServiceConfig:
         metavar="ADDRESS",
     )
     workers: int = choice(0, "Photos decoded and recognised in parallel; 0: one per core.")
-    processes: int = choice(1, "Processes that answer on the port; they share the workers. Pays for small networks.")
-    batch: int = choice(8, "Photos of different requests in one batch, at most.")
-    max_bytes: int = choice(10_000_000, "Bytes of a request, at most.")
-    max_photos: int = choice(8, "Photos of a request, at most.")
-    max_fields: int = choice(8, "Other fields of a request, at most.")
-    max_pixels: int = choice(50_000_000, "Pixels of a photo, by its header, at most.")
-    max_frames: int = choice(100, "Frames of an animation, at most; only the first is recognised.")
-    max_connections: int = choice(1000, "Open connections, at most.")
+    processes: int = choice(1, "Processes that answer on the port; they share the workers. Useful for small networks.")
+    batch: int = choice(8, "Maximum photos of different requests in one batch.")
+    max_bytes: int = choice(10_000_000, "Maximum bytes of a request.")
+    max_photos: int = choice(8, "Maximum photos in a request.")
+    max_fields: int = choice(8, "Maximum other fields in a request.")
+    max_pixels: int = choice(50_000_000, "Maximum pixels of a photo, by its header.")
+    max_frames: int = choice(100, "Maximum frames of an animation; only the first is recognised.")
+    max_connections: int = choice(1000, "Maximum open connections.")
     max_connections_per_address: int = choice(
-        0, "Open connections per address (IPv6: /64); 0: 100, or half of the total if less."
+        0, "Maximum open connections per address (IPv6: /64); 0: 100, or half of the total if less."
     )
     max_wait: float = choice(2.0, "Seconds to wait in the queue; requests that would wait longer get 503.")
     # Also the time after which a stalled response is aborted.
     send_timeout: float = choice(20.0, "Seconds for a client to send a request, or to read part of a response.")
     # If it is shorter than a load balancer's, the balancer may send a request over a closing connection and answer 502.
     keep_alive: float = choice(75.0, "Seconds a connection may be idle; set it above a load balancer's idle timeout.")
-    decode_timeout: float = choice(5.0, "Seconds of processor time to decode a photo, at most.")
+    decode_timeout: float = choice(5.0, "Maximum seconds of processor time to decode a photo.")
     rate: int = choice(60, "Requests per minute and address; 0: no limit.")
     token_rate: int = choice(600, "Requests per minute and token, unless the token has its own rate; 0: no limit.")
     tokens_only: bool = choice(False, "Require a token for the API.")
@@ -162,7 +162,7 @@ class ServiceConfig:
         "Assign the stored photos to this database, whatever the store says; photos without a submission are quarantined "
         "for a week, then deleted.",
     )
-    database_connections: int = choice(4, "Connections to PostgreSQL, at most.")
+    database_connections: int = choice(4, "Maximum connections to PostgreSQL.")
     watch: float = choice(10.0, "Seconds between checks for a new bundle; 0: only on SIGHUP.")
     drain: float = choice(0.5, "Seconds for which a stopping service answers 503, so that load balancers notice.")
 

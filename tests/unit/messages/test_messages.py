@@ -108,11 +108,22 @@ def test_signs_stay_on_the_line_of_their_word_as_each_language_writes_them() -> 
 
 def test_spanish_visitors_are_addressed_in_one_way() -> None:
     formal = re.compile(
-        r"\b(?:usted|su foto|sus fotos|envíe|elija|pruebe|espere|inténtelo|haga|marque)\b", re.IGNORECASE
+        r"\b(?:usted|su foto|sus fotos|envíe|elija|pruebe|espere|inténtelo|haga|marque|dibuje|pregunte|puede señalar|digáis)\b",
+        re.IGNORECASE,
     )
     for key, message in catalogue("es").messages.items():
-        if key.startswith(("page.", "owner.", "http.", "limit.")):
+        if key.startswith(("page.", "owner.", "http.", "limit.", "detail.")):
             assert not any(map(formal.search, message.forms)), key
+
+
+def test_a_term_is_translated_in_one_way() -> None:
+    others = {
+        "es": r"\b(?:embeddings?|clase acertada|reconocedor|herramienta|solicitudes)\b",
+        "fr": r"\b(?:embeddings?|calibration|outil)\b",
+    }
+    for language, pattern in others.items():
+        for key, message in catalogue(language).messages.items():
+            assert not any(re.search(pattern, form, re.IGNORECASE) for form in message.forms), key
 
 
 # Numbers and plurals

@@ -216,6 +216,15 @@ def test_names_of_kinds_and_other_spellings_of_labels_are_understood(label: str)
         ("horned melon, kiwano, melon à cornes", "kiwano"),
         ("custard apple, sugar-apple, pommes cannelles", "custard-apple"),
         ("okra, okras, Ladies Finger, lady's finger, lady’s fingers, gombo", "okra"),
+        ("aguacate, Aguacates, palta, Paltas", "avocado"),
+        ("melocotón, melocotones, durazno, Duraznos", "peach"),
+        ("limones, limón amarillo, Limón", "lemon"),
+        ("maíz, choclos, Elotes, mazorca", "sweetcorn"),
+        ("judías verdes, Judía, ejotes, chauchas, Vainitas, habichuela", "bean"),
+        ("patata, papas, PAPA", "potato"),
+        ("boniato, camote, Batatas", "sweet-potato"),
+        ("guisantes, arvejas, chícharos", "pea"),
+        ("cacahuetes, maní, Cacahuates", "peanut"),
         ("apple 7, Apple_12, pommes 2", "apple"),
     ],
 )
@@ -259,10 +268,13 @@ def test_a_number_in_a_users_table_says_no_more_than_it_says(tmp_path: Path) -> 
     ]
 
 
-def test_a_folder_in_either_language_holds_its_own_kind() -> None:
+def test_a_folder_in_any_language_holds_its_own_kind() -> None:
+    # Pepino and pomelo are kinds in English, and other fruit in Spanish: identifiers and English names win.
+    taken = {"cucumber", "grapefruit"}
     for row in shipped():
         if not row["label"] and not row["variety"]:
-            for folder in (row["en"], row["fr"], row["kind"]):
+            spanish = () if row["kind"] in taken else (row["es"], row["es"].partition(" (")[0])
+            for folder in (row["en"], row["fr"], row["kind"], *spanish):
                 assert kind_and_variety(folder) == (row["kind"], ""), folder
 
 

@@ -319,7 +319,7 @@ def test_curve_and_its_chosen_points_lie_where_coverage_and_precision_say() -> N
 @pytest.mark.parametrize(
     ("language", "sentences"),
     [
-        ("en", ["Of 3,800 validation photos", "Asked for: 92.0% of the answers", "and 97.3% of the sure ones"]),
+        ("en", ["Of 3,800 validation photos", "Requested: 92.0% of the answers", "and 97.3% of the sure ones"]),
         ("en", ["Sure: a variety or a kind 48.0% 97.6%", "With “probably”: all that name something 75.0% 93.0%"]),
         ("fr", [f"Demandé{NO_BREAK}: 92,0{THIN}% de réponses justes", f"48,0{THIN}% 97,6{THIN}%"]),
     ],

@@ -250,7 +250,7 @@ def test_plans_lie_at_their_hours_and_money() -> None:
         ("en", ["4.25 USD for 1,000,000,000 photos with 1", "2 worker processes are 1.78 times", "neural network", "load 7.2"]),
         ("en", ["assumed 0", "Coherence", "7% at the median and 12% at most", "none of these plans", "970 GB of memory"]),
         ("fr", ["USD pour 1 000 000 000 photos", "2 processus vont 1,78 fois", "aucun de ces plans", "970 Go"]),
-        ("es", ["2 procesos son 1,78 veces", "ninguno de estos planes", "solicitudes a S3"]),
+        ("es", ["2 procesos son 1,78 veces", "ninguno de estos planes", "peticiones a S3"]),
     ],
 )  # fmt: skip
 def test_page_of_scaling_says_what_limits_and_what_it_costs(language: str, sentences: list[str]) -> None:

@@ -217,6 +217,16 @@ def test_pages_need_nothing_inline_nothing_from_elsewhere_and_no_unknown_word(na
         assert markup.words <= told["messages"].keys(), "each is said in every language"
 
 
+@pytest.mark.parametrize("path", sorted(pages.FOLDER.glob("*.html")), ids=lambda path: path.name)
+def test_pages_say_in_english_what_the_catalogue_says(path: Path) -> None:
+    """What is seen until the script runs is not replaced by other words."""
+    text = path.read_text("utf-8")
+    subjects = ("shared", "owner" if "owner-layout.html" in (path.name, *text.split('"')) else "page")
+    english = catalogue(SOURCE).of(*subjects)
+    for key, said in re.findall(r'data-t="(\w+)"[^>]*>([^<]*)<', text):
+        assert said == english[key], key
+
+
 def test_scripts_never_put_text_into_the_page_as_html() -> None:
     dangerous = re.compile(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|createContextualFragment"

@@ -64,7 +64,7 @@ class TestSetOut(BaseModel):
     """The test set of visitors' photos, and how good every bundle was on it."""
 
     one_in: int = Field(description="One reviewed photo of so many belongs to the test set, by a hash of its id.")
-    fewest: int = Field(description="Fewer photos are too few to say.")
+    fewest: int = Field(description="Smallest number of photos that gets a score.")
     photos: int
     open: str = Field(description="Identity of the open bundle.")
     bundles: list[BundleScoreOut] = Field(description="Oldest first.")
@@ -78,7 +78,7 @@ class Named(BaseModel):
 
 
 class GroupOut(BaseModel):
-    """Alike photos that are not known."""
+    """Similar photos that are not known."""
 
     photos: int
     reviewed: int = Field(description="How many of them the owner confirmed or corrected.")
@@ -91,8 +91,8 @@ class UnknownOut(BaseModel):
     """What visitors ask about that is not known."""
 
     photos: int
-    most: int = Field(description="So many photos are looked at, the newest.")
-    groups: list[GroupOut] = Field(description="Largest first; photos that are like no other are in none.")
+    most: int = Field(description="Maximum number of photos that are grouped; the newest.")
+    groups: list[GroupOut] = Field(description="Largest first; photos that resemble no other are in none.")
     names: list[Named] = Field(description="Names in feedback that are no label and no kind, most frequent first.")
 
 

@@ -114,7 +114,7 @@ async def stored_photo(
 
 
 async def labels(request: Request) -> Response:
-    """Return the labels that can be recognised, with names in both languages."""
+    """Return the labels that can be recognised, with names in every language."""
     return _json(resources_of(request).recogniser.model.labels_body)
 
 
