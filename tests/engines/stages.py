@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,9 +61,7 @@ class Die:
             if batch["uri"][0].as_py() == self.uri and self._loses_a_life():
                 # What was sent reaches the parent first, so that it must choose what to do with it.
                 time.sleep(0.05)
-                if self.how == "kill":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                os._exit(3)
+                end(self.how)
             yield batch
 
     def _loses_a_life(self) -> bool:
@@ -72,6 +71,31 @@ class Die:
         if life is not None:
             life.unlink()
         return life is not None
+
+
+def end(how: str) -> None:
+    """End this process at once."""
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(3)
+
+
+@dataclass(frozen=True)
+class DieAfter:
+    """Ends its process after an answer of another stage, as often as there are lives to lose."""
+
+    stage: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+    lives: Path
+    how: str
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in self.stage(batches):
+            yield batch
+            for life in self.lives.iterdir():
+                with suppress(FileNotFoundError):  # another worker has lost it
+                    life.unlink()
+                    time.sleep(0.05)
+                    end(self.how)
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,14 @@ import psutil
 import pyarrow as pa
 import pytest
 from masters import CONF, CONTRACT, DEATHS, LOCAL, SPARK, Engines, eventually
-from stages import SCHEMA, Die, Double, Linger, Raise, StageError, die, joined, merged, moments, refuse, text
+from scoring import Made, Mortal
+from stages import SCHEMA, Die, DieAfter, Double, Linger, Raise, StageError, die, joined, merged, moments, refuse, text
 
 from fruits.engines import Engine, get_engine, merge_in_order
 from fruits.engines.local import LocalEngine
 from fruits.engines.spark.engine import SparkEngine
 from fruits.errors import ConfigError, EngineError, FruitsError, ImageDecodeError, StoreError
+from fruits.training import feature_file, features
 
 
 @pytest.fixture(params=CONTRACT, scope="module")
@@ -261,6 +263,54 @@ def test_reduction_that_kills_its_workers_ends_in_an_error(engine: Engine) -> No
 def test_reducing_nothing_is_refused(engine: Engine) -> None:
     with pytest.raises(ValueError, match="at least one"):
         engine.reduce_batches([], text, joined)
+
+
+# --- Passes over features ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    """Features in 13 blocks."""
+    monkeypatch.setattr(feature_file, "ROWS_PER_BLOCK", 44)
+    return Made.of(tmp_path / "run")
+
+
+def test_scores_and_distances_are_those_of_the_driver_to_the_bit(
+    engine: Engine, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tally, distances = made.tally(engine), made.distances(engine)
+    monkeypatch.setattr(features, "HERE", 10)
+    assert made.tally(engine) == tally
+    assert made.distances(engine) == distances
+    assert sum(tally["told"][0]) == len(made.asked)
+    assert 0 < sum(tally["right"]) < len(made.asked)
+
+
+@pytest.mark.parametrize(("engine", "how"), DEATHS, indirect=["engine"])
+def test_worker_that_dies_in_a_pass_costs_no_photo_and_doubles_none(
+    engine: Engine, how: str, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tally, distances = made.tally(engine), made.distances(engine)
+    monkeypatch.setattr(features, "HERE", 10)
+    lives = tmp_path / "lives"
+    lives.mkdir()
+    mortal = Mortal(engine, lambda stage: DieAfter(stage, lives, how))
+    for find, expected in ((made.tally, tally), (made.distances, distances)):
+        (lives / "one").touch()
+        assert find(mortal) == expected
+        assert not list(lives.iterdir())
+
+
+def test_pass_over_a_damaged_file_says_so(
+    engine: Engine, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "HERE", 10)
+    path = tmp_path / "run" / "features.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match=r"features.parquet' is damaged"):
+        made.tally(engine), made.distances(engine)
 
 
 # --- Choosing an engine -----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ FOLDS: Final = 5
 _FEW_GROUPS: Final = 10
 #: Counts that are drawn at a time while bootstrapping: groups of 20,000 sorts would take 640 MB.
 _COUNTS_AT_ONCE: Final = 1 << 20
+#: Groups that are sorted at a time.
+_GROUPS_AT_ONCE: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,16 @@ def sorts_of_groups(right: NDArray[np.bool_], groups: NDArray[np.int64]) -> NDAr
     """
     _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     hits = np.bincount(number, weights=right).astype(np.int64)
-    return _sorts(np.stack([hits, sizes, np.ones_like(sizes)]))
+    return sorts_of_counts(hits, sizes)
+
+
+def sorts_of_counts(hits: NDArray[np.integer[Any]], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the sorts of groups of which right answers and photos are counted, shapes (g,); groups without photos are none."""
+    found = np.empty((3, 0), np.int64)
+    for start in range(0, len(sizes), _GROUPS_AT_ONCE):
+        some = np.flatnonzero(sizes[start : start + _GROUPS_AT_ONCE]) + start
+        found = merge_sorts(found, np.stack([hits[some], sizes[some], np.ones(len(some), np.int64)]))
+    return found
 
 
 def merge_sorts(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -87,6 +87,15 @@ class Bins:
             self.variance + other.variance,
         )
 
+    def to_bytes(self) -> bytes:
+        """Return the sums as bytes; see :meth:`from_bytes`."""
+        return np.stack([self.photos, self.right, self.confidence, self.variance]).tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Return the bins that :meth:`to_bytes` wrote."""
+        return cls(*np.frombuffer(data, np.int64).reshape(4, _CALIBRATION_BINS))
+
     @property
     def error(self) -> float:
         """Mean distance between confidence and accuracy over the bins, weighted by photos, in [0, 1]; NaN without photos."""
@@ -187,18 +196,18 @@ class Counts:
 
     def to_bytes(self) -> bytes:
         """Return the counts as bytes, such as for a column that an engine carries; see :meth:`from_bytes`."""
-        bins = np.concatenate([self.bins.photos, self.bins.right, self.bins.confidence, self.bins.variance])
-        few = np.array([self.c, self.top3], np.int64)
-        return self.log_loss.to_bytes(16, "little") + np.concatenate([few, bins, self.pairs, self.photos]).tobytes()
+        few = np.array([self.c, self.top3], np.int64).tobytes()
+        pairs = np.concatenate([self.pairs, self.photos]).tobytes()
+        return self.log_loss.to_bytes(16, "little") + few + self.bins.to_bytes() + pairs
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Return the counts that :meth:`to_bytes` wrote."""
         numbers = np.frombuffer(data, np.int64, offset=16)
         c, top3 = int(numbers[0]), int(numbers[1])
-        sums = numbers[2 : 2 + 4 * _CALIBRATION_BINS].reshape(4, _CALIBRATION_BINS)
+        bins = Bins.from_bytes(numbers[2 : 2 + 4 * _CALIBRATION_BINS].tobytes())
         pairs, photos = numbers[2 + 4 * _CALIBRATION_BINS :].reshape(2, -1)
-        return cls(c, pairs, photos, top3, int.from_bytes(data[:16], "little"), Bins(*sums))
+        return cls(c, pairs, photos, top3, int.from_bytes(data[:16], "little"), bins)
 
     @property
     def n(self) -> int:

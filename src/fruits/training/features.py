@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from fruits.engines import Engine
 from fruits.learning.neighbours import ByRow
@@ -25,7 +26,7 @@ from fruits.training.training_set import in_chunks, read_embeddings
 
 #: Most bytes of features in memory.
 IN_MEMORY: Final = 1 << 27
-#: Up to this many stored photos, starting workers would take longer than a pass on the driver.
+#: Up to this many photos, starting workers would take longer than a pass on the driver.
 HERE: Final = 200_000
 #: Rows that are read, or given on, at a time.
 ROWS_PER_BLOCK: Final = 1 << 14
@@ -149,18 +150,24 @@ def project_all(
     """
     place = positions(wanted)
     features = Features(int(wanted.sum()), components)
-    if sum(file.rows for file in inventory.files) > HERE:
+    if by_workers(sum(file.rows for file in inventory.files)):
         place[~wanted] = -1
         for numbers, values in project_on(engine, stored, inventory, pca, components, place):
             features.put(numbers, values)
             progress(len(numbers))
         return features
-    for group in in_chunks(inventory):
-        vectors, at = read_embeddings(stored, group)
-        own = wanted[at]
-        features.put(place[at[own]], pca.transform(vectors[own], components))
-        progress(len(at))
+    with threadpool_limits(1, "blas"):  # as workers do: the last bits depend on how a product is split among threads
+        for group in in_chunks(inventory):
+            vectors, at = read_embeddings(stored, group)
+            own = wanted[at]
+            features.put(place[at[own]], pca.transform(vectors[own], components))
+            progress(len(at))
     return features
+
+
+def by_workers(photos: int) -> bool:
+    """Return whether a pass over so many photos is one of the engine."""
+    return photos > HERE
 
 
 def positions(ok: NDArray[np.bool_]) -> NDArray[Any]:

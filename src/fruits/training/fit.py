@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fruits.engines import Engine
@@ -28,13 +27,9 @@ from fruits.learning.neighbours import ByRow
 from fruits.learning.out_of_distribution import Known
 from fruits.learning.pca import PCA
 from fruits.photos.decoding.quality import Limits
-from fruits.storage import schemas
-from fruits.storage.inventory import ROWS_PER_CHUNK, Holding, Inventory
-from fruits.storage.listed import Listed
-from fruits.storage.objects import Objects
-from fruits.storage.sanitising import json_text
+from fruits.storage.inventory import Holding, Inventory
 from fruits.storage.table import EmbeddingTable, File
-from fruits.training.features import blocks, project_all
+from fruits.training.features import project_all
 from fruits.training.projection import ProjectStage, shards_of
 from fruits.training.training_set import Rows, in_chunks, vectors_of
 
@@ -430,20 +425,6 @@ def photo_limits(stored: EmbeddingTable, inventory: Inventory, rows: Rows, size:
 def _sample(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """Return at most ``MAX_ROWS`` of some rows, in order; which ones depends on their number and the seed only."""
     return rows if len(rows) <= MAX_ROWS else np.sort(np.random.default_rng(seed).choice(rows, MAX_ROWS, replace=False))
-
-
-def save_features(objects: Objects, listed: Listed, rows: Rows, features: ByRow, metadata: dict[str, Any]) -> None:
-    """Write ``features.parquet``: the ok rows in the catalogue's order, with a description in the schema metadata."""
-    schema = schemas.features(features.shape[1]).with_metadata({"fruits": json_text(metadata)})
-    start = 0
-    with objects.writer("features.parquet") as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
-        for kept in blocks(np.flatnonzero(rows.ok), ROWS_PER_CHUNK):
-            given = listed.take(kept, ["uri", "label", "split", "source"]).combine_chunks()
-            values = pa.array(features[np.arange(start, start + len(kept))].reshape(-1))
-            columns = [column.chunk(0).cast(pa.string()) for column in given.columns]
-            columns.append(pa.FixedSizeListArray.from_arrays(values, features.shape[1]))
-            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
-            start += len(kept)
 
 
 def _to_batch(pair: list[Moments]) -> pa.RecordBatch:

@@ -1,6 +1,7 @@
 """Leakage: the share of test photos with a near-duplicate, or a neighbour in an image sequence, among the training photos.
 
-This check is part of every run. It uses bounded samples of existing features, so its cost hardly depends on the number of photos.
+This check is part of every run. It compares bounded samples with the training photos: beyond 200,000 of these, a pass of the
+engine. Image sequences are searched by the driver, label by label.
 Near-duplicates are defined as in ``fruits evaluate``, which checks all photos; the functions shared by both are here.
 """
 
@@ -19,7 +20,7 @@ from fruits.embedding.backbone import BATCH_SIZE, Embedder, usable
 from fruits.engines import Engine
 from fruits.errors import ImageDecodeError, StoreError, counted
 from fruits.learning.moments import unit
-from fruits.learning.neighbours import LEAK_LIMIT, ByRow, NearDuplicates, nearest_distance
+from fruits.learning.neighbours import LEAK_LIMIT, ByRow, NearDuplicates
 from fruits.learning.pca import PCA
 from fruits.photos.catalogue.sequences import ImageSequences
 from fruits.photos.decoding.decoder import own_decoder
@@ -30,7 +31,9 @@ from fruits.photos.reading.reading import read_photos
 from fruits.storage.inventory import Inventory
 from fruits.storage.listed import Listed
 from fruits.training.embed import Prepared
+from fruits.training.feature_file import FeatureFile
 from fruits.training.features import Features, Part, positions, project_all
+from fruits.training.nearest import Sought, nearest_distances
 from fruits.training.training_set import Rows
 
 #: Maximum number of components for nearest-neighbour search: enough to separate photos that are not alike.
@@ -78,6 +81,7 @@ def check(
     inventory: Inventory,
     engine: Engine,
     pca: PCA,
+    file: FeatureFile,
     features: Features,
     numbers_tell: bool,
 ) -> Checked:
@@ -93,7 +97,10 @@ def check(
     rows : Rows
     listed : Listed
         The catalogue.
+    file : FeatureFile
+        The features, for workers of the engine.
     features : Features, shape (number of rows that are ok, k)
+        The same, for the driver.
     numbers_tell : bool
         Whether numbers in file names may indicate image sequences.
     """
@@ -113,14 +120,15 @@ def check(
         )
     except StoreError:  # photos were removed during the run: no reason to fail
         return Checked(None, *_groups(asked, rows, sequence))
+    written: FeatureFile | None = file
     if features.shape[1] < (least := min(_LEAST_COMPONENTS, pca.max_components)):
-        features = project_all(engine, prepared.stored, inventory, pca, least, rows.ok)
+        features, written = project_all(engine, prepared.stored, inventory, pca, least, rows.ok), None
     short = features.first(NEIGHBOUR_COMPONENTS)
     at = positions(rows.ok)  # catalogue row -> row of features
-    bank, labels = at[train], rows.label[train]
 
-    some = _sample(np.arange(len(train)), _TRAINING_PHOTOS)
-    others = nearest_distance(unit(short[bank[some]]), short, bank, other_than=(labels[some], labels))
+    some, sampled = _sample(train, _TRAINING_PHOTOS), _sample(asked, _TEST_PHOTOS)
+    sought = Sought(unit(short[at[some]]), rows.label[some], unit(short[at[sampled]]))
+    others, nearest = nearest_distances(engine, written, short, sought, train=train, place=at, label=rows.label)
     copied = unit(pca.transform(copies.embeddings, short.shape[1]))
     duplicates = NearDuplicates.of(unit(short[at[few[copies.rows]]]), copied, others)
 
@@ -128,8 +136,7 @@ def check(
         wanted = np.zeros(len(rows.ok), bool)
         wanted[train], wanted[asked] = True, True
         sequence, beside = _sequences(wanted, rows, listed, short, at, duplicates.threshold)
-    sampled = _sample(asked, _TEST_PHOTOS)
-    near = nearest_distance(unit(short[at[sampled]]), short, bank) <= duplicates.threshold
+    near = nearest <= duplicates.threshold
     frame = beside[sampled]
     group = rows.group[sampled]
     given = (group < 0) & np.isin(group, rows.group[train])

@@ -55,6 +55,7 @@ from fruits.training.embed import (
     prepare,
     repair_embeddings,
 )
+from fruits.training.feature_file import FeatureFile
 from fruits.training.features import Features, Part, project_all
 from fruits.training.predictions import write_predictions
 from fruits.training.regions import KEY as REGIONS_KEY
@@ -315,7 +316,7 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
     with step("features", job.counts["photos"]):
         features = project_all(engine, stored, inventory, pca, choice.components, rows.ok, step.progress.advance)
         about = {"identity": job.identity, "components": choice.components, "backbone": prepared.card.name}
-        fitting.save_features(objects, catalogue.listed, rows, features, about)
+        file = FeatureFile.write(objects, catalogue.listed, rows, features, about)
     with step("head"):
         fit_on_engine = fitting.head_by_engine(engine, stored, inventory, pca, choice)
         recogniser = fitting.fit_recogniser(features, rows, choice, config.seed, weights, fit_on_engine)
@@ -329,11 +330,11 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
         asked = scoring.Asked.of(rows, recogniser.labels)
         checked = leakage.check(
             asked.rows, rows, listed=catalogue.listed, access=catalogue.access, prepared=prepared,
-            inventory=inventory, engine=engine, pca=pca, features=features, numbers_tell=grouped_by == "names",
+            inventory=inventory, engine=engine, pca=pca, file=file, features=features, numbers_tell=grouped_by == "names",
         )  # fmt: skip
     with step("metrics", shown=False):
         scores = scoring.scores(
-            catalogue.listed, rows, features, recogniser, taxonomy, certainty, choice, asked=asked,
+            engine, catalogue.listed, rows, file, features, recogniser, taxonomy, certainty, choice, asked=asked,
             grouped_by=checked.grouped_by, groups=checked.groups,
         )  # fmt: skip
     return _Fitted(

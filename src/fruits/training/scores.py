@@ -1,7 +1,6 @@
 """Scores of a recogniser on the photos that it did not learn, for the run record.
 
-Photos are classified a block at a time. Of each one, only its answer and whether that is right are kept; everything else is
-counted, see :class:`fruits.learning.metrics.Counts`.
+All of them come from counts, see :mod:`fruits.training.scored`.
 """
 
 from __future__ import annotations
@@ -12,22 +11,22 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fruits.engines import Engine
 from fruits.learning import metrics
 from fruits.learning.calibration import calibration_floor
-from fruits.learning.folds import interval
-from fruits.learning.heads import MAX_ROWS, softmax
+from fruits.learning.folds import interval_of, sorts_of_counts
+from fruits.learning.heads import MAX_ROWS
 from fruits.learning.neighbours import ByRow
-from fruits.recogniser.answers import OUTCOMES, Certainty, decide
+from fruits.recogniser.answers import OUTCOMES, Certainty
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage.listed import Listed
-from fruits.training.features import blocks, positions
+from fruits.training.feature_file import FeatureFile
+from fruits.training.features import positions
 from fruits.training.fit import Choice, Recogniser
+from fruits.training.scored import Scored, Scorer, Tally, score_all
 from fruits.training.training_set import Rows
 
 _CONFUSIONS_KEPT: Final = 100
-_WRONG_KEPT: Final = 6
-#: Photos classified at a time.
-_ROWS_AT_ONCE: Final = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +61,10 @@ class Asked:
 
 
 def scores(
+    engine: Engine,
     listed: Listed,
     rows: Rows,
+    file: FeatureFile,
     features: ByRow,
     recogniser: Recogniser,
     taxonomy: Taxonomy,
@@ -80,16 +81,20 @@ def scores(
 
     Parameters
     ----------
+    engine : Engine
     listed : Listed
         The catalogue.
+    file : FeatureFile
+        The features, for workers of the engine.
     features : Features, shape (number of rows that are ok, k)
+        The same, for the driver.
     taxonomy : Taxonomy
         Taxonomy of the head's labels.
     asked : Asked
     grouped_by : str
         How dependent photos are grouped.
     groups : int64 array
-        Group of each scored photo.
+        Group of each scored photo, numbered from 0.
 
     Returns
     -------
@@ -105,34 +110,36 @@ def scores(
     }
     values, confused = None, []
     found: dict[str, Any] = {"kind_metrics": None, "calibration": None, "answers": None}
+    sizes = np.bincount(groups)
     if len(known):
-        scored = _Scored(recogniser, taxonomy, certainty, choice)
         number = {name: position for position, name in enumerate(labels)}
-        learnt = np.array([number.get(name, -1) for name in rows.names], np.int64)
-        truth, place = learnt[rows.label[known]], positions(rows.ok)
-        start = 0
-        for some in blocks(known, _ROWS_AT_ONCE):
-            scored.add(features[place[some]], truth[start : start + len(some)])
-            start += len(some)
-        predicted = np.concatenate(scored.predicted)
+        learnt = np.array([number.get(name, -1) for name in rows.names], np.int32)
+        temperature = choice.held_back.temperature if choice.held_back else 1.0
+        few = len(known) <= MAX_ROWS
+        scorer = Scorer(recogniser.head, recogniser.known, taxonomy, certainty, temperature, with_confidence=few)
+        tally = score_all(
+            engine, file, features, scorer,
+            rows=known, place=positions(rows.ok), truth=learnt[rows.label[known]], groups=groups,
+        )  # fmt: skip
+        scored = tally.scored
         values = metrics.evaluate(scored.counts, labels)
-        values["accuracyInterval"] = list(interval(predicted == truth, groups))
+        values["accuracyInterval"] = list(interval_of(sorts_of_counts(tally.right, sizes)))
         for pair in scored.counts.confusions()[:_CONFUSIONS_KEPT]:
-            at = known[(truth == pair.label) & (predicted == pair.predicted)][:_WRONG_KEPT]
+            at = known[scored.wrong[1][scored.wrong[0] == pair.label * len(labels) + pair.predicted]]
             named = {"label": labels[pair.label], "predicted": labels[pair.predicted]}
             confused.append({**named, "count": pair.count, "share": pair.share, "uris": listed.uris(at)})
         found["kind_metrics"] = {
             "kinds": len(taxonomy.kinds),
             "accuracy": metrics.accuracy(scored.kinds),
-            "accuracyInterval": list(interval(np.concatenate(scored.right_kind), groups)),
+            "accuracyInterval": list(interval_of(sorts_of_counts(tally.right_kind, sizes))),
             "top3Accuracy": metrics.top3_accuracy(scored.kinds),
             "expectedCalibrationError": metrics.calibration_error(scored.kinds),
         }
         if enough:
-            found["calibration"] = scored.calibration()
+            found["calibration"] = _calibration(tally, choice)
         else:
             values["expectedCalibrationError"] = found["kind_metrics"]["expectedCalibrationError"] = None
-        found["answers"] = scored.told()
+        found["answers"] = _told(scored, certainty)
     per_label = []
     for code, name in enumerate(rows.names):
         given = {kind: int(count[code]) for kind, count in per_label_counts.items()}
@@ -143,7 +150,7 @@ def scores(
         evaluated = {"split": asked.split, "photos": len(known), "left_out_photos": asked.left_out}
         evaluated |= {
             "too_few_to_say": not enough,
-            "groups": len(np.unique(groups)),
+            "groups": int((sizes > 0).sum()),
             "grouped_by": grouped_by,
         }
     return {
@@ -156,81 +163,26 @@ def scores(
     }
 
 
-class _Scored:
-    """Answers of a recogniser to photos that come in blocks.
+def _calibration(tally: Tally, choice: Choice) -> dict[str, Any]:
+    """Return the calibration of probabilities, before and after temperature scaling."""
+    held_back, bins = choice.held_back, tally.scored.counts.bins
+    return {
+        "temperature": held_back.temperature if held_back else 1.0,
+        "validation_photos": len(held_back.answers.truth) if held_back else 0,
+        "expectedCalibrationError": bins.error,
+        "uncalibrated": tally.scored.uncalibrated.error,
+        "noise_floor": calibration_floor(tally.confidence) if len(tally.confidence) else bins.floor,
+        "bins": bins.rows(),
+    }
 
-    Attributes
-    ----------
-    counts, kinds : Counts
-        Of labels and of kinds.
-    predicted : list of array
-        Per block, the most probable label of each photo.
-    right_kind : list of bool array
-        Per block, whether the most probable kind is right.
-    """
 
-    def __init__(self, recogniser: Recogniser, taxonomy: Taxonomy, certainty: Certainty, choice: Choice) -> None:
-        self._recogniser, self._taxonomy, self._certainty, self._choice = recogniser, taxonomy, certainty, choice
-        held_back = choice.held_back
-        self._temperature = held_back.temperature if held_back else 1.0
-        self.counts = metrics.Counts.none(len(recogniser.labels))
-        self.kinds = metrics.Counts.none(len(taxonomy.kinds))
-        self._uncalibrated = metrics.Bins.of(np.empty(0, np.float32), np.empty(0, bool))
-        self._told = np.zeros((2, len(OUTCOMES)), np.int64)
-        self._accepted = 0
-        self.predicted: list[NDArray[np.int32]] = []
-        self.right_kind: list[NDArray[np.bool_]] = []
-        self._confidence: list[NDArray[np.float32]] = []
-
-    def add(self, features: NDArray[np.float32], truth: NDArray[np.int64]) -> None:
-        """Classify a block of photos."""
-        head = self._recogniser.head
-        probabilities = head.predict_proba(features)
-        self.counts = self.counts.merge(metrics.Counts.of(probabilities, truth))
-        self.predicted.append(probabilities.argmax(axis=1).astype(np.int32))
-        self._confidence.append(probabilities.max(axis=1))
-        by_kind, kind = self._taxonomy.by_kind(probabilities), np.array(self._taxonomy.kind_of)[truth]
-        self.kinds = self.kinds.merge(metrics.Counts.of(by_kind, kind))
-        self.right_kind.append(by_kind.argmax(axis=1) == kind)
-        before = softmax(head.scaled_logits(features) * np.float32(self._temperature))
-        bins = metrics.Bins.of(before.max(axis=1), before.argmax(axis=1) == truth)
-        self._uncalibrated = self._uncalibrated.merge(bins)
-        del before
-        ood_score = self._recogniser.known.ood_score(features, probabilities)
-        self._accepted += int((ood_score <= self._certainty.ood_limit).sum())
-        decisions = decide(probabilities, ood_score, self._taxonomy, self._certainty)
-        variety = np.array(self._taxonomy.variety_of)[truth]
-        right = {
-            "variety": decisions.variety == variety,
-            "kind": decisions.kinds[:, 0] == kind,
-            "probable": decisions.kinds[:, 0] == kind,
-            "unsure": (decisions.kinds == kind[:, None]).any(axis=1),
-        }
-        for number, outcome in enumerate(OUTCOMES):
-            so = decisions.outcome == number
-            self._told[:, number] += (so.sum(), right[outcome][so].sum() if outcome in right else 0)
-
-    def calibration(self) -> dict[str, Any]:
-        """Return the calibration of probabilities, before and after temperature scaling."""
-        held_back, bins = self._choice.held_back, self.counts.bins
-        few = self.counts.n <= MAX_ROWS
-        return {
-            "temperature": self._temperature,
-            "validation_photos": len(held_back.answers.truth) if held_back else 0,
-            "expectedCalibrationError": bins.error,
-            "uncalibrated": self._uncalibrated.error,
-            "noise_floor": calibration_floor(np.concatenate(self._confidence)) if few else bins.floor,
-            "bins": bins.rows(),
-        }
-
-    def told(self) -> dict[str, Any]:
-        """Return the outcomes for these photos, and the share that is right."""
-        certainty, n = self._certainty, self.counts.n
-        outcomes = []
-        for outcome, photos, hits in zip(OUTCOMES, *self._told.tolist(), strict=True):
-            right = hits / photos if outcome != "unknown" and photos else None
-            outcomes.append({"outcome": outcome, "photos": photos, "share": photos / n, "right": right})
-        limits = certainty.limits.as_dict()
-        named = {name: getattr(certainty, name) for name in ("variety", "kind", "probable")}
-        thresholds = {**named, "unknown": certainty.as_dict()["ood_limit"]}
-        return {"thresholds": {**thresholds, **limits}, "outcomes": outcomes, "accepted": self._accepted / n}
+def _told(scored: Scored, certainty: Certainty) -> dict[str, Any]:
+    """Return the outcomes for the photos, and the share that is right."""
+    n, outcomes = scored.counts.n, []
+    for outcome, photos, hits in zip(OUTCOMES, *scored.told.tolist(), strict=True):
+        right = hits / photos if outcome != "unknown" and photos else None
+        outcomes.append({"outcome": outcome, "photos": photos, "share": photos / n, "right": right})
+    limits = certainty.limits.as_dict()
+    named = {name: getattr(certainty, name) for name in ("variety", "kind", "probable")}
+    thresholds = {**named, "unknown": certainty.as_dict()["ood_limit"]}
+    return {"thresholds": {**thresholds, **limits}, "outcomes": outcomes, "accepted": scored.accepted / n}
