@@ -387,6 +387,22 @@ def test_objects_on_moto(moto_bucket: str) -> None:
         Objects("s3://nowhere/at all").read("it")
 
 
+def test_large_stream_is_sent_in_fewer_parts_than_a_store_takes(
+    moto_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "_PART_BYTES", 5 << 20)  # the smallest that S3 takes
+    monkeypatch.setattr(buckets, "_MOST_PARTS", 3)
+    objects, size, parts = Objects(moto_bucket), 24 << 20, []
+    for expected in (0, size):
+        with objects.writer("large", expected) as stream:
+            for _ in range(24):
+                stream.write(bytes(1 << 20))
+        assert objects.size("large") == size
+        tag = store(moto_bucket, dict(os.environ)).head("large")["e_tag"]
+        parts.append(int(tag.strip('"').partition("-")[2]))
+    assert parts == [5, 3]
+
+
 def test_listing_goes_over_many_pages(moto_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     objects = Objects(f"{moto_bucket}/pages")
     names = [f"{number:05d}" for number in range(1050)]

@@ -61,6 +61,11 @@ _PATIENCE_S: Final = 90.0
 _LONGEST_PAUSE_S: Final = 5.0
 #: Concurrent requests when many small objects are read: each waits for the network, not for the processor.
 _AT_ONCE: Final = 32
+#: Streams are sent in parts, of which S3 takes 10,000 per object; a size that is only expected leaves some unused.
+_PART_BYTES: Final = 10 << 20
+_MOST_PARTS: Final = 8_000
+#: Bytes of a stream that are on their way at a time.
+_BYTES_UNDER_WAY: Final = 12 * _PART_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,10 +363,18 @@ class Objects:
         return tuple(path.rstrip("/") for path in found["common_prefixes"]), tuple(map(_found, found["objects"]))
 
     @contextmanager
-    def writer(self, key: str) -> Iterator[io.RawIOBase]:
-        """Open an object for streaming writes; it appears when the block ends without an error."""
+    def writer(self, key: str, expected_bytes: int = 0) -> Iterator[io.RawIOBase]:
+        """Open an object for streaming writes; it appears when the block ends without an error.
+
+        ``expected_bytes``: of an object that may have more than 80 GB.
+        """
+        part = max(_PART_BYTES, -(-expected_bytes // _MOST_PARTS))
+        at_once = max(1, _BYTES_UNDER_WAY // part)
         # obstore's writer commits when its block ends without an error, and discards the data otherwise.
-        with _translated("write", under(self.root, key)), obstore.open_writer(self._store, key) as sink:
+        with (
+            _translated("write", under(self.root, key)),
+            obstore.open_writer(self._store, key, buffer_size=part, max_concurrency=at_once) as sink,
+        ):
             yield Sink(sink)
 
     def open(self, key: str) -> io.BufferedReader:

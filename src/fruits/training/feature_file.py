@@ -51,7 +51,7 @@ class FeatureFile:
         schema = schemas.features(features.shape[1]).with_metadata({"fruits": json_text(metadata)})
         start = 0
         with (
-            objects.writer(KEY) as stream,
+            objects.writer(KEY, 4 * features.shape[0] * features.shape[1]) as stream,
             pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True) as writer,
         ):
             for kept in blocks(np.flatnonzero(rows.ok), ROWS_PER_BLOCK):
