@@ -10,6 +10,8 @@ LOCK := $(SCAN)/uv pip compile --quiet --upgrade --generate-hashes --only-binary
 # pytest-xdist, more processes than cores: tests of clusters, browsers and stand-ins mostly wait. What stays together and
 # what begins is in tests/conftest.py.
 WORKERS ?= 4
+# Compiled modules are kept, also the tests': else every process compiles them again.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 
 # What `make peers` measures beside fruits; what cannot be installed is named in its table. Pins: PySpark is that of fruits[spark].
@@ -25,7 +27,7 @@ test: .venv/dev tools ## every test, in WORKERS processes
 
 # These compute all the time.
 test-fast: WORKERS = 2
-test-fast: .venv/dev ## tests that take less than a second and need nothing but Python: about two minutes
+test-fast: .venv/dev ## tests that take less than a second and need nothing but Python: about a minute
 	$(PYTEST) -m 'not slow and not spark and not browser and not aws'
 
 check: .venv/dev .venv/scan/ready docs ## lint, format, types, import contracts, documentation, templates and Dockerfiles

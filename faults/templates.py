@@ -65,7 +65,8 @@ class Mutant:
 def mutants() -> list[Mutant]:
     """Return the mutants of ``templates.yaml``."""
     made = []
-    for entry in yaml.safe_load(_MUTANTS.read_text(encoding="utf-8")):
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one: ten times as fast
+    for entry in yaml.load(_MUTANTS.read_text(encoding="utf-8"), loader):
         edits = []
         for edit in entry["edits"]:
             if "append" in edit:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,10 @@ from fruits.training import pipeline
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=5000, print_blob=True)
 settings.load_profile("repeatable")
+
+# Programs that tests start, hundreds of them, do not compile the package each time, whatever the environment says.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))  # for faults, which is no part of the package; "pytest" alone does not do it
@@ -72,6 +77,8 @@ MARKS = {
 }
 #: Folders of tests that start programs or run whole pipelines.
 SLOW = ("browser", "engines", "integration", "service")
+#: Fixtures that start a server, and parameters of tests that ask for one of them.
+SERVERS, ON_SERVERS = {"s3", "postgres"}, {"bucket", "postgresql"}
 #: Seconds that a test may take with the fixtures that it is the first to ask for; a bound on what hangs, not on speed.
 PATIENCE_S = 600
 
@@ -85,6 +92,21 @@ def group_of(nodeid: str) -> str:
     return f"{place} on Spark" if place == "engines/test_contract.py" and "[spark" in nodeid else place
 
 
+def needs_a_server(item: pytest.Item) -> bool:
+    """Tell whether a test, or this variant of it, needs PostgreSQL or an S3 server."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return not SERVERS.isdisjoint(getattr(item, "fixturenames", ())) or any(
+        isinstance(value, str) and value in ON_SERVERS for value in parameters
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import the tests of slow folders where slow tests are not wanted; None leaves it to others."""
+    slow = collection_path.parent == REPOSITORY / "tests" and collection_path.name in SLOW
+    wanted = config.option.markexpr
+    return True if slow and re.search(r"\bnot slow\b", wanted) and " or " not in wanted else None
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m looks at marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by their place; what is long comes first, so that none is waited for in the end."""
@@ -93,7 +115,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         mark = next((mark for prefix, mark in MARKS.items() if place.startswith(prefix)), None)
         if mark and group != "engines/test_contract.py":
             item.add_marker(getattr(pytest.mark, mark))
-        if place.startswith(SLOW):
+        if place.startswith(SLOW) or needs_a_server(item):
             item.add_marker(pytest.mark.slow)
         if any(item.get_closest_marker(name) for name in ("slow", "spark", "aws", "browser")):
             item.add_marker(pytest.mark.timeout(PATIENCE_S))
@@ -277,6 +299,18 @@ def s3_environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, s
 def bucket(s3: S3Server, s3_environment: dict[str, str]) -> str:
     """The address, ``s3://...``, of an empty bucket of the test's own."""
     return s3.make_bucket(f"tests-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture(scope="session")
+def common_bucket(s3: S3Server) -> str:
+    """A bucket for all tests."""
+    return s3.make_bucket(f"common-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def prefix(common_bucket: str, s3_environment: dict[str, str]) -> str:
+    """The address of an empty place in a bucket, as good as a bucket where nothing is said of the bucket itself."""
+    return f"{common_bucket}/{uuid.uuid4().hex[:12]}"
 
 
 # --- A database -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from io import BytesIO
 from pathlib import Path
 
@@ -29,6 +30,7 @@ MAKERS = ("JPEG", "EXIF JPEG", "progressive JPEG", "grey JPEG", "CMYK JPEG", "PN
           "animated PNG", "WebP", "lossless WebP", "animated WebP")  # fmt: skip
 
 
+@functools.cache
 def make(kind: str, photo: bytes) -> bytes:
     """The same photo as another kind of file, 40 x 40."""
     image = Image.open(BytesIO(photo)).convert("RGB").resize((40, 40))

@@ -169,29 +169,6 @@ def test_type_checkers_see_what_programs_get() -> None:
     assert seen == fruits._MODULES
 
 
-@pytest.mark.slow
-def test_a_program_that_uses_the_api_passes_mypy(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(
-        "import fruits\n"
-        "run = fruits.run('photos', to='results', sample=3, only=['Apple*'])\n"
-        "one: fruits.Answer = run.recogniser().predict(b'')\n"
-        "many: list[fruits.Answer] = fruits.load().predict([b'', 'a.jpg'])\n"
-        "accuracy: float = run.metrics.accuracy if run.metrics else 0.0\n"
-        "reveal_type(fruits.load().embed(many_photos := ['a.jpg']))\n"
-        "fruits.run('photos', to='results', sampel=3)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(program)],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    lines = [line for line in done.stdout.splitlines() if line.startswith("program.py")]
-    told, *errors = [line for line in lines if '" defined in' not in line]
-    assert "ndarray" in told
-    assert len(errors) == 1, done.stdout
-    assert 'Unexpected keyword argument "sampel"' in errors[0]
-
-
 def test_import_is_light() -> None:
     program = (
         "import sys, fruits\n"

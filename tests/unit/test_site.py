@@ -48,15 +48,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Return a copy of what the site is made from, to damage it."""
-    copy = tmp_path / "tree"
-    shutil.copytree(ROOT / "docs", copy / "docs")
-    for page in [*ROOT.glob("*.md"), ROOT / "mkdocs.yml"]:
-        shutil.copy(page, copy)
-    package = copy / "src" / "fruits"
+    """Return a small tree that is built with the settings and hooks of the real one, to damage it."""
+    root = tmp_path / "tree"
+    package = root / "src" / "fruits"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text('"""A package."""\n\n__all__: list[str] = []\n', encoding="utf-8")
-    return copy
+    (root / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "site_hooks.py", root / "docs")
+    pages = ("index.md", "tutorial.md", "api.md")
+    for page in (*(f"docs/{name}" for name in pages), *(path.name for path in ROOT.glob("*.md"))):
+        (root / page).write_text("# A page\n", encoding="utf-8")
+    settings, nav, _ = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:\n")
+    assert nav
+    names = [*pages, *(path.name for path in ROOT.glob("*.md") if path.name != "README.md")]
+    (root / "mkdocs.yml").write_text(settings + nav + "".join(f"  - {name}\n" for name in names), encoding="utf-8")
+    return root
 
 
 class Loads(html.parser.HTMLParser):

@@ -75,12 +75,22 @@ def test_unknown_device_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_run_records_what_it_was_computed_on_and_says_what_was_replaced(own_photos: Path, tmp_path: Path) -> None:
+def test_run_records_what_it_was_computed_on_and_cost_and_says_what_was_replaced(
+    own_photos: Path, tmp_path: Path
+) -> None:
     heard = Heard()
     config = RunConfig(
-        sources=(str(own_photos),), out=str(tmp_path / "out"), device="openvino", backbone="fruits-small"
+        sources=(str(own_photos),),
+        out=str(tmp_path / "out"),
+        device="openvino",
+        backbone="fruits-small",
+        workers=2,
+        core_hour_usd=0.36,
     )
     record = pipeline.run(config, progress=heard)
+    rate = record["timeline"]["photos_per_s"]
+    assert record["timeline"]["usd_per_million"] == pytest.approx(0.36 * 2 / 3600 / rate * 1e6)
+    assert "a million photos cost" in (tmp_path / "out/report.html").read_text("utf-8")
     assert (record["config"]["device"], record["backbone"]["device"]) == ("openvino", "cpu")
     assert any("no openvino" in line for line in heard.said)
     bundle = load(tmp_path / "out")

@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
-from fruits.config import RunConfig
 from fruits.monitoring import timeline
 from fruits.monitoring.clock import Silent
 from fruits.monitoring.timeline import Timeline
 from fruits.report.timeline import view_timeline
-from fruits.training import pipeline
 
 
 def test_timeline_of_a_run_closes_with_its_counts(finished_run: Any) -> None:
@@ -27,22 +25,6 @@ def test_timeline_of_a_run_closes_with_its_counts(finished_run: Any) -> None:
     assert max(point["cores_busy"] for point in seen["points"]) > 0
     assert max(point["memory_mb"] for point in seen["points"]) <= finished_run.record["peak_memory_mb"]
     assert seen["usd_per_million"] is None, "no price was given"
-
-
-@pytest.mark.slow
-def test_cost_per_million_is_price_times_cores_over_rate(photos: Any, tmp_path: Any) -> None:
-    config = RunConfig(
-        sources=(str(photos),),
-        out=str(tmp_path / "out"),
-        workers=2,
-        core_hour_usd=0.36,
-        only=("Apf*", "Moon*"),
-        backbone="fruits-small",
-    )
-    record = pipeline.run(config)
-    rate = record["timeline"]["photos_per_s"]
-    assert record["timeline"]["usd_per_million"] == pytest.approx(0.36 * 2 / 3600 / rate * 1e6)
-    assert "a million photos cost" in (tmp_path / "out/report.html").read_text("utf-8")
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from faults.s3_server import FOREIGN, S3Server, why_not
+from faults.s3_server import FOREIGN, S3Server
 from pyarrow import orc
 
 from fruits.errors import CatalogueError, StoreError
@@ -39,18 +39,15 @@ COLUMNS = ["label", "split", "size_bytes", "group"]
 
 
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A bucket of a server of its own, and the environment that leads there."""
-    folder = tmp_path_factory.mktemp("s3")
-    if reason := why_not(folder):
-        pytest.skip(reason)
-    with S3Server(folder) as server, pytest.MonkeyPatch.context() as patch:
+def bucket(s3: S3Server) -> Iterator[str]:
+    """A bucket for all of these tests, and the environment that leads there."""
+    with pytest.MonkeyPatch.context() as patch:
         for name in FOREIGN:
             patch.delenv(name, raising=False)
-        for name, value in server.environment().items():
+        for name, value in s3.environment().items():
             patch.setenv(name, value)
         opened.cache_clear()
-        yield server.make_bucket("photos")
+        yield s3.make_bucket(f"catalogue-{uuid.uuid4().hex[:8]}")
     opened.cache_clear()
 
 

@@ -198,7 +198,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 @pytest.mark.parametrize(
     "body",
     [
-        b"bomb\0\0" + zlib.compress(bytes(200 << 20), 9),
+        b"bomb\0\0" + zlib.compress(bytes(20 << 20), 9),
         b"another packing\0\x07" + zlib.compress(GOOD),
         b"not packed\0\0" + GOOD,
         b"cut\0\0" + zlib.compress(GOOD)[:-20],
@@ -215,10 +215,10 @@ def test_png_whose_profile_cannot_be_unpacked_is_a_photo(body: bytes) -> None:
 
 @pytest.mark.slow
 def test_damaged_profiles_never_cost_the_photo() -> None:
-    """Five hundred profiles with bytes changed by chance, two kinds."""
+    """Two hundred profiles with bytes changed by chance, two kinds."""
     random = np.random.default_rng(0)
     press = profiles.cmyk(random.uniform(0, 100, (2, 2, 2, 2, 3)))
-    for turn in range(500):
+    for turn in range(200):
         mode, profile = (("RGB", GOOD), ("CMYK", press))[turn % 2]
         damaged = np.frombuffer(profile, np.uint8).copy()
         places = random.integers(0, len(damaged), 1 + turn % 12)

@@ -36,6 +36,14 @@ TIGHT = Limits(cpu_s=2.0, wall_s=5.0, memory_mib=512)
 
 @pytest.fixture
 def decoder() -> Iterator[Decoder]:
+    """A decoder whose child starts with the first photo."""
+    with Decoder(TIGHT) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Decoder]:
+    """A decoder that all tests share that do not harm it."""
     with Decoder(TIGHT) as opened:
         yield opened
 
@@ -96,21 +104,21 @@ def gone(process: int) -> bool:
 
 @pytest.mark.parametrize("preprocessing", [SMALL, Preprocessing(100), Preprocessing(33, "crop", "lanczos")])
 def test_pixels_are_those_of_decoding_in_this_process(
-    decoder: Decoder, some: list[bytes], preprocessing: Preprocessing
+    running: Decoder, some: list[bytes], preprocessing: Preprocessing
 ) -> None:
-    assert in_child(decoder, some, preprocessing) == [in_process(data, preprocessing) for data in some]
+    assert in_child(running, some, preprocessing) == [in_process(data, preprocessing) for data in some]
 
 
-def test_refusals_are_those_of_decoding_in_this_process(decoder: Decoder, some: list[bytes]) -> None:
+def test_refusals_are_those_of_decoding_in_this_process(running: Decoder, some: list[bytes]) -> None:
     files = [some[0], b"", b"text", some[1][:1500], b"GIF89a" + bytes(20), some[2], b"\xff\xd8\xff", some[3]]
-    answers = in_child(decoder, files)
+    answers = in_child(running, files)
     assert answers == [in_process(data) for data in files]
     assert [answer[0] for answer in answers[1:5]] == ["empty", "not an image", "damaged", "unsupported format"]
 
 
 @pytest.mark.parametrize("size", [1, 7, 40])
-def test_how_photos_are_cut_into_batches_changes_nothing(decoder: Decoder, some: list[bytes], size: int) -> None:
-    pieces = [in_child(decoder, some[start : start + size]) for start in range(0, len(some), size)]
+def test_how_photos_are_cut_into_batches_changes_nothing(running: Decoder, some: list[bytes], size: int) -> None:
+    pieces = [in_child(running, some[start : start + size]) for start in range(0, len(some), size)]
     assert [answer for piece in pieces for answer in piece] == [in_process(data) for data in some]
 
 
@@ -119,33 +127,33 @@ def test_no_photos_are_no_answers_and_need_no_child(decoder: Decoder) -> None:
     assert decoder._child is None
 
 
-def test_one_photo_and_its_thumbnail(decoder: Decoder, a_photo: bytes) -> None:
-    photo, expected = decoder.to_network_input(a_photo, SMALL), to_network_input(a_photo, SMALL)
+def test_one_photo_and_its_thumbnail(running: Decoder, a_photo: bytes) -> None:
+    photo, expected = running.to_network_input(a_photo, SMALL), to_network_input(a_photo, SMALL)
     assert isinstance(photo, Photo)
     assert (photo.width, photo.height) == (expected.width, expected.height)
     assert (photo.pixels == expected.pixels).all()
-    assert decoder.to_thumbnail(a_photo, 48) == to_thumbnail(a_photo, 48)
-    for ask in (lambda: decoder.to_network_input(b"text", SMALL), lambda: decoder.to_thumbnail(b"text", 48)):
+    assert running.to_thumbnail(a_photo, 48) == to_thumbnail(a_photo, 48)
+    for ask in (lambda: running.to_network_input(b"text", SMALL), lambda: running.to_thumbnail(b"text", 48)):
         with pytest.raises(ImageDecodeError, match="expected JPEG, PNG") as caught:
             ask()
         assert caught.value.code == "not an image"
 
 
-def test_largest_thumbnail_has_room(decoder: Decoder) -> None:
+def test_largest_thumbnail_has_room(running: Decoder) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     out = BytesIO()
     Image.fromarray(noise).save(out, "PNG")
-    assert decoder.to_thumbnail(out.getvalue(), 256, 100) == to_thumbnail(out.getvalue(), 256, 100)
+    assert running.to_thumbnail(out.getvalue(), 256, 100) == to_thumbnail(out.getvalue(), 256, 100)
 
 
-def test_pixels_stay_while_the_next_batches_are_decoded(decoder: Decoder, some: list[bytes]) -> None:
-    first = decoder.begin(some[:20], SMALL)
+def test_pixels_stay_while_the_next_batches_are_decoded(running: Decoder, some: list[bytes]) -> None:
+    first = running.begin(some[:20], SMALL)
     first.outcomes()
     kept = first.pixels(64)
-    second = decoder.begin(some[20:], SMALL)
+    second = running.begin(some[20:], SMALL)
     second.outcomes()
-    in_child(decoder, some[::-1])
-    decoder.to_network_input(some[5], SMALL)
+    in_child(running, some[::-1])
+    running.to_network_input(some[5], SMALL)
     pixels = [*kept, *second.pixels(64)]
     assert [one.tobytes() for one in pixels] == [in_process(data)[2] for data in some]
 
@@ -158,20 +166,20 @@ def test_memory_is_used_again_once_released(decoder: Decoder, some: list[bytes])
     assert len(buffers) == 1
 
 
-def test_batch_that_nobody_waits_for_disturbs_no_other(decoder: Decoder, some: list[bytes]) -> None:
+def test_batch_that_nobody_waits_for_disturbs_no_other(running: Decoder, some: list[bytes]) -> None:
     for _ in range(5):
-        decoder.begin(some, SMALL)
-    assert in_child(decoder, some[:3]) == [in_process(data) for data in some[:3]]
+        running.begin(some, SMALL)
+    assert in_child(running, some[:3]) == [in_process(data) for data in some[:3]]
 
 
-def test_threads_may_share_a_decoder(decoder: Decoder, some: list[bytes]) -> None:
+def test_threads_may_share_a_decoder(running: Decoder, some: list[bytes]) -> None:
     def ask(number: int) -> bool:
         data = some[number % len(some)]
         if number % 5 == 0:
-            return in_child(decoder, some[:4]) == [in_process(one) for one in some[:4]]
+            return in_child(running, some[:4]) == [in_process(one) for one in some[:4]]
         if number % 5 == 1:
-            return decoder.to_thumbnail(data, 32) == to_thumbnail(data, 32)
-        return decoder.to_network_input(data, SMALL).pixels.tobytes() == in_process(data)[2]
+            return running.to_thumbnail(data, 32) == to_thumbnail(data, 32)
+        return running.to_network_input(data, SMALL).pixels.tobytes() == in_process(data)[2]
 
     with ThreadPoolExecutor(6) as pool:
         assert all(pool.map(ask, range(100)))
@@ -187,7 +195,7 @@ def test_photo_that_kills_costs_itself_and_no_other(faulty: Decoder, some: list[
     files = some[:6]
     killers = (0, 3, 4, 7)
     if fault in ("hang", "loop"):  # waited for by the clock, or for two seconds of a processor
-        killers = (3,) if fault == "hang" else (3, 4)
+        killers = (3,)
     for place in killers:
         files.insert(place, marked(some[place], fault))
     answers = in_child(faulty, files)
@@ -205,17 +213,19 @@ def test_message_names_the_signal(faulty: Decoder, a_photo: bytes) -> None:
     assert caught.value.code == "crashed"
 
 
-def test_marked_photos_are_harmless_without_the_hook(decoder: Decoder, a_photo: bytes) -> None:
+def test_marked_photos_are_harmless_without_the_hook(running: Decoder, a_photo: bytes) -> None:
     for fault in CODES:
-        assert in_child(decoder, [marked(a_photo, fault)]) == [in_process(a_photo)]
+        assert in_child(running, [marked(a_photo, fault)]) == [in_process(a_photo)]
 
 
 @pytest.mark.slow
-def test_real_photo_that_takes_for_ever_is_stopped(decoder: Decoder, a_photo: bytes) -> None:
+def test_real_photo_that_takes_for_ever_is_stopped(a_photo: bytes) -> None:
     """A valid JPEG of less than a megabyte whose scans take minutes: no hook."""
     killer = endless(8000, 5000)
     assert len(killer) < 1 << 20
-    before, killed, after = in_child(decoder, [a_photo, killer, a_photo])
+    # However busy the machine is, it is the processor time that ends it.
+    with Decoder(Limits(cpu_s=2.0, memory_mib=512)) as decoder:
+        before, killed, after = in_child(decoder, [a_photo, killer, a_photo])
     assert before == after == in_process(a_photo)
     assert killed[0] == "timeout"
     assert "2 s of processor time" in str(killed[1])
@@ -251,13 +261,13 @@ def test_default_limits_take_a_large_photo(large_photo: bytes) -> None:
 
 @pytest.mark.slow
 def test_child_killed_at_any_moment_loses_nothing(decoder: Decoder, some: list[bytes]) -> None:
-    """Twenty times from another thread, each somewhere within the next batches."""
+    """Twelve times from another thread, each somewhere within the next batches."""
     expected = [in_process(data) for data in some]
     rounds, over = threading.Semaphore(0), threading.Event()
 
     def kill() -> None:
         random = np.random.default_rng(0)
-        for _ in range(20):
+        for _ in range(12):
             # A child killed before it has begun anything, again and again, is another matter: wait for a new round.
             while rounds.acquire(blocking=False):
                 pass
@@ -346,7 +356,7 @@ def test_restarts_leave_neither_files_nor_processes(faulty: Decoder, some: list[
 
     in_child(faulty, some)
     before = held()
-    assert [answer[0] for answer in in_child(faulty, [marked(some[0], "crash")] * 20)] == ["crashed"] * 20
+    assert [answer[0] for answer in in_child(faulty, [marked(some[0], "crash")] * 8)] == ["crashed"] * 8
     in_child(faulty, some)
     assert held() == before
     faulty.close()
@@ -381,7 +391,7 @@ def test_child_that_dies_before_any_photo_is_not_the_photos_fault(
     assert in_child(decoder, [a_photo]) == [in_process(a_photo)]
 
 
-def test_child_imports_little(decoder: Decoder) -> None:
+def test_child_imports_little() -> None:
     script = "import sys, fruits.photos.decoding.decoder_process; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     heavy: set[Any] = {"pyarrow", "onnxruntime", "onnx", "sklearn", "scipy", "obstore", "multiprocessing"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,14 +40,16 @@ OPENERS = {"photos/decoding/retouch.py", "service/pages/routes.py"}
 READERS = {"open", "Parser", "from_bytes", "preinit", "init"}
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted(SOURCE.rglob("*.py")):
-        yield path.relative_to(SOURCE).as_posix(), ast.parse(path.read_text())
+@functools.cache
+def modules() -> list[tuple[str, list[ast.AST]]]:
+    """Every module of the package with its nodes, parsed once."""
+    paths = [path for path in sorted(SOURCE.rglob("*.py")) if "node_modules" not in path.parts]
+    return [(path.relative_to(SOURCE).as_posix(), list(ast.walk(ast.parse(path.read_text())))) for path in paths]
 
 
-def imported(tree: ast.Module) -> Iterator[tuple[str, str]]:
+def imported(nodes: list[ast.AST]) -> Iterator[tuple[str, str]]:
     """Every import as module and name."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and not node.level:
             yield from ((node.module or "", alias.name) for alias in node.names)
         elif isinstance(node, ast.Import):
@@ -57,8 +60,8 @@ def imported(tree: ast.Module) -> Iterator[tuple[str, str]]:
 def test_only_the_decoders_process_decodes_in_itself() -> None:
     found = {
         name
-        for name, tree in modules()
-        for module, what in imported(tree)
+        for name, nodes in modules()
+        for module, what in imported(nodes)
         if (module == "fruits.photos.decoding.images" and what in IN_PROCESS)
         or (module, what) == ("fruits.photos.decoding", "images")
         or (module == "fruits.photos.decoding.images" and what == "*")
@@ -72,8 +75,8 @@ def test_only_the_decoders_process_decodes_in_itself() -> None:
 def test_pillow_is_where_it_is_expected() -> None:
     found = {
         name
-        for name, tree in modules()
-        for module, _ in imported(tree)
+        for name, nodes in modules()
+        for module, _ in imported(nodes)
         if module.split(".")[0] in ("PIL", "pillow_heif")
     }
     assert found == set(PILLOW)
@@ -82,8 +85,8 @@ def test_pillow_is_where_it_is_expected() -> None:
 def test_no_module_opens_images_but_those_that_made_them() -> None:
     found = {
         name
-        for name, tree in modules()
-        for node in ast.walk(tree)
+        for name, nodes in modules()
+        for node in nodes
         if isinstance(node, ast.Attribute)
         and node.attr in READERS
         and isinstance(node.value, ast.Name)

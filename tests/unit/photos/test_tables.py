@@ -57,12 +57,21 @@ def test_names_in_one_dictionary_or_several_are_read(tmp_path: Path, options: di
     assert names == [(row["name"], row["label"]) for row in rows]
 
 
-def test_text_of_megabytes_that_many_rows_share_is_refused(tmp_path: Path) -> None:
-    rows = [{"name": "n" * (4 << 20), "label": "a"}] * 300
+@pytest.mark.parametrize(
+    ("length", "count"), [(2 << 20, 3), (64 << 10, 40)], ids=["more than the column may have", "longer than a name"]
+)
+def test_long_text_that_many_rows_share_is_refused(tmp_path: Path, length: int, count: int) -> None:
+    rows = [{"name": "n" * length, "label": "a", "bytes": JPEG}] * count
+    path = dataset(tmp_path / "x.parquet", rows, use_dictionary=True, dictionary_pagesize_limit=1 << 30)
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    (size,) = [
+        column.total_uncompressed_size
+        for column in map(group.column, range(group.num_columns))
+        if column.path_in_schema == "image.path"
+    ]
+    assert size < 2 * length, "the text is there once"
     with pytest.raises(CatalogueError, match="bytes; expected at most"):
-        list_photos(
-            [str(dataset(tmp_path / "x.parquet", rows, use_dictionary=True, dictionary_pagesize_limit=1 << 30))]
-        )
+        list_photos([str(path)])
 
 
 def test_splits_are_names_of_files_and_labels_those_of_the_metadata(tmp_path: Path) -> None:

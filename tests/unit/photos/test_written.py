@@ -102,22 +102,22 @@ def test_below_photos_what_fruits_wrote_is_left_aside_whole(tmp_path: Path, what
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["results", "service", "marked results", "marked photos"])
-def test_in_a_bucket_it_is_the_same(tmp_path: Path, bucket: str, what: str) -> None:
+def test_in_a_bucket_it_is_the_same(tmp_path: Path, prefix: str, what: str) -> None:
     make(tmp_path, "Apple/1.jpg", "Pear/2.jpg")
     WRITTEN[what](tmp_path / "data" / "results")
-    found = list_photos([upload(tmp_path, f"{bucket}/photos")])
+    found = list_photos([upload(tmp_path, f"{prefix}/photos")])
     assert labels(found) == LABELS
     assert found.examples == {"written by fruits": ["data/results"]}
-    assert len(list_photos([f"{bucket}/photos"], labelled=False).table) == 2
+    assert len(list_photos([f"{prefix}/photos"], labelled=False).table) == 2
 
 
 @pytest.mark.slow
-def test_results_that_lie_among_the_photos_of_an_older_run_are_left_aside(tmp_path: Path, bucket: str) -> None:
+def test_results_that_lie_among_the_photos_of_an_older_run_are_left_aside(tmp_path: Path, prefix: str) -> None:
     """OUT was PHOTOS itself, which older versions allowed."""
     make(tmp_path, "Apple/1.jpg", "Pear/2.jpg")
     results(tmp_path)
     shutil.rmtree(tmp_path / "thumbnails")
-    for place in (str(tmp_path), upload(tmp_path, f"{bucket}/same")):
+    for place in (str(tmp_path), upload(tmp_path, f"{prefix}/same")):
         found = list_photos([place])
         assert labels(found) == LABELS
         assert sorted(found.examples["written by fruits"]) == ["bundle", "service"]

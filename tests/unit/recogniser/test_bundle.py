@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -51,6 +52,16 @@ def some(photos: Path) -> list[Path]:
     return sorted(photos.glob("*/*/*.jpg"))[::4]
 
 
+@functools.cache
+def decoded(photo: bytes, preprocessing: Preprocessing) -> np.ndarray:
+    return to_network_input(photo, preprocessing).pixels
+
+
+@functools.cache
+def thumbnail(photo: bytes) -> bytes:
+    return to_thumbnail(photo, 64)
+
+
 def save_bundle(
     folder: Path, found: Backbone, preprocessing: Preprocessing, some: list[Path], k: int, head_name: str = "logistic"
 ) -> bundles.Bundle:
@@ -64,7 +75,7 @@ def fitted(
 ) -> dict[str, Any]:
     """What a bundle is saved from."""
     model = found.prepared(preprocessing)
-    pixels = np.stack([to_network_input(path.read_bytes(), preprocessing).pixels for path in some])
+    pixels = np.stack([decoded(path.read_bytes(), preprocessing) for path in some])
     names = sorted({path.parent.name for path in some})
     labels = np.array([names.index(path.parent.name) for path in some])
     embeddings = Embedder(model).embed(pixels)
@@ -88,7 +99,7 @@ def fitted(
         "taxonomy": Taxonomy.of(names),
         "certainty": certainty,
         "drift": Drift.of(features, known.ood_score(features, head.predict_proba(features))),
-        "gallery": Gallery.of(features, labels, [to_thumbnail(path.read_bytes(), 64) for path in some]),
+        "gallery": Gallery.of(features, labels, [thumbnail(path.read_bytes()) for path in some]),
         "about": {},
     }
 
@@ -97,7 +108,7 @@ def assert_graph_agrees(bundle: bundles.Bundle, photos: list[bytes]) -> None:
     """All outputs of the single graph are what the bundle computes."""
     session = ort.InferenceSession(Path(bundle.root) / "recognizer.onnx", providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs() if output.name != "evidence"] == OUTPUTS
-    pixels = np.stack([to_network_input(photo, bundle.preprocessing).pixels for photo in photos])
+    pixels = np.stack([decoded(photo, bundle.preprocessing) for photo in photos])
     given = dict(zip(OUTPUTS, session.run(OUTPUTS, {"pixels": pixels}), strict=True))
     assert all(given[name].shape == (len(photos), 1) for name in OUTPUTS[2:])
     features, probabilities, ood_score = bundle.classify(Embedder(bundle.model_file.fetch()).embed(pixels))
@@ -110,7 +121,7 @@ def assert_graph_agrees(bundle: bundles.Bundle, photos: list[bytes]) -> None:
     # Sums of whole numbers, exact in both; one is divided in float64, the other in float32.
     np.testing.assert_allclose(given["brightness"][:, 0], brightness, atol=1e-5, rtol=0)
     np.testing.assert_allclose(given["sharpness"][:, 0], sharpness, atol=2e-6, rtol=0)
-    for row, answer in enumerate(bundle.recognise(photos)):
+    for row, answer in zip(range(0, len(photos), 4), bundle.recognise(photos[::4]), strict=True):
         assert answer.ood_score == pytest.approx(float(given["ood_score"][row, 0]), rel=1e-4, abs=1e-3)
         np.testing.assert_allclose(answer.probabilities, np.sort(probabilities[row])[::-1][:3], atol=tolerance)
 
@@ -119,7 +130,7 @@ def assert_graph_agrees(bundle: bundles.Bundle, photos: list[bytes]) -> None:
 
 
 def test_graph_of_a_finished_run_says_what_its_bundle_says(finished_run: Any, some: list[Path]) -> None:
-    assert_graph_agrees(bundles.load(finished_run.out), [path.read_bytes() for path in some])
+    assert_graph_agrees(bundles.load(finished_run.out), [path.read_bytes() for path in some[::2]])
 
 
 @pytest.mark.parametrize(
@@ -225,6 +236,7 @@ def test_graph_carries_all_that_its_numbers_mean(finished_run: Any) -> None:
 
 @pytest.mark.slow
 def test_batch_and_single_photos_are_answered_alike(finished_run: Any, some: list[Path], tmp_path: Path) -> None:
+    some = some[::2]
     pipeline.apply(str(finished_run.out), list(map(str, some)), str(tmp_path / "to"), workers=1)
     rows = {row["uri"]: row for row in pq.read_table(tmp_path / "to" / "predictions.parquet").to_pylist()}
     bundle = bundles.load(finished_run.out)
@@ -269,7 +281,7 @@ def test_bundle_that_two_processes_replace_again_and_again_stays_whole(some: lis
         "from fruits.photos.decoding.images import Preprocessing\n"
         "test, to, name, *photos = sys.argv[1:]\n"
         "fitted = runpy.run_path(test)['fitted'](find_backbone(name), Preprocessing(96), [*map(Path, photos)], 8)\n"
-        "for _ in range(100):\n    bundle.save(to, **fitted)\n"
+        "for _ in range(15):\n    bundle.save(to, **fitted)\n"
     )
     command = [sys.executable, "-c", program, __file__, folder, name, *some[::4]]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
@@ -283,9 +295,17 @@ def test_bundle_that_two_processes_replace_again_and_again_stays_whole(some: lis
 # --- Damage -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def whole(some: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with a small network, as a run saves it."""
+    folder, found = tmp_path_factory.mktemp("whole") / "bundle", find_backbone("fruits-small")
+    save_bundle(folder, found, found.card.preprocessing(None, None, 100), some, 8)
+    return folder
+
+
 @pytest.fixture
-def copied(finished_run: Any, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished_run.out / "bundle", tmp_path / "bundle"))
+def copied(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "bundle"))
 
 
 def resealed(folder: Path, name: str, data: bytes) -> Path:
@@ -393,10 +413,9 @@ def test_certainty_without_a_limit_of_the_ood_score_takes_everything_for_known(c
 
 
 def test_photo_that_kills_its_decoder_is_a_refusal(
-    photos: Path, some: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Path, some: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = find_backbone("fruits-small")
-    bundle = save_bundle(tmp_path / "bundle", found, found.card.preprocessing(None, None, 100), some, 8)
+    bundle = bundles.load(whole)
     faulty = Path(__file__).parents[2] / "faulty_decoder"
     photo = some[0].read_bytes()
     before = bundle.recognise([photo])
@@ -561,19 +580,19 @@ def test_network_of_a_bundle_that_names_a_file_of_the_machine_is_refused(copied:
 
 
 @pytest.mark.slow
-def test_bundle_in_a_bucket_is_read_as_carefully(copied: Path, bucket: str) -> None:
-    objects = Objects(f"{bucket}/stranger")
+def test_bundle_in_a_bucket_is_read_as_carefully(copied: Path, prefix: str) -> None:
+    objects = Objects(f"{prefix}/stranger")
     with_files(copied, **{"../secret": "0" * 64})
     for path in copied.iterdir():
         objects.write(path.name, path.read_bytes())
     with pytest.raises(BundleError, match=r"a file too many, '\.\./secret'"):
-        bundles.load(f"{bucket}/stranger")
+        bundles.load(f"{prefix}/stranger")
     with_files(copied, **{"../secret": None})
     objects.write("manifest.json", (copied / "manifest.json").read_bytes())
-    assert bundles.load(f"{bucket}/stranger").labels
+    assert bundles.load(f"{prefix}/stranger").labels
     objects.write("certainty.json", bytes((1 << 20) + 1))
     with pytest.raises(BundleError, match=r"certainty\.json is refused \(1,048,577 bytes"):
-        bundles.load(f"{bucket}/stranger")
+        bundles.load(f"{prefix}/stranger")
 
 
 def test_embeddings_far_beyond_those_of_training_give_finite_answers(finished_run: Any) -> None:
@@ -584,10 +603,9 @@ def test_embeddings_far_beyond_those_of_training_give_finite_answers(finished_ru
 
 
 @pytest.mark.parametrize("name", ["weights.npy", "mean.npy", "backbone.onnx", "taxonomy.json"])
-def test_a_file_with_one_other_byte_is_refused(finished_run: Any, tmp_path: Path, name: str) -> None:
-    bundle = Path(shutil.copytree(finished_run.out / "bundle", tmp_path / "bundle"))
-    data = bytearray((bundle / name).read_bytes())
+def test_a_file_with_one_other_byte_is_refused(copied: Path, name: str) -> None:
+    data = bytearray((copied / name).read_bytes())
     data[-1] ^= 1
-    (bundle / name).write_bytes(data)
+    (copied / name).write_bytes(data)
     with pytest.raises(BundleError, match="another sha256"):
-        bundles.load(bundle)
+        bundles.load(copied)

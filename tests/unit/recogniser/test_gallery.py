@@ -73,9 +73,8 @@ def test_bundle_of_a_run_shows_photos_of_the_label_it_names(finished_run: Any) -
     picture = Image.open(BytesIO(bundle.gallery.thumbnail(0)))
     assert max(picture.size) <= galleries.SIDE
     assert not picture.getexif()
-    right, asked = 0, sorted(finished_run.photos.glob("Test/*/*.jpg"))
-    for path in asked:
-        (answer,) = bundle.recognise([path.read_bytes()])
+    right, asked = 0, sorted(finished_run.photos.glob("Test/*/*.jpg"))[::2]
+    for path, answer in zip(asked, bundle.recognise([path.read_bytes() for path in asked]), strict=True):
         ((nearest, _),) = bundle.gallery.nearest(answer.features[None], 1)[0]
         right += bundle.labels[bundle.gallery.labels[nearest]] == path.parent.name
     assert right > 0.8 * len(asked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from io import BytesIO
 from typing import Any
@@ -140,6 +141,9 @@ def a_photo(colour: str = "green") -> bytes:
     return out.getvalue()
 
 
+_PAGES: dict[tuple[str, str], Page] = {}
+
+
 class Page(HTMLParser):
     """What a browser would find in the page; refuses tags that do not pair up."""
 
@@ -183,6 +187,14 @@ class Page(HTMLParser):
 
     def n(self, tag: str) -> int:
         return sum(name == tag for name, _ in self.tags)
+
+
+def page_of(render: Callable[..., str], *given: Any) -> Page:
+    """What a browser would find in the page of a record; the same records are rendered and read once."""
+    key = (render.__name__, repr(given))
+    if key not in _PAGES:
+        _PAGES[key] = Page(render(*given))
+    return _PAGES[key]
 
 
 def alien_words(page: Page) -> set[str]:

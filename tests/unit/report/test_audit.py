@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from pages import ATTACKS, NO_BREAK, THIN, WORDS, Page, a_photo, alien_words, has_only_own_code
+from pages import ATTACKS, NO_BREAK, THIN, WORDS, Page, a_photo, alien_words, has_only_own_code, page_of
 
 from fruits.report import render_audit
 
@@ -97,7 +97,7 @@ THUMBNAILS = {"/photos/Apple/1.jpg": a_photo("green"), "/photos/Pear/3.jpg": a_p
     ],
 )
 def test_page_shows_what_was_found(language: str, sentences: list[str]) -> None:
-    seen = Page(render_audit(an_audit(), THUMBNAILS)).text(language)
+    seen = page_of(render_audit, an_audit(), THUMBNAILS).text(language)
     for sentence in sentences:
         assert sentence in seen
 
@@ -112,7 +112,7 @@ def test_page_shows_what_was_found(language: str, sentences: list[str]) -> None:
 def test_photos_that_deserve_a_look_are_counted_once_where_the_record_does(
     flagged: int, english: str, french: str
 ) -> None:
-    page = Page(render_audit(an_audit(flagged=flagged), {}))
+    page = page_of(render_audit, an_audit(flagged=flagged), {})
     assert english in page.text()
     assert french in page.text("fr")
 
@@ -126,11 +126,11 @@ def test_photos_that_deserve_a_look_are_counted_once_where_the_record_does(
     ],
 )
 def test_photos_that_deserve_a_look_and_near_duplicates_are_told_apart(language: str, sentence: str) -> None:
-    seen = Page(render_audit(an_audit(flagged=9), {})).text(language)
+    seen = page_of(render_audit, an_audit(flagged=9), {}).text(language)
     assert sentence.replace(" :", f"{NO_BREAK}:") in seen or sentence in seen
     none = an_audit(flagged=9)
     none["counts"]["near_duplicate"] = {"photos": 0, "groups": 0, "across_splits": 0, "across_labels": 0}
-    assert sentence[:20] not in Page(render_audit(none, {})).text(language)
+    assert sentence[:20] not in page_of(render_audit, none, {}).text(language)
 
 
 def test_first_findings_stand_open_and_the_rest_is_folded() -> None:
@@ -144,7 +144,7 @@ def test_first_findings_stand_open_and_the_rest_is_folded() -> None:
 
 @pytest.mark.parametrize("language", ["en", "es", "fr"])
 def test_every_sort_is_explained_and_comes_with_advice(language: str) -> None:
-    seen = Page(render_audit(an_audit(), {})).text(language)
+    seen = page_of(render_audit, an_audit(), {}).text(language)
     for sort in SORTS:
         assert WORDS[language][f"sort_{sort}"] in seen
         assert WORDS[language][f"about_{sort}"] in seen
@@ -153,7 +153,7 @@ def test_every_sort_is_explained_and_comes_with_advice(language: str) -> None:
 
 @pytest.mark.parametrize("empty", [{"counts": {}, "findings": {}}, {"counts": None, "findings": None}])
 def test_empty_sections_say_that_there_is_nothing(empty: dict[str, Any]) -> None:
-    page = Page(render_audit(an_audit(**empty), THUMBNAILS))
+    page = page_of(render_audit, an_audit(**empty), THUMBNAILS)
     assert page.text().count(WORDS["en"]["audit_none"]) == len(SORTS)
     assert page.text("fr").count(WORDS["fr"]["audit_none"]) == len(SORTS)
     assert WORDS["en"]["advice"] not in page.text()
@@ -165,27 +165,27 @@ def test_sections_stand_alone() -> None:
     for sort in SORTS:
         findings = {sort: an_audit()["findings"][sort]}
         counts = {sort: an_audit()["counts"][sort]}
-        page = Page(render_audit(an_audit(findings=findings, counts=counts), THUMBNAILS))
+        page = page_of(render_audit, an_audit(findings=findings, counts=counts), THUMBNAILS)
         assert page.text().count(WORDS["en"]["audit_none"]) == len(SORTS) - 1
 
 
 def test_missing_thumbnail_leaves_its_place_and_its_name() -> None:
-    page = Page(render_audit(an_audit(), {}))
+    page = page_of(render_audit, an_audit(), {})
     assert page.n("img") == 0
     assert page.text().count(WORDS["en"]["pair_no_photo"]) == 8
     pictured = [
-        attrs for tag, attrs in Page(render_audit(an_audit(), THUMBNAILS)).tags if tag == "img" and attrs["alt"]
+        attrs for tag, attrs in page_of(render_audit, an_audit(), THUMBNAILS).tags if tag == "img" and attrs["alt"]
     ]
     assert [attrs["alt"] for attrs in pictured] == ["1.jpg", "1.jpg", "1.jpg", "3.jpg", "1.jpg", "1.jpg", "1.jpg"]
 
 
 @pytest.mark.parametrize("missing", ["near_duplicates", "backbone", "splits", "sources", "peak_memory_mb"])
 def test_record_without_a_part_leaves_a_whole_page(missing: str) -> None:
-    Page(render_audit(an_audit(**{missing: None}), THUMBNAILS))
+    page_of(render_audit, an_audit(**{missing: None}), THUMBNAILS)
 
 
 def test_whole_address_of_a_photo_is_kept_beside_its_short_name() -> None:
-    titles = [attrs.get("title") for tag, attrs in Page(render_audit(an_audit(), {})).tags if tag == "code"]
+    titles = [attrs.get("title") for tag, attrs in page_of(render_audit, an_audit(), {}).tags if tag == "code"]
     assert "/photos/Pear/3.jpg" in titles
 
 
@@ -213,7 +213,7 @@ def test_hostile_audit_adds_nothing_that_acts() -> None:
 
 
 def test_policy_is_that_of_the_report() -> None:
-    tags = Page(render_audit(an_audit(), {})).tags
+    tags = page_of(render_audit, an_audit(), {}).tags
     policy = next(a["content"] or "" for tag, a in tags if tag == "meta" and a.get("http-equiv"))
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert "unsafe" not in policy
@@ -221,4 +221,4 @@ def test_policy_is_that_of_the_report() -> None:
 
 
 def test_no_visible_text_escapes_translation() -> None:
-    assert not alien_words(Page(render_audit(an_audit(), THUMBNAILS)))
+    assert not alien_words(page_of(render_audit, an_audit(), THUMBNAILS))

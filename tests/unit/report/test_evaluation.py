@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from pages import ATTACKS, NO_BREAK, THIN, WORDS, Page, a_record, alien_words, has_only_own_code
+from pages import ATTACKS, NO_BREAK, THIN, WORDS, Page, a_record, alien_words, has_only_own_code, page_of
 
 from fruits.report import render
 from fruits.report.answers import view_calibration, view_coverage
@@ -133,7 +133,7 @@ def section(page: Page, language: str = "en", title: str = "evaluation") -> str:
     ],
 )
 def test_evaluation_says_what_was_measured_and_how(language: str, sentences: list[str]) -> None:
-    seen = section(Page(render(a_record(), {}, an_evaluation())), language)
+    seen = section(page_of(render, a_record(), {}, an_evaluation()), language)
     for sentence in sentences:
         assert sentence in seen
 
@@ -147,7 +147,7 @@ def test_evaluation_says_what_was_measured_and_how(language: str, sentences: lis
     ],
 )
 def test_page_without_evaluation_says_how_to_get_one(config: dict[str, str] | None, command: str) -> None:
-    page = Page(render(a_record(config=config), {}))
+    page = page_of(render, a_record(config=config), {})
     for language in ("en", "fr"):
         assert f"{WORDS[language]['evaluation_none']} {command} " in page.text(language)
     assert page.n("tfoot") == 2
@@ -156,18 +156,20 @@ def test_page_without_evaluation_says_how_to_get_one(config: dict[str, str] | No
 
 def test_score_on_photos_that_made_the_network_is_never_a_number() -> None:
     # The numbers are there by mistake: what flatters is not shown even then.
-    page = Page(render(a_record(), {}, an_evaluation(a_protocol("arc", seen=True), a_protocol())))
+    page = page_of(render, a_record(), {}, an_evaluation(a_protocol("arc", seen=True), a_protocol()))
     words = section(page)
     assert "A quarter of each turn seen seen 1.0%" in words
     assert "The network was trained on these photos." in words
     assert "Un quart de chaque tour déjà vues déjà vues" in section(page, "fr")
     assert words.count("97.3%") == 1
-    assert page.n("path") - Page(render(a_record(), {})).n("path") == 2, "one in the legend, one for the other protocol"
+    assert page.n("path") - page_of(render, a_record(), {}).n("path") == 2, (
+        "one in the legend, one for the other protocol"
+    )
 
 
 def test_no_scale_is_drawn_where_there_is_no_score() -> None:
     given = an_evaluation(a_protocol(seen=True, **dict.fromkeys(("accuracy", "kind_accuracy"))))
-    assert Page(render(a_record(), {}, given)).n("tfoot") == 2
+    assert page_of(render, a_record(), {}, given).n("tfoot") == 2
     view = view_evaluation(given)
     assert view is not None
     assert view.ticks == []
@@ -190,12 +192,12 @@ def test_no_scale_is_drawn_where_there_is_no_score() -> None:
     ],
 )
 def test_evaluation_says_what_the_network_has_seen(seen: dict[str, Any], sentence: str) -> None:
-    assert sentence in section(Page(render(a_record(), {}, an_evaluation(seen=seen))))
+    assert sentence in section(page_of(render, a_record(), {}, an_evaluation(seen=seen)))
 
 
 @pytest.mark.parametrize(("leakage", "is_marked"), [(0.81, True), (0.0501, True), (0.05, False), (None, False)])
 def test_leak_is_marked_with_a_word_and_not_by_colour_alone(leakage: float | None, is_marked: bool) -> None:
-    page = Page(render(a_record(), {}, an_evaluation(a_protocol(leakage=leakage))))
+    page = page_of(render, a_record(), {}, an_evaluation(a_protocol(leakage=leakage)))
     assert ("▲ leaks" in section(page)) is is_marked
     assert ("▲ fuite" in section(page, "fr")) is is_marked
     assert ("part of the score is memory" in section(page)) is is_marked
@@ -203,15 +205,15 @@ def test_leak_is_marked_with_a_word_and_not_by_colour_alone(leakage: float | Non
 
 def test_protocol_scored_by_kind_only_has_a_dash_by_label() -> None:
     variety = a_protocol("variety", accuracy=None, low=None, high=None, grouped_by="variety", groups=71, folds=5)
-    seen = section(Page(render(a_record(), {}, an_evaluation(variety))))
+    seen = section(page_of(render, a_record(), {}, an_evaluation(variety)))
     assert "Whole varieties – 98.5% 97.4% to 99.3%" in seen
     assert "71 varieties, 5 folds" in seen
 
 
 def test_scores_by_kind_are_left_out_where_they_say_nothing_new() -> None:
     same = a_protocol(kind_accuracy=0.973, kind_low=0.961, kind_high=0.983)
-    assert "By kind" not in Page(render(a_record(), {}, an_evaluation(same))).text()
-    assert "By kind" in Page(render(a_record(), {}, an_evaluation(a_protocol()))).text()
+    assert "By kind" not in page_of(render, a_record(), {}, an_evaluation(same)).text()
+    assert "By kind" in page_of(render, a_record(), {}, an_evaluation(a_protocol())).text()
 
 
 @pytest.mark.parametrize(("low", "begin"), [(0.96, 0.95), (0.93, 0.9), (0.5, 0.5), (0.2, 0.0), (0.0, 0.0)])
@@ -232,7 +234,7 @@ def test_axis_begins_below_every_interval_and_ends_at_all(low: float, begin: flo
 def test_evaluation_without_a_part_leaves_a_whole_page(missing: str) -> None:
     for empty in (None, {}, []):
         given = {**an_evaluation(), missing: empty}
-        Page(render(a_record(), {}, given))
+        page_of(render, a_record(), {}, given)
 
 
 # What a person is told
@@ -276,14 +278,14 @@ def test_evaluation_without_a_part_leaves_a_whole_page(missing: str) -> None:
     ],
 )
 def test_answers_are_told_with_their_limits_and_how_often_they_are_right(language: str, sentences: list[str]) -> None:
-    seen = section(Page(render(with_answers(), {})), language, "answers")
+    seen = section(page_of(render, with_answers(), {}), language, "answers")
     for sentence in sentences:
         assert sentence in seen
 
 
 def test_answers_that_do_not_make_the_scored_photos_are_shown_as_such() -> None:
     outcomes = with_answers()["answers"]["outcomes"][:4]
-    seen = Page(render(with_answers(answers={"thresholds": {}, "outcomes": outcomes}), {})).text()
+    seen = page_of(render, with_answers(answers={"thresholds": {}, "outcomes": outcomes}), {}).text()
     assert "This does not add up: the parts make 11, not 12." in seen
 
 
@@ -299,7 +301,7 @@ def test_answers_that_do_not_make_the_scored_photos_are_shown_as_such() -> None:
     ],
 )
 def test_limits_are_said_in_words(thresholds: dict[str, Any], sentence: str) -> None:
-    page = Page(render(with_answers(answers={"thresholds": thresholds, "outcomes": []}), {}))
+    page = page_of(render, with_answers(answers={"thresholds": thresholds, "outcomes": []}), {})
     assert sentence in page.text()
     assert "None" not in page.text().replace("“None of the things", "").replace("None: ", "")
 
@@ -325,7 +327,7 @@ def test_curve_and_its_chosen_points_lie_where_coverage_and_precision_say() -> N
     ],
 )
 def test_owner_sees_how_many_answers_there_are_and_how_good(language: str, sentences: list[str]) -> None:
-    seen = section(Page(render(with_answers(), {})), language, "answers")
+    seen = section(page_of(render, with_answers(), {}), language, "answers")
     for sentence in sentences:
         assert sentence in seen
 
@@ -342,7 +344,7 @@ def test_where_nothing_is_answered_nothing_is_marked(nothing: dict[str, Any]) ->
     record = with_answers(coverage=with_answers()["coverage"] | nothing)
     view = view_coverage(record)
     assert [point.name for point in view.points] == ["named"] if view else nothing == {"curve": []}
-    Page(render(record, {}))
+    page_of(render, record, {})
 
 
 def test_dots_fall_where_probability_and_share_of_right_answers_meet() -> None:
@@ -355,11 +357,11 @@ def test_dots_fall_where_probability_and_share_of_right_answers_meet() -> None:
 
 def test_high_temperature_makes_answers_less_sure() -> None:
     calibration = with_answers()["calibration"] | {"temperature": 1.4}
-    assert "makes the answers less confident" in Page(render(with_answers(calibration=calibration), {})).text()
+    assert "makes the answers less confident" in page_of(render, with_answers(calibration=calibration), {}).text()
 
 
 def test_scores_by_kind_stand_beside_those_by_label() -> None:
-    seen = Page(render(with_answers(), {})).text()
+    seen = page_of(render, with_answers(), {}).text()
     assert "The right kind, out of 2, was given to 98.0% of the test photos." in seen
     assert "Share of photos given the right label. 0.9167 0.9800" in seen
     assert "weights in training kinds and sources count the same" in seen
@@ -367,7 +369,7 @@ def test_scores_by_kind_stand_beside_those_by_label() -> None:
 
 @pytest.mark.parametrize("changes", [{"kinds": 3}, {"kinds": None}, {"kind_metrics": None}])
 def test_kinds_that_are_labels_are_not_mentioned(changes: dict[str, Any]) -> None:
-    seen = Page(render(with_answers(**changes), {})).text()
+    seen = page_of(render, with_answers(**changes), {}).text()
     assert "right kind, out of" not in seen
     assert "By kind" not in seen
 
@@ -376,19 +378,19 @@ def test_kinds_that_are_labels_are_not_mentioned(changes: dict[str, Any]) -> Non
 def test_record_without_a_new_part_leaves_a_whole_page(missing: str) -> None:
     without = with_answers()
     del without[missing]
-    Page(render(without, {}))
-    Page(render(with_answers(**{missing: None}), {}))
+    page_of(render, without, {})
+    page_of(render, with_answers(**{missing: None}), {})
 
 
 def test_older_record_has_no_section_of_answers() -> None:
-    page = Page(render(a_record(), {}))
+    page = page_of(render, a_record(), {})
     assert WORDS["en"]["answers"] not in page.text()
     assert not [attrs for _, attrs in page.tags if attrs.get("id") == "answers" or attrs.get("href") == "#answers"]
 
 
 @pytest.mark.parametrize("part", ["calibration", "answers", "coverage"])
 def test_section_of_answers_holds_what_there_is(part: str) -> None:
-    page = Page(render(a_record(**{part: with_answers()[part]}), {}))
+    page = page_of(render, a_record(**{part: with_answers()[part]}), {})
     assert [attrs for _, attrs in page.tags if attrs.get("id") == "answers"]
 
 
@@ -413,13 +415,13 @@ def test_hostile_evaluation_adds_nothing_that_acts() -> None:
 
 def test_no_visible_text_of_the_new_sections_escapes_translation() -> None:
     given = an_evaluation(a_protocol(leakage=0.5), a_protocol("arc", seen=True))
-    assert not alien_words(Page(render(with_answers(), {}, given)))
+    assert not alien_words(page_of(render, with_answers(), {}, given))
 
 
 @pytest.mark.parametrize("language", ["en", "es", "fr"])
 def test_every_protocol_and_answer_has_its_name_and_its_explanation(language: str) -> None:
     names = ("official", "axis", "arc", "variety", "groups")
-    page = Page(render(with_answers(), {}, an_evaluation(*map(a_protocol, names))))
+    page = page_of(render, with_answers(), {}, an_evaluation(*map(a_protocol, names)))
     keys = [f"protocol_{name}" for name in names] + [
         f"answer_{name}" for name in ("variety", "kind", "probable", "unsure", "unknown")
     ]
@@ -432,7 +434,7 @@ def test_every_protocol_and_answer_has_its_name_and_its_explanation(language: st
 
 
 def headline(*protocols: dict[str, Any]) -> str:
-    said = Page(render(a_record(), {}, an_evaluation(*protocols))).text("en")
+    said = page_of(render, a_record(), {}, an_evaluation(*protocols)).text("en")
     return said[: said.index("reduced from")]
 
 
@@ -450,7 +452,7 @@ def test_score_that_says_little_does_not_stand_beside_the_headline(change: dict[
 
 
 def test_protocol_with_few_photos_gives_an_interval_and_no_score() -> None:
-    said = Page(render(a_record(), {}, an_evaluation(a_protocol(too_few_to_say=True, photos=12)))).text("en")
+    said = page_of(render, a_record(), {}, an_evaluation(a_protocol(too_few_to_say=True, photos=12))).text("en")
     assert "too few to say" in said
     assert "97.3%" not in said
     assert "96.1% to 98.3%" in said

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from pages import ATTACKS, Page, a_record
+from pages import ATTACKS, a_record, page_of
 
 from fruits.config import RunConfig
 from fruits.messages import LANGUAGES, catalogue
@@ -31,7 +31,7 @@ def test_sections_come_in_the_order_of_the_reader() -> None:
 
 def test_score_from_memory_is_to_be_measured_again_first() -> None:
     leaky = a_record(leakage={"photos": 12, "share": 0.5, "high": True})
-    seen = Page(render(leaky, {})).text()
+    seen = page_of(render, leaky, {}).text()
     assert "this score is too high. fruits evaluate out" in seen
     assert _commands(leaky)[0] == "fruits evaluate out"
     assert "fruits evaluate out" not in _commands(leaky, evaluated=True), "it was done"
@@ -64,8 +64,8 @@ def test_run_without_a_test_is_told_how_to_get_a_score() -> None:
 
 def test_hostile_labels_stay_text_in_what_to_do() -> None:
     record = a_record(ATTACKS, config={"sources": list(ATTACKS), "out": ATTACKS[0]})
-    page = Page(render(record, {}))
-    assert page.n("script") == Page(render(a_record(), {})).n("script")
+    page = page_of(render, record, {})
+    assert page.n("script") == page_of(render, a_record(), {}).n("script")
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -79,5 +79,5 @@ def test_every_option_of_a_run_is_explained(language: str) -> None:
 
 
 def test_yes_no_and_nothing_are_said_in_the_language_of_the_reader() -> None:
-    seen = Page(render(a_record(config={"balance": True, "repair": False, "only": []}), {})).text("fr")
+    seen = page_of(render, a_record(config={"balance": True, "repair": False, "only": []}), {}).text("fr")
     assert re.search(r"balance .*? oui only .*? non précisé repair .*? non", seen)

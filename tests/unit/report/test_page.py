@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pages import ATTACKS, NO_BREAK, THIN, WORDS, Page, a_photo, a_record, alien_words, an_attack
+from pages import ATTACKS, NO_BREAK, THIN, WORDS, Page, a_photo, a_record, alien_words, an_attack, page_of
 
 from fruits.report import render
 from fruits.report.curve import plot_variance
@@ -55,27 +55,27 @@ def attacked() -> str:
     ],
 )
 def test_page_says_what_the_record_says(language: str, sentences: list[str]) -> None:
-    seen = Page(render(a_record(), {})).text(language)
+    seen = page_of(render, a_record(), {}).text(language)
     for sentence in sentences:
         assert sentence in seen
 
 
 def test_counts_that_do_not_add_up_are_shown_as_such() -> None:
-    seen = Page(render(a_record(rejected=3), {})).text()
+    seen = page_of(render, a_record(rejected=3), {}).text()
     assert "This does not add up: the parts make 52, not 50." in seen
     assert "≠" in seen
-    assert "≠" not in Page(render(a_record(), {})).text()
+    assert "≠" not in page_of(render, a_record(), {}).text()
 
 
 def test_splits_may_be_counted_without_the_unreadable_photos() -> None:
-    seen = Page(render(a_record(splits={"train": 36, "val": 2, "test": 10}), {})).text()
+    seen = page_of(render, a_record(splits={"train": 36, "val": 2, "test": 10}), {}).text()
     assert "48 photos read = 36 training + 2 validation + 10 test" in seen
 
 
 @pytest.mark.parametrize("language", ["en", "es", "fr"])
 def test_every_metric_is_there_under_its_own_name_and_explained(language: str) -> None:
     names = [key.removeprefix("metric_") for key in WORDS["en"] if key.startswith("metric_")]
-    seen = Page(render(a_record(metrics=dict.fromkeys([*names, "brandNew"], 0.5)), {})).text(language)
+    seen = page_of(render, a_record(metrics=dict.fromkeys([*names, "brandNew"], 0.5)), {}).text(language)
     for name in names:
         assert f"{name} {WORDS[language]['metric_' + name]}" in seen
     assert "brandNew" in seen
@@ -85,7 +85,7 @@ def test_run_without_anything_to_score_says_so() -> None:
     rows = [
         row | {"evaluated": 0, "precision": None, "recall": None, "fMeasure": None} for row in a_record()["per_label"]
     ]
-    page = Page(render(a_record(metrics=None, evaluated=None, confusions=[], per_label=rows), {}))
+    page = page_of(render, a_record(metrics=None, evaluated=None, confusions=[], per_label=rows), {})
     assert "No score for this run" in page.text()
     assert WORDS["en"]["meaning_none"] in page.text()
     assert WORDS["fr"]["confusions_unknown"] in page.text("fr")
@@ -93,7 +93,7 @@ def test_run_without_anything_to_score_says_so() -> None:
 
 def test_run_with_nothing_to_complain_about_says_so() -> None:
     record = a_record(rejections=[], rejections_total=0, confusions=[], skipped=[], labels_without_training=[])
-    seen = Page(render(record, {})).text()
+    seen = page_of(render, record, {}).text()
     for key in ("rejections_none", "confusions_none", "notes_none"):
         assert WORDS["en"][key] in seen
 
@@ -117,7 +117,7 @@ def scored(photos: int = 480, leakage: float | None = None, **changes: Any) -> d
     ],
 )
 def test_interval_stands_beside_the_score(language: str, sentences: list[str]) -> None:
-    said = Page(render(scored(), {})).text(language)
+    said = page_of(render, scored(), {}).text(language)
     assert all(sentence in said for sentence in sentences), said
     assert "fruits: 96.3% (94.1% to 97.8%) of 480 photos" in render(scored(), {})
 
@@ -137,7 +137,7 @@ def test_few_photos_give_no_score(language: str, sentence: str) -> None:
 
 @pytest.mark.parametrize(("leakage", "warned"), [(0.55, True), (0.05, False), (None, False)])
 def test_leakage_stands_beside_the_score_and_names_the_command(leakage: float | None, warned: bool) -> None:
-    said = Page(render(scored(leakage=leakage), {})).text("en")
+    said = page_of(render, scored(leakage=leakage), {}).text("en")
     before = said[: said.index("reduced from")]
     assert ("part of this score is memory" in before) is warned
     assert ("fruits evaluate out" in before) is warned
@@ -145,19 +145,19 @@ def test_leakage_stands_beside_the_score_and_names_the_command(leakage: float | 
 
 
 def test_score_on_training_photos_is_not_praised() -> None:
-    seen = Page(render(a_record(evaluated={"split": "train", "photos": 36}), {})).text()
+    seen = page_of(render, a_record(evaluated={"split": "train", "photos": 36}), {}).text()
     assert "says little about other photos" in seen
     assert WORDS["en"]["meaning_views"] not in seen
 
 
 @pytest.mark.parametrize("change", [{"head": None}, {"explained_variance_ratio": []}, {"peak_memory_mb": None}])
 def test_absent_parts_of_the_record_leave_a_whole_page(change: dict[str, Any]) -> None:
-    Page(render(a_record(**change), {}))
+    page_of(render, a_record(**change), {})
 
 
 def test_mistaken_photos_stand_beside_photos_of_the_label_they_were_taken_for() -> None:
     examples = {"Apple": [a_photo("green")], "Pear": [a_photo("yellow")], "Apple\0Pear": [a_photo("red")] * 5}
-    sides = [attrs for tag, attrs in Page(render(a_record(), examples)).tags if tag == "img" and attrs["alt"]]
+    sides = [attrs for tag, attrs in page_of(render, a_record(), examples).tags if tag == "img" and attrs["alt"]]
     assert [side["alt"] for side in sides] == ["Apple", "Apple", "Apple", "Pear"]
     assert sides[0]["src"] != sides[3]["src"]
     assert all((side["src"] or "").startswith("data:image/jpeg;base64,") for side in sides)
@@ -166,16 +166,16 @@ def test_mistaken_photos_stand_beside_photos_of_the_label_they_were_taken_for() 
 def test_what_led_to_a_wrong_answer_stands_below_the_mistaken_photos() -> None:
     shown, seen = a_photo("red"), a_photo("green")
     examples = {"Apple\0Pear": [shown], "Apple\0Pear\0map": [seen]}
-    page = Page(render(a_record(), examples))
+    page = page_of(render, a_record(), examples)
     pictures = [attrs["src"] for tag, attrs in page.tags if tag == "img" and attrs["alt"] == "Apple"]
     assert pictures == [data_uri(shown), data_uri(seen)]
     assert WORDS["en"]["pair_map"] in page.text()
-    assert WORDS["en"]["pair_map"] not in Page(render(a_record(), {"Apple\0Pear": [shown]})).text()
+    assert WORDS["en"]["pair_map"] not in page_of(render, a_record(), {"Apple\0Pear": [shown]}).text()
 
 
 def test_only_the_worst_pairs_are_pictured_and_the_others_listed() -> None:
     pairs = [{"label": f"L{i}", "predicted": "M", "count": 1, "share": 0.1} for i in range(30)]
-    page = Page(render(a_record(confusions=pairs), {}))
+    page = page_of(render, a_record(confusions=pairs), {})
     assert page.n("figure") == 24
     assert "26 more pairs" in page.text(), "eight of them with photos"
     assert "L29" in page.text()
@@ -183,14 +183,14 @@ def test_only_the_worst_pairs_are_pictured_and_the_others_listed() -> None:
 
 def test_a_thousand_labels_render_in_one_page() -> None:
     labels = tuple(f"Label {i:04d}" for i in range(1000))
-    seen = Page(render(a_record(labels), {labels[7]: [a_photo()]})).text()
+    seen = page_of(render, a_record(labels), {labels[7]: [a_photo()]}).text()
     assert all(label in seen for label in labels)
     assert "All 1,000 labels 12,000 4,000" in seen
 
 
 def test_rejections_beyond_those_recorded_are_counted() -> None:
     many = [a_record()["rejections"][0] | {"uri": f"{i}.jpg"} for i in range(1000)]
-    page = Page(render(a_record(rejections=many, rejections_total=2345), {}))
+    page = page_of(render, a_record(rejections=many, rejections_total=2345), {})
     assert "The first 1,000 of 2,345." in page.text()
 
 
@@ -204,7 +204,7 @@ def test_same_record_gives_the_same_page() -> None:
 
 def test_hostile_record_adds_no_element_and_no_attribute(attacked: str) -> None:
     page = Page(attacked)
-    tame = Page(render(a_record(tuple(f"Label {i}" for i in range(len(ATTACKS)))), {}))
+    tame = page_of(render, a_record(tuple(f"Label {i}" for i in range(len(ATTACKS)))), {})
     assert page.n("script") == tame.n("script") == 1
     assert page.n("style") == 1
     assert not {name for _, attrs in page.tags for name in attrs if name.startswith("on")}
@@ -238,7 +238,7 @@ def test_page_loads_nothing(attacked: str) -> None:
 
 
 def test_policy_allows_our_own_inline_code_and_nothing_else() -> None:
-    tags = Page(render(a_record(), {})).tags
+    tags = page_of(render, a_record(), {}).tags
     policy = next(a["content"] or "" for tag, a in tags if tag == "meta" and a.get("http-equiv"))
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert "unsafe" not in policy
@@ -251,7 +251,7 @@ def test_policy_allows_our_own_inline_code_and_nothing_else() -> None:
 
 
 def test_no_visible_text_escapes_translation() -> None:
-    assert not alien_words(Page(render(a_record(), {})))
+    assert not alien_words(page_of(render, a_record(), {}))
 
 
 def test_every_sentence_is_used() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pages import ATTACKS, NO_BREAK, THIN, WORDS, Page, alien_words, has_only_own_code
+from pages import ATTACKS, NO_BREAK, THIN, WORDS, alien_words, has_only_own_code, page_of
 
 from fruits.report import render_preprocessing_study, render_scaling_study, render_storage_study, render_study
 from fruits.report.scaling import bars, plot_plans, plot_rates
@@ -77,13 +77,13 @@ def test_an_axis_of_less_than_a_decade_has_a_tick_per_digit() -> None:
     ],
 )  # fmt: skip
 def test_page_shows_what_was_measured(language: str, sentences: list[str]) -> None:
-    seen = Page(render_study(a_study())).text(language)
+    seen = page_of(render_study, a_study()).text(language)
     for sentence in sentences:
         assert sentence in seen
 
 
 def test_a_study_without_any_score_says_why_and_shows_the_rest() -> None:
-    page = Page(render_study(a_study(rows=[a_network("known", 2.0, None)], recommended=None, protocol=None)))
+    page = page_of(render_study, a_study(rows=[a_network("known", 2.0, None)], recommended=None, protocol=None))
     assert WORDS["en"]["study_no_score"] in page.text()
     assert page.text().count(WORDS["en"]["study_no_score_why"]) == 2
     assert page.n("circle") == 0
@@ -91,7 +91,7 @@ def test_a_study_without_any_score_says_why_and_shows_the_rest() -> None:
 
 
 def test_page_says_everything_in_every_language() -> None:
-    assert not alien_words(Page(render_study(a_study())))
+    assert not alien_words(page_of(render_study, a_study()))
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -99,7 +99,7 @@ def test_names_cannot_become_code(attack: str) -> None:
     row = a_network(attack, 1.0, a_score(0.8, 0.75, 0.85), run="ab" * 20, number_format=attack, frontier=True)
     study = a_study(rows=[row], recommended="ab" * 20, command=attack, out=attack)
     study["machine"]["cpu"] = attack
-    assert has_only_own_code(Page(render_study(study)))
+    assert has_only_own_code(page_of(render_study, study))
 
 
 def a_setting(
@@ -152,18 +152,18 @@ def a_storage_study(**changes: Any) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_page_of_storage_shows_bytes_accuracy_and_costs(language: str, sentences: list[str]) -> None:
-    seen = Page(render_storage_study(a_storage_study())).text(language)
+    seen = page_of(render_storage_study, a_storage_study()).text(language)
     for sentence in sentences:
         assert sentence in seen
 
 
 def test_page_of_storage_is_in_every_language_and_holds_only_its_own_code() -> None:
-    page = Page(render_storage_study(a_storage_study(trusted=False)))
+    page = page_of(render_storage_study, a_storage_study(trusted=False))
     assert not alien_words(page)
     assert WORDS["en"]["storage_untrusted"] in page.text()
     attacked = a_storage_study(command=ATTACKS[0], backbone=ATTACKS[0])
     attacked["prices"]["of"] = ATTACKS[0]
-    assert has_only_own_code(Page(render_storage_study(attacked)))
+    assert has_only_own_code(page_of(render_storage_study, attacked))
 
 
 def a_run(kind: str, workers: int, total: float, **changes: Any) -> dict[str, Any]:
@@ -256,21 +256,21 @@ def test_plans_lie_at_their_hours_and_money() -> None:
 def test_page_of_scaling_says_what_limits_and_what_it_costs(language: str, sentences: list[str]) -> None:
     study = a_scaling_study()
     study["projected"][0]["plans"][1]["machines"] = 1
-    seen = Page(render_scaling_study(study)).text(language).replace(THIN, " ")
+    seen = page_of(render_scaling_study, study).text(language).replace(THIN, " ")
     for sentence in sentences:
         assert sentence in seen
 
 
 def test_page_of_scaling_is_in_every_language_and_holds_only_its_own_code() -> None:
-    assert not alien_words(Page(render_scaling_study(a_scaling_study())))
+    assert not alien_words(page_of(render_scaling_study, a_scaling_study()))
     attacked = a_scaling_study(command=ATTACKS[0], backbone=ATTACKS[1], prices=ATTACKS[0])
     attacked["projected"][0]["plans"][0]["offer"] = ATTACKS[0]
-    assert has_only_own_code(Page(render_scaling_study(attacked)))
+    assert has_only_own_code(page_of(render_scaling_study, attacked))
     alone = a_scaling_study(
         projected=[], curves=a_scaling_study()["curves"][:1], runs=[a_run("up", 1, 24.5), a_run("up", 2, 13.5)]
     )
     alone["simulation"]["largest_error"] = None
-    assert not alien_words(Page(render_scaling_study(alone)))
+    assert not alien_words(page_of(render_scaling_study, alone))
 
 
 def a_treatment(name: str, accuracy: float, gain: float, **changes: Any) -> dict[str, Any]:
@@ -312,15 +312,15 @@ def a_preprocessing_study(**changes: Any) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_page_of_preprocessing_says_what_helps_and_what_can_be_kept(language: str, sentences: list[str]) -> None:
-    seen = Page(render_preprocessing_study(a_preprocessing_study())).text(language)
+    seen = page_of(render_preprocessing_study, a_preprocessing_study()).text(language)
     for sentence in sentences:
         assert sentence in seen
 
 
 def test_page_of_preprocessing_is_in_every_language_and_holds_only_its_own_code() -> None:
-    page = Page(render_preprocessing_study(a_preprocessing_study(keep=None, sample=None)))
+    page = page_of(render_preprocessing_study, a_preprocessing_study(keep=None, sample=None))
     assert not alien_words(page)
     assert "+ clahe" not in page.text()
     attacked = a_preprocessing_study(command=ATTACKS[0], backbone=ATTACKS[1])
     attacked["together"]["treatments"] = [ATTACKS[0]]
-    assert has_only_own_code(Page(render_preprocessing_study(attacked)))
+    assert has_only_own_code(page_of(render_preprocessing_study, attacked))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.repository import NewSubmission, Submissions
 from fruits.storage.objects import Objects
+from fruits.storage.private import make_private_folder
 
 
 @pytest.fixture(autouse=True)
@@ -21,9 +23,21 @@ def split(monkeypatch: pytest.MonkeyPatch) -> str:
     return "train"
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of SQLite after all migrations, for copies: they take longer than most tests."""
+    file = tmp_path_factory.mktemp("migrated") / "service.db"
+    Database.open(f"sqlite:///{file}").close()
+    return file
+
+
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
+def database(database_url: str, migrated: Path) -> Iterator[Database]:
     """An empty database, up to date."""
+    if database_url.startswith("sqlite:///"):
+        file = Path(database_url.removeprefix("sqlite:///"))
+        make_private_folder(file.parent)
+        shutil.copy(migrated, file)
     opened = Database.open(database_url)
     yield opened
     opened.close()

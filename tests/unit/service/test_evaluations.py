@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -95,21 +96,20 @@ def test_a_later_decision_never_moves_a_photo_between_training_and_test(submissi
             assert submissions.review(receipts[0].id, decision, label, reviewer="me").split == split  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-@pytest.mark.parametrize("split", ["train", "test"])
 def test_a_manifest_is_read_as_photos_and_its_photos_carry_the_consent(
-    submissions: Submissions, new: New, photo_folder: Path, tmp_path: Path, kind: Any, split: Any
+    submissions: Submissions, new: New, photo_folder: Path, tmp_path: Path
 ) -> None:
     found = reviewed(submissions, new, 1, '日本の柿 <b>, "ripe"')
-    manifest = manifest_of(submissions, split)
-    path = tmp_path / manifest.file_name(kind)
-    path.write_bytes(manifest.encode(kind))
-    rows = list(read_manifest(str(path), labelled=True))
-    assert {row.uri for row in rows} == {str(photo_folder / f"{one.id}.jpg") for one in found[split]}
-    assert {row.label for row in rows} == {'日本の柿 <b>, "ripe"'}
-    assert {row.split for row in rows} == ({"test"} if split == "test" else {None})
-    for row in rows:
-        assert giver_of(Path(row.uri).read_bytes()) == Giver(Path(row.uri).stem, may_show=False)
+    for split, kind in itertools.product(("train", "test"), ("csv", "parquet")):
+        manifest = manifest_of(submissions, split)  # type: ignore[arg-type]
+        path = tmp_path / manifest.file_name(kind)  # type: ignore[arg-type]
+        path.write_bytes(manifest.encode(kind))  # type: ignore[arg-type]
+        rows = list(read_manifest(str(path), labelled=True))
+        assert {row.uri for row in rows} == {str(photo_folder / f"{one.id}.jpg") for one in found[split]}
+        assert {row.label for row in rows} == {'日本の柿 <b>, "ripe"'}
+        assert {row.split for row in rows} == ({"test"} if split == "test" else {None})
+        for row in rows:
+            assert giver_of(Path(row.uri).read_bytes()) == Giver(Path(row.uri).stem, may_show=False)
 
 
 def test_an_empty_manifest_has_columns_and_a_label_like_a_formula_is_none_in_a_spreadsheet(

@@ -227,17 +227,17 @@ def test_labels_that_look_alike_do_not_share_a_folder() -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_in_a_bucket_is_the_same(submissions: Submissions, new: New, bucket: str) -> None:
+def test_a_folder_in_a_bucket_is_the_same(submissions: Submissions, new: New, prefix: str) -> None:
     names = {
         label: reviewed(submissions, new, label, correct=True) for label in ("Pear", "a/b", "100% <b>", "日本の柿")
     }
-    done = export(submissions, f"{bucket}/to")
-    objects = Objects(f"{bucket}/to")
+    done = export(submissions, f"{prefix}/to")
+    objects = Objects(f"{prefix}/to")
     expected = {f"{label_folder(label)}/{name}.jpg" for label, name in names.items()}
     assert {found.key for found in objects.list() if found.key.endswith(".jpg")} == expected
     assert done.photos == 4
     submissions.remove(names["a/b"])
-    done = export(submissions, f"{bucket}/to")
+    done = export(submissions, f"{prefix}/to")
     assert (done.photos, done.written, done.removed) == (3, 0, 1)
     assert {found.key for found in objects.list() if found.key.endswith(".jpg")} == expected - {
         f"a~2Fb/{names['a/b']}.jpg"
@@ -245,12 +245,12 @@ def test_a_folder_in_a_bucket_is_the_same(submissions: Submissions, new: New, bu
 
 
 def test_photos_in_a_bucket_are_kept_exported_and_forgotten(
-    database_url: str, new: New, bucket: str, tmp_path: Path
+    database_url: str, new: New, prefix: str, tmp_path: Path
 ) -> None:
     from fruits.service.submissions.database import Database
 
     database = Database.open(database_url)
-    objects = Objects(f"{bucket}/kept")
+    objects = Objects(f"{prefix}/kept")
     submissions = Submissions(database, objects, keep_days=30)
     stays, goes = (reviewed(submissions, new, label) for label in ("A", "B"))
     assert submissions.photo(goes) == mark(photo("B"), Giver(goes, False))

@@ -24,12 +24,14 @@ from fruits.service.pages import routes as pages
 _WASM = b"\0asm" + bytes(range(256)) * 4096
 
 
+def _copy(to: Path) -> Path:
+    return Path(shutil.copytree(pages.FOLDER, to / "pages", ignore=shutil.ignore_patterns("vendor")))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The pages, without a runtime."""
-    copied = tmp_path / "pages"
-    shutil.copytree(pages.FOLDER, copied, ignore=shutil.ignore_patterns("vendor"))
-    return copied
+    return _copy(tmp_path)
 
 
 def _give_runtime(folder: Path) -> None:
@@ -55,10 +57,18 @@ class Client:
         return asyncio.run(ask())
 
 
-@pytest.fixture
-def client(folder: Path) -> Client:
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Client:
+    """Asks for the pages with a runtime; the routes are made once, as a service makes them."""
+    folder = _copy(tmp_path_factory.mktemp("with runtime"))
     _give_runtime(folder)
     return Client(folder)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Client:
+    """Asks for the pages as they are in the package."""
+    return Client(pages.FOLDER)
 
 
 @pytest.mark.parametrize(
@@ -199,21 +209,20 @@ class _Markup(HTMLParser):
 
 
 @pytest.mark.parametrize("name", ["index", "delete", "owner", "review", "owner-improve"])
-def test_pages_need_nothing_inline_nothing_from_elsewhere_and_no_unknown_word(name: str) -> None:
+def test_pages_need_nothing_inline_nothing_from_elsewhere_and_no_unknown_word(shipped: Client, name: str) -> None:
     markup = _Markup()
     address = {file: address for address, file in pages.PAGES.items()}[f"{name}.html"]
-    client = Client(pages.FOLDER)
-    markup.feed(client.get(address).text)
+    markup.feed(shipped.get(address).text)
     assert markup.refused == []
     assert markup.loaded
     for loaded in markup.loaded:  # relative, so that it leads to the same under any path of a proxy
         assert loaded.startswith(("./", "../", "#")), loaded
         path = urljoin(f"/under/this{address}", loaded.partition("#")[0])
         assert path.startswith("/under/this/"), loaded
-        assert client.get(path.removeprefix("/under/this")).status_code == 200, loaded
+        assert shipped.get(path.removeprefix("/under/this")).status_code == 200, loaded
     subject = "owner" if name in ("owner", "review", "owner-improve") else "page"
     for language in LANGUAGES:
-        told = client.get(f"/static/messages/{subject}.{language}.json").json()
+        told = shipped.get(f"/static/messages/{subject}.{language}.json").json()
         assert markup.words <= told["messages"].keys(), "each is said in every language"
 
 
@@ -245,12 +254,11 @@ def test_scripts_say_only_what_the_catalogue_has() -> None:
         assert said <= catalogue(SOURCE).of(*subjects).keys(), path.name
 
 
-def test_page_offers_every_language_and_the_shell_holds_its_messages() -> None:
-    client = Client(pages.FOLDER)
-    shell = json.loads(re.match(r"const KNOWN = (.*);\n", client.get("/sw.js").text)[1])["shell"]  # type: ignore[index]
+def test_page_offers_every_language_and_the_shell_holds_its_messages(shipped: Client) -> None:
+    shell = json.loads(re.match(r"const KNOWN = (.*);\n", shipped.get("/sw.js").text)[1])["shell"]  # type: ignore[index]
     for language in LANGUAGES:
         for address in ("/", "/delete", "/owner", "/owner/review", "/owner/improve"):
-            assert f'data-language="{language}"' in client.get(address).text
+            assert f'data-language="{language}"' in shipped.get(address).text
         assert f"static/messages/page.{language}.json" in shell
         assert f"static/messages/owner.{language}.json" not in shell
     assert set(LANGUAGES) >= {"en", "es", "fr"}

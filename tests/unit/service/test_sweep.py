@@ -1,4 +1,4 @@
-"""Photos that no row names: set aside for a week, and only by the database whose photos they are. On disk and in a bucket."""
+"""Photos that no row names: set aside for a week, and only by the database whose photos they are. On a disk and in a bucket."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ PHOTO = b"a photo"  # a JPEG would get the visitor's consent in it
 NOBODYS = "o" * 22
 
 
-@pytest.fixture(params=["disk", "bucket"])
-def store(request: pytest.FixtureRequest, photo_folder: Path) -> Objects:
-    """Where photos are kept."""
-    return Objects(str(photo_folder) if request.param == "disk" else f"{request.getfixturevalue('bucket')}/kept")
+@pytest.fixture
+def store(request: pytest.FixtureRequest, database_url: str, photo_folder: Path) -> Objects:
+    """Where photos are kept: on a disk beside SQLite, in a bucket beside PostgreSQL, as services have it."""
+    on_disk = database_url.startswith("sqlite")
+    return Objects(str(photo_folder) if on_disk else f"{request.getfixturevalue('prefix')}/kept")
 
 
 @pytest.fixture

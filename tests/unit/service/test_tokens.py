@@ -32,12 +32,10 @@ def test_a_token_is_known_and_only_its_hash_is_stored(tokens: Tokens, database: 
     assert tokens.add("another") != token
 
 
-@pytest.mark.parametrize(
-    "token", ["", "fruits_", "fruits_" + "A" * 43, "A" * 50, "fruits_" + "A" * 42 + "\n", "\ud800", "x" * 100_000]
-)
-def test_what_is_no_token_is_not_known(tokens: Tokens, token: str) -> None:
+def test_what_is_no_token_is_not_known(tokens: Tokens) -> None:
     tokens.add("app")
-    assert tokens.check(token) is None
+    for token in ("", "fruits_", "fruits_" + "A" * 43, "A" * 50, "fruits_" + "A" * 42 + "\n", "\ud800", "x" * 100_000):
+        assert tokens.check(token) is None
 
 
 def test_every_letter_counts(tokens: Tokens) -> None:
@@ -80,14 +78,13 @@ def test_names_are_of_one_token_at_a_time_and_ids_revoke_too(tokens: Tokens) -> 
     assert [one.revoked for one in tokens.list()] in ([True, False], [False, True])
 
 
-@pytest.mark.parametrize(
-    ("name", "role", "rate"),
-    [("", "api", None), ("\x00\u202e", "api", None), ("a", "admin", None), ("a", "api", 0), ("a", "api", 10**9)],
-)
-def test_impossible_tokens_are_refused(tokens: Tokens, name: str, role: str, rate: int | None) -> None:
-    with pytest.raises(ConfigError):
-        tokens.add(name, role, rate_per_minute=rate)  # type: ignore[arg-type]
-    assert tokens.list() == ()
+def test_impossible_tokens_are_refused(tokens: Tokens) -> None:
+    for name, role, rate in (
+        ("", "api", None), ("\x00\u202e", "api", None), ("a", "admin", None), ("a", "api", 0), ("a", "api", 10**9),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError):
+            tokens.add(name, role, rate_per_minute=rate)  # type: ignore[arg-type]
+        assert tokens.list() == ()
 
 
 def test_the_day_of_last_use_is_kept_and_written_once_a_day(
@@ -157,7 +154,7 @@ def test_tokens_of_older_versions_work_until_they_are_revoked(tokens: Tokens, da
     assert Tokens(database).check(token) is not None
 
 
-@pytest.mark.parametrize("days", [0, -1, 10**9])
-def test_impossible_days_are_refused(tokens: Tokens, days: int) -> None:
-    with pytest.raises(ConfigError, match="days"):
-        tokens.add("app", days=days)
+def test_impossible_days_are_refused(tokens: Tokens) -> None:
+    for days in (0, -1, 10**9):
+        with pytest.raises(ConfigError, match="days"):
+            tokens.add("app", days=days)

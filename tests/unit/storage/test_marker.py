@@ -16,7 +16,7 @@ from fruits.storage.objects import Objects
 @pytest.fixture(params=["disk", "bucket"])
 def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
     """An empty place."""
-    root = str(tmp_path / "out") if request.param == "disk" else f"{request.getfixturevalue('bucket')}/some/out"
+    root = str(tmp_path / "out") if request.param == "disk" else f"{request.getfixturevalue('prefix')}/some/out"
     return Objects(root)
 
 
@@ -56,7 +56,9 @@ def test_an_empty_place_is_claimed_once_and_again(objects: Objects) -> None:
         {".env": b"SECRET=1"},
     ],
 )
-@pytest.mark.parametrize("kind", ["results", "pack"])
+@pytest.mark.parametrize(
+    ("objects", "kind"), [("disk", "results"), ("disk", "pack"), ("bucket", "results")], indirect=["objects"]
+)
 def test_a_place_that_holds_anything_else_is_refused_and_left_as_it_is(
     objects: Objects, theirs: dict[str, bytes], kind: str
 ) -> None:

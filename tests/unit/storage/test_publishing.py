@@ -21,7 +21,7 @@ SINCE = "2026-01-01T00:00:00.000000+00:00"
 
 @pytest.fixture(params=["disk", "bucket"])
 def out(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
-    return Objects(str(tmp_path / "out") if request.param == "disk" else f"{request.getfixturevalue('bucket')}/out")
+    return Objects(str(tmp_path / "out") if request.param == "disk" else f"{request.getfixturevalue('prefix')}/out")
 
 
 def make(out: Objects, identity: str = ONE) -> str:

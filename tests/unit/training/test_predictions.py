@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -37,17 +38,27 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_set, "ROWS_PER_CHUNK", 1)
 
 
-@pytest.fixture
-def apply(finished_run: Any, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+@pytest.fixture(scope="module")
+def begun(finished_run: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The output of two applies, of which each brought a chunk, and the photos of the second, one of them broken."""
+    folder = tmp_path_factory.mktemp("begun")
     photos = [str(photo) for photo in sorted(finished_run.photos.glob("Test/*/*.jpg"))[:30]]
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff half a photo")
-    photos.insert(5, str(tmp_path / "broken.jpg"))
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff half a photo")
+    photos.insert(5, str(folder / "broken.jpg"))
+    for some in (photos[:12], photos):
+        pipeline.apply(str(finished_run.out), some, str(folder / "out"), workers=1)
+    return folder / "out", photos
+
+
+@pytest.fixture
+def apply(finished_run: Any, begun: tuple[Path, list[str]], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Apply again to a copy of that output: all is embedded, and the answers are written anew."""
+    before, photos = begun
 
     def call(name: str, **options: Any) -> dict[str, Any]:
-        to = str(tmp_path / name)
-        if not Path(to).exists():
-            pipeline.apply(str(finished_run.out), photos[:12], to, workers=1)
-        return pipeline.apply(str(finished_run.out), photos, to, **options)
+        if not (tmp_path / name).exists():
+            shutil.copytree(before, tmp_path / name, symlinks=True)
+        return pipeline.apply(str(finished_run.out), photos, str(tmp_path / name), **options)
 
     return call
 
@@ -172,9 +183,9 @@ class InOrder(LocalEngine):
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_parts")
 def test_parts_in_a_bucket_are_joined_or_stay_as_on_a_disk(
-    finished_run: Any, bucket: str, monkeypatch: pytest.MonkeyPatch
+    finished_run: Any, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, objects = open_run(str(finished_run.out)), Objects(bucket)
+    run, objects = open_run(str(finished_run.out)), Objects(prefix)
     table = answered(run.stored, next(iter(in_chunks(run.inventory))), run.bundle.classifier)
 
     def write() -> str:
@@ -183,9 +194,9 @@ def test_parts_in_a_bucket_are_joined_or_stay_as_on_a_disk(
 
     assert write() == "predictions.parquet"
     assert [found.key for found in objects.list()] == ["predictions.parquet"]
-    assert read_predictions(f"{bucket}/predictions.parquet").equals(table)
+    assert read_predictions(f"{prefix}/predictions.parquet").equals(table)
     monkeypatch.setattr(predictions, "ONE_FILE", 0)
     first, second = write(), write()
     assert sorted(found.key for found in objects.list()) == [f"{second}/_SUCCESS", f"{second}/part-000000.parquet"]
     assert first != second
-    assert read_predictions(f"{bucket}/{second}").equals(table)
+    assert read_predictions(f"{prefix}/{second}").equals(table)

@@ -18,7 +18,7 @@ from fruits.training.regions import forget_regions
 
 @pytest.fixture(params=["disk", "bucket"])
 def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
-    return Objects(request.getfixturevalue("bucket") if request.param == "bucket" else str(tmp_path))
+    return Objects(request.getfixturevalue("prefix") if request.param == "bucket" else str(tmp_path))
 
 
 def listed(*photos: tuple[str, str]) -> Spool:

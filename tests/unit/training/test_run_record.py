@@ -57,13 +57,12 @@ def test_where_every_label_is_its_own_kind_both_are_scored_alike(finished_run: A
 
 def test_most_photos_that_were_learnt_are_taken_for_known(finished_run: Any) -> None:
     bundle = bundles.load(finished_run.out)
-    paths = sorted(finished_run.photos.glob("Training/*/*.jpg"))
+    paths = sorted(finished_run.photos.glob("Training/*/*.jpg"))[::3]
     ood_score = np.array([answer.ood_score for answer in bundle.recognise([path.read_bytes() for path in paths])])
     # The limit lets 95 % of the photos held back in. Those are one look of each of 8 labels: a rough word about all others.
     assert (ood_score <= bundle.certainty.ood_limit).mean() > 0.85
 
 
-@pytest.mark.slow
 def test_releases_that_results_depend_on_are_part_of_their_identity() -> None:
     """Those that make embeddings, and those that fit: what can change a bit of what is learnt."""
     told = records.versions()
