@@ -31,6 +31,17 @@ AXE: Final = Path(fruits.service.__file__).parent / "web" / "node_modules" / "ax
 WIDTHS: Final = {"phone": (390, 844), "desk": (1280, 800)}
 SCHEMES: Final = ("light", "dark")
 MAP: Final = {"rows": 2, "columns": 2, "values": [1.0, 0.5, 0.2, 0.0]}
+#: What the sample pictures show, by their number: the photos that look alike.
+ALIKE: Final = (
+    ("Apple", "Manzana", "Pomme"),
+    ("Cherry", "Cereza", "Cerise"),
+    ("Tomato", "Tomate", "Tomate"),
+    ("Orange", "Naranja", "Orange"),
+    ("Strawberry", "Fresa", "Fraise"),
+    ("Watermelon", "Sandía", "Pastèque"),
+)
+#: How probable the best kind is, where the answer is no certain one.
+SHARES: Final = {"probable": 0.69, "unsure": 0.41, "unknown": 0.32}
 _PATIENCE_MS: Final = 90_000
 
 
@@ -54,11 +65,16 @@ class Shop:
             answer = route.fetch()
             body = answer.json()
             alike = [
-                {**photo, "label": photo["kind"], "thumbnail": f"/static/samples/{number}.jpg", "similarity": 0.9}
-                for number, photo in enumerate(2 * body["photos"][0]["kinds"], 1)
-            ]
+                {**dict(zip(LANGUAGES, names, strict=True)), "label": names[0], "kind": names[0].lower(),
+                 "thumbnail": f"/static/samples/{number}.jpg", "similarity": 0.9}
+                for number, names in enumerate(ALIKE, 1)
+            ]  # fmt: skip
             for photo in body["photos"]:
                 photo |= {"outcome": outcome, "map": MAP, "alike": alike, **changes}
+                if outcome in SHARES:
+                    photo["probability"] = SHARES[outcome]
+                    for place, kind in enumerate(photo["kinds"]):
+                        kind["probability"] = SHARES[outcome] * 0.55**place
                 if outcome in ("unsure", "unknown"):
                     photo["name"] = photo["line"] = None
                 elif not photo["name"]:
@@ -69,6 +85,11 @@ class Shop:
         self.page.route("**/v1/recognise*", other)
         self.open()
         self.pick("1")
+
+    def without(self, part: str) -> None:
+        """Let a part of the page that is loaded later not be had, as without a connection."""
+        for pattern in (f"**/*.{part}.*.js", "**/healthz"):
+            self.page.route(pattern, lambda route: route.abort())
 
     def pick(self, name: str) -> None:
         """Choose a sample picture like a photo, and wait for its answer."""
@@ -102,6 +123,56 @@ def _enlarged(shop: Shop) -> None:
     shop.page.wait_for_selector("dialog img")
 
 
+def _missing(shop: Shop) -> None:
+    shop.without("enlarge")
+    shop.answer("kind")
+    shop.page.locator(".enlarge").first.click()
+    shop.page.wait_for_selector(".missing")
+
+
+def _kept_photo(shop: Shop) -> None:
+    _choices(shop)
+    shop.pick("3")
+
+
+def _thanked(shop: Shop) -> None:
+    shop.answer("unsure")
+    shop.page.locator(".guess").nth(1).click()
+    shop.page.wait_for_selector(".said:not(:empty)")
+
+
+def _gone(shop: Shop) -> None:
+    _kept_photo(shop)
+    shop.page.locator(".fate button").first.click()
+    shop.page.wait_for_selector(".gone")
+
+
+def _waiting(shop: Shop) -> None:
+    """The service is busy, and the page tries again by itself."""
+    body = {"error": {"code": "busy", "message": {"en": "busy", "es": "ocupado", "fr": "occupé"}}}
+    busy = {"status": 503, "headers": {"Retry-After": "30"}, "json": body}
+    shop.page.route("**/v1/recognise*", lambda route: route.fulfill(**busy))
+    shop.open()
+    shop.page.set_input_files("#files", [{"name": "a.jpg", "mimeType": "image/jpeg", "buffer": samples.sample("1")}])
+    shop.page.wait_for_selector(".card .problem")
+
+
+def _device(shop: Shop) -> None:
+    shop.open()
+    shop.page.locator("#consent summary").click()
+    shop.page.locator("#device").check()
+    shop.pick("4")
+
+
+def _device_updated(shop: Shop) -> None:
+    """The page was opened before the service was updated: what it wants to load is not there any more."""
+    shop.page.route("**/*.decide.*.js", lambda route: route.fulfill(status=404))
+    shop.open()
+    shop.page.locator("#consent summary").click()
+    shop.page.locator("#device").check()
+    shop.page.wait_for_selector("#device-ask:not([hidden])")
+
+
 def _correcting(shop: Shop) -> None:
     shop.answer("kind")
     shop.page.locator(".question [aria-expanded]").click()
@@ -114,7 +185,7 @@ def _unreadable(shop: Shop) -> None:
     shop.page.wait_for_selector(".card .problem")
 
 
-def _busy(shop: Shop) -> None:
+def _offline(shop: Shop) -> None:
     shop.page.route("**/v1/recognise*", lambda route: route.abort())
     shop.open()
     shop.page.set_input_files("#files", [{"name": "a.jpg", "mimeType": "image/jpeg", "buffer": samples.sample("1")}])
@@ -148,6 +219,11 @@ def _known(shop: Shop) -> None:
     shop.page.wait_for_selector("#kinds li")
 
 
+def _found(shop: Shop) -> None:
+    _known(shop)
+    shop.page.locator("#search").fill("ki")
+
+
 def _delete(shop: Shop) -> None:
     kept = _kept(shop.url)
     shop.open(f"/delete#{kept['id']}.{kept['secret']}")
@@ -166,6 +242,18 @@ def _kept(url: str) -> dict[str, Any]:
 def _overview(shop: Shop) -> None:
     shop.sign_in("/owner")
     shop.page.wait_for_selector(".chart svg rect")
+
+
+def _improve(shop: Shop) -> None:
+    shop.sign_in("/owner/improve")
+    shop.page.wait_for_selector("#next-run .improve-part > *")
+
+
+def _signing_in(shop: Shop) -> None:
+    shop.open("/owner")
+    shop.page.locator("#token").fill("no-token-of-this-service")
+    shop.page.keyboard.press("Enter")
+    shop.page.wait_for_selector("#sign-in-problem:not([hidden])")
 
 
 def _review(shop: Shop) -> None:
@@ -197,22 +285,32 @@ STATES: Final[dict[str, Callable[[Shop], None]]] = {
     "empty": lambda shop: shop.open(),
     "choices": _choices,
     "sure": lambda shop: shop.answer("kind", probability=0.93),
-    "probable": lambda shop: shop.answer("probable", probability=0.69),
+    "probable": lambda shop: shop.answer("probable"),
     "unsure": lambda shop: shop.answer("unsure"),
     "unknown": lambda shop: shop.answer("unknown"),
     "map": _map,
     "several": _several,
     "part": _part,
     "enlarged": _enlarged,
+    "missing": _missing,
+    "kept": _kept_photo,
+    "thanked": _thanked,
+    "gone": _gone,
     "correcting": _correcting,
     "unreadable": _unreadable,
-    "offline": _busy,
+    "offline": _offline,
+    "waiting": _waiting,
+    "device": _device,
+    "device-updated": _device_updated,
     "camera": _camera,
     "camera-denied": _denied,
     "history": _history,
     "known": _known,
+    "found": _found,
     "delete": _delete,
+    "sign-in": _signing_in,
     "owner": _overview,
+    "improve": _improve,
     "review": _review,
 }
 #: Of these, what lies outside the window belongs to the state, too.

@@ -139,6 +139,28 @@ def test_still_picture_is_looked_at_a_few_times_and_then_paused(visit: Callable[
     assert _live(page) == 1
 
 
+def test_camera_that_was_refused_is_asked_for_again(visit: Callable[..., Any]) -> None:
+    visitor = visit()
+    page = visitor.page
+    page.add_init_script("""
+        const plain = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        let refused = false;
+        navigator.mediaDevices.getUserMedia = async (wish) => {
+            if (refused) return plain(wish);
+            refused = true;
+            throw new DOMException("", "NotAllowedError");
+        };
+    """)
+    visitor.open()
+    page.get_by_role("button", name="Live camera").click()
+    page.get_by_role("alert").wait_for()
+    assert page.locator(".shutter").is_hidden(), "there is nothing to take"
+    page.get_by_role("button", name="Try again").click()
+    page.wait_for_function(_ANSWERED, arg=1)
+    assert page.get_by_role("alert").count() == 0
+    assert page.locator(".shutter").is_enabled()
+
+
 def test_hidden_tab_gives_the_camera_back_and_takes_it_again(visit: Callable[..., Any]) -> None:
     visitor = visit()
     _tracks(visitor.page)
@@ -242,7 +264,8 @@ class TestDenied:
         page = visit(locale="fr").open()
         page.get_by_role("button", name="Caméra en direct").click()
         page.get_by_role("alert").filter(has_text="n’est pas autorisé").wait_for()
-        assert page.get_by_role("button", name="Garder cette image").is_disabled()
+        assert page.get_by_role("button", name="Garder cette image").count() == 0, "there is nothing to keep"
+        assert page.get_by_role("button", name="Réessayer").is_visible()
         page.keyboard.press("Escape")
         assert page.locator("dialog").count() == 0
 

@@ -129,6 +129,36 @@ def test_what_is_seen_where_nothing_is_known_or_told_is_said(visit: Callable[...
         assert card.locator(".part").count() == 0
 
 
+def test_marking_a_part_can_be_left_and_what_was_said_before_stands_again(
+    visit: Callable[..., Any], recogniser: Any
+) -> None:
+    visitor = visit(reduced_motion="reduce")
+    page = visitor.open()
+    _with_regions(visitor, THREE)
+    card = _pick(visitor, recogniser)
+    several, part = card.locator(".closer button").all()
+    several.click()
+    said = card.locator(".parts-said")
+    page.wait_for_selector(".part >> nth=2")
+    found = said.inner_text()
+    for leave in ("Escape", "Cancel"):
+        part.click()
+        assert said.inner_text() == "Draw a box on the photo."
+        assert card.locator(".part").first.is_hidden(), "one box at a time"
+        mark = card.get_by_role("application")
+        how = page.locator(f"#{mark.get_attribute('aria-describedby')}")
+        assert how.is_visible()
+        assert "Enter asks" in how.inner_text()
+        if leave == "Escape":
+            page.keyboard.press("Escape")
+        else:
+            card.get_by_role("button", name="Cancel").click()
+        assert said.inner_text() == found
+        assert how.is_hidden()
+        assert mark.count() == 0
+        assert part.evaluate("(one) => document.activeElement === one"), "the focus is where it was"
+
+
 def test_part_is_marked_with_the_mouse_and_asked_about(visit: Callable[..., Any], recogniser: Any) -> None:
     visitor = visit(reduced_motion="reduce")
     page = visitor.open()

@@ -173,6 +173,8 @@ def test_what_is_no_photo_never_leaves_and_does_not_hold_up_the_others(
     visitor.pick(text, *recogniser.some("Moon Pear 1"))
     cards = visitor.answers(2)
     assert "cannot be opened as a photo" in cards.first.inner_text()
+    assert "letter.jpg" in cards.first.inner_text(), "which of them"
+    assert cards.first.locator(".picture").is_hidden(), "an empty frame shows nothing"
     assert _named(cards.nth(1)) == "Moon pear"
     assert b"Dear all" not in wire.sent
 

@@ -67,6 +67,25 @@ def test_part_of_another_version_of_a_page_has_another_name() -> None:
     assert parts[0].isdisjoint(parts[2])
 
 
+def test_worker_is_a_file_of_its_own_that_changes_its_name_with_the_page() -> None:
+    modules = {
+        "page.js": 'import { both } from "./both.js";\nnew Worker("/static/js/work.js", both);\n',
+        "work.js": 'import { both } from "./both.js";\npostMessage(both);\n',
+        "both.js": 'export const both = { type: "module" };\n',
+    }
+    files = link(modules, "page.js")
+    (worker,) = files.keys() - {"page.js"}
+    assert re.fullmatch(r"page\.work\.[0-9a-f]{8}\.js", worker)
+    assert f'new Worker("/static/linked/{worker}", both)' in files["page.js"]
+    assert "postMessage" not in files["page.js"]
+    assert all("const both = {" in text for text in files.values()), "a worker shares nothing with its page"
+    for name in ("work.js", "both.js"):
+        changed = link(modules | {name: modules[name] + "export const more = 1;\n"}, "page.js")
+        assert worker not in changed
+    with pytest.raises(LinkError, match=r"work\.js imports both\.js later"):
+        link(modules | {"work.js": 'import("./both.js");\n'}, "page.js")
+
+
 def test_module_that_two_later_parts_need_exists_once() -> None:
     modules = {
         "page.js": 'import("./one.js"), import("./two.js");\n',

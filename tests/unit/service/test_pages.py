@@ -174,7 +174,7 @@ def test_worker_changes_with_every_file_and_knows_the_whole_shell(folder: Path) 
     known = json.loads(re.match(r"const KNOWN = (.*);\n", before)[1])  # type: ignore[index]
     for address in known["shell"]:
         assert client.get(f"/{address}").status_code == 200, address
-    assert {"", "static/style.css", "static/linked/device-worker.js", "static/page.json"} <= set(known["shell"])
+    assert {"", "static/style.css", "static/linked/visitor.js", "static/page.json"} <= set(known["shell"])
     assert not any("owner" in address or "review" in address for address in known["shell"])
     with (folder / "style.css").open("a") as file:
         file.write("/* changed */\n")
@@ -294,7 +294,10 @@ def test_parts_of_a_page_that_are_asked_for_later_are_served_and_kept_offline(cl
     later = set(re.findall(r'import\("\./([\w.-]+)"\)', script))
     assert {"visitor.history", "visitor.share"} <= {re.sub(r"\.[0-9a-f]{8}\.js$", "", name) for name in later}
     shell = client.get("/sw.js").text
-    for name in later:
+    (camera,) = (name for name in later if name.startswith("visitor.camera."))
+    (worker,) = re.findall(r'"/static/linked/([\w.-]+)"', client.get(f"/static/linked/{camera}").text + script)
+    assert re.fullmatch(r"visitor\.device-worker\.[0-9a-f]{8}\.js", worker), "of this version of the page only"
+    for name in (*later, worker):
         part = client.get(f"/static/linked/{name}")
         assert part.status_code == 200
         assert set(re.findall(r'from "\./([\w.-]+)"', part.text)) <= {"visitor.js", *later}

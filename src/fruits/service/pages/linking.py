@@ -2,9 +2,9 @@
 
 A page's script and all it imports become one file. A module that is imported when it is needed (``import("./camera.js")``)
 becomes another, which takes what the page has already from the page's file, so that each module exists once. Its name ends with a
-hash of the whole page: a page that was opened before an update of the service never gets a part of another version. There is no
-build step and no bundler: modules keep to the few forms of import and export that :func:`link` knows. ``js/`` is served as it
-is, too.
+hash of the whole page: a page that was opened before an update of the service never gets a part of another version. So does that
+of a worker, which is a file of its own with all it imports. There is no build step and no bundler: modules keep to the few forms
+of import and export that :func:`link` knows. ``js/`` is served as it is, too.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from typing import Final
 
 from fruits.errors import FruitsError
 
+#: Where joined files are served.
+LINKED: Final = "static/linked/"
 _IMPORT: Final = re.compile(r'^import \{ ([\w$, ]+) \} from "\./([\w-]+\.js)";$', re.MULTILINE)
 _LATER: Final = re.compile(r'\bimport\("\./([\w-]+\.js)"\)')
+#: The address of a module as it is served, which a worker starts with.
+_WORKER: Final = re.compile(r'"/static/js/([\w-]+\.js)"')
 _EXPORT: Final = re.compile(r"^export (?=(?:(?:async )?function|class|const) ([\w$]+))", re.MULTILINE)
 _OTHER: Final = re.compile(r"^(?:import|export) .*", re.MULTILINE)
 _WAITS: Final = re.compile(r"^(?:(?:const|let) [^=\n]+= )?await ", re.MULTILINE)
@@ -32,7 +36,7 @@ class LinkError(FruitsError, ValueError):
 
 
 def link(modules: Mapping[str, str], page: str) -> dict[str, str]:
-    """Return the files of a page by name: that of its script, and those that it asks for later.
+    """Return the files of a page by name: that of its script, those that it asks for later, those of its workers.
 
     Parameters
     ----------
@@ -59,12 +63,17 @@ def link(modules: Mapping[str, str], page: str) -> dict[str, str]:
         for name in names:
             shared = sum(name in others for others in reached.values()) > 1
             place[name] = name if shared or name in reached else root
+    workers = {worker: _in_order(modules, worker) for worker in sorted(_workers(modules, place))}
     stem = page.removesuffix(".js")
-    version = hashlib.sha256("".join(name + modules[name] for name in sorted(place)).encode()).hexdigest()[:8]
+    every = sorted({*place, *(name for names in workers.values() for name in names)})
+    version = hashlib.sha256("".join(name + modules[name] for name in every).encode()).hexdigest()[:8]
     files = {
-        file: page if file == page else f"{stem}.{file.removesuffix('.js')}.{version}.js" for file in place.values()
+        file: page if file == page else f"{stem}.{file.removesuffix('.js')}.{version}.js"
+        for file in (*place.values(), *workers)
     }
-    return {called: _file(modules, file, place, files) for file, called in files.items()}
+    return {files[file]: _file(modules, file, place, files) for file in dict.fromkeys(place.values())} | {
+        files[worker]: _file(modules, worker, dict.fromkeys(names, worker), files) for worker, names in workers.items()
+    }
 
 
 def _file(modules: Mapping[str, str], file: str, place: Mapping[str, str], files: Mapping[str, str]) -> str:
@@ -92,6 +101,7 @@ def _module(name: str, text: str, place: Mapping[str, str], files: Mapping[str, 
     text = _LATER.sub(
         lambda found: f'import("./{files[place[found[1]]]}").then((file) => file.{_space(found[1])})', text
     )
+    text = _WORKER.sub(lambda found: f'"/{LINKED}{files[found[1]]}"', text)
     text = _INDENTATION.sub("", _BEHIND.sub(r"\1", _COMMENTS.sub("", text))).strip()
     before, after = ("await (async () => {", "})()") if _WAITS.search(text) else ("(() => {", "})()")
     return f"const {_space(name)} = {before}\n{text}\nreturn {{ {', '.join(given)} }};\n{after};\n"
@@ -121,6 +131,16 @@ def _imports(text: str) -> list[str]:
 
 def _later(modules: Mapping[str, str], names: Mapping[str, object] | list[str]) -> list[str]:
     return sorted({later for name in names for later in _LATER.findall(modules[name])})
+
+
+def _workers(modules: Mapping[str, str], names: Mapping[str, object]) -> set[str]:
+    """Return the modules that workers of these start with; they load nothing later, as their file could not be shared."""
+    found = {worker for name in names for worker in _WORKER.findall(modules[name])}
+    for worker in found:
+        for name in _in_order(modules, worker):
+            if later := _later(modules, [name]):
+                raise LinkError(f"{name} imports {later[0]} later; expected a worker that has all it needs")
+    return found
 
 
 def _space(name: str) -> str:

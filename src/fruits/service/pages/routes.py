@@ -28,7 +28,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from fruits.messages import LANGUAGES, catalogue, told
-from fruits.service.pages.linking import link
+from fruits.service.pages.linking import LINKED, link
 from fruits.service.settings import ServiceConfig
 from fruits.service.statistics import KEEP_DAYS
 from fruits.storage.objects import is_remote
@@ -52,11 +52,8 @@ _WITH_CAMERA: Final = "/"
 #: Files that the visitor's page needs offline; the owner's pages need the server anyway.
 _SHELL: Final = (".css", ".js", ".svg", ".png", ".jpg", ".webp")
 _NOT_IN_SHELL: Final = ("owner", "review", "docs")
-#: Where the joined modules are served, and the scripts that pages and workers start with.
-_LINKED: Final = "linked/"
-_SCRIPTS: Final = (
-    "visitor.js", "known.js", "delete.js", "owner.js", "review.js", "owner-improve.js", "device-worker.js",
-)  # fmt: skip
+#: The scripts that pages start with.
+_SCRIPTS: Final = ("visitor.js", "known.js", "delete.js", "owner.js", "review.js", "owner-improve.js")
 #: Served from ``js/`` to pages; the other modules there are for tests and for reading.
 _ALONE: Final = ("js/early.js", "js/docs.js")
 #: Sample pictures side by side, for the buttons that show them.
@@ -83,6 +80,7 @@ _COMPRESSED: Final = (".html", ".css", ".js", ".mjs", ".json", ".webmanifest", "
 #: Browsers revalidate every time and get 304: no outdated pages after an update.
 _ASK_AGAIN: Final = "no-cache"
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
+_STATIC: Final = "static/"
 _VENDOR: Final = "vendor"
 _CHUNK: Final = 1 << 18
 
@@ -177,7 +175,9 @@ def _assets(folder: Path, privacy: Mapping[str, Any] | None) -> Mapping[str, _As
         del contents[name]
     modules = {Path(name).name: data.decode() for name, data in contents.items() if name.startswith("js/")}
     contents |= {
-        f"{_LINKED}{name}": text.encode() for script in _SCRIPTS for name, text in link(modules, script).items()
+        f"{LINKED.removeprefix(_STATIC)}{name}": text.encode()
+        for script in _SCRIPTS
+        for name, text in link(modules, script).items()
     }
     contents[_SAMPLES] = _side_by_side([data for name, data in contents.items() if name.startswith("samples/")])
     contents["page.json"] = json_text({"device": device} | ({"privacy": dict(privacy)} if privacy else {})).encode()

@@ -3,6 +3,7 @@
 // Takes an answer of POST /v1/recognise, or one of decide.js, which is of the same shape.
 
 import { element } from "./elements.js";
+import { laterFor } from "./later.js";
 import { inASentence, namesOf, percent, say, text } from "./localisation.js";
 import { at } from "./place.js";
 
@@ -126,9 +127,9 @@ function alike(photos) {
   for (const one of shown) {
     const item = element("li", {}, one.button);
     one.button.addEventListener("click", async () => {
-      const { enlarge } = await import("./enlarge.js");
+      const part = await laterFor(list, import("./enlarge.js"));
       const left = shown.filter(({ button }) => button.isConnected);
-      enlarge(left, left.indexOf(one));
+      part?.enlarge(left, left.indexOf(one));
     });
     // Without a connection there are those that were seen before.
     one.picture.addEventListener("error", () => {

@@ -4,7 +4,7 @@
 // not looked at, a hidden tab gives the camera back, and so does a picture that has stood still for a minute.
 
 import { isCertain, nameOf } from "./answer.js";
-import { Device } from "./device.js";
+import { Device, WHY } from "./device.js";
 import { element, icon } from "./elements.js";
 import { percent, say, text } from "./localisation.js";
 import { LONGEST, QUALITY } from "./photo.js";
@@ -124,7 +124,7 @@ export class Viewfinder {
     } catch (error) {
       if (wish !== this.#wished) return;
       const why = { NotAllowedError: "live_denied", SecurityError: "live_denied", NotFoundError: "live_none", OverconstrainedError: "live_none", NotReadableError: "live_busy" };
-      this.#fail(why[error.name] ?? "live_failed");
+      this.#fail(why[error.name] ?? "live_failed", { again: true });
       return;
     }
     if (wish !== this.#wished || document.hidden) {
@@ -132,7 +132,7 @@ export class Viewfinder {
       return;
     }
     this.#stream = stream;
-    stream.getVideoTracks()[0].addEventListener("ended", () => this.#stream === stream && this.#fail("live_ended"));
+    stream.getVideoTracks()[0].addEventListener("ended", () => this.#stream === stream && this.#fail("live_ended", { again: true }));
     this.video.srcObject = stream;
     this.#before = this.#still = null;
     await this.video.play().catch(() => {});
@@ -156,7 +156,7 @@ export class Viewfinder {
       await this.#device.open((share) => !this.#ready && this.#open && this.#tell("live_loading", { get share() { return percent(share); } }));
     } catch (error) {
       this.#forget();
-      this.#fail(error.code === "offline" ? "device_offline" : "device_failed");
+      this.#fail(WHY[error.code] ?? "device_failed");
       return;
     }
     this.#ready = true;
@@ -190,15 +190,15 @@ export class Viewfinder {
     this.#paused = true;
     this.#stop();
     this.#tell("live_paused");
-    this.goOn.hidden = false;
+    say(this.goOn, "live_go_on").hidden = false;
   }
 
   #resume() {
     this.#paused = false;
     this.goOn.hidden = true;
     this.problem.hidden = true;
-    this.#tell("live_point");
-    this.shutter.focus();
+    this.#tell(this.#ready ? "live_point" : "live_starting");
+    this.dialog.querySelector("[autofocus]").focus();
     this.#start();
   }
 
@@ -317,13 +317,15 @@ export class Viewfinder {
     if (key !== "live_loading") this.#say(text(key));
   }
 
-  #fail(key) {
+  /** Say why nothing is seen; `again`: the visitor can do something about it, and try again. */
+  #fail(key, { again = false } = {}) {
     this.#stop();
     this.#paused = true;
     this.name.textContent = this.more.textContent = "";
     this.name.removeAttribute("data-said");
     this.problem.hidden = false;
     say(this.problem, key);
+    say(this.goOn, "again").hidden = !again;
   }
 
   /** Keep what is seen now: the photo and its answer become a card, and the viewfinder makes room for it. */

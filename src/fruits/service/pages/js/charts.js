@@ -4,7 +4,7 @@ import { element, svg } from "./elements.js";
 import { language, say, text } from "./localisation.js";
 
 const HEIGHT = 150;
-const LEFT = 44;
+const LEFT = 52; // room for "300 ms"
 const BOTTOM = 20;
 
 /**

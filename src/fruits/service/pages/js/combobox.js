@@ -118,6 +118,9 @@ function position(name, wanted) {
   return /[\s'’(-]/.test(name[at - 1]) ? 1 : 2;
 }
 
+/** Whether a label says more than its English name. */
+const saysMore = ({ label, en }) => label.toLowerCase() !== en.toLowerCase();
+
 /** What can be chosen: kinds, then labels; a label whose name others share says which one it is. Those that differ in case alone are one. */
 export function optionsOf({ labels: every, kinds }) {
   const first = new Map();
@@ -132,6 +135,6 @@ export function optionsOf({ labels: every, kinds }) {
   const names = new Set(kinds.filter((kind) => several.has(kind.kind)).map((kind) => kind.en));
   return [
     ...kinds.filter((kind) => several.has(kind.kind)).map((one) => ({ ...namesOf(one), value: one.kind, hint: "any_variety" })),
-    ...labels.map((one) => ({ ...namesOf(one), value: one.label, hint: count.get(one.en) > 1 || names.has(one.en) ? one.label : null })),
+    ...labels.map((one) => ({ ...namesOf(one), value: one.label, hint: saysMore(one) && (count.get(one.en) > 1 || names.has(one.en)) ? one.label : null })),
   ];
 }

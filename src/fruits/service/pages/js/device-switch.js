@@ -4,7 +4,7 @@
 // choice of an earlier visit is taken up by the constructor, before any photo can come in. If the model cannot be loaded the
 // switch stays on, and the visitor is asked. Knows nothing of photos.
 
-import { Device, canRunHere } from "./device.js";
+import { Device, WHY, canRunHere } from "./device.js";
 import { Refused } from "./api.js";
 import { megabytes, percent, say } from "./localisation.js";
 
@@ -103,7 +103,7 @@ export class DeviceSwitch {
     const failed = (error) =>
       now(() => {
         this.#loaded = false;
-        this.#problem = error.code === "offline" ? "device_offline" : "device_failed";
+        this.#problem = WHY[error.code] ?? "device_failed";
         this.#opening = Promise.reject(error);
         this.#opening.catch(() => {});
       });

@@ -1,8 +1,14 @@
 // Recognition on the visitor's own device: offered where the runtime was built, loaded only when chosen.
 
 import { Refused, ask, modelInfo, pageInfo } from "./api.js";
+import { later } from "./later.js";
 import { pixels } from "./photo.js";
 import { at } from "./place.js";
+
+const WORKER = "/static/js/device-worker.js"; // linking.py puts the file that belongs to this page here
+
+/** What is said of a model that could not be loaded, by the code of the error; of any other: "device_failed". */
+export const WHY = { offline: "device_offline", updated: "device_updated" };
 
 /** Whether this browser and this service have what the mode needs. */
 export async function canRunHere() {
@@ -88,7 +94,7 @@ export class Device {
   }
 
   async #parts(blob) {
-    const { LONGEST, Finder } = await import("./find-regions.js");
+    const { LONGEST, Finder } = await later(import("./find-regions.js"));
     const photo = await pixels(blob);
     const size = { width: photo.width, height: photo.height };
     const picture = await this.#ask("working", { photo, longest: LONGEST }, [photo.rgb.buffer]);
@@ -101,15 +107,21 @@ export class Device {
     // The service worker keeps what passes through it, for use without a connection; it must be there first.
     if (navigator.serviceWorker) await Promise.race([navigator.serviceWorker.ready, new Promise((done) => setTimeout(done, 3000))]);
     if ("caches" in window) await caches.open("fruits-device");
-    this.#deciding = await import("./decide.js").catch(() => {
-      throw new Refused("offline", null);
-    });
+    this.#deciding = await later(import("./decide.js"));
     this.#model = await modelInfo();
     this.#gallery = await gallery(this.#model);
     if (this.#gone) throw new Refused("left", null); // a worker made now would never end
-    this.#worker = new Worker(at("/static/linked/device-worker.js"), { type: "module" });
-    this.#worker.addEventListener("message", ({ data }) => this.#heard(data, progress));
-    const stopped = () => {
+    this.#worker = new Worker(at(WORKER), { type: "module" });
+    let started = false;
+    this.#worker.addEventListener("message", ({ data }) => {
+      started = true;
+      this.#heard(data, progress);
+    });
+    const stopped = async () => {
+      if (!started) {
+        this.#refuseAll(await notStarted()); // whoever opened it is told
+        return;
+      }
       this.#refuseAll(new Error("the worker stopped"));
       broken();
     };
@@ -144,6 +156,14 @@ export class Device {
     if (error !== undefined) asked?.reject(offline ? new Refused("offline", null) : new Error(error));
     else asked?.resolve(result);
   }
+}
+
+/** Why the worker did not start: there is no connection, the service was updated since the page was opened, or it cannot run here. */
+function notStarted() {
+  return ask(WORKER).then(
+    () => new Error("the worker did not start"),
+    (error) => (error.status === 404 ? new Refused("updated", null) : error),
+  );
 }
 
 async function gallery({ identity, gallery: { photos, components, features } }) {

@@ -123,7 +123,7 @@ function filter() {
     node.hidden = ![kind.names, ...kind.varieties].some((names) => Object.values(names).some((name) => plain(name).includes(wanted)));
     shown += !node.hidden;
   }
-  if (rows.length) say($("known-lede"), "known_count", { n: rows.length, shown });
+  if (rows.length) say($("known-lede"), wanted ? "known_count" : "known_all", { n: rows.length, shown });
 }
 
 /** Without accents and in small letters. */

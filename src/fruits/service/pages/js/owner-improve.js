@@ -89,7 +89,8 @@ function thumb(id, number) {
 // --- The next run ---
 
 function nextRunPart(next) {
-  const parts = [say(element("p"), "next_run_more", { n: next.photos }), say(element("p.quiet"), "next_run_test", { n: next.test_photos })];
+  const parts = [say(element("p"), "next_run_more", { n: next.photos })];
+  if (next.test_photos) parts.push(say(element("p.quiet"), "next_run_test", { n: next.test_photos }));
   if (next.left_out) parts.push(say(element("p.quiet"), "next_run_left_out", { n: next.left_out }));
   if (!next.photos) return parts;
   const rows = Object.entries(next.labels).sort((a, b) => b[1] - a[1]);

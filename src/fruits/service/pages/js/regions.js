@@ -9,6 +9,7 @@ import { inASentence, language, percent, say, text } from "./localisation.js";
 const LEAST = 0.02; // recogniser/regions.py, LEAST_SIDE
 const FIRST = [0.3, 0.3, 0.7, 0.7]; // where a box to ask about begins
 const STEP = 0.02;
+let made = 0;
 const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 export class Parts {
@@ -21,8 +22,10 @@ export class Parts {
   #inner = element("div");
   #said = element("p.parts-said", { tabindex: "-1" });
   #answer = element("div.part-answer");
+  #keys = say(element("p.part-keys.quiet.small", { id: `part-keys-${++made}`, hidden: true }), "part_keys");
   #asking = element("p.buttons", { hidden: true });
   #regions = [];
+  #found = () => ""; // what is said of the parts that were looked for
   #box = null; // while the visitor draws one
   #busy = false;
 
@@ -43,7 +46,7 @@ export class Parts {
     say(this.#inner, "parts", undefined, "label");
     this.#inner.setAttribute("role", "group");
     const button = (key, click, classes = "") => say(element(`button.button.small${classes}`, { type: "button", click }), key);
-    this.#asking.append(button("part_ask", () => this.#ask(), ".first"), button("part_cancel", () => this.#marked(null)));
+    this.#asking.append(button("part_ask", () => this.#ask(), ".first"), button("part_cancel", () => this.#cancel()));
     this.#inner.addEventListener("pointerdown", (event) => this.#drawFrom(event));
     // Or the swipe is taken for a fling, and the next tap for what stops it.
     this.#inner.addEventListener("touchstart", (event) => this.#box && event.preventDefault(), { passive: false });
@@ -51,7 +54,7 @@ export class Parts {
 
   /** What is said of the parts: goes below the buttons. */
   get node() {
-    this.panel ??= element("div.parts-of", {}, this.#said, this.#asking, this.#answer);
+    this.panel ??= element("div.parts-of", {}, this.#said, this.#keys, this.#asking, this.#answer);
     return this.panel;
   }
 
@@ -69,9 +72,9 @@ export class Parts {
       this.#regions = found;
       this.#draw();
       this.#inView();
-      const line = () => sentence(this.#regions);
-      say(this.#said, line);
-      this.#announce(line);
+      this.#found = () => sentence(found);
+      say(this.#said, this.#found);
+      this.#announce(this.#found);
       this.#answer.replaceChildren();
       if (found.length === 1) this.#choose(0, { aloud: false });
     });
@@ -99,7 +102,7 @@ export class Parts {
     await this.#while("looking", async () => {
       const answer = { ...(await this.#look({ box })), box };
       this.#box = null;
-      this.#asking.hidden = true;
+      this.#asking.hidden = this.#keys.hidden = true;
       this.#regions = [...this.#regions, answer];
       this.#draw();
       this.#said.replaceChildren();
@@ -149,13 +152,20 @@ export class Parts {
 
   #marked(box) {
     this.#box = box;
-    this.#asking.hidden = !box;
+    this.#asking.hidden = this.#keys.hidden = !box;
     this.#inner.classList.toggle("marking", Boolean(box));
     this.#inner.querySelector(".mark")?.remove();
     if (!box) return;
-    const mark = element("div.mark", { tabindex: "0", role: "application", keydown: (event) => this.#key(event) });
+    const mark = element("div.mark", { tabindex: "0", role: "application", "aria-describedby": this.#keys.id, keydown: (event) => this.#key(event) });
     say(mark, () => where(this.#box ?? FIRST), undefined, "label");
     this.#inner.append(placed(mark, box));
+  }
+
+  /** Mark nothing after all: what was said before stands again, and the focus goes back to the button. */
+  #cancel() {
+    this.#marked(null);
+    say(this.#said, this.#found);
+    this.#body.querySelector(".closer button:last-child")?.focus({ preventScroll: true });
   }
 
   #moved(box) {
@@ -166,7 +176,7 @@ export class Parts {
 
   #key(event) {
     if (event.key === "Enter") this.#ask();
-    else if (event.key === "Escape") this.#marked(null);
+    else if (event.key === "Escape") this.#cancel();
     else if (KEYS[event.key]) {
       const [across, down] = KEYS[event.key].map((way) => way * STEP);
       const [left, top, right, bottom] = this.#box;

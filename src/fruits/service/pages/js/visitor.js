@@ -7,6 +7,7 @@ import { canRunHere } from "./device.js";
 import { DeviceSwitch } from "./device-switch.js";
 import { element } from "./elements.js";
 import { feedbackParts } from "./feedback.js";
+import { later, laterFor } from "./later.js";
 import { MapToggle } from "./map.js";
 import { sayPrivacy } from "./privacy.js";
 import { Unreadable, shrink } from "./photo.js";
@@ -38,15 +39,20 @@ let chosen = false; // the visitor turned the switch while that was loaded, or b
 $("remember").addEventListener("change", () => {
   chosen = true;
   remembers();
-}, { once: true });
+});
 if (storageHas("fruits.history")) remembers();
 
 /** Load what remembers answers; the rest of the page does without it. */
 function remembers() {
-  history ??= import("./history.js").then(
-    ({ History }) => new History(() => document.querySelectorAll(".card").forEach((node) => cardOf.get(node)?.remember()), chosen),
-  );
-  history.catch(missing);
+  history ??= loadedHistory();
+}
+
+async function loadedHistory() {
+  const part = await laterFor($("remember").parentElement, import("./history.js"));
+  if (part) return new part.History(() => document.querySelectorAll(".card").forEach((node) => cardOf.get(node)?.remember()), chosen);
+  $("remember").checked = false; // as nothing is remembered
+  history = null; // the next turn of the switch tries again
+  return null;
 }
 
 function storageHas(key) {
@@ -112,12 +118,8 @@ for (const button of document.querySelectorAll("[data-sample]")) {
 if (navigator.mediaDevices?.getUserMedia) {
   canRunHere().then((can) => ($("live").hidden = !can), () => {}); // without a connection there is nothing to offer
   $("live").addEventListener("click", async () => {
-    try {
-      const { Viewfinder } = await import("./camera.js");
-      new Viewfinder({ lent: device.loaded ? await device.ready() : null, keep: keepFrame });
-    } catch {
-      missing();
-    }
+    const part = await laterFor($("live").parentElement, import("./camera.js"));
+    if (part) new part.Viewfinder({ lent: device.loaded ? await device.ready().catch(() => null) : null, keep: keepFrame });
   });
 }
 
@@ -125,8 +127,7 @@ if (navigator.mediaDevices?.getUserMedia) {
 async function keepFrame(photo, answer) {
   const card = new Card(photo.blob);
   card.stays = true;
-  card.small = photo;
-  card.blob = photo.blob;
+  card.shows(photo);
   show([card]);
   try {
     card.answered(await answer, { here: true });
@@ -277,8 +278,7 @@ class Card {
 
   async prepare() {
     try {
-      this.small = await shrink(this.file);
-      this.blob = this.small.blob;
+      this.shows(await shrink(this.file));
     } catch (error) {
       this.failed(error);
       return false;
@@ -288,6 +288,13 @@ class Card {
     this.picture.src = URL.createObjectURL(this.blob);
     this.file = null;
     return true;
+  }
+
+  /** Take the small photo, and as much room for it as its shape needs. */
+  shows(small) {
+    this.small = small;
+    this.blob = small.blob;
+    this.frame.style.setProperty("--ratio", String(small.width / small.height));
   }
 
   busy() {
@@ -331,7 +338,8 @@ class Card {
       ? [element("p.fate.quiet", {}, say(element("span"), plain))]
       : feedbackParts(answer, { failed: (error, place) => explain(error, place), deleted: () => this.gone(answer.kept ? "deleted_kept" : "deleted") });
     const fate = foot.pop();
-    fate.append(say(element("button.link", { type: "button", click: () => import("./share.js").then(({ share }) => share(answer, this.blob), missing) }), "share"));
+    const pass = async () => (await laterFor(fate, import("./share.js")))?.share(answer, this.blob);
+    fate.append(say(element("button.link", { type: "button", click: pass }), "share"));
     this.body.replaceChildren(...first, ...foot, ...(answer.map ? [this.closer()] : []), ...more, fate);
     this.frame.querySelectorAll(".map, .map-toggle").forEach((one) => one.remove());
     this.frame.querySelectorAll(".parts-over, .parts-of").forEach((one) => one.remove());
@@ -344,18 +352,15 @@ class Card {
   closer() {
     let parts = null;
     const open = async (what) => {
-      try {
-        const { Parts } = await import("./regions.js");
-        parts ??= new Parts({ frame: this.frame, body: this.body, size: this.small, look: (wish) => this.lookCloser(wish), announce, explain });
-        if (!parts.node.isConnected) this.frame.append(parts.node);
-      } catch {
-        missing();
-        return;
-      }
+      const part = await laterFor(node, import("./regions.js"));
+      if (!part) return;
+      parts ??= new part.Parts({ frame: this.frame, body: this.body, size: this.small, look: (wish) => this.lookCloser(wish), announce, explain });
+      if (!parts.node.isConnected) this.frame.append(parts.node);
       await parts[what]();
     };
     const button = (key, what) => say(element("button.button.small", { type: "button", click: () => open(what) }), key);
-    return element("p.buttons.closer", {}, button("several", "find"), button("part", "mark"));
+    const node = element("p.buttons.closer", {}, button("several", "find"), button("part", "mark"));
+    return node;
   }
 
   /** The answers for the parts of the photo, or for one part: where the photo was looked at, and nowhere else while the switch is on. */
@@ -373,7 +378,7 @@ class Card {
         sending.delete(stop);
       }
     }
-    const model = device.on ? await device.ready() : await (await import("./camera.js")).network();
+    const model = device.on ? await device.ready() : await (await later(import("./camera.js"))).network();
     return regions ? model.regions(this.blob) : model.part(this.blob, box);
   }
 
@@ -381,7 +386,7 @@ class Card {
   async remember() {
     if (!history || !this.answer || this.sample || this.remembered !== null || this.node.classList.contains("gone")) return;
     this.remembered = 0; // under way
-    const kept = await history.catch(() => null);
+    const kept = await history;
     if (!kept) {
       this.remembered = null;
       return;
@@ -393,9 +398,13 @@ class Card {
   failed(error) {
     this.done();
     const message = element("p.problem");
-    explain(error, message);
+    explain(error, message, "offline"); // it waits for a connection
     announce(message.textContent);
     const parts = [message];
+    if (error instanceof Unreadable) {
+      this.node.classList.add("unreadable"); // there is nothing to show of it but its name
+      parts.push(element("p.quiet.small", {}, element("bdi", {}, this.file.name ?? "")));
+    }
     if (!(error instanceof Unreadable) && ![413, 415, 422].includes(error.status)) {
       const again = () => {
         waiting.delete(again);
@@ -414,7 +423,7 @@ class Card {
   }
 
   gone(words) {
-    if (this.remembered) history.then((kept) => kept.forget(this.remembered));
+    if (this.remembered) history.then((kept) => kept?.forget(this.remembered));
     this.body.replaceChildren(say(element("p.said", { tabindex: "-1" }), words));
     this.body.firstChild.focus({ preventScroll: true });
     this.node.classList.add("gone");
@@ -430,9 +439,10 @@ class Card {
 
 // --- What the page says about itself ------------------------------------------------------------------------------------
 
-function explain(error, place) {
+function explain(error, place, offline = "offline_notice") {
   if (error instanceof Unreadable) say(place, "unreadable");
-  else if (error.code === "offline") say(place, "offline");
+  else if (error.code === "offline") say(place, offline);
+  else if (error.code === "updated") say(place, "updated_notice");
   else say(place, error.said ?? "went_wrong");
 }
 
@@ -443,11 +453,6 @@ function announce(what) {
 function notice(what, values) {
   $("notice").hidden = !what;
   if (what) say($("notice"), what, values);
-}
-
-/** Say why a part of the page cannot be had: there is no connection, or the service was updated since the page was opened. */
-function missing() {
-  return ask("/healthz").then(() => notice("updated_notice"), () => notice("offline_notice"));
 }
 
 function connection(tryAgain = true) {
