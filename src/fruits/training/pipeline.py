@@ -288,8 +288,8 @@ def _embedded(
 
 
 def _load_ahead() -> None:
-    """Load what the steps after the embeddings need: two seconds of one core, while this process only waits for workers."""
-    for module in ("sklearn.linear_model", "scipy.optimize", "scipy.sparse.csgraph"):
+    """Load what the steps after the embeddings need: a second of one core, while this process only waits for workers."""
+    for module in ("scipy.optimize", "scipy.sparse.csgraph"):
         import_module(module)
     load_ahead()
 

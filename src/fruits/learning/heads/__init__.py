@@ -74,6 +74,9 @@ class Head(Protocol):
         Whether softmax of the logits is meant as probabilities. If not, settings are compared after temperature scaling.
     linear : bool
         Whether logits are linear in the features. Then class activation maps can be drawn.
+    starts : bool
+        Whether ``fit`` takes ``start``, a head of the same features and labels with another setting, from which its solver
+        begins.
     temperature : float
         Divisor of the logits before softmax; set by calibration.
     converged : bool
@@ -87,6 +90,7 @@ class Head(Protocol):
     default_seen: ClassVar[float | None] = None
     own_scale: ClassVar[bool] = False
     linear: ClassVar[bool] = False
+    starts: ClassVar[bool] = False
     temperature: float = 1.0
     converged: bool = True
 

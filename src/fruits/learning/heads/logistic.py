@@ -1,11 +1,10 @@
 """Multinomial logistic regression: the default head.
 
-Independent of files and engines; scikit-learn is imported only for fitting.
+Independent of files and engines; SciPy is imported only for fitting.
 """
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.learning.heads import Graph, Head, check_labels
+from fruits.learning.heads.softmax_regression import solve
 
 #: Inverse regularisation strengths that are tried (scikit-learn's ``C``), for features scaled to a root mean square length of 1.
 REGULARISATIONS: Final = (0.3, 3.0, 30.0, 300.0)
@@ -24,7 +24,7 @@ DEFAULT_REGULARISATION: Final = 3.0
 DEFAULT_REGULARISATION_SEEN: Final = 300.0
 #: Largest gradient of the mean log loss at which the solver stops, up to the default strength. Weaker regularisation has smaller
 #: gradients: with this limit it would stop far from its optimum.
-_TOLERANCE: Final = 1e-4
+_TOLERANCE: Final = 5e-5
 _MAX_ITERATIONS: Final = 400
 
 
@@ -47,6 +47,7 @@ class LogisticHead(Head):
     default_seen: ClassVar = DEFAULT_REGULARISATION_SEEN
     own_scale: ClassVar = True
     linear: ClassVar = True
+    starts: ClassVar = True
 
     weights: NDArray[np.float32]
     bias: NDArray[np.float32]
@@ -60,31 +61,30 @@ class LogisticHead(Head):
         *,
         setting: float,
         weights: NDArray[np.float64] | None = None,
+        start: LogisticHead | None = None,
     ) -> LogisticHead:
         """See :class:`fruits.learning.heads.Head`; the setting is the inverse regularisation strength (scikit-learn's ``C``).
 
-        Features are scaled to a root mean square length of 1. Solver: L-BFGS of SciPy, through scikit-learn.
-        """
-        from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415 - the import takes a second, and only fitting needs it
-        from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
-        from threadpoolctl import threadpool_limits  # noqa: PLC0415
+        Features are scaled to a root mean square length of 1.
 
+        Parameters
+        ----------
+        start : LogisticHead, optional
+            Of the same features and labels with another setting: where the solver begins.
+        """
         check_labels(labels)
         # One scale for all components: whitening would amplify the noise of late components to the size of early ones.
         scale = scale_of(features)
-        tolerance = _TOLERANCE * min(1.0, DEFAULT_REGULARISATION / setting)
-        model = LogisticRegression(C=setting, max_iter=_MAX_ITERATIONS, tol=tolerance)
-        # One thread: the products of a step are so small that the overhead of threads exceeds the gain, up to tenfold on a busy
-        # machine (1.3 s against 10 s for 15,000 photos, 120 components, 114 labels).
-        with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", ConvergenceWarning)
-            model.fit(np.ascontiguousarray(features * np.float32(scale)), labels, weights)
-        slopes, bias = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
-        if len(slopes) == 1:
-            # With two labels, scikit-learn gives one row, the log odds of the second.
-            slopes, bias = np.vstack([-slopes / 2, slopes / 2]), np.r_[-bias / 2, bias / 2]
-        converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
-        return cls((slopes * scale).astype(np.float32), bias.astype(np.float32), converged)
+        found = solve(
+            np.ascontiguousarray(features * np.float32(scale)),
+            labels,
+            regularisation=setting,
+            weights=weights,
+            start=None if start is None else (start.weights / scale, start.bias),
+            tolerance=_TOLERANCE * min(1.0, DEFAULT_REGULARISATION / setting),
+            max_iterations=_MAX_ITERATIONS,
+        )
+        return cls((found.slopes * scale).astype(np.float32), found.intercepts.astype(np.float32), found.converged)
 
     def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits, shape (n, c), of features of shape (n, k)."""
