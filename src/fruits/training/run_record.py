@@ -63,7 +63,7 @@ def about(
     labels, splits = listed.coded["label"].counts(), listed.coded["split"].counts()
     skipped = [
         {"reason": reason, "count": count, "examples": catalogue.examples.get(reason, [])}
-        for reason, count in catalogue.left_aside.items()
+        for reason, count in catalogue.skipped.items()
     ]
     shown = ("name", "title", "sha256", "embedding_size", "licence", "attribution", "made_by", "training_data")
     return {

@@ -46,18 +46,18 @@ def elsewhere(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_links_that_lead_out_of_the_photos_are_left_aside_and_named(two: Path, elsewhere: Path, labelled: bool) -> None:
+def test_links_that_lead_out_of_the_photos_are_skipped_and_named(two: Path, elsewhere: Path, labelled: bool) -> None:
     (two / "Training/a/linked.jpg").symlink_to(elsewhere / "4.jpg")
     (two / "Training/a/without suffix").symlink_to(elsewhere / "4.jpg")
     (two / "Training/b").symlink_to(elsewhere / "b")
     (two / "Training/a/relative.jpg").symlink_to("../../../elsewhere/4.jpg")
     found = list_photos([str(two)], labelled=labelled)
     assert names(found) == {"1.jpg", "2.jpg"}
-    assert found.left_aside == {"link out of its source": 4}
+    assert found.skipped == {"link out of its source": 4}
     assert "Training/b" in found.examples["link out of its source"]
 
 
-def test_link_to_a_link_that_leads_out_is_left_aside(two: Path, elsewhere: Path) -> None:
+def test_link_to_a_link_that_leads_out_is_skipped(two: Path, elsewhere: Path) -> None:
     (two / ".hidden").symlink_to(elsewhere)
     (two / "Training/b").symlink_to(two / ".hidden" / "b")
     assert names(list_photos([str(two)])) == {"1.jpg", "2.jpg"}
@@ -108,7 +108,7 @@ def test_source_that_is_a_link_itself_is_what_it_leads_to(two: Path, tmp_path: P
     (tmp_path / "link").symlink_to(two)
     found = list_photos([str(tmp_path / "link")])
     assert names(found) == {"1.jpg", "2.jpg"}
-    assert not found.left_aside
+    assert not found.skipped
 
 
 @pytest.mark.parametrize("swapped", ["file", "folder"])
@@ -163,7 +163,7 @@ def test_what_is_allowed_and_not_there_is_said(two: Path) -> None:
 # --- Manifests --------------------------------------------------------------------------------------------------------
 
 
-def test_rows_that_lead_out_of_the_manifests_folder_are_left_aside(two: Path, elsewhere: Path) -> None:
+def test_rows_that_lead_out_of_the_manifests_folder_are_skipped(two: Path, elsewhere: Path) -> None:
     (two / "out").symlink_to(elsewhere)
     rows = [
         "../elsewhere/4.jpg",
@@ -180,7 +180,7 @@ def test_rows_that_lead_out_of_the_manifests_folder_are_left_aside(two: Path, el
     (two / "m.csv").write_text("uri,label\n" + "".join(f"{row},a\n" for row in rows + inside))
     found = list_photos([str(two / "m.csv")])
     assert names(found) == {"1.jpg", "2.jpg"}
-    assert found.left_aside == {"outside of its source": len(rows)}
+    assert found.skipped == {"outside of its source": len(rows)}
     assert found.examples["outside of its source"] == rows[:5]
 
 
@@ -198,7 +198,7 @@ def test_following_links_does_not_open_the_machine_to_a_manifest(two: Path, else
     manifest = str(two / "m.csv")
     found = list_photos([manifest], access=Access.to([manifest], follow_links=True))
     assert names(found) == {"1.jpg", "4.jpg"}
-    assert found.left_aside == {"outside of its source": 2}
+    assert found.skipped == {"outside of its source": 2}
 
 
 def test_absolute_paths_by_way_of_a_link_to_the_manifests_own_folder_are_inside(two: Path, tmp_path: Path) -> None:
@@ -255,6 +255,6 @@ def test_device_behind_a_link_is_not_opened(two: Path, monkeypatch: pytest.Monke
     for access in (Access.to([str(two)]), Access.to([str(two)], follow_links=True)):
         found = list_photos([str(two)], access=access)
         assert names(found) == {"1.jpg", "2.jpg"}
-        assert sum(found.left_aside.values()) == 2
+        assert sum(found.skipped.values()) == 2
     with pytest.raises(RefusedError, match="a pipe or a device"):
         read_photo(str(two / "Training/a/zero.jpg"), Access.to([str(two)], follow_links=True))

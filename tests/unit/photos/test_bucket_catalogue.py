@@ -1,4 +1,4 @@
-"""Photos in a bucket are those of the same folder on disk: labels, splits, groups, what is left aside. On a real S3 server."""
+"""Photos in a bucket are those of the same folder on disk: labels, splits, groups, what is skipped. On a real S3 server."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def make(root: Path, *names: str, content: bytes = JPEG_HEAD) -> Path:
 
 def alike(one: Catalogue, other: Catalogue) -> None:
     assert one.table.select(COLUMNS).to_pylist() == other.table.select(COLUMNS).to_pylist()
-    assert one.left_aside == other.left_aside
+    assert one.skipped == other.skipped
     assert {why: sorted(names) for why, names in one.examples.items()} == {
         why: sorted(names) for why, names in other.examples.items()
     }
@@ -129,7 +129,7 @@ def test_marker_of_a_folder_is_no_photo(place: str) -> None:
         objects.write(name, data)
     found = list_photos([place])
     assert found.table.num_rows == 2
-    assert found.left_aside == {}
+    assert found.skipped == {}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -283,7 +283,7 @@ def test_inventory_of_a_bucket_is_its_listing(tmp_path: Path, place: str, form: 
     other = [{"key": "../others/a/1.jpg"}, {"key": "Training/a//1.jpg"}]
     manifest = inventory_of(photos, f"{place}/inventory", form, [*gone, *other])
     listed, read = list_photos([photos]), list_photos([manifest], access=Access.to([manifest], [photos]))
-    assert read.left_aside.pop("key that is no path") == len(read.examples.pop("key that is no path")) == 2
+    assert read.skipped.pop("key that is no path") == len(read.examples.pop("key that is no path")) == 2
     alike(listed, read)
     assert read.table["uri"].equals(listed.table["uri"])
     assert read.table["version"].equals(listed.table["version"])
@@ -293,7 +293,7 @@ def test_inventory_of_a_bucket_is_its_listing(tmp_path: Path, place: str, form: 
     copy = str(tmp_path / "copy/2026-01-01T01-00Z/manifest.json")
     part = list_photos([copy], access=Access.to([copy], [f"{photos}/Training"]))
     assert part.table["uri"].to_pylist() == list_photos([f"{photos}/Training"]).table["uri"].to_pylist()
-    assert part.left_aside["outside of its source"] > 0
+    assert part.skipped["outside of its source"] > 0
 
 
 def test_delta_table_in_a_bucket_names_photos_with_the_versions_of_the_listing(
@@ -331,7 +331,7 @@ def test_damaged_table_among_photos_of_a_bucket_is_called_one(place: str) -> Non
     }.items():
         objects.write(name, data)
     found = list_photos([place])
-    assert found.left_aside == {"damaged table": 1, "not an image": 1}
+    assert found.skipped == {"damaged table": 1, "not an image": 1}
     assert found.examples["damaged table"] == ["a/x.parquet"]
 
 
@@ -423,8 +423,8 @@ def test_folders_listed_side_by_side_give_the_serial_listing(
     monkeypatch.setattr(keys, "_OWN", 0.5)  # a share of a page this small
     after = list_photos([place])
     assert after.table.equals(before.table)
-    assert (after.left_aside, after.warnings) == (before.left_aside, before.warnings)
-    assert before.left_aside["key that is no path"] == 3
+    assert (after.skipped, after.warnings) == (before.skipped, before.warnings)
+    assert before.skipped["key that is no path"] == 3
     assert len(set(prefixes)) > 1  # folders of their own
 
 
@@ -459,14 +459,14 @@ def put_raw(place: str, names: list[str]) -> None:
         client.put_object(Bucket=name, Key=f"{prefix}/{key}", Body=b"" if key.endswith("/") else JPEG_HEAD)
 
 
-def test_keys_that_are_no_paths_are_left_aside_and_all_others_listed(place: str) -> None:
+def test_keys_that_are_no_paths_are_skipped_and_all_others_listed(place: str) -> None:
     good = ["a/1.jpg", "b/2.jpg", "b/z 9.jpg", "c/é.jpg", "c/folder/"]
     put_raw(place, good + BAD_KEYS)
     found = list_photos([place])
     assert sorted(uri.removeprefix(f"{place}/") for uri in found.table["uri"].to_pylist()) == good[:-1]
-    assert found.left_aside["key that is no path"] == len(BAD_KEYS)
+    assert found.skipped["key that is no path"] == len(BAD_KEYS)
     assert set(found.examples["key that is no path"]) <= set(BAD_KEYS)
-    assert set(found.left_aside) <= {"key that is no path", "empty label"}
+    assert set(found.skipped) <= {"key that is no path", "empty label"}
     assert Objects(place).names() >= {"a", "b", "c"}
     versions = {row["uri"]: row["version"] for row in found.table.to_pylist()}
     assert versions[f"{place}/a/1.jpg"] == Objects(place).look("a/1.jpg").version  # type: ignore[union-attr]

@@ -62,7 +62,7 @@ def test_split_and_label_are_folders(tmp_path: Path) -> None:
     }
     assert found.split_origin == "folders"
     assert found.table.schema == CATALOGUE
-    assert found.left_aside == {}
+    assert found.skipped == {}
 
 
 @pytest.mark.parametrize(("spelling", "split"), [*module.SPLIT_NAMES.items(), ("TRAIN", "train"), ("Valid", "val")])
@@ -84,7 +84,7 @@ def test_split_folder_below_the_label_does_not_become_a_label(tmp_path: Path) ->
     make(tmp_path, "Apple/train/1.jpg", "Training/Pear/1.jpg", "Test/Pear/1.jpg")
     found = list_photos([str(tmp_path)])
     assert set(rows(found, tmp_path, "label").values()) == {"Pear"}
-    assert found.left_aside == {"no label": 1}
+    assert found.skipped == {"no label": 1}
 
 
 def test_innermost_split_folder_counts(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
     assert set(rows(list_photos([str(tmp_path)]), tmp_path, "size_bytes").values()) == {len(JPEG_HEAD)}
 
 
-# --- What is left aside -----------------------------------------------------------------------------------------------
+# --- What is skipped -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -184,32 +184,32 @@ def two(tmp_path: Path) -> Path:
     return make(tmp_path / "photos", "Training/a/1.jpg", "Test/a/1.jpg")
 
 
-def aside(root: Path) -> dict[str, int]:
+def skipped(root: Path) -> dict[str, int]:
     found = list_photos([str(root)])
     assert found.table.num_rows == 2
-    assert set(found.examples) == set(found.left_aside)
-    return found.left_aside
+    assert set(found.examples) == set(found.skipped)
+    return found.skipped
 
 
-def test_hidden_files_and_folders_are_left_aside(two: Path) -> None:
+def test_hidden_files_and_folders_are_skipped(two: Path) -> None:
     make(two, "Training/a/.1.jpg", "Training/.b/1.jpg", ".DS_Store")
-    assert aside(two) == {"hidden": 3}
+    assert skipped(two) == {"hidden": 3}
 
 
-def test_files_that_are_no_images_are_left_aside(two: Path) -> None:
+def test_files_that_are_no_images_are_skipped(two: Path) -> None:
     make(two, "Training/a/notes.txt", "README.md", content=b"text, in short")
-    assert aside(two) == {"not an image": 2}
+    assert skipped(two) == {"not an image": 2}
 
 
-def test_photos_without_a_label_are_left_aside(two: Path) -> None:
+def test_photos_without_a_label_are_skipped(two: Path) -> None:
     make(two, "1.jpg", "Training/2.jpg")
-    assert aside(two) == {"no label": 2}
+    assert skipped(two) == {"no label": 2}
 
 
-def test_empty_labels_are_left_aside(two: Path) -> None:
+def test_empty_labels_are_skipped(two: Path) -> None:
     (two / "Training" / "b").mkdir()
     (two / "val").mkdir()
-    assert aside(two) == {"empty label": 1}
+    assert skipped(two) == {"empty label": 1}
 
 
 def test_jpeg_under_another_suffix_or_none_is_a_photo(two: Path) -> None:
@@ -227,33 +227,33 @@ def test_file_with_the_suffix_of_an_image_is_listed_whatever_it_holds(two: Path,
 @pytest.mark.parametrize("name", ["pipe", "pipe.jpg"])
 def test_named_pipe_is_never_opened(two: Path, name: str) -> None:
     os.mkfifo(two / "Training" / "a" / name)
-    assert sum(aside(two).values()) == 1
+    assert sum(skipped(two).values()) == 1
 
 
-def test_socket_is_left_aside(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_socket_is_skipped(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(two / "Training" / "a")  # names of sockets are short
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket.jpg")
-        assert sum(aside(two).values()) == 1
+        assert sum(skipped(two).values()) == 1
 
 
-def test_symlink_in_a_circle_is_left_aside(two: Path) -> None:
+def test_symlink_in_a_circle_is_skipped(two: Path) -> None:
     (two / "Training" / "again").symlink_to(two)
     found = list_photos([str(two)])
-    assert found.left_aside["symlink loop"] >= 1
+    assert found.skipped["symlink loop"] >= 1
     assert len(set(found.table["uri"].to_pylist())) == found.table.num_rows
 
 
 @pytest.mark.parametrize("name", ["itself", "itself.jpg"])
-def test_symlink_to_itself_is_left_aside(two: Path, name: str) -> None:
+def test_symlink_to_itself_is_skipped(two: Path, name: str) -> None:
     (two / "Training" / "a" / name).symlink_to(name)
-    assert sum(aside(two).values()) == 1
+    assert sum(skipped(two).values()) == 1
 
 
 @pytest.mark.parametrize("name", ["gone", "gone.jpg"])
-def test_broken_symlink_is_left_aside(two: Path, name: str) -> None:
+def test_broken_symlink_is_skipped(two: Path, name: str) -> None:
     (two / "Training" / "a" / name).symlink_to("/nowhere/at all.jpg")
-    assert sum(aside(two).values()) == 1
+    assert sum(skipped(two).values()) == 1
 
 
 def test_symlinked_folder_and_file_are_followed(two: Path, tmp_path: Path) -> None:
@@ -264,12 +264,12 @@ def test_symlinked_folder_and_file_are_followed(two: Path, tmp_path: Path) -> No
     assert {"Training/b/1.jpg", "Training/a/linked.jpg"} < set(rows(found, two, "label"))
 
 
-def test_names_that_are_not_utf8_are_left_aside_and_told_printably(two: Path) -> None:
+def test_names_that_are_not_utf8_are_skipped_and_told_printably(two: Path) -> None:
     folder = os.fsencode(two / "Training")
     Path(os.fsdecode(folder + b"/a/p\xe9che.jpg")).write_bytes(JPEG_HEAD)
     Path(os.fsdecode(folder + b"/P\xe9che")).mkdir()
     found = list_photos([str(two)])
-    assert found.left_aside == {"name is not UTF-8": 2}
+    assert found.skipped == {"name is not UTF-8": 2}
     for name in found.examples["name is not UTF-8"]:
         assert name.encode().isascii()
 
@@ -283,7 +283,7 @@ def test_odd_names_are_kept_as_they_are(two: Path, name: str) -> None:
 def test_only_the_first_examples_are_kept(two: Path) -> None:
     make(two, *(f"Training/a/{number}.txt" for number in range(20)), content=b"text")
     found = list_photos([str(two)])
-    assert found.left_aside == {"not an image": 20}
+    assert found.skipped == {"not an image": 20}
     assert len(found.examples["not an image"]) == 5
 
 
@@ -411,7 +411,7 @@ def test_table_that_gives_size_and_version_may_name_no_other_files_than_any_mani
     lines = ["uri,label,size,etag", "1.jpg,a,5,x", "../out/2.jpg,a,5,x", "link/2.jpg,a,5,x", "s3://b/1.jpg,a,5,x"]
     found = list_photos([str(csv(tmp_path / "in" / "list.csv", "\n".join(lines)))])
     assert rows(found, tmp_path / "in", "version") == {"1.jpg": "x"}
-    assert found.left_aside == {"outside of its source": 3}
+    assert found.skipped == {"outside of its source": 3}
 
 
 @pytest.mark.parametrize(
@@ -437,15 +437,15 @@ def test_inventory_that_cannot_be_used_says_why(tmp_path: Path, content: Any, co
 def test_photo_listed_twice_with_one_label_counts_once(pile: Path) -> None:
     found = list_photos([str(csv(pile / "list.csv", "uri,label\npile/1.jpg,a\npile/1.jpg,a\npile/2.jpg,b\n"))])
     assert found.table.num_rows == 2
-    assert found.left_aside == {"listed twice": 1}
+    assert found.skipped == {"listed twice": 1}
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder"])
-def test_manifest_row_that_is_no_file_is_left_aside(pile: Path, kind: str) -> None:
+def test_manifest_row_that_is_no_file_is_skipped(pile: Path, kind: str) -> None:
     os.mkfifo(pile / "odd") if kind == "pipe" else (pile / "odd").mkdir()
     found = list_photos([str(csv(pile / "list.csv", "uri,label\npile/1.jpg,a\nodd,a\n"))])
     assert set(rows(found, pile, "label")) == {"pile/1.jpg"}
-    assert sum(found.left_aside.values()) == 1
+    assert sum(found.skipped.values()) == 1
 
 
 # --- Several sources --------------------------------------------------------------------------------------------------
@@ -462,7 +462,7 @@ def test_labels_of_several_sources_are_united_by_name(tmp_path: Path) -> None:
 def test_source_given_twice_counts_once(two: Path) -> None:
     found = list_photos([str(two), str(two)])
     assert found.table.num_rows == 2
-    assert found.left_aside == {"listed twice": 2}
+    assert found.skipped == {"listed twice": 2}
 
 
 def test_order_of_sources_does_not_matter(tmp_path: Path) -> None:
@@ -499,7 +499,7 @@ def test_only_labels_that_match_a_glob_are_used(tmp_path: Path) -> None:
     make(tmp_path, *photos_of(["Apple Red", "Apple Gold", "Pear", "apple"], 3))
     found = list_photos([str(tmp_path)], only=["Apple *", "P?ar"])
     assert set(rows(found, tmp_path, "label").values()) == {"Apple Red", "Apple Gold", "Pear"}
-    assert found.left_aside == {"not selected": 3}
+    assert found.skipped == {"not selected": 3}
 
 
 def test_glob_that_matches_nothing_names_the_labels_there_are(tmp_path: Path) -> None:
@@ -540,7 +540,7 @@ def test_result_does_not_depend_on_the_order_of_listing(
     monkeypatch.setattr(os, "scandir", lambda path: _Reversed(real, path))
     after = list_photos([str(tmp_path)], **options)
     assert before.table.to_pylist() == after.table.to_pylist()
-    assert before.left_aside == after.left_aside
+    assert before.skipped == after.skipped
 
 
 class _Reversed:
@@ -702,7 +702,7 @@ def test_a_catalogue_on_disk_equals_one_in_memory(tmp_path: Path, monkeypatch: p
     assert layout == "sample" or not on_disk.listed.texts.in_memory
     assert on_disk.table.equals(expected)
     assert on_disk.table["uri"].to_pylist() == sorted(on_disk.table["uri"].to_pylist())
-    for name in ("split_origin", "group_origin", "sources", "left_aside", "examples"):
+    for name in ("split_origin", "group_origin", "sources", "skipped", "examples"):
         assert getattr(on_disk, name) == getattr(in_memory, name)
     rows = np.array([20, 2, 2, 17])
     columns = ["label", "uri", "group"]

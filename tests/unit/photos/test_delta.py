@@ -68,7 +68,7 @@ def test_last_modified_and_uris_of_a_bucket_will_do(tmp_path: Path) -> None:
     assert rows(listed(root)) == [("1.jpg", "apple", 7, "86401.500000-7")]
 
 
-def test_row_outside_of_the_table_is_left_aside(tmp_path: Path) -> None:
+def test_row_outside_of_the_table_is_skipped(tmp_path: Path) -> None:
     root = tmp_path / "table"
     write_deltalake(
         root,
@@ -78,7 +78,7 @@ def test_row_outside_of_the_table_is_left_aside(tmp_path: Path) -> None:
     )
     found = listed(root)
     assert rows(found) == [("c.jpg", "p", 1, "x")]
-    assert found.left_aside == {"outside of its source": 3}
+    assert found.skipped == {"outside of its source": 3}
 
 
 def change(root: Path, what: Callable[[dict[str, Any]], None]) -> None:

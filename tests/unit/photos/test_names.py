@@ -110,11 +110,11 @@ def test_source_called_as_a_common_word_is_a_split_only_beside_another(tmp_path:
 
 
 @pytest.mark.parametrize("name", [*SYSTEM_FOLDERS, "@eaDir", "$RECYCLE.BIN", "FOUND.000", "System Volume Information"])
-def test_folders_of_systems_are_left_aside_wherever_they_are(tmp_path: Path, name: str) -> None:
+def test_folders_of_systems_are_skipped_wherever_they_are(tmp_path: Path, name: str) -> None:
     make(tmp_path, "Apple/1.jpg", "Pear/2.jpg", f"{name}/Plum/3.jpg", f"Apple/{name}/4.jpg/thumb.jpg", f"{name}/5.jpg")
     found = list_photos([str(tmp_path)])
     assert labels(found) == {"Apple", "Pear"}
-    assert found.left_aside == {"system folder": 2}
+    assert found.skipped == {"system folder": 2}
     assert sorted(found.examples["system folder"]) == sorted([name, f"Apple/{name}"])
     assert len(list_photos([str(tmp_path)], labelled=False).table) == 2
 
@@ -138,7 +138,7 @@ def test_label_that_shows_nothing_is_none(tmp_path: Path, name: str) -> None:
     make(tmp_path, f"{name}/1.jpg", "Apple/1.jpg", "Training/Apple/2.jpg", f"Training/{name}/3.jpg")
     found = list_photos([str(tmp_path)])
     assert labels(found) == {"Apple"}
-    assert found.left_aside == {"no label": 2}
+    assert found.skipped == {"no label": 2}
 
 
 @given(st.text(st.characters(codec="utf-8")))
@@ -201,10 +201,10 @@ def test_file_uri_of_another_machine_is_refused(tmp_path: Path) -> None:
         list_photos([str(tmp_path / "m.csv")])
 
 
-def test_file_uri_whose_name_is_not_utf8_is_left_aside(tmp_path: Path) -> None:
+def test_file_uri_whose_name_is_not_utf8_is_skipped(tmp_path: Path) -> None:
     make(tmp_path, "1.jpg")
     (tmp_path / "m.csv").write_text(f"uri,label\nfile://{tmp_path}/%E9.jpg,a\n1.jpg,a\n")
-    assert list_photos([str(tmp_path / "m.csv")]).left_aside == {"name is not UTF-8": 1}
+    assert list_photos([str(tmp_path / "m.csv")]).skipped == {"name is not UTF-8": 1}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

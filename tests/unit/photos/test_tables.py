@@ -99,20 +99,20 @@ def test_split_of_a_row_goes_before_that_of_its_file(tmp_path: Path) -> None:
     rows = [{"label": "a", "split": split} for split in ("train", "validation", "test", None, "", "holdout")]
     found = list_photos([str(dataset(tmp_path / "train.parquet", rows))])
     assert rows_of(found, "split") == ["train", "val", "test", "train", "train"]
-    assert found.left_aside == {"split of an unknown name": 1}
+    assert found.skipped == {"split of an unknown name": 1}
 
 
 @pytest.mark.parametrize(
     "labels", [["a", "b", "", None], [0, 1, -1, None], [0, 1, 7, None], pa.array(["a", "b", " ", None])]
 )
-def test_row_without_a_label_is_left_aside(tmp_path: Path, labels: list[Any]) -> None:
+def test_row_without_a_label_is_skipped(tmp_path: Path, labels: list[Any]) -> None:
     classes = ["a", "b"] if labels[0] == 0 else None
     path = dataset(
         tmp_path / "x.parquet", [{"name": f"{n}.jpg", "label": label} for n, label in enumerate(labels)], classes
     )
     found = list_photos([str(path)])
     assert rows_of(found, "label") == ["a", "b"]
-    assert found.left_aside == {"no label": 2}
+    assert found.skipped == {"no label": 2}
     assert rows_of(list_photos([str(path)], labelled=False), "label") == [None] * 4
 
 
@@ -333,7 +333,7 @@ def test_damaged_table_in_a_folder_of_photos_is_called_one(tmp_path: Path, data:
     (tmp_path / "a" / "readme.txt").write_bytes(data)
     pq.write_table(pa.table({"price": [1.5]}), tmp_path / "b" / "prices.parquet")
     found = list_photos([str(tmp_path)])
-    assert found.left_aside == {"damaged table": 1, "not an image": 2}
+    assert found.skipped == {"damaged table": 1, "not an image": 2}
     assert found.examples["damaged table"] == ["a/more.parquet"]
 
 

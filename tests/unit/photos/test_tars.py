@@ -63,7 +63,7 @@ def test_labels_are_what_the_members_of_a_sample_say(tmp_path: Path, form: int) 
         "a.jpg": "quince", "b.jpg": "pear", "c.jpg": "plum", "d.jpg": "fig", "e.jpg": "apple", "f.jpg": "apple",
         "g.jpg": "7", "o.jpg": "quince", "x/p.q.jpg": "kiwi",
     }  # fmt: skip
-    assert found.left_aside == {"no label": 7}
+    assert found.skipped == {"no label": 7}
     (tmp_path / "classes.txt").unlink()
     assert of(list_photos([str(tmp_path / "train-0.tar")]))["a.jpg"] == "1"
 
@@ -135,7 +135,7 @@ def test_archive_among_photos_is_no_source(tmp_path: Path) -> None:
     (tmp_path / "a" / "1.jpg").write_bytes(JPEG)
     found = list_photos([str(tmp_path)])
     assert found.table["label"].to_pylist() == ["a"]
-    assert found.left_aside == {"not an image": 1}
+    assert found.skipped == {"not an image": 1}
 
 
 # --- Damage, and archives that somebody made on purpose --------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_archive_cut_anywhere_keeps_its_complete_photos(tmp_path: Path) -> None:
             assert "damaged archive" in str(exc) or "no label" in str(exc)  # noqa: PT017
             continue
         assert found.table.num_rows >= complete
-        assert found.left_aside.pop("damaged archive", 0) == (cut < 11 * 1024 - 512)
+        assert found.skipped.pop("damaged archive", 0) == (cut < 11 * 1024 - 512)
         uris = found.table["uri"].to_pylist()
         assert [data for data, _ in read_photos(uris, found.access)] == [JPEG + b"%d" % n for n in range(len(uris))]
 
@@ -166,11 +166,11 @@ def test_damage_in_the_middle_is_told(tmp_path: Path) -> None:
     path.write_bytes(data)
     found = list_photos([str(path)])
     assert sorted(of(found)) == ["0.jpg", "1.jpg"]
-    assert found.left_aside == {"damaged archive": 1}
+    assert found.skipped == {"damaged archive": 1}
     assert "cut or damaged after 4 complete members" in found.warnings[0]
 
 
-def test_links_devices_and_paths_that_lead_out_are_left_aside(tmp_path: Path) -> None:
+def test_links_devices_and_paths_that_lead_out_are_skipped(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
             member = tarfile.TarInfo(f"a/{kind.decode()}.jpg")
@@ -190,7 +190,7 @@ def test_links_devices_and_paths_that_lead_out_are_left_aside(tmp_path: Path) ->
             tar.addfile(member, io.BytesIO(JPEG))
     found = list_photos([str(tmp_path / "a.tar")])
     assert of(found) == {"a/good.jpg": "a"}
-    assert found.left_aside == {
+    assert found.skipped == {
         "not a file": 4, "path that leads out of its archive": 3, "hidden": 1, "not an image": 1, "system folder": 1,
     }  # fmt: skip
 
@@ -298,10 +298,10 @@ def test_members_are_listed_in_order(tmp_path: Path) -> None:
     assert read_photo(list_photos([str(path)]).table["uri"][0].as_py(), Access.to([str(path)])) == JPEG
 
 
-def test_names_that_no_disk_has_are_left_aside(tmp_path: Path) -> None:
+def test_names_that_no_disk_has_are_skipped(tmp_path: Path) -> None:
     members = [*sample("a", cls="0"), *sample("b", cls="1"), *sample("n" * 5000, cls="1")]
     written(tmp_path / "train-0.tar", members)
     (tmp_path / "classes.json").write_text('["a\\ud800", "pear"]')
     found = list_photos([str(tmp_path / "train-0.tar")])
     assert of(found) == {"b.jpg": "pear"}
-    assert found.left_aside == {"no label": 1, "name is too long": 2}
+    assert found.skipped == {"no label": 1, "name is too long": 2}

@@ -90,12 +90,12 @@ WRITTEN = {
 
 @pytest.mark.parametrize("what", WRITTEN)
 @pytest.mark.parametrize("where", ["results", "Apple/deep/results"])
-def test_below_photos_what_fruits_wrote_is_left_aside_whole(tmp_path: Path, what: str, where: str) -> None:
+def test_below_photos_what_fruits_wrote_is_skipped_whole(tmp_path: Path, what: str, where: str) -> None:
     make(tmp_path, "Apple/1.jpg", "Pear/2.jpg")
     WRITTEN[what](tmp_path / where)
     found = list_photos([str(tmp_path)])
     assert labels(found) == LABELS
-    assert found.left_aside == {"written by fruits": 1}
+    assert found.skipped == {"written by fruits": 1}
     assert found.examples == {"written by fruits": [where]}
     assert len(list_photos([str(tmp_path)], labelled=False).table) == 2
 

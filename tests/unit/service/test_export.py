@@ -181,7 +181,7 @@ def test_hostile_labels_become_folders_that_the_catalogue_lists(
     catalogue = list_photos([str(root)])
     listed = {Path(row["uri"]).stem: row["label"] for row in catalogue.table.select(["uri", "label"]).to_pylist()}
     assert {name: label_folder(label) for name, label in names.items()} == listed
-    assert set(catalogue.left_aside) == {"hidden"}, catalogue.examples
+    assert set(catalogue.skipped) == {"hidden"}, catalogue.examples
     same = {label for label in HOSTILE if label_folder(label) == label}
     assert {"100% apple", "-rf", "日本の柿", "~"} <= same
     for label in HOSTILE:  # gone again, all of them

@@ -51,7 +51,7 @@ class CatalogueBuilder:
 
     labelled: bool
     progress: Callable[[int], None]
-    left_aside: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     runs: SortedRuns = field(default_factory=lambda: SortedRuns("uri"))
     pending: list[tuple[object, ...]] = field(default_factory=list)
@@ -60,7 +60,7 @@ class CatalogueBuilder:
     #: Source to the common prefix of its photos' uris; the rest of a uri is the path within the source.
     roots: dict[str, str] = field(default_factory=dict)
     from_manifest: bool = False
-    #: Warnings for the user, besides the counts of ``left_aside``.
+    #: Warnings for the user, besides the counts of ``skipped``.
     warnings: list[str] = field(default_factory=list)
     #: Folder name to the split that was derived from it.
     split_folders: dict[str, str] = field(default_factory=dict)
@@ -74,19 +74,19 @@ class CatalogueBuilder:
         """Set the prefix of the uris of the present source's photos."""
         self.roots[self.source] = root
 
-    def leave(self, reason: str, name: str) -> None:
-        """Count a file or folder that is left aside."""
-        self.left_aside[reason] += 1
+    def skip(self, reason: str, name: str) -> None:
+        """Count a file or folder that is skipped."""
+        self.skipped[reason] += 1
         if len(self.examples[reason]) < _EXAMPLES_KEPT:
             self.examples[reason].append(name.encode("utf-8", "backslashreplace").decode())
 
-    def aside(self) -> str:
-        """Return a summary of what was left aside: counts by reason, with an example each."""
+    def skipped_text(self) -> str:
+        """Return a summary of what was skipped: counts by reason, with an example each."""
         return "; ".join(
             f"{count} {reason} (such as {self.examples[reason][0]!r})"
             if self.examples.get(reason)
             else f"{count} {reason}"
-            for reason, count in self.left_aside.items()
+            for reason, count in self.skipped.items()
         )
 
     def add(
@@ -173,7 +173,7 @@ class CatalogueBuilder:
                 "expected one: remove it from one of the sources"
             )
         for row in np.flatnonzero(again):
-            self.leave("listed twice", rows["uri"][int(row)].as_py())
+            self.skip("listed twice", rows["uri"][int(row)].as_py())
 
     def _code(self, column: str, value: str) -> int:
         codes = self.codes[column]

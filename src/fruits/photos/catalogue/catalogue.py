@@ -1,4 +1,4 @@
-"""The catalogue: one row per photo with label, split and version, and a reason for every file left aside.
+"""The catalogue: one row per photo with label, split and version, and a reason for every file skipped.
 
 The label is the name of the folder that holds the photo. The split is given by a folder above it named Training, train, val,
 Test ..., else by a hash of the path. A manifest (CSV or Parquet) gives both itself. Only file names, sizes and times are read
@@ -29,7 +29,7 @@ TEST_SHARE: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """The photos of a run, and counts of what was left aside.
+    """The photos of a run, and counts of what was skipped.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Catalogue:
         ``manifest`` if a manifest gives the groups, ``names`` if they follow from numbers in file names, or ``mixed``.
     sources : dict of str to int
         Photos per source, in the order given.
-    left_aside : dict of str to int
+    skipped : dict of str to int
         Reason to number of files or folders.
     examples : dict of str to list of str
         Reason to the first few names, made printable.
@@ -57,7 +57,7 @@ class Catalogue:
     split_origin: str
     group_origin: str
     sources: dict[str, int]
-    left_aside: dict[str, int]
+    skipped: dict[str, int]
     examples: dict[str, list[str]]
     warnings: list[str]
     split_folders: dict[str, str]
@@ -74,9 +74,9 @@ class Catalogue:
         return self.listed.num_rows
 
     def remarks(self) -> list[str]:
-        """Return remarks for the user: what was left aside, warnings, and which folders gave a split."""
+        """Return remarks for the user: what was skipped, warnings, and which folders gave a split."""
         said = []
-        for reason, count in self.left_aside.items():
+        for reason, count in self.skipped.items():
             examples = ", ".join(self.examples.get(reason, []))
             said.append(f"skipped: {count:,} {reason}{f' ({examples})' if examples else ''}")
         said += [f"warning: {warning}" for warning in self.warnings]
@@ -103,7 +103,7 @@ def list_photos(
     sources : sequence of str
         Folders, packs and manifests, on disk or in a bucket (``s3://bucket/prefix``); single photos if ``labelled`` is False.
     only : sequence of str
-        Labels, or globs of labels. Photos of other labels are left aside.
+        Labels, or globs of labels. Photos of other labels are skipped.
     sample : int, optional
         Keep at most this many photos per label, chosen by a seeded hash of their paths.
     seed : int
@@ -145,7 +145,7 @@ def list_photos(
         origin,
         _group_origin(listed.group),
         {source: counts.get(source, 0) for source in dict.fromkeys(sources)},
-        dict(sorted(builder.left_aside.items())),
+        dict(sorted(builder.skipped.items())),
         {reason: builder.examples[reason] for reason in sorted(builder.examples)},
         builder.warnings,
         dict(sorted(builder.split_folders.items())),
@@ -182,7 +182,7 @@ class _Numbers:
             if only:
                 wanted = _chosen(list(builder.codes["label"]), only, builder) if wanted is None else wanted
                 keep = wanted[rows["label"].to_numpy()]
-                builder.left_aside["not selected"] += int((~keep).sum())
+                builder.skipped["not selected"] += int((~keep).sum())
                 rows = rows.filter(pa.array(keep))
             self.texts.append(rows.select(TEXTS.names).cast(TEXTS))
             for name, arrays in parts.items():
@@ -210,11 +210,11 @@ def _sampled(found: _Numbers, sample: int | None, seed: int) -> Spool:
         starts = np.flatnonzero(np.r_[True, labels[order][1:] != labels[order][:-1]])
         rank[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
         keep = rank < sample
-        builder.left_aside["not selected"] += int((~keep).sum())
+        builder.skipped["not selected"] += int((~keep).sum())
         found.columns = {name: column[keep] for name, column in columns.items()}
         texts = texts.filter(keep)
-    if not builder.left_aside["not selected"]:
-        del builder.left_aside["not selected"]
+    if not builder.skipped["not selected"]:
+        del builder.skipped["not selected"]
     return texts
 
 
@@ -272,12 +272,10 @@ def _group_origin(group: np.ndarray) -> str:
 
 def _nothing_found(sources: Sequence[str], builder: CatalogueBuilder) -> str:
     where = ", ".join(f"'{source}'" for source in sources)
-    aside = builder.aside()
+    skipped = builder.skipped_text()
     layout = (
         "PHOTOS/<label>/photo.jpg, with or without Training/ and Test/ above it"
         if builder.labelled
         else "JPEG, PNG or WebP files"
     )
-    return (
-        f"no photos to use in {where or 'an empty list of sources'}{f' ({aside})' if aside else ''}; expected {layout}"
-    )
+    return f"no photos to use in {where or 'an empty list of sources'}{f' ({skipped})' if skipped else ''}; expected {layout}"

@@ -1,6 +1,6 @@
 """Listing photos in folders on disk, and the meaning of their names, which :mod:`fruits.photos.catalogue.keys` shares.
 
-Label, split and group follow from names. Everything that is no photo is left aside, counted and named: hidden files, system
+Label, split and group follow from names. Everything that is no photo is skipped, counted and named: hidden files, system
 folders, files written by fruits, links that lead out of the source. Only names, sizes and times are read, and the first bytes of
 files without a known suffix.
 """
@@ -71,30 +71,30 @@ def add_folder(builder: CatalogueBuilder, root: Path, access: Access, others: It
         except OSError as exc:
             if not parts:
                 raise CatalogueError(f"'{root}' cannot be read ({exc.strerror}); check its permissions") from exc
-            builder.leave("unreadable", "/".join(parts))
+            builder.skip("unreadable", "/".join(parts))
             continue
         me = (stat.st_dev, stat.st_ino)
         if me in above:
-            builder.leave("symlink loop", "/".join(parts))
+            builder.skip("symlink loop", "/".join(parts))
             continue
         if parts and written.is_folder(folder, (entry.name for entry in found)):
-            builder.leave(written.REASON, "/".join(parts))
+            builder.skip(written.REASON, "/".join(parts))
             continue
         folders, files = [], []
         for entry in found:
             name = "/".join((*parts, entry.name))
             if not is_utf8(entry.name):
-                builder.leave("name is not UTF-8", name)
+                builder.skip("name is not UTF-8", name)
             elif entry.name.startswith("."):
-                builder.leave("hidden", name)
+                builder.skip("hidden", name)
             elif entry.is_symlink() and not access.reaches(entry.path):
-                builder.leave("link out of its source", name)
+                builder.skip("link out of its source", name)
             elif _is_folder(entry):
                 reason = "system folder" if is_system_folder(entry.name) else None
                 if not parts and written.has_at_root(entry.name):
                     reason = written.REASON
                 if reason:
-                    builder.leave(reason, name)
+                    builder.skip(reason, name)
                 else:
                     folders.append(entry)
             else:
@@ -110,9 +110,9 @@ def add_file(
     builder: CatalogueBuilder, uri: str, key: str, stat: os.stat_result, *, label: str | None, split: str | None,
     group: int | None, manifest_source: str | None = None,
 ) -> None:  # fmt: skip
-    """Add a file on disk; leave it aside if it is no regular file: opening a named pipe would block forever."""
+    """Add a file on disk; skip it if it is no regular file: opening a named pipe would block forever."""
     if not stats.S_ISREG(stat.st_mode):
-        builder.leave("not a file", key)
+        builder.skip("not a file", key)
         return
     version = f"{stat.st_mtime_ns}-{stat.st_size}"
     builder.add(
@@ -143,7 +143,7 @@ class Labels:
     def note_empty(self, parts: tuple[str, ...], *, has_folders: bool, has_photos: bool) -> None:
         """Count a folder with neither folders nor photos in it, unless its name is a split."""
         if parts and not has_folders and not has_photos and split_of(parts[-1]) is None:
-            self._builder.leave("empty label", "/".join(parts))
+            self._builder.skip("empty label", "/".join(parts))
 
     def close(self) -> None:
         """Warn about folders that look like splits with unknown names: all of their photos would be trained on."""
@@ -162,7 +162,7 @@ def _add_files(
         return
     if (meaning := labels.of(parts)) is None:
         for entry in photos:
-            builder.leave("no label", "/".join((*parts, entry.name)))
+            builder.skip("no label", "/".join((*parts, entry.name)))
         return
     label, split = meaning
     groups = neighbours(builder, parts, [entry.name for entry in photos])
@@ -171,7 +171,7 @@ def _add_files(
         try:
             stat = entry.stat()
         except OSError:
-            builder.leave("unreadable", key)
+            builder.skip("unreadable", key)
         else:
             add_file(builder, entry.path, key, stat, label=label, split=split, group=group)
 
@@ -209,8 +209,8 @@ def _looks_like_photo(
         if entry.is_file() and is_photo(read_head_of(entry.path, HEAD_BYTES, access.leads)):
             return True
     except OSError:
-        builder.leave("unreadable", "/".join((*parts, entry.name)))
+        builder.skip("unreadable", "/".join((*parts, entry.name)))
         return False
     reason = "damaged table" if is_damaged_table(entry.path, access) else "not an image"
-    builder.leave(reason, "/".join((*parts, entry.name)))
+    builder.skip(reason, "/".join((*parts, entry.name)))
     return False

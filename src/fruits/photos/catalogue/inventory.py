@@ -162,7 +162,7 @@ def add_inventory(builder: CatalogueBuilder, place: str, access: Access, others:
             runs.add(_below(builder, rest.filter(mine), prefix))
             rest = rest.filter(pc.invert(mine))
         for key in rest["key"].to_pylist():
-            builder.leave("outside of its source", key)
+            builder.skip("outside of its source", key)
     for prefix, runs in found.items():
         listed = sorted_by_key(runs)
         if listed.num_rows:
@@ -175,7 +175,7 @@ def _below(builder: CatalogueBuilder, batch: pa.RecordBatch, prefix: str) -> pa.
     bad = pc.match_substring_regex(keys, _BAD)
     for key in keys.filter(bad).to_pylist():
         if key:  # else the marker of the prefix itself
-            builder.leave("key that is no path", key)
+            builder.skip("key that is no path", key)
     good = pc.invert(bad)
     keys = pc.replace_substring_regex(keys.filter(good), "/$", "")
     return pa.RecordBatch.from_arrays([keys, *batch.filter(good).columns[1:]], schema=LISTED)

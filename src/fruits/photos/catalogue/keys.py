@@ -109,7 +109,7 @@ class _Folders:
             path = "/".join((*parts, name)[:depth])
             if reason := self._reason(path, part, is_folder=depth <= len(parts)):
                 if path != self._left:  # a folder counts once, as on disk
-                    self._builder.leave(reason, path)
+                    self._builder.skip(reason, path)
                 self._left = path
                 # As on disk, where a folder written by fruits is recognised only once it is opened.
                 self._reach(parts[: depth - 1]).has_folders |= reason == self._written.REASON
@@ -121,7 +121,7 @@ class _Folders:
             folder.versions.append(version)
         elif size:
             is_damaged = is_damaged_table(self._root + key, self._access)
-            self._builder.leave("damaged table" if is_damaged else "not an image", key)
+            self._builder.skip("damaged table" if is_damaged else "not an image", key)
         # An empty object without a suffix is how many tools mark a folder.
 
     def close(self) -> None:
@@ -130,7 +130,7 @@ class _Folders:
         self._labels.close()
 
     def _reason(self, path: str, part: str, *, is_folder: bool) -> str | None:
-        """Return why an object or a whole folder is left aside; None if it is not."""
+        """Return why an object or a whole folder is skipped; None if it is not."""
         if part.startswith("."):
             return "hidden"
         if is_folder and self._written.has(path):
@@ -153,7 +153,7 @@ class _Folders:
             return
         if (meaning := self._labels.of(parts)) is None:
             for name in folder.names:
-                builder.leave("no label", "/".join((*parts, name)))
+                builder.skip("no label", "/".join((*parts, name)))
             return
         label, split = meaning
         groups = neighbours(builder, parts, folder.names)
@@ -189,8 +189,8 @@ def list_prefix(builder: CatalogueBuilder, objects: Objects) -> Spool:
                 running.add(pool.submit(_Listing, objects, folder, deepest, add))
     folders.sort(key=lambda one: one.folder)  # they end in any order
     for one in folders:
-        for key in one.left:
-            builder.leave("key that is no path", key)
+        for key in one.skipped:
+            builder.skip("key that is no path", key)
     return sorted_by_key(runs)
 
 
@@ -211,9 +211,9 @@ class _Listing:
     def __init__(self, objects: Objects, folder: str, depth: int, add: Callable[[pa.RecordBatch], None]) -> None:
         self.folder, self.depth = folder, depth
         self.folders: tuple[str, ...] = ()
-        self.left: list[str] = []
+        self.skipped: list[str] = []
         self._put = add
-        found = objects.list(folder, leave=self.left.append, page=_PAGE)
+        found = objects.list(folder, leave=self.skipped.append, page=_PAGE)
         first = list(islice(found, _PAGE))
         inside = len(folder) + 1 if folder else 0
         own = sum("/" not in one.key[inside:] for one in first)
@@ -222,7 +222,7 @@ class _Listing:
                 folders, beside = objects.level(folder)
                 if len(folders) <= _MOST_FOLDERS:
                     self.folders = folders
-                    self.left.clear()
+                    self.skipped.clear()
                     self._add(beside)
                     return
         self._add(chain(first, found))

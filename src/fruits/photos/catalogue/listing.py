@@ -157,12 +157,12 @@ def _add_pack(builder: CatalogueBuilder, pack: Pack) -> None:
 
 
 def _with_label(builder: CatalogueBuilder, batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Leave photos with a blank label aside; older packs may contain some."""
+    """Skip photos with a blank label; older packs may contain some."""
     labels = batch.column("label")
     blank = pa.array([label_of(label or "") is None for label in labels.dictionary.to_pylist()], pa.bool_())
     none = pc.fill_null(blank.take(labels.indices), True)
     for uri in batch.column("uri").filter(none).to_pylist():
-        builder.leave("no label", uri)
+        builder.skip("no label", uri)
     return batch.filter(pc.invert(none))
 
 
@@ -187,11 +187,11 @@ def _add_rows(builder: CatalogueBuilder, rows: Iterator[Row], access: Access) ->
             found = dict(zip(asked, pool.map(_look, asked), strict=True))
             for row in some:
                 if not is_utf8(row.uri):
-                    builder.leave("name is not UTF-8", row.key)
+                    builder.skip("name is not UTF-8", row.key)
                 elif not is_remote(row.uri):
                     _add_named_file(builder, row, links)
                 elif row.uri not in there:
-                    builder.leave(_OUTSIDE, row.key)
+                    builder.skip(_OUTSIDE, row.key)
                 elif row.version is None:
                     _add_object(builder, row, found[row.uri])
                 else:
@@ -218,11 +218,11 @@ def _add_named_file(builder: CatalogueBuilder, row: Row, links: _Links) -> None:
         if links.reach(row.uri):
             _add_row(builder, row, row.size or 0, row.version)
         else:
-            builder.leave(_OUTSIDE, row.key)
+            builder.skip(_OUTSIDE, row.key)
         return
     reached, stat = links.stat(row.uri)
     if not reached:
-        builder.leave(_OUTSIDE, row.key)
+        builder.skip(_OUTSIDE, row.key)
     elif stat is None:
         _add_object(builder, row, None)
     else:

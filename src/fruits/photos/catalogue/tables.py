@@ -38,11 +38,11 @@ class _Row(NamedTuple):
 
 @dataclass(slots=True)
 class _Listed:
-    """What a file holds: its photos by label, and what is left aside, with reasons."""
+    """What a file holds: its photos by label, and what is skipped, with reasons."""
 
     table: ImageTable
     photos: dict[str | None, list[_Row]] = field(default_factory=dict)
-    left: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
 def kind_of_table(file: str, access: Access) -> Literal["photos", "names", "damaged", "other"]:
@@ -84,8 +84,8 @@ def add_tables(builder: CatalogueBuilder, files: dict[str, tuple[str, str | None
 
 
 def _add(builder: CatalogueBuilder, file: str, version: str, split: str | None, found: _Listed) -> None:
-    for reason, example in found.left:
-        builder.leave(reason, f"{file}: {example}")
+    for reason, example in found.skipped:
+        builder.skip(reason, f"{file}: {example}")
     keys: set[int] = set()
     size = found.table.bytes_per_photo()
     for label, photos in found.photos.items():
@@ -140,13 +140,13 @@ def _list(file: str, access: Access, *, labelled: bool) -> _Listed:
 
 
 def _sort(found: _Listed, photo: _Row, given: str | None, split: str | None, *, labelled: bool) -> None:
-    """Put a row where it belongs: one that cannot be used is left aside."""
+    """Put a row where it belongs: one that cannot be used is skipped."""
     label = label_of(given or "") if labelled else None
     spelling = (split or "").strip()
     if labelled and label is None:
-        found.left.append(("no label", f"row {photo.row + 1:,}"))
+        found.skipped.append(("no label", f"row {photo.row + 1:,}"))
     elif spelling and split_of(spelling) is None:
-        found.left.append(("split of an unknown name", f"row {photo.row + 1:,}, '{spelling}'"))
+        found.skipped.append(("split of an unknown name", f"row {photo.row + 1:,}, '{spelling}'"))
     else:
         found.photos.setdefault(label, []).append(photo._replace(split=split_of(spelling) if spelling else None))
 

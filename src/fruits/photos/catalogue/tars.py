@@ -57,7 +57,7 @@ class _Listed:
     """What an archive holds: its photos, and what else to say of it."""
 
     photos: list[_Photo] = field(default_factory=list)
-    left: list[tuple[str, str]] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
     damage: str = ""
 
 
@@ -86,10 +86,10 @@ def add_tars(builder: CatalogueBuilder, tars: dict[str, tuple[str, str | None]],
 
 def _add(builder: CatalogueBuilder, shard: str, version: str, split: str | None, found: _Listed) -> None:
     name = shard.rpartition("/")[2]
-    for reason, member in found.left:
-        builder.leave(reason, f"{name}: {member}")
+    for reason, member in found.skipped:
+        builder.skip(reason, f"{name}: {member}")
     if found.damage:
-        builder.leave("damaged archive", f"{name}: {found.damage}")
+        builder.skip("damaged archive", f"{name}: {found.damage}")
         builder.warnings.append(f"'{name}' is {found.damage}; its complete photos are used")
     labels = Labels(builder, split)
     places: dict[tuple[str, ...], list[_Photo]] = {}
@@ -101,7 +101,7 @@ def _add(builder: CatalogueBuilder, shard: str, version: str, split: str | None,
             # As of the same folder on a disk: the same place, and below the same key.
             places.setdefault(parts, []).append(photo._replace(label=by_folder[0], key=photo.name))
         else:
-            builder.leave("no label", f"{name}: {photo.name}")
+            builder.skip("no label", f"{name}: {photo.name}")
     for place, photos in places.items():
         groups = neighbours(builder, place, [photo.name.rpartition("/")[2] for photo in photos])
         for photo, group in zip(photos, groups, strict=True):
@@ -152,7 +152,7 @@ def _named(file: IO[bytes], found: _Listed) -> Iterator[tuple[str, tarfile.TarIn
             reason = "not an image"
         if reason is not None or match is None:
             shown = name[:_MAX_LABEL].encode("utf-8", "replace").decode()
-            found.left.append((reason or "not an image", shown))
+            found.skipped.append((reason or "not an image", shown))
             continue
         yield match[1], member, name, _kind(match[2])
 

@@ -101,9 +101,9 @@ def pack(
         for warning in builder.warnings:
             progress.say(f"warning: {warning}")
     if not photos.count:
-        aside = f" ({builder.aside()})" if builder.left_aside else ""
+        skipped = f" ({builder.skipped_text()})" if builder.skipped else ""
         raise CatalogueError(
-            f"no photos to pack in {', '.join(map(repr, sources))}{aside}; expected what 'fruits run' takes"
+            f"no photos to pack in {', '.join(map(repr, sources))}{skipped}; expected what 'fruits run' takes"
         )
     with clock.step("pack"):
         progress.start("pack", photos.count)
@@ -133,7 +133,7 @@ def pack(
         "pack_bytes": sum(file.size_bytes for file in files),
         "unreadable": writing.unreadable_count,
         "unreadable_photos": writing.unreadable,
-        "skipped": dict(sorted(builder.left_aside.items())),
+        "skipped": dict(sorted(builder.skipped.items())),
         "warnings": builder.warnings,
         "seconds": {**clock.seconds, "total": clock.total()},
     }
