@@ -227,8 +227,8 @@ def test_answers_are_those_of_the_server(
             )
         largest = max(largest, abs(here["probability"] - there["probability"]))
         assert here["ood_score"] == pytest.approx(there["ood_score"], abs=TOLERANCE, rel=TOLERANCE)
-        assert [one["label"] for one in here["alike"]] == [one["label"] for one in there["alike"]]
-        assert [one["thumbnail"] for one in here["alike"]] == [one["thumbnail"] for one in there["alike"]]
+        assert [one["label"] for one in here["similar"]] == [one["label"] for one in there["similar"]]
+        assert [one["thumbnail"] for one in here["similar"]] == [one["thumbnail"] for one in there["similar"]]
         outcomes.append(here["outcome"])
     with capsys.disabled():
         sys.stdout.write(

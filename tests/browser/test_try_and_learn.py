@@ -247,7 +247,7 @@ def test_photos_alike_are_enlarged_by_keyboard_and_the_focus_comes_back(
     page = visitor.open()
     visitor.pick(*recogniser.some("Moon Pear 1"))
     card = visitor.answers(1).first
-    buttons = card.locator(".alike button")
+    buttons = card.locator(".similar button")
     assert buttons.count() == 6
     sources = buttons.locator("img").evaluate_all("(all) => all.map((one) => one.getAttribute('src'))")
     buttons.nth(1).focus()
@@ -269,4 +269,4 @@ def test_photos_alike_are_enlarged_by_keyboard_and_the_focus_comes_back(
         assert inside, "the focus stays in the dialog"
     page.keyboard.press("Escape")
     assert page.get_by_role("dialog").count() == 0
-    assert page.evaluate("[...document.querySelectorAll('.alike button')].indexOf(document.activeElement)") == 5
+    assert page.evaluate("[...document.querySelectorAll('.similar button')].indexOf(document.activeElement)") == 5

@@ -34,9 +34,9 @@ def test_photo_is_previewed_at_once_and_then_named(visit: Callable[..., Any], re
     assert "sure of the variety" in card.locator(".sure").inner_text()
     assert card.locator(".bars li").count() == 3
     assert card.locator(".bars .share").first.inner_text().endswith("%")
-    assert card.locator(".alike li").count() == 6
+    assert card.locator(".similar li").count() == 6
     assert card.get_by_role("button", name="What I looked at").count() == 1, "the service sends the map with the answer"
-    page.wait_for_function("() => [...document.querySelectorAll('.alike img')].every((one) => one.naturalWidth > 0)")
+    page.wait_for_function("() => [...document.querySelectorAll('.similar img')].every((one) => one.naturalWidth > 0)")
     assert page.locator("#status").inner_text().startswith("Striped melonette: ")
     visitor.shot("answer", full_page=True)
 

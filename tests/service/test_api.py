@@ -190,18 +190,20 @@ def test_box_is_for_one_photo_and_regions_for_each(service: Any, a_photo: bytes)
     assert error_of(broken)["code"] == "damaged"
 
 
-def test_alike_photos_have_thumbnails(service: Any, a_photo: bytes) -> None:
-    alike = service.recognise(a_photo).json()["photos"][0]["alike"]
-    assert len(alike) == 6
-    assert [one["similarity"] for one in alike] == sorted((one["similarity"] for one in alike), reverse=True)
-    for one in alike:
+def test_similar_photos_have_thumbnails(service: Any, a_photo: bytes) -> None:
+    got = service.recognise(a_photo).json()["photos"][0]
+    similar = got["similar"]
+    assert len(similar) == 6
+    assert got["alike"] == similar, "the former name, for one more version"
+    assert [one["similarity"] for one in similar] == sorted((one["similarity"] for one in similar), reverse=True)
+    for one in similar:
         answer = service.client.get(one["thumbnail"])
         assert answer.headers["content-type"] == "image/jpeg"
         assert "immutable" in answer.headers["cache-control"]
         assert max(Image.open(BytesIO(answer.content)).size) <= 112
-    again = service.client.get(alike[0]["thumbnail"], headers={"If-None-Match": answer.headers["etag"]})
+    again = service.client.get(similar[0]["thumbnail"], headers={"If-None-Match": answer.headers["etag"]})
     assert again.status_code == 304
-    for wrong in ("/v1/gallery/0123456789abcdef/0.jpg", alike[0]["thumbnail"].rpartition("/")[0] + "/99999.jpg"):
+    for wrong in ("/v1/gallery/0123456789abcdef/0.jpg", similar[0]["thumbnail"].rpartition("/")[0] + "/99999.jpg"):
         assert error_of(service.client.get(wrong))["code"] == "not_found"
 
 

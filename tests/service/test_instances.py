@@ -196,7 +196,7 @@ def test_new_bundle_is_taken_without_a_moment_in_which_a_thumbnail_is_missing(
                 sent = {"Content-Type": "application/octet-stream"}
                 answer = client.post(f"{asked}/v1/recognise", content=a_photo, headers=sent).json()
                 seen.add(answer["model"]["identity"])
-                thumbnail = answer["photos"][0]["alike"][0]["thumbnail"]
+                thumbnail = answer["photos"][0]["similar"][0]["thumbnail"]
                 for other in four.services:
                     status = client.get(f"{other.address}{thumbnail}").status_code
                     if status != 200:

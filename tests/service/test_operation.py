@@ -175,7 +175,7 @@ def test_new_bundle_without_downtime(
     out = finished_run.copy_to(tmp_path)
     service = serve("--rate", 0, "--watch", 0.2, out=out)
     before = service.recognise(a_photo).json()
-    thumbnail = before["photos"][0]["alike"][0]["thumbnail"]
+    thumbnail = before["photos"][0]["similar"][0]["thumbnail"]
     statuses: list[int] = []
     done = threading.Event()
 
@@ -207,7 +207,7 @@ def test_a_service_finds_the_bundle_that_another_one_already_answers_with(
     first.signal(signal.SIGHUP)
     identity = bundles.load(another_run).identity
     first.wait_until(lambda: first.recognise(a_photo).json()["model"]["identity"] == identity)
-    thumbnail = first.recognise(a_photo).json()["photos"][0]["alike"][0]["thumbnail"]
+    thumbnail = first.recognise(a_photo).json()["photos"][0]["similar"][0]["thumbnail"]
     assert second.client.get(thumbnail).content == first.client.get(thumbnail).content
     assert second.recognise(a_photo).json()["model"]["identity"] == identity
     assert second.client.get(f"/v1/gallery/{'0' * 16}/0.jpg").status_code == 404

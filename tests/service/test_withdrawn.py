@@ -137,22 +137,22 @@ def test_a_withdrawn_photo_is_hidden_at_once_and_gone_with_the_next_run(
     )
     assert not np.frombuffer(features[4 * count :], "<f4").reshape(count, -1)[labels < 0].any()
 
-    def alike() -> set[str]:
+    def similar() -> set[str]:
         found: set[str] = set()
         for photo in list(loop.photos.values())[:8]:
             (one,) = service.recognise(photo).json()["photos"]
-            found |= {each["thumbnail"] for each in one["alike"]}
+            found |= {each["thumbnail"] for each in one["similar"]}
         return found
 
     addresses = {f"{address}/{number_of[name]}.jpg" for name in withdrawn}
-    service.wait_until(lambda: bool(addresses & alike()))
+    service.wait_until(lambda: bool(addresses & similar()))
     for name in withdrawn:
         secret = {"X-Fruits-Secret": loop.shown[name].secret}
         assert service.client.get(f"/v1/submissions/{name}", headers=secret).json()["may_show"] is True
         assert service.client.delete(f"/v1/submissions/{name}", headers=secret).status_code == 204
         assert service.client.get(f"{address}/{number_of[name]}.jpg").status_code == 404
         assert service.client.get(f"/v1/submissions/{name}", headers=secret).status_code == 404
-    assert not addresses & alike()
+    assert not addresses & similar()
     for name, receipt in loop.vanishing.items():
         secret = {"X-Fruits-Secret": receipt.secret}
         assert service.client.delete(f"/v1/submissions/{name}", headers=secret).status_code == 204

@@ -116,17 +116,17 @@ class Gallery:
         """
         if not len(self) or count < 1:
             return [[] for _ in features]
-        alike = unit(features) @ self._units.T
+        similarity = unit(features) @ self._units.T
         if hidden:
-            alike[:, list(hidden)] = -np.inf
+            similarity[:, list(hidden)] = -np.inf
         count = min(count, len(self) - len(hidden))
         if count < 1:
             return [[] for _ in features]
         # A full sort would dominate the cost: only values that reach the last place are sorted. The sort is stable, so ties are
         # resolved by index, for any ``count``.
-        last = np.partition(alike, len(self) - count, axis=1)[:, len(self) - count]
+        last = np.partition(similarity, len(self) - count, axis=1)[:, len(self) - count]
         found = []
-        for row, least in zip(alike, last, strict=True):
+        for row, least in zip(similarity, last, strict=True):
             reach = np.flatnonzero(row >= least)
             best = reach[np.argsort(-row[reach], kind="stable")[:count]]
             found.append(list(zip(best.tolist(), row[best].tolist(), strict=True)))

@@ -17,8 +17,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from fruits.learning.calibration import LEAST_PROBABLE
-from fruits.learning.likeness import groups_of_alike, telling_cosine
 from fruits.learning.metrics import FEWEST_PHOTOS, wilson_interval
+from fruits.learning.similarity import same_label_cosine, similar_groups
 from fruits.recogniser.bundle import Bundle
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.service.submissions.evaluations import Reviewed, Scored, UnknownPhoto
@@ -213,7 +213,7 @@ def min_precision_for(curve: Curve, limit: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Alike photos that the bundle does not know.
+    """Similar photos that the bundle does not know.
 
     Attributes
     ----------
@@ -236,12 +236,12 @@ class Group:
 
 
 def groups_of(photos: Sequence[UnknownPhoto], bundle: Bundle) -> list[Group]:
-    """Return groups of alike photos, largest first; photos that are like no other are left out."""
+    """Return groups of similar photos, largest first; photos that are like no other are left out."""
     photos = [one for one in photos if one.features.shape == (bundle.components,)]
     if len(photos) < 2:
         return []
     rows = np.stack([one.features for one in photos])
-    number = groups_of_alike(rows, telling_cosine(bundle.gallery.features, bundle.gallery.labels))
+    number = similar_groups(rows, same_label_cosine(bundle.gallery.features, bundle.gallery.labels))
     found = []
     for group in range(min(int(number.max()) + 1, MOST_GROUPS)):
         members = np.flatnonzero(number == group)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fruits.learning.calibration import certain_from, precision_by_coverage
-from fruits.learning.likeness import groups_of_alike, telling_cosine
 from fruits.learning.metrics import wilson_interval
+from fruits.learning.similarity import same_label_cosine, similar_groups
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.service.insights import (
     LIMITS,
@@ -154,11 +154,11 @@ def test_photos_that_are_not_known_are_grouped_by_likeness() -> None:
 def test_groups_do_not_depend_on_order_and_few_labelled_rows_tell_nothing() -> None:
     rows = around(np.random.default_rng(5).normal(size=(3, 16)), [6, 4, 3], 2)
     order = np.random.default_rng(6).permutation(len(rows))
-    assert groups_of_alike(rows[order], 0.5).tolist() == groups_of_alike(rows, 0.5)[order].tolist()
-    assert groups_of_alike(rows[:1], 0.5).tolist() == [0]
-    assert groups_of_alike(np.zeros((3, 4), np.float32), 0.5).tolist() != [0, 0, 0]
-    assert telling_cosine(rows[:4], np.arange(4)) == 0.5
-    assert 0.2 <= telling_cosine(rows, np.repeat(np.arange(3), [6, 4, 3])) <= 0.9
+    assert similar_groups(rows[order], 0.5).tolist() == similar_groups(rows, 0.5)[order].tolist()
+    assert similar_groups(rows[:1], 0.5).tolist() == [0]
+    assert similar_groups(np.zeros((3, 4), np.float32), 0.5).tolist() != [0, 0, 0]
+    assert same_label_cosine(rows[:4], np.arange(4)) == 0.5
+    assert 0.2 <= same_label_cosine(rows, np.repeat(np.arange(3), [6, 4, 3])) <= 0.9
 
 
 def test_names_that_are_not_known_are_counted_across_spellings() -> None:

@@ -163,7 +163,7 @@ def insights_router(desk: Callable[[Request], Desk], signed_in: Callable[..., An
 
     @router.get("/unknown")
     def unknown(response: Response, at: Desk = at_desk) -> UnknownOut:
-        """What visitors ask about that is not known: groups of alike photos, and names given in feedback."""
+        """What visitors ask about that is not known: groups of similar photos, and names given in feedback."""
         response.headers.update(_PRIVATE)
         bundle = at.bundle()
         photos = at.evaluations.unknown(bundle.identity)

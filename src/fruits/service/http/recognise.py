@@ -283,20 +283,22 @@ def _submission(one: Recognised, lang: str, *, show: bool) -> NewSubmission:
 def _as_json(one: Recognised, receipt: Receipt, total_s: float, wishes: _Wishes) -> dict[str, Any]:
     answer, model = one.answer, one.model
     labels = model.bundle.labels
+    similar = [
+        {
+            "label": (label := labels[model.bundle.gallery.labels[number]]),
+            **model.names[label],
+            "thumbnail": f"{model.root}/v1/gallery/{model.identity}/{number}.jpg",
+            "similarity": round(cosine, 4),
+        }
+        for number, cosine in one.similar
+    ]
     return {
         "id": receipt.id,
         "secret": receipt.secret,
         **_said(answer, model),
         "strangeness": _finite(answer.ood_score),  # its name until version 0.1; to be removed in the version after
-        "alike": [
-            {
-                "label": (label := labels[model.bundle.gallery.labels[number]]),
-                **model.names[label],
-                "thumbnail": f"{model.root}/v1/gallery/{model.identity}/{number}.jpg",
-                "similarity": round(cosine, 4),
-            }
-            for number, cosine in one.alike
-        ],
+        "similar": similar,
+        "alike": similar,  # its name until version 0.1; to be removed in the version after
         "kept": one.kept is not None,
         **({"box": _rounded(wishes.box)} if wishes.box is not None else {}),
         **({"map": _map(one)} if wishes.explain else {}),

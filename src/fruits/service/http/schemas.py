@@ -73,7 +73,7 @@ class LabelShare(Text):
     probability: float
 
 
-class Alike(Text):
+class SimilarPhoto(Text):
     """A training photo similar to the submitted one; similarity is the cosine of their features."""
 
     label: str
@@ -141,7 +141,8 @@ class Answer(Said):
     id: str
     secret: str
     strangeness: float | None = Field(description="Former name of ood_score.", deprecated=True)
-    alike: list[Alike]
+    similar: list[SimilarPhoto]
+    alike: list[SimilarPhoto] = Field(description="Former name of similar.", deprecated=True)
     kept: bool
     box: list[Side] | None = Field(
         None, min_length=4, max_length=4, description=f"Only with box: the part that the answer is for. {_BOX}"
@@ -173,16 +174,17 @@ class PhotoError(BaseModel):
     error: PhotoErrorBody
 
 
+_EXAMPLE_SIMILAR: Final[dict[str, Any]] = {
+    "label": "Apple Braeburn", "en": "Braeburn apple", "fr": "Pomme Braeburn",
+    "thumbnail": "/v1/gallery/0123456789abcdef/17.jpg", "similarity": 0.93,
+}  # fmt: skip
 _EXAMPLE_ANSWER: Final[dict[str, Any]] = {
     "id": "Xk3n0cW1Qm2s8vT5yZ7aBg", "secret": "r4nd0m-0f-24-bytes-url-safe-0000", "outcome": "variety", "kind": "apple",
     "variety": "apple/braeburn", "name": {"en": "Braeburn apple", "fr": "Pomme Braeburn"}, "line": None, "probability": 0.972,
     "kinds": [{"kind": "apple", "en": "Apple", "fr": "Pomme", "probability": 0.995}],
     "labels": [{"label": "Apple Braeburn", "en": "Braeburn apple", "fr": "Pomme Braeburn", "probability": 0.972}],
     "ood_score": 0.41, "strangeness": 0.41, "advice": [],
-    "alike": [{
-        "label": "Apple Braeburn", "en": "Braeburn apple", "fr": "Pomme Braeburn",
-        "thumbnail": "/v1/gallery/0123456789abcdef/17.jpg", "similarity": 0.93,
-    }],
+    "similar": [_EXAMPLE_SIMILAR], "alike": [_EXAMPLE_SIMILAR],
     "kept": False, "milliseconds": {"queue": 0.1, "decode": 2.4, "infer": 1.6, "total": 5.2},
 }  # fmt: skip
 

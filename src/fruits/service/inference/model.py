@@ -25,7 +25,7 @@ from fruits.recogniser.knowledge import season
 from fruits.storage.sanitising import json_text
 
 #: Similar photos per answer.
-ALIKE: Final = 6
+SIMILAR_PHOTOS: Final = 6
 
 
 class Seen(NamedTuple):
@@ -34,7 +34,7 @@ class Seen(NamedTuple):
     Attributes
     ----------
     answer : Answer
-    alike : list of (int, float)
+    similar : list of (int, float)
         Indices in the bundle's gallery and cosines, best first.
     bins : int64 array, shape (m,)
         Bins of the photo in the training distribution; see :class:`fruits.learning.drift.Drift`.
@@ -44,7 +44,7 @@ class Seen(NamedTuple):
     """
 
     answer: Answer
-    alike: list[tuple[int, float]]
+    similar: list[tuple[int, float]]
     bins: NDArray[np.int64]
     places: NDArray[np.float32] | None = None
 
@@ -161,9 +161,9 @@ class Model:
         brightness, sharpness = measure(pixels)
         found = self.bundle.answers(embeddings, brightness, sharpness, short_sides)
         features = np.stack([answer.features for answer in found])
-        alike = self.bundle.gallery.nearest(features, ALIKE, self.hidden)
+        similar = self.bundle.gallery.nearest(features, SIMILAR_PHOTOS, self.hidden)
         bins = self.bundle.drift.bins(features, np.array([answer.ood_score for answer in found], np.float32))
-        for row, answer, near, own_bins in zip(good.tolist(), found, alike, bins, strict=True):
+        for row, answer, near, own_bins in zip(good.tolist(), found, similar, bins, strict=True):
             outcomes[row] = Seen(answer, near, own_bins, places.get(row))
         return outcomes
 

@@ -66,7 +66,7 @@ class Recognised:
     ----------
     model : Model
         The model that gave the answer.
-    answer, alike, bins, places
+    answer, similar, bins, places
         As in :class:`fruits.service.inference.model.Seen`.
     kept : bytes or None
         The photo re-encoded as JPEG, if requested.
@@ -80,7 +80,7 @@ class Recognised:
 
     model: Model
     answer: Answer
-    alike: list[tuple[int, float]]
+    similar: list[tuple[int, float]]
     bins: NDArray[np.int64]
     places: NDArray[np.float32] | None
     kept: bytes | None

@@ -1,4 +1,4 @@
-// An answer, as a person reads it: the name and how sure it is, the three best, what looks alike, what to do better.
+// An answer, as a person reads it: the name and how sure it is, the three best, similar photos, what to do better.
 //
 // Takes an answer of POST /v1/recognise, or one of decide.js, which is of the same shape.
 
@@ -52,7 +52,8 @@ export function answerParts(answer, { asked }) {
     (certain ? more : first).push(...list);
   }
   if (!certain && (answer.outcome !== "probable" || answer.advice.length)) more.push(advice(answer));
-  if (answer.alike?.length) more.push(alike(answer.alike));
+  const similar = answer.similar ?? answer.alike; // alike: from an instance of the version before
+  if (similar?.length) more.push(similarPhotos(similar));
   return { first, more };
 }
 
@@ -102,7 +103,7 @@ function bars(answer, certain) {
   );
 }
 
-/** Rows of one name as one: two films of the same apple are two labels, and one answer. */
+/** Rows of one name as one: two image sequences of the same apple are two labels, and one answer. */
 function together(rows) {
   const found = new Map();
   for (const row of rows) {
@@ -114,9 +115,9 @@ function together(rows) {
   return [...found.values()].sort((a, b) => b.probability - a.probability);
 }
 
-function alike(photos) {
+function similarPhotos(photos) {
   const list = element("ul");
-  const node = element("div.alike", {}, say(element("h3"), "alike"), list);
+  const node = element("div.similar", {}, say(element("h3"), "similar"), list);
   const shown = photos.map((one) => {
     const source = at(one.thumbnail);
     const picture = element("img", { src: source, alt: "", width: 72, height: 72, loading: "lazy", decoding: "async" });

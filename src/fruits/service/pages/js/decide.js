@@ -1,9 +1,9 @@
 // From the numbers of recognizer.onnx to what a person is told: recogniser/answers.py, recogniser/gallery.py and photos/decoding/quality.py, once more for the browser.
 //
-// Gives an answer of the same shape as POST /v1/recognise, so that the page shows both alike.
+// Gives an answer of the same shape as POST /v1/recognise, so that the page shows both in the same way.
 
 const BEST = 3;
-const ALIKE = 6;
+const SIMILAR_PHOTOS = 6;
 const LINE = "line_";
 
 /**
@@ -57,7 +57,7 @@ export function decide(numbers, { taxonomy, certainty }, shortSide) {
     })),
     ood_score,
     advice: certain ? [] : adviceOn(numbers, certainty.limits, shortSide).map((code) => ({ code })),
-    alike: [],
+    similar: [],
     map: numbers.evidence ? mapOf(numbers, taxonomy.kind_of, kinds[0]) : null,
   };
 }
@@ -112,7 +112,7 @@ export function nearest(features, gallery, { taxonomy }) {
     }
     return product / own / Math.max(Math.sqrt(square), 1e-12);
   });
-  const shown = best(cosines, ALIKE).filter((row) => gallery.labels[row] >= 0);
+  const shown = best(cosines, SIMILAR_PHOTOS).filter((row) => gallery.labels[row] >= 0);
   return shown.map((row) => ({
     label: taxonomy.labels[gallery.labels[row]],
     ...nameOfLabel(taxonomy, gallery.labels[row]),

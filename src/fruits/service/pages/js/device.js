@@ -64,7 +64,7 @@ export class Device {
     const photo = await pixels(blob);
     const shortSide = Math.min(photo.width, photo.height);
     const numbers = await this.numbers(photo);
-    return { ...this.answer(numbers, shortSide), alike: this.#deciding.nearest(numbers.features, this.#gallery, this.#model) };
+    return { ...this.answer(numbers, shortSide), similar: this.#deciding.nearest(numbers.features, this.#gallery, this.#model) };
   }
 
   /**
@@ -76,7 +76,7 @@ export class Device {
     return (await this.#ask("recognise", { photo }, [photo.rgb.buffer])).numbers;
   }
 
-  /** The answer that numbers give, without photos that look alike. */
+  /** The answer that numbers give, without similar photos. */
   answer(numbers, shortSide) {
     const answer = this.#deciding.decide(numbers, this.#model, shortSide);
     if (answer.map) answer.map.fit = this.#model.fit;

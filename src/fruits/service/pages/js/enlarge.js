@@ -1,4 +1,4 @@
-// Photos that look alike, one at a time and as large as they are good for: a dialog with arrows.
+// Similar photos, one at a time and as large as they are good for: a dialog with arrows.
 //
 // The dialog is the browser's own: it keeps the focus inside, Escape closes it, and the focus goes to the button of the photo that
 // was shown last.

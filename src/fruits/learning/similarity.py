@@ -1,4 +1,4 @@
-"""Groups of alike rows when nobody says how many there are: average linkage by cosine.
+"""Groups of similar rows when nobody says how many there are: average linkage by cosine.
 
 The cosine at which rows belong together is taken from labelled rows. Exact, in O(n^2) time and memory: for a few thousand rows.
 Independent of photos.
@@ -20,7 +20,7 @@ _FEWEST_PAIRS: Final = 50
 _MOST_ROWS: Final = 1000
 
 
-def groups_of_alike(rows: NDArray[np.float32], cosine: float) -> NDArray[np.int64]:
+def similar_groups(rows: NDArray[np.float32], cosine: float) -> NDArray[np.int64]:
     """Return the number of the group of each row: rows of a group have at least this cosine on average.
 
     Parameters
@@ -53,7 +53,7 @@ def groups_of_alike(rows: NDArray[np.float32], cosine: float) -> NDArray[np.int6
     return np.asarray(rank[found], np.int64)
 
 
-def telling_cosine(rows: NDArray[np.float32], labels: NDArray[np.int64], *, seed: int = 0) -> float:
+def same_label_cosine(rows: NDArray[np.float32], labels: NDArray[np.int64], *, seed: int = 0) -> float:
     """Return the cosine that best tells pairs of rows of one label from pairs of different labels.
 
     The threshold with the highest mean of the two shares that are told rightly, within 0.2 to 0.9; 0.5 if there are fewer than 50
