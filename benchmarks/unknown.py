@@ -26,7 +26,7 @@ from fruits.learning.moments import Moments, unit
 from fruits.learning.neighbours import nearest
 from fruits.learning.out_of_distribution import Known, entropy
 from fruits.learning.pca import PCA
-from fruits.learning.validation import hold_back
+from fruits.learning.validation import split_by_group
 from fruits.photos.decoding.images import to_network_input
 
 ACCEPTED = 0.95
@@ -100,7 +100,7 @@ class Trial:
         self.k = min(run.record["components"], self.pca.max_components)
         regularisation = run.record["head"]["regularisation"]
         labels = dataset.labels[train]
-        held = hold_back(labels, dataset.group[train])
+        held = split_by_group(labels, dataset.group[train])
         features = self.features(dataset.embeddings[train])
         learnt, numbers = np.unique(labels[~held], return_inverse=True)
         blind = LogisticHead.fit(features[~held], numbers, setting=regularisation)

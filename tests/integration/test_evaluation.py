@@ -156,7 +156,7 @@ def test_neighbouring_frames_on_both_sides_are_found(filmed: Any) -> None:
     assert measured["official"]["leakage"] > measured["arc"]["leakage"] > measured["variety"]["leakage"]
 
 
-def test_numbers_of_frames_also_say_what_is_held_back_while_choosing(filmed: Any) -> None:
+def test_numbers_of_frames_also_say_what_is_held_out_while_choosing(filmed: Any) -> None:
     head = filmed[1]["head"]
     # Of each label about a fifth of 33 spans of 30 frames.
     assert (head["validation_groups_by"], head["validation_groups"]) == ("names", 4 * 7)

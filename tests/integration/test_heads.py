@@ -31,7 +31,7 @@ def neighbours(finished_run: Any, fruits: Callable[..., Any], tmp_path_factory: 
     return out
 
 
-def test_other_head_is_chosen_and_calibrated_on_photos_held_back(neighbours: Path, finished_run: Any) -> None:
+def test_other_head_is_chosen_and_calibrated_on_photos_held_out(neighbours: Path, finished_run: Any) -> None:
     record = json.loads((neighbours / "run.json").read_text("utf-8"))
     head = record["head"]
     assert (head["name"], head["parameter"], record["config"]["head"]) == ("knn", "neighbours", "knn")

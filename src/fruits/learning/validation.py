@@ -20,7 +20,7 @@ from fruits.learning.heads import Head
 from fruits.learning.heads.logistic import LogisticHead
 
 #: Share of a label's groups held out for validation.
-HELD_BACK: Final = 0.2
+VALIDATION_SHARE: Final = 0.2
 #: Label smoothing on the validation photos. They may resemble training photos, and the backbone may have been trained on them.
 #: Then any head gets them right, plain log loss favours unbounded confidence, and the head is overconfident on other photos.
 LABEL_SMOOTHING: Final = 0.01
@@ -75,7 +75,7 @@ class Answers:
 
 
 @dataclass(slots=True)
-class Choosing:
+class ModelSelection:
     """Selection of hyperparameters on training photos, with some groups held out for validation.
 
     Attributes
@@ -84,7 +84,7 @@ class Choosing:
         From a PCA fitted without the validation rows.
     labels : int array, shape (n,)
     groups : int array, shape (n,)
-    held_back : bool array, shape (n,)
+    held_out : bool array, shape (n,)
         Marks the validation rows.
     weights : float64 array, shape (n,), optional
         Weight of each row in a fit and in the loss.
@@ -95,7 +95,7 @@ class Choosing:
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
     groups: NDArray[np.int64]
-    held_back: NDArray[np.bool_]
+    held_out: NDArray[np.bool_]
     weights: NDArray[np.float64] | None = None
     head: type[Head] = LogisticHead
     _fitted: dict[tuple[int, float], Head] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class Choosing:
     @property
     def possible(self) -> bool:
         """Whether there are validation rows, and training rows of at least two labels."""
-        return bool(self.held_back.any()) and len(np.unique(self.labels[~self.held_back])) > 1
+        return bool(self.held_out.any()) and len(np.unique(self.labels[~self.held_out])) > 1
 
     def components(self, at_least: int = 1) -> tuple[int, list[Trial]]:
         """Select the smallest k at which accuracy no longer improves; return it with all trials.
@@ -169,13 +169,13 @@ class Choosing:
     def _simplest(self, right: list[NDArray[np.bool_]]) -> int:
         """Return the first trial, in ascending order of components, that is not clearly worse than the best."""
         best = max(right, key=lambda hits: hits.mean())
-        groups = self.groups[self.held_back]
+        groups = self.groups[self.held_out]
         losses = (best.astype(np.float64) - hits for hits in right)
         return next(i for i, loss in enumerate(losses) if loss.mean() <= _standard_error(loss, groups) / 2)
 
     def _try(self, components: int, setting: float) -> tuple[Trial, Answers]:
         features = np.ascontiguousarray(self.features[:, :components])
-        held = self.held_back
+        held = self.held_out
         # Labels of validation rows are numbered as in training; every label has training rows.
         learnt, numbers = np.unique(self.labels[~held], return_inverse=True)
         head = self._fit(features[~held], numbers, setting)
@@ -215,7 +215,7 @@ class Choosing:
         return self._fitted[k, setting]
 
 
-def hold_back(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
+def split_by_group(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
     """Select the validation rows: about a fifth of each label's groups, never all rows of a label.
 
     Within a label, whole groups are selected; a group with rows of several labels may be selected for only one of them.
@@ -239,14 +239,14 @@ def hold_back(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 
         mixed ^= mixed >> np.uint64(29)
         distinct = np.unique(mixed)
         if len(distinct) > 1:
-            take = max(1, round(HELD_BACK * len(distinct)))
+            take = max(1, round(VALIDATION_SHARE * len(distinct)))
             held[rows] = mixed <= distinct[take - 1]
         elif len(rows) >= 5:
-            held[rows[:: round(1 / HELD_BACK)]] = True
+            held[rows[:: round(1 / VALIDATION_SHARE)]] = True
     return held
 
 
-def hold_back_sources(labels: NDArray[np.int64], sources: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
+def split_by_source(labels: NDArray[np.int64], sources: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
     """Select the validation rows by source: of each label with several sources, about a fifth of the sources, never all.
 
     Scores on photos of a source in training are too high, because the photos of users are from other sources. Labels of a single
@@ -268,7 +268,7 @@ def hold_back_sources(labels: NDArray[np.int64], sources: NDArray[np.int64], see
     known = pairs[:, pairs[1] >= 0]
     several = np.isin(labels, np.flatnonzero(np.bincount(known[0], minlength=1) > 1)) & (sources >= 0)
     held = np.zeros(len(labels), bool)
-    held[several] = hold_back(labels[several], sources[several], seed)
+    held[several] = split_by_group(labels[several], sources[several], seed)
     return held
 
 

@@ -26,12 +26,12 @@ _GIVEN: Final = np.float32(2)
 
 def look_alikes(choice: Choice, rows: Rows, taxonomy_file: str | None) -> dict[str, Any]:
     """Return the kinds that validation photos were taken for, as part of the manifest; nothing without validation photos."""
-    held_back = choice.held_back
-    if held_back is None:
+    held_out = choice.held_out
+    if held_out is None:
         return {}
-    taxonomy = Taxonomy.of([rows.names[label] for label in held_back.answers.labels], taxonomy_file)
-    predicted = taxonomy.by_kind(held_back.probabilities).argmax(axis=1)
-    truth = np.array(taxonomy.kind_of)[held_back.answers.truth]
+    taxonomy = Taxonomy.of([rows.names[label] for label in held_out.answers.labels], taxonomy_file)
+    predicted = taxonomy.by_kind(held_out.probabilities).argmax(axis=1)
+    truth = np.array(taxonomy.kind_of)[held_out.answers.truth]
     return {"look_alikes": confused_kinds(predicted, truth, taxonomy.kind_ids)}
 
 
@@ -58,14 +58,14 @@ def certainty_by(
     dict, optional
         ``photos, min_precision, curve, sure, named``, see docs/results.md; None without validation photos.
     """
-    held_back = choice.held_back
-    if held_back is None:
+    held_out = choice.held_out
+    if held_out is None:
         certain = confidence.DEFAULT_CERTAIN
         return Certainty(certain, certain, confidence.DEFAULT_PROBABLE, float("inf"), limits), None
     # The labels with training photos during validation; if the photos were sampled for it, perhaps not all labels.
-    taxonomy = Taxonomy.of([rows.names[label] for label in held_back.answers.labels], taxonomy_file)
-    truth, probabilities = held_back.answers.truth, held_back.probabilities
-    ood_score = held_back.known.ood_score(held_back.features, probabilities)
+    taxonomy = Taxonomy.of([rows.names[label] for label in held_out.answers.labels], taxonomy_file)
+    truth, probabilities = held_out.answers.truth, held_out.probabilities
+    ood_score = held_out.known.ood_score(held_out.features, probabilities)
     ood_limit = float(np.quantile(ood_score, ACCEPTED))
     known = ood_score <= ood_limit
     by_kind = taxonomy.by_kind(probabilities)

@@ -49,29 +49,29 @@ _SEEN: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Choosing:
+class ValidationSplit:
     """The training rows used to choose hyperparameters, and their validation split.
 
     Attributes
     ----------
     train : int64 array
         Catalogue rows.
-    held_back : bool array, shape of train
+    held_out : bool array, shape of train
         Validation rows among them; the others are learnt.
-    all_held_back : int64 array
+    all_held_out : int64 array
         Catalogue rows of all validation groups, including those that are not in ``train``.
     trusted : bool
         Whether the validation rows are meaningful: False if the backbone was trained on them.
     """
 
     train: NDArray[np.int64]
-    held_back: NDArray[np.bool_]
-    all_held_back: NDArray[np.int64]
+    held_out: NDArray[np.bool_]
+    all_held_out: NDArray[np.int64]
     trusted: bool = True
 
     @classmethod
-    def of(cls, rows: Rows, seed: int, seen: NDArray[np.bool_] | None = None) -> Choosing:
-        """Hold out whole sources of training rows, or else whole groups; see :func:`fruits.learning.validation.hold_back`.
+    def of(cls, rows: Rows, seed: int, seen: NDArray[np.bool_] | None = None) -> ValidationSplit:
+        """Hold out whole sources of training rows, or else whole groups; see :func:`fruits.learning.validation.split_by_group`.
 
         Sources are held out if a manifest names them and half of the labels have several, because new photos come from sources
         that were not learnt.
@@ -85,25 +85,25 @@ class Choosing:
             only groups without them are held out; if there are too few such groups, the validation is not trusted.
         """
         train = rows.training
-        held_back = validation.hold_back_sources(rows.label[train], rows.named_source[train], seed)
-        if len(np.unique(rows.label[train[held_back]])) < _SEVERAL_SOURCES * len(np.unique(rows.label[train])):
-            held_back = validation.hold_back(rows.label[train], rows.group[train], seed)
+        held_out = validation.split_by_source(rows.label[train], rows.named_source[train], seed)
+        if len(np.unique(rows.label[train[held_out]])) < _SEVERAL_SOURCES * len(np.unique(rows.label[train])):
+            held_out = validation.split_by_group(rows.label[train], rows.group[train], seed)
         trusted = True
         if seen is not None and seen[train].sum() >= max(1, _SEEN * len(train)):
             unseen = ~np.isin(rows.group[train], np.unique(rows.group[train[seen[train]]]))
-            held_back = np.zeros(len(train), bool)
-            held_back[unseen] = validation.hold_back(rows.label[train[unseen]], rows.group[train[unseen]], seed)
-            asked = np.unique(rows.label[train[held_back]])
+            held_out = np.zeros(len(train), bool)
+            held_out[unseen] = validation.split_by_group(rows.label[train[unseen]], rows.group[train[unseen]], seed)
+            asked = np.unique(rows.label[train[held_out]])
             trusted = 2 * len(asked) >= len(np.unique(rows.label[train]))
             if not trusted:
-                held_back = validation.hold_back(rows.label[train], rows.group[train], seed)
+                held_out = validation.split_by_group(rows.label[train], rows.group[train], seed)
         used = np.arange(len(train))
         if len(train) > _ROWS_FOR_CHOOSING:
             used = np.sort(np.random.default_rng(seed).choice(used, _ROWS_FOR_CHOOSING, replace=False))
             # The random split may leave no photo of a rare label to learn; such labels are left out of validation.
-            learnt = np.unique(rows.label[train[used[~held_back[used]]]])
-            used = used[~held_back[used] | np.isin(rows.label[train[used]], learnt)]
-        return cls(train[used], held_back[used], train[held_back], trusted)
+            learnt = np.unique(rows.label[train[used[~held_out[used]]]])
+            used = used[~held_out[used] | np.isin(rows.label[train[used]], learnt)]
+        return cls(train[used], held_out[used], train[held_out], trusted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Choice:
     head : type of Head
     setting : float
         Hyperparameter of the head, such as its regularisation.
-    held_back : HeldBack, optional
+    held_out : HeldOutAnswers, optional
         Answers on the validation photos; None without validation photos.
     """
 
@@ -125,12 +125,12 @@ class Choice:
     setting: float
     component_trials: list[validation.Trial]
     setting_trials: list[validation.Trial]
-    groups_held_back: int
-    held_back: HeldBack | None
+    groups_held_out: int
+    held_out: HeldOutAnswers | None
 
 
 @dataclass(frozen=True, slots=True)
-class HeldBack:
+class HeldOutAnswers:
     """Answers on the validation photos, with the chosen k and setting.
 
     Attributes
@@ -176,16 +176,16 @@ class Recogniser:
 
 
 def training_moments(
-    engine: Engine, stored: EmbeddingTable, inventory: Inventory, rows: Rows, choosing: Choosing
+    engine: Engine, stored: EmbeddingTable, inventory: Inventory, rows: Rows, split: ValidationSplit
 ) -> tuple[Moments, Moments]:
     """Return the moments of the training rows that are learnt during validation, and of the validation rows.
 
     Merged, they are the moments of all training rows.
     """
-    held_back = np.zeros(len(rows.ok), bool)
-    held_back[choosing.all_held_back] = True
-    learnt = rows.of_split("train") & rows.ok & ~held_back
-    marks = learnt + 2 * held_back.astype(np.int8)
+    held_out = np.zeros(len(rows.ok), bool)
+    held_out[split.all_held_out] = True
+    learnt = rows.of_split("train") & rows.ok & ~held_out
+    marks = learnt + 2 * held_out.astype(np.int8)
     shards = ([_marked(holding, marks) for holding in group] for group in in_chunks(inventory))
     both = _from_batch(engine.reduce_batches(shards, PartialMoments(stored), merge_moments))
     return both[0], both[1]
@@ -235,7 +235,7 @@ def choose(
     stored: EmbeddingTable,
     inventory: Inventory,
     rows: Rows,
-    choosing: Choosing,
+    split: ValidationSplit,
     *,
     pca: PCA,
     learnt: Moments,
@@ -274,7 +274,7 @@ def choose(
         k, chosen_by = components, "components"
     elif variance is not None:
         k, chosen_by = pca.components_for(variance), "variance"
-    elif not choosing.trusted:
+    elif not split.trusted:
         k, chosen_by = pca.components_for(_SEEN_VARIANCE), "seen"
     else:
         most = max(_MOST_COMPONENTS, pca.components_for(_LEAST_VARIANCE))
@@ -282,26 +282,26 @@ def choose(
     blind = PCA.from_moments(learnt)
     k_blind = min(k, blind.max_components)
     wanted = np.zeros(len(rows.ok), bool)
-    wanted[choosing.train] = True
-    features = project_all(engine, stored, inventory, blind, k_blind, wanted)[np.arange(len(choosing.train))]
-    held_groups = len(np.unique(rows.group[choosing.train][choosing.held_back]))
-    own_weights = None if weights is None else weights[choosing.train]
-    labels, held = rows.label[choosing.train], choosing.held_back
-    trying = validation.Choosing(features, labels, rows.group[choosing.train], held, own_weights, head)
+    wanted[split.train] = True
+    features = project_all(engine, stored, inventory, blind, k_blind, wanted)[np.arange(len(split.train))]
+    held_groups = len(np.unique(rows.group[split.train][split.held_out]))
+    own_weights = None if weights is None else weights[split.train]
+    labels, held = rows.label[split.train], split.held_out
+    selection = validation.ModelSelection(features, labels, rows.group[split.train], held, own_weights, head)
     component_trials: list[validation.Trial] = []
     if chosen_by == "validation":
-        k, component_trials = trying.components(min(k_blind, pca.components_for(_LEAST_VARIANCE)))
+        k, component_trials = selection.components(min(k_blind, pca.components_for(_LEAST_VARIANCE)))
         k_blind = k
-    setting, setting_trials, answers = trying.setting(k_blind, trusted=choosing.trusted)
-    held_back = None
+    setting, setting_trials, answers = selection.setting(k_blind, trusted=split.trusted)
+    held_out = None
     if answers is not None:
         features = np.ascontiguousarray(features[:, :k_blind])
         temperature = confidence.temperature(answers.logits, answers.truth, own_scale=head.own_scale)
         known = Known.of(features[~held], np.searchsorted(answers.labels, labels[~held]))
         probabilities = softmax(answers.logits / np.float32(temperature))
         known = known.scaled(features[held], probabilities)
-        held_back = HeldBack(answers, temperature, known, features[held])
-    return Choice(k, chosen_by, head, setting, component_trials, setting_trials, held_groups, held_back)
+        held_out = HeldOutAnswers(answers, temperature, known, features[held])
+    return Choice(k, chosen_by, head, setting, component_trials, setting_trials, held_groups, held_out)
 
 
 #: Function that fits a head, given the label index of each catalogue row (-1: left out), their weights, and 1 / root mean
@@ -372,9 +372,9 @@ def fit_recogniser(
         own_weights = None if weights is None else weights[rows.ok][train]
         head = choice.head.fit(features[train], numbers, setting=choice.setting, weights=own_weights)
     known = Known.of(features[train], numbers)
-    if held_back := choice.held_back:
-        head = head.temperature_scaled(held_back.temperature)
-        known = known.on_the_scale_of(held_back.known)
+    if held_out := choice.held_out:
+        head = head.temperature_scaled(held_out.temperature)
+        known = known.on_the_scale_of(held_out.known)
     else:
         if not head.own_scale:  # without validation photos, calibrate on the training photos
             head = head.temperature_scaled(
@@ -394,8 +394,8 @@ def drift(choice: Choice, recogniser: Recogniser, features: ByRow, rows: Rows, s
     features : Features, shape (number of rows that are ok, k)
     """
     trained = features[_sample(np.flatnonzero(rows.of_split("train")[rows.ok]), seed)]
-    if choice.held_back:
-        ood_score = choice.held_back.known.ood_score(choice.held_back.features, choice.held_back.probabilities)
+    if choice.held_out:
+        ood_score = choice.held_out.known.ood_score(choice.held_out.features, choice.held_out.probabilities)
     else:
         ood_score = recogniser.known.ood_score(trained, recogniser.head.predict_proba(trained))
     return Drift.of(trained, ood_score)

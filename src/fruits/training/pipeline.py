@@ -302,14 +302,14 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
         rows, grouped_by = grouped_by_clusters(stored, inventory, Rows.of(catalogue.listed, inventory))
         listed = stored.objects.read_if_present(f"{stored.prefix}/{TRAINING_PHOTOS}")
         seen = seen_rows(stored, inventory, listed, len(rows.ok)) if listed is not None else None
-        choosing = fitting.Choosing.of(rows, config.seed, seen)
+        split = fitting.ValidationSplit.of(rows, config.seed, seen)
         weights = rows.balance(job.meaning.kind_of) if config.balance else None
-        learnt, held_back = fitting.training_moments(engine, stored, inventory, rows, choosing)
+        learnt, held_out = fitting.training_moments(engine, stored, inventory, rows, split)
     with step("pca", shown=False):
-        pca = PCA.from_moments(learnt.merge(held_back))
+        pca = PCA.from_moments(learnt.merge(held_out))
     with step("choices"):
         choice = fitting.choose(
-            engine, stored, inventory, rows, choosing, pca=pca, learnt=learnt, variance=config.variance,
+            engine, stored, inventory, rows, split, pca=pca, learnt=learnt, variance=config.variance,
             components=config.components, weights=weights, head=get_head(config.head),
         )  # fmt: skip
         say_what_was_chosen(choice, step.progress)

@@ -16,7 +16,7 @@ from fruits.learning.heads import LabelsError, softmax_regression
 from fruits.learning.heads import logistic as heads
 from fruits.learning.heads.logistic import LogisticHead, scale_of
 from fruits.learning.pca import TooFewRowsError
-from fruits.learning.validation import Choosing, balance, hold_back
+from fruits.learning.validation import ModelSelection, balance, split_by_group
 
 
 def clusters(c: int, per_label: int, k: int, *, distance: float = 4.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +161,7 @@ def test_no_candidate_is_fitted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_photos_that_the_backbone_has_seen_do_not_choose_the_regularisation(
     trusted: bool, expected: set[float]
 ) -> None:
-    _, trials, _ = choosing(16, 8).setting(8, trusted=trusted)
+    _, trials, _ = selection(16, 8).setting(8, trusted=trusted)
     assert {trial.setting for trial in trials} == expected
 
 
@@ -224,16 +224,16 @@ rows = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), min_size=1, ma
 
 
 @given(rows, st.integers(0, 1000))
-def test_no_label_is_held_back_whole(pairs: list[tuple[int, int]], seed: int) -> None:
+def test_no_label_is_held_out_whole(pairs: list[tuple[int, int]], seed: int) -> None:
     labels, groups = np.array(pairs).T
-    held = hold_back(labels, groups, seed)
+    held = split_by_group(labels, groups, seed)
     assert set(labels[~held]) == set(labels)
 
 
 @given(rows, st.integers(0, 1000))
-def test_groups_of_a_label_are_held_back_whole(pairs: list[tuple[int, int]], seed: int) -> None:
+def test_groups_of_a_label_are_held_out_whole(pairs: list[tuple[int, int]], seed: int) -> None:
     labels, groups = np.array(pairs).T
-    held = hold_back(labels, groups, seed)
+    held = split_by_group(labels, groups, seed)
     for label in set(labels):
         of_label = labels == label
         if len(set(groups[of_label])) > 1:
@@ -242,58 +242,58 @@ def test_groups_of_a_label_are_held_back_whole(pairs: list[tuple[int, int]], see
 
 
 @given(rows, st.integers(0, 1000), st.randoms(use_true_random=False))
-def test_order_of_rows_does_not_change_which_groups_are_held_back(pairs: list, seed: int, random: object) -> None:
+def test_order_of_rows_does_not_change_which_groups_are_held_out(pairs: list, seed: int, random: object) -> None:
     labels, groups = np.array(pairs).T
     several = np.array([len(set(groups[labels == label])) > 1 for label in labels])
     order = np.array(random.sample(range(len(pairs)), len(pairs)))
-    held = hold_back(labels, groups, seed)
-    assert (hold_back(labels[order], groups[order], seed)[several[order]] == held[order][several[order]]).all()
+    held = split_by_group(labels, groups, seed)
+    assert (split_by_group(labels[order], groups[order], seed)[several[order]] == held[order][several[order]]).all()
 
 
-def test_about_a_fifth_of_the_groups_is_held_back() -> None:
+def test_about_a_fifth_of_the_groups_is_held_out() -> None:
     labels, groups = np.repeat(np.arange(4), 500), np.tile(np.repeat(np.arange(50), 10), 4)
-    held = hold_back(labels, groups, 0)
+    held = split_by_group(labels, groups, 0)
     for label in range(4):
         assert len(set(groups[held & (labels == label)])) == 10
 
 
 def test_label_of_a_single_group_holds_back_a_fifth_of_its_photos() -> None:
-    held = hold_back(np.repeat([0, 1], [10, 4]), np.repeat([7, 8], [10, 4]))
+    held = split_by_group(np.repeat([0, 1], [10, 4]), np.repeat([7, 8], [10, 4]))
     assert held[:10].sum() == 2
     assert held[10:].sum() == 0
 
 
 def test_another_seed_holds_back_other_groups() -> None:
     labels, groups = np.zeros(400, int), np.repeat(np.arange(40), 10)
-    assert (hold_back(labels, groups, 0) != hold_back(labels, groups, 1)).any()
+    assert (split_by_group(labels, groups, 0) != split_by_group(labels, groups, 1)).any()
 
 
 # --- Choices ----------------------------------------------------------------------------------------------------------
 
 
-def choosing(k_max: int, k_good: int, *, distance: float = 3.0, labels: int = 6) -> Choosing:
+def selection(k_max: int, k_good: int, *, distance: float = 3.0, labels: int = 6) -> ModelSelection:
     """Only the first ``k_good`` components tell labels apart."""
     rng = np.random.default_rng(3)
     features, numbers = clusters(labels, 100, k_good, distance=distance, seed=2)
     noise = rng.normal(size=(len(features), k_max - k_good)).astype(np.float32)
     groups = np.arange(len(numbers)) // 10
-    return Choosing(np.hstack([features, noise]), numbers, groups, hold_back(numbers, groups))
+    return ModelSelection(np.hstack([features, noise]), numbers, groups, split_by_group(numbers, groups))
 
 
 def test_few_components_are_chosen_when_further_ones_are_noise() -> None:
-    k, trials = choosing(200, 8).components()
+    k, trials = selection(200, 8).components()
     assert k == 8
     assert len(trials) < 10  # it stops trying once nothing improves
     assert [trial.components for trial in trials] == sorted({trial.components for trial in trials})
 
 
 def test_more_components_are_chosen_when_they_tell_labels_apart() -> None:
-    k, _ = choosing(64, 48, distance=0.45).components()
+    k, _ = selection(64, 48, distance=0.45).components()
     assert 8 < k <= 64
 
 
 def test_chosen_regularisation_has_the_lowest_smoothed_log_loss_of_all_tried() -> None:
-    strength, trials, answers = choosing(16, 8, distance=0.7).setting(12)
+    strength, trials, answers = selection(16, 8, distance=0.7).setting(12)
     assert answers is not None
     assert {trial.setting for trial in trials} == set(heads.REGULARISATIONS)
     assert strength == min(trials, key=lambda trial: trial.smoothed_log_loss).setting
@@ -301,14 +301,14 @@ def test_chosen_regularisation_has_the_lowest_smoothed_log_loss_of_all_tried() -
 
 
 def test_certainty_without_end_is_not_chosen_where_every_head_is_right() -> None:
-    strength, trials, _ = choosing(16, 8, distance=8.0).setting(8)
+    strength, trials, _ = selection(16, 8, distance=8.0).setting(8)
     assert {trial.accuracy for trial in trials} == {1.0}
     assert min(trials, key=lambda trial: trial.log_loss).setting == max(heads.REGULARISATIONS)
     assert strength < max(heads.REGULARISATIONS)
 
 
-def test_answers_are_those_of_a_head_that_has_not_seen_the_photos_held_back() -> None:
-    some = choosing(16, 8, distance=0.7)
+def test_answers_are_those_of_a_head_that_has_not_seen_the_photos_held_out() -> None:
+    some = selection(16, 8, distance=0.7)
     strength, trials, answers = some.setting(8)
     assert answers is not None
     best = next(trial for trial in trials if trial.setting == strength)
@@ -321,22 +321,22 @@ def test_answers_are_those_of_a_head_that_has_not_seen_the_photos_held_back() ->
 
 
 def test_photos_of_little_weight_have_little_say_in_the_loss() -> None:
-    some = choosing(16, 8, distance=0.7)
+    some = selection(16, 8, distance=0.7)
     _, plain, _ = some.setting(8)
     _, _, answers = some.setting(8)
     assert answers is not None
-    # Only the photos held back that are named wrongly count: the loss must rise.
+    # Only the photos held out that are named wrongly count: the loss must rise.
     weights = np.ones(len(some.labels))
-    weights[np.flatnonzero(some.held_back)[answers.right]] = 1e-9
+    weights[np.flatnonzero(some.held_out)[answers.right]] = 1e-9
     some.weights = weights
     _, weighted, _ = some.setting(8)
     assert min(trial.log_loss for trial in weighted) > max(trial.log_loss for trial in plain[:2])
     assert [trial.accuracy for trial in weighted] == [trial.accuracy for trial in plain]  # counts photos, as ever
 
 
-def test_nothing_held_back_takes_every_component_and_tries_nothing() -> None:
+def test_nothing_held_out_takes_every_component_and_tries_nothing() -> None:
     features, labels = clusters(2, 3, 5)
-    undecided = Choosing(features, labels, np.zeros(6, np.int64), np.zeros(6, bool))
+    undecided = ModelSelection(features, labels, np.zeros(6, np.int64), np.zeros(6, bool))
     assert undecided.components() == (5, [])
     strength, trials, answers = undecided.setting(5)
     assert strength > 0
@@ -345,6 +345,6 @@ def test_nothing_held_back_takes_every_component_and_tries_nothing() -> None:
 
 
 def test_fewer_components_than_the_first_step_are_all_tried() -> None:
-    k, trials = choosing(5, 4).components()
+    k, trials = selection(5, 4).components()
     assert k == 5
     assert [trial.components for trial in trials] == [5]

@@ -9,7 +9,7 @@ from fruits.learning.calibration import temperature
 from fruits.learning.heads import LabelsError, get_head, knn
 from fruits.learning.heads.knn import KnnHead
 from fruits.learning.pca import TooFewRowsError
-from fruits.learning.validation import Choosing, hold_back
+from fruits.learning.validation import ModelSelection, split_by_group
 
 
 def clusters(counts: list[int], k: int = 6, *, distance: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
@@ -90,10 +90,10 @@ def test_answer_is_the_same_alone_and_among_others() -> None:
     )  # float32 sums of another order
 
 
-def test_neighbours_are_chosen_on_rows_held_back_after_temperature_scaling() -> None:
+def test_neighbours_are_chosen_on_rows_held_out_after_temperature_scaling() -> None:
     features, labels = clusters([200] * 5, distance=0.8)
     groups = np.arange(len(labels)) // 10
-    some = Choosing(features, labels, groups, hold_back(labels, groups), head=KnnHead)
+    some = ModelSelection(features, labels, groups, split_by_group(labels, groups), head=KnnHead)
     chosen, trials, answers = some.setting(6)
     assert {trial.setting for trial in trials} == set(KnnHead.settings)
     assert chosen == min(trials, key=lambda trial: trial.smoothed_log_loss).setting

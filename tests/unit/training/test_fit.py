@@ -1,4 +1,4 @@
-"""From embeddings to a recogniser: what is held back, what counts how much, and from where on answers are certain."""
+"""From embeddings to a recogniser: what is held out, what counts how much, and from where on answers are certain."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from fruits.training import fit as fitting
 from fruits.training import pipeline
 from fruits.training.certainty import certainty_by
 from fruits.training.features import Features
-from fruits.training.fit import Choice, Choosing, HeldBack
+from fruits.training.fit import Choice, HeldOutAnswers, ValidationSplit
 from fruits.training.training_set import Rows
 
 
@@ -67,13 +67,13 @@ def test_labels_that_chance_leaves_nothing_to_learn_of_are_not_asked_about(monke
     # Two common labels and forty of five photos each, most of whose photos are not among the 60.
     rows = rows_of(np.r_[np.repeat([0, 1], 100), np.repeat(np.arange(2, 42), 5)])
     for seed in range(5):
-        choosing = Choosing.of(rows, seed)
-        held, learnt = choosing.train[choosing.held_back], choosing.train[~choosing.held_back]
+        split = ValidationSplit.of(rows, seed)
+        held, learnt = split.train[split.held_out], split.train[~split.held_out]
         assert len(held) > 0
         assert set(rows.label[held].tolist()) <= set(rows.label[learnt].tolist())
-        # What is held back of all rows does not depend on which of them are used for choosing.
-        assert set(held.tolist()) <= set(choosing.all_held_back.tolist())
-        assert not set(learnt.tolist()) & set(choosing.all_held_back.tolist())
+        # What is held out of all rows does not depend on which of them are used for the choices.
+        assert set(held.tolist()) <= set(split.all_held_out.tolist())
+        assert not set(learnt.tolist()) & set(split.all_held_out.tolist())
 
 
 def test_only_training_photos_that_decode_are_learnt_from() -> None:
@@ -90,64 +90,64 @@ def test_weights_are_those_of_training_photos_alone() -> None:
     assert weights.tolist() == pytest.approx([0.5, 0.5, 1.5, 0.5, 1.5, 1.5, 0, 0])
 
 
-def test_whole_sources_are_held_back_where_a_manifest_names_them() -> None:
+def test_whole_sources_are_held_out_where_a_manifest_names_them() -> None:
     label, source = np.repeat([0, 1, 2, 3], 50), np.tile(np.repeat(np.arange(5), 10), 4)
-    choosing = Choosing.of(rows_of(label, named_source=source), 0)
-    asked, learnt = choosing.train[choosing.held_back], choosing.train[~choosing.held_back]
+    split = ValidationSplit.of(rows_of(label, named_source=source), 0)
+    asked, learnt = split.train[split.held_out], split.train[~split.held_out]
     for number in range(4):  # one source of five of each label, whole
         held = np.unique(source[asked][label[asked] == number])
         assert len(held) == 1
         assert held[0] not in source[learnt][label[learnt] == number]
 
 
-def test_label_of_a_single_source_is_not_asked_where_sources_are_held_back() -> None:
+def test_label_of_a_single_source_is_not_asked_where_sources_are_held_out() -> None:
     label = np.repeat([0, 1, 2], 20)
     source = np.r_[np.arange(20) % 2, np.arange(20) % 4, np.full(20, 7)]
-    choosing = Choosing.of(rows_of(label, named_source=source), 0)
-    assert set(label[choosing.train[choosing.held_back]].tolist()) == {0, 1}
+    split = ValidationSplit.of(rows_of(label, named_source=source), 0)
+    assert set(label[split.train[split.held_out]].tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize("source", [np.full(80, 3), np.full(80, -1), np.r_[np.arange(20) % 2, np.full(60, 2)]])
-def test_where_few_labels_have_several_sources_groups_are_held_back(source: np.ndarray) -> None:
+def test_where_few_labels_have_several_sources_groups_are_held_out(source: np.ndarray) -> None:
     label, group = np.repeat([0, 1, 2, 3], 20), np.arange(80) // 4
-    with_sources = Choosing.of(rows_of(label, group, named_source=source), 0)
-    plain = Choosing.of(rows_of(label, group), 0)
-    np.testing.assert_array_equal(with_sources.held_back, plain.held_back)
+    with_sources = ValidationSplit.of(rows_of(label, group, named_source=source), 0)
+    plain = ValidationSplit.of(rows_of(label, group), 0)
+    np.testing.assert_array_equal(with_sources.held_out, plain.held_out)
 
 
 def test_photos_that_the_backbone_was_made_from_do_not_decide_what_is_chosen() -> None:
     label, group = np.repeat([0, 1, 2, 3], 40), np.arange(160) // 4
     rows = rows_of(label, group)
     seen = np.arange(160) % 40 < 20  # half of the groups of every label
-    choosing = Choosing.of(rows, 0, seen)
-    assert choosing.trusted
-    asked = choosing.train[choosing.held_back]
+    split = ValidationSplit.of(rows, 0, seen)
+    assert split.trusted
+    asked = split.train[split.held_out]
     assert set(label[asked].tolist()) == {0, 1, 2, 3}
     assert not seen[asked].any()
 
 
-def test_group_of_which_the_backbone_has_seen_one_photo_is_not_held_back() -> None:
+def test_group_of_which_the_backbone_has_seen_one_photo_is_not_held_out() -> None:
     label, group = np.repeat([0, 1], 40), np.arange(80) // 4
     seen = np.arange(80) % 8 == 0  # one photo of every other group
-    choosing = Choosing.of(rows_of(label, group), 0, seen)
-    assert choosing.trusted
-    assert not np.isin(group[choosing.train[choosing.held_back]], group[seen]).any()
+    split = ValidationSplit.of(rows_of(label, group), 0, seen)
+    assert split.trusted
+    assert not np.isin(group[split.train[split.held_out]], group[seen]).any()
 
 
 @pytest.mark.parametrize("seen", [np.ones(80, bool), np.arange(80) < 60], ids=["all", "most labels"])
-def test_where_the_backbone_has_seen_the_photos_of_most_labels_nothing_held_back_is_trusted(seen: np.ndarray) -> None:
+def test_where_the_backbone_has_seen_the_photos_of_most_labels_nothing_held_out_is_trusted(seen: np.ndarray) -> None:
     rows = rows_of(np.repeat([0, 1, 2, 3], 20), np.arange(80) // 2)
-    choosing = Choosing.of(rows, 0, seen)
-    assert not choosing.trusted
-    assert choosing.held_back.any(), "temperature and limits still take what there is"
+    split = ValidationSplit.of(rows, 0, seen)
+    assert not split.trusted
+    assert split.held_out.any(), "temperature and limits still take what there is"
 
 
 def test_a_single_seen_photo_of_many_changes_nothing() -> None:
     rows = rows_of(np.repeat([0, 1], 200), np.arange(400) // 4)
     one = np.zeros(400, bool)
     one[7] = True
-    with_it, without = Choosing.of(rows, 0, one), Choosing.of(rows, 0)
-    np.testing.assert_array_equal(with_it.held_back, without.held_back)
+    with_it, without = ValidationSplit.of(rows, 0, one), ValidationSplit.of(rows, 0)
+    np.testing.assert_array_equal(with_it.held_out, without.held_out)
 
 
 @pytest.mark.slow
@@ -216,7 +216,7 @@ def test_word_of_a_manifest_is_taken(own_photos: Path, tmp_path: Path) -> None:
 # --- Certainty ----------------------------------------------------------------------------------------------------------
 
 
-def test_where_nothing_is_held_back_only_clear_answers_are_certain_and_nothing_is_strange() -> None:
+def test_where_nothing_is_held_out_only_clear_answers_are_certain_and_nothing_is_strange() -> None:
     choice = Choice(8, "components", LogisticHead, 3.0, [], [], 0, None)
     limits = Limits(0.1, 0.2, 50)
     certainty, coverage = certainty_by(choice, rows_of(np.arange(3)), limits, None, 0.92)
@@ -235,8 +235,8 @@ def test_bundle_tells_by_the_limits_that_the_record_names(finished_run: Any) -> 
     assert certainty.limits.small == bundles.load(finished_run.out).preprocessing.size // 2
 
 
-def held_back_choice(n: int, seed: int = 0) -> tuple[Choice, Any, np.ndarray]:
-    """A choice whose n photos held back are of four labels of two kinds, the more often right the more probable."""
+def held_out_choice(n: int, seed: int = 0) -> tuple[Choice, Any, np.ndarray]:
+    """A choice whose n photos held out are of four labels of two kinds, the more often right the more probable."""
     rng = np.random.default_rng(seed)
     names = ["Apple Golden 1", "Apple Red 1", "Lemon", "Lemon Meyer"]
     truth = rng.integers(0, 4, n)
@@ -247,18 +247,22 @@ def held_back_choice(n: int, seed: int = 0) -> tuple[Choice, Any, np.ndarray]:
     answers = Answers(logits, truth, np.arange(4))
     known = known.scaled(features, softmax(logits))
     rows = rows_of(truth, names=names)
-    return Choice(2, "components", LogisticHead, 3.0, [], [], 8, HeldBack(answers, 1.0, known, features)), rows, truth
+    return (
+        Choice(2, "components", LogisticHead, 3.0, [], [], 8, HeldOutAnswers(answers, 1.0, known, features)),
+        rows,
+        truth,
+    )
 
 
 @pytest.mark.parametrize("precision", [0.8, 0.85, 0.92])
-def test_answers_to_the_photos_held_back_are_right_as_often_as_was_asked(precision: float) -> None:
-    choice, rows, truth = held_back_choice(3000)
+def test_answers_to_the_photos_held_out_are_right_as_often_as_was_asked(precision: float) -> None:
+    choice, rows, truth = held_out_choice(3000)
     certainty, coverage = certainty_by(choice, rows, Limits(0.1, 0.2, 50), None, precision)
-    assert choice.held_back
+    assert choice.held_out
     assert coverage
     taxonomy = Taxonomy.of(rows.names)
-    probabilities = choice.held_back.probabilities
-    ood_score = choice.held_back.known.ood_score(choice.held_back.features, probabilities)
+    probabilities = choice.held_out.probabilities
+    ood_score = choice.held_out.known.ood_score(choice.held_out.features, probabilities)
     decisions = decide(probabilities, ood_score, taxonomy, certainty)
     outcome = np.array(OUTCOMES)[decisions.outcome]
     right = np.where(
@@ -283,7 +287,7 @@ def test_answers_to_the_photos_held_back_are_right_as_often_as_was_asked(precisi
 
 
 def test_more_precision_is_fewer_answers() -> None:
-    choice, rows, _ = held_back_choice(3000)
+    choice, rows, _ = held_out_choice(3000)
     limits = Limits(0.1, 0.2, 50)
     found = [certainty_by(choice, rows, limits, None, precision) for precision in (0.6, 0.8, 0.9, 0.97)]
     for name in ("probable", "kind", "variety"):
@@ -294,8 +298,8 @@ def test_more_precision_is_fewer_answers() -> None:
     assert covered[0] > covered[-1]
 
 
-def test_with_few_photos_held_back_the_defaults_hold() -> None:
-    choice, rows, _ = held_back_choice(15)
+def test_with_few_photos_held_out_the_defaults_hold() -> None:
+    choice, rows, _ = held_out_choice(15)
     certainty, coverage = certainty_by(choice, rows, Limits(0.1, 0.2, 50), None, 0.92)
     assert (certainty.variety, certainty.kind, certainty.probable) == (
         DEFAULT_CERTAIN,

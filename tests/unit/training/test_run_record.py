@@ -59,7 +59,7 @@ def test_most_photos_that_were_learnt_are_taken_for_known(finished_run: Any) -> 
     bundle = bundles.load(finished_run.out)
     paths = sorted(finished_run.photos.glob("Training/*/*.jpg"))[::3]
     ood_score = np.array([answer.ood_score for answer in bundle.recognise([path.read_bytes() for path in paths])])
-    # The limit lets 95 % of the photos held back in. Those are one look of each of 8 labels: a rough word about all others.
+    # The limit lets 95 % of the photos held out in. Those are one look of each of 8 labels: a rough word about all others.
     assert (ood_score <= bundle.certainty.ood_limit).mean() > 0.85
 
 

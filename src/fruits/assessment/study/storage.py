@@ -37,7 +37,7 @@ from fruits.report import render_storage_study
 from fruits.storage.marker import claim
 from fruits.storage.objects import Objects
 from fruits.training.embed import TRAINING_PHOTOS
-from fruits.training.fit import Choosing
+from fruits.training.fit import ValidationSplit
 from fruits.training.training_set import Rows, embeddings_of, grouped_by_clusters, seen_rows
 
 RECORD: Final = record_of("storage")
@@ -156,7 +156,7 @@ def study_storage(
 
 @dataclass(frozen=True, slots=True)
 class _Split:
-    """Training photos of a run in memory, with those that are held back for validation.
+    """Training photos of a run in memory, with those that are held out for validation.
 
     Attributes
     ----------
@@ -178,15 +178,15 @@ def _split(run: Finished) -> _Split:
     rows, _ = grouped_by_clusters(run.stored, run.inventory, Rows.of(run.catalogue, run.inventory))
     listed = Objects(run.place.out).read_if_present(f"{run.stored.prefix}/{TRAINING_PHOTOS}")
     seen = None if listed is None else seen_rows(run.stored, run.inventory, listed, len(rows.ok))
-    choosing = Choosing.of(rows, int(run.record["config"].get("seed", 0)), seen)
-    vectors, _ = embeddings_of(run.stored, run.inventory, choosing.train, len(rows.ok), ["sha256"])
-    held = choosing.held_back
+    split = ValidationSplit.of(rows, int(run.record["config"].get("seed", 0)), seen)
+    vectors, _ = embeddings_of(run.stored, run.inventory, split.train, len(rows.ok), ["sha256"])
+    held = split.held_out
     if held.sum() < FEWEST_PHOTOS or (~held).sum() < 2:
         raise ConfigError(
             f"{counted(int(held.sum()), 'validation photo')} in '{run.place.out}'; expected {FEWEST_PHOTOS} or more to tell what "
             "accuracy is left: run on more training photos"
         )
-    return _Split(vectors, rows.label[choosing.train], rows.group[choosing.train], held, choosing.trusted)
+    return _Split(vectors, rows.label[split.train], rows.group[split.train], held, split.trusted)
 
 
 def _settings(run: Finished, split: _Split, repeats: int, progress: Progress) -> list[dict[str, Any]]:

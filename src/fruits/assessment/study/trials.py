@@ -33,7 +33,7 @@ from fruits.storage.objects import Objects
 from fruits.storage.schemas import RECEIPT
 from fruits.storage.table import File
 from fruits.training.embed import Network, Prepared, prepare
-from fruits.training.fit import Choosing, training_moments
+from fruits.training.fit import ValidationSplit, training_moments
 from fruits.training.training_set import Rows
 
 #: Stages of the work of a worker, as in receipts.
@@ -147,7 +147,7 @@ def run_trial(config: RunConfig, network: Network, catalogue: Catalogue, trial: 
             inventory = take(prepared.stored, catalogue.listed.texts)
             rows = Rows.of(catalogue.listed, inventory)
             none = np.zeros(0, np.int64)
-            every = Choosing(rows.training, np.zeros(len(rows.training), bool), none)
+            every = ValidationSplit(rows.training, np.zeros(len(rows.training), bool), none)
             merging, driver_s = time.perf_counter(), time.thread_time() - used
             training_moments(engine, prepared.stored, inventory, rows, every)
             merged = time.perf_counter()

@@ -59,7 +59,7 @@ function entry({ id, names, line, varieties, months, alikes }) {
   );
 }
 
-/** What a kind is taken for: counted on photos that were held back, or else what its features are near to. */
+/** What a kind is taken for: counted on photos that were held out, or else what its features are near to. */
 function lookAlikes(alikes) {
   const counted = alikes.some(({ share }) => share !== null);
   return element(
