@@ -46,7 +46,7 @@ from fruits.storage.table import EmbeddingTable, write_table
 from fruits.training import run_record as records
 from fruits.training.embed import Network, Prepared, access_of, catalogued, embed, prepare
 from fruits.training.leakage import NEIGHBOUR_COMPONENTS, copies_of
-from fruits.training.training_set import Rows, embeddings_of, in_chunks, read_embeddings, read_rows, vectors_of
+from fruits.training.training_set import TrainingSet, embeddings_of, in_chunks, read_embeddings, read_rows, vectors_of
 
 FORMAT: Final = 1
 SORTS: Final = ("exact_duplicate", "near_duplicate", "label", "blurred", "dark", "odd_size", "unreadable")
@@ -183,7 +183,7 @@ def _refuse_too_many(catalogue: Catalogue) -> None:
 
 def _photos(table: pa.Table, stored: EmbeddingTable, inventory: Inventory) -> _Photos:
     """Collect the features and measurements of the photos that could be read."""
-    rows = np.flatnonzero(Rows.of(table, inventory).ok)
+    rows = np.flatnonzero(TrainingSet.of(table, inventory).ok)
     if len(rows) < 2:
         raise CatalogueError(
             f"{len(rows)} of {counted(table.num_rows, 'photo')} could be read; expected two or more to compare"

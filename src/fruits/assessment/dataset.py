@@ -32,7 +32,7 @@ from fruits.storage.table import EmbeddingTable
 from fruits.training import run_record as records
 from fruits.training.embed import TRAINING_PHOTOS
 from fruits.training.leakage import NEIGHBOUR_COMPONENTS, confirmed_sequences, copies_of
-from fruits.training.training_set import Rows, embeddings_of, source_names
+from fruits.training.training_set import TrainingSet, embeddings_of, source_names
 
 #: Maximum number of photos for neighbour search; beyond it, whole groups are left out.
 MAX_PHOTOS: Final = 50_000
@@ -58,7 +58,7 @@ class Dataset:
     digest : int64 array
         Equal for rows with the same file content.
     source, named_source : int64 array
-        As in :class:`fruits.training.training_set.Rows`.
+        As in :class:`fruits.training.training_set.TrainingSet`.
     source_names : list of str
         Names of the sources in ``named_source``.
     seen : bool array
@@ -181,19 +181,19 @@ def open_run(out: str) -> Finished:
 
 def dataset_of(run: Finished) -> tuple[Dataset, dict[str, Any]]:
     """Return the dataset for evaluation, and the number of its photos that the backbone was trained on."""
-    rows = Rows.of(run.catalogue, run.inventory)
+    training_set = TrainingSet.of(run.catalogue, run.inventory)
     labels = run.bundle.labels
-    learnt = np.array([labels.index(name) if name in labels else -1 for name in rows.names], np.int64)
-    usable = np.flatnonzero(rows.ok & (learnt[rows.label] >= 0))
+    learnt = np.array([labels.index(name) if name in labels else -1 for name in training_set.names], np.int64)
+    usable = np.flatnonzero(training_set.ok & (learnt[training_set.label] >= 0))
     available = len(usable)
-    usable = _at_most(usable, rows.group)
-    vectors, others = embeddings_of(run.stored, run.inventory, usable, len(rows.ok), ["sha256"])
+    usable = _at_most(usable, training_set.group)
+    vectors, others = embeddings_of(run.stored, run.inventory, usable, len(training_set.ok), ["sha256"])
     digests = others["sha256"].to_pylist()
-    label = learnt[rows.label[usable]]
+    label = learnt[training_set.label[usable]]
     taxonomy = run.bundle.taxonomy
     # A label without a variety is a variety of its own, numbered after the others.
     variety = [number if number >= 0 else len(taxonomy.varieties) + at for at, number in enumerate(taxonomy.variety_of)]
-    split = rows.split.values(usable)
+    split = training_set.split.values(usable)
     listed = Objects(run.place.out).read_if_present(f"{run.stored.prefix}/{TRAINING_PHOTOS}")
     hashes = np.array([int(digest[:16], 16) for digest in digests], np.uint64)
     seen = np.zeros(len(usable), bool) if listed is None else np.isin(hashes, np.frombuffer(listed, ">u8"))
@@ -213,10 +213,10 @@ def dataset_of(run: Finished) -> tuple[Dataset, dict[str, Any]]:
         np.array(taxonomy.kind_of, np.int64)[label],
         np.array(variety, np.int64)[label],
         split,
-        rows.group[usable],
+        training_set.group[usable],
         digest,
-        rows.source[usable],
-        rows.named_source[usable],
+        training_set.source[usable],
+        training_set.named_source[usable],
         source_names(run.catalogue),
         seen,
         taxonomy,

@@ -18,25 +18,25 @@ from fruits.recogniser.answers import Certainty
 from fruits.recogniser.knowledge import confused_kinds
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.training.fit import Choice
-from fruits.training.training_set import Rows
+from fruits.training.training_set import TrainingSet
 
 #: Rank of answers that are given at any threshold of less certain ones: they are counted first.
 _GIVEN: Final = np.float32(2)
 
 
-def look_alikes(choice: Choice, rows: Rows, taxonomy_file: str | None) -> dict[str, Any]:
+def look_alikes(choice: Choice, training_set: TrainingSet, taxonomy_file: str | None) -> dict[str, Any]:
     """Return the kinds that validation photos were taken for, as part of the manifest; nothing without validation photos."""
     held_out = choice.held_out
     if held_out is None:
         return {}
-    taxonomy = Taxonomy.of([rows.names[label] for label in held_out.answers.labels], taxonomy_file)
+    taxonomy = Taxonomy.of([training_set.names[label] for label in held_out.answers.labels], taxonomy_file)
     predicted = taxonomy.by_kind(held_out.probabilities).argmax(axis=1)
     truth = np.array(taxonomy.kind_of)[held_out.answers.truth]
     return {"look_alikes": confused_kinds(predicted, truth, taxonomy.kind_ids)}
 
 
 def certainty_by(
-    choice: Choice, rows: Rows, limits: Limits, taxonomy_file: str | None, min_precision: float
+    choice: Choice, training_set: TrainingSet, limits: Limits, taxonomy_file: str | None, min_precision: float
 ) -> tuple[Certainty, dict[str, Any] | None]:
     """Return the thresholds between outcomes, set on the validation photos, and the resulting coverage.
 
@@ -63,7 +63,7 @@ def certainty_by(
         certain = confidence.DEFAULT_CERTAIN
         return Certainty(certain, certain, confidence.DEFAULT_PROBABLE, float("inf"), limits), None
     # The labels with training photos during validation; if the photos were sampled for it, perhaps not all labels.
-    taxonomy = Taxonomy.of([rows.names[label] for label in held_out.answers.labels], taxonomy_file)
+    taxonomy = Taxonomy.of([training_set.names[label] for label in held_out.answers.labels], taxonomy_file)
     truth, probabilities = held_out.answers.truth, held_out.probabilities
     ood_score = held_out.known.ood_score(held_out.features, probabilities)
     ood_limit = float(np.quantile(ood_score, ACCEPTED))

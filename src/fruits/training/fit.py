@@ -31,7 +31,7 @@ from fruits.storage.inventory import Holding, Inventory
 from fruits.storage.table import EmbeddingTable, File
 from fruits.training.features import project_all
 from fruits.training.projection import ProjectStage, shards_of
-from fruits.training.training_set import Rows, in_chunks, vectors_of
+from fruits.training.training_set import TrainingSet, in_chunks, vectors_of
 
 #: k and the setting of the head are chosen on at most this many photos: their ranking is stable with far fewer.
 _ROWS_FOR_CHOOSING: Final = 50_000
@@ -70,7 +70,7 @@ class ValidationSplit:
     trusted: bool = True
 
     @classmethod
-    def of(cls, rows: Rows, seed: int, seen: NDArray[np.bool_] | None = None) -> ValidationSplit:
+    def of(cls, training_set: TrainingSet, seed: int, seen: NDArray[np.bool_] | None = None) -> ValidationSplit:
         """Hold out whole sources of training rows, or else whole groups; see :func:`fruits.learning.validation.split_by_group`.
 
         Sources are held out if a manifest names them and half of the labels have several, because new photos come from sources
@@ -78,31 +78,35 @@ class ValidationSplit:
 
         Parameters
         ----------
-        rows : Rows
+        training_set : TrainingSet
         seed : int
         seen : bool array, shape (n,), optional
             Catalogue rows that the backbone was trained on. It separates labels of these better than of any other photo, so
             only groups without them are held out; if there are too few such groups, the validation is not trusted.
         """
-        train = rows.training
-        held_out = validation.split_by_source(rows.label[train], rows.named_source[train], seed)
-        if len(np.unique(rows.label[train[held_out]])) < _SEVERAL_SOURCES * len(np.unique(rows.label[train])):
-            held_out = validation.split_by_group(rows.label[train], rows.group[train], seed)
+        train = training_set.train_rows
+        held_out = validation.split_by_source(training_set.label[train], training_set.named_source[train], seed)
+        if len(np.unique(training_set.label[train[held_out]])) < _SEVERAL_SOURCES * len(
+            np.unique(training_set.label[train])
+        ):
+            held_out = validation.split_by_group(training_set.label[train], training_set.group[train], seed)
         trusted = True
         if seen is not None and seen[train].sum() >= max(1, _SEEN * len(train)):
-            unseen = ~np.isin(rows.group[train], np.unique(rows.group[train[seen[train]]]))
+            unseen = ~np.isin(training_set.group[train], np.unique(training_set.group[train[seen[train]]]))
             held_out = np.zeros(len(train), bool)
-            held_out[unseen] = validation.split_by_group(rows.label[train[unseen]], rows.group[train[unseen]], seed)
-            asked = np.unique(rows.label[train[held_out]])
-            trusted = 2 * len(asked) >= len(np.unique(rows.label[train]))
+            held_out[unseen] = validation.split_by_group(
+                training_set.label[train[unseen]], training_set.group[train[unseen]], seed
+            )
+            asked = np.unique(training_set.label[train[held_out]])
+            trusted = 2 * len(asked) >= len(np.unique(training_set.label[train]))
             if not trusted:
-                held_out = validation.split_by_group(rows.label[train], rows.group[train], seed)
+                held_out = validation.split_by_group(training_set.label[train], training_set.group[train], seed)
         used = np.arange(len(train))
         if len(train) > _ROWS_FOR_CHOOSING:
             used = np.sort(np.random.default_rng(seed).choice(used, _ROWS_FOR_CHOOSING, replace=False))
             # The random split may leave no photo of a rare label to learn; such labels are left out of validation.
-            learnt = np.unique(rows.label[train[used[~held_out[used]]]])
-            used = used[~held_out[used] | np.isin(rows.label[train[used]], learnt)]
+            learnt = np.unique(training_set.label[train[used[~held_out[used]]]])
+            used = used[~held_out[used] | np.isin(training_set.label[train[used]], learnt)]
         return cls(train[used], held_out[used], train[held_out], trusted)
 
 
@@ -176,15 +180,15 @@ class Recogniser:
 
 
 def training_moments(
-    engine: Engine, stored: EmbeddingTable, inventory: Inventory, rows: Rows, split: ValidationSplit
+    engine: Engine, stored: EmbeddingTable, inventory: Inventory, training_set: TrainingSet, split: ValidationSplit
 ) -> tuple[Moments, Moments]:
     """Return the moments of the training rows that are learnt during validation, and of the validation rows.
 
     Merged, they are the moments of all training rows.
     """
-    held_out = np.zeros(len(rows.ok), bool)
+    held_out = np.zeros(len(training_set.ok), bool)
     held_out[split.all_held_out] = True
-    learnt = rows.of_split("train") & rows.ok & ~held_out
+    learnt = training_set.of_split("train") & training_set.ok & ~held_out
     marks = learnt + 2 * held_out.astype(np.int8)
     shards = ([_marked(holding, marks) for holding in group] for group in in_chunks(inventory))
     both = _from_batch(engine.reduce_batches(shards, PartialMoments(stored), merge_moments))
@@ -234,7 +238,7 @@ def choose(
     engine: Engine,
     stored: EmbeddingTable,
     inventory: Inventory,
-    rows: Rows,
+    training_set: TrainingSet,
     split: ValidationSplit,
     *,
     pca: PCA,
@@ -281,13 +285,13 @@ def choose(
         k, chosen_by = min(pca.components_for(_MOST_VARIANCE), most), "validation"
     blind = PCA.from_moments(learnt)
     k_blind = min(k, blind.max_components)
-    wanted = np.zeros(len(rows.ok), bool)
+    wanted = np.zeros(len(training_set.ok), bool)
     wanted[split.train] = True
     features = project_all(engine, stored, inventory, blind, k_blind, wanted)[np.arange(len(split.train))]
-    held_groups = len(np.unique(rows.group[split.train][split.held_out]))
+    held_groups = len(np.unique(training_set.group[split.train][split.held_out]))
     own_weights = None if weights is None else weights[split.train]
-    labels, held = rows.label[split.train], split.held_out
-    selection = validation.ModelSelection(features, labels, rows.group[split.train], held, own_weights, head)
+    labels, held = training_set.label[split.train], split.held_out
+    selection = validation.ModelSelection(features, labels, training_set.group[split.train], held, own_weights, head)
     component_trials: list[validation.Trial] = []
     if chosen_by == "validation":
         k, component_trials = selection.components(min(k_blind, pca.components_for(_LEAST_VARIANCE)))
@@ -334,7 +338,7 @@ def head_by_engine(
 
 def fit_recogniser(
     features: ByRow,
-    rows: Rows,
+    training_set: TrainingSet,
     choice: Choice,
     seed: int,
     weights: NDArray[np.float64] | None = None,
@@ -353,23 +357,23 @@ def fit_recogniser(
     fit_on_engine : callable, optional
         Fits the head on the cluster.
     """
-    labels, train = rows.label[rows.ok], np.flatnonzero(rows.of_split("train")[rows.ok])
+    labels, train = training_set.label[training_set.ok], np.flatnonzero(training_set.of_split("train")[training_set.ok])
     photos = len(train)
     if len(train) > MAX_ROWS:
         chosen = np.random.default_rng(seed).choice(train, MAX_ROWS, replace=False)
         # Add one photo of each label that the sample misses.
-        counts, sampled = (np.bincount(labels[some], minlength=len(rows.names)) for some in (train, chosen))
+        counts, sampled = (np.bincount(labels[some], minlength=len(training_set.names)) for some in (train, chosen))
         missing = np.flatnonzero((counts > 0) & (sampled == 0)).tolist()
         train = np.union1d(chosen, [train[np.argmax(labels[train] == label)] for label in missing]).astype(np.int64)
     learnt, numbers = np.unique(labels[train], return_inverse=True)
     del labels  # four bytes per photo that the fit need not find in memory
     if fit_on_engine is not None and photos > len(train):
-        number_of = np.full(len(rows.ok), -1, np.int64)
-        number_of[rows.training] = np.searchsorted(learnt, rows.label[rows.training])
+        number_of = np.full(len(training_set.ok), -1, np.int64)
+        number_of[training_set.train_rows] = np.searchsorted(learnt, training_set.label[training_set.train_rows])
         head = fit_on_engine(number_of, weights, scale_of(features[train]))
     else:
         photos = len(train)
-        own_weights = None if weights is None else weights[rows.ok][train]
+        own_weights = None if weights is None else weights[training_set.ok][train]
         head = choice.head.fit(features[train], numbers, setting=choice.setting, weights=own_weights)
     known = Known.of(features[train], numbers)
     if held_out := choice.held_out:
@@ -381,10 +385,10 @@ def fit_recogniser(
                 confidence.temperature(head.logits(features[train]), numbers, own_scale=False)
             )
         known = known.scaled(features[train], head.predict_proba(features[train]))
-    return Recogniser(head, [rows.names[label] for label in learnt], photos, known)
+    return Recogniser(head, [training_set.names[label] for label in learnt], photos, known)
 
 
-def drift(choice: Choice, recogniser: Recogniser, features: ByRow, rows: Rows, seed: int) -> Drift:
+def drift(choice: Choice, recogniser: Recogniser, features: ByRow, training_set: TrainingSet, seed: int) -> Drift:
     """Return the reference distribution of the training photos, with which a service measures drift.
 
     With more than ``MAX_ROWS`` training photos, that of a random sample of that size.
@@ -393,7 +397,7 @@ def drift(choice: Choice, recogniser: Recogniser, features: ByRow, rows: Rows, s
     ----------
     features : Features, shape (number of rows that are ok, k)
     """
-    trained = features[_sample(np.flatnonzero(rows.of_split("train")[rows.ok]), seed)]
+    trained = features[_sample(np.flatnonzero(training_set.of_split("train")[training_set.ok]), seed)]
     if choice.held_out:
         ood_score = choice.held_out.known.ood_score(choice.held_out.features, choice.held_out.probabilities)
     else:
@@ -401,7 +405,9 @@ def drift(choice: Choice, recogniser: Recogniser, features: ByRow, rows: Rows, s
     return Drift.of(trained, ood_score)
 
 
-def photo_limits(stored: EmbeddingTable, inventory: Inventory, rows: Rows, size: int, seed: int) -> Limits:
+def photo_limits(
+    stored: EmbeddingTable, inventory: Inventory, training_set: TrainingSet, size: int, seed: int
+) -> Limits:
     """Return the limits for dark, blurred and small photos, derived from the training photos, or a sample of ``MAX_ROWS``.
 
     Parameters
@@ -409,8 +415,8 @@ def photo_limits(stored: EmbeddingTable, inventory: Inventory, rows: Rows, size:
     size : int
         Side of the network's input.
     """
-    learnt = np.zeros(len(rows.ok), bool)
-    learnt[_sample(rows.training, seed)] = True
+    learnt = np.zeros(len(training_set.ok), bool)
+    learnt[_sample(training_set.train_rows, seed)] = True
     found: list[NDArray[np.float32]] = []
     for holding in inventory.holdings:
         wanted = holding.catalogue_rows >= 0

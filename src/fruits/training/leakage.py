@@ -73,7 +73,7 @@ class Checked:
 
 def check(
     asked: NDArray[np.int64],
-    rows: Rows,
+    training_set: TrainingSet,
     *,
     listed: Listed,
     access: Access,
@@ -94,7 +94,7 @@ def check(
     ----------
     asked : int64 array
         Catalogue rows of the test photos.
-    rows : Rows
+    training_set : TrainingSet
     listed : Listed
         The catalogue.
     file : FeatureFile
@@ -104,10 +104,10 @@ def check(
     numbers_tell : bool
         Whether numbers in file names may indicate image sequences.
     """
-    train = rows.training
+    train = training_set.train_rows
     if not len(asked):
         return Checked(None, "photo", asked)
-    sequence, beside = np.full(len(rows.ok), -1, np.int32), np.zeros(len(rows.ok), bool)
+    sequence, beside = np.full(len(training_set.ok), -1, np.int32), np.zeros(len(training_set.ok), bool)
     few = train[np.linspace(0, len(train) - 1, min(_COPIES, len(train))).astype(int)]
     try:
         copies = copies_of(
@@ -133,13 +133,13 @@ def check(
     duplicates = NearDuplicates.of(unit(short[at[few[copies.rows]]]), copied, others)
 
     if numbers_tell:
-        wanted = np.zeros(len(rows.ok), bool)
+        wanted = np.zeros(len(training_set.ok), bool)
         wanted[train], wanted[asked] = True, True
         sequence, beside = _sequences(wanted, rows, listed, short, at, duplicates.threshold)
     near = nearest <= duplicates.threshold
     frame = beside[sampled]
-    group = rows.group[sampled]
-    given = (group < 0) & np.isin(group, rows.group[train])
+    group = training_set.group[sampled]
+    given = (group < 0) & np.isin(group, training_set.group[train])
     share = float((near | frame | given).mean())
     leakage = {
         "share": share,
@@ -150,7 +150,7 @@ def check(
         "photos": len(sampled),
         "threshold": duplicates.threshold,
     }
-    return Checked(leakage, *_groups(asked, rows, sequence))
+    return Checked(leakage, *_groups(asked, training_set, sequence))
 
 
 def confirmed_sequences(sequences: ImageSequences, features: ByRow, threshold: float) -> ImageSequences:
@@ -256,7 +256,7 @@ def _sample(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 def _sequences(
     wanted: NDArray[np.bool_],
-    rows: Rows,
+    training_set: TrainingSet,
     listed: Listed,
     features: ByRow,
     at: NDArray[Any],
@@ -273,15 +273,15 @@ def _sequences(
     bool array, shape (n,)
         Whether a photo is a frame directly before or after a training frame.
     """
-    n, learnt = len(rows.ok), rows.of_split("train")
+    n, learnt = len(training_set.ok), training_set.of_split("train")
     sequence, beside = np.full(n, -1, np.int32), np.zeros(n, bool)
-    wanted = wanted & (rows.group >= 0)
+    wanted = wanted & (training_set.group >= 0)
     first = 0
-    for label in range(len(rows.names)):
-        members = np.flatnonzero(wanted & (rows.label == label))
+    for label in range(len(training_set.names)):
+        members = np.flatnonzero(wanted & (training_set.label == label))
         if not 0 < len(members) <= _NAMES_AT_ONCE:
             continue
-        found = ImageSequences.of(listed.uris(members), rows.label[members])
+        found = ImageSequences.of(listed.uris(members), training_set.label[members])
         in_one = np.flatnonzero(found.sequence >= 0)
         members = members[in_one]
         found = ImageSequences(found.sequence[in_one], found.axis[in_one], found.turn[in_one])
@@ -308,11 +308,13 @@ def _beside(sequences: ImageSequences, learnt: NDArray[np.bool_]) -> NDArray[np.
     return beside
 
 
-def _groups(asked: NDArray[np.int64], rows: Rows, sequence: NDArray[np.int32]) -> tuple[str, NDArray[np.int64]]:
+def _groups(
+    asked: NDArray[np.int64], training_set: TrainingSet, sequence: NDArray[np.int32]
+) -> tuple[str, NDArray[np.int64]]:
     """Return how test photos are grouped, and the group number of each; an ungrouped photo is a group of its own."""
-    given, in_one = rows.group[asked] < 0, sequence[asked] >= 0
+    given, in_one = training_set.group[asked] < 0, sequence[asked] >= 0
     # One number per group: those of manifests are negative, those of sequences have 32 bits.
     single = np.arange(len(asked), dtype=np.int64) + (1 << 32)
-    value = np.where(given, rows.group[asked], np.where(in_one, sequence[asked], single))
+    value = np.where(given, training_set.group[asked], np.where(in_one, sequence[asked], single))
     name = "sequence" if in_one.any() else "manifest" if given.any() else "photo"
     return name, np.unique(value, return_inverse=True)[1].astype(np.int64)

@@ -61,7 +61,7 @@ from fruits.training.predictions import write_predictions
 from fruits.training.regions import KEY as REGIONS_KEY
 from fruits.training.regions import forget_regions, write_regions
 from fruits.training.remarks import refuse_hopeless, say_what_was_chosen, say_what_was_found
-from fruits.training.training_set import Rows, grouped_by_clusters, seen_rows, source_names
+from fruits.training.training_set import TrainingSet, grouped_by_clusters, seen_rows, source_names
 
 
 def check(config: RunConfig) -> None:
@@ -299,35 +299,37 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
     config, catalogue, inventory, prepared = job.config, job.catalogue, job.inventory, job.prepared
     stored = prepared.stored
     with step("moments"):
-        rows, grouped_by = grouped_by_clusters(stored, inventory, Rows.of(catalogue.listed, inventory))
+        training_set, grouped_by = grouped_by_clusters(stored, inventory, TrainingSet.of(catalogue.listed, inventory))
         listed = stored.objects.read_if_present(f"{stored.prefix}/{TRAINING_PHOTOS}")
-        seen = seen_rows(stored, inventory, listed, len(rows.ok)) if listed is not None else None
-        split = fitting.ValidationSplit.of(rows, config.seed, seen)
-        weights = rows.balance(job.meaning.kind_of) if config.balance else None
-        learnt, held_out = fitting.training_moments(engine, stored, inventory, rows, split)
+        seen = seen_rows(stored, inventory, listed, len(training_set.ok)) if listed is not None else None
+        split = fitting.ValidationSplit.of(training_set, config.seed, seen)
+        weights = training_set.balance(job.meaning.kind_of) if config.balance else None
+        learnt, held_out = fitting.training_moments(engine, stored, inventory, training_set, split)
     with step("pca", shown=False):
         pca = PCA.from_moments(learnt.merge(held_out))
     with step("choices"):
         choice = fitting.choose(
-            engine, stored, inventory, rows, split, pca=pca, learnt=learnt, variance=config.variance,
+            engine, stored, inventory, training_set, split, pca=pca, learnt=learnt, variance=config.variance,
             components=config.components, weights=weights, head=get_head(config.head),
         )  # fmt: skip
         say_what_was_chosen(choice, step.progress)
     with step("features", job.counts["photos"]):
-        features = project_all(engine, stored, inventory, pca, choice.components, rows.ok, step.progress.advance)
+        features = project_all(
+            engine, stored, inventory, pca, choice.components, training_set.ok, step.progress.advance
+        )
         about = {"identity": job.identity, "components": choice.components, "backbone": prepared.card.name}
         file = FeatureFile.write(objects, catalogue.listed, rows, features, about)
     with step("head"):
         fit_on_engine = fitting.head_by_engine(engine, stored, inventory, pca, choice)
-        recogniser = fitting.fit_recogniser(features, rows, choice, config.seed, weights, fit_on_engine)
+        recogniser = fitting.fit_recogniser(features, training_set, choice, config.seed, weights, fit_on_engine)
         taxonomy = Taxonomy.of(recogniser.labels, config.taxonomy)
-        limits = fitting.photo_limits(stored, inventory, rows, prepared.preprocessing.size, config.seed)
-        certainty, coverage = certainty_by(choice, rows, limits, config.taxonomy, config.min_precision)
-        drift = fitting.drift(choice, recogniser, features, rows, config.seed)
+        limits = fitting.photo_limits(stored, inventory, training_set, prepared.preprocessing.size, config.seed)
+        certainty, coverage = certainty_by(choice, training_set, limits, config.taxonomy, config.min_precision)
+        drift = fitting.drift(choice, recogniser, features, training_set, config.seed)
     with step("gallery"):
-        gallery = _gallery(config, catalogue, rows, features, recogniser.labels)
+        gallery = _gallery(config, catalogue, training_set, features, recogniser.labels)
     with step("leakage"):
-        asked = scoring.Asked.of(rows, recogniser.labels)
+        asked = scoring.Asked.of(training_set, recogniser.labels)
         checked = leakage.check(
             asked.rows, rows, listed=catalogue.listed, access=catalogue.access, prepared=prepared,
             inventory=inventory, engine=engine, pca=pca, file=file, features=features, numbers_tell=grouped_by == "names",
@@ -339,7 +341,7 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
         )  # fmt: skip
     return _Fitted(
         pca=pca, choice=choice, recogniser=recogniser, taxonomy=taxonomy, certainty=certainty, coverage=coverage,
-        look_alikes=look_alikes(choice, rows, config.taxonomy),
+        look_alikes=look_alikes(choice, training_set, config.taxonomy),
         drift=drift, gallery=gallery, scores=scores, leakage=checked.leakage, grouped_by=grouped_by,
     )  # fmt: skip
 
@@ -478,13 +480,15 @@ def apply(
     }
 
 
-def _gallery(config: RunConfig, catalogue: Catalogue, rows: Rows, features: Features, labels: list[str]) -> Gallery:
+def _gallery(
+    config: RunConfig, catalogue: Catalogue, training_set: TrainingSet, features: Features, labels: list[str]
+) -> Gallery:
     """Choose training photos to show beside answers, and make their thumbnails."""
     if not config.gallery:
         return Gallery.empty(features.shape[1])
     number_of = {name: number for number, name in enumerate(labels)}
-    numbers = np.array([number_of.get(name, -1) for name in rows.names])[rows.label[rows.ok]]
-    trained = np.flatnonzero(rows.of_split("train")[rows.ok])
+    numbers = np.array([number_of.get(name, -1) for name in training_set.names])[training_set.label[training_set.ok]]
+    trained = np.flatnonzero(training_set.of_split("train")[training_set.ok])
     chosen = trained[choose(Part(features, trained), numbers[trained], config.gallery)]
-    uris = catalogue.listed.uris(np.flatnonzero(rows.ok)[chosen])
+    uris = catalogue.listed.uris(np.flatnonzero(training_set.ok)[chosen])
     return Gallery.of(features[chosen], numbers[chosen], gallery_thumbnails(uris, SIDE, QUALITY, catalogue.access))

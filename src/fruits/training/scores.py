@@ -50,12 +50,12 @@ class Asked:
     left_out: int
 
     @classmethod
-    def of(cls, rows: Rows, labels: list[str]) -> Asked:
+    def of(cls, training_set: TrainingSet, labels: list[str]) -> Asked:
         """Select the photos, given the learnt labels."""
-        learnt = np.isin(np.array(rows.names), labels)[rows.label]
-        scorable = rows.ok & learnt
-        split = next((name for name in ("test", "val") if (rows.of_split(name) & scorable).any()), "")
-        asked = np.flatnonzero(rows.of_split(split) & rows.ok)
+        learnt = np.isin(np.array(training_set.names), labels)[training_set.label]
+        scorable = training_set.ok & learnt
+        split = next((name for name in ("test", "val") if (training_set.of_split(name) & scorable).any()), "")
+        asked = np.flatnonzero(training_set.of_split(split) & training_set.ok)
         known = asked[learnt[asked]]
         return cls(split, known, len(asked) - len(known))
 
@@ -105,8 +105,10 @@ def scores(
     labels = recogniser.labels
     known, enough = asked.rows, len(asked.rows) >= metrics.FEWEST_PHOTOS
     per_label_counts = {
-        "train": np.bincount(rows.label[rows.of_split("train") & rows.ok], minlength=len(rows.names)),
-        "evaluated": np.bincount(rows.label[known], minlength=len(rows.names)),
+        "train": np.bincount(
+            training_set.label[training_set.of_split("train") & training_set.ok], minlength=len(training_set.names)
+        ),
+        "evaluated": np.bincount(training_set.label[known], minlength=len(training_set.names)),
     }
     values, confused = None, []
     found: dict[str, Any] = {"kind_metrics": None, "calibration": None, "answers": None}
@@ -141,7 +143,7 @@ def scores(
             values["expectedCalibrationError"] = found["kind_metrics"]["expectedCalibrationError"] = None
         found["answers"] = _told(scored, certainty)
     per_label = []
-    for code, name in enumerate(rows.names):
+    for code, name in enumerate(training_set.names):
         given = {kind: int(count[code]) for kind, count in per_label_counts.items()}
         of = {key: values[f"{key}ByLabel"].get(name) if values else None for key in ("precision", "recall", "fMeasure")}
         per_label.append({"label": name, **given, **of})

@@ -21,12 +21,12 @@ from fruits.storage.listed import Coded, Listed, small
 from fruits.storage.table import EmbeddingTable
 
 #: With more photos than this, groups come from names only, without clustering.
-_ROWS_FOR_LOOKS: Final = 200_000
+_ROWS_FOR_CLUSTERS: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Properties of each catalogue row used in fitting, as arrays of shape (n,).
+class TrainingSet:
+    """Label, split, group and source of each catalogue row, as arrays of shape (n,): those of other splits are scored.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Rows:
     names: list[str]
 
     @classmethod
-    def of(cls, catalogue: Listed | pa.Table, inventory: Inventory) -> Rows:
+    def of(cls, catalogue: Listed | pa.Table, inventory: Inventory) -> TrainingSet:
         """Build the arrays from a catalogue and its inventory."""
         listed = catalogue if isinstance(catalogue, Listed) else Listed.of(catalogue)
         label = listed.coded["label"]
@@ -75,7 +75,7 @@ class Rows:
         return self.split.having(name)
 
     @property
-    def training(self) -> NDArray[np.int64]:
+    def train_rows(self) -> NDArray[np.int64]:
         """Rows of the training split with an embedding."""
         return np.flatnonzero(self.of_split("train") & self.ok)
 
@@ -87,7 +87,7 @@ class Rows:
         kind_of : sequence of int
             Kind of each label of ``names``.
         """
-        train = self.training
+        train = self.train_rows
         weights = np.zeros(len(self.ok))
         weights[train] = validation.balance(np.array(kind_of, np.int64)[self.label[train]], self.source[train])
         return weights
@@ -111,25 +111,27 @@ def _named_sources(listed: Listed) -> NDArray[Any]:
     return np.asarray(small(number)[column.codes])
 
 
-def grouped_by_clusters(stored: EmbeddingTable, inventory: Inventory, rows: Rows) -> tuple[Rows, str]:
-    """Return rows with groups that keep similar photos together, so that holding out groups is meaningful; and their origin.
+def grouped_by_clusters(
+    stored: EmbeddingTable, inventory: Inventory, training_set: TrainingSet
+) -> tuple[TrainingSet, str]:
+    """Return the rows with groups that keep similar photos together, so that holding out groups is meaningful; and their origin.
 
     Groups of a manifest stay, and so do groups from numbers in file names if these turn out to be informative; otherwise
     similar photos of a label form a group. Only training photos are examined.
 
     Returns
     -------
-    Rows
+    TrainingSet
     str
         Origin of the groups: ``manifest``, ``names`` or ``clusters``; for photos not grouped by a manifest, if any.
     """
-    train = rows.training
-    train = train[rows.group[train] >= 0]
+    train = training_set.train_rows
+    train = train[training_set.group[train] >= 0]
     if not len(train):
-        return rows, "manifest"
-    if len(train) > _ROWS_FOR_LOOKS:
-        return rows, "names"
-    position = np.full(len(rows.ok), -1, np.int64)
+        return training_set, "manifest"
+    if len(train) > _ROWS_FOR_CLUSTERS:
+        return training_set, "names"
+    position = np.full(len(training_set.ok), -1, np.int64)
     position[train] = np.arange(len(train))
     sketches = np.empty((len(train), 0), np.float32)
     for holding in inventory.holdings:
@@ -139,11 +141,11 @@ def grouped_by_clusters(stored: EmbeddingTable, inventory: Inventory, rows: Rows
             some = clusters.sketch(vectors[to >= 0])
             sketches = sketches if sketches.shape[1] else np.empty((len(train), some.shape[1]), np.float32)
             sketches[to[to >= 0]] = some
-    if clusters.numbers_tell(sketches, rows.label[train], rows.group[train]):
-        return rows, "names"
-    group = rows.group.copy()
-    group[train] = clusters.cluster(sketches, rows.label[train])
-    return replace(rows, group=group), "clusters"
+    if clusters.numbers_tell(sketches, training_set.label[train], training_set.group[train]):
+        return training_set, "names"
+    group = training_set.group.copy()
+    group[train] = clusters.cluster(sketches, training_set.label[train])
+    return replace(training_set, group=group), "clusters"
 
 
 def embeddings_of(

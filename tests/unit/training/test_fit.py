@@ -31,7 +31,7 @@ from fruits.training import pipeline
 from fruits.training.certainty import certainty_by
 from fruits.training.features import Features
 from fruits.training.fit import Choice, HeldOutAnswers, ValidationSplit
-from fruits.training.training_set import Rows
+from fruits.training.training_set import TrainingSet
 
 
 def run(out: Path, *sources: Path, **choices: Any) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def coded(*values: str) -> Coded:
     return Coded(names.tolist(), codes.astype(np.int8))
 
 
-def rows_of(label: np.ndarray, group: np.ndarray | None = None, **changes: Any) -> Rows:
+def rows_of(label: np.ndarray, group: np.ndarray | None = None, **changes: Any) -> TrainingSet:
     n = len(label)
     values = {
         "label": label,
@@ -56,7 +56,7 @@ def rows_of(label: np.ndarray, group: np.ndarray | None = None, **changes: Any) 
         "names": [f"label {number}" for number in range(label.max() + 1)],
         **changes,
     }
-    return Rows(**values)
+    return TrainingSet(**values)
 
 
 # --- What choices are made on -------------------------------------------------------------------------------------------
@@ -65,12 +65,12 @@ def rows_of(label: np.ndarray, group: np.ndarray | None = None, **changes: Any) 
 def test_labels_that_chance_leaves_nothing_to_learn_of_are_not_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "_ROWS_FOR_CHOOSING", 60)
     # Two common labels and forty of five photos each, most of whose photos are not among the 60.
-    rows = rows_of(np.r_[np.repeat([0, 1], 100), np.repeat(np.arange(2, 42), 5)])
+    training_set = rows_of(np.r_[np.repeat([0, 1], 100), np.repeat(np.arange(2, 42), 5)])
     for seed in range(5):
-        split = ValidationSplit.of(rows, seed)
+        split = ValidationSplit.of(training_set, seed)
         held, learnt = split.train[split.held_out], split.train[~split.held_out]
         assert len(held) > 0
-        assert set(rows.label[held].tolist()) <= set(rows.label[learnt].tolist())
+        assert set(training_set.label[held].tolist()) <= set(training_set.label[learnt].tolist())
         # What is held out of all rows does not depend on which of them are used for the choices.
         assert set(held.tolist()) <= set(split.all_held_out.tolist())
         assert not set(learnt.tolist()) & set(split.all_held_out.tolist())
@@ -78,14 +78,14 @@ def test_labels_that_chance_leaves_nothing_to_learn_of_are_not_asked_about(monke
 
 def test_only_training_photos_that_decode_are_learnt_from() -> None:
     split, ok = coded("train", "test", "train", "val"), np.array([True, True, False, True])
-    rows = rows_of(np.zeros(4, np.int64), split=split, ok=ok)
-    assert rows.training.tolist() == [0]
+    training_set = rows_of(np.zeros(4, np.int64), split=split, ok=ok)
+    assert training_set.train_rows.tolist() == [0]
 
 
 def test_weights_are_those_of_training_photos_alone() -> None:
     split = coded(*["train"] * 6, *["test"] * 2)
-    rows = rows_of(np.array([0, 0, 0, 1, 2, 2, 1, 0]), split=split, source=np.array([0, 0, 1, 0, 0, 0, 5, 5]))
-    weights = rows.balance([0, 0, 1])  # labels 0 and 1 are of one kind
+    training_set = rows_of(np.array([0, 0, 0, 1, 2, 2, 1, 0]), split=split, source=np.array([0, 0, 1, 0, 0, 0, 5, 5]))
+    weights = training_set.balance([0, 0, 1])  # labels 0 and 1 are of one kind
     # Kind 0 has two sources, of three and of one photo; kind 1 has one.
     assert weights.tolist() == pytest.approx([0.5, 0.5, 1.5, 0.5, 1.5, 1.5, 0, 0])
 
@@ -117,9 +117,9 @@ def test_where_few_labels_have_several_sources_groups_are_held_out(source: np.nd
 
 def test_photos_that_the_backbone_was_made_from_do_not_decide_what_is_chosen() -> None:
     label, group = np.repeat([0, 1, 2, 3], 40), np.arange(160) // 4
-    rows = rows_of(label, group)
+    training_set = rows_of(label, group)
     seen = np.arange(160) % 40 < 20  # half of the groups of every label
-    split = ValidationSplit.of(rows, 0, seen)
+    split = ValidationSplit.of(training_set, 0, seen)
     assert split.trusted
     asked = split.train[split.held_out]
     assert set(label[asked].tolist()) == {0, 1, 2, 3}
@@ -136,17 +136,17 @@ def test_group_of_which_the_backbone_has_seen_one_photo_is_not_held_out() -> Non
 
 @pytest.mark.parametrize("seen", [np.ones(80, bool), np.arange(80) < 60], ids=["all", "most labels"])
 def test_where_the_backbone_has_seen_the_photos_of_most_labels_nothing_held_out_is_trusted(seen: np.ndarray) -> None:
-    rows = rows_of(np.repeat([0, 1, 2, 3], 20), np.arange(80) // 2)
-    split = ValidationSplit.of(rows, 0, seen)
+    training_set = rows_of(np.repeat([0, 1, 2, 3], 20), np.arange(80) // 2)
+    split = ValidationSplit.of(training_set, 0, seen)
     assert not split.trusted
     assert split.held_out.any(), "temperature and limits still take what there is"
 
 
 def test_a_single_seen_photo_of_many_changes_nothing() -> None:
-    rows = rows_of(np.repeat([0, 1], 200), np.arange(400) // 4)
+    training_set = rows_of(np.repeat([0, 1], 200), np.arange(400) // 4)
     one = np.zeros(400, bool)
     one[7] = True
-    with_it, without = ValidationSplit.of(rows, 0, one), ValidationSplit.of(rows, 0)
+    with_it, without = ValidationSplit.of(training_set, 0, one), ValidationSplit.of(training_set, 0)
     np.testing.assert_array_equal(with_it.held_out, without.held_out)
 
 
@@ -246,10 +246,10 @@ def held_out_choice(n: int, seed: int = 0) -> tuple[Choice, Any, np.ndarray]:
     known = Known.of(features, truth)
     answers = Answers(logits, truth, np.arange(4))
     known = known.scaled(features, softmax(logits))
-    rows = rows_of(truth, names=names)
+    training_set = rows_of(truth, names=names)
     return (
         Choice(2, "components", LogisticHead, 3.0, [], [], 8, HeldOutAnswers(answers, 1.0, known, features)),
-        rows,
+        training_set,
         truth,
     )
 

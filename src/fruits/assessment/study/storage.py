@@ -38,7 +38,7 @@ from fruits.storage.marker import claim
 from fruits.storage.objects import Objects
 from fruits.training.embed import TRAINING_PHOTOS
 from fruits.training.fit import ValidationSplit
-from fruits.training.training_set import Rows, embeddings_of, grouped_by_clusters, seen_rows
+from fruits.training.training_set import TrainingSet, embeddings_of, grouped_by_clusters, seen_rows
 
 RECORD: Final = record_of("storage")
 PAGE: Final = page_of("storage")
@@ -175,18 +175,18 @@ class _Split:
 
 def _split(run: Finished) -> _Split:
     """Return the split by which the run made its choices."""
-    rows, _ = grouped_by_clusters(run.stored, run.inventory, Rows.of(run.catalogue, run.inventory))
+    training_set, _ = grouped_by_clusters(run.stored, run.inventory, TrainingSet.of(run.catalogue, run.inventory))
     listed = Objects(run.place.out).read_if_present(f"{run.stored.prefix}/{TRAINING_PHOTOS}")
-    seen = None if listed is None else seen_rows(run.stored, run.inventory, listed, len(rows.ok))
-    split = ValidationSplit.of(rows, int(run.record["config"].get("seed", 0)), seen)
-    vectors, _ = embeddings_of(run.stored, run.inventory, split.train, len(rows.ok), ["sha256"])
+    seen = None if listed is None else seen_rows(run.stored, run.inventory, listed, len(training_set.ok))
+    split = ValidationSplit.of(training_set, int(run.record["config"].get("seed", 0)), seen)
+    vectors, _ = embeddings_of(run.stored, run.inventory, split.train, len(training_set.ok), ["sha256"])
     held = split.held_out
     if held.sum() < FEWEST_PHOTOS or (~held).sum() < 2:
         raise ConfigError(
             f"{counted(int(held.sum()), 'validation photo')} in '{run.place.out}'; expected {FEWEST_PHOTOS} or more to tell what "
             "accuracy is left: run on more training photos"
         )
-    return _Split(vectors, rows.label[split.train], rows.group[split.train], held, split.trusted)
+    return _Split(vectors, training_set.label[split.train], training_set.group[split.train], held, split.trusted)
 
 
 def _settings(run: Finished, split: _Split, repeats: int, progress: Progress) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ from fruits.storage.schemas import RECEIPT
 from fruits.storage.table import File
 from fruits.training.embed import Network, Prepared, prepare
 from fruits.training.fit import ValidationSplit, training_moments
-from fruits.training.training_set import Rows
+from fruits.training.training_set import TrainingSet
 
 #: Stages of the work of a worker, as in receipts.
 STAGES: Final = ("read", "decode", "infer", "write")
@@ -145,11 +145,11 @@ def run_trial(config: RunConfig, network: Network, catalogue: Catalogue, trial: 
             if not n:
                 raise StoreError("no photo could be embedded; expected photos in place: 'fruits run' names the reasons")
             inventory = take(prepared.stored, catalogue.listed.texts)
-            rows = Rows.of(catalogue.listed, inventory)
+            training_set = TrainingSet.of(catalogue.listed, inventory)
             none = np.zeros(0, np.int64)
-            every = ValidationSplit(rows.training, np.zeros(len(rows.training), bool), none)
+            every = ValidationSplit(training_set.train_rows, np.zeros(len(training_set.train_rows), bool), none)
             merging, driver_s = time.perf_counter(), time.thread_time() - used
-            training_moments(engine, prepared.stored, inventory, rows, every)
+            training_moments(engine, prepared.stored, inventory, training_set, every)
             merged = time.perf_counter()
         if prepared.kept is not None:
             prepared.kept.release()
