@@ -24,7 +24,7 @@ from fruits.learning.calibration import temperature
 from fruits.learning.heads.logistic import LogisticHead
 from fruits.learning.moments import Moments, unit
 from fruits.learning.neighbours import nearest
-from fruits.learning.out_of_distribution import Known, entropy
+from fruits.learning.out_of_distribution import OodDetector, entropy
 from fruits.learning.pca import PCA
 from fruits.learning.validation import split_by_group
 from fruits.photos.decoding.images import to_network_input
@@ -106,12 +106,12 @@ class Trial:
         blind = LogisticHead.fit(features[~held], numbers, setting=regularisation)
         warmth = temperature(blind.logits(features[held]), np.searchsorted(learnt, labels[held]))
         probabilities = blind.temperature_scaled(warmth).predict_proba(features[held])
-        scale = Known.of(features[~held], numbers).scaled(features[held], probabilities)
+        scale = OodDetector.of(features[~held], numbers).scaled(features[held], probabilities)
         _, numbers = np.unique(labels, return_inverse=True)
         self.head = LogisticHead.fit(features, numbers, setting=regularisation).temperature_scaled(warmth)
-        self.known = Known.of(features, numbers).on_the_scale_of(scale)
+        self.ood_detector = OodDetector.of(features, numbers).on_the_scale_of(scale)
         self.bank = unit(features)
-        self.white_bank = unit(features @ self.known.whitening)
+        self.white_bank = unit(features @ self.ood_detector.whitening)
 
     def features(self, embeddings: np.ndarray) -> np.ndarray:
         """Project, shape (n, k)."""
@@ -122,15 +122,15 @@ class Trial:
         features = self.features(embeddings)
         logits, probabilities = self.head.logits(features), self.head.predict_proba(features)
         ordered = np.sort(logits, axis=1)
-        yield "ood_score", self.known.ood_score(features, probabilities)
-        yield "relative Mahalanobis", self.known.distance(features)
+        yield "ood_score", self.ood_detector.ood_score(features, probabilities)
+        yield "relative Mahalanobis", self.ood_detector.distance(features)
         yield "entropy", entropy(probabilities)
         yield "1 - largest probability", 1 - probabilities.max(axis=1)
         yield "energy", -(ordered[:, -1] + np.log(np.exp(logits - ordered[:, -1:]).sum(axis=1)))
         yield "- largest logit", -ordered[:, -1]
         yield "- margin of logits", ordered[:, -2] - ordered[:, -1]
-        white = features @ self.known.whitening
-        to_centre = np.square(self.known.centres).sum(axis=1) - 2 * white @ self.known.centres.T
+        white = features @ self.ood_detector.whitening
+        to_centre = np.square(self.ood_detector.centres).sum(axis=1) - 2 * white @ self.ood_detector.centres.T
         yield "Mahalanobis", np.square(white).sum(axis=1) + to_centre.min(axis=1)
         for count in (1, 5):
             yield f"neighbour {count}", nearest(unit(features), self.bank, count=5)[0][:, count - 1]

@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 
 from fruits.learning import calibration as confidence
 from fruits.learning.heads import softmax
-from fruits.learning.out_of_distribution import ACCEPTED, Known
+from fruits.learning.out_of_distribution import ACCEPTED, OodDetector
 from fruits.learning.validation import balance
 from fruits.recogniser.knowledge import confused_kinds
 
@@ -34,7 +34,7 @@ class Calibration:
     variety: float
     probable: float
     ood_limit: float
-    known: Known
+    ood_detector: OodDetector
     report: dict[str, float]
     look_alikes: dict[str, Any]
 
@@ -59,7 +59,7 @@ def say(fitted: Fitted, calibration: Calibration, vectors: np.ndarray) -> Said:
     features = fitted.features(vectors)
     probabilities = softmax((fitted.head.logits(features) / calibration.temperature).astype(np.float32))
     by_kind = fitted.taxonomy.by_kind(probabilities)
-    accepted = calibration.known.ood_score(features, probabilities) <= calibration.ood_limit
+    accepted = calibration.ood_detector.ood_score(features, probabilities) <= calibration.ood_limit
     return Said(accepted, by_kind.argmax(axis=1), by_kind.max(axis=1))
 
 
@@ -84,8 +84,8 @@ def calibrate(fitted: Fitted, left_out: Embedded, *, min_precision: float = MIN_
 
     temperature = float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x))
     probabilities = softmax((logits / temperature).astype(np.float32))
-    known = fitted.known.scaled(features, probabilities)
-    ood_score = known.ood_score(features, probabilities)
+    ood_detector = fitted.ood_detector.scaled(features, probabilities)
+    ood_score = ood_detector.ood_score(features, probabilities)
     ood_limit = float(np.quantile(ood_score, ACCEPTED))
     by_kind = fitted.taxonomy.by_kind(probabilities)
     best, right = by_kind.max(axis=1), by_kind.argmax(axis=1) == truth
@@ -112,7 +112,7 @@ def calibrate(fitted: Fitted, left_out: Embedded, *, min_precision: float = MIN_
     # Real photos carry no varieties, so a variety is named only where its kind would be.
     alike = confused_kinds(by_kind.argmax(axis=1), truth, fitted.taxonomy.kind_ids)
     return Calibration(
-        temperature, kind, max(kind, confidence.DEFAULT_CERTAIN), probable, ood_limit, known, report, alike
+        temperature, kind, max(kind, confidence.DEFAULT_CERTAIN), probable, ood_limit, ood_detector, report, alike
     )
 
 

@@ -1,4 +1,4 @@
-"""The recogniser that ships: PCA, head and known things of a made network, written as a bundle.
+"""The recogniser that ships: PCA, head and out-of-distribution score of a made network, written as a bundle.
 
 The head that ships is fitted on all photos; temperature and limits come from a twin (``calibrate``). No photo goes into the
 bundle.
@@ -24,7 +24,7 @@ from fruits.embedding.backbone import Backbone, Embedder
 from fruits.learning.drift import Drift
 from fruits.learning.heads.logistic import LogisticHead
 from fruits.learning.moments import Moments
-from fruits.learning.out_of_distribution import Known
+from fruits.learning.out_of_distribution import OodDetector
 from fruits.learning.pca import PCA
 from fruits.learning.validation import balance
 from fruits.photos.decoding.images import Preprocessing, to_network_input
@@ -63,12 +63,12 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Fitted:
-    """PCA, head and known things of some photos, not yet calibrated."""
+    """PCA, head and out-of-distribution score of some photos, not yet calibrated."""
 
     pca: PCA
     components: int
     head: LogisticHead
-    known: Known
+    ood_detector: OodDetector
     taxonomy: Taxonomy
 
     def features(self, vectors: np.ndarray) -> np.ndarray:
@@ -130,7 +130,7 @@ def embed_pictures(backbone: Backbone, pictures: list[bytes], size: int) -> np.n
 
 
 def fit(train: Embedded, layers: Layers, *, k: int = COMPONENTS) -> Fitted:
-    """Fit PCA, head and known things: see ``kinds`` for what decides between kinds, ``varieties`` for what decides within one.
+    """Fit PCA, head and OOD score: see ``kinds`` for what decides between kinds, ``varieties`` for what decides within one.
 
     Kinds that more people photograph are more likely; the balanced training of the network has taken that away, so it is put back
     as a prior.
@@ -160,7 +160,7 @@ def fit(train: Embedded, layers: Layers, *, k: int = COMPONENTS) -> Fitted:
     weights = balance(kind_of[labels], sources)
     more, shift = fit_varieties(kind_of, features, labels, weights, slopes=drawn_to)
     head = LogisticHead((slopes[kind_of] + more).astype(np.float32), (intercepts[kind_of] + shift).astype(np.float32))
-    return Fitted(pca, k, head, Known.of(features, labels), taxonomy)
+    return Fitted(pca, k, head, OodDetector.of(features, labels), taxonomy)
 
 
 def save(
@@ -169,11 +169,11 @@ def save(
     """Write the bundle."""
     features = fitted.features(train.vectors)
     head = fitted.head.temperature_scaled(calibration.temperature)
-    known = fitted.known.on_the_scale_of(calibration.known)
+    ood_detector = fitted.ood_detector.on_the_scale_of(calibration.ood_detector)
     people = np.array([photo.source not in (GROCERY, TURNTABLE) for photo in train.photos])
     limits = Limits.of(train.brightness[people], train.sharpness[people], size)
     certainty = Certainty(calibration.variety, calibration.kind, calibration.probable, calibration.ood_limit, limits)
-    ood_score = known.ood_score(features, head.predict_proba(features))
+    ood_score = ood_detector.ood_score(features, head.predict_proba(features))
     preprocessing: Preprocessing = backbone.card.preprocessing(size, None)
     bundles.save(
         to,
@@ -183,7 +183,7 @@ def save(
         mean=fitted.pca.mean,
         components=fitted.pca.axes[: fitted.components],
         head=head,
-        known=known,
+        ood_detector=ood_detector,
         taxonomy=fitted.taxonomy,
         certainty=certainty,
         drift=Drift.of(features, ood_score),

@@ -15,7 +15,7 @@ import pytest
 
 from fruits.learning.heads.logistic import LogisticHead
 from fruits.learning.moments import Moments
-from fruits.learning.out_of_distribution import Known
+from fruits.learning.out_of_distribution import OodDetector
 from fruits.learning.pca import PCA
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser import shipped
@@ -86,7 +86,10 @@ def test_limits_of_a_source_come_from_the_others(made: Any) -> None:
     features[:, 0] += np.where(labels == 0, -3, 3)
     head = LogisticHead(np.array([[-2, 0], [2, 0]], np.float32), np.zeros(2, np.float32))
     fitted = SimpleNamespace(
-        head=head, taxonomy=Taxonomy.of(["apple", "pear"]), known=Known.of(features, labels), features=lambda rows: rows
+        head=head,
+        taxonomy=Taxonomy.of(["apple", "pear"]),
+        ood_detector=OodDetector.of(features, labels),
+        features=lambda rows: rows,
     )
     told = np.where(np.arange(400) % 4 == 0, 1 - labels, labels)  # a quarter of the photos, the source "own-wrong"
     sources = np.where(np.arange(400) % 4 == 0, "own-wrong", np.where(np.arange(400) % 2 == 0, "web-a", "web-b"))

@@ -19,7 +19,7 @@ from fruits.embedding.session import open_session
 from fruits.embedding.steps import graph_steps
 from fruits.errors import BackboneError, BundleError, counted
 from fruits.learning.heads import Head
-from fruits.learning.out_of_distribution import LEAST_PROBABILITY, Known
+from fruits.learning.out_of_distribution import LEAST_PROBABILITY, OodDetector
 from fruits.photos.decoding.quality import NOISE, STEP
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def with_recogniser(
     mean: NDArray[np.float32],
     components: NDArray[np.float32],
     head: Head,
-    known: Known,
+    ood_detector: OodDetector,
     size: int,
     metadata: dict[str, str],
 ) -> bytes:
@@ -214,7 +214,7 @@ def with_recogniser(
     components : array, shape (k, d)
     head : Head
         For c labels.
-    known : Known
+    ood_detector : OodDetector
     size : int
         Side of the input in pixels.
     metadata : dict
@@ -228,14 +228,14 @@ def with_recogniser(
     features = more.node("MatMul", centred, more.constant("components", components.T), out="features")
     logits = _add_head(more, head, features)
     probabilities = more.node("Softmax", logits, out="probabilities", axis=1)
-    _add_ood_score(more, features, probabilities, known)
+    _add_ood_score(more, features, probabilities, ood_detector)
     _add_quality(more, size)
     has_map = head.linear and any(value.name == "map" for value in graph.output)
     if has_map:
         _add_evidence(more, head, len(mean))
     del graph.output[:]
     widths = {
-        "probabilities": len(known.centres),
+        "probabilities": len(ood_detector.centres),
         "features": len(components),
         "ood_score": 1,
         "brightness": 1,
@@ -244,7 +244,7 @@ def with_recogniser(
     for name, width in widths.items():
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]))
     if has_map:
-        shape: list[str | int | None] = ["batch", "places", len(known.centres)]
+        shape: list[str | int | None] = ["batch", "places", len(ood_detector.centres)]
         graph.output.append(helper.make_tensor_value_info("evidence", TensorProto.FLOAT, shape))
     helper.set_model_props(model, metadata)
     return bytes(model.SerializeToString())
@@ -315,22 +315,24 @@ def _is_per_channel(tensor: onnx.TensorProto) -> bool:
     return math.prod(tensor.dims) in (1, *tensor.dims[-1:]) and list(tensor.dims[-1:]) in ([], [1], [3])
 
 
-def _add_ood_score(more: _Nodes, features: str, probabilities: str, known: Known) -> None:
-    """Append the computation of ``Known.ood_score``."""
-    white = more.node("MatMul", features, more.constant("whitening", known.whitening))
-    length = more.sum(more.node("Mul", white, white), known.whitening.shape[1])
-    cross = more.node("MatMul", white, more.constant("centres", -2 * known.centres.T))
-    squares = more.constant("centre_squares", np.square(known.centres).sum(axis=1))
+def _add_ood_score(more: _Nodes, features: str, probabilities: str, ood_detector: OodDetector) -> None:
+    """Append the computation of ``OodDetector.ood_score``."""
+    white = more.node("MatMul", features, more.constant("whitening", ood_detector.whitening))
+    length = more.sum(more.node("Mul", white, white), ood_detector.whitening.shape[1])
+    cross = more.node("MatMul", white, more.constant("centres", -2 * ood_detector.centres.T))
+    squares = more.constant("centre_squares", np.square(ood_detector.centres).sum(axis=1))
     nearest = more.reduce("ReduceMin", more.node("Add", cross, squares), since=18)
     own = more.node("Add", length, nearest)
-    background = more.constant("background", known.background[:, None])
+    background = more.constant("background", ood_detector.background[:, None])
     distance = more.node("Sub", own, more.node("MatMul", more.node("Mul", features, features), background))
     least = more.constant("least_probability", np.float32(LEAST_PROBABILITY))
     log_p = more.node("Log", more.node("Max", probabilities, least))
-    entropy = more.sum(more.node("Mul", probabilities, log_p), len(known.centres), scale=-known.entropy_scale)
-    scaled = more.node("Mul", distance, more.constant("distance_scale", np.float32(known.distance_scale)))
+    entropy = more.sum(
+        more.node("Mul", probabilities, log_p), len(ood_detector.centres), scale=-ood_detector.entropy_scale
+    )
+    scaled = more.node("Mul", distance, more.constant("distance_scale", np.float32(ood_detector.distance_scale)))
     total = more.node("Add", entropy, scaled)
-    more.node("Sub", total, more.constant("offset", np.float32(known.offset)), out="ood_score")
+    more.node("Sub", total, more.constant("offset", np.float32(ood_detector.offset)), out="ood_score")
 
 
 def _add_head(more: _Nodes, head: Head, features: str) -> str:

@@ -26,7 +26,7 @@ LEAST_PROBABILITY: Final = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class OodDetector:
     """Distribution of the training photos, and the score derived from it.
 
     Attributes
@@ -56,7 +56,7 @@ class Known:
     offset: float = 0.0
 
     @classmethod
-    def of(cls, features: NDArray[np.float32], labels: NDArray[np.int64]) -> Known:
+    def of(cls, features: NDArray[np.float32], labels: NDArray[np.int64]) -> OodDetector:
         """Fit the distribution, with the default scale, in O(n k^2 + k^3).
 
         Parameters
@@ -83,7 +83,7 @@ class Known:
             whitening.astype(np.float32), (centres @ whitening).astype(np.float32), (1 / variance).astype(np.float32)
         )
 
-    def scaled(self, features: NDArray[np.float32], probabilities: NDArray[np.float32]) -> Known:
+    def scaled(self, features: NDArray[np.float32], probabilities: NDArray[np.float32]) -> OodDetector:
         """Return a copy with both signals on one scale: the median of known photos is at 0, their 95 % quantile at 1.
 
         Parameters
@@ -99,7 +99,7 @@ class Known:
             offset += float(middle) * scales[-1]
         return replace(self, entropy_scale=scales[0], distance_scale=scales[1], offset=offset)
 
-    def on_the_scale_of(self, other: Known) -> Known:
+    def on_the_scale_of(self, other: OodDetector) -> OodDetector:
         """Return a copy with the scale of another instance, which was fitted on validation photos."""
         return replace(
             self, entropy_scale=other.entropy_scale, distance_scale=other.distance_scale, offset=other.offset

@@ -31,7 +31,7 @@ from fruits.embedding.steps import graph_steps
 from fruits.errors import BundleError, FruitsError, ImageDecodeError, option
 from fruits.learning.drift import Drift
 from fruits.learning.heads import Head, get_head
-from fruits.learning.out_of_distribution import Known
+from fruits.learning.out_of_distribution import OodDetector
 from fruits.learning.pca import project
 from fruits.photos.decoding.decoder import Size, own_decoder
 from fruits.photos.decoding.images import Preprocessing
@@ -120,9 +120,9 @@ class Bundle:
         if len(self.gallery) and not 0 <= self.gallery.labels.min() <= self.gallery.labels.max() < len(self.labels):
             raise ValueError("the gallery is of other labels")
         scales = (float(certainty[name]) for name in _SCALES)
-        known = Known(arrays["whitening"], arrays["centres"], arrays["background"], *scales)
+        ood_detector = OodDetector(arrays["whitening"], arrays["centres"], arrays["background"], *scales)
         #: What follows the network, for worker processes.
-        self.classifier = Classifier(self._mean, self._components, head, known, self.taxonomy, self.certainty)
+        self.classifier = Classifier(self._mean, self._components, head, ood_detector, self.taxonomy, self.certainty)
         self._model = files["backbone.onnx"]
         #: The single graph, ``recognizer.onnx``, which browsers run.
         self.recognizer: bytes = files["recognizer.onnx"]
@@ -258,7 +258,9 @@ class Bundle:
     def look_alikes(self) -> dict[str, list[dict[str, Any]]]:
         """What each kind is taken for, and how to tell them apart; see :func:`fruits.recogniser.knowledge.look_alikes`."""
         taxonomy = self.taxonomy
-        return look_alikes(self.manifest["about"], taxonomy.kind_ids, taxonomy.kind_of, self.classifier.known.centres)
+        return look_alikes(
+            self.manifest["about"], taxonomy.kind_ids, taxonomy.kind_of, self.classifier.ood_detector.centres
+        )
 
     @property
     def linear(self) -> bool:
@@ -338,7 +340,7 @@ def save(
     mean: NDArray[np.float64],
     components: NDArray[np.float64],
     head: Head,
-    known: Known,
+    ood_detector: OodDetector,
     taxonomy: Taxonomy,
     certainty: Certainty,
     drift: Drift,
@@ -363,7 +365,7 @@ def save(
     components : array, shape (k, d)
     head : Head
         Calibrated.
-    known : Known
+    ood_detector : OodDetector
     taxonomy : Taxonomy
         Of the c labels.
     certainty : Certainty
@@ -391,8 +393,12 @@ def save(
         for name, value in {"mean": mean, "components": components}.items()
     }
     of_head = array_files(head)
-    of_known = {"whitening": known.whitening, "centres": known.centres, "background": known.background}
-    certain = json_text({**certainty.as_dict(), **{name: getattr(known, name) for name in _SCALES}}, indent=1)
+    arrays_of_detector = {
+        "whitening": ood_detector.whitening,
+        "centres": ood_detector.centres,
+        "background": ood_detector.background,
+    }
+    certain = json_text({**certainty.as_dict(), **{name: getattr(ood_detector, name) for name in _SCALES}}, indent=1)
     meaning = json_text(taxonomy.as_dict(), indent=1, ensure_ascii=False)
     info = {
         "fruits.labels": json_text(taxonomy.labels, ensure_ascii=False),
@@ -401,7 +407,9 @@ def save(
         "fruits.taxonomy": meaning,
         "fruits.certainty": certain,
     }
-    single = with_recogniser(model, head=head, known=known, size=preprocessing.size, metadata=info, **arrays)
+    single = with_recogniser(
+        model, head=head, ood_detector=ood_detector, size=preprocessing.size, metadata=info, **arrays
+    )
     _compare(single, model, head, head_name, preprocessing.size, **arrays)
     files = {
         "backbone.onnx": model,
@@ -409,7 +417,7 @@ def save(
         "taxonomy.json": meaning.encode(),
         "certainty.json": certain.encode(),
         "gallery.jpegs": gallery.jpegs,
-        **{f"{name}.npy": _npy(value) for name, value in {**arrays, **of_head, **of_known}.items()},
+        **{f"{name}.npy": _npy(value) for name, value in {**arrays, **of_head, **arrays_of_detector}.items()},
         **{f"drift_{name}.npy": _npy(getattr(drift, name)) for name in _OF_DRIFT},
         **{f"gallery_{name}.npy": _npy(getattr(gallery, name)) for name in _OF_GALLERY},
     }

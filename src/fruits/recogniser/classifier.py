@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.learning.heads import Head
-from fruits.learning.out_of_distribution import Known
+from fruits.learning.out_of_distribution import OodDetector
 from fruits.learning.pca import project
 from fruits.recogniser.answers import Certainty, Decisions, decide
 from fruits.recogniser.taxonomy import Taxonomy
@@ -23,7 +23,7 @@ class Classifier:
     mean : float32 array, shape (d,)
     axes : float32 array, shape (k, d)
     head : Head
-    known : Known
+    ood_detector : OodDetector
     taxonomy : Taxonomy
         Taxonomy of the c labels.
     certainty : Certainty
@@ -32,7 +32,7 @@ class Classifier:
     mean: NDArray[np.float32]
     axes: NDArray[np.float32]
     head: Head
-    known: Known
+    ood_detector: OodDetector
     taxonomy: Taxonomy
     certainty: Certainty
 
@@ -48,7 +48,7 @@ class Classifier:
     def classify(self, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return probabilities (n, c) and out-of-distribution scores (n,) of features (n, k)."""
         probabilities = self.head.predict_proba(features)
-        return probabilities, self.known.ood_score(features, probabilities)
+        return probabilities, self.ood_detector.ood_score(features, probabilities)
 
     def decide(self, probabilities: NDArray[np.float32], ood_score: NDArray[np.float32]) -> Decisions:
         """Return the outcomes for probabilities (n, c) and scores (n,)."""

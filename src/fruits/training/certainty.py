@@ -65,7 +65,7 @@ def certainty_by(
     # The labels with training photos during validation; if the photos were sampled for it, perhaps not all labels.
     taxonomy = Taxonomy.of([training_set.names[label] for label in held_out.answers.labels], taxonomy_file)
     truth, probabilities = held_out.answers.truth, held_out.probabilities
-    ood_score = held_out.known.ood_score(held_out.features, probabilities)
+    ood_score = held_out.ood_detector.ood_score(held_out.features, probabilities)
     ood_limit = float(np.quantile(ood_score, ACCEPTED))
     known = ood_score <= ood_limit
     by_kind = taxonomy.by_kind(probabilities)

@@ -24,7 +24,7 @@ from fruits.learning.heads import MAX_ROWS, Head, softmax
 from fruits.learning.heads.logistic import LogisticHead, scale_of
 from fruits.learning.moments import Moments
 from fruits.learning.neighbours import ByRow
-from fruits.learning.out_of_distribution import Known
+from fruits.learning.out_of_distribution import OodDetector
 from fruits.learning.pca import PCA
 from fruits.photos.decoding.quality import Limits
 from fruits.storage.inventory import Holding, Inventory
@@ -142,14 +142,14 @@ class HeldOutAnswers:
     answers : Answers
     temperature : float
         Temperature that calibrates these answers.
-    known : Known
+    ood_detector : OodDetector
         Fitted on the other photos, scaled on these.
     features : float32 array, shape (m, k)
     """
 
     answers: validation.Answers
     temperature: float
-    known: Known
+    ood_detector: OodDetector
     features: NDArray[np.float32]
 
     @property
@@ -170,13 +170,13 @@ class Recogniser:
         Labels of the head.
     training_photos : int
         Number of photos that the head was fitted on.
-    known : Known
+    ood_detector : OodDetector
     """
 
     head: Head
     labels: list[str]
     training_photos: int
-    known: Known
+    ood_detector: OodDetector
 
 
 def training_moments(
@@ -301,10 +301,10 @@ def choose(
     if answers is not None:
         features = np.ascontiguousarray(features[:, :k_blind])
         temperature = confidence.temperature(answers.logits, answers.truth, own_scale=head.own_scale)
-        known = Known.of(features[~held], np.searchsorted(answers.labels, labels[~held]))
+        ood_detector = OodDetector.of(features[~held], np.searchsorted(answers.labels, labels[~held]))
         probabilities = softmax(answers.logits / np.float32(temperature))
-        known = known.scaled(features[held], probabilities)
-        held_out = HeldOutAnswers(answers, temperature, known, features[held])
+        ood_detector = ood_detector.scaled(features[held], probabilities)
+        held_out = HeldOutAnswers(answers, temperature, ood_detector, features[held])
     return Choice(k, chosen_by, head, setting, component_trials, setting_trials, held_groups, held_out)
 
 
@@ -375,17 +375,17 @@ def fit_recogniser(
         photos = len(train)
         own_weights = None if weights is None else weights[training_set.ok][train]
         head = choice.head.fit(features[train], numbers, setting=choice.setting, weights=own_weights)
-    known = Known.of(features[train], numbers)
+    ood_detector = OodDetector.of(features[train], numbers)
     if held_out := choice.held_out:
         head = head.temperature_scaled(held_out.temperature)
-        known = known.on_the_scale_of(held_out.known)
+        ood_detector = ood_detector.on_the_scale_of(held_out.ood_detector)
     else:
         if not head.own_scale:  # without validation photos, calibrate on the training photos
             head = head.temperature_scaled(
                 confidence.temperature(head.logits(features[train]), numbers, own_scale=False)
             )
-        known = known.scaled(features[train], head.predict_proba(features[train]))
-    return Recogniser(head, [training_set.names[label] for label in learnt], photos, known)
+        ood_detector = ood_detector.scaled(features[train], head.predict_proba(features[train]))
+    return Recogniser(head, [training_set.names[label] for label in learnt], photos, ood_detector)
 
 
 def drift(choice: Choice, recogniser: Recogniser, features: ByRow, training_set: TrainingSet, seed: int) -> Drift:
@@ -399,9 +399,9 @@ def drift(choice: Choice, recogniser: Recogniser, features: ByRow, training_set:
     """
     trained = features[_sample(np.flatnonzero(training_set.of_split("train")[training_set.ok]), seed)]
     if choice.held_out:
-        ood_score = choice.held_out.known.ood_score(choice.held_out.features, choice.held_out.probabilities)
+        ood_score = choice.held_out.ood_detector.ood_score(choice.held_out.features, choice.held_out.probabilities)
     else:
-        ood_score = recogniser.known.ood_score(trained, recogniser.head.predict_proba(trained))
+        ood_score = recogniser.ood_detector.ood_score(trained, recogniser.head.predict_proba(trained))
     return Drift.of(trained, ood_score)
 
 

@@ -356,7 +356,7 @@ def _save_bundle(job: _Embedded, fitted: _Fitted, objects: Objects) -> None:
         components=fitted.pca.axes[: fitted.choice.components],
         head=fitted.recogniser.head,
         head_name=job.config.head,
-        known=fitted.recogniser.known,
+        ood_detector=fitted.recogniser.ood_detector,
         taxonomy=fitted.taxonomy,
         certainty=fitted.certainty,
         drift=fitted.drift,

@@ -28,7 +28,7 @@ from fruits.errors import BundleError, ImageDecodeError
 from fruits.learning.drift import Drift
 from fruits.learning.heads import get_head
 from fruits.learning.moments import Moments
-from fruits.learning.out_of_distribution import Known
+from fruits.learning.out_of_distribution import OodDetector
 from fruits.learning.pca import PCA
 from fruits.messages import LANGUAGES
 from fruits.photos.decoding.decoder import own_decoder
@@ -85,7 +85,7 @@ def fitted(
     head = kind.fit(features, labels, setting=kind.settings[2])
     if not head.own_scale:
         head = head.temperature_scaled(0.05)
-    known = Known.of(features, labels).scaled(features, head.predict_proba(features))
+    ood_detector = OodDetector.of(features, labels).scaled(features, head.predict_proba(features))
     certainty = Certainty(0.7, 0.8, 0.6, 2.0, Limits.of(*measure(pixels), preprocessing.size))
     return {
         "model": model,
@@ -95,7 +95,7 @@ def fitted(
         "components": pca.axes[:k],
         "head": head,
         "head_name": head_name,
-        "known": known,
+        "ood_detector": ood_detector,
         "taxonomy": Taxonomy.of(names),
         "certainty": certainty,
         "drift": Drift.of(features, known.ood_score(features, head.predict_proba(features))),

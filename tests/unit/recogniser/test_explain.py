@@ -14,7 +14,7 @@ from fruits.embedding.backbone import Embedder, find_backbone
 from fruits.embedding.graph import with_recogniser
 from fruits.learning.heads import softmax
 from fruits.learning.heads.logistic import LogisticHead
-from fruits.learning.out_of_distribution import Known
+from fruits.learning.out_of_distribution import OodDetector
 from fruits.learning.pca import project
 from fruits.photos.decoding.images import Preprocessing
 from fruits.recogniser import explain
@@ -81,8 +81,10 @@ def test_single_graph_gives_the_logits_of_places_and_their_mean_is_the_answer(sa
     mean, components = rng.normal(size=5).astype(np.float32), rng.normal(size=(3, 5)).astype(np.float32)
     head = LogisticHead(rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=4).astype(np.float32))
     features = rng.normal(size=(40, 3)).astype(np.float32)
-    known = Known.of(features, np.arange(40) % 4).scaled(features, head.predict_proba(features))
-    graph = with_recogniser(model, mean=mean, components=components, head=head, known=known, size=16, metadata={})
+    ood_detector = OodDetector.of(features, np.arange(40) % 4).scaled(features, head.predict_proba(features))
+    graph = with_recogniser(
+        model, mean=mean, components=components, head=head, ood_detector=ood_detector, size=16, metadata={}
+    )
     onnx.checker.check_model(onnx.load_model_from_string(graph), full_check=True)
     session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
     probabilities, places = session.run(["probabilities", "evidence"], {"pixels": pixels(2)})

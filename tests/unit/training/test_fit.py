@@ -18,7 +18,7 @@ from fruits.errors import FruitsError
 from fruits.learning.calibration import DEFAULT_CERTAIN, DEFAULT_PROBABLE, sure_precision
 from fruits.learning.heads import softmax
 from fruits.learning.heads.logistic import DEFAULT_REGULARISATION_SEEN, LogisticHead
-from fruits.learning.out_of_distribution import Known
+from fruits.learning.out_of_distribution import OodDetector
 from fruits.learning.validation import Answers
 from fruits.photos.decoding.quality import Limits
 from fruits.recogniser import bundle as bundles
@@ -243,12 +243,12 @@ def held_out_choice(n: int, seed: int = 0) -> tuple[Choice, Any, np.ndarray]:
     logits = rng.normal(0, 1.5, (n, 4)).astype(np.float32)
     logits[np.arange(n), truth] += rng.choice([0.5, 2, 5], n).astype(np.float32)
     features = rng.normal(size=(n, 2)).astype(np.float32)
-    known = Known.of(features, truth)
+    ood_detector = OodDetector.of(features, truth)
     answers = Answers(logits, truth, np.arange(4))
-    known = known.scaled(features, softmax(logits))
+    ood_detector = ood_detector.scaled(features, softmax(logits))
     training_set = rows_of(truth, names=names)
     return (
-        Choice(2, "components", LogisticHead, 3.0, [], [], 8, HeldOutAnswers(answers, 1.0, known, features)),
+        Choice(2, "components", LogisticHead, 3.0, [], [], 8, HeldOutAnswers(answers, 1.0, ood_detector, features)),
         training_set,
         truth,
     )
@@ -262,7 +262,7 @@ def test_answers_to_the_photos_held_out_are_right_as_often_as_was_asked(precisio
     assert coverage
     taxonomy = Taxonomy.of(rows.names)
     probabilities = choice.held_out.probabilities
-    ood_score = choice.held_out.known.ood_score(choice.held_out.features, probabilities)
+    ood_score = choice.held_out.ood_detector.ood_score(choice.held_out.features, probabilities)
     decisions = decide(probabilities, ood_score, taxonomy, certainty)
     outcome = np.array(OUTCOMES)[decisions.outcome]
     right = np.where(
