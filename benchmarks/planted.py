@@ -91,16 +91,18 @@ def count(planted: dict[str, dict[str, str]], table: list[dict[str, str]]) -> di
     labels = {row["uri"]: row for row in table if row["sort"] == "label"}
     exact = {row["uri"] for row in table if row["sort"] == "exact_duplicate"}
     near = [row for row in table if row["sort"] == "near_duplicate" and row["other_uri"]]
-    film = _film
+    sequence = _sequence
     partners = {row["uri"]: row["other_uri"] for row in near}
     copies = planted["near"]
     found_near = [
         copy
         for copy, original in copies.items()
-        if copy in partners and film(copies, partners[copy]) == film(copies, original)
+        if copy in partners and sequence(copies, partners[copy]) == sequence(copies, original)
     ]
-    other_film = [
-        row for row in near if film(copies, row["uri"]) != film(copies, row["other_uri"]) and not _planted(planted, row)
+    other_sequence = [
+        row
+        for row in near
+        if sequence(copies, row["uri"]) != sequence(copies, row["other_uri"]) and not _planted(planted, row)
     ]
     return {
         "relabelled": {
@@ -119,17 +121,17 @@ def count(planted: dict[str, dict[str, str]], table: list[dict[str, str]]) -> di
         "near-duplicates": {
             "planted": len(copies),
             "found": len([copy for copy in copies if copy in partners]),
-            "found beside a frame of the same film": len(found_near),
+            "found beside a frame of the same sequence": len(found_near),
             "found, the very original named": sum(partners.get(copy) == original for copy, original in copies.items()),
             "photos claimed in all": len(near),
-            "of these, beside a photo of another film": len(other_film),
-            "of these, beside a photo of another label": sum(row["across_labels"] for row in other_film),
+            "of these, beside a photo of another sequence": len(other_sequence),
+            "of these, beside a photo of another label": sum(row["across_labels"] for row in other_sequence),
         },
     }
 
 
-def _film(copies: dict[str, str], uri: str) -> tuple[str, str]:
-    """Return label and axis of a photo of Fruits-360; a copy is of its original's film."""
+def _sequence(copies: dict[str, str], uri: str) -> tuple[str, str]:
+    """Return label and axis of a photo of Fruits-360; a copy is of its original's sequence."""
     path = Path(copies.get(uri, uri))
     name = path.name.split(" ")[-1]
     return path.parent.name, name.split("_")[0] if name.startswith("r") else ""

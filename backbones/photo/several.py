@@ -15,7 +15,7 @@ from fruits.recogniser.recogniser import load
 
 #: Chosen by looking at pictures of this source, and measured on those of the others.
 TUNED_ON = ("web-hellonico",)
-NOT_USED = ("orchard-pear", "own-jetson")  # fruit on trees, and frames of one film: one picture shows many
+NOT_USED = ("orchard-pear", "own-jetson")  # fruit on trees, and frames of one image sequence: one picture shows many
 
 
 def pictures_of(photos: Iterable[Photo], fruits: int, pictures: int, seed: int) -> list[Picture]:

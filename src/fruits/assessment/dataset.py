@@ -105,10 +105,10 @@ class Dataset:
 
         Groups come from a manifest, else from image sequences, else from near-duplicates. Overlapping groups are merged.
         """
-        given, filmed = self.group < 0, self.sequences.sequence >= 0
-        name = "manifest" if given.all() else "sequence" if filmed.any() else "near-duplicates"
-        groups = self.duplicate_groups if not (given | filmed).all() else np.arange(len(self.uris), dtype=np.int64)
-        for inside, of in ((given, self.group), (filmed & ~given, self.sequences.sequence)):
+        given, in_sequence = self.group < 0, self.sequences.sequence >= 0
+        name = "manifest" if given.all() else "sequence" if in_sequence.any() else "near-duplicates"
+        groups = self.duplicate_groups if not (given | in_sequence).all() else np.arange(len(self.uris), dtype=np.int64)
+        for inside, of in ((given, self.group), (in_sequence & ~given, self.sequences.sequence)):
             groups = joined(groups, of, inside)
         return name, groups
 

@@ -150,7 +150,7 @@ def _with_earlier(run: Finished, evaluation: dict[str, Any]) -> dict[str, Any]:
 def folds_of(name: str, dataset: Dataset, run: Finished, *, asked_for: bool) -> tuple[list[Fold], str, str]:
     """Return the folds of a protocol; if there are none, why not, and what was found instead."""
     split, sequences, labels = dataset.split, dataset.sequences, dataset.labels
-    filmed = sequences.sequence >= 0
+    in_sequence = sequences.sequence >= 0
     if name == "official":
         asked = run.record["evaluated"]["split"] if run.record["evaluated"] else "test"
         folds = protocols.official(split == "train", split == asked)
@@ -164,13 +164,13 @@ def folds_of(name: str, dataset: Dataset, run: Finished, *, asked_for: bool) -> 
     if name == "arc":
         folds = protocols.held_out_arc(sequences.sequence, sequences.turn)
         reason = "the photos are not frames of image sequences"
-        return folds, reason, f"{int(filmed.sum()):,} such frames in {counted(len(labels), 'photo')}"
+        return folds, reason, f"{int(in_sequence.sum()):,} such frames in {counted(len(labels), 'photo')}"
     if name == "variety":
         found = f"kinds: {len(_distinct(dataset.kinds))}, varieties: {len(_distinct(dataset.varieties))}"
         return protocols.held_out_variety(dataset.varieties, dataset.kinds), "no kind has two varieties", found
     _, groups = dataset.belonging
-    if filmed.mean() > 0.5 and not (dataset.group < 0).any() and not asked_for:
-        found = f"{int(filmed.sum()):,} such frames in {counted(len(labels), 'photo')}"
+    if in_sequence.mean() > 0.5 and not (dataset.group < 0).any() and not asked_for:
+        found = f"{int(in_sequence.sum()):,} such frames in {counted(len(labels), 'photo')}"
         return [], "frames of image sequences are held out by axis and arc", found
     return (
         protocols.held_out_groups(groups, labels),

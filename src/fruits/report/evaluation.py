@@ -114,7 +114,7 @@ class Evaluation:
 
     @property
     def harder(self) -> Protocol | None:
-        """The lowest score by label with whole groups, sources or films held out; None if there is none, or of few photos."""
+        """The lowest score by label with whole groups, sources or sequences held out; None if there is none, or of few photos."""
         scored = [
             p
             for p in self.protocols

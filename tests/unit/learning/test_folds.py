@@ -62,27 +62,27 @@ def test_fewer_than_two_sources_are_no_protocol(source: list[int]) -> None:
 
 # --- Axes ---------------------------------------------------------------------------------------------------------------
 
-# Rows of (label, axis), any axes: some films may have been taken out.
-rows_of_films = st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 3)), min_size=1, max_size=60)
+# Rows of (label, axis), any axes: some sequences may have been taken out.
+rows_of_sequences = st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 3)), min_size=1, max_size=60)
 
 
-@given(rows_of_films)
-def test_every_film_of_a_label_that_has_several_is_held_out_whole_and_once(pairs: list[tuple[int, int]]) -> None:
+@given(rows_of_sequences)
+def test_every_sequence_of_a_label_that_has_several_is_held_out_whole_and_once(pairs: list[tuple[int, int]]) -> None:
     labels, axis = np.array(pairs, np.int64).T
     several = {label for label in set(labels.tolist()) if len(set(axis[labels == label].tolist()) - {-1}) > 1}
     folds = protocols.held_out_axis(axis, labels)
     assert_disjoint(folds, len(labels))
     assert_asked_once(folds, np.flatnonzero(np.isin(labels, list(several)) & (axis >= 0)))
     for fold in folds:
-        films = {(label, ax) for label, ax in zip(labels[fold.test], axis[fold.test], strict=True)}
+        sequences = {(label, ax) for label, ax in zip(labels[fold.test], axis[fold.test], strict=True)}
         learnt = {(label, ax) for label, ax in zip(labels[fold.train], axis[fold.train], strict=True)}
-        assert not films & learnt
-        # All else is learnt, and of every label that is asked there is another film.
+        assert not sequences & learnt
+        # All else is learnt, and of every label that is asked there is another sequence.
         assert len(fold.train) + len(fold.test) == len(labels)
-        assert {label for label, _ in films} <= {label for label, ax in learnt if ax >= 0}
+        assert {label for label, _ in sequences} <= {label for label, ax in learnt if ax >= 0}
 
 
-def test_labels_with_one_film_are_learnt_and_never_asked() -> None:
+def test_labels_with_one_sequence_are_learnt_and_never_asked() -> None:
     labels, axis = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 0, 0, -1, -1])
     folds = protocols.held_out_axis(axis, labels)
     assert [(fold.train.tolist(), fold.test.tolist()) for fold in folds] == [
@@ -99,33 +99,35 @@ def test_labels_with_one_film_are_learnt_and_never_asked() -> None:
 @given(
     st.lists(st.tuples(st.integers(-1, 3), st.floats(0, 1, exclude_max=True)), min_size=1, max_size=80),
 )
-def test_every_frame_is_asked_once_with_a_gap_to_all_that_is_learnt_of_its_film(pairs: list[tuple[int, float]]) -> None:
-    film, turn = np.array([film for film, _ in pairs], np.int64), np.array([turn for _, turn in pairs])
-    folds = protocols.held_out_arc(film, turn)
-    assert_disjoint(folds, len(film))
+def test_every_frame_is_asked_once_with_a_gap_to_all_that_is_learnt_of_its_sequence(
+    pairs: list[tuple[int, float]],
+) -> None:
+    sequence, turn = np.array([sequence for sequence, _ in pairs], np.int64), np.array([turn for _, turn in pairs])
+    folds = protocols.held_out_arc(sequence, turn)
+    assert_disjoint(folds, len(sequence))
     for fold in folds:
-        assert set(np.flatnonzero(film < 0).tolist()) <= set(fold.train.tolist())
-        assert (film[fold.test] >= 0).all()
-        same = film[fold.test][:, None] == film[fold.train][None]
+        assert set(np.flatnonzero(sequence < 0).tolist()) <= set(fold.train.tolist())
+        assert (sequence[fold.test] >= 0).all()
+        same = sequence[fold.test][:, None] == sequence[fold.train][None]
         around = np.abs(turn[fold.test][:, None] - turn[fold.train][None])
         gap = np.minimum(around, 1 - around)
         assert (gap[same] >= GAP - 1e-12).all()  # remainders of float64
     # A fold without anything to learn is none; all others ask every frame once.
     assert set(asked(folds).values()) <= {1}
-    assert set(asked(folds)) <= set(np.flatnonzero(film >= 0).tolist())
+    assert set(asked(folds)) <= set(np.flatnonzero(sequence >= 0).tolist())
 
 
 def test_arcs_of_a_full_turn_ask_every_frame_and_leave_a_sixteenth_out_on_both_sides() -> None:
-    film, turn = np.repeat([0, 1], 320), np.tile(np.arange(320) / 320, 2)
-    folds = protocols.held_out_arc(film, turn)
+    sequence, turn = np.repeat([0, 1], 320), np.tile(np.arange(320) / 320, 2)
+    folds = protocols.held_out_arc(sequence, turn)
     assert len(folds) == ARCS
     assert_asked_once(folds, np.arange(640))
     for number, fold in enumerate(folds):
         assert sorted(set(turn[fold.test].tolist())) == [i / 320 for i in range(80 * number, 80 * (number + 1))]
-        assert len(fold.train) == 640 - len(fold.test) - 2 * 2 * 20  # two films, two sides, a sixteenth of 320
+        assert len(fold.train) == 640 - len(fold.test) - 2 * 2 * 20  # two sequences, two sides, a sixteenth of 320
 
 
-def test_photos_without_films_have_no_arcs() -> None:
+def test_photos_without_sequences_have_no_arcs() -> None:
     assert protocols.held_out_arc(np.full(5, -1), np.zeros(5)) == []
 
 

@@ -566,7 +566,7 @@ class _Reversed:
 # --- Groups -----------------------------------------------------------------------------------------------------------
 
 
-def test_neighbouring_frames_of_one_film_share_a_group(tmp_path: Path) -> None:
+def test_neighbouring_frames_of_one_sequence_share_a_group(tmp_path: Path) -> None:
     frames = [0, 3, 27, 30, 57, 300]
     make(tmp_path, *(f"Training/a/{axis}{frame}_100.jpg" for axis in ("", "r_", "r2_") for frame in frames))
     groups = rows(list_photos([str(tmp_path)]), tmp_path, "group")

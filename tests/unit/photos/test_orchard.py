@@ -80,9 +80,9 @@ def test_a_turn_ends_where_it_began() -> None:
     assert difference(start, last) < 0.4 * difference(start, half)
 
 
-def test_films_and_second_fruits_differ() -> None:
-    films = [orchard.photo(orchard.VARIETIES[0], axis, 0) for axis in ("", "r", "r2", "r3")]
-    assert min(difference(a, b) for i, a in enumerate(films) for b in films[:i]) > 2
+def test_sequences_and_second_fruits_differ() -> None:
+    sequences = [orchard.photo(orchard.VARIETIES[0], axis, 0) for axis in ("", "r", "r2", "r3")]
+    assert min(difference(a, b) for i, a in enumerate(sequences) for b in sequences[:i]) > 2
 
 
 @pytest.mark.parametrize("size", [48, 61, 160])
@@ -107,8 +107,8 @@ def test_layout_and_names_are_those_of_fruits_360(planted: Path) -> None:
         assert split in ("Training", "Test")
         assert label in names
         assert FILE_NAME.fullmatch(name)
-    films = {re.sub(r"_?\d+_100.jpg", "", p.name) for p in planted.glob(f"*/{names[0]}/*")}
-    assert films == {"", "r", "r2"}
+    sequences = {re.sub(r"_?\d+_100.jpg", "", p.name) for p in planted.glob(f"*/{names[0]}/*")}
+    assert sequences == {"", "r", "r2"}
 
 
 def test_files_are_plain_jpegs_of_100_pixels(planted: Path) -> None:
@@ -135,9 +135,9 @@ def test_any_number_of_photos_is_planned_exactly_once_each(n: int, test_share: f
     assert abs(sum(split == "Test" for *_, split in shots) - n * test_share) <= 0.51  # rounding, no more
 
 
-@given(film=st.integers(0, 10_000))
-def test_every_film_has_a_name_of_its_own(film: int) -> None:
-    assert orchard._film_of(orchard._axis_of(film)) == film
+@given(sequence=st.integers(0, 10_000))
+def test_every_sequence_has_a_name_of_its_own(sequence: int) -> None:
+    assert orchard._sequence_of(orchard._axis_of(sequence)) == sequence
 
 
 def test_killed_planting_is_completed_to_the_same_bytes(planted: Path, tmp_path: Path) -> None:

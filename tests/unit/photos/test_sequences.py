@@ -21,7 +21,7 @@ def fruit(label: str, axis: str, frames: range) -> list[str]:
     return [f"/data/{'Test' if i % 4 == 3 else 'Training'}/{label}/{axis}{i}_100.jpg" for i in frames]
 
 
-def test_frames_of_training_and_test_are_one_film_and_prefixes_name_the_axis() -> None:
+def test_frames_of_training_and_test_are_one_sequence_and_prefixes_name_the_axis() -> None:
     paths = [
         *fruit("Apple", "", range(0, 328, 3)),
         *fruit("Apple", "r_", range(300)),
@@ -42,7 +42,7 @@ def test_place_in_the_turn_follows_the_frame_number_not_the_order_of_the_files()
     np.testing.assert_allclose(sequences.turn, order / 328, atol=1e-12)  # frame 164 of 328 is half a turn
 
 
-def test_each_label_has_films_of_its_own_with_ranks_from_nought() -> None:
+def test_each_label_has_sequences_of_its_own_with_ranks_from_nought() -> None:
     paths = [*fruit("Apple", "", range(40)), *fruit("Pear", "", range(40)), *fruit("Pear", "r_", range(40))]
     sequences = sequences_of(paths, [0] * 40 + [1] * 80)
     assert sequences.sequence.tolist() == [0] * 40 + [1] * 40 + [2] * 40
@@ -64,21 +64,21 @@ def test_the_same_numbers_in_another_label_do_no_harm() -> None:
 
 
 @pytest.mark.parametrize("count", [23, 24])
-def test_a_few_frames_are_no_film(count: int) -> None:
+def test_a_few_frames_are_no_sequence(count: int) -> None:
     assert (sequences_of(fruit("Apple", "", range(count))).sequence >= 0).all() == (count >= 24)
 
 
-def test_names_without_digits_are_in_no_film_and_disturb_none() -> None:
+def test_names_without_digits_are_in_no_sequence_and_disturb_none() -> None:
     sequences = sequences_of([*fruit("Apple", "", range(30)), "/data/Apple/best.jpg", "/data/Apple/worst.jpg"])
     assert sequences.sequence.tolist() == [0] * 30 + [-1, -1]
     assert sequences.axis.tolist() == [0] * 30 + [-1, -1]
 
 
-def test_no_photos_have_no_films() -> None:
+def test_no_photos_have_no_sequences() -> None:
     assert len(ImageSequences.of([], np.empty(0, np.int64)).sequence) == 0
 
 
-def test_films_can_be_taken_out() -> None:
+def test_sequences_can_be_taken_out() -> None:
     sequences = sequences_of([*fruit("Apple", "", range(30)), *fruit("Apple", "r_", range(30))])
     fewer = sequences.without(sequences.axis == 0)
     assert fewer.sequence.tolist() == [-1] * 30 + [1] * 30
@@ -86,7 +86,7 @@ def test_films_can_be_taken_out() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 400)), max_size=200), st.randoms(use_true_random=False))
-def test_films_do_not_depend_on_the_order_of_the_photos(photos: list[tuple[int, int]], random: object) -> None:
+def test_sequences_do_not_depend_on_the_order_of_the_photos(photos: list[tuple[int, int]], random: object) -> None:
     labels = np.array([label for label, _ in photos], np.int64)
     paths = [f"/data/{label}/{'r_' if frame % 2 else ''}{frame}_100.jpg" for label, frame in photos]
     order = np.array(random.sample(range(len(photos)), len(photos)), np.int64)
@@ -106,15 +106,15 @@ def test_every_name_with_digits_is_numbered_in_a_series(names: list[str]) -> Non
             assert series.count("/") >= 1
 
 
-def test_a_dozen_frames_of_each_planted_film_are_too_few(photos: Path) -> None:
+def test_a_dozen_frames_of_each_planted_sequence_are_too_few(photos: Path) -> None:
     paths = sorted(map(str, photos.glob("*/*/*.jpg")))
     names = sorted({Path(path).parent.name for path in paths})
     labels = np.array([names.index(Path(path).parent.name) for path in paths], np.int64)
-    # 40 photos of each make 13 or 14 frames per film: too few to call them sequences.
+    # 40 photos of each make 13 or 14 frames per sequence: too few to call them sequences.
     assert set(ImageSequences.of(paths, labels).sequence.tolist()) == {-1}
 
 
-def test_real_photos_are_films(shared: Path) -> None:
+def test_real_photos_are_sequences(shared: Path) -> None:
     paths = sorted(map(str, (shared / "fruits-360").glob("T*/Apple Braeburn/*.jpg")))
     sequences = sequences_of(paths)
     assert (sequences.sequence >= 0).all()

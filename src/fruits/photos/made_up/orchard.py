@@ -35,7 +35,7 @@ from fruits.photos.made_up.rendering import Floats, Fruit, Variety, grow, render
 Pixels = NDArray[np.uint8]
 
 FRAMES_PER_TURN = 328
-FILMS_PER_FRUIT = 3
+SEQUENCES_PER_FRUIT = 3
 JPEG_QUALITY = 92
 
 # fmt: off
@@ -153,16 +153,16 @@ def photo(variety: Variety, axis: str, frame: int, *, seed: int = 0, size: int =
     ConfigError
         If the axis, the frame or the size is not valid.
     """
-    film = _film_of(axis)
+    sequence = _sequence_of(axis)
     if frame < 0 or size < 16:
         raise ConfigError(f"frame {frame}, size {size}; expected 0 or more and 16 or more: raise them")
-    fruit = _fruit(variety, seed, film // FILMS_PER_FRUIT, max(200, 2 * size))
-    studio = _rng("light", variety.name, seed, film)
-    pose = _pose(film, frame, studio.uniform(-0.12, 0.12))
+    fruit = _fruit(variety, seed, sequence // SEQUENCES_PER_FRUIT, max(200, 2 * size))
+    studio = _rng("light", variety.name, seed, sequence)
+    pose = _pose(sequence, frame, studio.uniform(-0.12, 0.12))
     light = np.array([-0.5, 0.6, 0.75]) + studio.uniform(-0.15, 0.15, 3)
     tint = (1.0 + studio.uniform(-0.06, 0.06) * np.array([1.0, 0.2, -1.0])) * studio.uniform(0.92, 1.08)
     linear = render(fruit, pose, light.astype(np.float32), tint.astype(np.float32), size)
-    grain = _rng("grain", variety.name, seed, film, frame).integers(-3, 4, (size, size), dtype=np.int8)
+    grain = _rng("grain", variety.name, seed, sequence, frame).integers(-3, 4, (size, size), dtype=np.int8)
     # The background stays pure white, as in Fruits-360, where it was cut out.
     grain *= linear.min(axis=0) < 0.999
     shown = np.sqrt(np.minimum(linear, 1.0)) * np.float32(255.0)
@@ -263,39 +263,39 @@ Task = tuple[Path, Variety, int, list[Shot]]
 
 def _shoots(n: int, test_share: float) -> list[list[Shot]]:
     """Return the n frames of one variety, a list per fruit: a fruit is grown once and rendered on its three axes."""
-    films = max(FILMS_PER_FRUIT, -(-n // FRAMES_PER_TURN))
-    shoots: list[list[Shot]] = [[] for _ in range(-(-films // FILMS_PER_FRUIT))]
+    sequences = max(SEQUENCES_PER_FRUIT, -(-n // FRAMES_PER_TURN))
+    shoots: list[list[Shot]] = [[] for _ in range(-(-sequences // SEQUENCES_PER_FRUIT))]
     taken = 0
-    for film in range(films):
-        n_frames = n // films + (film < n % films)
+    for sequence in range(sequences):
+        n_frames = n // sequences + (sequence < n % sequences)
         for i in range(n_frames):
             is_test = math.floor((taken + 1) * test_share + 0.5) > math.floor(taken * test_share + 0.5)
-            shot = (_axis_of(film), i * FRAMES_PER_TURN // n_frames, "Test" if is_test else "Training")
-            shoots[film // FILMS_PER_FRUIT].append(shot)
+            shot = (_axis_of(sequence), i * FRAMES_PER_TURN // n_frames, "Test" if is_test else "Training")
+            shoots[sequence // SEQUENCES_PER_FRUIT].append(shot)
             taken += 1
     return [shots for shots in shoots if shots]
 
 
-def _axis_of(film: int) -> str:
+def _axis_of(sequence: int) -> str:
     """Return the prefix of a sequence's file names."""
-    return "" if film == 0 else "r" if film == 1 else f"r{film}"
+    return "" if sequence == 0 else "r" if sequence == 1 else f"r{sequence}"
 
 
-def _film_of(axis: str) -> int:
+def _sequence_of(axis: str) -> int:
     """Return the number of a sequence from the prefix of its file names; inverse of :func:`_axis_of`."""
     if not re.fullmatch(r"|r|r[2-9]|r[1-9][0-9]+", axis):
-        raise ConfigError(f"axis is {axis!r}, expected '', 'r', 'r2', 'r3' and so on: name one of these films")
+        raise ConfigError(f"axis is {axis!r}, expected '', 'r', 'r2', 'r3' and so on: name one of these sequences")
     return 0 if axis == "" else int(axis[1:] or 1)
 
 
-def _pose(film: int, frame: int, tilt: float) -> Floats:
+def _pose(sequence: int, frame: int, tilt: float) -> Floats:
     """Rotation (3, 3) from fruit to camera at a frame of a sequence: upright, lying or tumbling, slightly tilted."""
     angle = 2.0 * math.pi * (frame % FRAMES_PER_TURN) / FRAMES_PER_TURN
     before, after = (
         (_rotation(1, angle), _rotation(0, 0.2 + tilt)),
         (_rotation(2, 0.5 * math.pi + tilt), _rotation(1, angle)),
         (_rotation(2, 0.6 + tilt), _rotation(0, angle)),
-    )[film % FILMS_PER_FRUIT]
+    )[sequence % SEQUENCES_PER_FRUIT]
     # Term by term: the last digits of a library's matrix product, and of sum(), depend on machine and version.
     turned = [[row[0] * a + row[1] * b + row[2] * c for a, b, c in zip(*before, strict=True)] for row in after]
     return np.array(turned, np.float32)
