@@ -229,7 +229,7 @@ class Attacked:
                     found.append(f"planted bytes in {path.relative_to(self._data)}")
         return found
 
-    def forget_unclaimed(self, patience_s: float = 0.0) -> int:
+    def accept_unclaimed(self, patience_s: float = 0.0) -> int:
         """Take what is stored as promised, answers that were sent to somebody who was gone; return how many photos that were.
 
         They are given so many seconds to go.

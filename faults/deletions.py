@@ -1,4 +1,4 @@
-"""Scenarios: a service is killed while it forgets a submission, or while it keeps one; nothing of it may be left.
+"""Scenarios: a service is killed while it erases a submission, or while it keeps one; nothing of it may be left.
 
 Every byte of the database's files, the photo folder and the logs is searched for what was planted in the submission: photo,
 features, labels, note, its name. In every fourth trial of deletions the process is killed at a random moment; in the others, and
@@ -22,13 +22,13 @@ from typing import Any
 
 from faults import postgres_server
 from faults.checks import Verdict
-from faults.forgetter import SIZE, marks, work
+from faults.erasure_process import SIZE, marks, work
 from faults.trials import Figure, SkippedError, Trials
 
 _TIMEOUT_S = 120
 #: Processes of their own, forked off one that has imported all and done nothing: importing would take 2 s each time.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["faults.forgetter"])
+_PROCESSES.set_forkserver_preload(["faults.erasure_process"])
 #: Recovery leaves alone what another process may be writing right now: ten minutes.
 _LONG_AGO_S = 660
 

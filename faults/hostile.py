@@ -79,7 +79,7 @@ def attack(service: Attacked, name: str, trials: Trials) -> Figure:
         figure.verdict.wrong += 1
         figure.failed.append(problem)
     if figure.failed:
-        service.forget_unclaimed()  # so that the next family is not blamed for this one
+        service.accept_unclaimed()  # so that the next family is not blamed for this one
     return figure
 
 
@@ -236,7 +236,7 @@ def _gone(service: Attacked, figure: Figure, trials: Trials) -> None:
     _send_all(service, figure, cases())
     # Who is gone got no receipt, so nobody could have a photo deleted: none may be kept. Receipts of photos that were not kept,
     # the id and the day, are there until the next day.
-    if photos := service.forget_unclaimed(patience_s=30):
+    if photos := service.accept_unclaimed(patience_s=30):
         figure.failed.append(f"{photos} photos were kept of clients that were gone before the answer")
         figure.verdict.lost += photos
     for _ in range(100):

@@ -139,7 +139,7 @@ def test_map_of_the_device_is_that_of_the_recogniser(visit: Callable[..., Any], 
           const device = new Device();
           await device.open(() => {});
           const { map } = await device.recognise(new Blob([new Uint8Array(bytes)]));
-          device.leave();
+          device.close();
           return map;
         }""",
             list(png.getvalue()),

@@ -203,7 +203,7 @@ def test_answers_are_those_of_the_server(
             const { photos } = await recognise([blob], { keep: false, language: "en" });
             pairs.push([await device.recognise(blob), photos[0]]);
           }
-          device.leave();
+          device.close();
           return pairs;
         }""",
         _encoded(files),

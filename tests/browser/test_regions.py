@@ -313,7 +313,7 @@ def test_regions_of_the_device_are_those_of_the_recogniser(visit: Callable[..., 
             const blob = new Blob([new Uint8Array(bytes)]);
             found.push({ regions: await device.regions(blob), part: await device.part(blob, box) });
           }
-          device.leave();
+          device.close();
           return JSON.stringify(found);
         }""",
             [[list(picture) for picture in pictures], box],

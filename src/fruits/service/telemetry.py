@@ -167,7 +167,7 @@ class Telemetry:
             self.lines_dropped.inc(len(lines))
 
 
-def forget_process(pid: int, folder: Path) -> None:
+def remove_live_metrics(pid: int, folder: Path) -> None:
     """Remove what counts only while a process lives, such as its open connections, from the shared metrics."""
     mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
 

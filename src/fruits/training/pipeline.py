@@ -59,7 +59,7 @@ from fruits.training.feature_file import FeatureFile
 from fruits.training.features import Features, Part, project_all
 from fruits.training.predictions import write_predictions
 from fruits.training.regions import KEY as REGIONS_KEY
-from fruits.training.regions import forget_regions, write_regions
+from fruits.training.regions import delete_regions, write_regions
 from fruits.training.remarks import refuse_hopeless, say_what_was_chosen, say_what_was_found
 from fruits.training.training_set import TrainingSet, grouped_by_clusters, seen_rows, source_names
 
@@ -467,7 +467,7 @@ def apply(
                 named = write_regions(where, objects, stored, inventory, recogniser, access, progress.advance)
                 found = {"regions": f"{to}/{REGIONS_KEY}", "regions_named": named}
         else:
-            forget_regions(objects, catalogue.listed.texts)
+            delete_regions(objects, catalogue.listed.texts)
         seconds = {**clock.seconds, "total": clock.total()}
     return {
         **counts,

@@ -83,7 +83,7 @@ def write_regions(
     return sum(one["name_en"] is not None for row in rows for one in row["regions"] or ())
 
 
-def forget_regions(objects: Objects, photos: Spool) -> None:
+def delete_regions(objects: Objects, photos: Spool) -> None:
     """Remove the rows of photos that are not listed any more, in any version, from ``regions.parquet``, if there is one.
 
     Parameters

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select, text, update
 
 from fruits.errors import ConfigError, NotFoundError, StoreError
-from fruits.service.submissions import erasure as forgetting
+from fruits.service.submissions import erasure
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.repository import NewSubmission, Receipt, Submissions
 from fruits.service.submissions.tables import SubmissionRow
@@ -63,7 +63,7 @@ def test_without_consent_a_receipt_and_the_day_are_stored_and_nothing_of_the_ans
 def test_receipts_go_the_next_day_after_the_hours_for_feedback(
     submissions: Submissions, database: Database, new: New, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forgetting, "_RECEIPTS_AT_ONCE", 3)
+    monkeypatch.setattr(erasure, "_RECEIPTS_AT_ONCE", 3)
     receipts = submissions.add_many([new() for _ in range(7)])
     kept = submissions.add(new(PHOTO))
     (day,) = {row.created_s for row in rows(database) if not row.has_photo}
@@ -124,7 +124,7 @@ def test_receipts_are_random_and_the_secret_is_not_stored(
 ) -> None:
     receipts = submissions.add_many([new() for _ in range(50)])
     assert len({receipt.id for receipt in receipts}) == len({receipt.secret for receipt in receipts}) == 50
-    assert all(forgetting.ID.fullmatch(receipt.id) and len(receipt.secret) >= 32 for receipt in receipts)
+    assert all(erasure.ID.fullmatch(receipt.id) and len(receipt.secret) >= 32 for receipt in receipts)
     stored = repr(rows(database))
     assert not any(receipt.secret in stored for receipt in receipts)
 
@@ -228,7 +228,7 @@ def test_what_is_deleted_is_told_so_when_the_files_cannot_be_cleaned_at_once(
             submissions.remove(receipt.id)
     assert rows(database) == []
     assert database.must_be_scrubbed(), "somebody has to do it"
-    assert forgetting.Erasure(database, submissions._photos).scrub()
+    assert erasure.Erasure(database, submissions._photos).scrub()
 
 
 def test_a_deletion_that_the_store_refuses_holds_nothing_and_is_finished_later(
@@ -292,7 +292,7 @@ def test_a_writer_slower_than_recovery_leaves_nothing(
     assert list(photo_folder.iterdir()) == []
 
 
-def test_retention_forgets_what_has_had_its_time(
+def test_retention_deletes_what_has_had_its_time(
     submissions: Submissions, database: Database, photo_folder: Path, new: New
 ) -> None:
     old, reviewed, young = submissions.add_many([new(PHOTO), new(PHOTO), new(PHOTO)])
@@ -309,7 +309,7 @@ def test_retention_forgets_what_has_had_its_time(
 def test_retention_of_many_goes_through_all(
     submissions: Submissions, new: New, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forgetting, "_AT_ONCE", 7)
+    monkeypatch.setattr(erasure, "_AT_ONCE", 7)
     submissions.add_many([new() for _ in range(40)] + [new(PHOTO) for _ in range(10)])
     assert submissions.purge(datetime.now(UTC) + timedelta(days=31)) == 50
     assert submissions.counts()["all"] == 0

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import delete, text
 
 from fruits.errors import StoreError
-from fruits.service.submissions import erasure as forgetting
+from fruits.service.submissions import erasure
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.photo_store import PhotoStore, SweepRefusedError
 from fruits.service.submissions.repository import NewSubmission, Receipt, Submissions
@@ -84,10 +84,10 @@ def give_back(database: Database, rows: list[dict[str, object]]) -> None:
 def a_week_passes(store: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
     if store.is_local:
         for path in Path(store.root, ".quarantine").iterdir():
-            then = path.stat().st_mtime - forgetting.QUARANTINE_S - 1
+            then = path.stat().st_mtime - erasure.QUARANTINE_S - 1
             os.utime(path, (then, then))
     else:
-        monkeypatch.setattr(forgetting, "QUARANTINE_S", -3600)
+        monkeypatch.setattr(erasure, "QUARANTINE_S", -3600)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from fruits.storage import schemas
 from fruits.storage.objects import Objects
 from fruits.storage.spool import Spool
 from fruits.training import regions
-from fruits.training.regions import forget_regions
+from fruits.training.regions import delete_regions
 
 
 @pytest.fixture(params=["disk", "bucket"])
@@ -35,19 +35,19 @@ def test_rows_of_photos_that_left_leave_and_the_others_stay_as_they_are(objects:
             writer.write_table(pa.Table.from_pylist(rows[start : start + 2], schema))
     with objects.open(regions.KEY) as file:
         before = pq.read_table(file)
-    forget_regions(objects, listed(("/a.jpg", "1"), ("/b.jpg", "2"), ("/c.jpg", "1"), ("/d.jpg", "1"), ("/z.jpg", "1")))
+    delete_regions(objects, listed(("/a.jpg", "1"), ("/b.jpg", "2"), ("/c.jpg", "1"), ("/d.jpg", "1"), ("/z.jpg", "1")))
     with objects.open(regions.KEY) as file:
         table = pq.read_table(file)
     assert table["uri"].to_pylist() == ["/d.jpg", "/a.jpg", "/c.jpg"]
     assert table.equals(before.take([0, 1, 4]), check_metadata=True)
     written = objects.look(regions.KEY)
-    forget_regions(objects, listed(("/a.jpg", "1"), ("/c.jpg", "1"), ("/d.jpg", "1")))
+    delete_regions(objects, listed(("/a.jpg", "1"), ("/c.jpg", "1"), ("/d.jpg", "1")))
     assert objects.look(regions.KEY) == written, "nothing is written again where nothing left"
 
 
 def test_no_table_is_no_error_and_a_damaged_one_is_named(objects: Objects) -> None:
-    forget_regions(objects, listed(("/a.jpg", "1")))
+    delete_regions(objects, listed(("/a.jpg", "1")))
     assert objects.look(regions.KEY) is None
     objects.write(regions.KEY, b"junk")
     with pytest.raises(StoreError, match=r"regions.parquet' is damaged .* delete it, or run again with regions=True"):
-        forget_regions(objects, listed(("/a.jpg", "1")))
+        delete_regions(objects, listed(("/a.jpg", "1")))

@@ -29,7 +29,7 @@ from fruits import errors
 from fruits.errors import FruitsError
 from fruits.service.http.rate_limits import SharedBuckets
 from fruits.service.settings import ServiceConfig
-from fruits.service.telemetry import METRICS_FOLDER, Telemetry, forget_process
+from fruits.service.telemetry import METRICS_FOLDER, Telemetry, remove_live_metrics
 from fruits.storage.sanitising import json_text
 
 #: Seconds until a child that died is started again: first, and at most after several deaths in a row.
@@ -155,7 +155,7 @@ class Processes:
         now = time.monotonic()
         for child in self._children:
             if child.process is not None and child.process.poll() is not None:
-                forget_process(child.process.pid, Path(self._shared) / "metrics")
+                remove_live_metrics(child.process.pid, Path(self._shared) / "metrics")
                 child.deaths = 1 if now - child.started > _HEALTHY_S else child.deaths + 1
                 child.due = now + min(_AGAIN_S[1], _AGAIN_S[0] * 2 ** (child.deaths - 1))
                 reason = str(child.failure) if child.failure else f"status {child.process.returncode}"

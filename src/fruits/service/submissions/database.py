@@ -36,7 +36,7 @@ _REWRITE_BYTES: Final = 64 << 20
 #: A file of SQLite of this size is rewritten in some hundredths of a second.
 _QUICK_BYTES: Final = 8 << 20
 #: Tables that hold what visitors may have deleted.
-_FORGETFUL: Final = ("submissions", "evaluations")
+_ERASED_TABLES: Final = ("submissions", "evaluations")
 #: Key of the advisory lock that allows one process at a time to rewrite tables of PostgreSQL.
 _REWRITE_LOCK: Final = 0x66727576
 #: Default maximum of connections to PostgreSQL per process: 20 processes fit into the 112 of a small instance.
@@ -244,7 +244,7 @@ class Database:
 
     def _rewrite(self, thorough: bool) -> bool:
         """Vacuum PostgreSQL's tables; False if they stay locked, or another process is doing it."""
-        done = [self._rewrite_table(table, thorough) for table in _FORGETFUL]
+        done = [self._rewrite_table(table, thorough) for table in _ERASED_TABLES]
         return all(done)
 
     def _rewrite_table(self, table: str, thorough: bool) -> bool:

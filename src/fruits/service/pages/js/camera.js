@@ -24,24 +24,24 @@ const KEPT_MS = 60_000; // how long the network stays loaded after the camera wa
 export const IDLE_MS = 60_000;
 
 let kept = null; // the network of the last time
-let forgetting = 0;
+let releaseTimer = 0;
 
 /** The network without the camera, for more questions about what was kept; loaded again if it was let go. */
 export async function network() {
-  clearTimeout(forgetting);
+  clearTimeout(releaseTimer);
   const device = (kept ??= new Device());
-  forgetting = setTimeout(() => letGo(device), KEPT_MS);
+  releaseTimer = setTimeout(() => closeDevice(device), KEPT_MS);
   try {
     await device.open(() => {});
   } catch (error) {
-    letGo(device);
+    closeDevice(device);
     throw error;
   }
   return device;
 }
 
-function letGo(device) {
-  device.leave();
+function closeDevice(device) {
+  device.close();
   if (kept === device) kept = null;
 }
 
@@ -149,7 +149,7 @@ export class Viewfinder {
   }
 
   async #load() {
-    clearTimeout(forgetting);
+    clearTimeout(releaseTimer);
     this.#device = this.#lent ?? kept ?? new Device();
     if (!this.#lent) kept = this.#device;
     try {
@@ -164,8 +164,8 @@ export class Viewfinder {
     this.#wake();
   }
 
-  #forget() {
-    if (!this.#lent && this.#device) letGo(this.#device);
+  #closeDevice() {
+    if (!this.#lent && this.#device) closeDevice(this.#device);
   }
 
   #close() {
@@ -173,8 +173,8 @@ export class Viewfinder {
     this.#stop();
     clearTimeout(this.#speaking);
     document.removeEventListener("visibilitychange", this.#visible);
-    if (!this.#ready) this.#forget();
-    else forgetting = setTimeout(() => this.#forget(), KEPT_MS);
+    if (!this.#ready) this.#closeDevice();
+    else releaseTimer = setTimeout(() => this.#closeDevice(), KEPT_MS);
     this.#wake();
     this.dialog.remove();
   }
@@ -236,7 +236,7 @@ export class Viewfinder {
         await this.#look();
       } catch (error) {
         if (this.#open) {
-          this.#forget();
+          this.#closeDevice();
           this.#fail("device_failed");
         }
         return;

@@ -82,7 +82,7 @@ export class DeviceSwitch {
       this.open();
       return;
     }
-    this.#device?.leave();
+    this.#device?.close();
     this.#device = this.#opening = this.#problem = null;
     this.#loaded = false;
     this.#say();
@@ -91,7 +91,7 @@ export class DeviceSwitch {
 
   /** Load the model, again if it could not be loaded. */
   open() {
-    this.#device?.leave();
+    this.#device?.close();
     const device = (this.#device = new Device());
     const now = (change) => {
       if (this.#device !== device) return; // switched meanwhile

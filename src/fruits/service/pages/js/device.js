@@ -49,8 +49,8 @@ export class Device {
     return this.#opening;
   }
 
-  /** Give everything back; what is still waited for is refused with the code "left". */
-  leave() {
+  /** End the worker and free its memory; what is still waited for is refused with the code "left". */
+  close() {
     const left = new Refused("left", null);
     this.#gone = true;
     this.#worker?.terminate();
@@ -129,7 +129,7 @@ export class Device {
     this.#worker.addEventListener("messageerror", stopped);
     const { size, fit, kernel, recognizer, sha256, bytes } = this.#model;
     await this.#ask("open", { runtime: this.#runtime, preprocessing: { size, fit, kernel }, recognizer, sha256, bytes });
-    await forgetOthers(recognizer, this.#runtime);
+    await deleteOthers(recognizer, this.#runtime);
   }
 
   #ask(what, given, transfer = []) {
@@ -174,7 +174,7 @@ async function gallery({ identity, gallery: { photos, components, features } }) 
 }
 
 /** Drop models and runtimes of other versions from what is kept for use without a connection. */
-async function forgetOthers(recognizer, runtime) {
+async function deleteOthers(recognizer, runtime) {
   if (!("caches" in window)) return;
   const store = await caches.open("fruits-device");
   const wanted = new Set([recognizer, runtime.module, runtime.wasm, "/v1/model"].map(at));

@@ -1,4 +1,4 @@
-"""The process that is killed while it forgets, or keeps, a submission.
+"""The process that is killed while it erases, or keeps, a submission.
 
 Actions: ``keep`` keeps two submissions with photos, features and feedback, full of bytes that are searched for afterwards, and
 says their receipts; ``delete`` deletes one; ``add`` keeps one more; ``recover`` does what a service does at its start. On request
