@@ -1,7 +1,7 @@
 """The bare loop: decode and embed, and nothing else. What fruits could reach at most with its own decoder and network.
 
 One process per core, each with the network open and every photo's bytes in memory before any clock starts. Batches are
-dealt one by one through a shared counter, so that a core that others slow down does not hold up the rest.
+assigned one by one through a shared counter, so that a core that others slow down does not hold up the rest.
 """
 
 from __future__ import annotations

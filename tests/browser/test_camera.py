@@ -191,7 +191,7 @@ _SLOW = """
 """
 
 
-def test_camera_that_is_asked_for_twice_is_given_back_twice(visit: Callable[..., Any]) -> None:
+def test_camera_that_is_asked_for_twice_is_released_twice(visit: Callable[..., Any]) -> None:
     visitor = visit()
     _tracks(visitor.page)
     visitor.page.add_init_script(_SLOW)

@@ -53,7 +53,7 @@ def numbers(engine: Any, shards: Any, stage: Any) -> list[int]:
 def tasks_of(engine: SparkEngine, shards: list[pa.Table]) -> list[int]:
     """Which of its wave's tasks did each shard; numbered as they are met, since Spark 3.5 numbers them as it likes."""
     rows = [row for batch in engine.map_batches(shards, Tasks(), SCHEMA) for row in batch.to_pylist()]
-    assert len({row["uri"] for row in rows}) == 1, "one stage: rows are dealt without a shuffle"
+    assert len({row["uri"] for row in rows}) == 1, "one stage: rows are distributed without a shuffle"
     met: dict[int, int] = {}
     return [met.setdefault(row["number"], len(met)) for row in rows]
 

@@ -413,7 +413,7 @@ def test_tokens(serve: Callable[..., Any], a_photo: bytes) -> None:
     elsewhere = {"headers": {"X-Forwarded-For": "203.0.113.9"}}
     assert ask("GET", "/metrics", f"Bearer {program}", **elsewhere).status_code == 403
     assert ask("GET", "/metrics", f"Bearer {owner}", **elsewhere).status_code == 200
-    assert service.client.get("/v1/labels").status_code == 401, "every route is behind the same door"
+    assert service.client.get("/v1/labels").status_code == 401, "every route is behind the same middleware"
     assert ask("GET", "/v1/labels", f"Bearer {program}").status_code == 200
 
 
@@ -470,7 +470,7 @@ def test_address_behind_a_trusted_proxy(serve: Callable[..., Any], a_photo: byte
     assert [ask("2001:db8::1"), ask("2001:db8::2"), ask("2001:db8:1::1")] == [200, 429, 200]
 
 
-def test_forwarded_address_of_a_stranger_is_not_believed(serve: Callable[..., Any], a_photo: bytes) -> None:
+def test_forwarded_address_of_an_unknown_proxy_is_not_trusted(serve: Callable[..., Any], a_photo: bytes) -> None:
     service = serve("--rate", 1)
     headers = {"Content-Type": "image/jpeg"}
     codes = [

@@ -1,4 +1,4 @@
-"""The loop closed: what visitors gave back is reviewed, exported, learnt; and recognised in batch from where it is kept."""
+"""The loop closed: what visitors submitted is reviewed, exported, learnt; and recognised in batch from where it is kept."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ FOLDER = "Newcomer ~3Cb~3E1~2F2~3C~2Fb~3E"
 
 
 @dataclass
-class GivenBack:
-    """What visitors gave back to a service, and its command line; ``learnt`` without the photos of the test set."""
+class Submitted:
+    """What visitors submitted to a service, and its command line; ``learnt`` without the photos of the test set."""
 
     data: Path
     submissions: Submissions
@@ -35,7 +35,7 @@ class GivenBack:
 
 
 @pytest.fixture(scope="module")
-def given_back(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> GivenBack:
+def submitted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
     """Photos of a fruit that the recogniser has never seen: most corrected by the owner, one refused, one not looked at."""
     folder = tmp_path_factory.mktemp("loop")
     orchard.plant(folder / "orchard", photos=9 * 40, varieties=9, workers=1)
@@ -55,16 +55,16 @@ def given_back(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> GivenB
     for receipt in corrected:
         submissions.review(receipt.id, "corrected", LABEL, reviewer="me")
     learnt = [receipt for receipt in corrected if split_of(receipt.id) == "train"]
-    return GivenBack(data, submissions, learnt, refused, pending, unseen[32:])
+    return Submitted(data, submissions, learnt, refused, pending, unseen[32:])
 
 
 def test_the_next_run_learns_what_was_reviewed_and_forgets_what_was_deleted(
-    given_back: GivenBack, finished_run: Any, fruits: Callable[..., Any], tmp_path: Path
+    submitted: Submitted, finished_run: Any, fruits: Callable[..., Any], tmp_path: Path
 ) -> None:
     exported, out = tmp_path / "exported", finished_run.copy_to(tmp_path)
 
     def export_and_run() -> dict[str, Any]:
-        done = fruits("submissions", "export", "--to", exported, "--data", given_back.data, "--json")
+        done = fruits("submissions", "export", "--to", exported, "--data", submitted.data, "--json")
         assert done.code == 0, done.stderr
         assert done.json()["folders"] == {LABEL: FOLDER}
         done = fruits("run", finished_run.photos, exported, "--to", out, "--workers", 1, "--components", 16, "--json")
@@ -74,28 +74,28 @@ def test_the_next_run_learns_what_was_reviewed_and_forgets_what_was_deleted(
 
     before = finished_run.record
     record = export_and_run()
-    assert record["photos"] == before["photos"] + len(given_back.learnt)
+    assert record["photos"] == before["photos"] + len(submitted.learnt)
     assert record["labels"] == before["labels"] + 1
     assert record["rejected"] == record["failed"] == 0
     listed = pq.read_table(out / "catalogue.parquet", columns=["uri", "label"]).to_pylist()
     ours = {Path(row["uri"]).stem: row["label"] for row in listed if str(exported) in row["uri"]}
-    assert ours == {receipt.id: FOLDER for receipt in given_back.learnt}, "refused, pending and test photos never come"
-    said = [answer.labels[0] for answer in bundles.load(out).recognise(given_back.unseen)]
-    assert said.count(FOLDER) > 0.8 * len(said), "photos of the same fruit that nobody gave back are recognised"
+    assert ours == {receipt.id: FOLDER for receipt in submitted.learnt}, "refused, pending and test photos never come"
+    said = [answer.labels[0] for answer in bundles.load(out).recognise(submitted.unseen)]
+    assert said.count(FOLDER) > 0.8 * len(said), "photos of the same fruit that nobody submitted are recognised"
     assert LABEL not in (out / "report.html").read_text("utf-8")
 
-    for receipt in given_back.learnt[:10]:
-        given_back.submissions.delete(receipt.id, receipt.secret)
+    for receipt in submitted.learnt[:10]:
+        submitted.submissions.delete(receipt.id, receipt.secret)
     record = export_and_run()
-    assert record["photos"] == before["photos"] + len(given_back.learnt) - 10
+    assert record["photos"] == before["photos"] + len(submitted.learnt) - 10
     assert record["computed"] == 0
     listed = pq.read_table(out / "catalogue.parquet", columns=["uri"]).to_pylist()
-    assert not {receipt.id for receipt in given_back.learnt[:10]} & {Path(row["uri"]).stem for row in listed}
+    assert not {receipt.id for receipt in submitted.learnt[:10]} & {Path(row["uri"]).stem for row in listed}
 
 
 @pytest.mark.parametrize("engine", ["local", pytest.param("spark", marks=pytest.mark.spark)])
 def test_kept_photos_are_recognised_in_batch(
-    given_back: GivenBack, finished_run: Any, fruits: Callable[..., Any], tmp_path: Path, engine: str
+    submitted: Submitted, finished_run: Any, fruits: Callable[..., Any], tmp_path: Path, engine: str
 ) -> None:
     if engine == "spark":
         pytest.importorskip("pyspark", reason="no pyspark: pip install -e '.[spark]' to test Spark")
@@ -103,17 +103,17 @@ def test_kept_photos_are_recognised_in_batch(
             pytest.skip("no Java on PATH: install Java 17 or newer to test Spark")
     options = ("--engine", "spark", "--master", "local[2]") if engine == "spark" else ("--workers", 1)
     done = fruits(
-        "apply", finished_run.out, given_back.data / "photos", "--to", tmp_path / "answers", *options, "--json"
+        "apply", finished_run.out, submitted.data / "photos", "--to", tmp_path / "answers", *options, "--json"
     )
     assert done.code == 0, done.stderr
     rows = pq.read_table(done.json()["predictions"]).to_pylist()
-    kept = given_back.submissions.page("kept", limit=200).submissions
+    kept = submitted.submissions.page("kept", limit=200).submissions
     assert {Path(row["uri"]).stem for row in rows} == {one.id for one in kept}
     assert {row["status"] for row in rows} == {"ok"}
 
 
-def test_the_command_line_lists_and_purges(given_back: GivenBack, fruits: Callable[..., Any], tmp_path: Path) -> None:
-    copied = Path(shutil.copytree(given_back.data, tmp_path / "data"))
+def test_the_command_line_lists_and_purges(submitted: Submitted, fruits: Callable[..., Any], tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(submitted.data, tmp_path / "data"))
     listed = fruits("submissions", "list", "--data", copied, "--state", "reviewed", "--limit", 5, "--json").json()
     assert len(listed["submissions"]) == 5
     counts = listed["counts"]
@@ -137,7 +137,7 @@ def test_the_command_line_lists_and_purges(given_back: GivenBack, fruits: Callab
 
 
 def test_processes_share_one_database(
-    given_back: GivenBack, fruits: Callable[..., Any], serve: Callable[..., Any], a_photo: bytes
+    submitted: Submitted, fruits: Callable[..., Any], serve: Callable[..., Any], a_photo: bytes
 ) -> None:
     running = serve("--rate", 0, "--keep-days", 30)
     token = fruits("tokens", "add", "owner", "--role", "owner", "--data", running.data).stdout.strip()

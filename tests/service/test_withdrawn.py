@@ -58,7 +58,7 @@ class Loop:
 
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory, finished_run: Any, fruits: Callable[..., Any]) -> Loop:
-    """Thirty photos of a new fruit, given back and reviewed; half of their givers agreed that others see them."""
+    """Thirty photos of a new fruit, submitted and reviewed; half of their visitors agreed that others see them."""
     folder = tmp_path_factory.mktemp("withdrawn")
     orchard.plant(folder / "orchard", photos=9 * 34, varieties=9, workers=1)
     known = {path.name for path in (finished_run.photos / "Training").iterdir()}

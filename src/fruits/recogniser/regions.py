@@ -360,7 +360,7 @@ def _with_margin(left: float, top: float, right: float, bottom: float) -> Box:
 def _settled(regions: list[Region]) -> list[Region]:
     """Return the regions that stay: of one kind and touching, they are one; of several within one place, the most probable."""
     named: list[Region] = []
-    for region in sorted((one for one in regions if one.answer.outcome in NAMING), key=_doubt):
+    for region in sorted((one for one in regions if one.answer.outcome in NAMING), key=_most_probable_first):
         for at, other in enumerate(named):
             if region.answer.kind == other.answer.kind:
                 if _shared(_wider(region.box), other.box) > 0:
@@ -371,14 +371,14 @@ def _settled(regions: list[Region]) -> list[Region]:
         else:
             named.append(region)
     unsure: list[Region] = []
-    for region in sorted((one for one in regions if one.answer.outcome == "unsure"), key=_doubt):
+    for region in sorted((one for one in regions if one.answer.outcome == "unsure"), key=_most_probable_first):
         if all(_shared(region.box, other.box) < _TAKEN for other in (*named, *unsure)):
             unsure.append(region)
     kept = sorted(named[:MOST], key=_from_top_left) + sorted(unsure, key=_from_top_left)
     return kept[:MOST]
 
 
-def _doubt(region: Region) -> tuple[float, float, float]:
+def _most_probable_first(region: Region) -> tuple[float, float, float]:
     return -region.answer.probability, *_from_top_left(region)
 
 

@@ -60,7 +60,7 @@ def next_steps(record: Mapping[str, Any], *, evaluated: bool) -> Sequence[Step]:
 
 
 def _on_the_score(record: Mapping[str, Any], *, evaluated: bool) -> list[Step]:
-    """Return what the score needs before it is believed."""
+    """Return what the score needs before it can be trusted."""
     scored = record.get("evaluated")
     if not record.get("metrics") or not scored:
         return [Step(say("next_no_test"))]

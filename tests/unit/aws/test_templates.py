@@ -382,11 +382,11 @@ def test_a_driver_has_the_disk_that_its_photos_take() -> None:
 
 
 def test_the_number_that_scales_the_service_is_in_its_log() -> None:
-    from fruits.service.http import middleware as door
+    from fruits.service.http import middleware
 
     (waiting,) = next(variants(PARSED["service"])).of("AWS::Logs::MetricFilter")
     assert waiting.properties["FilterPattern"] == "{ $.waiting >= 0 }"
-    assert '"waiting"' in Path(door.__file__).read_text(encoding="utf-8")
+    assert '"waiting"' in Path(middleware.__file__).read_text(encoding="utf-8")
 
 
 # --- What a bucket refuses ------------------------------------------------------------------------------------------------------

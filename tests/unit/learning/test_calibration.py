@@ -36,7 +36,7 @@ def calibrated(seed: int, n: int = 5000, c: int = 8) -> tuple[np.ndarray, np.nda
 def test_temperature_is_found_again(given_temperature: float, seed: int) -> None:
     logits, truth = calibrated(seed)
     found = temperature(logits * np.float32(given_temperature), truth)
-    # Of 5,000 photos, known to about 2 %; the doubt adds one or two.
+    # Of 5,000 photos, known to about 2 %; label smoothing adds one or two.
     assert found == pytest.approx(given_temperature, rel=0.06)
 
 
@@ -57,7 +57,7 @@ def test_answers_that_are_all_right_do_not_make_certainty_without_end() -> None:
     logits = 3 * np.eye(5, dtype=np.float32)[truth]
     found = temperature(logits, truth)
     probability = softmax(logits / np.float32(found)).max(axis=1)
-    # The doubt: two of a thousand are not believed, so at most about that much certainty.
+    # Label smoothing of two in a thousand, so at most about that much certainty.
     assert (probability > 0.99).all()
     assert (probability < 0.9995).all()
 

@@ -68,7 +68,7 @@ def test_every_row_gets_probabilities_of_a_head_that_has_not_learnt_it() -> None
     assert known.tolist() == [0, 1, 2, 3], "a label of one photo is not learnt when that photo is asked"
 
 
-def test_a_label_of_one_photo_is_not_doubted() -> None:
+def test_a_label_of_one_photo_is_never_an_error() -> None:
     rows, truth = clouds(7)
     found = find_label_errors(np.vstack([rows, rows[:1]]), np.r_[truth, 4], np.arange(len(truth) + 1))
     assert len(truth) not in found.rows

@@ -1,4 +1,4 @@
-"""Strangeness: small for what was learnt, larger for what lies far or leaves the head undecided."""
+"""Out-of-distribution score: small for what was learnt, larger for what lies far or leaves the head undecided."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_features_that_are_all_the_same_give_finite_distances() -> None:
     assert (ood_detector.distance(np.zeros((2, K), np.float32)) == 0).all()
 
 
-# --- Strangeness --------------------------------------------------------------------------------------------------------
+# --- Score --------------------------------------------------------------------------------------------------------------
 
 
 def test_scaling_puts_each_sign_at_nought_for_half_and_one_for_a_twentieth(learnt: Learnt) -> None:

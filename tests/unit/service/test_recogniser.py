@@ -1,4 +1,4 @@
-"""Lanes around the open bundle: batches, photos that are none, estimates, new bundles; without HTTP."""
+"""Inference workers around the open bundle: batches, photos that are none, estimates, new bundles; without HTTP."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_a_store_that_lists_in_any_order_loses_no_key(
     assert len(keys) == len(KEYS), "and gives none twice"
 
 
-def test_a_directory_bucket_is_not_believed_though_it_began_in_order(
+def test_a_directory_bucket_is_not_trusted_though_it_began_in_order(
     listed: Callable[..., tuple[list[str], Listing]],
 ) -> None:
     order = KEYS[100:] + KEYS[:100]

@@ -31,10 +31,10 @@ _MOST_GAIN: Final = 1.6
 _TILES: Final = 8
 _CLIP: Final = 3.0
 #: Background: width of the border as a share of the short side, distance in standard deviations of its colours, and the shares of
-#: the photo between which what is found is believed.
+#: the photo between which what is found is plausible.
 _BORDER: Final = 0.06
 _APART: Final = 3.5
-_BELIEVED: Final = (0.05, 0.9)
+_PLAUSIBLE: Final = (0.05, 0.9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ def without_background(pixels: Pixels) -> Pixels:
         sizes = np.bincount(parts.ravel())[1:]
         kept = np.isin(parts, 1 + np.flatnonzero(sizes >= 0.1 * sizes.max()))
     share = float(kept.mean())
-    if not _BELIEVED[0] <= share <= _BELIEVED[1]:
+    if not _PLAUSIBLE[0] <= share <= _PLAUSIBLE[1]:
         return pixels
     return np.where(kept[..., None], pixels, np.uint8(255))
 

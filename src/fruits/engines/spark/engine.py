@@ -117,7 +117,7 @@ class SparkEngine:
         leaves, merging = PartialTask(_pickled((partial, merge))), MergeTask(_pickled(merge))
 
         def job() -> Any:
-            frame, n = spark.apply(spark.deal([[block] for block in enumerate(blocks)]), leaves), len(blocks)
+            frame, n = spark.apply(spark.distribute([[block] for block in enumerate(blocks)]), leaves), len(blocks)
             while n > 1:
                 n = -(-n // FAN_IN)
                 near = frame.selectExpr("shard", "kind", "value", f"shard div {FAN_IN} as near").repartition(n, "near")
@@ -193,7 +193,7 @@ class _Wave:
 
     def job(self, spark: Spark, task: MapTask) -> Callable[[], Any]:
         def run() -> Any:
-            frame: DataFrame = spark.deal([[(work.number, work.data) for work in works] for works in self.tasks])
+            frame: DataFrame = spark.distribute([[(work.number, work.data) for work in works] for works in self.tasks])
             return spark.apply(frame, task).collect()
 
         return run

@@ -82,7 +82,7 @@ def fit(
     def job() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         from pyspark import StorageLevel  # noqa: PLC0415
 
-        rows = spark.apply(spark.deal([[shard] for shard in shards]), _RowsTask(stage, scale), _COLUMNS)
+        rows = spark.apply(spark.distribute([[shard] for shard in shards]), _RowsTask(stage, scale), _COLUMNS)
         # Every iteration is a job over all partitions: use a few per core, however many shards there are.
         rows = rows.coalesce(max(1, min(len(shards), _TASKS_PER_CORE * spark.parallelism))).persist(
             StorageLevel.DISK_ONLY

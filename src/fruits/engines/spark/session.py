@@ -138,7 +138,7 @@ class Spark:
             self._seen = last + 1
         return self._seen
 
-    def deal(self, tasks: Sequence[Sequence[tuple[int, bytes]]]) -> DataFrame:
+    def distribute(self, tasks: Sequence[Sequence[tuple[int, bytes]]]) -> DataFrame:
         """Return a DataFrame of ``WORK`` with a row, and thus a partition and a Spark task, for each of ``tasks``."""
         from pyspark.sql import functions  # noqa: PLC0415
 

@@ -52,7 +52,7 @@ export class Viewfinder {
   #idleMs;
   #stream = null;
   #open = true;
-  #wished = 0; // of the newest wish for a camera; what an older one gets is given back
+  #wished = 0; // of the newest wish for a camera; what an older one gets is released
   #taking = false; // the shutter was pressed
   #ready = false; // the network
   #paused = false;

@@ -223,9 +223,9 @@ function withMargin(left, top, right, bottom) {
 
 /** The regions that stay: of one kind and touching, they are one; of several within one place, the most probable. */
 function settled(regions) {
-  const byDoubt = (a, b) => b.probability - a.probability || fromTopLeft(a, b);
+  const byProbability = (a, b) => b.probability - a.probability || fromTopLeft(a, b);
   const named = [];
-  for (const region of regions.filter(({ outcome }) => NAMING.includes(outcome)).sort(byDoubt)) {
+  for (const region of regions.filter(({ outcome }) => NAMING.includes(outcome)).sort(byProbability)) {
     let stays = true;
     for (const [at, other] of named.entries()) {
       if (region.kind === other.kind) {
@@ -238,7 +238,7 @@ function settled(regions) {
     if (stays) named.push(region);
   }
   const unsure = [];
-  for (const region of regions.filter(({ outcome }) => outcome === "unsure").sort(byDoubt)) {
+  for (const region of regions.filter(({ outcome }) => outcome === "unsure").sort(byProbability)) {
     if ([...named, ...unsure].every((other) => shared(region.box, other.box) < TAKEN)) unsure.push(region);
   }
   return [...named.slice(0, MOST).sort(fromTopLeft), ...unsure.sort(fromTopLeft)].slice(0, MOST);
