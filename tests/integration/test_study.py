@@ -75,7 +75,7 @@ def test_a_study_leaves_the_current_run_as_it_is(own_photos: Path, tmp_path: Pat
         config(own_photos, tmp_path / "out", components=4),
         ["fruits-small"],
         [32, 40],
-        measuring=study.Measuring(protocols=("official",), repeats=1, photos=4),
+        options=study.StudyOptions(protocols=("official",), repeats=1, photos=4),
     )
     assert publishing.current(Objects(str(tmp_path / "out"))) == first["run"] == found["rows"][0]["run"]
     assert found["rows"][1]["run"] in publishing.finished(Objects(str(tmp_path / "out")))
@@ -171,7 +171,7 @@ def test_scaling_is_measured_simulated_and_projected(many_photos: Path, tmp_path
 def test_too_few_photos_to_share_among_workers_are_refused(own_photos: Path, tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match=f"expected {scaling.FEWEST} or more"):
         scaling.study_scaling(
-            config(own_photos, tmp_path / "out"), [], "nowhere", measuring=scaling.Measuring(up=(1,), out=())
+            config(own_photos, tmp_path / "out"), [], "nowhere", options=scaling.StudyOptions(up=(1,), out=())
         )
 
 
@@ -239,7 +239,7 @@ def test_treatments_are_scored_by_source_where_a_manifest_names_sources(own_phot
     asked = config(
         listed, tmp_path / "out", backbone="fruits-small", size=32, components=4, allow_source=(str(own_photos),)
     )
-    found = preprocessing.study_preprocessing(asked, measuring=preprocessing.Measuring(treatments=("clahe",)))
+    found = preprocessing.study_preprocessing(asked, options=preprocessing.StudyOptions(treatments=("clahe",)))
     assert (found["protocol"], found["folds"]) == ("source", 2)
     (evaluated,) = evaluate(f"{asked.out}/runs/{found['run']}", ["source"])["protocols"]
     base, clahe = found["treatments"]

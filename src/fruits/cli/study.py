@@ -62,14 +62,14 @@ def study_backbones(
     """Compare networks and input sizes: accuracy under strict protocols, calibration, speed, memory and size."""
     from fruits.assessment.study import backbones as study  # noqa: PLC0415 - keeps 'fruits --help' quick
 
-    measuring = study.Measuring(protocols=tuple(protocol or ()), repeats=repeats, photos=speed_photos)
+    study_options = study.StudyOptions(protocols=tuple(protocol or ()), repeats=repeats, photos=speed_photos)
     config = RunConfig(sources=tuple(photos), out=to, **options)
     with Display() as display:
         found = study.study_backbones(
             config,
             [name.strip() for name in backbones.split(",") if name.strip()],
             _numbers("sizes", sizes, "100,160"),
-            measuring=measuring,
+            options=study_options,
             progress=display,
             command=shlex.join(["fruits", *sys.argv[1:]]),
         )
@@ -151,7 +151,7 @@ def study_scaling(
     from fruits.config import usable_cores  # noqa: PLC0415
 
     table, cores = tables.load(prices), study.up_to(usable_cores())
-    asked = projection.Asked(
+    projected_for = projection.ProjectionOptions(
         photos=tuple(_numbers("projected", projected, "1e6,1e9")),
         deadline_h=deadline,
         budget_usd=budget,
@@ -162,11 +162,11 @@ def study_scaling(
         speed=vcpu_speed,
     )
     some = tuple(_numbers("out_workers", out_workers, "1,2"))
-    measuring = study.Measuring(
+    study_options = study.StudyOptions(
         up=tuple(_numbers("up_workers", up_workers, "1,2")) or cores,
         out=() if some == (0,) else some or cores,
         repeats=repeats,
-        asked=asked,
+        projection=projected_for,
     )
     config = RunConfig(sources=tuple(photos), out=to, **options)
     with Display() as display:
@@ -174,7 +174,7 @@ def study_scaling(
             config,
             offers.offers(table),
             f"{table.region}, {table.date}",
-            measuring=measuring,
+            options=study_options,
             progress=display,
             command=shlex.join(["fruits", *sys.argv[1:]]),
         )
@@ -200,13 +200,13 @@ def study_storage(
     from fruits.assessment.study import storage as study  # noqa: PLC0415
     from fruits.aws import prices as tables  # noqa: PLC0415
 
-    asked, table = study.Asked(reads=reads_per_month, repeats=repeats), tables.load(prices)
+    study_options, table = study.StudyOptions(reads=reads_per_month, repeats=repeats), tables.load(prices)
     with Display() as display:
         found = study.study_storage(
             out,
             {name: table[name] for name in money.PRICES},
             f"{table.region}, {table.date}",
-            asked=asked,
+            options=study_options,
             progress=display,
             command=shlex.join(["fruits", *sys.argv[1:]]),
         )
@@ -261,10 +261,10 @@ def study_preprocessing(
     from fruits.assessment.study import preprocessing as study  # noqa: PLC0415
 
     chosen = tuple(name.strip() for name in treatments.split(",") if name.strip())
-    measuring = study.Measuring(photos=sampled, treatments=chosen, protocol=protocol, keep=keep)
+    study_options = study.StudyOptions(photos=sampled, treatments=chosen, protocol=protocol, keep=keep)
     config = RunConfig(sources=tuple(photos), out=to, **options)
     with Display() as display:
         found = study.study_preprocessing(
-            config, measuring=measuring, progress=display, command=shlex.join(["fruits", *sys.argv[1:]])
+            config, options=study_options, progress=display, command=shlex.join(["fruits", *sys.argv[1:]])
         )
     typer.echo(json_text(found) if as_json else study.as_text(found))

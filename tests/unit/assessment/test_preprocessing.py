@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fruits.assessment.study.preprocessing import Measuring, Scored, combined, halves, keep_in_card, paired_gain
-from fruits.assessment.study.treated import Way, unpadded
+from fruits.assessment.study.preprocessing import Scored, StudyOptions, combined, halves, keep_in_card, paired_gain
+from fruits.assessment.study.treated import Variant, unpadded
 from fruits.assessment.study.treatments import (
     NAMED,
     TREATMENTS,
@@ -138,10 +138,12 @@ def test_treatments_of_colour_follow_each_other() -> None:
 
 
 def test_a_way_has_one_geometry_one_kind_of_views_and_any_colour() -> None:
-    way = Way("pad").with_treatment("crop").with_treatment("clahe").with_treatment("crops").with_treatment("augment")
-    assert (way.geometry, way.views, way.colour) == ("crop", "augment", ("clahe",))
-    assert way.parts == ["crop", "clahe", "augment"]
-    assert (way.passes, Way("pad").passes) == (4, 1)
+    variant = (
+        Variant("pad").with_treatment("crop").with_treatment("clahe").with_treatment("crops").with_treatment("augment")
+    )
+    assert (variant.geometry, variant.views, variant.colour) == ("crop", "augment", ("clahe",))
+    assert variant.parts == ["crop", "clahe", "augment"]
+    assert (variant.passes, Variant("pad").passes) == (4, 1)
 
 
 def test_a_gain_is_paired_and_its_interval_is_over_groups() -> None:
@@ -158,26 +160,26 @@ def test_a_gain_is_paired_and_its_interval_is_over_groups() -> None:
     assert paired_gain(base, base, few) == (0.0, 0.0, 0.0, 0.0)
 
 
-def ways_and_scores(**gains: int) -> tuple[dict[str, Way], dict[str, Scored]]:
+def variants_and_scores(**gains: int) -> tuple[dict[str, Variant], dict[str, Scored]]:
     """Treatments that are right on so many more (or fewer) of 200 photos than the base, which is right on 100."""
     base = np.arange(200) % 2 == 0
-    ways, scored = {"": Way("pad")}, {"": Scored(np.arange(200), base, None)}
+    variants, scored = {"": Variant("pad")}, {"": Scored(np.arange(200), base, None)}
     for name, gain in gains.items():
         right = base.copy()
         right[np.flatnonzero(base != (gain > 0))[: abs(gain)]] = gain > 0
-        ways[name], scored[name] = Way("pad").with_treatment(name), replace(scored[""], right=right)
-    return ways, scored
+        variants[name], scored[name] = Variant("pad").with_treatment(name), replace(scored[""], right=right)
+    return variants, scored
 
 
 def test_what_helps_is_combined_and_what_does_not_is_left_out() -> None:
-    ways, scored = ways_and_scores(crop=20, squash=10, crops=5, augment=30, clahe=12, sharpen=-20, background=0)
+    variants, scored = variants_and_scores(crop=20, squash=10, crops=5, augment=30, clahe=12, sharpen=-20, background=0)
     every, groups = np.ones(200, bool), np.arange(200)
-    assert combined(Way("pad"), ways, scored, groups, every) == Way("crop", "augment", ("clahe",))
-    nothing, unchanged = ways_and_scores(sharpen=-20, closer=0)
-    assert combined(Way("pad"), nothing, unchanged, groups, every) == Way("pad")
+    assert combined(Variant("pad"), variants, scored, groups, every) == Variant("crop", "augment", ("clahe",))
+    nothing, unchanged = variants_and_scores(sharpen=-20, closer=0)
+    assert combined(Variant("pad"), nothing, unchanged, groups, every) == Variant("pad")
     # On the rows of a half in which a treatment changes nothing, it is not chosen.
     last = np.arange(200) >= 150
-    assert combined(Way("pad"), ways, scored, groups, last) == Way("pad")
+    assert combined(Variant("pad"), variants, scored, groups, last) == Variant("pad")
 
 
 def test_halves_divide_groups_and_no_group_is_in_both() -> None:
@@ -198,11 +200,11 @@ def test_the_best_geometry_is_kept_in_a_card_that_a_run_reads(tmp_path: Path) ->
     assert seen is not None
     assert np.array_equal(seen, training_photos(first.card, "fruits-small"))
     with pytest.raises(ConfigError, match="not there yet"):
-        Measuring(keep=kept)
+        StudyOptions(keep=kept)
 
 
 def test_unknown_treatments_and_protocols_are_named() -> None:
     with pytest.raises(ConfigError, match="treatments='rotate': expected some of pad, crop"):
-        Measuring(treatments=("rotate",))
+        StudyOptions(treatments=("rotate",))
     with pytest.raises(ConfigError, match="expected one of official"):
-        Measuring(protocol="offical")
+        StudyOptions(protocol="offical")

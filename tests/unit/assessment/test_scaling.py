@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fruits.assessment.study.projection import Asked, Offer, project
+from fruits.assessment.study.projection import Offer, ProjectionOptions, project
 from fruits.assessment.study.scalability import fit, intervals
-from fruits.assessment.study.scaling import Measuring, elsewhere_of, up_to, work_of
+from fruits.assessment.study.scaling import StudyOptions, elsewhere_of, up_to, work_of
 from fruits.assessment.study.simulation import Cluster, Requests, Work, shards_of, simulate
 from fruits.assessment.study.trials import Trial
 from fruits.aws import prices
@@ -213,7 +213,7 @@ CLUSTER = Offer(
 
 
 def test_the_cheapest_plan_is_named_and_those_within_a_deadline_or_a_budget() -> None:
-    asked = Asked(photos=(10_000_000,), deadline_h=3.0, budget_usd=9.0)
+    asked = ProjectionOptions(photos=(10_000_000,), deadline_h=3.0, budget_usd=9.0)
     (found,) = project({"up": WORK, "out": WORK}, [SMALL, LARGE, CLUSTER], asked, Requests(per_s=1e9))
     plans = found["plans"]
     assert [plan["hours"] for plan in plans] == sorted(plan["hours"] for plan in plans)
@@ -234,7 +234,7 @@ def test_the_cheapest_plan_is_named_and_those_within_a_deadline_or_a_budget() ->
 
 
 def test_no_plan_is_named_where_none_is_quick_or_cheap_enough() -> None:
-    asked = Asked(photos=(10_000_000,), deadline_h=0.01, budget_usd=0.01)
+    asked = ProjectionOptions(photos=(10_000_000,), deadline_h=0.01, budget_usd=0.01)
     (found,) = project({"up": WORK}, [SMALL, CLUSTER], asked, Requests())
     assert {plan["offer"] for plan in found["plans"]} == {"small"}, "Spark was not measured"
     assert (found["in_time"], found["in_budget"]) == (None, None)
@@ -243,7 +243,7 @@ def test_no_plan_is_named_where_none_is_quick_or_cheap_enough() -> None:
 def test_a_billion_photos_on_one_prefix_are_limited_by_its_requests() -> None:
     quick = replace(WORK, photos_per_s=1000.0, core_s=0.001)
     big = replace(CLUSTER, cores=64, most=64)
-    asked = Asked(photos=(10**9,), get_usd=4e-7)
+    asked = ProjectionOptions(photos=(10**9,), get_usd=4e-7)
     (one,) = project({"out": quick}, [big], asked, Requests())
     (many,) = project({"out": quick}, [big], asked, Requests(prefixes=100))
     fastest = one["plans"][one["fastest"]]
@@ -269,8 +269,8 @@ def test_numbers_of_workers_hold_one_and_are_refused_below() -> None:
     assert up_to(1) == (1,)
     assert up_to(2) == (1, 2)
     assert up_to(16) == (1, 2, 3, 4, 6, 8, 11, 16)
-    assert Measuring(up=(4,), out=()).up == (1, 4)
+    assert StudyOptions(up=(4,), out=()).up == (1, 4)
     with pytest.raises(ConfigError, match="up_workers"):
-        Measuring(up=(0,))
+        StudyOptions(up=(0,))
     with pytest.raises(ConfigError, match="repeats=0"):
-        Measuring(up=(1,), repeats=0)
+        StudyOptions(up=(1,), repeats=0)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from fruits.assessment.study.backbones import Measuring, common_protocol, number_format
+from fruits.assessment.study.backbones import StudyOptions, common_protocol, number_format
 from fruits.assessment.study.frontier import components_for, frontier, recommended
 from fruits.embedding.backbone import find_backbone
 from fruits.errors import ConfigError
@@ -81,6 +81,6 @@ def test_the_number_format_is_that_of_most_weights() -> None:
 
 def test_a_measurement_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="repeats=0: expected 1 or more"):
-        Measuring(repeats=0)
+        StudyOptions(repeats=0)
     with pytest.raises(ConfigError, match="expected one of official"):
-        Measuring(protocols=("offical",))
+        StudyOptions(protocols=("offical",))

@@ -43,7 +43,7 @@ _FORMATS: Final = {1: "float32", 2: "int8", 3: "int8", 10: "float16", 11: "float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measuring:
+class StudyOptions:
     """How a study measures.
 
     Attributes
@@ -73,7 +73,7 @@ def study_backbones(
     backbones: Sequence[str],
     sizes: Sequence[int] = (),
     *,
-    measuring: Measuring | None = None,
+    options: StudyOptions | None = None,
     progress: Progress | None = None,
     command: str = "fruits study backbones",
 ) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def study_backbones(
         Names or files, as for ``fruits run --backbone``; several formats of one network are several files.
     sizes : sequence of int
         Sides of the input in pixels, each tried with each network; empty for the one that ``fruits run`` would use.
-    measuring : Measuring, optional
+    options : StudyOptions, optional
     progress : Progress, optional
     command : str
         The user's command line, for the record.
@@ -106,7 +106,7 @@ def study_backbones(
     FruitsError
         As :func:`fruits.run` and :func:`fruits.evaluate`.
     """
-    progress, measuring, clock = progress or Silent(), measuring or Measuring(), Clock()
+    progress, options, clock = progress or Silent(), options or StudyOptions(), Clock()
     about = begun("backbones", command)
     if not backbones:
         raise ConfigError(f"{option('backbones')}: none given; expected names or files, with commas between them")
@@ -122,7 +122,7 @@ def study_backbones(
     for number, one in enumerate(configs, 1):
         progress.say(f"{number} of {len(configs)}: {one.backbone}{f' at {one.size} pixels' if one.size else ''}")
         record = pipeline.run(one, progress=progress, command=command, make_current=False)
-        rows.append(_row(one, networks[one.backbone], record, measuring, progress))
+        rows.append(_row(one, networks[one.backbone], record, options, progress))
     chosen = common_protocol([row["protocols"] for row in rows])
     best = _compare(rows, chosen)
     if publishing.current(out) is None:
@@ -133,7 +133,7 @@ def study_backbones(
         "sources": record["sources"],
         "photos": record["photos"],
         "labels": record["labels"],
-        "repeats": measuring.repeats,
+        "repeats": options.repeats,
         "protocol": chosen,
         "rows": rows,
         "recommended": None if best is None else rows[best]["run"],
@@ -144,10 +144,10 @@ def study_backbones(
 
 
 def _row(
-    config: RunConfig, network: Network, record: dict[str, Any], measuring: Measuring, progress: Progress
+    config: RunConfig, network: Network, record: dict[str, Any], options: StudyOptions, progress: Progress
 ) -> dict[str, Any]:
     """Return what is known of one network: its run, its scores, its speed and its sizes."""
-    evaluation = evaluate(under(config.out, key_of(record["run"])), measuring.protocols, progress=progress)
+    evaluation = evaluate(under(config.out, key_of(record["run"])), options.protocols, progress=progress)
     card = network.backbone.card
     catalogue = catalogued(config, Silent())
     prepared = prepare(config, network, catalogue, Objects(config.out))
@@ -158,11 +158,11 @@ def _row(
             prepared.model,
             prepared.preprocessing,
             card.embedding_size,
-            measuring.repeats,
+            options.repeats,
             catalogue.access,
             prepared.device,
         ),
-        measuring.photos,
+        options.photos,
     )
     shares = components_for(record["explained_variance_ratio"], SHARES)
     return {

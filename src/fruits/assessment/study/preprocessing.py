@@ -20,7 +20,7 @@ from fruits.assessment.evaluation import ask, evaluate, folds_of, in_order
 from fruits.assessment.study.backbones import common_protocol
 from fruits.assessment.study.frontier import frontier
 from fruits.assessment.study.record import aligned, begun, last_lines, page_of, record_of, write
-from fruits.assessment.study.treated import Embedded, Way, embed_ways
+from fruits.assessment.study.treated import Embedded, Variant, embed_variants
 from fruits.assessment.study.treatments import NAMED, TREATMENTS
 from fruits.config import RunConfig
 from fruits.embedding.backbone import Embedder, find_backbone, training_photos
@@ -48,7 +48,7 @@ BY_KIND: Final = ("variety", "source")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measuring:
+class StudyOptions:
     """How a preprocessing study measures.
 
     Attributes
@@ -84,7 +84,7 @@ class Measuring:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What a way gives: the asked rows, whether each is right, and the confidence if labels were asked for; shape (m,)."""
+    """What a variant gives: the test rows, whether each is right, and the confidence if labels were asked for; shape (m,)."""
 
     rows: NDArray[np.int64]
     right: NDArray[np.bool_]
@@ -94,7 +94,7 @@ class Scored:
 def study_preprocessing(
     config: RunConfig,
     *,
-    measuring: Measuring | None = None,
+    options: StudyOptions | None = None,
     progress: Progress | None = None,
     command: str = "fruits study preprocessing",
 ) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def study_preprocessing(
     ----------
     config : RunConfig
         Photos, network, output and the other choices of the run.
-    measuring : Measuring, optional
+    options : StudyOptions, optional
     progress : Progress, optional
     command : str
         The user's command line, for the record.
@@ -123,47 +123,47 @@ def study_preprocessing(
     FruitsError
         As :func:`fruits.run` and :func:`fruits.evaluate`.
     """
-    progress, measuring, clock = progress or Silent(), measuring or Measuring(), Clock()
+    progress, options, clock = progress or Silent(), options or StudyOptions(), Clock()
     about = begun("preprocessing", command)
-    config = bounded(config, measuring.photos, progress)
+    config = bounded(config, options.photos, progress)
     record = pipeline.run(config, progress=progress, command=command, make_current=False)
     out = Objects(config.out)
     if publishing.current(out) is None:
         finished.use(config.out, record["run"])
     run = open_run(under(config.out, key_of(record["run"])))
     dataset, _ = dataset_of(run)
-    protocol, folds = _protocol(measuring.protocol, config.out, record, dataset, run, progress)
+    protocol, folds = _protocol(options.protocol, config.out, record, dataset, run, progress)
     size, own = run.bundle.preprocessing.size, run.bundle.preprocessing.fit
     embedder = Embedder(run.bundle.model_file.fetch(), run.bundle.manifest["about"].get("device", "cpu"))
-    names = [one.name for one in TREATMENTS if one.name in (measuring.treatments or NAMED) and one.name != own]
+    names = [one.name for one in TREATMENTS if one.name in (options.treatments or NAMED) and one.name != own]
     left_out = {} if embedder.has_map else {"closer": "no map"}
-    base = Way(own)
-    ways = {"": base, **{name: base.with_treatment(name) for name in names if name not in left_out}}
+    base = Variant(own)
+    variants = {"": base, **{name: base.with_treatment(name) for name in names if name not in left_out}}
     progress.start("treatments", len(dataset.uris))
-    embedded = embed_ways(list(ways.values()), run, dataset, embedder, size, progress)
+    embedded = embed_variants(list(variants.values()), run, dataset, embedder, size, progress)
     scored = {}
     progress.start("scores", None)
-    for name, way in ways.items():
-        scored[name] = _scored(embedded.vectors[way], folds, dataset, run.record, protocol)
+    for name, variant in variants.items():
+        scored[name] = _scored(embedded.vectors[variant], folds, dataset, run.record, protocol)
     groups = dataset.belonging[1][scored[""].rows]
-    rows = [_row(name, ways[name], scored, embedded.costs, groups) for name in ways]
-    together = _together(base, ways, scored, groups)
-    more = [way for way in dict.fromkeys(together) if way not in ways.values()]
+    rows = [_row(name, variants[name], scored, embedded.costs, groups) for name in variants]
+    together = _together(base, variants, scored, groups)
+    more = [variant for variant in dict.fromkeys(together) if variant not in variants.values()]
     if more:
         progress.start("best together", len(dataset.uris))
-        also = embed_ways(more, run, dataset, embedder, size, progress)
+        also = embed_variants(more, run, dataset, embedder, size, progress)
         embedded = Embedded(embedded.vectors | also.vectors, embedded.costs | also.costs)
-    of_way = {way: scored[name] for name, way in ways.items()}
-    for way in more:
-        of_way[way] = _scored(embedded.vectors[way], folds, dataset, run.record, protocol)
-    best = _best(together, of_way, embedded.costs, groups, scored[""])
+    of_variant = {variant: scored[name] for name, variant in variants.items()}
+    for variant in more:
+        of_variant[variant] = _scored(embedded.vectors[variant], folds, dataset, run.record, protocol)
+    best = _best(together, of_variant, embedded.costs, groups, scored[""])
     points = [*rows, best]
     costs, values = [one["cost_ms"] for one in points], [one["accuracy"] for one in points]
     for one, on in zip(points, frontier(costs, values), strict=True):
         one["frontier"] = on
     keep = _kept(rows, own)
-    if keep and measuring.keep:
-        keep["file"] = keep_in_card(config.backbone, keep["resize_mode"], Path(measuring.keep))
+    if keep and options.keep:
+        keep["file"] = keep_in_card(config.backbone, keep["resize_mode"], Path(options.keep))
     study = {
         **about,
         "out": config.out,
@@ -257,20 +257,20 @@ def _scored(
 
 def _row(
     name: str,
-    way: Way,
+    variant: Variant,
     scored: Mapping[str, Scored],
-    costs: Mapping[Way, tuple[float, float]],
+    costs: Mapping[Variant, tuple[float, float]],
     groups: NDArray[np.int64],
 ) -> dict[str, Any]:
     own = scored[name]
     return {
-        "name": name or way.geometry,
+        "name": name or variant.geometry,
         "base": not name,
-        "sort": NAMED[name or way.geometry].sort,
-        "exact": NAMED[name or way.geometry].exact,
-        "passes": way.passes,
+        "sort": NAMED[name or variant.geometry].sort,
+        "exact": NAMED[name or variant.geometry].exact,
+        "passes": variant.passes,
         **_figures(own, scored[""], groups),
-        **_milliseconds(costs[way]),
+        **_milliseconds(costs[variant]),
     }
 
 
@@ -295,7 +295,7 @@ def paired_gain(
 ) -> tuple[float, float, float, float]:
     """Return the gain in accuracy on the same rows, its standard error and its 95 % interval, by bootstrapping whole groups.
 
-    Paired, because most photos are easy or hard in every way: the interval of the gain is narrower than those of the accuracies.
+    Paired, because most photos are easy or hard in every one: the interval of the gain is narrower than those of the accuracies.
 
     Parameters
     ----------
@@ -313,12 +313,12 @@ def paired_gain(
 
 
 def _together(
-    base: Way, ways: Mapping[str, Way], scored: Mapping[str, Scored], groups: NDArray[np.int64]
-) -> tuple[Way, Way, Way]:
+    base: Variant, variants: Mapping[str, Variant], scored: Mapping[str, Scored], groups: NDArray[np.int64]
+) -> tuple[Variant, Variant, Variant]:
     """Return the combination chosen on all rows, on those of the first half of the groups, and on those of the second."""
     half = halves(groups)
     return tuple(  # type: ignore[return-value]
-        combined(base, ways, scored, groups, rows) for rows in (np.ones(len(groups), bool), half, ~half)
+        combined(base, variants, scored, groups, rows) for rows in (np.ones(len(groups), bool), half, ~half)
     )
 
 
@@ -330,44 +330,44 @@ def halves(groups: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
 
 
 def combined(
-    base: Way,
-    ways: Mapping[str, Way],
+    base: Variant,
+    variants: Mapping[str, Variant],
     scored: Mapping[str, Scored],
     groups: NDArray[np.int64],
     rows: NDArray[np.bool_],
-) -> Way:
+) -> Variant:
     """Return the treatments that help on some rows, together: those whose gain is larger than its standard error.
 
     Of geometries and of views the one that gains most; of colour all.
     """
     gains = {}
-    for name in ways:
+    for name in variants:
         if name and rows.any():
             gain, error, _, _ = paired_gain(scored[name].right[rows], scored[""].right[rows], groups[rows])
             if gain > error:
                 gains[name] = gain
-    way = base
+    variant = base
     for sort in ("geometry", "views"):
         own = [name for name in gains if NAMED[name].sort == sort]
         if own:
-            way = way.with_treatment(max(own, key=lambda name: gains[name]))
+            variant = variant.with_treatment(max(own, key=lambda name: gains[name]))
     for name in (one.name for one in TREATMENTS if one.sort == "colour"):
         if name in gains:
-            way = way.with_treatment(name)
-    return way
+            variant = variant.with_treatment(name)
+    return variant
 
 
 def _best(
-    together: tuple[Way, Way, Way],
-    of_way: Mapping[Way, Scored],
-    costs: Mapping[Way, tuple[float, float]],
+    together: tuple[Variant, Variant, Variant],
+    of_variant: Mapping[Variant, Scored],
+    costs: Mapping[Variant, tuple[float, float]],
     groups: NDArray[np.int64],
     base: Scored,
 ) -> dict[str, Any]:
     """Return the best together: what was chosen, and its figures, each half scored by what the other half chose."""
     chosen, first, second = together
     half = halves(groups)
-    ours, theirs = of_way[second], of_way[first]
+    ours, theirs = of_variant[second], of_variant[first]
     sure = None
     if ours.confidence is not None and theirs.confidence is not None:
         sure = np.where(half, ours.confidence, theirs.confidence)
@@ -377,7 +377,7 @@ def _best(
         "chosen_by_halves": [first.parts, second.parts],
         "passes": chosen.passes,
         **_figures(honest, base, groups),
-        "optimistic_accuracy": float(of_way[chosen].right.mean()),
+        "optimistic_accuracy": float(of_variant[chosen].right.mean()),
         **_milliseconds(costs[chosen]),
     }
 

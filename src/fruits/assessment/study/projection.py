@@ -86,7 +86,7 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class ProjectionOptions:
     """What is projected.
 
     Attributes
@@ -115,7 +115,7 @@ class Asked:
 
 
 def project(
-    works: Mapping[str, Work], offers: Sequence[Offer], asked: Asked, requests: Requests
+    works: Mapping[str, Work], offers: Sequence[Offer], options: ProjectionOptions, requests: Requests
 ) -> list[dict[str, Any]]:
     """Return, for each number of photos, the simulated plans and the best of them.
 
@@ -125,7 +125,7 @@ def project(
         Kind to what the job takes, measured with that kind.
     offers : sequence of Offer
         Those of a kind that was not measured are left out.
-    asked : Asked
+    options : ProjectionOptions
     requests : Requests
         Model of the bucket.
 
@@ -136,17 +136,17 @@ def project(
         None if there is none or nothing was asked), ``driver_gb`` (memory of the driver, without what does not grow).
     """
     usable = [offer for offer in offers if offer.kind in works]
-    return [_projected(photos, works, usable, asked, requests) for photos in asked.photos]
+    return [_projected(photos, works, usable, options, requests) for photos in options.photos]
 
 
 def _projected(
-    photos: int, works: Mapping[str, Work], offers: Sequence[Offer], asked: Asked, requests: Requests
+    photos: int, works: Mapping[str, Work], offers: Sequence[Offer], options: ProjectionOptions, requests: Requests
 ) -> dict[str, Any]:
     tries = [(offer, n) for offer in offers for n in _SIZES if n <= offer.most]
 
     def plan(offer: Offer, n: int, how: Callable[..., Simulated]) -> dict[str, Any]:
-        took = how(works[offer.kind], offer, n, photos, asked.speed, requests)
-        return _plan(offer, n, photos, took, asked, requests)
+        took = how(works[offer.kind], offer, n, photos, options.speed, requests)
+        return _plan(offer, n, photos, took, options, requests)
 
     guessed = [plan(offer, n, _estimated) for offer, n in tries]
     on = frontier([one["hours"] for one in guessed], [-one["usd"] for one in guessed])
@@ -160,8 +160,8 @@ def _projected(
     for one, good in zip(plans, frontier([one["hours"] for one in plans], [-one["usd"] for one in plans]), strict=True):
         one["frontier"] = good
     places = range(len(plans))
-    in_time = [at for at in places if asked.deadline_h is not None and plans[at]["hours"] <= asked.deadline_h]
-    in_budget = [at for at in places if asked.budget_usd is not None and plans[at]["usd"] <= asked.budget_usd]
+    in_time = [at for at in places if options.deadline_h is not None and plans[at]["hours"] <= options.deadline_h]
+    in_budget = [at for at in places if options.budget_usd is not None and plans[at]["usd"] <= options.budget_usd]
     return {
         "photos": photos,
         "plans": plans,
@@ -206,13 +206,13 @@ def _simulated(work: Work, offer: Offer, machines: int, photos: int, speed: floa
 
 
 def _plan(
-    offer: Offer, machines: int, photos: int, took: Simulated, asked: Asked, requests: Requests
+    offer: Offer, machines: int, photos: int, took: Simulated, options: ProjectionOptions, requests: Requests
 ) -> dict[str, Any]:
     seconds = offer.start_s + took.total_s
     billed = (seconds + offer.idle_s) / 3600
     rented = billed * (machines * offer.usd_hour + offer.beside_usd_hour)
     lists = math.ceil(photos * min(1.0, requests.per_photo) / _KEYS)
-    asking = took.requests * asked.get_usd + (lists + 2 * math.ceil(photos / SHARD)) * asked.put_usd
+    asking = took.requests * options.get_usd + (lists + 2 * math.ceil(photos / SHARD)) * options.put_usd
     return {
         "offer": offer.name,
         "kind": offer.kind,

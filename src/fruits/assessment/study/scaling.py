@@ -16,7 +16,7 @@ import numpy as np
 
 from fruits.assessment.study import scalability
 from fruits.assessment.study.machine import machine
-from fruits.assessment.study.projection import Asked, Offer, project
+from fruits.assessment.study.projection import Offer, ProjectionOptions, project
 from fruits.assessment.study.record import aligned, begun, last_lines, page_of, record_of, write
 from fruits.assessment.study.simulation import Cluster, Requests, Simulated, Work, simulate
 from fruits.assessment.study.speed import SpeedStage, measured_speed
@@ -44,7 +44,7 @@ GOAL: Final = 0.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measuring:
+class StudyOptions:
     """How a scaling study measures, and what it projects.
 
     Attributes
@@ -53,13 +53,13 @@ class Measuring:
         Numbers of workers; empty ``out`` leaves Spark out. One worker is always measured.
     repeats : int
         Runs of each; their median counts.
-    asked : Asked
+    projection : ProjectionOptions
     """
 
     up: tuple[int, ...] = ()
     out: tuple[int, ...] = ()
     repeats: int = 3
-    asked: Asked = field(default_factory=Asked)
+    projection: ProjectionOptions = field(default_factory=ProjectionOptions)
 
     def __post_init__(self) -> None:
         for name in KINDS:
@@ -84,7 +84,7 @@ def study_scaling(
     offers: Sequence[Offer],
     prices_of: str,
     *,
-    measuring: Measuring | None = None,
+    options: StudyOptions | None = None,
     progress: Progress | None = None,
     command: str = "fruits study scaling",
 ) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def study_scaling(
         Machines of the projection, with their prices.
     prices_of : str
         Region and date of the prices.
-    measuring : Measuring, optional
+    options : StudyOptions, optional
     progress : Progress, optional
     command : str
         The user's command line, for the record.
@@ -116,9 +116,9 @@ def study_scaling(
         If Spark is asked for and cannot run.
     """
     progress, clock = progress or Silent(), Clock()
-    measuring = measuring or Measuring(up=up_to(usable_cores()), out=up_to(usable_cores()))
+    options = options or StudyOptions(up=up_to(usable_cores()), out=up_to(usable_cores()))
     about = begun("scaling", command)
-    if measuring.out:
+    if options.out:
         try:
             check_requirements("local-cluster")
         except EngineError as exc:
@@ -134,22 +134,22 @@ def study_scaling(
         )
     out = Objects(config.out)
     claim(out, "results")
-    speed = _speed(config, network, catalogue, out, measuring.repeats, progress)
-    found = _measured(config, network, catalogue, measuring, progress)
+    speed = _speed(config, network, catalogue, out, options.repeats, progress)
+    found = _measured(config, network, catalogue, options, progress)
     rows = [medians(trials) for trials in found.values()]
     cores = usable_cores()
-    works = {kind: work_of(found, kind, n, speed) for kind in KINDS if getattr(measuring, kind)}
+    works = {kind: work_of(found, kind, n, speed) for kind in KINDS if getattr(options, kind)}
     for row, trials in zip(rows, found.values(), strict=True):
         row["simulated"] = _checked(row, trials, works[row["kind"]], cores)
     curves = [_curve([row for row in rows if row["kind"] == kind and row["photos"] == n], kind) for kind in works]
     progress.start("projection", None)
     efficiency = {kind: _efficiency([row for row in rows if row["kind"] == kind], cores) for kind in works}
-    asked = measuring.asked
+    projection = options.projection
     table = catalogue.table
     photo_bytes = float(np.mean(table["size_bytes"].to_numpy()))
-    requests = Requests.of(photo_bytes, packed=asked.packed, prefixes=asked.prefixes)
+    requests = Requests.of(photo_bytes, packed=projection.packed, prefixes=projection.prefixes)
     elsewhere = {kind: elsewhere_of(work, efficiency[kind], listing["photo_s"]) for kind, work in works.items()}
-    projected = project(elsewhere, offers, asked, requests)
+    projected = project(elsewhere, offers, projection, requests)
     held_out = [abs(row["simulated"]["error"]) for row in rows if not row["simulated"]["fed"]]
     study = {
         **about,
@@ -159,7 +159,7 @@ def study_scaling(
         "photos": n,
         "labels": len(table["label"].combine_chunks().unique()),
         "photo_bytes": photo_bytes,
-        "repeats": measuring.repeats,
+        "repeats": options.repeats,
         "cores": cores,
         "listing": listing,
         "speed": speed,
@@ -176,7 +176,7 @@ def study_scaling(
             "within_goal": sum(error <= GOAL for error in held_out),
         },
         "prices": prices_of,
-        "asked": asdict(asked),
+        "asked": asdict(projection),
         "requests": asdict(requests),
         "projected": projected,
         "machine_after": machine(),
@@ -198,22 +198,22 @@ def _speed(
 
 
 def _measured(
-    config: RunConfig, network: Network, catalogue: Catalogue, measuring: Measuring, progress: Progress
+    config: RunConfig, network: Network, catalogue: Catalogue, options: StudyOptions, progress: Progress
 ) -> dict[Trial, list[dict[str, Any]]]:
     """Run every trial ``repeats`` times, in turns, so that a change of the machine's load meets all of them."""
     n = catalogue.num_rows
-    trials = [Trial(kind=kind, workers=workers, photos=n) for kind in KINDS for workers in getattr(measuring, kind)]
+    trials = [Trial(kind=kind, workers=workers, photos=n) for kind in KINDS for workers in getattr(options, kind)]
     few = max(FEWEST, round(n * SHARE))
     for kind in KINDS if 2 * few <= n else ():
-        given = getattr(measuring, kind)
+        given = getattr(options, kind)
         ends = sorted({min(given), max(given)} if given else ())
         trials += [Trial(kind=kind, workers=workers, photos=few) for workers in ends]
     found: dict[Trial, list[dict[str, Any]]] = {trial: [] for trial in trials}
     progress.start("runs", None)
-    for repeat in range(1, measuring.repeats + 1):
+    for repeat in range(1, options.repeats + 1):
         for trial in trials:
             progress.say(
-                f"{repeat} of {measuring.repeats}: {counted(trial.photos, 'photo')}, "
+                f"{repeat} of {options.repeats}: {counted(trial.photos, 'photo')}, "
                 f"{counted(trial.workers, 'worker')} of the engine {'local' if trial.kind == 'up' else 'spark'}"
             )
             found[trial].append(run_trial(config, network, catalogue, trial))

@@ -56,7 +56,7 @@ MONTHS: Final = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class StudyOptions:
     """How a storage study measures.
 
     Attributes
@@ -84,7 +84,7 @@ def study_storage(
     prices: Mapping[str, float],
     prices_of: str,
     *,
-    asked: Asked | None = None,
+    options: StudyOptions | None = None,
     progress: Progress | None = None,
     command: str = "fruits study storage",
 ) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def study_storage(
         Name of a price to USD, those of :data:`fruits.assessment.study.money.CLASSES`.
     prices_of : str
         Region and date of the prices.
-    asked : Asked, optional
+    options : StudyOptions, optional
     progress : Progress, optional
     command : str
         The user's command line, for the record.
@@ -115,18 +115,18 @@ def study_storage(
     ConfigError
         If the run has too few training photos to hold some back.
     """
-    progress, asked, clock = progress or Silent(), asked or Asked(), Clock()
+    progress, options, clock = progress or Silent(), options or StudyOptions(), Clock()
     about = begun("storage", command)
     progress.start("embeddings", None)
     run = open_run(out)
     split = _split(run)
     progress.start("vectors", None)
-    settings = _settings(run, split, asked.repeats, progress)
+    settings = _settings(run, split, options.repeats, progress)
     best = _compare(settings)
     progress.start("file sizes", None)
-    files = _file_sizes(split, settings[best], asked.repeats)
+    files = _file_sizes(split, settings[best], options.repeats)
     progress.start("photos", None)
-    photos = _photos(run, asked.repeats)
+    photos = _photos(run, options.repeats)
     objects = Objects(run.place.out)
     claim(objects, "results")
     study = {
@@ -138,7 +138,7 @@ def study_storage(
         "components": run.record["components"],
         "photos": run.record["photos"],
         "labels": run.record["labels"],
-        "repeats": asked.repeats,
+        "repeats": options.repeats,
         "vectors": len(split.vectors),
         "validation_photos": int(split.held.sum()),
         "trusted": split.trusted,
@@ -146,8 +146,8 @@ def study_storage(
         "recommended": best,
         "files": files,
         "photo_files": photos,
-        "prices": {"of": prices_of, "reads_per_month": asked.reads, "months": MONTHS, "photos": MILLION},
-        "costs": _costs(settings, best, photos, prices, asked.reads),
+        "prices": {"of": prices_of, "reads_per_month": options.reads, "months": MONTHS, "photos": MILLION},
+        "costs": _costs(settings, best, photos, prices, options.reads),
         "seconds": {"total": clock.total()},
     }
     write(objects, study, render_storage_study)

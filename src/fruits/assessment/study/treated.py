@@ -29,7 +29,7 @@ _BATCH: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Variant:
     """A combination of treatments: one geometry, at most one kind of views, any number of colour, in the order of the list."""
 
     geometry: str
@@ -46,8 +46,8 @@ class Way:
         """Passes of the network for a photo."""
         return NAMED[self.views].views if self.views else 1
 
-    def with_treatment(self, name: str) -> Way:
-        """Return the way with a treatment added, or its geometry replaced."""
+    def with_treatment(self, name: str) -> Variant:
+        """Return the variant with a treatment added, or its geometry replaced."""
         sort = NAMED[name].sort
         if sort == "geometry":
             return replace(self, geometry=name)
@@ -56,20 +56,20 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """Embeddings of each way, shape (n, d), and its processor seconds per photo: of the pixels, and of the network."""
+    """Embeddings of each variant, shape (n, d), and its processor seconds per photo: of the pixels, and of the network."""
 
-    vectors: dict[Way, NDArray[np.float32]]
-    costs: dict[Way, tuple[float, float]]
+    vectors: dict[Variant, NDArray[np.float32]]
+    costs: dict[Variant, tuple[float, float]]
 
 
-def embed_ways(
-    ways: Sequence[Way], run: Finished, dataset: Dataset, embedder: Embedder, size: int, progress: Progress
+def embed_variants(
+    variants: Sequence[Variant], run: Finished, dataset: Dataset, embedder: Embedder, size: int, progress: Progress
 ) -> Embedded:
-    """Decode every photo of a dataset once, treat and embed it in every way; several batches at a time.
+    """Decode every photo of a dataset once, treat and embed it in every variant; several batches at a time.
 
     Parameters
     ----------
-    ways : sequence of Way
+    variants : sequence of Variant
     run : Finished
         Its photos are read where it was allowed to.
     dataset : Dataset
@@ -80,13 +80,13 @@ def embed_ways(
     progress : Progress
     """
     d, n = run.bundle.card.embedding_size, len(dataset.uris)
-    vectors = {way: np.zeros((n, d), np.float32) for way in ways}
-    spent = {way: np.zeros(2) for way in ways}
+    vectors = {variant: np.zeros((n, d), np.float32) for variant in variants}
+    spent = {variant: np.zeros(2) for variant in variants}
 
     def work(
         rows: list[int], photos: list[Pixels]
-    ) -> tuple[list[int], dict[Way, tuple[NDArray[np.float32], NDArray[np.float64]]]]:
-        return rows, {way: _embed(way, photos, embedder, size) for way in ways}
+    ) -> tuple[list[int], dict[Variant, tuple[NDArray[np.float32], NDArray[np.float64]]]]:
+        return rows, {variant: _embed(variant, photos, embedder, size) for variant in variants}
 
     done = 0
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="treat") as pool:
@@ -98,39 +98,39 @@ def embed_ways(
         for one in coming:
             done += _gather(*one.result(), vectors, spent, progress)
     return Embedded(
-        vectors, {way: (seconds[0] / max(done, 1), seconds[1] / max(done, 1)) for way, seconds in spent.items()}
+        vectors, {variant: (seconds[0] / max(done, 1), seconds[1] / max(done, 1)) for variant, seconds in spent.items()}
     )
 
 
 def _gather(
     rows: list[int],
-    found: dict[Way, tuple[NDArray[np.float32], NDArray[np.float64]]],
-    vectors: dict[Way, NDArray[np.float32]],
-    spent: dict[Way, NDArray[np.float64]],
+    found: dict[Variant, tuple[NDArray[np.float32], NDArray[np.float64]]],
+    vectors: dict[Variant, NDArray[np.float32]],
+    spent: dict[Variant, NDArray[np.float64]],
     progress: Progress,
 ) -> int:
-    for way, (embeddings, seconds) in found.items():
-        vectors[way][rows] = embeddings
-        spent[way] += seconds
+    for variant, (embeddings, seconds) in found.items():
+        vectors[variant][rows] = embeddings
+        spent[variant] += seconds
     progress.advance(len(rows))
     return len(rows)
 
 
 def _embed(
-    way: Way, photos: Sequence[Pixels], embedder: Embedder, size: int
+    variant: Variant, photos: Sequence[Pixels], embedder: Embedder, size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Return the embeddings of photos, means over the views, and the processor seconds of pixels and network."""
     started = time.thread_time()
-    treated = [coloured(photo, way.colour) for photo in photos]
-    views = [squares(photo, size, way.geometry, way.views) for photo in treated]
+    treated = [coloured(photo, variant.colour) for photo in photos]
+    views = [squares(photo, size, variant.geometry, variant.views) for photo in treated]
     pixels, network = time.thread_time() - started, 0.0
-    if way.views == "closer":
+    if variant.views == "closer":
         started = time.thread_time()
         whole, maps = embedder.embed_with_map(np.stack([view[0] for view in views]))
         network += time.thread_time() - started
         started = time.thread_time()
         activity = activity_of(maps)
-        parts = [closer_look(photo, size, way.geometry, at) for photo, at in zip(treated, activity, strict=True)]
+        parts = [closer_look(photo, size, variant.geometry, at) for photo, at in zip(treated, activity, strict=True)]
         pixels += time.thread_time() - started
         started = time.thread_time()
         found = np.stack([whole, embedder.embed(np.stack(parts))])
