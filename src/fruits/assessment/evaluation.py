@@ -199,7 +199,7 @@ def _measured(
         copied = np.isin(dataset.digest[fold.test], dataset.digest[fold.train])
         near.append(copied | (distance[:, 0] <= dataset.duplicates.threshold))
         if not void:
-            found = ask(fold, dataset, record, by_kind=name in ("variety", "source"))
+            found = score_fold(fold, dataset, record, by_kind=name in ("variety", "source"))
             label_right.append(found.label)
             kind_right.append(found.kind)
             three_right.append(found.three)
@@ -267,7 +267,7 @@ def _of_source(
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class FoldScores:
     """For each test row: whether label, kind and one of three kinds are right, and whether they were learnt at all.
 
     ``confidence`` is the probability of the most probable label.
@@ -280,13 +280,13 @@ class Asked:
     confidence: NDArray[np.float32]
 
 
-def ask(fold: Fold, dataset: Dataset, record: dict[str, Any], *, by_kind: bool) -> Asked:
+def score_fold(fold: Fold, dataset: Dataset, record: dict[str, Any], *, by_kind: bool) -> FoldScores:
     """Fit the head on the training rows of a fold and score it on the test rows."""
     train, labels = fold.train, dataset.labels
     learnt, numbers = np.unique(labels[train], return_inverse=True)
     if len(learnt) < 2:  # a single label cannot be scored
         none = np.zeros(len(fold.test), bool)
-        return Asked(none, none, none, none, np.zeros(len(fold.test), np.float32))
+        return FoldScores(none, none, none, none, np.zeros(len(fold.test), np.float32))
     own = np.array_equal(train, np.flatnonzero(dataset.split == "train"))
     pca = dataset.pca if own else PCA.from_moments(Moments.from_rows(dataset.embeddings[train]))
     k = min(record["components"], pca.max_components)
@@ -305,4 +305,4 @@ def ask(fold: Fold, dataset: Dataset, record: dict[str, Any], *, by_kind: bool) 
     kinds = best_labels(dataset.taxonomy.by_kind(probabilities), 3)
     right = kinds == kind[:, None]
     named = probabilities.argmax(axis=1) == truth
-    return Asked(named, right[:, 0], right.any(axis=1), possible, probabilities.max(axis=1))
+    return FoldScores(named, right[:, 0], right.any(axis=1), possible, probabilities.max(axis=1))

@@ -26,7 +26,7 @@ _REPAIR = typer.Option("--repair", help="Verify all stored data first; recompute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class JobOptions:
     """Options of every job on the cluster; each field is an option."""
 
     count: int | None = choice(
@@ -63,7 +63,7 @@ _OF_THE_CLUSTER = (
 )
 
 
-@configured(Asked, into="asked")
+@configured(JobOptions, into="given")
 @configured(RunConfig, without=_OF_THE_CLUSTER)
 def run(
     photos: Annotated[
@@ -74,19 +74,19 @@ def run(
     ],
     to: Annotated[str, typer.Option(*OUTPUT, help="s3://<results bucket>/runs/NAME, or NAME alone.")],
     options: dict[str, Any],
-    asked: dict[str, Any],
+    given: dict[str, Any],
 ) -> None:
     """Run on the cluster and follow the job. The same command again resumes following; the terminal may be closed."""
     from fruits.aws import job, submission  # noqa: PLC0415
 
-    of = Asked(**asked)
-    there, place, table = _there(of)
+    job_options = JobOptions(**given)
+    there, place, table = _there(job_options)
     config = RunConfig(
         sources=tuple(_at(source, place.photos, "packs") for source in photos), out=_at(to, place.results, "runs"), **options
     )  # fmt: skip
     config = submission.check_places(place, config)
-    if of.cancel:
-        _cancel(there, place, job.run_job(config), of)
+    if job_options.cancel:
+        _cancel(there, place, job.run_job(config), job_options)
         return
     plain, carried, own = submission.carry(place, config)
 
@@ -94,11 +94,11 @@ def run(
         return job.run_job(replace(plain, core_hour_usd=usd), carried)
 
     _start(
-        there, place, table, made, of, sources=config.sources, own=own, backbone=config.backbone, size=config.size,
+        there, place, table, made, job_options, sources=config.sources, own=own, backbone=config.backbone, size=config.size,
     )  # fmt: skip
 
 
-@configured(Asked, into="asked")
+@configured(JobOptions, into="given")
 def apply(
     results: Annotated[
         str, typer.Argument(help="Results of 'fruits aws run': NAME, or s3://<results bucket>/runs/NAME.")
@@ -107,15 +107,15 @@ def apply(
     to: Annotated[
         str, typer.Option(*OUTPUT, help="s3://<results bucket>/runs/NAME, or NAME alone, for the predictions.")
     ],
-    asked: dict[str, Any],
+    given: dict[str, Any],
     repair: Annotated[bool, _REPAIR] = False,
 ) -> None:
     """Recognise many photos on the cluster. Uses the results of a run there."""
     from fruits.aws import submission  # noqa: PLC0415
     from fruits.aws.job import Job  # noqa: PLC0415
 
-    of = Asked(**asked)
-    there, place, table = _there(of)
+    job_options = JobOptions(**given)
+    there, place, table = _there(job_options)
     sources = tuple(_at(source, place.photos, "packs") for source in photos)
     bundle, out = _at(results, place.results, "runs"), _at(to, place.results, "runs")
     submission.check_sources(place, sources)
@@ -127,18 +127,18 @@ def apply(
     def made(_: float) -> Job:
         return Job("apply", out, {"bundle": bundle, "sources": list(sources), "repair": repair})
 
-    if of.cancel:
-        _cancel(there, place, made(0), of)
+    if job_options.cancel:
+        _cancel(there, place, made(0), job_options)
         return
-    _start(there, place, table, made, of, sources=sources)
+    _start(there, place, table, made, job_options, sources=sources)
 
 
-@configured(Asked, without=("count", "executors"), into="asked")
+@configured(JobOptions, without=("count", "executors"), into="given")
 def evaluate(
     results: Annotated[
         str, typer.Argument(help="Results of 'fruits aws run': NAME, or s3://<results bucket>/runs/NAME.")
     ],
-    asked: dict[str, Any],
+    given: dict[str, Any],
     protocol: Annotated[
         list[str] | None,
         typer.Option(help="official, source, axis, arc, variety or groups; may be repeated. Default: all that apply."),
@@ -149,8 +149,8 @@ def evaluate(
     from fruits.aws import submission  # noqa: PLC0415
     from fruits.aws.job import Job  # noqa: PLC0415
 
-    of = Asked(**asked)
-    there, place, table = _there(of)
+    job_options = JobOptions(**given)
+    there, place, table = _there(job_options)
     out = _at(results, place.results, "runs")
     submission.check_results(place, "RESULTS", out)
     wanted = list(evaluation.in_order(protocol or ()))
@@ -158,48 +158,48 @@ def evaluate(
     def made(_: float) -> Job:
         return Job("evaluate", out, {"protocols": wanted})
 
-    if of.cancel:
-        _cancel(there, place, made(0), of)
+    if job_options.cancel:
+        _cancel(there, place, made(0), job_options)
         return
     # At most 50,000 photos are evaluated, by the driver alone.
-    _start(there, place, table, made, replace(of, count=50_000, executors=1))
+    _start(there, place, table, made, replace(job_options, count=50_000, executors=1))
 
 
-def _there(of: Asked) -> tuple[Any, Place, Prices]:
+def _there(job_options: JobOptions) -> tuple[Any, Place, Prices]:
     """Return the AWS client, the place of jobs, and the prices there."""
     from fruits.aws import prices, submission  # noqa: PLC0415
     from fruits.aws.calls import Aws  # noqa: PLC0415
 
-    check_name(of.name)
-    there = Aws(of.region)
-    table = prices.load(of.prices_file).told_in(there.region)
-    compute = checked_compute(of.compute)
-    unknown = submission.Place.unknown(of.name, there.region, compute) if of.dry_run else None
-    return there, unknown or submission.Place.of(there, of.name), table
+    check_name(job_options.name)
+    there = Aws(job_options.region)
+    table = prices.load(job_options.prices_file).told_in(there.region)
+    compute = checked_compute(job_options.compute)
+    unknown = submission.Place.unknown(job_options.name, there.region, compute) if job_options.dry_run else None
+    return there, unknown or submission.Place.of(there, job_options.name), table
 
 
 def _start(
-    there: Any, place: Place, table: Prices, made: Callable[[float], Job], of: Asked, *, sources: tuple[str, ...] = (),
-    own: tuple[Any, ...] = (), backbone: str = DEFAULT_BACKBONE, size: int | None = None,
+    there: Any, place: Place, table: Prices, made: Callable[[float], Job], job_options: JobOptions, *,
+    sources: tuple[str, ...] = (), own: tuple[Any, ...] = (), backbone: str = DEFAULT_BACKBONE, size: int | None = None,
 ) -> None:  # fmt: skip
     """Start a job, unless it is already running; print its estimated cost first, and follow it."""
     from fruits.aws import cluster, cost, package, quotas, rates, submission  # noqa: PLC0415
 
     out = made(0).out
-    if not of.dry_run and (started := cluster.under_way(there, place, made(0))):
-        _lead(there, place, made(0), started, table, of)
+    if not job_options.dry_run and (started := cluster.under_way(there, place, made(0))):
+        _lead(there, place, made(0), started, table, job_options)
         return
-    count, photo_bytes = of.count, rates.PHOTO_BYTES
-    if count is None and not of.dry_run:
+    count, photo_bytes = job_options.count, rates.PHOTO_BYTES
+    if count is None and not job_options.dry_run:
         count, photo_bytes = _count(sources)
     with Display() as display:
         cores = place.max_cores
-        if not of.dry_run and place.compute == "serverless":
+        if not job_options.dry_run and place.compute == "serverless":
             cores = quotas.run_cores(there, cores, display.say)
         shape = cost.shape_for(
             count or 100_000,
             compute=place.compute,
-            executors=of.executors,
+            executors=job_options.executors,
             max_cores=cores,
             max_memory_gb=place.max_memory_gb,
         )
@@ -207,23 +207,25 @@ def _start(
         known = rates.scaled(rates.MEASURED, backbone=backbone, size=size, photo_bytes=photo_bytes)
         estimate = cost.run_cost(count or 100_000, table, rates=known, shape=shape, photo_bytes=photo_bytes)
         image = place.compute == "serverless"
-        packed = package.build(architecture=of.architecture or place.architecture, image=image, progress=display)
+        packed = package.build(
+            architecture=job_options.architecture or place.architecture, image=image, progress=display
+        )
         whole = submission.Submission(place, job, packed, shape, own)
-        if of.dry_run:
-            plan([*quotas.of_run(place.compute), *whole.planned()], [estimate], as_json=of.as_json)
+        if job_options.dry_run:
+            plan([*quotas.of_run(place.compute), *whole.planned()], [estimate], as_json=job_options.as_json)
             return
         display.say(
             f"estimated: {estimate.usd:,.2f} USD for {counted(count or 0, 'photo')} on {estimate.title.partition(' on ')[2]}"
         )
         started = cluster.submit(there, whole, estimate_usd=round(estimate.usd, 4))
         display.say(f"job {started['job']} on {out}; the same command follows it from anywhere, --cancel ends it")
-    _lead(there, place, job, started, table, of)
+    _lead(there, place, job, started, table, job_options)
 
 
-def _lead(there: Any, place: Place, job: Job, started: dict[str, Any], table: Prices, of: Asked) -> None:
+def _lead(there: Any, place: Place, job: Job, started: dict[str, Any], table: Prices, job_options: JobOptions) -> None:
     """Follow a job to its end, or print its id and return."""
-    if of.no_follow:
-        typer.echo(json_text(started) if of.as_json else f"under way: {started['job']}")
+    if job_options.no_follow:
+        typer.echo(json_text(started) if job_options.as_json else f"under way: {started['job']}")
         return
     from fruits.aws import cluster  # noqa: PLC0415
 
@@ -251,7 +253,7 @@ def _lead(there: Any, place: Place, job: Job, started: dict[str, Any], table: Pr
     billed: dict[str, float] = last["billed"] or {}
     vcpu, memory = billed.get("vCPUHour", 0.0), billed.get("memoryGBHour", 0.0)
     paid = vcpu * table["serverless_vcpu_hour"] + memory * table["serverless_gb_hour"] if billed else None
-    if of.as_json:
+    if job_options.as_json:
         typer.echo(json_text({**started, "state": last["state"], "billed": billed, "billed_usd": paid}))
         return
     if paid is not None:
@@ -281,17 +283,17 @@ def _in_words(line: dict[str, Any]) -> str:
     return f"  {line.get('message', json_text(line))}"
 
 
-def _cancel(there: Any, place: Place, job: Job, of: Asked) -> None:
+def _cancel(there: Any, place: Place, job: Job, job_options: JobOptions) -> None:
     from fruits.aws import cluster, submission  # noqa: PLC0415
 
-    if of.dry_run:
+    if job_options.dry_run:
         raise ConfigError("--cancel with --dry-run: only AWS knows what is under way; expected one of them")
     started = cluster.read_job(there, place, submission.key_of(place, job.home))
     ended = started is not None and cluster.state(there, started)["state"] not in (*cluster.GOOD, *cluster.BAD)
     if started is not None and ended:
         cluster.cancel(there, started)
     which = started["job"] if started else None
-    if of.as_json:
+    if job_options.as_json:
         typer.echo(json_text({"job": which, "cancelled": ended}))
     else:
         typer.echo(f"ended {which}; what it computed is kept" if ended else "no run is under way there")

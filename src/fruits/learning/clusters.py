@@ -21,7 +21,7 @@ from fruits.learning.moments import sums
 #: 96 %.
 CLUSTERS: Final = 4
 #: Groups by numbers in file names are used if the variance within groups is at most this share of that within labels.
-_TELLING: Final = 0.5
+_INFORMATIVE: Final = 0.5
 _ITERATIONS: Final = 20
 _SKETCH: Final = 64
 
@@ -48,7 +48,7 @@ def _axes(size: int) -> NDArray[np.float64]:
     return np.asarray(np.random.default_rng(0).normal(size=(size, _SKETCH)) / np.sqrt(_SKETCH))
 
 
-def numbers_tell(rows: NDArray[np.float32], labels: NDArray[np.int64], groups: NDArray[np.int64]) -> bool:
+def numbers_are_informative(rows: NDArray[np.float32], labels: NDArray[np.int64], groups: NDArray[np.int64]) -> bool:
     """Return whether rows of a group vary clearly less than rows of a label, so that the groups are informative.
 
     Parameters
@@ -63,7 +63,7 @@ def numbers_tell(rows: NDArray[np.float32], labels: NDArray[np.int64], groups: N
     # If groups have one row each, there is nothing to compare.
     if of_groups == 0 or of_groups < 0.1 * of_labels or within_label <= 0:
         return False
-    return within_group / of_groups <= _TELLING * within_label / of_labels
+    return within_group / of_groups <= _INFORMATIVE * within_label / of_labels
 
 
 def cluster(rows: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -72,7 +72,7 @@ class Checked:
 
 
 def check(
-    asked: NDArray[np.int64],
+    test_rows: NDArray[np.int64],
     training_set: TrainingSet,
     *,
     listed: Listed,
@@ -83,7 +83,7 @@ def check(
     pca: PCA,
     file: FeatureFile,
     features: Features,
-    numbers_tell: bool,
+    numbers_are_informative: bool,
 ) -> Checked:
     """Search the training photos for near-duplicates of test photos and for neighbours in image sequences.
 
@@ -92,7 +92,7 @@ def check(
 
     Parameters
     ----------
-    asked : int64 array
+    test_rows : int64 array
         Catalogue rows of the test photos.
     training_set : TrainingSet
     listed : Listed
@@ -105,8 +105,8 @@ def check(
         Whether numbers in file names may indicate image sequences.
     """
     train = training_set.train_rows
-    if not len(asked):
-        return Checked(None, "photo", asked)
+    if not len(test_rows):
+        return Checked(None, "photo", test_rows)
     sequence, beside = np.full(len(training_set.ok), -1, np.int32), np.zeros(len(training_set.ok), bool)
     few = train[np.linspace(0, len(train) - 1, min(_COPIES, len(train))).astype(int)]
     try:
@@ -132,7 +132,7 @@ def check(
     copied = unit(pca.transform(copies.embeddings, short.shape[1]))
     duplicates = NearDuplicates.of(unit(short[at[few[copies.rows]]]), copied, others)
 
-    if numbers_tell:
+    if numbers_are_informative:
         wanted = np.zeros(len(training_set.ok), bool)
         wanted[train], wanted[asked] = True, True
         sequence, beside = _sequences(wanted, rows, listed, short, at, duplicates.threshold)
@@ -150,7 +150,7 @@ def check(
         "photos": len(sampled),
         "threshold": duplicates.threshold,
     }
-    return Checked(leakage, *_groups(asked, training_set, sequence))
+    return Checked(leakage, *_groups(test_rows, training_set, sequence))
 
 
 def confirmed_sequences(sequences: ImageSequences, features: ByRow, threshold: float) -> ImageSequences:
@@ -309,12 +309,12 @@ def _beside(sequences: ImageSequences, learnt: NDArray[np.bool_]) -> NDArray[np.
 
 
 def _groups(
-    asked: NDArray[np.int64], training_set: TrainingSet, sequence: NDArray[np.int32]
+    test_rows: NDArray[np.int64], training_set: TrainingSet, sequence: NDArray[np.int32]
 ) -> tuple[str, NDArray[np.int64]]:
     """Return how test photos are grouped, and the group number of each; an ungrouped photo is a group of its own."""
-    given, in_one = training_set.group[asked] < 0, sequence[asked] >= 0
+    given, in_one = training_set.group[test_rows] < 0, sequence[test_rows] >= 0
     # One number per group: those of manifests are negative, those of sequences have 32 bits.
-    single = np.arange(len(asked), dtype=np.int64) + (1 << 32)
-    value = np.where(given, training_set.group[asked], np.where(in_one, sequence[asked], single))
+    single = np.arange(len(test_rows), dtype=np.int64) + (1 << 32)
+    value = np.where(given, training_set.group[test_rows], np.where(in_one, sequence[test_rows], single))
     name = "sequence" if in_one.any() else "manifest" if given.any() else "photo"
     return name, np.unique(value, return_inverse=True)[1].astype(np.int64)

@@ -329,7 +329,7 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
     with step("gallery"):
         gallery = _gallery(config, catalogue, training_set, features, recogniser.labels)
     with step("leakage"):
-        asked = scoring.Asked.of(training_set, recogniser.labels)
+        to_score = scoring.ScoredPhotos.of(training_set, recogniser.labels)
         checked = leakage.check(
             asked.rows, rows, listed=catalogue.listed, access=catalogue.access, prepared=prepared,
             inventory=inventory, engine=engine, pca=pca, file=file, features=features, numbers_tell=grouped_by == "names",

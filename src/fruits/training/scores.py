@@ -30,7 +30,7 @@ _CONFUSIONS_KEPT: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ScoredPhotos:
     """The photos that a recogniser is scored on: the test split, or val if there is no test split.
 
     Photos whose label has no training photo are left out, since no head could name them; they are counted.
@@ -50,7 +50,7 @@ class Asked:
     left_out: int
 
     @classmethod
-    def of(cls, training_set: TrainingSet, labels: list[str]) -> Asked:
+    def of(cls, training_set: TrainingSet, labels: list[str]) -> ScoredPhotos:
         """Select the photos, given the learnt labels."""
         learnt = np.isin(np.array(training_set.names), labels)[training_set.label]
         scorable = training_set.ok & learnt
@@ -71,7 +71,7 @@ def scores(
     certainty: Certainty,
     choice: Choice,
     *,
-    asked: Asked,
+    to_score: ScoredPhotos,
     grouped_by: str,
     groups: NDArray[np.int64],
 ) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def scores(
         The same, for the driver.
     taxonomy : Taxonomy
         Taxonomy of the head's labels.
-    asked : Asked
+    to_score : ScoredPhotos
     grouped_by : str
         How dependent photos are grouped.
     groups : int64 array
@@ -103,7 +103,7 @@ def scores(
         ``confusions`` and ``kinds`` are None if there are no photos to score on.
     """
     labels = recogniser.labels
-    known, enough = asked.rows, len(asked.rows) >= metrics.FEWEST_PHOTOS
+    known, enough = to_score.rows, len(to_score.rows) >= metrics.FEWEST_PHOTOS
     per_label_counts = {
         "train": np.bincount(
             training_set.label[training_set.of_split("train") & training_set.ok], minlength=len(training_set.names)
@@ -149,7 +149,7 @@ def scores(
         per_label.append({"label": name, **given, **of})
     evaluated = None
     if len(known):
-        evaluated = {"split": asked.split, "photos": len(known), "left_out_photos": asked.left_out}
+        evaluated = {"split": to_score.split, "photos": len(known), "left_out_photos": to_score.left_out}
         evaluated |= {
             "too_few_to_say": not enough,
             "groups": int((sizes > 0).sum()),

@@ -141,7 +141,7 @@ def grouped_by_clusters(
             some = clusters.sketch(vectors[to >= 0])
             sketches = sketches if sketches.shape[1] else np.empty((len(train), some.shape[1]), np.float32)
             sketches[to[to >= 0]] = some
-    if clusters.numbers_tell(sketches, training_set.label[train], training_set.group[train]):
+    if clusters.numbers_are_informative(sketches, training_set.label[train], training_set.group[train]):
         return training_set, "names"
     group = training_set.group.copy()
     group[train] = clusters.cluster(sketches, training_set.label[train])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fruits.learning.clusters import CLUSTERS, cluster, numbers_tell, sketch
+from fruits.learning.clusters import CLUSTERS, cluster, numbers_are_informative, sketch
 
 
 def visits(
@@ -53,33 +53,33 @@ def test_sketch_of_nothing_but_noughts_is_nought() -> None:
 
 def test_numbers_tell_where_frames_of_a_span_are_alike() -> None:
     rows, labels, groups = visits(5, 6, 10, within=0.2)
-    assert numbers_tell(rows, labels, groups)
+    assert numbers_are_informative(rows, labels, groups)
 
 
 def test_numbers_of_unrelated_photos_tell_nothing() -> None:
     rows, labels, groups = visits(5, 6, 10, within=0.2)
-    assert not numbers_tell(rows, labels, np.random.default_rng(1).permutation(groups))
+    assert not numbers_are_informative(rows, labels, np.random.default_rng(1).permutation(groups))
 
 
 def test_photos_that_are_alone_in_their_group_tell_nothing() -> None:
     rows, labels, _ = visits(5, 6, 10, within=0.2)
-    assert not numbers_tell(rows, labels, np.arange(len(rows)))
+    assert not numbers_are_informative(rows, labels, np.arange(len(rows)))
 
 
 def test_groups_that_span_labels_are_looked_at_within_each() -> None:
     rows, labels, groups = visits(5, 6, 10, within=0.2)
-    assert numbers_tell(rows, labels, groups % 6)
+    assert numbers_are_informative(rows, labels, groups % 6)
 
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_very_few_photos_tell_nothing(n: int) -> None:
     labels = np.arange(4).repeat(n)
     rows = np.random.default_rng(0).normal(size=(4 * n, 5)).astype(np.float32)
-    assert not numbers_tell(rows, labels, np.arange(4 * n))
+    assert not numbers_are_informative(rows, labels, np.arange(4 * n))
 
 
 def test_photos_that_are_all_the_same_tell_nothing() -> None:
-    assert not numbers_tell(np.ones((20, 5), np.float32), np.arange(20) % 2, np.arange(20) // 4)
+    assert not numbers_are_informative(np.ones((20, 5), np.float32), np.arange(20) % 2, np.arange(20) // 4)
 
 
 # --- Looks ----------------------------------------------------------------------------------------------------------------

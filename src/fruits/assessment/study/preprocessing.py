@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.assessment.dataset import Dataset, Finished, dataset_of, open_run
-from fruits.assessment.evaluation import ask, evaluate, folds_of, in_order
+from fruits.assessment.evaluation import evaluate, folds_of, in_order, score_fold
 from fruits.assessment.study.backbones import common_protocol
 from fruits.assessment.study.frontier import frontier
 from fruits.assessment.study.record import aligned, begun, last_lines, page_of, record_of, write
@@ -247,7 +247,7 @@ def _scored(
     by_kind = protocol in BY_KIND
     train = np.flatnonzero(dataset.split == "train")
     treated = replace(dataset, embeddings=vectors, pca=PCA.from_moments(Moments.from_rows(vectors[train])))
-    found = [(fold, ask(fold, treated, record, by_kind=by_kind)) for fold in folds]
+    found = [(fold, score_fold(fold, treated, record, by_kind=by_kind)) for fold in folds]
     return Scored(
         rows=np.concatenate([fold.test[one.possible] for fold, one in found]),
         right=np.concatenate([(one.kind if by_kind else one.label)[one.possible] for _, one in found]),
