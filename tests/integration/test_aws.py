@@ -23,7 +23,7 @@ from aws_stand_in import ACCOUNT, REGION, Aws, Emr, Watch
 
 from fruits.aws import calls, cluster, cost, deploy, package, prices, stacks, upload
 from fruits.aws.job import run_job
-from fruits.aws.submission import Place, Submission, check_places
+from fruits.aws.submission import Installation, Submission, cluster_config
 from fruits.config import RunConfig
 from fruits.storage.objects import Objects, opened
 from fruits.storage.runs import find
@@ -103,8 +103,8 @@ def built(watch: Watch) -> package.Package:
         watch.foreign.clear()
 
 
-def place() -> Place:
-    return Place.of(calls.Aws(), "fruits")
+def installed() -> Installation:
+    return Installation.of(calls.Aws(), "fruits")
 
 
 # --- The whole path ---------------------------------------------------------------------------------------------------
@@ -124,7 +124,9 @@ def test_whole_path_from_upload_to_results(
 
         here("fruits-owner")
         spark = tmp_path / "emr"
-        with Emr(account, spark, "fruits-batch", "/fruits/fruits/batch", place().logs, built.environment.path) as emr:
+        with Emr(
+            account, spark, "fruits-batch", "/fruits/fruits/batch", installed().logs, built.environment.path
+        ) as emr:
             # Longer than other commands may take: packages are unpacked, two Javas and two Pythons start.
             command = [
                 sys.executable,
@@ -161,7 +163,7 @@ def test_whole_path_from_upload_to_results(
     assert [path for path in searched if path.startswith(str(REPOSITORY))] == []
 
     results = tmp_path / "first"
-    _download(account, place().results, "runs/first", results)
+    _download(account, installed().results, "runs/first", results)
     results = Path(find(str(results)).folder)
     record = json.loads((results / "run.json").read_text())
     assert (record["ok"], record["engine"]) == (320, "spark")
@@ -270,7 +272,7 @@ def big(tmp_path: Path) -> Path:
 def test_an_upload_that_broke_off_goes_on_with_the_parts_that_are_missing(
     installation: Any, here: Any, big: Path, account: Aws
 ) -> None:
-    bucket, key = place().photos, "packs/broken/big.bin"
+    bucket, key = installed().photos, "packs/broken/big.bin"
 
     def break_off(call: calls.Call) -> None:
         if call.operation == "upload_part" and call.parameters["PartNumber"] == 2:
@@ -297,13 +299,13 @@ def test_calls_of_an_upload_are_those_that_were_planned(
         made: list[str] = []
         planned = [
             call.name
-            for call in upload.calls_for(path, place().photos, f"packs/p/{path.name}")
+            for call in upload.calls_for(path, installed().photos, f"packs/p/{path.name}")
             for _ in range(call.times)
         ]
         upload.send(
             calls.Aws(watch=lambda call, made=made: made.append(call.name)),
             path,
-            place().photos,
+            installed().photos,
             f"packs/p/{path.name}",
         )
         assert sorted(made) == sorted(planned)
@@ -318,7 +320,7 @@ def test_photos_are_packed_once_and_the_pack_is_gone_from_here_when_it_is_there(
         if call.operation == "put_object":
             raise ConnectionError("the line is cut")
 
-    bucket, name = place().photos, "packs/own"
+    bucket, name = installed().photos, "packs/own"
     with pytest.raises(ConnectionError):
         upload.upload_photos(calls.Aws(watch=break_off), [str(own_photos)], bucket, name, folder=waiting)
     [pack] = waiting.iterdir()
@@ -341,17 +343,17 @@ def submission(installation: Any, here: Any, tmp_path: Path) -> Submission:
     entry = tmp_path / "entry.py"  # of its own, so that no other test has brought it to the bucket before
     entry.write_text(f"{Path(package.__file__).with_name('entry.py').read_text()}# {tmp_path.name}\n")
     made = package.Package(None, package.Archive(program, "0" * 64), entry, {"fruits": "0.1.0"})
-    there = place()
+    there = installed()
     out = f"s3://{there.results}/runs/{tmp_path.name}"
-    config = check_places(there, RunConfig(sources=(f"s3://{there.photos}/packs/x",), out=out))
+    config = cluster_config(there, RunConfig(sources=(f"s3://{there.photos}/packs/x",), out=out))
     return Submission(there, run_job(config), made, cost.shape_for(320))
 
 
 def test_a_dry_run_names_every_call_that_starting_makes(submission: Submission) -> None:
     made: list[str] = []
     aws = calls.Aws(watch=lambda call: made.append(call.name))
-    Place.of(aws, "fruits")
-    assert cluster.under_way(aws, submission.place, submission.job) is None
+    Installation.of(aws, "fruits")
+    assert cluster.running_job(aws, submission.installation, submission.job) is None
     cluster.submit(aws, submission)
     planned = [call.name for call in submission.planned() for _ in range(call.times)]
     assert made == planned
@@ -362,14 +364,14 @@ def test_the_same_run_from_another_terminal_follows_the_job_and_starts_none(subm
     from moto.emrserverless import models
 
     started = cluster.submit(calls.Aws(), submission)
-    jobs = models.emrserverless_backends[ACCOUNT][REGION].job_runs[submission.place.application]
+    jobs = models.emrserverless_backends[ACCOUNT][REGION].job_runs[submission.installation.application]
     [job] = [job for job in jobs if job.id == started["job"]]
     job.state = "RUNNING"
     before = len(jobs)
     assert cluster.submit(calls.Aws(), submission)["job"] == started["job"]
     choices = {**submission.job.choices, "core_hour_usd": 9.0, "repair": True}
     again = dataclasses.replace(submission.job, choices=choices)
-    assert cluster.under_way(calls.Aws(), submission.place, again)["job"] == started["job"], (
+    assert cluster.running_job(calls.Aws(), submission.installation, again)["job"] == started["job"], (
         "neither decides what comes out"
     )
     assert len(jobs) == before
@@ -380,12 +382,12 @@ def test_the_same_run_from_another_terminal_follows_the_job_and_starts_none(subm
         cluster.submit(calls.Aws(), other)
 
     states = []
-    for event in cluster.follow(calls.Aws(), submission.place, started, poll_s=0.01):
+    for event in cluster.follow(calls.Aws(), submission.installation, started, poll_s=0.01):
         states.append(event["state"])
         job.state = "SUCCESS"
     assert states == ["RUNNING", "SUCCESS"]
     assert cluster.submit(calls.Aws(), submission)["job"] != started["job"], "after its end, a new one"
-    assert cluster.last_words(calls.Aws(), submission.place, started) == [], "no logs, no words"
+    assert cluster.last_log_lines(calls.Aws(), submission.installation, started) == [], "no logs, no words"
 
 
 def test_following_from_another_machine_takes_no_package(
@@ -394,7 +396,7 @@ def test_following_from_another_machine_takes_no_package(
     from moto.emrserverless import models
 
     started = cluster.submit(calls.Aws(), submission)
-    models.emrserverless_backends[ACCOUNT][REGION].job_runs[submission.place.application][-1].state = "RUNNING"
+    models.emrserverless_backends[ACCOUNT][REGION].job_runs[submission.installation.application][-1].state = "RUNNING"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another-machine"))
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9")
     done = fruits("aws", "run", "x", "--to", tmp_path.name, "--no-follow", "--json")
@@ -412,12 +414,12 @@ def test_settings_of_a_run_fit_the_cluster_and_bring_the_package(submission: Sub
     assert sum(sizes) == submission.shape.memory_gb
     call = submission.start("token").parameters
     assert call["jobDriver"]["sparkSubmit"]["entryPoint"].startswith(
-        f"s3://{submission.place.results}/packages/0.1.0/entry-"
+        f"s3://{submission.installation.results}/packages/0.1.0/entry-"
     )
-    assert call["executionRoleArn"] == submission.place.role
+    assert call["executionRoleArn"] == submission.installation.role
     environment = package.Archive(submission.package.program.path.with_name("environment-1.tar.gz"), "0" * 64)
     on_ec2 = Submission(
-        Place.unknown("fruits", REGION, "ec2"),
+        Installation.unknown("fruits", REGION, "ec2"),
         submission.job,
         dataclasses.replace(submission.package, environment=environment),
         cost.shape_for(320, compute="ec2"),
@@ -440,9 +442,9 @@ def test_settings_of_a_run_fit_the_cluster_and_bring_the_package(submission: Sub
     ],
 )
 def test_what_a_run_may_not_read_or_write_is_said_before_it_starts(photos: str, out: str, words: str) -> None:
-    there = Place("n", REGION, "P", "R", "L", "role", "app", "", "group")
+    there = Installation("n", REGION, "P", "R", "L", "role", "app", "", "group")
     with pytest.raises(Exception, match=words):
-        check_places(there, RunConfig(sources=(photos,), out=out))
+        cluster_config(there, RunConfig(sources=(photos,), out=out))
 
 
 def test_dry_run_and_cost_say_their_numbers_and_call_nothing(account: Aws, here: Any, built: Any, fruits: Any) -> None:
@@ -467,7 +469,7 @@ def test_what_buckets_hold_is_priced_by_class_and_old_versions_are_counted(
     installation: Any, here: Any, account: Aws
 ) -> None:
     s3, table = account.client("s3"), prices.load()
-    bucket = place().logs
+    bucket = installed().logs
     s3.put_bucket_versioning(
         Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
     )  # moto's CloudFormation does not
@@ -544,7 +546,7 @@ NEIGHBOURS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
 @pytest.mark.parametrize("role", ROLES)
 def test_neighbouring_calls_are_denied(role: str, installation: Any, here: Any, account: Aws) -> None:
     here()
-    there = place()
+    there = installed()
     names = {"PHOTOS": there.photos, "RESULTS": there.results, "LOGS": there.logs, "APPLICATION": there.application}
     assert len(NEIGHBOURS[role]) == 10
     with account.enforcing():
@@ -562,14 +564,14 @@ def test_calls_of_each_role_pass_where_others_do_not(
     submission: Submission, here: Any, account: Aws, big: Path
 ) -> None:
     """Our own calls as they are made by the code; what a run itself does under its role is in the whole path."""
-    there = submission.place
+    there = submission.installation
     with account.enforcing():
         here("fruits-owner")
         aws = calls.Aws()
         started = cluster.submit(aws, submission)
         assert cluster.state(aws, started)["state"] == "SUCCESS"
         assert [event for event in cluster.follow(aws, there, started, poll_s=0.01) if "state" in event]
-        assert cluster.last_words(aws, there, started) == []
+        assert cluster.last_log_lines(aws, there, started) == []
         cluster.cancel(aws, started)
         deploy.status(aws, "fruits")
         assert cost.storage_now(aws, {"photos": there.photos, "results": there.results}, prices.load()).usd >= 0
@@ -596,7 +598,7 @@ def test_errors_say_what_to_do(
     with pytest.raises(calls.AwsAbsentError, match=r"there is no stack nobody-storage in eu-west-1"):
         stacks.outputs(calls.Aws(), "nobody", ["storage"])
     with pytest.raises(calls.AwsAbsentError, match="not there"):
-        calls.Aws().call("s3", "get_object", Bucket=place().photos, Key="packs/nothing")
+        calls.Aws().call("s3", "get_object", Bucket=installed().photos, Key="packs/nothing")
     with account.enforcing():
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAUNKNOWN")
         with pytest.raises(calls.AwsError, match="credentials are not accepted"):

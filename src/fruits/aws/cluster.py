@@ -1,7 +1,7 @@
 """Jobs on the cluster: start, follow, resume following from elsewhere, cancel.
 
 A job is recorded beside its results, in ``OUT/job.json``. So the terminal that started it may be closed: the same command, from
-any machine, continues to follow it. Submitting twice starts one job, because both requests carry the same client token.
+any machine, continues to follow it. Submitting twice starts one job, because both requests collect_files the same client token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final
 from fruits.aws import upload
 from fruits.aws.calls import Aws, AwsAbsentError, AwsError
 from fruits.aws.job import Job
-from fruits.aws.submission import JOB, Place, Submission, key_of, yarn_tag
+from fruits.aws.submission import JOB, Installation, Submission, key_of, yarn_tag
 from fruits.errors import ConfigError
 from fruits.storage.sanitising import json_text
 
@@ -26,7 +26,7 @@ GOOD: Final = ("SUCCESS", "COMPLETED")
 BAD: Final = ("FAILED", "CANCELLED", "INTERRUPTED")
 
 
-def under_way(aws: Aws, place: Place, job: Job) -> dict[str, Any] | None:
+def running_job(aws: Aws, installation: Installation, job: Job) -> dict[str, Any] | None:
     """Return the ``job.json`` of the same job if it is running, else None; following it needs no package.
 
     Raises
@@ -34,7 +34,7 @@ def under_way(aws: Aws, place: Place, job: Job) -> dict[str, Any] | None:
     AwsError
         If OUT has an unfinished job with other options, or AWS refuses.
     """
-    before = read_job(aws, place, key_of(place, job.home))
+    before = read_job(aws, installation, key_of(installation, job.home))
     return before if before is not None and _goes_on(aws, before, job) else None
 
 
@@ -46,26 +46,26 @@ def submit(aws: Aws, submission: Submission, *, estimate_usd: float | None = Non
     AwsError
         If OUT has an unfinished job with other options, or AWS refuses.
     """
-    place, choices = submission.place, submission.job.as_json()
-    before = read_job(aws, place, submission.out_key)
+    installation, choices = submission.installation, submission.job.as_json()
+    before = read_job(aws, installation, submission.out_key)
     if before is not None and _goes_on(aws, before, submission.job):
         return before
-    if place.compute == "serverless" and not place.has_image:
+    if installation.compute == "serverless" and not installation.has_image:
         raise ConfigError(
             "the serverless application has no image to run, which brings Python 3.11; build docker/Dockerfile.emr, push it to "
             "WorkersRepositoryUri (fruits aws status --json), then 'fruits aws deploy --set batch.Image=...@sha256:...'; "
             "docs/aws.md shows it whole. Or deploy with --set batch.Compute=ec2, which needs none"
         )
     for path, key in submission.files:
-        upload.send(aws, path, place.results, key)
+        upload.send(aws, path, installation.results, key)
     told = json_text([choices, submission.conf(), before["job"] if before else None], sort_keys=True)
     token = hashlib.sha256(told.encode()).hexdigest()[:64]
     answer = aws.make(submission.start(token))
     started = {
-        "job": answer["StepIds"][0] if place.compute == "ec2" else answer["jobRunId"],
-        "compute": place.compute,
-        "application": place.application or place.cluster,
-        "region": place.region,
+        "job": answer["StepIds"][0] if installation.compute == "ec2" else answer["jobRunId"],
+        "compute": installation.compute,
+        "application": installation.application or installation.cluster,
+        "region": installation.region,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "choices": choices,
         "tag": yarn_tag(token),
@@ -77,7 +77,7 @@ def submit(aws: Aws, submission: Submission, *, estimate_usd: float | None = Non
     aws.call(
         "s3",
         "put_object",
-        Bucket=place.results,
+        Bucket=installation.results,
         Key=f"{submission.out_key}/{JOB}",
         Body=json_text(started, indent=1).encode(),
     )
@@ -104,17 +104,19 @@ def _deciding(choices: str) -> dict[str, Any]:
     return {**said, "choices": chosen}
 
 
-def read_job(aws: Aws, place: Place, out_key: str) -> dict[str, Any] | None:
+def read_job(aws: Aws, installation: Installation, out_key: str) -> dict[str, Any] | None:
     """Return the ``job.json`` of an OUT, or None."""
     try:
-        body = aws.call("s3", "get_object", Bucket=place.results, Key=f"{out_key}/{JOB}")["Body"].read()
+        body = aws.call("s3", "get_object", Bucket=installation.results, Key=f"{out_key}/{JOB}")["Body"].read()
         found = json.loads(body)
         if not isinstance(found, dict) or not {"job", "choices", "compute", "application"} <= found.keys():
             raise ValueError("not a job")
     except AwsAbsentError:
         return None
     except ValueError as exc:
-        raise AwsError(f"s3://{place.results}/{out_key}/{JOB} is damaged ({exc}); delete it, then run again") from exc
+        raise AwsError(
+            f"s3://{installation.results}/{out_key}/{JOB} is damaged ({exc}); delete it, then run again"
+        ) from exc
     return found
 
 
@@ -142,13 +144,15 @@ def state(aws: Aws, started: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def follow(aws: Aws, place: Place, started: Mapping[str, Any], *, poll_s: float = 10.0) -> Iterator[dict[str, Any]]:
+def follow(
+    aws: Aws, installation: Installation, started: Mapping[str, Any], *, poll_s: float = 10.0
+) -> Iterator[dict[str, Any]]:
     """Yield events of a job until it ends: ``{"state": ...}`` when its state changes, and its progress lines.
 
     Stopping the iteration does not stop the job.
     """
     last = ""
-    lines = _Lines(place, started)
+    lines = _Lines(installation, started)
     while True:
         now = state(aws, started)
         yield from lines.new(aws)
@@ -210,7 +214,7 @@ _KILL: Final = (
 )
 
 
-def last_words(aws: Aws, place: Place, started: Mapping[str, Any], lines: int = 12) -> list[str]:
+def last_log_lines(aws: Aws, installation: Installation, started: Mapping[str, Any], lines: int = 12) -> list[str]:
     """Return the error of a failed driver, from its logs in the bucket; empty if there are none yet.
 
     Returns the message of fruits if there is one, else the last lines. Spark may write Python's stderr to either log.
@@ -219,19 +223,19 @@ def last_words(aws: Aws, place: Place, started: Mapping[str, Any], lines: int = 
 
     said: list[str] = []
     with suppress(AwsError, OSError):
-        pages = aws.pages("s3", "list_objects_v2", Bucket=place.logs, Prefix=_log_prefix(started))
+        pages = aws.pages("s3", "list_objects_v2", Bucket=installation.logs, Prefix=_log_prefix(started))
         keys = [found["Key"] for page in pages for found in page.get("Contents", ())]
         for key in sorted(keys):  # stderr before stdout
             if key.rpartition("/")[2].partition(".")[0] in ("stderr", "stdout"):
-                body = aws.call("s3", "get_object", Bucket=place.logs, Key=key)["Body"].read()
+                body = aws.call("s3", "get_object", Bucket=installation.logs, Key=key)["Body"].read()
                 text = (gzip.decompress(body) if key.endswith(".gz") else body).decode("utf-8", "replace")
                 said += [line for line in text.splitlines() if line.strip() and " INFO " not in line]
     return [line for line in said if line.startswith("fruits: ")] or said[-lines:]
 
 
-def logs_at(place: Place, started: Mapping[str, Any]) -> str:
+def logs_at(installation: Installation, started: Mapping[str, Any]) -> str:
     """Return the location of a job's logs."""
-    return f"s3://{place.logs}/{_log_prefix(started)}"
+    return f"s3://{installation.logs}/{_log_prefix(started)}"
 
 
 def _log_prefix(started: Mapping[str, Any]) -> str:
@@ -243,8 +247,8 @@ def _log_prefix(started: Mapping[str, Any]) -> str:
 class _Lines:
     """Reads the driver's progress lines from the log group, each once."""
 
-    def __init__(self, place: Place, started: Mapping[str, Any]) -> None:
-        self._group, self._serverless = place.log_group, started["compute"] != "ec2"
+    def __init__(self, installation: Installation, started: Mapping[str, Any]) -> None:
+        self._group, self._serverless = installation.log_group, started["compute"] != "ec2"
         self._stream = f"run/applications/{started['application']}/jobs/{started['job']}/"
         self._since = 0
         self._seen: set[str] = set()

@@ -166,7 +166,7 @@ def deploy(
         if which == "budget":
             _activate_tag(aws, progress.say)
     # Last, because creating a flow log, as two of the stacks do, may rewrite a bucket's policy.
-    for which in policies.hold(aws, name):
+    for which in policies.restore(aws, name):
         progress.say(f"policy of {which} was another than the template's; put back")
     return done
 

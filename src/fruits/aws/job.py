@@ -54,7 +54,7 @@ COMMANDS: Final = ("run", "apply", "evaluate")
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
+class JobFile:
     """A local file sent to the cluster.
 
     Attributes
@@ -86,14 +86,14 @@ class Job:
     choices : mapping
         Options as JSON. For a run, the output of :func:`to_json`; for ``apply``, ``bundle``, ``sources`` and ``repair``; for
         ``evaluate``, ``protocols``.
-    carried : tuple of Carried
+    carried : tuple of JobFile
         The first file of a role is the file itself, the others are placed beside it.
     """
 
     command: str
     out: str
     choices: Mapping[str, Any] = field(default_factory=dict)
-    carried: tuple[Carried, ...] = ()
+    carried: tuple[JobFile, ...] = ()
 
     @property
     def home(self) -> str:
@@ -119,7 +119,7 @@ class Job:
                 values["command"],
                 values["out"],
                 dict(values["choices"]),
-                tuple(Carried(**one) for one in values["carried"]),
+                tuple(JobFile(**one) for one in values["carried"]),
             )
             if job.command not in COMMANDS or not isinstance(job.out, str):
                 raise ValueError(f"command {job.command!r}")
@@ -128,12 +128,12 @@ class Job:
         return job
 
 
-def run_job(config: RunConfig, carried: tuple[Carried, ...] = ()) -> Job:
+def run_job(config: RunConfig, carried: tuple[JobFile, ...] = ()) -> Job:
     """Return the job of a run."""
     return Job("run", config.out, json.loads(to_json(config)), carried)
 
 
-def fetch(carried: tuple[Carried, ...], folder: Path) -> dict[str, str]:
+def fetch(carried: tuple[JobFile, ...], folder: Path) -> dict[str, str]:
     """Download carried files to a folder, those of one role beside each other; return the path of each role.
 
     Raises

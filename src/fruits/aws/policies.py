@@ -17,12 +17,12 @@ from fruits.storage.sanitising import json_text
 
 
 def planned() -> list[Call]:
-    """Return the calls that :func:`hold` makes if no policy differs."""
+    """Return the calls that :func:`restore` makes if no policy differs."""
     why = "is its policy the template's?"
     return [Call("s3", "get_bucket_policy", {"Bucket": f"<{which}>"}, why) for which, _ in _of_template()]
 
 
-def hold(aws: Aws, name: str) -> list[str]:
+def restore(aws: Aws, name: str) -> list[str]:
     """Restore bucket policies that differ from the template; return the names of those buckets.
 
     Raises

@@ -14,7 +14,7 @@ from fruits import extensions
 from fruits.aws import stacks, upload
 from fruits.aws.calls import Aws, Call
 from fruits.aws.cost import MAX_CORES, MAX_MEMORY_GB, Shape
-from fruits.aws.job import Carried, Job
+from fruits.aws.job import Job, JobFile
 from fruits.aws.package import Package
 from fruits.config import RunConfig
 from fruits.errors import ConfigError
@@ -30,7 +30,7 @@ _TIMEOUT_MINUTES: Final = 24 * 60
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Installation:
     """The resources of an installation that runs use, from the outputs of its stacks.
 
     Attributes
@@ -66,14 +66,14 @@ class Place:
     has_image: bool = True
 
     @classmethod
-    def of(cls, aws: Aws, name: str) -> Place:
+    def of(cls, aws: Aws, name: str) -> Installation:
         """Read the outputs of the stacks; raise :class:`AwsAbsentError` if one does not exist."""
         told = stacks.outputs(aws, name, ("storage", "roles", "batch"))
         return cls._from(name, aws.region, told)
 
     @classmethod
-    def unknown(cls, name: str, region: str, compute: str) -> Place:
-        """Return a place with placeholders for names that only AWS knows, for a dry run."""
+    def unknown(cls, name: str, region: str, compute: str) -> Installation:
+        """Return an installation with placeholders for names that only AWS knows, for a dry run."""
         keys = ("PhotosBucket", "ResultsBucket", "LogsBucket", "BatchRoleArn", "LogGroup")
         told = {key: f"<{key}>" for key in keys}
         told["ClusterId" if compute == "ec2" else "ApplicationId"] = (
@@ -82,7 +82,7 @@ class Place:
         return cls._from(name, region, told)
 
     @classmethod
-    def _from(cls, name: str, region: str, told: Mapping[str, str]) -> Place:
+    def _from(cls, name: str, region: str, told: Mapping[str, str]) -> Installation:
         return cls(
             name, region, told["PhotosBucket"], told["ResultsBucket"], told["LogsBucket"], told["BatchRoleArn"],
             told.get("ApplicationId", ""), told.get("ClusterId", ""), told.get("LogGroup", f"/fruits/{name}/batch"),
@@ -102,16 +102,16 @@ class Submission:
 
     Attributes
     ----------
-    place : Place
+    installation : Installation
     job : Job
-        Its photos and OUT are in the place's buckets.
+        Its photos and OUT are in the installation's buckets.
     package : Package
     shape : Shape
     own : tuple of (Path, str)
         Local files to be sent with it, and their keys.
     """
 
-    place: Place
+    installation: Installation
     job: Job
     package: Package
     shape: Shape
@@ -137,19 +137,19 @@ class Submission:
     @property
     def out_key(self) -> str:
         """Return the key prefix of ``job.json`` in the bucket of results."""
-        return key_of(self.place, self.job.home)
+        return key_of(self.installation, self.job.home)
 
     def conf(self) -> dict[str, str]:
         """Return the settings of Spark."""
         shape, package = self.shape, self.package
-        root = f"s3://{self.place.results}/{self.prefix}"
+        root = f"s3://{self.installation.results}/{self.prefix}"
         archives = [f"{root}/{package.program.path.name}#program"]
         if package.environment is not None:
             archives.insert(0, f"{root}/{package.environment.path.name}#environment")
         variables = {
             "PYSPARK_PYTHON": f"./{'program' if package.environment is None else 'environment'}/bin/python",
             CREDENTIALS_VARIABLE: "boto3",
-            "AWS_REGION": self.place.region,
+            "AWS_REGION": self.installation.region,
         }
         # Java gets half of an executor's memory, a third on EC2, and 4 GB of the driver's; the rest is for Python, which Spark
         # counts as overhead.
@@ -180,9 +180,9 @@ class Submission:
     def start(self, token: str) -> Call:
         """Return the call that starts the job."""
         name, choices = f"fruits {self.out_key}"[:64], self.job.as_json()
-        entry = f"s3://{self.place.results}/{self.files[-1][1]}"
+        entry = f"s3://{self.installation.results}/{self.files[-1][1]}"
         settings = [part for key, value in self.conf().items() for part in ("--conf", f"{key}={value}")]
-        if self.place.compute == "ec2":
+        if self.installation.compute == "ec2":
             # By this tag cancel() finds the application in YARN, which continues without the step that submitted it.
             settings += ["--conf", f"spark.yarn.tags={yarn_tag(token)}"]
             arguments = ["spark-submit", "--deploy-mode", "cluster", *settings, entry, choices]
@@ -191,12 +191,12 @@ class Submission:
                 "ActionOnFailure": "CONTINUE",
                 "HadoopJarStep": {"Jar": "command-runner.jar", "Args": arguments},
             }
-            parameters: dict[str, Any] = {"JobFlowId": self.place.cluster, "Steps": [step]}
+            parameters: dict[str, Any] = {"JobFlowId": self.installation.cluster, "Steps": [step]}
             return Call("emr", "add_job_flow_steps", parameters, "start the run: from here on it costs money")
         parameters = {
-            "applicationId": self.place.application,
+            "applicationId": self.installation.application,
             "clientToken": token,
-            "executionRoleArn": self.place.role,
+            "executionRoleArn": self.installation.role,
             "name": name,
             "jobDriver": {
                 "sparkSubmit": {
@@ -206,21 +206,26 @@ class Submission:
                 }
             },
             "executionTimeoutMinutes": _TIMEOUT_MINUTES,
-            "tags": {"fruits": self.place.name},
+            "tags": {"fruits": self.installation.name},
         }
         return Call("emr-serverless", "start_job_run", parameters, "start the run: from here on it costs money")
 
     def planned(self) -> list[Call]:
         """Return every call that starting takes if nothing exists yet; following makes further calls until the end."""
         calls = [
-            Call("cloudformation", "describe_stacks", {"StackName": f"{self.place.name}-{which}"}, "what is deployed?")
+            Call(
+                "cloudformation",
+                "describe_stacks",
+                {"StackName": f"{self.installation.name}-{which}"},
+                "what is deployed?",
+            )
             for which in ("storage", "roles", "batch")
         ]
-        where = {"Bucket": self.place.results, "Key": f"{self.out_key}/{JOB}"}
+        where = {"Bucket": self.installation.results, "Key": f"{self.out_key}/{JOB}"}
         why = "is there a run on this OUT already? Asked before the package is made, and after"
         calls.append(Call("s3", "get_object", where, why, 2))
         for path, key in self.files:
-            calls += upload.calls_for(path, self.place.results, key)
+            calls += upload.calls_for(path, self.installation.results, key)
         calls.append(self.start("<token>"))
         calls.append(
             Call("s3", "put_object", {**where, "Body": "<the job's id>"}, "so that any terminal can follow it")
@@ -228,7 +233,7 @@ class Submission:
         return calls
 
 
-def check_places(place: Place, config: RunConfig) -> RunConfig:
+def cluster_config(installation: Installation, config: RunConfig) -> RunConfig:
     """Return the options of a run adapted to the cluster, after checking its photos and OUT.
 
     Raises
@@ -236,8 +241,8 @@ def check_places(place: Place, config: RunConfig) -> RunConfig:
     ConfigError
         If a run may not read the photos or may not write to OUT.
     """
-    check_sources(place, config.sources)
-    check_results(place, "--to", config.out)
+    check_sources(installation, config.sources)
+    check_results(installation, "--to", config.out)
     for kind, name in (("head", config.head), *(("backbone", one) for one in config.backbone.split("+"))):
         if (found := extensions.find(kind, name)) is not None and not found.own:
             raise ConfigError(
@@ -246,25 +251,27 @@ def check_places(place: Place, config: RunConfig) -> RunConfig:
     return replace(config, engine="spark", master=None, spark_conf=(), workers=1)
 
 
-def check_sources(place: Place, sources: Iterable[str]) -> None:
+def check_sources(installation: Installation, sources: Iterable[str]) -> None:
     """Raise :class:`ConfigError` unless a job may read all photos."""
     for source in sources:
-        reviewed = source.rstrip("/") == f"s3://{place.photos}/{REVIEWED}"
-        if not source.startswith(f"s3://{place.photos}/packs/") and not reviewed:
+        reviewed = source.rstrip("/") == f"s3://{installation.photos}/{REVIEWED}"
+        if not source.startswith(f"s3://{installation.photos}/packs/") and not reviewed:
             raise ConfigError(
-                f"photos '{source}': a run may read s3://{place.photos}/packs/... and what 'fruits aws export' wrote "
-                f"(s3://{place.photos}/{REVIEWED}) only; bring them there with 'fruits aws upload'"
+                f"photos '{source}': a run may read s3://{installation.photos}/packs/... and what 'fruits aws export' wrote "
+                f"(s3://{installation.photos}/{REVIEWED}) only; bring them there with 'fruits aws upload'"
             )
 
 
-def check_results(place: Place, option: str, out: str) -> None:
+def check_results(installation: Installation, option: str, out: str) -> None:
     """Raise :class:`ConfigError` unless a location may hold the results of a run."""
-    if not out.startswith(f"s3://{place.results}/runs/") or out.rstrip("/").endswith("/runs"):
-        raise ConfigError(f"{option} '{out}': a run may write s3://{place.results}/runs/<name> only")
+    if not out.startswith(f"s3://{installation.results}/runs/") or out.rstrip("/").endswith("/runs"):
+        raise ConfigError(f"{option} '{out}': a run may write s3://{installation.results}/runs/<name> only")
 
 
-def carry(place: Place, config: RunConfig) -> tuple[RunConfig, tuple[Carried, ...], tuple[tuple[Path, str], ...]]:
-    """Return the options of a run with local files replaced by their names, the carried files, and where each is sent.
+def collect_files(
+    installation: Installation, config: RunConfig
+) -> tuple[RunConfig, tuple[JobFile, ...], tuple[tuple[Path, str], ...]]:
+    """Return the options of a run with local files replaced by their names, these files, and where each is sent.
 
     A network is opened first, so that an error in it or in its card is reported before anything is sent.
 
@@ -299,7 +306,7 @@ def carry(place: Place, config: RunConfig) -> tuple[RunConfig, tuple[Carried, ..
             continue  # optional: the card or the list of photos may be absent
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        carried.append(Carried(role, path.name, digest, f"s3://{place.results}/packages/files/{digest}"))
+        carried.append(JobFile(role, path.name, digest, f"s3://{installation.results}/packages/files/{digest}"))
         sent.append((path, f"packages/files/{digest}/{path.name}"))
     return config, tuple(carried), tuple(sent)
 
@@ -336,6 +343,6 @@ def yarn_tag(token: str) -> str:
     return f"fruits-{hashlib.sha256(token.encode()).hexdigest()[:24]}"
 
 
-def key_of(place: Place, out: str) -> str:
+def key_of(installation: Installation, out: str) -> str:
     """Return the key of an OUT within the bucket of results."""
-    return out.removeprefix(f"s3://{place.results}/").rstrip("/")
+    return out.removeprefix(f"s3://{installation.results}/").rstrip("/")

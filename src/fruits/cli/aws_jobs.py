@@ -1,4 +1,4 @@
-"""The commands of jobs on the AWS cluster: ``run``, ``apply``, ``evaluate``; started, followed and cancelled alike."""
+"""The commands of jobs on the AWS cluster: ``run``, ``apply``, ``evaluate``; all started, followed and cancelled in the same way."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from fruits.aws.job import Job
     from fruits.aws.prices import Prices
-    from fruits.aws.submission import Place
+    from fruits.aws.submission import Installation
 
 _REPAIR = typer.Option("--repair", help="Verify all stored data first; recompute what is damaged.")
 
@@ -80,21 +80,23 @@ def run(
     from fruits.aws import job, submission  # noqa: PLC0415
 
     job_options = JobOptions(**given)
-    there, place, table = _there(job_options)
+    there, installation, table = _there(job_options)
     config = RunConfig(
-        sources=tuple(_at(source, place.photos, "packs") for source in photos), out=_at(to, place.results, "runs"), **options
+        sources=tuple(_at(source, installation.photos, "packs") for source in photos),
+        out=_at(to, installation.results, "runs"), **options
     )  # fmt: skip
-    config = submission.check_places(place, config)
+    config = submission.cluster_config(installation, config)
     if job_options.cancel:
-        _cancel(there, place, job.run_job(config), job_options)
+        _cancel(there, installation, job.run_job(config), job_options)
         return
-    plain, carried, own = submission.carry(place, config)
+    plain, carried, own = submission.collect_files(installation, config)
 
     def made(usd: float) -> Job:
         return job.run_job(replace(plain, core_hour_usd=usd), carried)
 
     _start(
-        there, place, table, made, job_options, sources=config.sources, own=own, backbone=config.backbone, size=config.size,
+        there, installation, table, made, job_options,
+        sources=config.sources, own=own, backbone=config.backbone, size=config.size,
     )  # fmt: skip
 
 
@@ -115,12 +117,12 @@ def apply(
     from fruits.aws.job import Job  # noqa: PLC0415
 
     job_options = JobOptions(**given)
-    there, place, table = _there(job_options)
-    sources = tuple(_at(source, place.photos, "packs") for source in photos)
-    bundle, out = _at(results, place.results, "runs"), _at(to, place.results, "runs")
-    submission.check_sources(place, sources)
-    submission.check_results(place, "RESULTS", bundle)
-    submission.check_results(place, "--to", out)
+    there, installation, table = _there(job_options)
+    sources = tuple(_at(source, installation.photos, "packs") for source in photos)
+    bundle, out = _at(results, installation.results, "runs"), _at(to, installation.results, "runs")
+    submission.check_sources(installation, sources)
+    submission.check_results(installation, "RESULTS", bundle)
+    submission.check_results(installation, "--to", out)
     if bundle.rstrip("/") == out.rstrip("/"):
         raise ConfigError(f"--to '{to}' are the results that are applied; expected another name for the predictions")
 
@@ -128,9 +130,9 @@ def apply(
         return Job("apply", out, {"bundle": bundle, "sources": list(sources), "repair": repair})
 
     if job_options.cancel:
-        _cancel(there, place, made(0), job_options)
+        _cancel(there, installation, made(0), job_options)
         return
-    _start(there, place, table, made, job_options, sources=sources)
+    _start(there, installation, table, made, job_options, sources=sources)
 
 
 @configured(JobOptions, without=("count", "executors"), into="given")
@@ -150,23 +152,23 @@ def evaluate(
     from fruits.aws.job import Job  # noqa: PLC0415
 
     job_options = JobOptions(**given)
-    there, place, table = _there(job_options)
-    out = _at(results, place.results, "runs")
-    submission.check_results(place, "RESULTS", out)
+    there, installation, table = _there(job_options)
+    out = _at(results, installation.results, "runs")
+    submission.check_results(installation, "RESULTS", out)
     wanted = list(evaluation.in_order(protocol or ()))
 
     def made(_: float) -> Job:
         return Job("evaluate", out, {"protocols": wanted})
 
     if job_options.cancel:
-        _cancel(there, place, made(0), job_options)
+        _cancel(there, installation, made(0), job_options)
         return
     # At most 50,000 photos are evaluated, by the driver alone.
-    _start(there, place, table, made, replace(job_options, count=50_000, executors=1))
+    _start(there, installation, table, made, replace(job_options, count=50_000, executors=1))
 
 
-def _there(job_options: JobOptions) -> tuple[Any, Place, Prices]:
-    """Return the AWS client, the place of jobs, and the prices there."""
+def _there(job_options: JobOptions) -> tuple[Any, Installation, Prices]:
+    """Return the AWS client, the installation, and the prices there."""
     from fruits.aws import prices, submission  # noqa: PLC0415
     from fruits.aws.calls import Aws  # noqa: PLC0415
 
@@ -174,55 +176,57 @@ def _there(job_options: JobOptions) -> tuple[Any, Place, Prices]:
     there = Aws(job_options.region)
     table = prices.load(job_options.prices_file).told_in(there.region)
     compute = checked_compute(job_options.compute)
-    unknown = submission.Place.unknown(job_options.name, there.region, compute) if job_options.dry_run else None
-    return there, unknown or submission.Place.of(there, job_options.name), table
+    unknown = submission.Installation.unknown(job_options.name, there.region, compute) if job_options.dry_run else None
+    return there, unknown or submission.Installation.of(there, job_options.name), table
 
 
 def _start(
-    there: Any, place: Place, table: Prices, made: Callable[[float], Job], job_options: JobOptions, *,
+    there: Any, installation: Installation, table: Prices, made: Callable[[float], Job], job_options: JobOptions, *,
     sources: tuple[str, ...] = (), own: tuple[Any, ...] = (), backbone: str = DEFAULT_BACKBONE, size: int | None = None,
 ) -> None:  # fmt: skip
     """Start a job, unless it is already running; print its estimated cost first, and follow it."""
     from fruits.aws import cluster, cost, package, quotas, rates, submission  # noqa: PLC0415
 
     out = made(0).out
-    if not job_options.dry_run and (started := cluster.under_way(there, place, made(0))):
-        _lead(there, place, made(0), started, table, job_options)
+    if not job_options.dry_run and (started := cluster.running_job(there, installation, made(0))):
+        _follow(there, installation, made(0), started, table, job_options)
         return
     count, photo_bytes = job_options.count, rates.PHOTO_BYTES
     if count is None and not job_options.dry_run:
         count, photo_bytes = _count(sources)
     with Display() as display:
-        cores = place.max_cores
-        if not job_options.dry_run and place.compute == "serverless":
+        cores = installation.max_cores
+        if not job_options.dry_run and installation.compute == "serverless":
             cores = quotas.run_cores(there, cores, display.say)
         shape = cost.shape_for(
             count or 100_000,
-            compute=place.compute,
+            compute=installation.compute,
             executors=job_options.executors,
             max_cores=cores,
-            max_memory_gb=place.max_memory_gb,
+            max_memory_gb=installation.max_memory_gb,
         )
         job = made(round(cost.core_hour_usd(table, shape), 6))
         known = rates.scaled(rates.MEASURED, backbone=backbone, size=size, photo_bytes=photo_bytes)
         estimate = cost.run_cost(count or 100_000, table, rates=known, shape=shape, photo_bytes=photo_bytes)
-        image = place.compute == "serverless"
+        image = installation.compute == "serverless"
         packed = package.build(
-            architecture=job_options.architecture or place.architecture, image=image, progress=display
+            architecture=job_options.architecture or installation.architecture, image=image, progress=display
         )
-        whole = submission.Submission(place, job, packed, shape, own)
+        whole = submission.Submission(installation, job, packed, shape, own)
         if job_options.dry_run:
-            plan([*quotas.of_run(place.compute), *whole.planned()], [estimate], as_json=job_options.as_json)
+            plan([*quotas.of_run(installation.compute), *whole.planned()], [estimate], as_json=job_options.as_json)
             return
         display.say(
             f"estimated: {estimate.usd:,.2f} USD for {counted(count or 0, 'photo')} on {estimate.title.partition(' on ')[2]}"
         )
         started = cluster.submit(there, whole, estimate_usd=round(estimate.usd, 4))
         display.say(f"job {started['job']} on {out}; the same command follows it from anywhere, --cancel ends it")
-    _lead(there, place, job, started, table, job_options)
+    _follow(there, installation, job, started, table, job_options)
 
 
-def _lead(there: Any, place: Place, job: Job, started: dict[str, Any], table: Prices, job_options: JobOptions) -> None:
+def _follow(
+    there: Any, installation: Installation, job: Job, started: dict[str, Any], table: Prices, job_options: JobOptions
+) -> None:
     """Follow a job to its end, or print its id and return."""
     if job_options.no_follow:
         typer.echo(json_text(started) if job_options.as_json else f"under way: {started['job']}")
@@ -232,7 +236,7 @@ def _lead(there: Any, place: Place, job: Job, started: dict[str, Any], table: Pr
     last: dict[str, Any] = {"state": "", "details": "", "billed": None}
     with Display() as display:
         try:
-            for event in cluster.follow(there, place, started):
+            for event in cluster.follow(there, installation, started):
                 if "state" in event:
                     last = event
                     display.say(f"{event['state']} {event['details']}".rstrip())
@@ -244,10 +248,10 @@ def _lead(there: Any, place: Place, job: Job, started: dict[str, Any], table: Pr
                 130,
             )
     if last["state"] not in cluster.GOOD:
-        words = "".join(f"\n  {line}" for line in cluster.last_words(there, place, started))
+        words = "".join(f"\n  {line}" for line in cluster.last_log_lines(there, installation, started))
         fail(
             f"the run is {last['state']} ({last['details'] or 'no reason given'}); logs are in "
-            f"{cluster.logs_at(place, started)}; what was computed is kept: the same command goes on{words}",
+            f"{cluster.logs_at(installation, started)}; what was computed is kept: the same command goes on{words}",
             1,
         )
     billed: dict[str, float] = last["billed"] or {}
@@ -283,12 +287,12 @@ def _in_words(line: dict[str, Any]) -> str:
     return f"  {line.get('message', json_text(line))}"
 
 
-def _cancel(there: Any, place: Place, job: Job, job_options: JobOptions) -> None:
+def _cancel(there: Any, installation: Installation, job: Job, job_options: JobOptions) -> None:
     from fruits.aws import cluster, submission  # noqa: PLC0415
 
     if job_options.dry_run:
         raise ConfigError("--cancel with --dry-run: only AWS knows what is under way; expected one of them")
-    started = cluster.read_job(there, place, submission.key_of(place, job.home))
+    started = cluster.read_job(there, installation, submission.key_of(installation, job.home))
     ended = started is not None and cluster.state(there, started)["state"] not in (*cluster.GOOD, *cluster.BAD)
     if started is not None and ended:
         cluster.cancel(there, started)

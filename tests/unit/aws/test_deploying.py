@@ -194,7 +194,7 @@ def test_deleting_takes_a_spent_budgets_policy_from_the_owner_first(aws: Aws) ->
 @pytest.mark.slow
 def test_a_policy_that_somebody_wrote_over_is_put_back(aws: Aws) -> None:
     deploy.deploy(aws, "fruits", ["storage"], {}, poll_s=0.01)
-    assert policies.hold(aws, "fruits") == [], "as they were made"
+    assert policies.restore(aws, "fruits") == [], "as they were made"
     told = stacks.outputs(aws, "fruits", ["storage"])
     s3 = boto3.client("s3")
     before = json.loads(s3.get_bucket_policy(Bucket=told["FlowsBucket"])["Policy"])
@@ -239,7 +239,7 @@ def test_a_policy_that_cannot_be_put_back_is_an_error(monkeypatch: pytest.Monkey
     deploy.deploy(aws, "fruits", ["storage"], {}, poll_s=0.01)
     monkeypatch.setattr(policies, "_read", lambda *_: {})
     with pytest.raises(AwsError, match=r"not even after it was put back; see who writes it"):
-        policies.hold(aws, "fruits")
+        policies.restore(aws, "fruits")
 
 
 # --- Protection, snapshots ------------------------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ import pytest
 from fruits import extensions
 from fruits.aws import cluster, cost, job
 from fruits.aws.calls import AwsError, Call
-from fruits.aws.job import Carried, Job, run_job
+from fruits.aws.job import Job, JobFile, run_job
 from fruits.aws.package import Archive, Package
-from fruits.aws.submission import Place, Submission, carry, check_places, check_sources, yarn_tag
+from fruits.aws.submission import Installation, Submission, check_sources, cluster_config, collect_files, yarn_tag
 from fruits.config import RunConfig
 from fruits.embedding.backbone import find_backbone
 from fruits.errors import BackboneError, ConfigError
@@ -26,8 +26,8 @@ from fruits.errors import BackboneError, ConfigError
 BACKBONES = Path(job.__file__).parents[1] / "embedding/backbones"
 
 
-def place(bucket: str = "P", results: str = "R") -> Place:
-    return Place("n", "eu-west-1", bucket, results, "L", "role", "app", "", "group")
+def installation(bucket: str = "P", results: str = "R") -> Installation:
+    return Installation("n", "eu-west-1", bucket, results, "L", "role", "app", "", "group")
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_network_its_card_and_a_taxonomy_travel_under_their_hashes(network: Pa
     taxonomy = tmp_path / "names.csv"
     taxonomy.write_text("label,kind\nA,apple\n")
     config = RunConfig(sources=("s3://P/packs/x",), out="s3://R/runs/a", backbone=str(network), taxonomy=str(taxonomy))
-    plain, carried, sent = carry(place(), config)
+    plain, carried, sent = collect_files(installation(), config)
     assert (plain.backbone, plain.taxonomy) == ("mine.onnx", "names.csv"), "no folder of this machine goes anywhere"
     assert [(one.role, one.name) for one in carried] == [
         ("backbone", "mine.onnx"), ("backbone", "mine.json"), ("taxonomy", "names.csv"),
@@ -69,7 +69,7 @@ def test_a_network_that_keeps_its_numbers_in_another_file_travels_as_one(
     card = json.loads(network.with_suffix(".json").read_text()) | {"sha256": given}
     (folder / "mine.json").write_text(json.dumps(card))
     config = RunConfig(sources=("s3://P/packs/x",), out="s3://R/runs/a", backbone=str(folder / "mine.onnx"))
-    plain, carried, sent = carry(place(), config)
+    plain, carried, sent = collect_files(installation(), config)
     assert plain.backbone == "mine.onnx"
     assert [one.name for one in carried] == ["mine.onnx", "mine.json"]
     whole = sent[0][0]
@@ -79,7 +79,7 @@ def test_a_network_that_keeps_its_numbers_in_another_file_travels_as_one(
 
 def test_what_travelled_arrives_beside_each_other_and_is_what_was_sent(network: Path, tmp_path: Path) -> None:
     config = RunConfig(sources=("s3://P/packs/x",), out="s3://R/runs/a", backbone=str(network))
-    _, carried, sent = carry(place(), config)
+    _, carried, sent = collect_files(installation(), config)
     bucket = tmp_path / "bucket"
     here = []
     for one, (path, key) in zip(carried, sent, strict=True):
@@ -105,7 +105,7 @@ def test_a_run_with_ones_own_network_gives_what_it_gives_here(
     carried = []
     for path in (network, network.with_suffix(".json")):
         shutil.copy(path, folder)
-        carried.append(Carried("backbone", path.name, hashlib.sha256(path.read_bytes()).hexdigest(), str(folder)))
+        carried.append(JobFile("backbone", path.name, hashlib.sha256(path.read_bytes()).hexdigest(), str(folder)))
     config = RunConfig(sources=(str(photos),), out=str(tmp_path / "out"), backbone="mine.onnx", sample=20, gallery=0)
     told = job.perform(
         run_job(config, tuple(carried)), job.Lines(lambda: 1, write=lambda _: None), tmp_path / "cluster"
@@ -138,16 +138,16 @@ def _local(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_file_that_is_not_there_is_said_before_anything_is_sent(changes: Any, error: Any, words: str) -> None:
     config = RunConfig(sources=("s3://P/packs/x",), out="s3://R/runs/a", **changes)
     with pytest.raises(error, match=words):
-        carry(place(), config)
+        collect_files(installation(), config)
 
 
 def test_names_of_the_package_travel_as_names() -> None:
     config = RunConfig(sources=("s3://P/packs/x",), out="s3://R/runs/a", taxonomy="none")
-    assert carry(place(), config) == (config, (), ())
+    assert collect_files(installation(), config) == (config, (), ())
 
 
 @pytest.mark.parametrize("told", [
-    Job("run", "s3://R/runs/a", {"sources": ["a"], "out": "b"}, (Carried("backbone", "a.onnx", "0" * 64, "s3://R/x"),)),
+    Job("run", "s3://R/runs/a", {"sources": ["a"], "out": "b"}, (JobFile("backbone", "a.onnx", "0" * 64, "s3://R/x"),)),
     Job("apply", "s3://R/runs/b", {"bundle": "s3://R/runs/a", "sources": ["s3://P/packs/x"], "repair": True}),
     Job("evaluate", "s3://R/runs/a", {"protocols": ["groups"]}),
 ])  # fmt: skip
@@ -166,10 +166,10 @@ def test_what_is_no_job_is_refused(text: str) -> None:
 
 
 def test_reviewed_photos_may_be_read_and_nothing_else_beside_packs() -> None:
-    check_sources(place(), ["s3://P/packs/x", "s3://P/reviewed", "s3://P/reviewed/"])
+    check_sources(installation(), ["s3://P/packs/x", "s3://P/reviewed", "s3://P/reviewed/"])
     for source in ("s3://P/reviewed/Apple", "s3://P/submissions", "s3://P/reviewed-not"):
         with pytest.raises(ConfigError, match="may read s3://P/packs"):
-            check_sources(place(), [source])
+            check_sources(installation(), [source])
 
 
 def test_a_head_of_another_package_is_refused_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,11 +179,11 @@ def test_a_head_of_another_package_is_refused_before_anything_is_started(monkeyp
     monkeypatch.setattr(extensions, "find", lambda kind, name: found if name == "forest" else find(kind, name))
     config = RunConfig(sources=("s3://P/packs/x",), out="s3://R/runs/x", head="forest")
     with pytest.raises(ConfigError, match=r"of the package forest-head 1\.0, which the cluster does not have"):
-        check_places(place(), config)
+        cluster_config(installation(), config)
 
 
 def test_without_an_image_no_serverless_run_is_started() -> None:
-    there = dataclasses.replace(place(), has_image=False)
+    there = dataclasses.replace(installation(), has_image=False)
     archive = Archive(Path(__file__), "0" * 64)
     submission = Submission(
         there, Job("run", "s3://R/runs/a"), Package(None, archive, Path(__file__), {"fruits": "1"}), cost.shape_for(10)
@@ -242,7 +242,7 @@ def test_ending_a_step_ends_its_application_in_yarn_and_waits_for_both() -> None
 
 
 def test_the_tag_that_is_looked_for_is_the_one_that_was_given() -> None:
-    there = dataclasses.replace(place(), application="", cluster="j-1")
+    there = dataclasses.replace(installation(), application="", cluster="j-1")
     package = Package(
         Archive(Path("e.tar.gz"), "0" * 64), Archive(Path("p.tar.gz"), "0" * 64), Path(__file__), {"fruits": "1"}
     )
