@@ -1,4 +1,4 @@
-"""The commands of jobs on the AWS cluster: ``run``, ``apply``, ``evaluate``; all started, followed and cancelled in the same way."""
+"""The commands of jobs on the AWS cluster: ``run``, ``apply``, ``evaluate``; how they are started, followed and cancelled."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from fruits.errors import ConfigError, counted
 from fruits.storage.sanitising import json_text
 
 if TYPE_CHECKING:
-    from fruits.aws.errands import Desk
+    from fruits.aws.one_off_tasks import TaskResources
 
 
 def add_to(aws: typer.Typer) -> None:
@@ -32,16 +32,16 @@ def token(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Create a token for the deployed service. It is stored in Secrets Manager and never printed."""
-    from fruits.aws import errands  # noqa: PLC0415
+    from fruits.aws import one_off_tasks  # noqa: PLC0415
 
     if role not in ("api", "owner"):
         raise ConfigError(f"--role {role}: expected api or owner")
-    there, desk = _desk(name, region)
+    there, resources = _resources(name, region)
     with Display() as display:
         if revoke:
-            done = errands.revoke_token(there, desk, who, say=display.say)
+            done = one_off_tasks.revoke_token(there, resources, who, say=display.say)
         else:
-            done = errands.add_token(there, desk, who, role, rate, say=display.say)
+            done = one_off_tasks.add_token(there, resources, who, role, rate, say=display.say)
     if as_json:
         typer.echo(json_text(done))
     elif revoke:
@@ -59,11 +59,11 @@ def export(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Export the reviewed photos to the bucket. For 'fruits aws run reviewed'; withdrawn photos are removed there."""
-    from fruits.aws import errands  # noqa: PLC0415
+    from fruits.aws import one_off_tasks  # noqa: PLC0415
 
-    there, desk = _desk(name, region)
+    there, resources = _resources(name, region)
     with Display() as display:
-        done = errands.export(there, desk, say=display.say)
+        done = one_off_tasks.export(there, resources, say=display.say)
     if as_json:
         typer.echo(json_text(done))
         return
@@ -88,11 +88,11 @@ def purge(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Delete old submissions of the deployed service. Also scrubs its database."""
-    from fruits.aws import errands  # noqa: PLC0415
+    from fruits.aws import one_off_tasks  # noqa: PLC0415
 
-    there, desk = _desk(name, region)
+    there, resources = _resources(name, region)
     with Display() as display:
-        done = errands.purge(there, desk, keep_days, adopt=adopt, say=display.say)
+        done = one_off_tasks.purge(there, resources, keep_days, adopt=adopt, say=display.say)
     if as_json:
         typer.echo(json_text(done))
     else:
@@ -101,10 +101,10 @@ def purge(
         )
 
 
-def _desk(name: str, region: str | None) -> tuple[Any, Desk]:
+def _resources(name: str, region: str | None) -> tuple[Any, TaskResources]:
     from fruits.aws.calls import Aws  # noqa: PLC0415
-    from fruits.aws.errands import Desk  # noqa: PLC0415
+    from fruits.aws.one_off_tasks import TaskResources  # noqa: PLC0415
 
     check_name(name)
     there = Aws(region)
-    return there, Desk.of(there, name)
+    return there, TaskResources.of(there, name)

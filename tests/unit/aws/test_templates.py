@@ -237,7 +237,7 @@ def test_the_login_is_prepared_by_a_container_that_alone_sees_the_masters_passwo
     }
     assert secrets == {"prepare": ["PGPASSWORD"], "service": [], "errand": []}
     assert containers["service"]["DependsOn"] == [{"ContainerName": "prepare", "Condition": "SUCCESS"}]
-    # One login for service and errands, and a round of its own in the secret's name: another round is another secret.
+    # One login for service and one-off tasks, and a round of its own in the secret's name: another round is another secret.
     urls = {
         name: next(str(one["Value"]) for one in container["Environment"] if one["Name"] == "FRUITS_DATABASE")
         for name, container in containers.items()
@@ -248,7 +248,7 @@ def test_the_login_is_prepared_by_a_container_that_alone_sees_the_masters_passwo
 
 
 def test_connections_of_all_tasks_fit_into_the_smallest_database() -> None:
-    """Of a db.t4g.micro: 1 GiB / 9,531,392 = 112, of which RDS keeps 3; twice the tasks while they are replaced, and errands."""
+    """Of a db.t4g.micro: 1 GiB / 9,531,392 = 112, of which RDS keeps 3; twice the tasks while they are replaced, and one-off tasks."""
     text = PARSED["service"]["Parameters"]["MaxTasks"]
     (word,) = [str(one) for one in _containers()["service"]["Command"] if "--database-connections" in str(one)]
     each = int(word.partition("=")[2])

@@ -33,7 +33,7 @@ class UnauthorisedError(Exception):
 
 
 @dataclass
-class Desk:
+class OwnerResources:
     submissions: Submissions
     statistics: Statistics
     known: Drift
@@ -46,14 +46,14 @@ class Desk:
 
 
 @pytest.fixture
-def desk(database: Database, submissions: Submissions) -> Desk:
+def resources(database: Database, submissions: Submissions) -> OwnerResources:
     rng = np.random.default_rng(0)
     known = Drift.of(rng.normal(size=(2000, 16)).astype(np.float32), rng.normal(size=2000).astype(np.float32))
-    return Desk(submissions, Statistics(database), known)
+    return OwnerResources(submissions, Statistics(database), known)
 
 
 @pytest.fixture
-def ask(desk: Desk) -> Callable[..., Any]:
+def ask(resources: OwnerResources) -> Callable[..., Any]:
     """The routes, as the service has them; ``ask("GET", "/summary")``."""
 
     async def signed_in(request: Request) -> TokenInfo:
@@ -62,7 +62,7 @@ def ask(desk: Desk) -> Callable[..., Any]:
         return OWNER
 
     app = FastAPI()
-    app.include_router(owner_router(lambda: desk, signed_in))
+    app.include_router(owner_router(lambda: resources, signed_in))
     for error, status in ((UnauthorisedError, 401), (NotFoundError, 404), (ConfigError, 400)):
         app.exception_handler(error)(lambda _, __, status=status: JSONResponse({}, status))
 
@@ -95,17 +95,19 @@ async def test_without_the_owners_token_nothing_is_looked_at(
     assert submissions.get(name).decision is None
 
 
-async def test_the_summary_says_how_the_service_does(ask: Callable[..., Any], desk: Desk, new: New) -> None:
+async def test_the_summary_says_how_the_service_does(
+    ask: Callable[..., Any], resources: OwnerResources, new: New
+) -> None:
     rng = np.random.default_rng(0)
     features, ood_score = rng.normal(size=(2000, 16)).astype(np.float32), rng.normal(size=2000).astype(np.float32)
-    for turn, bins in enumerate(desk.known.bins(features[:400] + 2, ood_score[:400])):
-        desk.statistics.answered(
-            "unsure" if turn % 4 == 0 else "kind", 0.1, kept=turn % 2 == 0, model=desk.identity(), bins=bins
+    for turn, bins in enumerate(resources.known.bins(features[:400] + 2, ood_score[:400])):
+        resources.statistics.answered(
+            "unsure" if turn % 4 == 0 else "kind", 0.1, kept=turn % 2 == 0, model=resources.identity(), bins=bins
         )
-    desk.statistics.answered("kind", 0.1, kept=False, model="another", bins=np.zeros(17, np.int64))
-    desk.statistics.refused("damaged")
-    wrong = desk.submissions.add(new(b"photo"))
-    desk.submissions.feedback(wrong.id, wrong.secret, False, "pear")
+    resources.statistics.answered("kind", 0.1, kept=False, model="another", bins=np.zeros(17, np.int64))
+    resources.statistics.refused("damaged")
+    wrong = resources.submissions.add(new(b"photo"))
+    resources.submissions.feedback(wrong.id, wrong.secret, False, "pear")
     answer = await ask("GET", "/summary?days=7")
     assert answer.status_code == 200
     assert answer.headers["cache-control"] == "no-store"
@@ -125,7 +127,7 @@ async def test_the_summary_says_how_the_service_does(ask: Callable[..., Any], de
     assert drift["worst"] >= drift["index"]
     assert drift["chance"] == pytest.approx(9 / 400)
     assert found["days"][0]["drift"] == {"photos": 0, "index": None, "chance": None, "worst": None, "ood_score": None}
-    assert (found["identity"], found["keep_days"]) == (desk.identity(), 30)
+    assert (found["identity"], found["keep_days"]) == (resources.identity(), 30)
 
 
 async def test_a_summary_works_for_new_services(ask: Callable[..., Any]) -> None:

@@ -26,7 +26,7 @@ _ENOUGH: Final = 50
 _PRIVATE: Final = {"Cache-Control": "no-store"}
 
 
-class Desk(Protocol):
+class OwnerResources(Protocol):
     """Resources that the owner's routes need."""
 
     @property
@@ -114,24 +114,24 @@ class Review(BaseModel):
     label: str | None = Field(None, max_length=200, description="What the photo shows; required for corrected.")
 
 
-def owner_router(desk: Callable[[Request], Desk], signed_in: Callable[..., Any]) -> APIRouter:
+def owner_router(resources: Callable[[Request], OwnerResources], signed_in: Callable[..., Any]) -> APIRouter:
     """Return the owner's routes.
 
     Parameters
     ----------
-    desk : callable
+    resources : callable
         Returns the resources for a request.
     signed_in : callable
         Dependency that returns the :class:`TokenInfo` of a token of role owner, or raises an error with status 401 or 403.
     """
     # The token is checked before anything else, including validation of the request.
     router = APIRouter(prefix="/v1/owner", tags=["owner"], dependencies=[Depends(signed_in), Security(TOKEN)])
-    at_desk, owner_of = Depends(desk), Depends(signed_in)
+    owner_resources, owner_of = Depends(resources), Depends(signed_in)
 
     # Plain functions: the framework runs them in threads, so that database access does not block the event loop.
     @router.get("/summary")
     def summary(
-        response: Response, at: Desk = at_desk, days: Annotated[int, Query(ge=1, le=KEEP_DAYS)] = 30
+        response: Response, at: OwnerResources = owner_resources, days: Annotated[int, Query(ge=1, le=KEEP_DAYS)] = 30
     ) -> Summary:
         """Volume, latency, refusals, unsure share and drift by day, and the number of pending submissions."""
         response.headers.update(_PRIVATE)
@@ -151,7 +151,7 @@ def owner_router(desk: Callable[[Request], Desk], signed_in: Callable[..., Any])
     @router.get("/submissions")
     def submissions(
         response: Response,
-        at: Desk = at_desk,
+        at: OwnerResources = owner_resources,
         state: Filter = "pending",
         cursor: Annotated[str | None, Query(max_length=40)] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
@@ -163,20 +163,24 @@ def owner_router(desk: Callable[[Request], Desk], signed_in: Callable[..., Any])
     @router.get(
         "/submissions/{submission_id}/photo", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}}
     )
-    def photo(submission_id: str, at: Desk = at_desk) -> Response:
+    def photo(submission_id: str, at: OwnerResources = owner_resources) -> Response:
         """The photo of a submission, stored with the visitor's consent."""
         return Response(at.submissions.photo(submission_id), media_type="image/jpeg", headers=_PRIVATE)
 
     @router.post("/submissions/{submission_id}/review")
     def review(
-        submission_id: str, decided: Review, response: Response, at: Desk = at_desk, owner: TokenInfo = owner_of
+        submission_id: str,
+        decided: Review,
+        response: Response,
+        at: OwnerResources = owner_resources,
+        owner: TokenInfo = owner_of,
     ) -> Submission:
         """Record what a photo shows, or that it must not be used for training; replaces earlier decisions."""
         response.headers.update(_PRIVATE)
         return at.submissions.review(submission_id, decided.decision, decided.label, reviewer=owner.name)
 
     @router.delete("/submissions/{submission_id}", status_code=204)
-    def remove(submission_id: str, at: Desk = at_desk) -> None:
+    def remove(submission_id: str, at: OwnerResources = owner_resources) -> None:
         """Delete a submission: photo, answer, features, feedback."""
         at.submissions.remove(submission_id)
 

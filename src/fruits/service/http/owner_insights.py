@@ -24,7 +24,7 @@ _PRIVATE: Final = {"Cache-Control": "no-store"}
 _TYPES: Final[dict[Format, str]] = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
 
 
-class Desk(Protocol):
+class InsightResources(Protocol):
     """Resources that these routes need."""
 
     @property
@@ -137,13 +137,13 @@ class NextRunOut(BaseModel):
     commands: dict[str, str] = Field(description="The command to run, by format of the manifest.")
 
 
-def insights_router(desk: Callable[[Request], Desk], signed_in: Callable[..., Any]) -> APIRouter:
+def insights_router(resources: Callable[[Request], InsightResources], signed_in: Callable[..., Any]) -> APIRouter:
     """Return the routes; parameters as for :func:`fruits.service.http.owner_api.owner_router`."""
     router = APIRouter(prefix="/v1/owner", tags=["owner"], dependencies=[Depends(signed_in), Security(TOKEN)])
-    at_desk = Depends(desk)
+    insight_resources = Depends(resources)
 
     @router.get("/test-set")
-    def test_set(response: Response, at: Desk = at_desk) -> TestSetOut:
+    def test_set(response: Response, at: InsightResources = insight_resources) -> TestSetOut:
         """How good every bundle is on the test set of visitors' photos, which is never trained on."""
         response.headers.update(_PRIVATE)
         bundle = at.bundle()
@@ -162,7 +162,7 @@ def insights_router(desk: Callable[[Request], Desk], signed_in: Callable[..., An
         )  # fmt: skip
 
     @router.get("/unknown")
-    def unknown(response: Response, at: Desk = at_desk) -> UnknownOut:
+    def unknown(response: Response, at: InsightResources = insight_resources) -> UnknownOut:
         """What visitors ask about that is not known: groups of similar photos, and names given in feedback."""
         response.headers.update(_PRIVATE)
         bundle = at.bundle()
@@ -180,7 +180,7 @@ def insights_router(desk: Callable[[Request], Desk], signed_in: Callable[..., An
         )  # fmt: skip
 
     @router.get("/precision")
-    def precision(response: Response, at: Desk = at_desk) -> PrecisionOut:
+    def precision(response: Response, at: InsightResources = insight_resources) -> PrecisionOut:
         """Precision and coverage at every limit of the probability, and the option of ``fruits run`` that applies it."""
         response.headers.update(_PRIVATE)
         bundle, record = at.bundle(), at.record()
@@ -199,7 +199,7 @@ def insights_router(desk: Callable[[Request], Desk], signed_in: Callable[..., An
         )
 
     @router.get("/next-run")
-    def next_run(response: Response, at: Desk = at_desk) -> NextRunOut:
+    def next_run(response: Response, at: InsightResources = insight_resources) -> NextRunOut:
         """What the next run can learn from, and the command for it."""
         response.headers.update(_PRIVATE)
         found, kinds = manifest_of(at.submissions, "train"), insights.Kinds(at.bundle().taxonomy)
@@ -217,7 +217,7 @@ def insights_router(desk: Callable[[Request], Desk], signed_in: Callable[..., An
         "/manifest", response_class=Response, responses={200: {"content": {kind: {} for kind in _TYPES.values()}}}
     )
     def manifest(
-        at: Desk = at_desk,
+        at: InsightResources = insight_resources,
         kind: Annotated[Format, Query(alias="format")] = "parquet",
         split: Annotated[
             Split, Query(description="train: to learn from; test: the test set, to evaluate on.")

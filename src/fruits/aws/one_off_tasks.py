@@ -27,7 +27,7 @@ _PATIENCE_S: Final = 4 * 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class TaskResources:
     """The resources of an installation that tasks need, from the outputs of its stacks."""
 
     name: str
@@ -40,7 +40,7 @@ class Desk:
     key: str
 
     @classmethod
-    def of(cls, aws: Aws, name: str) -> Desk:
+    def of(cls, aws: Aws, name: str) -> TaskResources:
         """Read the outputs of the stacks; raise :class:`AwsAbsentError` if there is no service."""
         told = stacks.outputs(aws, name, ["storage", "service"])
         return cls(
@@ -63,7 +63,12 @@ class Desk:
 
 
 def run(
-    aws: Aws, desk: Desk, words: Sequence[str], *, say: Callable[[str], None] = lambda _: None, poll_s: float = _POLL_S
+    aws: Aws,
+    resources: TaskResources,
+    words: Sequence[str],
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    poll_s: float = _POLL_S,
 ) -> list[str]:
     """Run ``fruits`` with these arguments inside the network, wait until it ends and return its output lines.
 
@@ -72,20 +77,20 @@ def run(
     AwsError
         If the task cannot start, or ends with an exit code other than 0; includes its last lines.
     """
-    answer = aws.make(desk.start(words))
+    answer = aws.make(resources.start(words))
     if not answer.get("tasks"):
         reasons = "; ".join(str(one.get("reason")) for one in answer.get("failures", ())) or "no reason given"
         raise AwsError(f"the task cannot start ({reasons}); see 'fruits aws status', then try again")
     arn = answer["tasks"][0]["taskArn"]
     say(f"task {arn.rpartition('/')[2]} started; it takes a minute")
     for _ in range(int(_PATIENCE_S / max(poll_s, 0.01))):
-        [task] = aws.call("ecs", "describe_tasks", cluster=desk.cluster, tasks=[arn])["tasks"]
+        [task] = aws.call("ecs", "describe_tasks", cluster=resources.cluster, tasks=[arn])["tasks"]
         if task["lastStatus"] == "STOPPED":
             break
         time.sleep(poll_s)
     else:
         raise AwsError(f"task {arn} still runs after four hours; look at it in the console of ECS")
-    lines = _lines(aws, desk, arn)
+    lines = _lines(aws, resources, arn)
     code = next((one.get("exitCode") for one in task["containers"] if one["name"] == _CONTAINER), None)
     if code != 0:
         said = "".join(f"\n  {line}" for line in lines[-8:])
@@ -97,8 +102,8 @@ def run(
 
 
 def add_token(
-    aws: Aws, desk: Desk, who: str, role: str, rate: int | None = None, *, say: Callable[[str], None] = lambda _: None,
-    poll_s: float = _POLL_S,
+    aws: Aws, resources: TaskResources, who: str, role: str, rate: int | None = None, *,
+    say: Callable[[str], None] = lambda _: None, poll_s: float = _POLL_S,
 ) -> dict[str, Any]:  # fmt: skip
     """Create a token, store it in Secrets Manager and register its hash with the service.
 
@@ -111,11 +116,12 @@ def add_token(
     """
     from fruits.service.submissions.tokens import digest_of, new_token  # noqa: PLC0415 - of the extra "serve"
 
-    secret, token = desk.secret(_checked(who)), new_token()
+    secret, token = resources.secret(_checked(who)), new_token()
     try:
         made = aws.call(
-            "secretsmanager", "create_secret", Name=secret, SecretString=token, KmsKeyId=desk.key,
-            Description=f"token '{who}' of the recognition service, role {role}", Tags=[{"Key": "fruits", "Value": desk.name}],
+            "secretsmanager", "create_secret", Name=secret, SecretString=token, KmsKeyId=resources.key,
+            Description=f"token '{who}' of the recognition service, role {role}",
+            Tags=[{"Key": "fruits", "Value": resources.name}],
         )  # fmt: skip
     except AwsError as exc:
         if "ResourceExistsException" not in str(exc):
@@ -125,7 +131,7 @@ def add_token(
         ) from exc
     words = ["tokens", "add", who, "--role", role, "--sha256", digest_of(token)]
     try:
-        run(aws, desk, [*words, *(["--rate", str(rate)] if rate is not None else [])], say=say, poll_s=poll_s)
+        run(aws, resources, [*words, *(["--rate", str(rate)] if rate is not None else [])], say=say, poll_s=poll_s)
     except BaseException:
         with suppress(AwsError):
             aws.call("secretsmanager", "delete_secret", SecretId=secret, ForceDeleteWithoutRecovery=True)
@@ -134,12 +140,17 @@ def add_token(
 
 
 def revoke_token(
-    aws: Aws, desk: Desk, who: str, *, say: Callable[[str], None] = lambda _: None, poll_s: float = _POLL_S
+    aws: Aws,
+    resources: TaskResources,
+    who: str,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    poll_s: float = _POLL_S,
 ) -> dict[str, Any]:
     """Revoke a token: the service refuses it within seconds, and its secret is deleted."""
-    secret = desk.secret(_checked(who))
+    secret = resources.secret(_checked(who))
     try:
-        run(aws, desk, ["tokens", "revoke", who], say=say, poll_s=poll_s)
+        run(aws, resources, ["tokens", "revoke", who], say=say, poll_s=poll_s)
     except AwsError as exc:
         # A secret whose token the service does not know is useless and blocks the name.
         if f"no token '{who}' is in use" not in str(exc):
@@ -151,23 +162,23 @@ def revoke_token(
 
 
 def export(
-    aws: Aws, desk: Desk, *, say: Callable[[str], None] = lambda _: None, poll_s: float = _POLL_S
+    aws: Aws, resources: TaskResources, *, say: Callable[[str], None] = lambda _: None, poll_s: float = _POLL_S
 ) -> dict[str, Any]:
     """Export the reviewed photos to where the next run can read them; return the report of the export."""
     words = [
         "submissions",
         "export",
         "--to",
-        f"s3://{desk.photos}/{REVIEWED}",
+        f"s3://{resources.photos}/{REVIEWED}",
         "--photos",
-        f"s3://{desk.photos}/submissions",
+        f"s3://{resources.photos}/submissions",
     ]
-    told = _told(run(aws, desk, [*words, "--json"], say=say, poll_s=poll_s))
-    return {**told, "to": f"s3://{desk.photos}/{REVIEWED}"}
+    told = _told(run(aws, resources, [*words, "--json"], say=say, poll_s=poll_s))
+    return {**told, "to": f"s3://{resources.photos}/{REVIEWED}"}
 
 
 def purge(
-    aws: Aws, desk: Desk, keep_days: int, *, adopt: bool = False, say: Callable[[str], None] = lambda _: None,
+    aws: Aws, resources: TaskResources, keep_days: int, *, adopt: bool = False, say: Callable[[str], None] = lambda _: None,
     poll_s: float = _POLL_S,
 ) -> dict[str, Any]:  # fmt: skip
     """Delete old submissions and scrub the database's files; ``adopt`` as in ``fruits submissions purge``."""
@@ -177,17 +188,17 @@ def purge(
         "--keep-days",
         str(keep_days),
         "--photos",
-        f"s3://{desk.photos}/submissions",
+        f"s3://{resources.photos}/submissions",
         "--json",
     ]
-    return _told(run(aws, desk, [*words, *(["--adopt"] if adopt else [])], say=say, poll_s=poll_s))
+    return _told(run(aws, resources, [*words, *(["--adopt"] if adopt else [])], say=say, poll_s=poll_s))
 
 
-def _lines(aws: Aws, desk: Desk, arn: str) -> list[str]:
+def _lines(aws: Aws, resources: TaskResources, arn: str) -> list[str]:
     stream = f"{_CONTAINER}/{_CONTAINER}/{arn.rpartition('/')[2]}"
     found: list[str] = []
     with suppress(AwsAbsentError):  # a task that never started has no log
-        for page in aws.pages("logs", "filter_log_events", logGroupName=desk.log_group, logStreamNames=[stream]):
+        for page in aws.pages("logs", "filter_log_events", logGroupName=resources.log_group, logStreamNames=[stream]):
             found += [str(event["message"]).rstrip() for event in page["events"]]
     return found
 

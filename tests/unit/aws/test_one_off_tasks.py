@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from fruits.aws import errands
+from fruits.aws import one_off_tasks
 from fruits.aws.calls import AwsError, Call
-from fruits.aws.errands import Desk
+from fruits.aws.one_off_tasks import TaskResources
 from fruits.errors import ConfigError
 from fruits.service.submissions.tokens import PREFIX, digest_of
 
-DESK = Desk(
+RESOURCES = TaskResources(
     "fruits",
     "fruits-service",
     "fruits-errand",
@@ -72,7 +72,7 @@ class Recorded:
 def test_a_token_goes_to_secrets_manager_and_the_task_is_told_its_hash() -> None:
     aws = Recorded()
     said: list[str] = []
-    done = errands.add_token(aws, DESK, "me", "owner", 600, say=said.append, poll_s=0)
+    done = one_off_tasks.add_token(aws, RESOURCES, "me", "owner", 600, say=said.append, poll_s=0)
     [made] = aws.of("create_secret")
     token = made["SecretString"]
     assert token.startswith(PREFIX)
@@ -86,7 +86,7 @@ def test_a_token_goes_to_secrets_manager_and_the_task_is_told_its_hash() -> None
 
 def test_a_task_runs_inside_the_network_with_the_services_group() -> None:
     aws = Recorded()
-    errands.run(aws, DESK, ["--version"], poll_s=0)
+    one_off_tasks.run(aws, RESOURCES, ["--version"], poll_s=0)
     [task] = aws.of("run_task")
     assert (task["cluster"], task["taskDefinition"], task["launchType"]) == (
         "fruits-service",
@@ -108,26 +108,26 @@ def test_a_task_runs_inside_the_network_with_the_services_group() -> None:
 def test_where_the_service_refuses_no_secret_is_left(answers: dict[str, Any], words: str) -> None:
     aws = Recorded(**answers)
     with pytest.raises(AwsError, match=words):
-        errands.add_token(aws, DESK, "me", "api", poll_s=0)
+        one_off_tasks.add_token(aws, RESOURCES, "me", "api", poll_s=0)
     assert aws.of("delete_secret") == [{"SecretId": "fruits/tokens/me", "ForceDeleteWithoutRecovery": True}]
 
 
 def test_a_secret_that_is_there_is_not_overwritten() -> None:
     aws = Recorded(create_secret=AwsError("secretsmanager.create_secret: ResourceExistsException: exists"))
     with pytest.raises(AwsError, match="revoke that token first: fruits aws token me --revoke"):
-        errands.add_token(aws, DESK, "me", "api", poll_s=0)
+        one_off_tasks.add_token(aws, RESOURCES, "me", "api", poll_s=0)
     assert aws.of("run_task") == aws.of("delete_secret") == []
 
 
 @pytest.mark.parametrize("who", ["", "a/b", "-x", "a b", "x" * 80, "é"])
 def test_a_name_that_no_secret_can_have_is_refused(who: str) -> None:
     with pytest.raises(ConfigError, match="expected a name of letters"):
-        errands.add_token(Recorded(), DESK, who, "api", poll_s=0)
+        one_off_tasks.add_token(Recorded(), RESOURCES, who, "api", poll_s=0)
 
 
 def test_revoking_ends_the_token_before_its_secret_goes() -> None:
     aws = Recorded()
-    errands.revoke_token(aws, DESK, "me", poll_s=0)
+    one_off_tasks.revoke_token(aws, RESOURCES, "me", poll_s=0)
     assert aws.words() == ["tokens", "revoke", "me"]
     names = [call.name for call in aws.made]
     assert names.index("ecs.run_task") < names.index("secretsmanager.delete_secret")
@@ -135,17 +135,17 @@ def test_revoking_ends_the_token_before_its_secret_goes() -> None:
 
 def test_a_secret_without_a_token_can_be_revoked_and_one_whose_token_may_work_stays() -> None:
     aws = Recorded(1, lines=("fruits: no token 'me' is in use; see: fruits tokens list",))
-    assert errands.revoke_token(aws, DESK, "me", poll_s=0)["revoked"] is True
+    assert one_off_tasks.revoke_token(aws, RESOURCES, "me", poll_s=0)["revoked"] is True
     assert aws.of("delete_secret") == [{"SecretId": "fruits/tokens/me", "ForceDeleteWithoutRecovery": True}]
     aws = Recorded(1, lines=("fruits: the database cannot be written",))
     with pytest.raises(AwsError, match="cannot be written"):
-        errands.revoke_token(aws, DESK, "me", poll_s=0)
+        one_off_tasks.revoke_token(aws, RESOURCES, "me", poll_s=0)
     assert aws.of("delete_secret") == []
 
 
 def test_an_export_goes_where_a_run_may_read_and_tells_its_counts() -> None:
     aws = Recorded(lines=("waiting", json.dumps({"photos": 3, "labels": {"Apple": 3}, "written": 2, "removed": 1})))
-    done = errands.export(aws, DESK, poll_s=0)
+    done = one_off_tasks.export(aws, RESOURCES, poll_s=0)
     assert aws.words() == [
         "submissions",
         "export",
@@ -157,7 +157,7 @@ def test_an_export_goes_where_a_run_may_read_and_tells_its_counts() -> None:
     ]
     assert (done["photos"], done["to"]) == (3, "s3://P/reviewed")
     aws = Recorded(lines=(json.dumps({"deleted": 7, "finished": 0}),))
-    assert errands.purge(aws, DESK, 30, poll_s=0)["deleted"] == 7
+    assert one_off_tasks.purge(aws, RESOURCES, 30, poll_s=0)["deleted"] == 7
     assert aws.words()[:4] == ["submissions", "purge", "--keep-days", "30"]
 
 
@@ -169,10 +169,10 @@ def test_the_words_of_errands_are_those_of_the_command_line() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     calls = []
     asked = (
-        lambda aws: errands.add_token(aws, DESK, "me", "api", 5, poll_s=0),
-        lambda aws: errands.revoke_token(aws, DESK, "me", poll_s=0),
-        lambda aws: errands.export(aws, DESK, poll_s=0),
-        lambda aws: errands.purge(aws, DESK, 9, adopt=True, poll_s=0),
+        lambda aws: one_off_tasks.add_token(aws, RESOURCES, "me", "api", 5, poll_s=0),
+        lambda aws: one_off_tasks.revoke_token(aws, RESOURCES, "me", poll_s=0),
+        lambda aws: one_off_tasks.export(aws, RESOURCES, poll_s=0),
+        lambda aws: one_off_tasks.purge(aws, RESOURCES, 9, adopt=True, poll_s=0),
     )
     for ask in asked:
         aws = Recorded(lines=("{}",))
