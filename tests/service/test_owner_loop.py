@@ -78,9 +78,11 @@ def test_reviewed_photos_become_a_manifest_a_run_a_label_and_a_score_that_rises(
     assert done.json()["rejected"] == done.json()["failed"] == 0
     learnt = bundles.load(out)
     assert LABEL in learnt.labels
-    givers = set(learnt.gallery.givers.values())
-    assert givers
-    assert givers <= set(splits["train"]), "who gave a photo is in the photo; none of the test set is in the bundle"
+    submission_ids = set(learnt.gallery.submission_ids.values())
+    assert submission_ids
+    assert submission_ids <= set(splits["train"]), (
+        "who gave a photo is in the photo; none of the test set is in the bundle"
+    )
     listed = [Path(uri).stem for uri in pq.read_table(out / "catalogue.parquet")["uri"].to_pylist()]
     assert not set(splits["test"]) & set(listed)
 

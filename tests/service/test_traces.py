@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from sqlalchemy import select
 
-from fruits.photos.catalogue.consent import Giver, giver_of, unmark
+from fruits.photos.catalogue.consent import ConsentMark, consent_of, unmark
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.tables import SubmissionRow
 
@@ -117,7 +117,7 @@ def test_with_consent_the_pixels_are_kept_and_nothing_of_the_file_and_without_no
         assert one["kept"] is True, one
         found = [name for name in kept.everything(with_journals=False) if name.endswith(f"{one['id']}.jpg")]
         assert len(found) == 1
-        assert giver_of(Path(found[0]).read_bytes()) == Giver(one["id"], may_show=False)
+        assert consent_of(Path(found[0]).read_bytes()) == ConsentMark(one["id"], may_show=False)
         stored = unmark(Path(found[0]).read_bytes())
         image = Image.open(io.BytesIO(stored))
         assert image.format == "JPEG"

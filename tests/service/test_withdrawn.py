@@ -16,7 +16,7 @@ import pytest
 from deltalake import DeltaTable
 from PIL import Image
 
-from fruits.photos.catalogue.consent import giver_of
+from fruits.photos.catalogue.consent import consent_of
 from fruits.photos.decoding.images import to_thumbnail
 from fruits.photos.made_up import orchard
 from fruits.recogniser import bundle as bundles
@@ -112,11 +112,11 @@ def test_a_withdrawn_photo_is_hidden_at_once_and_gone_with_the_next_run(
     loop: Loop, serve: Callable[..., Any], withdrawn: set[str]
 ) -> None:
     bundle = bundles.load(loop.out)
-    number_of = {name: number for number, name in bundle.gallery.givers.items()}
+    number_of = {name: number for number, name in bundle.gallery.submission_ids.items()}
     assert number_of
     assert set(number_of) <= set(loop.shown), "who did not agree is in no gallery"
     own = [number for number, label in enumerate(bundle.gallery.labels) if bundle.labels[label] == LABEL]
-    assert {bundle.gallery.givers.get(number) for number in own} == set(number_of)
+    assert {bundle.gallery.submission_ids.get(number) for number in own} == set(number_of)
     assert loop.pictures() <= set(loop.shown), "nor in the report"
     assert loop.rows("catalogue.parquet") == set(loop.photos), "but all are learnt from"
 
@@ -127,7 +127,7 @@ def test_a_withdrawn_photo_is_hidden_at_once_and_gone_with_the_next_run(
     for name, number in number_of.items():
         answer = service.client.get(f"{address}/{number}.jpg")
         assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
-        assert giver_of(answer.content) is None
+        assert consent_of(answer.content) is None
         assert name.encode() not in answer.content, "nobody is told whose it is"
     features = service.client.get(f"{address}/features.bin").content
     count = len(bundle.gallery)
@@ -161,7 +161,7 @@ def test_a_withdrawn_photo_is_hidden_at_once_and_gone_with_the_next_run(
     assert record["computed"] == 0
     for table in ("catalogue.parquet", "features.parquet"):
         assert loop.rows(table) == set(loop.photos) - withdrawn - loop.vanishing.keys()
-    assert not withdrawn & set(bundles.load(loop.out).gallery.givers.values())
+    assert not withdrawn & set(bundles.load(loop.out).gallery.submission_ids.values())
     assert not withdrawn & loop.pictures()
     record_text = (loop.out / "run.json").read_text("utf-8") + (loop.out / "report.html").read_text("utf-8")
     assert not [name for name in withdrawn if name in record_text]
@@ -203,7 +203,7 @@ def planted(loop: Loop, withdrawn: set[str], before: Path) -> dict[str, list[byt
             rows = pq.read_table(part, columns=["uri", "embedding", "sha256"]).to_pylist()
             stored |= {Path(row["uri"]).stem: row for row in rows}
     bundle = bundles.load(before)
-    number_of = {name: number for number, name in bundle.gallery.givers.items()}
+    number_of = {name: number for number, name in bundle.gallery.submission_ids.items()}
     gone = [*withdrawn, *loop.vanishing]
     return {
         "uri": [name.encode() for name in gone],

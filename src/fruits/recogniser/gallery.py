@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fruits.learning.moments import unit
 from fruits.learning.neighbours import ByRow
-from fruits.photos.catalogue.consent import giver_of
+from fruits.photos.catalogue.consent import consent_of
 
 #: Side of a thumbnail, in pixels, and its JPEG quality.
 SIDE: Final = 112
@@ -49,7 +49,7 @@ class Gallery:
     offsets: NDArray[np.int64]
     jpegs: bytes
     #: Photos given by visitors of a service: index -> id of the submission.
-    givers: dict[int, str] = field(init=False, repr=False, compare=False)
+    submission_ids: dict[int, str] = field(init=False, repr=False, compare=False)
     #: Features scaled to unit length; the same for every query, so computed once.
     _units: NDArray[np.float32] = field(init=False, repr=False, compare=False)
 
@@ -59,8 +59,10 @@ class Gallery:
         if len(self.features) != n or not whole or (np.diff(self.offsets) < 0).any():
             raise ValueError("the gallery's parts do not fit together")
         object.__setattr__(self, "_units", unit(self.features))
-        found = {number: giver_of(self.thumbnail(number)) for number in range(n)}
-        object.__setattr__(self, "givers", {number: giver.id for number, giver in found.items() if giver is not None})
+        found = {number: consent_of(self.thumbnail(number)) for number in range(n)}
+        object.__setattr__(
+            self, "submission_ids", {number: consent.id for number, consent in found.items() if consent is not None}
+        )
 
     @classmethod
     def empty(cls, components: int) -> Gallery:

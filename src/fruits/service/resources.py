@@ -192,9 +192,9 @@ class Resources:
     def hide_withdrawn(self) -> None:
         """Remove visitors' photos from answers once consent to show them is withdrawn."""
         for model in self.recogniser.models:
-            if givers := model.bundle.gallery.givers:
-                shown = self.submissions.shown(list(givers.values()))
-                model.hidden = frozenset(number for number, name in givers.items() if name not in shown)
+            if submission_ids := model.bundle.gallery.submission_ids:
+                shown = self.submissions.shown(list(submission_ids.values()))
+                model.hidden = frozenset(number for number, name in submission_ids.items() if name not in shown)
 
     def start(self, failed: Callable[[BaseException], None]) -> None:
         """Warm up and start the background tasks on the running event loop.

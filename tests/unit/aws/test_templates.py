@@ -248,7 +248,7 @@ def test_the_login_is_prepared_by_a_container_that_alone_sees_the_masters_passwo
 
 
 def test_connections_of_all_tasks_fit_into_the_smallest_database() -> None:
-    """Of a db.t4g.micro: 1 GiB / 9,531,392 = 112, of which RDS keeps 3; twice the tasks while they are replaced, and one-off tasks."""
+    """Of a db.t4g.micro: 1 GiB / 9,531,392 = 112, of which RDS keeps 3; tasks twice while they are replaced, and one-off ones."""
     text = PARSED["service"]["Parameters"]["MaxTasks"]
     (word,) = [str(one) for one in _containers()["service"]["Command"] if "--database-connections" in str(one)]
     each = int(word.partition("=")[2])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fruits.photos.catalogue.consent import Giver, giver_of, mark, unmark
+from fruits.photos.catalogue.consent import ConsentMark, consent_of, mark, unmark
 from fruits.photos.reading.samples import gallery_thumbnails, thumbnail
 
 ID = "abcdefghijklmnopqrst-_"
@@ -22,35 +22,37 @@ def jpeg(**options: object) -> bytes:
 @pytest.mark.parametrize("may_show", [True, False])
 def test_mark_goes_with_the_photo_and_leaves_its_pixels(may_show: bool, options: dict[str, object]) -> None:
     photo = jpeg(**options)
-    marked = mark(photo, Giver(ID, may_show))
-    assert giver_of(marked) == Giver(ID, may_show)
-    assert giver_of(photo) is None
+    marked = mark(photo, ConsentMark(ID, may_show))
+    assert consent_of(marked) == ConsentMark(ID, may_show)
+    assert consent_of(photo) is None
     assert unmark(marked) == photo
-    assert mark(marked, Giver(ID, not may_show)) == mark(photo, Giver(ID, not may_show)), "marked once"
+    assert mark(marked, ConsentMark(ID, not may_show)) == mark(photo, ConsentMark(ID, not may_show)), "marked once"
     before, after = (np.asarray(Image.open(BytesIO(data)).convert("RGB")) for data in (photo, marked))
     np.testing.assert_array_equal(before, after)
 
 
 def test_what_is_no_marked_jpeg_has_no_giver() -> None:
-    marked = mark(jpeg(), Giver(ID, True))
+    marked = mark(jpeg(), ConsentMark(ID, True))
     for data in (b"", b"\xff\xd8", b"\xff\xd8\xff", b"\x89PNG", *(marked[:end] for end in range(2, 60))):
-        assert giver_of(data) is None
+        assert consent_of(data) is None
         assert unmark(data) == data
     with pytest.raises(ValueError, match="expected a JPEG"):
-        mark(b"\x89PNG", Giver(ID, True))
+        mark(b"\x89PNG", ConsentMark(ID, True))
     with pytest.raises(ValueError, match="expected a JPEG"):
-        mark(jpeg(), Giver("../x", True))
+        mark(jpeg(), ConsentMark("../x", True))
 
 
 def test_pictures_are_made_only_of_photos_that_may_be_shown(tmp_path: object) -> None:
     paths = [f"{tmp_path}/{name}.jpg" for name in ("own", "shown", "hidden")]
-    for path, data in zip(paths, (jpeg(), mark(jpeg(), Giver(ID, True)), mark(jpeg(), Giver(ID, False))), strict=True):
+    for path, data in zip(
+        paths, (jpeg(), mark(jpeg(), ConsentMark(ID, True)), mark(jpeg(), ConsentMark(ID, False))), strict=True
+    ):
         with open(path, "wb") as file:  # noqa: PTH123
             file.write(data)
     assert [thumbnail(path) is None for path in paths] == [False, False, True]
     own, shown, hidden = gallery_thumbnails(paths, 32, 70)
     assert own is not None
-    assert giver_of(own) is None
+    assert consent_of(own) is None
     assert shown is not None
-    assert giver_of(shown) == Giver(ID, True), "the small one says whose it is, too"
+    assert consent_of(shown) == ConsentMark(ID, True), "the small one says whose it is, too"
     assert hidden is None

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import text
 
 from fruits.errors import StoreError
-from fruits.photos.catalogue.consent import Giver, giver_of
+from fruits.photos.catalogue.consent import ConsentMark, consent_of
 from fruits.photos.catalogue.manifest import read_manifest
 from fruits.recogniser.answers import Answer
 from fruits.recogniser.taxonomy import Name

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fruits.errors import StoreError
 from fruits.photos.catalogue.catalogue import list_photos
-from fruits.photos.catalogue.consent import Giver, giver_of, mark
+from fruits.photos.catalogue.consent import ConsentMark, consent_of, mark
 from fruits.photos.catalogue.names import is_system_folder, split_of
 from fruits.service.submissions.export import export, label_folder
 from fruits.service.submissions.repository import NewSubmission, Submissions
@@ -59,8 +59,8 @@ def test_only_reviewed_photos_with_consent_are_written(submissions: Submissions,
     submissions.review(submissions.add(new()).id, "corrected", "Pear", reviewer="me")  # never had a photo
     done = export(submissions, str(tmp_path / "to"))
     assert files(tmp_path / "to") == {
-        f"Apple Red 1/{confirmed}.jpg": mark(photo("Apple Red 1"), Giver(confirmed, False)),
-        f"Pear/{corrected}.jpg": mark(photo("Pear"), Giver(corrected, False)),
+        f"Apple Red 1/{confirmed}.jpg": mark(photo("Apple Red 1"), ConsentMark(confirmed, False)),
+        f"Pear/{corrected}.jpg": mark(photo("Pear"), ConsentMark(corrected, False)),
     }
     assert (done.photos, done.written, done.removed, done.folders) == (2, 2, 0, {})
     assert done.labels == {"Apple Red 1": 1, "Pear": 1}
@@ -73,14 +73,14 @@ def test_exported_photos_say_whether_others_may_see_them_and_older_exports_learn
     for name in (agreed, silent):
         submissions.review(name, "confirmed", reviewer="me")
     export(submissions, str(to))
-    expected = {f"Pear/{agreed}.jpg": Giver(agreed, True), f"Pear/{silent}.jpg": Giver(silent, False)}
-    assert {name: giver_of(data) for name, data in files(to).items()} == expected
+    expected = {f"Pear/{agreed}.jpg": ConsentMark(agreed, True), f"Pear/{silent}.jpg": ConsentMark(silent, False)}
+    assert {name: consent_of(data) for name, data in files(to).items()} == expected
     # As an export of before left it: without marks.
     (to / "Pear" / f"{agreed}.jpg").write_bytes(JPEG)
     ledger = to / ".fruits-export" / "ledger.json"
     ledger.write_text(json.dumps({"photos": list(expected)}))
     assert export(submissions, str(to)).written == 2
-    assert {name: giver_of(data) for name, data in files(to).items()} == expected
+    assert {name: consent_of(data) for name, data in files(to).items()} == expected
 
 
 def test_the_same_export_again_writes_nothing(submissions: Submissions, new: New, to: Path) -> None:
@@ -253,7 +253,7 @@ def test_photos_in_a_bucket_are_kept_exported_and_forgotten(
     objects = Objects(f"{prefix}/kept")
     submissions = Submissions(database, objects, keep_days=30)
     stays, goes = (reviewed(submissions, new, label) for label in ("A", "B"))
-    assert submissions.photo(goes) == mark(photo("B"), Giver(goes, False))
+    assert submissions.photo(goes) == mark(photo("B"), ConsentMark(goes, False))
     assert json.dumps(sorted(found.key for found in objects.list())) == json.dumps(
         sorted(f"{n}.jpg" for n in (stays, goes))
     )

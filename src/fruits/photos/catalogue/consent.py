@@ -20,7 +20,7 @@ _MARK: Final = re.compile(rb"fruits submission ([A-Za-z0-9_-]{22}) (shown|not sh
 
 
 @dataclass(frozen=True, slots=True)
-class Giver:
+class ConsentMark:
     """Contents of a mark.
 
     Attributes
@@ -35,7 +35,7 @@ class Giver:
     may_show: bool
 
 
-def mark(jpeg: bytes, giver: Giver) -> bytes:
+def mark(jpeg: bytes, consent: ConsentMark) -> bytes:
     """Return a JPEG with a mark, replacing an existing one.
 
     Raises
@@ -43,7 +43,7 @@ def mark(jpeg: bytes, giver: Giver) -> bytes:
     ValueError
         If the file is no JPEG, or the id is invalid.
     """
-    text = f"fruits submission {giver.id} {'shown' if giver.may_show else 'not shown'}".encode()
+    text = f"fruits submission {consent.id} {'shown' if consent.may_show else 'not shown'}".encode()
     if not _MARK.fullmatch(text) or not jpeg.startswith(b"\xff\xd8\xff"):
         raise ValueError("expected a JPEG and the id of a submission")
     jpeg = unmark(jpeg)
@@ -53,11 +53,11 @@ def mark(jpeg: bytes, giver: Giver) -> bytes:
     return jpeg[:at] + bytes((0xFF, _COMMENT)) + (len(text) + 2).to_bytes(2, "big") + text + jpeg[at:]
 
 
-def giver_of(photo: bytes) -> Giver | None:
+def consent_of(photo: bytes) -> ConsentMark | None:
     """Return the contents of a photo's mark; None if it has none."""
     for start, end in _comments(photo):
         if found := _MARK.fullmatch(photo, start + 4, end):
-            return Giver(found[1].decode(), found[2] == b"shown")
+            return ConsentMark(found[1].decode(), found[2] == b"shown")
     return None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from fruits.config import usable_cores
 from fruits.errors import ImageDecodeError
 from fruits.photos.catalogue.builder import stable_hash
-from fruits.photos.catalogue.consent import giver_of, mark
+from fruits.photos.catalogue.consent import consent_of, mark
 from fruits.photos.decoding.decoder import Decoder, own_decoder
 from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.reading.access import NO_LINKS, Access
@@ -63,8 +63,10 @@ def thumbnail(uri: str, access: Access = NO_LINKS) -> bytes | None:
     """Return a small JPEG of a photo; None if it cannot be decoded, or its contributor did not consent to showing it."""
     try:
         data = read_photo(uri, access)
-        giver = giver_of(data)
-        return None if giver is not None and not giver.may_show else own_decoder().to_thumbnail(data, _THUMBNAIL_SIDE)
+        consent = consent_of(data)
+        return (
+            None if consent is not None and not consent.may_show else own_decoder().to_thumbnail(data, _THUMBNAIL_SIDE)
+        )
     except (OSError, ImageDecodeError):
         return None
 
@@ -85,13 +87,13 @@ def gallery_thumbnails(
         others = [opened.enter_context(Decoder()) for _ in range(workers - 1)]  # each starts with its first photo
 
         def small(data: bytes | None) -> bytes | None:
-            giver = None if data is None else giver_of(data)
-            if data is None or (giver is not None and not giver.may_show):
+            consent = None if data is None else consent_of(data)
+            if data is None or (consent is not None and not consent.may_show):
                 return None
             decoder = free.get()
             try:
                 made = decoder.to_thumbnail(data, side, quality)
-                return made if giver is None else mark(made, giver)
+                return made if consent is None else mark(made, consent)
             except ImageDecodeError:
                 return None
             finally:

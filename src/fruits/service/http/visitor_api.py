@@ -141,10 +141,10 @@ async def thumbnail(
     gallery = (await _model(request, identity)).bundle.gallery
     if number >= len(gallery):
         raise HttpError("not_found")
-    giver = gallery.givers.get(number)
-    if giver is None:
+    submission_id = gallery.submission_ids.get(number)
+    if submission_id is None:
         return _immutable(request, gallery.thumbnail(number), "image/jpeg")
-    if not await asyncio.to_thread(resources_of(request).submissions.shown, [giver]):
+    if not await asyncio.to_thread(resources_of(request).submissions.shown, [submission_id]):
         raise HttpError("not_found")
     return Response(unmark(gallery.thumbnail(number)), media_type="image/jpeg", headers=_FOR_NOBODY)
 
@@ -156,7 +156,7 @@ async def gallery_features(request: Request, identity: Annotated[str, Path(patte
     """
     gallery = (await _model(request, identity)).bundle.gallery
     labels, features = gallery.labels.astype("<i4"), gallery.features.astype("<f4")
-    given = list(gallery.givers)
+    given = list(gallery.submission_ids)
     labels[given], features[given] = -1, 0
     return _immutable(request, labels.tobytes() + features.tobytes(), "application/octet-stream")
 

@@ -75,7 +75,7 @@ class Model:
         self.identity = bundle.identity
         self.embedder = Embedder(bundle.network)
         # Visitors' photos stay hidden until their consent has been checked (Resources.hide_withdrawn).
-        self.hidden: frozenset[int] = frozenset(bundle.gallery.givers)
+        self.hidden: frozenset[int] = frozenset(bundle.gallery.submission_ids)
         taxonomy = bundle.taxonomy
         named = [
             taxonomy.varieties[variety] if variety >= 0 else taxonomy.kinds[kind]

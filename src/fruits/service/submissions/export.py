@@ -20,7 +20,7 @@ from typing import Final
 
 from fruits.config import is_utf8
 from fruits.errors import NotFoundError, StoreError
-from fruits.photos.catalogue.consent import Giver, mark
+from fruits.photos.catalogue.consent import ConsentMark, mark
 from fruits.photos.catalogue.folders import has_photo_suffix
 from fruits.photos.catalogue.names import is_system_folder, label_of, split_of
 from fruits.service.submissions.repository import Submissions
@@ -121,7 +121,7 @@ def _export(submissions: Submissions, place: Objects) -> Exported:
             _close(place, key)
             continue
         try:
-            photo = mark(submissions.photo(name), Giver(name, learnable[name].may_show))
+            photo = mark(submissions.photo(name), ConsentMark(name, learnable[name].may_show))
         except (NotFoundError, ValueError):  # deleted in the meantime, or damaged in the store
             gone.add(key)
             _remove(place, key)

@@ -22,7 +22,7 @@ import numpy as np
 from sqlalchemy import ColumnElement, Row, and_, case, func, insert, or_, select, tuple_, update
 
 from fruits.errors import ConfigError, StoreError
-from fruits.photos.catalogue.consent import Giver, mark
+from fruits.photos.catalogue.consent import ConsentMark, mark
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.erasure import Erasure
 from fruits.service.submissions.photo_store import ID, PhotoStore, not_found, photo_key
@@ -113,7 +113,7 @@ class Submissions:
             if answer.photo is not None:
                 # The consent is part of the photo from the start: a manifest may name it where it is.
                 with suppress(ValueError):
-                    photos[receipt.id] = mark(answer.photo, Giver(receipt.id, answer.may_show))
+                    photos[receipt.id] = mark(answer.photo, ConsentMark(receipt.id, answer.may_show))
                     marked.add(receipt.id)
                 photos.setdefault(receipt.id, answer.photo)
         rows = [
