@@ -99,7 +99,7 @@ def folder_of(path: str) -> str:
     StoreError
         If the pointer to the current run is damaged.
     """
-    there = opened(path).look(MANIFEST) is not None if is_remote(path) else os.path.lexists(Path(path) / MANIFEST)
+    there = opened(path).stat(MANIFEST) is not None if is_remote(path) else os.path.lexists(Path(path) / MANIFEST)
     if there:
         return runs.resolved(path)
     return under(runs.find(path).folder, runs.BUNDLE)

@@ -358,7 +358,7 @@ class Resources:
         """Return a value that changes with the current run and with the bundle's manifest; None if there is no manifest."""
         root = folder_of(self.recogniser.out)
         if is_remote(root):
-            manifest = opened(root).look("manifest.json")
+            manifest = opened(root).stat("manifest.json")
             return manifest and (root, manifest)
         try:
             found = (Path(root) / "manifest.json").stat()

@@ -134,7 +134,7 @@ def _first_other(objects: Objects) -> str | None:
     if name is None:
         return None
     with suppress(StoreError, UnicodeError):  # a link to nothing, a name that is not UTF-8
-        if objects.look(name) is None:
+        if objects.stat(name) is None:
             return next((found.key for found in objects.list(name)), name)
     return name
 
@@ -142,7 +142,7 @@ def _first_other(objects: Objects) -> str | None:
 def _older_kind(objects: Objects) -> Kind | None:
     """Return the kind of a folder written by a version before the marker, recognised by files that only fruits writes."""
     names = objects.names()
-    if ".fruits-export" in names and objects.look(_LEDGER) is not None:
+    if ".fruits-export" in names and objects.stat(_LEDGER) is not None:
         return "export"
     if "pack.json" in names and _json(objects, "pack.json").get("format") == "fruits pack":
         return "pack"

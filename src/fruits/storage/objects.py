@@ -69,7 +69,7 @@ _BYTES_UNDER_WAY: Final = 12 * _PART_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ObjectInfo:
     """Metadata of an object.
 
     Attributes
@@ -186,13 +186,13 @@ class Objects:
 
     def size(self, key: str) -> int | None:
         """Return the size of an object in bytes; None if it does not exist."""
-        found = self.look(key)
+        found = self.stat(key)
         return found.size_bytes if found else None
 
-    def look(self, key: str) -> Found | None:
+    def stat(self, key: str) -> ObjectInfo | None:
         """Return the metadata of an object; None if it does not exist."""
         try:
-            return self._try("look at", key, lambda: _found(obstore.head(self._store, key)))
+            return self._try("look at", key, lambda: _object_info(obstore.head(self._store, key)))
         except AbsentError:
             return None
 
@@ -278,7 +278,7 @@ class Objects:
 
     def list(
         self, prefix: str = "", *, leave: Callable[[str], None] = lambda _: None, page: int = 1000
-    ) -> Iterator[Found]:
+    ) -> Iterator[ObjectInfo]:
         """Yield the objects below a folder, each once, in the order of the store; requested ``page`` objects ahead or more.
 
         ``leave`` is called with keys that are no valid paths, such as ``a//b``: obstore cannot read such objects.
@@ -293,7 +293,7 @@ class Objects:
             try:
                 with _translated("list", under(self.root, prefix)):
                     for some in obstore.list(self._store, prefix or None, offset=offset, chunk_size=page):
-                        fresh = [found for found in map(_found, some) if hash(found.key) not in known]
+                        fresh = [found for found in map(_object_info, some) if hash(found.key) not in known]
                         for found in fresh:
                             in_order, last = in_order and found.key > last, found.key
                         if fresh:
@@ -324,12 +324,12 @@ class Objects:
         key = page[0]["path"] if page else ""
         return key if key.startswith(f"{prefix}/{start}") else None
 
-    def _list_raw(self, prefix: str, leave: Callable[[str], None]) -> Iterator[Found]:
+    def _list_raw(self, prefix: str, leave: Callable[[str], None]) -> Iterator[ObjectInfo]:
         for meta in list_raw(self.root, prefix):
             if has_bad_segment(meta["path"]):
                 leave(meta["path"])
             else:
-                yield _found(meta | {"path": meta["path"].removesuffix("/")})
+                yield _object_info(meta | {"path": meta["path"].removesuffix("/")})
 
     def names(self) -> set[str]:
         """Return the names directly below the root: of objects and of folders."""
@@ -342,7 +342,7 @@ class Objects:
             return {one.key.partition("/")[0] for one in self._list_raw("", lambda _: None)}
         return {path.rpartition("/")[2] for path in (*folders, *(one.key for one in objects))} - {""}
 
-    def level(self, prefix: str = "") -> tuple[tuple[str, ...], tuple[Found, ...]]:
+    def level(self, prefix: str = "") -> tuple[tuple[str, ...], tuple[ObjectInfo, ...]]:
         """Return the folders directly below a prefix, without a slash at the end, and the objects directly below it.
 
         Raises
@@ -360,7 +360,7 @@ class Objects:
             if is_no_path(str(exc.__cause__)):
                 raise NoPathError(str(exc)) from exc
             raise
-        return tuple(path.rstrip("/") for path in found["common_prefixes"]), tuple(map(_found, found["objects"]))
+        return tuple(path.rstrip("/") for path in found["common_prefixes"]), tuple(map(_object_info, found["objects"]))
 
     @contextmanager
     def writer(self, key: str, expected_bytes: int = 0) -> Iterator[io.RawIOBase]:
@@ -460,9 +460,9 @@ def reach(root: str) -> None:
                 raise
 
 
-def _found(meta: Any) -> Found:
+def _object_info(meta: Any) -> ObjectInfo:
     version, modified_s = (meta.get("e_tag") or "").strip('"'), meta["last_modified"].timestamp()
-    return Found(meta["path"], meta["size"], version or f"{modified_s:.6f}-{meta['size']}", modified_s)
+    return ObjectInfo(meta["path"], meta["size"], version or f"{modified_s:.6f}-{meta['size']}", modified_s)
 
 
 def _may_pass(message: str) -> bool:

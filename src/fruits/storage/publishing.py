@@ -130,7 +130,7 @@ def _claim(out: Objects, identity: str) -> Attempt:
         held = hold(folder, wait=True) if folder else None
         if folder and (held is None or not held.is_at(folder)):
             continue  # taken for a leftover in the instant before it was locked
-        if out.look(f"{key_of(name)}/{RECORD}") is None:
+        if out.stat(f"{key_of(name)}/{RECORD}") is None:
             return Attempt(out, name, held)
         out.delete(f"{key_of(name)}/{_WRITER}")  # another run has finished it in the meantime
 
@@ -292,7 +292,7 @@ def remove(out: Objects, name: str) -> bool:
         return not folder.is_dir()
     try:
         # In this order: a run that is published now was current before.
-        if out.look(f"{key_of(name)}/{_WRITER}") is not None or current(out) == name:
+        if out.stat(f"{key_of(name)}/{_WRITER}") is not None or current(out) == name:
             return False
         _remove(out, name)
     finally:
@@ -455,7 +455,7 @@ def _put_link(out: Objects, path: Path, to: str) -> bool:
 def _copy(out: Objects, name: str) -> list[str]:
     """Copy the report in a bucket; return the names of what was removed."""
     names = out.names()
-    there, copied = out.look(f"{key_of(name)}/{REPORT}"), out.look(REPORT) if REPORT in names else None
+    there, copied = out.stat(f"{key_of(name)}/{REPORT}"), out.stat(REPORT) if REPORT in names else None
     if there is not None and (
         copied is None or (copied.size_bytes, copied.version) != (there.size_bytes, there.version)
     ):

@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from fruits.config import check_place
 from fruits.errors import PermanentStoreError, StoreError, counted, option
 from fruits.storage.buckets import delta_options
-from fruits.storage.objects import AbsentError, Found, Objects, error_of, is_remote, under
+from fruits.storage.objects import AbsentError, ObjectInfo, Objects, error_of, is_remote, under
 from fruits.storage.sanitising import json_text
 from fruits.storage.schemas import embeddings
 
@@ -199,7 +199,7 @@ class EmbeddingTable:
 
     def measured(self, name: str) -> File | None:
         """Return the file of a name, with its size; None if its bytes do not match the name."""
-        found = self.objects.look(self.key(name))
+        found = self.objects.stat(self.key(name))
         if found is None:
             return None
         file = File(name, found.size_bytes, 0, int(found.modified_s * 1000))
@@ -300,7 +300,7 @@ class EmbeddingTable:
                 found = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=False)
                 rows = found.read(columns, use_threads=False)
         except (pa.ArrowException, OSError, StoreError) as exc:
-            if isinstance(exc, StoreError) and self.objects.look(self.key(file.name)) is not None:
+            if isinstance(exc, StoreError) and self.objects.stat(self.key(file.name)) is not None:
                 raise  # the store cannot be reached
             raise self.damaged(file) from exc
         if rows.num_rows != file.rows:
@@ -333,7 +333,7 @@ class EmbeddingTable:
 
     def damaged(self, file: File) -> StoreError:
         """Return the error for a file that is damaged or gone."""
-        if self.objects.look(self.key(file.name)) is None and file.name not in self.snapshot().files:
+        if self.objects.stat(self.key(file.name)) is None and file.name not in self.snapshot().files:
             return StoreError(
                 f"file '{self.key(file.name)}' has left the embeddings of '{self.root}' while they were read, and "
                 f"'fruits vacuum' has deleted it; run again: nothing else is lost"
@@ -344,7 +344,7 @@ class EmbeddingTable:
             f"{counted(file.rows, 'photo')} again and nothing else"
         )
 
-    def below(self) -> Iterator[Found]:
+    def below(self) -> Iterator[ObjectInfo]:
         """Yield everything in the table's folder, the log included; nothing if there is no folder."""
         with suppress(AbsentError):
             yield from self.objects.list(self.prefix)

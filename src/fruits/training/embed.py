@@ -36,7 +36,7 @@ from fruits.photos.reading.samples import typical_side, white_backdrops
 from fruits.storage import schemas
 from fruits.storage.inventory import Inventory, plan, take, uncommitted
 from fruits.storage.locks import Held
-from fruits.storage.objects import AbsentError, Found, Objects
+from fruits.storage.objects import AbsentError, ObjectInfo, Objects
 from fruits.storage.sanitising import json_text
 from fruits.storage.spool import Spool
 from fruits.storage.table import EmbeddingTable, File
@@ -297,7 +297,7 @@ def _kept_sizes(objects: Objects) -> dict[str, int]:
 
 def _say_if_older(objects: Objects, progress: Progress) -> None:
     """Say that embeddings in the format of earlier versions are not read."""
-    found: list[Found] = []
+    found: list[ObjectInfo] = []
     with suppress(AbsentError):
         found = list(islice(objects.list("embeddings"), _KEYS_LOOKED_AT))
     if any("/plans/" in one.key for one in found):

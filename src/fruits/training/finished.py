@@ -83,7 +83,7 @@ def listed(path: str) -> list[dict[str, Any]]:
     out = _opened(path)
     names, now = publishing.finished(out), publishing.current(out)
     places = [Place(path, under(path, key_of(name)), name) for name in names]
-    if not places and now is None and out.look(RECORD) is not None:
+    if not places and now is None and out.stat(RECORD) is not None:
         places, now = [Place(path, path, "")], ""
     if not places:
         raise StoreError(f"no finished run in '{path}'; expected the results of {command('run', 'PHOTOS', to=path)}")

@@ -18,7 +18,7 @@ from fruits.recogniser import bundle as bundles
 from fruits.storage import publishing, upkeep
 from fruits.storage.locks import hold
 from fruits.storage.marker import kind_of
-from fruits.storage.objects import AbsentError, Found, Objects, under
+from fruits.storage.objects import AbsentError, ObjectInfo, Objects, under
 from fruits.storage.runs import BUNDLE, key_of, stored_pointer
 from fruits.storage.table import LOG, EmbeddingTable
 from fruits.training import predictions
@@ -71,7 +71,7 @@ def vacuum(out: str, *, dry_run: bool = False, compact: bool = False) -> Removed
     objects = Objects(out)
     if kind_of(objects) != "results":
         raise StoreError(f"no results in '{out}'; expected a folder of {command('run')}, 'apply' or 'audit'")
-    found: list[Found] = []
+    found: list[ObjectInfo] = []
     with suppress(AbsentError):
         found = list(objects.list(_TABLES))
     used, unreadable = _in_use(objects, found)
@@ -97,7 +97,7 @@ def vacuum(out: str, *, dry_run: bool = False, compact: bool = False) -> Removed
 
 
 @contextmanager
-def _unless_written(objects: Objects, computation: str, below: list[Found]) -> Iterator[bool]:
+def _unless_written(objects: Objects, computation: str, below: list[ObjectInfo]) -> Iterator[bool]:
     """Yield whether no run is writing the embeddings of a job; on disk none of this machine begins to meanwhile."""
     folder = objects.local_path(f"{_TABLES}/{computation}")
     if folder is None:
@@ -111,11 +111,11 @@ def _unless_written(objects: Objects, computation: str, below: list[Found]) -> I
             held.release()
 
 
-def _computation(found: Found) -> str:
+def _computation(found: ObjectInfo) -> str:
     return found.key.split("/")[1]
 
 
-def _in_use(objects: Objects, found: list[Found]) -> tuple[set[str], list[str]]:
+def _in_use(objects: Objects, found: list[ObjectInfo]) -> tuple[set[str], list[str]]:
     """Return the embedding jobs that are in use, and the names of runs whose bundles cannot be read: then all jobs are in use.
 
     Without a run, such as after ``apply``, the job whose table was written last is in use.

@@ -154,7 +154,7 @@ def test_manifest_in_a_bucket_names_photos_beside_it_and_elsewhere(tmp_path: Pat
         [f"{place}/pile/gone.jpg", "s3://no-such-bucket/1.jpg"], key=list(by_uri).index
     )
     assert by_uri[f"{place}/pile/0.jpg"]["label"] == "a"
-    assert by_uri[f"{place}/pile/1.jpg"]["version"] == Objects(place).look("pile/1.jpg").version  # type: ignore[union-attr]
+    assert by_uri[f"{place}/pile/1.jpg"]["version"] == Objects(place).stat("pile/1.jpg").version  # type: ignore[union-attr]
 
 
 def test_manifest_on_disk_names_photos_in_a_bucket(tmp_path: Path, place: str) -> None:
@@ -312,7 +312,7 @@ def test_delta_table_in_a_bucket_names_photos_with_the_versions_of_the_listing(
     root = f"{place}/lake/table"
     write_deltalake(root, pa.table(rows), partition_by=["label"], storage_options=delta_options(root))
     DeltaTable(root, storage_options=delta_options(root)).delete(f"uri = '{place}/train/a b/2.jpg'")
-    monkeypatch.setattr(listing, "_look", None)  # no request for any photo
+    monkeypatch.setattr(listing, "_stat", None)  # no request for any photo
     listed = list_photos([root], access=Access.to([root], [place])).table
     expected = [(f"{place}/{one.key}", one.version) for one in found if not one.key.endswith("/2.jpg")]
     assert [(row["uri"], row["version"]) for row in listed.to_pylist()] == sorted(expected)
@@ -469,7 +469,7 @@ def test_keys_that_are_no_paths_are_skipped_and_all_others_listed(place: str) ->
     assert set(found.skipped) <= {"key that is no path", "empty label"}
     assert Objects(place).names() >= {"a", "b", "c"}
     versions = {row["uri"]: row["version"] for row in found.table.to_pylist()}
-    assert versions[f"{place}/a/1.jpg"] == Objects(place).look("a/1.jpg").version  # type: ignore[union-attr]
+    assert versions[f"{place}/a/1.jpg"] == Objects(place).stat("a/1.jpg").version  # type: ignore[union-attr]
 
 
 @pytest.mark.slow

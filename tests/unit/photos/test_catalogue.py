@@ -23,7 +23,7 @@ from fruits.photos.catalogue import names as module
 from fruits.photos.catalogue.catalogue import Catalogue, labels_without_training, list_photos, stable_hash
 from fruits.photos.reading.access import Access
 from fruits.storage import listed, spool
-from fruits.storage.objects import Found
+from fruits.storage.objects import ObjectInfo
 from fruits.storage.schemas import CATALOGUE
 
 # Listing reads names, sizes and, where the suffix says nothing, the first bytes: these suffice.
@@ -395,7 +395,7 @@ def test_parquet_manifest_with_columns_of_another_kind_says_so(tmp_path: Path) -
 def test_table_that_gives_size_and_version_needs_no_request_per_photo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: dict[str, Any], version: str
 ) -> None:
-    monkeypatch.setattr(listing, "_look", lambda _: Found("1.jpg", 7, "asked", 0.0))
+    monkeypatch.setattr(listing, "_stat", lambda _: ObjectInfo("1.jpg", 7, "asked", 0.0))
     table = pa.table({name: [value] for name, value in {**columns, "category": "apple"}.items()})
     pq.write_table(table, tmp_path / "list.parquet")
     source = str(tmp_path / "list.parquet")

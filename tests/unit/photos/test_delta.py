@@ -38,7 +38,7 @@ def rows(found: Catalogue) -> list[tuple[str, str, int, str]]:
 @pytest.fixture(autouse=True)
 def nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """No photo of these tables is there: reading one would fail."""
-    monkeypatch.setattr(listing, "_look", None)
+    monkeypatch.setattr(listing, "_stat", None)
 
 
 @pytest.mark.parametrize("partition_by", [[], ["label"], ["label", "size"]])

@@ -40,14 +40,14 @@ def test_rows_of_photos_that_left_leave_and_the_others_stay_as_they_are(objects:
         table = pq.read_table(file)
     assert table["uri"].to_pylist() == ["/d.jpg", "/a.jpg", "/c.jpg"]
     assert table.equals(before.take([0, 1, 4]), check_metadata=True)
-    written = objects.look(regions.KEY)
+    written = objects.stat(regions.KEY)
     delete_regions(objects, listed(("/a.jpg", "1"), ("/c.jpg", "1"), ("/d.jpg", "1")))
-    assert objects.look(regions.KEY) == written, "nothing is written again where nothing left"
+    assert objects.stat(regions.KEY) == written, "nothing is written again where nothing left"
 
 
 def test_no_table_is_no_error_and_a_damaged_one_is_named(objects: Objects) -> None:
     delete_regions(objects, listed(("/a.jpg", "1")))
-    assert objects.look(regions.KEY) is None
+    assert objects.stat(regions.KEY) is None
     objects.write(regions.KEY, b"junk")
     with pytest.raises(StoreError, match=r"regions.parquet' is damaged .* delete it, or run again with regions=True"):
         delete_regions(objects, listed(("/a.jpg", "1")))

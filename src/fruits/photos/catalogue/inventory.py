@@ -115,7 +115,7 @@ class Inventory:
         if is_remote(self.place):
             scheme, _, rest = self.place.partition("://")
             for root, at in ((f"{scheme}://{rest.partition('/')[0]}", key), (beside, name), (folder, name)):
-                if opened(root).look(at) is not None:
+                if opened(root).stat(at) is not None:
                     return opened(root).open(at)
         else:
             for path in (Path(beside, name), Path(folder, name)):

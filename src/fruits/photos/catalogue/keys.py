@@ -26,7 +26,7 @@ from fruits.photos.decoding.formats import HEAD_BYTES, is_photo
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.reading import THREADS
 from fruits.photos.reading.tables import is_damaged_table
-from fruits.storage.objects import AbsentError, Found, NoPathError, Objects
+from fruits.storage.objects import AbsentError, NoPathError, ObjectInfo, Objects
 from fruits.storage.spool import SortedRuns, Spool
 
 #: What a listing says of each object.
@@ -227,7 +227,7 @@ class _Listing:
                     return
         self._add(chain(first, found))
 
-    def _add(self, found: Iterable[Found]) -> None:
+    def _add(self, found: Iterable[ObjectInfo]) -> None:
         rest = iter(found)
         while some := list(islice(rest, _ROWS_AT_ONCE)):
             rows = zip(*((one.key, one.size_bytes, one.version) for one in some), strict=True)

@@ -30,7 +30,7 @@ from fruits.photos.catalogue.shards import Inside, add_shards, inside_folder, in
 from fruits.photos.reading.access import Access, is_pattern
 from fruits.photos.reading.packs import Pack, find_pack
 from fruits.photos.reading.reading import THREADS, place_of
-from fruits.storage.objects import Found, is_remote, opened, reach, split_uri
+from fruits.storage.objects import ObjectInfo, is_remote, opened, reach, split_uri
 
 _MANIFEST_SUFFIXES: Final = (".csv", ".parquet")
 _ROWS_AT_ONCE: Final = 8192
@@ -125,7 +125,7 @@ def _add_remote(builder: CatalogueBuilder, source: str, access: Access, others: 
         add_keys(builder, opened(source), listed, others)
         return
     objects, key = place_of(source)
-    found = objects.look(key) if key else None
+    found = objects.stat(key) if key else None
     if found is not None and not builder.labelled:
         builder.lies_below(source[: source.rindex("/") + 1])
         name = source.rpartition("/")[2]
@@ -184,7 +184,7 @@ def _add_rows(builder: CatalogueBuilder, rows: Iterator[Row], access: Access) ->
         while some := list(islice(rows, _ROWS_AT_ONCE)):
             there = {row.uri for row in some if is_remote(row.uri) and access.has(row.uri)}
             asked = {row.uri for row in some if row.uri in there and row.version is None}
-            found = dict(zip(asked, pool.map(_look, asked), strict=True))
+            found = dict(zip(asked, pool.map(_stat, asked), strict=True))
             for row in some:
                 if not is_utf8(row.uri):
                     builder.skip("name is not UTF-8", row.key)
@@ -199,7 +199,7 @@ def _add_rows(builder: CatalogueBuilder, rows: Iterator[Row], access: Access) ->
     builder.from_manifest = True
 
 
-def _add_object(builder: CatalogueBuilder, row: Row, found: Found | None) -> None:
+def _add_object(builder: CatalogueBuilder, row: Row, found: ObjectInfo | None) -> None:
     # A missing object is listed: embedding gives it status "failed" with the reason, and retries in the next run.
     size, version = (0, "missing") if found is None else (found.size_bytes, found.version)
     _add_row(builder, row, size, version)
@@ -268,9 +268,9 @@ class _Links:
         return self._folders[folder] or self._access.reaches(path)  # a place may also be a single file
 
 
-def _look(uri: str) -> Found | None:
+def _stat(uri: str) -> ObjectInfo | None:
     objects, key = place_of(uri)
     try:
-        return objects.look(key)
+        return objects.stat(key)
     except ValueError:  # a name that no object can have, such as one with two slashes in a row
         return None

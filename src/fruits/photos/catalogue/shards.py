@@ -97,7 +97,7 @@ def shards_of(source: str) -> tuple[dict[str, str], str]:
         if is_pattern(source):
             _, there = objects.level()
         else:
-            there = tuple(found for found in [objects.look(pattern)] if found is not None)
+            there = tuple(found for found in [objects.stat(pattern)] if found is not None)
         names = {found.key: found.version for found in there}
     else:
         listed = os.listdir(folder) if os.path.isdir(folder) else []  # noqa: PTH112, PTH208

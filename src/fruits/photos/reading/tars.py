@@ -114,7 +114,7 @@ def opened_tar(file: str, access: Access) -> Iterator[IO[bytes]]:
     """
     if is_remote(file):
         folder, name = split_uri(file)
-        if opened(folder).look(name) is None:
+        if opened(folder).stat(name) is None:
             raise AbsentError(f"'{file}' is not there")
         yield opened(folder).open(name)
         return

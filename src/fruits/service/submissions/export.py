@@ -100,7 +100,7 @@ def _refuse_other_things(place: Objects) -> None:
         return
     # Folders are labels and may contain other photos. Hidden names are never listed as photos.
     names = sorted(name for name in place.names() if not name.startswith(".") and not has_photo_suffix(name))
-    other = next((name for name in names if is_utf8(name) and place.look(name) is not None), None)
+    other = next((name for name in names if is_utf8(name) and place.stat(name) is not None), None)
     if kind is not None or other is not None:
         found = f"{other!r}" if kind is None else f"what fruits keeps as {kind}"
         raise OccupiedError(
@@ -117,7 +117,7 @@ def _export(submissions: Submissions, place: Objects) -> Exported:
     removed = sum(_remove(place, key) for key in sorted(ours - wanted.keys()))
     written, gone = 0, set()
     for key, name in sorted(wanted.items()):
-        if marked and key in ours and place.look(key) is not None:
+        if marked and key in ours and place.stat(key) is not None:
             _close(place, key)
             continue
         try:
@@ -223,7 +223,7 @@ def _close(place: Objects, key: str) -> None:
 
 def _remove(place: Objects, key: str) -> bool:
     """Delete a photo, and on a disk its folder once empty; return whether the photo existed."""
-    there = place.look(key) is not None
+    there = place.stat(key) is not None
     place.delete(key)
     path = place.local_path(key)
     if path is not None:
