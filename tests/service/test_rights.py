@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from fruits.service import ServiceConfig, create_app
-from fruits.service.http.access import right_of
+from fruits.service.http.access import rule_of
 
 #: Method and route; then the statuses for nobody, a wrong token, a program's and the owner's: with --tokens-only, and without.
 #: 404 and 422 stand for "let in": what is asked for is not there, or makes no sense.
@@ -105,8 +105,8 @@ def test_routes_and_tokens(method: str, route: str, tried: Any, a_photo: bytes) 
 
 def test_addresses_that_nobody_thought_of_want_a_token() -> None:
     for path in ("/v1", "/v1/", "/v1/new", "/v1/new/thing", "/v1/recognise/", "/v1/recognise2", "/v1/submissions"):
-        assert right_of(path) in ("ask", "own"), path
-    assert right_of("/v1/ownership") == "ask"
+        assert rule_of(path) in ("ask", "own"), path
+    assert rule_of("/v1/ownership") == "ask"
 
 
 def test_what_is_read_is_counted_apart_and_by_its_size(serve: Callable[..., Any], a_photo: bytes) -> None:

@@ -62,7 +62,7 @@ class Resources:
     evaluations : Evaluations
     statistics : Statistics
     tokens : Tokens
-    receipts : GroupCommit
+    group_commit : GroupCommit
     undelivered : Undelivered
     stopping : bool
         Whether new photos are refused.
@@ -115,7 +115,7 @@ class Resources:
                 telemetry.log("chore_failed", level="error", chore="recover", reason=str(exc)[:500])
             self.statistics = Statistics(database)
             self.tokens = Tokens(database)
-            self.receipts = GroupCommit(self.submissions, self._is_busy, lambda exc: telemetry.log_bug("", exc))
+            self.group_commit = GroupCommit(self.submissions, self._is_busy, lambda exc: telemetry.log_bug("", exc))
             self.undelivered = Undelivered(self.submissions)
             undo.pop_all()
 
@@ -259,7 +259,7 @@ class Resources:
     def _close(self) -> None:
         if self.recogniser.warm:
             self.recogniser.close()
-        self.receipts.close()
+        self.group_commit.close()
         try:
             self.statistics.flush()
         except StoreError as exc:

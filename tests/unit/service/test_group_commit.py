@@ -45,17 +45,17 @@ def store(photo_folder: Path) -> SlowStore:
 
 
 @pytest.fixture
-def receipts(database: Database, store: SlowStore) -> Iterator[GroupCommit]:
+def group_commit(database: Database, store: SlowStore) -> Iterator[GroupCommit]:
     made = GroupCommit(Submissions(database, store, keep_days=30), busy=lambda: False)
     yield made
     made.close()
 
 
 @pytest.mark.slow
-def test_a_store_that_hangs_holds_up_only_photos(receipts: GroupCommit, store: SlowStore, new: New) -> None:
+def test_a_store_that_hangs_holds_up_only_photos(group_commit: GroupCommit, store: SlowStore, new: New) -> None:
     async def ask() -> None:
-        kept = receipts.add([new(b"photo")])
-        (plain,) = await asyncio.wait_for(receipts.add([new()]), 30)
+        kept = group_commit.add([new(b"photo")])
+        (plain,) = await asyncio.wait_for(group_commit.add([new()]), 30)
         assert not kept.done()
         store.goes_on.set()
         (receipt,) = await asyncio.wait_for(kept, 30)
@@ -65,20 +65,20 @@ def test_a_store_that_hangs_holds_up_only_photos(receipts: GroupCommit, store: S
 
 
 def test_what_was_not_written_is_not_counted(
-    receipts: GroupCommit, store: SlowStore, new: New, photo_folder: Path
+    group_commit: GroupCommit, store: SlowStore, new: New, photo_folder: Path
 ) -> None:
     counted: list[str] = []
     store.goes_on.set()
 
     async def ask() -> None:
-        await receipts.add([new()], lambda: counted.append("plain"))
+        await group_commit.add([new()], lambda: counted.append("plain"))
         photo_folder.rmdir()
         photo_folder.write_text("no folder")
         with pytest.raises(StoreError):
-            await receipts.add([new(b"photo")], lambda: counted.append("photo"))
+            await group_commit.add([new(b"photo")], lambda: counted.append("photo"))
 
     asyncio.run(ask())
-    receipts.close()
+    group_commit.close()
     assert counted == ["plain"]
 
 
@@ -87,25 +87,25 @@ def test_a_bug_in_counting_is_told_to_the_log_and_not_to_who_asked(
     database: Database, store: SlowStore, new: New, photo: bytes | None
 ) -> None:
     submissions, bugs, counted = Submissions(database, store, keep_days=30), list[Exception](), list[int]()
-    receipts = GroupCommit(submissions, lambda: False, bugs.append)
+    group_commit = GroupCommit(submissions, lambda: False, bugs.append)
     store.goes_on.set()
 
     async def ask() -> list[Receipt]:
         bad, *good = (
-            receipts.add([new(photo)], count)
+            group_commit.add([new(photo)], count)
             for count in (lambda: 1 / 0, lambda: counted.append(1), lambda: counted.append(2))
         )
         return [receipt for some in await asyncio.wait_for(asyncio.gather(bad, *good), 30) for receipt in some]
 
     told = asyncio.run(ask())
-    receipts.close()
+    group_commit.close()
     assert [type(bug) for bug in bugs] == [ZeroDivisionError]
     assert sorted(counted) == [1, 2]
     assert [submissions.get(receipt.id).has_photo for receipt in told] == [photo is not None] * 3
 
 
 def test_a_connection_that_breaks_off_after_the_commit_fails_nobody(
-    database: Database, receipts: GroupCommit, new: New, monkeypatch: pytest.MonkeyPatch
+    database: Database, group_commit: GroupCommit, new: New, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writing = Database.writing
 
@@ -116,7 +116,7 @@ def test_a_connection_that_breaks_off_after_the_commit_fails_nobody(
         raise StoreError("the connection broke off")
 
     async def ask(count: int) -> list[Receipt]:
-        some = await asyncio.wait_for(asyncio.gather(*(receipts.add([new()]) for _ in range(count))), 30)
+        some = await asyncio.wait_for(asyncio.gather(*(group_commit.add([new()]) for _ in range(count))), 30)
         return [receipt for one in some for receipt in one]
 
     with monkeypatch.context() as patch:
@@ -144,10 +144,10 @@ def test_a_photo_that_is_being_kept_when_its_request_is_ended_is_forgotten(
     database: Database, store: SlowStore, new: New, photo_folder: Path
 ) -> None:
     submissions = Submissions(database, store, keep_days=30)
-    receipts, undelivered = GroupCommit(submissions, lambda: False), Undelivered(submissions)
+    group_commit, undelivered = GroupCommit(submissions, lambda: False), Undelivered(submissions)
 
     async def ask() -> None:
-        kept = receipts.add([new(b"photo")])
+        kept = group_commit.add([new(b"photo")])
         asking = asyncio.ensure_future(undelivered.written(kept))
         await asyncio.sleep(0)
         while not written_down(database):  # its row is there, its photo waits
@@ -159,6 +159,6 @@ def test_a_photo_that_is_being_kept_when_its_request_is_ended_is_forgotten(
         await undelivered.finish()
 
     asyncio.run(ask())
-    receipts.close()
+    group_commit.close()
     assert submissions.counts()["all"] == 0
     assert list(photo_folder.iterdir()) == []

@@ -41,8 +41,8 @@ def test_answers_are_the_bundles_in_the_order_of_the_photos(recogniser: Recognis
     got = ask(recogniser, photos)
     assert [one.answer.labels for one in got] == [answer.labels for answer in expected]
     assert [one.answer.outcome for one in got] == [answer.outcome for answer in expected]
-    assert max(one.together for one in got) > 1
-    assert max(one.together for one in got) <= 8
+    assert max(one.batch_size for one in got) > 1
+    assert max(one.batch_size for one in got) <= 8
     assert all(one.kept is None for one in got)
 
 
@@ -60,7 +60,7 @@ def test_kept_photos_come_as_fresh_jpegs(recogniser: Recogniser, a_photo: bytes)
 
 def test_heavy_photos_are_answered_alone(recogniser: Recogniser, a_photo: bytes) -> None:
     got = ask(recogniser, [a_photo] * 6, heavy=True)
-    assert {one.together for one in got} == {1}
+    assert {one.batch_size for one in got} == {1}
 
 
 def test_nobody_waits_where_nothing_is_to_do(recogniser: Recogniser) -> None:

@@ -32,8 +32,8 @@ _READ_BYTES: Final = 64 << 10
 #: as a read. ``secret``: never needs a token, because the request carries the secret of its submission, and deletion must
 #: remain possible after a token is revoked. ``read``, ``ask``: need a token with ``--tokens-only``; counted as a read, or as a
 #: request.
-Right = Literal["free", "own", "page", "secret", "read", "ask"]
-_RIGHTS: Final[tuple[tuple[str, Right], ...]] = (
+AccessRule = Literal["free", "own", "page", "secret", "read", "ask"]
+_RULES: Final[tuple[tuple[str, AccessRule], ...]] = (
     (r"/healthz|/readyz", "free"),
     (r"/v1/recognise|/metrics|/v1/owner(/.*)?", "own"),
     (r"/v1/submissions/.*", "secret"),
@@ -41,12 +41,12 @@ _RIGHTS: Final[tuple[tuple[str, Right], ...]] = (
     (r"/v1(/.*)?", "ask"),
     (r".*", "page"),
 )
-_OF_PATH: Final = tuple((re.compile(pattern, re.DOTALL), right) for pattern, right in _RIGHTS)
+_OF_PATH: Final = tuple((re.compile(pattern, re.DOTALL), rule) for pattern, rule in _RULES)
 
 
-def right_of(path: str) -> Right:
+def rule_of(path: str) -> AccessRule:
     """Return the access rule of a path."""
-    return next(right for pattern, right in _OF_PATH if pattern.fullmatch(path))
+    return next(rule for pattern, rule in _OF_PATH if pattern.fullmatch(path))
 
 
 class Guard:
@@ -64,14 +64,14 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        right = right_of(scope["path"])
-        if right in ("free", "own"):
+        rule = rule_of(scope["path"])
+        if rule in ("free", "own"):
             await self._app(scope, receive, send)
             return
         resources, about = self._state.resources, scope["fruits"]
-        is_reading = right in ("read", "page")
+        is_reading = rule in ("read", "page")
         found = await caller(resources, about, reading=is_reading)
-        if found is None and resources.config.tokens_only and right in ("read", "ask"):
+        if found is None and resources.config.tokens_only and rule in ("read", "ask"):
             raise HttpError("unauthorised")
         if not is_reading:
             await self._app(scope, receive, send)

@@ -94,16 +94,16 @@ async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: 
     await read_upload(upload, receive, about["headers"], resources.config)
     if upload.count > 1:
         await caller(resources, about, upload.count - 1)
-    wishes = _wishes(scope["query_string"], upload.fields)
-    outcomes = await _outcomes(resources, about, upload, wishes)
+    options = _parse_options(scope["query_string"], upload.fields)
+    outcomes = await _outcomes(resources, about, upload, options)
     good = [outcome for outcome in outcomes if isinstance(outcome, Recognised)]
-    given = await _receipts(resources, good, wishes, about["started"]) if good else []
+    given = await _store(resources, good, options, about["started"]) if good else []
     kept += [receipt for receipt, one in zip(given, good, strict=True) if one.kept is not None]
     receipts = iter(given)
     about["outcomes"] = [one.answer.outcome for one in good]
     total_s = time.perf_counter() - about["started"]
     photos = [
-        _as_json(outcome, next(receipts), total_s, wishes)
+        _as_json(outcome, next(receipts), total_s, options)
         if isinstance(outcome, Recognised)
         else {"name": f"photo {place}", "error": http_errors.said(http_errors.of(outcome))}
         for place, outcome in enumerate(outcomes, 1)
@@ -122,7 +122,7 @@ def _admit(resources: Resources, *, heavy: bool = False) -> None:
         raise HttpError("busy", retry_after_s=wait_s)
 
 
-class _Wishes(NamedTuple):
+class _Options(NamedTuple):
     """The options of a request."""
 
     keep: bool
@@ -144,7 +144,7 @@ class _Wishes(NamedTuple):
         return self.regions or self.box is not None
 
 
-def _wishes(query: bytes, fields: dict[str, str]) -> _Wishes:
+def _parse_options(query: bytes, fields: dict[str, str]) -> _Options:
     """Return the options; form fields take precedence over the query string."""
     asked = parse_qs(query.decode("latin-1"), keep_blank_values=True) if query else {}
     found = {}
@@ -159,7 +159,7 @@ def _wishes(query: bytes, fields: dict[str, str]) -> _Wishes:
     if show and not keep:
         raise HttpError("bad_request", told("detail.show_needs_keep"), status=422)
     regions, again = (found[name] == "true" for name in ("regions", "again"))
-    return _Wishes(keep, show, explain, found["lang"], regions, _box(asked, fields, found), again)
+    return _Options(keep, show, explain, found["lang"], regions, _box(asked, fields, found), again)
 
 
 def _box(asked: dict[str, list[str]], fields: dict[str, str], found: dict[str, str]) -> Box | None:
@@ -178,26 +178,26 @@ def _box(asked: dict[str, list[str]], fields: dict[str, str], found: dict[str, s
 
 
 async def _outcomes(
-    resources: Resources, about: dict[str, Any], upload: Upload, wishes: _Wishes
+    resources: Resources, about: dict[str, Any], upload: Upload, options: _Options
 ) -> list[Recognised | ImageDecodeError]:
     """Return the outcome of each photo; raise if there is only one and it cannot be opened."""
-    if wishes.box is not None and upload.count > 1:
+    if options.box is not None and upload.count > 1:
         raise HttpError("bad_request", told("detail.box_of_one"), status=422)
     seen = [read_header(data) for data in upload.photos]
     refusals = [_refusal(one, resources.config) for one in seen]
     # Photos that are refused anyway do not queue: their error is returned even if the service is busy.
     if not all(refusals):
         heavy = [one.heavy for one, refusal in zip(seen, refusals, strict=True) if refusal is None]
-        _admit(resources, heavy=wishes.in_parts or any(heavy))
+        _admit(resources, heavy=options.in_parts or any(heavy))
     outcomes: list[Any] = [
         refusal
         or resources.recogniser.submit(
             data,
-            keep=wishes.keep,
-            heavy=one.heavy or wishes.in_parts,
-            explain=wishes.explain,
-            regions=wishes.regions,
-            box=wishes.box,
+            keep=options.keep,
+            heavy=one.heavy or options.in_parts,
+            explain=options.explain,
+            regions=options.regions,
+            box=options.box,
         )
         for refusal, one, data in zip(refusals, seen, upload.photos, strict=True)
     ]
@@ -206,7 +206,7 @@ async def _outcomes(
         if isinstance(outcome, BaseException) and not isinstance(outcome, ImageDecodeError):
             raise outcome
         outcomes[place] = outcome
-    charge(resources, about, sum(_decode_s(outcome) for outcome in outcomes), regions=wishes.regions)
+    charge(resources, about, sum(_decode_s(outcome) for outcome in outcomes), regions=options.regions)
     for outcome in outcomes:
         if isinstance(outcome, ImageDecodeError):
             code = http_errors.of(outcome).code
@@ -225,7 +225,7 @@ def _decode_s(outcome: Recognised | ImageDecodeError) -> float:
     """Return the decoding time of a photo: its share of its batch's; with that of looking for regions, if it was asked for."""
     if isinstance(outcome, Recognised):
         looks_s = outcome.infer_s if outcome.regions is not None else 0.0
-        return outcome.decode_s / outcome.together + looks_s
+        return outcome.decode_s / outcome.batch_size + looks_s
     return outcome.decode_s if isinstance(outcome, UnreadableError) else 0.0
 
 
@@ -238,17 +238,17 @@ def _refusal(seen: ImageHeader, config: ServiceConfig) -> ImageDecodeError | Non
     return None
 
 
-async def _receipts(resources: Resources, good: list[Recognised], wishes: _Wishes, started: float) -> list[Receipt]:
+async def _store(resources: Resources, good: list[Recognised], options: _Options, started: float) -> list[Receipt]:
     """Store answers and return their receipts; counting happens later, in the writer's thread."""
 
     def count() -> None:
         telemetry, seconds = resources.telemetry, time.perf_counter() - started
         telemetry.seconds.observe(seconds)
         for one in good:
-            telemetry.batches.inc(1 / one.together)
+            telemetry.batches.inc(1 / one.batch_size)
             for stage, taken_s in (("queue", one.queue_s), ("decode", one.decode_s), ("infer", one.infer_s)):
-                telemetry.stages[stage].inc(taken_s / (1 if stage == "queue" else one.together))
-            if not wishes.is_new:
+                telemetry.stages[stage].inc(taken_s / (1 if stage == "queue" else one.batch_size))
+            if not options.is_new:
                 telemetry.again.inc()
                 continue
             outcome = str(one.answer.outcome)  # never None: photos that were not recognised are errors
@@ -257,7 +257,7 @@ async def _receipts(resources: Resources, good: list[Recognised], wishes: _Wishe
                 outcome, seconds, kept=one.kept is not None, model=one.model.identity, bins=one.bins
             )
 
-    writing = resources.receipts.add([_submission(one, wishes.lang, show=wishes.show) for one in good], count)
+    writing = resources.group_commit.add([_submission(one, options.lang, show=options.show) for one in good], count)
     if any(one.kept is not None for one in good):
         return await resources.undelivered.written(writing)
     return await writing
@@ -280,7 +280,7 @@ def _submission(one: Recognised, lang: str, *, show: bool) -> NewSubmission:
     )
 
 
-def _as_json(one: Recognised, receipt: Receipt, total_s: float, wishes: _Wishes) -> dict[str, Any]:
+def _as_json(one: Recognised, receipt: Receipt, total_s: float, options: _Options) -> dict[str, Any]:
     answer, model = one.answer, one.model
     labels = model.bundle.labels
     similar = [
@@ -295,14 +295,14 @@ def _as_json(one: Recognised, receipt: Receipt, total_s: float, wishes: _Wishes)
     return {
         "id": receipt.id,
         "secret": receipt.secret,
-        **_said(answer, model),
+        **_answer_fields(answer, model),
         "strangeness": _finite(answer.ood_score),  # its name until version 0.1; to be removed in the version after
         "similar": similar,
         "alike": similar,  # its name until version 0.1; to be removed in the version after
         "kept": one.kept is not None,
-        **({"box": _rounded(wishes.box)} if wishes.box is not None else {}),
-        **({"map": _map(one)} if wishes.explain else {}),
-        **({"regions": _regions(one)} if wishes.regions else {}),
+        **({"box": _rounded(options.box)} if options.box is not None else {}),
+        **({"map": _map(one)} if options.explain else {}),
+        **({"regions": _regions(one)} if options.regions else {}),
         "milliseconds": {
             "queue": round(1000 * one.queue_s, 2),
             "decode": round(1000 * one.decode_s, 2),
@@ -312,7 +312,7 @@ def _as_json(one: Recognised, receipt: Receipt, total_s: float, wishes: _Wishes)
     }
 
 
-def _said(answer: Answer, model: Model) -> dict[str, Any]:
+def _answer_fields(answer: Answer, model: Model) -> dict[str, Any]:
     """Return what is said of a photo, or of a region of it."""
     name, line = model.told(answer)
     return {
@@ -344,7 +344,7 @@ def _regions(one: Recognised) -> list[dict[str, Any]] | None:
     """Return the regions; None if the network or the head does not tell."""
     if one.regions is None:
         return None
-    return [{"box": _rounded(region.box), **_said(region.answer, one.model)} for region in one.regions]
+    return [{"box": _rounded(region.box), **_answer_fields(region.answer, one.model)} for region in one.regions]
 
 
 def _map(one: Recognised) -> dict[str, Any] | None:

@@ -114,7 +114,7 @@ _BOX: Final = "Left, top, right and bottom as fractions of the upright photo."
 Side = Annotated[float, Field(ge=0, le=1)]
 
 
-class Said(BaseModel):
+class AnswerBase(BaseModel):
     """What is said of a photo, or of a region of it."""
 
     outcome: Literal["variety", "kind", "probable", "unsure", "unknown"]
@@ -129,13 +129,13 @@ class Said(BaseModel):
     advice: list[Advice]
 
 
-class Region(Said):
+class Region(AnswerBase):
     """A region of a photo with its own answer, as of a photo that shows the region alone."""
 
     box: list[Side] = Field(min_length=4, max_length=4, description=_BOX)
 
 
-class Answer(Said):
+class Answer(AnswerBase):
     """The answer for one photo, or for the part of it that was asked about."""
 
     id: str

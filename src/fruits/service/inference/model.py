@@ -28,7 +28,7 @@ from fruits.storage.sanitising import json_text
 SIMILAR_PHOTOS: Final = 6
 
 
-class Seen(NamedTuple):
+class ModelAnswer(NamedTuple):
     """Result of a bundle for one photo.
 
     Attributes
@@ -132,7 +132,7 @@ class Model:
 
     def recognise(
         self, pixels: NDArray[np.uint8], short_sides: NDArray[np.int64], *, explained: Sequence[bool] = ()
-    ) -> list[Seen | ImageDecodeError]:
+    ) -> list[ModelAnswer | ImageDecodeError]:
         """Recognise n photos; a photo without a usable embedding gets an ``ImageDecodeError``.
 
         Parameters
@@ -149,7 +149,7 @@ class Model:
         else:
             embeddings = self.embedder.embed(pixels)
         good = np.flatnonzero(usable(embeddings))
-        outcomes: list[Seen | ImageDecodeError] = [no_embedding()] * len(pixels)
+        outcomes: list[ModelAnswer | ImageDecodeError] = [no_embedding()] * len(pixels)
         places: dict[int, NDArray[np.float32]] = {}
         if maps is not None:
             asked = [row for row in good.tolist() if explained[row]]
@@ -164,7 +164,7 @@ class Model:
         similar = self.bundle.gallery.nearest(features, SIMILAR_PHOTOS, self.hidden)
         bins = self.bundle.drift.bins(features, np.array([answer.ood_score for answer in found], np.float32))
         for row, answer, near, own_bins in zip(good.tolist(), found, similar, bins, strict=True):
-            outcomes[row] = Seen(answer, near, own_bins, places.get(row))
+            outcomes[row] = ModelAnswer(answer, near, own_bins, places.get(row))
         return outcomes
 
     @property

@@ -67,12 +67,12 @@ class Recognised:
     model : Model
         The model that gave the answer.
     answer, similar, bins, places
-        As in :class:`fruits.service.inference.model.Seen`.
+        As in :class:`fruits.service.inference.model.ModelAnswer`.
     kept : bytes or None
         The photo re-encoded as JPEG, if requested.
     queue_s, decode_s, infer_s : float
         Seconds in the queue, and seconds of decoding and inference of its batch.
-    together : int
+    batch_size : int
         Photos in its batch.
     regions : list of Region or None
         The regions of the photo, if asked for and the network and the head tell where an answer comes from.
@@ -87,7 +87,7 @@ class Recognised:
     queue_s: float
     decode_s: float
     infer_s: float
-    together: int = 1
+    batch_size: int = 1
     regions: list[Region] | None = None
 
 

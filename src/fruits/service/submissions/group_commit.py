@@ -60,7 +60,7 @@ class GroupCommit:
         self._ready = threading.Condition()
         self._closed = False
         self._storing = ThreadPoolExecutor(_STORED_AT_ONCE, "storing")
-        self._thread = threading.Thread(target=self._work, name="receipts", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="group-commit", daemon=True)
         self._thread.start()
 
     def add(
