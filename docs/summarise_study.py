@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from fruits.assessment.study.frontier import frontier
 from fruits.assessment.study.trials import STAGES
-from fruits.report.localisation import Spoken
+from fruits.report.localisation import LocalisedText
 from fruits.report.scaling import Line, Mark, Plot, plot_checked, plot_plans, plot_rates
 from fruits.report.study import Measured, lay_out
 
@@ -214,8 +214,8 @@ def svg(plot: Plot, across: str, down: str) -> str:
     return "\n".join([*made, "</svg>"]) + "\n"
 
 
-def _plain(text: str) -> Spoken:
-    return Spoken({"en": Markup(escape(text))})  # noqa: S704 - escaped just now
+def _plain(text: str) -> LocalisedText:
+    return LocalisedText({"en": Markup(escape(text))})  # noqa: S704 - escaped just now
 
 
 def _cells(*cells: str) -> str:

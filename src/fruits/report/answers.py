@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from fruits.report.localisation import Spoken, decimal, plain, say, share
+from fruits.report.localisation import LocalisedText, decimal, plain, say, share
 from fruits.report.sums import Sum, lay_out
 
 # Radii of the dots, in pixels: the smallest remains visible, the largest hides no neighbour.
@@ -27,7 +27,7 @@ class Answers:
     sum: Sum
     outcomes: Sequence[Mapping[str, Any]]
     accepted: float | None
-    limits: Sequence[Spoken]
+    limits: Sequence[LocalisedText]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Coverage:
         The thresholds of certain and of probable answers.
     rows : Sequence[tuple[str, float, float]]
         The same in numbers: key, coverage, precision.
-    text, description : Spoken
+    text, description : LocalisedText
     """
 
     line: str
@@ -63,8 +63,8 @@ class Coverage:
     asked: float
     points: Sequence[Point]
     rows: Sequence[tuple[str, float, float | None]]
-    text: Spoken
-    description: Spoken
+    text: LocalisedText
+    description: LocalisedText
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Calibration:
     errors: Sequence[CalibrationError]
     dots: Sequence[Dot]
     bins: Sequence[Mapping[str, Any]]
-    temperature: Spoken | None
+    temperature: LocalisedText | None
 
 
 def view_answers(record: Mapping[str, Any]) -> Answers | None:
@@ -135,7 +135,7 @@ def view_coverage(record: Mapping[str, Any]) -> Coverage | None:
         points = [replace(points[1], name="both")]
     steps = round(10 * (1 - lowest))
     levels = [1 - tenth / 10 for tenth in range(steps + 1)] if steps > 1 else [1 - step / 50 for step in range(6)]
-    spoken = {f"{name}_{key}": share(point[key]) for name, point in chosen.items() for key in ("coverage", "precision")}
+    texts = {f"{name}_{key}": share(point[key]) for name, point in chosen.items() for key in ("coverage", "precision")}
     return Coverage(
         line=" ".join(f"{100 * point['coverage']:.2f},{down(point['precision']):g}" for point in curve),
         levels=[(down(level), level) for level in levels],
@@ -143,7 +143,7 @@ def view_coverage(record: Mapping[str, Any]) -> Coverage | None:
         points=points,
         rows=[(name, point["coverage"], point["precision"]) for name, point in chosen.items()],
         text=say("coverage_text", photos=coverage["photos"], wanted=share(wanted), sure=share(1 - (1 - wanted) / 3)),
-        description=say("coverage_desc", **spoken),
+        description=say("coverage_desc", **texts),
     )
 
 
@@ -167,10 +167,10 @@ def view_calibration(record: Mapping[str, Any]) -> Calibration | None:
     )
 
 
-def _limits(thresholds: Mapping[str, Any]) -> list[Spoken]:
+def _limits(thresholds: Mapping[str, Any]) -> list[LocalisedText]:
     """Return every threshold of the record as a sentence, in the order in which they are applied."""
     two_digits = partial(decimal, digits=2)
-    said: Mapping[str, Callable[[float], Spoken]] = {
+    said: Mapping[str, Callable[[float], LocalisedText]] = {
         "variety": share,
         "kind": share,
         "probable": share,
@@ -180,11 +180,11 @@ def _limits(thresholds: Mapping[str, Any]) -> list[Spoken]:
         "small": plain,
     }
     sentences = []
-    for name, spoken in said.items():
+    for name, texts in said.items():
         value = thresholds.get(name)
         never = {"variety": 1.0, "kind": 1.0, "probable": min(1.0, thresholds.get("kind") or 1.0) - 1e-9}.get(name)
         if value is not None and not (never is not None and value > never):
-            sentences.append(say(f"limit_{name}", value=spoken(value), n=spoken(value)))
+            sentences.append(say(f"limit_{name}", value=texts(value), n=texts(value)))
         elif name in thresholds and name in ("variety", "kind", "probable", "unknown"):
             sentences.append(say(f"limit_{name}_none"))
     return sentences
@@ -199,7 +199,7 @@ def _dot(row: Mapping[str, Any], most: int) -> Dot:
     )
 
 
-def _temperature(calibration: Mapping[str, Any]) -> Spoken | None:
+def _temperature(calibration: Mapping[str, Any]) -> LocalisedText | None:
     """Return a sentence on the effect of temperature scaling."""
     temperature, photos = (
         calibration.get("temperature"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fruits.report.document import assemble, data_uri
-from fruits.report.localisation import Spoken, decimal, known, say
+from fruits.report.localisation import LocalisedText, decimal, known, say
 from fruits.report.sums import sums_of
 
 _SORTS = ("exact_duplicate", "near_duplicate", "label", "blurred", "dark", "odd_size", "unreadable")
@@ -35,7 +35,7 @@ class Photo:
         From the catalogue.
     picture : str or None
         A data URI; None if there is no thumbnail.
-    facts : Sequence[Spoken]
+    facts : Sequence[LocalisedText]
         The measured values for which it was flagged.
     """
 
@@ -44,7 +44,7 @@ class Photo:
     label: str
     split: str
     picture: str | None
-    facts: Sequence[Spoken] = ()
+    facts: Sequence[LocalisedText] = ()
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _finding(name: str, record: Mapping[str, Any], thumbnails: Mapping[str, byte
     return Finding(name, counts, len(rows), photos=photos)
 
 
-def _photo(row: Mapping[str, Any], thumbnails: Mapping[str, bytes], *, facts: Sequence[Spoken] = ()) -> Photo:
+def _photo(row: Mapping[str, Any], thumbnails: Mapping[str, bytes], *, facts: Sequence[LocalisedText] = ()) -> Photo:
     """Return a photo of the record with its thumbnail."""
     uri = str(row["uri"])
     thumbnail = thumbnails.get(uri)
@@ -190,7 +190,7 @@ def _label_error(row: Mapping[str, Any], thumbnails: Mapping[str, bytes]) -> Lab
     )
 
 
-def _facts(name: str, row: Mapping[str, Any]) -> list[Spoken]:
+def _facts(name: str, row: Mapping[str, Any]) -> list[LocalisedText]:
     """Return the measured values of a single photo."""
     if name == "odd_size":
         return [known("why", row.get("why")), say("pixels", width=row["width"], height=row["height"])]

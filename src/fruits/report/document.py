@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from fruits.messages import LANGUAGES, catalogue
 from fruits.report.localisation import (
-    Spoken,
+    LocalisedText,
     count,
     decimal,
     duration,
@@ -34,14 +34,14 @@ from fruits.report.localisation import (
 from fruits.storage.sanitising import json_text
 
 
-def assemble(template: str, *, titles: Spoken, **values: object) -> str:
+def assemble(template: str, *, titles: LocalisedText, **values: object) -> str:
     """Return a complete HTML document.
 
     Parameters
     ----------
     template : str
         A template that extends ``base.html.j2``.
-    titles : Spoken
+    titles : LocalisedText
         The document's title; must not contain untrusted text.
     **values : object
         Variables of the template.
@@ -147,13 +147,13 @@ def _icon() -> str:
     return "data:image/svg+xml;base64," + b64encode(_asset("leaf.svg").strip().encode()).decode()
 
 
-def _photos_of_split(evaluated: Mapping[str, Any]) -> Spoken:
+def _photos_of_split(evaluated: Mapping[str, Any]) -> LocalisedText:
     """Return the name for photos of a split, such as "test photos"."""
     key = f"photos_of_{evaluated['split']}"
     return say(key if has_message(key) else "whole_photos", n=count(evaluated["photos"]))
 
 
-def _setting(value: object) -> Spoken | Markup:
+def _setting(value: object) -> LocalisedText | Markup:
     """Return a configured value: numbers in the format of the language, everything else unchanged."""
     if value is None:
         return say("config_unset")

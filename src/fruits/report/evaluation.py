@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fruits.learning.neighbours import LEAK_LIMIT
-from fruits.report.localisation import Spoken, has_message, say
+from fruits.report.localisation import LocalisedText, has_message, say
 
 # Possible starts of the axis, and the distance of ticks: accuracies are close to 1, where a percentage point matters.
 _AXES = ((0.95, 0.01), (0.9, 0.02), (0.8, 0.05), (0.5, 0.1), (0.0, 0.25))
@@ -47,7 +47,7 @@ class Protocol:
     ----------
     name : str
         Its message key, without the prefix.
-    facts : Sequence[Spoken]
+    facts : Sequence[LocalisedText]
         Numbers of photos, groups and folds.
     seen : bool
         The network was trained on these photos: there is no score.
@@ -60,7 +60,7 @@ class Protocol:
     """
 
     name: str
-    facts: Sequence[Spoken]
+    facts: Sequence[LocalisedText]
     seen: bool
     label: Score
     kind: Score
@@ -168,7 +168,7 @@ def _protocol(row: Mapping[str, Any], begin: float) -> Protocol:
     return Protocol(row["protocol"], _facts(row), bool(row.get("seen")), label, kind, row.get("leakage"), few)
 
 
-def _facts(row: Mapping[str, Any]) -> list[Spoken]:
+def _facts(row: Mapping[str, Any]) -> list[LocalisedText]:
     """Return the number of test photos, how they are grouped, and how many were left out."""
     facts = [say("n_photos", n=row["photos"])]
     name = "sequence" if row.get("grouped_by") == "film" else str(row.get("grouped_by"))  # film: in older records

@@ -1,7 +1,7 @@
 """Localisation of the report: sentences, numbers and times in every language.
 
-A :class:`Spoken` holds one form per language and writes all of them into the page; the stylesheet shows one. So the page switches
-language without a network and is readable in English without JavaScript. Sentences come from the message catalogues
+A :class:`LocalisedText` holds one form per language and writes all of them into the page; the stylesheet shows one. So the page
+switches language without a network and is readable in English without JavaScript. Sentences come from the message catalogues
 (:mod:`fruits.messages`), under ``report.*``; they are inserted as text, never as HTML, so that translations cannot add markup.
 """
 
@@ -23,12 +23,12 @@ from fruits.messages import LANGUAGES, SOURCE, catalogue
 UNKNOWN = Markup("\N{EN DASH}")
 
 # Joiners affect the shape of letters and emoji and are kept; other invisible characters are replaced.
-_HARMLESS_FORMAT_CHARACTERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
+_KEPT_FORMAT_CHARACTERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 _INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 @dataclass(frozen=True)
-class Spoken:
+class LocalisedText:
     """A text in every language of the report.
 
     Parameters
@@ -65,7 +65,7 @@ def visible(text: str) -> str:
         return text
     return "".join(
         "\N{REPLACEMENT CHARACTER}"
-        if unicodedata.category(character) in _INVISIBLE_CATEGORIES and character not in _HARMLESS_FORMAT_CHARACTERS
+        if unicodedata.category(character) in _INVISIBLE_CATEGORIES and character not in _KEPT_FORMAT_CHARACTERS
         else character
         for character in text
     )
@@ -76,7 +76,7 @@ def quoted(text: object) -> Markup:
     return Markup("<bdi>{}</bdi>").format(escape(visible(str(text))))
 
 
-def say(key: str, /, **values: object) -> Spoken:
+def say(key: str, /, **values: object) -> LocalisedText:
     """Return the message ``report.key`` in every language.
 
     Parameters
@@ -84,14 +84,14 @@ def say(key: str, /, **values: object) -> Spoken:
     key : str
         Must be in the catalogue.
     **values : object
-        Values of its placeholders: an int is a count, a :class:`Spoken` is inserted in the sentence's language, anything
+        Values of its placeholders: an int is a count, a :class:`LocalisedText` is inserted in the sentence's language, anything
         else is untrusted text. ``n`` selects singular or plural.
     """
-    spoken = {name: _as_spoken(value) for name, value in values.items()}
-    quantity = spoken["n"].quantity if "n" in spoken else None
+    texts = {name: _localised(value) for name, value in values.items()}
+    quantity = texts["n"].quantity if "n" in texts else None
 
     def sentence(language: str) -> Markup:
-        fields = {name: value.forms[language] for name, value in spoken.items()}
+        fields = {name: value.forms[language] for name, value in texts.items()}
         return _as_html(catalogue(language).pattern(f"report.{key}", quantity)).format(**fields)
 
     return _in_every_language(sentence)
@@ -102,30 +102,30 @@ def has_message(key: str) -> bool:
     return f"report.{key}" in catalogue(SOURCE)
 
 
-def known(prefix: str, name: object) -> Spoken:
+def known(prefix: str, name: object) -> LocalisedText:
     """Return the translation of a name from a fixed list; an unknown name is shown unchanged, as untrusted text."""
     key = f"{prefix}_{str(name).replace(' ', '_').replace('-', '_')}"
-    return say(key) if has_message(key) else _as_spoken(str(name))
+    return say(key) if has_message(key) else _localised(str(name))
 
 
-def count(value: int) -> Spoken:
+def count(value: int) -> LocalisedText:
     """Format an integer with grouped thousands: 12,345 or 12 345."""
     return _in_every_language(lambda language: _number(value, 0, language), value)
 
 
-def decimal(value: float | None, digits: int = 4) -> Spoken:
+def decimal(value: float | None, digits: int = 4) -> LocalisedText:
     """Format a number with a fixed number of decimals; a dash if it is missing."""
     if not _is_number(value):
         return _dash()
     return _in_every_language(lambda language: _number(value, digits, language), value)
 
 
-def plain(value: float) -> Spoken:
+def plain(value: float) -> LocalisedText:
     """Format a setting in its shortest form: 0.1, 10, 1e-05."""
     return _in_every_language(lambda language: escape(catalogue(language).marked(f"{value:g}")), value)
 
 
-def share(value: float | None, digits: int = 1) -> Spoken:
+def share(value: float | None, digits: int = 1) -> LocalisedText:
     """Format a fraction in per cent, with enough decimals that only 1 is shown as 100 % and only 0 as 0 %."""
     if not _is_number(value):
         return _dash()
@@ -134,7 +134,7 @@ def share(value: float | None, digits: int = 1) -> Spoken:
     return _in_every_language(lambda language: escape(catalogue(language).percent(value, digits)), value)
 
 
-def duration(seconds: float | None) -> Spoken:
+def duration(seconds: float | None) -> LocalisedText:
     """Format a duration with suitable precision: 0.05 s, 14.1 s, 3 min 12 s, 2 h 05 min."""
     if not _is_number(seconds):
         return _dash()
@@ -148,12 +148,12 @@ def duration(seconds: float | None) -> Spoken:
     return _in_every_language(lambda _: Markup(text), seconds)  # noqa: S704 - digits and units
 
 
-def moment(iso: str) -> Spoken:
+def moment(iso: str) -> LocalisedText:
     """Format a point in time given in ISO 8601; other text is shown unchanged."""
     try:
         when = datetime.fromisoformat(iso)
     except ValueError:
-        return _as_spoken(iso)
+        return _localised(iso)
     zone = {"": "", "UTC": " UTC", "UTC+00:00": " UTC"}.get(when.tzname() or "", f" {when.tzname()}")
 
     def written(language: str) -> Markup:
@@ -169,14 +169,14 @@ def _as_html(pattern: str) -> Markup:
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(pattern))))  # noqa: S704 - escaped just now
 
 
-def _in_every_language(form: Callable[[str], Markup], quantity: float | None = None) -> Spoken:
+def _in_every_language(form: Callable[[str], Markup], quantity: float | None = None) -> LocalisedText:
     """Return the text with one form per language."""
-    return Spoken({language: form(language) for language in LANGUAGES}, quantity)
+    return LocalisedText({language: form(language) for language in LANGUAGES}, quantity)
 
 
-def _as_spoken(value: object) -> Spoken:
-    """Convert a placeholder's value to a :class:`Spoken`."""
-    if isinstance(value, Spoken):
+def _localised(value: object) -> LocalisedText:
+    """Convert a placeholder's value to a :class:`LocalisedText`."""
+    if isinstance(value, LocalisedText):
         return value
     if isinstance(value, int):
         return count(value)
@@ -184,7 +184,7 @@ def _as_spoken(value: object) -> Spoken:
     return _in_every_language(lambda _: text)
 
 
-def _dash() -> Spoken:
+def _dash() -> LocalisedText:
     """Return a dash, for a missing number."""
     return _in_every_language(lambda _: UNKNOWN)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fruits.learning.metrics import FEWEST_PHOTOS
-from fruits.report.localisation import Spoken, say
+from fruits.report.localisation import LocalisedText, say
 
 #: A label with fewer right answers than this share of its photos is named; of fewer photos, nothing is said.
 _WEAK: Final = 0.5
@@ -24,7 +24,7 @@ class Step:
 
     Parameters
     ----------
-    text : Spoken
+    text : LocalisedText
     label, other : str
         Labels that it is about, shown behind the text.
     command : str
@@ -33,7 +33,7 @@ class Step:
         Id of the section with the details.
     """
 
-    text: Spoken
+    text: LocalisedText
     label: str = ""
     other: str = ""
     command: str = ""

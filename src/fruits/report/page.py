@@ -16,7 +16,7 @@ from fruits.report.answers import view_answers, view_calibration, view_coverage
 from fruits.report.curve import plot_variance
 from fruits.report.document import assemble, compile_templates, data_uri
 from fruits.report.evaluation import Evaluation, Protocol, view_evaluation
-from fruits.report.localisation import Spoken, count, say, share
+from fruits.report.localisation import LocalisedText, count, say, share
 from fruits.report.next_steps import command_on_results, next_steps
 from fruits.report.sums import sums_of
 from fruits.report.timeline import view_timeline
@@ -187,7 +187,7 @@ def _headline(record: Mapping[str, Any], evaluation: Evaluation | None) -> Headl
     )
 
 
-def _title(record: Mapping[str, Any], headline: Headline | None) -> Spoken:
+def _title(record: Mapping[str, Any], headline: Headline | None) -> LocalisedText:
     """Return the document's title, which contains only numbers as values."""
     if headline is None:
         return say("title")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fruits.report.document import assemble
-from fruits.report.localisation import Spoken, decimal, plain, say
+from fruits.report.localisation import LocalisedText, decimal, plain, say
 from fruits.report.study import ticks_within
 from fruits.report.timeline import round_steps
 
@@ -47,8 +47,8 @@ class Plot:
 
     marks: Sequence[Mark]
     lines: Sequence[Line]
-    across: Sequence[tuple[float, Spoken]]
-    down: Sequence[tuple[float, Spoken]]
+    across: Sequence[tuple[float, LocalisedText]]
+    down: Sequence[tuple[float, LocalisedText]]
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def plot_plans(plans: Sequence[Mapping[str, Any]]) -> Plot:
     )
 
 
-def _money(value: float) -> Spoken:
+def _money(value: float) -> LocalisedText:
     return decimal(value, 0 if value >= 10 else 2)
 
 

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fruits.storage.schemas import WORK
-from fruits.storage.spool import ROWS_PER_BATCH, Spool, Words, is_sorted, spans
+from fruits.storage.spool import ROWS_PER_BATCH, Spool, TextColumn, is_sorted, spans
 from fruits.storage.table import EmbeddingTable, File, Snapshot
 
 #: Rows of a chunk; with fewer, merging moments would cost more than the matrix products when d is large.
@@ -304,7 +304,7 @@ def find(photos: Spool, keys: pa.Table) -> NDArray[Any]:
     order = None if is_sorted(uris) else pc.sort_indices(uris)
     if order is not None:
         uris, versions = uris.take(order), versions.take(order)
-    words = Words(uris)
+    words = TextColumn(uris)
     for number, (least, largest) in enumerate(photos.ranges):
         start = bisect_left(words, least)
         count = bisect_right(words, largest, start) - start

@@ -270,7 +270,7 @@ class _Head:
         """Take the rows up to a key, inclusive; all rows without one."""
         rows = self._rows
         assert rows is not None  # noqa: S101 - filled
-        count = len(rows) if end is None else bisect_right(Words(rows[self._key]), end)
+        count = len(rows) if end is None else bisect_right(TextColumn(rows[self._key]), end)
         self._rows = rows.slice(count)
         if count < len(rows):
             self.first = rows[self._key][count].as_py()
@@ -285,8 +285,8 @@ def spans(ascending: NDArray[Any]) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], len(ascending)][: len(starts)], strict=True))
 
 
-class Words(Sequence[str]):
-    """A column of text as a sequence for :mod:`bisect`. Python and Arrow sort text alike, by code points."""
+class TextColumn(Sequence[str]):
+    """A column of text as a sequence for :mod:`bisect`. Python and Arrow order text in the same way, by code points."""
 
     def __init__(self, column: pa.Array | pa.ChunkedArray) -> None:
         self._column = column

@@ -114,14 +114,14 @@ def compact(stored: EmbeddingTable) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Dead:
+class UnusedFiles:
     """Files that no state of the table names any more."""
 
     keys: list[str]
     size_bytes: int
 
 
-def vacuum(stored: EmbeddingTable, *, dry_run: bool = False) -> Dead:
+def vacuum(stored: EmbeddingTable, *, dry_run: bool = False) -> UnusedFiles:
     """Delete the files that the table does not name, whenever they were written; with ``dry_run``, only list them.
 
     A run that is computing embeddings notices and computes its last uncommitted ones again. A reader of an older state fails with
@@ -143,7 +143,7 @@ def vacuum(stored: EmbeddingTable, *, dry_run: bool = False) -> Dead:
         for path, _ in pieces:
             path.unlink(missing_ok=True)
         stored.checkpoint()
-    return Dead([*dead, *(stored.key(path.name) for path, _ in pieces)], size + sum(size for _, size in pieces))
+    return UnusedFiles([*dead, *(stored.key(path.name) for path, _ in pieces)], size + sum(size for _, size in pieces))
 
 
 def _pieces(stored: EmbeddingTable) -> Iterator[tuple[Path, int]]:

@@ -25,7 +25,7 @@ from fruits.training import run_record as records
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
+class EarlierRun:
     """A complete run of the same identity; it is not removed while this object lives.
 
     Attributes
@@ -39,7 +39,7 @@ class Before:
     _kept: Held | None
 
 
-def same(out: Objects, identity: str, catalogue: Listed) -> Before | None:
+def find_same(out: Objects, identity: str, catalogue: Listed) -> EarlierRun | None:
     """Return a complete run with this identity and these photos, the current one if it is one; None if there is none.
 
     Parameters
@@ -54,7 +54,7 @@ def same(out: Objects, identity: str, catalogue: Listed) -> Before | None:
         folder = under(out.root, key_of(name))
         kept = keep(folder)
         if record := _whole(folder, identity, catalogue):
-            return Before(name, record, kept)
+            return EarlierRun(name, record, kept)
         if kept is not None:  # frames of handled errors may live on, and the lock with them
             kept.release()
     return None

@@ -152,7 +152,7 @@ def run(
             return {"run": name, "current": now}
 
         def as_before() -> dict[str, Any] | None:
-            same = finished.same(objects, job.identity, job.catalogue.listed)
+            same = finished.find_same(objects, job.identity, job.catalogue.listed)
             if same is None:
                 return None
             now = publishing.current(objects) == same.name or (
