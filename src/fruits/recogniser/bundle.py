@@ -54,7 +54,7 @@ from fruits.recogniser.gallery import Gallery
 from fruits.recogniser.knowledge import look_alikes
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage.objects import Objects, is_remote, reach
-from fruits.storage.runs import keep
+from fruits.storage.runs import lock_run
 from fruits.storage.sanitising import json_text
 
 #: Largest difference of probabilities between batch, bundle and single graph for a photo: float32 sums in different order.
@@ -94,7 +94,7 @@ class Bundle:
 
     def __init__(self, root: str, manifest: dict[str, Any], files: dict[str, bytes]) -> None:
         self.root = root
-        self._kept = keep(root)
+        self._lock = lock_run(root)
         self.manifest = manifest
         self.labels: list[str] = manifest["labels"]
         self.card: Card = parse_card(manifest["backbone"])
@@ -130,8 +130,8 @@ class Bundle:
 
     def release(self) -> None:
         """Let its run be removed by others while it is open; then :attr:`model_file` may be gone, all else is in memory."""
-        if self._kept is not None:
-            self._kept.release()
+        if self._lock is not None:
+            self._lock.release()
 
     @property
     def network(self) -> bytes:

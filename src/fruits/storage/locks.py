@@ -12,14 +12,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-class Held:
+class FolderLock:
     """A lock on a folder, held until :meth:`release` or the end of this object or process."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
-    def __reduce__(self) -> tuple[type[Held], tuple[int]]:
-        return Held, (-1,)  # a lock stays with its process
+    def __reduce__(self) -> tuple[type[FolderLock], tuple[int]]:
+        return FolderLock, (-1,)  # a lock stays with its process
 
     def is_at(self, path: str | Path) -> bool:
         """Return whether a path is still the folder that was locked, not moved or replaced since."""
@@ -38,12 +38,12 @@ class Held:
     __del__ = release
 
 
-def hold(folder: str | Path, *, alone: bool = False, wait: bool = False) -> Held | None:
-    """Lock a folder: shared with other readers, or ``alone``.
+def lock_folder(folder: str | Path, *, exclusive: bool = False, wait: bool = False) -> FolderLock | None:
+    """Lock a folder: shared with other readers, or ``exclusive``.
 
     Returns
     -------
-    Held or None
+    FolderLock or None
         None if another process holds it in a way that excludes this one, or there is no such folder.
     """
     try:
@@ -51,21 +51,21 @@ def hold(folder: str | Path, *, alone: bool = False, wait: bool = False) -> Held
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         os.close(descriptor)
         return None
     except OSError:  # a file system that knows no locks
         pass
-    return Held(descriptor)
+    return FolderLock(descriptor)
 
 
 @contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Wait for a folder and hold it alone."""
-    held = hold(folder, alone=True, wait=True)
+    """Wait for a folder and lock it exclusively."""
+    lock = lock_folder(folder, exclusive=True, wait=True)
     try:
         yield
     finally:
-        if held is not None:
-            held.release()
+        if lock is not None:
+            lock.release()

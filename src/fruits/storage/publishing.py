@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from fruits.errors import StoreError
-from fruits.storage.locks import Held, hold
+from fruits.storage.locks import FolderLock, lock_folder
 from fruits.storage.objects import Objects, under
 from fruits.storage.processes import has_ended, this_process
 from fruits.storage.runs import (
@@ -61,8 +61,8 @@ class Attempt:
         Its folder.
     """
 
-    def __init__(self, out: Objects, name: str, held: Held | None) -> None:
-        self._out, self.name, self._held = out, name, held
+    def __init__(self, out: Objects, name: str, lock: FolderLock | None) -> None:
+        self._out, self.name, self._lock = out, name, lock
         self._complete = False
         self.objects = Objects(under(out.root, key_of(name)))
 
@@ -87,8 +87,8 @@ class Attempt:
 
     def release(self) -> None:
         """Give up the lock of the folder."""
-        if self._held is not None:
-            self._held.release()
+        if self._lock is not None:
+            self._lock.release()
 
 
 @contextmanager
@@ -127,11 +127,11 @@ def _claim(out: Objects, identity: str) -> Attempt:
         if name in taken or not out.put_if_absent(f"{key_of(name)}/{_WRITER}", json_text(this_process()).encode()):
             continue
         folder = out.local_path(key_of(name))
-        held = hold(folder, wait=True) if folder else None
-        if folder and (held is None or not held.is_at(folder)):
+        lock = lock_folder(folder, wait=True) if folder else None
+        if folder and (lock is None or not lock.is_at(folder)):
             continue  # taken for a leftover in the instant before it was locked
         if out.stat(f"{key_of(name)}/{RECORD}") is None:
-            return Attempt(out, name, held)
+            return Attempt(out, name, lock)
         out.delete(f"{key_of(name)}/{_WRITER}")  # another run has finished it in the meantime
 
 
@@ -252,17 +252,17 @@ def _alone(out: Objects, name: str, folder: _Folder) -> Iterator[bool]:
     """Yield whether nobody writes a run any more; on disk nobody can begin to in the meantime."""
     writer = out.read_if_present(f"{key_of(name)}/{_WRITER}") if folder.has_writer else None
     path = out.local_path(key_of(name))
-    held = hold(path, alone=True) if path else None
+    lock = lock_folder(path, exclusive=True) if path else None
     try:
         if writer is not None and has_ended(writer):
             yield True  # a process that it forked may still have the lock
         elif path is None:
             yield time.time() - folder.newest_s > _PATIENCE_S
         else:
-            yield held is not None and (writer is not None or not _is_new(path))
+            yield lock is not None and (writer is not None or not _is_new(path))
     finally:
-        if held is not None:
-            held.release()
+        if lock is not None:
+            lock.release()
 
 
 def _is_new(path: Path) -> bool:
@@ -287,8 +287,8 @@ def remove(out: Objects, name: str) -> bool:
         If something cannot be removed.
     """
     folder = out.local_path(key_of(name))
-    held = hold(folder, alone=True) if folder else None
-    if folder and held is None:
+    lock = lock_folder(folder, exclusive=True) if folder else None
+    if folder and lock is None:
         return not folder.is_dir()
     try:
         # In this order: a run that is published now was current before.
@@ -296,8 +296,8 @@ def remove(out: Objects, name: str) -> bool:
             return False
         _remove(out, name)
     finally:
-        if held is not None:
-            held.release()
+        if lock is not None:
+            lock.release()
     return True
 
 

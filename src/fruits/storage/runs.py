@@ -18,7 +18,7 @@ from typing import Final
 
 from fruits.errors import StoreError
 from fruits.storage.local import RefusedFileError, read_plain
-from fruits.storage.locks import Held, hold
+from fruits.storage.locks import FolderLock, lock_folder
 from fruits.storage.objects import Objects, is_remote, opened, under
 from fruits.storage.sanitising import json_text, printable
 
@@ -190,7 +190,7 @@ def stored_pointer(out: str) -> bytes | None:
         ) from exc
 
 
-def keep(folder: str) -> Held | None:
+def lock_run(folder: str) -> FolderLock | None:
     """Keep a run from being removed while it is in use, as long as the returned object lives.
 
     Other processes of this machine see it. In a bucket nobody is kept from anything.
@@ -203,4 +203,4 @@ def keep(folder: str) -> Held | None:
     run = _run_of(folder)
     if is_remote(run) or not is_name(run.rpartition("/")[2]):
         return None
-    return hold(run)
+    return lock_folder(run)

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from fruits.errors import counted
 from fruits.storage.inventory import ROWS_PER_CHUNK, Inventory
-from fruits.storage.locks import Held, hold
+from fruits.storage.locks import FolderLock, lock_folder
 from fruits.storage.objects import AbsentError
 from fruits.storage.private import make_private_folder
 from fruits.storage.table import LOG, DamagedError, EmbeddingTable, File, Snapshot, epoch_of
@@ -34,15 +34,15 @@ _PIECE: Final = re.compile(r".+\.parquet#\d+")
 _UNFINISHED_S: Final = 600.0
 
 
-def keep(stored: EmbeddingTable) -> Held | None:
+def lock_table(stored: EmbeddingTable) -> FolderLock | None:
     """Keep other processes of this machine from removing the table as a whole, as long as the returned object lives."""
     if (folder := stored.objects.local_path(stored.prefix)) is None:
         return None
     while True:
         make_private_folder(folder)
-        held = hold(folder, wait=True)
-        if held is None or held.is_at(folder):
-            return held
+        lock = lock_folder(folder, wait=True)
+        if lock is None or lock.is_at(folder):
+            return lock
 
 
 def remove_needless(stored: EmbeddingTable, inventory: Inventory) -> int:

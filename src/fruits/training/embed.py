@@ -35,12 +35,12 @@ from fruits.photos.reading.access import Access
 from fruits.photos.reading.samples import typical_side, white_backdrops
 from fruits.storage import schemas
 from fruits.storage.inventory import Inventory, plan, take, uncommitted
-from fruits.storage.locks import Held
+from fruits.storage.locks import FolderLock
 from fruits.storage.objects import AbsentError, ObjectInfo, Objects
 from fruits.storage.sanitising import json_text
 from fruits.storage.spool import Spool
 from fruits.storage.table import EmbeddingTable, File
-from fruits.storage.upkeep import keep, remove_needless, repair
+from fruits.storage.upkeep import lock_table, remove_needless, repair
 
 #: File beside the embeddings that lists the network's training photos, as named by its card.
 TRAINING_PHOTOS: Final = "training_photos"
@@ -55,14 +55,14 @@ _LIKE: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A prepared embedding job: the network as a file for workers, and the table, which stays while ``kept`` lives."""
+    """A prepared embedding job: the network as a file for workers, and the table, which stays while ``lock`` lives."""
 
     card: Card
     preprocessing: Preprocessing
     model: ModelFile
     stored: EmbeddingTable
     device: str = "cpu"
-    kept: Held | None = None
+    lock: FolderLock | None = None
 
 
 def catalogued(config: RunConfig, progress: Progress) -> Catalogue:
@@ -124,13 +124,13 @@ def prepare(config: RunConfig, network: Network, catalogue: Catalogue, objects: 
     backbone, device = network.backbone, network.device
     preprocessing = _preprocessing(config, backbone, catalogue, objects)
     stored = EmbeddingTable(config.out, f"embeddings/{computation_id(backbone.card, preprocessing, device)}")
-    kept = keep(stored)
+    lock = lock_table(stored)
     if network.seen is not None:
         objects.write(f"{stored.prefix}/{TRAINING_PHOTOS}", network.seen.astype(">u8").tobytes())
     model = _prepared_model(objects, backbone, preprocessing, stored.prefix)
     if unlike := _unlike(backbone.card, catalogue):
         catalogue.warnings.append(unlike)
-    return Prepared(backbone.card, preprocessing, model, stored, device, kept)
+    return Prepared(backbone.card, preprocessing, model, stored, device, lock)
 
 
 def embed(

@@ -15,9 +15,9 @@ from fruits.errors import BundleError, ConfigError, StoreError, command
 from fruits.recogniser import bundle as bundles
 from fruits.storage import publishing
 from fruits.storage.listed import Listed
-from fruits.storage.locks import Held
+from fruits.storage.locks import FolderLock
 from fruits.storage.objects import Objects, is_remote, reach, under
-from fruits.storage.runs import RECORD, REPORT, Place, keep, key_of, stored_pointer
+from fruits.storage.runs import RECORD, REPORT, Place, key_of, lock_run, stored_pointer
 from fruits.storage.sanitising import printable
 from fruits.storage.schemas import CATALOGUE
 from fruits.storage.spool import ROWS_PER_BATCH
@@ -36,7 +36,7 @@ class EarlierRun:
 
     name: str
     record: dict[str, Any]
-    _kept: Held | None
+    _lock: FolderLock | None
 
 
 def find_same(out: Objects, identity: str, catalogue: Listed) -> EarlierRun | None:
@@ -52,11 +52,11 @@ def find_same(out: Objects, identity: str, catalogue: Listed) -> EarlierRun | No
     current = publishing.current(out)
     for name in sorted(publishing.finished(out, of=identity), key=lambda name: (name != current, name)):
         folder = under(out.root, key_of(name))
-        kept = keep(folder)
+        lock = lock_run(folder)
         if record := _whole(folder, identity, catalogue):
-            return EarlierRun(name, record, kept)
-        if kept is not None:  # frames of handled errors may live on, and the lock with them
-            kept.release()
+            return EarlierRun(name, record, lock)
+        if lock is not None:  # frames of handled errors may live on, and the lock with them
+            lock.release()
     return None
 
 
@@ -127,12 +127,12 @@ def use(path: str, run: str) -> str:
     """
     out, since = _opened(path), datetime.now(UTC).isoformat(timespec="microseconds")
     name = _chosen(out, run)
-    kept = keep(under(out.root, key_of(name)))
+    lock = lock_run(under(out.root, key_of(name)))
     bundles.load(under(out.root, key_of(name)))  # a damaged run does not become the current one
     if publishing.current(out) != name and not publishing.point(out, name, since, stored_pointer(out.root)):
         raise StoreError(f"another run became current in '{path}' at the same moment; look with 'fruits runs {path}'")
     publishing.tidy(out)
-    del kept
+    del lock
     return name
 
 
@@ -189,10 +189,10 @@ def _equal(file: Any, catalogue: Listed) -> bool:
     parquet = pq.ParquetFile(file, pre_buffer=False)
     if parquet.metadata.num_rows != catalogue.num_rows:
         return False
-    names, held = ["uri", "version"], pa.schema([CATALOGUE.field(name) for name in ("uri", "version")])
+    names, schema = ["uri", "version"], pa.schema([CATALOGUE.field(name) for name in ("uri", "version")])
     stored = parquet.iter_batches(ROWS_PER_BATCH, columns=names, use_threads=False)
     ours = catalogue.texts.batches(names)
-    return all(one.cast(held).equals(other.cast(held)) for one, other in zip(stored, ours, strict=True))
+    return all(one.cast(schema).equals(other.cast(schema)) for one, other in zip(stored, ours, strict=True))
 
 
 def _whole(folder: str, identity: str, catalogue: Listed) -> dict[str, Any] | None:

@@ -39,7 +39,7 @@ from fruits.storage.objects import Objects, is_remote, reach, under
 from fruits.storage.runs import BUNDLE, RECORD, REPORT, stored_pointer
 from fruits.storage.sanitising import json_text
 from fruits.storage.table import EmbeddingTable
-from fruits.storage.upkeep import keep
+from fruits.storage.upkeep import lock_table
 from fruits.training import finished, leakage
 from fruits.training import fit as fitting
 from fruits.training import run_record as records
@@ -130,8 +130,8 @@ def run(
         timeline = stack.enter_context(Timeline(progress or Silent(), engine.executors))
         step = Steps(clock, timeline)
         job = _embedded(config, network, objects, engine, step, listed)
-        if job.prepared.kept is not None:
-            stack.callback(job.prepared.kept.release)
+        if job.prepared.lock is not None:
+            stack.callback(job.prepared.lock.release)
         about = {
             **records.about(
                 job.config, job.catalogue, job.prepared.card, job.prepared.preprocessing,
@@ -450,7 +450,7 @@ def apply(
                 progress.say(remark)
         stored = EmbeddingTable(to, f"embeddings/{recogniser.computation_on(used)}")
         prepared = Prepared(
-            recogniser.card, recogniser.preprocessing, recogniser.model_file, stored, used, keep(stored)
+            recogniser.card, recogniser.preprocessing, recogniser.model_file, stored, used, lock_table(stored)
         )
         if repair:
             with clock.step("repair"):

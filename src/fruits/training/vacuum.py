@@ -16,7 +16,7 @@ from typing import Final
 from fruits.errors import BundleError, StoreError, command
 from fruits.recogniser import bundle as bundles
 from fruits.storage import publishing, upkeep
-from fruits.storage.locks import hold
+from fruits.storage.locks import lock_folder
 from fruits.storage.marker import kind_of
 from fruits.storage.objects import AbsentError, ObjectInfo, Objects, under
 from fruits.storage.runs import BUNDLE, key_of, stored_pointer
@@ -103,12 +103,12 @@ def _unless_written(objects: Objects, computation: str, below: list[ObjectInfo])
     if folder is None:
         yield time.time() - max(one.modified_s for one in below) > _RECENT_S
         return
-    held = hold(folder, alone=True)
+    lock = lock_folder(folder, exclusive=True)
     try:
-        yield held is not None or not folder.is_dir()
+        yield lock is not None or not folder.is_dir()
     finally:
-        if held is not None:
-            held.release()
+        if lock is not None:
+            lock.release()
 
 
 def _computation(found: ObjectInfo) -> str:

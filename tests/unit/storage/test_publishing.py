@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fruits.storage import publishing
-from fruits.storage.locks import hold
+from fruits.storage.locks import lock_folder
 from fruits.storage.objects import Objects
 from fruits.storage.processes import this_process
 from fruits.storage.runs import find, is_name, key_of, stored_pointer
@@ -117,12 +117,12 @@ def test_what_an_ended_process_left_is_removed(out: Objects) -> None:
 
 def test_what_another_machine_writes_is_left_alone_for_a_day(out: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
     left(out, host="elsewhere")
-    held = hold(Path(out.root, key_of(ONE))) if out.is_local else None
+    lock = lock_folder(Path(out.root, key_of(ONE))) if out.is_local else None
     publishing.clear(out)
     assert [key for key in keys(out) if ONE in key]
     assert publishing.begin(out, ONE).__enter__().name == f"{ONE}-2"
-    if held is not None:
-        held.release()
+    if lock is not None:
+        lock.release()
     monkeypatch.setattr(publishing, "_PATIENCE_S", -1e6)
     publishing.clear(out)
     assert not [key for key in keys(out) if f"{ONE}/" in key]

@@ -151,8 +151,8 @@ def run_trial(config: RunConfig, network: Network, catalogue: Catalogue, trial: 
             merging, driver_s = time.perf_counter(), time.thread_time() - used
             training_moments(engine, prepared.stored, inventory, training_set, every)
             merged = time.perf_counter()
-        if prepared.kept is not None:
-            prepared.kept.release()
+        if prepared.lock is not None:
+            prepared.lock.release()
     shards = _shards(receipts)
     first, last = min(one["began"] for one in receipts), max(one["ended"] for one in receipts)
     opening = min(_opening(shards), last - first)
