@@ -23,7 +23,7 @@ from fruits.cli.backbones import _pixels
 from fruits.embedding.backbone import Embedder, find_backbone, probes
 from fruits.embedding.export import export
 from fruits.embedding.hub import pixels_of
-from fruits.embedding.published import keep
+from fruits.embedding.published import save
 from fruits.errors import BackboneError
 from fruits.photos.decoding.images import Preprocessing
 
@@ -285,7 +285,7 @@ def test_network_of_timm_says_what_torch_says(tmp_path: Path, monkeypatch: pytes
     assert (found.card.embedding_size, found.card.size, found.card.layout) == (1024, 224, "NCHW")
     assert (found.card.fit, found.card.kernel, found.card.licence) == ("crop", "bicubic", "apache-2.0")
     np.testing.assert_allclose(found.card.scale, 1 / 255 / np.array([0.229, 0.224, 0.225]), rtol=1e-6)
-    kept = find_backbone(str(keep(found, tmp_path)))
+    kept = find_backbone(str(save(found, tmp_path)))
     assert kept.card.source == "timm:mobilenetv3_small_050"
     assert kept.prepared(kept.card.preprocessing(224, None))
     with pytest.raises(BackboneError, match="timm cannot make 'no_such_network'"):

@@ -20,16 +20,16 @@ from fruits.training import pipeline
 from fruits.training.options import ApplyOptions, RunOptions
 
 FUNCTIONS = {
-    "run": "(photos: 'Place | Iterable[Place]', *, to: 'Place', progress: 'Progress | bool | None' = None, "
+    "run": "(photos: 'StrPath | Iterable[StrPath]', *, to: 'StrPath', progress: 'Progress | bool | None' = None, "
     "**options: 'Unpack[RunOptions]') -> 'Run'",
-    "apply": "(recogniser: 'Place | Run | None', photos: 'Place | Iterable[Place]', *, to: 'Place', "
+    "apply": "(recogniser: 'StrPath | Run | None', photos: 'StrPath | Iterable[StrPath]', *, to: 'StrPath', "
     "progress: 'Progress | bool | None' = None, **options: 'Unpack[ApplyOptions]') -> 'Predictions'",
-    "evaluate": "(run: 'Place | Run', protocols: 'str | Sequence[str]' = (), *, "
+    "evaluate": "(run: 'StrPath | Run', protocols: 'str | Sequence[str]' = (), *, "
     "progress: 'Progress | bool | None' = None) -> 'Evaluation'",
-    "audit": "(photos: 'Place | Sequence[Place]', *, to: 'Place', progress: 'Progress | bool | None' = None, "
+    "audit": "(photos: 'StrPath | Sequence[StrPath]', *, to: 'StrPath', progress: 'Progress | bool | None' = None, "
     "**options: 'Unpack[AuditOptions]') -> 'Audit'",
     "load": "(path: 'str | os.PathLike[str] | None' = None) -> 'Recogniser'",
-    "open_run": "(path: 'Place') -> 'Run'",
+    "open_run": "(path: 'StrPath') -> 'Run'",
 }
 RESULTS = {
     "Answer": ["advice", "as_row", "error", "features", "kind", "kinds", "labels", "name", "ood_score", "outcome",

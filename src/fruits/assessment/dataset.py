@@ -27,7 +27,7 @@ from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage.inventory import Inventory, take
 from fruits.storage.listed import Listed
 from fruits.storage.objects import Objects, is_remote
-from fruits.storage.runs import RECORD, Place, find
+from fruits.storage.runs import RECORD, RunLocation, find
 from fruits.storage.table import EmbeddingTable
 from fruits.training import run_record as records
 from fruits.training.embed import TRAINING_PHOTOS
@@ -133,13 +133,13 @@ class Finished:
 
     Attributes
     ----------
-    place : Place
+    place : RunLocation
         Where it is.
     objects : Objects
         Its own folder.
     """
 
-    place: Place
+    place: RunLocation
     objects: Objects
     record: dict[str, Any]
     catalogue: Listed

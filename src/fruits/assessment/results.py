@@ -18,7 +18,7 @@ from fruits.monitoring.display import shown
 from fruits.storage.objects import Objects, under
 from fruits.storage.runs import REPORT, key_of
 from fruits.storage.table import read_table
-from fruits.training.options import Place, as_call, config_of, path_of, paths
+from fruits.training.options import StrPath, as_call, config_of, path_of, paths
 from fruits.training.results import Run
 
 
@@ -264,7 +264,7 @@ class AuditOptions(TypedDict, total=False):
 
 
 def evaluate(
-    run: Place | Run, protocols: str | Sequence[str] = (), *, progress: Progress | bool | None = None
+    run: StrPath | Run, protocols: str | Sequence[str] = (), *, progress: Progress | bool | None = None
 ) -> Evaluation:
     """Evaluate a recogniser under strict protocols, as ``fruits evaluate`` does.
 
@@ -298,9 +298,9 @@ def evaluate(
 
 
 def audit(
-    photos: Place | Sequence[Place],
+    photos: StrPath | Sequence[StrPath],
     *,
-    to: Place,
+    to: StrPath,
     progress: Progress | bool | None = None,
     **options: Unpack[AuditOptions],
 ) -> Audit:

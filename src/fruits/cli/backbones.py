@@ -106,11 +106,11 @@ def backbones_pull(
 
     asked = hub.Address.parse(address)
     folder = to or own_folder()
-    if (path := hub.kept(asked, folder)) is not None:
+    if (path := hub.already_pulled(asked, folder)) is not None:
         note(f"{path.stem} was pulled before: nothing is fetched")
         found = find_backbone(str(path))
     else:
-        from fruits.embedding.published import as_backbone, checked_name, keep  # noqa: PLC0415
+        from fruits.embedding.published import as_backbone, checked_name, save  # noqa: PLC0415
 
         called = checked_name(name or asked.repository.partition("/")[2])
         own = _card(card)  # an error in it is reported before anything is fetched
@@ -122,7 +122,7 @@ def backbones_pull(
                 "fit: docs/backbones.md shows a whole one"
             )
         found = as_backbone(pulled.network, given, embedding)
-        path = keep(found, folder)
+        path = save(found, folder)
     _tell(found, path, as_json=as_json)
 
 
@@ -144,11 +144,11 @@ def backbones_export(
     """Export a published torch network as ONNX, compare it with torch, and write its card. Needs fruits[train]."""
     from fruits.embedding.backbone import own_folder  # noqa: PLC0415
     from fruits.embedding.export import export  # noqa: PLC0415
-    from fruits.embedding.published import keep  # noqa: PLC0415
+    from fruits.embedding.published import save  # noqa: PLC0415
 
     found, apart = export(network, None if photos is None else lambda size: _pixels(photos, size), name or "")
     note(f"as torch says it, up to {apart:.1g} of the largest number")
-    _tell(found, keep(found, to or own_folder()), as_json=as_json)
+    _tell(found, save(found, to or own_folder()), as_json=as_json)
 
 
 def _tell(found: Backbone, path: Path, *, as_json: bool) -> None:

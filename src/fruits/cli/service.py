@@ -14,7 +14,7 @@ from fruits.cli.conventions import SETTINGS, Group, command
 from fruits.cli.options import configured
 from fruits.cli.terminal import JSON, OUTPUT, is_quiet, note
 from fruits.errors import ConfigError, counted
-from fruits.service.settings import Places, ServiceConfig, advice_to_move
+from fruits.service.settings import ServiceConfig, StorageLocations, advice_to_move
 from fruits.storage.sanitising import json_text, printable
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ def _open(out: str, options: dict[str, str], *, make: bool = False) -> Database:
     """Open the database of a service; only ``tokens add`` may create it (``make``)."""
     from fruits.service.submissions.database import Database  # noqa: PLC0415
 
-    places = Places.of(out, **options)
+    places = StorageLocations.of(out, **options)
     if advice := "" if options["data"] or options["database"] else advice_to_move(out, places.data):
         typer.echo(f"note: {advice}", err=True)
     return Database.open(_said(places.database), make=make)
@@ -288,7 +288,7 @@ def _submissions(
     from fruits.service.submissions.repository import Submissions  # noqa: PLC0415
     from fruits.storage.objects import Objects  # noqa: PLC0415
 
-    place = _said(Places.of(out, **options).photos)
+    place = _said(StorageLocations.of(out, **options).photos)
     return Submissions(database, Objects(place), keep_days=keep_days, feedback_hours=feedback_hours)
 
 

@@ -64,7 +64,7 @@ class Pulled(NamedTuple):
     card: dict[str, Any]
 
 
-def kept(address: Address, folder: Path) -> Path | None:
+def already_pulled(address: Address, folder: Path) -> Path | None:
     """Return a network that was pulled before, if the address is pinned or the hub is offline; None if there is none."""
     from huggingface_hub import constants  # noqa: PLC0415 - an extra, and slow to import
 

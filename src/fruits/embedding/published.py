@@ -89,7 +89,7 @@ def as_backbone(network: bytes, card: dict[str, Any], output: str = "") -> Backb
     return replace(found, card=replace(whole, reference=found.reference(size)))
 
 
-def keep(found: Backbone, folder: Path) -> Path:
+def save(found: Backbone, folder: Path) -> Path:
     """Write a network and its card into a folder, which is created if absent; return the path of the network."""
     path = folder / f"{checked_name(found.card.name)}.onnx"
     values = {name: value for name, value in asdict(found.card).items() if value not in ("", {})}

@@ -24,7 +24,7 @@ _ORIGIN: Final = re.compile(r"https?://[a-z0-9.\-]+(:\d{1,5})?|https?://\[[0-9a-
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
+class StorageLocations:
     """Where a service stores its data; empty strings if unknown.
 
     Attributes
@@ -38,7 +38,7 @@ class Places:
     photos: str
 
     @classmethod
-    def of(cls, out: str, *, data: str = "", database: str = "", photos: str = "") -> Places:
+    def of(cls, out: str, *, data: str = "", database: str = "", photos: str = "") -> StorageLocations:
         """Fill in the defaults of ``fruits serve`` for every place that is not given."""
         from fruits.storage.objects import is_remote  # noqa: PLC0415 - keeps 'fruits --help' quick
 
@@ -176,7 +176,7 @@ class ServiceConfig:
                 f"data '{self.data}' is in a bucket; expected a folder: only photos may be there (--photos)"
             )
         put = object.__setattr__  # frozen, but defaults are filled in once
-        places = Places.of(self.out, data=self.data, database=self.database, photos=self.photos)
+        places = StorageLocations.of(self.out, data=self.data, database=self.database, photos=self.photos)
         for name in ("data", "database", "photos"):
             put(self, name, getattr(places, name))
         put(self, "workers", self.workers or usable_cores())

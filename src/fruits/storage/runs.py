@@ -36,7 +36,7 @@ _MOST_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RunLocation:
     """Where the results of one run are.
 
     Attributes
@@ -120,7 +120,7 @@ def key_of(name: str) -> str:
     return f"{RUNS}/{name}"
 
 
-def find(path: str) -> Place:
+def find(path: str) -> RunLocation:
     """Return the run that a path denotes: the current one of an output, or one given as ``OUT/runs/ID``.
 
     Parameters
@@ -138,9 +138,13 @@ def find(path: str) -> Place:
         folder = str(Path(folder).absolute())
     above, _, name = folder.rpartition("/")
     if is_name(name) and above.endswith(f"/{RUNS}"):
-        return Place(above.removesuffix(f"/{RUNS}"), folder, name)
+        return RunLocation(above.removesuffix(f"/{RUNS}"), folder, name)
     current = pointer(path)
-    return Place(path, path, "") if current is None else Place(path, under(path, key_of(current.run)), current.run)
+    return (
+        RunLocation(path, path, "")
+        if current is None
+        else RunLocation(path, under(path, key_of(current.run)), current.run)
+    )
 
 
 def resolved(path: str) -> str:

@@ -17,7 +17,7 @@ from fruits.storage import publishing
 from fruits.storage.listed import Listed
 from fruits.storage.locks import FolderLock
 from fruits.storage.objects import Objects, is_remote, reach, under
-from fruits.storage.runs import RECORD, REPORT, Place, key_of, lock_run, stored_pointer
+from fruits.storage.runs import RECORD, REPORT, RunLocation, key_of, lock_run, stored_pointer
 from fruits.storage.sanitising import printable
 from fruits.storage.schemas import CATALOGUE
 from fruits.storage.spool import ROWS_PER_BATCH
@@ -82,15 +82,15 @@ def listed(path: str) -> list[dict[str, Any]]:
     """
     out = _opened(path)
     names, now = publishing.finished(out), publishing.current(out)
-    places = [Place(path, under(path, key_of(name)), name) for name in names]
+    places = [RunLocation(path, under(path, key_of(name)), name) for name in names]
     if not places and now is None and out.stat(RECORD) is not None:
-        places, now = [Place(path, path, "")], ""
+        places, now = [RunLocation(path, path, "")], ""
     if not places:
         raise StoreError(f"no finished run in '{path}'; expected the results of {command('run', 'PHOTOS', to=path)}")
     return [_row(place, current=place.name == now) for place in places]
 
 
-def _row(place: Place, *, current: bool) -> dict[str, Any]:
+def _row(place: RunLocation, *, current: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"run": place.name, "current": current, **dict.fromkeys(_SHOWN), "error": None}
     try:
         record = records.read_record(place)

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias, TypedDict
 from fruits.config import Fit, RunConfig
 from fruits.errors import ConfigError, option
 
-Place: TypeAlias = str | os.PathLike[str]
+StrPath: TypeAlias = str | os.PathLike[str]
 #: Options that may contain secrets and are left out of records.
 _SECRET: Final = ("spark_conf",)
 
@@ -98,7 +98,7 @@ def path_of(given: object, what: str) -> str:
     return path
 
 
-def paths(given: Place | Iterable[Place], what: str = "photos") -> tuple[str, ...]:
+def paths(given: StrPath | Iterable[StrPath], what: str = "photos") -> tuple[str, ...]:
     """Return one path or several as a tuple of strings.
 
     Raises

@@ -26,7 +26,7 @@ from fruits.storage.runs import REPORT, find, key_of
 from fruits.storage.table import read_table
 from fruits.training import pipeline
 from fruits.training import run_record as records
-from fruits.training.options import ApplyOptions, Place, RunOptions, as_call, config_of, path_of, paths, plain
+from fruits.training.options import ApplyOptions, RunOptions, StrPath, as_call, config_of, path_of, paths, plain
 from fruits.training.predictions import read_predictions
 
 
@@ -347,9 +347,9 @@ class Predictions:
 
 
 def run(
-    photos: Place | Iterable[Place],
+    photos: StrPath | Iterable[StrPath],
     *,
-    to: Place,
+    to: StrPath,
     progress: Progress | bool | None = None,
     **options: Unpack[RunOptions],
 ) -> Run:
@@ -392,7 +392,7 @@ def run(
     return Run._of(record, out, under(out, key_of(record["run"])))
 
 
-def open_run(path: Place) -> Run:
+def open_run(path: StrPath) -> Run:
     """Open the results of a finished run.
 
     Parameters
@@ -416,10 +416,10 @@ def open_run(path: Place) -> Run:
 
 
 def apply(
-    recogniser: Place | Run | None,
-    photos: Place | Iterable[Place],
+    recogniser: StrPath | Run | None,
+    photos: StrPath | Iterable[StrPath],
     *,
-    to: Place,
+    to: StrPath,
     progress: Progress | bool | None = None,
     **options: Unpack[ApplyOptions],
 ) -> Predictions:

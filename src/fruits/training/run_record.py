@@ -32,7 +32,7 @@ from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage import schemas
 from fruits.storage.inventory import Inventory
 from fruits.storage.objects import Objects
-from fruits.storage.runs import RECORD, Place
+from fruits.storage.runs import RECORD, RunLocation
 from fruits.storage.sanitising import csv_cell, json_text, printable
 from fruits.storage.spool import ROWS_PER_BATCH
 from fruits.training.fit import Choice, Recogniser
@@ -90,12 +90,12 @@ def about(
     }
 
 
-def read_record(place: Place) -> dict[str, Any]:
+def read_record(place: RunLocation) -> dict[str, Any]:
     """Read the record of a finished run.
 
     Parameters
     ----------
-    place : Place
+    place : RunLocation
         From :func:`fruits.storage.runs.find`.
 
     Raises

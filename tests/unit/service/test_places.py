@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from fruits.service.settings import Places, ServiceConfig, advice_to_move
+from fruits.service.settings import ServiceConfig, StorageLocations, advice_to_move
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.repository import NewSubmission, Submissions
 from fruits.storage.objects import Objects
 
 
 def data_of(out: object) -> str:
-    return Places.of(str(out)).data
+    return StorageLocations.of(str(out)).data
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def data_of(out: object) -> str:
 def test_data_lies_beside_the_results(out: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert data_of(out) == data_of(tmp_path / out) == str(tmp_path / data)
-    places = Places.of(out)
+    places = StorageLocations.of(out)
     assert (places.database, places.photos) == (f"sqlite:///{tmp_path / data}/service.db", f"{tmp_path / data}/photos")
     assert advice_to_move(out, places.data) == ""
 
@@ -75,7 +75,7 @@ def test_data_of_an_older_version_is_used_where_it_is_and_the_way_out_is_told(
 def test_a_purge_leaves_receipts_for_as_long_as_the_service_promised(
     tmp_path: Path, fruits: Callable[..., Any]
 ) -> None:
-    places = Places.of("", data=str(tmp_path))
+    places = StorageLocations.of("", data=str(tmp_path))
     answer = NewSubmission("kind", "apple", None, "Apple", 0.9, 0.1, "en", "0" * 16, None, None)
     with closing(Database.open(places.database)) as database:
         submissions = Submissions(database, Objects(places.photos), keep_days=90)
