@@ -24,8 +24,8 @@ from fruits.photos.catalogue.sequences import ImageSequences
 from fruits.photos.reading.access import Access
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.taxonomy import Taxonomy
+from fruits.storage.catalogue_rows import CatalogueRows
 from fruits.storage.inventory import Inventory, take
-from fruits.storage.listed import Listed
 from fruits.storage.objects import Objects, is_remote
 from fruits.storage.runs import RECORD, RunLocation, find
 from fruits.storage.table import EmbeddingTable
@@ -142,7 +142,7 @@ class Finished:
     place: RunLocation
     objects: Objects
     record: dict[str, Any]
-    catalogue: Listed
+    catalogue: CatalogueRows
     bundle: bundles.Bundle
     stored: EmbeddingTable
     inventory: Inventory
@@ -163,7 +163,7 @@ def open_run(out: str) -> Finished:
         raise StoreError(f"no finished run in '{out}'; expected the results of {command('run', 'PHOTOS', to=out)}")
     try:
         record = json.loads(data)
-        catalogue = Listed.read(objects, "catalogue.parquet")
+        catalogue = CatalogueRows.read(objects, "catalogue.parquet")
     except StoreError:  # of the temporary folder or the bucket: nothing is damaged
         raise
     except (ValueError, KeyError, OSError, pa.ArrowException) as exc:

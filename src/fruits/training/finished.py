@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from fruits.errors import BundleError, ConfigError, StoreError, command
 from fruits.recogniser import bundle as bundles
 from fruits.storage import publishing
-from fruits.storage.listed import Listed
+from fruits.storage.catalogue_rows import CatalogueRows
 from fruits.storage.locks import FolderLock
 from fruits.storage.objects import Objects, is_remote, reach, under
 from fruits.storage.runs import RECORD, REPORT, RunLocation, key_of, lock_run, stored_pointer
@@ -39,14 +39,14 @@ class EarlierRun:
     _lock: FolderLock | None
 
 
-def find_same(out: Objects, identity: str, catalogue: Listed) -> EarlierRun | None:
+def find_same(out: Objects, identity: str, catalogue: CatalogueRows) -> EarlierRun | None:
     """Return a complete run with this identity and these photos, the current one if it is one; None if there is none.
 
     Parameters
     ----------
     out : Objects
     identity : str
-    catalogue : Listed
+    catalogue : CatalogueRows
         The photos.
     """
     current = publishing.current(out)
@@ -184,7 +184,7 @@ def remove_damaged(out: Objects, identity: str, good: str) -> None:
             publishing.remove(out, name)
 
 
-def _equal(file: Any, catalogue: Listed) -> bool:
+def _equal(file: Any, catalogue: CatalogueRows) -> bool:
     """Return whether a catalogue as a file has the same photos, reading both in batches."""
     parquet = pq.ParquetFile(file, pre_buffer=False)
     if parquet.metadata.num_rows != catalogue.num_rows:
@@ -195,7 +195,7 @@ def _equal(file: Any, catalogue: Listed) -> bool:
     return all(one.cast(schema).equals(other.cast(schema)) for one, other in zip(stored, ours, strict=True))
 
 
-def _whole(folder: str, identity: str, catalogue: Listed) -> dict[str, Any] | None:
+def _whole(folder: str, identity: str, catalogue: CatalogueRows) -> dict[str, Any] | None:
     """Return the record of a run if it has this identity and all its files are there."""
     objects = Objects(folder)
     data = objects.read_if_present(RECORD)

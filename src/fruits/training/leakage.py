@@ -28,8 +28,8 @@ from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.decoding.retouch import fingerprints, retouched
 from fruits.photos.reading.access import NO_LINKS, Access
 from fruits.photos.reading.reading import read_photos
+from fruits.storage.catalogue_rows import CatalogueRows
 from fruits.storage.inventory import Inventory
-from fruits.storage.listed import Listed
 from fruits.training.embed import Prepared
 from fruits.training.feature_file import FeatureFile
 from fruits.training.features import Features, Part, positions, project_all
@@ -75,7 +75,7 @@ def check(
     test_rows: NDArray[np.int64],
     training_set: TrainingSet,
     *,
-    listed: Listed,
+    listed: CatalogueRows,
     access: Access,
     prepared: Prepared,
     inventory: Inventory,
@@ -95,7 +95,7 @@ def check(
     test_rows : int64 array
         Catalogue rows of the test photos.
     training_set : TrainingSet
-    listed : Listed
+    listed : CatalogueRows
         The catalogue.
     file : FeatureFile
         The features, for workers of the engine.
@@ -257,7 +257,7 @@ def _sample(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 def _sequences(
     wanted: NDArray[np.bool_],
     training_set: TrainingSet,
-    listed: Listed,
+    listed: CatalogueRows,
     features: ByRow,
     at: NDArray[Any],
     threshold: float,

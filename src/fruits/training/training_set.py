@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fruits.learning import clusters, validation
+from fruits.storage.catalogue_rows import CatalogueRows, Coded, small
 from fruits.storage.inventory import ROWS_PER_CHUNK, Holding, Inventory
-from fruits.storage.listed import Coded, Listed, small
 from fruits.storage.table import EmbeddingTable
 
 #: With more photos than this, groups come from names only, without clustering.
@@ -53,9 +53,9 @@ class TrainingSet:
     names: list[str]
 
     @classmethod
-    def of(cls, catalogue: Listed | pa.Table, inventory: Inventory) -> TrainingSet:
+    def of(cls, catalogue: CatalogueRows | pa.Table, inventory: Inventory) -> TrainingSet:
         """Build the arrays from a catalogue and its inventory."""
-        listed = catalogue if isinstance(catalogue, Listed) else Listed.of(catalogue)
+        listed = catalogue if isinstance(catalogue, CatalogueRows) else CatalogueRows.of(catalogue)
         label = listed.coded["label"]
         names = sorted(label.counts())
         number = {name: position for position, name in enumerate(names)}
@@ -93,9 +93,9 @@ class TrainingSet:
         return weights
 
 
-def source_names(catalogue: Listed | pa.Table) -> list[str]:
+def source_names(catalogue: CatalogueRows | pa.Table) -> list[str]:
     """Return the sources named in manifests, sorted."""
-    if isinstance(catalogue, Listed):
+    if isinstance(catalogue, CatalogueRows):
         names = catalogue.coded["manifest_source"].names
     elif "manifest_source" in catalogue.column_names:
         names = catalogue["manifest_source"].combine_chunks().dictionary.to_pylist()
@@ -104,7 +104,7 @@ def source_names(catalogue: Listed | pa.Table) -> list[str]:
     return sorted({name for name in names if name})
 
 
-def _named_sources(listed: Listed) -> NDArray[Any]:
+def _named_sources(listed: CatalogueRows) -> NDArray[Any]:
     """Return the index of the source named in a manifest for each row, in the order of names; -1 without one."""
     column, used = listed.coded["manifest_source"], source_names(listed)
     number = np.array([*(used.index(name) if name else -1 for name in column.names), -1])

@@ -22,7 +22,7 @@ from fruits.photos.catalogue import builder, keys, listing
 from fruits.photos.catalogue import names as module
 from fruits.photos.catalogue.catalogue import Catalogue, labels_without_training, list_photos, stable_hash
 from fruits.photos.reading.access import Access
-from fruits.storage import listed, spool
+from fruits.storage import catalogue_rows, spool
 from fruits.storage.objects import ObjectInfo
 from fruits.storage.schemas import CATALOGUE
 
@@ -695,7 +695,7 @@ def test_a_catalogue_on_disk_equals_one_in_memory(tmp_path: Path, monkeypatch: p
     expected = in_memory.table
     for name, rows in (("IN_MEMORY", 50), ("ROWS_PER_BATCH", 16), ("_ROWS_PER_BLOCK", 5)):
         monkeypatch.setattr(spool, name, rows)
-    monkeypatch.setattr(listed, "ROWS_PER_BATCH", 16)
+    monkeypatch.setattr(catalogue_rows, "ROWS_PER_BATCH", 16)
     monkeypatch.setattr(builder, "_ROWS_PER_CHUNK", 11)
     on_disk = list_photos(sources, **choices)
     assert in_memory.listed.texts.in_memory

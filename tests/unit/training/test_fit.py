@@ -24,7 +24,7 @@ from fruits.photos.decoding.quality import Limits
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import NAMING, OUTCOMES, decide
 from fruits.recogniser.taxonomy import Taxonomy
-from fruits.storage.listed import Coded
+from fruits.storage.catalogue_rows import Coded
 from fruits.training import embed as computation
 from fruits.training import fit as fitting
 from fruits.training import pipeline

@@ -27,8 +27,8 @@ from fruits.engines import Engine, get_engine
 from fruits.errors import EngineError, StoreError
 from fruits.monitoring.clock import Watcher
 from fruits.photos.catalogue.catalogue import Catalogue
+from fruits.storage.catalogue_rows import CatalogueRows
 from fruits.storage.inventory import plan, take
-from fruits.storage.listed import Listed
 from fruits.storage.objects import Objects
 from fruits.storage.schemas import RECEIPT
 from fruits.storage.table import File
@@ -222,7 +222,7 @@ def _some(catalogue: Catalogue, photos: int) -> Catalogue:
     if photos >= n:
         return catalogue
     at = np.unique(np.linspace(0, n - 1, photos).astype(np.int64))
-    return replace(catalogue, listed=Listed.of(catalogue.table.take(pa.array(at))))
+    return replace(catalogue, listed=CatalogueRows.of(catalogue.table.take(pa.array(at))))
 
 
 def _shards(receipts: list[dict[str, Any]]) -> list[dict[str, Any]]:

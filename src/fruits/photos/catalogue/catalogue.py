@@ -21,7 +21,7 @@ from fruits.errors import CatalogueError
 from fruits.photos.catalogue.builder import SPLITS, CatalogueBuilder, stable_hash
 from fruits.photos.catalogue.listing import add_sources
 from fruits.photos.reading.access import Access
-from fruits.storage.listed import CODED, TEXTS, Coded, Listed, small
+from fruits.storage.catalogue_rows import CODED, TEXTS, CatalogueRows, Coded, small
 from fruits.storage.spool import Spool
 
 TEST_SHARE: Final = 0.2
@@ -33,7 +33,7 @@ class Catalogue:
 
     Attributes
     ----------
-    listed : Listed
+    listed : CatalogueRows
         The photos, sorted by uri, each uri once.
     split_origin : str
         ``folders``, ``manifest``, ``hash`` or ``mixed``.
@@ -53,7 +53,7 @@ class Catalogue:
         Which paths may be read.
     """
 
-    listed: Listed
+    listed: CatalogueRows
     split_origin: str
     group_origin: str
     sources: dict[str, int]
@@ -136,7 +136,7 @@ def list_photos(
     origin = _split_by_hash(found) if labelled else "none"
     coded = {name: Coded(list(builder.codes[name]), small(found.columns[name])) for name in CODED}
     coded["split"] = Coded(list(SPLITS) if labelled else [], coded["split"].codes)
-    listed = Listed(texts, coded, found.columns["group"])
+    listed = CatalogueRows(texts, coded, found.columns["group"])
     counts = coded["source"].counts()
     # Release the memory that sorting took: a run keeps the catalogue until its end, beside its workers.
     pa.default_memory_pool().release_unused()
@@ -153,7 +153,7 @@ def list_photos(
     )
 
 
-def labels_without_training(listed: Listed) -> dict[str, int]:
+def labels_without_training(listed: CatalogueRows) -> dict[str, int]:
     """Return the labels without training photos, with their number of photos."""
     label, train = listed.coded["label"], listed.coded["split"].having("train")
     trained = np.bincount(label.codes[train], minlength=len(label.names))

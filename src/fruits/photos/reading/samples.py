@@ -21,7 +21,7 @@ from fruits.photos.decoding.decoder import Decoder, own_decoder
 from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.reading.access import NO_LINKS, Access
 from fruits.photos.reading.reading import THREADS, read_head, read_photo, read_photos
-from fruits.storage.listed import Listed
+from fruits.storage.catalogue_rows import CatalogueRows
 from fruits.storage.objects import is_remote
 from fruits.storage.spool import Spool
 
@@ -42,7 +42,7 @@ _PHOTOS_PER_DECODER: Final = 200
 _ALONE_S: Final = 1.0
 
 
-def typical_side(listed: Listed, access: Access = NO_LINKS) -> int | None:
+def typical_side(listed: CatalogueRows, access: Access = NO_LINKS) -> int | None:
     """Return the median short side, in pixels, of the source with the largest photos; None if none can be read.
 
     Reads the headers of a few photos per source, chosen by hash, so that the result does not depend on their order.
@@ -134,7 +134,7 @@ def _explained(uri: str, label: str, explained: Callable[[bytes, str], bytes | N
 
 
 def example_photos(
-    listed: Listed,
+    listed: CatalogueRows,
     wrong: Mapping[tuple[str, str], Sequence[str]],
     access: Access = NO_LINKS,
     *,
@@ -146,7 +146,7 @@ def example_photos(
 
     Parameters
     ----------
-    listed : Listed
+    listed : CatalogueRows
         The catalogue.
     wrong : mapping
         Uris of misclassified photos by (label, predicted), the most frequent pair first.

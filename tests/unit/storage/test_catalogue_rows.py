@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fruits.storage import listed, spool
-from fruits.storage.listed import Listed
+from fruits.storage import catalogue_rows, spool
+from fruits.storage.catalogue_rows import CatalogueRows
 from fruits.storage.objects import Objects
 from fruits.storage.schemas import CATALOGUE
 
@@ -33,12 +33,12 @@ def catalogue(n: int) -> pa.Table:
 
 @pytest.mark.parametrize("in_memory", [1 << 18, 8])
 def test_catalogue_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int) -> None:
-    for module in (listed, spool):
+    for module in (catalogue_rows, spool):
         monkeypatch.setattr(module, "ROWS_PER_BATCH", 8)
     monkeypatch.setattr(spool, "IN_MEMORY", in_memory)
     objects, table = Objects(str(tmp_path)), catalogue(45)
-    Listed.of(table).write(objects, "catalogue.parquet")
-    found = Listed.read(objects, "catalogue.parquet")
+    CatalogueRows.of(table).write(objects, "catalogue.parquet")
+    found = CatalogueRows.read(objects, "catalogue.parquet")
     assert found.texts.in_memory == (in_memory > 45)
     assert found.table().to_pylist() == table.to_pylist()
 
@@ -49,12 +49,12 @@ def test_catalogue_of_an_older_run_has_short_texts_and_no_named_sources(tmp_path
         at = table.schema.get_field_index(name)
         table = table.set_column(at, pa.field(name, pa.string(), nullable=False), table[name].cast(pa.string()))
     pq.write_table(table, tmp_path / "catalogue.parquet", row_group_size=7)
-    found = Listed.read(Objects(str(tmp_path)), "catalogue.parquet").table()
+    found = CatalogueRows.read(Objects(str(tmp_path)), "catalogue.parquet").table()
     assert found.drop_columns("manifest_source").to_pylist() == table.to_pylist()
     assert found["manifest_source"].null_count == 30
 
 
 def test_empty_catalogue_is_read(tmp_path: Path) -> None:
     objects = Objects(str(tmp_path))
-    Listed.of(catalogue(0)).write(objects, "catalogue.parquet")
-    assert Listed.read(objects, "catalogue.parquet").num_rows == 0
+    CatalogueRows.of(catalogue(0)).write(objects, "catalogue.parquet")
+    assert CatalogueRows.read(objects, "catalogue.parquet").num_rows == 0

@@ -1,6 +1,6 @@
 """The rows of a catalogue, sorted by uri: text in a spool, which may lie on disk, and a few small numbers per photo in memory.
 
-Nothing here makes one table of all rows but :meth:`Listed.table`, for commands over few photos.
+Nothing here makes one table of all rows but :meth:`CatalogueRows.table`, for commands over few photos.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Coded:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class CatalogueRows:
     """The rows of a catalogue.
 
     Attributes
@@ -78,7 +78,7 @@ class Listed:
     group: NDArray[np.int64]
 
     @classmethod
-    def of(cls, table: pa.Table) -> Listed:
+    def of(cls, table: pa.Table) -> CatalogueRows:
         """Return the rows of a table of schema ``CATALOGUE``; those of older runs lack ``manifest_source``."""
         coded = {}
         for name in CODED:
@@ -92,7 +92,7 @@ class Listed:
         return cls(texts, coded, table["group"].to_numpy())
 
     @classmethod
-    def read(cls, objects: Objects, key: str) -> Listed:
+    def read(cls, objects: Objects, key: str) -> CatalogueRows:
         """Return the rows that :meth:`write` wrote, reading a batch at a time.
 
         Raises
