@@ -31,7 +31,9 @@ def main() -> None:
     parser.add_argument(
         "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}, all by default; or {', '.join(EXTRA)}"
     )
-    parser.add_argument("--photos", type=Path, help="photos; by default Fruits-360 if it is there, else made-up fruit")
+    parser.add_argument(
+        "--photos", type=Path, help="photos; by default Fruits-360 if it is there, else generated fruit"
+    )
     parser.add_argument("--repeat", type=int, default=3, help="repetitions, taken in turns")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything: minutes, and rougher figures")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Memory of the process that runs each command, per photo, on made-up rows: what grows with the photos, and by how much?
+"""Memory of the process that runs each command, per photo, on generated rows: what grows with the photos, and by how much?
 
     python -m benchmarks.commands [20000 80000] [--commands run apply evaluate pack audit]
 
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import fruits
 from benchmarks.rows import _link, _tiny_backbone
-from fruits.photos.made_up import orchard
+from fruits.photos.generated import orchard
 from fruits.photos.reading.packing import pack
 
 COMMANDS = ("run", "apply", "evaluate", "pack", "audit")

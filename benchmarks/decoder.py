@@ -43,7 +43,7 @@ _PHOTOS_PER_SHARD = 250
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decoder", description=__doc__.partition("\n")[0])
-    parser.add_argument("photos", nargs="?", type=Path, help="by default photos of made-up fruit")
+    parser.add_argument("photos", nargs="?", type=Path, help="by default photos of generated fruit")
     parser.add_argument("--most", type=int, default=4000)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])

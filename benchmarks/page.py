@@ -30,8 +30,8 @@ import psutil
 from PIL import Image
 
 from benchmarks.quiet import wait_for_quiet
-from fruits.photos.made_up import samples
-from fruits.photos.made_up.orchard import VARIETIES, photo
+from fruits.photos.generated import samples
+from fruits.photos.generated.orchard import VARIETIES, photo
 
 PHONE: Final = {
     "viewport": {"width": 390, "height": 844},
@@ -131,7 +131,7 @@ def camera(url: str, seconds: float) -> dict[str, Any]:
 
 
 def made_video(*, moving: bool, frames: int = 40) -> bytes:
-    """Return a video of made-up fruit on a turntable as motion JPEG; a still one repeats one frame."""
+    """Return a video of generated fruit on a turntable as motion JPEG; a still one repeats one frame."""
     size = (640, 480)
     pictures = []
     for number in range(frames if moving else 1):

@@ -75,7 +75,7 @@ def measure(scratch: Path, *, rows: int, repeat: int) -> dict[str, Any]:
 
 
 def embeddings(rows: int, d: int = D, seed: int = 0) -> NDArray[np.float32]:
-    """Return made-up embeddings, shape (rows, d): variances fall as 1 / i^1.5 to a floor, means are positive."""
+    """Return generated embeddings, shape (rows, d): variances fall as 1 / i^1.5 to a floor, means are positive."""
     rng = np.random.default_rng(seed)
     deviations = np.sqrt(np.arange(1, d + 1) ** -1.5 + 1e-5).astype(np.float32)
     axes = np.linalg.qr(rng.standard_normal((d, d)))[0].astype(np.float32)

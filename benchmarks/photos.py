@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fruits.photos.made_up import orchard
+from fruits.photos.generated import orchard
 
 _SHARED = Path(__file__).parents[2] / "shared" / "fruits-360"
 
 
 def find_photos(folder: Path | None, scratch: Path, *, at_least: int) -> tuple[list[Path], str]:
-    """Return photos, sorted, and where they are from: the folder asked for, ``FRUITS_DATA``, Fruits-360, made-up fruit."""
+    """Return photos, sorted, and where they are from: the folder asked for, ``FRUITS_DATA``, Fruits-360, generated fruit."""
     for given in (folder, os.environ.get("FRUITS_DATA"), _SHARED):
         if given and Path(given).is_dir():
             return _listed(Path(given)), str(given)
@@ -23,7 +23,7 @@ def find_photos(folder: Path | None, scratch: Path, *, at_least: int) -> tuple[l
             sys.exit(f"'{given}' is no folder; expected one of photos: PHOTOS/Training/<label>/photo.jpg")
     planted = scratch / "orchard"
     orchard.plant(planted, photos=at_least)
-    return _listed(planted), f"made-up fruit (fruits.photos.made_up.orchard, {at_least:,} photos)"
+    return _listed(planted), f"generated fruit (fruits.photos.generated.orchard, {at_least:,} photos)"
 
 
 def spread(photos: list[Path], count: int) -> list[Path]:

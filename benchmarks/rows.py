@@ -1,4 +1,4 @@
-"""Whole runs on up to ten million made-up photos: does a photo cost the same however many there are, and does memory stay flat?
+"""Whole runs on up to ten million generated photos: does a photo cost the same however many there are, and does memory stay flat?
 
     python -m benchmarks.rows [100000 1000000 10000000] [--engine spark --master 'local-cluster[2,1,1024]']
 
@@ -31,7 +31,7 @@ from fruits.config import RunConfig
 from fruits.embedding.card import Card
 from fruits.monitoring.clock import Silent
 from fruits.photos.catalogue.catalogue import list_photos
-from fruits.photos.made_up import orchard
+from fruits.photos.generated import orchard
 from fruits.storage.inventory import plan, take
 from fruits.storage.schemas import embeddings
 from fruits.storage.spool import SortedRuns, Spool

@@ -1,6 +1,6 @@
 """Pictures of several kinds of fruit, composed of photos of one kind each, and what was found in them.
 
-Two sorts: cut-outs of photos on white, put on a made-up table; and whole photos side by side. The same for the same seed. Knows
+Two sorts: cut-outs of photos on white, put on a generated table; and whole photos side by side. The same for the same seed. Knows
 nothing of networks.
 """
 

@@ -1,4 +1,4 @@
-"""Which photos the trials run on: made-up fruit, planted once per call of ``python -m faults``."""
+"""Which photos the trials run on: generated fruit, planted once per call of ``python -m faults``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from obstore.store import S3Store
 
-from fruits.photos.made_up import orchard
+from fruits.photos.generated import orchard
 
 #: So few that a run takes seconds, and enough for several shards and for kills amid them.
 PHOTOS, VARIETIES = 1200, 8

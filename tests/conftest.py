@@ -23,7 +23,7 @@ from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
 from fruits.config import RunConfig
-from fruits.photos.made_up import orchard
+from fruits.photos.generated import orchard
 from fruits.training import pipeline
 
 # Time limits per example say more about the machine than about the code. The same examples every time, so that red means
@@ -178,13 +178,13 @@ def shared() -> Path:
         if (folder / "fruits-360").is_dir():
             return folder
     pytest.skip(
-        "no real photos: set FRUITS_DATA to a folder that holds fruits-360 and grocery-store; made-up photos test the same paths"
+        "no real photos: set FRUITS_DATA to a folder that holds fruits-360 and grocery-store; generated ones test the same paths"
     )
 
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """320 made-up photos of 8 varieties under Training/ and Test/; nobody may change them."""
+    """320 generated photos of 8 varieties under Training/ and Test/; nobody may change them."""
 
     def plant(folder: Path) -> None:
         orchard.plant(folder / "photos", photos=320, varieties=8, workers=1)

@@ -18,7 +18,7 @@ import torch
 from data import GROCERY, TURNTABLE, Photo
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
-from views import composite, cut_out, made_up_background, random_light, random_view, real_background
+from views import composite, cut_out, generated_background, random_light, random_view, real_background
 
 from network import Lite, pretrained, scaled
 
@@ -102,7 +102,7 @@ class Batches(Dataset):
             background = (
                 real_background(self.pixels[int(rng.choice(self.real))], side, rng)
                 if len(self.real) and rng.random() < 0.45
-                else made_up_background(side, rng)
+                else generated_background(side, rng)
             )
             pixels = composite([(self.pixels[j], cut_out(self.pixels[j])) for j in others], background, rng)
             strength *= 0.6

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.several import Found, Picture, compose, interval, judge
 from data import Photo
 from PIL import Image
-from views import cut_out, made_up_background
+from views import cut_out, generated_background
 
 from fruits.recogniser.recogniser import load
 
@@ -26,7 +26,7 @@ def pictures_of(photos: Iterable[Photo], fruits: int, pictures: int, seed: int) 
         whole.setdefault(photo.kind, []).append(lambda path=photo.path: Image.open(path).convert("RGB"))
         if photo.white:
             cut.setdefault(photo.kind, []).append(lambda path=photo.path: _cut(path))
-    return compose(whole, cut, made_up_background, fruits=fruits, pictures=pictures, seed=seed)
+    return compose(whole, cut, generated_background, fruits=fruits, pictures=pictures, seed=seed)
 
 
 def _cut(path: Path) -> Image.Image:

@@ -25,7 +25,7 @@ def cut_out(pixels: np.ndarray, *, tolerance: int = 18) -> np.ndarray:
     return np.asarray(Image.fromarray(inside.astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(0.7)))
 
 
-def made_up_background(side: int, rng: np.random.Generator) -> Image.Image:
+def generated_background(side: int, rng: np.random.Generator) -> Image.Image:
     """Return something to put fruit on: a table, a cloth, leaves, a wall; nothing that could be taken for fruit."""
     if rng.random() < 0.25:  # a wall or a plate: one colour, unevenly lit
         corners = rng.integers(60, 256, 3) + rng.integers(-40, 41, (2, 2, 3))

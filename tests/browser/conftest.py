@@ -29,7 +29,7 @@ import pytest
 from PIL import Image
 
 from fruits.config import RunConfig
-from fruits.photos.made_up import orchard
+from fruits.photos.generated import orchard
 from fruits.training import pipeline
 
 #: A label, so the name of a folder, that would do something if it were taken for HTML.
@@ -69,7 +69,7 @@ class Recogniser:
 
 @pytest.fixture(scope="session")
 def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Recogniser:
-    """A run on 420 made-up photos whose labels and names are hostile, accented or shared."""
+    """A run on 420 generated photos whose labels and names are hostile, accented or shared."""
     root = tmp_path_factory.mktemp("browser")
     photos = root / "photos"
     orchard.plant(photos, photos=420, varieties=14, workers=2)

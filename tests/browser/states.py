@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 
 import fruits.service
 from fruits.messages import LANGUAGES
-from fruits.photos.made_up import samples
+from fruits.photos.generated import samples
 
 AXE: Final = Path(fruits.service.__file__).parent / "web" / "node_modules" / "axe-core" / "axe.min.js"
 WIDTHS: Final = {"phone": (390, 844), "desk": (1280, 800)}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fruits.photos.made_up import samples
+from fruits.photos.generated import samples
 from fruits.recogniser import bundle as bundles
 from fruits.service.pages import routes as pages
 

@@ -58,7 +58,7 @@ def audited(
         planted["odd_size"] = saved(root / "Training" / "Tuskana Yellow" / "stamp.jpg", rgb.resize((24, 24)))
     planted["unreadable"] = root / "Training" / "Tuskana Yellow" / "no photo.jpg"
     planted["unreadable"].write_bytes(b"\xff\xd8\xff nothing more")
-    # The network that tells made-up photos on white apart best.
+    # The network that tells generated photos on white apart best.
     done = fruits("audit", root, "--to", root.parent / "audit", "--backbone", "fruits-small", "--json")
     assert done.code == 0, done.stderr
     return (

@@ -20,7 +20,7 @@ from fruits.assessment.printed import as_text
 from fruits.assessment.results import evaluation_of
 from fruits.config import RunConfig
 from fruits.errors import ConfigError, StoreError
-from fruits.photos.made_up import orchard
+from fruits.photos.generated import orchard
 from fruits.storage import spool
 from fruits.training import pipeline
 
@@ -168,7 +168,7 @@ def test_what_was_evaluated_is_said(filmed: Any) -> None:
     assert evaluated["sources"] == [str(out.parent / "photos")]
     assert evaluated["photos"] == record["ok"] == 384
     assert evaluated["seen"]["checked"]
-    assert evaluated["seen"]["photos"] == 0  # made-up fruit, which no network was made from
+    assert evaluated["seen"]["photos"] == 0  # generated fruit, which no network was made from
 
 
 # --- What is left behind ------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from fruits.assessment.evaluation import evaluate
 from fruits.assessment.printed import as_text
 from fruits.assessment.results import evaluation_of
 from fruits.config import RunConfig
-from fruits.photos.made_up import orchard
+from fruits.photos.generated import orchard
 from fruits.training import pipeline
 
 Fruits = Callable[..., Any]

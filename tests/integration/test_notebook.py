@@ -68,7 +68,9 @@ def test_library_in_ten_cells_with_pictures(tmp_path: Path, monkeypatch: pytest.
     ]
     assert len(pictures) >= 6
     imported = set(re.findall(r"(?:from|import) (fruits[.\w]*)", "\n".join(cell.source for cell in done.cells)))
-    assert imported == {"fruits", "fruits.sklearn", "fruits.photos.made_up"}, "the public API, and photos to show it on"
+    assert imported == {"fruits", "fruits.sklearn", "fruits.photos.generated"}, (
+        "the public API, and photos to show it on"
+    )
 
 
 @pytest.mark.filterwarnings(*LEFT_TO_THE_COLLECTOR)

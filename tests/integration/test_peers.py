@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from benchmarks import peer_serving, peers
 
-from fruits.photos.made_up import orchard
+from fruits.photos.generated import orchard
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The main job on made-up photos: what comes out, what is computed again, and what survives kills and damage."""
+"""The main job on generated photos: what comes out, what is computed again, and what survives kills and damage."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fruits.embedding.backbone import find_backbone
-from fruits.photos.made_up import orchard
+from fruits.photos.generated import orchard
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser import shipped
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from fruits.photos.made_up import orchard
+from fruits.photos.generated import orchard
 from fruits.recogniser import bundle as bundles
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.repository import NewSubmission, Receipt, Submissions

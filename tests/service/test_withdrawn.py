@@ -18,7 +18,7 @@ from PIL import Image
 
 from fruits.photos.catalogue.consent import consent_of
 from fruits.photos.decoding.images import to_thumbnail
-from fruits.photos.made_up import orchard
+from fruits.photos.generated import orchard
 from fruits.recogniser import bundle as bundles
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.repository import NewSubmission, Receipt, Submissions

@@ -131,7 +131,7 @@ def demo(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Generate photos of fruit and run the whole chain on them."""
-    from fruits.photos.made_up import orchard  # noqa: PLC0415
+    from fruits.photos.generated import orchard  # noqa: PLC0415
 
     folder, results = Path(to) / "photos", Path(to) / "results"
     meaning = Path(to) / "taxonomy.csv"

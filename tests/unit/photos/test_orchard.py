@@ -1,4 +1,4 @@
-"""What the made-up fruit promises: same arguments, same photos; laid out as Fruits-360; labels worth learning."""
+"""What the generated fruit promises: same arguments, same photos; laid out as Fruits-360; labels worth learning."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fruits.errors import ConfigError
-from fruits.photos.made_up import orchard
-from fruits.photos.made_up.rendering import Variety
+from fruits.photos.generated import orchard
+from fruits.photos.generated.rendering import Variety
 
 FILE_NAME = re.compile(r"(r\d*_)?\d+_100\.jpg")
 
@@ -163,11 +163,11 @@ def test_two_workers_write_the_bytes_of_one(planted: Path, tmp_path: Path) -> No
 
 
 def test_further_varieties_are_made_up_with_names_of_their_own(tmp_path: Path) -> None:
-    many = orchard.make_up(300, seed=3)
+    many = orchard.generate_varieties(300, seed=3)
     assert many[: len(orchard.VARIETIES)] == orchard.VARIETIES
     assert len({v.name for v in many}) == 300
-    assert orchard.make_up(40, seed=3) == many[:40]
-    assert orchard.make_up(40, seed=4) != many[:40]
+    assert orchard.generate_varieties(40, seed=3) == many[:40]
+    assert orchard.generate_varieties(40, seed=4) != many[:40]
     n = len(orchard.VARIETIES) + 3
     assert orchard.plant(tmp_path, photos=n, varieties=n, workers=1, test_share=0.0) == n
     assert len(list(tmp_path.glob("Training/*"))) == n

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from fruits.messages import told
 from fruits.photos.decoding.quality import Limits, measure
-from fruits.photos.made_up import orchard
+from fruits.photos.generated import orchard
 
 
 def of_one(pixels: np.ndarray) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fruits.photos.decoding.retouch import retouched
-from fruits.photos.made_up import orchard
+from fruits.photos.generated import orchard
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 Renders photos of invented varieties on a turntable before a white background, named and laid out as Fruits-360
 (Muresan and Oltean, arXiv:1712.00580): ``Training/<label>/<frame>_100.jpg``, ``r_<frame>_100.jpg``,
 ``r2_<frame>_100.jpg`` and the same under ``Test/``. Any number of photos, any number of varieties, any seed. The
-rendering is in :mod:`fruits.photos.made_up.rendering`.
+rendering is in :mod:`fruits.photos.generated.rendering`.
 
 Some varieties are nearly identical on purpose (``Apfelino Red 1`` and ``Red 2``, ``Moon Pear 1`` and ``2``, ``Duskplum
 Blue 1`` and ``2``), so that reports have errors to show. Scores on these photos test the pipeline; they do not predict
@@ -30,7 +30,7 @@ from PIL import Image
 
 from fruits.config import usable_cores
 from fruits.errors import ConfigError, EngineError
-from fruits.photos.made_up.rendering import Floats, Fruit, Variety, grow, render
+from fruits.photos.generated.rendering import Floats, Fruit, Variety, grow, render
 
 Pixels = NDArray[np.uint8]
 
@@ -98,7 +98,7 @@ VARIETIES: tuple[Variety, ...] = (
 )
 
 
-def make_up(n: int, seed: int = 0) -> tuple[Variety, ...]:
+def generate_varieties(n: int, seed: int = 0) -> tuple[Variety, ...]:
     """Return ``n`` varieties: the named ones first, then further ones, crossed at random from the named ones.
 
     Parameters
@@ -200,7 +200,7 @@ def plant(
     photos : int
         Exact number of photos, spread evenly over the varieties, then over their sequences, then over the turn.
     varieties : int
-        Number of labels, see :func:`make_up`.
+        Number of labels, see :func:`generate_varieties`.
     seed : int
         See :func:`photo`.
     test_share : float
@@ -232,7 +232,7 @@ def plant(
         raise ConfigError(f"{n_workers} workers, expected 1 or more: leave workers out to take every core")
     tasks = [
         (root, variety, seed, shoot)
-        for number, variety in enumerate(make_up(varieties, seed))
+        for number, variety in enumerate(generate_varieties(varieties, seed))
         for shoot in _shoots(photos // varieties + (number < photos % varieties), test_share)
     ]
     written = 0
@@ -244,13 +244,13 @@ def plant(
 
 
 def taxonomy(varieties: int = len(VARIETIES), seed: int = 0) -> str:
-    """Return the taxonomy of the labels of :func:`make_up`, as CSV text for ``fruits run --taxonomy``."""
+    """Return the taxonomy of the labels of :func:`generate_varieties`, as CSV text for ``fruits run --taxonomy``."""
     lines = ["label,kind,variety,en,fr"]
-    for variety in make_up(varieties, seed):
+    for variety in generate_varieties(varieties, seed):
         name = re.sub(r" [0-9]+$", "", variety.name)  # Apfelino Red 1 and 2 are fruits of one variety
         ids = (text.lower().replace(" ", "-") for text in (variety.kind, name))
         lines.append(",".join((variety.name, *ids, name, name)))
-    kinds = sorted({variety.kind for variety in make_up(varieties, seed)})
+    kinds = sorted({variety.kind for variety in generate_varieties(varieties, seed)})
     lines += [f",{kind.lower().replace(' ', '-')},,{kind},{kind}" for kind in kinds]
     return "\n".join(lines) + "\n"
 

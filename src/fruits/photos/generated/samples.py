@@ -1,6 +1,6 @@
-"""Six pictures of made-up fruit for the service's page, to try it without a photo: rendered, so nobody's.
+"""Six pictures of generated fruit for the service's page, to try it without a photo: rendered, so nobody's.
 
-``python -m fruits.photos.made_up.samples FOLDER`` writes them; the ones that ship lie in ``service/pages/samples``. They are
+``python -m fruits.photos.generated.samples FOLDER`` writes them; the ones that ship lie in ``service/pages/samples``. They are
 chosen so that the recogniser of the package gives every sort of answer: a kind for sure, a probable one, several, none.
 """
 
@@ -13,7 +13,7 @@ from typing import Final
 
 from PIL import Image
 
-from fruits.photos.made_up.orchard import VARIETIES, photo
+from fruits.photos.generated.orchard import VARIETIES, photo
 
 _SIDE: Final = 224
 _QUALITY: Final = 75
