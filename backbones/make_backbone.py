@@ -60,7 +60,7 @@ def main() -> None:
         f"{len(pixels):,} training photos of {Path(arguments.photos).resolve().name}, {arguments.epochs} epochs"
     )
     write_card(target, learnt_from)
-    # Whoever evaluates on these photos must know that the network was made from them.
+    # Evaluations on these photos must know that the network was made from them.
     np.sort(np.array([int(digest[:16], 16) for digest in digests], ">u8")).tofile(target.with_suffix(".seen"))
     print(f"{target}: {target.stat().st_size:,} bytes; float32 in {float_file}")
 

@@ -367,7 +367,7 @@ def judge(reply: Reply, allowed: Iterable[int] = (), *, head: bool = False) -> N
 
 def _goes_on(connection: socket.socket, last: Reply) -> bool:
     """Ask one more question: the connection is closed, or the answer is to that question and not to one that was slipped in."""
-    # Whoever is refused early may have been thought to send a body still, and a question is part of that.
+    # A client that is refused early may have been thought to send a body still, and a question is part of that.
     connection.settimeout(_PATIENCE_S if last.status < 400 else 0.05)
     data = b""
     with suppress(OSError):

@@ -1,6 +1,6 @@
 """A real PostgreSQL on this machine's loopback, for tests and trials: in a folder of its own, gone afterwards.
 
-It refuses to run as root; whoever is root starts it as another user. Nothing is installed here and no server that runs already is
+It refuses to run as root; root starts it as another user. Nothing is installed here and no server that runs already is
 touched.
 """
 

@@ -45,7 +45,7 @@ SERVICES_OF: Final = {
     "errand": {"s3", "kms"},
     "owner": {"s3", "kms", "iam", "cloudformation", "logs", "cloudwatch", "ssm", "servicequotas"},
 }
-#: Calls that open what our key closes: to be made through the service that holds the bytes, never by whoever has the role.
+#: Calls that open what our key closes: to be made through the service that holds the bytes, never directly by the role.
 _OPENS: Final = ("kms:decrypt", "kms:encrypt", "kms:generatedatakey*", "kms:reencrypt*")
 #: Calls with which a role could give itself, or somebody, more than it has.
 _ESCALATION: Final = (
@@ -85,7 +85,7 @@ def judge(variant: Variant) -> Found:
         elif resource.type == "AWS::Lambda::Permission" and (
             not _is_named(resource.properties.get("SourceArn")) or "*" in every(resource.properties.get("Principal"))
         ):
-            yield resource.name, "any-principal", "whoever uses that service may call; expected Principal and SourceArn"
+            yield resource.name, "any-principal", "any user of that service may call; expected Principal and SourceArn"
 
 
 def statements(document: Any) -> Iterator[dict[str, Any]]:

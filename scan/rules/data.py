@@ -79,7 +79,7 @@ def _bucket(bucket: Resource, variant: Variant) -> Found:
         yield (
             bucket.name,
             "shared-bucket",
-            "whoever makes a flow log may write this policy, and other logs lie here; expected a bucket of its own",
+            "anyone who makes a flow log may write this policy, and other logs lie here; expected a bucket of its own",
         )
     block = properties.get("PublicAccessBlockConfiguration") or {}
     for key in ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets"):

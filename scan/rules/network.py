@@ -131,7 +131,7 @@ def _ingress(
             yield (
                 name,
                 "source-unknown",
-                f"{key} {rule[key]!r} lets in whoever is on that list; expected a group of this template",
+                f"{key} {rule[key]!r} lets in everyone on that list; expected a group of this template",
             )
     for source in every(rule.get("SourceSecurityGroupId") or []):
         if str(source) not in ours:
@@ -290,7 +290,7 @@ def _endpoints(variant: Variant) -> Found:
             yield (
                 endpoint.name,
                 "endpoint-for-all",
-                "lets through whoever is inside, with anybody's credentials; expected a PolicyDocument for our account",
+                "lets through everyone inside, with anybody's credentials; expected a PolicyDocument for our account",
             )
         for statement in statements(endpoint.properties.get("PolicyDocument")):
             # The name of a bucket says nothing of its owner: one that was deleted may be somebody else's tomorrow.

@@ -203,5 +203,5 @@ def _no_secrets(name: str, variables: list[tuple[str, Any]]) -> Found:
             yield (
                 name,
                 "written-secret",
-                f"'{key}' in plain sight of whoever may look at the task; expected it in Secrets",
+                f"'{key}' readable by everyone who may look at the task; expected it in Secrets",
             )

@@ -120,7 +120,7 @@ class Aws:
         return told
 
     def client(self, service: str) -> Any:
-        """Return a client of whoever may do everything."""
+        """Return a client that may do everything."""
         return boto3.client(
             service, region_name=REGION, endpoint_url=self.endpoint,
             aws_access_key_id=self._administrator["AccessKeyId"],

@@ -58,7 +58,7 @@ def account(watch: Watch) -> Iterator[Aws]:
 
 @pytest.fixture
 def here(account: Aws, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Points everything in this process and its children at the account, as whoever is named."""
+    """Points everything in this process and its children at the account, as the role that is named."""
 
     def become(role: str | None = None) -> None:
         for name in FOREIGN:
@@ -115,7 +115,7 @@ def test_whole_path_from_upload_to_results(
     account: Aws, installation: Any, here: Any, built: Any, fruits: Any, photos: Path, finished_run: Any, tmp_path: Path,
     watch: Watch,
 ) -> None:  # fmt: skip
-    """Each command as whoever it is meant for; the job's own words run by a real Spark, from the uploaded package alone."""
+    """Each command in the role it is meant for; the job's own words run by a real Spark, from the uploaded package alone."""
     with account.enforcing():
         here("fruits-uploader")
         sent = fruits("aws", "upload", photos, "--to", "orchard", "--json")
@@ -557,7 +557,7 @@ def test_neighbouring_calls_are_denied(role: str, installation: Any, here: Any, 
             }
             with pytest.raises(calls.AwsError, match="denied") as refused:
                 calls.Aws().call(service, operation, **parameters)
-            assert "whoever works needs" in str(refused.value), (service, operation)
+            assert "the caller needs" in str(refused.value), (service, operation)
 
 
 def test_calls_of_each_role_pass_where_others_do_not(

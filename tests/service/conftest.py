@@ -136,7 +136,7 @@ def service(finished_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="session")
 def start_service(finished_run: Any) -> Callable[..., Service]:
-    """Start a service that several tests share; whoever asks stops it."""
+    """Start a service that several tests share; the caller stops it."""
     return lambda folder, *options, out=None: Service(out or finished_run.out, folder, *options)
 
 

@@ -1,4 +1,4 @@
-"""A bucket of photos that will not do tomorrow either: a 500 for the client, one clear line for whoever runs the service."""
+"""A bucket of photos that will not do tomorrow either: a 500 for the client, one clear line for the operator."""
 
 from __future__ import annotations
 

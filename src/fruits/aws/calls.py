@@ -225,7 +225,7 @@ def translated(call: Call, aws: Aws) -> Iterator[None]:
     except importlib.import_module("botocore.parsers").ResponseParserError as exc:
         first = str(exc).splitlines()[0][:200]
         raise AwsError(
-            f"{call.name}: whoever answered is not AWS ({first}); look for a proxy on the way, and at AWS_ENDPOINT_URL"
+            f"{call.name}: the server that answered is not AWS ({first}); look for a proxy on the way, and at AWS_ENDPOINT_URL"
         ) from exc
     except of_botocore.ParamValidationError:
         raise  # a bug in fruits
@@ -254,7 +254,7 @@ def _refused(call: Call, aws: Aws, exc: Any) -> AwsError:
     if code in _DENIED:
         action = re.search(r"perform: ([\w-]+:\w+)", message)
         return AwsError(
-            f"{call.name}: denied{f' ({message})' if message and message != 'Forbidden' else ''}; whoever works needs "
+            f"{call.name}: denied{f' ({message})' if message and message != 'Forbidden' else ''}; the caller needs "
             f"{action[1] if action else f'{call.service}:{_camel(call.operation)}'}"
             f"{f' on {bucket!r}' if bucket else ''}: take the role that docs/aws.md names for this command"
         )

@@ -44,7 +44,7 @@ _EVALUATE_S: Final = 10.0
 _EVALUATED_AT_ONCE: Final = 50
 _IDLE_S: Final = 0.05
 _PULSE_S: Final = 30.0
-#: Whoever asks for unknown bundles makes the service look for a new one at most this often.
+#: A request for an unknown bundle makes the service look for a new one at most this often.
 _LOOK_AGAIN_S: Final = 1.0
 
 
@@ -324,8 +324,8 @@ class Resources:
     async def look_for_a_new_bundle(self) -> None:
         """Load a new bundle now rather than at the next poll, and wait until it is open; without polls do nothing.
 
-        Another instance may answer with a bundle that became current a moment after the last look here. So whoever asks for an
-        unknown bundle waits for the next look, which all who ask share: there is one a second at most.
+        Another instance may answer with a bundle that became current just after the last poll here. So a request for an unknown
+        bundle waits for the next poll, which all such requests share: there is one a second at most.
         """
         if not self.config.watch:
             return

@@ -1,4 +1,4 @@
-"""What may be read on behalf of whoever named some photos: nothing that links or manifests lead to beside them, and no giant."""
+"""What may be read on behalf of a caller who named some photos: nothing that links or manifests lead to beside them, no giant."""
 
 from __future__ import annotations
 

@@ -326,7 +326,7 @@ time.sleep(1000)
         child = int(parent.stdout.readline())
         assert not gone(child)
         parent.kill()
-    # It is the system that ends it, so this ends; the test's own time limit is whoever runs it.
+    # It is the system that ends it, so this ends; the test's own time limit is that of the runner.
     while not gone(child):
         threading.Event().wait(0.01)
 

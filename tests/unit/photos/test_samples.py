@@ -94,7 +94,7 @@ def test_confused_photos_come_with_what_led_to_the_answer(photos: Path) -> None:
 
 @pytest.fixture
 def killer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A photo that kills whoever decodes it, and this process's decoder started so that it does."""
+    """A photo that kills the process that decodes it, and this process's decoder started so that it does."""
     monkeypatch.setenv("PYTHONPATH", str(FAULTY))
     own_decoder().close()
     save(tmp_path / "k.jpg", 60, 40)

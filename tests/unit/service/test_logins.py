@@ -132,7 +132,7 @@ def test_a_login_that_is_none_is_refused(managed: Managed, login: str, password:
         prepare(managed.url(), login, password)
 
 
-def test_whoever_may_not_make_roles_is_told(managed: Managed) -> None:
+def test_a_login_that_may_not_make_roles_is_told(managed: Managed) -> None:
     prepare(managed.url(), "fruits_service_1", FIRST)
     with pytest.raises(StoreError, match="expected a user who may make roles"):
         prepare(managed.url("fruits_service_1", FIRST), "fruits_service_2", SECOND)
@@ -148,7 +148,7 @@ def test_a_server_that_cannot_show_its_certificate_is_not_spoken_to(managed: Man
 def test_nothing_needs_two_connections_at_once(
     database_url: str, tmp_path: Path, new: Callable[..., NewSubmission]
 ) -> None:
-    """With one connection to give, whoever held one and asked for another would wait in vain."""
+    """With one connection to give, a request that held one and asked for another would wait in vain."""
     database = Database.open(database_url, connections=1)
     submissions = Submissions(database, Objects(str(tmp_path / "kept")), keep_days=30)
     tokens = Tokens(database)

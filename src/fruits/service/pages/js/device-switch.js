@@ -1,6 +1,6 @@
 // The switch "On this device only": whether it is on, what it says, and the model behind it.
 //
-// While it is on no photo may be sent, whether or not the model has loaded: whoever sends photos asks `on` in the same moment. The
+// While it is on no photo may be sent, whether or not the model has loaded: code that sends photos asks `on` in the same moment. The
 // choice of an earlier visit is taken up by the constructor, before any photo can come in. If the model cannot be loaded the
 // switch stays on, and the visitor is asked. Knows nothing of photos.
 

@@ -118,7 +118,7 @@ function sort() {
 function filter() {
   const wanted = plain($("search").value);
   let shown = 0;
-  $("now").hidden = Boolean(wanted) || !$("now-list").children.length; // whoever searches wants what is found
+  $("now").hidden = Boolean(wanted) || !$("now-list").children.length; // a search shows what it finds
   for (const { kind, node } of rows) {
     node.hidden = ![kind.names, ...kind.varieties].some((names) => Object.values(names).some((name) => plain(name).includes(wanted)));
     shown += !node.hidden;

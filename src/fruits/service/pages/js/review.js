@@ -130,7 +130,7 @@ async function act(work) {
     busy = false;
   }
   show();
-  // Whoever works by keyboard goes on from where the decisions are.
+  // Keyboard users go on from where the decisions are.
   if (document.activeElement === document.body && list[at]) $("confirm").focus({ preventScroll: true });
 }
 

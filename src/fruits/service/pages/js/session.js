@@ -13,7 +13,7 @@ export function askOwner(path, { json, ...options } = {}) {
   return ask(`/v1/owner/${path}`, { ...options, headers, body: json ? JSON.stringify(json) : undefined });
 }
 
-/** A kept photo as an address for an image; to be revoked by whoever shows it. */
+/** A kept photo as an address for an image; to be revoked by the caller. */
 export async function photoAddress(id) {
   return URL.createObjectURL(await (await askOwner(`submissions/${encodeURIComponent(id)}/photo`)).blob());
 }
