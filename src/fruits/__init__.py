@@ -12,7 +12,7 @@ from fruits.errors import FruitsError, ImageDecodeError
 
 if TYPE_CHECKING:
     from fruits.assessment.results import Audit, Evaluation, FindingCount, Protocol, SourceScore, audit, evaluate
-    from fruits.photos.reading.given import PhotoLike
+    from fruits.photos.reading.inputs import PhotoLike
     from fruits.recogniser.answers import Answer
     from fruits.recogniser.explain import Explanation
     from fruits.recogniser.recogniser import Recogniser, load
@@ -56,7 +56,7 @@ _MODULES: Final = {
     "FindingCount": "fruits.assessment.results",
     "Metrics": "fruits.training.results",
     "Name": "fruits.recogniser.taxonomy",
-    "PhotoLike": "fruits.photos.reading.given",
+    "PhotoLike": "fruits.photos.reading.inputs",
     "Predictions": "fruits.training.results",
     "Protocol": "fruits.assessment.results",
     "Recogniser": "fruits.recogniser.recogniser",

@@ -24,7 +24,7 @@ from fruits.errors import ConfigError, ImageDecodeError, PhotoTypeError, counted
 from fruits.learning.heads import LabelsError, get_head
 from fruits.learning.moments import Moments
 from fruits.learning.pca import PCA
-from fruits.photos.reading.given import PhotoLike, as_status, is_one
+from fruits.photos.reading.inputs import PhotoLike, as_status, is_one
 
 __all__ = ["FruitsClassifier", "FruitsEmbedder"]
 

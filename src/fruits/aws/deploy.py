@@ -85,7 +85,7 @@ def monthly_usd(stacks: Mapping[str, Mapping[str, str]], region: str) -> int:
         Template -> its parameters, for all deployed stacks.
     region : str
     """
-    stands = standing.standing_cost(prices.load().told_in(region), stacks).usd
+    stands = standing.standing_cost(prices.load().for_region(region), stacks).usd
     return math.ceil(MARGIN * stands + MARGIN_USD)
 
 

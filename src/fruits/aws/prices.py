@@ -40,7 +40,7 @@ class Prices:
     def __getitem__(self, name: str) -> float:
         return float(self.table[name]["usd"])
 
-    def told_in(self, region: str) -> Prices:
+    def for_region(self, region: str) -> Prices:
         """Return the table for use in a region; if it is of another region, its note says so."""
         if region == self.region:
             return self

@@ -66,7 +66,7 @@ def deploy(
     for which in chosen:  # report contradictions before any call, as far as they can be detected locally
         stacks.check_rules(which, stacks.effective(which, parameters.get(which, {})))
     there = Aws(region)
-    table = prices.load().told_in(there.region)
+    table = prices.load().for_region(there.region)
     if not dry_run:
         _need_parameters(there, name, chosen, parameters)
         if "budget" not in chosen and {"batch", "service"} & set(chosen) and stacks.find(there, name, "budget"):
@@ -249,7 +249,7 @@ def cost_of(
         )
         return
     there = Aws(region)
-    table = table.told_in(there.region)
+    table = table.for_region(there.region)
     if photos is None:
         told = stacks.outputs(there, name, ["storage"])
         buckets = {

@@ -174,7 +174,7 @@ def _there(job_options: JobOptions) -> tuple[Any, Installation, Prices]:
 
     check_name(job_options.name)
     there = Aws(job_options.region)
-    table = prices.load(job_options.prices_file).told_in(there.region)
+    table = prices.load(job_options.prices_file).for_region(there.region)
     compute = checked_compute(job_options.compute)
     unknown = submission.Installation.unknown(job_options.name, there.region, compute) if job_options.dry_run else None
     return there, unknown or submission.Installation.of(there, job_options.name), table

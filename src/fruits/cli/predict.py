@@ -116,7 +116,7 @@ def _answered(
     """
     if explain is None:
         return recogniser.predict([photo])[0], None
-    from fruits.photos.reading.given import as_status  # noqa: PLC0415
+    from fruits.photos.reading.inputs import as_status  # noqa: PLC0415
     from fruits.recogniser.answers import Answer  # noqa: PLC0415
 
     try:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fruits.embedding.backbone import BATCH_SIZE, Embedder, no_embedding, usable
 from fruits.photos.decoding.images import Preprocessing
-from fruits.photos.reading.given import Batch, Fault, PhotoLike, decoded, each, is_one
+from fruits.photos.reading.inputs import Batch, Fault, PhotoLike, decoded, each, is_one
 
 
 def embed_photos(
@@ -25,7 +25,7 @@ def embed_photos(
     ImageDecodeError, StoreError
         If ``photos`` is a single photo that cannot be decoded or read.
     PhotoTypeError, EngineError
-        As :func:`fruits.photos.reading.given.decoded`.
+        As :func:`fruits.photos.reading.inputs.decoded`.
     """
     one = is_one(photos)
     given: Iterable[PhotoLike] = [photos] if one else each(photos)  # type: ignore[list-item]

@@ -18,7 +18,7 @@ ARCS: Final = 4
 GAP: Final = 1 / 16
 FOLDS: Final = 5
 _FEW_GROUPS: Final = 10
-#: Counts that are drawn at a time while bootstrapping: groups of 20,000 sorts would take 640 MB.
+#: Counts that are drawn at a time while bootstrapping: 20,000 different groups would take 640 MB.
 _COUNTS_AT_ONCE: Final = 1 << 20
 #: Groups that are sorted at a time.
 _GROUPS_AT_ONCE: Final = 1 << 20
@@ -177,14 +177,14 @@ def interval(
     ----------
     Davison and Hinkley (1997), "Bootstrap methods and their application", section 3.8; percentiles. Wilson (1927).
     """
-    return interval_of(sorts_of_groups(right, groups), draws=draws, seed=seed)
+    return interval_of(group_counts(right, groups), draws=draws, seed=seed)
 
 
-def sorts_of_groups(right: NDArray[np.bool_], groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the sorts of groups, shape (3, s): right answers, photos, and number of such groups.
+def group_counts(right: NDArray[np.bool_], groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many groups have so many right answers of so many photos, shape (3, s): right answers, photos, groups.
 
-    Their number does not depend on that of photos. Sorts of parts of the photos merge by :func:`merge_sorts` if no group is in
-    two parts.
+    s does not depend on the number of photos. Counts of parts of the photos merge by :func:`merge_group_counts` if no group is
+    in two parts.
     """
     _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     hits = np.bincount(number, weights=right).astype(np.int64)
@@ -200,29 +200,29 @@ def sorts_of_counts(hits: NDArray[np.integer[Any]], sizes: NDArray[np.int64]) ->
     return found
 
 
-def merge_sorts(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the sorts of the groups of both."""
-    return _sorts(np.concatenate([left, right], axis=1))
+def merge_group_counts(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Merge two results of :func:`group_counts`."""
+    return _distinct(np.concatenate([left, right], axis=1))
 
 
-def _sorts(counted: NDArray[np.int64]) -> NDArray[np.int64]:
-    sorts, at = np.unique(counted[:2], axis=1, return_inverse=True)
-    return np.concatenate([sorts, np.bincount(at.reshape(-1), counted[2], sorts.shape[1]).astype(np.int64)[None]])
+def _distinct(counted: NDArray[np.int64]) -> NDArray[np.int64]:
+    counts, at = np.unique(counted[:2], axis=1, return_inverse=True)
+    return np.concatenate([counts, np.bincount(at.reshape(-1), counted[2], counts.shape[1]).astype(np.int64)[None]])
 
 
-def interval_of(sorts: NDArray[np.int64], *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Return the interval of :func:`interval` for sorts of groups, at least one, as :func:`sorts_of_groups` gives them."""
+def interval_of(counts: NDArray[np.int64], *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Return the interval of :func:`interval` from the result of :func:`group_counts`, for at least one group."""
     # Groups of equal size and equal number of right answers are interchangeable: drawing their counts makes the cost independent
     # of the number of photos, and the result independent of the order of groups.
-    (hits, sizes), alike = sorts[:2].astype(np.float64), sorts[2]
-    m = int(alike.sum())
+    (hits, sizes), repeats = counts[:2].astype(np.float64), counts[2]
+    m = int(repeats.sum())
     rng, shares = np.random.default_rng(seed), np.empty(draws)
-    at_once = max(1, _COUNTS_AT_ONCE // len(alike))
+    at_once = max(1, _COUNTS_AT_ONCE // len(repeats))
     for start in range(0, draws, at_once):  # the numbers drawn are the same in parts
-        drawn = rng.multinomial(m, alike / m, size=min(at_once, draws - start))
+        drawn = rng.multinomial(m, repeats / m, size=min(at_once, draws - start))
         shares[start : start + at_once] = (drawn @ hits) / (drawn @ sizes)
     low, high = np.quantile(shares, (0.025, 0.975))
-    share = float((hits @ alike) / (sizes @ alike))
+    share = float((hits @ repeats) / (sizes @ repeats))
     if m < _FEW_GROUPS or share in (0.0, 1.0):
         # The bootstrap underestimates the variance of few groups, or of groups that all agree.
         z = 1.96

@@ -20,7 +20,7 @@ SOURCE: Final = "en"
 #: English first, then what has a catalogue.
 LANGUAGES: Final = (SOURCE, *sorted(path.parent.parent.name for path in _FOLDER.glob("*/LC_MESSAGES/fruits.po")))
 
-__all__ = ["LANGUAGES", "SOURCE", "Catalogue", "Message", "catalogue", "told"]
+__all__ = ["LANGUAGES", "SOURCE", "Catalogue", "Message", "catalogue", "translations"]
 
 
 @cache
@@ -43,7 +43,7 @@ def catalogue(language: str) -> Catalogue:
     return _read(language, _FOLDER / language / "LC_MESSAGES" / "fruits.po").over(source)
 
 
-def told(key: str, **values: object) -> dict[str, str]:
+def translations(key: str, **values: object) -> dict[str, str]:
     """Return a message in every language.
 
     Parameters

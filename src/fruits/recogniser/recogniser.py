@@ -1,6 +1,6 @@
 """The recogniser of the Python API: from photos of any supported type to answers, embeddings or explanations.
 
-It wraps a bundle whose files are verified on loading. Types of photos are handled in ``photos.reading.given``. Independent of
+It wraps a bundle whose files are verified on loading. Types of photos are handled in ``photos.reading.inputs``. Independent of
 training.
 """
 
@@ -18,7 +18,7 @@ from fruits.embedding.photos import embed_photos, embedding_rows
 from fruits.errors import ConfigError, counted, option
 from fruits.photos.decoding.decoder import Size
 from fruits.photos.decoding.quality import measure
-from fruits.photos.reading.given import Batch, PhotoLike, as_status, decoded, is_one
+from fruits.photos.reading.inputs import Batch, PhotoLike, as_status, decoded, is_one
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser import shipped
 from fruits.recogniser.answers import Answer

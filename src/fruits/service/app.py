@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from fruits import __version__
 from fruits.errors import FruitsError
-from fruits.messages import told
+from fruits.messages import translations
 from fruits.service.http import errors as http_errors
 from fruits.service.http import recognise as answering
 from fruits.service.http import visitor_api as api
@@ -136,5 +136,5 @@ async def _invalid(request: Request, exc: Any) -> Response:
     """Respond to a request that fails validation; names the field, never its value."""
     first = exc.errors()[0] if exc.errors() else {}
     where = ".".join(str(part) for part in first.get("loc", ()) if isinstance(part, str) and part.isidentifier())
-    detail = told("detail.see", where=where[:80]) if where else None
+    detail = translations("detail.see", where=where[:80]) if where else None
     return await _known(request, HttpError("bad_request", detail, status=422))

@@ -127,8 +127,8 @@ def test_assumptions_are_those_of_the_machines() -> None:
 
 
 def test_prices_of_another_region_say_so() -> None:
-    assert TABLE.told_in(TABLE.region) is TABLE
-    other = TABLE.told_in("eu-west-3")
+    assert TABLE.for_region(TABLE.region) is TABLE
+    other = TABLE.for_region("eu-west-3")
     assert other.table == TABLE.table
     assert "not those of eu-west-3" in other.note
     assert any("not those of eu-west-3" in note for note in cost.run_cost(10, other).notes)

@@ -261,13 +261,13 @@ def test_interval_of_a_million_single_photos_is_that_of_the_binomial() -> None:
 
 
 @given(st.integers(0, 1000), st.integers(1, 80), st.integers(1, 30))
-def test_interval_of_merged_sorts_of_groups_is_that_of_all_photos(seed: int, n: int, groups: int) -> None:
+def test_interval_of_merged_group_counts_is_that_of_all_photos(seed: int, n: int, groups: int) -> None:
     rng = np.random.default_rng(seed)
     right, group = rng.random(n) < rng.random(), rng.integers(0, groups, n)
     part = rng.integers(0, 3, groups)[group]  # whole groups
-    parts = [protocols.sorts_of_groups(right[part == one], group[part == one]) for one in (2, 0, 1)]
-    merged = protocols.merge_sorts(parts[0], protocols.merge_sorts(parts[1], parts[2]))
-    assert merged.tolist() == protocols.sorts_of_groups(right, group).tolist()
+    parts = [protocols.group_counts(right[part == one], group[part == one]) for one in (2, 0, 1)]
+    merged = protocols.merge_group_counts(parts[0], protocols.merge_group_counts(parts[1], parts[2]))
+    assert merged.tolist() == protocols.group_counts(right, group).tolist()
     assert protocols.interval_of(merged) == protocols.interval(right, group)
 
 

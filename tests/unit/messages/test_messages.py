@@ -18,7 +18,7 @@ from babel.messages.pofile import read_po
 import fruits
 from fruits import messages
 from fruits.errors import MessagesError
-from fruits.messages import LANGUAGES, SOURCE, catalogue, told
+from fruits.messages import LANGUAGES, SOURCE, catalogue, translations
 from fruits.messages.catalogue import Catalogue, parse
 
 FOLDER = Path(messages.__file__).parent
@@ -168,7 +168,7 @@ def test_what_a_language_lacks_is_said_in_english() -> None:
 
 
 def test_a_message_is_told_in_every_language_at_once() -> None:
-    assert told("limit.pixels", limit=50_000_000)["es"] == (
+    assert translations("limit.pixels", limit=50_000_000)["es"] == (
         f"La foto tiene más de 50{NARROW}000{NARROW}000 píxeles: envía una más pequeña."
     )
 

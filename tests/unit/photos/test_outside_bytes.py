@@ -19,7 +19,7 @@ DECODERS = {
     "photos/decoding/images.py",
     "photos/decoding/decoder_process.py",
     "photos/images.py",  # another name of the first
-    "photos/reading/given.py",  # images that a program holds in memory; files that Pillow has not decoded go to the sandbox
+    "photos/reading/inputs.py",  # images that a program holds in memory; files that Pillow has not decoded go to the sandbox
 }
 #: Who may have Pillow at all, and for what.
 PILLOW = {
@@ -30,7 +30,7 @@ PILLOW = {
     "assessment/study/treatments.py": "treats pixels",
     "photos/generated/orchard.py": "draws photos",
     "photos/generated/samples.py": "writes the pictures that the page offers to try",
-    "photos/reading/given.py": "takes images that a program holds in memory",
+    "photos/reading/inputs.py": "takes images that a program holds in memory",
     "photos/decoding/retouch.py": "opens the JPEG that it has just made",
     "service/inference/model.py": "draws the photo that warms up the inference workers",
     "service/pages/routes.py": "asks which way resampling goes, on pixels of its own; joins the package's own pictures",

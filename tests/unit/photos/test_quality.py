@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from fruits.messages import told
+from fruits.messages import translations
 from fruits.photos.decoding.quality import Limits, measure
 from fruits.photos.generated import orchard
 
@@ -152,7 +152,7 @@ def test_every_advice_is_a_sentence_in_every_language() -> None:
     faults = {*Limits(1.0, 1.0, 1).advice(0.0, 0.5, 0), *Limits(0.0, 1.0, 1).advice(0.5, 0.5, 1)}
     assert faults == {"small", "dark", "blurred"}
     for fault in faults:
-        assert all(sentence.endswith(".") for sentence in told(f"page.{fault}").values())
+        assert all(sentence.endswith(".") for sentence in translations(f"page.{fault}").values())
 
 
 def test_limits_are_plain_values_and_back() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fruits.errors import EngineError, FruitsError, ImageDecodeError, PermanentStoreError, StoreError
-from fruits.messages import SOURCE, catalogue, told
+from fruits.messages import SOURCE, catalogue, translations
 from fruits.storage.sanitising import json_text
 
 
@@ -34,10 +34,10 @@ class Kind:
 
 
 def _kind(status: int, code: str) -> Kind:
-    reason, advice = told(f"http.{code}"), f"http.{code}_advice"
+    reason, advice = translations(f"http.{code}"), f"http.{code}_advice"
     if advice in catalogue(SOURCE):
-        return Kind(status, reason, told("http.with_advice", reason=reason, advice=told(advice)))
-    return Kind(status, reason, told("http.alone", reason=reason))
+        return Kind(status, reason, translations("http.with_advice", reason=reason, advice=translations(advice)))
+    return Kind(status, reason, translations("http.alone", reason=reason))
 
 
 _STATUSES: Final = {
@@ -131,7 +131,7 @@ def over(limit: int, what: str, *, code: str = "too_large", status: int | None =
     name : str
         Name of the field, if the limit is that of a field.
     """
-    return HttpError(code, sentence=told(f"limit.{what}", limit=limit, name=name), status=status)
+    return HttpError(code, sentence=translations(f"limit.{what}", limit=limit, name=name), status=status)
 
 
 def of(error: BaseException) -> HttpError:
@@ -163,7 +163,7 @@ def said(problem: HttpError) -> dict[str, Any]:
     message = problem.sentence or KINDS[problem.code].message
     if problem.detail:
         whole = {language: sentence.removesuffix(".") for language, sentence in message.items()}
-        message = told("http.with_detail", message=whole, detail=problem.detail)
+        message = translations("http.with_detail", message=whole, detail=problem.detail)
     return {"code": problem.code, "message": message}
 
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 import numpy as np
 
 from fruits.errors import ConfigError, ImageDecodeError
-from fruits.messages import LANGUAGES, SOURCE, told
+from fruits.messages import LANGUAGES, SOURCE, translations
 from fruits.recogniser.answers import Answer
 from fruits.recogniser.explain import relative
 from fruits.recogniser.regions import LEAST_SIDE, Box, box_of
@@ -151,13 +151,13 @@ def _parse_options(query: bytes, fields: dict[str, str]) -> _Options:
     for name, known, otherwise in _CHOICES:
         values = [*([fields[name]] if name in fields else ()), *asked.get(name, ()), otherwise]
         if not set(values) <= set(known):  # values without effect are validated, too
-            choices = {language: f" {word} ".join(known) for language, word in told("detail.or").items()}
-            detail = told("detail.expected", name=name, choices=choices)
+            choices = {language: f" {word} ".join(known) for language, word in translations("detail.or").items()}
+            detail = translations("detail.expected", name=name, choices=choices)
             raise HttpError("bad_request", detail, status=422)
         found[name] = values[0]
     keep, show, explain = (found[name] == "true" for name in ("keep", "show", "explain"))
     if show and not keep:
-        raise HttpError("bad_request", told("detail.show_needs_keep"), status=422)
+        raise HttpError("bad_request", translations("detail.show_needs_keep"), status=422)
     regions, again = (found[name] == "true" for name in ("regions", "again"))
     return _Options(keep, show, explain, found["lang"], regions, _box(asked, fields, found), again)
 
@@ -170,10 +170,10 @@ def _box(asked: dict[str, list[str]], fields: dict[str, str], found: dict[str, s
     try:
         boxes = [box_of(one.split(",")) for one in given]
     except ConfigError:
-        raise HttpError("bad_request", told("detail.box", least=f"{LEAST_SIDE:g}"), status=422) from None
+        raise HttpError("bad_request", translations("detail.box", least=f"{LEAST_SIDE:g}"), status=422) from None
     for other in ("keep", "regions"):
         if found[other] == "true":
-            raise HttpError("bad_request", told("detail.box_without", name=other), status=422)
+            raise HttpError("bad_request", translations("detail.box_without", name=other), status=422)
     return boxes[0]
 
 
@@ -182,7 +182,7 @@ async def _outcomes(
 ) -> list[Recognised | ImageDecodeError]:
     """Return the outcome of each photo; raise if there is only one and it cannot be opened."""
     if options.box is not None and upload.count > 1:
-        raise HttpError("bad_request", told("detail.box_of_one"), status=422)
+        raise HttpError("bad_request", translations("detail.box_of_one"), status=422)
     seen = [read_header(data) for data in upload.photos]
     refusals = [_refusal(one, resources.config) for one in seen]
     # Photos that are refused anyway do not queue: their error is returned even if the service is busy.
@@ -314,7 +314,7 @@ def _as_json(one: Recognised, receipt: Receipt, total_s: float, options: _Option
 
 def _answer_fields(answer: Answer, model: Model) -> dict[str, Any]:
     """Return what is said of a photo, or of a region of it."""
-    name, line = model.told(answer)
+    name, line = model.texts_of(answer)
     return {
         "outcome": answer.outcome,
         "kind": answer.kind or None,
@@ -328,7 +328,7 @@ def _answer_fields(answer: Answer, model: Model) -> dict[str, Any]:
             for label, p in zip(answer.labels, answer.probabilities, strict=True)
         ],
         "ood_score": _finite(answer.ood_score),
-        "advice": [{"code": code, **told(f"page.{code}")} for code in answer.advice],
+        "advice": [{"code": code, **translations(f"page.{code}")} for code in answer.advice],
     }
 
 

@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fruits.errors import ConfigError
-from fruits.messages import told
+from fruits.messages import translations
 from fruits.service.app import create_app
 from fruits.service.http import errors as http_errors
 from fruits.service.http.delivery import TRANSPORT
@@ -307,7 +307,7 @@ class _Connection(HttpToolsProtocol):
             self._wait()
         super().data_received(data)
         if self._in_head and self._head_bytes > _MAX_HEAD_BYTES:
-            self._refuse(HttpError("bad_request", told("detail.head_too_long"), status=431))
+            self._refuse(HttpError("bad_request", translations("detail.head_too_long"), status=431))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -353,7 +353,7 @@ class _Connection(HttpToolsProtocol):
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's message is for developers
-        self._refuse(HttpError("bad_request", told("detail.not_http")))
+        self._refuse(HttpError("bad_request", translations("detail.not_http")))
 
     def _count(self, size: int) -> None:
         """Count the parsed fields of a head that arrives in one piece."""

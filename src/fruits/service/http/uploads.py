@@ -14,7 +14,7 @@ from typing import Any, Final
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from fruits.messages import told
+from fruits.messages import translations
 from fruits.service.http.errors import HttpError, over
 from fruits.service.settings import ServiceConfig
 
@@ -199,7 +199,7 @@ class _Body:
         if found and not (boundary and start.startswith(b"--" + boundary)):
             boundary = found[1].rstrip(b" \t")
         if not 0 < len(boundary) <= _MAX_BOUNDARY:
-            raise HttpError("bad_request", told("detail.no_boundary"))
+            raise HttpError("bad_request", translations("detail.no_boundary"))
         self._parts = _Parts(boundary, self._config, self._upload)
         self._chunks.clear()
         self._parts.feed(start)
@@ -258,17 +258,17 @@ class _Parts:
                 },
             )
         except MultipartParseError as exc:
-            raise HttpError("bad_request", told("detail.bad_boundary")) from exc
+            raise HttpError("bad_request", translations("detail.bad_boundary")) from exc
 
     def feed(self, piece: bytes) -> None:
         try:
             self._parser.write(piece)
         except MultipartParseError as exc:
-            raise HttpError("bad_request", told("detail.multipart_damaged")) from exc
+            raise HttpError("bad_request", translations("detail.multipart_damaged")) from exc
 
     def finish(self) -> None:
         if not self._ended:
-            raise HttpError("bad_request", told("detail.multipart_short"))
+            raise HttpError("bad_request", translations("detail.multipart_short"))
 
     def _begin(self) -> None:
         self._parts += 1
@@ -300,7 +300,7 @@ class _Parts:
         self._name = options.get(b"name")
         self._is_file = self._name == b"photo"
         if self._name is None:
-            raise HttpError("bad_request", told("detail.part_without_name"))
+            raise HttpError("bad_request", translations("detail.part_without_name"))
         if self._is_file:
             if len(self._upload.photos) >= self._config.max_photos:
                 raise over(self._config.max_photos, "photos", code="too_many_parts")
@@ -315,7 +315,7 @@ class _Parts:
             return None
         listed = [name.decode() if _PLAIN.fullmatch(name) else "…" for name in dict.fromkeys(self._others)]
         found = ", ".join([*listed[:_NAMES_TOLD], *(["…"] if len(listed) > _NAMES_TOLD else [])])
-        detail = told("detail.no_photo_but", found=found) if found else told("detail.no_photo")
+        detail = translations("detail.no_photo_but", found=found) if found else translations("detail.no_photo")
         return HttpError("bad_request", detail, status=422)
 
     def _take(self, data: bytes, start: int, end: int) -> None:

@@ -124,7 +124,7 @@ class Model:
 
         self.model_body_packed = gzip.compress(self.model_body, mtime=0)
 
-    def told(self, answer: Answer) -> tuple[dict[str, str] | None, dict[str, str] | None]:
+    def texts_of(self, answer: Answer) -> tuple[dict[str, str] | None, dict[str, str] | None]:
         """Return the name of what an answer names and the line about it, in every language; None without one."""
         if answer.variety:
             return self._variety_names[answer.variety], self._variety_lines[answer.variety]

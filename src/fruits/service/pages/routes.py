@@ -222,7 +222,7 @@ def _page(folder: Path, name: str) -> bytes:
         root="../" * depth or "./",
         docs=_built(folder, "docs.json"),
         languages={language: catalogue(language).name for language in LANGUAGES},
-        needs_script=told("shared.needs_script"),
+        needs_script=translations("shared.needs_script"),
     ).encode()
 
 
