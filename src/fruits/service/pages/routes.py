@@ -241,9 +241,9 @@ def _side_by_side(pictures: list[bytes]) -> bytes:
 
 def _messages(subject: str, language: str) -> bytes:
     """Return what the pages of a subject say in a language, and which plural form goes with which number."""
-    spoken = catalogue(language)
-    told_there = {"plural": spoken.table(), "messages": spoken.of("shared", subject)}
-    return json_text(told_there, ensure_ascii=False).encode()
+    messages = catalogue(language)
+    content = {"plural": messages.table(), "messages": messages.of("shared", subject)}
+    return json_text(content, ensure_ascii=False).encode()
 
 
 def _columns_first() -> bool:

@@ -63,7 +63,7 @@ export class Viewfinder {
   #still = null; // since when frames are only compared
   #shown = null; // what is named
   #next = { name: null, times: 0 };
-  #spoken = -SPOKEN_MS; // when something was announced last
+  #announced = -SPOKEN_MS; // when something was announced last
   #speaking = 0;
   #wake = () => {};
   #grabbed = document.createElement("canvas");
@@ -301,9 +301,9 @@ export class Viewfinder {
   /** Say something to screen readers: the newest, and not several times a second. */
   #say(what) {
     clearTimeout(this.#speaking);
-    const wait = Math.max(0, this.#spoken + SPOKEN_MS - performance.now());
+    const wait = Math.max(0, this.#announced + SPOKEN_MS - performance.now());
     this.#speaking = setTimeout(() => {
-      this.#spoken = performance.now();
+      this.#announced = performance.now();
       this.status.textContent = what;
     }, wait);
   }

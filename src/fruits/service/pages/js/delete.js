@@ -3,12 +3,12 @@
 import { Refused, deleteSubmission, knownLabels, storedOf } from "./api.js";
 import { element } from "./elements.js";
 import { Names } from "./names.js";
-import { has, language, percent, say, speak, text } from "./localisation.js";
+import { has, language, percent, say, localise, text } from "./localisation.js";
 import { at } from "./place.js";
 
 const NAMED = new Set(["kind", "variety", "label", "said_label", "reviewed_label"]);
 
-speak();
+localise();
 const button = document.getElementById("delete");
 const status = document.getElementById("status");
 const [, id, secret] = /^#([\w-]{22})\.([\w-]{20,100})$/.exec(location.hash) ?? [];

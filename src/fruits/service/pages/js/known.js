@@ -5,13 +5,13 @@
 
 import { modelInfo } from "./api.js";
 import { element } from "./elements.js";
-import { language, namesOf, percent, say, speak, text } from "./localisation.js";
+import { language, namesOf, percent, say, localise, text } from "./localisation.js";
 
 const $ = (id) => document.getElementById(id);
 const LANGUAGES = document.documentElement.dataset.languages.split(" ");
 let rows = [];
 
-speak(sort);
+localise(sort);
 start();
 
 async function start() {
@@ -54,7 +54,7 @@ function entry({ id, names, line, varieties, months, alikes }) {
     say(element("p.quiet.small"), () => [...new Set(LANGUAGES.map((one) => names[one]))].filter((name) => name && name !== text(names)).join(" · ")),
     Object.keys(line).length ? say(element("p.line"), line) : null,
     months.length ? say(element("p.small"), () => text("known_season", { months: ranges(months) })) : null,
-    varieties.length ? say(element("p.small"), () => text("known_varieties", { names: spoken(varieties).join(", ") })) : null,
+    varieties.length ? say(element("p.small"), () => text("known_varieties", { names: sortedNames(varieties).join(", ") })) : null,
     alikes.length ? lookAlikes(alikes) : null,
   );
 }
@@ -104,7 +104,7 @@ function sayNow() {
 }
 
 /** Names in the reader's language, each once, in its order. */
-const spoken = (many) => [...new Set(many.map((one) => text(one)))].sort(new Intl.Collator(language()).compare);
+const sortedNames = (many) => [...new Set(many.map((one) => text(one)))].sort(new Intl.Collator(language()).compare);
 
 /** Put the kinds in the order of the reader's language. */
 function sort() {

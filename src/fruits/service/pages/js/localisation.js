@@ -1,8 +1,7 @@
 // Every message of the page, in the language of the reader, and again when the reader switches.
 //
-// The messages come from the service, a file per language made of its catalogue (fruits/messages). What is said is remembered with
-// the element that says it: switching changes texts and nothing else, so that an answer, a half written word or the focus stays
-// where it is. Text goes into the page as text, never as HTML.
+// The messages come from the service, a file per language made of its catalogue (fruits/messages). Each element remembers its
+// message: switching changes texts and nothing else, so that an answer, a half written word or the focus stays where it is. Text goes into the page as text, never as HTML.
 
 import { at } from "./place.js";
 
@@ -15,10 +14,10 @@ const LANGUAGES = root.dataset.languages.split(" ");
 const PERIOD = 100; // of the table of plural forms, from 100 on
 
 // early.js has asked for it already; where that failed, English is the language that a reader most likely has in store.
-let spoken = await globalThis.fruitsMessages;
-if (spoken) catalogues.set(root.lang, spoken);
+let catalogue = await globalThis.fruitsMessages;
+if (catalogue) catalogues.set(root.lang, catalogue);
 else {
-  spoken = await loaded(LANGUAGES[0]);
+  catalogue = await loaded(LANGUAGES[0]);
   root.lang = LANGUAGES[0];
 }
 
@@ -38,7 +37,7 @@ export const language = () => root.lang;
 export const namesOf = (row) => Object.fromEntries(LANGUAGES.filter((one) => row[one]).map((one) => [one, row[one]]));
 
 /** Whether there is a message of that key. */
-export const has = (key) => Object.hasOwn(spoken.messages, key);
+export const has = (key) => Object.hasOwn(catalogue.messages, key);
 
 /**
  * Return a text.
@@ -51,33 +50,33 @@ export function text(what, values = {}) {
   if (typeof what === "function") return what(language());
   if (typeof what === "object") return what[language()] || what.en || "";
   if (!has(what)) return what;
-  const entry = spoken.messages[what];
+  const entry = catalogue.messages[what];
   const pattern = Array.isArray(entry) ? entry[pluralForm(values.n)] : entry;
   return pattern.replace(/\{(\w+)\}/g, (_, name) => (typeof values[name] === "number" ? new Intl.NumberFormat(language()).format(values[name]) : values[name]));
 }
 
 /** The catalogue's formula, as a table: 0 to 199, then the last hundred again. */
-const pluralForm = (n) => Number(spoken.plural[n < 2 * PERIOD ? n : PERIOD + (n % PERIOD)]);
+const pluralForm = (n) => Number(catalogue.plural[n < 2 * PERIOD ? n : PERIOD + (n % PERIOD)]);
 
-/** Let an element say something, now and after a switch of language; `where` names an attribute instead of its content. */
+/** Give an element a text, now and after a switch of language; `where` names an attribute instead of its content. */
 export function say(element, what, values, where = "content") {
   const all = said.get(element) ?? {};
   all[where] = [what, values];
   said.set(element, all);
   element.setAttribute("data-said", "");
-  utter(element);
+  render(element);
   return element;
 }
 
-function utter(element) {
+function render(element) {
   for (const [where, [what, values]] of Object.entries(said.get(element) ?? {})) {
     if (where === "content") element.textContent = text(what, values);
     else element.setAttribute(ATTRIBUTES[where], text(what, values));
   }
 }
 
-/** Give the page its voice: static texts, the language buttons. `changed` is called after each switch. */
-export function speak(changed = () => {}) {
+/** Localise the page: static texts, the language buttons. `changed` is called after each switch. */
+export function localise(changed = () => {}) {
   for (const element of document.querySelectorAll("[data-t]")) say(element, element.dataset.t);
   for (const where of Object.keys(ATTRIBUTES)) {
     for (const element of document.querySelectorAll(`[data-t-${where}]`)) {
@@ -97,14 +96,14 @@ export function speak(changed = () => {}) {
         return; // without a connection the language stays as it is
       }
       if (asked !== button.dataset.language) return;
-      spoken = found;
+      catalogue = found;
       root.lang = asked;
       try {
         localStorage.setItem("fruits.language", root.lang);
       } catch {
         // As in early.js.
       }
-      document.querySelectorAll("[data-said]").forEach(utter);
+      document.querySelectorAll("[data-said]").forEach(render);
       mark();
       changed();
     });
@@ -113,7 +112,7 @@ export function speak(changed = () => {}) {
   root.classList.remove("unsaid");
 }
 
-/** A share as people say it: never 100 % of a guess, never 0 % of what is shown. */
+/** A share as text: never 100 % of a guess, never 0 % of what is shown. */
 export function percent(share) {
   const written = (value) => new Intl.NumberFormat(language(), { style: "percent", maximumFractionDigits: 0 }).format(value);
   if (!(share >= 0)) return "–";

@@ -8,7 +8,7 @@ import { scoresPart } from "./owner-scores.js";
 import { command } from "./owner-parts.js";
 import { at } from "./place.js";
 import { askOwner, explain, photoAddress, session } from "./session.js";
-import { say, speak, text } from "./localisation.js";
+import { say, localise, text } from "./localisation.js";
 
 const $ = (id) => document.getElementById(id);
 const place = (id) => $(id).querySelector(".improve-part");
@@ -16,7 +16,7 @@ let names = null;
 
 let data = null;
 
-speak(() => data && show()); // plots are drawn with their words
+localise(() => data && show()); // plots are drawn with their words
 const { refused } = session(load);
 $("refresh").addEventListener("click", async () => {
   $("notice").hidden = true;

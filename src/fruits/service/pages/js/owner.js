@@ -5,12 +5,12 @@ import { chart } from "./charts.js";
 import { element } from "./elements.js";
 import { Names, moment } from "./names.js";
 import { askOwner, explain, photoAddress, session } from "./session.js";
-import { language, percent, say, speak, text } from "./localisation.js";
+import { language, percent, say, localise, text } from "./localisation.js";
 import { at } from "./place.js";
 
 const WRONG_AT_ONCE = 12;
 
-speak(() => summary && show());
+localise(() => summary && show());
 const $ = (id) => document.getElementById(id);
 let summary = null;
 let names = null;

@@ -5,11 +5,11 @@ import { combobox, optionsOf } from "./combobox.js";
 import { element } from "./elements.js";
 import { Names, moment } from "./names.js";
 import { askOwner, explain, photoAddress, session } from "./session.js";
-import { percent, say, speak, text } from "./localisation.js";
+import { percent, say, localise, text } from "./localisation.js";
 
 const AT_ONCE = 50;
 
-speak();
+localise();
 const $ = (id) => document.getElementById(id);
 const asked = /^#([\w-]{22})$/.exec(location.hash)?.[1] ?? null;
 let names = null;

@@ -11,7 +11,7 @@ import { later, laterFor } from "./later.js";
 import { MapToggle } from "./map.js";
 import { sayPrivacy } from "./privacy.js";
 import { Unreadable, shrink } from "./photo.js";
-import { has, language, say, speak, text } from "./localisation.js";
+import { has, language, say, localise, text } from "./localisation.js";
 import { at } from "./place.js";
 
 const AT_ONCE = 8; // photos of a request
@@ -19,7 +19,7 @@ const MOST = 40; // photos of one drop
 const TRIES = 3; // of a busy service, by itself
 const WAIT_S = 30; // at most, between them
 
-speak();
+localise();
 
 const $ = (id) => document.getElementById(id);
 const picker = $("picker");
