@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.scenes import scenes
-from fruits.assessment.dataset import Dataset, Finished, dataset_of, open_run
+from fruits.assessment.dataset import Dataset, FinishedRun, dataset_of, open_run
 from fruits.embedding.backbone import Embedder
 from fruits.learning.calibration import temperature
 from fruits.learning.heads.logistic import LogisticHead
@@ -95,7 +95,7 @@ def add(table: dict[str, list[tuple[float, float]]], trial: Trial, known: np.nda
 class Trial:
     """Everything fitted on some training photos, and every score that was tried."""
 
-    def __init__(self, dataset: Dataset, train: np.ndarray, run: Finished) -> None:
+    def __init__(self, dataset: Dataset, train: np.ndarray, run: FinishedRun) -> None:
         self.pca = PCA.from_moments(Moments.from_rows(dataset.embeddings[train]))
         self.k = min(run.record["components"], self.pca.max_components)
         regularisation = run.record["head"]["regularisation"]
@@ -149,7 +149,7 @@ def some(dataset: Dataset, rows: np.ndarray, per_label: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def drawn(run: Finished) -> np.ndarray:
+def drawn(run: FinishedRun) -> np.ndarray:
     """Return embeddings of noise and scenes."""
     embedder = Embedder(run.bundle.model_file.fetch())
     pixels = [to_network_input(data, run.bundle.preprocessing).pixels for _, data in scenes(SCENES)]

@@ -26,7 +26,7 @@ from fruits.errors import CatalogueError, ImageDecodeError, counted, option
 from fruits.learning.folds import rows_by
 from fruits.learning.label_errors import find_label_errors
 from fruits.learning.moments import Moments, unit
-from fruits.learning.neighbours import COPIES_SHARE, NearDuplicates, chained, nearest
+from fruits.learning.neighbours import COPIES_SHARE, NearDuplicates, connected_groups, nearest
 from fruits.learning.pca import PCA
 from fruits.monitoring.clock import Clock, Progress, Silent, Watcher
 from fruits.photos.catalogue.catalogue import Catalogue
@@ -284,7 +284,7 @@ def _near(
     first = order[np.r_[True, np.diff(left[order]) != 0]] if len(order) else order
     closest, partner = np.full(len(photos.uris), np.inf), np.full(len(photos.uris), -1, np.int64)
     closest[left[first]], partner[left[first]] = distance[first], right[first]
-    groups = chained(left, right, len(photos.uris))
+    groups = connected_groups(left, right, len(photos.uris))
     _note_groups(photos, "near_duplicate", groups, closest, partner)
     return duplicates
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fruits.errors import StoreError, command
 from fruits.learning.moments import Moments, unit
-from fruits.learning.neighbours import NearDuplicates, chained, groups_within
+from fruits.learning.neighbours import NearDuplicates, connected_groups, groups_within
 from fruits.learning.pca import PCA
 from fruits.photos.catalogue.sequences import ImageSequences
 from fruits.photos.reading.access import Access
@@ -124,11 +124,11 @@ def joined(
         _, first, back = np.unique(others[own], return_index=True, return_inverse=True)
         pairs.append((own, own[first[back]]))
     left, right = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
-    return chained(left, right, len(groups))
+    return connected_groups(left, right, len(groups))
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class FinishedRun:
     """A finished run, opened.
 
     Attributes
@@ -148,7 +148,7 @@ class Finished:
     inventory: Inventory
 
 
-def open_run(out: str) -> Finished:
+def open_run(out: str) -> FinishedRun:
     """Open the results of a finished run.
 
     Raises
@@ -176,10 +176,10 @@ def open_run(out: str) -> Finished:
     inventory = take(stored, catalogue.texts)
     if len(inventory.absent):
         raise StoreError(f"embeddings are missing in '{out}'; run {command('run')} again, it computes them")
-    return Finished(place, objects, record, catalogue, bundle, stored, inventory)
+    return FinishedRun(place, objects, record, catalogue, bundle, stored, inventory)
 
 
-def dataset_of(run: Finished) -> tuple[Dataset, dict[str, Any]]:
+def dataset_of(run: FinishedRun) -> tuple[Dataset, dict[str, Any]]:
     """Return the dataset for evaluation, and the number of its photos that the backbone was trained on."""
     training_set = TrainingSet.of(run.catalogue, run.inventory)
     labels = run.bundle.labels

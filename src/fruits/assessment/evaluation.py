@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fruits.assessment.dataset import Dataset, Finished, access_of_run, dataset_of, open_run
+from fruits.assessment.dataset import Dataset, FinishedRun, access_of_run, dataset_of, open_run
 from fruits.errors import ConfigError, counted, option
 from fruits.learning import folds as protocols
 from fruits.learning.folds import Fold
@@ -130,7 +130,7 @@ def in_order(names: Sequence[str]) -> list[str]:
     return [name for name in PROTOCOLS if name in names]
 
 
-def _with_earlier(run: Finished, evaluation: dict[str, Any]) -> dict[str, Any]:
+def _with_earlier(run: FinishedRun, evaluation: dict[str, Any]) -> dict[str, Any]:
     """Return the evaluation together with protocols measured earlier on the same results."""
     try:
         earlier = json.loads(run.objects.read_if_present("evaluation.json") or b"{}")
@@ -147,7 +147,7 @@ def _with_earlier(run: Finished, evaluation: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def folds_of(name: str, dataset: Dataset, run: Finished, *, asked_for: bool) -> tuple[list[Fold], str, str]:
+def folds_of(name: str, dataset: Dataset, run: FinishedRun, *, asked_for: bool) -> tuple[list[Fold], str, str]:
     """Return the folds of a protocol; if there are none, why not, and what was found instead."""
     split, sequences, labels = dataset.split, dataset.sequences, dataset.labels
     in_sequence = sequences.sequence >= 0

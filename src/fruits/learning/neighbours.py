@@ -211,10 +211,10 @@ def groups_within(rows: NDArray[np.float32], threshold: float, *, count: int = 1
     own = np.arange(len(rows), dtype=np.int64)
     distance, index = nearest(rows, rows, count=count, other_than=(own, own))
     near = distance <= threshold
-    return chained(np.repeat(own, near.sum(axis=1)), index[near], len(rows))
+    return connected_groups(np.repeat(own, near.sum(axis=1)), index[near], len(rows))
 
 
-def chained(left: NDArray[np.int64], right: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+def connected_groups(left: NDArray[np.int64], right: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     """Return a group number for each of n rows, given linked pairs of rows; numbered in the order of the rows."""
     from scipy.sparse import coo_array  # noqa: PLC0415 - a quarter of a second, not needed by an up-to-date run
     from scipy.sparse.csgraph import connected_components  # noqa: PLC0415

@@ -52,7 +52,7 @@ class Lease:
 
 
 @contextmanager
-def finishing(objects: Objects, say: Callable[[str], None] = lambda _: None) -> Iterator[Lease]:
+def hold_lease(objects: Objects, say: Callable[[str], None] = lambda _: None) -> Iterator[Lease]:
     """Hold the lease of an output; wait while another run holds it.
 
     Parameters

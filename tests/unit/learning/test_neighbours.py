@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fruits.learning import neighbours
 from fruits.learning.moments import unit
-from fruits.learning.neighbours import NearDuplicates, chained, groups_within, nearest, nearest_distance
+from fruits.learning.neighbours import NearDuplicates, connected_groups, groups_within, nearest, nearest_distance
 
 # Cosines in float32: rows of up to 20 numbers of length 1, summed in another order.
 ROUNDING = 1e-6
@@ -131,7 +131,7 @@ def test_groups_are_those_of_all_pairs_within(seed: int, n: int, threshold: floa
 def test_chains_do_not_depend_on_the_order_of_the_pairs(pairs: list[tuple[int, int]], random: object) -> None:
     def numbered(some: list[tuple[int, int]]) -> list[int]:
         left, right = np.array(some, np.int64).reshape(-1, 2).T
-        return chained(left, right, 20).tolist()
+        return connected_groups(left, right, 20).tolist()
 
     groups = numbered(pairs)
     assert groups == numbered([pair[::-1] for pair in random.sample(pairs, len(pairs))])

@@ -31,7 +31,7 @@ def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
 def test_alone_nobody_is_waited_for(objects: Objects) -> None:
     said: list[str] = []
     for _ in range(3):
-        with lease.finishing(objects, said.append) as held:
+        with lease.hold_lease(objects, said.append) as held:
             held.confirm()
     assert said == []
 
@@ -46,11 +46,11 @@ def test_second_waits_until_the_first_is_done_and_says_for_whom(objects: Objects
             said.append(message)
             waits.set()
 
-        with lease.finishing(type(objects)(objects.root), say):
+        with lease.hold_lease(type(objects)(objects.root), say):
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with lease.finishing(objects):
+    with lease.hold_lease(objects):
         thread.start()
         assert waits.wait(60)
         order.append("first")
@@ -64,7 +64,7 @@ def test_many_at_once_are_never_two(objects: Objects) -> None:
     worst: list[int] = []
 
     def one() -> None:
-        with lease.finishing(type(objects)(objects.root)):
+        with lease.hold_lease(type(objects)(objects.root)):
             inside.append(1)
             worst.append(len(inside))
             inside.pop()
@@ -83,7 +83,7 @@ sys.path.insert(0, {here!r})
 from test_lease import Elsewhere
 from fruits.storage import lease
 from fruits.storage.objects import Objects
-with lease.finishing({kind}({root!r})):
+with lease.hold_lease({kind}({root!r})):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -91,7 +91,7 @@ with lease.finishing({kind}({root!r})):
 def test_killed_holder_holds_nobody_up(objects: Objects) -> None:
     script = HOLDER.format(here=str(Path(__file__).parent), kind=type(objects).__name__, root=objects.root)
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
-    with lease.finishing(objects) as held:
+    with lease.hold_lease(objects) as held:
         held.confirm()
 
 
@@ -111,7 +111,7 @@ def test_holder_of_another_container_is_not_taken_for_dead_because_its_number_is
         waited_for.append(message)
         held.write_text(json.dumps(holder | {"over": True}))
 
-    with lease.finishing(objects, waiting) as mine:
+    with lease.hold_lease(objects, waiting) as mine:
         mine.confirm()
     assert bool(waited_for) == bool(elsewhere)
 
@@ -122,9 +122,9 @@ def test_holder_that_fell_silent_is_told_that_another_took_over(
     monkeypatch.setattr(lease, "_PATIENCE_S", 0.3)
     monkeypatch.setattr(lease, "_BEAT_S", 1e6)
     objects = Elsewhere(str(tmp_path / "out"))
-    with lease.finishing(objects) as first:
+    with lease.hold_lease(objects) as first:
         first.confirm()
-        with lease.finishing(objects) as second:
+        with lease.hold_lease(objects) as second:
             second.confirm()
             with pytest.raises(StoreError, match="took over"):
                 first.confirm()
@@ -139,11 +139,11 @@ def test_holder_that_gives_signs_of_life_is_waited_for(tmp_path: Path, monkeypat
     entered: list[bool] = []
 
     def second() -> None:
-        with lease.finishing(objects):
+        with lease.hold_lease(objects):
             entered.append(done.is_set())
 
     thread = threading.Thread(target=second)
-    with lease.finishing(objects):
+    with lease.hold_lease(objects):
         thread.start()
         threading.Event().wait(2.5)
         done.set()
@@ -158,5 +158,5 @@ def test_damaged_holder_is_waited_out_and_named_without_details(
     objects = Elsewhere(str(tmp_path / "out"))
     objects.write("lease/00000001.json", b"\xff not json")
     said: list[str] = []
-    with lease.finishing(objects, said.append):
+    with lease.hold_lease(objects, said.append):
         assert said == ["waiting for another run to finish on the same output"]

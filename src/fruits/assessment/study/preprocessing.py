@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fruits.assessment.dataset import Dataset, Finished, dataset_of, open_run
+from fruits.assessment.dataset import Dataset, FinishedRun, dataset_of, open_run
 from fruits.assessment.evaluation import evaluate, folds_of, in_order, score_fold
 from fruits.assessment.study.backbones import common_protocol
 from fruits.assessment.study.frontier import frontier
@@ -214,7 +214,7 @@ def bounded(config: RunConfig, photos: int, progress: Progress) -> RunConfig:
 
 
 def _protocol(
-    wanted: str, out: str, record: Mapping[str, Any], dataset: Dataset, run: Finished, progress: Progress
+    wanted: str, out: str, record: Mapping[str, Any], dataset: Dataset, run: FinishedRun, progress: Progress
 ) -> tuple[str, list[Fold]]:
     """Return the protocol by which treatments are compared, and its folds: as asked, else by source, else the strictest."""
     found = evaluate(under(out, key_of(record["run"])), [wanted] if wanted else (), progress=progress)

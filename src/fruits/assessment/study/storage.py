@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fruits.assessment.dataset import Finished, access_of_run, open_run
+from fruits.assessment.dataset import FinishedRun, access_of_run, open_run
 from fruits.assessment.study.encoding import FORMATS, codecs_for, encoded, measured_files
 from fruits.assessment.study.frontier import frontier, recommended
 from fruits.assessment.study.money import CLASSES, break_even_months, monthly
@@ -173,7 +173,7 @@ class _Split:
     trusted: bool
 
 
-def _split(run: Finished) -> _Split:
+def _split(run: FinishedRun) -> _Split:
     """Return the split by which the run made its choices."""
     training_set, _ = grouped_by_clusters(run.stored, run.inventory, TrainingSet.of(run.catalogue, run.inventory))
     listed = Objects(run.place.out).read_if_present(f"{run.stored.prefix}/{TRAINING_PHOTOS}")
@@ -189,7 +189,7 @@ def _split(run: Finished) -> _Split:
     return _Split(vectors, training_set.label[split.train], training_set.group[split.train], held, split.trusted)
 
 
-def _settings(run: Finished, split: _Split, repeats: int, progress: Progress) -> list[dict[str, Any]]:
+def _settings(run: FinishedRun, split: _Split, repeats: int, progress: Progress) -> list[dict[str, Any]]:
     """Measure embeddings and features of every k in every number format, and each with every codec."""
     own, found = run.record["components"], []
     learnt = ~split.held
@@ -212,7 +212,7 @@ def _settings(run: Finished, split: _Split, repeats: int, progress: Progress) ->
     return found
 
 
-def _right(run: Finished, split: _Split, features: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _right(run: FinishedRun, split: _Split, features: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Fit the run's head on the learnt rows; return whether it is right on each validation row."""
     about = run.record["head"]
     head_class: type[Head] = get_head(about.get("name", "logistic"))
@@ -268,7 +268,7 @@ def _file_sizes(split: _Split, setting: dict[str, Any], repeats: int) -> list[di
     return found
 
 
-def _photos(run: Finished, repeats: int) -> list[dict[str, Any]]:
+def _photos(run: FinishedRun, repeats: int) -> list[dict[str, Any]]:
     """Measure the photos as files and, where they can be packed, as a pack: bytes, files, write and read time per photo."""
     catalogue, access = run.catalogue, access_of_run(run.record["config"])
     at = np.unique(np.linspace(0, catalogue.num_rows - 1, min(PHOTOS_READ, catalogue.num_rows)).astype(np.int64))

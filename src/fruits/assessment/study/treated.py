@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fruits.assessment.dataset import Dataset, Finished, access_of_run
+from fruits.assessment.dataset import Dataset, FinishedRun, access_of_run
 from fruits.assessment.study.treatments import NAMED, Pixels, activity_of, closer_look, coloured, squares
 from fruits.config import usable_cores
 from fruits.embedding.backbone import Embedder, usable
@@ -63,14 +63,14 @@ class Embedded:
 
 
 def embed_variants(
-    variants: Sequence[Variant], run: Finished, dataset: Dataset, embedder: Embedder, size: int, progress: Progress
+    variants: Sequence[Variant], run: FinishedRun, dataset: Dataset, embedder: Embedder, size: int, progress: Progress
 ) -> Embedded:
     """Decode every photo of a dataset once, treat and embed it in every variant; several batches at a time.
 
     Parameters
     ----------
     variants : sequence of Variant
-    run : Finished
+    run : FinishedRun
         Its photos are read where it was allowed to.
     dataset : Dataset
         Of n rows.
@@ -145,7 +145,7 @@ def _embed(
     return np.asarray(kept, np.float32), np.array([pixels, network])
 
 
-def _decoded(run: Finished, dataset: Dataset, size: int) -> Iterator[tuple[list[int], list[Pixels]]]:
+def _decoded(run: FinishedRun, dataset: Dataset, size: int) -> Iterator[tuple[list[int], list[Pixels]]]:
     """Yield batches of row numbers and decoded photos: whole, with their shape, at twice the network's side.
 
     The decoder gives squares; the padding is cut off again. Photos that cannot be read any more are left out, with zeros as

@@ -24,7 +24,7 @@ from fruits.photos.catalogue.consent import ConsentMark, mark
 from fruits.photos.catalogue.folders import has_photo_suffix
 from fruits.photos.catalogue.names import is_system_folder, label_of, split_of
 from fruits.service.submissions.repository import Submissions
-from fruits.storage.lease import finishing
+from fruits.storage.lease import hold_lease
 from fruits.storage.marker import OccupiedError, kind_of
 from fruits.storage.objects import Objects, is_remote, under
 from fruits.storage.private import make_private_folder, private
@@ -83,7 +83,7 @@ def export(submissions: Submissions, to: str, *, say: Callable[[str], None] = la
     _refuse_other_things(place)
     if place.is_local:
         make_private_folder(Path(place.root, _HIDDEN))
-    with finishing(Objects(under(to, _HIDDEN)), say):
+    with hold_lease(Objects(under(to, _HIDDEN)), say):
         return _export(submissions, place)
 
 
