@@ -110,9 +110,9 @@ def calibrate(fitted: Fitted, left_out: Embedded, *, min_precision: float = MIN_
         "temperature": temperature,
     }  # fmt: skip
     # Real photos carry no varieties, so a variety is named only where its kind would be.
-    alike = confused_kinds(by_kind.argmax(axis=1), truth, fitted.taxonomy.kind_ids)
+    confused = confused_kinds(by_kind.argmax(axis=1), truth, fitted.taxonomy.kind_ids)
     return Calibration(
-        temperature, kind, max(kind, confidence.DEFAULT_CERTAIN), probable, ood_limit, ood_detector, report, alike
+        temperature, kind, max(kind, confidence.DEFAULT_CERTAIN), probable, ood_limit, ood_detector, report, confused
     )
 
 

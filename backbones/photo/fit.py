@@ -96,8 +96,8 @@ class Batches(Dataset):
         photo = self.photos[i]
         pixels, strength = self.pixels[i], self.recipe.strength
         if photo.white and rng.random() < self.recipe.composited:
-            alike = self.white[(photo.source == TURNTABLE, photo.variety or photo.kind)]
-            others = [i, *(int(j) for j in rng.choice(alike, min(2, len(alike))))]
+            candidates = self.white[(photo.source == TURNTABLE, photo.variety or photo.kind)]
+            others = [i, *(int(j) for j in rng.choice(candidates, min(2, len(candidates))))]
             side = size + 24
             background = (
                 real_background(self.pixels[int(rng.choice(self.real))], side, rng)

@@ -20,7 +20,7 @@ COMPONENTS = 256
 #: A listed photo's own label has at most this probability, and the suggested one at least that.
 MOST_GIVEN, LEAST_SUGGESTED = 0.05, 0.6
 #: Kinds that are told apart by name more than by look: such a suggestion is no proof.
-ALIKE = (
+SIMILAR_KINDS = (
     {"orange", "mandarin", "kumquat", "tangelo"},
     {"grapefruit", "pomelo", "orange", "sweetie"},
     {"lemon", "lime"},
@@ -53,8 +53,8 @@ def find(seen: Embedded) -> list[tuple[Photo, str]]:
         errors.rows, errors.suggested, errors.given_probability, errors.suggested_probability, strict=True
     ):
         photo, other = photos[row], kinds[suggested]
-        alike = any({photo.kind, other} <= group for group in ALIKE)
-        if photo.source.startswith("web-") and given <= MOST_GIVEN and likely >= LEAST_SUGGESTED and not alike:
+        are_similar = any({photo.kind, other} <= group for group in SIMILAR_KINDS)
+        if photo.source.startswith("web-") and given <= MOST_GIVEN and likely >= LEAST_SUGGESTED and not are_similar:
             found.append((photo, other))
     return found
 

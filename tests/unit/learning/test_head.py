@@ -218,7 +218,7 @@ def test_cooler_head_gives_the_same_answers_less_surely() -> None:
     assert not stopped.temperature_scaled(2.0).converged
 
 
-# --- Held back --------------------------------------------------------------------------------------------------------
+# --- Held out --------------------------------------------------------------------------------------------------------
 
 rows = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), min_size=1, max_size=120)
 

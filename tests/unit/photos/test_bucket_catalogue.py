@@ -345,7 +345,7 @@ def test_table_of_a_listing_gives_the_versions_of_the_listing(
     pq.write_table(
         pa.Table.from_pylist([{**row, "label": "ab"[at]} for at, row in enumerate(rows)]), tmp_path / "t.parquet"
     )
-    monkeypatch.setattr(Objects, "look", None)  # no request for a single object
+    monkeypatch.setattr(Objects, "stat", None)  # no request for a single object
     table = str(tmp_path / "t.parquet")
     found = list_photos([table], access=Access.to([table], [place])).table
     listed = list_photos([place]).table
