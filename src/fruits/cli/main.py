@@ -265,11 +265,11 @@ def pack(
     if as_json:
         typer.echo(json_text(done))
     else:
-        aside = ", ".join(f"{count:,} {reason}" for reason, count in done["skipped"].items())
+        skipped = ", ".join(f"{count:,} {reason}" for reason, count in done["skipped"].items())
         typer.echo(
             f"packed {counted(done['photos'], 'photo')} ({done['photo_bytes'] / 1e6:,.1f} MB) into "
             f"{counted(done['files'], 'file')} in {done['seconds']['total']:.1f} s"
-            f"{f'; skipped: {aside}' if aside else ''}; pack in {to}"
+            f"{f'; skipped: {skipped}' if skipped else ''}; pack in {to}"
         )
     if bad:
         first = done["unreadable_photos"][0]

@@ -262,14 +262,16 @@ def submissions_purge(
         submissions = _submissions(opened, out, options, keep_days, feedback_hours)
         finished = submissions.recover()
         count = submissions.purge(thorough=True, adopt=adopt)
-        aside = submissions.quarantined()
+        in_quarantine = submissions.quarantined()
     if as_json:
         typer.echo(json_text({"deleted": count, "finished": finished}))
     else:
         also = f"; finished {finished:,} deletions that were cut short" if finished else ""
         typer.echo(f"deleted {counted(count, 'submission')} of more than {counted(keep_days, 'day')} ago{also}")
-        if aside:
-            typer.echo(f"in quarantine: {counted(aside, 'photo')} that no submission names, to be deleted after a week")
+        if in_quarantine:
+            typer.echo(
+                f"in quarantine: {counted(in_quarantine, 'photo')} that no submission names, to be deleted after a week"
+            )
 
 
 def _open(out: str, options: dict[str, str], *, make: bool = False) -> Database:

@@ -164,11 +164,11 @@ class Taxonomy:
             for place, about in names.items():
                 for called in filter(None, (row.get(language) for row in about)):
                     meant.setdefault(_spelling(called), place)
-        alike: dict[str, tuple[str, str]] = {}
+        by_loose_spelling: dict[str, tuple[str, str]] = {}
         for spelling, place in meant.items():
             for key in _loosely(spelling):
-                alike.setdefault(key, place)
-        places = [_place(label, meant, alike) for label in labels]
+                by_loose_spelling.setdefault(key, place)
+        places = [_place(label, meant, by_loose_spelling) for label in labels]
         kind_ids = sorted({kind for kind, _ in places})
         variety_places = sorted({place for place in places if place[1]})
         kind_number = {kind: number for number, kind in enumerate(kind_ids)}
@@ -241,7 +241,9 @@ class Taxonomy:
         return self.kind_of[self.variety_of.index(variety)]
 
 
-def _place(label: str, meant: dict[str, tuple[str, str]], alike: dict[str, tuple[str, str]]) -> tuple[str, str]:
+def _place(
+    label: str, meant: dict[str, tuple[str, str]], by_loose_spelling: dict[str, tuple[str, str]]
+) -> tuple[str, str]:
     """Return the kind and the variety of a label; an unknown label is its own kind.
 
     A number at the end of an unknown label is ignored: ``Apple 7`` is an apple, as data sets number their folders.
@@ -249,7 +251,7 @@ def _place(label: str, meant: dict[str, tuple[str, str]], alike: dict[str, tuple
     spelling = _spelling(label)
     words, _, last = spelling.rpartition(" ")
     for name in (spelling, words) if words and last.isdecimal() else (spelling,):
-        for place in (meant.get(name), *(alike.get(key) for key in _loosely(name))):
+        for place in (meant.get(name), *(by_loose_spelling.get(key) for key in _loosely(name))):
             if place:
                 return place
     return label, ""

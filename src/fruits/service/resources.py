@@ -312,8 +312,8 @@ class Resources:
         self.statistics.purge()
         adopt, self._adopt = self._adopt, False  # only once, at start-up: rows missing later are a fault
         self.submissions.purge(adopt=adopt)
-        if aside := self.submissions.quarantined():
-            self.telemetry.log("quarantine", level="warning", photos=aside)
+        if in_quarantine := self.submissions.quarantined():
+            self.telemetry.log("quarantine", level="warning", photos=in_quarantine)
 
     def _mark_photos(self) -> None:
         # Also mark an empty store: a catalogue of the surrounding folder must not include visitors' photos.

@@ -351,14 +351,14 @@ def _remove(out: Objects, name: str) -> None:
     """Remove the folder of a run: on disk in one step, in a bucket beginning with its record and ending with its writer."""
     key = key_of(name)
     if folder := out.local_path(key):
-        aside = folder.with_name(f"{_GONE}{secrets.token_hex(8)}")
+        renamed = folder.with_name(f"{_GONE}{secrets.token_hex(8)}")
         try:
-            folder.rename(aside)
+            folder.rename(renamed)
         except FileNotFoundError:
             return
         except OSError as exc:
             raise StoreError(f"cannot remove '{folder}': {exc.strerror}; check permissions, then run again") from exc
-        _delete_tree(aside)
+        _delete_tree(renamed)
         return
     over = json_text({**this_process(), "over": True}).encode()
     out.write(f"{key}/{_WRITER}", over)
@@ -419,7 +419,7 @@ def _link(out: Objects, name: str) -> list[str]:
         if not is_link and path.exists():
             if view not in (REPORT, _CURRENT, *_OLD):
                 replaced.append(view)
-            _aside(out, path)
+            _remove_at_once(out, path)
         elif is_link and view not in wanted:
             path.unlink(missing_ok=True)
         if view in wanted and not _put_link(out, path, wanted[view]) and view == REPORT:
@@ -427,12 +427,12 @@ def _link(out: Objects, name: str) -> list[str]:
     return replaced
 
 
-def _aside(out: Objects, path: Path) -> None:
+def _remove_at_once(out: Objects, path: Path) -> None:
     """Remove a file or folder, out of sight in one step."""
-    aside = Path(out.root, RUNS, f"{_GONE}{secrets.token_hex(8)}")
+    renamed = Path(out.root, RUNS, f"{_GONE}{secrets.token_hex(8)}")
     with suppress(FileNotFoundError):
-        path.rename(aside)
-    _delete_tree(aside)
+        path.rename(renamed)
+    _delete_tree(renamed)
 
 
 def _put_link(out: Objects, path: Path, to: str) -> bool:

@@ -305,8 +305,8 @@ def paired_gain(
     """
     _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     change = np.bincount(number, weights=right.astype(np.float64) - base)
-    kinds, alike = np.unique(np.stack([change, sizes.astype(np.float64)]), axis=1, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(sizes), alike / len(sizes), size=_DRAWS)
+    kinds, repeats = np.unique(np.stack([change, sizes.astype(np.float64)]), axis=1, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(sizes), repeats / len(sizes), size=_DRAWS)
     gains = (drawn @ kinds[0]) / (drawn @ kinds[1])
     low, high = np.quantile(gains, (0.025, 0.975))
     return float(change.sum() / sizes.sum()), float(gains.std()), float(low), float(high)

@@ -137,11 +137,11 @@ def tidy() -> None:
     """
     for path in [path for path in sys.path_importer_cache if ".zip" in path]:
         sys.path_importer_cache.pop(path, None)
-    _set_modules_aside()
+    _freeze_modules()
 
 
 @cache
-def _set_modules_aside() -> None:
+def _freeze_modules() -> None:
     gc.collect()
     gc.freeze()
 

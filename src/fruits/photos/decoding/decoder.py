@@ -247,13 +247,13 @@ class Decoder:
 
     def _blame(self, decoding: Decoding, *, hung: bool) -> None:
         """End the child and derive from its exit code the outcome of the photo that it was decoding."""
-        child, suspect = self._child, decoding.finished
+        child, at = self._child, decoding.finished
         if child is None:
             return
         code, said = child.end(patient=not hung)
         self._child = None
         # Check again: the child may have made progress between the last check and its end. Then it did not hang on this photo.
-        hung = hung and decoding.advance() == suspect
+        hung = hung and decoding.advance() == at
         if decoding.advance() == decoding.n:
             return
         if decoding.state(decoding.finished) != BEGUN:

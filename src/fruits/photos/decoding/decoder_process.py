@@ -83,8 +83,8 @@ def serve(fd: int, parent: int, cpu_s: float, memory_mib: int) -> None:
             if order["new"]:
                 buffers[order["buffer"]] = mmap.mmap(fds[0], order["bytes"])
                 os.close(fds[0])
-            for forgotten in buffers.keys() - set(order["known"]):
-                buffers.pop(forgotten).close()
+            for dropped in buffers.keys() - set(order["known"]):
+                buffers.pop(dropped).close()
             allowed = at_start + (memory_mib << 20) + max(order["sizes"], default=0)
             _limit(resource.RLIMIT_DATA, allowed)
             _decode_all(order, buffers[order["buffer"]], cpu_s, memory_mib)

@@ -120,7 +120,7 @@ class Groups:
         return len(self._groups)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Drop all."""
         with self._lock:
             self._groups.clear()
 
@@ -140,11 +140,11 @@ class Groups:
             try:
                 return loading.result()
             except CancelledError:  # the prefetch was cancelled
-                self._forget(number, loading)
+                self._drop(number, loading)
             except RefusedError:
                 raise  # stays cached: it fails for all of its photos, without reading it again
             except BaseException:
-                self._forget(number, loading)  # may work next time
+                self._drop(number, loading)  # may work next time
                 raise
 
     def expect(self, number: int, executor: Executor) -> None:
@@ -157,14 +157,14 @@ class Groups:
     def _keep(self, number: int, group: Future[RowGroup]) -> None:
         self._groups[number] = group
         self._groups.move_to_end(number)
-        while len(self._groups) > _GROUPS_KEPT or (len(self._groups) > 1 and self._held() > _BYTES_KEPT):
+        while len(self._groups) > _GROUPS_KEPT or (len(self._groups) > 1 and self._stored_bytes() > _BYTES_KEPT):
             self._groups.popitem(last=False)
 
-    def _held(self) -> int:
+    def _stored_bytes(self) -> int:
         done = (one for one in self._groups.values() if one.done() and not one.cancelled() and one.exception() is None)
         return sum(one.result().contents.nbytes for one in done)
 
-    def _forget(self, number: int, group: Future[RowGroup]) -> None:
+    def _drop(self, number: int, group: Future[RowGroup]) -> None:
         with self._lock:
             if self._groups.get(number) is group:
                 del self._groups[number]

@@ -224,8 +224,8 @@ async def _settled(outcome: Any) -> Any:
 def _decode_s(outcome: Recognised | ImageDecodeError) -> float:
     """Return the decoding time of a photo: its share of its batch's; with that of looking for regions, if it was asked for."""
     if isinstance(outcome, Recognised):
-        looks_s = outcome.infer_s if outcome.regions is not None else 0.0
-        return outcome.decode_s / outcome.batch_size + looks_s
+        regions_s = outcome.infer_s if outcome.regions is not None else 0.0
+        return outcome.decode_s / outcome.batch_size + regions_s
     return outcome.decode_s if isinstance(outcome, UnreadableError) else 0.0
 
 
