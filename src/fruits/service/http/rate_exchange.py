@@ -72,7 +72,7 @@ _HEAR: Final = """
     on :hears and uses.place <> :place and uses.told > coalesce(cast(:since as timestamptz), now()) - interval '2 seconds'
 """
 #: Instances that delete at once leave each other's rows alone: no deadlock.
-_FORGET: Final = """
+_DELETE_OLD: Final = """
     delete from rate_uses where (process, number) in
     (select process, number from rate_uses where told < now() - interval '15 seconds' for update skip locked)
 """
@@ -170,7 +170,7 @@ class RateExchange:
                 if uses and self._key is not None:
                     connection.execute(text(_TELL), {**about, "tag": _tag(self._key), "uses": uses})
                 if not self._has_tables or self._number % _SWEEP == 0:
-                    connection.execute(text(_FORGET))
+                    connection.execute(text(_DELETE_OLD))
                 rows = self._hear(connection)
                 if rows[0].key is None:  # the first exchange of the day
                     connection.execute(text(_DRAW), {"key": secrets.token_bytes(32)})
