@@ -14,18 +14,18 @@ from fruits.engines import Engine
 from fruits.learning.heads import softmax
 from fruits.learning.heads.logistic import LogisticHead
 from fruits.learning.moments import unit
-from fruits.learning.out_of_distribution import Known
+from fruits.learning.out_of_distribution import OodDetector
 from fruits.photos.decoding.quality import Limits
 from fruits.recogniser.answers import Certainty
 from fruits.recogniser.taxonomy import Taxonomy
-from fruits.storage.listed import Listed
+from fruits.storage.catalogue_rows import CatalogueRows
 from fruits.storage.objects import Objects
 from fruits.storage.schemas import CATALOGUE
 from fruits.training import scored
 from fruits.training.feature_file import FeatureFile
 from fruits.training.features import positions
 from fruits.training.nearest import Sought, nearest_distances
-from fruits.training.training_set import Rows
+from fruits.training.training_set import TrainingSet
 
 LABELS = ("Apple Braeburn 1", "Apple Golden 1", "Banana 1", "Corn 1", "Thing of no kind")
 _K = 70
@@ -61,15 +61,15 @@ class Made:
             ],
             schema=CATALOGUE,
         )  # fmt: skip
-        listed = Listed.of(table)
+        listed = CatalogueRows.of(table)
         none = np.zeros(n, np.int8)
-        rows = Rows(label, listed.coded["split"], listed.group, ok, none, none - 1, list(LABELS))
+        rows = TrainingSet(label, listed.coded["split"], listed.group, ok, none, none - 1, list(LABELS))
         centres = rng.normal(size=(len(LABELS), _K))
         features = (centres[label] + 4 * rng.normal(size=(n, _K))).astype(np.float32)[ok]
         trained, train = (split == "train")[ok], np.flatnonzero((split == "train") & ok)
         head = LogisticHead((centres / 20).astype(np.float32), np.zeros(len(LABELS), np.float32))
         own = features[trained]
-        known = Known.of(own, label[train].astype(np.int64)).scaled(own, softmax(head.logits(own)))
+        known = OodDetector.of(own, label[train].astype(np.int64)).scaled(own, softmax(head.logits(own)))
         certainty = Certainty(0.8, 0.7, 0.5, 1.0, Limits(0.1, 0.1, 50))
         asked = np.flatnonzero((split == "test") & ok)
         place = positions(ok)

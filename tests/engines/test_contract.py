@@ -313,7 +313,7 @@ def test_pass_over_a_damaged_file_says_so(
         made.tally(engine), made.distances(engine)
 
 
-# --- Choosing an engine -----------------------------------------------------------------------------------------------
+# --- ValidationSplit an engine -----------------------------------------------------------------------------------------------
 
 
 def test_unknown_engine_is_refused_with_the_known_ones() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from fruits.config import RunConfig
 from fruits.photos.catalogue import builder
-from fruits.photos.made_up import orchard
+from fruits.photos.generated import orchard
 from fruits.storage import inventory, listed, spool
 from fruits.training import feature_file, features, finished, pipeline
 

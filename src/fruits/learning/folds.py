@@ -188,15 +188,15 @@ def group_counts(right: NDArray[np.bool_], groups: NDArray[np.int64]) -> NDArray
     """
     _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     hits = np.bincount(number, weights=right).astype(np.int64)
-    return sorts_of_counts(hits, sizes)
+    return count_groups(hits, sizes)
 
 
-def sorts_of_counts(hits: NDArray[np.integer[Any]], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the sorts of groups of which right answers and photos are counted, shapes (g,); groups without photos are none."""
+def count_groups(hits: NDArray[np.integer[Any]], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the same from the right answers and photos of each group, shape (g,); groups without photos are left out."""
     found = np.empty((3, 0), np.int64)
     for start in range(0, len(sizes), _GROUPS_AT_ONCE):
         some = np.flatnonzero(sizes[start : start + _GROUPS_AT_ONCE]) + start
-        found = merge_sorts(found, np.stack([hits[some], sizes[some], np.ones(len(some), np.int64)]))
+        found = merge_group_counts(found, np.stack([hits[some], sizes[some], np.ones(len(some), np.int64)]))
     return found
 
 

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from fruits.errors import StoreError
 from fruits.learning.neighbours import ByRow
 from fruits.storage import schemas
-from fruits.storage.listed import Listed
+from fruits.storage.catalogue_rows import CatalogueRows
 from fruits.storage.objects import Objects, under
 from fruits.storage.sanitising import json_text
 from fruits.training.features import blocks
-from fruits.training.training_set import Rows
+from fruits.training.training_set import TrainingSet
 
 KEY: Final = "features.parquet"
 #: Photos of a block. Another number may change last digits.
@@ -45,7 +45,12 @@ class FeatureFile:
 
     @classmethod
     def write(
-        cls, objects: Objects, listed: Listed, rows: Rows, features: ByRow, metadata: dict[str, Any]
+        cls,
+        objects: Objects,
+        listed: CatalogueRows,
+        training_set: TrainingSet,
+        features: ByRow,
+        metadata: dict[str, Any],
     ) -> FeatureFile:
         """Write the rows that are ok, in the catalogue's order, with a description in the schema's metadata."""
         schema = schemas.features(features.shape[1]).with_metadata({"fruits": json_text(metadata)})
@@ -54,7 +59,7 @@ class FeatureFile:
             objects.writer(KEY, 4 * features.shape[0] * features.shape[1]) as stream,
             pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True) as writer,
         ):
-            for kept in blocks(np.flatnonzero(rows.ok), ROWS_PER_BLOCK):
+            for kept in blocks(np.flatnonzero(training_set.ok), ROWS_PER_BLOCK):
                 given = listed.take(kept, ["uri", "label", "split", "source"]).combine_chunks()
                 values = pa.array(features[np.arange(start, start + len(kept))].reshape(-1))
                 columns = [column.chunk(0).cast(pa.string()) for column in given.columns]

@@ -34,7 +34,7 @@ from fruits.training.embed import Prepared
 from fruits.training.feature_file import FeatureFile
 from fruits.training.features import Features, Part, positions, project_all
 from fruits.training.nearest import Sought, nearest_distances
-from fruits.training.training_set import Rows
+from fruits.training.training_set import TrainingSet
 
 #: Maximum number of components for nearest-neighbour search: enough to separate photos that are not alike.
 NEIGHBOUR_COMPONENTS: Final = 256
@@ -101,7 +101,7 @@ def check(
         The features, for workers of the engine.
     features : Features, shape (number of rows that are ok, k)
         The same, for the driver.
-    numbers_tell : bool
+    numbers_are_informative : bool
         Whether numbers in file names may indicate image sequences.
     """
     train = training_set.train_rows
@@ -119,23 +119,23 @@ def check(
             device=prepared.device,
         )
     except StoreError:  # photos were removed during the run: no reason to fail
-        return Checked(None, *_groups(asked, rows, sequence))
+        return Checked(None, *_groups(test_rows, training_set, sequence))
     written: FeatureFile | None = file
     if features.shape[1] < (least := min(_LEAST_COMPONENTS, pca.max_components)):
-        features, written = project_all(engine, prepared.stored, inventory, pca, least, rows.ok), None
+        features, written = project_all(engine, prepared.stored, inventory, pca, least, training_set.ok), None
     short = features.first(NEIGHBOUR_COMPONENTS)
-    at = positions(rows.ok)  # catalogue row -> row of features
+    at = positions(training_set.ok)  # catalogue row -> row of features
 
-    some, sampled = _sample(train, _TRAINING_PHOTOS), _sample(asked, _TEST_PHOTOS)
-    sought = Sought(unit(short[at[some]]), rows.label[some], unit(short[at[sampled]]))
-    others, nearest = nearest_distances(engine, written, short, sought, train=train, place=at, label=rows.label)
+    some, sampled = _sample(train, _TRAINING_PHOTOS), _sample(test_rows, _TEST_PHOTOS)
+    sought = Sought(unit(short[at[some]]), training_set.label[some], unit(short[at[sampled]]))
+    others, nearest = nearest_distances(engine, written, short, sought, train=train, place=at, label=training_set.label)
     copied = unit(pca.transform(copies.embeddings, short.shape[1]))
     duplicates = NearDuplicates.of(unit(short[at[few[copies.rows]]]), copied, others)
 
     if numbers_are_informative:
         wanted = np.zeros(len(training_set.ok), bool)
-        wanted[train], wanted[asked] = True, True
-        sequence, beside = _sequences(wanted, rows, listed, short, at, duplicates.threshold)
+        wanted[train], wanted[test_rows] = True, True
+        sequence, beside = _sequences(wanted, training_set, listed, short, at, duplicates.threshold)
     near = nearest <= duplicates.threshold
     frame = beside[sampled]
     group = training_set.group[sampled]

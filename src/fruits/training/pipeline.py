@@ -318,7 +318,7 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
             engine, stored, inventory, pca, choice.components, training_set.ok, step.progress.advance
         )
         about = {"identity": job.identity, "components": choice.components, "backbone": prepared.card.name}
-        file = FeatureFile.write(objects, catalogue.listed, rows, features, about)
+        file = FeatureFile.write(objects, catalogue.listed, training_set, features, about)
     with step("head"):
         fit_on_engine = fitting.head_by_engine(engine, stored, inventory, pca, choice)
         recogniser = fitting.fit_recogniser(features, training_set, choice, config.seed, weights, fit_on_engine)
@@ -331,12 +331,13 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
     with step("leakage"):
         to_score = scoring.ScoredPhotos.of(training_set, recogniser.labels)
         checked = leakage.check(
-            asked.rows, rows, listed=catalogue.listed, access=catalogue.access, prepared=prepared,
-            inventory=inventory, engine=engine, pca=pca, file=file, features=features, numbers_tell=grouped_by == "names",
+            to_score.rows, training_set, listed=catalogue.listed, access=catalogue.access, prepared=prepared,
+            inventory=inventory, engine=engine, pca=pca, file=file, features=features,
+            numbers_are_informative=grouped_by == "names",
         )  # fmt: skip
     with step("metrics", shown=False):
         scores = scoring.scores(
-            engine, catalogue.listed, rows, file, features, recogniser, taxonomy, certainty, choice, asked=asked,
+            engine, catalogue.listed, training_set, file, features, recogniser, taxonomy, certainty, choice, to_score=to_score,
             grouped_by=checked.grouped_by, groups=checked.groups,
         )  # fmt: skip
     return _Fitted(

@@ -19,7 +19,7 @@ from fruits.engines import Engine
 from fruits.learning.heads import Head, softmax
 from fruits.learning.metrics import Bins, Counts
 from fruits.learning.neighbours import ByRow
-from fruits.learning.out_of_distribution import Known
+from fruits.learning.out_of_distribution import OodDetector
 from fruits.recogniser.answers import OUTCOMES, Certainty, decide
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.training.feature_file import FeatureFile, in_blocks
@@ -159,7 +159,7 @@ class Scorer:
     Parameters
     ----------
     head : Head
-    known : Known
+    ood_detector : OodDetector
     taxonomy : Taxonomy
         Of the head's labels.
     certainty : Certainty
@@ -170,7 +170,7 @@ class Scorer:
     """
 
     head: Head
-    known: Known
+    ood_detector: OodDetector
     taxonomy: Taxonomy
     certainty: Certainty
     temperature: float
@@ -196,7 +196,7 @@ class Scorer:
         before = softmax(self.head.scaled_logits(features) * np.float32(self.temperature))
         uncalibrated = Bins.of(before.max(axis=1), before.argmax(axis=1) == truth)
         del before
-        ood_score = self.known.ood_score(features, probabilities)
+        ood_score = self.ood_detector.ood_score(features, probabilities)
         accepted = int((ood_score <= self.certainty.ood_limit).sum())
         decisions = decide(probabilities, ood_score, self.taxonomy, self.certainty)
         variety = np.array(self.taxonomy.variety_of)[truth]

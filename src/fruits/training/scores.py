@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from fruits.engines import Engine
 from fruits.learning import metrics
 from fruits.learning.calibration import calibration_floor
-from fruits.learning.folds import interval_of, sorts_of_counts
+from fruits.learning.folds import count_groups, interval_of
 from fruits.learning.heads import MAX_ROWS
 from fruits.learning.neighbours import ByRow
 from fruits.recogniser.answers import OUTCOMES, Certainty
 from fruits.recogniser.taxonomy import Taxonomy
-from fruits.storage.listed import Listed
+from fruits.storage.catalogue_rows import CatalogueRows
 from fruits.training.feature_file import FeatureFile
 from fruits.training.features import positions
 from fruits.training.fit import Choice, Recogniser
 from fruits.training.scored import Scored, Scorer, Tally, score_all
-from fruits.training.training_set import Rows
+from fruits.training.training_set import TrainingSet
 
 _CONFUSIONS_KEPT: Final = 100
 
@@ -62,8 +62,8 @@ class ScoredPhotos:
 
 def scores(
     engine: Engine,
-    listed: Listed,
-    rows: Rows,
+    listed: CatalogueRows,
+    training_set: TrainingSet,
     file: FeatureFile,
     features: ByRow,
     recogniser: Recogniser,
@@ -82,7 +82,7 @@ def scores(
     Parameters
     ----------
     engine : Engine
-    listed : Listed
+    listed : CatalogueRows
         The catalogue.
     file : FeatureFile
         The features, for workers of the engine.
@@ -115,17 +115,17 @@ def scores(
     sizes = np.bincount(groups)
     if len(known):
         number = {name: position for position, name in enumerate(labels)}
-        learnt = np.array([number.get(name, -1) for name in rows.names], np.int32)
-        temperature = choice.held_back.temperature if choice.held_back else 1.0
+        learnt = np.array([number.get(name, -1) for name in training_set.names], np.int32)
+        temperature = choice.held_out.temperature if choice.held_out else 1.0
         few = len(known) <= MAX_ROWS
-        scorer = Scorer(recogniser.head, recogniser.known, taxonomy, certainty, temperature, with_confidence=few)
+        scorer = Scorer(recogniser.head, recogniser.ood_detector, taxonomy, certainty, temperature, with_confidence=few)
         tally = score_all(
             engine, file, features, scorer,
-            rows=known, place=positions(rows.ok), truth=learnt[rows.label[known]], groups=groups,
+            rows=known, place=positions(training_set.ok), truth=learnt[training_set.label[known]], groups=groups,
         )  # fmt: skip
         scored = tally.scored
         values = metrics.evaluate(scored.counts, labels)
-        values["accuracyInterval"] = list(interval_of(sorts_of_counts(tally.right, sizes)))
+        values["accuracyInterval"] = list(interval_of(count_groups(tally.right, sizes)))
         for pair in scored.counts.confusions()[:_CONFUSIONS_KEPT]:
             at = known[scored.wrong[1][scored.wrong[0] == pair.label * len(labels) + pair.predicted]]
             named = {"label": labels[pair.label], "predicted": labels[pair.predicted]}
@@ -133,7 +133,7 @@ def scores(
         found["kind_metrics"] = {
             "kinds": len(taxonomy.kinds),
             "accuracy": metrics.accuracy(scored.kinds),
-            "accuracyInterval": list(interval_of(sorts_of_counts(tally.right_kind, sizes))),
+            "accuracyInterval": list(interval_of(count_groups(tally.right_kind, sizes))),
             "top3Accuracy": metrics.top3_accuracy(scored.kinds),
             "expectedCalibrationError": metrics.calibration_error(scored.kinds),
         }
@@ -167,10 +167,10 @@ def scores(
 
 def _calibration(tally: Tally, choice: Choice) -> dict[str, Any]:
     """Return the calibration of probabilities, before and after temperature scaling."""
-    held_back, bins = choice.held_back, tally.scored.counts.bins
+    held_out, bins = choice.held_out, tally.scored.counts.bins
     return {
-        "temperature": held_back.temperature if held_back else 1.0,
-        "validation_photos": len(held_back.answers.truth) if held_back else 0,
+        "temperature": held_out.temperature if held_out else 1.0,
+        "validation_photos": len(held_out.answers.truth) if held_out else 0,
         "expectedCalibrationError": bins.error,
         "uncalibrated": tally.scored.uncalibrated.error,
         "noise_floor": calibration_floor(tally.confidence) if len(tally.confidence) else bins.floor,

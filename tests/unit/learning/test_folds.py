@@ -279,13 +279,13 @@ def test_interval_is_the_same_if_its_draws_are_made_in_parts(monkeypatch: pytest
     assert protocols.interval(right, groups) == whole
 
 
-def test_sorts_of_many_groups_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_groups_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     group = np.unique(rng.integers(0, 90, 300), return_inverse=True)[1]
     right = rng.random(300) < 0.7
     hits, sizes = np.bincount(group, right).astype(np.int32), np.bincount(group)
-    expected = protocols.sorts_of_groups(right, group)
+    expected = protocols.group_counts(right, group)
     monkeypatch.setattr(protocols, "_GROUPS_AT_ONCE", 7)
-    found = protocols.sorts_of_counts(hits, sizes)
+    found = protocols.count_groups(hits, sizes)
     assert found.dtype == np.int64
-    assert found.tolist() == expected.tolist() == protocols.sorts_of_counts(np.r_[0, hits], np.r_[0, sizes]).tolist()
+    assert found.tolist() == expected.tolist() == protocols.count_groups(np.r_[0, hits], np.r_[0, sizes]).tolist()

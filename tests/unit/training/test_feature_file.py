@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fruits.storage.listed import Listed
+from fruits.storage.catalogue_rows import CatalogueRows
 from fruits.storage.objects import Objects
 from fruits.storage.schemas import CATALOGUE
 from fruits.training import feature_file
 from fruits.training.feature_file import FeatureFile, in_blocks
 from fruits.training.features import positions
-from fruits.training.training_set import Rows
+from fruits.training.training_set import TrainingSet
 
 N, K = 200, 3
 
@@ -38,10 +38,10 @@ def test_blocks_have_every_photo_once_and_photos_of_one_row_group_each(
         }
         for number in range(N)
     ]
-    listed = Listed.of(pa.Table.from_pylist(given, schema=CATALOGUE))
+    listed = CatalogueRows.of(pa.Table.from_pylist(given, schema=CATALOGUE))
     ok = np.arange(N) % (left_out + 1) != 0
     none = np.zeros(N, np.int8)
-    rows = Rows(none, listed.coded["split"], listed.group, ok, none, none, ["a"])
+    rows = TrainingSet(none, listed.coded["split"], listed.group, ok, none, none, ["a"])
     features = np.random.default_rng(0).normal(size=(int(ok.sum()), K)).astype(np.float32)
     file = FeatureFile.write(Objects(str(tmp_path)), listed, rows, features, {})
     stored = pq.ParquetFile(tmp_path / "features.parquet")
