@@ -112,7 +112,7 @@ def test_in_a_bucket_it_is_the_same(tmp_path: Path, prefix: str, what: str) -> N
 
 
 @pytest.mark.slow
-def test_results_that_lie_among_the_photos_of_an_older_run_are_left_aside(tmp_path: Path, prefix: str) -> None:
+def test_results_that_lie_among_the_photos_of_an_older_run_are_skipped(tmp_path: Path, prefix: str) -> None:
     """OUT was PHOTOS itself, which older versions allowed."""
     make(tmp_path, "Apple/1.jpg", "Pear/2.jpg")
     results(tmp_path)

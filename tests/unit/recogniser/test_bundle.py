@@ -98,7 +98,7 @@ def fitted(
         "ood_detector": ood_detector,
         "taxonomy": Taxonomy.of(names),
         "certainty": certainty,
-        "drift": Drift.of(features, known.ood_score(features, head.predict_proba(features))),
+        "drift": Drift.of(features, ood_detector.ood_score(features, head.predict_proba(features))),
         "gallery": Gallery.of(features, labels, [thumbnail(path.read_bytes()) for path in some]),
         "about": {},
     }

@@ -109,7 +109,7 @@ def test_a_manifest_is_read_as_photos_and_its_photos_carry_the_consent(
         assert {row.label for row in rows} == {'日本の柿 <b>, "ripe"'}
         assert {row.split for row in rows} == ({"test"} if split == "test" else {None})
         for row in rows:
-            assert giver_of(Path(row.uri).read_bytes()) == Giver(Path(row.uri).stem, may_show=False)
+            assert consent_of(Path(row.uri).read_bytes()) == ConsentMark(Path(row.uri).stem, may_show=False)
 
 
 def test_an_empty_manifest_has_columns_and_a_label_like_a_formula_is_none_in_a_spreadsheet(

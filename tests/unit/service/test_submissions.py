@@ -192,7 +192,7 @@ def test_unknown_and_not_yours_are_answered_alike(submissions: Submissions, new:
         for action in (submissions.delete, lambda name, secret: submissions.feedback(name, secret, True)):
             with pytest.raises(NotFoundError) as refused:
                 action(*claim(receipt))
-            assert str(refused.value) == str(forgetting.not_found())
+            assert str(refused.value) == str(erasure.not_found())
     assert submissions.photo(receipt.id) == PHOTO
     assert submissions.get(receipt.id).right is None
 
