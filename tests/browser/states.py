@@ -32,7 +32,7 @@ WIDTHS: Final = {"phone": (390, 844), "desk": (1280, 800)}
 SCHEMES: Final = ("light", "dark")
 MAP: Final = {"rows": 2, "columns": 2, "values": [1.0, 0.5, 0.2, 0.0]}
 #: What the sample pictures show, by their number: the photos that look alike.
-ALIKE: Final = (
+SIMILAR: Final = (
     ("Apple", "Manzana", "Pomme"),
     ("Cherry", "Cereza", "Cerise"),
     ("Tomato", "Tomate", "Tomate"),
@@ -64,13 +64,13 @@ class Shop:
         def other(route: Any) -> None:
             answer = route.fetch()
             body = answer.json()
-            alike = [
+            similar = [
                 {**dict(zip(LANGUAGES, names, strict=True)), "label": names[0], "kind": names[0].lower(),
                  "thumbnail": f"/static/samples/{number}.jpg", "similarity": 0.9}
-                for number, names in enumerate(ALIKE, 1)
+                for number, names in enumerate(SIMILAR, 1)
             ]  # fmt: skip
             for photo in body["photos"]:
-                photo |= {"outcome": outcome, "map": MAP, "alike": alike, **changes}
+                photo |= {"outcome": outcome, "map": MAP, "similar": similar, **changes}
                 if outcome in SHARES:
                     photo["probability"] = SHARES[outcome]
                     for place, kind in enumerate(photo["kinds"]):

@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from fruits.messages import LANGUAGES, catalogue, told
+from fruits.messages import LANGUAGES, catalogue, translations
 from fruits.service.pages.linking import LINKED, link
 from fruits.service.settings import ServiceConfig
 from fruits.service.statistics import KEEP_DAYS

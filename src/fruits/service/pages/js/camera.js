@@ -155,7 +155,7 @@ export class Viewfinder {
     try {
       await this.#device.open((share) => !this.#ready && this.#open && this.#tell("live_loading", { get share() { return percent(share); } }));
     } catch (error) {
-      this.#forget();
+      this.#closeDevice();
       this.#fail(WHY[error.code] ?? "device_failed");
       return;
     }
