@@ -32,7 +32,7 @@ def _without(visitor: Any, part: str, *, connection: bool) -> None:
 @pytest.mark.parametrize(
     ("part", "press"),
     [
-        ("enlarge", ".alike .enlarge"),
+        ("enlarge", ".similar .enlarge"),
         ("share", ".fate button:last-child"),
         ("regions", ".closer button"),
         ("history", "#remember"),
