@@ -203,7 +203,7 @@ class ModelSelection:
         A solver that can begins from the nearest setting with as many components, which halves its iterations. Not from fewer
         components: the gradient of the others is below its tolerance at once, and all numbers of components would seem alike.
         """
-        weights = None if self.weights is None else self.weights[~self.held_back]
+        weights = None if self.weights is None else self.weights[~self.held_out]
         if not self.head.starts:
             return self.head.fit(features, numbers, setting=setting, weights=weights)
         k = features.shape[1]

@@ -149,7 +149,7 @@ def test_no_candidate_is_fitted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         return solve(features, *args, **options)
 
     monkeypatch.setattr(heads, "solve", counted)
-    trying = choosing(16, 8)
+    trying = selection(16, 8)
     k, _ = trying.components()
     trying.setting(k)
     assert (k, 3.0) in fitted
@@ -314,10 +314,10 @@ def test_answers_are_those_of_a_head_that_has_not_seen_the_photos_held_out() -> 
     best = next(trial for trial in trials if trial.setting == strength)
     assert answers.right.mean() == best.accuracy
     features = np.ascontiguousarray(some.features[:, :8])
-    head = LogisticHead.fit(features[~some.held_back], some.labels[~some.held_back], setting=strength)
+    head = LogisticHead.fit(features[~some.held_out], some.labels[~some.held_out], setting=strength)
     # Within the solver's tolerance: it began at another setting.
-    np.testing.assert_allclose(answers.logits, head.logits(features[some.held_back]), atol=5e-3)
-    assert (answers.labels[answers.truth] == some.labels[some.held_back]).all()
+    np.testing.assert_allclose(answers.logits, head.logits(features[some.held_out]), atol=5e-3)
+    assert (answers.labels[answers.truth] == some.labels[some.held_out]).all()
 
 
 def test_photos_of_little_weight_have_little_say_in_the_loss() -> None:
