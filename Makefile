@@ -12,7 +12,8 @@ LOCK := $(SCAN)/uv pip compile --quiet --upgrade --generate-hashes --only-binary
 WORKERS ?= 4
 # Compiled modules are kept, also the tests': else every process compiles them again.
 unexport PYTHONDONTWRITEBYTECODE
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
+# Threads of BLAS and OpenMP that wait would spin, on cores that other tests need; no result depends on it.
+PYTEST = OPENBLAS_THREAD_TIMEOUT=4 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS)
 
 # What `make peers` measures beside fruits; what cannot be installed is named in its table. Pins: PySpark is that of fruits[spark].
 PEERS = onnxruntime pillow numpy pandas pyarrow scikit-learn torch daft 'ray[data]' fastembed litserve bentoml 'pyspark>=4.0,<4.1'

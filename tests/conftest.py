@@ -9,7 +9,6 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -41,6 +40,7 @@ sys.path.insert(0, str(REPOSITORY))  # for faults, which is no part of the packa
 
 from faults import postgres_server  # noqa: E402
 from faults.s3_server import FOREIGN, S3Server, why_not  # noqa: E402
+from tests.commands import Commands  # noqa: E402
 
 #: Every Java of Spark here lives for seconds: to compile thoroughly costs it more than it gains.
 JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
@@ -49,22 +49,27 @@ for variable in ("SPARK_SUBMIT_OPTS", "SPARK_LAUNCHER_OPTS", "SPARK_DAEMON_JAVA_
 
 # --- Groups: which tests are slow, and which stay together when pytest-xdist spreads them over processes ---------------
 
-#: Folders whose tests share a service and a browser, which are started once, in one process; elsewhere a module stays together.
-TOGETHER = ("browser", "service")
+#: What shares a service, or a service and a browser, which are started once, in one process; elsewhere a module stays together.
+TOGETHER = {
+    "browser/": "browser",
+    **dict.fromkeys(
+        (f"service/test_{name}.py" for name in ("api", "bad_input", "content", "delivery", "load")), "service"
+    ),
+}
 #: What begins, in this order: it waits for others (clusters, browsers, stand-ins) more than it computes, so that the short
 #: modules fill the gaps; and what is long must not be waited for in the end.
 FIRST = (
-    *("engines/test_contract.py on Spark", "browser", "service", "integration/test_aws.py", "engines/test_spark.py"),
+    "browser",
+    "engines/test_contract.py on Spark",
+    "service/test_instances.py",
+    *("integration/test_aws.py", "integration/test_run.py", "service/test_operation.py", "integration/test_s3.py"),
+    *("engines/test_spark.py", "integration/test_spark.py", "integration/test_faults.py", "integration/test_runs.py"),
+    *("service", "integration/test_study.py", "integration/test_spark_clusters.py", "service/test_owner_loop.py"),
+    *("service/test_loop.py", "integration/test_evaluation.py", "service/test_hostile.py", "service/test_processes.py"),
     *(
-        "integration/test_spark.py",
-        "integration/test_run.py",
-        "integration/test_evaluation.py",
-        "integration/test_runs.py",
-    ),
-    *(
-        "integration/test_s3.py",
         "integration/test_cli.py",
         "integration/test_backbones.py",
+        "integration/test_watch.py",
         "integration/test_sklearn.py",
     ),
 )
@@ -86,8 +91,8 @@ PATIENCE_S = 600
 def group_of(nodeid: str) -> str:
     """Return the group of a test: the tests of one group run one after another in one process; that of most is their module."""
     place = nodeid.partition("::")[0].removeprefix("tests/")
-    if (folder := place.partition("/")[0]) in TOGETHER:
-        return folder
+    if shared := next((group for prefix, group in TOGETHER.items() if place.startswith(prefix)), None):
+        return shared
     # The contract of engines is that of the local one, too, which starts no cluster.
     return f"{place} on Spark" if place == "engines/test_contract.py" and "[spark" in nodeid else place
 
@@ -237,15 +242,17 @@ class Finished:
 
 
 @pytest.fixture(scope="session")
-def fruits() -> Callable[..., Finished]:
+def commands() -> Iterator[Commands]:
+    """Starts commands of fruits at a hundredth of what a new interpreter costs: see tests/commands.py."""
+    starting = Commands()
+    yield starting
+    starting.stop()
+
+
+@pytest.fixture(scope="session")
+def fruits(commands: Commands) -> Callable[..., Finished]:
     """The command line, as a user has it: ``fruits("run", photos, "--to", out)``."""
-
-    def call(*args: object) -> Finished:
-        command = [sys.executable, "-W", "error", "-m", "fruits", *map(str, args)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, encoding="utf-8")
-        return Finished(done.returncode, done.stdout, done.stderr)
-
-    return call
+    return lambda *args: Finished(*commands.run(*args, timeout_s=300))
 
 
 # --- A package of somebody else ---------------------------------------------------------------------------------------

@@ -1,20 +1,25 @@
-"""Publishes a run in a forked process that kills itself before a given step: an object put, a file moved, a link, a deletion.
+"""Publishes a run in a forked process that kills itself, or waits, before steps: an object put, a file moved, a link, a deletion.
 
-Reads lines of ``STEP OUT`` and answers each with ``killed`` or ``done``.
+Reads lines of ``kill STEP OUT`` and answers each with ``killed`` or ``done``; and of ``wait STRIDE OUT``: before every STRIDE-th
+step, from the first on, it says ``at STEP`` and waits for a line.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import obstore
 
 from fruits.config import RunConfig
+from fruits.engines import local
 from fruits.storage import publishing
 from fruits.training import pipeline
 
@@ -25,37 +30,58 @@ STEPS = [(obstore, name) for name in ("put", "delete", "open_writer", "copy")] +
 STEPS += [(shutil, "rmtree")]
 
 
-def kill_before(step: int) -> None:
-    """Count the steps from the moment when the run claims its folder."""
-    begin, count = publishing.begin, 0
+def before_each_step(act: Callable[[int], None]) -> None:
+    """Call a function with the number of each step, counted from the moment when the run claims its folder."""
+    begin, steps, turn = publishing.begin, itertools.count(1), threading.Lock()
 
-    def counted(owner: Any, name: str) -> None:
+    def acted(owner: Any, name: str) -> None:
         real = getattr(owner, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == step:
-                os.kill(os.getpid(), signal.SIGKILL)
+            with turn:  # steps of several threads are one after the other, too
+                act(next(steps))
             return real(*args, **kwargs)
 
         setattr(owner, name, call)
 
     def counting(*args: Any) -> Any:
         for owner, name in STEPS:
-            counted(owner, name)
+            acted(owner, name)
         return begin(*args)
 
     publishing.begin = counting
 
 
+def killed_before(at: int) -> Callable[[int], None]:
+    """Die before a step."""
+
+    def act(step: int) -> None:
+        if step == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return act
+
+
+def waiting(stride: int) -> Callable[[int], None]:
+    """Let the other side look at what is there before every so many steps."""
+
+    def act(step: int) -> None:
+        if step % stride == 1 % stride:
+            sys.stdout.write(f"at {step}\n")
+            sys.stdout.flush()
+            sys.stdin.readline()
+
+    return act
+
+
 def main() -> None:
     """Fork a process per line."""
+    local.forkserver.ensure_running = lambda: None  # there is nothing to embed: its imports would be in vain
     for line in sys.stdin:
-        step, _, out = line.rstrip("\n").partition(" ")
+        what, number, out = line.rstrip("\n").split(" ", 2)
         child = os.fork()
         if not child:
-            kill_before(int(step))
+            before_each_step({"kill": killed_before, "wait": waiting}[what](int(number)))
             network = str(Path(sys.argv[1]).parent / "tiny.onnx")
             config = RunConfig(sources=(sys.argv[1],), out=out, components=4, backbone=network, workers=1)
             done = pipeline.run(config)

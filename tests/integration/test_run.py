@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -361,18 +361,19 @@ def moments(out: Path) -> list[Callable[[], bool]]:
 
 
 def test_run_killed_again_and_again_ends_with_the_results_of_an_undisturbed_one(
-    finished_run: Any, tmp_path: Path
+    finished_run: Any, commands: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     chance = random.Random(0)
-    for reached in moments(out):
-        command = [sys.executable, "-m", "fruits", "run", finished_run.photos, "--to", out, "--workers", "2"]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while not reached() and process.poll() is None:
-            time.sleep(0.001)
-        time.sleep(chance.uniform(0, 0.1))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    with Path(os.devnull).open("wb") as nowhere:
+        streams = {"stdout": nowhere.fileno(), "stderr": nowhere.fileno()}
+        for reached in moments(out):
+            process = commands.start("run", finished_run.photos, "--to", out, "--workers", 2, **streams)
+            while not reached() and process.poll() is None:
+                time.sleep(0.003)
+            time.sleep(chance.uniform(0, 0.1))
+            process.kill()
+            process.wait()
     # Workers of the last kills may still be writing: that must not matter, either.
     record = go_on(out, finished_run)
     assert record["photos"] == record["ok"] == finished_run.record["photos"]
@@ -522,7 +523,7 @@ def test_photos_and_results_in_folders_with_odd_names(own_photos: Path, tmp_path
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("share", [0.0, 0.13, 0.5, 0.87, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_bundle_with_one_flipped_byte_is_refused_by_the_name_of_the_file(
     finished_run: Any, tmp_path: Path, name: str, share: float
 ) -> None:

@@ -236,7 +236,7 @@ def test_results_of_before_are_read_and_moved_by_the_next_run(
 
 
 class Killed:
-    """Publishes with 4 components, and dies before a step; results of before had 3."""
+    """Publishes with 4 components, and dies before a step or waits before each; results of before had 3."""
 
     def __init__(self, photos: Path) -> None:
         command = [sys.executable, "-W", "error", str(KILLER), str(photos)]
@@ -244,9 +244,20 @@ class Killed:
 
     def at(self, step: int, out: object) -> str:
         """Return ``killed`` or ``done``; step 0 is never reached."""
+        return self._told(f"kill {step} {out}")
+
+    def waiting(self, stride: int, out: object) -> Iterator[int]:
+        """Give the number of every ``stride``-th step while the run waits before it; end when the run is done."""
+        told = self._told(f"wait {stride} {out}")
+        while told.startswith("at "):
+            yield int(told.removeprefix("at "))
+            told = self._told("go on")
+        assert told == "done"
+
+    def _told(self, line: str) -> str:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{step} {out}\n")
+        self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
         return self._process.stdout.readline().strip()
 
@@ -262,7 +273,7 @@ def killed(two_labels: Path) -> Iterator[Killed]:
     killer.close()
 
 
-def assert_whole(out: str, photo: bytes) -> int:
+def assert_whole(out: str) -> int:
     """What readers get is one run, the old or the new one; return its components."""
     service = Recogniser(out, workers=1)
     components = service.model.bundle.components
@@ -276,62 +287,63 @@ def assert_whole(out: str, photo: bytes) -> int:
     return components
 
 
-#: Steps of publishing between two kills; with 1, every step is one. It then takes minutes.
-STRIDE = int(os.environ.get("FRUITS_KILL_STRIDE", "4"))
+#: Steps of publishing between two looks; with 1, every step is one.
+STRIDE = int(os.environ.get("FRUITS_KILL_STRIDE", "2"))
 
 
-@pytest.mark.timeout(1800)  # each run is in a process of its own
+def assert_old_then_new(killed: Killed, out: object) -> tuple[int, int, int, int]:
+    """Before each step that a run waits at, readers find what a kill would leave.
+
+    Returns steps to kill it at: long before the new run becomes the current one, just before, just after, and at the end.
+    """
+    seen = {step: assert_whole(str(out)) for step in killed.waiting(STRIDE, out)}
+    assert list(seen.values()) == sorted(seen.values()), "the old one until a step, the new one from there"
+    assert set(seen.values()) == {3, 4}
+    assert max(seen) > 25
+    assert assert_whole(str(out)) == 4
+    turn = min(step for step, components in seen.items() if components == 4)
+    return turn // 2, turn - STRIDE, turn, max(seen)
+
+
 def test_a_run_killed_at_any_step_of_publishing_leaves_the_old_or_the_new_one(
-    made: Path, killed: Killed, a_photo: bytes, tmp_path: Path
+    made: Path, killed: Killed, tmp_path: Path
 ) -> None:
-    seen, step = [], 1
-    while True:
+    steps = assert_old_then_new(killed, shutil.copytree(made, tmp_path / "waiting", symlinks=True))
+    for step in {steps[0], steps[1], steps[3]}:
         out = Path(shutil.copytree(made, tmp_path / str(step), symlinks=True))
-        ended = killed.at(step, out)
-        seen.append(assert_whole(str(out), a_photo))
-        if ended == "done":
-            break
-        if len(seen) % 4 == 0 or seen[-1] != seen[max(0, len(seen) - 2)]:
-            assert killed.at(0, out) == "done"
-            assert assert_whole(str(out), a_photo) == 4
-            assert len(names(out)) == 2, "leftovers are removed"
-            assert all(runs.is_name(name) for name in names(out))
-            assert not list(out.rglob("unpublished.json"))
-            assert (out / "report.html").resolve() == (out / "current" / "report.html").resolve()
-        shutil.rmtree(out)
-        step += STRIDE
-    assert seen == sorted(seen), "the old one until a step, the new one from there"
-    assert {3, 4} == set(seen)
-    assert step > 30
+        assert killed.at(step, out) == "killed"
+        assert_whole(str(out))
+        assert killed.at(0, out) == "done"
+        assert assert_whole(str(out)) == 4
+        assert len(names(out)) == 2, "leftovers are removed"
+        assert all(runs.is_name(name) for name in names(out))
+        assert not list(out.rglob("unpublished.json"))
+        assert (out / "report.html").resolve() == (out / "current" / "report.html").resolve()
 
 
-@pytest.mark.timeout(1800)
 def test_a_run_killed_at_any_step_of_publishing_in_a_bucket_leaves_the_old_or_the_new_one(
-    made: Path, killed_in_bucket: Killed, bucket: str, a_photo: bytes
+    made: Path, killed_in_bucket: Killed, bucket: str
 ) -> None:
     stored = {name: data for name, data in everything(made).items() if _is_stored(made, name)}
-    seen, step = [], 1
-    while True:
-        out = f"{bucket}/{step}"
-        objects = Objects(out)
+
+    def put(name: str) -> str:
+        objects = Objects(f"{bucket}/{name}")
         with ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda item, to=objects: to.write(*item), stored.items()))
-        ended = killed_in_bucket.at(step, out)
-        seen.append(assert_whole(out, a_photo))
-        if ended == "done":
-            break
-        if len(seen) == 3:
-            assert killed_in_bucket.at(0, out) == "done"
-            assert assert_whole(out, a_photo) == 4
-            below = {found.key for found in objects.list("runs")}
-            assert len({key.split("/")[1] for key in below}) == 2, "leftovers are removed"
-            assert not [key for key in below if key.endswith("unpublished.json")]
-            name = runs.find(out).name
-            assert objects.read("report.html") == objects.read(f"runs/{name}/report.html")
-        step += 2 * STRIDE
-    assert seen == sorted(seen)
-    assert {3, 4} == set(seen)
-    assert step > 25
+            list(pool.map(lambda item: objects.write(*item), stored.items()))
+        return objects.root
+
+    for step in assert_old_then_new(killed_in_bucket, put("waiting"))[1:3]:
+        out = put(str(step))
+        assert killed_in_bucket.at(step, out) == "killed"
+        assert_whole(out)
+    assert killed_in_bucket.at(0, out) == "done"
+    assert assert_whole(out) == 4
+    objects = Objects(out)
+    below = {found.key for found in objects.list("runs")}
+    assert len({key.split("/")[1] for key in below}) == 2, "leftovers are removed"
+    assert not [key for key in below if key.endswith("unpublished.json")]
+    name = runs.find(out).name
+    assert objects.read("report.html") == objects.read(f"runs/{name}/report.html")
 
 
 def _is_stored(made: Path, name: str) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import shutil
 import signal
-import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from faults import photos as copies
+from tests.commands import Commands
 
 from fruits.config import RunConfig
 from fruits.errors import BackboneError, CatalogueError, ConfigError, FruitsError, PermanentStoreError, StoreError
@@ -30,31 +31,19 @@ LABELS = ("Moon Pear 1", "Starrib Yellow")
 class Watching:
     """A process that watches."""
 
-    def __init__(self, *arguments: object, warnings: str = "error") -> None:
-        command = [
-            sys.executable,
-            "-W",
-            warnings,
-            "-m",
-            "fruits",
-            "run",
-            *map(str, arguments),
-            "--watch",
-            "--json",
-            "-q",
-        ]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            # A shell without job control starts tests in the background with SIGINT ignored, which children inherit.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-        )  # fmt: skip
+    def __init__(self, commands: Commands, *arguments: object, **how: str) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - see close()
+        reader, writer = os.pipe()
+        self._said = os.fdopen(reader, "rb")
+        words = ("run", *arguments, "--watch", "--json", "-q")
+        self.process = commands.start(*words, stdout=writer, stderr=self._errors.fileno(), **how)
+        os.close(writer)
         self.rounds: list[dict[str, Any]] = []
 
     def round(self) -> dict[str, Any]:
         """Wait for the next round."""
-        assert self.process.stdout is not None
-        there, _, _ = select.select([self.process.stdout], [], [], 240)
-        line = self.process.stdout.readline() if there else ""
+        there, _, _ = select.select([self._said], [], [], 240)
+        line = self._said.readline() if there else b""
         assert line, f"no round came: {self.end()}"
         self.rounds.append(json.loads(line))
         assert self.rounds[-1]["round"] == len(self.rounds)
@@ -69,23 +58,29 @@ class Watching:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         """Send a signal; return exit code and stderr."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        _, told = self.process.communicate(timeout=120)
-        return self.process.returncode, told
+        self.process.send_signal(number)
+        code = self.process.wait(120)
+        self._errors.seek(0)
+        return code, self._errors.read().decode()
+
+    def close(self) -> None:
+        """End it, however far it is."""
+        self.end(signal.SIGKILL)
+        self._said.close()
+        self._errors.close()
 
 
 @pytest.fixture
-def watch() -> Iterator[Callable[..., Watching]]:
+def watch(commands: Commands) -> Iterator[Callable[..., Watching]]:
     started: list[Watching] = []
 
     def start(*arguments: object, **how: str) -> Watching:
-        started.append(Watching(*arguments, **how))
+        started.append(Watching(commands, *arguments, **how))
         return started[-1]
 
     yield start
     for one in started:
-        one.end(signal.SIGKILL)
+        one.close()
 
 
 def some(photos: Path, to: Path, first: int, last: int) -> int:

@@ -7,8 +7,6 @@ import os
 import select
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,26 +14,43 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.commands import Commands
+
+from fruits.config import RunConfig
+from fruits.training import pipeline
 
 
 class Service:
     """A running ``fruits serve``."""
 
-    def __init__(self, out: Path, folder: Path, *options: object, ready: bool = True, **environment: str) -> None:
+    def __init__(
+        self,
+        commands: Commands,
+        out: Path,
+        folder: Path,
+        *options: object,
+        ready: bool = True,
+        **environment: str,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.out, self.data, self._log = out, folder / "data", (folder / "log.jsonl").open("wb")
-        command = [sys.executable, "-W", "error", "-m", "fruits", "serve", str(out), "--port", "0", "--json"]
-        command += ["--data", str(self.data), *map(str, options)]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=self._log, env={**os.environ, **environment}
-        )
-        assert self.process.stdout is not None
+        self._commands = commands
+        reader, writer = os.pipe()
+        self._said = os.fdopen(reader, "rb")
+        words = ("serve", out, "--port", 0, "--json", "--data", self.data, *options)
+        try:
+            self.process = commands.start(
+                *words, stdout=writer, stderr=self._log.fileno(), env={**os.environ, **environment}
+            )
+        finally:
+            os.close(writer)
         # Not readline alone: a service that neither starts nor ends would hold up the tests for ever.
-        there, _, _ = select.select([self.process.stdout], [], [], 120)
-        line = self.process.stdout.readline() if there else b""
+        there, _, _ = select.select([self._said], [], [], 120)
+        line = self._said.readline() if there else b""
         if not line:
             self.process.kill()
             self.process.wait()
+            self._said.close()
             raise RuntimeError(f"the service did not start: {self.log_text()}")
         self.address: str = json.loads(line)["address"]
         self.port = int(self.address.rpartition(":")[2])
@@ -69,8 +84,13 @@ class Service:
 
     def make_token(self, role: str) -> str:
         """Return a new token."""
-        command = [sys.executable, "-m", "fruits", "tokens", "add", role, "--data", str(self.data), "--role", role]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+        return self.command("tokens", "add", role, "--data", self.data, "--role", role).strip()
+
+    def command(self, *words: object) -> str:
+        """Run a command of fruits to its end; return what it printed."""
+        code, printed, errors = self._commands.run(*words, timeout_s=60)
+        assert code == 0, errors
+        return printed
 
     def identity(self, token: str) -> str:
         """Return which bundle is open."""
@@ -101,8 +121,7 @@ class Service:
             if self.process.poll() is None:
                 self.process.kill()
                 self.process.wait()
-            assert self.process.stdout is not None
-            self.process.stdout.close()
+            self._said.close()
             self._log.close()
 
 
@@ -124,9 +143,9 @@ def _receive() -> Callable[[socket.socket], bytes]:
 
 
 @pytest.fixture(scope="session")
-def service(finished_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(finished_run: Any, commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that any number of tests ask; no rate limit, so that they do not get in each other's way."""
-    running = Service(finished_run.out, tmp_path_factory.mktemp("service"), "--rate", 0)
+    running = Service(commands, finished_run.out, tmp_path_factory.mktemp("service"), "--rate", 0)
     yield running
     code = running.stop()
     bugs = running.log("bug") + running.log("library")
@@ -135,19 +154,30 @@ def service(finished_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(scope="session")
-def start_service(finished_run: Any) -> Callable[..., Service]:
+def start_service(finished_run: Any, commands: Commands) -> Callable[..., Service]:
     """Start a service that several tests share; the caller stops it."""
-    return lambda folder, *options, out=None: Service(out or finished_run.out, folder, *options)
+    return lambda folder, *options, out=None: Service(commands, out or finished_run.out, folder, *options)
+
+
+@pytest.fixture(scope="session")
+def another_run(finished_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of another recogniser: of fewer labels, with the embeddings of the finished run."""
+    out = finished_run.copy_to(tmp_path_factory.mktemp("another"))
+    record = pipeline.run(
+        RunConfig(sources=(str(finished_run.photos),), out=str(out), workers=2, only=("Apfelino*", "Moon*", "Tuskana*"))
+    )
+    assert record["current"]
+    return Path(out)
 
 
 @pytest.fixture
-def serve(finished_run: Any, tmp_path: Path) -> Iterator[Callable[..., Service]]:
+def serve(finished_run: Any, commands: Commands, tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Start a service of one's own: ``serve("--rate", 5, out=...)``."""
     running: list[Service] = []
 
     def start(*options: object, out: Path | None = None, ready: bool = True, **environment: str) -> Service:
         folder = tmp_path / f"service {len(running)}"
-        running.append(Service(out or finished_run.out, folder, *options, ready=ready, **environment))
+        running.append(Service(commands, out or finished_run.out, folder, *options, ready=ready, **environment))
         return running[-1]
 
     yield start

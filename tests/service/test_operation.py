@@ -22,7 +22,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fruits.config import RunConfig
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser import shipped
 from fruits.service.resources import Resources
@@ -33,7 +32,6 @@ from fruits.service.telemetry import Telemetry
 from fruits.storage import publishing
 from fruits.storage.objects import Objects
 from fruits.storage.runs import stored_pointer
-from fruits.training import pipeline
 
 FAULTY = Path(__file__).parent.parent / "faulty_decoder"
 sys.path.insert(0, str(FAULTY))
@@ -53,14 +51,6 @@ def heavy_photo() -> bytes:
     out = BytesIO()
     Image.effect_noise((6000, 5000), 60).convert("RGB").save(out, "JPEG", progressive=True, quality=20)
     return out.getvalue()
-
-
-@pytest.fixture(scope="module")
-def another_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of another recogniser: of fewer labels."""
-    out = tmp_path_factory.mktemp("another") / "results"
-    pipeline.run(RunConfig(sources=(str(photos),), out=str(out), workers=2, only=("Apfelino*", "Moon*", "Tuskana*")))
-    return out
 
 
 def replace_bundle(out: Path, new: Path) -> None:

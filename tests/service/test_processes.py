@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,16 @@ def counted(service: Any, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name}{{"))
 
 
-def test_processes_are_one_service(serve: Callable[..., Any], a_photo: bytes) -> None:
-    service = serve("--processes", 2, "--workers", 2, "--rate", 0)
+@pytest.fixture(scope="module")
+def two(start_service: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Two processes that some of these tests share, the last of which ends them."""
+    service = start_service(tmp_path_factory.mktemp("two"), "--processes", 2, "--workers", 2, "--rate", 0)
+    yield service
+    service.stop()
+
+
+def test_processes_are_one_service(two: Any, a_photo: bytes) -> None:
+    service = two
     service.wait_until(lambda: len(service.log("ready")) == 2)  # the service is when one of them is
     assert {line["workers"] for line in service.log("ready")} == {1}
     answers = [ask(service, a_photo) for _ in range(MANY)]
@@ -59,19 +67,19 @@ def test_processes_are_one_service(serve: Callable[..., Any], a_photo: bytes) ->
     for photo in photos:
         told = {"id": photo["id"], "secret": photo["secret"], "right": True}
         assert httpx.post(f"{service.address}/v1/feedback", json=told, timeout=60).status_code == 204
-    assert service.stop() == 0
 
 
 def test_a_rate_limit_is_of_the_service_not_of_a_process(serve: Callable[..., Any], a_photo: bytes) -> None:
-    service = serve("--processes", 3, "--rate", 5)
+    service = serve("--processes", 2, "--rate", 5)
     statuses = [ask(service, a_photo).status_code for _ in range(MANY)]
     # A bucket fills again by one in 12 seconds.
     assert 5 <= statuses.count(200) <= 5 + 60 // 12
     assert set(statuses) == {200, 429}
 
 
-def test_a_process_that_dies_is_replaced_and_the_others_answer(serve: Callable[..., Any], a_photo: bytes) -> None:
-    service = serve("--processes", 2, "--rate", 0)
+def test_a_process_that_dies_is_replaced_and_the_others_answer(two: Any, a_photo: bytes) -> None:
+    service = two
+    service.wait_until(lambda: len(service.log("ready")) == 2)
     victim = children_of(service)[0]
     victim.kill()
     service.wait_until(lambda: len(service.log("process_died")) == 1)
@@ -85,8 +93,10 @@ def test_a_process_that_dies_is_replaced_and_the_others_answer(serve: Callable[.
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_no_process_outlives_the_service(serve: Callable[..., Any], number: signal.Signals, code: int) -> None:
-    service = serve("--processes", 2)
+def test_no_process_outlives_the_service(
+    request: pytest.FixtureRequest, serve: Callable[..., Any], number: signal.Signals, code: int
+) -> None:
+    service = request.getfixturevalue("two") if number == signal.SIGTERM else serve("--processes", 2)
     family = psutil.Process(service.process.pid).children(recursive=True)
     assert len(family) >= 4  # each has a decoder
     service.signal(number)
