@@ -226,20 +226,60 @@ def wire(service: Service) -> Iterator[Wire]:
     wire.close()
 
 
-# By module, not by session: while it runs, Playwright holds an event loop that other tests' asyncio would stumble over.
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+class Browsers:
+    """Chromium without further flags, which stays for all tests, and the last one that a test wanted with some."""
+
+    def __init__(self) -> None:
+        self._playwright: Any = None
+        self._running: dict[tuple[str, ...], Any] = {}
+
+    def get(self, flags: tuple[str, ...]) -> Any:
+        """Return a running browser with these flags."""
+        path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+        if path is None:
+            pytest.skip("no browser: these tests drive the pages in one; install chromium (apt-get install chromium)")
+        sync_api = pytest.importorskip(
+            "playwright.sync_api", reason="no playwright: pip install -e '.[dev]' to test the pages in a browser"
+        )
+        if self._playwright is None:
+            self._playwright = sync_api.sync_playwright().start()
+        if flags not in self._running or not self._running[flags].is_connected():
+            for other in [one for one in self._running if one]:
+                self._running.pop(other).close()
+            self._running[flags] = self._playwright.chromium.launch(executable_path=path, args=[*FLAGS, *flags])
+        return self._running[flags]
+
+    def close(self) -> None:
+        """End all of them."""
+        for browser in self._running.values():
+            browser.close()
+        self._running.clear()
+        if self._playwright is not None:
+            self._playwright.stop()
+            self._playwright = None
+
+
+_BROWSERS = Browsers()
+
+
+# Not at the end of the session: while it runs, Playwright holds an event loop that other tests' asyncio would stumble over.
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Close the browsers after the last test of this folder."""
+    if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
+        _BROWSERS.close()
+
+
+@pytest.fixture
+def flags() -> tuple[str, ...]:
+    """What Chromium is started with, besides what all tests need."""
+    return ()
+
+
+@pytest.fixture
+def browser(flags: tuple[str, ...]) -> Any:
     """Chromium."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no browser: these tests drive the pages in one; install chromium (apt-get install chromium)")
-    sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="no playwright: pip install -e '.[dev]' to test the pages in a browser"
-    )
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
-        yield running
-        running.close()
+    return _BROWSERS.get(flags)
 
 
 @dataclass

@@ -36,8 +36,11 @@ def _answer_as(visitor: Any, outcome: str, **changes: Any) -> None:
     visitor.page.route("**/v1/recognise*", other)
 
 
-@pytest.mark.parametrize("locale", ["en", "es", "fr"])
-@pytest.mark.parametrize("outcome", ["kind", "probable", "unsure"])
+# All outcomes in French, which has the longest words.
+@pytest.mark.parametrize(
+    ("outcome", "locale"),
+    [("kind", "fr"), ("probable", "fr"), ("unsure", "fr"), ("unsure", "en"), ("probable", "es")],
+)
 def test_answer_is_seen_on_a_phone_without_scrolling(
     visit: Callable[..., Any], recogniser: Any, outcome: str, locale: str
 ) -> None:

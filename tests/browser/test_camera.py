@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from benchmarks.page import FLAGS, fake_camera
+from benchmarks.page import fake_camera
 from PIL import Image
 from tests.browser.states import AXE, violations
 
@@ -50,19 +49,6 @@ def _frame(photo: Path) -> bytes:
 def flags(videos: dict[str, Path]) -> tuple[str, ...]:
     """What the camera of this test shows."""
     return fake_camera(videos["still"])
-
-
-@pytest.fixture
-def browser(flags: tuple[str, ...]) -> Iterator[Any]:
-    """Chromium with a camera that shows a video."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no browser: these tests drive the pages in one; install chromium (apt-get install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=[*FLAGS, *flags])
-        yield running
-        running.close()
 
 
 def _tracks(page: Any) -> None:

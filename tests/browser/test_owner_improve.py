@@ -178,9 +178,10 @@ def _percent(share: float) -> str:
     return f"{(100 * Decimal(str(share))).quantize(Decimal('0.1'), ROUND_HALF_UP).normalize():f}%"
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("locale", ["en", "es", "fr"])
+@pytest.mark.parametrize(
+    ("locale", "scheme", "width"),
+    [("en", "light", 390), ("es", "dark", 390), ("fr", "light", 1280), ("fr", "dark", 390)],
+)
 def test_axe_finds_nothing_and_nothing_is_cut(
     visit: Callable[..., Any], improving: Any, locale: str, scheme: str, width: int
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ _CUT = """() => [document.documentElement, ...document.querySelectorAll(".scroll
 @pytest.fixture(scope="module")
 def documents(recogniser: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The addresses of the report of a run and of the audit of its photos."""
-    out = tmp_path_factory.mktemp("audit")
+    out = shutil.copytree(recogniser.out, tmp_path_factory.mktemp("audit") / "out", symlinks=True)  # embedded already
     audits.audit(RunConfig(sources=(str(recogniser.photos),), out=str(out), workers=2))
     return {"report": (recogniser.out / "report.html").as_uri(), "audit": (out / "audit.html").as_uri()}
 
