@@ -3,7 +3,7 @@
 The photo is looked at in overlapping windows of half its longer side. What each position of their feature maps contributes to
 each kind (``explain``) is joined into one grid over the photo. Around every peak of the grid a region grows as far as the
 contribution to the kind of the peak is large. It is cut out of the photo and recognised once more, as a photo of its own.
-``pages/js/regions.js`` does the same in a browser. Independent of files and of the service.
+``pages/js/device/find-regions.js`` does the same in a browser. Independent of files and of the service.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from PIL import Image
 
 from fruits.embedding.backbone import Embedder, usable
 from fruits.errors import BundleError, ConfigError, option
-from fruits.photos.decoding.decoder import Size
-from fruits.photos.decoding.images import KERNELS, Preprocessing
+from fruits.photos.decoding.decoder import Decoder, Size
+from fruits.photos.decoding.images import KERNELS, Preprocessing, into_square
 from fruits.photos.decoding.quality import measure
 from fruits.recogniser.answers import NAMING, Answer
 from fruits.recogniser.bundle import Bundle
@@ -115,6 +115,19 @@ def working_preprocessing(preprocessing: Preprocessing) -> Preprocessing:
     return Preprocessing(LONGEST, "pad", preprocessing.kernel)
 
 
+def picture_of(decoder: Decoder, photo: bytes, preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], Size]:
+    """Return the pixels of a photo, shape (height, width, 3), to cut parts out of, and its original size.
+
+    Raises
+    ------
+    ImageDecodeError
+        If it cannot be decoded.
+    """
+    decoded = decoder.to_network_input(photo, working_preprocessing(preprocessing))
+    size = Size(decoded.width, decoded.height)
+    return without_padding(decoded.pixels, size).copy(), size
+
+
 def without_padding(square: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     """Return the pixels of the photo, shape (height, width, 3), of what :func:`working_preprocessing` gives for it.
 
@@ -136,7 +149,7 @@ def part_of(picture: NDArray[np.uint8], box: Box, preprocessing: Preprocessing) 
     Parameters
     ----------
     picture : uint8 array, shape (height, width, 3)
-        From :func:`without_padding`.
+        From :func:`picture_of`.
     box : Box
     preprocessing : Preprocessing
         Of the network.
@@ -222,16 +235,8 @@ def _pixels(box: Box, width: int, height: int) -> _Cut:
 
 
 def _cut(picture: NDArray[np.uint8], cut: _Cut, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    size = preprocessing.size
-    width, height = cut.right - cut.left, cut.bottom - cut.top
-    longer = max(width, height)
-    scaled = max(1, round(width * size / longer)), max(1, round(height * size / longer))
     part = Image.fromarray(np.ascontiguousarray(picture[cut.top : cut.bottom, cut.left : cut.right]))
-    if part.size != scaled:
-        part = part.resize(scaled, KERNELS[preprocessing.kernel])
-    square = Image.new("RGB", (size, size), (255, 255, 255))
-    square.paste(part, ((size - scaled[0]) // 2, (size - scaled[1]) // 2))
-    return np.asarray(square)
+    return np.asarray(into_square(part, preprocessing.size, "pad", KERNELS[preprocessing.kernel]))
 
 
 def _windows(width: int, height: int) -> list[_Cut]:

@@ -44,8 +44,8 @@ LABELLED: Final = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class ProjectStage:
-    """Stage that reads files and projects the selected rows.
+class _Stage:
+    """Stage that projects embeddings.
 
     Parameters
     ----------
@@ -57,6 +57,10 @@ class ProjectStage:
     stored: EmbeddingTable
     mean: NDArray[np.float32]
     axes: NDArray[np.float32]
+
+
+class ProjectStage(_Stage):
+    """Stage that reads files and projects the selected rows."""
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Take rows of ``PROJECTED``; yield one batch of ``LABELLED`` per file with selected rows."""
@@ -122,22 +126,11 @@ _FOUND: Final = pa.schema(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureStage:
+class FeatureStage(_Stage):
     """Stage that reads the files of a group of chunks and projects the rows asked for.
 
     A group is one product, of rows in the catalogue's order, on one thread: bits depend on nothing else.
-
-    Parameters
-    ----------
-    stored : EmbeddingTable
-    mean : float32 array, shape (d,)
-    axes : float32 array, shape (k, d)
     """
-
-    stored: EmbeddingTable
-    mean: NDArray[np.float32]
-    axes: NDArray[np.float32]
 
     @property
     def bytes_per_row(self) -> int:

@@ -403,18 +403,20 @@ def _scaling(preprocessing: Preprocessing) -> Callable[[int, int], tuple[int, in
 
 def _fitted(image: Image.Image, upright_size: tuple[int, int], preprocessing: Preprocessing) -> Photo:
     if image.size != (preprocessing.size, preprocessing.size):
-        image = _into_square(image, preprocessing, _scaling(preprocessing)(*image.size))
+        image = into_square(image, preprocessing.size, preprocessing.fit, KERNELS[preprocessing.kernel])
     return Photo(*upright_size, np.asarray(image))
 
 
-def _into_square(image: Image.Image, preprocessing: Preprocessing, scaled: tuple[int, int]) -> Image.Image:
-    size, kernel = preprocessing.size, KERNELS[preprocessing.kernel]
-    if preprocessing.fit == "squash":
+def into_square(image: Image.Image, size: int, fit: str, kernel: Image.Resampling) -> Image.Image:
+    """Return an RGB image as a square of side ``size``, fitted into it as :class:`Preprocessing` says."""
+    if fit == "squash":
         return image.resize((size, size), kernel)
-    if preprocessing.fit == "crop":
+    if fit == "crop":
         side = min(image.size)
         left, top = (image.width - side) / 2, (image.height - side) / 2
         return image.resize((size, size), kernel, box=(left, top, left + side, top + side))
+    side = max(image.size)
+    scaled = max(1, round(image.width * size / side)), max(1, round(image.height * size / side))
     if image.size != scaled:
         image = image.resize(scaled, kernel)
     if scaled == (size, size):

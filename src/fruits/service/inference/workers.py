@@ -25,14 +25,12 @@ from fruits.photos.decoding.decoder import Decoder, Limits
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import Answer
 from fruits.recogniser.regions import (
-    LONGEST,
     Box,
     Region,
     find_regions,
     part_of,
+    picture_of,
     short_side,
-    without_padding,
-    working_preprocessing,
 )
 from fruits.service.inference.model import Model, made_photo
 from fruits.service.settings import ServiceConfig
@@ -397,11 +395,7 @@ def _in_parts(model: Model, decoder: Decoder, job: _Job, started: float) -> Reco
     """Recognise a part of a photo; or all of it, and find its regions."""
     preprocessing = model.bundle.preprocessing
     try:
-        with decoder.begin([job.data], working_preprocessing(preprocessing)) as decoding:
-            (size,) = decoding.outcomes()
-            if isinstance(size, ImageDecodeError):
-                raise size
-            picture = without_padding(decoding.pixels(LONGEST)[0], size).copy()
+        picture, size = picture_of(decoder, job.data, preprocessing)
         if job.box is None:
             pixels, side = decoder.to_network_input(job.data, preprocessing).pixels, min(size)
         else:

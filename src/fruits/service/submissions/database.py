@@ -11,12 +11,12 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import ColumnElement, Connection, Engine, create_engine, delete, event, exists, select, text
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, make_url
@@ -118,27 +118,38 @@ class Database:
 
     def add_up(self, connection: Connection, table: type[Base], rows: list[dict[str, Any]], column: str) -> None:
         """Insert rows; if the key exists, add to its ``column`` instead."""
-        if not rows:
-            return
-        insert: Any = sqlite_insert if self.is_sqlite else postgresql_insert
-        statement = insert(table)
-        keys = [key.name for key in table.__table__.primary_key]
-        summed = table.__table__.c[column] + statement.excluded[column]
-        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_={column: summed}), rows)
+        own = table.__table__.c[column]
+        self._insert(connection, table, rows, lambda given: {column: own + given[column]})
 
     def replace(self, connection: Connection, table: type[Base], rows: list[dict[str, Any]]) -> None:
         """Insert rows; one whose key exists replaces it, also if another process inserts it at the same moment."""
-        if not rows:
-            return
-        insert: Any = sqlite_insert if self.is_sqlite else postgresql_insert
-        statement = insert(table)
-        keys = [key.name for key in table.__table__.primary_key]
-        others = {
-            column.name: statement.excluded[column.name]
-            for column in table.__table__.columns
-            if column.name not in keys
-        }
-        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=others), rows)
+        others = [column.name for column in table.__table__.columns if not column.primary_key]
+        self._insert(connection, table, rows, lambda given: {name: given[name] for name in others})
+
+    def _insert(
+        self,
+        connection: Connection,
+        table: type[Base],
+        rows: list[dict[str, Any]],
+        changed: Callable[[Any], dict[str, Any]],
+    ) -> None:
+        """Insert rows; where the key exists, set what ``changed`` makes of the columns that were given."""
+        if rows:
+            insert: Any = sqlite_insert if self.is_sqlite else postgresql_insert
+            statement = insert(table)
+            keys = [key.name for key in table.__table__.primary_key]
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=keys, set_=changed(statement.excluded)), rows
+            )
+
+    def drop(self, table: type[Base], which: ColumnElement[bool]) -> int:
+        """Delete rows and what they leave in the files; return how many. Nothing is written if there are none."""
+        with self.reading() as connection:
+            if not connection.execute(select(exists().where(which))).scalar():
+                return 0
+        with self.writing() as connection:
+            self.must_scrub(connection)
+            return connection.execute(delete(table).where(which)).rowcount
 
     def take_turn(self, name: str, seconds: float) -> bool:
         """Claim a periodic task that only one of all processes on this database should run per interval; return whether claimed.

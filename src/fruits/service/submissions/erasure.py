@@ -104,13 +104,7 @@ class Erasure:
 
         A version of fruits that does not know evaluations may run beside this one during an upgrade, and delete submissions.
         """
-        alone = EvaluationRow.submission_id.not_in(select(_ROW.id))
-        with self._database.reading() as connection:
-            if connection.execute(select(EvaluationRow.submission_id).where(alone).limit(1)).first() is None:
-                return 0
-        with self._database.writing() as connection:
-            self._database.must_scrub(connection)
-            return connection.execute(delete(EvaluationRow).where(alone)).rowcount
+        return self._database.drop(EvaluationRow, EvaluationRow.submission_id.not_in(select(_ROW.id)))
 
     def sweep(self, *, adopt: bool = False) -> None:
         """Move orphaned photos to quarantine; delete those quarantined for a week, restore those whose rows exist again.

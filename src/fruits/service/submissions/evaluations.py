@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, and_, case, delete, exists, func, or_, select
+from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select
 
 from fruits.recogniser.answers import Answer
 from fruits.service.submissions.database import Database
@@ -105,13 +105,7 @@ class Evaluations:
     def drop_older(self, model: str) -> int:
         """Delete answers of other bundles to photos that are not test photos; return how many."""
         in_test = select(_ROW.id).where(_ROW.split == "test")
-        old = and_(_AGAIN.model != model, _AGAIN.submission_id.not_in(in_test))
-        with self._database.reading() as connection:
-            if connection.execute(select(_AGAIN.model).where(old).limit(1)).first() is None:
-                return 0
-        with self._database.writing() as connection:
-            self._database.must_scrub(connection)
-            return connection.execute(delete(_AGAIN).where(old)).rowcount
+        return self._database.drop(_AGAIN, and_(_AGAIN.model != model, _AGAIN.submission_id.not_in(in_test)))
 
     def of(self, submission_id: str) -> list[dict[str, Any]]:
         """Return what is stored of a submission, by bundle, without features."""
