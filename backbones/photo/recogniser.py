@@ -29,7 +29,7 @@ from fruits.learning.pca import PCA
 from fruits.learning.validation import balance
 from fruits.photos.decoding.images import Preprocessing, to_network_input
 from fruits.photos.decoding.quality import Limits, measure
-from fruits.recogniser import bundle as bundles
+from fruits.recogniser import saving
 from fruits.recogniser.answers import Certainty
 from fruits.recogniser.gallery import Gallery
 from fruits.recogniser.taxonomy import Taxonomy
@@ -175,7 +175,7 @@ def save(
     certainty = Certainty(calibration.variety, calibration.kind, calibration.probable, calibration.ood_limit, limits)
     ood_score = ood_detector.ood_score(features, head.predict_proba(features))
     preprocessing: Preprocessing = backbone.card.preprocessing(size, None)
-    bundles.save(
+    saving.save(
         to,
         model=backbone.prepared(preprocessing),
         card=backbone.card,

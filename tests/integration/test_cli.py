@@ -18,7 +18,7 @@ from PIL import Image
 
 import fruits as package
 from fruits.messages import LANGUAGES
-from fruits.recogniser import bundle as bundles
+from fruits.recogniser.bundle_files import manifest_bytes
 
 SUMMARY = {
     "photos", "ok", "rejected", "failed", "computed", "reused", "labels", "splits", "labels_without_training",
@@ -205,7 +205,7 @@ def with_limits(out: Path, **limits: float) -> Path:
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     del manifest["sha256"]
     manifest["files"]["certainty.json"] = hashlib.sha256(certainty).hexdigest()
-    (folder / "manifest.json").write_bytes(bundles.manifest_bytes(manifest))
+    (folder / "manifest.json").write_bytes(manifest_bytes(manifest))
     return out
 
 

@@ -40,9 +40,10 @@ from fruits.storage import schemas
 from fruits.storage.inventory import Inventory
 from fruits.storage.marker import claim
 from fruits.storage.objects import Objects
+from fruits.storage.parquet import write_table
 from fruits.storage.sanitising import json_text
 from fruits.storage.spool import on_disk
-from fruits.storage.table import EmbeddingTable, write_table
+from fruits.storage.table import EmbeddingTable
 from fruits.training import run_record as records
 from fruits.training.embed import Network, Prepared, access_of, catalogued, embed, prepare
 from fruits.training.leakage import NEIGHBOUR_COMPONENTS, copies_of

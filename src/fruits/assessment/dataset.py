@@ -24,9 +24,10 @@ from fruits.photos.catalogue.sequences import ImageSequences
 from fruits.photos.reading.access import Access
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.taxonomy import Taxonomy
+from fruits.storage.buckets import is_remote
 from fruits.storage.catalogue_rows import CatalogueRows
 from fruits.storage.inventory import Inventory, take
-from fruits.storage.objects import Objects, is_remote
+from fruits.storage.objects import Objects
 from fruits.storage.runs import RECORD, RunLocation, find
 from fruits.storage.table import EmbeddingTable
 from fruits.training import run_record as records

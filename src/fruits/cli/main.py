@@ -109,7 +109,7 @@ def apply(
 ) -> None:
     """Recognise photos in batch; write a Parquet table of answers."""
     from fruits.training import pipeline  # noqa: PLC0415 - keeps 'fruits --help' quick
-    from fruits.training.results import predictions_of  # noqa: PLC0415
+    from fruits.training.predictions import predictions_of  # noqa: PLC0415
 
     with Display() as display:
         done = pipeline.apply(out, photos, to, progress=display, regions=regions, **options)

@@ -25,8 +25,10 @@ from fruits.embedding.onnx_file import MAX_BYTES
 from fruits.errors import BundleError, ConfigError, command, option
 from fruits.learning.heads import Head, get_head
 from fruits.storage import runs
+from fruits.storage.buckets import is_remote
+from fruits.storage.failures import AbsentError
 from fruits.storage.local import RefusedFileError, read_plain
-from fruits.storage.objects import AbsentError, is_remote, opened, under
+from fruits.storage.objects import opened, under
 from fruits.storage.sanitising import json_text, printable
 
 MANIFEST: Final = "manifest.json"
@@ -53,6 +55,10 @@ _SHAPES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "gallery_features": ("f4", ("g", "k")),
     "gallery_offsets": ("i8", ("g+1",)),
 }
+#: Names of the arrays of drift and of the gallery, after their prefix, and of the numbers of the out-of-distribution score.
+OF_DRIFT: Final = ("edges", "shares")
+OF_GALLERY: Final = ("labels", "features", "offsets")
+SCALES: Final = ("entropy_scale", "distance_scale", "offset")
 _MOST_BYTES_OF_ARRAY: Final = 1 << 30
 #: The files of a bundle, with the arrays of its head no more and no less, and how many bytes each may have.
 _MOST_BYTES: Final[dict[str, int]] = {

@@ -1,4 +1,4 @@
-"""Opening a bucket: endpoint, region and credentials by the usual chain of the environment, and its order of listing.
+"""Buckets: their uris, opening one (endpoint, region and credentials by the usual chain of the environment), order of listing.
 
 Independent of what is stored in it.
 """
@@ -23,6 +23,13 @@ CREDENTIALS_VARIABLE: Final = "FRUITS_AWS_CREDENTIALS"
 #: Suffix of the names of S3's directory buckets, which do not list in the order of keys.
 _DIRECTORY_BUCKET: Final = "--x-s3"
 _S3: Final = ("s3://", "s3a://")
+#: ``scheme://`` of the buckets that obstore supports. Tested here: S3.
+_BUCKETS: Final = (*_S3, "gs://", "az://", "azure://", "abfs://", "abfss://")
+
+
+def is_remote(uri: str) -> bool:
+    """Return whether a name is the uri of a bucket or of an object in one."""
+    return uri.startswith(_BUCKETS)
 
 
 def lists_in_order(url: str) -> bool:

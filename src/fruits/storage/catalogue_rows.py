@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fruits.storage.objects import Objects
+from fruits.storage.parquet import table_writer
 from fruits.storage.schemas import CATALOGUE
 from fruits.storage.spool import ROWS_PER_BATCH, Spool
 
@@ -160,7 +161,7 @@ class CatalogueRows:
 
     def write(self, objects: Objects, key: str) -> None:
         """Write the rows as Parquet, atomically, a batch at a time."""
-        with objects.writer(key) as stream, pq.ParquetWriter(stream, CATALOGUE, compression="zstd") as writer:
+        with table_writer(objects, key, CATALOGUE) as writer:
             for batch in self.batches():
                 writer.write_batch(batch)
 

@@ -61,11 +61,11 @@ def lock_folder(folder: str | Path, *, exclusive: bool = False, wait: bool = Fal
 
 
 @contextmanager
-def locked(folder: str | Path) -> Iterator[None]:
-    """Wait for a folder and lock it exclusively."""
-    lock = lock_folder(folder, exclusive=True, wait=True)
+def locked(folder: str | Path | None, *, wait: bool = False) -> Iterator[FolderLock | None]:
+    """Lock a folder exclusively during the block; yield None if another process holds it, or there is no folder."""
+    lock = lock_folder(folder, exclusive=True, wait=wait) if folder is not None else None
     try:
-        yield
+        yield lock
     finally:
         if lock is not None:
             lock.release()

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-import random
 import re
-import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,19 +21,12 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import obstore
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    GenericError,
-    NotSupportedError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import GenericError, NotSupportedError, PreconditionError
 from obstore.store import LocalStore
 
-from fruits.errors import PermanentStoreError, StoreError
-from fruits.storage.buckets import lists_in_order, open_bucket
+from fruits.errors import StoreError
+from fruits.storage.buckets import is_remote, lists_in_order, open_bucket
+from fruits.storage.failures import AbsentError, ExistsError, NoPathError, RetryBudget, translated
 from fruits.storage.local import too_large
 from fruits.storage.locks import locked
 from fruits.storage.private import make_private_folder, write_private
@@ -44,8 +35,6 @@ from fruits.storage.streams import Sink, Source
 
 T = TypeVar("T")
 
-#: ``scheme://`` of the buckets that obstore supports. Tested here: S3.
-_BUCKETS: Final = ("s3://", "s3a://", "gs://", "az://", "azure://", "abfs://", "abfss://")
 #: obstore's own retries of one request: enough for a slow-down of a minute, short enough to detect a server that is gone.
 _RETRIES: Final[Any] = {
     "max_retries": 10,
@@ -54,11 +43,6 @@ _RETRIES: Final[Any] = {
 }
 #: Retries of the very first request: a server that was never reached is more likely a wrong address than a transient fault.
 _FIRST_RETRIES: Final[Any] = {**_RETRIES, "max_retries": 4, "retry_timeout": timedelta(seconds=5)}
-#: Attempts, and time, for a whole operation: obstore does not always retry a response that breaks off in its body. If one
-#: response in three breaks off, four attempts would lose one photo in a hundred, and these one in a million.
-_ATTEMPTS: Final = 12
-_PATIENCE_S: Final = 90.0
-_LONGEST_PAUSE_S: Final = 5.0
 #: Concurrent requests when many small objects are read: each waits for the network, not for the processor.
 _AT_ONCE: Final = 32
 #: Streams are sent in parts, of which S3 takes 10,000 per object; a size that is only expected leaves some unused.
@@ -87,11 +71,6 @@ class ObjectInfo:
     size_bytes: int
     version: str
     modified_s: float
-
-
-def is_remote(uri: str) -> bool:
-    """Return whether a name is the uri of a bucket or of an object in one."""
-    return uri.startswith(_BUCKETS)
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -130,7 +109,7 @@ class Objects:
         self.is_local = not is_remote(root)
         self._private = False
         self.root = str(Path(root).absolute()) if self.is_local else root.rstrip("/")
-        with _translated("open", self.root):
+        with translated("open", self.root):
             if self.is_local:
                 if Path(self.root).exists() and not Path(self.root).is_dir():
                     raise StoreError(f"'{root}' is a file; expected a folder for results, new or made by fruits")
@@ -199,7 +178,7 @@ class Objects:
     def write(self, key: str, data: bytes) -> None:
         """Write an object, replacing an existing one."""
         if self._private:
-            with _translated("write", under(self.root, key)):
+            with translated("write", under(self.root, key)):
                 write_private(Path(self.root, key), data)
             return
         self._try("write", key, lambda: obstore.put(self._store, key, data))
@@ -212,7 +191,7 @@ class Objects:
         """
         try:
             self._try("write", key, lambda: obstore.put(self._store, key, data, mode="create"))
-        except _ExistsError:
+        except ExistsError:
             return self.read(key) == data
         return True
 
@@ -245,7 +224,7 @@ class Objects:
             with suppress(AbsentError):
                 return self._try("write", key, put)
             return False
-        with _translated("write", under(self.root, key)), locked(self.root):
+        with translated("write", under(self.root, key)), locked(self.root, wait=True):
             if (found := self.read_if_present(key)) != old:
                 return found == data
             self.write(key, data)
@@ -267,7 +246,7 @@ class Objects:
             If it does not exist, or another process moved it.
         """
         if self.is_local:
-            with _translated("move", under(self.root, key)):
+            with translated("move", under(self.root, key)):
                 old, new = Path(self.root, key), Path(self.root, to)
                 make_private_folder(new.parent) if self._private else new.parent.mkdir(parents=True, exist_ok=True)
                 os.utime(old)
@@ -283,7 +262,7 @@ class Objects:
 
         ``leave`` is called with keys that are no valid paths, such as ``a//b``: obstore cannot read such objects.
         """
-        patience, given = _Patience(self.is_local), array("q")  # 8 bytes per key, in case the listing breaks off
+        budget, given = RetryBudget(self.is_local), array("q")  # 8 bytes per key, in case the listing breaks off
         known: frozenset[int] = frozenset()
         last, in_order = "", lists_in_order(self.root)
         while True:
@@ -291,14 +270,14 @@ class Objects:
             # still follow, so it restarts and skips the keys already yielded.
             offset = last if last and in_order else None
             try:
-                with _translated("list", under(self.root, prefix)):
+                with translated("list", under(self.root, prefix)):
                     for some in obstore.list(self._store, prefix or None, offset=offset, chunk_size=page):
                         fresh = [found for found in map(_object_info, some) if hash(found.key) not in known]
                         for found in fresh:
                             in_order, last = in_order and found.key > last, found.key
                         if fresh:
                             given.extend(hash(found.key) for found in fresh)
-                            patience = _Patience(self.is_local)
+                            budget = RetryBudget(self.is_local)
                         yield from fresh
                 return
             except StoreError as exc:
@@ -306,7 +285,7 @@ class Objects:
                     known = frozenset(given)
                     yield from (found for found in self._list_raw(prefix, leave) if hash(found.key) not in known)
                     return
-                patience.wait_or_raise(exc)
+                budget.wait_or_raise(exc)
                 known = frozenset(given)
 
     def first_below(self, prefix: str, start: str) -> str | None:
@@ -316,7 +295,7 @@ class Objects:
         """
         if self.is_local:
             folder = Path(self.root, prefix)
-            with suppress(AbsentError), _translated("list", str(folder)), os.scandir(folder) as found:
+            with suppress(AbsentError), translated("list", str(folder)), os.scandir(folder) as found:
                 return min((f"{prefix}/{one.name}" for one in found if one.name.startswith(start)), default=None)
             return None
         pages = obstore.list(self._store, prefix, offset=f"{prefix}/{start}", chunk_size=1)
@@ -334,7 +313,7 @@ class Objects:
     def names(self) -> set[str]:
         """Return the names directly below the root: of objects and of folders."""
         if self.is_local:
-            with _translated("list", self.root):
+            with translated("list", self.root):
                 return set(os.listdir(self.root))  # noqa: PTH208 - includes names that are not UTF-8
         try:
             folders, objects = self.level()
@@ -372,7 +351,7 @@ class Objects:
         at_once = max(1, _BYTES_UNDER_WAY // part)
         # obstore's writer commits when its block ends without an error, and discards the data otherwise.
         with (
-            _translated("write", under(self.root, key)),
+            translated("write", under(self.root, key)),
             obstore.open_writer(self._store, key, buffer_size=part, max_concurrency=at_once) as sink,
         ):
             yield Sink(sink)
@@ -380,7 +359,7 @@ class Objects:
     def open(self, key: str) -> io.BufferedReader:
         """Open an object for random access; in a bucket, only the requested ranges are fetched."""
         if self.is_local:
-            with _translated("read", under(self.root, key)):
+            with translated("read", under(self.root, key)):
                 return Path(self.root, key).open("rb")
         size = self.size(key)
         if size is None:
@@ -393,46 +372,13 @@ class Objects:
 
     def _try(self, verb: str, key: str, operation: Callable[[], T]) -> T:
         """Run an operation; in a bucket, retry after transient faults, such as a truncated response or exhausted retries."""
-        patience = _Patience(self.is_local)
+        budget = RetryBudget(self.is_local)
         while True:
             try:
-                with _translated(verb, under(self.root, key)):
+                with translated(verb, under(self.root, key)):
                     return operation()
             except StoreError as exc:
-                patience.wait_or_raise(exc)
-
-
-class _Patience:
-    """Retry budget of one operation; none on disk."""
-
-    def __init__(self, is_local: bool) -> None:
-        self._attempts = 1 if is_local else _ATTEMPTS
-        self._until = time.monotonic() + _PATIENCE_S
-        self._pause_s = 0.1
-
-    def wait_or_raise(self, exc: StoreError) -> None:
-        """Wait before the next attempt, or raise the error if it is permanent or the budget is exhausted."""
-        self._attempts -= 1
-        may_pass = isinstance(exc.__cause__, GenericError) and _may_pass(str(exc.__cause__))
-        if isinstance(exc, AbsentError | _ExistsError) or not may_pass or not self._attempts:
-            raise exc
-        if time.monotonic() > self._until:
-            raise exc
-        # Jitter, because many threads and machines use the same bucket.
-        time.sleep(self._pause_s * random.uniform(0.5, 1.0))  # noqa: S311
-        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-
-
-class AbsentError(StoreError):
-    """The object does not exist."""
-
-
-class NoPathError(StoreError):
-    """A listing contains a key that is no valid path."""
-
-
-class _ExistsError(StoreError):
-    """The object exists already."""
+                budget.wait_or_raise(exc)
 
 
 @lru_cache(maxsize=64)
@@ -453,7 +399,7 @@ def reach(root: str) -> None:
     """
     if is_remote(root):
         try:
-            with _translated("reach", root), suppress(FileNotFoundError):
+            with translated("reach", root), suppress(FileNotFoundError):
                 obstore.head(open_bucket(root.rstrip("/"), _FIRST_RETRIES), "any")
         except StoreError as exc:
             if "kind: Connect" in str(exc.__cause__):
@@ -463,70 +409,3 @@ def reach(root: str) -> None:
 def _object_info(meta: Any) -> ObjectInfo:
     version, modified_s = (meta.get("e_tag") or "").strip('"'), meta["last_modified"].timestamp()
     return ObjectInfo(meta["path"], meta["size"], version or f"{modified_s:.6f}-{meta['size']}", modified_s)
-
-
-def _may_pass(message: str) -> bool:
-    """Return whether an error may be transient, so that a retry makes sense."""
-    return not re.search(
-        r"status code: (301|400|403|404|405|411|501)\b|AuthorizationHeaderMalformed|PermanentRedirect", message
-    )
-
-
-@contextmanager
-def _translated(verb: str, name: str) -> Iterator[None]:
-    try:
-        yield
-    except StoreError:
-        raise
-    except AlreadyExistsError as exc:
-        raise _ExistsError(f"'{name}' exists already") from exc
-    except (OSError, BaseError) as exc:
-        text = str(exc)
-        if is_remote(name):
-            raise _of_bucket(verb, name, exc, text) from exc
-        if isinstance(exc, FileNotFoundError) and verb != "write":
-            raise AbsentError(f"cannot {verb} '{name}': it is not there") from exc
-        raise _of_folder(verb, name, exc) from exc
-
-
-def error_of(verb: str, name: str, exc: Exception) -> StoreError:
-    """Return the error for what another library met in a bucket or a folder."""
-    return _of_bucket(verb, name, exc, str(exc)) if is_remote(name) else _of_folder(verb, name, exc)
-
-
-def _of_folder(verb: str, name: str, exc: Exception) -> StoreError:
-    first = (str(exc).splitlines() or [type(exc).__name__])[0]
-    return StoreError(f"cannot {verb} '{name}': {first}; check space and permissions, then run again")
-
-
-def _of_bucket(verb: str, name: str, exc: Exception, text: str) -> StoreError:
-    """Return the error for a bucket's response: what it means and what to do."""
-    bucket = name.split("/")[2] if name.count("/") >= 2 else name
-    say = f"cannot {verb} '{name}'"
-    if "NoSuchBucket" in text:
-        return PermanentStoreError(
-            f"{say}: there is no bucket '{bucket}' here; create it, or check its name, region and endpoint"
-        )
-    if isinstance(exc, FileNotFoundError):
-        return AbsentError(f"{say}: it is not there")
-    expected = re.search(r"expecting '([a-z0-9-]+)'|<Region>([a-z0-9-]+)</Region>", text)
-    redirected = "PermanentRedirect" in text or "301 Moved" in text or "AuthorizationHeaderMalformed" in text
-    if redirected or "IllegalLocationConstraint" in text or "Received redirect without LOCATION" in text:
-        region = next((found for found in expected.groups() if found), None) if expected else None
-        return PermanentStoreError(
-            f"{say}: the bucket is in another region; set AWS_REGION={region or '<the region of the bucket>'}"
-        )
-    if isinstance(exc, PermissionDeniedError | UnauthenticatedError) or re.search(
-        r"status code: 40[13]\b|<Code>AccessDenied", text
-    ):
-        code = re.search(r"<Code>(\w+)</Code>", text)
-        why = f" ({code.group(1)})" if code else ""
-        return PermanentStoreError(
-            f"{say}: denied{why}; check credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE or the role) and rights"
-        )
-    if "169.254.169.254" in text or "credential" in text.lower():
-        return StoreError(
-            f"{say}: no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        )
-    first = (text.splitlines() or [type(exc).__name__])[0][:300]
-    return StoreError(f"{say}: {first}; check the network and AWS_ENDPOINT_URL, then run again: what is done is kept")

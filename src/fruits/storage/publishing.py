@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from fruits.errors import StoreError
-from fruits.storage.locks import FolderLock, lock_folder
+from fruits.storage.locks import FolderLock, lock_folder, locked
 from fruits.storage.objects import Objects, under
 from fruits.storage.processes import has_ended, this_process
 from fruits.storage.runs import (
@@ -252,17 +252,13 @@ def _alone(out: Objects, name: str, folder: _Folder) -> Iterator[bool]:
     """Yield whether nobody writes a run any more; on disk nobody can begin to in the meantime."""
     writer = out.read_if_present(f"{key_of(name)}/{_WRITER}") if folder.has_writer else None
     path = out.local_path(key_of(name))
-    lock = lock_folder(path, exclusive=True) if path else None
-    try:
+    with locked(path) as lock:
         if writer is not None and has_ended(writer):
             yield True  # a process that it forked may still have the lock
         elif path is None:
             yield time.time() - folder.newest_s > _PATIENCE_S
         else:
             yield lock is not None and (writer is not None or not _is_new(path))
-    finally:
-        if lock is not None:
-            lock.release()
 
 
 def _is_new(path: Path) -> bool:
@@ -287,17 +283,13 @@ def remove(out: Objects, name: str) -> bool:
         If something cannot be removed.
     """
     folder = out.local_path(key_of(name))
-    lock = lock_folder(folder, exclusive=True) if folder else None
-    if folder and lock is None:
-        return not folder.is_dir()
-    try:
+    with locked(folder) as lock:
+        if folder and lock is None:
+            return not folder.is_dir()
         # In this order: a run that is published now was current before.
         if out.stat(f"{key_of(name)}/{_WRITER}") is not None or current(out) == name:
             return False
         _remove(out, name)
-    finally:
-        if lock is not None:
-            lock.release()
     return True
 
 

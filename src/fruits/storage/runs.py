@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from fruits.errors import StoreError
+from fruits.storage.buckets import is_remote
 from fruits.storage.local import RefusedFileError, read_plain
 from fruits.storage.locks import FolderLock, lock_folder
-from fruits.storage.objects import Objects, is_remote, opened, under
+from fruits.storage.objects import Objects, opened, under
 from fruits.storage.sanitising import json_text, printable
 
 POINTER: Final = "current.json"

@@ -20,9 +20,6 @@ from fruits.messages import LANGUAGES
 
 VERSION: Final = 5
 
-#: Largest difference between embeddings of the same photo by different engines; on the same machine they are bit-identical.
-EMBEDDING_TOLERANCE: Final = 1e-5
-
 _LABEL = pa.dictionary(pa.int32(), pa.string())
 _SPLIT = pa.dictionary(pa.int8(), pa.string())
 

@@ -33,8 +33,10 @@ import pyarrow.parquet as pq
 
 from fruits.config import check_place
 from fruits.errors import PermanentStoreError, StoreError, counted, option
-from fruits.storage.buckets import delta_options
-from fruits.storage.objects import AbsentError, ObjectInfo, Objects, error_of, is_remote, under
+from fruits.storage.buckets import delta_options, is_remote
+from fruits.storage.failures import AbsentError, error_of
+from fruits.storage.objects import ObjectInfo, Objects, under
+from fruits.storage.parquet import read_table
 from fruits.storage.sanitising import json_text
 from fruits.storage.schemas import embeddings
 
@@ -427,16 +429,6 @@ def epoch_of(name: str) -> int | None:
     return int(found["epoch"]) if found else None
 
 
-def read_table(data: bytes, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet file from memory, on the calling thread only.
-
-    Arrow's threads may still hold Python objects when the interpreter ends, which then aborts the process (seen with pyarrow 26,
-    in 2 to 5 of 120 programs that read a table and end).
-    """
-    # pq.read_table takes seven times as long for a small file: it goes through Arrow's datasets.
-    return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(columns, use_threads=False)
-
-
 def _of_size(column: pa.ChunkedArray, size: int) -> pa.Array:
     """Return a column of lists as lists of fixed size; the values of null are undefined."""
     lists = column.combine_chunks()
@@ -447,13 +439,6 @@ def _of_size(column: pa.ChunkedArray, size: int) -> pa.Array:
     rows = np.zeros((len(lists), size), np.float32)
     rows[there] = values.to_numpy().reshape(-1, size)
     return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), size, mask=pa.array(~there))
-
-
-def write_table(objects: Objects, key: str, table: pa.Table) -> None:
-    """Write a table as Parquet, atomically."""
-    out = BytesIO()
-    pq.write_table(table, out, compression="zstd")
-    objects.write(key, out.getvalue())
 
 
 def _stored_schema() -> pa.Schema:

@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 
 from fruits.errors import counted
+from fruits.storage.failures import AbsentError
 from fruits.storage.inventory import ROWS_PER_CHUNK, Inventory
 from fruits.storage.locks import FolderLock, lock_folder
-from fruits.storage.objects import AbsentError
 from fruits.storage.private import make_private_folder
 from fruits.storage.table import LOG, DamagedError, EmbeddingTable, File, Snapshot, epoch_of
 

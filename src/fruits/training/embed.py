@@ -34,9 +34,10 @@ from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.samples import typical_side, white_backdrops
 from fruits.storage import schemas
+from fruits.storage.failures import AbsentError
 from fruits.storage.inventory import Inventory, plan, take, uncommitted
 from fruits.storage.locks import FolderLock
-from fruits.storage.objects import AbsentError, ObjectInfo, Objects
+from fruits.storage.objects import ObjectInfo, Objects
 from fruits.storage.sanitising import json_text
 from fruits.storage.spool import Spool
 from fruits.storage.table import EmbeddingTable, File

@@ -30,12 +30,14 @@ from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import Certainty
 from fruits.recogniser.gallery import QUALITY, SIDE, Gallery, choose
 from fruits.recogniser.regions import refuse_without_map
+from fruits.recogniser.saving import save
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.report import load_ahead, render
 from fruits.storage import publishing
+from fruits.storage.buckets import is_remote
 from fruits.storage.inventory import Inventory
 from fruits.storage.marker import claim
-from fruits.storage.objects import Objects, is_remote, reach, under
+from fruits.storage.objects import Objects, reach, under
 from fruits.storage.runs import BUNDLE, RECORD, REPORT, stored_pointer
 from fruits.storage.sanitising import json_text
 from fruits.storage.table import EmbeddingTable
@@ -348,7 +350,7 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
 
 
 def _save_bundle(job: _Embedded, fitted: _Fitted, objects: Objects) -> None:
-    bundles.save(
+    save(
         under(objects.root, BUNDLE),
         model=job.prepared.model.fetch().read_bytes(),
         card=job.prepared.card,

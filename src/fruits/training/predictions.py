@@ -11,7 +11,7 @@ import json
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,12 +27,15 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from fruits.engines import Engine
+from fruits.errors import counted
 from fruits.messages import LANGUAGES
 from fruits.recogniser.answers import OUTCOMES, Decisions
 from fruits.recogniser.classifier import Classifier
 from fruits.storage import schemas
+from fruits.storage.failures import AbsentError
 from fruits.storage.inventory import Holding, Inventory
-from fruits.storage.objects import AbsentError, Objects
+from fruits.storage.objects import Objects
+from fruits.storage.parquet import table_writer
 from fruits.storage.sanitising import json_text
 from fruits.storage.table import EmbeddingTable, File
 from fruits.training.training_set import in_chunks, read_rows, vectors_of
@@ -51,6 +54,11 @@ _FOLDER: Final = "predictions"
 _COMPLETE: Final = "_SUCCESS"
 _COLUMNS: Final = ("uri", "status", "error", "width", "height", "brightness", "sharpness", "embedding")
 
+#: Outcome of an answer -> what is printed.
+_OUTCOMES: Final = {
+    "variety": "name a variety", "kind": "name a kind", "probable": "name a probable kind", "unsure": "are not sure",
+    "unknown": "are none of the things it knows",
+}  # fmt: skip
 #: One row per file with embeddings: its group, and of each of its rows the catalogue row (int64, -1: left out).
 _ASKED: Final = pa.schema(
     [
@@ -88,6 +96,87 @@ class Predicted:
     outcomes: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Predictions of :func:`fruits.apply`.
+
+    Attributes
+    ----------
+    path : str
+        Location of the table: the file ``predictions.parquet``, or, for more than a million photos, a folder of Parquet files.
+    photos, ok, rejected, failed : int
+        photos = ok + rejected + failed. Rejected: cannot be decoded. Failed: a retry may work.
+    computed, reused : int
+        Embeddings computed by this call, or reused.
+    outcomes : mapping
+        Number of photos by outcome: ``variety``, ``kind``, ``probable``, ``unsure`` or ``unknown``.
+    device : str
+        Device that ran the network.
+    seconds : float
+        Total time.
+    regions : str, optional
+        Location of the table of regions, if they were asked for; docs/results.md explains its columns.
+    """
+
+    path: str
+    photos: int
+    ok: int
+    rejected: int
+    failed: int
+    computed: int
+    reused: int
+    outcomes: Mapping[str, int]
+    device: str
+    seconds: float
+    regions: str | None = None
+
+    def __str__(self) -> str:
+        said = ", ".join(
+            f"{self.outcomes[name]:,} {words}" for name, words in _OUTCOMES.items() if self.outcomes.get(name)
+        )
+        lines = [
+            f"recognised {self.ok:,} of {counted(self.photos, 'photo')} in {self.seconds:.1f} s; answers in {self.path}"
+        ]
+        if said:
+            lines.append(f"answers: {said}")
+        if self.regions is not None:
+            lines.append(f"regions of each photo in {self.regions}")
+        if self.rejected:
+            lines.append(
+                f"rejected: {counted(self.rejected, 'photo')} that cannot be decoded; the column error says why"
+            )
+        if self.failed:
+            lines.append(
+                f"failed: {counted(self.failed, 'photo')} that could not be read; run again to try them once more"
+            )
+        return "\n".join(lines)
+
+    def table(self) -> pa.Table:
+        """Return the answers, a row per photo; docs/results.md explains the columns.
+
+        Raises
+        ------
+        StoreError
+            If they are no longer there.
+        """
+        return read_predictions(self.path)
+
+    def to_pandas(self) -> Any:
+        """Return :meth:`table` as a pandas data frame; needs pandas."""
+        return self.table().to_pandas()
+
+
+def predictions_of(record: Mapping[str, Any]) -> Predictions:
+    """Return the predictions for the record of :func:`fruits.training.pipeline.apply`."""
+    names = ("photos", "ok", "rejected", "failed", "computed", "reused", "outcomes", "device")
+    return Predictions(
+        path=record["predictions"],
+        seconds=float(record["seconds"]["total"]),
+        regions=record.get("regions"),
+        **{name: record[name] for name in names},
+    )
+
+
 def write_predictions(
     engine: Engine,
     objects: Objects,
@@ -110,15 +199,8 @@ def write_predictions(
         Called with numbers of photos.
     """
     photos = sum(int((holding.catalogue_rows >= 0).sum()) for holding in inventory.holdings)
-    schema = schemas.predictions(classifier.components)
     if photos <= _HERE:
-        counts: Counter[str] = Counter()
-        with objects.writer("predictions.parquet") as stream, _writer(stream, schema) as writer:
-            for group in in_chunks(inventory):
-                table = answered(stored, group, classifier)
-                counts.update(_outcomes(table))
-                writer.write_table(table)
-                progress(table.num_rows)
+        counts = _write_answers(objects, "predictions.parquet", stored, in_chunks(inventory), classifier, progress)
         _remove_folders(objects)
         return Predicted("predictions.parquet", dict(counts))
     # With microseconds: of two calls the one that began first is removed, also if both began in the same second.
@@ -134,7 +216,7 @@ def write_predictions(
                 parts = max(parts, row["part"] + 1)
                 progress(row["photos"])
         if photos <= ONE_FILE:
-            with objects.writer("predictions.parquet") as stream, _writer(stream, schema) as writer:
+            with table_writer(objects, "predictions.parquet", schemas.predictions(classifier.components)) as writer:
                 for part in range(parts):
                     with objects.open(_part(folder, part)) as file, pq.ParquetFile(file, pre_buffer=False) as parquet:
                         for number in range(parquet.num_row_groups):
@@ -191,17 +273,32 @@ class PredictStage:
             places = np.frombuffer(row["catalogue_rows"], np.int64)
             file = File(row["uri"], row["size_bytes"], len(places), row["modified_ms"])
             groups.setdefault(row["group"], []).append(Holding(file, places, ()))
-        outcomes: Counter[str] = Counter()
-        photos, number = 0, rows[0]["part"]
-        schema = schemas.predictions(self.classifier.components)
-        with self.to.writer(_part(self.folder, number)) as stream, _writer(stream, schema) as writer:
-            for group in groups.values():
-                table = answered(self.stored, group, self.classifier)
-                outcomes.update(_outcomes(table))
-                photos += table.num_rows
-                writer.write_table(table)
-        found = {"part": [number], "photos": [photos], "outcomes": [json_text(outcomes)]}
+        photos: list[int] = []
+        number = rows[0]["part"]
+        outcomes = _write_answers(
+            self.to, _part(self.folder, number), self.stored, groups.values(), self.classifier, photos.append
+        )
+        found = {"part": [number], "photos": [sum(photos)], "outcomes": [json_text(outcomes)]}
         yield pa.RecordBatch.from_pydict(found, schema=_ANSWERED)
+
+
+def _write_answers(
+    to: Objects,
+    key: str,
+    stored: EmbeddingTable,
+    groups: Iterable[list[Holding]],
+    classifier: Classifier,
+    progress: Callable[[int], None],
+) -> Counter[str]:
+    """Write the answers for groups of files as one table; return how many photos have which outcome."""
+    outcomes: Counter[str] = Counter()
+    with table_writer(to, key, schemas.predictions(classifier.components)) as writer:
+        for group in groups:
+            table = answered(stored, group, classifier)
+            outcomes.update(_outcomes(table))
+            writer.write_table(table)
+            progress(table.num_rows)
+    return outcomes
 
 
 def answered(stored: EmbeddingTable, group: list[Holding], classifier: Classifier) -> pa.Table:
@@ -305,10 +402,6 @@ def _shards(inventory: Inventory, groups: int) -> Iterator[pa.Table]:
 
 def _part(folder: str, number: int) -> str:
     return f"{folder}/part-{number:06d}.parquet"
-
-
-def _writer(stream: Any, schema: pa.Schema) -> pq.ParquetWriter:
-    return pq.ParquetWriter(stream, schema, compression="zstd")
 
 
 def vacuum(objects: Objects, *, dry_run: bool = False) -> tuple[int, int]:

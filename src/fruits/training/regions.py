@@ -23,10 +23,12 @@ from fruits.photos.reading.access import Access
 from fruits.photos.reading.reading import read_photos
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.bundle import Bundle
-from fruits.recogniser.regions import LONGEST, find_regions, without_padding, working_preprocessing
+from fruits.recogniser.regions import find_regions, picture_of
 from fruits.storage import schemas
+from fruits.storage.failures import AbsentError
 from fruits.storage.inventory import Inventory, find
-from fruits.storage.objects import AbsentError, Objects, under
+from fruits.storage.objects import Objects, under
+from fruits.storage.parquet import table_writer
 from fruits.storage.spool import Spool
 from fruits.storage.table import EmbeddingTable
 from fruits.training.training_set import in_chunks, read_rows
@@ -77,7 +79,7 @@ def write_regions(
         progress(batch.num_rows)
     schema = schemas.REGIONS.with_metadata(identity)
     rows = [known[photo] for photo in order]
-    with objects.writer(KEY) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+    with table_writer(objects, KEY, schema) as writer:
         for start in range(0, len(rows), _PER_GROUP):
             writer.write_table(pa.Table.from_pylist(rows[start : start + _PER_GROUP], schema=schema))
     return sum(one["name_en"] is not None for row in rows for one in row["regions"] or ())
@@ -100,10 +102,7 @@ def delete_regions(objects: Objects, photos: Spool) -> None:
             if stays.all():
                 return
             at = 0
-            with (
-                objects.writer(KEY) as stream,
-                pq.ParquetWriter(stream, parquet.schema_arrow, compression="zstd") as writer,
-            ):
+            with table_writer(objects, KEY, parquet.schema_arrow) as writer:
                 for number in range(parquet.num_row_groups):
                     rows = parquet.read_row_group(number, use_threads=False)
                     writer.write_table(rows.filter(pa.array(stays[at : at + rows.num_rows])))
@@ -150,11 +149,7 @@ def _of(bundle: Bundle, embedder: Embedder, data: bytes | None, error: str) -> d
     if data is None:
         return {"error": error, "regions": None}
     try:
-        with own_decoder().begin([data], working_preprocessing(bundle.preprocessing)) as decoding:
-            (size,) = decoding.outcomes()
-            if isinstance(size, ImageDecodeError):
-                raise size
-            picture = without_padding(decoding.pixels(LONGEST)[0], size).copy()
+        picture, size = picture_of(own_decoder(), data, bundle.preprocessing)
     except ImageDecodeError as exc:
         return {"error": f"{exc.code}: {exc}", "regions": None}
     found = []

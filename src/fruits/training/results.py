@@ -1,4 +1,4 @@
-"""The Python API of runs: ``fruits.run``, ``fruits.apply`` and ``fruits.open_run``, and their return types.
+"""The Python API of runs: ``fruits.run``, ``fruits.apply`` and ``fruits.open_run``, and a finished run as an object.
 
 The flow itself is in ``pipeline.py``; here its records become typed objects, and its tables Arrow tables.
 """
@@ -22,12 +22,12 @@ from fruits.recogniser import shipped
 from fruits.recogniser.recogniser import Recogniser
 from fruits.storage import schemas
 from fruits.storage.objects import under
+from fruits.storage.parquet import read_table
 from fruits.storage.runs import REPORT, find, key_of
-from fruits.storage.table import read_table
 from fruits.training import pipeline
 from fruits.training import run_record as records
 from fruits.training.options import ApplyOptions, RunOptions, StrPath, as_call, config_of, path_of, paths, plain
-from fruits.training.predictions import read_predictions
+from fruits.training.predictions import Predictions, predictions_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,83 +269,6 @@ _SAME: Final = (
 _LEFT_OUT: Final = ("uri", "status", "error", "advice", "features")
 
 
-#: Outcome of an answer -> what is printed.
-_OUTCOMES: Final = {
-    "variety": "name a variety", "kind": "name a kind", "probable": "name a probable kind", "unsure": "are not sure",
-    "unknown": "are none of the things it knows",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Predictions:
-    """Predictions of :func:`apply`.
-
-    Attributes
-    ----------
-    path : str
-        Location of the table: the file ``predictions.parquet``, or, for more than a million photos, a folder of Parquet files.
-    photos, ok, rejected, failed : int
-        photos = ok + rejected + failed. Rejected: cannot be decoded. Failed: a retry may work.
-    computed, reused : int
-        Embeddings computed by this call, or reused.
-    outcomes : mapping
-        Number of photos by outcome: ``variety``, ``kind``, ``probable``, ``unsure`` or ``unknown``.
-    device : str
-        Device that ran the network.
-    seconds : float
-        Total time.
-    regions : str, optional
-        Location of the table of regions, if they were asked for; docs/results.md explains its columns.
-    """
-
-    path: str
-    photos: int
-    ok: int
-    rejected: int
-    failed: int
-    computed: int
-    reused: int
-    outcomes: Mapping[str, int]
-    device: str
-    seconds: float
-    regions: str | None = None
-
-    def __str__(self) -> str:
-        said = ", ".join(
-            f"{self.outcomes[name]:,} {words}" for name, words in _OUTCOMES.items() if self.outcomes.get(name)
-        )
-        lines = [
-            f"recognised {self.ok:,} of {counted(self.photos, 'photo')} in {self.seconds:.1f} s; answers in {self.path}"
-        ]
-        if said:
-            lines.append(f"answers: {said}")
-        if self.regions is not None:
-            lines.append(f"regions of each photo in {self.regions}")
-        if self.rejected:
-            lines.append(
-                f"rejected: {counted(self.rejected, 'photo')} that cannot be decoded; the column error says why"
-            )
-        if self.failed:
-            lines.append(
-                f"failed: {counted(self.failed, 'photo')} that could not be read; run again to try them once more"
-            )
-        return "\n".join(lines)
-
-    def table(self) -> pa.Table:
-        """Return the answers, a row per photo; docs/results.md explains the columns.
-
-        Raises
-        ------
-        StoreError
-            If they are no longer there.
-        """
-        return read_predictions(self.path)
-
-    def to_pandas(self) -> Any:
-        """Return :meth:`table` as a pandas data frame; needs pandas."""
-        return self.table().to_pandas()
-
-
 def run(
     photos: StrPath | Iterable[StrPath],
     *,
@@ -454,17 +377,6 @@ def apply(
     with shown(progress) as display:
         done = pipeline.apply(bundle, paths(photos), path_of(to, "to"), progress=display, **plain(options))
     return predictions_of(done)
-
-
-def predictions_of(record: Mapping[str, Any]) -> Predictions:
-    """Return the predictions for the record of :func:`fruits.training.pipeline.apply`."""
-    names = ("photos", "ok", "rejected", "failed", "computed", "reused", "outcomes", "device")
-    return Predictions(
-        path=record["predictions"],
-        seconds=float(record["seconds"]["total"]),
-        regions=record.get("regions"),
-        **{name: record[name] for name in names},
-    )
 
 
 def _metrics(record: Mapping[str, Any]) -> Metrics:

@@ -16,9 +16,10 @@ from typing import Final
 from fruits.errors import BundleError, StoreError, command
 from fruits.recogniser import bundle as bundles
 from fruits.storage import publishing, upkeep
-from fruits.storage.locks import lock_folder
+from fruits.storage.failures import AbsentError
+from fruits.storage.locks import locked
 from fruits.storage.marker import kind_of
-from fruits.storage.objects import AbsentError, ObjectInfo, Objects, under
+from fruits.storage.objects import ObjectInfo, Objects, under
 from fruits.storage.runs import BUNDLE, key_of, stored_pointer
 from fruits.storage.table import LOG, EmbeddingTable
 from fruits.training import predictions
@@ -103,12 +104,8 @@ def _unless_written(objects: Objects, computation: str, below: list[ObjectInfo])
     if folder is None:
         yield time.time() - max(one.modified_s for one in below) > _RECENT_S
         return
-    lock = lock_folder(folder, exclusive=True)
-    try:
+    with locked(folder) as lock:
         yield lock is not None or not folder.is_dir()
-    finally:
-        if lock is not None:
-            lock.release()
 
 
 def _computation(found: ObjectInfo) -> str:

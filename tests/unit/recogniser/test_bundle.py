@@ -36,7 +36,9 @@ from fruits.photos.decoding.images import Preprocessing, to_network_input, to_th
 from fruits.photos.decoding.quality import Limits, measure
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import Certainty
+from fruits.recogniser.bundle_files import manifest_bytes
 from fruits.recogniser.gallery import Gallery
+from fruits.recogniser.saving import save
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage.objects import Objects
 from fruits.training import pipeline
@@ -66,7 +68,7 @@ def save_bundle(
     folder: Path, found: Backbone, preprocessing: Preprocessing, some: list[Path], k: int, head_name: str = "logistic"
 ) -> bundles.Bundle:
     """Fit a recogniser on some photos, without the rest of a run, and save it."""
-    bundles.save(folder, **fitted(found, preprocessing, some, k, head_name))
+    save(folder, **fitted(found, preprocessing, some, k, head_name))
     return bundles.load(folder)
 
 
@@ -200,7 +202,7 @@ def test_neighbours_that_do_not_fit_and_heads_that_are_not_there_are_refused(som
         changed = {name: value for name, value in manifest.items() if name not in ("sha256", "identity")} | {
             "head": head
         }
-        (folder / "manifest.json").write_bytes(bundles.manifest_bytes(changed))
+        (folder / "manifest.json").write_bytes(manifest_bytes(changed))
         with pytest.raises(BundleError, match=said):
             bundles.load(folder)
 
@@ -277,11 +279,11 @@ def test_bundle_that_two_processes_replace_again_and_again_stays_whole(some: lis
     folder, name = tmp_path / "made" / "bundle", "fruits-small"
     program = (
         "import runpy, sys\nfrom pathlib import Path\n"
-        "from fruits.recogniser import bundle\nfrom fruits.embedding.backbone import find_backbone\n"
+        "from fruits.recogniser.saving import save\nfrom fruits.embedding.backbone import find_backbone\n"
         "from fruits.photos.decoding.images import Preprocessing\n"
         "test, to, name, *photos = sys.argv[1:]\n"
         "fitted = runpy.run_path(test)['fitted'](find_backbone(name), Preprocessing(96), [*map(Path, photos)], 8)\n"
-        "for _ in range(15):\n    bundle.save(to, **fitted)\n"
+        "for _ in range(15):\n    save(to, **fitted)\n"
     )
     command = [sys.executable, "-c", program, __file__, folder, name, *some[::4]]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
@@ -314,7 +316,7 @@ def resealed(folder: Path, name: str, data: bytes) -> Path:
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     del manifest["sha256"]
     manifest["files"][name] = hashlib.sha256(data).hexdigest()
-    (folder / "manifest.json").write_bytes(bundles.manifest_bytes(manifest))
+    (folder / "manifest.json").write_bytes(manifest_bytes(manifest))
     return folder
 
 
@@ -364,7 +366,7 @@ def test_value_that_does_not_fit_is_refused_even_if_it_was_saved_so(
 def test_bundle_of_another_format_is_refused_with_both_numbers(copied: Path, found: int) -> None:
     manifest = json.loads((copied / "manifest.json").read_text("utf-8"))
     del manifest["sha256"]
-    (copied / "manifest.json").write_bytes(bundles.manifest_bytes({**manifest, "format": found}))
+    (copied / "manifest.json").write_bytes(manifest_bytes({**manifest, "format": found}))
     with pytest.raises(BundleError, match=f"has format {found}; this version of fruits reads 3 to 6: run it again"):
         bundles.load(copied)
 
@@ -387,7 +389,7 @@ def test_bundles_of_older_formats_give_the_same_answers(copied: Path, a_photo: b
     manifest = json.loads((copied / "manifest.json").read_text("utf-8"))
     left_out = ("sha256", "identity", *(["head"] if found < 5 else []))  # before format 5, the head was always logistic
     manifest = {name: value for name, value in manifest.items() if name not in left_out}
-    (copied / "manifest.json").write_bytes(bundles.manifest_bytes({**manifest, "format": found}))
+    (copied / "manifest.json").write_bytes(manifest_bytes({**manifest, "format": found}))
     bundle = bundles.load(copied)
     assert bundle.certainty.ood_limit == now.certainty.ood_limit
     (before,) = bundle.recognise([a_photo])
@@ -442,7 +444,7 @@ def with_files(folder: Path, **changes: str | None) -> Path:
             del manifest["files"][name]
         else:
             manifest["files"][name] = digest
-    (folder / "manifest.json").write_bytes(bundles.manifest_bytes(manifest))
+    (folder / "manifest.json").write_bytes(manifest_bytes(manifest))
     return folder
 
 
@@ -562,7 +564,7 @@ def test_manifest_that_is_none_is_one_error(copied: Path, data: bytes) -> None:
 def test_manifest_of_other_types_is_one_error(copied: Path, changes: dict[str, Any]) -> None:
     manifest = json.loads((copied / "manifest.json").read_text("utf-8"))
     del manifest["sha256"]
-    (copied / "manifest.json").write_bytes(bundles.manifest_bytes({**manifest, **changes}))
+    (copied / "manifest.json").write_bytes(manifest_bytes({**manifest, **changes}))
     with pytest.raises(BundleError, match=r"manifest\.json holds"):
         bundles.load(copied)
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser import gallery as galleries
+from fruits.recogniser.bundle_files import manifest_bytes
 from fruits.recogniser.gallery import Gallery, choose
 
 RNG = np.random.default_rng(3)
@@ -97,5 +98,5 @@ def test_identity_tells_bundles_apart(finished_run: Any, tmp_path: Path) -> None
     manifest = json.loads((copied / "manifest.json").read_text("utf-8"))
     del manifest["sha256"]
     manifest["about"]["identity"] = "other"
-    (copied / "manifest.json").write_bytes(bundles.manifest_bytes(manifest))
+    (copied / "manifest.json").write_bytes(manifest_bytes(manifest))
     assert bundles.load(copied).identity != first.identity

@@ -21,8 +21,9 @@ from fruits.errors import CatalogueError
 from fruits.photos.catalogue.manifest import Row, as_text_batches, check_row_groups, columns_of, has_uris, rows_in
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.tables import opened_file
-from fruits.storage.buckets import delta_options
-from fruits.storage.objects import AbsentError, Objects, error_of, is_remote
+from fruits.storage.buckets import delta_options, is_remote
+from fruits.storage.failures import AbsentError, error_of
+from fruits.storage.objects import Objects
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable

@@ -26,8 +26,10 @@ from fruits.photos.catalogue.builder import CatalogueBuilder
 from fruits.photos.catalogue.keys import LISTED, add_keys, sorted_by_key
 from fruits.photos.catalogue.manifest import as_texts, check_row_groups, version_at
 from fruits.photos.reading.access import Access
+from fruits.storage.buckets import is_remote
+from fruits.storage.failures import AbsentError
 from fruits.storage.local import RefusedError, read_regular
-from fruits.storage.objects import AbsentError, is_remote, opened, split_uri
+from fruits.storage.objects import opened, split_uri
 from fruits.storage.spool import SortedRuns
 
 NAME: Final = "manifest.json"

@@ -26,7 +26,8 @@ from fruits.photos.decoding.formats import HEAD_BYTES, is_photo
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.reading import THREADS
 from fruits.photos.reading.tables import is_damaged_table
-from fruits.storage.objects import AbsentError, NoPathError, ObjectInfo, Objects
+from fruits.storage.failures import AbsentError, NoPathError
+from fruits.storage.objects import ObjectInfo, Objects
 from fruits.storage.spool import SortedRuns, Spool
 
 #: What a listing says of each object.

@@ -30,7 +30,8 @@ from fruits.photos.catalogue.shards import Inside, add_shards, inside_folder, in
 from fruits.photos.reading.access import Access, is_pattern
 from fruits.photos.reading.packs import Pack, find_pack
 from fruits.photos.reading.reading import THREADS, place_of
-from fruits.storage.objects import ObjectInfo, is_remote, opened, reach, split_uri
+from fruits.storage.buckets import is_remote
+from fruits.storage.objects import ObjectInfo, opened, reach, split_uri
 
 _MANIFEST_SUFFIXES: Final = (".csv", ".parquet")
 _ROWS_AT_ONCE: Final = 8192

@@ -24,7 +24,9 @@ import pyarrow.parquet as pq
 
 from fruits.errors import CatalogueError, StoreError
 from fruits.photos.catalogue.names import label_of, split_of
-from fruits.storage.objects import AbsentError, is_remote, opened, split_uri
+from fruits.storage.buckets import is_remote
+from fruits.storage.failures import AbsentError
+from fruits.storage.objects import opened, split_uri
 
 #: A manifest of ten million rows takes about one gigabyte.
 MAX_BYTES: Final = 8 << 30

@@ -30,7 +30,8 @@ from fruits.photos.catalogue.tables import add_tables, kind_of_table
 from fruits.photos.catalogue.tars import add_tars
 from fruits.photos.catalogue.written import Written
 from fruits.photos.reading.access import Access, is_pattern
-from fruits.storage.objects import Objects, is_remote, opened, split_uri
+from fruits.storage.buckets import is_remote
+from fruits.storage.objects import Objects, opened, split_uri
 from fruits.storage.spool import Spool
 
 SUFFIXES: Final = (".tar", ".parquet")

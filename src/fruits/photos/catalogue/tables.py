@@ -22,8 +22,8 @@ from fruits.photos.reading.columns import leaf
 from fruits.photos.reading.containers import TABLE, contained_uri
 from fruits.photos.reading.pack_groups import short
 from fruits.photos.reading.tables import DamagedTableError, ImageTable, opened_table
+from fruits.storage.buckets import is_remote
 from fruits.storage.local import RefusedError
-from fruits.storage.objects import is_remote
 
 #: Files listed at the same time in a bucket.
 _AT_ONCE: Final = 16

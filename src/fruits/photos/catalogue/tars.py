@@ -25,8 +25,9 @@ from fruits.photos.catalogue.names import is_system_folder, label_of, split_of
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.containers import TAR, contained_uri
 from fruits.photos.reading.tars import DamagedTarError, members, opened_tar, tar_uri
+from fruits.storage.buckets import is_remote
 from fruits.storage.local import read_regular
-from fruits.storage.objects import is_remote, opened, split_uri
+from fruits.storage.objects import opened, split_uri
 
 #: Members that say the label of their sample, the first one that does counts.
 _SAYING: Final = ("cls", "label", "txt", "json")

@@ -21,8 +21,8 @@ from fruits.photos.decoding.decoder import Decoder, own_decoder
 from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.reading.access import NO_LINKS, Access
 from fruits.photos.reading.reading import THREADS, read_head, read_photo, read_photos
+from fruits.storage.buckets import is_remote
 from fruits.storage.catalogue_rows import CatalogueRows
-from fruits.storage.objects import is_remote
 from fruits.storage.spool import Spool
 
 _SIZES_READ: Final = 50

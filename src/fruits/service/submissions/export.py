@@ -24,9 +24,10 @@ from fruits.photos.catalogue.consent import ConsentMark, mark
 from fruits.photos.catalogue.folders import has_photo_suffix
 from fruits.photos.catalogue.names import is_system_folder, label_of, split_of
 from fruits.service.submissions.repository import Submissions
+from fruits.storage.buckets import is_remote
 from fruits.storage.lease import hold_lease
 from fruits.storage.marker import OccupiedError, kind_of
-from fruits.storage.objects import Objects, is_remote, under
+from fruits.storage.objects import Objects, under
 from fruits.storage.private import make_private_folder, private
 from fruits.storage.sanitising import clean_line, json_text
 
