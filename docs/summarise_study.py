@@ -16,10 +16,10 @@ from typing import Any
 from markupsafe import Markup
 
 from fruits.assessment.study.frontier import frontier
-from fruits.assessment.study.trials import STAGES
+from fruits.assessment.study.scaling.trials import STAGES
 from fruits.report.localisation import LocalisedText
-from fruits.report.scaling import Line, Mark, Plot, plot_checked, plot_plans, plot_rates
-from fruits.report.study import Measured, lay_out
+from fruits.report.study.costs import Measured, lay_out
+from fruits.report.study.scaling import Line, Mark, Plot, plot_checked, plot_plans, plot_rates
 
 TARGET = Path(__file__).with_name("studies")
 _COLOURS = {"up": "#2d7040", "out": "#a97a10", "on": "#2d7040", "off": "#7a887d", "asked": "#a97a10", "even": "#7a887d"}

@@ -12,8 +12,9 @@ import pytest
 
 from fruits.assessment.evaluation import evaluate
 from fruits.assessment.study import backbones as study
-from fruits.assessment.study import preprocessing, scaling, storage
-from fruits.assessment.study.trials import STAGES, Trial, run_trial
+from fruits.assessment.study.preprocessing import study as preprocessing
+from fruits.assessment.study.scaling import study as scaling
+from fruits.assessment.study.scaling.trials import STAGES, Trial, run_trial
 from fruits.config import RunConfig
 from fruits.errors import BackboneError, CatalogueError
 from fruits.monitoring.clock import Silent
@@ -39,7 +40,7 @@ def test_networks_are_measured_on_runs_that_fruits_run_finds_done(
     )  # fmt: skip
     assert done.code == 0, done.stderr
     found = done.json()
-    assert found == json.loads((out / study.RECORD).read_text("utf-8"))
+    assert found == json.loads((out / "study" / "backbones.json").read_text("utf-8"))
     assert [(row["name"], row["size"], row["embedding_size"]) for row in found["rows"]] == [
         ("fruits-small", 32, 256),
         ("fruits-small", 64, 256),
@@ -61,7 +62,7 @@ def test_networks_are_measured_on_runs_that_fruits_run_finds_done(
     }
     assert found["protocol"] == "groups"
     assert found["recommended"] in {row["run"] for row in found["rows"] if row["frontier"]}
-    page = (out / study.PAGE).read_text("utf-8")
+    page = (out / "study" / "backbones.html").read_text("utf-8")
     assert page.count('class="tried-text"') == 2 * 3, "two networks, in three languages"
     # There was no current run, so the recommended one became it; 'fruits run' has nothing left to do for either network.
     assert publishing.current(Objects(str(out))) == found["recommended"]
@@ -99,7 +100,7 @@ def test_storage_is_measured_on_a_run_and_leaves_it_as_it_is(own_photos: Path, t
     done = fruits("study", "storage", out, "--repeats", 1, "--reads-per-month", 0, "--json")
     assert done.code == 0, done.stderr
     found = done.json()
-    assert found == json.loads((out / storage.RECORD).read_text("utf-8"))
+    assert found == json.loads((out / "study" / "storage.json").read_text("utf-8"))
     assert (found["run"], found["embedding_size"], found["components"]) == (record["run"], 256, 4)
     settings = {(one["vectors"], one["numbers"], one["number_format"]): one for one in found["settings"]}
     assert {("embeddings", 256, "float32"), ("embeddings", 256, "int8"), ("features", 4, "float16")} <= settings.keys()
@@ -119,7 +120,7 @@ def test_storage_is_measured_on_a_run_and_leaves_it_as_it_is(own_photos: Path, t
     assert pack["photos_read"] == files["photos_read"] == len(sizes)
     costs = {one["kept"]: one for one in found["costs"]}
     assert costs["photos_files"]["cheapest"] == "STANDARD", "small files are billed as 128 KiB elsewhere"
-    assert (out / storage.PAGE).read_text("utf-8").count('class="tried-text"') == 3 * len(settings)
+    assert (out / "study" / "storage.html").read_text("utf-8").count('class="tried-text"') == 3 * len(settings)
     assert pipeline.run(config(own_photos, out, backbone="fruits-small", size=32, components=4))["up_to_date"]
 
 
@@ -144,7 +145,7 @@ def test_scaling_is_measured_simulated_and_projected(many_photos: Path, tmp_path
     )  # fmt: skip
     assert done.code == 0, done.stderr
     found = done.json()
-    assert found == json.loads((out / scaling.RECORD).read_text("utf-8"))
+    assert found == json.loads((out / "study" / "scaling.json").read_text("utf-8"))
     assert [(row["kind"], row["workers"], row["photos"]) for row in found["runs"]] == [
         ("up", 1, found["photos"]),
         ("up", 2, found["photos"]),
@@ -164,7 +165,7 @@ def test_scaling_is_measured_simulated_and_projected(many_photos: Path, tmp_path
     assert projected["in_time"] == projected["cheapest"]
     assert projected["in_budget"] is None
     assert list((out / "embeddings").rglob("*.parquet")) == [], "runs are made elsewhere"
-    page = (out / scaling.PAGE).read_text("utf-8")
+    page = (out / "study" / "scaling.html").read_text("utf-8")
     assert page.count('class="tried-text"') == 3 * (2 + 2 + len(projected["plans"]))
 
 
@@ -199,7 +200,7 @@ def test_treatments_are_compared_on_the_folds_of_evaluate(own_photos: Path, tmp_
     )  # fmt: skip
     assert done.code == 0, done.stderr
     found = done.json()
-    assert found == json.loads((out / preprocessing.RECORD).read_text("utf-8"))
+    assert found == json.loads((out / "study" / "preprocessing.json").read_text("utf-8"))
     assert [(row["name"], row["passes"], row["base"]) for row in found["treatments"]] == [
         ("crop", 1, True), ("squash", 1, False), ("closer", 2, False), ("augment", 4, False), ("clahe", 1, False),
     ]  # fmt: skip
@@ -213,7 +214,7 @@ def test_treatments_are_compared_on_the_folds_of_evaluate(own_photos: Path, tmp_
         assert row["gain_low"] <= row["gain"] <= row["gain_high"]
     assert others[2]["network_ms"] > base["network_ms"], "four passes"
     assert set(found["together"]["treatments"]) <= {"crop", "squash", "closer", "augment", "clahe"}
-    page = (out / preprocessing.PAGE).read_text("utf-8")
+    page = (out / "study" / "preprocessing.html").read_text("utf-8")
     assert page.count('class="tried-text"') == 3 * 6
     assert publishing.current(Objects(str(out))) == found["run"]
 

@@ -1,10 +1,13 @@
-"""Evaluations as text for a terminal: what was measured, why a protocol was not possible, and what to do next."""
+"""What was measured as text for a terminal: tables, scores with their intervals, and evaluations.
+
+Of an evaluation: the scores, why a protocol was not possible, and what to do next.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fruits.errors import command, counted, option
 from fruits.learning.metrics import FEWEST_PHOTOS
@@ -26,6 +29,17 @@ def as_text(evaluations: Sequence[Evaluation]) -> str:
     return "\n\n".join([*parts, "\n".join(["next:", *(f"  {step}" for step in steps)])])
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines, with columns of equal width; the first row holds the names."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def with_interval(score: Mapping[str, Any]) -> str:
+    """Return an ``accuracy`` with its 95 % interval, from ``low`` to ``high``."""
+    return f"{score['accuracy']:.1%} ({score['low']:.1%} to {score['high']:.1%})"
+
+
 def _one(evaluation: Evaluation) -> str:
     lines = [_title(evaluation)]
     if evaluation.protocols:
@@ -33,10 +47,7 @@ def _one(evaluation: Evaluation) -> str:
         for protocol in evaluation.protocols:
             rows.append(_row(protocol))
             rows += [_row_of_source(source) for source in protocol.sources if source.kind_accuracy is not None]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines += [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        ]
+        lines += aligned(rows)
     lines += [f"{name}: not possible, because {reason}" for name, reason in evaluation.not_applicable]
     for protocol in evaluation.protocols:
         if protocol.left_out:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fruits.assessment.study.projection import Offer
+from fruits.assessment.study.scaling.projection import Offer
 from fruits.aws.cost import CLUSTER_IDLE_S, CLUSTER_START_S, IDLE_S, MONTH_HOURS, START_S
 from fruits.aws.prices import Prices
 

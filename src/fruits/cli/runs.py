@@ -59,6 +59,8 @@ def runs(
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
+    from fruits.assessment.printed import aligned, with_interval  # noqa: PLC0415 - keeps 'fruits --help' quick
+
     lines = [("", "run", "started", "photos", "labels", "components", "accuracy (95% interval)")]
     broken = []
     for row in reversed(rows):
@@ -68,11 +70,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
             continue
         score = "not scored"
         if row["accuracy"] is not None:
-            score = (
-                f"{row['accuracy']:.1%} ({row['low']:.1%} to {row['high']:.1%}) on {row['evaluated']:,} {row['split']}"
-            )
+            score = f"{with_interval(row)} on {row['evaluated']:,} {row['split']}"
         counts = (f"{row['photos']:,}", f"{row['labels']:,}", f"{row['components']:,}")
         lines.append((mark, name, row["started"][:19].replace("T", " "), *counts, score))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*table, *broken])
+    return "\n".join([*aligned(lines), *broken])

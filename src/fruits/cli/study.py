@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +18,18 @@ from fruits.config import DEFAULT_BACKBONE, RunConfig
 from fruits.errors import ConfigError, option
 from fruits.storage.sanitising import json_text
 
-_PHOTOS = typer.Argument(help="Folders (PHOTOS/<label>/photo.jpg), packs or manifests (.csv, .parquet); also s3://...")
+_Photos = Annotated[
+    list[str],
+    typer.Argument(help="Folders (PHOTOS/<label>/photo.jpg), packs or manifests (.csv, .parquet); also s3://..."),
+]
+_Shared = Annotated[
+    str,
+    typer.Option(*OUTPUT, metavar="OUT", help="Results of 'fruits run', which share the embeddings; or a new folder."),
+]
+_Prices = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Price table made by 'fruits aws cost --update-prices'; default: the package's."),
+]
 _OF_RUN = (
     "resize_mode", "workers", "only", "sample", "taxonomy", "seed", "head", "device", "follow_links", "allow_source",
 )  # fmt: skip
@@ -33,13 +47,8 @@ def add_to(app: typer.Typer) -> None:
 
 @configured(RunConfig, only=_OF_RUN)
 def study_backbones(
-    photos: Annotated[list[str], _PHOTOS],
-    to: Annotated[
-        str,
-        typer.Option(
-            *OUTPUT, metavar="OUT", help="Results of 'fruits run', which share the embeddings; or a new folder."
-        ),
-    ],
+    photos: _Photos,
+    to: _Shared,
     options: dict[str, Any],
     backbones: Annotated[
         str,
@@ -64,15 +73,15 @@ def study_backbones(
 
     study_options = study.StudyOptions(protocols=tuple(protocol or ()), repeats=repeats, photos=speed_photos)
     config = RunConfig(sources=tuple(photos), out=to, **options)
+    names = [name.strip() for name in backbones.split(",") if name.strip()]
+    sides = _numbers("sizes", sizes, "100,160")
+    _show(study, partial(study.study_backbones, config, names, sides, options=study_options), as_json=as_json)
+
+
+def _show(study: ModuleType, measure: Callable[..., dict[str, Any]], *, as_json: bool) -> None:
+    """Measure, with progress on the terminal, and print what a study found."""
     with Display() as display:
-        found = study.study_backbones(
-            config,
-            [name.strip() for name in backbones.split(",") if name.strip()],
-            _numbers("sizes", sizes, "100,160"),
-            options=study_options,
-            progress=display,
-            command=shlex.join(["fruits", *sys.argv[1:]]),
-        )
+        found = measure(progress=display, command=shlex.join(["fruits", *sys.argv[1:]]))
     typer.echo(json_text(found) if as_json else study.as_text(found))
 
 
@@ -99,7 +108,7 @@ _OF_JOB = (
 
 @configured(RunConfig, only=_OF_JOB)
 def study_scaling(
-    photos: Annotated[list[str], _PHOTOS],
+    photos: _Photos,
     to: Annotated[
         str,
         typer.Option(
@@ -135,17 +144,11 @@ def study_scaling(
     vcpu_speed: Annotated[
         float, typer.Option(help="Speed of a rented vCPU relative to a core of this machine.", min=0.01)
     ] = 1.0,
-    prices: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="Price table made by 'fruits aws cost --update-prices'; default: the package's."
-        ),
-    ] = None,
+    prices: _Prices = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Measure a bigger machine against more machines; project hours and money for many photos, with the cheapest plan."""
-    from fruits.assessment.study import projection  # noqa: PLC0415
-    from fruits.assessment.study import scaling as study  # noqa: PLC0415
+    from fruits.assessment.study.scaling import projection, study  # noqa: PLC0415
     from fruits.aws import offers  # noqa: PLC0415
     from fruits.aws import prices as tables  # noqa: PLC0415
     from fruits.config import usable_cores  # noqa: PLC0415
@@ -169,16 +172,8 @@ def study_scaling(
         projection=projected_for,
     )
     config = RunConfig(sources=tuple(photos), out=to, **options)
-    with Display() as display:
-        found = study.study_scaling(
-            config,
-            offers.offers(table),
-            f"{table.region}, {table.date}",
-            options=study_options,
-            progress=display,
-            command=shlex.join(["fruits", *sys.argv[1:]]),
-        )
-    typer.echo(json_text(found) if as_json else study.as_text(found))
+    prices_of, some_offers = f"{table.region}, {table.date}", offers.offers(table)
+    _show(study, partial(study.study_scaling, config, some_offers, prices_of, options=study_options), as_json=as_json)
 
 
 def study_storage(
@@ -186,31 +181,17 @@ def study_storage(
     reads_per_month: Annotated[
         float, typer.Option(help="How often all of it is read in a month, for costs on S3.", min=0)
     ] = 1.0,
-    prices: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="Price table made by 'fruits aws cost --update-prices'; default: the package's."
-        ),
-    ] = None,
+    prices: _Prices = None,
     repeats: Annotated[int, typer.Option(help="Repeats of every measurement of time; the median counts.", min=1)] = 3,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Measure what results take on disk and cost on S3, and the accuracy left with fewer or smaller numbers."""
-    from fruits.assessment.study import money  # noqa: PLC0415
-    from fruits.assessment.study import storage as study  # noqa: PLC0415
+    from fruits.assessment.study.storage import money, study  # noqa: PLC0415
     from fruits.aws import prices as tables  # noqa: PLC0415
 
     study_options, table = study.StudyOptions(reads=reads_per_month, repeats=repeats), tables.load(prices)
-    with Display() as display:
-        found = study.study_storage(
-            out,
-            {name: table[name] for name in money.PRICES},
-            f"{table.region}, {table.date}",
-            options=study_options,
-            progress=display,
-            command=shlex.join(["fruits", *sys.argv[1:]]),
-        )
-    typer.echo(json_text(found) if as_json else study.as_text(found))
+    usd, prices_of = {name: table[name] for name in money.PRICES}, f"{table.region}, {table.date}"
+    _show(study, partial(study.study_storage, out, usd, prices_of, options=study_options), as_json=as_json)
 
 
 _OF_SAMPLE = (
@@ -221,13 +202,8 @@ _OF_SAMPLE = (
 
 @configured(RunConfig, only=_OF_SAMPLE)
 def study_preprocessing(
-    photos: Annotated[list[str], _PHOTOS],
-    to: Annotated[
-        str,
-        typer.Option(
-            *OUTPUT, metavar="OUT", help="Results of 'fruits run', which share the embeddings; or a new folder."
-        ),
-    ],
+    photos: _Photos,
+    to: _Shared,
     options: dict[str, Any],
     sampled: Annotated[
         int,
@@ -258,13 +234,9 @@ def study_preprocessing(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Measure what geometry, views, colour and background give and cost, one at a time and the best together."""
-    from fruits.assessment.study import preprocessing as study  # noqa: PLC0415
+    from fruits.assessment.study.preprocessing import study  # noqa: PLC0415
 
     chosen = tuple(name.strip() for name in treatments.split(",") if name.strip())
     study_options = study.StudyOptions(photos=sampled, treatments=chosen, protocol=protocol, keep=keep)
     config = RunConfig(sources=tuple(photos), out=to, **options)
-    with Display() as display:
-        found = study.study_preprocessing(
-            config, options=study_options, progress=display, command=shlex.join(["fruits", *sys.argv[1:]])
-        )
-    typer.echo(json_text(found) if as_json else study.as_text(found))
+    _show(study, partial(study.study_preprocessing, config, options=study_options), as_json=as_json)

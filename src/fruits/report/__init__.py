@@ -2,9 +2,8 @@
 
 from fruits.report.audit import render_audit
 from fruits.report.page import load_ahead, render
-from fruits.report.preprocessing import render_preprocessing_study
-from fruits.report.scaling import render_scaling_study
-from fruits.report.study import render_storage_study, render_study
+from fruits.report.study.costs import render_preprocessing_study, render_storage_study, render_study
+from fruits.report.study.scaling import render_scaling_study
 
 __all__ = [
     "load_ahead",

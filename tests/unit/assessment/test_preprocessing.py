@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fruits.assessment.study.preprocessing import Scored, StudyOptions, combined, halves, keep_in_card, paired_gain
-from fruits.assessment.study.treated import Variant, unpadded
-from fruits.assessment.study.treatments import (
+from fruits.assessment.study.preprocessing.study import (
+    Scored,
+    StudyOptions,
+    combined,
+    halves,
+    keep_in_card,
+    paired_gain,
+)
+from fruits.assessment.study.preprocessing.treated import Variant, unpadded
+from fruits.assessment.study.preprocessing.treatments import (
     NAMED,
     TREATMENTS,
     activity_of,

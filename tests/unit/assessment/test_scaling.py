@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fruits.assessment.study.projection import Offer, ProjectionOptions, project
-from fruits.assessment.study.scalability import fit, intervals
-from fruits.assessment.study.scaling import StudyOptions, elsewhere_of, up_to, work_of
-from fruits.assessment.study.simulation import Cluster, Requests, Work, shards_of, simulate
-from fruits.assessment.study.trials import Trial
+from fruits.assessment.study.scaling.projection import Offer, ProjectionOptions, project
+from fruits.assessment.study.scaling.scalability import fit, intervals
+from fruits.assessment.study.scaling.simulation import Cluster, Requests, Work, shards_of, simulate
+from fruits.assessment.study.scaling.study import StudyOptions, elsewhere_of, up_to, work_of
+from fruits.assessment.study.scaling.trials import Trial
 from fruits.aws import prices
 from fruits.aws.offers import offers
 from fruits.errors import ConfigError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fruits.assessment.study.encoding import FORMATS, codecs_for, encoded, measured_files
-from fruits.assessment.study.money import CLASSES, break_even_months, monthly
+from fruits.assessment.study.storage.encoding import FORMATS, codecs_for, encoded, measured_files
+from fruits.assessment.study.storage.money import CLASSES, break_even_months, monthly
 from fruits.aws import prices
 
 STANDARD, INFREQUENT, ARCHIVE = CLASSES

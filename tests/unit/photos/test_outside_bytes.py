@@ -27,7 +27,7 @@ PILLOW = {
     "photos/decoding/colour.py": "its colours",
     "recogniser/explain.py": "draws maps on pixels",
     "recogniser/regions.py": "cuts parts out of pixels",
-    "assessment/study/treatments.py": "treats pixels",
+    "assessment/study/preprocessing/treatments.py": "treats pixels",
     "photos/generated/orchard.py": "draws photos",
     "photos/generated/samples.py": "writes the pictures that the page offers to try",
     "photos/reading/inputs.py": "takes images that a program holds in memory",

@@ -256,7 +256,7 @@ def test_no_visible_text_escapes_translation() -> None:
 
 def test_every_sentence_is_used() -> None:
     folder = Path(str(files("fruits.report")))
-    code = "".join(path.read_text() for path in [*folder.glob("*.j2"), *folder.glob("*.py")])
+    code = "".join(path.read_text() for path in [*folder.rglob("*.j2"), *folder.rglob("*.py")])
     written = set(re.findall(r"[\"']([A-Za-z]\w*)[\"']", code))
     prefixes = (
         "about",

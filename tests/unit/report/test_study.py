@@ -8,8 +8,8 @@ import pytest
 from pages import ATTACKS, NO_BREAK, THIN, WORDS, alien_words, has_only_own_code, page_of
 
 from fruits.report import render_preprocessing_study, render_scaling_study, render_storage_study, render_study
-from fruits.report.scaling import bars, plot_plans, plot_rates
-from fruits.report.study import plot_costs, ticks_within
+from fruits.report.study.costs import plot_costs, ticks_within
+from fruits.report.study.scaling import bars, plot_plans, plot_rates
 
 
 def a_score(accuracy: float | None, low: float, high: float, **changes: Any) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from typing import Any, Final
 import numpy as np
 
 from fruits.assessment.evaluation import SEEN, evaluate, in_order
-from fruits.assessment.study.frontier import components_for, frontier, recommended
-from fruits.assessment.study.record import aligned, begun, last_lines, page_of, record_of, write
-from fruits.assessment.study.speed import SpeedStage, measured_speed
+from fruits.assessment.printed import with_interval
+from fruits.assessment.study.frontier import components_for, mark_frontier, recommended
+from fruits.assessment.study.record import begun, text_of, write
+from fruits.assessment.study.speed import measured_speed
 from fruits.config import RunConfig
 from fruits.embedding.graph import parse
 from fruits.errors import ConfigError, counted, option
@@ -29,9 +30,6 @@ from fruits.storage.runs import key_of
 from fruits.training import finished, pipeline
 from fruits.training.embed import Network, catalogued, prepare
 
-#: Where the study is written, below OUT.
-RECORD: Final = record_of("backbones")
-PAGE: Final = page_of("backbones")
 #: Shares of the variance for which k is given.
 SHARES: Final = (0.9, 0.95, 0.99)
 _SCORES: Final = (
@@ -152,18 +150,7 @@ def _row(
     catalogue = catalogued(config, Silent())
     prepared = prepare(config, network, catalogue, Objects(config.out))
     progress.start(f"speed of {card.name}", None)
-    speed = measured_speed(
-        catalogue,
-        SpeedStage(
-            prepared.model,
-            prepared.preprocessing,
-            card.embedding_size,
-            options.repeats,
-            catalogue.access,
-            prepared.device,
-        ),
-        options.photos,
-    )
+    speed = measured_speed(catalogue, prepared, repeats=options.repeats, photos=options.photos)
     shares = components_for(record["explained_variance_ratio"], SHARES)
     return {
         "name": card.name,
@@ -225,8 +212,7 @@ def _compare(rows: list[dict[str, Any]], protocol: str | None) -> int | None:
         return None
     costs = [rows[at]["core_s_per_1000"] for at in scored]
     values = [rows[at]["score"]["accuracy"] for at in scored]
-    for at, on in zip(scored, frontier(costs, values), strict=True):
-        rows[at]["frontier"] = on
+    mark_frontier([rows[at] for at in scored], costs, values)
     return scored[recommended(costs, values, [rows[at]["score"]["low"] for at in scored])]
 
 
@@ -246,9 +232,7 @@ def as_text(study: Mapping[str, Any]) -> str:
     for row in study["rows"]:
         score = row["score"]
         seen = any(scores["seen"] for scores in row["protocols"].values())
-        said = "seen" if seen else "not scored"
-        if score:
-            said = f"{score['accuracy']:.1%} ({score['low']:.1%} to {score['high']:.1%})"
+        said = with_interval(score) if score else "seen" if seen else "not scored"
         mark = "recommended" if row["run"] == study["recommended"] else "frontier" if row["frontier"] else ""
         rows.append(
             (
@@ -257,12 +241,13 @@ def as_text(study: Mapping[str, Any]) -> str:
                 f"{row['peak_memory_mb'] or 0:,}", f"{row['embedding_size']:,}", f"{row['components']:,}",
             )
         )  # fmt: skip
-    lines = aligned(rows)
     held_out = study["protocol"] or "none: no protocol has a score by label for any network"
-    lines.append(
-        f"{counted(study['photos'], 'photo')}; protocol {held_out}; photos/s of one worker, median of "
-        f"{study['repeats']} passes on {study['machine']['cpu']}"
-    )
+    lines = [
+        (
+            f"{counted(study['photos'], 'photo')}; protocol {held_out}; photos/s of one worker, median of "
+            f"{study['repeats']} passes on {study['machine']['cpu']}"
+        )
+    ]
     lines += [
         f"{row['name']} at {row['size']} pixels was trained on {row['seen_share']:.0%} of these photos, but not on those tested: "
         "it may be less accurate on photos from elsewhere"
@@ -273,4 +258,4 @@ def as_text(study: Mapping[str, Any]) -> str:
         lines.append(
             f"next: fruits runs {study['out']} --use {study['recommended'][:12]} makes the recommended network the current run"
         )
-    return "\n".join([*lines, *last_lines(study)])
+    return text_of(study, rows, lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 def frontier(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
@@ -23,6 +24,12 @@ def frontier(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
         )
         for own_cost, own_value in pairs
     ]
+
+
+def mark_frontier(rows: Sequence[dict[str, Any]], costs: Sequence[float], values: Sequence[float]) -> None:
+    """Set ``frontier`` of each row: whether it is on the frontier."""
+    for row, on in zip(rows, frontier(costs, values), strict=True):
+        row["frontier"] = on
 
 
 def recommended(costs: Sequence[float], values: Sequence[float], lows: Sequence[float]) -> int:

@@ -1,4 +1,4 @@
-"""What the records of all studies have in common: how they begin, where they are written, and how they are said on a terminal."""
+"""What the records of all studies have in common: how they begin, where they are written, and how they are printed."""
 
 from __future__ import annotations
 
@@ -7,21 +7,12 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import fruits
+from fruits.assessment.printed import aligned
 from fruits.assessment.study.machine import machine
 from fruits.storage.objects import Objects, under
 from fruits.storage.sanitising import json_text
 
 FORMAT: Final = 1
-
-
-def record_of(study: str) -> str:
-    """Return the key of a study's record, below OUT."""
-    return f"study/{study}.json"
-
-
-def page_of(study: str) -> str:
-    """Return the key of a study's page, below OUT."""
-    return f"study/{study}.html"
 
 
 def begun(study: str, command: str) -> dict[str, Any]:
@@ -46,18 +37,16 @@ def begun(study: str, command: str) -> dict[str, Any]:
 
 def write(objects: Objects, study: Mapping[str, Any], render: Callable[[Mapping[str, Any]], str]) -> None:
     """Write the record of a study and its page into an output."""
-    objects.write(record_of(study["study"]), json_text(study, indent=1, ensure_ascii=False).encode())
-    objects.write(page_of(study["study"]), render(study).encode())
+    objects.write(f"study/{study['study']}.json", json_text(study, indent=1, ensure_ascii=False).encode())
+    objects.write(_page_of(study), render(study).encode())
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of cells as lines, with columns of equal width; the first row holds the names."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def last_lines(study: Mapping[str, Any]) -> list[str]:
-    """Return how a study's text ends: whether the machine was busy, and where the page is."""
+def text_of(study: Mapping[str, Any], rows: Sequence[Sequence[str]], lines: Sequence[str]) -> str:
+    """Return a study as text: a table, lines, whether the machine was busy, and where the page is."""
     about = study["machine"]
     busy = [f"other programs were running (load {about['load']}): a quiet machine is faster"] if about["busy"] else []
-    return [*busy, f"page: {under(study['out'], page_of(study['study']))}"]
+    return "\n".join([*aligned(rows), *lines, *busy, f"page: {under(study['out'], _page_of(study))}"])
+
+
+def _page_of(study: Mapping[str, Any]) -> str:
+    return f"study/{study['study']}.html"

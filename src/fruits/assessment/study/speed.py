@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from fruits.assessment.study.machine import peak_bytes, processor_s, with_children
 from fruits.embedding.backbone import Embedder
@@ -25,6 +26,7 @@ from fruits.errors import StoreError
 from fruits.photos.catalogue.catalogue import Catalogue
 from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.reading.access import Access
+from fruits.training.embed import Prepared
 
 _PASS: Final = pa.schema(
     [
@@ -72,13 +74,15 @@ class SpeedStage:
                 yield pa.RecordBatch.from_pylist([{**found, "peak_bytes": _peak_bytes()}], schema=_PASS)
 
 
-def measured_speed(catalogue: Catalogue, stage: SpeedStage, photos: int) -> dict[str, Any]:
+def measured_speed(catalogue: Catalogue, prepared: Prepared, *, repeats: int, photos: int) -> dict[str, Any]:
     """Measure one worker on photos spread evenly over the catalogue.
 
     Parameters
     ----------
     catalogue : Catalogue
-    stage : SpeedStage
+    prepared : Prepared
+    repeats : int
+        Number of counted passes.
     photos : int
         Number of photos of one pass, at most.
 
@@ -94,9 +98,9 @@ def measured_speed(catalogue: Catalogue, stage: SpeedStage, photos: int) -> dict
     StoreError
         If no photo could be embedded.
     """
-    n = catalogue.num_rows
-    at = np.unique(np.linspace(0, n - 1, min(n, photos)).astype(np.int64))
-    rows = catalogue.listed.take(at, ["uri", "label", "split", "version"])
+    rows = catalogue.listed.take(spread(catalogue.num_rows, photos), ["uri", "label", "split", "version"])
+    size = prepared.card.embedding_size
+    stage = SpeedStage(prepared.model, prepared.preprocessing, size, repeats, catalogue.access, prepared.device)
     with closing(get_engine("local", 1)) as engine:
         engine.start()
         passes = [row for batch in engine.map_batches([rows], stage, _PASS) for row in batch.to_pylist()]
@@ -114,6 +118,11 @@ def measured_speed(catalogue: Catalogue, stage: SpeedStage, photos: int) -> dict
         "core_s_per_1000": round(1000 * median(one["seconds_processor"] / one["photos"] for one in passes), 4),
         "peak_memory_mb": round(peak / 1e6) or None,
     }
+
+
+def spread(n: int, most: int) -> NDArray[np.int64]:
+    """Return at most ``most`` of ``n`` rows, spread evenly, in ascending order."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
 
 
 def _peak_bytes() -> int:

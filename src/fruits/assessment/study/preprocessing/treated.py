@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.assessment.dataset import Dataset, FinishedRun, access_of_run
-from fruits.assessment.study.treatments import NAMED, Pixels, activity_of, closer_look, coloured, squares
+from fruits.assessment.study.preprocessing.treatments import NAMED, Pixels, activity_of, closer_look, coloured, squares
 from fruits.config import usable_cores
 from fruits.embedding.backbone import Embedder, usable
 from fruits.errors import ImageDecodeError

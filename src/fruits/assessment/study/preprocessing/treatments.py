@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
+from fruits.photos.decoding.images import into_square
+
 Pixels = NDArray[np.uint8]
 
 _KERNEL: Final = Image.Resampling.BICUBIC
@@ -106,7 +108,7 @@ def squares(pixels: Pixels, size: int, geometry: str, views: str = "") -> list[P
         (right, bottom) = (length - side for length in image.size)
         corners = [(right / 2, bottom / 2), (0, 0), (right, 0), (0, bottom), (right, bottom)]
         return [_cut(image, left, top, side, size) for left, top in corners]
-    whole = _square(image, size, geometry)
+    whole = into_square(image, size, geometry, _KERNEL)
     if views != "augment":
         return [np.asarray(whole)]
     cut = _CUT * size / 2
@@ -233,20 +235,6 @@ _COLOUR: Final[dict[str, Callable[[Pixels], Pixels]]] = {
     "sharpen": sharpened,
     "clahe": equalised,
 }
-
-
-def _square(image: Image.Image, size: int, geometry: str) -> Image.Image:
-    if geometry == "squash":
-        return image.resize((size, size), _KERNEL)
-    if geometry == "crop":
-        side = min(image.size)
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        return image.resize((size, size), _KERNEL, box=(left, top, left + side, top + side))
-    side = max(image.size)
-    scaled = max(1, round(image.width * size / side)), max(1, round(image.height * size / side))
-    square = Image.new("RGB", (size, size), (255, 255, 255))
-    square.paste(image.resize(scaled, _KERNEL), ((size - scaled[0]) // 2, (size - scaled[1]) // 2))
-    return square
 
 
 def _cut(image: Image.Image, left: float, top: float, side: float, size: int) -> Pixels:

@@ -14,13 +14,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from fruits.assessment.study import scalability
 from fruits.assessment.study.machine import machine
-from fruits.assessment.study.projection import Offer, ProjectionOptions, project
-from fruits.assessment.study.record import aligned, begun, last_lines, page_of, record_of, write
-from fruits.assessment.study.simulation import Cluster, Requests, Simulated, Work, simulate
-from fruits.assessment.study.speed import SpeedStage, measured_speed
-from fruits.assessment.study.trials import STAGES, Trial, medians, run_trial
+from fruits.assessment.study.record import begun, text_of, write
+from fruits.assessment.study.scaling import scalability
+from fruits.assessment.study.scaling.projection import Offer, ProjectionOptions, project
+from fruits.assessment.study.scaling.simulation import Cluster, Requests, Simulated, Work, simulate
+from fruits.assessment.study.scaling.trials import STAGES, Trial, medians, run_trial
+from fruits.assessment.study.speed import measured_speed
 from fruits.config import RunConfig, usable_cores
 from fruits.engines.spark.session import check_requirements
 from fruits.errors import CatalogueError, ConfigError, EngineError, counted, option
@@ -31,8 +31,6 @@ from fruits.storage.marker import claim
 from fruits.storage.objects import Objects
 from fruits.training.embed import Network, catalogued, prepare
 
-RECORD: Final = record_of("scaling")
-PAGE: Final = page_of("scaling")
 KINDS: Final = ("up", "out")
 #: Runs of one worker and of the most are made on this share of the photos, too, to tell fixed costs from those per photo; not if
 #: there are too few photos for that.
@@ -134,7 +132,9 @@ def study_scaling(
         )
     out = Objects(config.out)
     claim(out, "results")
-    speed = _speed(config, network, catalogue, out, options.repeats, progress)
+    progress.start("speed of one worker", None)
+    prepared = prepare(config, network, catalogue, out)
+    speed = measured_speed(catalogue, prepared, repeats=max(3, options.repeats), photos=512)
     found = _measured(config, network, catalogue, options, progress)
     rows = [medians(trials) for trials in found.values()]
     cores = usable_cores()
@@ -186,17 +186,6 @@ def study_scaling(
     return study
 
 
-def _speed(
-    config: RunConfig, network: Network, catalogue: Catalogue, out: Objects, repeats: int, progress: Progress
-) -> dict[str, Any]:
-    """Measure one worker within a long shard."""
-    progress.start("speed of one worker", None)
-    prepared = prepare(config, network, catalogue, out)
-    size = prepared.card.embedding_size
-    stage = SpeedStage(prepared.model, prepared.preprocessing, size, max(3, repeats), catalogue.access, prepared.device)
-    return measured_speed(catalogue, stage, 512)
-
-
 def _measured(
     config: RunConfig, network: Network, catalogue: Catalogue, options: StudyOptions, progress: Progress
 ) -> dict[Trial, list[dict[str, Any]]]:
@@ -226,7 +215,7 @@ def work_of(found: Mapping[Trial, list[dict[str, Any]]], kind: str, n: int, spee
     Parameters
     ----------
     found : mapping
-        Trial to its repeats, from :func:`fruits.assessment.study.trials.run_trial`.
+        Trial to its repeats, from :func:`fruits.assessment.study.scaling.trials.run_trial`.
     kind : str
     n : int
         Photos of the larger trials.
@@ -347,18 +336,9 @@ def as_text(study: Mapping[str, Any]) -> str:
     """Return a study as text for a terminal: runs, law, check of the simulation, and the cheapest plans."""
     table = [
         (
-            "workers",
-            "photos",
-            "photos/s (range)",
-            "total s",
-            "start",
-            *STAGES,
-            "merge",
-            "limits",
-            "simulated s",
-            "error",
+            "workers", "photos", "photos/s (range)", "total s", "start", *STAGES, "merge", "limits", "simulated s", "error",
         )
-    ]
+    ]  # fmt: skip
     for row in study["runs"]:
         seconds, checked = row["seconds"], row["simulated"]
         table.append(
@@ -370,7 +350,7 @@ def as_text(study: Mapping[str, Any]) -> str:
                 f"{checked['total']:.1f}", f"{checked['error']:+.0%}{' fed' if checked['fed'] else ''}",
             )
         )  # fmt: skip
-    lines = aligned(table)
+    lines = []
     for curve in study["curves"]:
         said = [f"{name} {_said(curve[name])}" for name in curve["fitted"]]
         if curve["assumed"]:
@@ -399,7 +379,7 @@ def as_text(study: Mapping[str, Any]) -> str:
                 lines.append(
                     f"{one['photos']:,} photos: no plan within {limit.rpartition('_')[0]} {study['asked'][limit]:g}"
                 )
-    return "\n".join([*lines, *last_lines(study)])
+    return text_of(study, table, lines)
 
 
 def _called(kind: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fruits.report.document import assemble
 from fruits.report.localisation import LocalisedText, decimal, plain, say
-from fruits.report.study import ticks_within
+from fruits.report.study.costs import ticks_within
 from fruits.report.timeline import round_steps
 
 #: A logarithmic axis extends by this factor beyond its ends.
@@ -60,21 +60,10 @@ class Bar:
 
 
 def render_scaling_study(study: Mapping[str, Any]) -> str:
-    """Return the page of a study of scaling.
-
-    Parameters
-    ----------
-    study : Mapping[str, Any]
-        Format 1, as in ``study/scaling.json``.
-
-    Returns
-    -------
-    str
-        A complete HTML document, the same for the same input; to be written as UTF-8.
-    """
+    """Return the page of ``study/scaling.json``: a complete HTML document, the same for the same input, for UTF-8."""
     largest = study["projected"][-1] if study["projected"] else None
     return assemble(
-        "study_scaling.html.j2",
+        "study/scaling.html.j2",
         titles=say("study_scaling_title"),
         record=study,
         rates=plot_rates(study),

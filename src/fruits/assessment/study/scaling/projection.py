@@ -11,40 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from fruits.assessment.study.frontier import frontier
-from fruits.assessment.study.simulation import SHARD, Cluster, Requests, Simulated, Work, shards_of, simulate
+from fruits.assessment.study.frontier import frontier, mark_frontier
+from fruits.assessment.study.scaling.simulation import SHARD, Cluster, Requests, Simulated, Work, shards_of, simulate
 
 #: Numbers of machines that are tried: about three per doubling.
 _SIZES: Final = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    8,
-    10,
-    12,
-    16,
-    20,
-    24,
-    32,
-    40,
-    48,
-    64,
-    80,
-    96,
-    128,
-    160,
-    192,
-    256,
-    320,
-    384,
-    512,
-    640,
-    768,
-    1024,
-)
+    1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024,
+)  # fmt: skip
 #: Plans that are simulated for a number of photos, at most.
 _SIMULATED: Final = 12
 #: Memory that the driver needs per photo: docs/growth.md, 29 bytes, and 50 while Spark fits the head.
@@ -157,8 +130,7 @@ def _projected(
         picked.append(min(own, key=lambda at: guessed[at]["usd"]))
     plans = [plan(*tries[at], _simulated) for at in sorted(set(picked))]
     plans.sort(key=lambda one: (one["hours"], one["usd"]))
-    for one, good in zip(plans, frontier([one["hours"] for one in plans], [-one["usd"] for one in plans]), strict=True):
-        one["frontier"] = good
+    mark_frontier(plans, [one["hours"] for one in plans], [-one["usd"] for one in plans])
     places = range(len(plans))
     in_time = [at for at in places if options.deadline_h is not None and plans[at]["hours"] <= options.deadline_h]
     in_budget = [at for at in places if options.budget_usd is not None and plans[at]["usd"] <= options.budget_usd]
@@ -224,5 +196,4 @@ def _plan(
         "busy": took.busy,
         "limit": took.limit,
         "driver_hours": took.driver_s / 3600,
-        "frontier": False,
     }

@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.assessment.dataset import FinishedRun, access_of_run, open_run
-from fruits.assessment.study.encoding import FORMATS, codecs_for, encoded, measured_files
-from fruits.assessment.study.frontier import frontier, recommended
-from fruits.assessment.study.money import CLASSES, break_even_months, monthly
-from fruits.assessment.study.record import aligned, begun, last_lines, page_of, record_of, write
+from fruits.assessment.printed import with_interval
+from fruits.assessment.study.frontier import mark_frontier, recommended
+from fruits.assessment.study.record import begun, text_of, write
+from fruits.assessment.study.speed import spread
+from fruits.assessment.study.storage.encoding import FORMATS, codecs_for, encoded, measured_files
+from fruits.assessment.study.storage.money import CLASSES, break_even_months, monthly
 from fruits.config import RunConfig
 from fruits.errors import ConfigError, FruitsError, counted, option
 from fruits.learning.folds import interval
@@ -40,8 +42,6 @@ from fruits.training.embed import TRAINING_PHOTOS
 from fruits.training.fit import ValidationSplit
 from fruits.training.training_set import TrainingSet, embeddings_of, grouped_by_clusters, seen_rows
 
-RECORD: Final = record_of("storage")
-PAGE: Final = page_of("storage")
 #: k that are tried, beside the k of the run.
 GRID: Final = (8, 16, 32, 64, 128, 256)
 #: Rows per file that are tried, beside all in one file.
@@ -95,7 +95,7 @@ def study_storage(
     out : str
         Results of a run.
     prices : mapping
-        Name of a price to USD, those of :data:`fruits.assessment.study.money.CLASSES`.
+        Name of a price to USD, those of :data:`fruits.assessment.study.storage.money.CLASSES`.
     prices_of : str
         Region and date of the prices.
     options : StudyOptions, optional
@@ -228,9 +228,7 @@ def _measured(
     low, high = interval(right, split.groups[split.held])
     codecs = []
     for name in codecs_for(number_format):
-        one = measured_files(values, name, n, repeats)
-        codecs.append({"codec": name, "bytes_per_photo": one["bytes"] / n, "write_us": one["write_s"] / n * 1e6,
-                       "read_us": one["read_s"] / n * 1e6})  # fmt: skip
+        codecs.append({"codec": name, **_each(measured_files(values, name, n, repeats), n)})
     best = min(codecs, key=lambda one: (one["bytes_per_photo"], one["codec"]))
     return {
         "vectors": vectors, "numbers": k, "number_format": number_format, "accuracy": float(right.mean()), "low": low,
@@ -241,8 +239,7 @@ def _measured(
 def _compare(settings: list[dict[str, Any]]) -> int:
     """Mark the frontier of few bytes and high accuracy; return the position of the recommended setting."""
     costs, values = ([one[name] for one in settings] for name in ("bytes_per_photo", "accuracy"))
-    for one, on in zip(settings, frontier(costs, values), strict=True):
-        one["frontier"] = on
+    mark_frontier(settings, costs, values)
     return recommended(costs, values, [one["low"] for one in settings])
 
 
@@ -256,23 +253,23 @@ def _file_sizes(split: _Split, setting: dict[str, Any], repeats: int) -> list[di
     found = []
     for rows_per_file in sorted({n, *(rows for rows in ROWS_PER_FILE if rows < n)}):
         one = measured_files(values, setting["codec"], rows_per_file, repeats)
-        found.append(
-            {
-                "rows_per_file": rows_per_file,
-                "files": one["files"],
-                "bytes_per_photo": one["bytes"] / n,
-                "write_us": one["write_s"] / n * 1e6,
-                "read_us": one["read_s"] / n * 1e6,
-            }
-        )
+        found.append({"rows_per_file": rows_per_file, "files": one["files"], **_each(one, n)})
     return found
+
+
+def _each(files: Mapping[str, Any], n: int) -> dict[str, float]:
+    """Return bytes and times of files per photo."""
+    return {
+        "bytes_per_photo": files["bytes"] / n,
+        "write_us": files["write_s"] / n * 1e6,
+        "read_us": files["read_s"] / n * 1e6,
+    }
 
 
 def _photos(run: FinishedRun, repeats: int) -> list[dict[str, Any]]:
     """Measure the photos as files and, where they can be packed, as a pack: bytes, files, write and read time per photo."""
     catalogue, access = run.catalogue, access_of_run(run.record["config"])
-    at = np.unique(np.linspace(0, catalogue.num_rows - 1, min(PHOTOS_READ, catalogue.num_rows)).astype(np.int64))
-    rows = catalogue.take(at, ["uri", "label"]).to_pylist()
+    rows = catalogue.take(spread(catalogue.num_rows, PHOTOS_READ), ["uri", "label"]).to_pylist()
     uris = [row["uri"] for row in rows]
     sizes = (batch.column(0).to_numpy().sum() for batch in catalogue.batches(["size_bytes"]))
     size = float(sum(sizes) / catalogue.num_rows)
@@ -368,19 +365,19 @@ def as_text(study: Mapping[str, Any]) -> str:
     for at, one in enumerate(study["settings"]):
         mark = "recommended" if at == study["recommended"] else "frontier" if one["frontier"] else ""
         figures = (f"{one['bytes_per_photo']:,.0f}", f"{one['write_us']:.1f}", f"{one['read_us']:.1f}")
-        score = f"{one['accuracy']:.1%} ({one['low']:.1%} to {one['high']:.1%})"
-        rows.append((mark, one["vectors"], f"{one['numbers']:,}", one["number_format"], one["codec"], *figures, score))
-    lines = aligned(rows)
+        about = (one["vectors"], f"{one['numbers']:,}", one["number_format"], one["codec"])
+        rows.append((mark, *about, *figures, with_interval(one)))
     best = study["settings"][study["recommended"]]
-    lines.append(
-        f"recommended: {best['vectors']} of {counted(best['numbers'], 'number')} in {best['number_format']}, codec "
-        f"{best['codec']}: "
-        "the fewest bytes whose accuracy is not below the interval of the most accurate setting"
-    )
+    lines = [
+        (
+            f"recommended: {best['vectors']} of {counted(best['numbers'], 'number')} in {best['number_format']}, codec "
+            f"{best['codec']}: the fewest bytes whose accuracy is not below the interval of the most accurate setting"
+        )
+    ]
     for one in study["costs"]:
         in_class = next(row for row in one["classes"] if row["class"] == one["cheapest"])
         lines.append(
             f"{one['kept']}: {one['bytes'] / 1e9:,.2f} GB a million; cheapest over {MONTHS} months in {one['cheapest']}, "
             f"{in_class['total']:.2f} USD a month (prices of {study['prices']['of']})"
         )
-    return "\n".join([*lines, *last_lines(study)])
+    return text_of(study, rows, lines)

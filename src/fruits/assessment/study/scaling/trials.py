@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from fruits.assessment.study.machine import processor_s
+from fruits.assessment.study.speed import spread
 from fruits.config import RunConfig
 from fruits.embedding.stage import EmbedStage
 from fruits.engines import Engine, get_engine
@@ -218,10 +219,9 @@ def _computed(engine: Engine, catalogue: Catalogue, prepared: Prepared) -> list[
 
 def _some(catalogue: Catalogue, photos: int) -> Catalogue:
     """Return a catalogue of rows spread evenly over another one."""
-    n = catalogue.num_rows
-    if photos >= n:
+    if photos >= catalogue.num_rows:
         return catalogue
-    at = np.unique(np.linspace(0, n - 1, photos).astype(np.int64))
+    at = spread(catalogue.num_rows, photos)
     return replace(catalogue, listed=CatalogueRows.of(catalogue.table.take(pa.array(at))))
 
 

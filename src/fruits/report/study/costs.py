@@ -1,4 +1,4 @@
-"""The pages of studies: one HTML document each, from the record of ``fruits study backbones`` or ``fruits study storage``.
+"""The pages of ``fruits study backbones``, ``preprocessing`` and ``storage``: one HTML document each, from their records.
 
 They show accuracy against cost with the frontier, and the measured values in tables. Computes no results.
 """
@@ -84,7 +84,7 @@ def render_study(study: Mapping[str, Any]) -> str:
     best = next((row for row in rows if row["score"] and row["run"] == study["recommended"]), None)
     named = {name: None for row in rows for name in row["protocols"]}
     return assemble(
-        "study_backbones.html.j2",
+        "study/backbones.html.j2",
         titles=say("study_backbones_title"),
         record=study,
         rows=rows,
@@ -97,21 +97,10 @@ def render_study(study: Mapping[str, Any]) -> str:
 
 
 def render_storage_study(study: Mapping[str, Any]) -> str:
-    """Return the page of a study of storage.
-
-    Parameters
-    ----------
-    study : Mapping[str, Any]
-        Format 1, as in ``study/storage.json``.
-
-    Returns
-    -------
-    str
-        A complete HTML document, the same for the same input; to be written as UTF-8.
-    """
+    """Return the page of ``study/storage.json``, as :func:`render_study` does."""
     settings = study["settings"]
     return assemble(
-        "study_storage.html.j2",
+        "study/storage.html.j2",
         titles=say("study_storage_title"),
         record=study,
         best=settings[study["recommended"]],
@@ -120,6 +109,25 @@ def render_storage_study(study: Mapping[str, Any]) -> str:
             [
                 Measured(number, one["bytes_per_photo"], one, one["frontier"], number == study["recommended"] + 1)
                 for number, one in enumerate(settings, 1)
+            ]
+        ),
+        on_top=(),
+    )
+
+
+def render_preprocessing_study(study: Mapping[str, Any]) -> str:
+    """Return the page of ``study/preprocessing.json``, as :func:`render_study` does."""
+    points = [*study["treatments"], study["together"]]
+    return assemble(
+        "study/preprocessing.html.j2",
+        titles=say("study_preprocessing_title"),
+        record=study,
+        rows=study["treatments"],
+        best=study["together"],
+        plot=lay_out(
+            [
+                Measured(number, one["cost_ms"], one, one["frontier"], number == len(points))
+                for number, one in enumerate(points, 1)
             ]
         ),
         on_top=(),

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from fruits.assessment.dataset import Dataset, FinishedRun, dataset_of, open_run
 from fruits.assessment.evaluation import evaluate, folds_of, in_order, score_fold
+from fruits.assessment.printed import with_interval
 from fruits.assessment.study.backbones import common_protocol
-from fruits.assessment.study.frontier import frontier
-from fruits.assessment.study.record import aligned, begun, last_lines, page_of, record_of, write
-from fruits.assessment.study.treated import Embedded, Variant, embed_variants
-from fruits.assessment.study.treatments import NAMED, TREATMENTS
+from fruits.assessment.study.frontier import mark_frontier
+from fruits.assessment.study.preprocessing.treated import Embedded, Variant, embed_variants
+from fruits.assessment.study.preprocessing.treatments import NAMED, TREATMENTS
+from fruits.assessment.study.record import begun, text_of, write
 from fruits.config import RunConfig
 from fruits.embedding.backbone import Embedder, find_backbone, training_photos
 from fruits.errors import ConfigError, counted, option
@@ -38,8 +39,6 @@ from fruits.storage.sanitising import json_text
 from fruits.training import finished, pipeline
 from fruits.training.embed import catalogued
 
-RECORD: Final = record_of("preprocessing")
-PAGE: Final = page_of("preprocessing")
 #: Photos of the sample, unless ``--sample`` gives a number per label.
 PHOTOS: Final = 1000
 _DRAWS: Final = 2000
@@ -56,7 +55,7 @@ class StudyOptions:
     photos : int
         Size of the sample, unless the configuration gives one per label.
     treatments : tuple of str
-        Names from :data:`fruits.assessment.study.treatments.TREATMENTS`; empty for all.
+        Names from :data:`fruits.assessment.study.preprocessing.treatments.TREATMENTS`; empty for all.
     protocol : str
         A protocol of ``fruits evaluate``; empty for that of sources if they are named, else the strictest that has a score.
     keep : str, optional
@@ -158,9 +157,7 @@ def study_preprocessing(
         of_variant[variant] = _scored(embedded.vectors[variant], folds, dataset, run.record, protocol)
     best = _best(together, of_variant, embedded.costs, groups, scored[""])
     points = [*rows, best]
-    costs, values = [one["cost_ms"] for one in points], [one["accuracy"] for one in points]
-    for one, on in zip(points, frontier(costs, values), strict=True):
-        one["frontier"] = on
+    mark_frontier(points, [one["cost_ms"] for one in points], [one["accuracy"] for one in points])
     keep = _kept(rows, own)
     if keep and options.keep:
         keep["file"] = keep_in_card(config.backbone, keep["resize_mode"], Path(options.keep))
@@ -440,22 +437,23 @@ def as_text(study: Mapping[str, Any]) -> str:
         mark = "base" if row["base"] else "clear" if row["gain_low"] > 0 else "worse" if row["gain_high"] < 0 else ""
         table.append(
             (
-                mark, row["name"], f"{row['accuracy']:.1%} ({row['low']:.1%} to {row['high']:.1%})", gain,
+                mark, row["name"], with_interval(row), gain,
                 "-" if row["calibration_error"] is None else f"{row['calibration_error']:.3f}", str(row["passes"]),
                 f"{row['pixels_ms']:.1f}", f"{row['network_ms']:.1f}",
             )
         )  # fmt: skip
-    lines = aligned(table)
-    lines.append(
-        f"{counted(study['asked'], 'photo')} asked of {study['photos']:,} in {counted(study['groups'], 'group')}; protocol "
-        f"{study['protocol']}; best together is {', '.join(best['treatments'])}, each half of the groups scored by what the "
-        "other chose"
-    )
-    lines += [f"{one['name']} left out: the network gives no feature map" for one in study["left_out"]]
+    lines = [
+        (
+            f"{counted(study['asked'], 'photo')} asked of {study['photos']:,} in {counted(study['groups'], 'group')}; protocol "
+            f"{study['protocol']}; best together is {', '.join(best['treatments'])}, each half of the groups scored by what the "
+            "other chose"
+        ),
+        *(f"{one['name']} left out: the network gives no feature map" for one in study["left_out"]),
+    ]
     if study["keep"]:
         where = study["keep"].get("file")
         mode = study["keep"]["resize_mode"]
         said = option("backbone", where) if where else option("resize_mode", mode)
         lines.append(f"next: 'fruits run' with {said} keeps the best geometry, {mode}")
     lines.append("other treatments cannot be kept: the decoder does the resize mode alone")
-    return "\n".join([*lines, *last_lines(study)])
+    return text_of(study, table, lines)

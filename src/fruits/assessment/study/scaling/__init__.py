@@ -1,0 +1,1 @@
+"""``fruits study scaling``: timed trials, the law fitted to them, a simulation of the job, and its projection to rented ones."""
