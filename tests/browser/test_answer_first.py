@@ -138,7 +138,7 @@ def test_map_of_the_device_is_that_of_the_recogniser(visit: Callable[..., Any], 
         .open()
         .evaluate(
             """async (bytes) => {
-          const { Device } = await import("/static/js/device.js");
+          const { Device } = await import("/static/js/device/device.js");
           const device = new Device();
           await device.open(() => {});
           const { map } = await device.recognise(new Blob([new Uint8Array(bytes)]));

@@ -111,7 +111,7 @@ def test_still_picture_is_looked_at_a_few_times_and_then_paused(visit: Callable[
     _tracks(visitor.page)
     page = visitor.open()
     page.evaluate("""async () => {
-        const { Viewfinder } = await import("/static/js/camera.js");
+        const { Viewfinder } = await import("/static/js/visitor/camera.js");
         new Viewfinder({ lent: null, keep: () => {}, idleMs: 4000 });
     }""")
     page.wait_for_function("() => Number(document.querySelector('.viewfinder')?.dataset.frames) >= 10")

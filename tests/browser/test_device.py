@@ -70,7 +70,7 @@ def test_photos_are_scaled_as_on_the_server_bit_for_bit(visit: Callable[..., Any
     ]
     made = page.evaluate(
         f"""async (cases) => {{
-          const {{ intoSquare }} = await import("/static/js/pixels.js");
+          const {{ intoSquare }} = await import("/static/js/device/pixels.js");
           const {{ columns_first }} = (await (await fetch("/static/page.json")).json()).device;
           return cases.map(([[width, height, text], how]) => {{
             const rgb = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -111,8 +111,8 @@ def test_photos_are_decoded_as_on_the_server_within_a_level(
         .open()
         .evaluate(
             f"""async (cases) => {{
-          const {{ pixels }} = await import("/static/js/photo.js");
-          const {{ intoSquare, reduced }} = await import("/static/js/pixels.js");
+          const {{ pixels }} = await import("/static/js/device/photo.js");
+          const {{ intoSquare, reduced }} = await import("/static/js/device/pixels.js");
           const {{ columns_first }} = (await (await fetch("/static/page.json")).json()).device;
           const made = [];
           for (const [file, how] of cases) {{
@@ -154,7 +154,7 @@ def test_page_sees_the_colours_that_the_server_sees(visit: Callable[..., Any], s
         .open()
         .evaluate(
             """async (file) => {
-          const { pixels, shrink } = await import("/static/js/photo.js");
+          const { pixels, shrink } = await import("/static/js/device/photo.js");
           const { blob } = await shrink(new Blob([Uint8Array.from(atob(file), (letter) => letter.charCodeAt(0))]));
           const { rgb } = await pixels(blob);
           let text = "";
@@ -190,9 +190,9 @@ def test_answers_are_those_of_the_server(
     page = visit().open()
     pairs = page.evaluate(
         """async (files) => {
-          const { shrink } = await import("/static/js/photo.js");
+          const { shrink } = await import("/static/js/device/photo.js");
           const { recognise } = await import("/static/js/api.js");
-          const { Device } = await import("/static/js/device.js");
+          const { Device } = await import("/static/js/device/device.js");
           const device = new Device();
           await device.available();
           await device.open(() => {});
@@ -252,7 +252,7 @@ def test_decisions_are_those_of_the_server_whatever_the_numbers(visit: Callable[
     for certainty, told in [(one, one.as_dict()) for one in some] + [(some[2], older)]:
         here = page.evaluate(
             """async ([model, probabilities, ood_score]) => {
-              const { decide } = await import("/static/js/decide.js");
+              const { decide } = await import("/static/js/device/decide.js");
               return probabilities.map((row, n) => {
                 const measured = { ood_score: ood_score[n], brightness: 0.1, sharpness: 1 };
                 const numbers = { probabilities: Float32Array.from(row), ...measured };

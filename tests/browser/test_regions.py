@@ -306,7 +306,7 @@ def test_regions_of_the_device_are_those_of_the_recogniser(visit: Callable[..., 
         .open()
         .evaluate(
             """async ([pictures, box]) => {
-          const { Device } = await import("/static/js/device.js");
+          const { Device } = await import("/static/js/device/device.js");
           const device = new Device();
           await device.open(() => {});
           const found = [];

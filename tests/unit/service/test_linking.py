@@ -99,6 +99,21 @@ def test_module_that_two_later_parts_need_exists_once() -> None:
     assert all('from "./page.both.' in files[f"page.{name}.js"] for name in ("one", "two"))
 
 
+def test_modules_lie_in_folders_and_are_joined_under_their_names() -> None:
+    modules = {
+        "visits/page.js": 'import { one } from "../one.js";\nimport("./later.js");\nconsole.log(one);\n',
+        "visits/later.js": 'import { one } from "../one.js";\nexport const later = one;\n',
+        "one.js": "export const one = 1;\n",
+    }
+    names = [re.sub(r"\.[0-9a-f]{8}\.js$", ".js", name) for name in link(modules, "visits/page.js")]
+    assert sorted(names) == ["page.js", "page.later.js"]
+    wrong = modules | {"visits/later.js": 'import { one } from "./one.js";\n'}
+    with pytest.raises(LinkError, match=r"visits/later\.js imports visits/one\.js, which is not there"):
+        link(wrong, "visits/page.js")
+    with pytest.raises(LinkError, match=r"has the name of one\.js"):
+        link(modules | {"visits/one.js": "export const one = 2;\n"}, "visits/page.js")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

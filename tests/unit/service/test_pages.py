@@ -82,7 +82,7 @@ def shipped() -> Client:
         ("/manifest.webmanifest", "application/manifest+json; charset=utf-8"),
         ("/sw.js", "text/javascript; charset=utf-8"),
         ("/static/style.css", "text/css; charset=utf-8"),
-        ("/static/js/visitor.js", "text/javascript; charset=utf-8"),
+        ("/static/js/visitor/visitor.js", "text/javascript; charset=utf-8"),
         ("/static/icons/icon.svg", "image/svg+xml"),
         ("/static/icons/icon-192.png", "image/png"),
         ("/static/page.json", "application/json"),
@@ -97,7 +97,7 @@ def test_each_file_has_its_type(client: Client, path: str, media_type: str) -> N
     assert client.get(path, method="HEAD").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/static/js/visitor.js", "/static/icons/icon-192.png"])
+@pytest.mark.parametrize("path", ["/", "/static/js/visitor/visitor.js", "/static/icons/icon-192.png"])
 def test_unchanged_file_is_not_sent_again(client: Client, path: str) -> None:
     first = client.get(path)
     assert first.headers["cache-control"] == "no-cache"
@@ -141,7 +141,7 @@ def test_runtime_is_stored_once_and_kept_for_ever(client: Client, encoding: str)
         "/static/../pages.py",
         "/static/%2e%2e/pages.py",
         "/static/js/../../pages.py",
-        "/static/js//visitor.js",
+        "/static/js//visitor/visitor.js",
         "/static//etc/passwd",
     ],
 )
@@ -246,9 +246,8 @@ def test_scripts_never_put_text_into_the_page_as_html() -> None:
 
 def test_scripts_say_only_what_the_catalogue_has() -> None:
     say = re.compile(r"(?:\b(?:say\((?:[^()]|\([^()]*\))*?,|text\(|notice\(|announce\()\s*)\"(\w+)\"")
-    own = {"owner.js", "review.js", "session.js", "charts.js", "names.js"}
-    for path in (pages.FOLDER / "js").glob("*.js"):
-        subjects = ("shared", "owner") if path.name in own or path.name.startswith("owner-") else ("shared", "page")
+    for path in (pages.FOLDER / "js").rglob("*.js"):
+        subjects = ("shared", "owner") if path.parent.name == "owner" else ("shared", "page")
         attributes = {"label", "alt", "placeholder"}
         said = set(say.findall(path.read_text("utf-8"))) - attributes
         assert said <= catalogue(SOURCE).of(*subjects).keys(), path.name
@@ -274,7 +273,7 @@ def test_lock_holds_no_address_of_a_registry() -> None:
 def test_scripts_ask_for_nothing_but_by_way_of_where_the_service_is() -> None:
     # A path of a proxy may stand before every address: "/v1/..." on its own would lead past it.
     bare = re.compile(r"(?:fetch|import|register|new Worker|new Request)\(\s*[\"'`]/|(?:href|src): *[\"'`]/")
-    for path in (pages.FOLDER / "js").glob("*.js"):
+    for path in (pages.FOLDER / "js").rglob("*.js"):
         assert not bare.search(path.read_text("utf-8")), path.name
     assert not re.search(r"[\"'`]/(?!\*)", (pages.FOLDER / "sw.js").read_text("utf-8"))
 

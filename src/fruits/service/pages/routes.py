@@ -31,7 +31,7 @@ from fruits.messages import LANGUAGES, catalogue, translations
 from fruits.service.pages.linking import LINKED, link
 from fruits.service.settings import ServiceConfig
 from fruits.service.statistics import KEEP_DAYS
-from fruits.storage.objects import is_remote
+from fruits.storage.buckets import is_remote
 from fruits.storage.sanitising import json_text
 
 FOLDER: Final = Path(__file__).parent
@@ -53,7 +53,9 @@ _WITH_CAMERA: Final = "/"
 _SHELL: Final = (".css", ".js", ".svg", ".png", ".jpg", ".webp")
 _NOT_IN_SHELL: Final = ("owner", "review", "docs")
 #: The scripts that pages start with.
-_SCRIPTS: Final = ("visitor.js", "known.js", "delete.js", "owner.js", "review.js", "owner-improve.js")
+_SCRIPTS: Final = (
+    "visitor/visitor.js", "visitor/known.js", "visitor/delete.js", "owner/owner.js", "owner/review.js", "owner/owner-improve.js",
+)  # fmt: skip
 #: Served from ``js/`` to pages; the other modules there are for tests and for reading.
 _ALONE: Final = ("js/early.js", "js/docs.js")
 #: Sample pictures side by side, for the buttons that show them.
@@ -173,7 +175,7 @@ def _assets(folder: Path, privacy: Mapping[str, Any] | None) -> Mapping[str, _As
     contents |= {name: _page(folder, name) for name in PAGES.values() if name.endswith(".html") and name in contents}
     for name in layouts:
         del contents[name]
-    modules = {Path(name).name: data.decode() for name, data in contents.items() if name.startswith("js/")}
+    modules = {name.removeprefix("js/"): data.decode() for name, data in contents.items() if name.startswith("js/")}
     contents |= {
         f"{LINKED.removeprefix(_STATIC)}{name}": text.encode()
         for script in _SCRIPTS

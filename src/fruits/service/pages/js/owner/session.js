@@ -1,7 +1,7 @@
 // Who the owner is: a token typed into the page, kept in this tab, sent with each request and nowhere else.
 
-import { Refused, ask } from "./api.js";
-import { say } from "./localisation.js";
+import { Refused, ask } from "../api.js";
+import { say } from "../localisation.js";
 
 const KEPT = "fruits.token";
 const $ = (id) => document.getElementById(id);

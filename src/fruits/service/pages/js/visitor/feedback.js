@@ -1,11 +1,11 @@
 // What a visitor can do about an answer of the service: say whether it is right, say what it is instead, have it deleted.
 
 import { isCertain, isGuess } from "./answer.js";
-import { deleteSubmission, giveFeedback, knownLabels } from "./api.js";
-import { combobox, optionsOf } from "./combobox.js";
-import { element, icon } from "./elements.js";
-import { percent, say, text } from "./localisation.js";
-import { at } from "./place.js";
+import { deleteSubmission, giveFeedback, knownLabels } from "../api.js";
+import { combobox, optionsOf } from "../combobox.js";
+import { element, icon } from "../elements.js";
+import { percent, say, text } from "../localisation.js";
+import { at } from "../place.js";
 
 /**
  * Return the foot of an answer's card.

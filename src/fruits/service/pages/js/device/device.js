@@ -1,11 +1,11 @@
 // Recognition on the visitor's own device: offered where the runtime was built, loaded only when chosen.
 
-import { Refused, ask, modelInfo, pageInfo } from "./api.js";
-import { later } from "./later.js";
+import { Refused, ask, modelInfo, pageInfo } from "../api.js";
+import { later } from "../later.js";
 import { pixels } from "./photo.js";
-import { at } from "./place.js";
+import { at } from "../place.js";
 
-const WORKER = "/static/js/device-worker.js"; // linking.py puts the file that belongs to this page here
+const WORKER = "/static/js/device/device-worker.js"; // linking.py puts the file that belongs to this page here
 
 /** What is said of a model that could not be loaded, by the code of the error; of any other: "device_failed". */
 export const WHY = { offline: "device_offline", updated: "device_updated" };

@@ -5,8 +5,8 @@
 // switch stays on, and the visitor is asked. Knows nothing of photos.
 
 import { Device, WHY, canRunHere } from "./device.js";
-import { Refused } from "./api.js";
-import { megabytes, percent, say } from "./localisation.js";
+import { Refused } from "../api.js";
+import { megabytes, percent, say } from "../localisation.js";
 
 const REMEMBERED = "fruits.device";
 const $ = (id) => document.getElementById(id);

@@ -1,7 +1,7 @@
 // Small charts of numbers by day, drawn as SVG, each with a table of the same numbers for those who do not see it.
 
-import { element, svg } from "./elements.js";
-import { language, say, text } from "./localisation.js";
+import { element, svg } from "../elements.js";
+import { language, say, text } from "../localisation.js";
 
 const HEIGHT = 150;
 const LEFT = 52; // room for "300 ms"

@@ -1,8 +1,8 @@
 // How good every recogniser is on the test set of visitors' photos: a plot with intervals, and the same as a table.
 
-import { element, svg } from "./elements.js";
+import { element, svg } from "../elements.js";
 import { axes, drawn, lowestOf, table, withInterval } from "./owner-parts.js";
-import { language, say, text } from "./localisation.js";
+import { language, say, text } from "../localisation.js";
 
 const HEIGHT = 190;
 const MOST = 24; // recognisers in the plot, the newest

@@ -4,10 +4,10 @@
 // not looked at, a hidden tab gives the camera back, and so does a picture that has stood still for a minute.
 
 import { isCertain, nameOf } from "./answer.js";
-import { Device, WHY } from "./device.js";
-import { element, icon } from "./elements.js";
-import { percent, say, text } from "./localisation.js";
-import { LONGEST, QUALITY } from "./photo.js";
+import { Device, WHY } from "../device/device.js";
+import { element, icon } from "../elements.js";
+import { percent, say, text } from "../localisation.js";
+import { LONGEST, QUALITY } from "../device/photo.js";
 
 const WANTED = { facingMode: "environment", width: { ideal: 1024 }, height: { ideal: 768 }, frameRate: { ideal: 15, max: 30 } };
 const LOOK_MS = 150; // from one look to the next, at least

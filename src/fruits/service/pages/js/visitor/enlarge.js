@@ -3,8 +3,8 @@
 // The dialog is the browser's own: it keeps the focus inside, Escape closes it, and the focus goes to the button of the photo that
 // was shown last.
 
-import { element, icon } from "./elements.js";
-import { say, text } from "./localisation.js";
+import { element, icon } from "../elements.js";
+import { say, text } from "../localisation.js";
 
 /**
  * Show photos.

@@ -1,11 +1,11 @@
 // The owner's review: one photo after the other, confirmed, corrected or refused, by keyboard if that is faster.
 
-import { knownLabels } from "./api.js";
-import { combobox, optionsOf } from "./combobox.js";
-import { element } from "./elements.js";
-import { Names, moment } from "./names.js";
+import { knownLabels } from "../api.js";
+import { combobox, optionsOf } from "../combobox.js";
+import { element } from "../elements.js";
+import { Names, moment } from "../names.js";
 import { askOwner, explain, photoAddress, session } from "./session.js";
-import { percent, say, localise, text } from "./localisation.js";
+import { percent, say, localise, text } from "../localisation.js";
 
 const AT_ONCE = 50;
 

@@ -2,10 +2,10 @@
 //
 // Takes an answer of POST /v1/recognise, or one of decide.js, which is of the same shape.
 
-import { element } from "./elements.js";
-import { laterFor } from "./later.js";
-import { inASentence, namesOf, percent, say, text } from "./localisation.js";
-import { at } from "./place.js";
+import { element } from "../elements.js";
+import { laterFor } from "../later.js";
+import { inASentence, namesOf, percent, say, text } from "../localisation.js";
+import { at } from "../place.js";
 
 /** What an answer says in one line; read out by screen readers when it arrives. */
 export function spokenLine(answer) {

@@ -1,8 +1,8 @@
 // The activation map over a photo: bright where something speaks for the answer. As recogniser/explain.py draws it.
 
-import { modelInfo } from "./api.js";
-import { element, svg } from "./elements.js";
-import { say, text } from "./localisation.js";
+import { modelInfo } from "../api.js";
+import { element, svg } from "../elements.js";
+import { say, text } from "../localisation.js";
 
 const LONGEST = 192; // pixels of the drawing; style.css stretches it over the photo
 const STRONGEST = 0.6; // opacity, as in explain.py

@@ -1,7 +1,7 @@
 // Beside the page, so that it stays smooth: loads runtime and network, turns pixels into the numbers that an answer is made of.
 
 import { cutOut, intoSquare, reduced, working } from "./pixels.js";
-import { at } from "./place.js";
+import { at } from "../place.js";
 
 let session = null;
 let ort = null;

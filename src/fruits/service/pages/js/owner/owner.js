@@ -1,12 +1,12 @@
 // The owner's overview: how many photos, how fast, how sure, how far from training, and what visitors said was wrong.
 
-import { knownLabels } from "./api.js";
+import { knownLabels } from "../api.js";
 import { chart } from "./charts.js";
-import { element } from "./elements.js";
-import { Names, moment } from "./names.js";
+import { element } from "../elements.js";
+import { Names, moment } from "../names.js";
 import { askOwner, explain, photoAddress, session } from "./session.js";
-import { language, percent, say, localise, text } from "./localisation.js";
-import { at } from "./place.js";
+import { language, percent, say, localise, text } from "../localisation.js";
+import { at } from "../place.js";
 
 const WRONG_AT_ONCE = 12;
 

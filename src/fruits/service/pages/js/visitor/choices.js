@@ -2,7 +2,7 @@
 //
 // The line always says what is true now, so that nobody has to open the details to know.
 
-import { say } from "./localisation.js";
+import { say } from "../localisation.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -11,7 +11,7 @@ export class Choices {
   #show = $("show");
   #device;
 
-  /** @param {import("./device-switch.js").DeviceSwitch} device */
+  /** @param {import("../device/device-switch.js").DeviceSwitch} device */
   constructor(device) {
     this.#device = device;
     for (const box of [this.#keep, this.#show]) box.addEventListener("change", () => this.#changed());

@@ -1,7 +1,7 @@
 // What the page says of the service itself: who operates it, what is stored where and for how long.
 
-import { pageInfo } from "./api.js";
-import { say } from "./localisation.js";
+import { pageInfo } from "../api.js";
+import { say } from "../localisation.js";
 
 /** Put this service's own values into the words. */
 export async function sayPrivacy() {

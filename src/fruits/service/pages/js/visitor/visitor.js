@@ -1,18 +1,18 @@
 // The visitor's page: photos come in by camera, file picker, drag and drop or paste; a card per photo says what it shows.
 
-import { Refused, ask, recognise } from "./api.js";
+import { Refused, ask, recognise } from "../api.js";
 import { answerParts, spokenLine } from "./answer.js";
 import { Choices } from "./choices.js";
-import { canRunHere } from "./device.js";
-import { DeviceSwitch } from "./device-switch.js";
-import { element } from "./elements.js";
+import { canRunHere } from "../device/device.js";
+import { DeviceSwitch } from "../device/device-switch.js";
+import { element } from "../elements.js";
 import { feedbackParts } from "./feedback.js";
-import { later, laterFor } from "./later.js";
+import { later, laterFor } from "../later.js";
 import { MapToggle } from "./map.js";
 import { sayPrivacy } from "./privacy.js";
-import { Unreadable, shrink } from "./photo.js";
-import { has, language, say, localise, text } from "./localisation.js";
-import { at } from "./place.js";
+import { Unreadable, shrink } from "../device/photo.js";
+import { has, language, say, localise, text } from "../localisation.js";
+import { at } from "../place.js";
 
 const AT_ONCE = 8; // photos of a request
 const MOST = 40; // photos of one drop

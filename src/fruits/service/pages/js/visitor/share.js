@@ -1,7 +1,7 @@
 // An answer as a picture to pass on: photo, name, how sure. Drawn on this device, and given to the device's own sharing or downloads.
 
 import { isCertain, nameOf, sureness } from "./answer.js";
-import { text } from "./localisation.js";
+import { text } from "../localisation.js";
 
 const SIDE = 1080; // of the photo's square
 const FOOT = 300;

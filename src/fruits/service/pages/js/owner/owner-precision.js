@@ -1,8 +1,8 @@
 // Precision against coverage: a slider of the limit, what it means for answers, and the command that applies it.
 
-import { element, svg } from "./elements.js";
+import { element, svg } from "../elements.js";
 import { axes, command, drawn, lowestOf, share, table, withInterval } from "./owner-parts.js";
-import { say, text } from "./localisation.js";
+import { say, text } from "../localisation.js";
 
 const HEIGHT = 210;
 const SOURCES = ["validation", "reviewed"];

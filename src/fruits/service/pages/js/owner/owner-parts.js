@@ -1,7 +1,7 @@
 // Parts of the owner's page of what to do better: shares with their intervals, tables, commands to copy, axes of plots.
 
-import { element, svg } from "./elements.js";
-import { language, say, text } from "./localisation.js";
+import { element, svg } from "../elements.js";
+import { language, say, text } from "../localisation.js";
 
 /** A share in per cent with one digit where the digit says something. */
 export const share = (value) => new Intl.NumberFormat(language(), { style: "percent", maximumFractionDigits: 1 }).format(value);

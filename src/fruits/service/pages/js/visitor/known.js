@@ -3,9 +3,9 @@
 //
 // Made of GET /v1/model, which the service worker keeps for the on-device mode: there the page opens without a connection, too.
 
-import { modelInfo } from "./api.js";
-import { element } from "./elements.js";
-import { language, namesOf, percent, say, localise, text } from "./localisation.js";
+import { modelInfo } from "../api.js";
+import { element } from "../elements.js";
+import { language, namesOf, percent, say, localise, text } from "../localisation.js";
 
 const $ = (id) => document.getElementById(id);
 const LANGUAGES = document.documentElement.dataset.languages.split(" ");

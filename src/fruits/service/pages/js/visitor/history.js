@@ -3,8 +3,8 @@
 // Off until switched on. Kept in IndexedDB; what is deleted here is deleted there.
 
 import { isCertain, nameOf } from "./answer.js";
-import { element } from "./elements.js";
-import { language, say, text } from "./localisation.js";
+import { element } from "../elements.js";
+import { language, say, text } from "../localisation.js";
 
 const CHOSEN = "fruits.history";
 const STORE = "answers";

@@ -1,10 +1,10 @@
 // The page behind a delete link: /delete#id.secret. What stands after # is never sent with an address, so no log holds it.
 
-import { Refused, deleteSubmission, knownLabels, storedOf } from "./api.js";
-import { element } from "./elements.js";
-import { Names } from "./names.js";
-import { has, language, percent, say, localise, text } from "./localisation.js";
-import { at } from "./place.js";
+import { Refused, deleteSubmission, knownLabels, storedOf } from "../api.js";
+import { element } from "../elements.js";
+import { Names } from "../names.js";
+import { has, language, percent, say, localise, text } from "../localisation.js";
+import { at } from "../place.js";
 
 const NAMED = new Set(["kind", "variety", "label", "said_label", "reviewed_label"]);
 

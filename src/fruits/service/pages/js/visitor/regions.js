@@ -3,8 +3,8 @@
 // Loaded only when asked for. Knows nothing of where answers come from: `look` gives them, from the service or from this device.
 
 import { answerParts, nameOf, spokenLine } from "./answer.js";
-import { element } from "./elements.js";
-import { inASentence, language, percent, say, text } from "./localisation.js";
+import { element } from "../elements.js";
+import { inASentence, language, percent, say, text } from "../localisation.js";
 
 const LEAST = 0.02; // recogniser/regions.py, LEAST_SIDE
 const FIRST = [0.3, 0.3, 0.7, 0.7]; // where a box to ask about begins

@@ -1,14 +1,14 @@
 // The owner's page of what to do better: score on visitors' photos, what is not known, the limit of answers, the next run.
 
-import { knownLabels } from "./api.js";
-import { element } from "./elements.js";
-import { Names } from "./names.js";
+import { knownLabels } from "../api.js";
+import { element } from "../elements.js";
+import { Names } from "../names.js";
 import { precisionPart } from "./owner-precision.js";
 import { scoresPart } from "./owner-scores.js";
 import { command } from "./owner-parts.js";
-import { at } from "./place.js";
+import { at } from "../place.js";
 import { askOwner, explain, photoAddress, session } from "./session.js";
-import { say, localise, text } from "./localisation.js";
+import { say, localise, text } from "../localisation.js";
 
 const $ = (id) => document.getElementById(id);
 const place = (id) => $(id).querySelector(".improve-part");
