@@ -47,6 +47,14 @@ def main() -> None:
         "--backbone", help="peers: the network, by default MobileNetV2 if it is there, else fruits-small"
     )
     parser.add_argument("--markdown", type=Path, help="peers: also add the tables to this file")
+    parser.add_argument("--rows", type=int, default=26_000, help="memory: photos of the first run")
+    parser.add_argument(
+        "--times",
+        type=int,
+        nargs="+",
+        default=[1, 10],
+        help="memory: runs on this many times as many photos, ascending",
+    )
     choices = parser.parse_args()
     if unknown := set(choices.parts) - {*PARTS, *EXTRA}:
         parser.error(f"no part {', '.join(sorted(unknown))}; expected some of {', '.join((*PARTS, *EXTRA))}")
@@ -89,7 +97,9 @@ def main() -> None:
                 if part == "embedding":
                     result = embedding.measure(photos, Path(scratch), most=len(photos) // scale, repeat=choices.repeat)
                 else:
-                    result = memory.measure(photos, Path(scratch), rows=26_000 // scale)
+                    result = memory.measure(
+                        photos, Path(scratch), rows=choices.rows // scale, times=tuple(choices.times)
+                    )
             if choices.markdown and "markdown" in result:
                 with choices.markdown.open("a") as file:
                     file.write(result["markdown"] + "\n\n")
