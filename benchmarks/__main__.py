@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks import embedding, load, memory, pca, peer_serving, peers
 from benchmarks.photos import find_photos
-from fruits.config import usable_cores
+from fruits.monitoring.cores import usable_cores
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("embedding", "pca", "memory")

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.bare import BareLoop
 from benchmarks.photos import fruits_run, link, record_of, spread
 from benchmarks.quiet import wait_for_quiet
-from fruits.config import usable_cores
+from fruits.monitoring.cores import usable_cores
 from fruits.photos.decoding.images import Preprocessing
 
 TARGET = 0.85

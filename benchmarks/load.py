@@ -23,7 +23,7 @@ from benchmarks.generator import Generator, Tally, poisson, quantile
 from benchmarks.photos import find_photos, fruits_run, record_of, spread
 from benchmarks.quiet import wait_for_quiet
 from benchmarks.serving import Service
-from fruits.config import usable_cores
+from fruits.monitoring.cores import usable_cores
 from fruits.recogniser import bundle as bundles
 
 CONNECTIONS = 16

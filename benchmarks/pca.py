@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA as SklearnPCA  # noqa: N811
 
 from benchmarks.quiet import wait_for_quiet
-from fruits.config import usable_cores
 from fruits.learning.moments import Moments
 from fruits.learning.pca import PCA
+from fruits.monitoring.cores import usable_cores
 
 D, K, ROWS_PER_SHARD = 1280, 183, 4096
 SPARK_TARGET, TOLERANCE = 20.0, 1e-6

@@ -28,7 +28,7 @@ from benchmarks.peers import SCRIPTS, environments_of, last_line
 from benchmarks.photos import fruits_run, link, record_of, spread
 from benchmarks.quiet import wait_for_quiet
 from benchmarks.serving import Service
-from fruits.config import usable_cores
+from fruits.monitoring.cores import usable_cores
 from fruits.recogniser import bundle as bundles
 
 CONNECTIONS: Final = 16

@@ -26,8 +26,8 @@ import numpy as np
 
 from benchmarks.photos import link, spread
 from benchmarks.quiet import wait_for_quiet
-from fruits.config import usable_cores
 from fruits.embedding.backbone import find_backbone
+from fruits.monitoring.cores import usable_cores
 
 SCRIPTS: Final = Path(__file__).with_name("peer_scripts")
 #: Environments of peers by the name of their package; any other is in the first that there is of these.

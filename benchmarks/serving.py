@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from fruits.config import usable_cores
+from fruits.monitoring.cores import usable_cores
 
 
 class Service:

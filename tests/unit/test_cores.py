@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fruits.config import RunConfig, usable_cores
+from fruits.config import RunConfig
+from fruits.monitoring.cores import usable_cores
 
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

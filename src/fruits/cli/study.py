@@ -151,7 +151,7 @@ def study_scaling(
     from fruits.assessment.study.scaling import projection, study  # noqa: PLC0415
     from fruits.aws import offers  # noqa: PLC0415
     from fruits.aws import prices as tables  # noqa: PLC0415
-    from fruits.config import usable_cores  # noqa: PLC0415
+    from fruits.monitoring.cores import usable_cores  # noqa: PLC0415
 
     table, cores = tables.load(prices), study.up_to(usable_cores())
     projected_for = projection.ProjectionOptions(

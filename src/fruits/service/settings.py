@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fruits.config import choice, usable_cores
+from fruits.config import choice
 from fruits.errors import ConfigError
+from fruits.monitoring.cores import usable_cores
 from fruits.service.http.rate_limits import parsed_network
 from fruits.storage.sanitising import clean_line
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from fruits.config import usable_cores
+from fruits.monitoring.cores import usable_cores
 
 #: With more running programs than this per core when a study begins, its times are those of a busy machine.
 _BUSY = 0.5

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fruits.config import usable_cores
+from fruits.monitoring.cores import usable_cores
 
 #: Rows of a block: its products stay in the processor's cache.
 _BLOCK: Final = 1024

@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fruits.config import usable_cores
 from fruits.errors import ConfigError, EngineError
+from fruits.monitoring.cores import usable_cores
 from fruits.photos.generated.rendering import Floats, Fruit, Variety, grow, render
 
 Pixels = NDArray[np.uint8]

@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from fruits.config import usable_cores
 from fruits.errors import ImageDecodeError
+from fruits.monitoring.cores import usable_cores
 from fruits.photos.catalogue.builder import stable_hash
 from fruits.photos.catalogue.consent import consent_of, mark
 from fruits.photos.decoding.decoder import Decoder, own_decoder

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from fruits.assessment.dataset import Dataset, FinishedRun, access_of_run
 from fruits.assessment.study.preprocessing.treatments import NAMED, Pixels, activity_of, closer_look, coloured, squares
-from fruits.config import usable_cores
 from fruits.embedding.backbone import Embedder, usable
 from fruits.errors import ImageDecodeError
 from fruits.monitoring.clock import Progress
+from fruits.monitoring.cores import usable_cores
 from fruits.photos.decoding.decoder import own_decoder
 from fruits.photos.decoding.images import Photo, Preprocessing
 from fruits.photos.reading.reading import read_photos

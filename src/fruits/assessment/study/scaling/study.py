@@ -21,10 +21,11 @@ from fruits.assessment.study.scaling.projection import Offer, ProjectionOptions,
 from fruits.assessment.study.scaling.simulation import Cluster, Requests, Simulated, Work, simulate
 from fruits.assessment.study.scaling.trials import STAGES, Trial, medians, run_trial
 from fruits.assessment.study.speed import measured_speed
-from fruits.config import RunConfig, usable_cores
+from fruits.config import RunConfig
 from fruits.engines.spark.session import check_requirements
 from fruits.errors import CatalogueError, ConfigError, EngineError, counted, option
 from fruits.monitoring.clock import Clock, Progress, Silent
+from fruits.monitoring.cores import usable_cores
 from fruits.photos.catalogue.catalogue import Catalogue
 from fruits.report import render_scaling_study
 from fruits.storage.marker import claim
