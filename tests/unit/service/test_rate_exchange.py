@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from fruits.errors import StoreError
 from fruits.service.http import rate_exchange
 from fruits.service.http.rate_exchange import RateExchange
 from fruits.service.http.rate_limits import Limits, SharedBuckets, place_of
+from fruits.service.submissions import database as database_module
 from fruits.service.submissions.database import Database
 from fruits.service.telemetry import Telemetry
 
@@ -113,6 +115,37 @@ def test_all_that_was_let_through_before_an_exchange_is_waited_for(shared: Datab
     assert instances[0].takes("a client", 2 * RATE) == RATE
 
 
+def test_uses_at_another_rate_are_no_debt(shared: Database, clock: Clock) -> None:
+    """While instances with a lower rate replace others, a client that kept to the limit of these is not locked out for hours."""
+    old, new = Instance(shared, clock), Instance(shared, clock)
+    assert old.takes("a client", 600, 600) == 600
+    old.step()
+    new.step()
+    assert new.takes("a client", RATE, RATE) == RATE
+
+
+@pytest.mark.slow
+def test_locked_table_keeps_no_connection_from_requests(
+    clock: Clock, postgres: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor from the end of the service."""
+    monkeypatch.setattr(database_module, "_PATIENCE_S", 8)  # for a connection of the pool; for a lock it is 15
+    url = postgres.empty_database()
+    with closing(Database.open(url, connections=1)) as database, ThreadPoolExecutor(1) as thread:
+        instance = Instance(database, clock)
+        instance.takes("a client", 1)
+        with psycopg.connect(url) as other:
+            other.execute("lock table rate_uses in access exclusive mode")
+            for exchange, expected in ((instance.step, "lock timeout"), (instance.exchange.close, None)):
+                instance.exchange._has_tables = True
+                done = thread.submit(exchange)
+                while not other.execute("select 1 from pg_locks where not granted").fetchall():
+                    assert not done.done()
+                assert database.identity()
+                failure = done.exception()
+                assert failure is None if expected is None else expected in str(failure)
+
+
 def all_bytes(postgres: Any, table: str) -> bytes:
     """All that a table has."""
     with (
@@ -134,9 +167,9 @@ def test_nothing_of_an_address_is_in_the_database(shared: Database, clock: Clock
     password = postgres.url("").split(":")[2].rpartition("@")[0]
 
     def name_by(key: bytes) -> bytes:
-        return hashlib.blake2b(place.encode(), key=key, digest_size=8).digest()
+        return hashlib.blake2b(f"{RATE} {place}".encode(), key=key, digest_size=8).digest()
 
-    assert name_by(hashlib.blake2b(password.encode(), key=day_key, digest_size=32).digest()) in names
+    assert name_by(hashlib.scrypt(password.encode(), salt=day_key, n=16384, r=8, p=1, dklen=32)) in names
     assert name_by(day_key) not in names, "who has the database alone cannot try addresses"
     tables = all_bytes(postgres, "rate_uses") + all_bytes(postgres, "rate_keys")
     assert stored in tables

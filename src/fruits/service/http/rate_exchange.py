@@ -6,9 +6,9 @@ each instance. A use is known everywhere after two intervals: beyond the limit a
 time, and only once, because it is a debt that is waited for.
 
 No address is written, only hashes. Their key is drawn in the database each day and completed by the password of the connection:
-who has the database, or a copy of it, cannot try all addresses. Rows live for seconds, in tables that are neither in the
-write-ahead log nor kept by a server that crashes. The tables are no step of the migrations: they hold nothing to carry over,
-and an older version must be able to start beside this one.
+who has the database, or a copy of it, cannot try all addresses, and can try passwords only slowly (scrypt). Rows live for
+seconds, in tables that are neither in the write-ahead log nor kept by a server that crashes. The tables are no step of the
+migrations: they hold nothing to carry over, and an older version must be able to start beside this one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import secrets
 import struct
 from contextlib import suppress
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, text
@@ -43,6 +44,8 @@ _USE: Final = struct.Struct(f"<{NAME_BYTES}sII")
 _LARGEST: Final = (1 << 32) - 1
 #: Written into the tag of a row, so that a later format is not misread.
 _FORMAT: Final = b"1"
+#: An exchange gives up early: it holds one of the connections that requests and the end of the service need, too.
+_PATIENCE: Final = "select set_config('lock_timeout', '1s', true), set_config('statement_timeout', '3s', true)"
 
 _TABLES: Final = (
     "create unlogged table if not exists rate_keys (day date primary key, key bytea not null)",
@@ -137,7 +140,7 @@ class RateExchange:
         StoreError
             If the database cannot be used, or other instances have another password; limits hold in this instance.
         """
-        heard = await asyncio.to_thread(self._swap, _packed(self._limits.uses()))
+        heard = await asyncio.to_thread(self._swap, self._limits.uses())
         if heard.key != self._key:
             self._key = heard.key
             self._limits.hash_with(heard.key)
@@ -156,13 +159,16 @@ class RateExchange:
         """Delete what this process wrote."""
         if self._has_tables:
             with suppress(StoreError), self._database.writing() as connection:
+                connection.execute(text(_PATIENCE))
                 connection.execute(text("delete from rate_uses where process = :process"), {"process": self._process})
 
-    def _swap(self, uses: bytes) -> _Heard:
+    def _swap(self, used: dict[tuple[str, int], int]) -> _Heard:
         """Write and read, in one transaction."""
         self._number += 1
+        uses = _packed(used)
         try:
             with self._database.writing() as connection:
+                connection.execute(text(_PATIENCE))
                 if not self._has_tables:
                     _make_tables(connection)
                     self._password = self._password or _password_of(connection)
@@ -187,7 +193,7 @@ class RateExchange:
         return connection.execute(text(_HEAR), asked).all()
 
     def _understood(self, rows: Any) -> _Heard:
-        key = hashlib.blake2b((self._password or "").encode(), key=rows[0].key, digest_size=32).digest()
+        key = key_of(self._password or "", rows[0].key)
         tag, uses, strange = _tag(key), dict[tuple[str, int], int](), False
         for row in rows:
             if row.process is None or row.number <= self._seen.get(row.process, 0):
@@ -200,6 +206,12 @@ class RateExchange:
                 use = name.hex(), per_minute
                 uses[use] = uses.get(use, 0) + count
         return _Heard(key, uses, strange)
+
+
+@lru_cache(maxsize=2)
+def key_of(password: str, drawn: bytes) -> bytes:
+    """Return the key of a day: slow, because tags of rows tell whether a guess of the password is right."""
+    return hashlib.scrypt(password.encode(), salt=drawn, n=1 << 14, r=8, p=1, dklen=32)
 
 
 def _make_tables(connection: Connection) -> None:

@@ -189,7 +189,7 @@ class Limits:
         if per_minute <= 0:
             return 0.0
         wanted = min(count, per_minute)  # more than the capacity would never be available
-        name = self._name(key)
+        name = self._name(key, per_minute)
         with self._buckets.exclusive(name):
             left = self._left(name, per_minute)
             enough = left >= wanted
@@ -201,7 +201,7 @@ class Limits:
     def charge(self, key: str, per_minute: int, count: int) -> None:
         """Charge a bucket afterwards for work already done; it may go negative, by a minute's worth at most."""
         if per_minute > 0:
-            name = self._name(key)
+            name = self._name(key, per_minute)
             self._note(name, per_minute, round(self._deduct(name, per_minute, count, 1)))
 
     def charge_elsewhere(self, name: str, per_minute: int, count: int) -> None:
@@ -220,10 +220,11 @@ class Limits:
             self._buckets.put(name, left, self._clock())
         return before - left
 
-    def _name(self, key: str) -> str:
+    def _name(self, key: str, per_minute: int) -> str:
         if self._key is None:
             return key
-        return hashlib.blake2b(key.encode(), key=self._key, digest_size=NAME_BYTES).hexdigest()
+        # With the rate: what instances of a higher rate let through, while others replace them, is no debt of hours at a lower.
+        return hashlib.blake2b(f"{per_minute} {key}".encode(), key=self._key, digest_size=NAME_BYTES).hexdigest()
 
     def _note(self, name: str, per_minute: int, count: int) -> None:
         if self._key is not None and len(self._uses) < MOST:
