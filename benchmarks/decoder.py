@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from benchmarks.photos import find_photos, spread
 from benchmarks.quiet import wait_for_quiet
@@ -36,6 +37,7 @@ from fruits.errors import ImageDecodeError
 from fruits.photos.decoding.images import Preprocessing, to_network_input
 from fruits.photos.decoding.quality import measure
 from fruits.storage.schemas import RECEIPT, WORK
+from fruits.storage.table import EmbeddingTable
 
 TARGET = 1.05
 _PHOTOS_PER_SHARD = 250
@@ -85,7 +87,7 @@ def _seconds(photos: list[Path], scratch: Path, workers: int, *, child: bool) ->
     (out / "backbone.onnx").write_bytes(model)
     file = ModelFile(str(out), "backbone.onnx", hashlib.sha256(model).hexdigest())
     kind = EmbedStage if child else InProcessStage
-    stage = kind(file, preprocessing, backbone.card.embedding_size, str(out), "embeddings/benchmark")
+    stage = kind(file, preprocessing, backbone.card.embedding_size, EmbeddingTable(str(out), "embeddings/benchmark"))
     shards = list(_shards(photos, workers))
     started = 0.0
     if workers == 1:
@@ -122,24 +124,30 @@ class InProcessStage(EmbedStage):
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """As the real one, with the other loop."""
-        child, with_child.embed_rows = with_child.embed_rows, _embed_rows  # type: ignore[assignment]
+        child, with_child._embedded = with_child._embedded, _embedded
         try:
             yield from EmbedStage.__call__(self, batches)
         finally:
-            with_child.embed_rows = child
+            with_child._embedded = child
 
 
-def _embed_rows(
-    rows: Iterable[dict[str, Any]], embedder: Any, preprocessing: Preprocessing, embedding_size: int, *, watch: Any
-) -> Iterator[pa.RecordBatch]:
-    """``embed_rows`` of the version before the child: a thread reads the next batch while the network works."""
+def _embedded(
+    rows: Iterable[dict[str, Any]],
+    embedder: Any,
+    preprocessing: Preprocessing,
+    embedding_size: int,
+    watch: Any,
+    decoder: Any,  # noqa: ARG001 - not used: that is the point
+    access: Any,
+) -> Iterator[tuple[Any, NDArray[np.float32]]]:
+    """The loop of the version before the child: a thread reads the next batch while the network works."""
     pixels = np.empty((BATCH_SIZE, preprocessing.size, preprocessing.size, 3), np.uint8)
-    source = with_child._contents(rows)
+    source = with_child._contents(rows, access)
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(with_child._read_batch, source, watch)
         while (batch := coming.result()).rows:
             started = time.perf_counter()
-            columns = with_child._Columns(batch.rows)
+            columns = with_child._Columns.of(batch.rows)
             ok: list[int] = []
             for row, (data, error) in enumerate(batch.contents):
                 if data is None:
@@ -162,7 +170,7 @@ def _embed_rows(
                 columns.brightness[ok], columns.sharpness[ok] = measure(pixels[: len(ok)])
             watch.decode += decoded - started
             watch.infer += time.perf_counter() - decoded
-            yield columns.to_batch(vectors)
+            yield columns, vectors
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,11 +19,12 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from fruits.embedding.backbone import BATCH_SIZE, Embedder, no_embedding, usable
 from fruits.embedding.model import ModelFile
 from fruits.errors import ImageDecodeError
-from fruits.photos.decoding.decoder import Decoder, Decoding, own_decoder
+from fruits.photos.decoding.decoder import Decoder, Decoding, Size, own_decoder
 from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.decoding.quality import measure
 from fruits.photos.reading.access import NO_LINKS, Access
@@ -83,10 +84,13 @@ class EmbedStage:
                 file, rows_there = there
             else:
                 embedder = _embedder(self.model, self.device)
-                rows_of = embed_rows(
-                    photos, embedder, self.preprocessing, self.embedding_size, watch=watch, access=self.access
+                found = _embedded(
+                    photos, embedder, self.preprocessing, self.embedding_size, watch, own_decoder(), self.access
                 )
-                rows_there = pa.Table.from_batches(list(rows_of))
+                columns, vectors = zip(*found, strict=True)
+                # One batch for all: Arrow's code has to come into the processor's cache for each.
+                whole = _Columns.joined(columns).to_batch(np.concatenate(vectors))
+                rows_there = pa.Table.from_batches([whole])
                 started = time.perf_counter()
                 file = self.stored.write(shard, rows_there, self.epoch)
                 watch.write = time.perf_counter() - started
@@ -134,40 +138,55 @@ def embed_rows(
         Schema ``embeddings(d)``, rows in the given order; at most ``BATCH_SIZE`` each. Values do not depend on batch
         boundaries.
     """
-    watch = watch or Stopwatch()
     decoder = decoder or own_decoder()
+    for columns, vectors in _embedded(
+        rows, embedder, preprocessing, embedding_size, watch or Stopwatch(), decoder, access
+    ):
+        yield columns.to_batch(vectors)
+
+
+def _embedded(
+    rows: Iterable[dict[str, Any]],
+    embedder: Embedder,
+    preprocessing: Preprocessing,
+    embedding_size: int,
+    watch: Stopwatch,
+    decoder: Decoder,
+    access: Access,
+) -> Iterator[tuple[_Columns, NDArray[np.float32]]]:
+    """Yield the columns and embeddings of one batch after the other; parameters as in :func:`embed_rows`."""
     decoder.start()  # its imports run while the first photos are read
     source = _contents(rows, access)
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-        coming = reader.submit(_read_batch, source, watch)
-        handed = _Handed(coming.result(), decoder, preprocessing)
+        handed = _Handed(reader.submit(_read_batch, source, watch).result(), decoder, preprocessing)
         coming = reader.submit(_read_batch, source, watch)
         while (batch := handed).rows:
-            outcomes = iter(batch.decoding.outcomes())
-            # Before anything else, so that the child and the reading thread work in parallel with the network.
+            outcomes = batch.decoding.outcomes()
+            # Before anything else, so that the child decodes while the network computes.
             handed = _Handed(coming.result(), decoder, preprocessing)
-            coming = reader.submit(_read_batch, source, watch)
             columns = batch.columns
-            ok: list[int] = []
-            for row in batch.given:
-                outcome = next(outcomes)
-                if isinstance(outcome, ImageDecodeError):
-                    columns.set_error(row, "rejected", f"{outcome.code}: {outcome}")
-                else:
-                    columns.width[row], columns.height[row] = outcome
-                    ok.append(row)
+            ok = columns.set_outcomes(batch.given, outcomes)
+            pixels = batch.decoding.pixels(preprocessing.size)
             started = time.perf_counter()
-            vectors = np.zeros((len(batch.rows), embedding_size), np.float32)
-            if ok:
-                pixels = batch.decoding.pixels(preprocessing.size)
-                vectors[ok] = embedder.embed(pixels)
-                columns.brightness[ok], columns.sharpness[ok] = measure(pixels)
-                for row in np.flatnonzero(~usable(vectors)).tolist():
-                    columns.set_error(row, "rejected", f"{(why := no_embedding()).code}: {why}")
+            # While the network computes, the thread that reads has Python's lock to itself; before, the two would pass it on
+            # at each call of the system.
+            coming = reader.submit(_read_batch, source, watch)
+            found = embedder.embed(pixels) if ok else np.zeros((0, embedding_size), np.float32)
+            if len(ok) == len(batch.rows):
+                vectors = found
+                columns.brightness, columns.sharpness = measure(pixels)
+            else:
+                vectors = np.zeros((len(batch.rows), embedding_size), np.float32)
+                if ok:
+                    vectors[ok] = found
+                    columns.brightness[ok], columns.sharpness[ok] = measure(pixels)
+            for row in np.flatnonzero(~usable(vectors)).tolist():
+                columns.set_error(row, "rejected", f"{(why := no_embedding()).code}: {why}")
             batch.decoding.release()
             watch.decode += batch.decoding.seconds
             watch.infer += time.perf_counter() - started
-            yield columns.to_batch(vectors)
+            yield columns, vectors
+        handed.decoding.release()
 
 
 class _Handed:
@@ -175,7 +194,7 @@ class _Handed:
 
     def __init__(self, batch: _Batch, decoder: Decoder, preprocessing: Preprocessing) -> None:
         self.rows = batch.rows
-        self.columns = _Columns(batch.rows)
+        self.columns = _Columns.of(batch.rows)
         contents = {row: data for row, (data, _) in enumerate(batch.contents) if data is not None}
         self.given = list(contents)
         self.decoding: Decoding = decoder.begin(list(contents.values()), preprocessing)
@@ -220,29 +239,67 @@ def _read_batch(source: Iterator[tuple[dict[str, Any], Content]], watch: Stopwat
     return batch
 
 
+@dataclass(slots=True)
 class _Columns:
-    """The columns of one batch of embedding rows while they are being filled."""
+    """The columns of some embedding rows while they are being filled."""
 
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
+    uri: list[str]
+    version: list[str]
+    sha256: list[str | None]
+    width: list[int | None]
+    height: list[int | None]
+    brightness: NDArray[np.float32]
+    sharpness: NDArray[np.float32]
+    status: list[str]
+    error: list[str | None]
+
+    @classmethod
+    def of(cls, rows: list[dict[str, Any]]) -> _Columns:
+        """Return columns in which no photo has been looked at."""
         n = len(rows)
-        self._rows = rows
-        self.sha256: list[str | None] = [None] * n
-        self.width: list[int | None] = [None] * n
-        self.height: list[int | None] = [None] * n
-        self.brightness = np.full(n, np.nan, np.float32)
-        self.sharpness = np.full(n, np.nan, np.float32)
-        self.status = ["ok"] * n
-        self.error: list[str | None] = [None] * n
+        return cls(
+            uri=[row["uri"] for row in rows],
+            version=[row["version"] for row in rows],
+            sha256=[None] * n,
+            width=[None] * n,
+            height=[None] * n,
+            brightness=np.full(n, np.nan, np.float32),
+            sharpness=np.full(n, np.nan, np.float32),
+            status=["ok"] * n,
+            error=[None] * n,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Columns]) -> _Columns:
+        """Return the columns of several batches, one after the other; the first takes up the others."""
+        whole = parts[0]
+        for part in parts[1:]:
+            for name in ("uri", "version", "sha256", "width", "height", "status", "error"):
+                getattr(whole, name).extend(getattr(part, name))
+        whole.brightness = np.concatenate([part.brightness for part in parts])
+        whole.sharpness = np.concatenate([part.sharpness for part in parts])
+        return whole
 
     def set_error(self, row: int, status: str, error: str) -> None:
         self.status[row], self.error[row] = status, error
 
-    def to_batch(self, vectors: np.ndarray) -> pa.RecordBatch:
+    def set_outcomes(self, rows: list[int], outcomes: list[Size | ImageDecodeError]) -> list[int]:
+        """Enter what the decoder found for some rows; return those that have pixels."""
+        ok = []
+        for row, outcome in zip(rows, outcomes, strict=True):
+            if isinstance(outcome, ImageDecodeError):
+                self.set_error(row, "rejected", f"{outcome.code}: {outcome}")
+            else:
+                self.width[row], self.height[row] = outcome
+                ok.append(row)
+        return ok
+
+    def to_batch(self, vectors: NDArray[np.float32]) -> pa.RecordBatch:
         d = vectors.shape[1]
-        given = [pa.array([row[name] for row in self._rows], pa.string()) for name in ("uri", "version")]
         bad = pa.array([status != "ok" for status in self.status])
         arrays = [
-            *given,
+            pa.array(self.uri, pa.string()),
+            pa.array(self.version, pa.string()),
             pa.array(self.sha256, pa.string()),
             pa.array(self.width, pa.int32()),
             pa.array(self.height, pa.int32()),

@@ -71,9 +71,8 @@ def read_regular(path: str, limit: int, leads: Callable[[str], bool]) -> bytes:
     OSError
         If the file is missing or cannot be read.
     """
-    descriptor = open_regular(path, leads)
+    descriptor, size = _open_measured(path, leads)
     try:
-        size = os.fstat(descriptor).st_size
         if size > limit:
             raise too_large(size, limit)
         data = os.read(descriptor, size + 1)
@@ -122,6 +121,11 @@ def read_head_of(path: str, length: int, leads: Callable[[str], bool]) -> bytes:
 
 def open_regular(path: str, leads: Callable[[str], bool]) -> int:
     """Open a regular file and return its descriptor; parameters and errors as in :func:`read_regular`."""
+    return _open_measured(path, leads)[0]
+
+
+def _open_measured(path: str, leads: Callable[[str], bool]) -> tuple[int, int]:
+    """Open a regular file and return its descriptor and size."""
     try:
         descriptor = os.open(path, _FLAGS)
     except OSError:
@@ -132,10 +136,10 @@ def open_regular(path: str, leads: Callable[[str], bool]) -> int:
             raise _outside() from None
         descriptor = os.open(real, _FLAGS)
     try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not stat.S_ISREG(mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            if stat.S_ISDIR(found.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             raise RefusedError("not a file", "a pipe or a device; expected a file")
         real = _real(descriptor, path)
         if real != path and not leads(real):
@@ -143,7 +147,7 @@ def open_regular(path: str, leads: Callable[[str], bool]) -> int:
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor
+    return descriptor, found.st_size
 
 
 def too_large(size: int, limit: int) -> RefusedError:

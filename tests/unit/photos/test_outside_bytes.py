@@ -25,6 +25,7 @@ DECODERS = {
 PILLOW = {
     "photos/decoding/images.py": "the decoder",
     "photos/decoding/colour.py": "its colours",
+    "photos/decoding/jpeg.py": "its way with small JPEGs",
     "recogniser/explain.py": "draws maps on pixels",
     "recogniser/regions.py": "cuts parts out of pixels",
     "assessment/study/preprocessing/treatments.py": "treats pixels",
@@ -63,7 +64,8 @@ def test_only_the_decoders_process_decodes_in_itself() -> None:
         for name, nodes in modules()
         for module, what in imported(nodes)
         if (module == "fruits.photos.decoding.images" and what in IN_PROCESS)
-        or (module, what) == ("fruits.photos.decoding", "images")
+        or (module, what) in {("fruits.photos.decoding", "images"), ("fruits.photos.decoding", "jpeg")}
+        or module == "fruits.photos.decoding.jpeg"
         or (module == "fruits.photos.decoding.images" and what == "*")
         or (module == "fruits.photos.decoding.images" and not what)
     }

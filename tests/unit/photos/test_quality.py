@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from fruits.messages import translations
-from fruits.photos.decoding.quality import Limits, measure
+from fruits.photos.decoding.quality import NOISE, STEP, Limits, measure
 from fruits.photos.generated import orchard
 
 
@@ -158,3 +158,25 @@ def test_every_advice_is_a_sentence_in_every_language() -> None:
 def test_limits_are_plain_values_and_back() -> None:
     limits = Limits(0.2, 0.3, 50)
     assert Limits(**limits.as_dict()) == limits
+
+
+def by_definition(photo: np.ndarray) -> tuple[np.float32, np.float32]:
+    """Brightness and sharpness, value by value."""
+    green = photo[:, :, 1].astype(np.int64)
+    sudden = gradual = 0
+    for lines in (green[::STEP], green[:, ::STEP].T):
+        sudden += np.maximum(np.abs(lines[:, 2:] - 2 * lines[:, 1:-1] + lines[:, :-2]) - NOISE, 0).sum()
+        gradual += np.maximum(np.abs(lines[:, 2:] - lines[:, :-2]) - NOISE, 0).sum()
+    return np.float32(green[::STEP].mean() / 255), np.float32(sudden / gradual if gradual else 0)
+
+
+@pytest.mark.parametrize(("n", "size"), [(40, 100), (3, 8), (5, 11), (9, 225), (2, 640)])
+def test_numbers_are_those_of_the_definition_however_the_pixels_lie_in_memory(n: int, size: int) -> None:
+    rng = np.random.default_rng(size)
+    pixels = rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+    pixels[0] = 255 * (np.arange(size)[:, None, None] % 2)  # the largest sums
+    pixels[1] //= 60
+    expected = np.array([by_definition(photo) for photo in pixels]).T
+    for same in (pixels, np.asfortranarray(pixels), pixels[..., ::-1][..., ::-1]):
+        assert (np.array(measure(same)) == expected).all()
+    assert (np.array(measure(pixels[1:2])) == expected[:, 1:2]).all()

@@ -40,6 +40,7 @@ NOTHING, BEGUN, DONE, REFUSED, BUG = range(5)
 #: Bit that marks the byte that reports the locks; its other bits are those of ``sandbox.Locks``.
 LOCKED: Final = 0x80
 _MAX_STDERR_BYTES: Final = 1 << 20
+_ZEROS: Final = memoryview(bytes(1 << 16))
 
 
 def serve(fd: int, parent: int, cpu_s: float, memory_mib: int) -> None:
@@ -122,8 +123,16 @@ def _decode_all(order: dict[str, Any], memory: mmap.mmap, cpu_s: float, memory_m
         RECORD.pack_into(memory, record, BEGUN, len(code), len(text), width, height, time.perf_counter() - started)
         memory[record] = state
         # Cleared so that the next photo cannot read this one. The parent clears the pixels once it has read them.
-        np.frombuffer(memory, np.uint8, sizes[row], place)[:] = 0
+        _clear(memory, place, sizes[row])
         place += sizes[row]
+
+
+def _clear(memory: mmap.mmap, start: int, size: int) -> None:
+    """Overwrite a part of the memory with zeros."""
+    if size <= len(_ZEROS):  # a third of the time of the other
+        memory[start : start + size] = _ZEROS[:size]
+    else:
+        np.frombuffer(memory, np.uint8, size, start)[:] = 0
 
 
 def _pixels(**preprocessing: Any) -> Callable[[bytes, mmap.mmap, int], tuple[int, int]]:
@@ -131,8 +140,7 @@ def _pixels(**preprocessing: Any) -> Callable[[bytes, mmap.mmap, int], tuple[int
 
     def write(data: bytes, memory: mmap.mmap, out: int) -> tuple[int, int]:
         photo = to_network_input(data, chosen)
-        target = np.frombuffer(memory, np.uint8, photo.pixels.size, out).reshape(photo.pixels.shape)
-        target[...] = photo.pixels
+        memory[out : out + photo.pixels.size] = photo.pixels.data
         return photo.width, photo.height
 
     return write

@@ -20,6 +20,8 @@ _ODD_SHARE: Final = 0.01
 NOISE: Final = 3
 #: Only every fourth row and column is used: the sums hardly change, at a quarter of the cost.
 STEP: Final = 4
+#: Values that are measured at a time: their arrays stay in the processor's cache.
+_VALUES_IN_CACHE: Final = 80_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +95,55 @@ def measure(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.
         across two pixels, along rows and columns. A ramp of w pixels gives 1/w whatever its height, so the measure depends on
         focus, not on the contrast of the subject.
     """
-    n = len(pixels)
-    rows, columns = pixels[:, ::STEP, :, 1].astype(np.int16), pixels[:, :, ::STEP, 1].astype(np.int16)
-    brightness = rows.reshape(n, -1).mean(axis=1, dtype=np.float64) / 255
+    n, size = pixels.shape[:2]
+    found = np.zeros((2, n), np.float64)
+    at_once = max(1, _VALUES_IN_CACHE // max(1, -(-size // STEP) * size))
+    for start in range(0, n, at_once):
+        found[:, start : start + at_once] = _measured(pixels[start : start + at_once])
+    brightness, sharpness = found.astype(np.float32)
+    return brightness, sharpness
+
+
+def _measured(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return brightness and sharpness of a few photos.
+
+    Differences are taken between whole arrays at a distance, so that each operation is one pass over memory; those that cross
+    the end of a row or of a photo are set to zero.
+    """
+    n, size = pixels.shape[:2]
+    rows = pixels[:, ::STEP, :, 1].astype(np.int16, order="C")
+    columns = pixels[:, :, ::STEP, 1].astype(np.int16, order="C")
+    lines = rows.shape[1]
+    brightness = _sums(rows) / (lines * size) / 255
+    floor = np.full(rows.size, NOISE, np.int16)
+    flat = np.empty(rows.size, np.int16)
     sudden, gradual = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    for before, here, after in (
-        (rows[:, :, :-2], rows[:, :, 1:-1], rows[:, :, 2:]),
-        (columns[:, :-2], columns[:, 1:-1], columns[:, 2:]),
-    ):
-        second = before + after
-        second -= 2 * here
-        sudden += _sum_above_noise(second)
-        gradual += _sum_above_noise(after - before)
-    sharpness = np.divide(sudden, gradual, out=np.zeros(n), where=gradual > 0)
-    return brightness.astype(np.float32), sharpness.astype(np.float32)
+
+    def add_above_noise(total: NDArray[np.int64]) -> None:
+        """Add for each photo the absolute differences beyond ``NOISE``; overwrites them."""
+        outside[...] = 0
+        np.abs(flat, out=flat)
+        np.maximum(flat, floor, out=flat)
+        total += _sums(flat.reshape(rows.shape)) - NOISE * lines * size
+
+    # The next value of a row follows; ``columns`` has ``lines`` values per row, so the next value below comes after as many.
+    for values, step in ((rows.reshape(-1), 1), (columns.reshape(-1), lines)):
+        differences = flat.reshape(rows.shape if step == 1 else columns.shape)
+        outside = differences[:, :, -2:] if step == 1 else differences[:, -2:]
+        flat[-2 * step :] = 0
+        inside = flat[: -2 * step]
+        np.add(values[: -2 * step], values[2 * step :], out=inside)
+        inside -= values[step:-step]
+        inside -= values[step:-step]
+        add_above_noise(sudden)
+        np.subtract(values[2 * step :], values[: -2 * step], out=inside)
+        add_above_noise(gradual)
+    return brightness, np.divide(sudden, gradual, out=np.zeros(n), where=gradual > 0)
 
 
-def _sum_above_noise(differences: NDArray[np.int16]) -> NDArray[np.int64]:
-    """Return for each photo the sum of the absolute differences beyond ``NOISE``; overwrites its input."""
-    size = np.abs(differences, out=differences).reshape(len(differences), -1)
-    return np.asarray(np.maximum(size, NOISE, out=size).sum(axis=1, dtype=np.int64) - NOISE * size.shape[1])
+def _sums(values: NDArray[np.int16]) -> NDArray[np.int64]:
+    """Return for each photo the sum of its values, shape (n, lines, size), each 0 to 510."""
+    # 128 times 510 fits into 16 bits.
+    kind = np.uint16 if values.shape[1] <= 128 else np.uint32
+    summed = np.add.reduce(values.view(np.uint16), axis=1, dtype=kind)
+    return np.asarray(summed.sum(axis=1, dtype=np.int64))

@@ -100,13 +100,20 @@ def read_photos(uris: Iterable[str], access: Access = NO_LINKS) -> Iterator[Cont
     refused = 0
     try:
         while True:
+            on_disk = None
             while ahead.has_room(len(coming)) and (uri := next(source, None)) is not None:
+                if not coming and uri.startswith("/"):  # the usual case: nothing to be begun ahead
+                    on_disk = uri
+                    break
                 coming.append(ahead.start(uri))
                 if not ahead.is_useful:
                     break
-            if not coming:
+            if coming:
+                data, error = coming.popleft()()
+            elif on_disk is not None:
+                data, error = _content(on_disk, access)
+            else:
                 return
-            data, error = coming.popleft()()
             if error.startswith(_REFUSED):
                 refused += 1
                 if refused >= _REFUSALS:
