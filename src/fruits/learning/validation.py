@@ -98,7 +98,7 @@ class ModelSelection:
     held_out: NDArray[np.bool_]
     weights: NDArray[np.float64] | None = None
     head: type[Head] = LogisticHead
-    _fitted: dict[tuple[int, float], Head] = field(default_factory=dict)
+    _fitted: dict[tuple[int, float], Head] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def possible(self) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -113,6 +115,44 @@ def test_solution_has_the_same_bits_whatever_the_number_of_threads(
     assert np.array_equal(found.bias, expected.bias)
 
 
+def test_few_gradients_wait_to_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is as large as the solution, and there is one per block."""
+    submitted: list[int] = []
+
+    class Counting(ThreadPoolExecutor):
+        def submit(self, work: Any, start: int, *args: Any) -> Any:
+            submitted.append(start)
+            return super().submit(work, start, *args)
+
+    monkeypatch.setattr(softmax_regression, "ThreadPoolExecutor", Counting)
+    monkeypatch.setattr(softmax_regression, "usable_cores", lambda: 2)
+    features, labels = clusters(2, 20 * softmax_regression._BLOCK, 1)
+    with softmax_regression._parts(features, labels, None, np.float32) as parts:
+        for number, _ in enumerate(parts(np.zeros((2, 1)), np.zeros(2))):
+            assert len(submitted) - number <= 6
+    assert submitted == list(range(0, len(features), softmax_regression._BLOCK))
+
+
+def test_scale_takes_less_memory_than_the_features() -> None:
+    features = np.random.default_rng(0).normal(size=(40_000, 64)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        scale = scale_of(features)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < features.nbytes / 2
+    assert scale == 1 / np.sqrt(np.mean(np.square(features, dtype=np.float64).sum(axis=1)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite_are_refused(value: float) -> None:
+    features, labels = clusters(3, 20, 4)
+    features[7, 2] = value
+    with pytest.raises(ValueError, match="infinite or not numbers"):
+        LogisticHead.fit(features, labels, setting=3.0)
+
+
 @pytest.mark.parametrize("c", [2, 6])
 def test_gradient_is_that_of_the_weighted_loss(c: int) -> None:
     features, labels = clusters(c, 700, 4, distance=0.5)
@@ -140,21 +180,33 @@ def test_solver_that_begins_at_another_setting_ends_at_the_same_optimum() -> Non
     np.testing.assert_allclose(begun.predict_proba(features), anew.predict_proba(features), atol=2e-3)
 
 
-def test_no_candidate_is_fitted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_candidate_is_fitted_twice_and_each_begins_at_the_nearest_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted: list[tuple[int, float]] = []
+    ends: dict[tuple[int, float], np.ndarray] = {}
+    starts: dict[tuple[int, float], np.ndarray] = {}
     solve = softmax_regression.solve
 
     def counted(features: np.ndarray, *args: Any, **options: Any) -> softmax_regression.Solution:
-        fitted.append((features.shape[1], options["regularisation"]))
-        return solve(features, *args, **options)
+        candidate = (features.shape[1], options["regularisation"])
+        fitted.append(candidate)
+        if options["start"] is not None:
+            starts[candidate] = options["start"][0]
+        found = solve(features, *args, **options)
+        ends[candidate] = found.slopes
+        return found
 
     monkeypatch.setattr(heads, "solve", counted)
     trying = selection(16, 8)
     k, _ = trying.components()
+    assert not starts, "fewer components are no start for more"
     trying.setting(k)
     assert (k, 3.0) in fitted
     assert {(k, setting) for setting in heads.REGULARISATIONS} <= set(fitted)
     assert len(fitted) == len(set(fitted))
+    nearest = {(k, 0.3): (k, 3.0), (k, 30.0): (k, 3.0), (k, 300.0): (k, 30.0)}
+    assert starts.keys() == nearest.keys()
+    for candidate, other in nearest.items():
+        np.testing.assert_allclose(starts[candidate], ends[other], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("trusted", "expected"), [(True, set(heads.REGULARISATIONS)), (False, {300.0})])
@@ -195,7 +247,7 @@ def test_weight_of_two_is_the_row_given_twice() -> None:
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     one = LogisticHead.fit(features, labels, setting=3.0, weights=weights)
     other = LogisticHead.fit(features[repeated], labels[repeated], setting=3.0)
-    # Both stop when the gradient is small: scikit-learn below 1e-4, ours below half of that.
+    # Both stop when the gradient is small, not at the same point.
     np.testing.assert_allclose(one.predict_proba(features), other.predict_proba(features), atol=2e-3)
     plain = LogisticHead.fit(features, labels, setting=3.0)
     assert np.abs(plain.predict_proba(features) - one.predict_proba(features)).max() > 5e-3

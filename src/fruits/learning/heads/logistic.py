@@ -26,6 +26,8 @@ DEFAULT_REGULARISATION_SEEN: Final = 300.0
 #: gradients: with this limit it would stop far from its optimum.
 _TOLERANCE: Final = 5e-5
 _MAX_ITERATIONS: Final = 400
+#: Rows whose lengths are computed at a time.
+_BLOCK: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,17 @@ class LogisticHead(Head):
         ----------
         start : LogisticHead, optional
             Of the same features and labels with another setting: where the solver begins.
+
+        Raises
+        ------
+        ValueError
+            If a feature is infinite or not a number, of which the solver would make a head that names anything the same.
         """
         check_labels(labels)
         # One scale for all components: whitening would amplify the noise of late components to the size of early ones.
         scale = scale_of(features)
+        if not (np.isfinite(scale) and scale > 0):
+            raise ValueError("some features are infinite or not numbers; expected finite ones")
         found = solve(
             np.ascontiguousarray(features * np.float32(scale)),
             labels,
@@ -103,4 +112,9 @@ class LogisticHead(Head):
 
 def scale_of(features: NDArray[np.float32]) -> float:
     """Return the factor that scales features of shape (n, k) to a root mean square length of 1."""
-    return 1.0 / max(float(np.sqrt(np.mean(np.square(features, dtype=np.float64).sum(axis=1)))), 1e-30)
+    squares = np.empty(len(features))
+    for start in range(
+        0, len(features), _BLOCK
+    ):  # all at once, squares in float64 take twice the memory of the features
+        squares[start : start + _BLOCK] = np.square(features[start : start + _BLOCK], dtype=np.float64).sum(axis=1)
+    return 1.0 / max(float(np.sqrt(np.mean(squares))), 1e-30)

@@ -6,8 +6,9 @@ changes no bit. scikit-learn's solver minimises the same function on one thread,
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +20,8 @@ from fruits.monitoring.cores import usable_cores
 
 #: Rows of a block: its products stay in the processor's cache.
 _BLOCK: Final = 1024
+#: Blocks per core that are computed, or wait to be, ahead of the one that is added.
+_AHEAD: Final = 2
 #: Steps that L-BFGS remembers, and steps of a line search, as in scikit-learn.
 _MEMORY, _LINE_SEARCH = 10, 50
 _FLOAT64_DIGITS: Final = 64 * float(np.finfo(np.float64).eps)
@@ -148,12 +151,22 @@ def _parts(
             logits *= given[:, None].astype(kind)
         return float(losses.sum()), logits.T @ rows, logits.sum(axis=0, dtype=np.float64)
 
+    cores = usable_cores()
     # One thread per product: the last bits depend on how a product is split, and BLAS's own threads wait by spinning.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(usable_cores(), thread_name_prefix="head") as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores, thread_name_prefix="head") as pool:
 
-        def parts(slopes: NDArray[np.float64], intercepts: NDArray[np.float64]) -> Iterable[Part]:
+        def parts(slopes: NDArray[np.float64], intercepts: NDArray[np.float64]) -> Iterator[Part]:
             at, offset = slopes.astype(kind), intercepts.astype(kind)
-            compute = map if len(starts) == 1 else pool.map
-            return compute(lambda start: part(start, at, offset), starts)
+            if len(starts) == 1:
+                yield part(0, at, offset)
+                return
+            # A gradient is as large as the solution: only as many wait to be added as keep the cores busy.
+            coming: deque[Future[Part]] = deque()
+            for start in starts:
+                coming.append(pool.submit(part, start, at, offset))
+                if len(coming) > _AHEAD * cores:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
 
         yield parts
