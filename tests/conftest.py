@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import pickle
 import re
 import shutil
 import sys
@@ -41,6 +39,7 @@ sys.path.insert(0, str(REPOSITORY))  # for faults, which is no part of the packa
 from faults import postgres_server  # noqa: E402
 from faults.s3_server import FOREIGN, S3Server, why_not  # noqa: E402
 from tests.commands import Commands  # noqa: E402
+from tests.once import kept_beside, once_for_all_workers  # noqa: E402
 
 #: Every Java of Spark here lives for seconds: to compile thoroughly costs it more than it gains.
 JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
@@ -50,7 +49,11 @@ for variable in ("SPARK_SUBMIT_OPTS", "SPARK_LAUNCHER_OPTS", "SPARK_DAEMON_JAVA_
 # --- Groups: which tests are slow, and which stay together when pytest-xdist spreads them over processes ---------------
 
 #: What shares a service, or a service and a browser, which are started once, in one process; elsewhere a module stays together.
+#: Pages that compute a network in the browser are apart from the others: each take as long.
 TOGETHER = {
+    **dict.fromkeys(
+        (f"browser/test_{name}.py" for name in ("camera", "device", "device_only", "regions")), "browser's network"
+    ),
     "browser/": "browser",
     **dict.fromkeys(
         (f"service/test_{name}.py" for name in ("api", "bad_input", "content", "delivery", "load")), "service"
@@ -59,7 +62,7 @@ TOGETHER = {
 #: What begins, in this order: it waits for others (clusters, browsers, stand-ins) more than it computes, so that the short
 #: modules fill the gaps; and what is long must not be waited for in the end.
 FIRST = (
-    "browser",
+    *("browser", "browser's network"),
     "engines/test_contract.py on Spark",
     "service/test_instances.py",
     *("integration/test_aws.py", "integration/test_run.py", "service/test_operation.py", "integration/test_s3.py"),
@@ -139,28 +142,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False
     return ByGroup(config, log)
-
-
-def once_for_all_workers(folders: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """Let the first process that asks fill a folder, which all processes of a test run read.
-
-    What ``make`` returns is kept beside the folder: see :func:`kept_beside`.
-    """
-    root = folders.getbasetemp()
-    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
-    folder, kept = root / name, root / f"{name}.pickle"
-    with (root / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not kept.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            kept.write_bytes(pickle.dumps(make(folder)))
-    return folder
-
-
-def kept_beside(folder: Path) -> Any:
-    """What was returned when the folder was filled."""
-    return pickle.loads(folder.with_name(f"{folder.name}.pickle").read_bytes())
 
 
 @dataclass(frozen=True)

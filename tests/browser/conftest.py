@@ -11,13 +11,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from pathlib import Path
@@ -27,6 +26,8 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from tests.commands import Command, Commands
+from tests.once import once_for_all_workers
 
 from fruits.config import RunConfig
 from fruits.photos.generated import orchard
@@ -70,25 +71,28 @@ class Recogniser:
 @pytest.fixture(scope="session")
 def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Recogniser:
     """A run on 420 generated photos whose labels and names are hostile, accented or shared."""
-    root = tmp_path_factory.mktemp("browser")
-    photos = root / "photos"
-    orchard.plant(photos, photos=420, varieties=14, workers=2)
-    for split in ("Training", "Test"):
-        (photos / split / "Tuskana Yellow").rename(photos / split / HOSTILE_LABEL)
-    with (root / "taxonomy.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([_COLUMNS, *_NAMES])
-    config = RunConfig(
-        sources=(str(photos),), out=str(root / "out"), taxonomy=str(root / "taxonomy.csv"), workers=2, gallery=100
-    )
-    pipeline.run(config)
-    return Recogniser(photos, root / "out")
+
+    def run(root: Path) -> None:
+        photos = root / "photos"
+        orchard.plant(photos, photos=420, varieties=14, workers=2)
+        for split in ("Training", "Test"):
+            (photos / split / "Tuskana Yellow").rename(photos / split / HOSTILE_LABEL)
+        with (root / "taxonomy.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([_COLUMNS, *_NAMES])
+        config = RunConfig(
+            sources=(str(photos),), out=str(root / "out"), taxonomy=str(root / "taxonomy.csv"), workers=2, gallery=100
+        )
+        pipeline.run(config)
+
+    root = once_for_all_workers(tmp_path_factory, "browser", run)
+    return Recogniser(root / "photos", root / "out")
 
 
 @dataclass
 class Service:
     """A running ``fruits serve``."""
 
-    process: subprocess.Popen[str]
+    commands: Commands
     url: str
     out: Path
     data: Path
@@ -98,11 +102,10 @@ class Service:
     def owner(self) -> str:
         """Token of an owner, made by the command line as an owner would."""
         if not self._owner:
-            command = ["tokens", "add", "keeper", str(self.out), "--role", "owner", "--data", str(self.data), "--json"]
-            made = subprocess.run(
-                [sys.executable, "-m", "fruits", *command], capture_output=True, text=True, check=True, timeout=60
-            )
-            self._owner.append(json.loads(made.stdout)["token"])
+            words = ("tokens", "add", "keeper", self.out, "--role", "owner", "--data", self.data, "--json")
+            code, printed, errors = self.commands.run(*words, timeout_s=60)
+            assert code == 0, errors
+            self._owner.append(json.loads(printed)["token"])
         return self._owner[0]
 
     def ask_owner(self, path: str) -> Any:
@@ -122,41 +125,39 @@ class Service:
 
 
 @pytest.fixture(scope="session")
-def serve(recogniser: Recogniser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
+def serve(
+    recogniser: Recogniser, commands: Commands, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Service]]:
     """Start services of one's own, with options of one's own."""
-    started: list[subprocess.Popen[str]] = []
+    with ExitStack() as started:
 
-    def start(*options: str) -> Service:
-        data = tmp_path_factory.mktemp("service")
-        command = ["serve", str(recogniser.out), "--port", "0", "--data", str(data), *options]
-        with (data / "log").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "fruits", *command],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                encoding="utf-8",
-            )
-        started.append(process)
-        assert process.stdout is not None
-        address = re.search(r"http://[0-9.]+:\d+", process.stdout.readline())
-        assert address, (data / "log").read_text()
-        for _ in range(600):  # it listens before it is warm, and refuses photos until then
-            with suppress(urllib.error.HTTPError), urllib.request.urlopen(f"{address[0]}/readyz"):
-                break
-            time.sleep(0.1)
-        return Service(process, address[0], recogniser.out, data)
+        def start(*options: str) -> Service:
+            data = tmp_path_factory.mktemp("service")
+            reader, writer = os.pipe()
+            said = started.enter_context(os.fdopen(reader, encoding="utf-8"))
+            with (data / "log").open("w") as log:
+                words = ("serve", recogniser.out, "--port", 0, "--data", data, *options)
+                process = commands.start(*words, stdout=writer, stderr=log.fileno())
+            os.close(writer)
+            started.callback(_end, process)
+            address = re.search(r"http://[0-9.]+:\d+", said.readline())
+            assert address, (data / "log").read_text()
+            for _ in range(600):  # it listens before it is warm, and refuses photos until then
+                with suppress(urllib.error.HTTPError), urllib.request.urlopen(f"{address[0]}/readyz"):
+                    break
+                time.sleep(0.1)
+            return Service(commands, address[0], recogniser.out, data)
 
-    yield start
-    for process in started:
-        process.send_signal(signal.SIGTERM)
-    for process in started:
-        try:
-            process.wait(20)
-        finally:
-            process.kill()
-            if process.stdout:
-                process.stdout.close()
+        yield start
+
+
+def _end(process: Command | subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(20)
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ class OwnerResources:
     known: Drift
 
     def drift(self) -> Drift:
-        return self.ood_detector
+        return self.known
 
     def identity(self) -> str:
         return "0123456789abcdef"
