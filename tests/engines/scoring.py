@@ -21,10 +21,10 @@ from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage.catalogue_rows import CatalogueRows
 from fruits.storage.objects import Objects
 from fruits.storage.schemas import CATALOGUE
-from fruits.training import scored
 from fruits.training.feature_file import FeatureFile
 from fruits.training.features import positions
-from fruits.training.nearest import Sought, nearest_distances
+from fruits.training.scoring import scored
+from fruits.training.scoring.nearest import Sought, nearest_distances
 from fruits.training.training_set import TrainingSet
 
 LABELS = ("Apple Braeburn 1", "Apple Golden 1", "Banana 1", "Corn 1", "Thing of no kind")

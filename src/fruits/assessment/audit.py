@@ -46,7 +46,7 @@ from fruits.storage.spool import on_disk
 from fruits.storage.table import EmbeddingTable
 from fruits.training import run_record as records
 from fruits.training.embed import Network, Prepared, access_of, catalogued, embed, prepare
-from fruits.training.leakage import NEIGHBOUR_COMPONENTS, copies_of
+from fruits.training.scoring.leakage import NEIGHBOUR_COMPONENTS, copies_of
 from fruits.training.training_set import TrainingSet, embeddings_of, in_chunks, read_embeddings, read_rows, vectors_of
 
 FORMAT: Final = 1

@@ -32,7 +32,7 @@ from fruits.storage.runs import RECORD, RunLocation, find
 from fruits.storage.table import EmbeddingTable
 from fruits.training import run_record as records
 from fruits.training.embed import TRAINING_PHOTOS
-from fruits.training.leakage import NEIGHBOUR_COMPONENTS, confirmed_sequences, copies_of
+from fruits.training.scoring.leakage import NEIGHBOUR_COMPONENTS, confirmed_sequences, copies_of
 from fruits.training.training_set import TrainingSet, embeddings_of, source_names
 
 #: Maximum number of photos for neighbour search; beyond it, whole groups are left out.

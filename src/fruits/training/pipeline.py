@@ -42,10 +42,9 @@ from fruits.storage.runs import BUNDLE, RECORD, REPORT, stored_pointer
 from fruits.storage.sanitising import json_text
 from fruits.storage.table import EmbeddingTable
 from fruits.storage.upkeep import lock_table
-from fruits.training import finished, leakage
+from fruits.training import finished
 from fruits.training import fit as fitting
 from fruits.training import run_record as records
-from fruits.training import scores as scoring
 from fruits.training.certainty import certainty_by, look_alikes
 from fruits.training.embed import (
     TRAINING_PHOTOS,
@@ -63,6 +62,8 @@ from fruits.training.predictions import write_predictions
 from fruits.training.regions import KEY as REGIONS_KEY
 from fruits.training.regions import delete_regions, write_regions
 from fruits.training.remarks import refuse_hopeless, say_what_was_chosen, say_what_was_found
+from fruits.training.scoring import leakage
+from fruits.training.scoring import scores as scoring
 from fruits.training.training_set import TrainingSet, grouped_by_clusters, seen_rows, source_names
 
 

@@ -33,7 +33,7 @@ from fruits.storage.inventory import Inventory
 from fruits.training.embed import Prepared
 from fruits.training.feature_file import FeatureFile
 from fruits.training.features import Features, Part, positions, project_all
-from fruits.training.nearest import Sought, nearest_distances
+from fruits.training.scoring.nearest import Sought, nearest_distances
 from fruits.training.training_set import TrainingSet
 
 #: Maximum number of components for nearest-neighbour search: enough to separate photos that are not alike.

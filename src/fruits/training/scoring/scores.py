@@ -1,6 +1,6 @@
 """Scores of a recogniser on the photos that it did not learn, for the run record.
 
-All of them come from counts, see :mod:`fruits.training.scored`.
+All of them come from counts, see :mod:`fruits.training.scoring.scored`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fruits.storage.catalogue_rows import CatalogueRows
 from fruits.training.feature_file import FeatureFile
 from fruits.training.features import positions
 from fruits.training.fit import Choice, Recogniser
-from fruits.training.scored import Scored, Scorer, Tally, score_all
+from fruits.training.scoring.scored import Scored, Scorer, Tally, score_all
 from fruits.training.training_set import TrainingSet
 
 _CONFUSIONS_KEPT: Final = 100

@@ -1,7 +1,7 @@
 """Distances of a few photos to the nearest training photo: a pass over the features, block by block.
 
 Beyond :data:`fruits.training.features.HERE` training photos, workers of the engine compare. Smallest distances merge, so neither
-the engine nor the order of blocks matters. What the distances mean is decided in :mod:`fruits.training.leakage`.
+the engine nor the order of blocks matters. What the distances mean is decided in :mod:`fruits.training.scoring.leakage`.
 """
 
 from __future__ import annotations
