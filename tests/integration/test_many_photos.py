@@ -14,7 +14,7 @@ import pytest
 from fruits.config import RunConfig
 from fruits.photos.catalogue import builder
 from fruits.photos.generated import orchard
-from fruits.storage import inventory, listed, spool
+from fruits.storage import catalogue_rows, inventory, spool
 from fruits.training import feature_file, features, finished, pipeline
 
 #: What a record tells of the process that made it.
@@ -25,7 +25,7 @@ OWN_FILES = ("run.json", "report.html", "manifest.json")
 def test_run_that_holds_nothing_in_memory_has_the_same_results(
     finished_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (spool, listed, inventory, finished):
+    for module in (spool, catalogue_rows, inventory, finished):
         monkeypatch.setattr(module, "ROWS_PER_BATCH", 32)
     sizes = ((spool, "IN_MEMORY", 50), (spool, "_ROWS_PER_BLOCK", 8), (builder, "_ROWS_PER_CHUNK", 20))
     sizes += ((features, "IN_MEMORY", 0), (features, "HERE", 0), (features, "ROWS_PER_BLOCK", 16))
