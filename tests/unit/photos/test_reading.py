@@ -88,8 +88,8 @@ def test_disk_and_bucket_go_together_in_order(bucket: Bucket, tmp_path: Path) ->
     found = list(read_photos(uris))
     assert [data for data, _ in found] == [b"a", b"disk", b"b", None, None, b"c"]
     assert [error for data, error in found if data is None] == [
-        "not found: the file is gone since it was listed",
-        "not found: the object is gone since it was listed",
+        "not found: no such file; it was removed after it was listed, or a manifest names it wrongly",
+        "not found: no such object; it was removed after it was listed, or a manifest names it wrongly",
     ]
 
 

@@ -245,9 +245,9 @@ def _content(uri: str, access: Access, *, limit: int = MAX_PHOTO_BYTES) -> Conte
     except RefusedError as exc:
         return None, f"{exc.code}: {exc}"
     except FileNotFoundError:
-        return None, "not found: the file is gone since it was listed"
+        return None, "not found: no such file; it was removed after it was listed, or a manifest names it wrongly"
     except AbsentError:
-        return None, "not found: the object is gone since it was listed"
+        return None, "not found: no such object; it was removed after it was listed, or a manifest names it wrongly"
     except StoreError as exc:
         return None, f"{'unreadable: ' if is_contained(uri) else _REFUSED}{exc}"
     except OSError as exc:
