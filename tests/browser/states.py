@@ -42,6 +42,8 @@ SIMILAR: Final = (
 )
 #: How probable the best kind is, where the answer is no certain one.
 SHARES: Final = {"probable": 0.69, "unsure": 0.41, "unknown": 0.32}
+#: How probable the others are, for one of it.
+OTHERS: Final = (1, 0.4, 0.04)
 _PATIENCE_MS: Final = 90_000
 
 
@@ -73,8 +75,8 @@ class Shop:
                 photo |= {"outcome": outcome, "map": MAP, "similar": similar, **changes}
                 if outcome in SHARES:
                     photo["probability"] = SHARES[outcome]
-                    for place, kind in enumerate(photo["kinds"]):
-                        kind["probability"] = SHARES[outcome] * 0.55**place
+                    for kind, share in zip(photo["kinds"], OTHERS, strict=False):
+                        kind["probability"] = SHARES[outcome] * share
                 if outcome in ("unsure", "unknown"):
                     photo["name"] = photo["line"] = None
                 elif not photo["name"]:

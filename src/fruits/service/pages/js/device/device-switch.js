@@ -134,6 +134,7 @@ export class DeviceSwitch {
   #say() {
     const whole = this.#size;
     $("device-ask").hidden = !this.failed;
+    $("device-again").hidden = this.#problem === "device_updated"; // only another page helps
     const now = this.state;
     this.#said();
     if (now) say(this.#state, now.key, now.values);

@@ -75,7 +75,7 @@ function lookAlikes(alikes) {
           {},
           say(element("a", { href: `#${id}` }), names),
           share === null ? null : say(element("span.quiet"), () => ` ${text("known_checked", { share: percent(share) })}`),
-          apart ? say(element("span"), () => ` ${text(apart)}`) : null,
+          apart ? say(element("span.apart"), apart) : null,
         ),
       ),
     ),
