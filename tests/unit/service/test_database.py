@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +258,14 @@ def test_what_is_deleted_is_in_no_file(
         files = request.getfixturevalue("postgres").table_files()
     found = {number for number in range(600) for data in files.values() if f"planted-{number:04}-".encode() in data}
     assert found == set(range(7, 600, 10)), "those that stay are there to be found, and no other"
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the option is Linux's")
+def test_postgresql_that_vanishes_is_given_up_within_seconds(postgres: Any) -> None:
+    """Or requests and the end of the service would wait until Linux gives up the connection."""
+    with closing(Database.open(postgres.empty_database())) as database, database.reading() as connection:
+        handle: Any = connection.connection.driver_connection
+        with socket.socket(fileno=os.dup(handle.fileno())) as line:
+            assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000
+            assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 5

@@ -31,6 +31,8 @@ _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 MIGRATION_LOCK: Final = 0x66727569
 #: Seconds to wait for another writer (SQLite), a lock or a connection.
 _PATIENCE_S: Final = 15
+#: A server that vanished without a word, as in a failover, is given up after this; Linux would wait a quarter of an hour.
+_VANISHED_S: Final = 20
 #: Rewriting a table of this size locks it for a second or two; larger tables are rewritten only on request.
 _REWRITE_BYTES: Final = 64 << 20
 #: A file of SQLite of this size is rewritten in some hundredths of a second.
@@ -378,8 +380,14 @@ def _engine(url: URL, connections: int) -> Engine:
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
+    watched = {"tcp_user_timeout": 1000 * _VANISHED_S, "keepalives_idle": 5, "keepalives_interval": 5}
     engine = create_engine(
-        url, connect_args={"connect_timeout": 5}, pool_size=connections, max_overflow=0, pool_pre_ping=True, **common
+        url,
+        connect_args={"connect_timeout": 5, **watched},
+        pool_size=connections,
+        max_overflow=0,
+        pool_pre_ping=True,
+        **common,
     )
     event.listen(engine, "connect", _set_up_postgresql)
     return engine
