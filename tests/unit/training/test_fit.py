@@ -6,7 +6,8 @@ import hashlib
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fruits.learning.heads import softmax
 from fruits.learning.heads.logistic import DEFAULT_REGULARISATION_SEEN, LogisticHead
 from fruits.learning.out_of_distribution import OodDetector
 from fruits.learning.validation import Answers
+from fruits.monitoring.clock import Clock
 from fruits.photos.decoding.quality import Limits
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import NAMING, OUTCOMES, decide
@@ -175,15 +177,29 @@ def test_fewer_components_than_95_percent_of_the_variance_are_never_chosen(own_p
 def test_what_the_fit_needs_is_loaded_while_workers_compute_and_not_by_an_up_to_date_run(
     own_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    threads = []
+    threads, in_time = [], []
+    steps: list[str] = []
+    computed = threading.Event()
+    timed = Clock.step
+
+    @contextmanager
+    def step(clock: Clock, name: str) -> Iterator[None]:
+        with timed(clock, name):
+            yield
+        steps.append(name)
+        if steps[-1] == "embeddings" and "engine" in steps:
+            computed.set()
 
     def fails() -> None:
         threads.append(threading.current_thread())
+        in_time.append(computed.wait(60))
         raise ImportError("what follows says so if it needs it")
 
+    monkeypatch.setattr(Clock, "step", step)
     monkeypatch.setattr(pipeline, "_load_ahead", fails)
     assert not run(tmp_path / "out", own_photos)["up_to_date"], "an error of it is no error of the run"
     assert len(threads) == 1
+    assert in_time == [True], "the time of the embeddings does not include a wait for it"
     assert threads[0] is not threading.main_thread()
     assert not threads[0].is_alive()
     assert run(tmp_path / "out", own_photos)["up_to_date"]
