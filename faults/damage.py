@@ -31,7 +31,7 @@ def flips(trials: Trials) -> Figure:
             at = flip_a_byte(victim, chance)
             _trial(figure, trials, trials.out(), out, expected, kind, victim, f"{kind}, byte {at:,}")
 
-    trials.each(figure, trials.number(100, quick=4), one)
+    trials.each(figure, trials.number(100), one)
     return figure
 
 

@@ -23,18 +23,16 @@ SPARK = ["spark-standalone", "spark-local[2]"]
 #: Engines that the contract is held against.
 CONTRACT = [*SPARK, *LOCAL]
 #: How a worker dies on which engine: to Spark both are a worker that hung up, so each of its engines has one of them.
-DEATHS = [
-    ("spark-standalone", "kill"),
-    ("spark-local[2]", "exit"),
-    *((name, how) for name in LOCAL for how in ("exit", "kill")),
-]
+DEATHS = {"spark-standalone": ("kill",), "spark-local[2]": ("exit",), **dict.fromkeys(LOCAL, ("exit", "kill"))}
 #: Spark's workers find the stages here.
 PYTHONPATH = f"spark.executorEnv.PYTHONPATH={Path(__file__).parent}"
+#: Executors live for seconds: to compile thoroughly costs them more than it gains.
+BRIEF_JAVA = "spark.executor.defaultJavaOptions=-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 #: On a cluster Spark itself tries tasks again, four times in all unless told otherwise; twice takes half the time.
 CONF = [
     PYTHONPATH,
     "spark.task.maxFailures=2",
-    "spark.executor.defaultJavaOptions=-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # they live for seconds
+    BRIEF_JAVA,
 ]
 
 

@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pyarrow as pa
 import pytest
-from masters import CONF, CONTRACT, DEATHS, LOCAL, SPARK, Engines, eventually
+from faults import checks
+from masters import BRIEF_JAVA, CONF, CONTRACT, DEATHS, LOCAL, SPARK, Engines, eventually
 from scoring import Made, Mortal
 from stages import SCHEMA, Die, DieAfter, Double, Linger, Raise, StageError, die, joined, merged, moments, refuse, text
 
@@ -113,19 +115,27 @@ def test_any_other_error_of_a_stage_names_its_type(engine: Engine) -> None:
         mapped(engine, SHARDS, Raise("/photos/30.jpg", ZeroDivisionError("by zero")))
 
 
-@pytest.mark.parametrize(("engine", "how"), DEATHS, indirect=["engine"])
-def test_stage_that_always_kills_its_process_ends_in_an_error_that_names_the_photos(engine: Engine, how: str) -> None:
-    with pytest.raises(EngineError, match=r"died.*same 7 photos, from '/photos/28.jpg' on"):
-        mapped(engine, SHARDS, Die("/photos/30.jpg", how=how))
+@pytest.fixture
+def deaths(request: pytest.FixtureRequest, engine: Engine) -> tuple[str, ...]:
+    """How workers of this engine die. Not a parameter beside the engine: that would start sessions in turns."""
+    return DEATHS[request.node.callspec.params["engine"]]
 
 
-@pytest.mark.parametrize(("engine", "how"), DEATHS, indirect=["engine"])
-def test_shard_whose_worker_died_once_is_done_again_and_every_row_given_once(
-    engine: Engine, tmp_path: Path, how: str
+def test_stage_that_always_kills_its_process_ends_in_an_error_that_names_the_photos(
+    engine: Engine, deaths: tuple[str, ...]
 ) -> None:
-    (tmp_path / "life").touch()
-    assert numbers(mapped(engine, SHARDS, Die("/photos/30.jpg", tmp_path, how))) == list(range(0, 140, 2))
-    assert not list(tmp_path.iterdir())
+    for how in deaths:
+        with pytest.raises(EngineError, match=r"died.*same 7 photos, from '/photos/28.jpg' on"):
+            mapped(engine, SHARDS, Die("/photos/30.jpg", how=how))
+
+
+def test_shard_whose_worker_died_once_is_done_again_and_every_row_given_once(
+    engine: Engine, deaths: tuple[str, ...], tmp_path: Path
+) -> None:
+    for how in deaths:
+        (tmp_path / "life").touch()
+        assert numbers(mapped(engine, SHARDS, Die("/photos/30.jpg", tmp_path, how))) == list(range(0, 140, 2))
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -218,6 +228,28 @@ def test_workers_end_when_their_parent_is_killed(name: str, request: pytest.Fixt
     assert eventually(lambda: not any(process.is_running() for process in started))
 
 
+@pytest.mark.parametrize("name", ["spark-standalone"])
+def test_run_on_a_cluster_is_the_local_run_to_the_bit(
+    name: str, spark: Engines, photos: Path, fruits: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The recipe of docs/spark.md, by the command line."""
+    small = ("run", photos, "--backbone", "fruits-small", "--components", 4)
+    done = fruits(*small, "--to", tmp_path / "local", "--workers", 1)
+    assert done.code == 0, done.stderr
+    verdict = checks.Verdict()
+    expected = checks.read(tmp_path / "local", verdict)
+    assert expected is not None
+    assert verdict.good, verdict.notes
+    spark.close_spark()  # its executors hold every core
+    conf = ("--spark-conf", "spark.driver.memory=1g", "--spark-conf", BRIEF_JAVA)
+    options = ("--engine", "spark", "--master", spark.master(name), *conf)
+    done = fruits(*small, "--to", tmp_path / "out", *options, "--json")
+    assert done.code == 0, done.stderr
+    assert done.json()["computed"] == done.json()["photos"] == 320
+    verdict = checks.check(tmp_path / "out", expected)
+    assert verdict.good, verdict.notes
+
+
 # --- reduce_batches ---------------------------------------------------------------------------------------------------
 
 
@@ -286,19 +318,19 @@ def test_scores_and_distances_are_those_of_the_driver_to_the_bit(
     assert 0 < sum(tally["right"]) < len(made.asked)
 
 
-@pytest.mark.parametrize(("engine", "how"), DEATHS, indirect=["engine"])
 def test_worker_that_dies_in_a_pass_costs_no_photo_and_doubles_none(
-    engine: Engine, how: str, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, deaths: tuple[str, ...], made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tally, distances = made.tally(engine), made.distances(engine)
     monkeypatch.setattr(features, "HERE", 10)
     lives = tmp_path / "lives"
     lives.mkdir()
-    mortal = Mortal(engine, lambda stage: DieAfter(stage, lives, how))
-    for find, expected in ((made.tally, tally), (made.distances, distances)):
-        (lives / "one").touch()
-        assert find(mortal) == expected
-        assert not list(lives.iterdir())
+    for how in deaths:
+        mortal = Mortal(engine, lambda stage, how=how: DieAfter(stage, lives, how))
+        for find, expected in ((made.tally, tally), (made.distances, distances)):
+            (lives / "one").touch()
+            assert find(mortal) == expected
+            assert not list(lives.iterdir())
 
 
 def test_pass_over_a_damaged_file_says_so(

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +10,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow as pa
-import pyspark
 import pytest
 from masters import PYTHONPATH, Engines, eventually
 from sklearn.linear_model import LogisticRegression
@@ -239,53 +234,3 @@ def test_master_that_is_none_ends_in_an_error_that_names_it(spark: Engines) -> N
         pytest.raises(EngineError, match=r"Spark did not start at nowhere: .*Could not parse Master URL"),
     ):
         numbers(engine, [shard(1)], Double())
-
-
-CONNECT = """
-import sys
-sys.path.insert(0, {here!r})
-import pyarrow as pa
-from pyspark.sql import SparkSession
-from stages import SCHEMA, Double, StageError, joined, refuse
-from fruits.engines import get_engine
-
-session = SparkSession.builder.remote("local[2]").getOrCreate()
-shards = [pa.table({{"uri": ["a"], "number": [number]}}) for number in range(20)]
-with get_engine("spark", 2) as engine:
-    print(sorted(n for batch in engine.map_batches(shards, Double(), SCHEMA) for n in batch["number"].to_pylist()))
-    print(engine.reduce_batches("abcdefghi", refuse, joined)["text"][0].as_py())
-    try:
-        engine.reduce_batches("xy", refuse, joined)
-    except StageError as error:
-        print(error)
-print(session.conf.get("spark.sql.execution.arrow.maxRecordsPerBatch"), session.range(3).count())
-session.stop()
-"""
-
-
-@pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("grpc", "grpc_status", "pandas"))
-    or not list(Path(pyspark.__file__).parent.glob("jars/spark-connect_*.jar")),
-    reason="Spark Connect is not tested: pip install 'pyspark[connect]>=4'; of 3.5, PyPI has no server for it",
-)
-def test_spark_connect_gives_the_same(spark: Engines) -> None:
-    here = str(Path(__file__).parent)
-    environment = {
-        **os.environ,
-        "PYSPARK_PYTHON": sys.executable,
-        "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", CONNECT.format(here=here)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=environment,
-        check=False,
-    )
-    assert done.stdout.splitlines() == [
-        str(list(range(0, 40, 2))),
-        "((((((((ab)c)d)e)f)g)h)i)",
-        "no x",
-        "10000 3",
-    ], done.stderr

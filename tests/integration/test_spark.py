@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import shutil
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +25,36 @@ from fruits.training import features, fit, pipeline
 from fruits.training.training_set import vectors_of
 
 ARRAYS = ("mean", "components", "weights", "bias", "whitening", "centres", "background")
-SPARK = ("--engine", "spark", "--master", "local[2]")
+#: As options and as arguments. A whole run by the command line is in tests/engines/test_contract.py.
+OPTIONS, SPARK = ("--engine", "spark", "--master", "local[2]"), {"engine": "spark", "master": "local[2]"}
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("java") is None, reason="no Java on PATH: install Java 17 or newer to test Spark"
-)
+pytestmark = [
+    pytest.mark.skipif(shutil.which("java") is None, reason="no Java on PATH: install Java 17 or newer to test Spark"),
+    # py4j leaves its sockets to the garbage collector.
+    pytest.mark.filterwarnings(r"ignore:unclosed <socket.socket .*raddr=\('127\.0\.0\.1':ResourceWarning"),
+]
 pytest.importorskip("pyspark", reason="no pyspark: pip install -e '.[spark]' to test Spark")
+sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
+
+from masters import end_java  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def java() -> Iterator[None]:
+    """One Java for all sessions of these tests, which ends with them."""
+    yield
+    end_java()
+    gc.collect()
+
+
+def run_on_spark(finished_run: Any, out: Path, **choices: Any) -> dict[str, Any]:
+    return pipeline.run(RunConfig(sources=(str(finished_run.photos),), out=str(out), **SPARK, **choices))
 
 
 @pytest.fixture(scope="module")
-def on_spark(finished_run: Any, fruits: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def on_spark(finished_run: Any, java: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("spark") / "results"
-    done = fruits("run", finished_run.photos, "--to", out, *SPARK, "--json")
-    assert done.code == 0, done.stderr
-    assert done.json()["computed"] == finished_run.record["photos"]
+    assert run_on_spark(finished_run, out)["computed"] == finished_run.record["photos"]
     return out
 
 
@@ -83,40 +99,34 @@ def test_metrics_and_choices_are_those_of_the_local_engine(finished_run: Any, on
         assert record[name] == finished_run.record[name]
 
 
-def test_run_on_spark_goes_on_with_what_the_local_engine_did(
-    finished_run: Any, fruits: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_run_on_spark_goes_on_with_what_the_local_engine_did(finished_run: Any, tmp_path: Path) -> None:
     out = finished_run.copy_to(tmp_path)
     (prefix,) = (path.parent for path in out.glob("embeddings/*/_delta_log"))
     stored = EmbeddingTable(str(out), f"embeddings/{prefix.name}")
     assert stored.commit([], list(stored.snapshot().files.values())[:2], epoch=0)
     vacuum(stored)
-    done = fruits("run", finished_run.photos, "--to", out, *SPARK, "--json")
-    assert done.code == 0, done.stderr
-    assert 0 < done.json()["computed"] < finished_run.record["photos"]
-    assert done.json()["metrics"] == finished_run.record["metrics"]
+    record = run_on_spark(finished_run, out)
+    assert 0 < record["computed"] < finished_run.record["photos"]
+    assert record["metrics"] == finished_run.record["metrics"]
 
 
-def test_apply_on_spark_answers_as_the_local_engine(
-    finished_run: Any, fruits: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_apply_on_spark_answers_as_the_local_engine(finished_run: Any, tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     for photo in sorted(finished_run.photos.glob("Test/*/*.jpg"))[:20]:
         shutil.copy(photo, inbox / f"{photo.parent.name} {photo.name}")
     (inbox / "broken.jpg").write_bytes(b"\xff\xd8\xff half a photo")
     tables = []
-    for more in ((), SPARK):
-        out = tmp_path / f"answers{len(more)}"
-        done = fruits("apply", finished_run.out, inbox, "--to", out, *more, "--json")
-        assert done.code == 0, done.stderr
-        assert (done.json()["ok"], done.json()["rejected"]) == (20, 1)
+    for engine in ({}, SPARK):
+        out = tmp_path / f"answers{len(engine)}"
+        done = pipeline.apply(str(finished_run.out), [str(inbox)], str(out), **engine)
+        assert (done["ok"], done["rejected"]) == (20, 1)
         tables.append(pq.read_table(out / "predictions.parquet"))
     assert tables[0].equals(tables[1])
 
 
 def test_without_java_the_message_says_what_to_install(finished_run: Any, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fruits", "run", finished_run.photos, "--to", tmp_path / "out", *SPARK]
+    command = [sys.executable, "-m", "fruits", "run", finished_run.photos, "--to", tmp_path / "out", *OPTIONS]
     environment = {"PATH": str(tmp_path), "HOME": str(tmp_path), "JAVA_HOME": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1
@@ -127,7 +137,7 @@ def test_without_java_the_message_says_what_to_install(finished_run: Any, tmp_pa
 def test_settings_of_spark_are_refused_by_the_local_engine_and_malformed_ones_by_spark(
     finished_run: Any, fruits: Callable[..., Any], tmp_path: Path
 ) -> None:
-    for arguments in (["--master", "local[2]"], ["--engine", "abacus"], [*SPARK, "--spark-conf", "no equals sign"]):
+    for arguments in (["--master", "local[2]"], ["--engine", "abacus"], [*OPTIONS, "--spark-conf", "no equals sign"]):
         done = fruits("run", finished_run.photos, "--to", tmp_path / "out", *arguments)
         assert (done.code, done.stdout) == (2, "")
         assert not (tmp_path / "out" / "embeddings").exists()
@@ -138,10 +148,8 @@ def test_head_of_more_photos_than_one_machine_takes_is_fitted_by_spark_on_all_of
 ) -> None:
     monkeypatch.setattr(fit, "MAX_ROWS", 100)
     monkeypatch.setattr(features, "HERE", 0)  # the executors project them, too
-    choices = {"sources": (str(finished_run.photos),), "workers": 2, "components": finished_run.record["components"]}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # py4j leaves its sockets to the garbage collector
-        record = pipeline.run(RunConfig(out=str(tmp_path / "out"), engine="spark", master="local[2]", **choices))
+    components = finished_run.record["components"]
+    record = run_on_spark(finished_run, tmp_path / "out", workers=2, components=components)
     assert record["head"]["training_photos"] == finished_run.record["splits"]["train"] > 100
     assert record["metrics"]["accuracy"] == finished_run.record["metrics"]["accuracy"]
     one, other = bundles.load(finished_run.out), bundles.load(tmp_path / "out")

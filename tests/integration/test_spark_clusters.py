@@ -1,4 +1,4 @@
-"""The recipes of docs/spark.md: a standalone cluster, and Spark Connect, both of what the PySpark wheel brings."""
+"""Spark Connect as docs/spark.md starts it, of what the PySpark wheel brings; a standalone cluster is in tests/engines."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ pytestmark = pytest.mark.skipif(
     shutil.which("java") is None, reason="no Java on PATH: install Java 17 or newer to test Spark"
 )
 pyspark = pytest.importorskip("pyspark", reason="no pyspark: pip install -e '.[spark]' to test Spark")
-sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
+ENGINES = Path(__file__).parents[1] / "engines"
+sys.path.insert(0, str(ENGINES))
 
-from masters import eventually, linked_spark_home, standalone  # noqa: E402
+from masters import eventually, linked_spark_home  # noqa: E402
 
 SMALL = ("--backbone", "fruits-small", "--components", 4)
 FRUGAL = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
@@ -50,16 +51,10 @@ def spark_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield home
 
 
-def test_run_on_a_standalone_cluster_is_the_local_run_to_the_bit(
-    photos: Path, expected: checks.Results, spark_home: Path, fruits: Callable[..., Any], tmp_path: Path
-) -> None:
-    with standalone(tmp_path / "cluster") as master:
-        options = ("--engine", "spark", "--master", master, "--spark-conf", "spark.driver.memory=1g")
-        done = fruits("run", photos, "--to", tmp_path / "out", *SMALL, *options, "--json")
-    assert done.code == 0, done.stderr
-    assert done.json()["computed"] == done.json()["photos"] == 320
-    verdict = checks.check(tmp_path / "out", expected)
-    assert verdict.good, verdict.notes
+def stages_on_path() -> dict[str, str]:
+    """The environment, with the stages of the engines' tests for Python workers to find."""
+    path = filter(None, [str(ENGINES), os.environ.get("PYTHONPATH")])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +72,7 @@ def connect(spark_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     ]  # fmt: skip
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
-            command, stdout=log, stderr=log, cwd=folder, env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1"}
+            command, stdout=log, stderr=log, cwd=folder, env={**stages_on_path(), "SPARK_LOCAL_IP": "127.0.0.1"}
         )
 
     def answers() -> bool:
@@ -103,6 +98,44 @@ def test_run_over_spark_connect_is_the_local_run_to_the_bit(
     assert done.returncode == 0, done.stderr
     verdict = checks.check(tmp_path / "out", expected)
     assert verdict.good, verdict.notes
+
+
+ENGINE = """
+import sys
+import pyarrow as pa
+from pyspark.sql import SparkSession
+from stages import SCHEMA, Double, StageError, joined, refuse
+from fruits.engines import get_engine
+
+session = SparkSession.builder.remote(sys.argv[1]).getOrCreate()
+shards = [pa.table({"uri": ["a"], "number": [number]}) for number in range(20)]
+with get_engine("spark", 2) as engine:
+    print(sorted(n for batch in engine.map_batches(shards, Double(), SCHEMA) for n in batch["number"].to_pylist()))
+    print(engine.reduce_batches("abcdefghi", refuse, joined)["text"][0].as_py())
+    try:
+        engine.reduce_batches("xy", refuse, joined)
+    except StageError as error:
+        print(error)
+print(session.conf.get("spark.sql.execution.arrow.maxRecordsPerBatch"), session.range(3).count())
+session.stop()
+"""
+
+
+def test_engine_over_spark_connect_gives_the_same_and_leaves_the_session(connect: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENGINE, connect],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=stages_on_path(),
+        check=False,
+    )
+    assert done.stdout.splitlines() == [
+        str(list(range(0, 40, 2))),
+        "((((((((ab)c)d)e)f)g)h)i)",
+        "no x",
+        "10000 3",
+    ], done.stderr
 
 
 HEAD = """
