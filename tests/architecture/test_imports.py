@@ -63,13 +63,11 @@ def places_of(*wanted: str) -> set[str]:
     return {place for place, here in names().items() if here & set(wanted)}
 
 
-@pytest.mark.slow
 def test_networks_are_opened_in_one_place_which_looks_through_them_before() -> None:
     assert places_of("InferenceSession") == {"embedding/session.py"}
     # Other ways to run or read a network, which would open the files that it names.
     assert not places_of("ReferenceEvaluator", "load_external_data_for_model", "load_model", "onnx.load")
 
 
-@pytest.mark.slow
 def test_json_is_written_in_one_place_which_knows_no_nan() -> None:
     assert places_of("json.dumps", "json.dump", "JSONEncoder") == {"storage/sanitising.py"}

@@ -67,7 +67,10 @@ class Proxy:
 
 @pytest.fixture(scope="module", params=["taken away", "left"])
 def proxied(request: pytest.FixtureRequest, serve: Callable[..., Any]) -> Iterator[tuple[Proxy, Any]]:
-    """A proxy that takes its path away, as nginx with a slash at the end does, and one that leaves it."""
+    """A proxy that takes its path away, as nginx with a slash at the end does, and one that leaves it.
+
+    What only pages do is tried through the first alone.
+    """
     service = serve("--rate", "0", "--root-path", f"{PREFIX}/")
     proxy = Proxy(service.url, strips=request.param == "taken away")
     yield proxy, service
@@ -105,6 +108,7 @@ def test_visitors_find_everything_below_the_path(
     assert proxy.elsewhere == []
 
 
+@pytest.mark.parametrize("proxied", ["taken away"], indirect=True)
 def test_on_device_mode_works_below_the_path(
     proxied: tuple[Proxy, Any], visit: Callable[..., Any], recogniser: Any
 ) -> None:
@@ -127,6 +131,7 @@ def test_on_device_mode_works_below_the_path(
     assert proxy.elsewhere == []
 
 
+@pytest.mark.parametrize("proxied", ["taken away"], indirect=True)
 def test_owner_and_deletion_are_below_the_path(proxied: tuple[Proxy, Any], visit: Callable[..., Any]) -> None:
     proxy, service = proxied
     there = visit(to=proxy)

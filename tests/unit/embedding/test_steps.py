@@ -94,7 +94,6 @@ def test_steps_and_fields_together_are_refused() -> None:
         parse_card(values)
 
 
-@pytest.mark.slow
 def test_single_graph_names_its_steps(finished_run: Any) -> None:
     session = ort.InferenceSession(finished_run.out / "bundle" / "recognizer.onnx", providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map

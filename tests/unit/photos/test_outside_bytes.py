@@ -7,8 +7,6 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import fruits
 
 SOURCE = Path(fruits.__file__).parent
@@ -57,7 +55,6 @@ def imported(nodes: list[ast.AST]) -> Iterator[tuple[str, str]]:
             yield from ((alias.name, "") for alias in node.names)
 
 
-@pytest.mark.slow
 def test_only_the_decoders_process_decodes_in_itself() -> None:
     found = {
         name
@@ -73,7 +70,6 @@ def test_only_the_decoders_process_decodes_in_itself() -> None:
     assert "photos/decoding/decoder_process.py" in found, "the test looks at what is there"
 
 
-@pytest.mark.slow
 def test_pillow_is_where_it_is_expected() -> None:
     found = {
         name

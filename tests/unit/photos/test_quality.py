@@ -65,14 +65,12 @@ def test_noise_of_a_flat_wall_does_not_make_it_sharp() -> None:
     assert of_one((128 + (noise > 0)).astype(np.uint8))[1] == 0.0
 
 
-@pytest.mark.slow
 def test_sharpness_falls_with_every_step_of_blur(fruit: np.ndarray) -> None:
     radii = (0, 0.5, 1, 1.5, 2, 3)
     sharpness = np.stack([measure(np.stack([blurred(photo, radius) for photo in fruit]))[1] for radius in radii])
     assert (np.diff(sharpness, axis=0) < 0).all()  # of every single photo
 
 
-@pytest.mark.slow
 def test_sharpness_hardly_depends_on_contrast(fruit: np.ndarray) -> None:
     plain = measure(fruit)[1]
     weak = (fruit * 0.5 + 64).round().astype(np.uint8)

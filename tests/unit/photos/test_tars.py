@@ -141,7 +141,6 @@ def test_archive_among_photos_is_no_source(tmp_path: Path) -> None:
 # --- Damage, and archives that somebody made on purpose --------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_archive_cut_anywhere_keeps_its_complete_photos(tmp_path: Path) -> None:
     whole = written(tmp_path / "a.tar", [member for n in range(5) for member in sample(f"{n}", txt="a")]).read_bytes()
     for cut in range(512, 11 * 1024, 300):

@@ -26,7 +26,6 @@ def raw(url: str) -> Any:
     return create_engine(parsed.set(drivername="postgresql+psycopg") if "postgres" in parsed.drivername else parsed)
 
 
-@pytest.mark.slow
 def test_migrations_make_the_tables_that_the_classes_describe(database: Database, database_url: str) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.runtime.migration import MigrationContext
@@ -37,7 +36,6 @@ def test_migrations_make_the_tables_that_the_classes_describe(database: Database
     engine.dispose()
 
 
-@pytest.mark.slow
 def test_opened_again_a_database_has_what_it_had(database: Database, database_url: str) -> None:
     with database.writing() as connection:
         connection.execute(text("insert into chores (name, number) values ('kept', 7)"))
@@ -222,7 +220,6 @@ def test_with_a_reader_in_the_way_scrub_says_so_and_the_next_does_it(
     database.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("more", [0, 1, 4, 8])
 def test_what_is_deleted_is_in_no_file(
     database: Database, database_url: str, request: pytest.FixtureRequest, more: int

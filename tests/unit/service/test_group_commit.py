@@ -51,7 +51,6 @@ def group_commit(database: Database, store: SlowStore) -> Iterator[GroupCommit]:
     made.close()
 
 
-@pytest.mark.slow
 def test_a_store_that_hangs_holds_up_only_photos(group_commit: GroupCommit, store: SlowStore, new: New) -> None:
     async def ask() -> None:
         kept = group_commit.add([new(b"photo")])
@@ -139,7 +138,6 @@ def test_a_connection_that_breaks_off_after_the_commit_fails_nobody(
     assert there == {receipt.id for receipt in told}, "who was told that it failed has no row"
 
 
-@pytest.mark.slow
 def test_a_photo_that_is_being_kept_when_its_request_is_ended_is_forgotten(
     database: Database, store: SlowStore, new: New, photo_folder: Path
 ) -> None:

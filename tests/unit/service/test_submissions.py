@@ -396,7 +396,6 @@ def test_the_owner_is_told_of_names_that_are_none(submissions: Submissions) -> N
             submissions.review(name, "refused", reviewer="me")
 
 
-@pytest.mark.slow
 def test_what_may_be_learnt_goes_through_all_pages(submissions: Submissions, new: New) -> None:
     receipts = submissions.add_many([new(PHOTO) for _ in range(205)])
     for receipt in receipts:

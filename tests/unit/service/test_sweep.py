@@ -90,7 +90,6 @@ def a_week_passes(store: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(erasure, "QUARANTINE_S", -3600)
 
 
-@pytest.mark.slow
 def test_a_photo_that_no_row_names_is_set_aside_and_deleted_after_a_week(
     submissions: Submissions, store: Objects, kept: list[Receipt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,7 +107,6 @@ def test_a_photo_that_no_row_names_is_set_aside_and_deleted_after_a_week(
     assert photos(store) == ids(kept) | {"holiday"}
 
 
-@pytest.mark.slow
 def test_a_new_database_takes_nothing_from_an_old_store(
     kept: list[Receipt], store: Objects, another: Database, new: New
 ) -> None:
@@ -151,7 +149,6 @@ def test_rows_that_are_gone_do_not_take_their_photos_with_them(
     assert photos(store) == ids(kept)
 
 
-@pytest.mark.slow
 def test_what_has_had_its_time_goes_though_a_sweep_is_refused(
     submissions: Submissions, database: Database, store: Objects, kept: list[Receipt]
 ) -> None:
@@ -163,7 +160,6 @@ def test_what_has_had_its_time_goes_though_a_sweep_is_refused(
     assert photos(store) == ids(kept[:-1])
 
 
-@pytest.mark.slow
 def test_adopting_sets_aside_and_what_belongs_to_rows_that_come_back_comes_back(
     submissions: Submissions, database: Database, store: Objects, kept: list[Receipt], another: Database, new: New
 ) -> None:
@@ -181,7 +177,6 @@ def test_adopting_sets_aside_and_what_belongs_to_rows_that_come_back_comes_back(
     assert aside(store) == {own.id}
 
 
-@pytest.mark.slow
 def test_an_owner_deletes_a_photo_in_quarantine_at_once(
     submissions: Submissions, database: Database, store: Objects, kept: list[Receipt]
 ) -> None:
@@ -196,7 +191,6 @@ def test_an_owner_deletes_a_photo_in_quarantine_at_once(
     assert photos(store) == ids(kept[1:])
 
 
-@pytest.mark.slow
 def test_a_photo_whose_owner_deletes_it_while_it_is_put_back_is_gone(
     submissions: Submissions, database: Database, store: Objects, kept: list[Receipt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
