@@ -75,6 +75,7 @@ FIRST = (
         "integration/test_watch.py",
         "integration/test_sklearn.py",
     ),
+    *("unit/photos/test_decoder.py", "unit/recogniser/test_bundle.py", "unit/test_site.py", "unit/test_extensions.py"),
 )
 #: Marks of folders and modules.
 MARKS = {
