@@ -100,7 +100,7 @@ async def test_the_summary_says_how_the_service_does(
 ) -> None:
     rng = np.random.default_rng(0)
     features, ood_score = rng.normal(size=(2000, 16)).astype(np.float32), rng.normal(size=2000).astype(np.float32)
-    for turn, bins in enumerate(resources.ood_detector.bins(features[:400] + 2, ood_score[:400])):
+    for turn, bins in enumerate(resources.known.bins(features[:400] + 2, ood_score[:400])):
         resources.statistics.answered(
             "unsure" if turn % 4 == 0 else "kind", 0.1, kept=turn % 2 == 0, model=resources.identity(), bins=bins
         )
