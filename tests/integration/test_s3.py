@@ -305,7 +305,7 @@ def test_no_photo_fails_because_one_answer_of_three_breaks_off(
 ) -> None:
     listed = [f"{in_bucket}/{one.key}" for one in Objects(in_bucket).list()][::4]
     opened.cache_clear()  # it has the connections of another endpoint
-    with FaultyProxy(s3.port, kind, rate=0.3, seed=4) as proxy:
+    with FaultyProxy(s3.port, kind, rate=0.35, seed=4) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         contents = list(read_photos(listed))
         assert [error for _, error in contents if error] == []

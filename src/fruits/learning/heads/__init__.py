@@ -76,7 +76,7 @@ class Head(Protocol):
         Whether logits are linear in the features. Then class activation maps can be drawn.
     starts : bool
         Whether ``fit`` takes ``start``, a head of the same features and labels with another setting, from which its solver
-        begins.
+        begins. Settings are then above 0: the nearest is the one of the smallest ratio.
     temperature : float
         Divisor of the logits before softmax; set by calibration.
     converged : bool
