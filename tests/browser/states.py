@@ -24,7 +24,7 @@ from benchmarks.page import chromium, fake_camera, made_video, served
 from PIL import Image, ImageDraw
 
 import fruits.service
-from fruits.messages import LANGUAGES
+from fruits.messages import LANGUAGES, translations
 from fruits.photos.generated import samples
 
 AXE: Final = Path(fruits.service.__file__).parent / "web" / "node_modules" / "axe-core" / "axe.min.js"
@@ -151,7 +151,7 @@ def _gone(shop: Shop) -> None:
 
 def _waiting(shop: Shop) -> None:
     """The service is busy, and the page tries again by itself."""
-    body = {"error": {"code": "busy", "message": {"en": "busy", "es": "ocupado", "fr": "occupé"}}}
+    body = {"error": {"code": "busy", "message": translations("http.busy")}}
     busy = {"status": 503, "headers": {"Retry-After": "30"}, "json": body}
     shop.page.route("**/v1/recognise*", lambda route: route.fulfill(**busy))
     shop.open()
