@@ -8,8 +8,6 @@ from typing import Any
 
 import boto3
 import pytest
-from moto import mock_aws
-from tests import moto_models as models
 
 from fruits.aws import deploy, policies, quotas, stacks, standing
 from fruits.aws.calls import Aws, AwsError, Call
@@ -23,6 +21,10 @@ REGION = "eu-west-1"
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
     for name, value in (("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x"), ("AWS_DEFAULT_REGION", REGION)):
         monkeypatch.setenv(name, value)
+    # Moto takes almost two seconds to load, in every process of the tests: only what uses it imports it.
+    from moto import mock_aws
+    from tests import moto_models as models
+
     models.QUOTAS.clear()
     with mock_aws():
         yield Aws(REGION)
@@ -119,6 +121,8 @@ def test_a_run_fits_into_the_quota_or_says_which_to_raise() -> None:
 
 @pytest.mark.slow
 def test_a_deployment_in_a_new_account_makes_what_it_may_have(aws: Aws) -> None:
+    from tests import moto_models as models
+
     models.QUOTAS["L-D05C8A75"] = 16
     deploy.deploy(aws, "fruits", ["storage", "roles", "batch"], {}, poll_s=0.01)
     found = stacks.find(aws, "fruits", "batch")

@@ -10,12 +10,8 @@ from typing import Any
 import boto3
 import pytest
 import typer
-from moto import mock_aws
-from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT_ID
-from moto.emrserverless.models import emrserverless_backends
 from scan.cloudformation import each, every, largest, variants
 from scan.rules import templates
-from tests import moto_models as models
 
 from fruits.aws import deploy, quotas, stacks
 from fruits.aws.calls import Aws
@@ -30,12 +26,20 @@ PARSED = {name.removesuffix(".yaml"): parse(text) for name, text in TEXTS.items(
 DIGEST = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/fruits/service@sha256:" + "0" * 64
 
 
+# Moto takes almost two seconds to load, in every process of the tests: only what uses it imports it.
+
+
 def test_moto_lacks_what_the_models_add() -> None:
+    from tests import moto_models as models
+
     assert "AWS::EMRServerless::Application" not in models.UNKNOWN_TO_MOTO
 
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Any:
+    from moto import mock_aws
+    from tests import moto_models  # noqa: F401 - teaches moto the resources of the templates
+
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
@@ -129,7 +133,12 @@ def test_what_runs_is_stopped_when_the_budget_is_spent(aws: Any, monkeypatch: py
         applicationId=application, executionRoleArn=made["roles"]["BatchRoleArn"], clientToken="t",
         jobDriver={"sparkSubmit": {"entryPoint": "s3://b/main.py"}},
     )["jobRunId"]  # fmt: skip
-    emrserverless_backends[ACCOUNT_ID][REGION].job_runs[application][0].state = "RUNNING"  # moto's are done at once
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.emrserverless.models import emrserverless_backends
+
+    emrserverless_backends[DEFAULT_ACCOUNT_ID][REGION].job_runs[application][
+        0
+    ].state = "RUNNING"  # moto's are done at once
     cluster, service = made["service"]["ClusterName"], made["service"]["ServiceName"]
     stopped = _stop(monkeypatch, APPLICATION=application, ECS_CLUSTER=cluster, ECS_SERVICE=service)
     assert stopped == [run, application, service]
