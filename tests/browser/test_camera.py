@@ -253,7 +253,7 @@ class TestDenied:
         assert page.get_by_role("button", name="Garder cette image").count() == 0, "there is nothing to keep"
         assert page.get_by_role("button", name="Réessayer").is_visible()
         page.keyboard.press("Escape")
-        assert page.locator("dialog").count() == 0
+        page.locator("dialog").wait_for(state="detached")  # after the event of its closing
 
 
 class TestMissing:
