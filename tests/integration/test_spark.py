@@ -156,5 +156,5 @@ def test_head_of_more_photos_than_one_machine_takes_is_fitted_by_spark_on_all_of
     vectors = embeddings(finished_run.out)[1]
     probabilities = [bundle.classify(vectors)[1] for bundle in (one, other)]
     assert (probabilities[0].argmax(axis=1) == probabilities[1].argmax(axis=1)).all()
-    # Both stop when hardly anything is gained, scikit-learn sooner.
+    # Both stop when hardly anything is gained, the local one sooner.
     assert np.abs(probabilities[0] - probabilities[1]).max() < 0.02

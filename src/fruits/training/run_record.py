@@ -281,7 +281,7 @@ def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 def versions() -> dict[str, str]:
     """Return the versions that results may depend on."""
-    packages = ("pyarrow", "scikit-learn", "scipy")
+    packages = ("pyarrow", "scipy")
     return {
         "fruits": fruits.__version__,
         "python": platform.python_version(),

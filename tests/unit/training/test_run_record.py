@@ -74,7 +74,6 @@ def test_releases_that_results_depend_on_are_part_of_their_identity() -> None:
         "onnxruntime",
         "pillow",
         "pyarrow",
-        "scikit-learn",
         "scipy",
     }
     assert told["scipy"] == version("scipy")
