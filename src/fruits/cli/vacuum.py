@@ -18,7 +18,7 @@ def vacuum(
     compact: Annotated[bool, typer.Option("--compact", help="Merge small files of the embeddings first.")] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Delete embeddings of photos that are no longer listed, and of networks that no run uses.
+    """Delete embeddings of photos and networks that no run uses.
 
     A run removes the rows of photos that are no longer listed from the table; their files stay until a vacuum. Runs may continue
     meanwhile.

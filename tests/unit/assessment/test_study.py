@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from fruits.assessment.study.backbones import StudyOptions, common_protocol, number_format
 from fruits.assessment.study.frontier import components_for, frontier, recommended
+from fruits.assessment.study.machine import processor_s
 from fruits.embedding.backbone import find_backbone
 from fruits.errors import ConfigError
 
@@ -84,3 +85,10 @@ def test_a_measurement_of_nothing_is_refused() -> None:
         StudyOptions(repeats=0)
     with pytest.raises(ConfigError, match="expected one of official"):
         StudyOptions(protocols=("offical",))
+
+
+def test_processor_time_of_little_work_is_more_than_nothing() -> None:
+    """The system tells hundredths of a second of other processes, in which sixteen small photos are done."""
+    before = processor_s()
+    sum(range(20_000))
+    assert processor_s() - before > 0
