@@ -352,7 +352,8 @@ class Card {
   closer() {
     let parts = null;
     const open = async (what) => {
-      const part = await laterFor(node, import("./regions.js"));
+      // Once there, it answers at once: a key that follows must find the box, not the button.
+      const part = parts ?? (await laterFor(node, import("./regions.js")));
       if (!part) return;
       parts ??= new part.Parts({ frame: this.frame, body: this.body, size: this.small, look: (wish) => this.lookCloser(wish), announce, explain });
       if (!parts.node.isConnected) this.frame.append(parts.node);
