@@ -229,7 +229,7 @@ def _look_after(descriptors: list[int], set_by_imports: dict[str, str]) -> NoRet
         os.close(reply)
         _be(streams, told, set_by_imports)
     for descriptor in (*streams, told):
-        os.close(descriptor)  # whoever reads a pipe sees its end when the command ends
+        os.close(descriptor)  # the reader of a pipe sees its end when the command ends
     os.write(reply, f"{pid}\n".encode())
     _, status = os.waitpid(pid, 0)
     with suppress(BrokenPipeError):

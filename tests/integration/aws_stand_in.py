@@ -363,7 +363,7 @@ class Watch:
 
 
 def _connections() -> list[bool]:
-    """Whether each open connection of this machine, whoever's, stays on it; all are looked at where Linux does not list them."""
+    """Whether each open connection of all processes stays on this machine; all are looked at where Linux does not list them."""
     found = []
     for name in ("tcp", "tcp6"):
         try:

@@ -43,7 +43,7 @@ def say_what_was_chosen(choice: Choice, progress: Progress) -> None:
     setting = f"{choice.head.parameter} {choice.setting:g}"
     if choice.chosen_by == "seen":
         progress.say(
-            f"the network was made from these training photos, so holding some back decides nothing: {choice.components} "
+            f"the network was made from these training photos, so validation on them decides nothing: {choice.components} "
             f"components for 99 % of the variance, {setting}"
         )
     elif tried := len(choice.component_trials) + len(choice.setting_trials):

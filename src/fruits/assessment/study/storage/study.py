@@ -113,7 +113,7 @@ def study_storage(
     StoreError
         If there is no finished run in ``out``.
     ConfigError
-        If the run has too few training photos to hold some back.
+        If the run has too few training photos to hold some out.
     """
     progress, options, clock = progress or Silent(), options or StudyOptions(), Clock()
     about = begun("storage", command)

@@ -119,7 +119,7 @@ export class Device {
     });
     const stopped = async () => {
       if (!started) {
-        this.#refuseAll(await notStarted()); // whoever opened it is told
+        this.#refuseAll(await notStarted()); // its opener is told
         return;
       }
       this.#refuseAll(new Error("the worker stopped"));
