@@ -94,6 +94,8 @@ class FaultyProxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="faulty proxy", daemon=True)
         self._server: asyncio.Server | None = None
+        # asyncio itself forgets a conversation whose client has gone, in the middle of what the server does for it.
+        self._conversations: set[asyncio.Task[None] | None] = set()
 
     @property
     def endpoint(self) -> str:
@@ -126,6 +128,7 @@ class FaultyProxy:
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve the requests of one connection, one after the other."""
+        self._conversations.add(conversation := asyncio.current_task())
         try:
             while (request := await _read_request(reader, writer)) is not None:
                 if not await self._serve(request, writer):
@@ -133,6 +136,7 @@ class FaultyProxy:
         except (OSError, EOFError, asyncio.CancelledError):
             pass  # the client went away, the server did, or the proxy is closing
         finally:
+            self._conversations.discard(conversation)
             writer.close()
 
     async def _serve(self, request: Request, writer: asyncio.StreamWriter) -> bool:

@@ -49,6 +49,7 @@ _GROUPS_PER_PART: Final = 8
 _PARTS: Final = 64
 #: An attempt that began, and finished its last part, longer ago than this was killed.
 _STALE_AFTER: Final = timedelta(days=1)
+_FILE: Final = "predictions.parquet"
 _FOLDER: Final = "predictions"
 #: Written last; readers of Parquet folders leave out names with an underscore.
 _COMPLETE: Final = "_SUCCESS"
@@ -199,10 +200,12 @@ def write_predictions(
         Called with numbers of photos.
     """
     photos = sum(int((holding.catalogue_rows >= 0).sum()) for holding in inventory.holdings)
+    # What another call writes from now on stays: of two calls at once, each would remove the answers of the other.
+    old_file, old_folders = objects.stat(_FILE), {folder for folder, complete in _folders(objects) if complete}
     if photos <= _HERE:
-        counts = _write_answers(objects, "predictions.parquet", stored, in_chunks(inventory), classifier, progress)
-        _remove_folders(objects)
-        return Predicted("predictions.parquet", dict(counts))
+        counts = _write_answers(objects, _FILE, stored, in_chunks(inventory), classifier, progress)
+        _remove_folders(objects, old_folders)
+        return Predicted(_FILE, dict(counts))
     # With microseconds: of two calls the one that began first is removed, also if both began in the same second.
     folder = f"{_FOLDER}/{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:12]}"
     groups = min(_GROUPS_PER_PART, max(1, sum(1 for _ in in_chunks(inventory)) // _PARTS))
@@ -216,20 +219,21 @@ def write_predictions(
                 parts = max(parts, row["part"] + 1)
                 progress(row["photos"])
         if photos <= ONE_FILE:
-            with table_writer(objects, "predictions.parquet", schemas.predictions(classifier.components)) as writer:
+            with table_writer(objects, _FILE, schemas.predictions(classifier.components)) as writer:
                 for part in range(parts):
                     with objects.open(_part(folder, part)) as file, pq.ParquetFile(file, pre_buffer=False) as parquet:
                         for number in range(parquet.num_row_groups):
                             writer.write_table(parquet.read_row_group(number, use_threads=False))
-            _remove_folders(objects, also=folder)
-            return Predicted("predictions.parquet", _in_order(outcomes))
+            _remove_folders(objects, {*old_folders, folder})
+            return Predicted(_FILE, _in_order(outcomes))
         objects.write(f"{folder}/{_COMPLETE}", b"")
     except BaseException:
         with suppress(Exception):  # the first error counts
             _remove(objects, folder)
         raise
-    _remove_folders(objects, before=folder)
-    objects.delete("predictions.parquet")  # of a time with fewer photos
+    _remove_folders(objects, {one for one, complete in _folders(objects) if complete and one < folder})
+    if old_file is not None and objects.stat(_FILE) == old_file:
+        objects.delete(_FILE)  # of a time with fewer photos
     return Predicted(folder, _in_order(outcomes))
 
 
@@ -416,13 +420,10 @@ def vacuum(objects: Objects, *, dry_run: bool = False) -> tuple[int, int]:
     return files, size
 
 
-def _remove_folders(objects: Objects, *, before: str = "", also: str = "") -> None:
-    """Remove folders of earlier calls: complete ones, those that killed processes left, and ``also``.
-
-    ``before``: only folders that were begun before this one, or two calls at once would remove the answers of each other.
-    """
+def _remove_folders(objects: Objects, chosen: set[str]) -> None:
+    """Remove chosen folders of answers, and those that killed processes left."""
     for folder, complete in _folders(objects):
-        if (not before or folder < before) and (folder == also or complete or _is_stale(objects, folder)):
+        if folder in chosen or (not complete and _is_stale(objects, folder)):
             _remove(objects, folder)
 
 

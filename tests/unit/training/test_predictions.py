@@ -140,6 +140,38 @@ def test_answers_for_many_photos_are_a_folder_that_is_read_as_one_table(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_parts")
+@pytest.mark.parametrize("few_began_first", [True, False])
+def test_of_two_calls_at_once_none_removes_the_answers_of_the_other(
+    finished_run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, few_began_first: bool
+) -> None:
+    run, objects = open_run(str(finished_run.out)), Objects(str(tmp_path))
+    table = answered(run.stored, next(iter(in_chunks(run.inventory))), run.bundle.classifier)
+    written: list[str] = []
+
+    def write(few: bool, meanwhile: Callable[[], Any] = lambda: None) -> None:
+        monkeypatch.setattr(predictions, "_HERE", table.num_rows if few else 0)
+        monkeypatch.setattr(predictions, "ONE_FILE", 0)
+        given = (run.stored, run.inventory, run.bundle.classifier)
+        written.append(write_predictions(InOrder(1), objects, *given, lambda _: meanwhile()).key)
+
+    write(few=True)
+    write(few=False)
+    before = written.pop()
+    written.clear()
+    assert [name for name in (before, "predictions.parquet") if (tmp_path / name).exists()] == [before]
+    others = [not few_began_first]
+    write(few=few_began_first, meanwhile=lambda: others and write(few=others.pop()))
+    assert sorted(name.split("/")[0] for name in written) == ["predictions", "predictions.parquet"]
+    for name in written:
+        assert read_predictions(str(tmp_path / name)).equals(table)
+    assert not (tmp_path / before).exists()
+    write(few=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions"], "the next call removes what both have left"
+    assert [path.name for path in (tmp_path / "predictions").iterdir()] == [Path(written[-1]).name]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_parts")
 def test_answers_that_cannot_be_finished_leave_those_of_before(finished_run: Any, tmp_path: Path) -> None:
     run = open_run(str(finished_run.copy_to(tmp_path)))
     objects = Objects(str(tmp_path / "to"))
