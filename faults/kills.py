@@ -11,13 +11,14 @@ from contextlib import suppress
 import psutil
 
 from faults import checks
-from faults.running import Ended, Running, describe
+from faults.running import Running, describe
 from faults.trials import Figure, Trials, must_end_well
 
 SPARK = ("--engine", "spark", "--master", "local[2]")
 #: Executors in processes of their own, on this machine: the only way to kill one and keep the driver.
 CLUSTER = ("--engine", "spark", "--master", "local-cluster[2,1,1024]")
 _RUNS_AT_MOST = 5
+ENDED_BEFORE = "had ended before the kill"
 
 
 def kill_local(trials: Trials) -> Figure:
@@ -53,9 +54,9 @@ def kill_s3(trials: Trials) -> Figure:
             name = f"killed-{number}"
             server.make_bucket(name)
             moment = trials.chance(figure.name, number).uniform(0, seconds)
-            ended = _kill_and_finish(figure, lambda: start(name), moment, whole=number % 2 == 0)
-            if ended is not None:
-                figure.count("finished by the next run", trials.check_bucket(server, name, expected))
+            how = _kill_and_finish(figure, lambda: start(name), moment, whole=number % 2 == 0)
+            if how is not None:
+                figure.count(how, trials.check_bucket(server, name, expected))
 
         trials.each(figure, trials.number(20), one)
     return figure
@@ -80,19 +81,23 @@ def _killed_on_disk(trials: Trials, name: str, what: str, options: tuple[str, ..
             out = folder / "out"
             moment = trials.chance(name, number).uniform(0, seconds)
             # In turns: all at once, as a machine that fails; the command alone, whose helpers must notice.
-            ended = _kill_and_finish(figure, lambda: trials.start(out, *options), moment, whole=number % 2 == 0)
-            if ended is not None:
-                figure.count("finished by the next run", checks.check(out, expected))
+            how = _kill_and_finish(figure, lambda: trials.start(out, *options), moment, whole=number % 2 == 0)
+            if how is not None:
+                figure.count(how, checks.check(out, expected))
 
     trials.each(figure, trials.number(50), one)
     return figure
 
 
-def _kill_and_finish(figure: Figure, start: Callable[[], Running], moment: float, *, whole: bool) -> Ended | None:
-    """Start, kill at a moment, start again until it is done; None if that is never, and then it is counted as a failure."""
+def _kill_and_finish(figure: Figure, start: Callable[[], Running], moment: float, *, whole: bool) -> str | None:
+    """Start, kill at a moment, start again until it is done; None if that is never, and then it is counted as a failure.
+
+    Returns how it ended: on a machine with less to do than before, a run may end before its moment.
+    """
     running = start()
     with suppress(subprocess.TimeoutExpired):
         running.process.wait(moment)
+    killed = running.process.poll() is None
     running.kill(whole=whole)
     if not whole:
         following = start()  # at once: workers of the killed one may still be writing
@@ -111,7 +116,7 @@ def _kill_and_finish(figure: Figure, start: Callable[[], Running], moment: float
     if orphans:
         figure.fail(f"killed after {moment:.2f} s, these lived on: {', '.join(orphans)}")
         return None
-    return ended
+    return "finished by the next run" if killed else ENDED_BEFORE
 
 
 def _one_killed(
@@ -137,7 +142,7 @@ def _one_killed(
             if orphans := running.left_behind():
                 figure.fail(f"these lived on: {', '.join(orphans)}")
             elif ended.code == 0:
-                outcome = "finished by itself" if killed else "had ended before the kill"
+                outcome = "finished by itself" if killed else ENDED_BEFORE
                 figure.count(outcome, checks.check(folder / "out", expected))
             elif ended.is_clear_error and trials.start(folder / "out", *CLUSTER).wait().code == 0:
                 figure.count("said so and was finished by the next run", checks.check(folder / "out", expected))
