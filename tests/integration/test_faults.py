@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
+import socket
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +18,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from faults import checks, damage, decoders, stores
+from faults import checks, damage, decoders, kills, stores
 from faults.__main__ import SCENARIOS
 from faults.page import write
+from faults.proxy import FaultyProxy
 from faults.running import Ended, Running
 from faults.trials import Figure, Trials
 
@@ -275,3 +280,37 @@ def test_trials_run_and_all_is_right(names: tuple[str, ...], s3: Any, tmp_path: 
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(name in done.stdout for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_run_that_had_ended_before_its_kill_does_not_count_as_killed(tmp_path: Path, killed: bool) -> None:
+    seconds = iter([60 if killed else 0, 0])
+
+    def start() -> Running:
+        return Running([sys.executable, "-c", f"import time; time.sleep({next(seconds)})"], tmp_path)
+
+    figure = Figure("kill", "")
+    how = kills._kill_and_finish(figure, start, 0.5 if killed else 60, whole=True)
+    assert how == ("finished by the next run" if killed else "had ended before the kill")
+    assert figure.good
+
+
+def test_proxy_has_the_store_finish_for_a_client_that_has_gone() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as store,
+        FaultyProxy(store.getsockname()[1], "performed-twice") as proxy,
+    ):
+        store.settimeout(10)
+        client = socket.create_connection(("127.0.0.1", int(proxy.endpoint.rpartition(":")[2])))
+        client.sendall(b"PUT /photo HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
+        first, _ = store.accept()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()  # with RST, as a client that has lost patience
+        for _ in range(10):
+            gc.collect()  # what asyncio holds by weak references alone would go
+            time.sleep(0.05)
+        first.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        second, _ = store.accept()
+        second.close()
+        first.close()
