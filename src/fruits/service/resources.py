@@ -116,7 +116,7 @@ class Resources:
                 telemetry.log("chore_failed", level="error", chore="recover", reason=str(exc)[:500])
             self.statistics = Statistics(database)
             self.tokens = Tokens(database)
-            self.group_commit = GroupCommit(self.submissions, self._is_busy, lambda exc: telemetry.log_bug("", exc))
+            self.group_commit = GroupCommit(self.submissions, lambda exc: telemetry.log_bug("", exc))
             self.undelivered = Undelivered(self.submissions)
             undo.pop_all()
 
@@ -124,9 +124,6 @@ class Resources:
     def ready(self) -> bool:
         """Whether the service accepts photos."""
         return self.recogniser.warm and not self.stopping
-
-    def _is_busy(self) -> bool:
-        return self.recogniser.waiting > self.config.workers
 
     def drift(self) -> Drift:
         """Return the reference distribution of the open bundle's training photos."""

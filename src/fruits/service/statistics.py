@@ -39,6 +39,8 @@ class Statistics:
         self._database = database
         self._lock = threading.Lock()
         self._counted: Counter[tuple[str, str, int]] = Counter()
+        #: Photos in the bins of drift, by day and name: an array for each, since every photo falls into many bins.
+        self._drifted: dict[tuple[str, str], NDArray[np.int64]] = {}
 
     def answered(
         self, outcome: str, seconds: float, *, kept: bool, model: str, bins: NDArray[np.int64] | None = None
@@ -62,9 +64,13 @@ class Statistics:
             raise ValueError(f"outcome is {outcome!r}; expected one of {', '.join(OUTCOMES)}")
         names = [(f"outcome:{outcome}", 0), ("latency", _bucket(seconds))]
         names += [("kept", 0)] if kept else []
-        if bins is not None:
-            names += [(f"drift:{model[:32]}", row * BINS + int(decile)) for row, decile in enumerate(bins)]
         self._count(names)
+        if bins is not None:
+            name = _today().isoformat(), f"drift:{model[:32]}"
+            with self._lock:
+                if name not in self._drifted:
+                    self._drifted[name] = np.zeros((len(bins), BINS), np.int64)
+                self._drifted[name][np.arange(len(bins)), bins] += 1
 
     def refused(self, code: str) -> None:
         """Count a recognition request, or one photo among several, that got an error, by the error's code."""
@@ -84,6 +90,9 @@ class Statistics:
         """
         with self._lock:
             counted, self._counted = self._counted, Counter()
+            drifted, self._drifted = self._drifted, {}
+        for (day, name), table in drifted.items():
+            counted.update({(day, name, int(at)): int(table.flat[at]) for at in np.flatnonzero(table)})
         if not counted:
             return
         rows = [{"day": day, "name": name, "bucket": bucket, "count": n} for (day, name, bucket), n in counted.items()]

@@ -46,7 +46,7 @@ def store(photo_folder: Path) -> SlowStore:
 
 @pytest.fixture
 def group_commit(database: Database, store: SlowStore) -> Iterator[GroupCommit]:
-    made = GroupCommit(Submissions(database, store, keep_days=30), busy=lambda: False)
+    made = GroupCommit(Submissions(database, store, keep_days=30))
     yield made
     made.close()
 
@@ -86,7 +86,7 @@ def test_a_bug_in_counting_is_told_to_the_log_and_not_to_who_asked(
     database: Database, store: SlowStore, new: New, photo: bytes | None
 ) -> None:
     submissions, bugs, counted = Submissions(database, store, keep_days=30), list[Exception](), list[int]()
-    group_commit = GroupCommit(submissions, lambda: False, bugs.append)
+    group_commit = GroupCommit(submissions, bugs.append)
     store.goes_on.set()
 
     async def ask() -> list[Receipt]:
@@ -142,7 +142,7 @@ def test_a_photo_that_is_being_kept_when_its_request_is_ended_is_forgotten(
     database: Database, store: SlowStore, new: New, photo_folder: Path
 ) -> None:
     submissions = Submissions(database, store, keep_days=30)
-    group_commit, undelivered = GroupCommit(submissions, lambda: False), Undelivered(submissions)
+    group_commit, undelivered = GroupCommit(submissions), Undelivered(submissions)
 
     async def ask() -> None:
         kept = group_commit.add([new(b"photo")])
@@ -160,3 +160,38 @@ def test_a_photo_that_is_being_kept_when_its_request_is_ended_is_forgotten(
     group_commit.close()
     assert submissions.counts()["all"] == 0
     assert list(photo_folder.iterdir()) == []
+
+
+def test_requests_of_one_turn_share_a_commit_and_wait_for_no_others(
+    database: Database, group_commit: GroupCommit, new: New, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, commits = Database.writing, list[int]()
+
+    @contextmanager
+    def counted(self: Database) -> Iterator[Connection]:
+        with writing(self) as connection:
+            yield connection
+        commits.append(1)
+
+    monkeypatch.setattr(Database, "writing", counted)
+
+    async def ask(count: int) -> int:
+        before = len(commits)
+        await asyncio.wait_for(asyncio.gather(*(group_commit.add([new()]) for _ in range(count))), 30)
+        return len(commits) - before
+
+    assert [asyncio.run(ask(count)) for count in (1, 20, 100)] == [1, 1, 1]
+
+
+def test_what_was_given_in_the_last_turn_is_committed_once(database: Database, store: SlowStore, new: New) -> None:
+    group_commit = GroupCommit(Submissions(database, store, keep_days=30))
+
+    async def ask() -> list[Receipt]:
+        asked = [group_commit.add([new()]) for _ in range(3)]
+        group_commit.close()  # before the turn is over
+        return [receipt for one in await asyncio.wait_for(asyncio.gather(*asked), 30) for receipt in one]
+
+    told = asyncio.run(ask())
+    with database.reading() as connection:
+        there = list(connection.execute(text("select id from submissions")).scalars())
+    assert sorted(there) == sorted(receipt.id for receipt in told)

@@ -12,6 +12,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+#: What may be wrong with a photo.
+ADVICE: Final = ("small", "dark", "blurred")
 #: Upper bound of the limit for dark photos, as a share of full brightness.
 _DARK_AT_MOST: Final = 0.25
 #: Largest share of the known photos below the limit for dark, and likewise for blurred.

@@ -11,26 +11,22 @@ import time
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
-import numpy as np
-
 from fruits.errors import ConfigError, ImageDecodeError
 from fruits.messages import LANGUAGES, SOURCE, translations
-from fruits.recogniser.answers import Answer
-from fruits.recogniser.explain import relative
 from fruits.recogniser.regions import LEAST_SIDE, Box, box_of
 from fruits.service.http import errors as http_errors
 from fruits.service.http.access import caller, charge
+from fruits.service.http.answer_body import body_of, photo_of
 from fruits.service.http.delivery import Delivery
 from fruits.service.http.errors import HttpError, OverLimitError, over
 from fruits.service.http.middleware import Receive, Scope, Send, reply
 from fruits.service.http.uploads import GoneError, Upload, read_upload
 from fruits.service.inference.image_header import ImageHeader, read_header
-from fruits.service.inference.model import Model
+from fruits.service.inference.pieces import compact
 from fruits.service.inference.workers import Recognised, UnreadableError
 from fruits.service.resources import Resources
 from fruits.service.settings import ServiceConfig
 from fruits.service.submissions.repository import NewSubmission, Receipt
-from fruits.storage.sanitising import json_text
 
 PATH: Final = "/v1/recognise"
 _CHOICES: Final = (
@@ -103,14 +99,19 @@ async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: 
     about["outcomes"] = [one.answer.outcome for one in good]
     total_s = time.perf_counter() - about["started"]
     photos = [
-        _as_json(outcome, next(receipts), total_s, options)
+        photo_of(
+            outcome,
+            next(receipts),
+            total_s,
+            box=options.box,
+            explain=options.explain,
+            regions=options.regions,
+        )
         if isinstance(outcome, Recognised)
-        else {"name": f"photo {place}", "error": http_errors.said(http_errors.of(outcome))}
+        else compact({"name": f"photo {place}", "error": http_errors.said(http_errors.of(outcome))})
         for place, outcome in enumerate(outcomes, 1)
     ]
-    model = good[0].model if good else resources.recogniser.model
-    answer = {"photos": photos, "model": {"identity": model.identity, "labels": len(model.bundle.labels)}}
-    return json_text(answer, ensure_ascii=False, separators=(",", ":")).encode()
+    return body_of(photos, good[0].model if good else resources.recogniser.model)
 
 
 def _admit(resources: Resources, *, heavy: bool = False) -> None:
@@ -202,7 +203,14 @@ async def _outcomes(
         for refusal, one, data in zip(refusals, seen, upload.photos, strict=True)
     ]
     upload.photos.clear()
-    for place, outcome in enumerate(await asyncio.gather(*map(_settled, outcomes), return_exceptions=True)):
+    if len(outcomes) > 1:
+        settled = await asyncio.gather(*map(_settled, outcomes), return_exceptions=True)
+    else:  # nearly always: without the task that gathering needs
+        try:
+            settled = [await _settled(outcomes[0])]
+        except ImageDecodeError as exc:
+            settled = [exc]
+    for place, outcome in enumerate(settled):
         if isinstance(outcome, BaseException) and not isinstance(outcome, ImageDecodeError):
             raise outcome
         outcomes[place] = outcome
@@ -278,80 +286,3 @@ def _submission(one: Recognised, lang: str, *, show: bool) -> NewSubmission:
         features=answer.features if one.kept is not None else None,
         may_show=show and one.kept is not None,
     )
-
-
-def _as_json(one: Recognised, receipt: Receipt, total_s: float, options: _Options) -> dict[str, Any]:
-    answer, model = one.answer, one.model
-    labels = model.bundle.labels
-    similar = [
-        {
-            "label": (label := labels[model.bundle.gallery.labels[number]]),
-            **model.names[label],
-            "thumbnail": f"{model.root}/v1/gallery/{model.identity}/{number}.jpg",
-            "similarity": round(cosine, 4),
-        }
-        for number, cosine in one.similar
-    ]
-    return {
-        "id": receipt.id,
-        "secret": receipt.secret,
-        **_answer_fields(answer, model),
-        "strangeness": _finite(answer.ood_score),  # its name until version 0.1; to be removed in the version after
-        "similar": similar,
-        "alike": similar,  # its name until version 0.1; to be removed in the version after
-        "kept": one.kept is not None,
-        **({"box": _rounded(options.box)} if options.box is not None else {}),
-        **({"map": _map(one)} if options.explain else {}),
-        **({"regions": _regions(one)} if options.regions else {}),
-        "milliseconds": {
-            "queue": round(1000 * one.queue_s, 2),
-            "decode": round(1000 * one.decode_s, 2),
-            "infer": round(1000 * one.infer_s, 2),
-            "total": round(1000 * total_s, 2),
-        },
-    }
-
-
-def _answer_fields(answer: Answer, model: Model) -> dict[str, Any]:
-    """Return what is said of a photo, or of a region of it."""
-    name, line = model.texts_of(answer)
-    return {
-        "outcome": answer.outcome,
-        "kind": answer.kind or None,
-        "variety": answer.variety or None,
-        "name": name,
-        "line": line,
-        "probability": round(answer.probability, 6),
-        "kinds": [{"kind": kind, **model.kinds[kind], "probability": round(p, 6)} for kind, _, p in answer.kinds],
-        "labels": [
-            {"label": label, **model.names[label], "probability": round(p, 6)}
-            for label, p in zip(answer.labels, answer.probabilities, strict=True)
-        ],
-        "ood_score": _finite(answer.ood_score),
-        "advice": [{"code": code, **translations(f"page.{code}")} for code in answer.advice],
-    }
-
-
-def _finite(score: float) -> float | None:
-    return round(score, 6) if abs(score) < 1e30 else None
-
-
-def _rounded(box: Box) -> list[float]:
-    return [round(side, 4) for side in box]
-
-
-def _regions(one: Recognised) -> list[dict[str, Any]] | None:
-    """Return the regions; None if the network or the head does not tell."""
-    if one.regions is None:
-        return None
-    return [{"box": _rounded(region.box), **_answer_fields(region.answer, one.model)} for region in one.regions]
-
-
-def _map(one: Recognised) -> dict[str, Any] | None:
-    """Return where the answer comes from; None if the network or the head does not tell."""
-    if one.places is None:
-        return None
-    shown = relative(one.places)
-    rows, columns = shown.shape
-    values = np.round(shown.astype(np.float64), 3).ravel().tolist()
-    return {"rows": rows, "columns": columns, "values": values, "fit": one.model.bundle.preprocessing.fit}

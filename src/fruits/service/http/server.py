@@ -227,6 +227,41 @@ class _Server(uvicorn.Server):
         task.add_done_callback(self._reloads.discard)
 
 
+class _Whole:
+    """The transport of one response: the head waits for the first bytes of the body, up to the next turn of the loop.
+
+    uvicorn writes them one after the other, and the transport sends each at once, since its buffer may hold nothing: two system
+    calls, two packets and two wake-ups of the client for every response.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._head: bytes | None = b""
+
+    def write(self, data: bytes) -> None:
+        """Write, together with what waits."""
+        if self._head == b"":
+            self._head = data
+            self._loop.call_soon(self._flush)
+        else:
+            head, self._head = self._head, None
+            self._transport.write(head + data if head else data)
+
+    def close(self) -> None:
+        """Write what waits, then close."""
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Return whether the connection is being closed."""
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        head, self._head = self._head, None
+        if head and not self._transport.is_closing():
+            self._transport.write(head)
+
+
 class _Connection(HttpToolsProtocol):
     """One connection, with limits."""
 
@@ -331,6 +366,8 @@ class _Connection(HttpToolsProtocol):
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
         if self.cycle is not None:
             self._cycles.append(self.cycle)
+            # Its task, which writes the response, begins in a later turn of the loop.
+            self.cycle.transport = _Whole(self.transport, self.loop)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         if self.cycle is not None and self.cycle.response_complete:

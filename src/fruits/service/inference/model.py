@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from typing import Any, Final, NamedTuple
@@ -22,7 +22,7 @@ from fruits.photos.decoding.quality import measure
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import Answer
 from fruits.recogniser.knowledge import season
-from fruits.storage.sanitising import json_text
+from fruits.service.inference.pieces import Pieces, compact
 
 #: Similar photos per answer.
 SIMILAR_PHOTOS: Final = 6
@@ -64,6 +64,8 @@ class Model:
     identity : str
     names, kinds : dict of dict
         Names of every label and of every kind, in every language.
+    pieces : Pieces
+        JSON of what it says of any photo.
     labels_body, model_body : bytes
         Response bodies of ``/v1/labels`` and ``/v1/model``, encoded once.
     model_body_packed : bytes
@@ -83,10 +85,6 @@ class Model:
         ]
         self.names = {label: name.names() for label, name in zip(taxonomy.labels, named, strict=True)}
         self.kinds = {kind: name.names() for kind, name in zip(taxonomy.kind_ids, taxonomy.kinds, strict=True)}
-        self._lines = {kind: name.lines() for kind, name in zip(taxonomy.kind_ids, taxonomy.kinds, strict=True)}
-        varieties = list(zip(taxonomy.variety_ids, taxonomy.varieties, strict=True))
-        self._variety_names = {variety: name.names() for variety, name in varieties}
-        self._variety_lines = {variety: name.lines() for variety, name in varieties}
         labels = [
             {
                 "label": label,
@@ -121,14 +119,24 @@ class Model:
                 },
             }
         )
-
+        self.pieces = Pieces(
+            self.names,
+            self.kinds,
+            self._sayable(),
+            gallery=[bundle.labels[at] for at in bundle.gallery.labels.tolist()],
+            thumbnails=f"{root}/v1/gallery/{self.identity}",
+            identity=self.identity,
+        )
         self.model_body_packed = gzip.compress(self.model_body, mtime=0)
 
-    def texts_of(self, answer: Answer) -> tuple[dict[str, str] | None, dict[str, str] | None]:
-        """Return the name of what an answer names and the line about it, in every language; None without one."""
-        if answer.variety:
-            return self._variety_names[answer.variety], self._variety_lines[answer.variety]
-        return self.kinds.get(answer.kind), self._lines.get(answer.kind)
+    def _sayable(self) -> Iterator[tuple[str, str, dict[str, str] | None, dict[str, str] | None]]:
+        """Yield kind, variety, name and line, in every language, of all that an answer may name, and of nothing."""
+        yield "", "", None, None
+        taxonomy = self.bundle.taxonomy
+        for kind, name in zip(taxonomy.kind_ids, taxonomy.kinds, strict=True):
+            yield kind, "", name.names(), name.lines()
+        for at, (variety, name) in enumerate(zip(taxonomy.variety_ids, taxonomy.varieties, strict=True)):
+            yield taxonomy.kind_ids[taxonomy.kind_of_variety(at)], variety, name.names(), name.lines()
 
     def recognise(
         self, pixels: NDArray[np.uint8], short_sides: NDArray[np.int64], *, explained: Sequence[bool] = ()
@@ -197,4 +205,4 @@ def made_photo() -> bytes:
 
 
 def _json(values: Any) -> bytes:
-    return json_text(values, ensure_ascii=False, separators=(",", ":")).encode()
+    return compact(values).encode()

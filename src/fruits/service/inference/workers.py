@@ -151,7 +151,7 @@ class Recogniser:
         self._closed = False
         self._photo_s = list(_FIRST_GUESS_S)
         self._work_s = _FIRST_GUESS_S[0]
-        self._at_work = 0
+        self._at_work = self._to_wake = 0
         self._since = [0.0] * workers
         self._workers = [
             threading.Thread(target=self._work, args=(number,), name=f"worker-{number}", daemon=True)
@@ -231,6 +231,9 @@ class Recogniser:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Recognised] = loop.create_future()
         self._put(_Job(photo, keep, heavy, future, loop, explain, regions, box))
+        if not self._to_wake:  # once for all photos of this turn of the loop, which then share a batch
+            loop.call_soon(self._wake)
+        self._to_wake += 1
         return future
 
     def answer(self, photo: bytes) -> tuple[str, Answer]:
@@ -297,6 +300,8 @@ class Recogniser:
         """Queue a photo from any thread."""
         future: Future[Recognised] = Future()
         self._put(_Job(photo, False, False, future, None))
+        with self._ready:
+            self._ready.notify()
         return future
 
     def _put(self, job: _Job) -> None:
@@ -304,7 +309,12 @@ class Recogniser:
             if self._closed:
                 raise FruitsError("the service is stopping")
             (self._heavy if job.heavy else self._light).append(job)
-            self._ready.notify()
+
+    def _wake(self) -> None:
+        """Wake as many workers as photos came in this turn of the event loop; those at work find theirs by themselves."""
+        with self._ready:
+            self._ready.notify(self._to_wake)
+        self._to_wake = 0
 
     def _take(self) -> list[_Job]:
         """Wait for photos; return the next batch of a worker, empty on shutdown."""

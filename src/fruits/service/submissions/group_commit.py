@@ -1,9 +1,10 @@
 """Group commit: one database transaction for the answers of many concurrent requests, before the responses are sent.
 
-One thread takes all waiting answers and commits them together. Under load it waits 10 ms for more, because a commit costs as much
-as inserting ten rows; without load it commits at once. Photos to be stored are written by other threads, so that a slow store
-delays no other request. Statistics are counted in these threads, off the event loop; an error there is logged and does not fail
-the request, whose answer is already committed.
+One thread takes all waiting answers and commits them together: those of one turn of the event loop, such as of a batch of photos,
+and those that came while the last commit was written. It waits for nothing else: in a closed loop the clients would wait as well,
+and the cores with them. Photos to be stored are written by other threads, so that a slow store delays no other request. These
+threads count the statistics, off the event loop; an error there is logged and does not fail the request, whose answer is already
+committed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +23,6 @@ from fruits.service.submissions.repository import NewSubmission, Receipt, Submis
 
 #: Requests in one commit, at most: a long transaction would delay deletions and reviews.
 _MOST: Final = 128
-#: Seconds for which the writer waits for more answers under load.
-_MOMENT_S: Final = 0.01
 #: Requests whose photos are written at the same time: writing is bound by latency, not by the processor.
 _STORED_AT_ONCE: Final = 4
 
@@ -46,16 +44,14 @@ class GroupCommit:
     Parameters
     ----------
     submissions : Submissions
-    busy : callable
-        Returns whether more answers are expected soon.
     bug : callable
         Called with an exception raised after a commit.
     """
 
-    def __init__(
-        self, submissions: Submissions, busy: Callable[[], bool], bug: Callable[[Exception], None] = _to_the_log
-    ) -> None:
-        self._submissions, self._busy, self._bug = submissions, busy, bug
+    def __init__(self, submissions: Submissions, bug: Callable[[Exception], None] = _to_the_log) -> None:
+        self._submissions, self._bug = submissions, bug
+        #: Answers of this turn of the event loop, and those for the writer.
+        self._given: list[_Waiting] = []
         self._waiting: deque[_Waiting] = deque()
         self._ready = threading.Condition()
         self._closed = False
@@ -79,18 +75,23 @@ class GroupCommit:
         if any(answer.photo is not None for answer in answers):
             return loop.run_in_executor(self._storing, self._store, answers, count)
         future: asyncio.Future[list[Receipt]] = loop.create_future()
-        with self._ready:
-            self._waiting.append(_Waiting(answers, future, count))
-            self._ready.notify()
+        if not self._given:  # the requests of this turn are answered first, then the writer is woken once
+            loop.call_soon(self._hand_over)
+        self._given.append(_Waiting(answers, future, count))
         return future
 
     def close(self) -> None:
         """Commit the waiting answers, then stop the threads."""
         self._storing.shutdown()
-        with self._ready:
-            self._closed = True
-            self._ready.notify()
+        self._hand_over(closed=True)
         self._thread.join()
+
+    def _hand_over(self, *, closed: bool = False) -> None:
+        with self._ready:
+            given, self._given = self._given, []
+            self._waiting += given
+            self._closed |= closed
+            self._ready.notify()
 
     def _work(self) -> None:
         while True:
@@ -99,9 +100,6 @@ class GroupCommit:
                     if self._closed:
                         return
                     self._ready.wait()
-            if self._busy():
-                time.sleep(_MOMENT_S)
-            with self._ready:
                 taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST))]
             self._write(taken)
 

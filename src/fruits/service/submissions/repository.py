@@ -56,16 +56,15 @@ __all__ = [
 
 #: Hours into the next day for which a receipt remains, by default.
 FEEDBACK_HOURS: Final = 6
+#: Random bytes of an id and of a secret.
+_ID_BYTES: Final = 16
+_SECRET_BYTES: Final = 24
 _DAY_S: Final = 86_400
 #: Ids in one query.
 _NAMES_AT_ONCE: Final = 500
 #: A row in state "writing" for longer than this was left by a killed process.
 _WRITING_S: Final = 600
 _ROW: Final = SubmissionRow
-#: Columns that are filled only if the photo is stored.
-_OF_ANSWER: Final = (
-    "may_show", "outcome", "kind", "variety", "label", "probability", "ood_score", "language", "model", "features", "marked",
-)  # fmt: skip
 
 
 class Submissions:
@@ -106,7 +105,7 @@ class Submissions:
 
     def add_many(self, answers: Sequence[NewSubmission]) -> list[Receipt]:
         """Store several answers in one commit, all or none; return their receipts in the same order."""
-        receipts = [Receipt(_random_name(16), _random_name(24)) for _ in answers]
+        receipts = _new_receipts(len(answers))
         photos = dict[str, bytes]()
         marked = set[str]()
         for receipt, answer in zip(receipts, answers, strict=True):
@@ -123,7 +122,12 @@ class Submissions:
         if rows:
             try:
                 with self._database.writing() as connection:
-                    connection.execute(insert(_ROW.__table__), rows)  # type: ignore[arg-type]
+                    for same in (
+                        [row for row in rows if row["has_photo"]],
+                        [row for row in rows if not row["has_photo"]],
+                    ):
+                        if same:  # each of one shape: most columns of a receipt are empty, and need no value
+                            connection.execute(insert(_ROW.__table__), same)  # type: ignore[arg-type]
             except Exception:
                 # The connection may break after the commit; then the rows exist.
                 if not self._are_there([receipt.id for receipt in receipts]):
@@ -421,8 +425,7 @@ class Submissions:
 
 def _row(receipt: Receipt, answer: NewSubmission, *, marked: bool) -> dict[str, Any]:
     kept = answer.photo is not None
-    row: dict[str, Any] = dict.fromkeys(_OF_ANSWER)
-    row |= {
+    row: dict[str, Any] = {
         "id": receipt.id,
         "secret_sha256": _hashed(receipt.secret),
         "state": "writing" if kept else "kept",
@@ -481,8 +484,17 @@ def _submission(row: Row[Any]) -> Submission:
     return Submission(**given)
 
 
-def _random_name(size: int) -> str:
-    return base64.urlsafe_b64encode(secrets.token_bytes(size)).rstrip(b"=").decode()
+def _new_receipts(count: int) -> list[Receipt]:
+    drawn = secrets.token_bytes(count * (_ID_BYTES + _SECRET_BYTES))  # at once: each draw is a system call
+    names = [
+        (drawn[start : start + _ID_BYTES], drawn[start + _ID_BYTES : start + _ID_BYTES + _SECRET_BYTES])
+        for start in range(0, len(drawn), _ID_BYTES + _SECRET_BYTES)
+    ]
+    return [Receipt(_as_text(identity), _as_text(secret)) for identity, secret in names]
+
+
+def _as_text(drawn: bytes) -> str:
+    return base64.urlsafe_b64encode(drawn).rstrip(b"=").decode()
 
 
 def _hashed(secret: str) -> bytes:
