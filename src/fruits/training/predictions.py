@@ -36,6 +36,7 @@ from fruits.storage.failures import AbsentError
 from fruits.storage.inventory import Holding, Inventory
 from fruits.storage.objects import Objects
 from fruits.storage.parquet import table_writer
+from fruits.storage.processes import has_ended, this_process
 from fruits.storage.sanitising import json_text
 from fruits.storage.table import EmbeddingTable, File
 from fruits.training.training_set import in_chunks, read_rows, vectors_of
@@ -47,12 +48,13 @@ _HERE: Final = 16_384
 #: Groups of chunks per part, some 30 MB; fewer if there are not enough for this many parts.
 _GROUPS_PER_PART: Final = 8
 _PARTS: Final = 64
-#: An attempt that began, and finished its last part, longer ago than this was killed.
+#: An attempt that began, and finished its last part, longer ago than this was killed, wherever its process was.
 _STALE_AFTER: Final = timedelta(days=1)
 _FILE: Final = "predictions.parquet"
 _FOLDER: Final = "predictions"
-#: Written last; readers of Parquet folders leave out names with an underscore.
+#: Written last, and who writes, written first; readers of Parquet folders leave out names with an underscore.
 _COMPLETE: Final = "_SUCCESS"
+_WRITER: Final = "_writer"
 _COLUMNS: Final = ("uri", "status", "error", "width", "height", "brightness", "sharpness", "embedding")
 
 #: Outcome of an answer -> what is printed.
@@ -213,6 +215,7 @@ def write_predictions(
     outcomes: Counter[str] = Counter()
     parts = 0
     try:
+        objects.write(f"{folder}/{_WRITER}", json_text(this_process()).encode())
         for batch in engine.map_batches(_shards(inventory, groups), stage, _ANSWERED):
             for row in batch.to_pylist():
                 outcomes.update(json.loads(row["outcomes"]))
@@ -227,6 +230,7 @@ def write_predictions(
             _remove_folders(objects, {*old_folders, folder})
             return Predicted(_FILE, _in_order(outcomes))
         objects.write(f"{folder}/{_COMPLETE}", b"")
+        objects.delete(f"{folder}/{_WRITER}")
     except BaseException:
         with suppress(Exception):  # the first error counts
             _remove(objects, folder)
@@ -435,7 +439,13 @@ def _folders(objects: Objects) -> list[tuple[str, bool]]:
 
 
 def _is_stale(objects: Objects, folder: str) -> bool:
-    """Return whether an attempt began long ago and has finished no part since: answers for very many photos take days."""
+    """Return whether the process of an attempt has ended, or it began long ago and has finished no part since.
+
+    Answers for very many photos take days; of a process on another machine nothing else is known.
+    """
+    writer = objects.read_if_present(f"{folder}/{_WRITER}")
+    if writer is not None and has_ended(writer):
+        return True
     limit = datetime.now(UTC) - _STALE_AFTER
     if folder.rpartition("/")[2] >= f"{limit:%Y%m%dT%H%M%S}":
         return False

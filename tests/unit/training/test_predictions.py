@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -24,6 +25,7 @@ from fruits.errors import StoreError
 from fruits.recogniser.answers import OUTCOMES, Certainty, answers
 from fruits.storage.marker import claim
 from fruits.storage.objects import Objects
+from fruits.storage.processes import this_process
 from fruits.training import pipeline, predictions, training_set
 from fruits.training.predictions import answered, read_predictions, write_predictions
 from fruits.training.training_set import in_chunks, read_rows, vectors_of
@@ -198,9 +200,13 @@ def test_parts_that_a_killed_process_left_are_removed_and_those_of_a_running_one
     began = time.time() - 2 * 86_400
     os.utime(tmp_path / "predictions" / "20250101T000000-old" / "part-000000.parquet", (began, began))
     objects.write("predictions/20250101T000000-slow/part-000000.parquet", b"has just finished a part")
+    ended = json.dumps({**this_process(), "born": 0.0}).encode()
+    objects.write(f"predictions/{now}-running/_writer", json.dumps(this_process()).encode())
+    objects.write(f"predictions/{now}-killed/_writer", ended)
+    objects.write(f"predictions/{now}-killed/part-000000.parquet", b"12345")
     for dry_run in (True, False):
         removed = vacuum(str(tmp_path), dry_run=dry_run)
-        assert (removed.files, removed.size_bytes) == (1, 5)
+        assert (removed.files, removed.size_bytes) == (3, 10 + len(ended))
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == [
         "20250101T000000-slow", "20250101T000000-whole", f"{now}-running",
     ]  # fmt: skip
