@@ -36,8 +36,8 @@ from fruits.engines.local import LocalEngine
 from fruits.errors import ImageDecodeError
 from fruits.photos.decoding.images import Preprocessing, to_network_input
 from fruits.photos.decoding.quality import measure
-from fruits.storage.schemas import RECEIPT, WORK
-from fruits.storage.table import EmbeddingTable
+from fruits.storage.embeddings.table import EmbeddingTable
+from fruits.storage.tables.schemas import RECEIPT, WORK
 
 TARGET = 1.05
 _PHOTOS_PER_SHARD = 250

@@ -27,9 +27,9 @@ import pyarrow.parquet as pq
 from benchmarks.photos import find_photos
 from benchmarks.quiet import wait_for_quiet
 from fruits.recogniser import bundle as bundles
-from fruits.storage.inventory import take
-from fruits.storage.table import EmbeddingTable
-from fruits.training.training_set import vectors_of
+from fruits.storage.embeddings.inventory import take
+from fruits.storage.embeddings.table import EmbeddingTable
+from fruits.training.fitting.training_set import vectors_of
 
 TARGET = 1.25
 _CURVE = "explained_variance_ratio"

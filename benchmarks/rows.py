@@ -32,10 +32,10 @@ from fruits.embedding.card import Card
 from fruits.monitoring.clock import Silent
 from fruits.photos.catalogue.catalogue import list_photos
 from fruits.photos.generated import orchard
-from fruits.storage.inventory import plan, take
-from fruits.storage.schemas import embeddings
-from fruits.storage.spool import SortedRuns, Spool
-from fruits.storage.table import EmbeddingTable
+from fruits.storage.embeddings.inventory import plan, take
+from fruits.storage.embeddings.table import EmbeddingTable
+from fruits.storage.tables.schemas import embeddings
+from fruits.storage.tables.spool import SortedRuns, Spool
 from fruits.training.pipeline import run
 
 _D = 8

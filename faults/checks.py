@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from fruits.errors import StoreError
-from fruits.storage.runs import find
+from fruits.storage.outputs.runs import find
 
 #: What must be the same of every photo, beside the bits of its embedding.
 COLUMNS = ("sha256", "width", "height", "brightness", "sharpness", "status", "error")

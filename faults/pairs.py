@@ -12,7 +12,7 @@ from faults.photos import bucket, download, some
 from faults.running import Running, describe, fruits
 from faults.trials import Figure, Trials
 from fruits.errors import StoreError
-from fruits.storage.runs import find
+from fruits.storage.outputs.runs import find
 
 _OPTIONS = (("--components", "8"), ("--components", "16"))
 

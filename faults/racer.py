@@ -19,10 +19,10 @@ from typing import Any
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from fruits.storage.buckets import delta_options
+from fruits.storage.embeddings.table import EmbeddingTable
 from fruits.storage.objects import Objects
-from fruits.storage.schemas import embeddings
-from fruits.storage.table import EmbeddingTable
+from fruits.storage.objects.buckets import delta_options
+from fruits.storage.tables.schemas import embeddings
 
 PREFIX = "embeddings/race"
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fruits.aws.stacks import TemplateError
+from fruits.aws.installation.stacks import TemplateError
 from fruits.storage.sanitising import json_text
 
 #: More combinations of parameters than this are not looked at, which is a finding in itself.

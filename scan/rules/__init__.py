@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
-from fruits.aws.stacks import TemplateError, parse
+from fruits.aws.installation.stacks import TemplateError, parse
 from scan.cloudformation import Variant, variants
 from scan.rules import access, data, network, running
 

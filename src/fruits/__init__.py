@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fruits.recogniser.recogniser import Recogniser, load
     from fruits.recogniser.regions import Region
     from fruits.recogniser.taxonomy import Name
-    from fruits.training.predictions import Predictions
+    from fruits.training.predicting.predictions import Predictions
     from fruits.training.results import Metrics, Run, apply, open_run, run
 
 __version__ = "0.1.0"
@@ -58,7 +58,7 @@ _MODULES: Final = {
     "Metrics": "fruits.training.results",
     "Name": "fruits.recogniser.taxonomy",
     "PhotoLike": "fruits.photos.reading.inputs",
-    "Predictions": "fruits.training.predictions",
+    "Predictions": "fruits.training.predicting.predictions",
     "Protocol": "fruits.assessment.results",
     "Recogniser": "fruits.recogniser.recogniser",
     "Region": "fruits.recogniser.regions",

@@ -18,14 +18,14 @@ from fruits.learning.out_of_distribution import OodDetector
 from fruits.photos.decoding.quality import Limits
 from fruits.recogniser.answers import Certainty
 from fruits.recogniser.taxonomy import Taxonomy
-from fruits.storage.catalogue_rows import CatalogueRows
 from fruits.storage.objects import Objects
-from fruits.storage.schemas import CATALOGUE
-from fruits.training.feature_file import FeatureFile
-from fruits.training.features import positions
+from fruits.storage.tables.catalogue_rows import CatalogueRows
+from fruits.storage.tables.schemas import CATALOGUE
+from fruits.training.fitting.feature_file import FeatureFile
+from fruits.training.fitting.features import positions
+from fruits.training.fitting.training_set import TrainingSet
 from fruits.training.scoring import scored
 from fruits.training.scoring.nearest import Sought, nearest_distances
-from fruits.training.training_set import TrainingSet
 
 LABELS = ("Apple Braeburn 1", "Apple Golden 1", "Banana 1", "Corn 1", "Thing of no kind")
 _K = 70

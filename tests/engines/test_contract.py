@@ -24,7 +24,7 @@ from fruits.engines import Engine, get_engine, merge_in_order
 from fruits.engines.local import LocalEngine
 from fruits.engines.spark.engine import SparkEngine
 from fruits.errors import ConfigError, EngineError, FruitsError, ImageDecodeError, StoreError
-from fruits.training import feature_file, features
+from fruits.training.fitting import feature_file, features
 
 
 @pytest.fixture(params=CONTRACT, scope="module")

@@ -21,7 +21,7 @@ from fruits.errors import ConfigError, EngineError
 from fruits.learning.heads import softmax
 from fruits.learning.heads.logistic import LogisticHead
 from fruits.learning.validation import balance
-from fruits.training.projection import FeatureStage
+from fruits.training.fitting.projection import FeatureStage
 
 TASKS = TASKS_PER_CORE * 2
 WAVE = TASKS * MOST_SHARDS_PER_TASK  # of shards as small as those here

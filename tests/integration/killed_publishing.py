@@ -20,7 +20,7 @@ import obstore
 
 from fruits.config import RunConfig
 from fruits.engines import local
-from fruits.storage import publishing
+from fruits.storage.outputs import publishing
 from fruits.training import pipeline
 
 #: All that changes an output: every write, move, link and deletion of the package goes through one of these.

@@ -19,7 +19,7 @@ from fruits.assessment import audit
 from fruits.config import RunConfig
 from fruits.errors import CatalogueError, StoreError
 from fruits.learning import neighbours
-from fruits.storage.schemas import FINDINGS
+from fruits.storage.tables.schemas import FINDINGS
 
 
 def saved(path: Path, image: Image.Image, quality: int = 90) -> Path:

@@ -21,12 +21,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from aws_stand_in import ACCOUNT, REGION, Aws, Emr, Watch
 
-from fruits.aws import calls, cluster, cost, deploy, package, prices, stacks, upload
-from fruits.aws.job import run_job
-from fruits.aws.submission import Installation, Submission, cluster_config
+from fruits.aws import calls, upload
+from fruits.aws.installation import deploy, stacks
+from fruits.aws.jobs import cluster, package
+from fruits.aws.jobs.job import run_job
+from fruits.aws.jobs.submission import Installation, Submission, cluster_config
+from fruits.aws.pricing import cost, prices
 from fruits.config import RunConfig
 from fruits.storage.objects import Objects, opened
-from fruits.storage.runs import find
+from fruits.storage.outputs.runs import find
 
 #: Moto says what of the templates it leaves out: BucketPolicy, MetricFilter, Budgets and a few more.
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS::")
@@ -666,7 +669,8 @@ def test_what_only_a_person_knows_is_asked_for_before_a_stack_is_made(
 
 
 def test_importing_the_command_line_imports_no_boto3() -> None:
-    code = "import sys, fruits.cli.main, fruits.aws.cluster, fruits.aws.deploy; sys.exit('boto3' in sys.modules)"
+    modules = "fruits.cli.main, fruits.aws.jobs.cluster, fruits.aws.installation.deploy"
+    code = f"import sys, {modules}; sys.exit('boto3' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
 
 

@@ -21,7 +21,7 @@ from fruits.assessment.results import evaluation_of
 from fruits.config import RunConfig
 from fruits.errors import ConfigError, StoreError
 from fruits.photos.generated import orchard
-from fruits.storage import spool
+from fruits.storage.tables import spool
 from fruits.training import pipeline
 
 SCORES = ("accuracy", "low", "high", "kind_accuracy", "kind_low", "kind_high", "kind_top3_accuracy")

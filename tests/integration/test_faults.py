@@ -25,7 +25,7 @@ from faults.proxy import FaultyProxy
 from faults.running import Ended, Running
 from faults.trials import Figure, Trials
 
-from fruits.storage.table import EmbeddingTable, File
+from fruits.storage.embeddings.table import EmbeddingTable, File
 
 REPOSITORY = Path(__file__).parent.parent.parent
 

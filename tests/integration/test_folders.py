@@ -12,8 +12,8 @@ import pytest
 
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.repository import NewSubmission, Submissions
-from fruits.storage.marker import NAME, kind_of
 from fruits.storage.objects import Objects
+from fruits.storage.outputs.marker import NAME, kind_of
 
 THEIRS = {"report.html": b"<p>A report of another program</p>", "run.json": b'{"run": 7}'}
 

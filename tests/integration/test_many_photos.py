@@ -14,8 +14,10 @@ import pytest
 from fruits.config import RunConfig
 from fruits.photos.catalogue import builder
 from fruits.photos.generated import orchard
-from fruits.storage import catalogue_rows, inventory, spool
-from fruits.training import feature_file, features, finished, pipeline
+from fruits.storage.embeddings import inventory
+from fruits.storage.tables import catalogue_rows, spool
+from fruits.training import finished, pipeline
+from fruits.training.fitting import feature_file, features
 
 #: What a record tells of the process that made it.
 OWN = ("seconds", "peak_memory_mb", "timeline", "started", "config", "workers")

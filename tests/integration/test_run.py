@@ -35,8 +35,9 @@ from fruits.errors import (
 )
 from fruits.photos.decoding.images import Preprocessing, to_network_input
 from fruits.recogniser import bundle as bundles
-from fruits.storage import schemas, upkeep
-from fruits.storage.table import EmbeddingTable
+from fruits.storage.embeddings import upkeep
+from fruits.storage.embeddings.table import EmbeddingTable
+from fruits.storage.tables import schemas
 from fruits.training import finished, pipeline
 from fruits.training.vacuum import vacuum
 

@@ -20,8 +20,8 @@ from fruits.config import RunConfig
 from fruits.errors import BundleError, ConfigError, StoreError
 from fruits.recogniser import bundle as bundles
 from fruits.service.inference.workers import Recogniser
-from fruits.storage import publishing, runs
 from fruits.storage.objects import Objects
+from fruits.storage.outputs import publishing, runs
 from fruits.training import finished, pipeline
 
 FIXED = ("bundle", "run.json", "report.html", "features.parquet", "catalogue.parquet")

@@ -24,9 +24,9 @@ from faults.s3_server import S3Server, free_port
 from fruits.errors import StoreError
 from fruits.photos.reading.reading import read_photos
 from fruits.recogniser import bundle as bundles
-from fruits.storage import objects as buckets
 from fruits.storage.objects import Objects, opened
-from fruits.storage.runs import find
+from fruits.storage.objects import store as buckets
+from fruits.storage.outputs.runs import find
 from fruits.training import pipeline
 
 CHOICES = ("--workers", 2)  # those of the finished run

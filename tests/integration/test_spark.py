@@ -18,11 +18,12 @@ import pytest
 
 from fruits.config import RunConfig
 from fruits.recogniser import bundle as bundles
-from fruits.storage.inventory import take
-from fruits.storage.table import EmbeddingTable
-from fruits.storage.upkeep import vacuum
-from fruits.training import features, fit, pipeline
-from fruits.training.training_set import vectors_of
+from fruits.storage.embeddings.inventory import take
+from fruits.storage.embeddings.table import EmbeddingTable
+from fruits.storage.embeddings.upkeep import vacuum
+from fruits.training import pipeline
+from fruits.training.fitting import features, fit
+from fruits.training.fitting.training_set import vectors_of
 
 ARRAYS = ("mean", "components", "weights", "bias", "whitening", "centres", "background")
 #: As options and as arguments. A whole run by the command line is in tests/engines/test_contract.py.

@@ -18,8 +18,8 @@ from fruits.assessment.study.scaling.trials import STAGES, Trial, run_trial
 from fruits.config import RunConfig
 from fruits.errors import BackboneError, CatalogueError
 from fruits.monitoring.clock import Silent
-from fruits.storage import publishing
 from fruits.storage.objects import Objects
+from fruits.storage.outputs import publishing
 from fruits.training import pipeline
 from fruits.training.embed import Network, catalogued
 

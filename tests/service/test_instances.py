@@ -20,9 +20,9 @@ from fruits.recogniser import bundle as bundles
 from fruits.service.resources import Resources
 from fruits.service.settings import ServiceConfig
 from fruits.service.telemetry import Telemetry
-from fruits.storage import publishing
 from fruits.storage.objects import Objects
-from fruits.storage.runs import stored_pointer
+from fruits.storage.outputs import publishing
+from fruits.storage.outputs.runs import stored_pointer
 
 INSTANCES, CONNECTIONS, RATE, VISITS = 4, 2, 40, 16
 #: Between two rounds of a client.

@@ -29,9 +29,9 @@ from fruits.service.settings import ServiceConfig
 from fruits.service.statistics import Statistics
 from fruits.service.submissions.database import Database
 from fruits.service.telemetry import Telemetry
-from fruits.storage import publishing
 from fruits.storage.objects import Objects
-from fruits.storage.runs import stored_pointer
+from fruits.storage.outputs import publishing
+from fruits.storage.outputs.runs import stored_pointer
 
 FAULTY = Path(__file__).parent.parent / "faulty_decoder"
 sys.path.insert(0, str(FAULTY))

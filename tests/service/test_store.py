@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from fruits.aws import stacks
+from fruits.aws.installation import stacks
 from fruits.errors import CatalogueError
 from fruits.photos.catalogue.catalogue import list_photos
 from fruits.service import ServiceConfig
-from fruits.storage import marker
 from fruits.storage.objects import Objects
+from fruits.storage.outputs import marker
 
 
 @pytest.mark.parametrize(

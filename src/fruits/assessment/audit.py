@@ -36,18 +36,25 @@ from fruits.photos.reading.access import Access
 from fruits.photos.reading.reading import read_photo
 from fruits.photos.reading.samples import thumbnail
 from fruits.report import render_audit
-from fruits.storage import schemas
-from fruits.storage.inventory import Inventory
-from fruits.storage.marker import claim
+from fruits.storage.embeddings.inventory import Inventory
+from fruits.storage.embeddings.table import EmbeddingTable
 from fruits.storage.objects import Objects
-from fruits.storage.parquet import write_table
+from fruits.storage.outputs.marker import claim
 from fruits.storage.sanitising import json_text
-from fruits.storage.spool import on_disk
-from fruits.storage.table import EmbeddingTable
+from fruits.storage.tables import schemas
+from fruits.storage.tables.parquet import write_table
+from fruits.storage.tables.spool import on_disk
 from fruits.training import run_record as records
 from fruits.training.embed import Network, Prepared, access_of, catalogued, embed, prepare
+from fruits.training.fitting.training_set import (
+    TrainingSet,
+    embeddings_of,
+    in_chunks,
+    read_embeddings,
+    read_rows,
+    vectors_of,
+)
 from fruits.training.scoring.leakage import NEIGHBOUR_COMPONENTS, copies_of
-from fruits.training.training_set import TrainingSet, embeddings_of, in_chunks, read_embeddings, read_rows, vectors_of
 
 FORMAT: Final = 1
 SORTS: Final = ("exact_duplicate", "near_duplicate", "label", "blurred", "dark", "odd_size", "unreadable")

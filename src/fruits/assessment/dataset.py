@@ -20,20 +20,19 @@ from fruits.errors import StoreError, command
 from fruits.learning.moments import Moments, unit
 from fruits.learning.neighbours import NearDuplicates, connected_groups, groups_within
 from fruits.learning.pca import PCA
-from fruits.photos.catalogue.sequences import ImageSequences
+from fruits.photos.catalogue.files.sequences import ImageSequences
 from fruits.photos.reading.access import Access
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.taxonomy import Taxonomy
-from fruits.storage.buckets import is_remote
-from fruits.storage.catalogue_rows import CatalogueRows
-from fruits.storage.inventory import Inventory, take
-from fruits.storage.objects import Objects
-from fruits.storage.runs import RECORD, RunLocation, find
-from fruits.storage.table import EmbeddingTable
+from fruits.storage.embeddings.inventory import Inventory, take
+from fruits.storage.embeddings.table import EmbeddingTable
+from fruits.storage.objects import Objects, is_remote
+from fruits.storage.outputs.runs import RECORD, RunLocation, find
+from fruits.storage.tables.catalogue_rows import CatalogueRows
 from fruits.training import run_record as records
 from fruits.training.embed import TRAINING_PHOTOS
+from fruits.training.fitting.training_set import TrainingSet, embeddings_of, source_names
 from fruits.training.scoring.leakage import NEIGHBOUR_COMPONENTS, confirmed_sequences, copies_of
-from fruits.training.training_set import TrainingSet, embeddings_of, source_names
 
 #: Maximum number of photos for neighbour search; beyond it, whole groups are left out.
 MAX_PHOTOS: Final = 50_000
@@ -59,7 +58,7 @@ class Dataset:
     digest : int64 array
         Equal for rows with the same file content.
     source, named_source : int64 array
-        As in :class:`fruits.training.training_set.TrainingSet`.
+        As in :class:`fruits.training.fitting.training_set.TrainingSet`.
     source_names : list of str
         Names of the sources in ``named_source``.
     seen : bool array

@@ -29,10 +29,10 @@ from fruits.learning.validation import balance
 from fruits.monitoring.clock import Clock, Progress, Silent
 from fruits.photos.reading.samples import example_photos
 from fruits.report import render
-from fruits.storage.marker import claim
 from fruits.storage.objects import Objects
-from fruits.storage.publishing import tidy
-from fruits.storage.runs import REPORT
+from fruits.storage.outputs.marker import claim
+from fruits.storage.outputs.publishing import tidy
+from fruits.storage.outputs.runs import REPORT
 from fruits.storage.sanitising import json_text
 from fruits.training import run_record as records
 

@@ -16,8 +16,8 @@ from fruits.errors import counted
 from fruits.monitoring.clock import Progress
 from fruits.monitoring.display import shown
 from fruits.storage.objects import Objects, under
-from fruits.storage.parquet import read_table
-from fruits.storage.runs import REPORT, key_of
+from fruits.storage.outputs.runs import REPORT, key_of
+from fruits.storage.tables.parquet import read_table
 from fruits.training.options import StrPath, as_call, config_of, path_of, paths
 from fruits.training.results import Run
 

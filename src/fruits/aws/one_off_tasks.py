@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fruits.aws import stacks
 from fruits.aws.calls import Aws, AwsAbsentError, AwsError, Call
-from fruits.aws.submission import REVIEWED
+from fruits.aws.installation import stacks
+from fruits.aws.jobs.submission import REVIEWED
 from fruits.errors import ConfigError
 
 _CONTAINER: Final = "errand"

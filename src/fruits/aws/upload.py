@@ -23,8 +23,7 @@ from fruits.photos.catalogue.builder import CatalogueBuilder
 from fruits.photos.catalogue.listing import add_sources
 from fruits.photos.reading import packing
 from fruits.photos.reading.packs import MANIFEST, read_contents
-from fruits.storage.buckets import is_remote
-from fruits.storage.objects import Objects
+from fruits.storage.objects import Objects, is_remote
 
 #: Bytes of a part, the unit that is sent again when a connection breaks. S3 accepts 10,000 parts, 160 GB.
 PART_BYTES: Final = 16 << 20

@@ -16,8 +16,9 @@ from typing import Annotated, Any
 import typer
 
 from fruits import __version__
-from fruits.cli import aws, aws_jobs, aws_owner, backbones, database, predict, runs, service, study, vacuum
+from fruits.cli import backbones, predict, runs, service, study
 from fruits.cli import watch as watches
+from fruits.cli.aws import installation, jobs, owner
 from fruits.cli.conventions import QUIET, SETTINGS, VERBOSE, Group, close_streams, command, open_streams
 from fruits.cli.options import configured
 from fruits.cli.terminal import JSON, OUTPUT, Display, fail, set_volume, shell
@@ -109,7 +110,7 @@ def apply(
 ) -> None:
     """Recognise photos in batch; write a Parquet table of answers."""
     from fruits.training import pipeline  # noqa: PLC0415 - keeps 'fruits --help' quick
-    from fruits.training.predictions import predictions_of  # noqa: PLC0415
+    from fruits.training.predicting.predictions import predictions_of  # noqa: PLC0415
 
     with Display() as display:
         done = pipeline.apply(out, photos, to, progress=display, regions=regions, **options)
@@ -120,7 +121,7 @@ def apply(
 
 
 command(app)(predict.predict)
-command(app)(vacuum.vacuum)
+command(app)(runs.vacuum)
 
 
 @command(app)
@@ -311,10 +312,9 @@ def unpack(
 study.add_to(app)  # added last, so that help lists the main flow first
 backbones.add_to(app)
 service.add_to(app)
-database.add_to(app)
-aws.add_to(app)
-aws_jobs.add_to(aws.aws)
-aws_owner.add_to(aws.aws)
+installation.add_to(app)
+jobs.add_to(installation.aws)
+owner.add_to(installation.aws)
 
 
 def main() -> None:

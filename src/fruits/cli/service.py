@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
@@ -31,10 +32,12 @@ _of_tokens = configured(ServiceConfig, only=("data", "database"))
 _of_submissions = configured(ServiceConfig, only=("data", "database", "photos"))
 #: Retention for commands that list or export: they delete nothing by age.
 _FOR_EVER_DAYS = 36500
+#: Variable with the password of a login that is prepared.
+_PASSWORD: Final = "FRUITS_LOGIN_PASSWORD"  # noqa: S105
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add ``serve``, ``tokens`` and ``submissions`` to the command line."""
+    """Add ``serve``, ``tokens``, ``submissions`` and ``database`` to the command line."""
     command(app)(serve)
     tokens = typer.Typer(cls=Group, help="Create, list and revoke tokens of programs and of the owner.", **SETTINGS)
     command(tokens, "add")(tokens_add)
@@ -46,6 +49,10 @@ def add_to(app: typer.Typer) -> None:
     command(submissions, "export")(submissions_export)
     command(submissions, "purge")(submissions_purge)
     app.add_typer(submissions, name="submissions")
+    database = typer.Typer(cls=Group, help="Prepare PostgreSQL for the service.", **SETTINGS)
+    command(database, "prepare")(database_prepare)
+    database.callback()(lambda: None)  # for a group with one command, typer would omit the command's name
+    app.add_typer(database, name="database")
 
 
 @configured(ServiceConfig)
@@ -272,6 +279,31 @@ def submissions_purge(
             typer.echo(
                 f"in quarantine: {counted(in_quarantine, 'photo')} that no submission names, to be deleted after a week"
             )
+
+
+def database_prepare(
+    login: Annotated[
+        str, typer.Option(help="Login to create: fruits_service_1; the next number to change the password.")
+    ],
+    database: Annotated[
+        str, typer.Option(envvar="FRUITS_DATABASE", help="postgresql://... of a user who may create roles.")
+    ] = "",
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Create the service's own login. Its password is read from the variable FRUITS_LOGIN_PASSWORD."""
+    from fruits.service.submissions import logins  # noqa: PLC0415 - keeps 'fruits --help' quick
+
+    password = os.environ.get(_PASSWORD)
+    if password is None:
+        raise ConfigError(f"{_PASSWORD} is not set; expected the password that the login gets")
+    if not database:
+        raise ConfigError("which database? give --database postgresql://..., or set FRUITS_DATABASE")
+    removed = logins.prepare(database, login, password)
+    if as_json:
+        typer.echo(json_text({"login": login, "removed": removed}))
+    else:
+        also = f"; removed {', '.join(removed)}" if removed else ""
+        typer.echo(f"login {login} is ready{also}")
 
 
 def _open(out: str, options: dict[str, str], *, make: bool = False) -> Database:

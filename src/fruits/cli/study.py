@@ -149,8 +149,8 @@ def study_scaling(
 ) -> None:
     """Measure a bigger machine against more machines; project hours and money for many photos, with the cheapest plan."""
     from fruits.assessment.study.scaling import projection, study  # noqa: PLC0415
-    from fruits.aws import offers  # noqa: PLC0415
-    from fruits.aws import prices as tables  # noqa: PLC0415
+    from fruits.aws.pricing import offers  # noqa: PLC0415
+    from fruits.aws.pricing import prices as tables  # noqa: PLC0415
     from fruits.monitoring.cores import usable_cores  # noqa: PLC0415
 
     table, cores = tables.load(prices), study.up_to(usable_cores())
@@ -187,7 +187,7 @@ def study_storage(
 ) -> None:
     """Measure what results take on disk and cost on S3, and the accuracy left with fewer or smaller numbers."""
     from fruits.assessment.study.storage import money, study  # noqa: PLC0415
-    from fruits.aws import prices as tables  # noqa: PLC0415
+    from fruits.aws.pricing import prices as tables  # noqa: PLC0415
 
     study_options, table = study.StudyOptions(reads=reads_per_month, repeats=repeats), tables.load(prices)
     usd, prices_of = {name: table[name] for name in money.PRICES}, f"{table.region}, {table.date}"

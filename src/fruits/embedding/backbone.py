@@ -24,9 +24,9 @@ from fruits.embedding.onnx_file import whole_file
 from fruits.embedding.session import first_line, open_session
 from fruits.errors import BackboneError, ImageDecodeError, counted, option
 from fruits.photos.decoding.images import DECODER, Preprocessing
-from fruits.storage import schemas
-from fruits.storage.local import read_plain
+from fruits.storage.disk.local import read_plain
 from fruits.storage.sanitising import json_text, printable
+from fruits.storage.tables import schemas
 
 #: Photos per inference call. Larger batches exceed the processor's cache and are slower; results do not depend on it.
 BATCH_SIZE: Final = 32

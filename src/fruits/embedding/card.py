@@ -14,7 +14,7 @@ from fruits.config import Fit
 from fruits.embedding.steps import fields_of, steps_of
 from fruits.errors import BackboneError, ConfigError
 from fruits.photos.decoding.images import Kernel, Preprocessing
-from fruits.storage.local import read_plain
+from fruits.storage.disk.local import read_plain
 
 #: Fields of a card that are text.
 _TEXTS: Final = (

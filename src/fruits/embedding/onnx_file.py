@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from fruits.errors import BackboneError, command, option
-from fruits.storage.local import RefusedFileError, opened_regular, plain_parts, read_exactly, read_plain
+from fruits.storage.disk.local import RefusedFileError, opened_regular, plain_parts, read_exactly, read_plain
 from fruits.storage.sanitising import printable
 
 #: Largest file of protobuf, and so of ONNX.

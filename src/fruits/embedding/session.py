@@ -19,7 +19,7 @@ import onnxruntime as ort
 from fruits.config import DEVICES
 from fruits.embedding.onnx_file import MAX_BYTES, refuse_outside
 from fruits.errors import BackboneError, ConfigError, option
-from fruits.storage.local import read_plain
+from fruits.storage.disk.local import read_plain
 
 if os.environ["ORT_DISABLE_TELEMETRY"] == "1":
     ort.disable_telemetry_events()  # somebody else in this process may have imported it before

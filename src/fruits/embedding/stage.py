@@ -29,8 +29,8 @@ from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.decoding.quality import measure
 from fruits.photos.reading.access import NO_LINKS, Access
 from fruits.photos.reading.reading import Content, read_photos, will_never_work
-from fruits.storage.schemas import RECEIPT, embeddings
-from fruits.storage.table import EmbeddingTable
+from fruits.storage.embeddings.table import EmbeddingTable
+from fruits.storage.tables.schemas import RECEIPT, embeddings
 
 #: A batch ends early at this many bytes of files, so that memory does not grow with the size of photos.
 MAX_BATCH_BYTES: Final = 16 << 20

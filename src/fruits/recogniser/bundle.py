@@ -41,9 +41,8 @@ from fruits.recogniser.explain import Evidence, Explanation, as_jpeg
 from fruits.recogniser.gallery import Gallery
 from fruits.recogniser.knowledge import look_alikes
 from fruits.recogniser.taxonomy import Taxonomy
-from fruits.storage.buckets import is_remote
-from fruits.storage.objects import reach
-from fruits.storage.runs import lock_run
+from fruits.storage.objects import is_remote, reach
+from fruits.storage.outputs.runs import lock_run
 
 #: Largest difference of probabilities between batch, bundle and single graph for a photo: float32 sums in different order.
 PROBABILITY_TOLERANCE: Final = 1e-4

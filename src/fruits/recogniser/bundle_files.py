@@ -24,11 +24,9 @@ from numpy.typing import NDArray
 from fruits.embedding.onnx_file import MAX_BYTES
 from fruits.errors import BundleError, ConfigError, command, option
 from fruits.learning.heads import Head, get_head
-from fruits.storage import runs
-from fruits.storage.buckets import is_remote
-from fruits.storage.failures import AbsentError
-from fruits.storage.local import RefusedFileError, read_plain
-from fruits.storage.objects import opened, under
+from fruits.storage.disk.local import RefusedFileError, read_plain
+from fruits.storage.objects import AbsentError, is_remote, opened, under
+from fruits.storage.outputs import runs
 from fruits.storage.sanitising import json_text, printable
 
 MANIFEST: Final = "manifest.json"

@@ -38,8 +38,7 @@ from fruits.recogniser.bundle_files import (
 )
 from fruits.recogniser.gallery import Gallery
 from fruits.recogniser.taxonomy import Taxonomy
-from fruits.storage.buckets import is_remote
-from fruits.storage.objects import Objects
+from fruits.storage.objects import Objects, is_remote
 from fruits.storage.sanitising import json_text
 
 

@@ -31,10 +31,9 @@ from fruits.service.submissions.group_commit import GroupCommit
 from fruits.service.submissions.repository import Submissions
 from fruits.service.submissions.tokens import Tokens
 from fruits.service.telemetry import Telemetry
-from fruits.storage.buckets import is_remote
-from fruits.storage.marker import kind_of, mark
-from fruits.storage.objects import Objects, opened
-from fruits.storage.runs import BUNDLE, RECORD
+from fruits.storage.objects import Objects, is_remote, opened
+from fruits.storage.outputs.marker import kind_of, mark
+from fruits.storage.outputs.runs import BUNDLE, RECORD
 
 _FLUSH_S: Final = 5.0
 _BUDGET_BYTES: Final = 48 << 20

@@ -41,7 +41,7 @@ class StorageLocations:
     @classmethod
     def of(cls, out: str, *, data: str = "", database: str = "", photos: str = "") -> StorageLocations:
         """Fill in the defaults of ``fruits serve`` for every place that is not given."""
-        from fruits.storage.buckets import is_remote  # noqa: PLC0415 - keeps 'fruits --help' quick
+        from fruits.storage.objects import is_remote  # noqa: PLC0415 - keeps 'fruits --help' quick
 
         if out and not data:
             data = "fruits-service" if is_remote(out) else _data_folder(out)
@@ -54,7 +54,7 @@ class StorageLocations:
 
 def advice_to_move(out: str, data: str) -> str:
     """Return how to move a service's data out of OUT, where older versions put it; empty if the data is elsewhere."""
-    from fruits.storage.buckets import is_remote  # noqa: PLC0415
+    from fruits.storage.objects import is_remote  # noqa: PLC0415
 
     if not out or is_remote(out) or data != str(_within(out)):
         return ""
@@ -170,7 +170,7 @@ class ServiceConfig:
     def __post_init__(self) -> None:
         if not self.out:
             raise ConfigError("nothing to serve; expected the results of 'fruits run', or a bundle")
-        from fruits.storage.buckets import is_remote  # noqa: PLC0415
+        from fruits.storage.objects import is_remote  # noqa: PLC0415
 
         if is_remote(self.data):
             raise ConfigError(

@@ -33,15 +33,14 @@ from fruits.photos.catalogue.catalogue import Catalogue, list_photos
 from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.samples import typical_side, white_backdrops
-from fruits.storage import schemas
-from fruits.storage.failures import AbsentError
-from fruits.storage.inventory import Inventory, plan, take, uncommitted
-from fruits.storage.locks import FolderLock
-from fruits.storage.objects import ObjectInfo, Objects
+from fruits.storage.disk.locks import FolderLock
+from fruits.storage.embeddings.inventory import Inventory, plan, take, uncommitted
+from fruits.storage.embeddings.table import EmbeddingTable, File
+from fruits.storage.embeddings.upkeep import lock_table, remove_needless, repair
+from fruits.storage.objects import AbsentError, ObjectInfo, Objects
 from fruits.storage.sanitising import json_text
-from fruits.storage.spool import Spool
-from fruits.storage.table import EmbeddingTable, File
-from fruits.storage.upkeep import lock_table, remove_needless, repair
+from fruits.storage.tables import schemas
+from fruits.storage.tables.spool import Spool
 
 #: File beside the embeddings that lists the network's training photos, as named by its card.
 TRAINING_PHOTOS: Final = "training_photos"

@@ -13,15 +13,14 @@ import pyarrow.parquet as pq
 
 from fruits.errors import BundleError, ConfigError, StoreError, command
 from fruits.recogniser import bundle as bundles
-from fruits.storage import publishing
-from fruits.storage.buckets import is_remote
-from fruits.storage.catalogue_rows import CatalogueRows
-from fruits.storage.locks import FolderLock
-from fruits.storage.objects import Objects, reach, under
-from fruits.storage.runs import RECORD, REPORT, RunLocation, key_of, lock_run, stored_pointer
+from fruits.storage.disk.locks import FolderLock
+from fruits.storage.objects import Objects, is_remote, reach, under
+from fruits.storage.outputs import publishing
+from fruits.storage.outputs.runs import RECORD, REPORT, RunLocation, key_of, lock_run, stored_pointer
 from fruits.storage.sanitising import printable
-from fruits.storage.schemas import CATALOGUE
-from fruits.storage.spool import ROWS_PER_BATCH
+from fruits.storage.tables.catalogue_rows import CatalogueRows
+from fruits.storage.tables.schemas import CATALOGUE
+from fruits.storage.tables.spool import ROWS_PER_BATCH
 from fruits.training import run_record as records
 
 

@@ -33,19 +33,16 @@ from fruits.recogniser.regions import refuse_without_map
 from fruits.recogniser.saving import save
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.report import load_ahead, render
-from fruits.storage import publishing
-from fruits.storage.buckets import is_remote
-from fruits.storage.inventory import Inventory
-from fruits.storage.marker import claim
-from fruits.storage.objects import Objects, reach, under
-from fruits.storage.runs import BUNDLE, RECORD, REPORT, stored_pointer
+from fruits.storage.embeddings.inventory import Inventory
+from fruits.storage.embeddings.table import EmbeddingTable
+from fruits.storage.embeddings.upkeep import lock_table
+from fruits.storage.objects import Objects, is_remote, reach, under
+from fruits.storage.outputs import publishing
+from fruits.storage.outputs.marker import claim
+from fruits.storage.outputs.runs import BUNDLE, RECORD, REPORT, stored_pointer
 from fruits.storage.sanitising import json_text
-from fruits.storage.table import EmbeddingTable
-from fruits.storage.upkeep import lock_table
 from fruits.training import finished
-from fruits.training import fit as fitting
 from fruits.training import run_record as records
-from fruits.training.certainty import certainty_by, look_alikes
 from fruits.training.embed import (
     TRAINING_PHOTOS,
     Network,
@@ -56,15 +53,17 @@ from fruits.training.embed import (
     prepare,
     repair_embeddings,
 )
-from fruits.training.feature_file import FeatureFile
-from fruits.training.features import Features, Part, project_all
-from fruits.training.predictions import write_predictions
-from fruits.training.regions import KEY as REGIONS_KEY
-from fruits.training.regions import delete_regions, write_regions
-from fruits.training.remarks import refuse_hopeless, say_what_was_chosen, say_what_was_found
+from fruits.training.fitting import fit as fitting
+from fruits.training.fitting.certainty import certainty_by, look_alikes
+from fruits.training.fitting.feature_file import FeatureFile
+from fruits.training.fitting.features import Features, Part, project_all
+from fruits.training.fitting.remarks import refuse_hopeless, say_what_was_chosen, say_what_was_found
+from fruits.training.fitting.training_set import TrainingSet, grouped_by_clusters, seen_rows, source_names
+from fruits.training.predicting.predictions import write_predictions
+from fruits.training.predicting.regions import KEY as REGIONS_KEY
+from fruits.training.predicting.regions import delete_regions, write_regions
 from fruits.training.scoring import leakage
 from fruits.training.scoring import scores as scoring
-from fruits.training.training_set import TrainingSet, grouped_by_clusters, seen_rows, source_names
 
 
 def check(config: RunConfig) -> None:

@@ -20,14 +20,14 @@ from fruits.photos.catalogue.builder import SPLITS
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser import shipped
 from fruits.recogniser.recogniser import Recogniser
-from fruits.storage import schemas
 from fruits.storage.objects import under
-from fruits.storage.parquet import read_table
-from fruits.storage.runs import REPORT, find, key_of
+from fruits.storage.outputs.runs import REPORT, find, key_of
+from fruits.storage.tables import schemas
+from fruits.storage.tables.parquet import read_table
 from fruits.training import pipeline
 from fruits.training import run_record as records
 from fruits.training.options import ApplyOptions, RunOptions, StrPath, as_call, config_of, path_of, paths, plain
-from fruits.training.predictions import Predictions, predictions_of
+from fruits.training.predicting.predictions import Predictions, predictions_of
 
 
 @dataclass(frozen=True, slots=True)

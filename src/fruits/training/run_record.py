@@ -29,13 +29,13 @@ from fruits.learning.validation import Trial
 from fruits.photos.catalogue.catalogue import Catalogue, labels_without_training
 from fruits.photos.decoding.images import Preprocessing
 from fruits.recogniser.taxonomy import Taxonomy
-from fruits.storage import schemas
-from fruits.storage.inventory import Inventory
+from fruits.storage.embeddings.inventory import Inventory
 from fruits.storage.objects import Objects
-from fruits.storage.runs import RECORD, RunLocation
+from fruits.storage.outputs.runs import RECORD, RunLocation
 from fruits.storage.sanitising import csv_cell, json_text, printable
-from fruits.storage.spool import ROWS_PER_BATCH
-from fruits.training.fit import Choice, Recogniser
+from fruits.storage.tables import schemas
+from fruits.storage.tables.spool import ROWS_PER_BATCH
+from fruits.training.fitting.fit import Choice, Recogniser
 
 FORMAT: Final = 2
 #: Keys that readers of a record rely on.
@@ -96,7 +96,7 @@ def read_record(place: RunLocation) -> dict[str, Any]:
     Parameters
     ----------
     place : RunLocation
-        From :func:`fruits.storage.runs.find`.
+        From :func:`fruits.storage.outputs.runs.find`.
 
     Raises
     ------

@@ -2,7 +2,7 @@
 parts of answers of a killed ``fruits apply``.
 
 Photos that left the catalogue leave the table with the next run; their bytes leave the disk here. Runs may go on meanwhile, see
-:mod:`fruits.storage.upkeep`. Finished runs are removed by ``fruits runs``, see :mod:`fruits.training.finished`.
+:mod:`fruits.storage.embeddings.upkeep`. Finished runs are removed by ``fruits runs``, see :mod:`fruits.training.finished`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Final
 
 from fruits.errors import BundleError, StoreError, command
 from fruits.recogniser import bundle as bundles
-from fruits.storage import publishing, upkeep
-from fruits.storage.failures import AbsentError
-from fruits.storage.locks import locked
-from fruits.storage.marker import kind_of
-from fruits.storage.objects import ObjectInfo, Objects, under
-from fruits.storage.runs import BUNDLE, key_of, stored_pointer
-from fruits.storage.table import LOG, EmbeddingTable
-from fruits.training import predictions
+from fruits.storage.disk.locks import locked
+from fruits.storage.embeddings import upkeep
+from fruits.storage.embeddings.table import LOG, EmbeddingTable
+from fruits.storage.objects import AbsentError, ObjectInfo, Objects, under
+from fruits.storage.outputs import publishing
+from fruits.storage.outputs.marker import kind_of
+from fruits.storage.outputs.runs import BUNDLE, key_of, stored_pointer
+from fruits.training.predicting import predictions
 
 _TABLES: Final = "embeddings"
 #: In a bucket, embeddings that no run has yet are left alone if something was written to them within this time.

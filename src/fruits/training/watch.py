@@ -29,9 +29,9 @@ from fruits.errors import (
 from fruits.monitoring.clock import Progress, Silent
 from fruits.photos.catalogue.catalogue import Catalogue
 from fruits.photos.reading.access import is_pattern
-from fruits.storage.buckets import is_remote
-from fruits.storage.schemas import CATALOGUE
-from fruits.storage.table import DamagedError
+from fruits.storage.embeddings.table import DamagedError
+from fruits.storage.objects import is_remote
+from fruits.storage.tables.schemas import CATALOGUE
 from fruits.training import finished, pipeline
 from fruits.training.embed import catalogued
 

@@ -13,8 +13,8 @@ from fruits.assessment.study.scaling.scalability import fit, intervals
 from fruits.assessment.study.scaling.simulation import Cluster, Requests, Work, shards_of, simulate
 from fruits.assessment.study.scaling.study import StudyOptions, elsewhere_of, up_to, work_of
 from fruits.assessment.study.scaling.trials import Trial
-from fruits.aws import prices
-from fruits.aws.offers import offers
+from fruits.aws.pricing import prices
+from fruits.aws.pricing.offers import offers
 from fruits.errors import ConfigError
 
 #: A worker that keeps one core busy, at 100 photos a second.

@@ -7,7 +7,7 @@ import pytest
 
 from fruits.assessment.study.storage.encoding import FORMATS, codecs_for, encoded, measured_files
 from fruits.assessment.study.storage.money import CLASSES, break_even_months, monthly
-from fruits.aws import prices
+from fruits.aws.pricing import prices
 
 STANDARD, INFREQUENT, ARCHIVE = CLASSES
 #: Made up, so that sums can be done by hand.

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fruits.aws import cost, prices, rates, stacks, standing
+from fruits.aws.installation import stacks
+from fruits.aws.pricing import cost, prices, rates, standing
 from fruits.errors import ConfigError
 
 TABLE = prices.load()

@@ -9,9 +9,10 @@ from typing import Any
 import boto3
 import pytest
 
-from fruits.aws import deploy, policies, quotas, stacks, standing
 from fruits.aws.calls import Aws, AwsError, Call
-from fruits.aws.prices import load
+from fruits.aws.installation import deploy, policies, quotas, stacks
+from fruits.aws.pricing import standing
+from fruits.aws.pricing.prices import load
 from fruits.errors import ConfigError
 
 REGION = "eu-west-1"

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from scan.cloudformation import variants
 from scan.rules import templates
 
-from fruits.aws.stacks import parse
+from fruits.aws.installation.stacks import parse
 
 ROOT = Path(__file__).parents[3]
 DOCKER = ROOT / "docker"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fruits.aws import job
+from fruits.aws.jobs import job
 from fruits.config import RunConfig
 from fruits.errors import ConfigError
 

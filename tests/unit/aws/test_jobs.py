@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from fruits import extensions
-from fruits.aws import cluster, cost, job
 from fruits.aws.calls import AwsError, Call
-from fruits.aws.job import Job, JobFile, run_job
-from fruits.aws.package import Archive, Package
-from fruits.aws.submission import Installation, Submission, check_sources, cluster_config, collect_files, yarn_tag
+from fruits.aws.jobs import cluster, job
+from fruits.aws.jobs.job import Job, JobFile, run_job
+from fruits.aws.jobs.package import Archive, Package
+from fruits.aws.jobs.submission import Installation, Submission, check_sources, cluster_config, collect_files, yarn_tag
+from fruits.aws.pricing import cost
 from fruits.config import RunConfig
 from fruits.embedding.backbone import find_backbone
 from fruits.errors import BackboneError, ConfigError

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fruits.aws import package
-from fruits.aws.package import PackageError
+from fruits.aws.jobs import package
+from fruits.aws.jobs.package import PackageError
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from fruits.aws import prices
 from fruits.aws.calls import Aws, AwsError
+from fruits.aws.pricing import prices
 
 TABLE = prices.load()
 

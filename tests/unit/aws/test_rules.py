@@ -12,7 +12,7 @@ from faults.templates import by_our_rules, mutants
 from scan.cloudformation import Choice, each, variants
 from scan.rules import Finding, check, templates
 
-from fruits.aws.stacks import TemplateError, parse
+from fruits.aws.installation.stacks import TemplateError, parse
 
 MUTANTS = mutants()
 ROOT = Path(__file__).parents[3]

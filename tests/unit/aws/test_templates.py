@@ -13,9 +13,9 @@ import typer
 from scan.cloudformation import each, every, largest, variants
 from scan.rules import templates
 
-from fruits.aws import deploy, quotas, stacks
 from fruits.aws.calls import Aws
-from fruits.aws.stacks import parse
+from fruits.aws.installation import deploy, quotas, stacks
+from fruits.aws.installation.stacks import parse
 from fruits.cli.main import app
 from fruits.errors import ConfigError
 
@@ -381,7 +381,7 @@ def test_quotas_that_are_read_are_those_that_the_owner_may_read() -> None:
 
 
 def test_a_driver_has_the_disk_that_its_photos_take() -> None:
-    from fruits.aws import cost
+    from fruits.aws.pricing import cost
 
     assert cost.shape_for(100_000).driver_disk_gb == 20
     sizes = [cost.shape_for(photos).driver_disk_gb for photos in (5_000_000, 10_000_000, 30_000_000)]

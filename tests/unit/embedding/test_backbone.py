@@ -20,7 +20,7 @@ from fruits.embedding.backbone import Embedder, computation_id, find_backbone, t
 from fruits.embedding.card import Card, parse_card, read_card
 from fruits.errors import BackboneError
 from fruits.photos.decoding.images import Preprocessing
-from fruits.storage import schemas
+from fruits.storage.tables import schemas
 
 GOOD = {"name": "tiny", "sha256": "0" * 64, "embedding_size": 5, "size": 16}
 SIXTEEN = Preprocessing(16)

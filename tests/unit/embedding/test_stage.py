@@ -23,8 +23,8 @@ from fruits.photos.decoding.decoder import Decoder, Limits, own_decoder
 from fruits.photos.decoding.images import to_network_input
 from fruits.photos.decoding.quality import measure
 from fruits.photos.reading import reading
-from fruits.storage.schemas import RECEIPT, WORK, embeddings
-from fruits.storage.table import EmbeddingTable, File
+from fruits.storage.embeddings.table import EmbeddingTable, File
+from fruits.storage.tables.schemas import RECEIPT, WORK, embeddings
 
 FOUND = find_backbone("fruits-small")
 PREPROCESSING = FOUND.card.preprocessing(None, None)

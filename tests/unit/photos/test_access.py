@@ -13,8 +13,8 @@ from fruits.photos.catalogue.catalogue import Catalogue, list_photos
 from fruits.photos.reading import reading
 from fruits.photos.reading.access import NO_LINKS, Access
 from fruits.photos.reading.reading import read_head, read_photo, read_photos
-from fruits.storage import local
-from fruits.storage.local import RefusedError
+from fruits.storage.disk import local
+from fruits.storage.disk.local import RefusedError
 
 JPEG_HEAD = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01"
 

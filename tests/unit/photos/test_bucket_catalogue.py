@@ -24,15 +24,16 @@ from faults.s3_server import FOREIGN, S3Server
 from pyarrow import orc
 
 from fruits.errors import CatalogueError, StoreError
-from fruits.photos.catalogue import keys, listing
+from fruits.photos.catalogue import listing
 from fruits.photos.catalogue.catalogue import Catalogue, list_photos
+from fruits.photos.catalogue.files import keys
 from fruits.photos.reading import packs
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.packing import pack, unpack
 from fruits.photos.reading.reading import read_head, read_photo, read_photos
 from fruits.photos.reading.samples import thumbnails, typical_side
-from fruits.storage.buckets import delta_options
 from fruits.storage.objects import Objects, opened
+from fruits.storage.objects.buckets import delta_options
 
 JPEG_HEAD = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01"
 COLUMNS = ["label", "split", "size_bytes", "group"]

@@ -18,13 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruits.errors import CatalogueError
-from fruits.photos.catalogue import builder, keys, listing
+from fruits.photos.catalogue import builder, listing
 from fruits.photos.catalogue import names as module
 from fruits.photos.catalogue.catalogue import Catalogue, labels_without_training, list_photos, stable_hash
+from fruits.photos.catalogue.files import keys
 from fruits.photos.reading.access import Access
-from fruits.storage import catalogue_rows, spool
 from fruits.storage.objects import ObjectInfo
-from fruits.storage.schemas import CATALOGUE
+from fruits.storage.tables import catalogue_rows, spool
+from fruits.storage.tables.schemas import CATALOGUE
 
 # Listing reads names, sizes and, where the suffix says nothing, the first bytes: these suffice.
 JPEG_HEAD = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01"

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruits.errors import CatalogueError
-from fruits.photos.catalogue import manifest as manifests
 from fruits.photos.catalogue.catalogue import Catalogue, list_photos
+from fruits.photos.catalogue.manifests import manifest as manifests
 from fruits.photos.catalogue.names import SYSTEM_FOLDERS, label_of, repeated_levels, split_of
 
 JPEG_HEAD = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01"

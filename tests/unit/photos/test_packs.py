@@ -25,7 +25,7 @@ from fruits.photos.reading.containers import split_contained
 from fruits.photos.reading.packing import pack, unpack
 from fruits.photos.reading.packs import MANIFEST, find_pack
 from fruits.photos.reading.reading import read_photo, read_photos
-from fruits.storage import spool
+from fruits.storage.tables import spool
 
 COLUMNS = ["label", "split", "size_bytes", "group"]
 

@@ -11,8 +11,8 @@ import pytest
 from fruits.errors import StoreError
 from fruits.photos.reading import reading
 from fruits.photos.reading.reading import read_photo, read_photos
-from fruits.storage.failures import AbsentError
-from fruits.storage.local import MAX_PHOTO_BYTES, too_large
+from fruits.storage.disk.local import MAX_PHOTO_BYTES, too_large
+from fruits.storage.objects import AbsentError
 
 
 class Bucket:

@@ -21,7 +21,7 @@ from fruits.photos.reading.samples import (
     typical_side,
     white_backdrops,
 )
-from fruits.storage.spool import Spool
+from fruits.storage.tables.spool import Spool
 
 FAULTY = Path(__file__).parents[2] / "faulty_decoder"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fruits.photos.catalogue.sequences import ImageSequences, number_frames
+from fruits.photos.catalogue.files.sequences import ImageSequences, number_frames
 
 
 def sequences_of(names: list[str], labels: list[int] | None = None) -> ImageSequences:

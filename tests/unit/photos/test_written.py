@@ -12,8 +12,8 @@ import pytest
 from fruits.errors import CatalogueError
 from fruits.photos.catalogue.catalogue import Catalogue, list_photos
 from fruits.photos.reading.packing import pack
-from fruits.storage import marker
 from fruits.storage.objects import Objects
+from fruits.storage.outputs import marker
 
 JPEG_HEAD = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01"
 LABELS = {"Apple", "Pear"}

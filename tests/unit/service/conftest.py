@@ -12,8 +12,8 @@ import pytest
 
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.repository import NewSubmission, Submissions
+from fruits.storage.disk.private import make_private_folder
 from fruits.storage.objects import Objects
-from fruits.storage.private import make_private_folder
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from fruits.errors import StoreError
 from fruits.photos.catalogue.consent import ConsentMark, consent_of
-from fruits.photos.catalogue.manifest import read_manifest
+from fruits.photos.catalogue.manifests.manifest import read_manifest
 from fruits.recogniser.answers import Answer
 from fruits.recogniser.taxonomy import Name
 from fruits.service.resources import Resources

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from fruits.storage.inventory import Inventory, plan, take
-from fruits.storage.schemas import WORK, embeddings
-from fruits.storage.table import EmbeddingTable, File
+from fruits.storage.embeddings.inventory import Inventory, plan, take
+from fruits.storage.embeddings.table import EmbeddingTable, File
+from fruits.storage.tables.schemas import WORK, embeddings
 
 D = 4
 Bad = dict[str, tuple[str, str]]

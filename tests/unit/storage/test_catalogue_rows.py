@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fruits.storage import catalogue_rows, spool
-from fruits.storage.catalogue_rows import CatalogueRows
 from fruits.storage.objects import Objects
-from fruits.storage.schemas import CATALOGUE
+from fruits.storage.tables import catalogue_rows, spool
+from fruits.storage.tables.catalogue_rows import CatalogueRows
+from fruits.storage.tables.schemas import CATALOGUE
 
 
 def catalogue(n: int) -> pa.Table:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from stored import catalogue, held, of_shard, planned, run, shards, uri, values, write_all
 
-from fruits.storage.inventory import ROWS_PER_CHUNK, take, uncommitted
-from fruits.storage.table import EmbeddingTable
-from fruits.training.training_set import in_chunks
+from fruits.storage.embeddings.inventory import ROWS_PER_CHUNK, take, uncommitted
+from fruits.storage.embeddings.table import EmbeddingTable
+from fruits.training.fitting.training_set import in_chunks
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fruits.errors import StoreError
-from fruits.storage import lease
 from fruits.storage.objects import Objects
+from fruits.storage.outputs import lease
 
 
 class Elsewhere(Objects):
@@ -81,7 +81,7 @@ HOLDER = """
 import os, signal, sys
 sys.path.insert(0, {here!r})
 from test_lease import Elsewhere
-from fruits.storage import lease
+from fruits.storage.outputs import lease
 from fruits.storage.objects import Objects
 with lease.hold_lease({kind}({root!r})):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from obstore.exceptions import GenericError
 
-from fruits.storage import objects as module
-from fruits.storage.buckets import lists_in_order
 from fruits.storage.objects import Objects
+from fruits.storage.objects import store as module
+from fruits.storage.objects.buckets import lists_in_order
 
 KEYS = [f"{number:04d}" for number in range(500)]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fruits.storage.marker import NAME, OccupiedError, claim, content, kind_of, mark, may_be_ours
 from fruits.storage.objects import Objects
+from fruits.storage.outputs.marker import NAME, OccupiedError, claim, content, kind_of, mark, may_be_ours
 
 
 @pytest.fixture(params=["disk", "bucket"])

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fruits.storage import publishing
-from fruits.storage.locks import lock_folder
+from fruits.storage.disk.locks import lock_folder
+from fruits.storage.disk.processes import this_process
 from fruits.storage.objects import Objects
-from fruits.storage.processes import this_process
-from fruits.storage.runs import find, is_name, key_of, stored_pointer
+from fruits.storage.outputs import publishing
+from fruits.storage.outputs.runs import find, is_name, key_of, stored_pointer
 
 ONE, OTHER = "1" * 64, "2" * 64
 SINCE = "2026-01-01T00:00:00.000000+00:00"

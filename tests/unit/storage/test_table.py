@@ -13,9 +13,9 @@ from deltalake import DeltaTable
 from stored import catalogue, files, flip, folder, held, log, planned, rows_of, run, shards, uri, values, write_all
 
 from fruits.errors import StoreError
-from fruits.storage.inventory import take
+from fruits.storage.embeddings.inventory import take
+from fruits.storage.embeddings.table import DamagedError, EmbeddingTable
 from fruits.storage.objects import Objects
-from fruits.storage.table import DamagedError, EmbeddingTable
 
 
 @pytest.fixture

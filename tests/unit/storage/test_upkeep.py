@@ -10,10 +10,10 @@ import pytest
 from stored import catalogue, files, flip, folder, held, log, of_shard, planned, run, shards, uri, values, write_all
 
 from fruits.errors import StoreError
-from fruits.storage.inventory import take
+from fruits.storage.embeddings.inventory import take
+from fruits.storage.embeddings.table import DamagedError, EmbeddingTable
+from fruits.storage.embeddings.upkeep import compact, remove_needless, repair, vacuum
 from fruits.storage.objects import Objects
-from fruits.storage.table import DamagedError, EmbeddingTable
-from fruits.storage.upkeep import compact, remove_needless, repair, vacuum
 
 PHOTOS = catalogue(300)
 

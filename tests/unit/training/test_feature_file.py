@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from fruits.errors import StoreError
-from fruits.storage.catalogue_rows import CatalogueRows
 from fruits.storage.objects import Objects
-from fruits.storage.schemas import CATALOGUE
-from fruits.training import feature_file
-from fruits.training.feature_file import FeatureFile, in_blocks
-from fruits.training.features import positions
-from fruits.training.training_set import TrainingSet
+from fruits.storage.tables.catalogue_rows import CatalogueRows
+from fruits.storage.tables.schemas import CATALOGUE
+from fruits.training.fitting import feature_file
+from fruits.training.fitting.feature_file import FeatureFile, in_blocks
+from fruits.training.fitting.features import positions
+from fruits.training.fitting.training_set import TrainingSet
 
 N, K = 200, 3
 

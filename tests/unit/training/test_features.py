@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fruits.training import features as module
-from fruits.training.features import Features, Part
+from fruits.training.fitting import features as module
+from fruits.training.fitting.features import Features, Part
 
 
 @pytest.fixture(params=["memory", "file"])

@@ -26,14 +26,14 @@ from fruits.photos.decoding.quality import Limits
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import NAMING, OUTCOMES, decide
 from fruits.recogniser.taxonomy import Taxonomy
-from fruits.storage.catalogue_rows import Coded
+from fruits.storage.tables.catalogue_rows import Coded
 from fruits.training import embed as computation
-from fruits.training import fit as fitting
 from fruits.training import pipeline
-from fruits.training.certainty import certainty_by
-from fruits.training.features import Features
-from fruits.training.fit import Choice, HeldOutAnswers, ValidationSplit
-from fruits.training.training_set import TrainingSet
+from fruits.training.fitting import fit as fitting
+from fruits.training.fitting.certainty import certainty_by
+from fruits.training.fitting.features import Features
+from fruits.training.fitting.fit import Choice, HeldOutAnswers, ValidationSplit
+from fruits.training.fitting.training_set import TrainingSet
 
 
 def run(out: Path, *sources: Path, **choices: Any) -> dict[str, Any]:

@@ -23,12 +23,14 @@ from fruits.engines import get_engine
 from fruits.engines.local import LocalEngine
 from fruits.errors import StoreError
 from fruits.recogniser.answers import OUTCOMES, Certainty, answers
-from fruits.storage.marker import claim
+from fruits.storage.disk.processes import this_process
 from fruits.storage.objects import Objects
-from fruits.storage.processes import this_process
-from fruits.training import pipeline, predictions, training_set
-from fruits.training.predictions import answered, read_predictions, write_predictions
-from fruits.training.training_set import in_chunks, read_rows, vectors_of
+from fruits.storage.outputs.marker import claim
+from fruits.training import pipeline
+from fruits.training.fitting import training_set
+from fruits.training.fitting.training_set import in_chunks, read_rows, vectors_of
+from fruits.training.predicting import predictions
+from fruits.training.predicting.predictions import answered, read_predictions, write_predictions
 from fruits.training.vacuum import vacuum
 
 

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from fruits.errors import StoreError
-from fruits.storage import schemas
 from fruits.storage.objects import Objects
-from fruits.storage.spool import Spool
-from fruits.training import regions
-from fruits.training.regions import delete_regions
+from fruits.storage.tables import schemas
+from fruits.storage.tables.spool import Spool
+from fruits.training.predicting import regions
+from fruits.training.predicting.regions import delete_regions
 
 
 @pytest.fixture(params=["disk", "bucket"])

@@ -24,9 +24,9 @@ from fruits.errors import ConfigError, counted, option
 from fruits.learning.neighbours import LEAK_LIMIT
 from fruits.monitoring.clock import Clock, Progress, Silent
 from fruits.report import render_study
-from fruits.storage import publishing
 from fruits.storage.objects import Objects, under
-from fruits.storage.runs import key_of
+from fruits.storage.outputs import publishing
+from fruits.storage.outputs.runs import key_of
 from fruits.training import finished, pipeline
 from fruits.training.embed import Network, catalogued, prepare
 

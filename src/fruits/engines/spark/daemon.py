@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import Final
 
 #: Modules used by workers, given by name because engines do not import them. A worker imports missing ones itself, or fails.
-_PRELOADED: Final = ("pyspark.sql.pandas.serializers", "pyarrow.ipc", "fruits.embedding.stage", "fruits.training.fit")
+_PRELOADED: Final = (
+    "pyspark.sql.pandas.serializers",
+    "pyarrow.ipc",
+    "fruits.embedding.stage",
+    "fruits.training.fitting.fit",
+)
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fruits.errors import CatalogueError
-from fruits.storage.schemas import CATALOGUE
-from fruits.storage.spool import SortedRuns
+from fruits.storage.tables.schemas import CATALOGUE
+from fruits.storage.tables.spool import SortedRuns
 
 SPLITS: Final = ("train", "val", "test")
 _EXAMPLES_KEPT: Final = 5

@@ -21,8 +21,8 @@ from fruits.errors import CatalogueError
 from fruits.photos.catalogue.builder import SPLITS, CatalogueBuilder, stable_hash
 from fruits.photos.catalogue.listing import add_sources
 from fruits.photos.reading.access import Access
-from fruits.storage.catalogue_rows import CODED, TEXTS, CatalogueRows, Coded, small
-from fruits.storage.spool import Spool
+from fruits.storage.tables.catalogue_rows import CODED, TEXTS, CatalogueRows, Coded, small
+from fruits.storage.tables.spool import Spool
 
 TEST_SHARE: Final = 0.2
 

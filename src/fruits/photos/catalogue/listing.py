@@ -1,7 +1,7 @@
 """Listing the photos of a source: a folder on disk, a prefix of a bucket, a pack, a manifest or a single photo.
 
 The same folders and names give the same labels, splits, groups and hashes wherever they are stored. This module determines the
-kind of a source and adds the photos of manifests and packs; :mod:`fruits.photos.catalogue.folders` walks folders.
+kind of a source and adds the photos of manifests and packs; :mod:`fruits.photos.catalogue.files.folders` walks folders.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ import pyarrow.compute as pc
 
 from fruits.config import is_utf8
 from fruits.errors import CatalogueError
-from fruits.photos.catalogue import inventory
 from fruits.photos.catalogue.builder import CatalogueBuilder, stable_hash
-from fruits.photos.catalogue.delta import is_delta_table, read_delta
-from fruits.photos.catalogue.folders import add_file, add_folder
-from fruits.photos.catalogue.keys import add_keys, list_prefix
-from fruits.photos.catalogue.manifest import Row, read_manifest
+from fruits.photos.catalogue.files import inventory
+from fruits.photos.catalogue.files.folders import add_file, add_folder
+from fruits.photos.catalogue.files.keys import add_keys, list_prefix
+from fruits.photos.catalogue.manifests.delta import is_delta_table, read_delta
+from fruits.photos.catalogue.manifests.manifest import Row, read_manifest
 from fruits.photos.catalogue.names import label_of
-from fruits.photos.catalogue.shards import Inside, add_shards, inside_folder, inside_prefix, is_shard, shards_of
+from fruits.photos.catalogue.shards.shards import Inside, add_shards, inside_folder, inside_prefix, is_shard, shards_of
 from fruits.photos.reading.access import Access, is_pattern
 from fruits.photos.reading.packs import Pack, find_pack
 from fruits.photos.reading.reading import THREADS, place_of
-from fruits.storage.buckets import is_remote
-from fruits.storage.objects import ObjectInfo, opened, reach, split_uri
+from fruits.storage.objects import ObjectInfo, is_remote, opened, reach, split_uri
 
 _MANIFEST_SUFFIXES: Final = (".csv", ".parquet")
 _ROWS_AT_ONCE: Final = 8192

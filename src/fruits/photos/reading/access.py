@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from fruits.errors import ConfigError, option
-from fruits.storage.buckets import is_remote
+from fruits.storage.objects import is_remote
 
 _MANIFESTS: Final = (".csv", ".parquet")
 _PATTERN: Final = re.compile(r"[*?\[]|\{\d+\.\.\d+\}")

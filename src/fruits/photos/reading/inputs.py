@@ -21,9 +21,8 @@ from fruits.photos.decoding.decoder import Decoding, Size, own_decoder
 from fruits.photos.decoding.images import Photo, Preprocessing, from_image
 from fruits.photos.reading.containers import is_contained
 from fruits.photos.reading.reading import read_photo
-from fruits.storage.buckets import is_remote
-from fruits.storage.failures import AbsentError
-from fruits.storage.local import MAX_PHOTO_BYTES, RefusedError, read_named
+from fruits.storage.disk.local import MAX_PHOTO_BYTES, RefusedError, read_named
+from fruits.storage.objects import AbsentError, is_remote
 from fruits.storage.sanitising import printable
 
 #: One photo: a path or ``s3://bucket/key``, the bytes of a file, a PIL image, or uint8 pixels of shape (height, width) for grey,

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from fruits.errors import StoreError, counted
 from fruits.photos.reading.columns import Columns, leaf
-from fruits.storage.failures import AbsentError
-from fruits.storage.local import MAX_PHOTO_BYTES, RefusedError, too_large
+from fruits.storage.disk.local import MAX_PHOTO_BYTES, RefusedError, too_large
+from fruits.storage.objects import AbsentError
 
 #: Limits of a row group. ``fruits pack`` ends a row group with the photo that reaches 4 MiB, or at 4,096 rows. A name takes at
 #: most 4,096 bytes, 8,192 with its overhead.

@@ -31,10 +31,9 @@ from fruits.photos.reading.access import Access
 from fruits.photos.reading.columns import metadata
 from fruits.photos.reading.packs import MANIFEST, SCHEMA, VERSION_DIGITS, Contents, PackFile, find_pack, read_contents
 from fruits.photos.reading.reading import read_rows
-from fruits.storage.buckets import is_remote
-from fruits.storage.marker import claim
-from fruits.storage.objects import Objects, reach
-from fruits.storage.spool import SortedRuns
+from fruits.storage.objects import Objects, is_remote, reach
+from fruits.storage.outputs.marker import claim
+from fruits.storage.tables.spool import SortedRuns
 
 #: Bytes of photos per data file: large enough to keep the number of objects low, small enough to retry after a broken connection.
 TARGET_BYTES: Final = 128 << 20

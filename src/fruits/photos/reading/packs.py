@@ -30,11 +30,9 @@ from fruits.errors import CatalogueError, StoreError, counted
 from fruits.photos.reading.columns import Columns, leaf
 from fruits.photos.reading.containers import PACK, contained_uri
 from fruits.photos.reading.pack_groups import ADVICE, Groups, RowGroup, check_group, short, text_batches
-from fruits.storage.buckets import is_remote
-from fruits.storage.failures import AbsentError
-from fruits.storage.local import RefusedError, open_regular, read_regular
-from fruits.storage.marker import inside
-from fruits.storage.objects import Objects, opened
+from fruits.storage.disk.local import RefusedError, open_regular, read_regular
+from fruits.storage.objects import AbsentError, Objects, is_remote, opened
+from fruits.storage.outputs.marker import inside
 from fruits.storage.sanitising import json_text
 
 FORMAT: Final = "fruits pack"

@@ -20,10 +20,8 @@ from fruits.photos.reading.containers import PACK, TABLE, TAR, is_contained, spl
 from fruits.photos.reading.packs import opened_pack
 from fruits.photos.reading.tables import opened_table
 from fruits.photos.reading.tars import read_member
-from fruits.storage.buckets import is_remote
-from fruits.storage.failures import AbsentError
-from fruits.storage.local import MAX_PHOTO_BYTES, RefusedError, read_regular
-from fruits.storage.objects import Objects, opened
+from fruits.storage.disk.local import MAX_PHOTO_BYTES, RefusedError, read_regular
+from fruits.storage.objects import AbsentError, Objects, is_remote, opened
 
 #: Concurrent requests to a bucket. Each waits for the network, not for the processor.
 THREADS: Final = 32

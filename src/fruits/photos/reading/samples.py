@@ -21,9 +21,9 @@ from fruits.photos.decoding.decoder import Decoder, own_decoder
 from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.reading.access import NO_LINKS, Access
 from fruits.photos.reading.reading import THREADS, read_head, read_photo, read_photos
-from fruits.storage.buckets import is_remote
-from fruits.storage.catalogue_rows import CatalogueRows
-from fruits.storage.spool import Spool
+from fruits.storage.objects import is_remote
+from fruits.storage.tables.catalogue_rows import CatalogueRows
+from fruits.storage.tables.spool import Spool
 
 _SIZES_READ: Final = 50
 #: Enough for the header of nearly every photo. If a header is larger, such as one with a preview, the whole file is read.

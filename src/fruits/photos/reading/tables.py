@@ -19,10 +19,8 @@ from fruits.photos.reading.access import Access
 from fruits.photos.reading.columns import Columns
 from fruits.photos.reading.containers import TABLE, contained_uri
 from fruits.photos.reading.pack_groups import Groups, RowGroup, check_group, text_batches
-from fruits.storage.buckets import is_remote
-from fruits.storage.failures import AbsentError
-from fruits.storage.local import open_regular
-from fruits.storage.objects import opened
+from fruits.storage.disk.local import open_regular
+from fruits.storage.objects import AbsentError, is_remote, opened
 
 _ROWS_AT_ONCE: Final = 1024
 _WRITE: Final = "write it again with row groups of less than 100 MB"

@@ -16,10 +16,8 @@ from typing import IO, Any, Final
 from fruits.errors import StoreError
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.containers import TAR, contained_uri, split_contained
-from fruits.storage.buckets import is_remote
-from fruits.storage.failures import AbsentError
-from fruits.storage.local import MAX_PHOTO_BYTES, open_regular, read_exactly, too_large
-from fruits.storage.objects import opened, split_uri
+from fruits.storage.disk.local import MAX_PHOTO_BYTES, open_regular, read_exactly, too_large
+from fruits.storage.objects import AbsentError, is_remote, opened, split_uri
 
 #: Largest extended header: names, and attributes that are ignored.
 _MAX_HEADER: Final = 1 << 20

@@ -31,7 +31,7 @@ from fruits.messages import LANGUAGES, catalogue, translations
 from fruits.service.pages.linking import LINKED, link
 from fruits.service.settings import ServiceConfig
 from fruits.service.statistics import KEEP_DAYS
-from fruits.storage.buckets import is_remote
+from fruits.storage.objects import is_remote
 from fruits.storage.sanitising import json_text
 
 FOLDER: Final = Path(__file__).parent

@@ -24,7 +24,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from fruits.errors import ConfigError, StoreError
 from fruits.service.submissions.tables import Base, ChoreRow
-from fruits.storage.private import make_private_folder
+from fruits.storage.disk.private import make_private_folder
 
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 #: Key of the advisory lock that prevents concurrent migrations.

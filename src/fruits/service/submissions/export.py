@@ -21,14 +21,13 @@ from typing import Final
 from fruits.config import is_utf8
 from fruits.errors import NotFoundError, StoreError
 from fruits.photos.catalogue.consent import ConsentMark, mark
-from fruits.photos.catalogue.folders import has_photo_suffix
+from fruits.photos.catalogue.files.folders import has_photo_suffix
 from fruits.photos.catalogue.names import is_system_folder, label_of, split_of
 from fruits.service.submissions.repository import Submissions
-from fruits.storage.buckets import is_remote
-from fruits.storage.lease import hold_lease
-from fruits.storage.marker import OccupiedError, kind_of
-from fruits.storage.objects import Objects, under
-from fruits.storage.private import make_private_folder, private
+from fruits.storage.disk.private import make_private_folder, private
+from fruits.storage.objects import Objects, is_remote, under
+from fruits.storage.outputs.lease import hold_lease
+from fruits.storage.outputs.marker import OccupiedError, kind_of
 from fruits.storage.sanitising import clean_line, json_text
 
 _HIDDEN: Final = ".fruits-export"

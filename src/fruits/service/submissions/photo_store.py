@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from fruits.errors import NotFoundError, StoreError
-from fruits.storage.failures import AbsentError
-from fruits.storage.marker import mark
-from fruits.storage.objects import Objects
+from fruits.storage.objects import AbsentError, Objects
+from fruits.storage.outputs.marker import mark
 from fruits.storage.sanitising import json_text
 
 #: Id of a submission and of its photo: 128 random bits.

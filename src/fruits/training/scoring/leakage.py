@@ -22,19 +22,19 @@ from fruits.errors import ImageDecodeError, StoreError, counted
 from fruits.learning.moments import unit
 from fruits.learning.neighbours import LEAK_LIMIT, ByRow, NearDuplicates
 from fruits.learning.pca import PCA
-from fruits.photos.catalogue.sequences import ImageSequences
+from fruits.photos.catalogue.files.sequences import ImageSequences
 from fruits.photos.decoding.decoder import own_decoder
 from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.decoding.retouch import fingerprints, retouched
 from fruits.photos.reading.access import NO_LINKS, Access
 from fruits.photos.reading.reading import read_photos
-from fruits.storage.catalogue_rows import CatalogueRows
-from fruits.storage.inventory import Inventory
+from fruits.storage.embeddings.inventory import Inventory
+from fruits.storage.tables.catalogue_rows import CatalogueRows
 from fruits.training.embed import Prepared
-from fruits.training.feature_file import FeatureFile
-from fruits.training.features import Features, Part, positions, project_all
+from fruits.training.fitting.feature_file import FeatureFile
+from fruits.training.fitting.features import Features, Part, positions, project_all
+from fruits.training.fitting.training_set import TrainingSet
 from fruits.training.scoring.nearest import Sought, nearest_distances
-from fruits.training.training_set import TrainingSet
 
 #: Maximum number of components for nearest-neighbour search: enough to separate photos that are not alike.
 NEIGHBOUR_COMPONENTS: Final = 256

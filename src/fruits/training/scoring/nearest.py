@@ -1,7 +1,7 @@
 """Distances of a few photos to the nearest training photo: a pass over the features, block by block.
 
-Beyond :data:`fruits.training.features.HERE` training photos, workers of the engine compare. Smallest distances merge, so neither
-the engine nor the order of blocks matters. What the distances mean is decided in :mod:`fruits.training.scoring.leakage`.
+Beyond :data:`fruits.training.fitting.features.HERE` training photos, workers of the engine compare. Smallest distances merge, so
+neither the engine nor the order of blocks matters. What the distances mean is decided in :mod:`fruits.training.scoring.leakage`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_limits
 
 from fruits.engines import Engine
 from fruits.learning.neighbours import ByRow, nearest_distance
-from fruits.training.feature_file import FeatureFile, in_blocks
-from fruits.training.features import by_workers
+from fruits.training.fitting.feature_file import FeatureFile, in_blocks
+from fruits.training.fitting.features import by_workers
 
 #: One row per training photo of a block: its number in the features, and its label.
 _COMPARED: Final = pa.schema(

@@ -1,7 +1,7 @@
 """Answers of a recogniser to the photos that it is scored on, counted: a pass over the features, block by block.
 
-Beyond :data:`fruits.training.features.HERE` photos, workers of the engine count. Counts are integers that merge, so neither the
-engine nor the order of blocks matters. Independent of the run record.
+Beyond :data:`fruits.training.fitting.features.HERE` photos, workers of the engine count. Counts are integers that merge, so
+neither the engine nor the order of blocks matters. Independent of the run record.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from fruits.learning.neighbours import ByRow
 from fruits.learning.out_of_distribution import OodDetector
 from fruits.recogniser.answers import OUTCOMES, Certainty, decide
 from fruits.recogniser.taxonomy import Taxonomy
-from fruits.training.feature_file import FeatureFile, in_blocks
-from fruits.training.features import by_workers
+from fruits.training.fitting.feature_file import FeatureFile, in_blocks
+from fruits.training.fitting.features import by_workers
 
 #: Most photos kept of each pair of a label and another one that was predicted.
 WRONG_KEPT: Final = 6

@@ -19,12 +19,12 @@ from fruits.learning.heads import MAX_ROWS
 from fruits.learning.neighbours import ByRow
 from fruits.recogniser.answers import OUTCOMES, Certainty
 from fruits.recogniser.taxonomy import Taxonomy
-from fruits.storage.catalogue_rows import CatalogueRows
-from fruits.training.feature_file import FeatureFile
-from fruits.training.features import positions
-from fruits.training.fit import Choice, Recogniser
+from fruits.storage.tables.catalogue_rows import CatalogueRows
+from fruits.training.fitting.feature_file import FeatureFile
+from fruits.training.fitting.features import positions
+from fruits.training.fitting.fit import Choice, Recogniser
+from fruits.training.fitting.training_set import TrainingSet
 from fruits.training.scoring.scored import Scored, Scorer, Tally, score_all
-from fruits.training.training_set import TrainingSet
 
 _CONFUSIONS_KEPT: Final = 100
 

@@ -32,9 +32,9 @@ from fruits.learning.moments import Moments
 from fruits.learning.pca import PCA
 from fruits.monitoring.clock import Clock, Progress, Silent
 from fruits.report import render_preprocessing_study
-from fruits.storage import publishing
 from fruits.storage.objects import Objects, under
-from fruits.storage.runs import key_of
+from fruits.storage.outputs import publishing
+from fruits.storage.outputs.runs import key_of
 from fruits.storage.sanitising import json_text
 from fruits.training import finished, pipeline
 from fruits.training.embed import catalogued

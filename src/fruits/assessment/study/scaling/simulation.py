@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-#: Rows of a shard and of a chunk of a large run; see :data:`fruits.storage.inventory.ROWS_PER_CHUNK`.
+#: Rows of a shard and of a chunk of a large run; see :data:`fruits.storage.embeddings.inventory.ROWS_PER_CHUNK`.
 SHARD: Final = 4096
 #: Shards are simulated in groups where there are more than this, and more than so many per worker.
 MOST_TASKS: Final = 20_000
@@ -27,7 +27,7 @@ _CONNECTIONS: Final = 32
 _PIECE: Final = 4e6
 _AHEAD: Final = 16e6
 _CONNECTION: Final = 50e6
-#: Attempts that a refused request makes at most; see the client's setting in ``storage/buckets``.
+#: Attempts that a refused request makes at most; see the client's setting in ``storage/objects/buckets``.
 _ATTEMPTS: Final = 10
 _Z99: Final = 2.3263478740408408
 

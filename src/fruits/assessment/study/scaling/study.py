@@ -28,8 +28,8 @@ from fruits.monitoring.clock import Clock, Progress, Silent
 from fruits.monitoring.cores import usable_cores
 from fruits.photos.catalogue.catalogue import Catalogue
 from fruits.report import render_scaling_study
-from fruits.storage.marker import claim
 from fruits.storage.objects import Objects
+from fruits.storage.outputs.marker import claim
 from fruits.training.embed import Network, catalogued, prepare
 
 KINDS: Final = ("up", "out")

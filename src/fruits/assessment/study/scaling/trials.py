@@ -28,14 +28,14 @@ from fruits.engines import Engine, get_engine
 from fruits.errors import EngineError, StoreError
 from fruits.monitoring.clock import Watcher
 from fruits.photos.catalogue.catalogue import Catalogue
-from fruits.storage.catalogue_rows import CatalogueRows
-from fruits.storage.inventory import plan, take
+from fruits.storage.embeddings.inventory import plan, take
+from fruits.storage.embeddings.table import File
 from fruits.storage.objects import Objects
-from fruits.storage.schemas import RECEIPT
-from fruits.storage.table import File
+from fruits.storage.tables.catalogue_rows import CatalogueRows
+from fruits.storage.tables.schemas import RECEIPT
 from fruits.training.embed import Network, Prepared, prepare
-from fruits.training.fit import ValidationSplit, training_moments
-from fruits.training.training_set import TrainingSet
+from fruits.training.fitting.fit import ValidationSplit, training_moments
+from fruits.training.fitting.training_set import TrainingSet
 
 #: Stages of the work of a worker, as in receipts.
 STAGES: Final = ("read", "decode", "infer", "write")

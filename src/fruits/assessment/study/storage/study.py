@@ -36,11 +36,11 @@ from fruits.photos.reading.access import Access
 from fruits.photos.reading.packing import pack
 from fruits.photos.reading.reading import read_photos
 from fruits.report import render_storage_study
-from fruits.storage.marker import claim
 from fruits.storage.objects import Objects
+from fruits.storage.outputs.marker import claim
 from fruits.training.embed import TRAINING_PHOTOS
-from fruits.training.fit import ValidationSplit
-from fruits.training.training_set import TrainingSet, embeddings_of, grouped_by_clusters, seen_rows
+from fruits.training.fitting.fit import ValidationSplit
+from fruits.training.fitting.training_set import TrainingSet, embeddings_of, grouped_by_clusters, seen_rows
 
 #: k that are tried, beside the k of the run.
 GRID: Final = (8, 16, 32, 64, 128, 256)

@@ -1,0 +1,1 @@
+"""The stacks of an installation: templates and parameters, quotas, bucket policies, deployment."""

@@ -1,0 +1,1 @@
+"""Jobs on the cluster: what Spark is given to run, how a job is prepared, started and followed."""

@@ -1,0 +1,1 @@
+"""What AWS costs: prices, throughput, estimates for runs, storage and an installation without use."""

@@ -1,0 +1,1 @@
+"""Tables that name photos: manifests, and Delta tables with the same columns."""

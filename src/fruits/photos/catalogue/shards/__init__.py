@@ -1,0 +1,1 @@
+"""Photos in files that hold many: tar archives and Parquet tables."""

@@ -1,0 +1,1 @@
+"""Tables with a row per photo: schemas, Parquet files, rows in bounded memory, the rows of a catalogue."""

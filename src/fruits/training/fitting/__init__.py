@@ -1,0 +1,1 @@
+"""From stored embeddings to a recogniser: training set, features, choices, head, thresholds."""

@@ -1,0 +1,1 @@
+"""The answers of ``fruits apply``: for whole photos, and for regions of photos."""
