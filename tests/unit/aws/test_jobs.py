@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import fruits
 from fruits import extensions
 from fruits.aws.calls import AwsError, Call
 from fruits.aws.jobs import cluster, job
@@ -24,7 +25,7 @@ from fruits.config import RunConfig
 from fruits.embedding.backbone import find_backbone
 from fruits.errors import BackboneError, ConfigError
 
-BACKBONES = Path(job.__file__).parents[1] / "embedding/backbones"
+BACKBONES = Path(fruits.__file__).with_name("embedding") / "backbones"
 
 
 def installation(bucket: str = "P", results: str = "R") -> Installation:

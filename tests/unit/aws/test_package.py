@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import fruits
 from fruits.aws.jobs import package
 from fruits.aws.jobs.package import PackageError
 
@@ -130,7 +131,7 @@ def test_the_programs_script_starts_the_images_python_with_the_program_first(tmp
     )
     assert lost.returncode == 127
     assert "expected the image of docker/Dockerfile.emr" in lost.stderr
-    assert package.IMAGE_PYTHON in (Path(package.__file__).parents[3] / "docker/Dockerfile.emr").read_text()
+    assert package.IMAGE_PYTHON in (Path(fruits.__file__).parents[2] / "docker/Dockerfile.emr").read_text()
 
 
 def test_requirements_are_ours_with_those_of_aws_and_without_spark() -> None:
