@@ -1,7 +1,7 @@
 """What there is to know of a kind besides its name: its season, what it is taken for, and how to tell the two apart.
 
 Seasons (``seasons.csv``) and differences (``apart.csv``) are facts about kinds of the package's taxonomy. What a kind is taken
-for is measured: a run counts the confused kinds of its validation photos and keeps the most frequent in the bundle. For a bundle
+for is measured: a run counts the confused kinds of its validation photos and keeps the most frequent in the bundle. For a kind
 without such counts, the kinds with the most similar features are the look-alikes. Independent of pages and HTTP.
 """
 
@@ -76,9 +76,9 @@ def look_alikes(
         None where that was not counted; a sentence by language that tells the two apart, or None.
     """
     counted = about.get("look_alikes")
-    found = _well_formed(counted, set(kind_ids)) if isinstance(counted, dict) else None
-    if found is None:
-        found = _nearest(kind_ids, kind_of, centres)
+    found = _nearest(kind_ids, kind_of, centres)
+    if isinstance(counted, dict):
+        found |= _well_formed(counted, set(kind_ids))
     return {
         kind: [{"kind": other, "share": share, "apart": apart(kind, other)} for other, share in others]
         for kind, others in found.items()

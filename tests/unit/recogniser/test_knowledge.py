@@ -63,10 +63,16 @@ def test_confused_kinds_are_counted_and_bounded() -> None:
 def test_look_alikes_are_those_counted_with_what_tells_them_apart() -> None:
     about = {"look_alikes": {"kiwi": [{"kind": "potato", "photos": 2, "share": 0.04}]}}
     found = knowledge.look_alikes(about, KINDS, KIND_OF, CENTRES)
-    assert list(found) == ["kiwi"]
     (one,) = found["kiwi"]
     assert (one["kind"], one["share"]) == ("potato", 0.04)
     assert set(one["apart"]) == set(LANGUAGES)
+
+
+def test_kind_without_counts_has_the_kinds_of_the_most_similar_features_beside_counted_ones() -> None:
+    about = {"look_alikes": {"kiwi": [{"kind": "apple", "photos": 2, "share": 0.04}]}}
+    found = knowledge.look_alikes(about, KINDS, KIND_OF, CENTRES)
+    assert [(one["kind"], one["share"]) for one in found["kiwi"]] == [("apple", 0.04)]
+    assert [(one["kind"], one["share"]) for one in found["apple"]] == [("pear", None)]
 
 
 def test_bundle_without_counts_has_the_kinds_of_the_most_similar_features() -> None:
@@ -93,4 +99,6 @@ def test_bundle_without_counts_has_the_kinds_of_the_most_similar_features() -> N
     ],
 )
 def test_counts_that_are_not_well_formed_are_left_out(harm: dict[str, Any]) -> None:
-    assert knowledge.look_alikes({"look_alikes": harm}, KINDS, KIND_OF, CENTRES) == {}
+    assert knowledge.look_alikes({"look_alikes": harm}, KINDS, KIND_OF, CENTRES) == knowledge.look_alikes(
+        {}, KINDS, KIND_OF, CENTRES
+    )
