@@ -38,13 +38,9 @@ sys.path.insert(0, str(REPOSITORY))  # for faults, which is no part of the packa
 
 from faults import postgres_server  # noqa: E402
 from faults.s3_server import FOREIGN, S3Server, why_not  # noqa: E402
+from tests import java  # noqa: E402
 from tests.commands import Commands  # noqa: E402
 from tests.once import kept_beside, once_for_all_workers  # noqa: E402
-
-#: Every Java of Spark here lives for seconds: to compile thoroughly costs it more than it gains.
-JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-for variable in ("SPARK_SUBMIT_OPTS", "SPARK_LAUNCHER_OPTS", "SPARK_DAEMON_JAVA_OPTS"):
-    os.environ.setdefault(variable, JAVA_OPTIONS)
 
 # --- Groups: which tests are slow, and which stay together when pytest-xdist spreads them over processes ---------------
 
@@ -80,7 +76,7 @@ FIRST = (
 #: Marks of folders and modules.
 MARKS = {
     "engines": "spark",
-    "integration/test_spark.py": "spark",
+    "integration/test_spark": "spark",
     "integration/test_aws.py": "aws",
     "browser": "browser",
 }
@@ -130,6 +126,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(PATIENCE_S))
     order = {group: number for number, group in enumerate(FIRST)}
     items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))  # else as they were
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before the first test that starts a Java, see to it that it starts soon."""
+    if item.get_closest_marker("spark") or item.get_closest_marker("aws"):
+        java.set_options()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests import java
+
 from fruits.engines import Engine, get_engine
 
 #: As tests call them; a master of our own is started for "standalone".
@@ -26,14 +28,19 @@ CONTRACT = [*SPARK, *LOCAL]
 DEATHS = {"spark-standalone": ("kill",), "spark-local[2]": ("exit",), **dict.fromkeys(LOCAL, ("exit", "kill"))}
 #: Spark's workers find the stages here.
 PYTHONPATH = f"spark.executorEnv.PYTHONPATH={Path(__file__).parent}"
-#: Executors live for seconds: to compile thoroughly costs them more than it gains.
-BRIEF_JAVA = "spark.executor.defaultJavaOptions=-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-#: On a cluster Spark itself tries tasks again, four times in all unless told otherwise; twice takes half the time.
-CONF = [
-    PYTHONPATH,
-    "spark.task.maxFailures=2",
-    BRIEF_JAVA,
-]
+#: The worker of our cluster gives an application one executor of all its cores unless told otherwise.
+TWO_EXECUTORS = "spark.executor.cores=1"
+
+
+def brief_java() -> str:
+    """Return the setting of Spark by which its executors start soon."""
+    return f"spark.executor.defaultJavaOptions={java.options()}"
+
+
+def conf() -> list[str]:
+    """Return the settings of every session."""
+    # On a cluster Spark itself tries tasks again, four times in all unless told otherwise; twice takes half the time.
+    return [PYTHONPATH, "spark.task.maxFailures=2", brief_java()]
 
 
 @dataclass
@@ -53,7 +60,7 @@ class Engines:
             return get_engine("local", int(which))
         if self._engine is None or name != self._name:
             self.close_spark()
-            self._engine = get_engine("spark", 2, master=self.master(name), conf=CONF)
+            self._engine = get_engine("spark", 2, master=self.master(name), conf=[*conf(), TWO_EXECUTORS])
             self._name = name
         return self._engine
 
@@ -91,7 +98,7 @@ def end_java() -> None:
 
 @contextmanager
 def standalone(folder: Path) -> Iterator[str]:
-    """A master with two workers of one core on the loopback; they end with this process, however it ends."""
+    """A master with a worker of two cores on the loopback; they end with this process, however it ends."""
     with ExitStack() as stack, socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
         free.close()
@@ -99,10 +106,9 @@ def standalone(folder: Path) -> Iterator[str]:
         common = ["--host", "127.0.0.1", "--webui-port", "0"]
         log = _start(stack, folder / "master", "master.Master", [*common, "--port", str(port)])
         assert eventually(lambda: "New state: ALIVE" in log.read_text()), log.read_text()
-        for name in ("worker-1", "worker-2"):
-            limits = ["--cores", "1", "--memory", "1024m", "--work-dir", str(folder / name)]
-            _start(stack, folder / name, "worker.Worker", [*common, *limits, master])
-        assert eventually(lambda: log.read_text().count("Registering worker") == 2), log.read_text()
+        limits = ["--cores", "2", "--memory", "2048m", "--work-dir", str(folder / "worker")]
+        _start(stack, folder / "worker", "worker.Worker", [*common, *limits, master])
+        assert eventually(lambda: "Registering worker" in log.read_text()), log.read_text()
         yield master
 
 

@@ -16,7 +16,7 @@ import psutil
 import pyarrow as pa
 import pytest
 from faults import checks
-from masters import BRIEF_JAVA, CONF, CONTRACT, DEATHS, LOCAL, SPARK, Engines, eventually
+from masters import CONTRACT, DEATHS, LOCAL, SPARK, Engines, brief_java, conf, eventually
 from scoring import Made, Mortal
 from stages import SCHEMA, Die, DieAfter, Double, Linger, Raise, StageError, die, joined, merged, moments, refuse, text
 
@@ -208,7 +208,7 @@ def test_workers_end_when_their_parent_is_killed(name: str, request: pytest.Fixt
         workers = int(name[-1])
     else:
         spark: Engines = request.getfixturevalue("spark")
-        more = {"master": spark.master(name), "conf": CONF}
+        more = {"master": spark.master(name), "conf": conf()}
         if name == "spark-standalone":
             spark.close_spark()  # its executors hold every core
     script, announced = tmp_path / "parent.py", tmp_path / "announced"
@@ -241,8 +241,8 @@ def test_run_on_a_cluster_is_the_local_run_to_the_bit(
     assert expected is not None
     assert verdict.good, verdict.notes
     spark.close_spark()  # its executors hold every core
-    conf = ("--spark-conf", "spark.driver.memory=1g", "--spark-conf", BRIEF_JAVA)
-    options = ("--engine", "spark", "--master", spark.master(name), *conf)
+    settings = ("--spark-conf", "spark.driver.memory=1g", "--spark-conf", brief_java())
+    options = ("--engine", "spark", "--master", spark.master(name), *settings)
     done = fruits(*small, "--to", tmp_path / "out", *options, "--json")
     assert done.code == 0, done.stderr
     assert done.json()["computed"] == done.json()["photos"] == 320

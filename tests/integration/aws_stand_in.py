@@ -32,12 +32,13 @@ from moto.iam import access_control
 from moto.iam.models import iam_backends
 from moto.server import ThreadedMotoServer
 from py4j.version import __version__ as py4j_version
-from tests import moto_models  # noqa: F401 - teaches moto the resources of the templates
+from tests import (
+    java,
+    moto_models,  # noqa: F401 - teaches moto the resources of the templates
+)
 
 REGION = "eu-west-1"
 ACCOUNT = "123456789012"
-#: Every Java here lives for seconds: to compile thoroughly costs it more than it gains.
-_BRIEF = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 #: What of a job's settings is about the size of the cluster: this machine is smaller.
 _SIZES = ("spark.executor.cores", "spark.executor.memory", "spark.executor.memoryOverhead", "spark.driver.cores",
           "spark.driver.memory", "spark.driver.memoryOverhead", "spark.emr-serverless.driver.disk",
@@ -234,7 +235,7 @@ class Emr:
         settings |= {"spark.archives": ",".join(archives), "spark.executor.memory": "1g", "spark.driver.memory": "1g",
                      "spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1",
                      "spark.driver.bindAddress": "127.0.0.1", "spark.executorEnv.FRUITS_PYTHON": python,
-                     "spark.executor.defaultJavaOptions": _BRIEF}  # fmt: skip
+                     "spark.executor.defaultJavaOptions": java.options()}  # fmt: skip
         spark = home / "spark"
         _install_spark(spark)
         command = [f"{spark}/bin/spark-submit", "--master", "local-cluster[1,2,1024]"]
@@ -249,7 +250,7 @@ class Emr:
             **of_driver,
             "FRUITS_PYTHON": python,
             "SPARK_HOME": str(spark), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_LOCAL_HOSTNAME": "127.0.0.1",
-            "SPARK_SUBMIT_OPTS": _BRIEF, "SPARK_LAUNCHER_OPTS": _BRIEF,
+            "SPARK_SUBMIT_OPTS": java.options(), "SPARK_LAUNCHER_OPTS": java.BRIEF,
         }  # fmt: skip
         asked = "import json, sys, fruits, numpy as np; print(json.dumps([sys.path, fruits.__file__, np.__file__]))"
         seen = subprocess.run(

@@ -25,7 +25,6 @@ sys.path.insert(0, str(ENGINES))
 from masters import eventually, linked_spark_home  # noqa: E402
 
 SMALL = ("--backbone", "fruits-small", "--components", 4)
-FRUGAL = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,6 @@ def spark_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         home = linked_spark_home(tmp_path_factory.mktemp("spark-home"))
         patch.setenv("SPARK_HOME", str(home))
         patch.setenv("PYSPARK_PYTHON", sys.executable)
-        patch.setenv("JDK_JAVA_OPTIONS", FRUGAL)  # all of them live for seconds
         yield home
 
 
