@@ -33,7 +33,7 @@ from typing import IO, NoReturn
 IMPORTED = (
     "fruits.cli.main", "fruits.training.pipeline", "fruits.training.vacuum", "fruits.training.results",
     "fruits.assessment.audit", "fruits.assessment.evaluation", "fruits.assessment.printed", "fruits.assessment.results",
-    "fruits.embedding.stage", "fruits.embedding.graph", "fruits.recogniser.recogniser", "fruits.photos.reading.packing",
+    "fruits.embedding.stage", "fruits.embedding.graphs.graph", "fruits.recogniser.recogniser", "fruits.photos.reading.packing",
     "fruits.photos.decoding.decoder", "deltalake", "deltalake.exceptions", "deltalake.transaction", "onnx",
     "sklearn.linear_model", "sklearn.exceptions", "scipy.cluster.hierarchy", "scipy.optimize", "scipy.sparse.csgraph",
     "threadpoolctl", "rich.progress", "fruits.service.http.server", "fruits.service.submissions.repository",

@@ -21,10 +21,10 @@ from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import Answer
 from fruits.recogniser.taxonomy import Name
 from fruits.service.submissions.database import Database
-from fruits.service.submissions.evaluations import Evaluation, Evaluations
 from fruits.service.submissions.repository import NewSubmission, Submissions
+from fruits.service.submissions.reviewed.evaluations import Evaluation, Evaluations
+from fruits.service.submissions.reviewed.test_set import split_of
 from fruits.service.submissions.tables import EvaluationRow
-from fruits.service.submissions.test_set import split_of
 from fruits.storage.objects import Objects
 
 _AXE = Path(fruits.service.__file__).parent / "web" / "node_modules" / "axe-core" / "axe.min.js"

@@ -21,9 +21,9 @@ from PIL import Image
 
 from fruits.cli.backbones import _pixels
 from fruits.embedding.backbone import Embedder, find_backbone, probes
-from fruits.embedding.export import export
-from fruits.embedding.hub import pixels_of
-from fruits.embedding.published import save
+from fruits.embedding.sources.export import export
+from fruits.embedding.sources.hub import pixels_of
+from fruits.embedding.sources.published import save
 from fruits.errors import BackboneError
 from fruits.photos.decoding.images import Preprocessing
 

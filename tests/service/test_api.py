@@ -23,7 +23,7 @@ from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import OUTCOMES
 from fruits.recogniser.explain import relative
 from fruits.recogniser.recogniser import load
-from fruits.service.http import schemas
+from fruits.service.http.routes import schemas
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.tokens import Tokens
 

@@ -15,7 +15,7 @@ from fruits.photos.generated import orchard
 from fruits.recogniser import bundle as bundles
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.repository import NewSubmission, Receipt, Submissions
-from fruits.service.submissions.test_set import split_of
+from fruits.service.submissions.reviewed.test_set import split_of
 from fruits.storage.objects import Objects
 
 LABEL = "Newcomer <b>1/2</b>"  # hostile, too: it becomes a folder, a label, a row of a report

@@ -13,7 +13,7 @@ import pytest
 
 from fruits.photos.generated import orchard
 from fruits.recogniser import bundle as bundles
-from fruits.service.submissions.test_set import split_of
+from fruits.service.submissions.reviewed.test_set import split_of
 
 LABEL = "Newcomer"
 

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from fruits.service.http import processes
-from fruits.service.http.rate_limits import Limits, SharedBuckets
+from fruits.service.http.limits.rate_limits import Limits, SharedBuckets
 from fruits.service.settings import ServiceConfig
 from fruits.service.telemetry import Telemetry
 

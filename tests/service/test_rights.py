@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from fruits.service import ServiceConfig, create_app
-from fruits.service.http.access import rule_of
+from fruits.service.http.limits.access import rule_of
 
 #: Method and route; then the statuses for nobody, a wrong token, a program's and the owner's: with --tokens-only, and without.
 #: 404 and 422 stand for "let in": what is asked for is not there, or makes no sense.

@@ -15,7 +15,7 @@ from fruits.errors import command, command_line, counted, option
 ROOT = Path(fruits.__file__).parent
 #: The command line itself, and what only it reaches.
 COMMAND_LINE = (
-    "cli/", "aws/", "service/", "embedding/published.py", "embedding/hub.py", "embedding/export.py", "photos/reading/packing.py",
+    "cli/", "aws/", "service/", "embedding/sources/", "photos/reading/packing.py",
     "report/next_steps.py",
 )  # fmt: skip
 #: The end of the name of a directory bucket, an option of Java, and options of ``fruits runs``, which Python does not have.
@@ -86,7 +86,7 @@ PRIVATE_NAMES = re.compile(
     re.IGNORECASE,
 )
 #: Former names of fields of the API, given for one more version.
-DEPRECATED = {("service/http/schemas.py", "alike"), ("service/http/schemas.py", "strangeness")}
+DEPRECATED = {("service/http/routes/schemas.py", "alike"), ("service/http/routes/schemas.py", "strangeness")}
 
 
 def defined(path: Path) -> Iterator[tuple[int, str]]:

@@ -101,8 +101,8 @@ def backbones_pull(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Download an ONNX network from a Hugging Face hub, at a pinned revision, and write its card. Needs fruits[hub]."""
-    from fruits.embedding import hub  # noqa: PLC0415
     from fruits.embedding.backbone import find_backbone, own_folder  # noqa: PLC0415
+    from fruits.embedding.sources import hub  # noqa: PLC0415
 
     asked = hub.Address.parse(address)
     folder = to or own_folder()
@@ -110,7 +110,7 @@ def backbones_pull(
         note(f"{path.stem} was pulled before: nothing is fetched")
         found = find_backbone(str(path))
     else:
-        from fruits.embedding.published import as_backbone, checked_name, save  # noqa: PLC0415
+        from fruits.embedding.sources.published import as_backbone, checked_name, save  # noqa: PLC0415
 
         called = checked_name(name or asked.repository.partition("/")[2])
         own = _card(card)  # an error in it is reported before anything is fetched
@@ -143,8 +143,8 @@ def backbones_export(
 ) -> None:
     """Export a published torch network as ONNX, compare it with torch, and write its card. Needs fruits[train]."""
     from fruits.embedding.backbone import own_folder  # noqa: PLC0415
-    from fruits.embedding.export import export  # noqa: PLC0415
-    from fruits.embedding.published import save  # noqa: PLC0415
+    from fruits.embedding.sources.export import export  # noqa: PLC0415
+    from fruits.embedding.sources.published import save  # noqa: PLC0415
 
     found, apart = export(network, None if photos is None else lambda size: _pixels(photos, size), name or "")
     note(f"as torch says it, up to {apart:.1g} of the largest number")

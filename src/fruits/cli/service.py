@@ -240,7 +240,7 @@ def submissions_export(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Export reviewed photos as files for the next 'fruits run'. Only photos stored with consent."""
-    from fruits.service.submissions.export import export  # noqa: PLC0415
+    from fruits.service.submissions.reviewed.export import export  # noqa: PLC0415
 
     with closing(_open(out, options)) as opened:
         done = export(_submissions(opened, out, options), to, say=note)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fruits import extensions
 from fruits.embedding.card import Card, read_card
-from fruits.embedding.onnx_file import whole_file
+from fruits.embedding.graphs.onnx_file import whole_file
 from fruits.embedding.session import first_line, open_session
 from fruits.errors import BackboneError, ImageDecodeError, counted, option
 from fruits.photos.decoding.images import DECODER, Preprocessing
@@ -101,7 +101,7 @@ class Backbone:
         if _takes_pixels(self.network, self.card):
             return self.network
         # Half a second of imports, which workers, and runs with a network of the package, never need.
-        from fruits.embedding.graph import with_pixel_input  # noqa: PLC0415
+        from fruits.embedding.graphs.graph import with_pixel_input  # noqa: PLC0415
 
         return with_pixel_input(self.network, self.card, size)
 
@@ -301,7 +301,7 @@ def own_folder() -> Path:
 
 
 def _joined(name: str) -> Backbone:
-    from fruits.embedding.joining import joined, typical_length  # noqa: PLC0415 - imports onnx
+    from fruits.embedding.graphs.joining import joined, typical_length  # noqa: PLC0415 - imports onnx
 
     names = tuple(name.split("+"))
     if len(names) != 2 or not all(names):

@@ -17,7 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
 from fruits.config import DEVICES
-from fruits.embedding.onnx_file import MAX_BYTES, refuse_outside
+from fruits.embedding.graphs.onnx_file import MAX_BYTES, refuse_outside
 from fruits.errors import BackboneError, ConfigError, option
 from fruits.storage.disk.local import read_plain
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from fruits.embedding.backbone import BATCH_SIZE, Embedder, computation_id, no_embedding, usable
 from fruits.embedding.card import Card, parse_card
+from fruits.embedding.graphs.onnx_file import refuse_outside
 from fruits.embedding.model import ModelFile
-from fruits.embedding.onnx_file import refuse_outside
 from fruits.errors import BundleError, FruitsError, ImageDecodeError, option
 from fruits.learning.drift import Drift
 from fruits.learning.out_of_distribution import OodDetector

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fruits.embedding.onnx_file import MAX_BYTES
+from fruits.embedding.graphs.onnx_file import MAX_BYTES
 from fruits.errors import BundleError, ConfigError, command, option
 from fruits.learning.heads import Head, get_head
 from fruits.storage.disk.local import RefusedFileError, read_plain

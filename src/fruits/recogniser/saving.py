@@ -93,7 +93,7 @@ def save(
     BundleError, StoreError
         If the folder, or the bucket, cannot be written, or the head gives other results in the single graph.
     """
-    from fruits.embedding.graph import with_recogniser  # noqa: PLC0415 - onnx is half a second of import
+    from fruits.embedding.graphs.graph import with_recogniser  # noqa: PLC0415 - onnx is half a second of import
 
     if get_head(head_name) is not type(head):
         raise BundleError(

@@ -16,12 +16,12 @@ from fruits import __version__
 from fruits.errors import FruitsError
 from fruits.messages import translations
 from fruits.service.http import errors as http_errors
-from fruits.service.http import recognise as answering
-from fruits.service.http import visitor_api as api
-from fruits.service.http.access import Guard
 from fruits.service.http.errors import HttpError
+from fruits.service.http.limits.access import Guard
+from fruits.service.http.limits.rate_limits import Limits
 from fruits.service.http.middleware import Middleware
-from fruits.service.http.rate_limits import Limits
+from fruits.service.http.routes import recognise as answering
+from fruits.service.http.routes import visitor_api as api
 from fruits.service.pages import routes as pages
 from fruits.service.resources import Resources
 from fruits.service.settings import ServiceConfig

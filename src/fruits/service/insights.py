@@ -1,6 +1,6 @@
 """What the owner learns from stored photos: scores on the test set, precision by coverage, groups of unknown photos.
 
-Computes from rows of ``submissions/evaluations.py``, the open bundle and the record of its run. Independent of the database and
+Computes from rows of ``reviewed/evaluations.py``, the open bundle and the record of its run. Independent of the database and
 of HTTP.
 """
 
@@ -21,7 +21,7 @@ from fruits.learning.metrics import FEWEST_PHOTOS, wilson_interval
 from fruits.learning.similarity import same_label_cosine, similar_groups
 from fruits.recogniser.bundle import Bundle
 from fruits.recogniser.taxonomy import Taxonomy
-from fruits.service.submissions.evaluations import Reviewed, Scored, UnknownPhoto
+from fruits.service.submissions.reviewed.evaluations import Reviewed, Scored, UnknownPhoto
 
 #: Limits of the probability that are shown: whole per cent, above the lower bound of probable answers.
 LIMITS: Final = tuple(percent / 100 for percent in range(math.ceil(100 * LEAST_PROBABLE), 100))

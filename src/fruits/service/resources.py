@@ -19,16 +19,16 @@ from fruits.learning.drift import Drift
 from fruits.recogniser.bundle import Bundle
 from fruits.recogniser.bundle_files import folder_of
 from fruits.service.http.delivery import Undelivered
-from fruits.service.http.rate_exchange import RateExchange
-from fruits.service.http.rate_limits import Limits
+from fruits.service.http.limits.rate_exchange import RateExchange
+from fruits.service.http.limits.rate_limits import Limits
 from fruits.service.http.uploads import Budget
 from fruits.service.inference.workers import Recogniser
 from fruits.service.settings import ServiceConfig, advice_to_move
 from fruits.service.statistics import Statistics
 from fruits.service.submissions.database import Database, NotCleanedError
-from fruits.service.submissions.evaluations import Evaluation, Evaluations
 from fruits.service.submissions.group_commit import GroupCommit
 from fruits.service.submissions.repository import Submissions
+from fruits.service.submissions.reviewed.evaluations import Evaluation, Evaluations
 from fruits.service.submissions.tokens import Tokens
 from fruits.service.telemetry import Telemetry
 from fruits.storage.objects import Objects, is_remote, opened

@@ -13,7 +13,7 @@ from typing import Final
 from fruits.config import choice
 from fruits.errors import ConfigError
 from fruits.monitoring.cores import usable_cores
-from fruits.service.http.rate_limits import parsed_network
+from fruits.service.http.limits.rate_limits import parsed_network
 from fruits.storage.sanitising import clean_line
 
 #: Host names of this machine itself; always accepted.

@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from fruits.embedding.backbone import Embedder, find_backbone, probes, training_photos, usable
-from fruits.embedding.joining import typical_length
+from fruits.embedding.graphs.joining import typical_length
 from fruits.errors import BackboneError
 from fruits.photos.decoding.images import Preprocessing
 

@@ -14,9 +14,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fruits.embedding import onnx_file
 from fruits.embedding.backbone import Embedder, find_backbone
-from fruits.embedding.onnx_file import refuse_outside, whole_file
+from fruits.embedding.graphs import onnx_file
+from fruits.embedding.graphs.onnx_file import refuse_outside, whole_file
 from fruits.embedding.session import open_session
 from fruits.errors import BackboneError
 from fruits.photos.decoding.images import Preprocessing

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fruits.embedding.backbone import computation_id, find_backbone
 from fruits.embedding.card import Card, parse_card, read_card
-from fruits.embedding.graph import with_pixel_input
+from fruits.embedding.graphs.graph import with_pixel_input
 from fruits.errors import BackboneError
 from fruits.photos.decoding.images import Preprocessing
 

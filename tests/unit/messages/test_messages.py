@@ -233,7 +233,8 @@ import fruits
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from fruits.report import render
-from fruits.service.http import errors, schemas
+from fruits.service.http import errors
+from fruits.service.http.routes import schemas
 from fruits.service.pages import routes
 client = TestClient(Starlette(routes=routes.routes()))
 print(json.dumps({

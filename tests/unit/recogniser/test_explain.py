@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fruits.embedding.backbone import Embedder, find_backbone
-from fruits.embedding.graph import with_recogniser
+from fruits.embedding.graphs.graph import with_recogniser
 from fruits.learning.heads import softmax
 from fruits.learning.heads.logistic import LogisticHead
 from fruits.learning.out_of_distribution import OodDetector

@@ -15,7 +15,7 @@ from fruits.recogniser import bundle as bundles
 from fruits.recogniser import shipped
 from fruits.recogniser.explain import relative
 from fruits.recogniser.taxonomy import Name
-from fruits.service.http.answer_body import body_of, photo_of
+from fruits.service.http.routes.answer_body import body_of, photo_of
 from fruits.service.inference.model import Model
 from fruits.service.inference.pieces import number
 from fruits.service.inference.workers import Recognised, Recogniser

@@ -14,8 +14,8 @@ from sqlalchemy.engine import make_url
 
 from fruits.errors import ConfigError, StoreError
 from fruits.service.submissions.database import Database
-from fruits.service.submissions.manifest import manifest_of
 from fruits.service.submissions.repository import Submissions
+from fruits.service.submissions.reviewed.manifest import manifest_of
 from fruits.service.submissions.tables import Base
 from fruits.storage.objects import Objects
 

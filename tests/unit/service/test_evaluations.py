@@ -23,11 +23,11 @@ from fruits.recogniser.answers import Answer
 from fruits.recogniser.taxonomy import Name
 from fruits.service.resources import Resources
 from fruits.service.submissions.database import Database
-from fruits.service.submissions.evaluations import Evaluation, Evaluations
-from fruits.service.submissions.export import export
-from fruits.service.submissions.manifest import command_of, manifest_of
 from fruits.service.submissions.repository import NewSubmission, Receipt, Submissions
-from fruits.service.submissions.test_set import ONE_IN, split_of
+from fruits.service.submissions.reviewed.evaluations import Evaluation, Evaluations
+from fruits.service.submissions.reviewed.export import export
+from fruits.service.submissions.reviewed.manifest import command_of, manifest_of
+from fruits.service.submissions.reviewed.test_set import ONE_IN, split_of
 
 New = Callable[..., NewSubmission]
 JPEG = b"\xff\xd8\xff\xe0\x00\x04ab\xff\xda as good as pixels \xff\xd9"

@@ -13,8 +13,8 @@ from fruits.errors import StoreError
 from fruits.photos.catalogue.catalogue import list_photos
 from fruits.photos.catalogue.consent import ConsentMark, consent_of, mark
 from fruits.photos.catalogue.names import is_system_folder, split_of
-from fruits.service.submissions.export import export, label_folder
 from fruits.service.submissions.repository import NewSubmission, Submissions
+from fruits.service.submissions.reviewed.export import export, label_folder
 from fruits.storage.objects import Objects
 from fruits.storage.sanitising import clean_line
 

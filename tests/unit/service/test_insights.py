@@ -20,7 +20,7 @@ from fruits.service.insights import (
     names_not_known,
     scores,
 )
-from fruits.service.submissions.evaluations import Reviewed, Scored, UnknownPhoto
+from fruits.service.submissions.reviewed.evaluations import Reviewed, Scored, UnknownPhoto
 
 DAY_S = 86_400
 KINDS = Kinds(Taxonomy.of(["Apple Red 1", "Apple Golden 1", "Pear 1", "Banana 1"]))

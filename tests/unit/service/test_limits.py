@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fruits.service.http import rate_limits as limits
-from fruits.service.http.rate_limits import Limits, place_of
+from fruits.service.http.limits import rate_limits as limits
+from fruits.service.http.limits.rate_limits import Limits, place_of
 
 
 class Clock:

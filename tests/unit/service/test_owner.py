@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 
 from fruits.errors import ConfigError, NotFoundError
 from fruits.learning.drift import Drift
-from fruits.service.http.owner_api import owner_router
+from fruits.service.http.routes.owner_api import owner_router
 from fruits.service.statistics import Statistics
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.repository import NewSubmission, Submissions

@@ -16,9 +16,9 @@ import psycopg
 import pytest
 
 from fruits.errors import StoreError
-from fruits.service.http import rate_exchange
-from fruits.service.http.rate_exchange import RateExchange
-from fruits.service.http.rate_limits import Limits, SharedBuckets, place_of
+from fruits.service.http.limits import rate_exchange
+from fruits.service.http.limits.rate_exchange import RateExchange
+from fruits.service.http.limits.rate_limits import Limits, SharedBuckets, place_of
 from fruits.service.submissions import database as database_module
 from fruits.service.submissions.database import Database
 from fruits.service.telemetry import Telemetry

@@ -19,7 +19,7 @@ from fruits.assessment.study.frontier import components_for, mark_frontier, reco
 from fruits.assessment.study.record import begun, text_of, write
 from fruits.assessment.study.speed import measured_speed
 from fruits.config import RunConfig
-from fruits.embedding.graph import parse
+from fruits.embedding.graphs.graph import parse
 from fruits.errors import ConfigError, counted, option
 from fruits.learning.neighbours import LEAK_LIMIT
 from fruits.monitoring.clock import Clock, Progress, Silent

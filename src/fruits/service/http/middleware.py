@@ -14,7 +14,7 @@ from typing import Any, Final
 from fruits.errors import PermanentStoreError
 from fruits.service.http import errors as http_errors
 from fruits.service.http.errors import HttpError
-from fruits.service.http.rate_limits import parsed, parsed_network
+from fruits.service.http.limits.rate_limits import parsed, parsed_network
 from fruits.service.http.uploads import GoneError, read_body
 from fruits.service.settings import LOOPBACK, ServiceConfig
 from fruits.service.telemetry import Telemetry

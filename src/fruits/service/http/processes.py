@@ -27,7 +27,7 @@ from typing import IO, Any, Final, cast
 
 from fruits import errors
 from fruits.errors import FruitsError
-from fruits.service.http.rate_limits import SharedBuckets
+from fruits.service.http.limits.rate_limits import SharedBuckets
 from fruits.service.settings import ServiceConfig
 from fruits.service.telemetry import METRICS_FOLDER, Telemetry, remove_live_metrics
 from fruits.storage.sanitising import json_text

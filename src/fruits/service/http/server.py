@@ -29,9 +29,9 @@ from fruits.service.app import create_app
 from fruits.service.http import errors as http_errors
 from fruits.service.http.delivery import TRANSPORT
 from fruits.service.http.errors import HttpError
+from fruits.service.http.limits.rate_limits import Limits, SharedBuckets, place_of
 from fruits.service.http.middleware import Proxies
 from fruits.service.http.processes import Processes
-from fruits.service.http.rate_limits import Limits, SharedBuckets, place_of
 from fruits.service.settings import ServiceConfig
 from fruits.service.telemetry import LogHandler, Telemetry
 

@@ -26,8 +26,8 @@ from fruits.photos.catalogue.consent import ConsentMark, mark
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.erasure import Erasure
 from fruits.service.submissions.photo_store import ID, PhotoStore, not_found, photo_key
+from fruits.service.submissions.reviewed.test_set import split_of
 from fruits.service.submissions.tables import SubmissionRow
-from fruits.service.submissions.test_set import split_of
 from fruits.service.submissions.types import (
     DECISIONS,
     FILTERS,

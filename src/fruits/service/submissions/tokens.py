@@ -1,7 +1,7 @@
 """Access tokens of programs (role ``api``) and of the owner.
 
 A token is 256 random bits, shown once; only its sha256 is stored. It is valid until its expiry day or until it is revoked.
-Independent of HTTP; rate limits are stored here and enforced in ``http/access.py``.
+Independent of HTTP; rate limits are stored here and enforced in ``http/limits/access.py``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Making a backbone of a published network: one file, one input, one vector per photo, and a complete card.
 
-Used for networks that :mod:`~fruits.embedding.hub` fetches and :mod:`~fruits.embedding.export` creates. They are checked as any
-backbone, their reference on known pixels is computed, and they are stored where ``--backbone NAME`` finds them. A separate module
-because it imports ``onnx``.
+Used for networks that :mod:`~fruits.embedding.sources.hub` fetches and :mod:`~fruits.embedding.sources.export` creates. They are
+checked as any backbone, their reference on known pixels is computed, and they are stored where ``--backbone NAME`` finds them.
+A separate module because it imports ``onnx``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from fruits.embedding.backbone import Backbone
 from fruits.embedding.card import Card
-from fruits.embedding.graph import parse
+from fruits.embedding.graphs.graph import parse
 from fruits.embedding.session import first_line, open_session
 from fruits.errors import BackboneError
 from fruits.storage.sanitising import json_text

@@ -15,11 +15,11 @@ from fruits.errors import ConfigError, ImageDecodeError
 from fruits.messages import LANGUAGES, SOURCE, translations
 from fruits.recogniser.regions import LEAST_SIDE, Box, box_of
 from fruits.service.http import errors as http_errors
-from fruits.service.http.access import caller, charge
-from fruits.service.http.answer_body import body_of, photo_of
 from fruits.service.http.delivery import Delivery
 from fruits.service.http.errors import HttpError, OverLimitError, over
+from fruits.service.http.limits.access import caller, charge
 from fruits.service.http.middleware import Receive, Scope, Send, reply
+from fruits.service.http.routes.answer_body import body_of, photo_of
 from fruits.service.http.uploads import GoneError, Upload, read_upload
 from fruits.service.inference.image_header import ImageHeader, read_header
 from fruits.service.inference.pieces import compact

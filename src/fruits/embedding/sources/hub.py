@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, NamedTuple
 
 from fruits.embedding.card import read_card
-from fruits.embedding.onnx_file import MAX_BYTES, named_files, whole_file
+from fruits.embedding.graphs.onnx_file import MAX_BYTES, named_files, whole_file
 from fruits.errors import BackboneError
 
 PREFIX: Final = "hf:"

@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Connection, text
 
 from fruits.errors import FruitsError, StoreError
-from fruits.service.http.rate_limits import NAME_BYTES, Limits
+from fruits.service.http.limits.rate_limits import NAME_BYTES, Limits
 from fruits.service.submissions.database import MIGRATION_LOCK, Database
 from fruits.service.telemetry import Telemetry
 

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from fruits.embedding.onnx_file import refuse_outside
+from fruits.embedding.graphs.onnx_file import refuse_outside
 from fruits.embedding.session import open_session
 from fruits.embedding.steps import graph_steps
 from fruits.errors import BackboneError, BundleError, counted

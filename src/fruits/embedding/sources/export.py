@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from fruits.embedding.backbone import Backbone, Embedder, probes
-from fruits.embedding.hub import of_timm
-from fruits.embedding.published import as_backbone, checked_name
+from fruits.embedding.sources.hub import of_timm
+from fruits.embedding.sources.published import as_backbone, checked_name
 from fruits.errors import BackboneError
 
 TIMM: Final = "timm:"

@@ -1,7 +1,7 @@
 """The HTTP API for visitors and programs: recognition, feedback, deletion, labels, the model itself.
 
-Requests and responses are defined in :mod:`fruits.service.http.schemas`. Recognition itself is implemented in
-:mod:`fruits.service.http.recognise`.
+Requests and responses are defined in :mod:`fruits.service.http.routes.schemas`. Recognition itself is implemented in
+:mod:`fruits.service.http.routes.recognise`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from fastapi.responses import PlainTextResponse
 
 from fruits.errors import StoreError
 from fruits.photos.catalogue.consent import unmark
-from fruits.service.http import recognise as answering
-from fruits.service.http.access import owner
 from fruits.service.http.errors import HttpError
+from fruits.service.http.limits.access import owner
+from fruits.service.http.limits.rate_limits import is_loopback
 from fruits.service.http.middleware import host_of
-from fruits.service.http.owner_api import owner_router
-from fruits.service.http.owner_insights import insights_router
-from fruits.service.http.rate_limits import is_loopback
-from fruits.service.http.schemas import (
+from fruits.service.http.routes import recognise as answering
+from fruits.service.http.routes.owner_api import owner_router
+from fruits.service.http.routes.owner_insights import insights_router
+from fruits.service.http.routes.schemas import (
     ERRORS,
     ID,
     IDENTITY,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from fruits.embedding.card import Card
-from fruits.embedding.graph import parse, rename, with_pixel_input
+from fruits.embedding.graphs.graph import parse, rename, with_pixel_input
 from fruits.errors import BackboneError
 
 

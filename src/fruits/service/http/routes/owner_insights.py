@@ -14,11 +14,11 @@ from pydantic import BaseModel, Field
 from fruits.learning.metrics import FEWEST_PHOTOS
 from fruits.recogniser.bundle import Bundle
 from fruits.service import insights
-from fruits.service.http.schemas import TOKEN
-from fruits.service.submissions.evaluations import MOST_UNKNOWN, Evaluations
-from fruits.service.submissions.manifest import FORMATS, Format, command_of, manifest_of
+from fruits.service.http.routes.schemas import TOKEN
 from fruits.service.submissions.repository import Submissions
-from fruits.service.submissions.test_set import ONE_IN, Split
+from fruits.service.submissions.reviewed.evaluations import MOST_UNKNOWN, Evaluations
+from fruits.service.submissions.reviewed.manifest import FORMATS, Format, command_of, manifest_of
+from fruits.service.submissions.reviewed.test_set import ONE_IN, Split
 
 _PRIVATE: Final = {"Cache-Control": "no-store"}
 _TYPES: Final[dict[Format, str]] = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
@@ -138,7 +138,7 @@ class NextRunOut(BaseModel):
 
 
 def insights_router(resources: Callable[[Request], InsightResources], signed_in: Callable[..., Any]) -> APIRouter:
-    """Return the routes; parameters as for :func:`fruits.service.http.owner_api.owner_router`."""
+    """Return the routes; parameters as for :func:`fruits.service.http.routes.owner_api.owner_router`."""
     router = APIRouter(prefix="/v1/owner", tags=["owner"], dependencies=[Depends(signed_in), Security(TOKEN)])
     insight_resources = Depends(resources)
 

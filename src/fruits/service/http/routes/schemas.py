@@ -307,7 +307,7 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     "4XX": {"model": Error, "description": "The error of the request, in every language."},
     "503": {"model": Error, "description": "Busy, starting or stopping: retry after Retry-After seconds."},
 }
-#: Authentication of programs. Declared here for OpenAPI; checked in access.py.
+#: Authentication of programs. Declared here for OpenAPI; checked in ``limits/access.py``.
 TOKEN: Final = HTTPBearer(auto_error=False, scheme_name="token", description="Created by 'fruits tokens add NAME OUT'.")
 TOKEN_OR_NONE: Final[dict[str, Any]] = {"security": [{}, {TOKEN.scheme_name: []}]}
 _BINARY: Final = {"type": "string", "format": "binary"}

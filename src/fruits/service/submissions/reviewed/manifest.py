@@ -22,7 +22,7 @@ from fruits.config import RunConfig
 from fruits.photos.catalogue.names import label_of
 from fruits.service.submissions.photo_store import photo_key
 from fruits.service.submissions.repository import Submissions
-from fruits.service.submissions.test_set import Split
+from fruits.service.submissions.reviewed.test_set import Split
 from fruits.storage.objects import under
 from fruits.storage.sanitising import csv_cell
 

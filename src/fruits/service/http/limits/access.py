@@ -14,8 +14,8 @@ from typing import Any, Final, Literal
 from fastapi import Request
 
 from fruits.service.http.errors import HttpError
+from fruits.service.http.limits.rate_limits import place_of
 from fruits.service.http.middleware import App, Message, Receive, Scope, Send
-from fruits.service.http.rate_limits import place_of
 from fruits.service.resources import Resources
 from fruits.service.submissions.tokens import TokenInfo
 

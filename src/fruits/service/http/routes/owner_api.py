@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fruits.learning.drift import Drift
 from fruits.service.http.errors import KINDS
-from fruits.service.http.schemas import TOKEN, Text
+from fruits.service.http.routes.schemas import TOKEN, Text
 from fruits.service.statistics import KEEP_DAYS, QUANTILES, Statistics
 from fruits.service.submissions.repository import Decision, Filter, Page, Submission, Submissions
 from fruits.service.submissions.tokens import TokenInfo

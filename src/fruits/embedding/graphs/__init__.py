@@ -1,0 +1,1 @@
+"""ONNX graphs: editing, joining two of them, and data in files beside them."""

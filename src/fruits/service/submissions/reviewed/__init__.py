@@ -1,0 +1,1 @@
+"""Reviewed photos: for training (export, manifest), for testing, and what later bundles answer."""
