@@ -52,7 +52,7 @@ class Server:
 
 SERVERS: Final = (
     Server(FRUITS),
-    Server(f"{FRUITS} --processes", options=("--processes", str(usable_cores()))),
+    Server(f"{FRUITS} --processes 1", options=("--processes", "1")),
     Server("FastAPI handler", "serve_fastapi.py", "fastapi", "/", "photo"),
     Server("LitServe", "serve_litserve.py", "litserve", "/predict", "request"),
     Server("BentoML", "serve_bentoml.py", "bentoml", "/recognise", "photo"),

@@ -124,7 +124,9 @@ class Attacked:
     def __init__(self, out: Path, good: bytes, label: str, folder: Path, options: Sequence[str] = ()) -> None:
         self.good, self.label, self.options = good, label, tuple(options)
         self._data = Path(tempfile.mkdtemp(prefix="service-", dir=folder))
-        command = fruits("serve", out, "--data", self._data, "--port", 0, "--rate", 0, "--json", *options)
+        command = fruits(
+            "serve", out, "--data", self._data, "--port", 0, "--rate", 0, "--processes", 1, "--json", *options
+        )
         self._running = Running(command, self._data / "logs")
         self.address = self._wait()
         self.receipts: dict[str, tuple[str, bool]] = {}

@@ -136,7 +136,7 @@ def serve(
             reader, writer = os.pipe()
             said = started.enter_context(os.fdopen(reader, encoding="utf-8"))
             with (data / "log").open("w") as log:
-                words = ("serve", recogniser.out, "--port", 0, "--data", data, *options)
+                words = ("serve", recogniser.out, "--port", 0, "--data", data, "--processes", 1, *options)
                 process = commands.start(*words, stdout=writer, stderr=log.fileno())
             os.close(writer)
             started.callback(_end, process)

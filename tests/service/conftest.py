@@ -37,7 +37,7 @@ class Service:
         self._commands = commands
         reader, writer = os.pipe()
         self._said = os.fdopen(reader, "rb")
-        words = ("serve", out, "--port", 0, "--json", "--data", self.data, *options)
+        words = ("serve", out, "--port", 0, "--json", "--data", self.data, "--processes", 1, *options)
         try:
             self.process = commands.start(
                 *words, stdout=writer, stderr=self._log.fileno(), env={**os.environ, **environment}

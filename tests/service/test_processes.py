@@ -70,7 +70,8 @@ def test_processes_are_one_service(two: Any, a_photo: bytes) -> None:
 
 
 def test_a_rate_limit_is_of_the_service_not_of_a_process(serve: Callable[..., Any], a_photo: bytes) -> None:
-    service = serve("--processes", 2, "--rate", 5)
+    service = serve("--processes", 0, "--workers", 2, "--rate", 5)  # as many as pay
+    assert len(children_of(service)) == 2
     statuses = [ask(service, a_photo).status_code for _ in range(MANY)]
     # A bucket fills again by one in 12 seconds.
     assert 5 <= statuses.count(200) <= 5 + 60 // 12
@@ -111,7 +112,7 @@ def test_a_process_that_replaces_another_adopts_no_photos(tmp_path: Path, monkey
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(processes, "_AGAIN_S", (0.0, 0.0))
-    config = ServiceConfig(out=str(tmp_path), adopt=True)
+    config = ServiceConfig(processes=1, out=str(tmp_path), adopt=True)
     parent = processes.Processes(config, ("127.0.0.1", 1), Telemetry(io.StringIO()), quiet=True)
     (child,) = parent._children
     parent._start(child)

@@ -1,14 +1,15 @@
-"""How many workers there are: by cores, affinity and the quota of the control group, whichever is least."""
+"""How many workers there are: by cores, affinity and the quota of the control group, whichever is least; and memory likewise."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fruits.config import RunConfig
-from fruits.monitoring.cores import usable_cores
+from fruits.monitoring.cores import usable_cores, usable_memory
 
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -73,3 +74,44 @@ def test_a_run_takes_as_many_workers_as_there_may_be() -> None:
     assert RunConfig(sources=("photos",), out="out").workers == usable_cores()
     assert usable_cores() >= 1
     assert _CORES >= 1
+
+
+def _memory(root: Path, lines: str, folder: str, files: dict[str, str]) -> Path:
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(lines)
+    group = root / "sys/fs/cgroup" / folder
+    group.mkdir(parents=True)
+    for name, text in files.items():
+        (group / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("lines", "folder", "files", "expected"),
+    [
+        ("0::/\n", ".", {"memory.max": "900", "memory.current": "300"}, 600),
+        ("0::/\n", ".", {"memory.max": "max", "memory.current": "300"}, 8000),
+        ("0::/\n", ".", {"memory.max": "900", "memory.current": "300", "memory.stat": "anon 5\ninactive_file 100\n"}, 700),
+        ("0::/\n", ".", {"memory.max": "900", "memory.current": "1000"}, 0),
+        ("0::/\n", ".", {"memory.max": "90000", "memory.current": "300"}, 8000),
+        ("0::/a/b\n", "a", {"memory.max": "500", "memory.current": "100"}, 400),
+        ("0::/\n", ".", {}, 8000),
+        (
+            "9:memory:/docker/0123\n", "memory/docker/0123",
+            {"memory.limit_in_bytes": "900", "memory.usage_in_bytes": "300", "memory.stat": "total_inactive_file 50\n"}, 650,
+        ),
+        ("9:memory:/docker/0123\n", "memory", {"memory.limit_in_bytes": "900", "memory.usage_in_bytes": "300"}, 600),
+    ],
+)  # fmt: skip
+def test_memory_is_that_of_the_machine_or_what_the_group_has_left(
+    lines: str, folder: str, files: dict[str, str], expected: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Machine:
+        available = 8000
+
+    monkeypatch.setattr(psutil, "virtual_memory", Machine)
+    assert usable_memory(_memory(tmp_path, lines, folder, files)) == expected
+
+
+def test_memory_of_this_machine_is_some() -> None:
+    assert 0 < usable_memory() <= psutil.virtual_memory().total

@@ -67,6 +67,7 @@ _MOST_BYTES: Final[dict[str, int]] = {
     "gallery.jpegs": 1 << 26,
     **{f"{name}.npy": _MOST_BYTES_OF_ARRAY for name in _SHAPES},
 }
+_NETWORK: Final = "backbone.onnx"
 _MOST_BYTES_OF_MANIFEST: Final = 1 << 26
 _HASH: Final = re.compile("[0-9a-f]{64}")
 
@@ -95,6 +96,25 @@ def read_files(path: str) -> tuple[str, dict[str, Any], dict[str, bytes]]:
                 raise
 
 
+def network_of(path: str) -> tuple[int, int]:
+    """Return the bytes of a bundle's network and the side of its input in pixels, from its manifest; the network is not read.
+
+    Parameters
+    ----------
+    path : str
+        The bundle, or the results of a run.
+
+    Raises
+    ------
+    BundleError
+        If there is no bundle, or its manifest differs from what ``fruits run`` wrote.
+    """
+    folder = folder_of(path)
+    manifest = _manifest_of(folder, path)
+    size = opened(folder).size(_NETWORK) if is_remote(folder) else (Path(folder) / _NETWORK).stat().st_size
+    return size or 0, int(manifest["preprocessing"]["size"])
+
+
 def folder_of(path: str) -> str:
     """Return the folder of the bundle that a path denotes: the path itself, or the one in a run; it may be absent.
 
@@ -109,7 +129,7 @@ def folder_of(path: str) -> str:
     return under(runs.find(path).folder, runs.BUNDLE)
 
 
-def _files_in(folder: str, path: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _manifest_of(folder: str, path: str) -> dict[str, Any]:
     try:
         data = _file(folder, MANIFEST, _MOST_BYTES_OF_MANIFEST)
     except (FileNotFoundError, NotADirectoryError, AbsentError):
@@ -118,7 +138,11 @@ def _files_in(folder: str, path: str) -> tuple[dict[str, Any], dict[str, bytes]]
         ) from None
     except OSError as exc:
         raise BundleError(f"bundle '{folder}': {MANIFEST} cannot be read ({exc.strerror}); copy it again") from exc
-    manifest = _checked_manifest(data, folder)
+    return _checked_manifest(data, folder)
+
+
+def _files_in(folder: str, path: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+    manifest = _manifest_of(folder, path)
     files = {}
     for name, digest in manifest["files"].items():
         try:

@@ -131,7 +131,10 @@ class ServiceConfig:
         metavar="ADDRESS",
     )
     workers: int = choice(0, "Photos decoded and recognised in parallel; 0: one per core.")
-    processes: int = choice(1, "Processes that answer on the port; they share the workers. Useful for small networks.")
+    processes: int = choice(
+        0,
+        "Processes that answer on the port; they share the workers. 0: as many as pay, one per core for small networks.",
+    )
     batch: int = choice(8, "Maximum photos of different requests in one batch.")
     max_bytes: int = choice(10_000_000, "Maximum bytes of a request.")
     max_photos: int = choice(8, "Maximum photos in a request.")
@@ -188,7 +191,7 @@ class ServiceConfig:
         put(self, "allow_host", tuple(host.lower() for host in self.allow_host))
         put(self, "allow_origin", tuple(origin.lower().rstrip("/") for origin in self.allow_origin))
         for name, low, high in (
-            ("port", 0, 65535), ("workers", 1, 256), ("processes", 1, 64), ("batch", 1, 64), ("max_bytes", 1_000, 1 << 30),
+            ("port", 0, 65535), ("workers", 1, 256), ("processes", 0, 64), ("batch", 1, 64), ("max_bytes", 1_000, 1 << 30),
             ("max_photos", 1, 64), ("max_fields", 1, 100), ("max_pixels", 10_000, 100_000_000),
             ("max_frames", 1, 1_000_000), ("send_timeout", 0.1, 3600), ("decode_timeout", 0.1, 600), ("max_wait", 0.05, 600),
             ("max_connections", 1, 100_000), ("rate", 0, 10_000_000), ("token_rate", 0, 10_000_000),

@@ -15,6 +15,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -31,6 +32,7 @@ from fruits.service.http.delivery import TRANSPORT
 from fruits.service.http.errors import HttpError
 from fruits.service.http.limits.rate_limits import Limits, SharedBuckets, place_of
 from fruits.service.http.middleware import Proxies
+from fruits.service.http.process_count import processes_for
 from fruits.service.http.processes import Processes
 from fruits.service.settings import ServiceConfig
 from fruits.service.telemetry import LogHandler, Telemetry
@@ -67,6 +69,7 @@ def serve(config: ServiceConfig, *, listening: Callable[[str], None], quiet: boo
     FruitsError
         If the service cannot start: the bundle, the database or the address is not usable.
     """
+    config = replace(config, processes=processes_for(config))
     listener = _listen(config, shared=config.processes > 1)
     host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
