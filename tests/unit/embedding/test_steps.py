@@ -7,12 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
-from fruits.embedding.backbone import computation_id, find_backbone
+from fruits.embedding.backbone import Embedder, computation_id, find_backbone
 from fruits.embedding.card import Card, parse_card, read_card
 from fruits.embedding.graphs.graph import with_pixel_input
 from fruits.errors import BackboneError
@@ -61,6 +63,32 @@ def test_network_of_a_card_with_steps_is_prepared_to_the_same_bytes(
     after = find_backbone(str(path))
     assert after.card == before.card
     assert with_pixel_input(network, after.card, 16) == with_pixel_input(network, before.card, 16)
+
+
+@pytest.mark.parametrize(
+    "numbers_of_channels", [((0.017, 0.018, 0.0175), (-2.1, -2.0, -1.8)), ((1 / 127.5,) * 3, (-1.0,) * 3)]
+)
+@pytest.mark.parametrize("channels", ["RGB", "BGR"])
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_graph_computes_the_steps_to_the_last_bit(layout: Any, channels: Any, numbers_of_channels: Any) -> None:
+    scale, shift = numbers_of_channels
+    card = Card(
+        name="a", sha256="", embedding_size=192, size=8, layout=layout, channels=channels, scale=scale, shift=shift
+    )
+    shape = ["n", 3, 8, 8] if layout == "NCHW" else ["n", 8, 8, 3]
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["x"], ["y"])],
+        "flat",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 192])],
+    )
+    network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    prepared = with_pixel_input(network.SerializeToString(), card, 8)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+    given = pixels[..., ::-1] if channels == "BGR" else pixels
+    expected = given.astype(np.float32) * np.float32(scale) + np.float32(shift)
+    expected = expected.transpose(0, 3, 1, 2) if layout == "NCHW" else expected
+    np.testing.assert_array_equal(Embedder(prepared).embed(pixels), expected.reshape(5, -1))
 
 
 @pytest.mark.parametrize(

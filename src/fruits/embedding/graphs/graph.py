@@ -6,7 +6,6 @@ A separate module because it imports ``onnx``, which takes half a second that wo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,13 +58,7 @@ def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
     pooled = _pooled_map(model, old_output)
     if len(graph.output) > 1:
         _keep_only(graph, {old_output})
-    nodes, ours = [], []
-    x = "pixels"
-    for step in graph_steps(card):
-        kind, _, given = step.partition(":")
-        more, constant, x = _STEP_NODES[kind](x, given)
-        nodes.append(more)
-        ours += constant
+    nodes, ours, x = _beginning(card)
     # All names of the network get a prefix, so that they cannot collide with the added ones.
     names = {old_input: x, old_output: "embedding", "": ""}
     if pooled is not None:
@@ -88,31 +81,40 @@ def with_pixel_input(model_bytes: bytes, card: Card, size: int) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _step(
-    operator: str, out: str, constant: str = "", values: Callable[[str], NDArray[Any]] | None = None, **attributes: Any
-) -> Callable[[str, str], tuple[onnx.NodeProto, list[onnx.TensorProto], str]]:
-    """Return what makes a step of preprocessing a node: of its input and what is given, the node, its constants, its output."""
+def _beginning(card: Card) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], str]:
+    """Return the nodes that carry out the card's steps, their constants, and the name of their result.
 
-    def make(x: str, given: str) -> tuple[onnx.NodeProto, list[onnx.TensorProto], str]:
-        tensors = [] if values is None else [numpy_helper.from_array(values(given), f"fruits/{constant}")]
-        inputs = [x, *(tensor.name for tensor in tensors)]
-        return helper.make_node(operator, inputs, [f"fruits/{out}"], **attributes), tensors, f"fruits/{out}"
+    The numbers are those of the steps in their order. Planes are made of bytes, before everything else, and a constant is one
+    number if the channels are alike: ONNX Runtime then computes over whole planes. With three numbers along the last axis it
+    took 150 microseconds per photo of 100 x 100, an eighth of MobileNetV2.
+    """
+    steps = dict(step.partition(":")[::2] for step in graph_steps(card))
+    planar = "layout" in steps
+    nodes, constants, x = [], [], "pixels"
 
-    return make
+    def add(operator: str, out: str, constant: str = "", values: NDArray[Any] | None = None, **attributes: Any) -> None:
+        nonlocal x
+        if values is not None:
+            constants.append(numpy_helper.from_array(values, f"fruits/{constant}"))
+        inputs = [x] if values is None else [x, f"fruits/{constant}"]
+        nodes.append(helper.make_node(operator, inputs, [f"fruits/{out}"], **attributes))
+        x = f"fruits/{out}"
 
+    def per_channel(given: str) -> NDArray[Any]:
+        values = np.asarray([float(value) for value in given.split(",")], np.float32)
+        if (values == values[0]).all():
+            return values[:1]
+        return values[:, None, None] if planar else values
 
-def _per_channel(given: str) -> NDArray[Any]:
-    return np.asarray([float(value) for value in given.split(",")], np.float32)
-
-
-#: The steps of a card that are part of the graph.
-_STEP_NODES = {
-    "channels": _step("Gather", "turned", "order", lambda _: np.array([2, 1, 0]), axis=3),
-    "float": _step("Cast", "float", to=TensorProto.FLOAT),
-    "scale": _step("Mul", "scaled", "scale", _per_channel),
-    "shift": _step("Add", "shifted", "shift", _per_channel),
-    "layout": _step("Transpose", "planar", perm=[0, 3, 1, 2]),
-}
+    if planar:
+        add("Transpose", "planar", perm=[0, 3, 1, 2])
+    if "channels" in steps:
+        add("Gather", "turned", "order", np.array([2, 1, 0]), axis=1 if planar else 3)
+    if "float" in steps:
+        add("Cast", "float", to=TensorProto.FLOAT)
+        add("Mul", "scaled", "scale", per_channel(steps["scale"]))
+        add("Add", "shifted", "shift", per_channel(steps["shift"]))
+    return nodes, constants, x
 
 
 def _pooled_map(model: onnx.ModelProto, output: str) -> str | None:
