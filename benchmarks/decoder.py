@@ -15,7 +15,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from benchmarks.photos import find_photos, spread
 from benchmarks.quiet import wait_for_quiet
 from fruits.embedding import stage as with_child
-from fruits.embedding.backbone import BATCH_SIZE, find_backbone
+from fruits.embedding.backbone import BATCH_SIZE, Embedder, find_backbone
 from fruits.embedding.model import ModelFile
 from fruits.embedding.stage import EmbedStage
 from fruits.engines.local import LocalEngine
@@ -132,22 +131,22 @@ class InProcessStage(EmbedStage):
 
 
 def _embedded(
-    rows: Iterable[dict[str, Any]],
-    embedder: Any,
+    groups: Iterator[Any],
+    network: Callable[[], Embedder],
     preprocessing: Preprocessing,
     embedding_size: int,
-    watch: Any,
-    decoder: Any,  # noqa: ARG001 - not used: that is the point
+    decoder: Any,
     access: Any,
-) -> Iterator[tuple[Any, NDArray[np.float32]]]:
+) -> Iterator[Any]:
     """The loop of the version before the child: a thread reads the next batch while the network works."""
     pixels = np.empty((BATCH_SIZE, preprocessing.size, preprocessing.size, 3), np.uint8)
-    source = with_child._contents(rows, access)
+    source, embedder = with_child._Source(groups, decoder, access), network()
+    source._has_started = True  # no child: that is the point
     with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(with_child._read_batch, source, watch)
-        while (batch := coming.result()).rows:
+        coming = reader.submit(source.read)
+        while (batch := coming.result()) is not None:
             started = time.perf_counter()
-            columns = with_child._Columns.of(batch.rows)
+            columns = with_child.Columns.of(batch.rows)
             ok: list[int] = []
             for row, (data, error) in enumerate(batch.contents):
                 if data is None:
@@ -163,14 +162,18 @@ def _embedded(
                     pixels[len(ok)] = photo.pixels
                     ok.append(row)
             decoded = time.perf_counter()
-            coming = reader.submit(with_child._read_batch, source, watch)
+            # As the real one: the first batch of another shard may come only when this one is done.
+            if not batch.last:
+                coming = reader.submit(source.read)
             vectors = np.zeros((len(batch.rows), embedding_size), np.float32)
             if ok:
                 vectors[ok] = embedder.embed(pixels[: len(ok)])
                 columns.brightness[ok], columns.sharpness[ok] = measure(pixels[: len(ok)])
-            watch.decode += decoded - started
-            watch.infer += time.perf_counter() - decoded
-            yield columns, vectors
+            batch.group.watch.decode += decoded - started
+            batch.group.watch.infer += time.perf_counter() - decoded
+            yield with_child._Part(batch.group, columns, vectors, batch.last)
+            if batch.last:
+                coming = reader.submit(source.read)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -110,6 +112,44 @@ class Announce:
             time.sleep(0.02)
             yield from Double()(batches)
             yield pa.RecordBatch.from_pylist([], SCHEMA)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Doubles shard by shard, looking ahead: it takes a shard, if one comes in time, before it answers the one before.
+
+    An answer tells in place of its process whether that was so. For the first ``ahead`` ones it waits long. It dies of one
+    photo as soon as it takes it.
+    """
+
+    uri: str = ""
+    lives: Path | None = None
+    how: str = "exit"
+    ahead: int = 0
+    streams = True
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        with ThreadPoolExecutor(1) as reader:
+            shard, number = reader.submit(self._next, batches).result(), 0
+            while shard is not None:
+                coming = reader.submit(self._next, batches)
+                with suppress(TimeoutError):
+                    coming.result(60 if number < self.ahead else 0.2)
+                ahead = coming.done()
+                rows = [{"uri": row["uri"], "number": 2 * row["number"], "pid": int(ahead)} for row in shard]
+                yield pa.RecordBatch.from_pylist(rows, SCHEMA)
+                shard, number = coming.result(), number + 1
+
+    def _next(self, batches: Iterator[pa.RecordBatch]) -> list[dict[str, Any]] | None:
+        rows: list[dict[str, Any]] = []
+        for batch in batches:
+            rows += batch.to_pylist()
+            if any(row["uri"] == self.uri for row in rows) and Die(self.uri, self.lives)._loses_a_life():
+                time.sleep(0.05)
+                end(self.how)
+            if not batch.num_rows:
+                break
+        return rows or None
 
 
 class StageError(FruitsError, ValueError):

@@ -18,7 +18,22 @@ import pytest
 from faults import checks
 from masters import CONTRACT, DEATHS, LOCAL, SPARK, Engines, brief_java, conf, eventually
 from scoring import Made, Mortal
-from stages import SCHEMA, Die, DieAfter, Double, Linger, Raise, StageError, die, joined, merged, moments, refuse, text
+from stages import (
+    SCHEMA,
+    Die,
+    DieAfter,
+    Double,
+    Linger,
+    Raise,
+    StageError,
+    Stream,
+    die,
+    joined,
+    merged,
+    moments,
+    refuse,
+    text,
+)
 
 from fruits.engines import Engine, get_engine, merge_in_order
 from fruits.engines.local import LocalEngine
@@ -136,6 +151,40 @@ def test_shard_whose_worker_died_once_is_done_again_and_every_row_given_once(
         (tmp_path / "life").touch()
         assert numbers(mapped(engine, SHARDS, Die("/photos/30.jpg", tmp_path, how))) == list(range(0, 140, 2))
         assert not list(tmp_path.iterdir())
+
+
+def test_stage_that_takes_a_stream_of_shards_answers_each_once(engine: Engine) -> None:
+    rows = mapped(engine, [*SHARDS, shard(70, 0), shard(70, 3)], Stream())
+    assert numbers(rows) == list(range(0, 146, 2))
+
+
+def test_shard_that_kills_a_stage_that_looks_ahead_is_named_and_its_neighbours_are_not(
+    engine: Engine, deaths: tuple[str, ...]
+) -> None:
+    for how in deaths:
+        with pytest.raises(EngineError, match=r"died.*same 7 photos, from '/photos/28.jpg' on"):
+            mapped(engine, SHARDS, Stream("/photos/30.jpg", how=how))
+
+
+def test_stream_whose_worker_died_goes_on_with_every_row_given_once(
+    engine: Engine, deaths: tuple[str, ...], tmp_path: Path
+) -> None:
+    for how in deaths:
+        (tmp_path / "life").touch()
+        assert numbers(mapped(engine, SHARDS, Stream("/photos/30.jpg", tmp_path, how))) == list(range(0, 140, 2))
+        assert not list(tmp_path.iterdir())
+
+
+def test_worker_has_the_next_shard_before_it_has_answered_until_the_last_ones_are_dealt_out() -> None:
+    rows = mapped(get_engine("local", 1), SHARDS[:5], Stream(ahead=3))
+    in_time = {row["number"] // 14: row["pid"] for row in rows}
+    assert [in_time[number] for number in range(4)] == [1, 1, 1, 0], "the last goes to whoever is free"
+
+
+def test_large_shards_given_ahead_hold_up_neither_the_engine_nor_the_worker() -> None:
+    """Larger than what a pipe holds: whoever writes waits until the other reads."""
+    shards = [shard(start, 40_000) for start in range(0, 240_000, 40_000)]
+    assert len(mapped(get_engine("local", 1), shards, Double(40_000))) == 240_000
 
 
 @pytest.mark.parametrize("workers", [1, 3])

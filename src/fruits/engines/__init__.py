@@ -38,7 +38,9 @@ class Engine(Protocol):
     def map_batches(self, shards: Iterable[pa.Table], stage: Stage, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """Apply ``stage`` (picklable) to every shard and yield its batches, of ``schema``, in the order of completion.
 
-        A stage with large answers has an attribute ``bytes_per_row``: bytes of answer per row of a shard.
+        A stage with large answers has an attribute ``bytes_per_row``: bytes of answer per row of a shard. One with an attribute
+        ``streams`` that is true takes any number of shards in one call, each with at least one row and followed by an empty
+        batch, and yields one batch for each, in their order; an engine may then give it shards before it has answered the last.
 
         Raises
         ------

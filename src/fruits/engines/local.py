@@ -6,18 +6,22 @@ because its pipe closes.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing as mp
 import pickle
 import sys
+import threading
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from importlib.abc import MetaPathFinder
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
 from typing import Any, Self, TypeVar, cast
 
 import pyarrow as pa
@@ -52,11 +56,16 @@ class LocalEngine:
 
     def map_batches(self, shards: Iterable[pa.Table], stage: Stage, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """See :class:`fruits.engines.Engine`."""
-        todo = iter(shards)  # each is made when a worker is free for it
+        if getattr(stage, "streams", False):
+            shards = (shard for shard in shards if shard.num_rows)
+        waiting = _Waiting(shards, self.workers)
         pool: list[_Worker] = []
+        ended: list[_Worker] = []
         try:
-            while len(pool) < self.workers and (shard := next(todo, None)) is not None:
-                pool.append(_Worker.start(stage, shard, 1))
+            while len(pool) < self.workers and (one := waiting.take()) is not None:
+                pool.append(_Worker.start(stage, one))
+            for worker in pool:
+                waiting.feed(worker)
             while pool:
                 ready = cast("list[Connection]", wait([worker.pipe for worker in pool]))
                 for worker in [worker for worker in pool if worker.pipe in ready]:
@@ -64,24 +73,27 @@ class LocalEngine:
                         kind, value = worker.pipe.recv()
                     except (EOFError, OSError):
                         pool.remove(worker)
-                        pool.append(_Worker.start(stage, *_again(worker)))
+                        pool.append(_Worker.start(stage, waiting.again(worker)))
                         continue
                     if kind == "error":
                         raise value
-                    if kind == "batch":
+                    if value is not None:
                         worker.received.extend(batch.cast(schema) for batch in pa.ipc.open_stream(value))
+                    if kind == "batch":
                         continue
                     # Yield only complete shards: if the worker dies before the end of a shard, another repeats its rows.
-                    received = worker.received
-                    if (shard := next(todo, None)) is not None:
-                        worker.give(shard, 1)
-                    else:
+                    received, worker.received = worker.received, []
+                    worker.given.popleft()
+                    waiting.feed(worker)
+                    if not worker.given:
                         pool.remove(worker)
-                        worker.stop()
+                        worker.pipe.close()
+                        ended.append(worker)
                     yield from received
         finally:
             for worker in pool:
                 worker.process.kill()
+            for worker in (*pool, *ended):
                 worker.stop()
 
     def reduce_batches(
@@ -109,18 +121,25 @@ class LocalEngine:
         self.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A shard, and which attempt it is."""
+
+    shard: pa.Table
+    attempt: int = 1
+
+
 @dataclass(slots=True)
 class _Worker:
-    """A worker process, its pipe, its present shard, and the batches received for it so far."""
+    """A worker process, its pipe, the shards that it has, and the batches received so far for the first of them."""
 
     process: BaseProcess
     pipe: Connection
-    shard: pa.Table
-    attempt: int
+    given: deque[_Given] = field(default_factory=deque)
     received: list[pa.RecordBatch] = field(default_factory=list)
 
     @classmethod
-    def start(cls, stage: Stage, shard: pa.Table, attempt: int) -> _Worker:
+    def start(cls, stage: Stage, first: _Given) -> _Worker:
         context = _context()
         ours, theirs = context.Pipe()
         pickled = pickle.dumps(stage)
@@ -129,19 +148,59 @@ class _Worker:
         with nullcontext() if b"__main__" in pickled else _hidden_main():
             process.start()
         theirs.close()
-        worker = cls(process, ours, shard, attempt)
-        worker.give(shard, attempt)
+        worker = cls(process, ours)
+        worker.give(first)
         return worker
 
-    def give(self, shard: pa.Table, attempt: int) -> None:
-        self.shard, self.attempt, self.received = shard, attempt, []
+    def give(self, one: _Given) -> None:
+        self.given.append(one)
         # If it died before, the next read from the pipe detects it.
         with suppress(OSError):
-            self.pipe.send_bytes(_to_ipc(shard))
+            self.pipe.send_bytes(_to_ipc(one.shard))
 
     def stop(self) -> None:
         self.pipe.close()
         self.process.join()
+
+
+class _Waiting:
+    """Shards that no worker has yet. Few are in memory: each is made when it is about to be given."""
+
+    def __init__(self, shards: Iterable[pa.Table], workers: int) -> None:
+        self._more, self._workers = iter(shards), workers
+        self._next: deque[_Given] = deque()
+
+    def take(self, *, leave: int = 0) -> _Given | None:
+        """Return the next shard; None if no more than ``leave`` are left."""
+        while len(self._next) <= leave and (shard := next(self._more, None)) is not None:
+            self._next.append(_Given(shard))
+        return self._next.popleft() if len(self._next) > leave else None
+
+    def feed(self, worker: _Worker) -> None:
+        """Give a worker the shard after its present one, so that it need not wait; the last ones go to whoever is free.
+
+        A shard of a worker that died is a worker's only one: what kills a worker is told by name.
+        """
+        while len(worker.given) < 2 and all(one.attempt == 1 for one in worker.given):
+            leave = self._workers if worker.given else 0
+            if worker.given and self._next and self._next[0].attempt > 1:
+                return
+            if (one := self.take(leave=leave)) is None:
+                return
+            worker.give(one)
+
+    def again(self, dead: _Worker) -> _Given:
+        """Return the first shard of a dead worker for another attempt; the others wait again."""
+        dead.stop()
+        first, *others = dead.given
+        if first.attempt >= ATTEMPTS:
+            raise EngineError(
+                f"{ATTEMPTS} workers died (exit code {dead.process.exitcode}) on {shard_name(first.shard)}; is memory short "
+                f"(try {option('workers', 1)}), or does one of them crash its decoder? What was finished is kept: run again "
+                "to go on"
+            )
+        self._next.extendleft(_Given(one.shard, one.attempt + 1) for one in reversed(others))
+        return _Given(first.shard, first.attempt + 1)
 
 
 def _in_order(
@@ -159,17 +218,6 @@ def _in_order(
     finally:
         for future in coming:
             future.cancel()
-
-
-def _again(worker: _Worker) -> tuple[pa.Table, int]:
-    """Return the shard of a dead worker for another attempt."""
-    worker.stop()
-    if worker.attempt >= ATTEMPTS:
-        raise EngineError(
-            f"{ATTEMPTS} workers died (exit code {worker.process.exitcode}) on {shard_name(worker.shard)}; is memory short "
-            f"(try {option('workers', 1)}), or does one of them crash its decoder? What was finished is kept: run again to go on"
-        )
-    return worker.shard, worker.attempt + 1
 
 
 def _context() -> Any:
@@ -209,20 +257,63 @@ def _to_ipc(table: pa.Table) -> bytes:
 
 def _work(pipe: Connection, pickled_stage: bytes) -> None:
     """Main function of a worker: process shards until the pipe closes."""
+    _forgo_pandas()
+    gc.freeze()  # what is loaded stays: the collector need not look at it again and again
     stage: Stage = pickle.loads(pickled_stage)  # noqa: S301 - from the parent process
-    while True:
-        try:
-            shard = pa.ipc.open_stream(pipe.recv_bytes())
-        except (EOFError, KeyboardInterrupt):
+    coming: SimpleQueue[bytes | None] = SimpleQueue()
+    # A thread, or the parent would wait until a large shard that is given ahead is taken from the pipe.
+    threading.Thread(target=_receive, args=(pipe, coming), name="receive", daemon=True).start()
+    try:
+        if getattr(stage, "streams", False):
+            for batch in stage(_one_after_the_other(coming)):
+                pipe.send(("shard", _to_ipc(pa.Table.from_batches([batch]))))
             return
-        try:
-            for batch in stage(iter(shard)):
+        while (data := coming.get()) is not None:
+            for batch in stage(iter(pa.ipc.open_stream(data))):
                 pipe.send(("batch", _to_ipc(pa.Table.from_batches([batch]))))
-            pipe.send(("done", None))
-        except (BrokenPipeError, KeyboardInterrupt):
-            return
-        except FruitsError as exc:
-            pipe.send(("error", exc))
-        except Exception as exc:  # anything else is a bug; the parent shows it with its traceback
-            pipe.send(("error", EngineError(f"a worker failed: {type(exc).__name__}: {exc}")))
-            raise
+            pipe.send(("shard", None))
+    except (BrokenPipeError, KeyboardInterrupt):
+        return
+    except FruitsError as exc:
+        pipe.send(("error", exc))
+    except Exception as exc:  # anything else is a bug; the parent shows it with its traceback
+        pipe.send(("error", EngineError(f"a worker failed: {type(exc).__name__}: {exc}")))
+        raise
+
+
+def _receive(pipe: Connection, coming: SimpleQueue[bytes | None]) -> None:
+    """Receive shards; None when there are no more."""
+    with suppress(EOFError, OSError):
+        while True:
+            coming.put(pipe.recv_bytes())
+    coming.put(None)
+
+
+def _one_after_the_other(coming: SimpleQueue[bytes | None]) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of all shards, and an empty one after each."""
+    while (data := coming.get()) is not None:
+        with pa.ipc.open_stream(data) as shard:
+            yield from shard
+            yield pa.RecordBatch.from_pylist([], schema=shard.schema)
+
+
+def _forgo_pandas() -> None:
+    """Let pyarrow know once that it need not import pandas, which takes a fifth of a second: no stage passes it any.
+
+    pyarrow has no option for that. It tries the import with the first array that it makes, and remembers whether that worked.
+    """
+    if "pandas" not in sys.modules:
+        sys.meta_path.insert(0, _NoPandas)
+        try:
+            pa.array([0])
+        finally:
+            sys.meta_path.remove(_NoPandas)
+
+
+class _NoPandas(MetaPathFinder):
+    """Finds no pandas, and leaves all others to the finders that follow."""
+
+    @classmethod
+    def find_spec(cls, fullname: str, *_: object) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError(fullname, name=fullname)

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import pyarrow as pa
@@ -64,6 +64,7 @@ class TimedStage:
     """
 
     stage: EmbedStage
+    streams: ClassVar[bool] = True
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Map the rows of photos to one row per shard."""
