@@ -353,36 +353,35 @@ class Decoding:
 
     def advance(self) -> int:
         """Collect the outcomes written by the child so far; return how many photos have one."""
-        while self.finished < self.n and (state := self.state(self.finished)) > BEGUN:
-            start = self.finished * RECORD_SIZE
-            _, code_size, text_size, width, height, seconds = RECORD.unpack_from(self.buffer.memory, start)
+        memory = self.buffer.memory
+        while self.finished < self.n and (state := memory[start := self.finished * RECORD_SIZE]) > BEGUN:
+            _, code_size, text_size, width, height, seconds = RECORD.unpack_from(memory, start)
             # A compromised child may write anything: it may cause wrong results, but nothing worse.
             self.seconds += seconds if 0 <= seconds < 1e6 else 0.0
             if state == DONE:
-                self._close(Size(width, height))
+                self._outcomes.append(Size(width, height))
+                self.finished += 1
+                self.decoded += 1
+                self.attempts = 1
                 continue
             start += RECORD.size
-            said = self.buffer.memory[start : start + code_size + text_size]
+            said = memory[start : start + code_size + text_size]
             code, text = (part.decode(errors="replace") for part in (said[:code_size], said[code_size:]))
             if state == BUG:
                 raise EngineError(f"decoding failed in a way that it should not: {text}")
-            self._close(ImageDecodeError(code, text))
+            self.refuse(code, text)
         return self.finished
 
     def refuse(self, code: str, message: str) -> None:
         """Set the outcome of the next photo to an error, in place of the child."""
-        self._close(ImageDecodeError(code, message))
+        self._outcomes.append(ImageDecodeError(code, message))
+        self.finished += 1
+        self.attempts = 1
 
     def again(self) -> None:
         """Retry the next photo."""
         self.buffer.memory[self.finished * RECORD_SIZE] = NOTHING
         self.attempts += 1
-
-    def _close(self, outcome: Size | ImageDecodeError) -> None:
-        self._outcomes.append(outcome)
-        self.finished += 1
-        self.decoded += isinstance(outcome, Size)
-        self.attempts = 1
 
 
 class _Buffer:
