@@ -7,11 +7,12 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
 from faults import checks
-from faults.running import Running, describe
+from faults.running import Running, describe, linked_spark_home
 from faults.trials import Figure, Trials, must_end_well
 
 SPARK = ("--engine", "spark", "--master", "local[2]")
@@ -128,7 +129,7 @@ def _one_killed(
 
     def lifetime() -> float:
         with trials.folder() as folder:
-            return _lifetime(trials.start(folder / "out", *CLUSTER), find)
+            return _lifetime(_on_cluster(trials, folder), find)
 
     lives = trials.measure(lifetime)
     trials.say(f"{name}: there is one to kill for {lives:.1f} s of an undisturbed run")
@@ -136,7 +137,7 @@ def _one_killed(
     def one(number: int) -> None:
         chance = trials.chance(name, number)
         with trials.folder() as folder:
-            running = trials.start(folder / "out", *CLUSTER)
+            running = _on_cluster(trials, folder)
             killed = _kill_one(running, find, chance.uniform(0, lives), chance.random())
             ended = running.wait()
             if orphans := running.left_behind():
@@ -144,13 +145,21 @@ def _one_killed(
             elif ended.code == 0:
                 outcome = "finished by itself" if killed else ENDED_BEFORE
                 figure.count(outcome, checks.check(folder / "out", expected))
-            elif ended.is_clear_error and trials.start(folder / "out", *CLUSTER).wait().code == 0:
+            elif ended.is_clear_error and _on_cluster(trials, folder).wait().code == 0:
                 figure.count("said so and was finished by the next run", checks.check(folder / "out", expected))
             else:
                 figure.fail(describe(ended))
 
     trials.each(figure, trials.number(20), one)
     return figure
+
+
+def _on_cluster(trials: Trials, folder: Path) -> Running:
+    home = folder / "spark"
+    if not home.exists():
+        home.mkdir()
+        linked_spark_home(home)
+    return trials.start(folder / "out", *CLUSTER, environment={"SPARK_HOME": str(home)})
 
 
 def _lifetime(running: Running, find: Callable[[list[psutil.Process]], list[psutil.Process]]) -> float:

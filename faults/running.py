@@ -139,6 +139,19 @@ def with_repository(environment: Mapping[str, str]) -> str:
     return os.pathsep.join(filter(None, [str(REPOSITORY), environment.get("PYTHONPATH", "")]))
 
 
+def linked_spark_home(folder: Path) -> Path:
+    """Fill a folder with links into PySpark, for SPARK_HOME: a cluster of this machine works in ``work`` beside them.
+
+    In the package itself, two that start in the same second would get one folder there, and all of them stay.
+    """
+    import pyspark  # noqa: PLC0415 - many scenarios need no Spark
+
+    for path in Path(pyspark.__file__).parent.iterdir():
+        if path.name != "work":
+            (folder / path.name).symlink_to(path)
+    return folder
+
+
 def _lives(process: psutil.Process) -> bool:
     """Whether a process is more than an entry that nobody has collected yet."""
     try:

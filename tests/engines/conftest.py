@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from faults.running import linked_spark_home
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from masters import Engines, linked_spark_home
+from masters import Engines
 
 from fruits.engines.spark.session import check_requirements
 from fruits.errors import EngineError

@@ -135,16 +135,6 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def linked_spark_home(folder: Path) -> Path:
-    """A SPARK_HOME of links into the package: local-cluster writes its logs beside them, not into the package."""
-    import pyspark
-
-    for path in Path(pyspark.__file__).parent.iterdir():
-        if path.name != "work":
-            (folder / path.name).symlink_to(path)
-    return folder
-
-
 def eventually(condition: Callable[[], bool], limit_s: float = 180) -> bool:
     """Poll; the limit only keeps a broken test from waiting for ever."""
     end = time.monotonic() + limit_s

@@ -314,3 +314,17 @@ def test_proxy_has_the_store_finish_for_a_client_that_has_gone() -> None:
         second, _ = store.accept()
         second.close()
         first.close()
+
+
+def test_each_cluster_works_in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyspark", reason="no pyspark: pip install -e '.[spark]'")
+    homes: list[Path] = []
+    monkeypatch.setattr(Trials, "start", lambda *_, environment: homes.append(Path(environment["SPARK_HOME"])))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for _ in range(2):  # the run after it, too
+            kills._on_cluster(Trials(tmp_path), tmp_path / name)
+    assert len(set(homes)) == 2
+    for home in homes:
+        assert (home / "jars").is_dir()
+        assert not (home / "work").exists(), "Spark works in this folder"

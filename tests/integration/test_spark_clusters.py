@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from faults import checks
+from faults.running import linked_spark_home
 from faults.s3_server import free_port
 
 pytestmark = pytest.mark.skipif(
@@ -22,7 +23,7 @@ pyspark = pytest.importorskip("pyspark", reason="no pyspark: pip install -e '.[s
 ENGINES = Path(__file__).parents[1] / "engines"
 sys.path.insert(0, str(ENGINES))
 
-from masters import eventually, linked_spark_home  # noqa: E402
+from masters import eventually  # noqa: E402
 
 SMALL = ("--backbone", "fruits-small", "--components", 4)
 
