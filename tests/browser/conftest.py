@@ -53,6 +53,8 @@ _NAMES = (
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+    # Modules of WebAssembly live for one visit: to compile them thoroughly costs more than it gains.
+    "--js-flags=--liftoff-only",
 )
 
 
@@ -136,7 +138,7 @@ def serve(
             reader, writer = os.pipe()
             said = started.enter_context(os.fdopen(reader, encoding="utf-8"))
             with (data / "log").open("w") as log:
-                words = ("serve", recogniser.out, "--port", 0, "--data", data, "--processes", 1, *options)
+                words = ("serve", recogniser.out, "--port", 0, "--drain", 0, "--processes", 1, "--data", data, *options)
                 process = commands.start(*words, stdout=writer, stderr=log.fileno())
             os.close(writer)
             started.callback(_end, process)

@@ -88,7 +88,7 @@ def test_photo_waits_for_the_model_after_switching_on(watched: Watched, recognis
     _answered_here(watched)
 
 
-@pytest.mark.parametrize("asset", ["**/static/page.json", "**/v1/model", "**/recognizer.onnx"])
+@pytest.mark.parametrize("asset", ["**/static/page.json", "**/recognizer.onnx"])
 def test_earlier_choice_holds_after_a_reload_before_any_photo(watched: Watched, recogniser: Any, asset: str) -> None:
     page = watched.visitor.open()
     watched.visitor.choices()
