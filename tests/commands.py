@@ -2,7 +2,8 @@
 
 To a test they are what ``python -W error -m fruits`` is: processes of their own, with arguments, a folder, an environment and
 streams of their own, which can be killed. Only imports, more than a second of processor time, are done once for all of them.
-Where an interpreter would start otherwise (``PYTHONPATH``, a locale, threads of BLAS), a new one is started.
+Where an interpreter would start otherwise (a locale, threads of BLAS, a ``sitecustomize.py`` on ``PYTHONPATH``), a new one is
+started.
 
 Started by its path, this file is the process that forks.
 """
@@ -68,7 +69,7 @@ class Commands:
         with self._lock:
             if self._ours is None:
                 self._begin()
-            if self._ours is None or _read_once(environment) != _read_once(AT_START):
+            if self._ours is None or not _can_be_forked(environment):
                 interpreter = [sys.executable, "-W", warnings, "-m", "fruits", *words]
                 return subprocess.Popen(
                     interpreter, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=environment
@@ -174,8 +175,18 @@ class Command:
         return True
 
 
+def _can_be_forked(environment: Mapping[str, str]) -> bool:
+    hooks = [Path(folder, f"{who}customize.py") for folder in _path(environment) for who in ("site", "user")]
+    return _read_once(environment) == _read_once(AT_START) and not any(hook.exists() for hook in hooks)
+
+
 def _read_once(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(READ_ONCE)}
+    """What an interpreter, or a library that it loads, reads once; ``PYTHONPATH`` can be put right afterwards."""
+    return {name: value for name, value in environment.items() if name.startswith(READ_ONCE) and name != "PYTHONPATH"}
+
+
+def _path(environment: Mapping[str, str]) -> list[str]:
+    return list(filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)))
 
 
 def _text(file: IO[bytes]) -> str:
@@ -253,7 +264,9 @@ def _be(streams: list[int], told: int, set_by_imports: dict[str, str]) -> NoRetu
     os.environ.update(set_by_imports | given["environment"])
     from fruits import __main__ as program
 
-    sys.path[0] = given["folder"]
+    ours = _path(AT_START)
+    sys.path[:] = [given["folder"], *_path(os.environ), *(each for each in sys.path[1:] if each not in ours)]
+    importlib.invalidate_caches()
     sys.argv = [str(program.__file__), *given["words"]]
     if given["words"][:1] and given["words"][0] in WITH_WORKERS:
         _prepare_workers()
