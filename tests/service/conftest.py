@@ -37,7 +37,8 @@ class Service:
         self._commands = commands
         reader, writer = os.pipe()
         self._said = os.fdopen(reader, "rb")
-        words = ("serve", out, "--port", 0, "--json", "--data", self.data, "--processes", 1, *options)
+        # Behind no load balancer, which would have to notice that it stops.
+        words = ("serve", out, "--port", 0, "--json", "--drain", 0, "--processes", 1, "--data", self.data, *options)
         try:
             self.process = commands.start(
                 *words, stdout=writer, stderr=self._log.fileno(), env={**os.environ, **environment}
