@@ -19,10 +19,24 @@ from fruits.errors import EngineError
 PYSPARKS_SOCKETS = r"ignore:unclosed <socket.socket .*raddr=\('127\.0\.0\.1':ResourceWarning"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            item.add_marker(pytest.mark.filterwarnings(PYSPARKS_SOCKETS))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the cluster the first value of every test.
+
+    Spark in this process has all of them, and what differs between two values is decided before Spark is asked.
+    """
+    met: set[str] = set()
+    left_out = []
+    for item in [item for item in items if item.path.parent == Path(__file__).parent]:
+        item.add_marker(pytest.mark.filterwarnings(PYSPARKS_SOCKETS))
+        name = item.nodeid.partition("[")[0]
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if parameters.get("engine") == "spark-standalone" and len(parameters) > 1:
+            if name in met:
+                left_out.append(item)
+            met.add(name)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="module")
