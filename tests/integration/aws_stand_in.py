@@ -36,9 +36,8 @@ from tests import (
     java,
     moto_models,  # noqa: F401 - teaches moto the resources of the templates
 )
+from tests.aws_account import ACCOUNT, REGION
 
-REGION = "eu-west-1"
-ACCOUNT = "123456789012"
 #: What of a job's settings is about the size of the cluster: this machine is smaller.
 _SIZES = ("spark.executor.cores", "spark.executor.memory", "spark.executor.memoryOverhead", "spark.driver.cores",
           "spark.driver.memory", "spark.driver.memoryOverhead", "spark.emr-serverless.driver.disk",

@@ -12,14 +12,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from aws_stand_in import ACCOUNT, REGION, Aws, Emr, Watch
+from tests.aws_account import ACCOUNT, REGION
 
 from fruits.aws import calls, upload
 from fruits.aws.installation import deploy, stacks
@@ -30,6 +27,10 @@ from fruits.aws.pricing import cost, prices
 from fruits.config import RunConfig
 from fruits.storage.objects import Objects, opened
 from fruits.storage.outputs.runs import find
+
+sys.path.insert(0, str(Path(__file__).parent))
+if TYPE_CHECKING:
+    from aws_stand_in import Aws, Watch
 
 #: Moto says what of the templates it leaves out: BucketPolicy, MetricFilter, Budgets and a few more.
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS::")
@@ -44,6 +45,8 @@ FOREIGN = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_ROLE_
 @pytest.fixture(scope="module")
 def watch() -> Iterator[Watch]:
     """No connection of ours, nor of any child, leaves the machine; looked at while all tests of this file run."""
+    from aws_stand_in import Watch  # moto, which takes seconds: only where these tests run
+
     with Watch() as watching:
         yield watching
 
@@ -51,6 +54,8 @@ def watch() -> Iterator[Watch]:
 @pytest.fixture(scope="module")
 def account(watch: Watch) -> Iterator[Aws]:
     """An account with nothing in it but what this file makes."""
+    from aws_stand_in import Aws
+
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     aws = Aws()
     aws.reset()
@@ -119,6 +124,8 @@ def test_whole_path_from_upload_to_results(
     watch: Watch,
 ) -> None:  # fmt: skip
     """Each command in the role it is meant for; the job's own words run by a real Spark, from the uploaded package alone."""
+    from aws_stand_in import Emr
+
     with account.enforcing():
         here("fruits-uploader")
         sent = fruits("aws", "upload", photos, "--to", "orchard", "--json")
