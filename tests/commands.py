@@ -202,8 +202,11 @@ def serve(control: socket.socket) -> None:
     """Fork a process for every message, until the other side is gone."""
     before = set(os.environ)
     for name in IMPORTED:
-        with suppress(ModuleNotFoundError):
+        try:
             importlib.import_module(name)
+        except ModuleNotFoundError as exc:
+            if (exc.name or "").partition(".")[0] == "fruits":
+                raise  # it has another place now
     set_by_imports = {name: value for name, value in os.environ.items() if name not in before}
     signal.signal(signal.SIGCHLD, _bury)
     gc.freeze()
