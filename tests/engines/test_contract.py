@@ -188,6 +188,33 @@ def test_large_shards_given_ahead_hold_up_neither_the_engine_nor_the_worker() ->
     assert len(mapped(get_engine("local", 1), shards, Double(40_000))) == 240_000
 
 
+def test_workers_that_started_early_do_the_work_and_those_without_any_end() -> None:
+    engine = LocalEngine(3)
+    engine.start_early(9)
+    early = [worker.process.pid for worker in engine._early]
+    assert len(early) == 3
+    assert {row["pid"] for row in mapped(engine, SHARDS[:2], Double())} <= set(early)
+    assert not [pid for pid in early if psutil.pid_exists(pid)]
+    assert numbers(mapped(engine, SHARDS, Double())) == list(range(0, 140, 2))
+
+
+def test_workers_that_started_early_end_with_their_decoders_when_nothing_comes() -> None:
+    with LocalEngine(2) as engine:
+        engine.start_early(1)
+        (worker,) = [psutil.Process(worker.process.pid) for worker in engine._early]
+        assert eventually(worker.children)
+        decoders = worker.children()
+    assert not worker.is_running()
+    assert eventually(lambda: not any(decoder.is_running() for decoder in decoders))
+
+
+def test_shard_of_a_worker_that_died_before_it_had_a_stage_is_done_by_another() -> None:
+    engine = LocalEngine(1)
+    engine.start_early(1)
+    engine._early[0].process.kill()
+    assert numbers(mapped(engine, SHARDS, Double())) == list(range(0, 140, 2))
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_are_gone_after_the_last_batch(workers: int) -> None:
     # Spark keeps its workers until the session stops; see test_spark.py.

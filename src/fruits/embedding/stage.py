@@ -355,6 +355,11 @@ def _shards(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, list[dict[
         yield name, rows
 
 
+def start_early() -> None:
+    """Start what a worker needs whatever the photos; called by an engine that has no work for it yet."""
+    own_decoder().start()
+
+
 @lru_cache(maxsize=1)
 def _embedder(model: ModelFile, device: str) -> Embedder:
     """Open the network once per worker process."""

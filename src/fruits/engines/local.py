@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Final, Self, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.ipc
@@ -31,6 +32,9 @@ from fruits.engines import ATTEMPTS, Merge, Stage, merge_in_order, shard_name
 from fruits.errors import EngineError, FruitsError, option
 
 T = TypeVar("T")
+
+#: Module of the usual stage, given by name: the engine does not import it.
+_PRELOADED: Final = "fruits.embedding.stage"
 
 
 class LocalEngine:
@@ -46,6 +50,7 @@ class LocalEngine:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        self._early: list[_Worker] = []
         # Start the fork server now: its half second of imports runs while the caller lists photos.
         if sys.platform == "linux":
             _context()
@@ -54,16 +59,28 @@ class LocalEngine:
     def start(self) -> None:
         """Do nothing: workers are started with their shards."""
 
+    def start_early(self, most: int) -> None:
+        """Start up to ``most`` workers, which load what they need to embed, before there is a stage and a shard for them.
+
+        The next :meth:`map_batches` uses them, or ends them.
+        """
+        while len(self._early) < min(most, self.workers):
+            self._early.append(_Worker.start(early=True))
+
     def map_batches(self, shards: Iterable[pa.Table], stage: Stage, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         """See :class:`fruits.engines.Engine`."""
         if getattr(stage, "streams", False):
             shards = (shard for shard in shards if shard.num_rows)
-        waiting = _Waiting(shards, self.workers)
+        waiting, pickled = _Waiting(shards, self.workers), pickle.dumps(stage)
         pool: list[_Worker] = []
         ended: list[_Worker] = []
+        # Only a stage that is defined in the caller's script needs it in the worker: without a guard, it would run again.
+        has_main = b"__main__" in pickled
         try:
             while len(pool) < self.workers and (one := waiting.take()) is not None:
-                pool.append(_Worker.start(stage, one))
+                early = self._early.pop() if self._early and not has_main else None
+                pool.append((early or _Worker.start(has_main=has_main)).begin(pickled, one))
+            self._end_early()
             for worker in pool:
                 waiting.feed(worker)
             while pool:
@@ -73,7 +90,7 @@ class LocalEngine:
                         kind, value = worker.pipe.recv()
                     except (EOFError, OSError):
                         pool.remove(worker)
-                        pool.append(_Worker.start(stage, waiting.again(worker)))
+                        pool.append(_Worker.start(has_main=has_main).begin(pickled, waiting.again(worker)))
                         continue
                     if kind == "error":
                         raise value
@@ -91,6 +108,7 @@ class LocalEngine:
                         ended.append(worker)
                     yield from received
         finally:
+            self._end_early()
             for worker in pool:
                 worker.process.kill()
             for worker in (*pool, *ended):
@@ -112,7 +130,15 @@ class LocalEngine:
         return []
 
     def close(self) -> None:
-        """See :class:`fruits.engines.Engine`. Nothing to release: workers end with their ``map_batches``."""
+        """See :class:`fruits.engines.Engine`. Workers end with their ``map_batches``; this ends those that had none."""
+        self._end_early()
+
+    def _end_early(self) -> None:
+        """End the workers that have no stage."""
+        while self._early:
+            worker = self._early.pop()
+            worker.process.kill()
+            worker.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -139,18 +165,22 @@ class _Worker:
     received: list[pa.RecordBatch] = field(default_factory=list)
 
     @classmethod
-    def start(cls, stage: Stage, first: _Given) -> _Worker:
+    def start(cls, *, early: bool = False, has_main: bool = False) -> _Worker:
+        """Start a process; ``has_main``: it imports the caller's script."""
         context = _context()
         ours, theirs = context.Pipe()
-        pickled = pickle.dumps(stage)
-        process = context.Process(target=_work, args=(theirs, pickled), daemon=True)
-        # A worker imports the caller's script only if the stage is defined there: a script without a guard would run again.
-        with nullcontext() if b"__main__" in pickled else _hidden_main():
+        process = context.Process(target=_work, args=(theirs, early), daemon=True)
+        with nullcontext() if has_main else _hidden_main():
             process.start()
         theirs.close()
-        worker = cls(process, ours)
-        worker.give(first)
-        return worker
+        return cls(process, ours)
+
+    def begin(self, pickled_stage: bytes, first: _Given) -> Self:
+        """Give it a stage and the first shard."""
+        with suppress(OSError):  # as in give()
+            self.pipe.send_bytes(pickled_stage)
+        self.give(first)
+        return self
 
     def give(self, one: _Given) -> None:
         self.given.append(one)
@@ -221,13 +251,10 @@ def _in_order(
 
 
 def _context() -> Any:
-    """Return a multiprocessing context that is safe with threads; with forkserver, imports run only once.
-
-    The stage's module is given by name and loaded by the server process: the engine does not import it.
-    """
+    """Return a multiprocessing context that is safe with threads; with forkserver, imports run only once."""
     if sys.platform == "linux":
         context = mp.get_context("forkserver")
-        context.set_forkserver_preload(["fruits.embedding.stage"])
+        context.set_forkserver_preload([_PRELOADED])
         return context
     return mp.get_context("spawn")
 
@@ -255,11 +282,16 @@ def _to_ipc(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _work(pipe: Connection, pickled_stage: bytes) -> None:
-    """Main function of a worker: process shards until the pipe closes."""
+def _work(pipe: Connection, early: bool) -> None:
+    """Main function of a worker: receive a stage, then process shards until the pipe closes."""
     _forgo_pandas()
     gc.freeze()  # what is loaded stays: the collector need not look at it again and again
-    stage: Stage = pickle.loads(pickled_stage)  # noqa: S301 - from the parent process
+    if early:
+        import_module(_PRELOADED).start_early()
+    try:
+        stage: Stage = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from the parent process
+    except (EOFError, OSError, KeyboardInterrupt):
+        return
     coming: SimpleQueue[bytes | None] = SimpleQueue()
     # A thread, or the parent would wait until a large shard that is given ahead is taken from the pipe.
     threading.Thread(target=_receive, args=(pipe, coming), name="receive", daemon=True).start()

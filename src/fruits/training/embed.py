@@ -27,6 +27,7 @@ from fruits.embedding.model import ModelFile
 from fruits.embedding.session import usable_device
 from fruits.embedding.stage import EmbedStage
 from fruits.engines import Engine
+from fruits.engines.local import LocalEngine
 from fruits.errors import StoreError, counted, naming, option
 from fruits.monitoring.clock import Clock, Progress
 from fruits.photos.catalogue.catalogue import Catalogue, list_photos
@@ -34,7 +35,7 @@ from fruits.photos.decoding.images import Preprocessing
 from fruits.photos.reading.access import Access
 from fruits.photos.reading.samples import typical_side, white_backdrops
 from fruits.storage.disk.locks import FolderLock
-from fruits.storage.embeddings.inventory import Inventory, plan, take, uncommitted
+from fruits.storage.embeddings.inventory import FEWEST_ROWS, Inventory, plan, take, uncommitted
 from fruits.storage.embeddings.table import EmbeddingTable, File
 from fruits.storage.embeddings.upkeep import lock_table, remove_needless, repair
 from fruits.storage.objects import AbsentError, ObjectInfo, Objects
@@ -114,6 +115,12 @@ class Network:
         if word:
             progress.say(word)
         return cls(backbone, device, seen)
+
+
+def start_early(engine: Engine, catalogue: Catalogue, objects: Objects) -> None:
+    """Let workers start while the network is prepared, if there are no embeddings, so that there is work for them."""
+    if isinstance(engine, LocalEngine) and objects.first_below("embeddings", "") is None:
+        engine.start_early(-(-catalogue.num_rows // FEWEST_ROWS))
 
 
 def prepare(config: RunConfig, network: Network, catalogue: Catalogue, objects: Objects) -> Prepared:

@@ -52,6 +52,7 @@ from fruits.training.embed import (
     embed,
     prepare,
     repair_embeddings,
+    start_early,
 )
 from fruits.training.fitting import fit as fitting
 from fruits.training.fitting.certainty import certainty_by, look_alikes
@@ -259,6 +260,7 @@ def _embedded(
         config = config.settled(len(source_names(catalogue.listed)))
         labels = sorted(catalogue.listed.coded["label"].counts())
         meaning = Taxonomy.of(labels, config.taxonomy)
+        start_early(engine, catalogue, objects)
         prepared = prepare(config, network, catalogue, objects)
     say_what_was_found(catalogue, step.progress)
     refuse_hopeless(catalogue)

@@ -28,7 +28,7 @@ from fruits.storage.tables.spool import ROWS_PER_BATCH, Spool, TextColumn, is_so
 ROWS_PER_CHUNK: Final = 4096
 #: Shards of a job, if photos are few; a shard has a power of two of rows, so that none crosses chunks.
 _SHARDS: Final = 128
-_FEWEST_ROWS: Final = 64
+FEWEST_ROWS: Final = 64
 #: Keys of the table are compared with the catalogue in batches of this many rows.
 _KEYS_AT_ONCE: Final = 1 << 17
 #: Files of a bucket whose keys are read concurrently.
@@ -214,9 +214,9 @@ def plan(catalogue: pa.Table | Spool, inventory: Inventory, rows: NDArray[Any]) 
             brought_before[holding.catalogue_rows[good]] = True
     place = np.cumsum(~brought_before, dtype=_row_type(n))[rows] - 1
     per_shard = ROWS_PER_CHUNK
-    while per_shard > _FEWEST_ROWS and per_shard * _SHARDS > len(rows):
+    while per_shard > FEWEST_ROWS and per_shard * _SHARDS > len(rows):
         per_shard //= 2
-    while per_shard < ROWS_PER_CHUNK and len(spans(place // per_shard)) * _FEWEST_ROWS > 2 * len(rows):
+    while per_shard < ROWS_PER_CHUNK and len(spans(place // per_shard)) * FEWEST_ROWS > 2 * len(rows):
         per_shard *= 2  # rows far apart, such as failed ones
     starts = np.array([start for start, _ in spans(place // per_shard)], np.int64)
     firsts = place[starts] // per_shard * per_shard
