@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 BINS: Final = 10
 #: Number of features used: the first ones, along which photos differ most.
 _FEATURES: Final = 16
+#: Photos for which comparing with every edge is quicker than a search in each number's edges.
+_FEW: Final = 64
 #: Added to the count of each bin, so that an empty bin does not give infinity.
 _PRIOR: Final = 0.5
 
@@ -54,8 +56,11 @@ class Drift:
 
     def bins(self, features: NDArray[np.float32], ood_score: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return the bin, 0 to 9, of each of the m numbers of n photos, shape (n, m)."""
-        numbers = [ood_score, *features[:, : len(self.edges) - 1].T]
-        return np.stack([_bins(values, of) for values, of in zip(numbers, self.edges, strict=True)], axis=1)
+        numbers = np.column_stack([ood_score, features[:, : len(self.edges) - 1]])
+        if len(numbers) > _FEW:
+            return np.stack([_bins(values, of) for values, of in zip(numbers.T, self.edges, strict=True)], axis=1)
+        # As a search of each: a number that is not above an edge is in the bin below it, and NaN in the last one.
+        return (~(numbers[:, :, None] <= self.edges)).sum(axis=2, dtype=np.int64)
 
     def psi(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the population stability index of counts, shape (m, 10), for each number, shape (m,); zeros without photos.

@@ -50,3 +50,14 @@ def test_no_photos_and_equal_numbers_are_no_drift() -> None:
     assert drift.psi(np.zeros((3, 10), np.int64)).tolist() == [0, 0, 0]
     np.testing.assert_allclose(drift.psi(counted(drift, flat, flat[:, 0])), 0, atol=0.05)
     assert np.isfinite(drift.psi(counted(drift, flat + 1, flat[:, 0] + 1))).all()
+
+
+def test_few_photos_fall_into_the_bins_that_they_would_among_many() -> None:
+    rng = np.random.default_rng(3)
+    features, scores = (np.round(rng.normal(size=shape), 1).astype(np.float32) for shape in ((300, 20), (300,)))
+    scores[:3] = np.nan, np.inf, -np.inf  # on edges, too, of which rounded numbers hit many
+    drift = Drift.of(features[3:], scores[3:])
+    alone = np.concatenate([drift.bins(features[row : row + 1], scores[row : row + 1]) for row in range(300)])
+    np.testing.assert_array_equal(alone, drift.bins(features, scores))
+    assert alone.dtype == np.int64
+    assert {0, 9} <= set(alone.ravel().tolist())

@@ -145,7 +145,7 @@ class Decoder:
             As for :func:`fruits.photos.decoding.images.to_network_input`, which does the work.
         """
         size = preprocessing.size
-        return self._begin(files, "pixels", asdict(preprocessing), size * size * 3)
+        return self._begin(files, "pixels", _arguments(preprocessing), size * size * 3)
 
     def to_network_input(self, data: bytes, preprocessing: Preprocessing) -> Photo:
         """As :func:`fruits.photos.decoding.images.to_network_input`, with the further error codes ``crashed`` and ``timeout``."""
@@ -279,6 +279,12 @@ class Decoder:
         if self._child is not None:
             self._child.end(patient=False)
             self._child = None
+
+
+@lru_cache(maxsize=16)
+def _arguments(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return the fields of the preprocessing; not to be changed."""
+    return asdict(preprocessing)
 
 
 def own_decoder() -> Decoder:
