@@ -76,6 +76,20 @@ def discriminant(vectors: np.ndarray, photos: list[Photo], kinds: Sequence[str])
     return Linear(slopes, -0.5 * (slopes * means).sum(axis=1))
 
 
+def span(own: Linear, other: Linear) -> np.ndarray:
+    """Return orthonormal directions, shape (m, d), that hold all on which two heads decide; neither outweighs the other."""
+    slopes = [head.centred().slopes for head in (own, other)]
+    _, lengths, basis = np.linalg.svd(np.vstack([each / each.std() for each in slopes]), full_matrices=False)
+    return basis[lengths > 1e-5 * lengths[0]]
+
+
+def voters(photos: list[Photo]) -> np.ndarray:
+    """Return the rows of photos that vote for their kind: real ones, and those on the turntable of kinds that have no others."""
+    real = np.array([photo.source != TURNTABLE for photo in photos])
+    kinds = np.array([photo.kind for photo in photos])
+    return np.flatnonzero(real | ~np.isin(kinds, kinds[real]))
+
+
 def prior(photos: list[Photo], kinds: Sequence[str]) -> np.ndarray:
     """Return the logarithm of how likely a photo shows a kind, up to a constant, shape (c,)."""
     with Path(__file__).with_name("commonness.csv").open(encoding="utf-8", newline="") as lines:
@@ -88,14 +102,12 @@ def prior(photos: list[Photo], kinds: Sequence[str]) -> np.ndarray:
 
 
 def axes_with(pca: PCA, directions: np.ndarray, k: int) -> np.ndarray:
-    """Return k orthonormal axes, shape (k, d), that hold all given directions, and of the rest what varies most.
+    """Return k orthonormal axes, shape (k, d), that hold all given orthonormal directions, and of the rest what varies most.
 
     The first k principal axes would cut off a part of what tells kinds apart. Within the chosen subspace the axes are principal:
     features are uncorrelated.
     """
-    _, lengths, basis = np.linalg.svd(directions - directions.mean(axis=0), full_matrices=False)
-    basis = basis[lengths > 1e-6 * lengths[0]][:k]
-    chosen = np.linalg.qr(np.vstack([basis, pca.axes[:k]]).T)[0][:, :k].T
+    chosen = np.linalg.qr(np.vstack([directions, pca.axes[:k]]).T)[0][:, :k].T
     on_axes = chosen @ pca.axes.T
     _, turned = np.linalg.eigh((on_axes * pca.variances) @ on_axes.T)
     return np.ascontiguousarray(turned.T[::-1] @ chosen)

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from calibrate import Calibration
 from data import GROCERY, TURNTABLE, Photo
-from kinds import Linear, averaged, axes_with, discriminant, prior
+from kinds import Linear, averaged, axes_with, discriminant, prior, span, voters
 from varieties import fit_varieties
 
 from fruits.embedding.backbone import Backbone, Embedder
 from fruits.learning.drift import Drift
+from fruits.learning.heads.kernel import KernelHead
 from fruits.learning.heads.logistic import LogisticHead
 from fruits.learning.moments import Moments
 from fruits.learning.out_of_distribution import OodDetector
@@ -67,7 +68,7 @@ class Fitted:
 
     pca: PCA
     components: int
-    head: LogisticHead
+    head: KernelHead
     ood_detector: OodDetector
     taxonomy: Taxonomy
 
@@ -141,9 +142,11 @@ def fit(train: Embedded, layers: Layers, *, k: int = COMPONENTS) -> Fitted:
     kinds = layers.names["kind"]
     kind_of = np.array([kinds.index(layers.kind(train, label)) for label in taxonomy.labels])
     people = train.vectors[[photo.source != TURNTABLE for photo in train.photos]]
-    decides = averaged(Linear(*layers.weights["kind"]), discriminant(train.vectors, train.photos, kinds), people)
+    own, other = Linear(*layers.weights["kind"]), discriminant(train.vectors, train.photos, kinds)
+    decides = averaged(own, other, people)
     pca = PCA.from_moments(Moments.from_rows(train.vectors))
-    pca = replace(pca, axes=axes_with(pca, decides.slopes, k))
+    both = span(own, other)
+    pca = replace(pca, axes=axes_with(pca, both, k))
     axes, mean = pca.axes.astype(np.float32), pca.mean.astype(np.float32)
     features = pca.transform(train.vectors, k)
     slopes = decides.slopes @ axes.T
@@ -159,7 +162,11 @@ def fit(train: Embedded, layers: Layers, *, k: int = COMPONENTS) -> Fitted:
     sources = np.unique([photo.source for photo in train.photos], return_inverse=True)[1]
     weights = balance(kind_of[labels], sources)
     more, shift = fit_varieties(kind_of, features, labels, weights, slopes=drawn_to)
-    head = LogisticHead((slopes[kind_of] + more).astype(np.float32), (intercepts[kind_of] + shift).astype(np.float32))
+    linear = LogisticHead((slopes[kind_of] + more).astype(np.float32), (intercepts[kind_of] + shift).astype(np.float32))
+    votes = voters(train.photos)
+    head = KernelHead.voting(
+        linear, features[votes], kind_of[labels[votes]], directions=(both @ axes.T).T.astype(np.float32), voted=kind_of
+    )
     return Fitted(pca, k, head, OodDetector.of(features, labels), taxonomy)
 
 
@@ -189,4 +196,5 @@ def save(
         drift=Drift.of(features, ood_score),
         gallery=Gallery.empty(fitted.components),
         about=about,
+        head_name="kernel",
     )

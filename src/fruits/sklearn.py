@@ -176,7 +176,7 @@ class FruitsClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     variance : float
         Keep as many components as explain this share of the variance, in (0, 1]; counts where ``components`` is None.
     head : str
-        The classifier on the features: ``logistic``, ``knn``, or one that another package adds.
+        The classifier on the features: ``logistic``, ``knn``, ``kernel``, or one that another package adds.
     setting : float, optional
         The head's hyperparameter, above 0. Of ``logistic`` the inverse strength of the L2 penalty (scikit-learn's ``C``, for
         features scaled to a root mean square length of 1), of ``knn`` the number of neighbours. By default the head's own.

@@ -133,12 +133,12 @@ def serve(
     """Start services of one's own, with options of one's own."""
     with ExitStack() as started:
 
-        def start(*options: str) -> Service:
+        def start(*options: str, out: Path = recogniser.out) -> Service:
             data = tmp_path_factory.mktemp("service")
             reader, writer = os.pipe()
             said = started.enter_context(os.fdopen(reader, encoding="utf-8"))
             with (data / "log").open("w") as log:
-                words = ("serve", recogniser.out, "--port", 0, "--drain", 0, "--processes", 1, "--data", data, *options)
+                words = ("serve", out, "--port", 0, "--drain", 0, "--processes", 1, "--data", data, *options)
                 process = commands.start(*words, stdout=writer, stderr=log.fileno())
             os.close(writer)
             started.callback(_end, process)
@@ -148,7 +148,7 @@ def serve(
                 with suppress(urllib.error.HTTPError), urllib.request.urlopen(f"{address[0]}/readyz"):
                     break
                 time.sleep(0.1)
-            return Service(commands, address[0], recogniser.out, data)
+            return Service(commands, address[0], out, data)
 
         yield start
 

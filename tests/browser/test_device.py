@@ -19,6 +19,7 @@ from tests import profiles
 
 from fruits.photos.decoding.images import Preprocessing, to_network_input
 from fruits.photos.decoding.quality import Limits
+from fruits.recogniser import shipped
 from fruits.recogniser.answers import Certainty, answers, decide
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.service.pages import routes as pages
@@ -172,23 +173,9 @@ def test_page_sees_the_colours_that_the_server_sees(visit: Callable[..., Any], s
     assert np.abs(server[middles].astype(int) - pixels[middles]).mean() < 1
 
 
-def test_answers_are_those_of_the_server(
-    visit: Callable[..., Any],
-    recogniser: Any,
-    real_photos: list[bytes],
-    make_jpeg: Callable[..., bytes],
-    hostile: dict[str, str],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    labels = sorted(path.name for path in (recogniser.photos / "Test").iterdir())
-    made_up = [path.read_bytes() for label in labels for path in recogniser.some(label)]
-    odd = [make_jpeg(seed=1), make_jpeg(40, 30, seed=2), make_jpeg(1500, 90, seed=3)]
-    dark = io.BytesIO()
-    with Image.open(io.BytesIO(made_up[0])) as photo:
-        photo.point(lambda value: value // 8).save(dark, "JPEG", quality=95)
-    files = [*made_up, *odd, dark.getvalue(), *real_photos]
-    page = visit().open()
-    pairs = page.evaluate(
+def _answers_here_and_there(page: Any, files: list[bytes]) -> Any:
+    """Return the answers of the device and of the server to each file."""
+    return page.evaluate(
         """async (files) => {
           const { shrink } = await import("/static/js/device/photo.js");
           const { recognise } = await import("/static/js/api.js");
@@ -208,6 +195,24 @@ def test_answers_are_those_of_the_server(
         }""",
         _encoded(files),
     )
+
+
+def test_answers_are_those_of_the_server(
+    visit: Callable[..., Any],
+    recogniser: Any,
+    real_photos: list[bytes],
+    make_jpeg: Callable[..., bytes],
+    hostile: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    labels = sorted(path.name for path in (recogniser.photos / "Test").iterdir())
+    made_up = [path.read_bytes() for label in labels for path in recogniser.some(label)]
+    odd = [make_jpeg(seed=1), make_jpeg(40, 30, seed=2), make_jpeg(1500, 90, seed=3)]
+    dark = io.BytesIO()
+    with Image.open(io.BytesIO(made_up[0])) as photo:
+        photo.point(lambda value: value // 8).save(dark, "JPEG", quality=95)
+    files = [*made_up, *odd, dark.getvalue(), *real_photos]
+    pairs = _answers_here_and_there(visit().open(), files)
     assert len(pairs) == len(files)
     largest = 0.0
     outcomes = []
@@ -237,6 +242,21 @@ def test_answers_are_those_of_the_server(
     assert largest <= TOLERANCE
     assert {"variety", "kind"} <= set(outcomes)
     assert {"unsure", "unknown"} & set(outcomes)
+
+
+def test_recogniser_of_the_package_answers_on_the_device_as_on_the_server(
+    visit: Callable[..., Any], serve: Callable[..., Any], recogniser: Any, real_photos: list[bytes]
+) -> None:
+    labels = sorted(path.name for path in (recogniser.photos / "Test").iterdir())[:4]
+    files = [*(path.read_bytes() for label in labels for path in recogniser.some(label)), *real_photos]
+    service = serve("--rate", "0", "--token-rate", "0", out=Path(shipped.path()))
+    for here, there in _answers_here_and_there(visit(to=service).open(), files):
+        assert [here[plain] for plain in ("outcome", "kind", "name")] == [
+            there[plain] for plain in ("outcome", "kind", "name")
+        ]
+        assert [one["kind"] for one in here["kinds"]] == [one["kind"] for one in there["kinds"]]
+        assert here["probability"] == pytest.approx(there["probability"], abs=TOLERANCE)
+        assert here["ood_score"] == pytest.approx(there["ood_score"], abs=TOLERANCE, rel=TOLERANCE)
 
 
 def test_decisions_are_those_of_the_server_whatever_the_numbers(visit: Callable[..., Any]) -> None:

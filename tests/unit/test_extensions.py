@@ -61,7 +61,7 @@ def test_unknown_names_are_told_what_is_installed_and_how_to_get_more(install: I
     ):
         get_engine("abacus", 1)
     with pytest.raises(
-        ConfigError, match="no head 'tail'; expected logistic or knn, or install a package that adds one"
+        ConfigError, match="no head 'tail'; expected logistic, knn or kernel, or install a package that adds one"
     ):
         get_head("tail")
     with pytest.raises(BackboneError, match=r"no backbone 'spine'; expected one of fruits-photo.*fruits\.backbones"):
@@ -83,7 +83,7 @@ def test_engine_of_another_package_runs_the_whole_chain(
         assert same, name
     shown = fruits("run", "--help").stdout
     assert "local, spark or in-order" in " ".join(shown.split())
-    assert "logistic or knn" in " ".join(shown.split())
+    assert "logistic, knn or kernel" in " ".join(shown.split())
 
 
 def test_choices_that_an_engine_does_not_have_are_refused(install: Install) -> None:

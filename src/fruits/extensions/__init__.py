@@ -25,6 +25,7 @@ OWN: Final[dict[str, dict[str, str]]] = {
     "head": {
         "logistic": "fruits.learning.heads.logistic:LogisticHead",
         "knn": "fruits.learning.heads.knn:KnnHead",
+        "kernel": "fruits.learning.heads.kernel:KernelHead",
     },
     "backbone": {
         "fruits-photo": "fruits.embedding.backbones:FRUITS_PHOTO",

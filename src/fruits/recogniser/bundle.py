@@ -245,13 +245,13 @@ class Bundle:
 
     @property
     def linear(self) -> bool:
-        """Whether the head is linear, so that an answer is the sum of what positions contribute."""
+        """Whether the head has a linear part, whose logits are the sum of what positions contribute."""
         return self._head.linear
 
     def places(
         self, embeddings: NDArray[np.float32], maps: NDArray[np.float32], labels: NDArray[np.bool_] | None = None
     ) -> list[NDArray[np.float32]]:
-        """Return what the positions of n photos contribute, each of shape (rows, columns); the head must be linear.
+        """Return what the positions of n photos contribute, each of shape (rows, columns); the head must have a linear part.
 
         Parameters
         ----------
@@ -272,13 +272,13 @@ class Bundle:
     def logits_of_places(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits of every position, shape (n, rows, columns, c), of feature maps (n, d, rows, columns).
 
-        Their mean over positions is the photo's logits; the head must be linear.
+        Their mean over positions is the photo's logits, those of the head's linear part.
         """
         return self._evidence.logits(maps)
 
     @cached_property
     def _evidence(self) -> Evidence:
-        return Evidence.of(self._mean, self._components, self._head)
+        return Evidence.of(self._mean, self._components, self._head.linear_part)
 
     def answers(
         self,

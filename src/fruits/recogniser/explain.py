@@ -68,7 +68,7 @@ def as_jpeg(explanation: Explanation, side: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What positions of a feature map contribute to labels; the head is linear.
+    """What positions of a feature map contribute to labels, by the linear part of the head.
 
     Attributes
     ----------

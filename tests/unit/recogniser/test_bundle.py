@@ -150,12 +150,13 @@ def test_graph_of_any_opset_says_what_its_bundle_says(
 
 
 @pytest.mark.parametrize("opset", [9, 10, 17, 21])
-def test_graph_with_neighbours_of_any_opset_says_what_its_bundle_says(
-    save_network: Save, networks: Any, some: list[Path], tmp_path: Path, opset: int
+@pytest.mark.parametrize("head_name", ["knn", "kernel"])
+def test_graph_with_references_of_any_opset_says_what_its_bundle_says(
+    save_network: Save, networks: Any, some: list[Path], tmp_path: Path, opset: int, head_name: str
 ) -> None:
     found = find_backbone(str(save_network(networks[0]("NHWC", "uint8", opset=opset))))
     uneven = [path for number, path in enumerate(some) if number % 10 < 2 + number // 10]  # 2 to 9 photos of a label
-    bundle = save_bundle(tmp_path / "bundle", found, Preprocessing(16), uneven, 3, "knn")
+    bundle = save_bundle(tmp_path / "bundle", found, Preprocessing(16), uneven, 3, head_name)
     assert_graph_agrees(bundle, [path.read_bytes() for path in some])
     onnx.checker.check_model(onnx.load(Path(bundle.root) / "recognizer.onnx"), full_check=True)
 
@@ -193,7 +194,10 @@ def test_neighbours_that_do_not_fit_and_heads_that_are_not_there_are_refused(som
     resealed(folder, "counts.npy", before)
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     for head, said in (
-        ({"name": "tail", "temperature": 1.0}, "made with head='tail': no head 'tail'; expected logistic or knn"),
+        (
+            {"name": "tail", "temperature": 1.0},
+            "made with head='tail': no head 'tail'; expected logistic, knn or kernel",
+        ),
         ({"name": "logistic", "temperature": 1.0}, "no file, 'bias.npy'"),
         ({"name": "knn", "temperature": 0}, "a head without a name and a temperature"),
         ({"name": 3, "temperature": 1.0}, "a head without a name and a temperature"),

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fruits.embedding.backbone import Embedder, find_backbone
 from fruits.embedding.graphs.graph import with_recogniser
 from fruits.learning.heads import softmax
+from fruits.learning.heads.kernel import KernelHead
 from fruits.learning.heads.logistic import LogisticHead
 from fruits.learning.out_of_distribution import OodDetector
 from fruits.learning.pca import project
@@ -93,6 +94,26 @@ def test_single_graph_gives_the_logits_of_places_and_their_mean_is_the_answer(sa
     ours = explain.Evidence.of(mean, components, head).logits(maps)
     np.testing.assert_allclose(ours.reshape(2, 16, 4), places, atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(ours.mean(axis=(1, 2)), head.logits(project(embedding, mean, components)), atol=1e-4)
+
+
+def test_places_are_those_of_the_line_where_references_vote(save_network: Any) -> None:
+    path = save_network(pooled_network("GlobalAveragePool"), layout="NCHW", dtype="float32")
+    model = find_backbone(str(path)).prepared(Preprocessing(16))
+    rng = np.random.default_rng(2)
+    mean, components = rng.normal(size=5).astype(np.float32), rng.normal(size=(3, 5)).astype(np.float32)
+    features, labels = rng.normal(size=(40, 3)).astype(np.float32), np.arange(40) % 4
+    head = KernelHead.fit(features, labels, setting=3).temperature_scaled(0.5)
+    ood_detector = OodDetector.of(features, labels).scaled(features, head.predict_proba(features))
+    graph = with_recogniser(
+        model, mean=mean, components=components, head=head, ood_detector=ood_detector, size=16, metadata={}
+    )
+    onnx.checker.check_model(onnx.load_model_from_string(graph), full_check=True)
+    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    probabilities, places = session.run(["probabilities", "evidence"], {"pixels": pixels(2)})
+    there = project(Embedder(model).embed(pixels(2)), mean, components)
+    np.testing.assert_allclose(places.mean(axis=1), head.linear_part.logits(there), atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(probabilities, head.predict_proba(there), atol=1e-5)
+    assert np.abs(probabilities - softmax(places.mean(axis=1))).max() > 1e-3, "votes count"
 
 
 def test_contribution_is_highest_where_the_evidence_for_the_label_is() -> None:

@@ -205,8 +205,8 @@ def with_recogniser(
     """Return the single graph from ``pixels`` to all numbers that answers are derived from.
 
     Outputs, float32: ``probabilities`` (batch, c), ``features`` (batch, k), ``ood_score``, ``brightness`` and ``sharpness``
-    (batch, 1); and ``evidence`` (batch, places, c), row by row, if the backbone outputs a map and the head is linear: the logits
-    of each position of the map, whose mean is the logits of the photo.
+    (batch, 1); and ``evidence`` (batch, places, c), row by row, if the backbone outputs a map and the head has a linear part:
+    its logits at each position of the map, whose mean are those of the photo.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ def with_recogniser(
     _add_quality(more, size)
     has_map = head.linear and any(value.name == "map" for value in graph.output)
     if has_map:
-        _add_evidence(more, head, len(mean))
+        _add_evidence(more, head.linear_part, len(mean))
     del graph.output[:]
     widths = {
         "probabilities": len(ood_detector.centres),
@@ -391,8 +391,9 @@ class _Nodes:
         self._constants: dict[str, onnx.TensorProto] = {}
 
     def constant(self, name: str, value: NDArray[Any] | np.float32) -> str:
-        """Add a constant, int64 or float32; return its name, a new one if the given name has another value already."""
-        kept = np.asarray(value, np.int64 if np.asarray(value).dtype == np.int64 else np.float32, order="C")
+        """Add a constant, int64, int8 or float32; return its name, a new one if the given name has another value already."""
+        given = np.asarray(value).dtype
+        kept = np.asarray(value, given if given in (np.int64, np.int8) else np.float32, order="C")
         tensor = numpy_helper.from_array(kept, f"fruits/{name}")
         if (before := self._constants.get(name)) is not None and before != tensor:
             return self._own(kept)

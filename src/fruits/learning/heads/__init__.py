@@ -38,7 +38,7 @@ class Graph(Protocol):
     opset: int
 
     def constant(self, name: str, value: NDArray[Any] | np.float32) -> str:
-        """Add a constant, int64 or float32; return its name in the graph."""
+        """Add a constant, int64, int8 or float32; return its name in the graph."""
         ...
 
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
@@ -73,7 +73,7 @@ class Head(Protocol):
     own_scale : bool
         Whether softmax of the logits is meant as probabilities. If not, settings are compared after temperature scaling.
     linear : bool
-        Whether logits are linear in the features. Then class activation maps can be drawn.
+        Whether logits, or a part of them (``linear_part``), are linear in the features. Then class activation maps can be drawn.
     starts : bool
         Whether ``fit`` takes ``start``, a head of the same features and labels with another setting, from which its solver
         begins. Settings are then above 0: the nearest is the one of the smallest ratio.
@@ -136,6 +136,11 @@ class Head(Protocol):
         """Append the computation of ``logits`` from the value named ``features``, (batch, k); return the name of the result."""
         ...
 
+    @property
+    def linear_part(self) -> Head:
+        """The head whose logits the positions of a map explain: the head itself, if all of it is linear."""
+        return self
+
     def scaled_logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits divided by the temperature, shape (n, c)."""
         logits = np.asarray(self.logits(features), np.float32)
@@ -153,7 +158,7 @@ class Head(Protocol):
 
 
 def get_head(name: str) -> type[Head]:
-    """Return a head class by name: ``logistic``, ``knn``, or one that another package adds (entry point ``fruits.heads``).
+    """Return a head class by name: ``logistic``, ``knn``, ``kernel``, or one of another package (entry point ``fruits.heads``).
 
     Raises
     ------

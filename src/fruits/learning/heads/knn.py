@@ -96,7 +96,7 @@ class KnnHead(Head):
         check_labels(labels)
         rows_of = rows_by(labels)
         most = max(1, MAX_REFERENCES // len(rows_of))
-        chosen = [_spread(rows, most, None if weights is None else weights[rows]) for rows in rows_of]
+        chosen = [spread(rows, most, None if weights is None else weights[rows]) for rows in rows_of]
         counts = np.array([len(rows) for rows in chosen], np.int64)
         return cls(unit(features[np.concatenate(chosen)]), counts, np.array([max(1, round(setting))], np.int64))
 
@@ -138,7 +138,7 @@ class KnnHead(Head):
         return padded, missing, shares.astype(np.float32)
 
 
-def _spread(rows: NDArray[np.int64], most: int, weights: NDArray[np.float64] | None) -> NDArray[np.int64]:
+def spread(rows: NDArray[np.int64], most: int, weights: NDArray[np.float64] | None) -> NDArray[np.int64]:
     """Return at most ``most`` of some rows, spread evenly over their order, in proportion to their weights."""
     if len(rows) <= most:
         return rows

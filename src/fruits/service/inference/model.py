@@ -177,7 +177,7 @@ class Model:
 
     @property
     def explains(self) -> bool:
-        """Whether contributions of positions are known: the head is linear and the network outputs its feature map."""
+        """Whether contributions of positions are known: the head has a linear part and the network outputs its feature map."""
         return self.bundle.linear and self.embedder.has_map
 
     def check(self, seen: Answer | ImageDecodeError) -> None:
