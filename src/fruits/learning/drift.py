@@ -60,7 +60,7 @@ class Drift:
         if len(numbers) > _FEW:
             return np.stack([_bins(values, of) for values, of in zip(numbers.T, self.edges, strict=True)], axis=1)
         # As a search of each: a number that is not above an edge is in the bin below it, and NaN in the last one.
-        return (~(numbers[:, :, None] <= self.edges)).sum(axis=2, dtype=np.int64)
+        return np.asarray((~(numbers[:, :, None] <= self.edges)).sum(axis=2), np.int64)
 
     def psi(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the population stability index of counts, shape (m, 10), for each number, shape (m,); zeros without photos.
