@@ -196,4 +196,4 @@ def test_shipped_recogniser_names_its_head() -> None:
 
     bundle = bundles.load(shipped.path())
     assert bundle.manifest["format"] == 6
-    assert bundle.manifest["head"] == {"name": "logistic", "temperature": 1.0}
+    assert bundle.manifest["head"] == {"name": "kernel", "temperature": 1.0}
