@@ -1,4 +1,4 @@
-"""The local engine: worker processes on this machine, each running the stage on one shard at a time.
+"""The local engine: worker processes on this machine, each running the stage on one shard after the other.
 
 Processes rather than threads, because decoding many small photos holds Python's lock. A worker whose parent dies ends by itself,
 because its pipe closes.
@@ -95,7 +95,9 @@ class LocalEngine:
                     if kind == "error":
                         raise value
                     if value is not None:
-                        worker.received.extend(batch.cast(schema) for batch in pa.ipc.open_stream(value))
+                        answer = pa.ipc.open_stream(value)
+                        same = answer.schema.equals(schema)
+                        worker.received.extend(batch if same else batch.cast(schema) for batch in answer)
                     if kind == "batch":
                         continue
                     # Yield only complete shards: if the worker dies before the end of a shard, another repeats its rows.
