@@ -21,7 +21,7 @@ from pathlib import Path
 
 import fruits
 from benchmarks.rows import _link, _tiny_backbone
-from fruits.photos.generated import orchard
+from fruits.photos.generated import generator
 from fruits.photos.reading.packing import pack
 
 COMMANDS = ("run", "apply", "evaluate", "pack", "audit")
@@ -37,7 +37,7 @@ def main() -> None:
         print(json.dumps(_measured(choices.one[0], Path(choices.one[1]))))
         return
     with tempfile.TemporaryDirectory(prefix="fruits-commands-", dir=os.environ.get("FRUITS_SCRATCH")) as scratch:
-        orchard.plant(Path(scratch, "orchard"), photos=400)
+        generator.write_photos(Path(scratch, "orchard"), photos=400)
         photos = sorted(Path(scratch, "orchard").rglob("*.jpg"))
         _tiny_backbone(Path(scratch, "tiny.onnx"))
         print(f"{'command':>10} {'photos':>10} {'driver MB':>10} {'bytes/photo':>12} {'us/photo':>10}")

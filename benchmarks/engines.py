@@ -84,8 +84,8 @@ def compare(local: Path, spark: Path) -> list[str]:
         recogniser = bundles.load(out)
         stored = EmbeddingTable(str(out), f"embeddings/{recogniser.computation}")
         found = np.full((listed.num_rows, recogniser.card.embedding_size), np.nan, np.float32)
-        for holding in take(stored, listed).holdings:
-            found[holding.catalogue_rows] = vectors_of(stored.read(holding.file))
+        for entry in take(stored, listed).file_rows:
+            found[entry.catalogue_rows] = vectors_of(stored.read(entry.file))
         vectors.append(found)
         answers.append(recogniser.classify(found)[1].argmax(axis=1))
     variance = np.abs(np.array(one[_CURVE]) - np.array(other[_CURVE])).max()

@@ -31,7 +31,7 @@ from PIL import Image
 
 from benchmarks.quiet import wait_for_quiet
 from fruits.photos.generated import samples
-from fruits.photos.generated.orchard import VARIETIES, photo
+from fruits.photos.generated.generator import VARIETIES, photo
 
 PHONE: Final = {
     "viewport": {"width": 390, "height": 844},

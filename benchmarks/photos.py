@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fruits.photos.generated import orchard
+from fruits.photos.generated import generator
 
 _SHARED = Path(__file__).parents[2] / "shared" / "fruits-360"
 
@@ -22,8 +22,8 @@ def find_photos(folder: Path | None, scratch: Path, *, at_least: int) -> tuple[l
         if given and given is not _SHARED:
             sys.exit(f"'{given}' is no folder; expected one of photos: PHOTOS/Training/<label>/photo.jpg")
     planted = scratch / "orchard"
-    orchard.plant(planted, photos=at_least)
-    return _listed(planted), f"generated fruit (fruits.photos.generated.orchard, {at_least:,} photos)"
+    generator.write_photos(planted, photos=at_least)
+    return _listed(planted), f"generated fruit (fruits.photos.generated.generator, {at_least:,} photos)"
 
 
 def spread(photos: list[Path], count: int) -> list[Path]:

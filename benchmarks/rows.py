@@ -31,7 +31,7 @@ from fruits.config import RunConfig
 from fruits.embedding.card import Card
 from fruits.monitoring.clock import Silent
 from fruits.photos.catalogue.catalogue import list_photos
-from fruits.photos.generated import orchard
+from fruits.photos.generated import generator
 from fruits.storage.embeddings.inventory import plan, take
 from fruits.storage.embeddings.table import EmbeddingTable
 from fruits.storage.tables.schemas import embeddings
@@ -64,7 +64,7 @@ def main() -> None:
         print(json.dumps(found))
         return
     with tempfile.TemporaryDirectory(prefix="fruits-rows-", dir=os.environ.get("FRUITS_SCRATCH")) as scratch:
-        orchard.plant(Path(scratch, "orchard"), photos=1200)  # a file system allows 65,000 names of one file
+        generator.write_photos(Path(scratch, "orchard"), photos=1200)  # a file system allows 65,000 names of one file
         photos = sorted(Path(scratch, "orchard").rglob("*.jpg"))
         labels = sorted({photo.parent.name for photo in photos})[:_LABELS]
         photos = [photo for photo in photos if photo.parent.name in labels]

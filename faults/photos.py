@@ -8,7 +8,7 @@ from pathlib import Path
 
 from obstore.store import S3Store
 
-from fruits.photos.generated import orchard
+from fruits.photos.generated import generator
 
 #: So few that a run takes seconds, and enough for several shards and for kills amid them.
 PHOTOS, VARIETIES = 1200, 8
@@ -16,7 +16,7 @@ PHOTOS, VARIETIES = 1200, 8
 
 def planted(folder: Path, photos: int = PHOTOS, varieties: int = VARIETIES) -> Path:
     """Fill a folder with photos unless it is filled; return it."""
-    orchard.plant(folder, photos=photos, varieties=varieties)
+    generator.write_photos(folder, photos=photos, varieties=varieties)
     return folder
 
 

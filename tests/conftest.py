@@ -20,7 +20,7 @@ from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
 from fruits.config import RunConfig
-from fruits.photos.generated import orchard
+from fruits.photos.generated import generator
 from fruits.training import pipeline
 
 # Time limits per example say more about the machine than about the code. The same examples every time, so that red means
@@ -176,7 +176,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """320 generated photos of 8 varieties under Training/ and Test/; nobody may change them."""
 
     def plant(folder: Path) -> None:
-        orchard.plant(folder / "photos", photos=320, varieties=8, workers=1)
+        generator.write_photos(folder / "photos", photos=320, varieties=8, workers=1)
 
     return once_for_all_workers(tmp_path_factory, "orchard", plant) / "photos"
 

@@ -179,7 +179,7 @@ class RunConfig:
         if self.workers == 0:
             object.__setattr__(self, "workers", usable_cores())
 
-    def settled(self, named_sources: int) -> RunConfig:
+    def with_photo_defaults(self, named_sources: int) -> RunConfig:
         """Return the options with defaults that depend on the photos filled in.
 
         Parameters

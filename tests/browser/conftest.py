@@ -30,7 +30,7 @@ from tests.commands import Command, Commands
 from tests.once import once_for_all_workers
 
 from fruits.config import RunConfig
-from fruits.photos.generated import orchard
+from fruits.photos.generated import generator
 from fruits.training import pipeline
 
 #: A label, so the name of a folder, that would do something if it were taken for HTML.
@@ -76,7 +76,7 @@ def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Recogniser:
 
     def run(root: Path) -> None:
         photos = root / "photos"
-        orchard.plant(photos, photos=420, varieties=14, workers=2)
+        generator.write_photos(photos, photos=420, varieties=14, workers=2)
         for split in ("Training", "Test"):
             (photos / split / "Tuskana Yellow").rename(photos / split / HOSTILE_LABEL)
         with (root / "taxonomy.csv").open("w", encoding="utf-8", newline="") as file:

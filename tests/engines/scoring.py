@@ -25,7 +25,7 @@ from fruits.training.fitting.feature_file import FeatureFile
 from fruits.training.fitting.features import positions
 from fruits.training.fitting.training_set import TrainingSet
 from fruits.training.scoring import scored
-from fruits.training.scoring.nearest import Sought, nearest_distances
+from fruits.training.scoring.nearest import NearestQueries, nearest_distances
 
 LABELS = ("Apple Braeburn 1", "Apple Golden 1", "Banana 1", "Corn 1", "Thing of no kind")
 _K = 70
@@ -43,7 +43,7 @@ class Made:
     place: np.ndarray
     groups: np.ndarray
     scorer: scored.Scorer
-    sought: Sought
+    sought: NearestQueries
 
     @classmethod
     def of(cls, folder: Path, n: int = 600) -> Made:
@@ -73,7 +73,7 @@ class Made:
         certainty = Certainty(0.8, 0.7, 0.5, 1.0, Limits(0.1, 0.1, 50))
         asked = np.flatnonzero((split == "test") & ok)
         place = positions(ok)
-        sought = Sought(
+        sought = NearestQueries(
             unit(features[place[train[::5]]][:, :64]), label[train[::5]], unit(features[place[asked[::2]]][:, :64])
         )
         return cls(

@@ -20,7 +20,7 @@ from fruits.assessment.printed import as_text
 from fruits.assessment.results import evaluation_of
 from fruits.config import RunConfig
 from fruits.errors import ConfigError, StoreError
-from fruits.photos.generated import orchard
+from fruits.photos.generated import generator
 from fruits.storage.tables import spool
 from fruits.training import pipeline
 
@@ -48,7 +48,7 @@ def by_name(evaluated: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """Results on 12 films of 32 frames, with their record and evaluation; tests only read them, or copy them first."""
     root = tmp_path_factory.mktemp("filmed")
-    orchard.plant(root / "photos", photos=384, varieties=4, workers=1)
+    generator.write_photos(root / "photos", photos=384, varieties=4, workers=1)
     (root / "meaning.csv").write_text(
         "label,kind,variety\nApfelino Red 1,round,apfelino\nSunglobe Orange,round,sunglobe\nMoon Pear 1,pear,moon\n"
     )

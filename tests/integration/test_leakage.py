@@ -17,7 +17,7 @@ from fruits.assessment.evaluation import evaluate
 from fruits.assessment.printed import as_text
 from fruits.assessment.results import evaluation_of
 from fruits.config import RunConfig
-from fruits.photos.generated import orchard
+from fruits.photos.generated import generator
 from fruits.training import pipeline
 
 Fruits = Callable[..., Any]
@@ -142,7 +142,7 @@ def test_photos_that_are_gone_when_they_are_looked_at_again_are_no_reason_to_fai
 
 
 def test_neighbours_in_image_sequences_count_as_leaks(tmp_path: Path) -> None:
-    orchard.plant(tmp_path / "photos", photos=384, varieties=4, workers=1)
+    generator.write_photos(tmp_path / "photos", photos=384, varieties=4, workers=1)
     record = run(tmp_path / "out", tmp_path / "photos")
     leakage = record["leakage"]
     assert record["evaluated"]["grouped_by"] == "sequence"

@@ -13,7 +13,7 @@ import pytest
 
 from fruits.config import RunConfig
 from fruits.photos.catalogue import builder
-from fruits.photos.generated import orchard
+from fruits.photos.generated import generator
 from fruits.storage.embeddings import inventory
 from fruits.storage.tables import catalogue_rows, spool
 from fruits.training import finished, pipeline
@@ -56,7 +56,7 @@ def test_run_that_holds_nothing_in_memory_has_the_same_results(
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on 600 photos of 8 varieties, of which one is not tested and one is tested without training photos."""
     root = tmp_path_factory.mktemp("many")
-    orchard.plant(root / "photos", photos=600, varieties=8, workers=1)
+    generator.write_photos(root / "photos", photos=600, varieties=8, workers=1)
     varieties = sorted(folder.name for folder in root.glob("photos/Training/*"))
     shutil.rmtree(root / "photos" / "Test" / varieties[0])
     shutil.rmtree(root / "photos" / "Training" / varieties[-1])

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fruits.embedding.backbone import find_backbone
-from fruits.photos.generated import orchard
+from fruits.photos.generated import generator
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser import shipped
 
@@ -53,7 +53,7 @@ def test_it_is_made_from_the_network_that_a_run_starts_from(recogniser: bundles.
 
 
 def test_photo_is_recognised_without_any_results(fruits: Fruits, tmp_path: Path) -> None:
-    orchard.plant(tmp_path / "photos", photos=24, varieties=2, workers=1)
+    generator.write_photos(tmp_path / "photos", photos=24, varieties=2, workers=1)
     photo = next((tmp_path / "photos").glob("*/*/*.jpg"))
     done = fruits("predict", photo, "--json")
     assert done.code == 0, done.stderr
@@ -108,7 +108,7 @@ def test_service_starts_without_any_results(fruits: Fruits, tmp_path: Path) -> N
 
 
 def test_places_of_the_map_add_up_to_the_answer(recogniser: bundles.Bundle, tmp_path: Path) -> None:
-    orchard.plant(tmp_path / "photos", photos=24, varieties=2, workers=1)
+    generator.write_photos(tmp_path / "photos", photos=24, varieties=2, workers=1)
     photo = next((tmp_path / "photos").glob("*/*/*.jpg")).read_bytes()
     explained = recogniser.explain(photo)
     assert explained.places.shape == (7, 7)
@@ -119,7 +119,7 @@ def test_places_of_the_map_add_up_to_the_answer(recogniser: bundles.Bundle, tmp_
 
 
 def test_what_made_a_photo_look_like_a_label_is_drawn_on_it(recogniser: bundles.Bundle, tmp_path: Path) -> None:
-    orchard.plant(tmp_path / "photos", photos=24, varieties=2, workers=1)
+    generator.write_photos(tmp_path / "photos", photos=24, varieties=2, workers=1)
     photo = next((tmp_path / "photos").glob("*/*/*.jpg")).read_bytes()
     drawn = [recogniser.explained_thumbnail(photo, label) for label in (recogniser.labels[0], recogniser.labels[-1])]
     assert [Image.open(BytesIO(picture or b"")).size for picture in drawn] == [(128, 128)] * 2

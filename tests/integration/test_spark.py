@@ -64,8 +64,8 @@ def embeddings(out: Path) -> tuple[list[str], np.ndarray]:
     bundle = bundles.load(out)
     stored = EmbeddingTable(str(out), f"embeddings/{bundle.computation}")
     vectors = np.full((listed.num_rows, bundle.card.embedding_size), np.nan, np.float32)
-    for holding in take(stored, listed).holdings:
-        vectors[holding.catalogue_rows] = vectors_of(stored.read(holding.file))
+    for entry in take(stored, listed).file_rows:
+        vectors[entry.catalogue_rows] = vectors_of(stored.read(entry.file))
     return listed["uri"].to_pylist(), vectors
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from fruits.photos.generated import orchard
+from fruits.photos.generated import generator
 from fruits.recogniser import bundle as bundles
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.repository import NewSubmission, Receipt, Submissions
@@ -38,7 +38,7 @@ class Submitted:
 def submitted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Submitted:
     """Photos of a fruit that the recogniser has never seen: most corrected by the owner, one refused, one not looked at."""
     folder = tmp_path_factory.mktemp("loop")
-    orchard.plant(folder / "orchard", photos=9 * 40, varieties=9, workers=1)
+    generator.write_photos(folder / "orchard", photos=9 * 40, varieties=9, workers=1)
     known = {path.name for path in (photos / "Training").iterdir()}
     (name,) = {path.name for path in (folder / "orchard" / "Training").iterdir()} - known
     unseen = [path.read_bytes() for path in sorted(folder.glob(f"orchard/T*/{name}/*.jpg"))]

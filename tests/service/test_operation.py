@@ -360,7 +360,7 @@ def test_a_file_that_cannot_be_cleaned_now_does_not_keep_the_service_from_starti
     config = ServiceConfig(out=shipped.path(), data=str(tmp_path / "data"), workers=1)
     database = Database.open(config.database)
     with database.writing() as connection:
-        database.must_scrub(connection)
+        database.request_scrub(connection)
     log = io.StringIO()
     telemetry = Telemetry(log)
     telemetry.start()
@@ -370,6 +370,6 @@ def test_a_file_that_cannot_be_cleaned_now_does_not_keep_the_service_from_starti
     telemetry.stop()
     assert "cannot be cleaned now" in log.getvalue()
     assert resources.submissions.recover() == 0
-    assert not database.must_be_scrubbed()
+    assert not database.is_scrub_pending()
     resources._close()
     database.close()

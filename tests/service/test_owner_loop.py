@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from fruits.photos.generated import orchard
+from fruits.photos.generated import generator
 from fruits.recogniser import bundle as bundles
 from fruits.service.submissions.reviewed.test_set import split_of
 
@@ -22,7 +22,7 @@ LABEL = "Newcomer"
 def newcomer(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """Photos of a fruit that the recogniser has never seen."""
     folder = tmp_path_factory.mktemp("newcomer")
-    orchard.plant(folder, photos=9 * 30, varieties=9, workers=1)
+    generator.write_photos(folder, photos=9 * 30, varieties=9, workers=1)
     known = {path.name for path in (photos / "Training").iterdir()}
     (name,) = {path.name for path in (folder / "Training").iterdir()} - known
     return [path.read_bytes() for path in sorted(folder.glob(f"T*/{name}/*.jpg"))]

@@ -18,7 +18,7 @@ from PIL import Image
 
 from fruits.photos.catalogue.consent import consent_of
 from fruits.photos.decoding.images import to_thumbnail
-from fruits.photos.generated import orchard
+from fruits.photos.generated import generator
 from fruits.recogniser import bundle as bundles
 from fruits.service.submissions.database import Database
 from fruits.service.submissions.repository import NewSubmission, Receipt, Submissions
@@ -60,7 +60,7 @@ class Loop:
 def loop(tmp_path_factory: pytest.TempPathFactory, finished_run: Any, fruits: Callable[..., Any]) -> Loop:
     """Thirty photos of a new fruit, submitted and reviewed; half of their visitors agreed that others see them."""
     folder = tmp_path_factory.mktemp("withdrawn")
-    orchard.plant(folder / "orchard", photos=9 * 34, varieties=9, workers=1)
+    generator.write_photos(folder / "orchard", photos=9 * 34, varieties=9, workers=1)
     known = {path.name for path in (finished_run.photos / "Training").iterdir()}
     name = min({path.name for path in (folder / "orchard" / "Training").iterdir()} - known)
     photos = []

@@ -81,8 +81,9 @@ def test_catalogue_uses_the_terms_of_the_field() -> None:
 
 #: Parts of names in the code that a reader from outside would not understand; the terms are those of the messages.
 PRIVATE_NAMES = re.compile(
-    r"(?<![a-z])(alike|aside|believed|cooled|dealt|doubt|doors?|films?|forget|forgetting|forgotten|gathered|given_back|glance|"
-    r"held_back|hold_back|lanes?|strangeness|suspects?)(?![a-z])",
+    r"(?<![a-z])(alike|aside|believed|byrow|cooled|dealt|doubt|doors?|films?|forget|forgetting|forgotten|gathered|given_back|glance|"
+    r"hear|heard|held_back|hold_back|holdings?|lanes?|learnable|nameless|orchard|saw|sayable|sought|strangeness|suspects?|"
+    r"understood|undo)(?![a-z])",
     re.IGNORECASE,
 )
 #: Former names of fields of the API, given for one more version.

@@ -127,7 +127,7 @@ def audit(config: RunConfig, *, progress: Progress | None = None, command: str =
             progress.start("catalogue", None)
             catalogue = catalogued(config, progress)
             for remark in catalogue.remarks():
-                progress.say(remark)
+                progress.note(remark)
             _refuse_too_many(catalogue)
             prepared = prepare(config, network, catalogue, objects)
         inventory, computed = embed(

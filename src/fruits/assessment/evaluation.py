@@ -108,7 +108,7 @@ def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None 
     claim(out_of_runs, "results")
     run.objects.write("evaluation.json", json_text(kept, indent=1, ensure_ascii=False).encode())
     examples = example_photos(
-        run.catalogue, records.wrong(run.record), access_of_run(run.record["config"]),
+        run.catalogue, records.misclassified(run.record), access_of_run(run.record["config"]),
         explained=run.bundle.explained_thumbnail,
     )  # fmt: skip
     run.objects.write(REPORT, render(run.record, examples, kept).encode())

@@ -15,7 +15,7 @@ from fruits.config import Fit
 from fruits.errors import counted
 from fruits.monitoring.clock import Progress
 from fruits.monitoring.display import shown
-from fruits.storage.objects import Objects, under
+from fruits.storage.objects import Objects, uri_of
 from fruits.storage.outputs.runs import REPORT, key_of
 from fruits.storage.tables.parquet import read_table
 from fruits.training.options import StrPath, as_call, config_of, path_of, paths
@@ -148,7 +148,7 @@ class Evaluation:
     @property
     def report(self) -> str:
         """Location of the report, one HTML file, which now includes this evaluation."""
-        return under(self.folder, REPORT)
+        return uri_of(self.folder, REPORT)
 
     def table(self) -> pa.Table:
         """Return the protocols as an Arrow table, one row each, one column per attribute of
@@ -225,14 +225,14 @@ class Audit:
         lines = [f"{f'{one.sort}:'.replace('_', ' '):17}{one}" for one in self.counts]
         told = (
             f"to look at: {self.flagged:,} of {counted(self.photos, 'photo')} (near-duplicates count if their labels "
-            f"differ); page in {self.page}, all findings in {under(self.out, 'findings.parquet')}"
+            f"differ); page in {self.page}, all findings in {uri_of(self.out, 'findings.parquet')}"
         )
         return "\n".join([*lines, told])
 
     @property
     def page(self) -> str:
         """Location of the page, one HTML file with the flagged photos."""
-        return under(self.out, "audit.html")
+        return uri_of(self.out, "audit.html")
 
     def findings(self) -> pa.Table:
         """Return all findings as an Arrow table, one row per photo and type; values that do not apply are null.
@@ -339,7 +339,7 @@ def evaluation_of(record: Mapping[str, Any]) -> Evaluation:
     measured = [column.name for column in fields(Protocol) if column.name != "sources"]
     return Evaluation(
         **{name: record[name] for name in _SAME},
-        folder=under(record["out"], key_of(record["run"])) if record["run"] else record["out"],
+        folder=uri_of(record["out"], key_of(record["run"])) if record["run"] else record["out"],
         sources=tuple(record["sources"]),
         protocols=tuple(
             Protocol(

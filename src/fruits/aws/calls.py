@@ -143,7 +143,7 @@ class Aws:
             self._clients[service] = session.client(service, region_name=self.region, config=config)
         return self._clients[service]
 
-    def who(self) -> dict[str, str]:
+    def caller_identity(self) -> dict[str, str]:
         """Return account and ARN of the current user."""
         answer = self.call("sts", "get_caller_identity")
         return {"account": answer["Account"], "arn": answer["Arn"]}

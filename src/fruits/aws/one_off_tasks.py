@@ -67,7 +67,7 @@ def run(
     resources: TaskResources,
     words: Sequence[str],
     *,
-    say: Callable[[str], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
     poll_s: float = _POLL_S,
 ) -> list[str]:
     """Run ``fruits`` with these arguments inside the network, wait until it ends and return its output lines.
@@ -82,7 +82,7 @@ def run(
         reasons = "; ".join(str(one.get("reason")) for one in answer.get("failures", ())) or "no reason given"
         raise AwsError(f"the task cannot start ({reasons}); see 'fruits aws status', then try again")
     arn = answer["tasks"][0]["taskArn"]
-    say(f"task {arn.rpartition('/')[2]} started; it takes a minute")
+    note(f"task {arn.rpartition('/')[2]} started; it takes a minute")
     for _ in range(int(_PATIENCE_S / max(poll_s, 0.01))):
         [task] = aws.call("ecs", "describe_tasks", cluster=resources.cluster, tasks=[arn])["tasks"]
         if task["lastStatus"] == "STOPPED":
@@ -103,7 +103,7 @@ def run(
 
 def add_token(
     aws: Aws, resources: TaskResources, who: str, role: str, rate: int | None = None, *,
-    say: Callable[[str], None] = lambda _: None, poll_s: float = _POLL_S,
+    note: Callable[[str], None] = lambda _: None, poll_s: float = _POLL_S,
 ) -> dict[str, Any]:  # fmt: skip
     """Create a token, store it in Secrets Manager and register its hash with the service.
 
@@ -131,7 +131,7 @@ def add_token(
         ) from exc
     words = ["tokens", "add", who, "--role", role, "--sha256", digest_of(token)]
     try:
-        run(aws, resources, [*words, *(["--rate", str(rate)] if rate is not None else [])], say=say, poll_s=poll_s)
+        run(aws, resources, [*words, *(["--rate", str(rate)] if rate is not None else [])], note=note, poll_s=poll_s)
     except BaseException:
         with suppress(AwsError):
             aws.call("secretsmanager", "delete_secret", SecretId=secret, ForceDeleteWithoutRecovery=True)
@@ -144,25 +144,25 @@ def revoke_token(
     resources: TaskResources,
     who: str,
     *,
-    say: Callable[[str], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
     poll_s: float = _POLL_S,
 ) -> dict[str, Any]:
     """Revoke a token: the service refuses it within seconds, and its secret is deleted."""
     secret = resources.secret(_checked(who))
     try:
-        run(aws, resources, ["tokens", "revoke", who], say=say, poll_s=poll_s)
+        run(aws, resources, ["tokens", "revoke", who], note=note, poll_s=poll_s)
     except AwsError as exc:
         # A secret whose token the service does not know is useless and blocks the name.
         if f"no token '{who}' is in use" not in str(exc):
             raise
-        say(f"the service has no token {who}; its secret is deleted")
+        note(f"the service has no token {who}; its secret is deleted")
     with suppress(AwsAbsentError):
         aws.call("secretsmanager", "delete_secret", SecretId=secret, ForceDeleteWithoutRecovery=True)
     return {"name": who, "revoked": True, "secret": secret}
 
 
 def export(
-    aws: Aws, resources: TaskResources, *, say: Callable[[str], None] = lambda _: None, poll_s: float = _POLL_S
+    aws: Aws, resources: TaskResources, *, note: Callable[[str], None] = lambda _: None, poll_s: float = _POLL_S
 ) -> dict[str, Any]:
     """Export the reviewed photos to where the next run can read them; return the report of the export."""
     words = [
@@ -173,12 +173,12 @@ def export(
         "--photos",
         f"s3://{resources.photos}/submissions",
     ]
-    told = _told(run(aws, resources, [*words, "--json"], say=say, poll_s=poll_s))
+    told = _json_result(run(aws, resources, [*words, "--json"], note=note, poll_s=poll_s))
     return {**told, "to": f"s3://{resources.photos}/{REVIEWED}"}
 
 
 def purge(
-    aws: Aws, resources: TaskResources, keep_days: int, *, adopt: bool = False, say: Callable[[str], None] = lambda _: None,
+    aws: Aws, resources: TaskResources, keep_days: int, *, adopt: bool = False, note: Callable[[str], None] = lambda _: None,
     poll_s: float = _POLL_S,
 ) -> dict[str, Any]:  # fmt: skip
     """Delete old submissions and scrub the database's files; ``adopt`` as in ``fruits submissions purge``."""
@@ -191,7 +191,7 @@ def purge(
         f"s3://{resources.photos}/submissions",
         "--json",
     ]
-    return _told(run(aws, resources, [*words, *(["--adopt"] if adopt else [])], say=say, poll_s=poll_s))
+    return _json_result(run(aws, resources, [*words, *(["--adopt"] if adopt else [])], note=note, poll_s=poll_s))
 
 
 def _lines(aws: Aws, resources: TaskResources, arn: str) -> list[str]:
@@ -203,7 +203,7 @@ def _lines(aws: Aws, resources: TaskResources, arn: str) -> list[str]:
     return found
 
 
-def _told(lines: list[str]) -> dict[str, Any]:
+def _json_result(lines: list[str]) -> dict[str, Any]:
     """Return the one JSON object among the lines."""
     for line in reversed(lines):
         with suppress(ValueError):

@@ -33,7 +33,7 @@ _DIGEST: Final = "sha256"
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class UploadResult:
     """Result of sending one file."""
 
     key: str
@@ -60,7 +60,7 @@ def calls_for(path: Path, bucket: str, key: str) -> list[Call]:
     ]
 
 
-def send(aws: Aws, path: Path, bucket: str, key: str, *, progress: Progress | None = None) -> Sent:
+def send(aws: Aws, path: Path, bucket: str, key: str, *, progress: Progress | None = None) -> UploadResult:
     """Send a file to a bucket unless it is already there; resume an interrupted upload.
 
     Every part and the whole are sent with their SHA-256; S3 verifies them and stores the latter with the object.
@@ -78,7 +78,7 @@ def send(aws: Aws, path: Path, bucket: str, key: str, *, progress: Progress | No
         there = aws.call("s3", "head_object", Bucket=bucket, Key=key)
         if there["ContentLength"] == size and there.get("Metadata", {}).get(_DIGEST) == digest:
             progress.advance(size)
-            return Sent(key, size, 0, 0)
+            return UploadResult(key, size, 0, 0)
     about = {"Metadata": {_DIGEST: digest}, "ChecksumAlgorithm": "SHA256"}
     if size <= PART_BYTES:
         aws.call(
@@ -86,7 +86,7 @@ def send(aws: Aws, path: Path, bucket: str, key: str, *, progress: Progress | No
             ChecksumSHA256=_base64(bytes.fromhex(digest)), **about,
         )  # fmt: skip
         progress.advance(size)
-        return Sent(key, size, size, 0)
+        return UploadResult(key, size, size, 0)
     upload, arrived = _begun(aws, bucket, key)
     if upload is None:
         upload = aws.call("s3", "create_multipart_upload", Bucket=bucket, Key=key, **about)["UploadId"]
@@ -99,7 +99,7 @@ def send(aws: Aws, path: Path, bucket: str, key: str, *, progress: Progress | No
     there = aws.call("s3", "head_object", Bucket=bucket, Key=key)
     if there["ContentLength"] != size:
         raise AwsError(f"s3://{bucket}/{key} has {there['ContentLength']:,} bytes, expected {size:,}; upload again")
-    return Sent(key, size, parts.sent_bytes, parts.kept)
+    return UploadResult(key, size, parts.sent_bytes, parts.kept)
 
 
 def upload_photos(

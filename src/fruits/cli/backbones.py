@@ -123,7 +123,7 @@ def backbones_pull(
             )
         found = as_backbone(pulled.network, given, embedding)
         path = save(found, folder)
-    _tell(found, path, as_json=as_json)
+    _print_backbone(found, path, as_json=as_json)
 
 
 def backbones_export(
@@ -148,10 +148,10 @@ def backbones_export(
 
     found, apart = export(network, None if photos is None else lambda size: _pixels(photos, size), name or "")
     note(f"as torch says it, up to {apart:.1g} of the largest number")
-    _tell(found, save(found, to or own_folder()), as_json=as_json)
+    _print_backbone(found, save(found, to or own_folder()), as_json=as_json)
 
 
-def _tell(found: Backbone, path: Path, *, as_json: bool) -> None:
+def _print_backbone(found: Backbone, path: Path, *, as_json: bool) -> None:
     from fruits.embedding.backbone import own_folder  # noqa: PLC0415
 
     card = found.card

@@ -76,7 +76,7 @@ def _with_volume(function: Callable[..., None]) -> Callable[..., None]:
     return called
 
 
-class _Helped:
+class _PlainHelp:
     """Help in the usual Python style: ``[OPTIONS] PHOTOS...``, upper-case values, untruncated summaries."""
 
     params: list[Any]
@@ -97,7 +97,7 @@ class _Helped:
                     formatter.write_dl(rows)
 
 
-class Command(_Helped, TyperCommand):
+class Command(_PlainHelp, TyperCommand):
     """A command."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ARG002 - as Click calls it
@@ -127,7 +127,7 @@ class Command(_Helped, TyperCommand):
             )
 
 
-class Group(_Helped, TyperGroup):
+class Group(_PlainHelp, TyperGroup):
     """A group of commands."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -255,7 +255,7 @@ def close_streams() -> str:
     return why
 
 
-class _Patient(io.FileIO):
+class _PipeTolerant(io.FileIO):
     """A stream that is redirected to the null device when its reader exits, for this process and its children."""
 
     why = ""
@@ -273,7 +273,7 @@ class _Patient(io.FileIO):
 
 
 def _patient(stream: TextIO | None, number: int) -> TextIO:
-    raw = _Patient(number, "w", closefd=False)
+    raw = _PipeTolerant(number, "w", closefd=False)
     if stream is None:
         return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=number == 2)
     with suppress(OSError, ValueError):

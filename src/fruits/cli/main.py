@@ -132,7 +132,7 @@ def demo(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Generate photos of fruit and run the whole chain on them."""
-    from fruits.photos.generated import orchard  # noqa: PLC0415
+    from fruits.photos.generated import generator  # noqa: PLC0415
 
     folder, results = Path(to) / "photos", Path(to) / "results"
     meaning = Path(to) / "taxonomy.csv"
@@ -141,10 +141,10 @@ def demo(
     with Display() as display:
         display.start("making photos", photos)
         try:
-            orchard.plant(folder, photos=photos, seed=seed, progress=display.advance)
+            generator.write_photos(folder, photos=photos, seed=seed, progress=display.advance)
         except OSError as exc:
             raise StoreError(f"photos cannot be written to '{folder}' ({exc.strerror}); choose another --to") from exc
-        meaning.write_text(orchard.taxonomy(), "utf-8")
+        meaning.write_text(generator.taxonomy(), "utf-8")
     _run(RunConfig(sources=(str(folder),), out=str(results), taxonomy=str(meaning)), as_json=as_json)
     if not as_json:
         example = sorted((folder / "Test").rglob("*.jpg"))[0]

@@ -243,7 +243,7 @@ def submissions_export(
     from fruits.service.submissions.reviewed.export import export  # noqa: PLC0415
 
     with closing(_open(out, options)) as opened:
-        done = export(_submissions(opened, out, options), to, say=note)
+        done = export(_submissions(opened, out, options), to, note=note)
     if as_json:
         typer.echo(json_text(asdict(done)))
         return

@@ -153,7 +153,7 @@ def study_scaling(
     from fruits.aws.pricing import prices as tables  # noqa: PLC0415
     from fruits.monitoring.cores import usable_cores  # noqa: PLC0415
 
-    table, cores = tables.load(prices), study.up_to(usable_cores())
+    table, cores = tables.load(prices), study.worker_counts(usable_cores())
     projected_for = projection.ProjectionOptions(
         photos=tuple(_numbers("projected", projected, "1e6,1e9")),
         deadline_h=deadline,

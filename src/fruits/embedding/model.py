@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fruits.errors import StoreError, option
-from fruits.storage.objects import opened, under
+from fruits.storage.objects import opened, uri_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class ModelFile:
         data = objects.read(self.key)
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise StoreError(
-                f"'{under(self.root, self.key)}' is not the network that was put there; run again: it is made anew"
+                f"'{uri_of(self.root, self.key)}' is not the network that was put there; run again: it is made anew"
             )
         return _kept(data, f"{self.sha256}.onnx")
 

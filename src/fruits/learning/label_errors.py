@@ -64,17 +64,17 @@ def find_label_errors(
     """
     learnt, own = np.unique(labels, return_inverse=True)
     n = len(labels)
-    learnable, best = np.zeros(n, bool), np.zeros(n, np.int64)
+    in_training, best = np.zeros(n, bool), np.zeros(n, np.int64)
     given, best_probability = np.zeros(n, np.float32), np.zeros(n, np.float32)
     for rows, known, probabilities in out_of_fold(features, labels, groups):
         best[rows], best_probability[rows] = known[probabilities.argmax(axis=1)], probabilities.max(axis=1)
         place = np.minimum(np.searchsorted(known, own[rows]), len(known) - 1)
-        learnable[rows] = known[place] == own[rows]
-        given[rows] = np.where(learnable[rows], probabilities[np.arange(len(rows)), place], 0)
-    count = np.bincount(own[learnable], minlength=len(learnt))
-    average = np.bincount(own[learnable], weights=given[learnable], minlength=len(learnt)) / np.maximum(count, 1)
+        in_training[rows] = known[place] == own[rows]
+        given[rows] = np.where(in_training[rows], probabilities[np.arange(len(rows)), place], 0)
+    count = np.bincount(own[in_training], minlength=len(learnt))
+    average = np.bincount(own[in_training], weights=given[in_training], minlength=len(learnt)) / np.maximum(count, 1)
     other = (best != own) & (best_probability > given) & (average[best] > 0)
-    chosen = np.flatnonzero(other & learnable & (best_probability >= _CONFIDENT * average[best]))
+    chosen = np.flatnonzero(other & in_training & (best_probability >= _CONFIDENT * average[best]))
     order = np.argsort(given[chosen] - best_probability[chosen], kind="stable")
     rows = chosen[order]
     return LabelErrors(rows, learnt[best[rows]], given[rows], best_probability[rows])

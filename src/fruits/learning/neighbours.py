@@ -29,7 +29,7 @@ LEAK_LIMIT: Final = 0.05
 COPIES_SHARE: Final = 0.95
 
 
-class ByRow(Protocol):
+class FeatureRows(Protocol):
     """Numbers of n photos, by row: an array of shape (n, k), or one that is read when rows are asked for."""
 
     @property
@@ -166,7 +166,7 @@ def nearest(
 
 def nearest_distance(
     queries: NDArray[np.float32],
-    rows: ByRow,
+    rows: FeatureRows,
     bank: NDArray[Any],
     *,
     other_than: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,

@@ -23,7 +23,7 @@ class Progress(Protocol):
     def advance(self, photos: int) -> None:
         """Add ``photos`` to the finished photos of the step."""
 
-    def say(self, message: str) -> None:
+    def note(self, message: str) -> None:
         """Show a message."""
 
 
@@ -36,7 +36,7 @@ class Silent:
     def advance(self, photos: int) -> None:
         """Do nothing."""
 
-    def say(self, message: str) -> None:
+    def note(self, message: str) -> None:
         """Do nothing."""
 
 
@@ -144,9 +144,9 @@ class Watcher:
         with self._sampling:
             memory_bytes, cpu_s = self._tree.measure()
             self._peak_bytes = max(self._peak_bytes, memory_bytes)
-            self._saw(memory_bytes, cpu_s, last=last)
+            self._record_sample(memory_bytes, cpu_s, last=last)
 
-    def _saw(self, memory_bytes: int, cpu_s: float, *, last: bool) -> None:
+    def _record_sample(self, memory_bytes: int, cpu_s: float, *, last: bool) -> None:
         """Record a sample; hook for subclasses."""
 
     def _watch(self) -> None:

@@ -70,7 +70,7 @@ class Display:
         self._photos += photos
         self._bars.advance(self._task, photos)
 
-    def say(self, message: str) -> None:
+    def note(self, message: str) -> None:
         """Print a line above the bars."""
         if not self._quiet:
             self._console.print(Text(message, style="dim"), soft_wrap=True)

@@ -85,9 +85,9 @@ class Timeline(Watcher):
             self._photos += photos
         self._progress.advance(photos)
 
-    def say(self, message: str) -> None:
+    def note(self, message: str) -> None:
         """Show a message."""
-        self._progress.say(message)
+        self._progress.note(message)
 
     def summary(self, *, seconds: float, cores: int, work: Mapping[str, float], usd: float | None) -> dict[str, Any]:
         """Return the timeline and derived rates as plain values.
@@ -126,7 +126,7 @@ class Timeline(Watcher):
         self._seen = self._ask() or self._seen
         self._asked_at = time.perf_counter()
 
-    def _saw(self, memory_bytes: int, cpu_s: float, *, last: bool) -> None:
+    def _record_sample(self, memory_bytes: int, cpu_s: float, *, last: bool) -> None:
         now, photos = time.perf_counter(), self._photos
         then, photos_then, cpu_then = self._last = self._last or (now, photos, cpu_s)
         self._most_bytes = max(self._most_bytes, memory_bytes)

@@ -25,7 +25,7 @@ from fruits.embedding.graphs.onnx_file import MAX_BYTES
 from fruits.errors import BundleError, ConfigError, command, option
 from fruits.learning.heads import Head, get_head
 from fruits.storage.disk.local import RefusedFileError, read_plain
-from fruits.storage.objects import AbsentError, is_remote, opened, under
+from fruits.storage.objects import AbsentError, is_remote, opened, uri_of
 from fruits.storage.outputs import runs
 from fruits.storage.sanitising import json_text, printable
 
@@ -126,7 +126,7 @@ def folder_of(path: str) -> str:
     there = opened(path).stat(MANIFEST) is not None if is_remote(path) else os.path.lexists(Path(path) / MANIFEST)
     if there:
         return runs.resolved(path)
-    return under(runs.find(path).folder, runs.BUNDLE)
+    return uri_of(runs.find(path).folder, runs.BUNDLE)
 
 
 def _manifest_of(folder: str, path: str) -> dict[str, Any]:

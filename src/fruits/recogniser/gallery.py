@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.learning.moments import unit
-from fruits.learning.neighbours import ByRow
+from fruits.learning.neighbours import FeatureRows
 from fruits.photos.catalogue.consent import consent_of
 
 #: Side of a thumbnail, in pixels, and its JPEG quality.
@@ -135,7 +135,7 @@ class Gallery:
         return found
 
 
-def choose(features: ByRow, labels: NDArray[np.int64], most: int = PHOTOS) -> NDArray[np.int64]:
+def choose(features: FeatureRows, labels: NDArray[np.int64], most: int = PHOTOS) -> NDArray[np.int64]:
     """Choose gallery photos among n training photos: the same number per label, spread as far apart as possible.
 
     Parameters
@@ -161,7 +161,7 @@ def choose(features: ByRow, labels: NDArray[np.int64], most: int = PHOTOS) -> ND
     return np.array(in_turn[:most], np.int64)
 
 
-def _spread(features: ByRow, rows: NDArray[np.int64], count: int) -> Iterator[int]:
+def _spread(features: FeatureRows, rows: NDArray[np.int64], count: int) -> Iterator[int]:
     """Yield the photo nearest to the mean, then repeatedly the one farthest from all before; no duplicates."""
     if len(rows) > _CANDIDATES:
         rows = rows[np.linspace(0, len(rows) - 1, _CANDIDATES).astype(np.int64)]

@@ -80,7 +80,7 @@ def look_alikes(
     if isinstance(counted, dict):
         found |= _well_formed(counted, set(kind_ids))
     return {
-        kind: [{"kind": other, "share": share, "apart": apart(kind, other)} for other, share in others]
+        kind: [{"kind": other, "share": share, "apart": difference(kind, other)} for other, share in others]
         for kind, others in found.items()
         if others
     }
@@ -91,7 +91,7 @@ def season(kind: str) -> tuple[int, ...]:
     return _seasons().get(kind, ())
 
 
-def apart(kind: str, other: str) -> dict[str, str] | None:
+def difference(kind: str, other: str) -> dict[str, str] | None:
     """Return a sentence by language that tells two kinds apart, in either order."""
     return _differences().get(frozenset((kind, other)))
 

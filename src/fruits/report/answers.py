@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from fruits.report.localisation import LocalisedText, decimal, plain, say, share
+from fruits.report.localisation import LocalisedText, decimal, localised, plain, share
 from fruits.report.sums import Sum, lay_out
 
 # Radii of the dots, in pixels: the smallest remains visible, the largest hides no neighbour.
@@ -142,8 +142,10 @@ def view_coverage(record: Mapping[str, Any]) -> Coverage | None:
         asked=down(wanted),
         points=points,
         rows=[(name, point["coverage"], point["precision"]) for name, point in chosen.items()],
-        text=say("coverage_text", photos=coverage["photos"], wanted=share(wanted), sure=share(1 - (1 - wanted) / 3)),
-        description=say("coverage_desc", **texts),
+        text=localised(
+            "coverage_text", photos=coverage["photos"], wanted=share(wanted), sure=share(1 - (1 - wanted) / 3)
+        ),
+        description=localised("coverage_desc", **texts),
     )
 
 
@@ -184,9 +186,9 @@ def _limits(thresholds: Mapping[str, Any]) -> list[LocalisedText]:
         value = thresholds.get(name)
         never = {"variety": 1.0, "kind": 1.0, "probable": min(1.0, thresholds.get("kind") or 1.0) - 1e-9}.get(name)
         if value is not None and not (never is not None and value > never):
-            sentences.append(say(f"limit_{name}", value=texts(value), n=texts(value)))
+            sentences.append(localised(f"limit_{name}", value=texts(value), n=texts(value)))
         elif name in thresholds and name in ("variety", "kind", "probable", "unknown"):
-            sentences.append(say(f"limit_{name}_none"))
+            sentences.append(localised(f"limit_{name}_none"))
     return sentences
 
 
@@ -208,4 +210,4 @@ def _temperature(calibration: Mapping[str, Any]) -> LocalisedText | None:
     if temperature is None or photos is None:
         return None
     key = "temperature_sharpens" if temperature < 1 else "temperature_softens"
-    return say(key, temperature=decimal(temperature, 2), photos=photos)
+    return localised(key, temperature=decimal(temperature, 2), photos=photos)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fruits.report.document import assemble, data_uri
-from fruits.report.localisation import LocalisedText, decimal, known, say
+from fruits.report.localisation import LocalisedText, decimal, known, localised
 from fruits.report.sums import sums_of
 
 _SORTS = ("exact_duplicate", "near_duplicate", "label", "blurred", "dark", "odd_size", "unreadable")
@@ -126,7 +126,7 @@ def render_audit(record: Mapping[str, Any], thumbnails: Mapping[str, bytes]) -> 
     (apart,) = [finding.counts for finding in findings if finding.name == "near_duplicate"]
     return assemble(
         "audit.html.j2",
-        titles=say("audit_title"),
+        titles=localised("audit_title"),
         record=record,
         findings=findings,
         flagged=record.get("flagged"),
@@ -193,9 +193,9 @@ def _label_error(row: Mapping[str, Any], thumbnails: Mapping[str, bytes]) -> Lab
 def _facts(name: str, row: Mapping[str, Any]) -> list[LocalisedText]:
     """Return the measured values of a single photo."""
     if name == "odd_size":
-        return [known("why", row.get("why")), say("pixels", width=row["width"], height=row["height"])]
+        return [known("why", row.get("why")), localised("pixels", width=row["width"], height=row["height"])]
     key = {"blurred": "sharpness", "dark": "brightness"}[name]
-    return [say(key, value=decimal(row.get("value"), 2), limit=decimal(row.get("limit"), 2))]
+    return [localised(key, value=decimal(row.get("value"), 2), limit=decimal(row.get("limit"), 2))]
 
 
 def _photos_on_top(findings: Sequence[Finding]) -> Sequence[str]:

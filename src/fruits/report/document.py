@@ -24,10 +24,10 @@ from fruits.report.localisation import (
     duration,
     has_message,
     known,
+    localised,
     moment,
     plain,
     quoted,
-    say,
     share,
     visible,
 )
@@ -89,7 +89,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals |= {
-        "t": say,
+        "t": localised,
         "known": known,
         "text": quoted,
         "n": count,
@@ -150,20 +150,20 @@ def _icon() -> str:
 def _photos_of_split(evaluated: Mapping[str, Any]) -> LocalisedText:
     """Return the name for photos of a split, such as "test photos"."""
     key = f"photos_of_{evaluated['split']}"
-    return say(key if has_message(key) else "whole_photos", n=count(evaluated["photos"]))
+    return localised(key if has_message(key) else "whole_photos", n=count(evaluated["photos"]))
 
 
 def _setting(value: object) -> LocalisedText | Markup:
     """Return a configured value: numbers in the format of the language, everything else unchanged."""
     if value is None:
-        return say("config_unset")
+        return localised("config_unset")
     if isinstance(value, bool):
-        return say("config_yes" if value else "config_no")
+        return localised("config_yes" if value else "config_no")
     if not isinstance(value, int | float | str | list):
         return quoted(json_text(value, ensure_ascii=False, default=str))
     if isinstance(value, list):
         if not value:
-            return say("config_unset")
+            return localised("config_unset")
         return Markup("<br>").join(quoted(item) for item in value)
     # Integers may be seeds or sizes: no grouping of digits.
     return plain(value) if isinstance(value, float) else quoted(value)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fruits.learning.neighbours import LEAK_LIMIT
-from fruits.report.localisation import LocalisedText, has_message, say
+from fruits.report.localisation import LocalisedText, has_message, localised
 
 # Possible starts of the axis, and the distance of ticks: accuracies are close to 1, where a percentage point matters.
 _AXES = ((0.95, 0.01), (0.9, 0.02), (0.8, 0.05), (0.5, 0.1), (0.0, 0.25))
@@ -113,7 +113,7 @@ class Evaluation:
         return any(protocol.few for protocol in self.protocols)
 
     @property
-    def harder(self) -> Protocol | None:
+    def strictest(self) -> Protocol | None:
         """The lowest score by label with whole groups, sources or sequences held out; None if there is none, or of few photos."""
         scored = [
             p
@@ -170,15 +170,15 @@ def _protocol(row: Mapping[str, Any], begin: float) -> Protocol:
 
 def _facts(row: Mapping[str, Any]) -> list[LocalisedText]:
     """Return the number of test photos, how they are grouped, and how many were left out."""
-    facts = [say("n_photos", n=row["photos"])]
+    facts = [localised("n_photos", n=row["photos"])]
     name = "sequence" if row.get("grouped_by") == "film" else str(row.get("grouped_by"))  # film: in older records
     grouped_by = f"groups_{name.replace('-', '_')}"
     if row.get("groups") and has_message(grouped_by):
-        facts.append(say(grouped_by, n=row["groups"]))
+        facts.append(localised(grouped_by, n=row["groups"]))
     if row.get("folds", 1) > 1:
-        facts.append(say("folds", n=row["folds"]))
+        facts.append(localised("folds", n=row["folds"]))
     if row.get("left_out"):
-        facts.append(say("protocol_left_out", n=row["left_out"]))
+        facts.append(localised("protocol_left_out", n=row["left_out"]))
     return facts
 
 

@@ -76,7 +76,7 @@ def quoted(text: object) -> Markup:
     return Markup("<bdi>{}</bdi>").format(escape(visible(str(text))))
 
 
-def say(key: str, /, **values: object) -> LocalisedText:
+def localised(key: str, /, **values: object) -> LocalisedText:
     """Return the message ``report.key`` in every language.
 
     Parameters
@@ -105,7 +105,7 @@ def has_message(key: str) -> bool:
 def known(prefix: str, name: object) -> LocalisedText:
     """Return the translation of a name from a fixed list; an unknown name is shown unchanged, as untrusted text."""
     key = f"{prefix}_{str(name).replace(' ', '_').replace('-', '_')}"
-    return say(key) if has_message(key) else _localised(str(name))
+    return localised(key) if has_message(key) else _localised(str(name))
 
 
 def count(value: int) -> LocalisedText:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fruits.learning.metrics import FEWEST_PHOTOS
-from fruits.report.localisation import LocalisedText, say
+from fruits.report.localisation import LocalisedText, localised
 
 #: A label with fewer right answers than this share of its photos is named; of fewer photos, nothing is said.
 _WEAK: Final = 0.5
@@ -63,14 +63,14 @@ def _on_the_score(record: Mapping[str, Any], *, evaluated: bool) -> list[Step]:
     """Return what the score needs before it can be trusted."""
     scored = record.get("evaluated")
     if not record.get("metrics") or not scored:
-        return [Step(say("next_no_test"))]
+        return [Step(localised("next_no_test"))]
     steps = []
     if scored.get("too_few_to_say"):
-        steps.append(Step(say("next_few", fewest=FEWEST_PHOTOS)))
+        steps.append(Step(localised("next_few", fewest=FEWEST_PHOTOS)))
     if not evaluated:
         leaks = bool((record.get("leakage") or {}).get("high"))
         steps.append(
-            Step(say("next_leaks" if leaks else "next_evaluate"), command=command_on_results("evaluate", record))
+            Step(localised("next_leaks" if leaks else "next_evaluate"), command=command_on_results("evaluate", record))
         )
     return steps
 
@@ -80,17 +80,17 @@ def _on_the_photos(record: Mapping[str, Any]) -> list[Step]:
     steps = []
     if record["confusions"]:
         worst = record["confusions"][0]
-        step = say("next_confusion", n=worst["count"])
+        step = localised("next_confusion", n=worst["count"])
         steps.append(Step(step, label=str(worst["label"]), other=str(worst["predicted"]), at="confusions"))
     weak = [row for row in record["per_label"] if row["evaluated"] >= _FEWEST_OF_A_LABEL and _recall(row) < _WEAK]
     if weak:
         least = min(weak, key=_recall)
-        steps.append(Step(say("next_weak", n=len(weak)), label=str(least["label"]), at="per_label"))
+        steps.append(Step(localised("next_weak", n=len(weak)), label=str(least["label"]), at="per_label"))
     if untrained := record.get("labels_without_training"):
-        steps.append(Step(say("next_untrained", n=len(untrained)), at="notes"))
+        steps.append(Step(localised("next_untrained", n=len(untrained)), at="notes"))
     if record["rejections"]:
         rejected = record.get("rejections_total") or len(record["rejections"])
-        steps.append(Step(say("next_rejected", n=rejected), at="rejections"))
+        steps.append(Step(localised("next_rejected", n=rejected), at="rejections"))
     return steps
 
 
@@ -100,8 +100,8 @@ def _to_try(record: Mapping[str, Any]) -> list[Step]:
     sources = " ".join(shlex.quote(str(source)) for source in config.get("sources") or ["PHOTOS"])
     audit = f"fruits audit {sources} --to {shlex.quote(str(config.get('out') or 'OUT').rstrip('/') + '-audit')}"
     return [
-        Step(say("next_audit"), command=audit),
-        Step(say("next_serve"), command=command_on_results("serve", record)),
+        Step(localised("next_audit"), command=audit),
+        Step(localised("next_serve"), command=command_on_results("serve", record)),
     ]
 
 

@@ -16,7 +16,7 @@ from fruits.report.answers import view_answers, view_calibration, view_coverage
 from fruits.report.curve import plot_variance
 from fruits.report.document import assemble, compile_templates, data_uri
 from fruits.report.evaluation import Evaluation, Protocol, view_evaluation
-from fruits.report.localisation import LocalisedText, count, say, share
+from fruits.report.localisation import LocalisedText, count, localised, share
 from fruits.report.next_steps import command_on_results, next_steps
 from fruits.report.sums import sums_of
 from fruits.report.timeline import view_timeline
@@ -82,7 +82,7 @@ class Headline:
     fewest: int
     interval: Sequence[float] | None
     leakage: Mapping[str, Any] | None
-    harder: Protocol | None
+    strictest: Protocol | None
 
 
 @dataclass(frozen=True)
@@ -183,21 +183,21 @@ def _headline(record: Mapping[str, Any], evaluation: Evaluation | None) -> Headl
         fewest=FEWEST_PHOTOS,
         interval=metrics.get("accuracyInterval"),
         leakage=record.get("leakage"),
-        harder=evaluation.harder if evaluation else None,
+        strictest=evaluation.strictest if evaluation else None,
     )
 
 
 def _title(record: Mapping[str, Any], headline: Headline | None) -> LocalisedText:
     """Return the document's title, which contains only numbers as values."""
     if headline is None:
-        return say("title")
+        return localised("title")
     if headline.few:
-        return say("title_few")
+        return localised("title_few")
     numbers = {"accuracy": share(record["metrics"]["accuracy"]), "n": count(record["evaluated"]["photos"])}
     if not headline.interval:
-        return say("title_score", **numbers)
+        return localised("title_score", **numbers)
     low, high = map(share, headline.interval)
-    return say("title_interval", **numbers, low=low, high=high)
+    return localised("title_interval", **numbers, low=low, high=high)
 
 
 def _photos_on_top(record: Mapping[str, Any], examples: Mapping[str, Sequence[bytes]]) -> Sequence[str]:

@@ -114,7 +114,7 @@ class _Application(FastAPI):
 
 async def _known(request: Request, exc: Any) -> Response:
     """Respond to a known or an unexpected error; the middleware logs the cause."""
-    problem = http_errors.of(exc)
+    problem = http_errors.from_exception(exc)
     about = request.scope["fruits"]
     if problem is not exc:
         about["cause"] = exc

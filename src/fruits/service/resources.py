@@ -85,7 +85,7 @@ class Resources:
         self._looked = float("-inf")
         self._looking: asyncio.Task[None] | None = None
         self._adopt = config.adopt
-        with ExitStack() as undo:
+        with ExitStack() as on_failure:
             self.recogniser = Recogniser(
                 config.out,
                 workers=config.workers,
@@ -95,7 +95,7 @@ class Resources:
             )
             self._seen = self._look()
             database = Database.open(config.database, connections=config.database_connections)
-            undo.callback(database.close)
+            on_failure.callback(database.close)
             self._database = database
             # A SQLite file belongs to one machine, whose processes share limits in memory.
             self._exchange = (
@@ -117,7 +117,7 @@ class Resources:
             self.tokens = Tokens(database)
             self.group_commit = GroupCommit(self.submissions, lambda exc: telemetry.log_bug("", exc))
             self.undelivered = Undelivered(self.submissions)
-            undo.pop_all()
+            on_failure.pop_all()
 
     @property
     def ready(self) -> bool:
@@ -159,7 +159,7 @@ class Resources:
             self.evaluations.drop_older(model)
             return 0
         # One instance at a time; of the processes on one SQLite file only the first has chores.
-        if not (self._database.is_sqlite or self._database.take_turn("evaluate", _EVALUATE_S)):
+        if not (self._database.is_sqlite or self._database.claim_interval("evaluate", _EVALUATE_S)):
             return 0
         done = list[Evaluation]()
         failed: StoreError | None = None
@@ -247,7 +247,7 @@ class Resources:
                 return
             self._refused = ""
             self.telemetry.reloads.labels("changed" if changed else "same").inc()
-            self._tell_model()
+            self._show_model()
             self.telemetry.log(
                 "reload", changed=changed, model=self.recogniser.model.identity,
                 seconds=round(time.perf_counter() - started, 3),
@@ -275,13 +275,13 @@ class Resources:
         # Objects allocated so far live as long as the process; scanning them in every collection would delay requests.
         gc.collect()
         gc.freeze()
-        self._tell_model()
+        self._show_model()
         self.telemetry.log(
             "ready", model=self.recogniser.model.identity, labels=len(self.recogniser.model.bundle.labels),
             workers=self.config.workers, seconds=round(time.perf_counter() - started, 3),
         )  # fmt: skip
 
-    def _tell_model(self) -> None:
+    def _show_model(self) -> None:
         self.telemetry.serving(self.recogniser.model.identity)
 
     async def _repeat(self, seconds: float, what: Callable[[], Any], *, at_once: bool = False) -> None:
@@ -304,7 +304,7 @@ class Resources:
     def _purge(self) -> None:
         # One instance at a time, once an hour for all of them. A SQLite file belongs to one machine, which may have been off
         # for long, so it takes no turns.
-        if not (self._database.is_sqlite or self._adopt or self._database.take_turn("sweep", 0.9 * _PURGE_S)):
+        if not (self._database.is_sqlite or self._adopt or self._database.claim_interval("sweep", 0.9 * _PURGE_S)):
             return
         self.statistics.purge()
         adopt, self._adopt = self._adopt, False  # only once, at start-up: rows missing later are a fault
@@ -327,10 +327,10 @@ class Resources:
         if not self.config.watch:
             return
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.get_running_loop().create_task(self._look_soon())
+            self._looking = asyncio.get_running_loop().create_task(self._reload_soon())
         await asyncio.shield(self._looking)
 
-    async def _look_soon(self) -> None:
+    async def _reload_soon(self) -> None:
         await asyncio.sleep(max(0.0, self._looked + _LOOK_AGAIN_S - time.monotonic()))
         await self._reload_if_new()
 

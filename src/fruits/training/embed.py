@@ -113,7 +113,7 @@ class Network:
             seen = training_photos(backbone.card, config.backbone)
         device, word = usable_device(config.device)
         if word:
-            progress.say(word)
+            progress.note(word)
         return cls(backbone, device, seen)
 
 
@@ -173,7 +173,7 @@ def embed(
         if len(inventory.absent) and _commit_left_over(stored, catalogue.listed.texts, inventory):
             inventory = take(stored, catalogue.listed.texts)
         if inventory.missing and not keep_missing:
-            progress.say(_leaving(inventory.missing, has_option=has_option))
+            progress.note(_leaving(inventory.missing, has_option=has_option))
         rows = np.union1d(inventory.absent, inventory.failed) if len(inventory.failed) else inventory.absent
     progress.start("embeddings", len(rows))
     computed = len(rows)
@@ -273,8 +273,8 @@ def _commit_left_over(stored: EmbeddingTable, photos: Spool, inventory: Inventor
 
 def repair_embeddings(stored: EmbeddingTable, progress: Progress) -> None:
     """Remove damaged files from the table, so that their photos are computed again; report their number."""
-    damaged = repair(stored, progress.say)
-    progress.say(f"repair: {damaged:,} damaged" if damaged else "repair: every stored byte is as it was written")
+    damaged = repair(stored, progress.note)
+    progress.note(f"repair: {damaged:,} damaged" if damaged else "repair: every stored byte is as it was written")
 
 
 def _preprocessing(config: RunConfig, backbone: Backbone, catalogue: Catalogue, objects: Objects) -> Preprocessing:
@@ -308,7 +308,7 @@ def _say_if_older(objects: Objects, progress: Progress) -> None:
     with suppress(AbsentError):
         found = list(islice(objects.list("embeddings"), _KEYS_LOOKED_AT))
     if any("/plans/" in one.key for one in found):
-        progress.say(
+        progress.note(
             "the embeddings here were stored by an earlier version of fruits in another format: they are computed again; "
             "'fruits vacuum' deletes the old ones"
         )

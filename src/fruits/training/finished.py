@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from fruits.errors import BundleError, ConfigError, StoreError, command
 from fruits.recogniser import bundle as bundles
 from fruits.storage.disk.locks import FolderLock
-from fruits.storage.objects import Objects, is_remote, reach, under
+from fruits.storage.objects import Objects, is_remote, reach, uri_of
 from fruits.storage.outputs import publishing
 from fruits.storage.outputs.runs import RECORD, REPORT, RunLocation, key_of, lock_run, stored_pointer
 from fruits.storage.sanitising import printable
@@ -51,7 +51,7 @@ def find_same(out: Objects, identity: str, catalogue: CatalogueRows) -> EarlierR
     """
     current = publishing.current(out)
     for name in sorted(publishing.finished(out, of=identity), key=lambda name: (name != current, name)):
-        folder = under(out.root, key_of(name))
+        folder = uri_of(out.root, key_of(name))
         lock = lock_run(folder)
         if record := _whole(folder, identity, catalogue):
             return EarlierRun(name, record, lock)
@@ -82,7 +82,7 @@ def listed(path: str) -> list[dict[str, Any]]:
     """
     out = _opened(path)
     names, now = publishing.finished(out), publishing.current(out)
-    places = [RunLocation(path, under(path, key_of(name)), name) for name in names]
+    places = [RunLocation(path, uri_of(path, key_of(name)), name) for name in names]
     if not places and now is None and out.stat(RECORD) is not None:
         places, now = [RunLocation(path, path, "")], ""
     if not places:
@@ -127,8 +127,8 @@ def use(path: str, run: str) -> str:
     """
     out, since = _opened(path), datetime.now(UTC).isoformat(timespec="microseconds")
     name = _chosen(out, run)
-    lock = lock_run(under(out.root, key_of(name)))
-    bundles.load(under(out.root, key_of(name)))  # a damaged run does not become the current one
+    lock = lock_run(uri_of(out.root, key_of(name)))
+    bundles.load(uri_of(out.root, key_of(name)))  # a damaged run does not become the current one
     if publishing.current(out) != name and not publishing.point(out, name, since, stored_pointer(out.root)):
         raise StoreError(f"another run became current in '{path}' at the same moment; look with 'fruits runs {path}'")
     publishing.tidy(out)

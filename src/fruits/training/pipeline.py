@@ -36,7 +36,7 @@ from fruits.report import load_ahead, render
 from fruits.storage.embeddings.inventory import Inventory
 from fruits.storage.embeddings.table import EmbeddingTable
 from fruits.storage.embeddings.upkeep import lock_table
-from fruits.storage.objects import Objects, is_remote, reach, under
+from fruits.storage.objects import Objects, is_remote, reach, uri_of
 from fruits.storage.outputs import publishing
 from fruits.storage.outputs.marker import claim
 from fruits.storage.outputs.runs import BUNDLE, RECORD, REPORT, stored_pointer
@@ -58,7 +58,7 @@ from fruits.training.fitting import fit as fitting
 from fruits.training.fitting.certainty import certainty_by, look_alikes
 from fruits.training.fitting.feature_file import FeatureFile
 from fruits.training.fitting.features import Features, Part, project_all
-from fruits.training.fitting.remarks import refuse_hopeless, say_what_was_chosen, say_what_was_found
+from fruits.training.fitting.remarks import note_choices, note_findings, refuse_hopeless
 from fruits.training.fitting.training_set import TrainingSet, grouped_by_clusters, seen_rows, source_names
 from fruits.training.predicting.predictions import write_predictions
 from fruits.training.predicting.regions import KEY as REGIONS_KEY
@@ -145,13 +145,13 @@ def run(
 
         def published(name: str, *, now: bool) -> dict[str, Any]:
             if not now and make_current:
-                timeline.say(
+                timeline.note(
                     f"another run that began later is current in '{config.out}'; this one is kept: 'fruits runs {config.out} "
                     f"--use {name[:12]}' makes it the current one"
                 )
             finished.remove_damaged(objects, job.identity, name)
             publishing.clear(objects)
-            publishing.tidy(objects, timeline.say)
+            publishing.tidy(objects, timeline.note)
             return {"run": name, "current": now}
 
         def as_before() -> dict[str, Any] | None:
@@ -193,7 +193,7 @@ def run(
                 seconds=clock.seconds["embeddings"], cores=config.workers, work=clock.work, usd=config.core_hour_usd
             )
             examples = example_photos(
-                job.catalogue.listed, records.wrong(record), job.catalogue.access,
+                job.catalogue.listed, records.misclassified(record), job.catalogue.access,
                 explained=bundles.load(mine.objects.root).explained_thumbnail if record["confusions"] else None,
             )  # fmt: skip
             mine.objects.write(REPORT, render(record, examples).encode())
@@ -257,12 +257,12 @@ def _embedded(
     """List the photos and embed those that have no embedding yet."""
     with step("catalogue"):
         catalogue = listed if listed is not None else catalogued(config, step.progress)
-        config = config.settled(len(source_names(catalogue.listed)))
+        config = config.with_photo_defaults(len(source_names(catalogue.listed)))
         labels = sorted(catalogue.listed.coded["label"].counts())
         meaning = Taxonomy.of(labels, config.taxonomy)
         start_early(engine, catalogue, objects)
         prepared = prepare(config, network, catalogue, objects)
-    say_what_was_found(catalogue, step.progress)
+    note_findings(catalogue, step.progress)
     refuse_hopeless(catalogue)
     if config.repair:
         with step("repair", shown=False):
@@ -316,7 +316,7 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
             engine, stored, inventory, training_set, split, pca=pca, learnt=learnt, variance=config.variance,
             components=config.components, weights=weights, head=get_head(config.head),
         )  # fmt: skip
-        say_what_was_chosen(choice, step.progress)
+        note_choices(choice, step.progress)
     with step("features", job.counts["photos"]):
         features = project_all(
             engine, stored, inventory, pca, choice.components, training_set.ok, step.progress.advance
@@ -353,7 +353,7 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
 
 def _save_bundle(job: _Embedded, fitted: _Fitted, objects: Objects) -> None:
     save(
-        under(objects.root, BUNDLE),
+        uri_of(objects.root, BUNDLE),
         model=job.prepared.model.fetch().read_bytes(),
         card=job.prepared.card,
         preprocessing=job.prepared.preprocessing,
@@ -441,7 +441,7 @@ def apply(
             recogniser = bundles.load(bundle_path)
             used, word = usable_device(device)
             if word:
-                progress.say(word)
+                progress.note(word)
             if regions:
                 refuse_without_map(recogniser, recogniser.embedder)
             objects = _claimed(to)
@@ -452,7 +452,7 @@ def apply(
                 progress=progress.advance,
             )
             for remark in catalogue.remarks():
-                progress.say(remark)
+                progress.note(remark)
         stored = EmbeddingTable(to, f"embeddings/{recogniser.computation_on(used)}")
         prepared = Prepared(
             recogniser.card, recogniser.preprocessing, recogniser.model_file, stored, used, lock_table(stored)

@@ -20,7 +20,7 @@ from fruits.photos.catalogue.builder import SPLITS
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser import shipped
 from fruits.recogniser.recogniser import Recogniser
-from fruits.storage.objects import under
+from fruits.storage.objects import uri_of
 from fruits.storage.outputs.runs import REPORT, find, key_of
 from fruits.storage.tables import schemas
 from fruits.storage.tables.parquet import read_table
@@ -160,7 +160,7 @@ class Run:
     @property
     def report(self) -> str:
         """Location of the report, one HTML file."""
-        return under(self.folder, REPORT)
+        return uri_of(self.folder, REPORT)
 
     def recogniser(self) -> Recogniser:
         """Load the trained recogniser.
@@ -254,11 +254,11 @@ class Run:
     def _table(self, name: str) -> pa.Table:
         data = find(self.folder).objects().read_if_present(name)
         if data is None:
-            raise StoreError(f"'{under(self.folder, name)}' is not there; run {command('run')} again: it puts it back")
+            raise StoreError(f"'{uri_of(self.folder, name)}' is not there; run {command('run')} again: it puts it back")
         try:
             return read_table(data)
         except pa.ArrowException as exc:
-            raise StoreError(f"'{under(self.folder, name)}' is damaged ({exc}); run {command('run')} again") from exc
+            raise StoreError(f"'{uri_of(self.folder, name)}' is damaged ({exc}); run {command('run')} again") from exc
 
 
 #: Attributes with the same name in the record.
@@ -312,7 +312,7 @@ def run(
     config = config_of(sources, out, options)
     with shown(progress) as display:
         record = pipeline.run(config, progress=display, command=as_call("run", sources, out, options))
-    return Run._of(record, out, under(out, key_of(record["run"])))
+    return Run._of(record, out, uri_of(out, key_of(record["run"])))
 
 
 def open_run(path: StrPath) -> Run:

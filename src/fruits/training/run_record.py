@@ -124,16 +124,13 @@ def counts(catalogue: Catalogue, inventory: Inventory, computed: int) -> dict[st
         If a photo is in no file, so that the counts do not add up.
     """
     photos = catalogue.num_rows
-    held = sum(int((holding.catalogue_rows >= 0).sum()) for holding in inventory.holdings)
+    held = sum(int((entry.catalogue_rows >= 0).sum()) for entry in inventory.file_rows)
     if held != photos:
         raise StoreError(
             f"listed: {counted(photos, 'photo')}, of which the embeddings have {held:,}; run again, nothing else is lost"
         )
     status = [
-        status
-        for holding in inventory.holdings
-        for row, status, _ in holding.errors
-        if holding.catalogue_rows[row] >= 0
+        status for entry in inventory.file_rows for row, status, _ in entry.errors if entry.catalogue_rows[row] >= 0
     ]
     rejected, failed = status.count("rejected"), status.count("failed")
     return {
@@ -149,10 +146,10 @@ def counts(catalogue: Catalogue, inventory: Inventory, computed: int) -> dict[st
 def rejections(catalogue: Catalogue, inventory: Inventory) -> list[dict[str, str]]:
     """Return all photos that are not ok, with the reason, in the catalogue's order."""
     found = sorted(
-        (int(holding.catalogue_rows[row]), status, error)
-        for holding in inventory.holdings
-        for row, status, error in holding.errors
-        if holding.catalogue_rows[row] >= 0
+        (int(entry.catalogue_rows[row]), status, error)
+        for entry in inventory.file_rows
+        for row, status, error in entry.errors
+        if entry.catalogue_rows[row] >= 0
     )
     rows = catalogue.listed.take(np.array([row for row, _, _ in found], np.int64), ["uri", "label"]).to_pylist()
     listed = []
@@ -220,7 +217,7 @@ def _trial(trial: Trial, parameter: str) -> dict[str, Any]:
     return {parameter if name == "setting" else name: value for name, value in asdict(trial).items()}
 
 
-def wrong(record: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
+def misclassified(record: dict[str, Any]) -> dict[tuple[str, str], list[str]]:
     """Return the uris of misclassified photos by (label, predicted), most photos first, from a run record."""
     return {(pair["label"], pair["predicted"]): pair["uris"] for pair in record["confusions"]}
 

@@ -18,7 +18,7 @@ from fruits.recogniser import bundle as bundles
 from fruits.storage.disk.locks import locked
 from fruits.storage.embeddings import upkeep
 from fruits.storage.embeddings.table import LOG, EmbeddingTable
-from fruits.storage.objects import AbsentError, ObjectInfo, Objects, under
+from fruits.storage.objects import AbsentError, ObjectInfo, Objects, uri_of
 from fruits.storage.outputs import publishing
 from fruits.storage.outputs.marker import kind_of
 from fruits.storage.outputs.runs import BUNDLE, key_of, stored_pointer
@@ -117,7 +117,7 @@ def _in_use(objects: Objects, found: list[ObjectInfo]) -> tuple[set[str], list[s
 
     Without a run, such as after ``apply``, the job whose table was written last is in use.
     """
-    places = {name: under(objects.root, key_of(name)) for name in publishing.finished(objects)}
+    places = {name: uri_of(objects.root, key_of(name)) for name in publishing.finished(objects)}
     if stored_pointer(objects.root) is not None or _has_bundle(objects):  # a run without a record, or results of before
         places["."] = objects.root
     used, unreadable = set(), []

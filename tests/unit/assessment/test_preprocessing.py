@@ -14,9 +14,9 @@ from fruits.assessment.study.preprocessing.study import (
     Scored,
     StudyOptions,
     combined,
-    halves,
     keep_in_card,
     paired_gain,
+    random_half,
 )
 from fruits.assessment.study.preprocessing.treated import Variant, unpadded
 from fruits.assessment.study.preprocessing.treatments import (
@@ -191,10 +191,10 @@ def test_what_helps_is_combined_and_what_does_not_is_left_out() -> None:
 
 def test_halves_divide_groups_and_no_group_is_in_both() -> None:
     groups = np.repeat(np.arange(21), 3)
-    half = halves(groups)
+    half = random_half(groups)
     assert {len(set(half[groups == group].tolist())) for group in range(21)} == {1}
     assert half.sum() in (30, 33)
-    assert np.array_equal(half, halves(groups))
+    assert np.array_equal(half, random_half(groups))
 
 
 def test_the_best_geometry_is_kept_in_a_card_that_a_run_reads(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from fruits.assessment.study.scaling.projection import Offer, ProjectionOptions, project
 from fruits.assessment.study.scaling.scalability import fit, intervals
 from fruits.assessment.study.scaling.simulation import Cluster, Requests, Work, shards_of, simulate
-from fruits.assessment.study.scaling.study import StudyOptions, elsewhere_of, up_to, work_of
+from fruits.assessment.study.scaling.study import StudyOptions, elsewhere_of, work_of, worker_counts
 from fruits.assessment.study.scaling.trials import Trial
 from fruits.aws.pricing import prices
 from fruits.aws.pricing.offers import offers
@@ -266,9 +266,9 @@ def test_what_aws_offers_is_priced_by_the_table() -> None:
 
 
 def test_numbers_of_workers_hold_one_and_are_refused_below() -> None:
-    assert up_to(1) == (1,)
-    assert up_to(2) == (1, 2)
-    assert up_to(16) == (1, 2, 3, 4, 6, 8, 11, 16)
+    assert worker_counts(1) == (1,)
+    assert worker_counts(2) == (1, 2)
+    assert worker_counts(16) == (1, 2, 3, 4, 6, 8, 11, 16)
     assert StudyOptions(up=(4,), out=()).up == (1, 4)
     with pytest.raises(ConfigError, match="up_workers"):
         StudyOptions(up=(0,))

@@ -182,7 +182,7 @@ def test_deleting_takes_a_spent_budgets_policy_from_the_owner_first(aws: Aws) ->
     mail = {"budget": {"Email": "owner@example.org"}}
     deploy.deploy(aws, "fruits", ["storage", "roles", "budget"], mail, poll_s=0.01)
     iam = boto3.client("iam")
-    account = aws.who()["account"]
+    account = aws.caller_identity()["account"]
     arn = f"arn:aws:iam::{account}:policy/fruits-budget-spent"
     iam.attach_role_policy(RoleName="fruits-owner", PolicyArn=arn)  # as the budget's action does
     calls: list[Call] = []
@@ -283,5 +283,5 @@ class _Said:
     def advance(self, count: int) -> None:
         pass
 
-    def say(self, message: str) -> None:
+    def note(self, message: str) -> None:
         self._said.append(message)

@@ -50,7 +50,7 @@ def test_lines_of_progress_are_json_with_rate_and_cost(monkeypatch: pytest.Monke
     lines.advance(500)
     now[0] += 1
     lines.advance(400)  # the last photos are always told
-    lines.say("anything\nat all")
+    lines.note("anything\nat all")
     told = [json.loads(line) for line in said]
     assert [one["fruits"] for one in told] == ["step", "progress", "progress", "message"]
     assert told[1]["photos_per_second"] == 15.0

@@ -155,8 +155,8 @@ def test_names_of_the_package_travel_as_names() -> None:
 ])  # fmt: skip
 def test_a_job_arrives_as_it_was_made(told: Job) -> None:
     assert Job.parse(told.as_json()) == told
-    assert told.home.startswith(told.out)
-    assert (told.home == told.out) == (told.command != "evaluate"), "an evaluation keeps its job elsewhere"
+    assert told.folder.startswith(told.out)
+    assert (told.folder == told.out) == (told.command != "evaluate"), "an evaluation keeps its job elsewhere"
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class Recorded:
 def test_a_token_goes_to_secrets_manager_and_the_task_is_told_its_hash() -> None:
     aws = Recorded()
     said: list[str] = []
-    done = one_off_tasks.add_token(aws, RESOURCES, "me", "owner", 600, say=said.append, poll_s=0)
+    done = one_off_tasks.add_token(aws, RESOURCES, "me", "owner", 600, note=said.append, poll_s=0)
     [made] = aws.of("create_secret")
     token = made["SecretString"]
     assert token.startswith(PREFIX)

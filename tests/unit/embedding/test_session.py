@@ -30,7 +30,7 @@ class Heard:
 
     def start(self, step: str, total: int | None) -> None: ...
     def advance(self, count: int) -> None: ...
-    def say(self, line: str) -> None:
+    def note(self, line: str) -> None:
         self.said.append(line)
 
 

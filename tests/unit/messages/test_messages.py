@@ -240,7 +240,7 @@ client = TestClient(Starlette(routes=routes.routes()))
 print(json.dumps({
     "where": fruits.__file__,
     "report": render(json.load(sys.stdin), {}),
-    "error": errors.said(errors.HttpError("not_found")),
+    "error": errors.code_and_messages(errors.HttpError("not_found")),
     "page": client.get("/").text,
     "messages": client.get("/static/messages/page.qq.json").json(),
     "worker": client.get("/sw.js").text[:5000],

@@ -237,7 +237,7 @@ def test_photo_that_grows_while_it_is_read_is_held_to_the_limit(
 
     monkeypatch.setattr(os, "read", growing)
     with pytest.raises(RefusedError, match="expected at most 50"):
-        local.read_regular(str(path), 50, NO_LINKS.leads)
+        local.read_regular(str(path), 50, NO_LINKS.allows_opened)
 
 
 def test_pipe_is_never_waited_for(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ PILLOW = {
     "recogniser/explain.py": "draws maps on pixels",
     "recogniser/regions.py": "cuts parts out of pixels",
     "assessment/study/preprocessing/treatments.py": "treats pixels",
-    "photos/generated/orchard.py": "draws photos",
+    "photos/generated/generator.py": "draws photos",
     "photos/generated/samples.py": "writes the pictures that the page offers to try",
     "photos/reading/inputs.py": "takes images that a program holds in memory",
     "photos/decoding/retouch.py": "opens the JPEG that it has just made",

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from fruits.messages import translations
 from fruits.photos.decoding.quality import NOISE, STEP, Limits, measure
-from fruits.photos.generated import orchard
+from fruits.photos.generated import generator
 
 
 def of_one(pixels: np.ndarray) -> tuple[float, float]:
@@ -26,7 +26,9 @@ def blurred(photo: np.ndarray, radius: float) -> np.ndarray:
 @pytest.fixture(scope="module")
 def fruit() -> np.ndarray:
     """96 photos of 8 varieties on three axes, shape (96, 100, 100, 3)."""
-    return np.stack([orchard.photo(orchard.VARIETIES[i % 8], ("", "r", "r2")[i % 3], 7 * i % 328) for i in range(96)])
+    return np.stack(
+        [generator.photo(generator.VARIETIES[i % 8], ("", "r", "r2")[i % 3], 7 * i % 328) for i in range(96)]
+    )
 
 
 # --- Measuring --------------------------------------------------------------------------------------------------------
@@ -105,7 +107,7 @@ def test_measuring_leaves_the_pixels_alone(fruit: np.ndarray) -> None:
 
 def test_photos_like_the_known_ones_are_nearly_all_accepted(fruit: np.ndarray) -> None:
     limits = Limits.of(*measure(fruit), 100)
-    others = np.stack([orchard.photo(orchard.VARIETIES[i % 8], "r3", 5 * i % 328) for i in range(100)])
+    others = np.stack([generator.photo(generator.VARIETIES[i % 8], "r3", 5 * i % 328) for i in range(100)])
     told = [limits.advice(b, s, 100) for b, s in zip(*(v.tolist() for v in measure(fruit)), strict=True)]
     assert sum(map(bool, told)) <= 1  # 1 % of 96
     told = [limits.advice(b, s, 100) for b, s in zip(*(v.tolist() for v in measure(others)), strict=True)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fruits.photos.generated import rendering
-from fruits.photos.generated.orchard import VARIETIES
+from fruits.photos.generated.generator import VARIETIES
 
 UPRIGHT = np.eye(3, dtype=np.float32)
 LYING = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]], np.float32)

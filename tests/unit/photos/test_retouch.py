@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from fruits.photos.decoding.retouch import retouched
-from fruits.photos.generated import orchard
+from fruits.photos.generated import generator
 
 
 @pytest.fixture(scope="module")
 def fruit() -> np.ndarray:
     """One photo each of 12 varieties."""
-    return np.stack([orchard.photo(variety, "", 10) for variety in orchard.VARIETIES[:12]])
+    return np.stack([generator.photo(variety, "", 10) for variety in generator.VARIETIES[:12]])
 
 
 def test_copies_have_the_shape_of_their_photos_and_leave_them_alone(fruit: np.ndarray) -> None:

@@ -42,8 +42,8 @@ def test_season_crosses_the_new_year_and_may_have_two_parts() -> None:
 
 
 def test_difference_is_the_same_in_either_order() -> None:
-    assert knowledge.apart("kiwi", "potato") == knowledge.apart("potato", "kiwi")
-    assert knowledge.apart("kiwi", "watercress") is None
+    assert knowledge.difference("kiwi", "potato") == knowledge.difference("potato", "kiwi")
+    assert knowledge.difference("kiwi", "watercress") is None
 
 
 def test_confused_kinds_are_counted_and_bounded() -> None:

@@ -16,7 +16,7 @@ from pages import ATTACKS, NO_BREAK, THIN, WORDS, Page, a_photo, a_record, alien
 from fruits.report import render
 from fruits.report.curve import plot_variance
 from fruits.report.document import data_uri
-from fruits.report.localisation import count, duration, moment, say, share, visible
+from fruits.report.localisation import count, duration, localised, moment, share, visible
 
 
 @pytest.fixture(scope="module")
@@ -304,8 +304,8 @@ def test_every_sentence_is_used() -> None:
         (duration(7500), f"2{NO_BREAK}h 05{NO_BREAK}min", f"2{NO_BREAK}h 05{NO_BREAK}min"),
         (moment("2026-11-22T09:00:00+02:00"), f"22{NO_BREAK}November 2026, 09:00 UTC+02:00", None),
         (moment("yesterday"), "<bdi>yesterday</bdi>", "<bdi>yesterday</bdi>"),
-        (say("rejections_show", n=1), "Show 1 file", "Voir 1 fichier"),
-        (say("n_photos", n=0), "0 photos", "0 photo"),
+        (localised("rejections_show", n=1), "Show 1 file", "Voir 1 fichier"),
+        (localised("n_photos", n=0), "0 photos", "0 photo"),
     ],
 )
 def test_numbers_and_plurals_follow_the_language(spoken: Any, english: str, french: str | None) -> None:

@@ -88,7 +88,7 @@ def test_photos_that_were_reviewed_before_the_upgrade_never_get_into_the_test_se
     monkeypatch.setattr("fruits.service.submissions.repository.split_of", lambda _: "test")
     found = {name: submissions.review(name, "confirmed", reviewer="me") for name in names}
     assert [found[name].split for name in names] == ["train", "train", "test"]
-    assert {one.id for one in submissions.learnable()} == set(names[:2])
+    assert {one.id for one in submissions.for_training()} == set(names[:2])
     assert [found[name].marked for name in names] == [None] * 3
     assert manifest_of(submissions, "train").left_out == 2, "whether they may be shown is not in the files"
 
@@ -117,7 +117,7 @@ def test_a_database_of_before_loses_what_was_stored_without_consent(database: Da
     assert (without["created_s"], without["feedback_s"]) == (1_800_000_123 // 86_400 * 86_400,) * 2
     assert [without[name] for name in ("outcome", "label", "probability", "language")] == [None] * 4
     assert (kept["created_s"], kept["label"], kept["may_show"]) == (1_800_000_123, "apple", None)
-    assert database.must_be_scrubbed(), "the files still hold what was emptied"
+    assert database.is_scrub_pending(), "the files still hold what was emptied"
 
 
 def test_a_database_of_before_keeps_its_out_of_distribution_scores(database: Database, database_url: str) -> None:
@@ -210,7 +210,7 @@ def test_with_a_reader_in_the_way_scrub_says_so_and_the_next_does_it(
             connection.execute(text("insert into chores (name, number) values ('planted', 1)"))
         with database.writing() as connection:
             connection.execute(text("delete from chores where name = 'planted'"))
-            database.must_scrub(connection)
+            database.request_scrub(connection)
         assert not database.scrub()
         assert b"planted" in (tmp_path / "service.db-wal").read_bytes()
     assert database.scrub()
@@ -245,7 +245,7 @@ def test_what_is_deleted_is_in_no_file(
         )
     with database.writing() as connection:
         connection.execute(text("delete from submissions where substr(id, 22, 1) <> '7'"))
-        database.must_scrub(connection)
+        database.request_scrub(connection)
     assert database.scrub()
 
     if database.is_sqlite:

@@ -273,7 +273,7 @@ def test_names_in_feedback_count_only_for_stored_photos(
     ):
         receipt = submissions.add(new(photo))
         submissions.feedback(receipt.id, receipt.secret, right, label)
-    assert evaluations.said() == [("Quince", 2)]
+    assert evaluations.feedback_labels() == [("Quince", 2)]
 
 
 def test_precision_is_measured_on_photos_that_the_bundle_was_not_trained_on(

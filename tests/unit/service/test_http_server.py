@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from fruits.service.http.middleware import RequestIds
-from fruits.service.http.server import _Whole
+from fruits.service.http.server import _JoiningTransport
 
 
 class Recorder:
@@ -51,7 +51,7 @@ def test_the_head_goes_with_the_body_or_at_the_end_of_the_turn(
     recorder = Recorder()
 
     async def respond() -> None:
-        transport = _Whole(cast("Any", recorder), asyncio.get_running_loop())
+        transport = _JoiningTransport(cast("Any", recorder), asyncio.get_running_loop())
         for step in steps:
             if isinstance(step, bytes):
                 transport.write(step)

@@ -173,14 +173,14 @@ def test_of_many_instances_one_does_what_is_done_once_an_hour(database_url: str)
 
     def ask(instance: Database) -> bool:
         begin.wait(30)
-        return instance.take_turn("sweep", 3600)
+        return instance.claim_interval("sweep", 3600)
 
     with ThreadPoolExecutor(4) as pool:
         assert sorted(pool.map(ask, instances)) == [False, False, False, True]
-    assert not instances[0].take_turn("sweep", 3600)
-    assert instances[0].take_turn("other", 0), "of other work it says nothing"
-    assert instances[1].take_turn("other", 3600), "a turn ends, also of a process that is no more"
-    assert not instances[2].must_be_scrubbed()
+    assert not instances[0].claim_interval("sweep", 3600)
+    assert instances[0].claim_interval("other", 0), "of other work it says nothing"
+    assert instances[1].claim_interval("other", 3600), "a turn ends, also of a process that is no more"
+    assert not instances[2].is_scrub_pending()
     for instance in instances:
         instance.close()
 
@@ -188,7 +188,7 @@ def test_of_many_instances_one_does_what_is_done_once_an_hour(database_url: str)
 def test_two_instances_do_not_rewrite_a_table_at_once(postgres: Any) -> None:
     database = Database.open(postgres.empty_database())
     with database.writing() as connection:
-        database.must_scrub(connection)
+        database.request_scrub(connection)
     with database.reading() as other:
         other.execute(text("select pg_advisory_lock(1718777206)"))  # as another instance holds it: "fruv"
         assert not database.scrub()

@@ -227,7 +227,7 @@ def test_what_is_deleted_is_told_so_when_the_files_cannot_be_cleaned_at_once(
         else:
             submissions.remove(receipt.id)
     assert rows(database) == []
-    assert database.must_be_scrubbed(), "somebody has to do it"
+    assert database.is_scrub_pending(), "somebody has to do it"
     assert erasure.Erasure(database, submissions._photos).scrub()
 
 
@@ -372,9 +372,9 @@ def test_reviews_confirm_correct_or_refuse_and_the_last_counts(submissions: Subm
     assert submissions.review(receipt.id, "confirmed", reviewer="Ada").reviewed_label == "Apple Red 1"
     corrected = submissions.review(receipt.id, "corrected", " Pear\u202e\n ", reviewer="Bob\x00")
     assert (corrected.decision, corrected.reviewed_label, corrected.reviewer) == ("corrected", "Pear", "Bob")
-    assert [one.id for one in submissions.learnable()] == [receipt.id]
+    assert [one.id for one in submissions.for_training()] == [receipt.id]
     assert submissions.review(receipt.id, "refused", "Pear", reviewer="Bob").reviewed_label is None
-    assert list(submissions.learnable()) == []
+    assert list(submissions.for_training()) == []
 
 
 def test_reviews_that_make_no_sense_are_refused(submissions: Submissions, new: New) -> None:
@@ -403,7 +403,7 @@ def test_what_may_be_learnt_goes_through_all_pages(submissions: Submissions, new
     submissions.review(
         submissions.add(new()).id, "corrected", "Pear", reviewer="me"
     )  # without a photo nothing is to be learnt
-    assert {one.id for one in submissions.learnable()} == {receipt.id for receipt in receipts}
+    assert {one.id for one in submissions.for_training()} == {receipt.id for receipt in receipts}
 
 
 def test_threads_add_review_and_delete_at_once(submissions: Submissions, photo_folder: Path, new: New) -> None:

@@ -74,16 +74,16 @@ def run(stored: EmbeddingTable, photos: pa.Table, bad: Bad | None = None) -> Inv
 
 def held(inventory: Inventory) -> list[int]:
     """Catalogue rows that some file holds, in order; with repetitions, if there were any."""
-    rows = [holding.catalogue_rows[holding.catalogue_rows >= 0] for holding in inventory.holdings]
+    rows = [entry.catalogue_rows[entry.catalogue_rows >= 0] for entry in inventory.file_rows]
     return sorted(np.concatenate([np.empty(0, np.int64), *rows]).tolist())
 
 
 def values(stored: EmbeddingTable, inventory: Inventory) -> list[float | None]:
     """The first number of each photo's embedding, in the catalogue's order."""
     found: dict[int, float | None] = {}
-    for holding in inventory.holdings:
-        column = stored.read(holding.file)["embedding"].to_pylist()
-        for row, value in zip(holding.catalogue_rows.tolist(), column, strict=True):
+    for entry in inventory.file_rows:
+        column = stored.read(entry.file)["embedding"].to_pylist()
+        for row, value in zip(entry.catalogue_rows.tolist(), column, strict=True):
             if row >= 0:
                 found[row] = value and value[0]
     return [found[row] for row in sorted(found)]

@@ -21,7 +21,7 @@ def stored(tmp_path: Path) -> EmbeddingTable:
 def test_at_first_everything_is_absent(stored: EmbeddingTable) -> None:
     inventory = take(stored, catalogue(5))
     assert inventory.absent.tolist() == [0, 1, 2, 3, 4]
-    assert inventory.holdings == inventory.leaving == []
+    assert inventory.file_rows == inventory.leaving == []
     assert not Path(stored.root, stored.prefix).exists(), "looking makes nothing"
 
 
@@ -70,7 +70,7 @@ def test_failed_photos_are_tried_again_and_good_ones_never(stored: EmbeddingTabl
     assert inventory.failed.tolist() == [3]
     assert held(inventory) == list(range(100)), "a failure is held, so that counts close"
     inventory = run(stored, photos, {uri(3): ("failed", "once more")})
-    assert [error for holding in inventory.holdings for *_, error in holding.errors if error != "damaged: half"] == [
+    assert [error for entry in inventory.file_rows for *_, error in entry.errors if error != "damaged: half"] == [
         "once more"
     ]
     assert held(inventory) == list(range(100))
@@ -168,4 +168,4 @@ def test_files_that_left_the_table_keep_their_place_in_the_order_of_moments(stor
     assert stored.commit([], before.files[1:3], epoch=0)
     after = take(stored, photos, also=before.files)
     assert len(after.absent) == 0
-    assert [holding.file.name for holding in after.holdings] == [holding.file.name for holding in before.holdings]
+    assert [entry.file.name for entry in after.file_rows] == [entry.file.name for entry in before.file_rows]

@@ -141,7 +141,7 @@ def test_file_that_another_process_removed_is_not_replaced(stored: EmbeddingTabl
 def test_table_travels_to_workers(stored: EmbeddingTable) -> None:
     inventory = run(stored, catalogue(10))
     there = pickle.loads(pickle.dumps(stored))
-    assert there.read(inventory.holdings[0].file).num_rows == 10
+    assert there.read(inventory.file_rows[0].file).num_rows == 10
 
 
 def test_log_is_checkpointed_after_some_commits(stored: EmbeddingTable) -> None:
@@ -157,23 +157,23 @@ def test_log_is_checkpointed_after_some_commits(stored: EmbeddingTable) -> None:
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_damaged_file_is_refused_by_name(stored: EmbeddingTable, damage: str) -> None:
-    (holding,) = run(stored, catalogue(10)).holdings
+    (entry,) = run(stored, catalogue(10)).file_rows
     (path,) = files(stored)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.unlink() if damage == "gone" else path.write_bytes(data if damage == "flip" else data[:-1])
     with pytest.raises(DamagedError, match=rf"{path.name}.*run again with repair=True"):
-        stored.read(holding.file)
+        stored.read(entry.file)
 
 
 def test_every_changed_byte_of_a_file_is_noticed(stored: EmbeddingTable) -> None:
-    (holding,) = run(stored, catalogue(5)).holdings
+    (entry,) = run(stored, catalogue(5)).file_rows
     (path,) = files(stored)
     data = path.read_bytes()
     for at in range(0, len(data), 7):
         path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
         with pytest.raises(DamagedError):
-            stored.read(holding.file)
+            stored.read(entry.file)
 
 
 def test_damaged_page_of_keys_is_noticed_without_reading_the_embeddings(stored: EmbeddingTable) -> None:
@@ -244,10 +244,10 @@ def test_shards_are_named_by_their_place(stored: EmbeddingTable) -> None:
 
 
 def test_flipped_byte_is_found_whatever_it_is(stored: EmbeddingTable) -> None:
-    (holding,) = run(stored, catalogue(10)).holdings
+    (entry,) = run(stored, catalogue(10)).file_rows
     for at in (0.0, 0.3, 0.7, 0.999):
         flip(files(stored)[0], at)
         with pytest.raises(DamagedError):
-            stored.read(holding.file)
+            stored.read(entry.file)
         flip(files(stored)[0], at)
-    assert stored.read(holding.file).num_rows == 10
+    assert stored.read(entry.file).num_rows == 10

@@ -26,7 +26,7 @@ from fruits.photos.decoding.quality import Limits
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser.answers import NAMING, OUTCOMES, decide
 from fruits.recogniser.taxonomy import Taxonomy
-from fruits.storage.tables.catalogue_rows import Coded
+from fruits.storage.tables.catalogue_rows import CodedText
 from fruits.training import embed as computation
 from fruits.training import pipeline
 from fruits.training.fitting import fit as fitting
@@ -41,9 +41,9 @@ def run(out: Path, *sources: Path, **choices: Any) -> dict[str, Any]:
     return pipeline.run(RunConfig(sources=tuple(map(str, sources)), out=str(out), **config))
 
 
-def coded(*values: str) -> Coded:
+def coded(*values: str) -> CodedText:
     names, codes = np.unique(values, return_inverse=True)
-    return Coded(names.tolist(), codes.astype(np.int8))
+    return CodedText(names.tolist(), codes.astype(np.int8))
 
 
 def rows_of(label: np.ndarray, group: np.ndarray | None = None, **changes: Any) -> TrainingSet:
@@ -331,11 +331,11 @@ def test_with_few_photos_held_out_the_defaults_hold() -> None:
 
 def test_several_sources_are_balanced_unless_told_otherwise() -> None:
     sources = ("studio", "shop")
-    assert RunConfig(sources=sources, out="out").settled(0).balance is True
-    assert RunConfig(sources=sources, out="out", balance=False).settled(5).balance is False
-    assert RunConfig(sources=sources[:1], out="out").settled(1).balance is False
-    assert RunConfig(sources=sources[:1] * 2, out="out").settled(0).balance is False
-    assert RunConfig(sources=sources[:1], out="out").settled(2).balance is True
+    assert RunConfig(sources=sources, out="out").with_photo_defaults(0).balance is True
+    assert RunConfig(sources=sources, out="out", balance=False).with_photo_defaults(5).balance is False
+    assert RunConfig(sources=sources[:1], out="out").with_photo_defaults(1).balance is False
+    assert RunConfig(sources=sources[:1] * 2, out="out").with_photo_defaults(0).balance is False
+    assert RunConfig(sources=sources[:1], out="out").with_photo_defaults(2).balance is True
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from fruits.errors import ConfigError, counted, option
 from fruits.learning.neighbours import LEAK_LIMIT
 from fruits.monitoring.clock import Clock, Progress, Silent
 from fruits.report import render_study
-from fruits.storage.objects import Objects, under
+from fruits.storage.objects import Objects, uri_of
 from fruits.storage.outputs import publishing
 from fruits.storage.outputs.runs import key_of
 from fruits.training import finished, pipeline
@@ -118,7 +118,7 @@ def study_backbones(
     rows: list[dict[str, Any]] = []
     record: dict[str, Any] = {}
     for number, one in enumerate(configs, 1):
-        progress.say(f"{number} of {len(configs)}: {one.backbone}{f' at {one.size} pixels' if one.size else ''}")
+        progress.note(f"{number} of {len(configs)}: {one.backbone}{f' at {one.size} pixels' if one.size else ''}")
         record = pipeline.run(one, progress=progress, command=command, make_current=False)
         rows.append(_row(one, networks[one.backbone], record, options, progress))
     chosen = common_protocol([row["protocols"] for row in rows])
@@ -145,7 +145,7 @@ def _row(
     config: RunConfig, network: Network, record: dict[str, Any], options: StudyOptions, progress: Progress
 ) -> dict[str, Any]:
     """Return what is known of one network: its run, its scores, its speed and its sizes."""
-    evaluation = evaluate(under(config.out, key_of(record["run"])), options.protocols, progress=progress)
+    evaluation = evaluate(uri_of(config.out, key_of(record["run"])), options.protocols, progress=progress)
     card = network.backbone.card
     catalogue = catalogued(config, Silent())
     prepared = prepare(config, network, catalogue, Objects(config.out))

@@ -9,7 +9,7 @@ from typing import Any, Final
 import fruits
 from fruits.assessment.printed import aligned
 from fruits.assessment.study.machine import machine
-from fruits.storage.objects import Objects, under
+from fruits.storage.objects import Objects, uri_of
 from fruits.storage.sanitising import json_text
 
 FORMAT: Final = 1
@@ -45,7 +45,7 @@ def text_of(study: Mapping[str, Any], rows: Sequence[Sequence[str]], lines: Sequ
     """Return a study as text: a table, lines, whether the machine was busy, and where the page is."""
     about = study["machine"]
     busy = [f"other programs were running (load {about['load']}): a quiet machine is faster"] if about["busy"] else []
-    return "\n".join([*aligned(rows), *lines, *busy, f"page: {under(study['out'], _page_of(study))}"])
+    return "\n".join([*aligned(rows), *lines, *busy, f"page: {uri_of(study['out'], _page_of(study))}"])
 
 
 def _page_of(study: Mapping[str, Any]) -> str:

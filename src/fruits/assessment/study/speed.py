@@ -98,7 +98,7 @@ def measured_speed(catalogue: Catalogue, prepared: Prepared, *, repeats: int, ph
     StoreError
         If no photo could be embedded.
     """
-    rows = catalogue.listed.take(spread(catalogue.num_rows, photos), ["uri", "label", "split", "version"])
+    rows = catalogue.listed.take(evenly_spaced(catalogue.num_rows, photos), ["uri", "label", "split", "version"])
     size = prepared.card.embedding_size
     stage = SpeedStage(prepared.model, prepared.preprocessing, size, repeats, catalogue.access, prepared.device)
     with closing(get_engine("local", 1)) as engine:
@@ -120,7 +120,7 @@ def measured_speed(catalogue: Catalogue, prepared: Prepared, *, repeats: int, ph
     }
 
 
-def spread(n: int, most: int) -> NDArray[np.int64]:
+def evenly_spaced(n: int, most: int) -> NDArray[np.int64]:
     """Return at most ``most`` of ``n`` rows, spread evenly, in ascending order."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
 

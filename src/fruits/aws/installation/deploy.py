@@ -140,7 +140,7 @@ def deploy(
                 "the database while the service runs: 'fruits aws delete --stack service' first, then deploy with the snapshot"
             )
         check_rules(which, effective(which, given, before.parameters if before else None))
-        given |= quotas.fitted(aws, which, given, before.parameters if before else None, progress.say)
+        given |= quotas.fitted(aws, which, given, before.parameters if before else None, progress.note)
         if which == "batch" and (before is None or "ReleaseLabel" in given):
             _check_release(aws, effective(which, given)["ReleaseLabel"])
         asked = LOOKED_UP.get(which)
@@ -162,13 +162,13 @@ def deploy(
         stack = _settled(aws, name, which, poll_s)
         if stack.state not in _GOOD or stack.state == "UPDATE_ROLLBACK_COMPLETE":
             raise AwsError(f"stack {stack.name} is {stack.state}: {_why(aws, stack)}; correct that, then deploy again")
-        progress.say(f"{stack.name}: {'unchanged or ' if before else ''}{stack.state}")
+        progress.note(f"{stack.name}: {'unchanged or ' if before else ''}{stack.state}")
         done.append(stack)
         if which == "budget":
-            _activate_tag(aws, progress.say)
+            _activate_tag(aws, progress.note)
     # Last, because creating a flow log, as two of the stacks do, may rewrite a bucket's policy.
     for which in policies.restore(aws, name):
-        progress.say(f"policy of {which} was another than the template's; put back")
+        progress.note(f"policy of {which} was another than the template's; put back")
     return done
 
 
@@ -195,13 +195,13 @@ _ACTIVATE_TAG: Final = Call(
 )
 
 
-def _activate_tag(aws: Aws, say: Callable[[str], None]) -> None:
+def _activate_tag(aws: Aws, note: Callable[[str], None]) -> None:
     try:
         errors = [str(one.get("Message") or one.get("Code")) for one in aws.make(_ACTIVATE_TAG).get("Errors") or ()]
     except AwsError as exc:
         errors = [str(exc)]
     if errors:
-        say(
+        note(
             f"billing does not know the tag 'fruits' yet ({errors[0]}): until it does, the budget sees no costs. It learns new "
             "tags within a day: run 'fruits aws deploy --stack budget' again tomorrow"
         )
@@ -273,7 +273,7 @@ def delete(
         if gone.state != "DELETE_COMPLETE":
             raise AwsError(f"stack {stack.name} is {gone.state}: {_why(aws, gone)}; correct that, then delete again")
         report["deleted"].append(stack.name)
-        progress.say(f"{stack.name}: deleted")
+        progress.note(f"{stack.name}: deleted")
     return report
 
 
@@ -341,7 +341,7 @@ _BLOCK_PUBLIC_ACCESS: Final = Call(
 
 def _release_the_owner(aws: Aws, name: str) -> None:
     """Detach the policy of a spent budget from all roles: CloudFormation cannot delete an attached policy."""
-    arn = f"arn:{aws.partition}:iam::{aws.who()['account']}:policy/{name}-budget-spent"
+    arn = f"arn:{aws.partition}:iam::{aws.caller_identity()['account']}:policy/{name}-budget-spent"
     with suppress(AwsAbsentError):
         for page in aws.pages("iam", "list_entities_for_policy", PolicyArn=arn):
             for role in page.get("PolicyRoles", ()):

@@ -34,7 +34,11 @@ def restore(aws: Aws, name: str) -> list[str]:
     if storage is None:
         return []
     mended = []
-    known = {"AWS::Region": aws.region, "AWS::AccountId": aws.who()["account"], "AWS::Partition": aws.partition}
+    known = {
+        "AWS::Region": aws.region,
+        "AWS::AccountId": aws.caller_identity()["account"],
+        "AWS::Partition": aws.partition,
+    }
     for which, policy in _of_template():
         bucket = storage.outputs.get(f"{which}Bucket")
         if bucket is None:

@@ -43,12 +43,12 @@ _LEAST_CORES: Final = 8
 _GB_PER_CORE: Final = 5
 
 
-def read(aws: Aws, quota: Quota, say: Callable[[str], None]) -> int | None:
+def read(aws: Aws, quota: Quota, note: Callable[[str], None]) -> int | None:
     """Return the vCPUs that a quota allows; if it cannot be read, report that and return None."""
     try:
         return int(aws.make(quota.call)["Quota"]["Value"])
     except (AwsError, KeyError, TypeError) as exc:
-        say(
+        note(
             f"the quota {quota.service} {quota.code} ({quota.name}) cannot be read ({exc}); if it is too small, work is refused"
         )
         return None
@@ -60,7 +60,7 @@ def planned(which: str, values: Mapping[str, str]) -> list[Call]:
 
 
 def fitted(
-    aws: Aws, which: str, given: Mapping[str, str], before: Mapping[str, str] | None, say: Callable[[str], None]
+    aws: Aws, which: str, given: Mapping[str, str], before: Mapping[str, str] | None, note: Callable[[str], None]
 ) -> dict[str, str]:
     """Return parameters that make a stack fit the account's quotas; given parameters are never changed.
 
@@ -71,7 +71,7 @@ def fitted(
         Template.
     given, before : mapping
         Parameters given by the caller, and those of the existing stack, if any.
-    say : callable
+    note : callable
         Called with a message for each changed parameter and each quota that cannot be read.
 
     Raises
@@ -80,17 +80,17 @@ def fitted(
         If the request, or the minimum that works, exceeds a quota; names the quota to raise.
     """
     values = effective(which, given, before)
-    allowed = {quota: read(aws, quota, say) for quota in _concerned(which, values)}
+    allowed = {quota: read(aws, quota, note) for quota in _concerned(which, values)}
     made: dict[str, str] = {}
     for quota, cores in allowed.items():
         if cores is None:
             continue
         if quota is SERVERLESS:
-            made |= _serverless(values, given, cores, say)
+            made |= _serverless(values, given, cores, note)
         elif quota is FARGATE:
-            made |= _tasks(values, given, cores, say)
+            made |= _tasks(values, given, cores, note)
         else:
-            _machines(values, quota, cores, say)
+            _machines(values, quota, cores, note)
     return made
 
 
@@ -99,7 +99,7 @@ def of_run(compute: str) -> list[Call]:
     return [SERVERLESS.call] if compute == "serverless" else []
 
 
-def run_cores(aws: Aws, cores: int, say: Callable[[str], None]) -> int:
+def run_cores(aws: Aws, cores: int, note: Callable[[str], None]) -> int:
     """Return the vCPUs that a serverless run may use: those of the application, within the quota.
 
     Raises
@@ -107,12 +107,12 @@ def run_cores(aws: Aws, cores: int, say: Callable[[str], None]) -> int:
     ConfigError
         If the quota is too small for any run.
     """
-    allowed = read(aws, SERVERLESS, say)
+    allowed = read(aws, SERVERLESS, note)
     if allowed is None or allowed >= cores:
         return cores
     if allowed < _LEAST_CORES:
         raise _too_small(SERVERLESS, allowed, _LEAST_CORES, "a run")
-    say(
+    note(
         f"the account may have {allowed} vCPUs at once, fewer than the application's {cores}: {_raise(SERVERLESS, cores)}"
     )
     return allowed
@@ -125,7 +125,7 @@ def _concerned(which: str, values: Mapping[str, str]) -> list[Quota]:
 
 
 def _serverless(
-    values: Mapping[str, str], given: Mapping[str, str], allowed: int, say: Callable[[str], None]
+    values: Mapping[str, str], given: Mapping[str, str], allowed: int, note: Callable[[str], None]
 ) -> dict[str, str]:
     wanted = int(values["MaxCpu"].split()[0])
     if allowed < _LEAST_CORES:
@@ -135,7 +135,7 @@ def _serverless(
     if "MaxCpu" in given:
         raise _too_small(SERVERLESS, allowed, wanted, f"batch.MaxCpu={wanted} vCPU")
     cores = allowed // 4 * 4
-    say(
+    note(
         f"batch.MaxCpu is {cores} vCPU instead of {wanted}, as the account may have no more: {_raise(SERVERLESS, wanted)}"
     )
     made = {"MaxCpu": f"{cores} vCPU"}
@@ -144,7 +144,7 @@ def _serverless(
     return made
 
 
-def _machines(values: Mapping[str, str], quota: Quota, allowed: int, say: Callable[[str], None]) -> None:
+def _machines(values: Mapping[str, str], quota: Quota, allowed: int, note: Callable[[str], None]) -> None:
     cores = max(_cores_of(values["InstanceType"]), _cores_of(values["SecondInstanceType"]))
     spot, nodes = values["Spot"] == "yes", int(values["CoreNodes"])
     alone = 1 if quota is MACHINES else 0
@@ -153,11 +153,11 @@ def _machines(values: Mapping[str, str], quota: Quota, allowed: int, say: Callab
         raise _too_small(quota, allowed, needed, f"a cluster of 1 + {nodes} {values['InstanceType']}")
     most = cores * (alone + (0 if spot and quota is MACHINES else int(values["MaxCoreNodes"])))
     if most > allowed:
-        say(f"the cluster may not grow to batch.MaxCoreNodes={values['MaxCoreNodes']}: {_raise(quota, most)}")
+        note(f"the cluster may not grow to batch.MaxCoreNodes={values['MaxCoreNodes']}: {_raise(quota, most)}")
 
 
 def _tasks(
-    values: Mapping[str, str], given: Mapping[str, str], allowed: int, say: Callable[[str], None]
+    values: Mapping[str, str], given: Mapping[str, str], allowed: int, note: Callable[[str], None]
 ) -> dict[str, str]:
     # During a deployment, twice as many tasks run.
     each, least, most = int(values["Cpu"]) / 1024, int(values["MinTasks"]), int(values["MaxTasks"])
@@ -172,7 +172,7 @@ def _tasks(
             FARGATE, allowed, int(2 * each * most), f"service.MaxTasks={most}, twice while they are replaced"
         )
     fits = int(allowed // (2 * each))
-    say(
+    note(
         f"service.MaxTasks is {fits} instead of {most}, as the account may have no more: {_raise(FARGATE, int(2 * each * most))}"
     )
     return {"MaxTasks": str(fits)}

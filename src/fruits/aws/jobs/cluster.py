@@ -34,7 +34,7 @@ def running_job(aws: Aws, installation: Installation, job: Job) -> dict[str, Any
     AwsError
         If OUT has an unfinished job with other options, or AWS refuses.
     """
-    before = read_job(aws, installation, key_of(installation, job.home))
+    before = read_job(aws, installation, key_of(installation, job.folder))
     return before if before is not None and _goes_on(aws, before, job) else None
 
 

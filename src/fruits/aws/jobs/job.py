@@ -96,7 +96,7 @@ class Job:
     carried: tuple[JobFile, ...] = ()
 
     @property
-    def home(self) -> str:
+    def folder(self) -> str:
         """Return the folder of ``job.json``: an evaluation must not overwrite that of the run."""
         return f"{self.out.rstrip('/')}/evaluate" if self.command == "evaluate" else self.out
 
@@ -200,7 +200,7 @@ class Lines:
         self._line(line)
         self._photos_then, self._then = self._photos, now
 
-    def say(self, message: str) -> None:
+    def note(self, message: str) -> None:
         """Report a message."""
         self._line({"fruits": "message", "message": message})
 

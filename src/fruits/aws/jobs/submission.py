@@ -138,7 +138,7 @@ class Submission:
     @property
     def out_key(self) -> str:
         """Return the key prefix of ``job.json`` in the bucket of results."""
-        return key_of(self.installation, self.job.home)
+        return key_of(self.installation, self.job.folder)
 
     def conf(self) -> dict[str, str]:
         """Return the settings of Spark."""

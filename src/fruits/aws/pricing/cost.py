@@ -354,7 +354,7 @@ def month(prices: Prices, what: str, how: str, gb: float, name: str) -> Line:
 
 
 def _priced(prices: Prices, name: str, count: int, why: str) -> Line:
-    return Line(prices.what(name), f"{count:,} ({why}) x {prices[name]:g}", count * prices[name])
+    return Line(prices.description(name), f"{count:,} ({why}) x {prices[name]:g}", count * prices[name])
 
 
 def of_prices(prices: Prices) -> str:

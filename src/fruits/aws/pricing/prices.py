@@ -47,7 +47,7 @@ class Prices:
         how = f"'fruits aws cost --update-prices FILE --region {region}' asks for those"
         return replace(self, note=f"not those of {region}: {how}; {self.note}")
 
-    def what(self, name: str) -> str:
+    def description(self, name: str) -> str:
         """Return the description of a price."""
         return str(self.table[name]["what"])
 
@@ -70,7 +70,7 @@ def load(path: str | None = None) -> Prices:
         values = json.loads(text)
         prices = Prices(values["region"], values["date"], values["note"], values["prices"])
         for name in prices.table:
-            if not 0 <= prices[name] < 1e6 or not prices.what(name) or not prices.source(name):
+            if not 0 <= prices[name] < 1e6 or not prices.description(name) or not prices.source(name):
                 raise ValueError(f"{name} is {prices.table[name]['usd']}")
         if missing := (load().table.keys() - prices.table.keys() if where else set()):
             raise ValueError(f"{', '.join(sorted(missing))} missing")

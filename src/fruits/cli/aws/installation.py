@@ -308,7 +308,7 @@ def _photos_bucket(there: Any, name: str) -> str:
     except AwsAbsentError:
         raise
     except AwsError:
-        return f"{name}-photos-{there.who()['account']}-{there.region}"
+        return f"{name}-photos-{there.caller_identity()['account']}-{there.region}"
 
 
 def checked_compute(given: str) -> str:

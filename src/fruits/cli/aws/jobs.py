@@ -200,7 +200,7 @@ def _start(
     with Display() as display:
         cores = installation.max_cores
         if not job_options.dry_run and installation.compute == "serverless":
-            cores = quotas.run_cores(there, cores, display.say)
+            cores = quotas.run_cores(there, cores, display.note)
         shape = cost.shape_for(
             count or 100_000,
             compute=installation.compute,
@@ -219,11 +219,11 @@ def _start(
         if job_options.dry_run:
             plan([*quotas.of_run(installation.compute), *whole.planned()], [estimate], as_json=job_options.as_json)
             return
-        display.say(
+        display.note(
             f"estimated: {estimate.usd:,.2f} USD for {counted(count or 0, 'photo')} on {estimate.title.partition(' on ')[2]}"
         )
         started = cluster.submit(there, whole, estimate_usd=round(estimate.usd, 4))
-        display.say(f"job {started['job']} on {out}; the same command follows it from anywhere, --cancel ends it")
+        display.note(f"job {started['job']} on {out}; the same command follows it from anywhere, --cancel ends it")
     _follow(there, installation, job, started, table, job_options)
 
 
@@ -242,9 +242,9 @@ def _follow(
             for event in cluster.follow(there, installation, started):
                 if "state" in event:
                     last = event
-                    display.say(f"{event['state']} {event['details']}".rstrip())
+                    display.note(f"{event['state']} {event['details']}".rstrip())
                 else:
-                    display.say(_in_words(event))
+                    display.note(_in_words(event))
         except KeyboardInterrupt:
             fail(
                 f"you stopped following; {started['job']} goes on at AWS: the same command follows it, --cancel ends it",
@@ -295,7 +295,7 @@ def _cancel(there: Any, installation: Installation, job: Job, job_options: JobOp
 
     if job_options.dry_run:
         raise ConfigError("--cancel with --dry-run: only AWS knows what is under way; expected one of them")
-    started = cluster.read_job(there, installation, submission.key_of(installation, job.home))
+    started = cluster.read_job(there, installation, submission.key_of(installation, job.folder))
     ended = started is not None and cluster.state(there, started)["state"] not in (*cluster.GOOD, *cluster.BAD)
     if started is not None and ended:
         cluster.cancel(there, started)

@@ -39,9 +39,9 @@ def token(
     there, resources = _resources(name, region)
     with Display() as display:
         if revoke:
-            done = one_off_tasks.revoke_token(there, resources, who, say=display.say)
+            done = one_off_tasks.revoke_token(there, resources, who, note=display.note)
         else:
-            done = one_off_tasks.add_token(there, resources, who, role, rate, say=display.say)
+            done = one_off_tasks.add_token(there, resources, who, role, rate, note=display.note)
     if as_json:
         typer.echo(json_text(done))
     elif revoke:
@@ -63,7 +63,7 @@ def export(
 
     there, resources = _resources(name, region)
     with Display() as display:
-        done = one_off_tasks.export(there, resources, say=display.say)
+        done = one_off_tasks.export(there, resources, note=display.note)
     if as_json:
         typer.echo(json_text(done))
         return
@@ -92,7 +92,7 @@ def purge(
 
     there, resources = _resources(name, region)
     with Display() as display:
-        done = one_off_tasks.purge(there, resources, keep_days, adopt=adopt, say=display.say)
+        done = one_off_tasks.purge(there, resources, keep_days, adopt=adopt, note=display.note)
     if as_json:
         typer.echo(json_text(done))
     else:

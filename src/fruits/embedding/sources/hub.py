@@ -46,7 +46,7 @@ class Address(NamedTuple):
         return cls(f"{owner}/{name}", (file or "").lstrip("/"), revision or "")
 
 
-class Pulled(NamedTuple):
+class HubNetwork(NamedTuple):
     """A network fetched from the hub.
 
     Attributes
@@ -81,7 +81,7 @@ def already_pulled(address: Address, folder: Path) -> Path | None:
     return None
 
 
-def pull(address: Address, sha256: str = "") -> Pulled:
+def pull(address: Address, sha256: str = "") -> HubNetwork:
     """Fetch a network.
 
     Parameters
@@ -147,7 +147,7 @@ def pull(address: Address, sha256: str = "") -> Pulled:
         "training_data": ", ".join(map(str, datasets if isinstance(datasets, list) else [datasets])),
         **pixels_of(settings),
     }
-    return Pulled(network, source, card)
+    return HubNetwork(network, source, card)
 
 
 def pixels_of(settings: list[dict[str, Any]]) -> dict[str, Any]:

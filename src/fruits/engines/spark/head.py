@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fruits.engines import Stage
 from fruits.engines.spark.jobs import attempt
 from fruits.engines.spark.session import Spark
-from fruits.engines.spark.tasks import pickled_error, tidy, works
+from fruits.engines.spark.tasks import pickled_error, shards_of_work, tidy
 from fruits.errors import EngineError, counted, option
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class _RowsTask:
     scale: float
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for _, work in works(batches):
+        for _, work in shards_of_work(batches):
             try:
                 stage: Stage = pickle.loads(self.stage)  # noqa: S301 - from the driver
                 for rows in stage(iter(pa.ipc.open_stream(work))):

@@ -102,7 +102,7 @@ class Spark:
 
         active = SparkSession.getActiveSession()
         if active is None and master is not None and master.startswith("sc://"):
-            with _told(f"cannot reach Spark at {master}"):
+            with _engine_errors(f"cannot reach Spark at {master}"):
                 # Not getOrCreate: a new session can have the engine's settings.
                 session = SparkSession.builder.remote(master).config(map=dict(conf)).create()
             return cls(session, built=True)._set(_SQL)
@@ -375,7 +375,7 @@ def _build(master: str, conf: Mapping[str, str]) -> SparkSession:
     ours = libraries.parent.parent == Path(pyspark.__file__).parent.resolve()
     if master.startswith("local[") and ours and environment["PYSPARK_PYTHON"] == sys.executable:
         settings["spark.python.daemon.module"] = "fruits.engines.spark.daemon"
-    with _environment(environment), _keeping_interrupt(), _told(f"Spark did not start at {master}"):
+    with _environment(environment), _keeping_interrupt(), _engine_errors(f"Spark did not start at {master}"):
         builder = SparkSession.builder.master(master)
         for key, value in (settings | dict(conf)).items():
             builder = builder.config(key, value)
@@ -437,7 +437,7 @@ def _without_pandas() -> Iterator[None]:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _engine_errors(what: str) -> Iterator[None]:
     """Convert any exception of PySpark into an :class:`EngineError` that tells the user what to do."""
     try:
         yield

@@ -43,7 +43,7 @@ class MapTask:
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Map rows of ``WORK`` (Arrow streams) to rows of ``ANSWER``, one per batch of the stage; stop after an error."""
-        for shard, work in works(batches):
+        for shard, work in shards_of_work(batches):
             try:
                 stage: Stage = pickle.loads(self.stage)  # noqa: S301 - from the driver
                 for batch in stage(iter(pa.ipc.open_stream(work))):
@@ -68,7 +68,7 @@ class PartialTask:
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Map rows of ``WORK`` (pickled lists of shards) to rows of ``ANSWER``."""
-        for block, work in works(batches):
+        for block, work in shards_of_work(batches):
             yield _computed(block, lambda work=work: self._reduce(work))  # type: ignore[misc]
         tidy()
 
@@ -121,7 +121,7 @@ def to_ipc(part: pa.Table | pa.RecordBatch) -> bytes:
     return bytes(sink.getvalue())
 
 
-def works(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, pa.Buffer]]:
+def shards_of_work(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, pa.Buffer]]:
     """Yield the number and the bytes of each shard in rows of ``WORK``."""
     for batch in batches:
         for numbers, data in zip(batch.column(0), batch.column(1), strict=True):

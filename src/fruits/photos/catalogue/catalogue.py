@@ -21,7 +21,7 @@ from fruits.errors import CatalogueError
 from fruits.photos.catalogue.builder import SPLITS, CatalogueBuilder, stable_hash
 from fruits.photos.catalogue.listing import add_sources
 from fruits.photos.reading.access import Access
-from fruits.storage.tables.catalogue_rows import CODED, TEXTS, CatalogueRows, Coded, small
+from fruits.storage.tables.catalogue_rows import CODED, TEXTS, CatalogueRows, CodedText, smallest_type
 from fruits.storage.tables.spool import Spool
 
 TEST_SHARE: Final = 0.2
@@ -134,8 +134,8 @@ def list_photos(
     if not texts.num_rows:
         raise CatalogueError(_nothing_found(sources, builder))
     origin = _split_by_hash(found) if labelled else "none"
-    coded = {name: Coded(list(builder.codes[name]), small(found.columns[name])) for name in CODED}
-    coded["split"] = Coded(list(SPLITS) if labelled else [], coded["split"].codes)
+    coded = {name: CodedText(list(builder.codes[name]), smallest_type(found.columns[name])) for name in CODED}
+    coded["split"] = CodedText(list(SPLITS) if labelled else [], coded["split"].codes)
     listed = CatalogueRows(texts, coded, found.columns["group"])
     counts = coded["source"].counts()
     # Release the memory that sorting took: a run keeps the catalogue until its end, beside its workers.
@@ -187,7 +187,7 @@ class _Numbers:
             self.texts.append(rows.select(TEXTS.names).cast(TEXTS))
             for name, arrays in parts.items():
                 column = rows[name].combine_chunks().fill_null(-1).to_numpy(zero_copy_only=False)
-                arrays.append(small(column) if name in CODED else column)
+                arrays.append(smallest_type(column) if name in CODED else column)
         self.texts.close()
         self.columns: dict[str, np.ndarray] = {}
         for name in list(parts):  # one after the other: parts and whole columns together would be twice the memory

@@ -13,7 +13,7 @@ from typing import Final
 
 from PIL import Image
 
-from fruits.photos.generated.orchard import VARIETIES, photo
+from fruits.photos.generated.generator import VARIETIES, photo
 
 _SIDE: Final = 224
 _QUALITY: Final = 75

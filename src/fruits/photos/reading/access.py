@@ -93,7 +93,7 @@ class Access:
         real = os.path.realpath(path)
         return self.has(f"{real}/" if path.endswith("/") else real) or (self.follow_links and self.has(path))
 
-    def leads(self, real: str) -> bool:
+    def allows_opened(self, real: str) -> bool:
         """Return whether an opened file may be read, given its real path (links resolved)."""
         return self.follow_links or self.has(real)
 

@@ -129,10 +129,10 @@ def decoded(photos: Iterable[PhotoLike], preprocessing: Preprocessing, *, batch_
     """
     own_decoder().start()  # its imports run while the first photos are read
     source = iter(photos)
-    begun: _Begun | None = None
+    begun: _PendingBatch | None = None
     try:
         for first in source:
-            following = _Begun(chain([first], source), preprocessing, batch_size)
+            following = _PendingBatch(chain([first], source), preprocessing, batch_size)
             if begun is not None:
                 done, begun = begun, following
                 yield done.finish()
@@ -152,7 +152,7 @@ def as_status(fault: Fault) -> tuple[Literal["rejected", "failed"], str]:
 
 
 @dataclass(slots=True)
-class _Begun:
+class _PendingBatch:
     """A batch submitted to the decoder."""
 
     source: Iterator[PhotoLike]

@@ -99,7 +99,7 @@ def pack(
         add_sources(builder, sources, access)
         photos = _Photos.of(builder)
         for warning in builder.warnings:
-            progress.say(f"warning: {warning}")
+            progress.note(f"warning: {warning}")
     if not photos.count:
         skipped = f" ({builder.skipped_text()})" if builder.skipped else ""
         raise CatalogueError(
@@ -115,7 +115,7 @@ def pack(
                     f"none of {counted(photos.count, 'photo')} could be read ({writing.unreadable[0]['reason']})"
                 )
         except BaseException:
-            writing.undo()
+            writing.delete_written()
             raise
         packed = sum(file.rows for file in files)
         contents = Contents(packed, writing.photo_bytes, labelled, builder.from_manifest, files)
@@ -308,7 +308,7 @@ class _Writing:
             self.photo_bytes += held
             yield PackFile(name, hashed.size, hashed.digest.hexdigest(), rows, tuple(paths))
 
-    def undo(self) -> None:
+    def delete_written(self) -> None:
         """Delete the data files written so far."""
         for name in self._begun:
             with suppress(StoreError):
@@ -337,7 +337,7 @@ class _Writing:
         self.unreadable_count += 1
         if len(self.unreadable) < _NAMED:
             self.unreadable.append({"uri": row["uri"], "reason": reason})
-            self._progress.say(f"not packed: {row['uri']!r}: {reason}")
+            self._progress.note(f"not packed: {row['uri']!r}: {reason}")
 
 
 class _Hashed(io.RawIOBase):

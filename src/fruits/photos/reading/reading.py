@@ -66,7 +66,7 @@ def read_photo(uri: str, access: Access = NO_LINKS, *, limit: int = MAX_PHOTO_BY
         return opened_table(file, access).read(place)
     if not is_remote(uri):
         # Read directly: for small local files obstore takes several times as long.
-        return read_regular(uri, limit, access.leads)
+        return read_regular(uri, limit, access.allows_opened)
     objects, key = place_of(uri)
     try:
         return objects.read(key, limit=limit)
@@ -94,7 +94,7 @@ def read_photos(uris: Iterable[str], access: Access = NO_LINKS) -> Iterator[Cont
     """
     source = iter(uris)
     coming: deque[Callable[[], Content]] = deque()
-    ahead = _Ahead(access)
+    ahead = _Prefetcher(access)
     refused = 0
     try:
         while True:
@@ -168,7 +168,7 @@ def place_of(uri: str) -> tuple[Objects, str]:
 _REFUSED: Final = "unreadable: the bucket refuses: "
 
 
-class _Ahead:
+class _Prefetcher:
     """Reads photos ahead."""
 
     def __init__(self, access: Access) -> None:

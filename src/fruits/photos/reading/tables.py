@@ -154,7 +154,7 @@ def opened_file(file: str, access: Access) -> Any:
         scheme, _, rest = file.partition("://")
         bucket, _, key = rest.partition("/")
         return opened(f"{scheme}://{bucket}").open(key)
-    descriptor = open_regular(file, access.leads)
+    descriptor = open_regular(file, access.allows_opened)
     try:
         # Arrow opens the checked file, not one that may have taken its name since.
         checked = Path(f"/proc/self/fd/{descriptor}")

@@ -93,7 +93,7 @@ def read_member(uri: str, access: Access, *, limit: int = MAX_PHOTO_BYTES, head:
         folder, name = split_uri(file)
         data = opened(folder).read_range(name, offset, size)
     else:
-        descriptor = open_regular(file, access.leads)
+        descriptor = open_regular(file, access.allows_opened)
         try:
             data = read_exactly(descriptor, offset, size)
         finally:
@@ -118,7 +118,7 @@ def opened_tar(file: str, access: Access) -> Iterator[IO[bytes]]:
             raise AbsentError(f"'{file}' is not there")
         yield opened(folder).open(name)
         return
-    with os.fdopen(open_regular(file, access.leads), "rb") as stream:
+    with os.fdopen(open_regular(file, access.allows_opened), "rb") as stream:
         yield stream
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from fruits.report.document import assemble
 from fruits.report.evaluation import axis_from
-from fruits.report.localisation import say
+from fruits.report.localisation import localised
 
 #: The horizontal axis extends by this factor beyond the cheapest and the dearest point, so that no point lies on the edge.
 _MARGIN = 1.25
@@ -85,7 +85,7 @@ def render_study(study: Mapping[str, Any]) -> str:
     named = {name: None for row in rows for name in row["protocols"]}
     return assemble(
         "study/backbones.html.j2",
-        titles=say("study_backbones_title"),
+        titles=localised("study_backbones_title"),
         record=study,
         rows=rows,
         best=best,
@@ -101,7 +101,7 @@ def render_storage_study(study: Mapping[str, Any]) -> str:
     settings = study["settings"]
     return assemble(
         "study/storage.html.j2",
-        titles=say("study_storage_title"),
+        titles=localised("study_storage_title"),
         record=study,
         best=settings[study["recommended"]],
         whole=next(one for one in settings if one["vectors"] == "embeddings" and one["number_format"] == "float32"),
@@ -120,7 +120,7 @@ def render_preprocessing_study(study: Mapping[str, Any]) -> str:
     points = [*study["treatments"], study["together"]]
     return assemble(
         "study/preprocessing.html.j2",
-        titles=say("study_preprocessing_title"),
+        titles=localised("study_preprocessing_title"),
         record=study,
         rows=study["treatments"],
         best=study["together"],

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fruits.report.document import assemble
-from fruits.report.localisation import LocalisedText, decimal, plain, say
+from fruits.report.localisation import LocalisedText, decimal, localised, plain
 from fruits.report.study.costs import ticks_within
 from fruits.report.timeline import round_steps
 
@@ -64,7 +64,7 @@ def render_scaling_study(study: Mapping[str, Any]) -> str:
     largest = study["projected"][-1] if study["projected"] else None
     return assemble(
         "study/scaling.html.j2",
-        titles=say("study_scaling_title"),
+        titles=localised("study_scaling_title"),
         record=study,
         rates=plot_rates(study),
         bars=bars(study["runs"]),

@@ -134,7 +134,7 @@ def over(limit: int, what: str, *, code: str = "too_large", status: int | None =
     return HttpError(code, sentence=translations(f"limit.{what}", limit=limit, name=name), status=status)
 
 
-def of(error: BaseException) -> HttpError:
+def from_exception(error: BaseException) -> HttpError:
     """Return the HTTP error of an exception: the one table."""
     if isinstance(error, HttpError):
         return error
@@ -158,7 +158,7 @@ def of_status(status: int) -> HttpError:
     return HttpError(_OF_STATUS.get(status, "bad_request" if status < 500 else "internal"), status=status)
 
 
-def said(problem: HttpError) -> dict[str, Any]:
+def code_and_messages(problem: HttpError) -> dict[str, Any]:
     """Return code and messages, without the request id."""
     message = problem.sentence or KINDS[problem.code].message
     if problem.detail:
@@ -169,4 +169,4 @@ def said(problem: HttpError) -> dict[str, Any]:
 
 def body(problem: HttpError, request_id: str) -> bytes:
     """Return the JSON body of an error response."""
-    return json_text({"error": {**said(problem), "request_id": request_id}}, ensure_ascii=False).encode()
+    return json_text({"error": {**code_and_messages(problem), "request_id": request_id}}, ensure_ascii=False).encode()

@@ -135,7 +135,7 @@ class Middleware:
         except Exception as exc:
             about.setdefault("cause", exc)
             if not status:
-                await send_error(answer, http_errors.of(exc), about)
+                await send_error(answer, http_errors.from_exception(exc), about)
             elif status != 500:
                 raise  # part of the response is sent; only closing the connection signals the failure
         finally:

@@ -122,9 +122,9 @@ class Processes:
         with suppress(BrokenPipeError):
             told.write(json_text(settings) + "\n")
             told.flush()
-        threading.Thread(target=self._hear, args=(child, child.process), daemon=True).start()
+        threading.Thread(target=self._read_messages, args=(child, child.process), daemon=True).start()
 
-    def _hear(self, child: _Child, process: subprocess.Popen[str]) -> None:
+    def _read_messages(self, child: _Child, process: subprocess.Popen[str]) -> None:
         """Take what a child says until it ends."""
         for line in _pipes(process)[1]:
             said = json.loads(line)
@@ -175,15 +175,15 @@ class Processes:
 
     def _on_signal(self, number: int, _: Any) -> None:
         if number == signal.SIGHUP:
-            self._tell(signal.SIGHUP)
+            self._signal_all(signal.SIGHUP)
             return
         self.interrupted |= number == signal.SIGINT
         if self._stopping:  # a second signal stops at once
-            self._tell(signal.SIGTERM)
+            self._signal_all(signal.SIGTERM)
         self._stopping = True
         self._call()
 
-    def _tell(self, number: int) -> None:
+    def _signal_all(self, number: int) -> None:
         for child in self._children:
             if child.process is not None and child.process.poll() is None:
                 child.process.send_signal(number)
@@ -192,7 +192,7 @@ class Processes:
         """Stop the children and wait for them; signals that come meanwhile still reach them."""
         with self._signals():
             self._stopping = True
-            self._tell(signal.SIGTERM)
+            self._signal_all(signal.SIGTERM)
             for child in self._children:
                 if child.process is not None:
                     child.process.wait()
@@ -232,7 +232,7 @@ def main() -> None:
     config = ServiceConfig(**{name: _plain(value) for name, value in settings["config"].items()})
     threading.Thread(target=_until_orphaned, daemon=True).start()
 
-    def say(**words: Any) -> None:
+    def send(**words: Any) -> None:
         with suppress(BrokenPipeError):
             sys.stdout.write(json_text(words) + "\n")
             sys.stdout.flush()
@@ -240,10 +240,10 @@ def main() -> None:
     try:
         serve_child(
             config, number=settings["number"], shared=Path(settings["shared"]), quiet=settings["quiet"],
-            listening=lambda: say(listening=True),
+            listening=lambda: send(listening=True),
         )  # fmt: skip
     except FruitsError as exc:
-        say(error=type(exc).__name__, message=str(exc))
+        send(error=type(exc).__name__, message=str(exc))
         sys.exit(1)
 
 

@@ -230,7 +230,7 @@ class _Server(uvicorn.Server):
         task.add_done_callback(self._reloads.discard)
 
 
-class _Whole:
+class _JoiningTransport:
     """The transport of one response: the head waits for the first bytes of the body, up to the next turn of the loop.
 
     uvicorn writes them one after the other, and the transport sends each at once, since its buffer may hold nothing: two system
@@ -370,7 +370,7 @@ class _Connection(HttpToolsProtocol):
         if self.cycle is not None:
             self._cycles.append(self.cycle)
             # Its task, which writes the response, begins in a later turn of the loop.
-            self.cycle.transport = _Whole(self.transport, self.loop)  # type: ignore[assignment]
+            self.cycle.transport = _JoiningTransport(self.transport, self.loop)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         if self.cycle is not None and self.cycle.response_complete:

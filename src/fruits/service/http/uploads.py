@@ -128,7 +128,7 @@ async def read_upload(upload: Upload, receive: Receive, headers: dict[bytes, byt
         await _stream(receive, body.take, _PEEKED if too_large else config.max_bytes, config.send_timeout)
     except _TooLongError:
         # A misnamed field is reported as such rather than as too large: a smaller one would fail, too.
-        raise body.nameless() or _too_many_bytes(config.max_bytes) from None
+        raise body.missing_photo() or _too_many_bytes(config.max_bytes) from None
     body.finish()
     upload.count = len(upload.photos)
 
@@ -178,14 +178,14 @@ class _Body:
             self._upload.photos.append(self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks))
             return
         self._parts.finish()
-        if problem := self.nameless():
+        if problem := self.missing_photo():
             raise problem
 
-    def nameless(self) -> HttpError | None:
+    def missing_photo(self) -> HttpError | None:
         """Return the error of a form without a photo, which lists the received fields; None if it has one."""
         if not self._known:
             self._look()
-        return self._parts.nameless() if self._parts is not None else None
+        return self._parts.missing_photo() if self._parts is not None else None
 
     def _look(self) -> None:
         self._known = True
@@ -309,7 +309,7 @@ class _Parts:
         if len(self._others) > self._config.max_fields:
             raise over(self._config.max_fields, "fields", code="too_many_parts")
 
-    def nameless(self) -> HttpError | None:
+    def missing_photo(self) -> HttpError | None:
         """Return the error of a form without a photo; None if it has one."""
         if self._upload.photos or self._is_file:
             return None

@@ -122,14 +122,14 @@ class Model:
         self.pieces = Pieces(
             self.names,
             self.kinds,
-            self._sayable(),
+            self._possible_names(),
             gallery=[bundle.labels[at] for at in bundle.gallery.labels.tolist()],
             thumbnails=f"{root}/v1/gallery/{self.identity}",
             identity=self.identity,
         )
         self.model_body_packed = gzip.compress(self.model_body, mtime=0)
 
-    def _sayable(self) -> Iterator[tuple[str, str, dict[str, str] | None, dict[str, str] | None]]:
+    def _possible_names(self) -> Iterator[tuple[str, str, dict[str, str] | None, dict[str, str] | None]]:
         """Yield kind, variety, name and line, in every language, of all that an answer may name, and of nothing."""
         yield "", "", None, None
         taxonomy = self.bundle.taxonomy

@@ -150,10 +150,10 @@ class Database:
             if not connection.execute(select(exists().where(which))).scalar():
                 return 0
         with self.writing() as connection:
-            self.must_scrub(connection)
+            self.request_scrub(connection)
             return connection.execute(delete(table).where(which)).rowcount
 
-    def take_turn(self, name: str, seconds: float) -> bool:
+    def claim_interval(self, name: str, seconds: float) -> bool:
         """Claim a periodic task that only one of all processes on this database should run per interval; return whether claimed.
 
         A row stores the end of the current interval. No lock is held meanwhile, and a killed process delays the others by one
@@ -178,11 +178,11 @@ class Database:
             )
             return taken.first() is not None
 
-    def must_scrub(self, connection: Connection) -> None:
+    def request_scrub(self, connection: Connection) -> None:
         """Record, in the deleting transaction, that the database's files must be scrubbed."""
         self.add_up(connection, ChoreRow, [{"name": "scrub", "number": 1}], "number")
 
-    def must_be_scrubbed(self) -> bool:
+    def is_scrub_pending(self) -> bool:
         """Return whether the files may still contain deleted data."""
         return self._wanted() is not None
 

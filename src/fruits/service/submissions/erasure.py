@@ -64,7 +64,7 @@ class Erasure:
         with self._database.writing() as connection:
             tombstone = update(_ROW).where(_ROW.id.in_(ids)).values(_EMPTY | {"state": "deleting"})
             connection.execute(tombstone if condition is None else tombstone.where(condition))
-            self._database.must_scrub(connection)
+            self._database.request_scrub(connection)
             dead = connection.execute(
                 select(_ROW.id, _ROW.has_photo).where(_ROW.id.in_(ids), _ROW.state == "deleting")
             ).all()
@@ -95,7 +95,7 @@ class Erasure:
             with self._database.writing() as connection:
                 last = connection.execute(delete(_ROW).where(_ROW.id.in_(some.scalar_subquery()))).rowcount
                 if last:
-                    self._database.must_scrub(connection)
+                    self._database.request_scrub(connection)
             count += last
         return count
 
@@ -138,7 +138,7 @@ class Erasure:
                     f"are {listed:,}, and the database does not name {len(nobodys):,} of them: it is older"
                 )
         if adopt:
-            photos.adopt(mine)
+            photos.set_identity(mine)
         elif (
             theirs is None and listed and (first := photos.claim(mine)) != mine
         ):  # another service claimed the store at the same moment
@@ -150,7 +150,7 @@ class Erasure:
 
     def scrub(self, *, thorough: bool = False) -> bool:
         """Overwrite deleted data in the database's files; return whether it is done. If it is large, at most once a minute."""
-        if not thorough and not self._database.must_be_scrubbed():
+        if not thorough and not self._database.is_scrub_pending():
             return True
         with self._scrubbing:
             wait = 0.0 if self._database.is_quickly_scrubbed or thorough else _SCRUB_EVERY_S

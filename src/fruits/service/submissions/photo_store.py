@@ -88,7 +88,7 @@ class PhotoStore:
             return identity
         return self.identity() or identity
 
-    def adopt(self, identity: str) -> None:
+    def set_identity(self, identity: str) -> None:
         """Set the identity, replacing any other."""
         mark(self._objects, "photos")
         self._objects.write(_IDENTITY, _said(identity))

@@ -130,7 +130,7 @@ class Submissions:
                             connection.execute(insert(_ROW.__table__), same)  # type: ignore[arg-type]
             except Exception:
                 # The connection may break after the commit; then the rows exist.
-                if not self._are_there([receipt.id for receipt in receipts]):
+                if not self._all_stored([receipt.id for receipt in receipts]):
                     raise
         if photos:
             names = list(photos)
@@ -345,7 +345,7 @@ class Submissions:
             raise not_found()
         self._erase([submission_id])
 
-    def learnable(self) -> Iterator[Submission]:
+    def for_training(self) -> Iterator[Submission]:
         """Yield submissions usable for training, newest first: with a photo, confirmed or corrected, not of the test set."""
         return (one for one in self.labelled() if one.split != "test")
 
@@ -406,7 +406,7 @@ class Submissions:
         with suppress(StoreError):
             self._erasure.scrub()
 
-    def _are_there(self, ids: Sequence[str]) -> bool:
+    def _all_stored(self, ids: Sequence[str]) -> bool:
         with suppress(StoreError), self._database.reading() as connection:
             return connection.execute(select(func.count()).where(_ROW.id.in_(ids))).scalar() == len(ids)
         return False

@@ -42,7 +42,7 @@ _UNLISTED: Final = -2
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class FileRows:
     """A file, and the catalogue rows that its rows belong to.
 
     Attributes
@@ -66,7 +66,7 @@ class Inventory:
     Attributes
     ----------
     snapshot : Snapshot
-    holdings : list of Holding
+    file_rows : list of FileRows
         By name of the file; every catalogue row is in at most one.
     absent : integer array
         Catalogue rows without a stored row.
@@ -81,7 +81,7 @@ class Inventory:
     """
 
     snapshot: Snapshot
-    holdings: list[Holding]
+    file_rows: list[FileRows]
     absent: NDArray[Any]
     failed: NDArray[np.int64]
     leaving: list[File]
@@ -91,7 +91,7 @@ class Inventory:
     @property
     def files(self) -> list[File]:
         """The files that hold rows of the catalogue."""
-        return [holding.file for holding in self.holdings]
+        return [entry.file for entry in self.file_rows]
 
 
 def take(stored: EmbeddingTable, catalogue: pa.Table | Spool, also: Iterable[File] = ()) -> Inventory:
@@ -145,7 +145,7 @@ def take(stored: EmbeddingTable, catalogue: pa.Table | Spool, also: Iterable[Fil
     holder[failed_rows] = [failures[row][1] for row in failed_rows.tolist()]
     settled = np.ones(n, bool)
     settled[failed_rows] = False
-    holdings, leaving = [], []
+    file_rows, leaving = [], []
     for number, (file, why) in enumerate(zip(files, bad_of, strict=True)):
         rows = rows_of[number]
         mine = (rows >= 0) & (holder[rows] == number)
@@ -154,12 +154,12 @@ def take(stored: EmbeddingTable, catalogue: pa.Table | Spool, also: Iterable[Fil
         rows[~mine] = -1
         errors = tuple((row, *why[row]) for row in sorted(why) if mine[row])
         if mine.any():
-            holdings.append(Holding(file, rows, errors))
+            file_rows.append(FileRows(file, rows, errors))
         if file.name in snapshot.files and (needless.any() or not mine.any()):
             leaving.append(file)
     return Inventory(
         snapshot,
-        sorted(holdings, key=lambda holding: holding.file.name),  # with those that left the table at their place
+        sorted(file_rows, key=lambda entry: entry.file.name),  # with those that left the table at their place
         np.flatnonzero(holder < 0).astype(_row_type(n)),
         failed_rows,
         leaving,
@@ -207,11 +207,11 @@ def plan(catalogue: pa.Table | Spool, inventory: Inventory, rows: NDArray[Any]) 
     n = photos.num_rows
     mine = generation(photos)
     brought_before = np.zeros(n, bool)
-    for holding in inventory.holdings:
-        if not holding.file.name.startswith(mine):
-            good = holding.catalogue_rows >= 0
-            good[[row for row, status, _ in holding.errors if status == "failed"]] = False
-            brought_before[holding.catalogue_rows[good]] = True
+    for entry in inventory.file_rows:
+        if not entry.file.name.startswith(mine):
+            good = entry.catalogue_rows >= 0
+            good[[row for row, status, _ in entry.errors if status == "failed"]] = False
+            brought_before[entry.catalogue_rows[good]] = True
     place = np.cumsum(~brought_before, dtype=_row_type(n))[rows] - 1
     per_shard = ROWS_PER_CHUNK
     while per_shard > FEWEST_ROWS and per_shard * _SHARDS > len(rows):

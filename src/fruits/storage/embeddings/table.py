@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from fruits.config import check_place
 from fruits.errors import PermanentStoreError, StoreError, counted, option
-from fruits.storage.objects import AbsentError, ObjectInfo, Objects, is_remote, under
+from fruits.storage.objects import AbsentError, ObjectInfo, Objects, is_remote, uri_of
 from fruits.storage.objects.buckets import delta_options
 from fruits.storage.objects.failures import error_of
 from fruits.storage.sanitising import json_text
@@ -143,7 +143,7 @@ class EmbeddingTable:
     @property
     def uri(self) -> str:
         """Where a Delta reader opens the table."""
-        return under(self.root, self.prefix)
+        return uri_of(self.root, self.prefix)
 
     def key(self, name: str) -> str:
         """Return the key of a file."""
@@ -477,7 +477,7 @@ def _translated(verb: str, uri: str) -> Iterator[None]:
 
 def _log_damaged(uri: str, exc: BaseException) -> DamagedError:
     return DamagedError(
-        f"the log '{under(uri, LOG)}' of the embeddings is damaged ({_first_line(exc)}); run again with "
+        f"the log '{uri_of(uri, LOG)}' of the embeddings is damaged ({_first_line(exc)}); run again with "
         f"{option('repair', True)}: it is made again of the files beside it"
     )
 

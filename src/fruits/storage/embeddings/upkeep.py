@@ -50,13 +50,13 @@ def remove_needless(stored: EmbeddingTable, inventory: Inventory) -> int:
 
     Files with such rows are written again without them; the old ones leave the table, and the disk with the next vacuum.
     """
-    kept = {holding.file.name: holding for holding in inventory.holdings}
+    kept = {entry.file.name: entry for entry in inventory.file_rows}
     epoch, removed = inventory.snapshot.epoch, 0
     for at in range(0, len(inventory.leaving), _FILES_PER_COMMIT):
         files, added = inventory.leaving[at : at + _FILES_PER_COMMIT], []
         for file in files:
-            if (holding := kept.get(file.name)) is not None:
-                rows = stored.read(file).filter(pa.array(holding.catalogue_rows >= 0))
+            if (entry := kept.get(file.name)) is not None:
+                rows = stored.read(file).filter(pa.array(entry.catalogue_rows >= 0))
                 added.append(stored.write(file.shard, rows, epoch))
         if stored.commit(added, files, epoch=epoch):
             removed += sum(file.rows for file in files) - sum(file.rows for file in added)

@@ -2,7 +2,7 @@
 
 from fruits.storage.objects.buckets import is_remote
 from fruits.storage.objects.failures import AbsentError, ExistsError, NoPathError
-from fruits.storage.objects.store import ObjectInfo, Objects, opened, reach, split_uri, under
+from fruits.storage.objects.store import ObjectInfo, Objects, opened, reach, split_uri, uri_of
 
 __all__ = [
     "AbsentError",
@@ -14,5 +14,5 @@ __all__ = [
     "opened",
     "reach",
     "split_uri",
-    "under",
+    "uri_of",
 ]

@@ -79,7 +79,7 @@ def split_uri(uri: str) -> tuple[str, str]:
     return root, name
 
 
-def under(root: str, key: str) -> str:
+def uri_of(root: str, key: str) -> str:
     """Return the full name of an object, for messages."""
     return f"{root.rstrip('/')}/{key}"
 
@@ -178,7 +178,7 @@ class Objects:
     def write(self, key: str, data: bytes) -> None:
         """Write an object, replacing an existing one."""
         if self._private:
-            with translated("write", under(self.root, key)):
+            with translated("write", uri_of(self.root, key)):
                 write_private(Path(self.root, key), data)
             return
         self._try("write", key, lambda: obstore.put(self._store, key, data))
@@ -224,7 +224,7 @@ class Objects:
             with suppress(AbsentError):
                 return self._try("write", key, put)
             return False
-        with translated("write", under(self.root, key)), locked(self.root, wait=True):
+        with translated("write", uri_of(self.root, key)), locked(self.root, wait=True):
             if (found := self.read_if_present(key)) != old:
                 return found == data
             self.write(key, data)
@@ -246,7 +246,7 @@ class Objects:
             If it does not exist, or another process moved it.
         """
         if self.is_local:
-            with translated("move", under(self.root, key)):
+            with translated("move", uri_of(self.root, key)):
                 old, new = Path(self.root, key), Path(self.root, to)
                 make_private_folder(new.parent) if self._private else new.parent.mkdir(parents=True, exist_ok=True)
                 os.utime(old)
@@ -270,7 +270,7 @@ class Objects:
             # still follow, so it restarts and skips the keys already yielded.
             offset = last if last and in_order else None
             try:
-                with translated("list", under(self.root, prefix)):
+                with translated("list", uri_of(self.root, prefix)):
                     for some in obstore.list(self._store, prefix or None, offset=offset, chunk_size=page):
                         fresh = [found for found in map(_object_info, some) if hash(found.key) not in known]
                         for found in fresh:
@@ -351,7 +351,7 @@ class Objects:
         at_once = max(1, _BYTES_UNDER_WAY // part)
         # obstore's writer commits when its block ends without an error, and discards the data otherwise.
         with (
-            translated("write", under(self.root, key)),
+            translated("write", uri_of(self.root, key)),
             obstore.open_writer(self._store, key, buffer_size=part, max_concurrency=at_once) as sink,
         ):
             yield Sink(sink)
@@ -359,11 +359,11 @@ class Objects:
     def open(self, key: str) -> io.BufferedReader:
         """Open an object for random access; in a bucket, only the requested ranges are fetched."""
         if self.is_local:
-            with translated("read", under(self.root, key)):
+            with translated("read", uri_of(self.root, key)):
                 return Path(self.root, key).open("rb")
         size = self.size(key)
         if size is None:
-            raise AbsentError(f"'{under(self.root, key)}' is not there")
+            raise AbsentError(f"'{uri_of(self.root, key)}' is not there")
         return io.BufferedReader(Source(lambda start, length: self.read_range(key, start, length), size), 1 << 16)
 
     def local_path(self, key: str) -> Path | None:
@@ -375,7 +375,7 @@ class Objects:
         budget = RetryBudget(self.is_local)
         while True:
             try:
-                with translated(verb, under(self.root, key)):
+                with translated(verb, uri_of(self.root, key)):
                     return operation()
             except StoreError as exc:
                 budget.wait_or_raise(exc)

@@ -52,14 +52,14 @@ class Lease:
 
 
 @contextmanager
-def hold_lease(objects: Objects, say: Callable[[str], None] = lambda _: None) -> Iterator[Lease]:
+def hold_lease(objects: Objects, note: Callable[[str], None] = lambda _: None) -> Iterator[Lease]:
     """Hold the lease of an output; wait while another run holds it.
 
     Parameters
     ----------
     objects : Objects
         The output.
-    say : callable
+    note : callable
         Called with messages for the user, such as which run is waited for.
 
     Raises
@@ -67,12 +67,12 @@ def hold_lease(objects: Objects, say: Callable[[str], None] = lambda _: None) ->
     StoreError
         If the output cannot be read or written.
     """
-    with _on_disk(objects, say) if objects.is_local else _in_bucket(objects, say) as lease:
+    with _on_disk(objects, note) if objects.is_local else _in_bucket(objects, note) as lease:
         yield lease
 
 
 @contextmanager
-def _on_disk(objects: Objects, say: Callable[[str], None]) -> Iterator[Lease]:
+def _on_disk(objects: Objects, note: Callable[[str], None]) -> Iterator[Lease]:
     key = f"{_FOLDER}/holder.json"
     path = Path(objects.root, key)
     try:
@@ -85,10 +85,10 @@ def _on_disk(objects: Objects, say: Callable[[str], None]) -> Iterator[Lease]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            say(f"waiting for {_named(file.read())} to finish on the same output")
+            note(f"waiting for {_named(file.read())} to finish on the same output")
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
-            say("this file system knows no locks: let no other run work on this output at the same time")
+            note("this file system knows no locks: let no other run work on this output at the same time")
         with suppress(OSError):  # a full disk: the holder stays unnamed
             file.truncate(0)
             file.write(json_text(this_process()))
@@ -97,9 +97,9 @@ def _on_disk(objects: Objects, say: Callable[[str], None]) -> Iterator[Lease]:
 
 
 @contextmanager
-def _in_bucket(objects: Objects, say: Callable[[str], None]) -> Iterator[Lease]:
+def _in_bucket(objects: Objects, note: Callable[[str], None]) -> Iterator[Lease]:
     me = this_process()
-    key = _take(objects, me, say)
+    key = _take(objects, me, note)
     over = threading.Event()
 
     def beat() -> None:
@@ -120,7 +120,7 @@ def _in_bucket(objects: Objects, say: Callable[[str], None]) -> Iterator[Lease]:
             objects.write(key, json_text({**me, "over": True}).encode())
 
 
-def _take(objects: Objects, me: dict[str, Any], say: Callable[[str], None]) -> str:
+def _take(objects: Objects, me: dict[str, Any], note: Callable[[str], None]) -> str:
     """Append an object to the chain as soon as the holder of the last one is done, dead or timed out; return its key."""
     key, told = _last(objects), False
     seen, since = b"", time.monotonic()
@@ -140,7 +140,7 @@ def _take(objects: Objects, me: dict[str, Any], say: Callable[[str], None]) -> s
             key = mine
             continue
         if not told:
-            say(f"waiting for {_named(data.decode(errors='replace'))} to finish on the same output")
+            note(f"waiting for {_named(data.decode(errors='replace'))} to finish on the same output")
             told = True
         time.sleep(_POLL_S)
 

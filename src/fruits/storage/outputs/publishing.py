@@ -20,7 +20,7 @@ from typing import Final
 from fruits.errors import StoreError
 from fruits.storage.disk.locks import FolderLock, lock_folder, locked
 from fruits.storage.disk.processes import has_ended, this_process
-from fruits.storage.objects import Objects, under
+from fruits.storage.objects import Objects, uri_of
 from fruits.storage.outputs.runs import BUNDLE, POINTER, RECORD, REPORT, RUNS, Pointer, is_name, key_of, stored_pointer
 from fruits.storage.sanitising import json_text
 
@@ -54,7 +54,7 @@ class Attempt:
     def __init__(self, out: Objects, name: str, lock: FolderLock | None) -> None:
         self._out, self.name, self._lock = out, name, lock
         self._complete = False
-        self.objects = Objects(under(out.root, key_of(name)))
+        self.objects = Objects(uri_of(out.root, key_of(name)))
 
     def publish(self, since: str, before: bytes | None) -> bool:
         """Make this run the current one, once its record is there; see :func:`point`."""
@@ -362,7 +362,7 @@ def _delete_tree(path: Path) -> None:
 # --- Names in OUT ---------------------------------------------------------------------------------------------------------
 
 
-def tidy(out: Objects, say: Callable[[str], None] = lambda _: None) -> None:
+def tidy(out: Objects, note: Callable[[str], None] = lambda _: None) -> None:
     """Make what lies beside the pointer follow it, and remove files of the layout of before.
 
     On disk ``current`` becomes a link to the current run, and the fixed names of before links into it. In a bucket
@@ -372,7 +372,7 @@ def tidy(out: Objects, say: Callable[[str], None] = lambda _: None) -> None:
     Parameters
     ----------
     out : Objects
-    say : callable
+    note : callable
         Told in one sentence if results of the layout of before were replaced.
     """
     before: bytes | None = None
@@ -381,7 +381,7 @@ def tidy(out: Objects, say: Callable[[str], None] = lambda _: None) -> None:
         name = Pointer.parse(data).run
         replaced = _link(out, name) if out.is_local else _copy(out, name)
         if replaced:
-            say(
+            note(
                 f"'{out.root}' had the layout of an older version: results are now in {RUNS}/, and the old files "
                 f"({', '.join(replaced)}) were removed"
             )

@@ -19,7 +19,7 @@ from typing import Final
 from fruits.errors import StoreError
 from fruits.storage.disk.local import RefusedFileError, read_plain
 from fruits.storage.disk.locks import FolderLock, lock_folder
-from fruits.storage.objects import Objects, is_remote, opened, under
+from fruits.storage.objects import Objects, is_remote, opened, uri_of
 from fruits.storage.sanitising import json_text, printable
 
 POINTER: Final = "current.json"
@@ -143,7 +143,7 @@ def find(path: str) -> RunLocation:
     return (
         RunLocation(path, path, "")
         if current is None
-        else RunLocation(path, under(path, key_of(current.run)), current.run)
+        else RunLocation(path, uri_of(path, key_of(current.run)), current.run)
     )
 
 
@@ -171,7 +171,7 @@ def pointer(out: str) -> Pointer | None:
     try:
         return None if data is None else Pointer.parse(data)
     except (ValueError, RecursionError) as exc:
-        where = printable(under(out, POINTER))
+        where = printable(uri_of(out, POINTER))
         raise StoreError(
             f"'{where}' is damaged ({exc}); expected the name of a run: 'fruits runs {printable(out)}' lists what there is, with "
             "--use ID one of them is named again"
@@ -187,10 +187,10 @@ def stored_pointer(out: str) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except RefusedFileError as exc:
-        raise StoreError(f"'{printable(under(out, POINTER))}' is refused ({exc.strerror}); copy it again") from exc
+        raise StoreError(f"'{printable(uri_of(out, POINTER))}' is refused ({exc.strerror}); copy it again") from exc
     except OSError as exc:
         raise StoreError(
-            f"cannot read '{printable(under(out, POINTER))}': {exc.strerror}; check its permissions"
+            f"cannot read '{printable(uri_of(out, POINTER))}': {exc.strerror}; check its permissions"
         ) from exc
 
 

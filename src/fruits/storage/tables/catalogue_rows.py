@@ -25,7 +25,7 @@ CODED: Final = ("label", "split", "source", "manifest_source")
 
 
 @dataclass(frozen=True, slots=True)
-class Coded:
+class CodedText:
     """A column of few different values.
 
     Attributes
@@ -69,13 +69,13 @@ class CatalogueRows:
     ----------
     texts : Spool
         Schema ``TEXTS``, sorted by uri, each uri once.
-    coded : dict of str to Coded
+    coded : dict of str to CodedText
         The columns ``CODED``.
     group : int64 array, shape (n,)
     """
 
     texts: Spool
-    coded: dict[str, Coded]
+    coded: dict[str, CodedText]
     group: NDArray[np.int64]
 
     @classmethod
@@ -84,11 +84,11 @@ class CatalogueRows:
         coded = {}
         for name in CODED:
             if name not in table.column_names:
-                coded[name] = Coded([], np.full(table.num_rows, -1, np.int8))
+                coded[name] = CodedText([], np.full(table.num_rows, -1, np.int8))
                 continue
             column = table[name].combine_chunks()
             codes = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-            coded[name] = Coded(column.dictionary.to_pylist(), small(codes))
+            coded[name] = CodedText(column.dictionary.to_pylist(), smallest_type(codes))
         texts = Spool.of(table.select(TEXTS.names), "uri")
         return cls(texts, coded, table["group"].to_numpy())
 
@@ -120,7 +120,7 @@ class CatalogueRows:
                         found = np.array([*code, -1], np.int32)[column.indices.fill_null(len(code)).to_numpy()]
                     codes[name].append(found)
         coded = {
-            name: Coded(list(names[name]), small(np.concatenate(codes[name] or [np.empty(0, np.int32)])))
+            name: CodedText(list(names[name]), smallest_type(np.concatenate(codes[name] or [np.empty(0, np.int32)])))
             for name in CODED
         }
         return cls(texts.close(), coded, np.concatenate(groups or [np.empty(0, np.int64)]))
@@ -174,7 +174,7 @@ class CatalogueRows:
         return batch.column(name)
 
 
-def small(codes: NDArray[Any]) -> NDArray[Any]:
+def smallest_type(codes: NDArray[Any]) -> NDArray[Any]:
     """Return codes in the smallest type that holds them."""
     largest = int(codes.max(initial=0))
     kind = np.int8 if largest < 1 << 7 else np.int16 if largest < 1 << 15 else np.int32

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fruits.errors import StoreError
-from fruits.learning.neighbours import ByRow
-from fruits.storage.objects import Objects, under
+from fruits.learning.neighbours import FeatureRows
+from fruits.storage.objects import Objects, uri_of
 from fruits.storage.sanitising import json_text
 from fruits.storage.tables import schemas
 from fruits.storage.tables.catalogue_rows import CatalogueRows
@@ -49,7 +49,7 @@ class FeatureFile:
         objects: Objects,
         listed: CatalogueRows,
         training_set: TrainingSet,
-        features: ByRow,
+        features: FeatureRows,
         metadata: dict[str, Any],
     ) -> FeatureFile:
         """Write the rows that are ok, in the catalogue's order, with a description in the schema's metadata."""
@@ -87,7 +87,7 @@ class FeatureFile:
             if isinstance(exc, StoreError):
                 raise
             raise StoreError(
-                f"'{under(self.objects.root, KEY)}' is damaged ({exc}); expected what this run has just written: run again"
+                f"'{uri_of(self.objects.root, KEY)}' is damaged ({exc}); expected what this run has just written: run again"
             ) from exc
         values: NDArray[np.float32] = column.values.to_numpy().reshape(-1, column.type.list_size)
         return np.asarray(values[rows - (rows[0] - first)])

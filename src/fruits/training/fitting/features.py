@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from fruits.engines import Engine
-from fruits.learning.neighbours import ByRow
+from fruits.learning.neighbours import FeatureRows
 from fruits.learning.pca import PCA
 from fruits.storage.embeddings.inventory import Inventory
 from fruits.storage.embeddings.table import EmbeddingTable
@@ -112,7 +112,7 @@ class Part:
         All numbers by default.
     """
 
-    def __init__(self, features: ByRow, rows: NDArray[Any] | None = None, k: int | None = None) -> None:
+    def __init__(self, features: FeatureRows, rows: NDArray[Any] | None = None, k: int | None = None) -> None:
         most = features.shape[1]
         self.shape: tuple[int, ...] = (features.shape[0] if rows is None else len(rows), min(k or most, most))
         self._features, self._rows = features, rows

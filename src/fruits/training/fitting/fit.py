@@ -23,11 +23,11 @@ from fruits.learning.drift import Drift
 from fruits.learning.heads import MAX_ROWS, Head, softmax
 from fruits.learning.heads.logistic import LogisticHead, scale_of
 from fruits.learning.moments import Moments
-from fruits.learning.neighbours import ByRow
+from fruits.learning.neighbours import FeatureRows
 from fruits.learning.out_of_distribution import OodDetector
 from fruits.learning.pca import PCA
 from fruits.photos.decoding.quality import Limits
-from fruits.storage.embeddings.inventory import Holding, Inventory
+from fruits.storage.embeddings.inventory import FileRows, Inventory
 from fruits.storage.embeddings.table import EmbeddingTable, File
 from fruits.training.fitting.features import project_all
 from fruits.training.fitting.projection import ProjectStage, shards_of
@@ -190,7 +190,7 @@ def training_moments(
     held_out[split.all_held_out] = True
     learnt = training_set.of_split("train") & training_set.ok & ~held_out
     marks = learnt + 2 * held_out.astype(np.int8)
-    shards = ([_marked(holding, marks) for holding in group] for group in in_chunks(inventory))
+    shards = ([_marked(entry, marks) for entry in group] for group in in_chunks(inventory))
     both = _from_batch(engine.reduce_batches(shards, PartialMoments(stored), merge_moments))
     return both[0], both[1]
 
@@ -229,9 +229,9 @@ def merge_moments(left: pa.RecordBatch, right: pa.RecordBatch) -> pa.RecordBatch
     return _to_batch([one.merge(other) for one, other in pairs])
 
 
-def _marked(holding: Holding, marks: NDArray[np.int8]) -> Marked:
-    rows = holding.catalogue_rows
-    return holding.file, rows, np.where(rows >= 0, marks[rows], 0).astype(np.int8)
+def _marked(entry: FileRows, marks: NDArray[np.int8]) -> Marked:
+    rows = entry.catalogue_rows
+    return entry.file, rows, np.where(rows >= 0, marks[rows], 0).astype(np.int8)
 
 
 def choose(
@@ -337,7 +337,7 @@ def head_by_engine(
 
 
 def fit_recogniser(
-    features: ByRow,
+    features: FeatureRows,
     training_set: TrainingSet,
     choice: Choice,
     seed: int,
@@ -388,7 +388,7 @@ def fit_recogniser(
     return Recogniser(head, [training_set.names[label] for label in learnt], photos, ood_detector)
 
 
-def drift(choice: Choice, recogniser: Recogniser, features: ByRow, training_set: TrainingSet, seed: int) -> Drift:
+def drift(choice: Choice, recogniser: Recogniser, features: FeatureRows, training_set: TrainingSet, seed: int) -> Drift:
     """Return the reference distribution of the training photos, with which a service measures drift.
 
     With more than ``MAX_ROWS`` training photos, that of a random sample of that size.
@@ -418,11 +418,11 @@ def photo_limits(
     learnt = np.zeros(len(training_set.ok), bool)
     learnt[_sample(training_set.train_rows, seed)] = True
     found: list[NDArray[np.float32]] = []
-    for holding in inventory.holdings:
-        wanted = holding.catalogue_rows >= 0
-        wanted[wanted] = learnt[holding.catalogue_rows[wanted]]
+    for entry in inventory.file_rows:
+        wanted = entry.catalogue_rows >= 0
+        wanted[wanted] = learnt[entry.catalogue_rows[wanted]]
         if wanted.any():
-            table = stored.read_keys(holding.file, ["brightness", "sharpness"])
+            table = stored.read_keys(entry.file, ["brightness", "sharpness"])
             found.append(np.stack([table[name].to_numpy()[wanted] for name in table.column_names]))
     brightness, sharpness = np.concatenate(found, axis=1)
     return Limits.of(brightness, sharpness, size)

@@ -96,14 +96,14 @@ def shards_of(
     weights : float64 array, shape (n,), optional
         Weight of each catalogue row; 1 by default.
     """
-    for holding in inventory.holdings:
-        held = holding.catalogue_rows >= 0
-        own = np.where(held, labels[holding.catalogue_rows], -1).astype(np.int32)
-        counts = np.ones(len(own)) if weights is None else np.where(held, weights[holding.catalogue_rows], 0.0)
+    for entry in inventory.file_rows:
+        held = entry.catalogue_rows >= 0
+        own = np.where(held, labels[entry.catalogue_rows], -1).astype(np.int32)
+        counts = np.ones(len(own)) if weights is None else np.where(held, weights[entry.catalogue_rows], 0.0)
         row = {
-            "uri": holding.file.name,
-            "size_bytes": holding.file.size_bytes,
-            "modified_ms": holding.file.modified_ms,
+            "uri": entry.file.name,
+            "size_bytes": entry.file.size_bytes,
+            "modified_ms": entry.file.modified_ms,
             "labels": own.tobytes(),
             "weights": counts.tobytes(),
         }
@@ -181,10 +181,10 @@ def _asked(inventory: Inventory, place: NDArray[Any]) -> Iterator[pa.Table]:
     """Yield a shard per group of chunks, without files in which nothing is asked for."""
     for group in in_chunks(inventory):
         tables = []
-        for holding in group:
-            places = np.where(holding.catalogue_rows >= 0, place[holding.catalogue_rows], -1)
+        for entry in group:
+            places = np.where(entry.catalogue_rows >= 0, place[entry.catalogue_rows], -1)
             if (places >= 0).any():
-                n, file = len(places), holding.file
+                n, file = len(places), entry.file
                 name = pa.DictionaryArray.from_arrays(np.zeros(n, np.int32), [file.name])
                 about = (np.full(n, file.size_bytes), np.full(n, file.modified_ms), places.astype(np.int64))
                 tables.append(pa.Table.from_arrays([name, *map(pa.array, about)], schema=_ASKED))

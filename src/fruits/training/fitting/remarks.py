@@ -24,29 +24,29 @@ def refuse_hopeless(catalogue: Catalogue) -> None:
         )
 
 
-def say_what_was_found(catalogue: Catalogue, progress: Progress) -> None:
+def note_findings(catalogue: Catalogue, progress: Progress) -> None:
     """Say what is odd about the photos, which labels cannot be scored, and whether the split is a guess."""
     for remark in catalogue.remarks():
-        progress.say(remark)
+        progress.note(remark)
     untrained = labels_without_training(catalogue.listed)
     if untrained:
-        progress.say(
+        progress.note(
             f"{len(untrained)} of the labels have no training photo, so they are left out of the scores: "
             + ", ".join(f"{label} ({photos})" for label, photos in untrained.items())
         )
     if catalogue.split_origin == "hash":
-        progress.say("none of the photos is marked for testing: a fifth of them is, chosen by a hash")
+        progress.note("none of the photos is marked for testing: a fifth of them is, chosen by a hash")
 
 
-def say_what_was_chosen(choice: Choice, progress: Progress) -> None:
+def note_choices(choice: Choice, progress: Progress) -> None:
     """Say how components and regularisation were chosen."""
     setting = f"{choice.head.parameter} {choice.setting:g}"
     if choice.chosen_by == "seen":
-        progress.say(
+        progress.note(
             f"the network was made from these training photos, so validation on them decides nothing: {choice.components} "
             f"components for 99 % of the variance, {setting}"
         )
     elif tried := len(choice.component_trials) + len(choice.setting_trials):
-        progress.say(
+        progress.note(
             f"{counted(tried, 'head')} tried on validation photos: {counted(choice.components, 'component')}, {setting}"
         )

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fruits.learning import clusters, validation
-from fruits.storage.embeddings.inventory import ROWS_PER_CHUNK, Holding, Inventory
+from fruits.storage.embeddings.inventory import ROWS_PER_CHUNK, FileRows, Inventory
 from fruits.storage.embeddings.table import EmbeddingTable
-from fruits.storage.tables.catalogue_rows import CatalogueRows, Coded, small
+from fruits.storage.tables.catalogue_rows import CatalogueRows, CodedText, smallest_type
 
 #: With more photos than this, groups come from names only, without clustering.
 _ROWS_FOR_CLUSTERS: Final = 200_000
@@ -32,7 +32,7 @@ class TrainingSet:
     ----------
     label : int32 array
         Index of the label in ``names``.
-    split : Coded
+    split : CodedText
     group : int64 array
     ok : bool array
         Whether there is an embedding.
@@ -45,7 +45,7 @@ class TrainingSet:
     """
 
     label: NDArray[Any]
-    split: Coded
+    split: CodedText
     group: NDArray[np.int64]
     ok: NDArray[np.bool_]
     source: NDArray[Any]
@@ -61,10 +61,10 @@ class TrainingSet:
         number = {name: position for position, name in enumerate(names)}
         recode = np.array([number.get(name, -1) for name in label.names], np.int32)
         ok = np.zeros(listed.num_rows, bool)
-        for holding in inventory.holdings:
-            good = holding.catalogue_rows >= 0
-            good[[row for row, _, _ in holding.errors]] = False
-            ok[holding.catalogue_rows[good]] = True
+        for entry in inventory.file_rows:
+            good = entry.catalogue_rows >= 0
+            good[[row for row, _, _ in entry.errors]] = False
+            ok[entry.catalogue_rows[good]] = True
         source, named = listed.coded["source"].codes, _named_sources(listed)
         if (named >= 0).any():
             source = np.where(named >= 0, int(source.max(initial=0)) + 1 + named.astype(np.int32), source)
@@ -108,13 +108,13 @@ def _named_sources(listed: CatalogueRows) -> NDArray[Any]:
     """Return the index of the source named in a manifest for each row, in the order of names; -1 without one."""
     column, used = listed.coded["manifest_source"], source_names(listed)
     number = np.array([*(used.index(name) if name else -1 for name in column.names), -1])
-    return np.asarray(small(number)[column.codes])
+    return np.asarray(smallest_type(number)[column.codes])
 
 
 def grouped_by_clusters(
     stored: EmbeddingTable, inventory: Inventory, training_set: TrainingSet
 ) -> tuple[TrainingSet, str]:
-    """Return the rows with groups that keep similar photos together, so that holding out groups is meaningful; and their origin.
+    """Return the rows with groups that keep similar photos together, so that entry out groups is meaningful; and their origin.
 
     Groups of a manifest stay, and so do groups from numbers in file names if these turn out to be informative; otherwise
     similar photos of a label form a group. Only training photos are examined.
@@ -134,8 +134,8 @@ def grouped_by_clusters(
     position = np.full(len(training_set.ok), -1, np.int64)
     position[train] = np.arange(len(train))
     sketches = np.empty((len(train), 0), np.float32)
-    for holding in inventory.holdings:
-        vectors, at = read_embeddings(stored, [holding])
+    for entry in inventory.file_rows:
+        vectors, at = read_embeddings(stored, [entry])
         to = position[at]
         if (to >= 0).any():
             some = clusters.sketch(vectors[to >= 0])
@@ -165,10 +165,10 @@ def embeddings_of(
     position = np.full(n, -1, np.int64)
     position[wanted] = np.arange(len(wanted))
     vectors, others, places = np.empty((len(wanted), 0), np.float32), [], []
-    for holding in inventory.holdings:
-        to = np.where(holding.catalogue_rows >= 0, position[holding.catalogue_rows], -1)
+    for entry in inventory.file_rows:
+        to = np.where(entry.catalogue_rows >= 0, position[entry.catalogue_rows], -1)
         if (to >= 0).any():
-            table = stored.read(holding.file, [*columns, "embedding"])
+            table = stored.read(entry.file, [*columns, "embedding"])
             some = vectors_of(table)[to >= 0]
             vectors = vectors if vectors.shape[1] else np.empty((len(wanted), some.shape[1]), np.float32)
             vectors[to[to >= 0]] = some
@@ -190,25 +190,25 @@ def seen_rows(stored: EmbeddingTable, inventory: Inventory, listed: bytes, n: in
     """
     known = np.frombuffer(listed, ">u8")
     seen = np.zeros(n, bool)
-    for holding in inventory.holdings:
-        digests = stored.read_keys(holding.file, ["sha256"])["sha256"].to_pylist()
+    for entry in inventory.file_rows:
+        digests = stored.read_keys(entry.file, ["sha256"])["sha256"].to_pylist()
         first = np.array([int(digest[:16], 16) if digest else 0 for digest in digests], np.uint64)
-        there = holding.catalogue_rows >= 0
-        seen[holding.catalogue_rows[there]] = np.isin(first, known)[there]
+        there = entry.catalogue_rows >= 0
+        seen[entry.catalogue_rows[there]] = np.isin(first, known)[there]
     return seen
 
 
-def in_chunks(inventory: Inventory) -> Iterator[list[Holding]]:
+def in_chunks(inventory: Inventory) -> Iterator[list[FileRows]]:
     """Group whole chunks until they have :data:`ROWS_PER_CHUNK` rows or more; the last group may be smaller.
 
     Which photos a group has does not depend on which file has them.
     """
-    group: list[Holding] = []
+    group: list[FileRows] = []
     size = 0
-    for _, members in groupby(inventory.holdings, key=lambda holding: holding.file.chunk):
-        for holding in members:
-            group.append(holding)
-            size += int((holding.catalogue_rows >= 0).sum())
+    for _, members in groupby(inventory.file_rows, key=lambda entry: entry.file.chunk):
+        for entry in members:
+            group.append(entry)
+            size += int((entry.catalogue_rows >= 0).sum())
         if size >= ROWS_PER_CHUNK:
             yield group
             group, size = [], 0
@@ -216,14 +216,14 @@ def in_chunks(inventory: Inventory) -> Iterator[list[Holding]]:
         yield group
 
 
-def read_rows(stored: EmbeddingTable, group: list[Holding], columns: list[str]) -> tuple[pa.Table, NDArray[np.int64]]:
+def read_rows(stored: EmbeddingTable, group: list[FileRows], columns: list[str]) -> tuple[pa.Table, NDArray[np.int64]]:
     """Return the used rows of some files, and their catalogue rows, in the catalogue's order."""
     tables, at = [], []
-    for holding in group:
-        used = holding.catalogue_rows >= 0
-        table = stored.read(holding.file, columns)
+    for entry in group:
+        used = entry.catalogue_rows >= 0
+        table = stored.read(entry.file, columns)
         tables.append(table if used.all() else table.filter(pa.array(used)))
-        at.append(holding.catalogue_rows[used])
+        at.append(entry.catalogue_rows[used])
     rows, places = pa.concat_tables(tables), np.concatenate(at)
     order = np.argsort(places, kind="stable")
     if (order[1:] < order[:-1]).any():
@@ -231,7 +231,7 @@ def read_rows(stored: EmbeddingTable, group: list[Holding], columns: list[str]) 
     return rows, places
 
 
-def read_embeddings(stored: EmbeddingTable, group: list[Holding]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def read_embeddings(stored: EmbeddingTable, group: list[FileRows]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return the embeddings of some files, shape (m, d), and their catalogue rows; photos that are not ok are left out."""
     rows, at = read_rows(stored, group, ["status", "embedding"])
     good = pc.equal(rows["status"], "ok").combine_chunks().to_numpy(zero_copy_only=False)

@@ -32,7 +32,7 @@ from fruits.messages import LANGUAGES
 from fruits.recogniser.answers import OUTCOMES, Decisions
 from fruits.recogniser.classifier import Classifier
 from fruits.storage.disk.processes import has_ended, this_process
-from fruits.storage.embeddings.inventory import Holding, Inventory
+from fruits.storage.embeddings.inventory import FileRows, Inventory
 from fruits.storage.embeddings.table import EmbeddingTable, File
 from fruits.storage.objects import AbsentError, Objects
 from fruits.storage.sanitising import json_text
@@ -200,7 +200,7 @@ def write_predictions(
     progress : callable
         Called with numbers of photos.
     """
-    photos = sum(int((holding.catalogue_rows >= 0).sum()) for holding in inventory.holdings)
+    photos = sum(int((entry.catalogue_rows >= 0).sum()) for entry in inventory.file_rows)
     # What another call writes from now on stays: of two calls at once, each would remove the answers of the other.
     old_file, old_folders = objects.stat(_FILE), {folder for folder, complete in _folders(objects) if complete}
     if photos <= _HERE:
@@ -275,11 +275,11 @@ class PredictStage:
         rows = list(chain.from_iterable(batch.to_pylist() for batch in batches))
         if not rows:
             return
-        groups: dict[int, list[Holding]] = {}
+        groups: dict[int, list[FileRows]] = {}
         for row in rows:
             places = np.frombuffer(row["catalogue_rows"], np.int64)
             file = File(row["uri"], row["size_bytes"], len(places), row["modified_ms"])
-            groups.setdefault(row["group"], []).append(Holding(file, places, ()))
+            groups.setdefault(row["group"], []).append(FileRows(file, places, ()))
         photos: list[int] = []
         number = rows[0]["part"]
         outcomes = _write_answers(
@@ -293,7 +293,7 @@ def _write_answers(
     to: Objects,
     key: str,
     stored: EmbeddingTable,
-    groups: Iterable[list[Holding]],
+    groups: Iterable[list[FileRows]],
     classifier: Classifier,
     progress: Callable[[int], None],
 ) -> Counter[str]:
@@ -308,7 +308,7 @@ def _write_answers(
     return outcomes
 
 
-def answered(stored: EmbeddingTable, group: list[Holding], classifier: Classifier) -> pa.Table:
+def answered(stored: EmbeddingTable, group: list[FileRows], classifier: Classifier) -> pa.Table:
     """Return the answers for the used rows of some files, in the catalogue's order, schema ``predictions``."""
     rows = read_rows(stored, group, list(_COLUMNS))[0].combine_chunks()
     ok = pc.equal(rows["status"], "ok").combine_chunks().to_numpy(zero_copy_only=False)
@@ -393,14 +393,14 @@ def _shards(inventory: Inventory, groups: int) -> Iterator[pa.Table]:
         if rows and number % groups == 0:
             yield pa.Table.from_pylist(rows, schema=_ASKED)
             rows = []
-        for holding in group:
+        for entry in group:
             row = {
                 "part": number // groups,
                 "group": number,
-                "uri": holding.file.name,
-                "size_bytes": holding.file.size_bytes,
-                "modified_ms": holding.file.modified_ms,
-                "catalogue_rows": holding.catalogue_rows.astype(np.int64).tobytes(),
+                "uri": entry.file.name,
+                "size_bytes": entry.file.size_bytes,
+                "modified_ms": entry.file.modified_ms,
+                "catalogue_rows": entry.catalogue_rows.astype(np.int64).tobytes(),
             }
             rows.append(row)
     if rows:

@@ -26,7 +26,7 @@ from fruits.recogniser.bundle import Bundle
 from fruits.recogniser.regions import find_regions, picture_of
 from fruits.storage.embeddings.inventory import Inventory, find
 from fruits.storage.embeddings.table import EmbeddingTable
-from fruits.storage.objects import AbsentError, Objects, under
+from fruits.storage.objects import AbsentError, Objects, uri_of
 from fruits.storage.tables import schemas
 from fruits.storage.tables.parquet import table_writer
 from fruits.storage.tables.spool import Spool
@@ -112,7 +112,7 @@ def delete_regions(objects: Objects, photos: Spool) -> None:
         raise
     except (OSError, pa.ArrowException, KeyError) as exc:
         raise StoreError(
-            f"'{under(objects.root, KEY)}' is damaged ({first_line(exc)}), so that rows of photos that left cannot be removed; "
+            f"'{uri_of(objects.root, KEY)}' is damaged ({first_line(exc)}), so that rows of photos that left cannot be removed; "
             f"delete it, or run again with {option('regions', True)}: it is written again"
         ) from exc
 

@@ -20,7 +20,7 @@ from fruits.embedding.backbone import BATCH_SIZE, Embedder, usable
 from fruits.engines import Engine
 from fruits.errors import ImageDecodeError, StoreError, counted
 from fruits.learning.moments import unit
-from fruits.learning.neighbours import LEAK_LIMIT, ByRow, NearDuplicates
+from fruits.learning.neighbours import LEAK_LIMIT, FeatureRows, NearDuplicates
 from fruits.learning.pca import PCA
 from fruits.photos.catalogue.files.sequences import ImageSequences
 from fruits.photos.decoding.decoder import own_decoder
@@ -34,7 +34,7 @@ from fruits.training.embed import Prepared
 from fruits.training.fitting.feature_file import FeatureFile
 from fruits.training.fitting.features import Features, Part, positions, project_all
 from fruits.training.fitting.training_set import TrainingSet
-from fruits.training.scoring.nearest import Sought, nearest_distances
+from fruits.training.scoring.nearest import NearestQueries, nearest_distances
 
 #: Maximum number of components for nearest-neighbour search: enough to separate photos that are not alike.
 NEIGHBOUR_COMPONENTS: Final = 256
@@ -53,7 +53,7 @@ _NAMES_AT_ONCE: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class LeakageCheck:
     """Result of the leakage check.
 
     Attributes
@@ -84,7 +84,7 @@ def check(
     file: FeatureFile,
     features: Features,
     numbers_are_informative: bool,
-) -> Checked:
+) -> LeakageCheck:
     """Search the training photos for near-duplicates of test photos and for neighbours in image sequences.
 
     The result does not depend on the engine or the number of workers: samples are drawn with a fixed seed from the sorted
@@ -106,7 +106,7 @@ def check(
     """
     train = training_set.train_rows
     if not len(test_rows):
-        return Checked(None, "photo", test_rows)
+        return LeakageCheck(None, "photo", test_rows)
     sequence, beside = np.full(len(training_set.ok), -1, np.int32), np.zeros(len(training_set.ok), bool)
     few = train[np.linspace(0, len(train) - 1, min(_COPIES, len(train))).astype(int)]
     try:
@@ -119,7 +119,7 @@ def check(
             device=prepared.device,
         )
     except StoreError:  # photos were removed during the run: no reason to fail
-        return Checked(None, *_groups(test_rows, training_set, sequence))
+        return LeakageCheck(None, *_groups(test_rows, training_set, sequence))
     written: FeatureFile | None = file
     if features.shape[1] < (least := min(_LEAST_COMPONENTS, pca.max_components)):
         features, written = project_all(engine, prepared.stored, inventory, pca, least, training_set.ok), None
@@ -127,8 +127,10 @@ def check(
     at = positions(training_set.ok)  # catalogue row -> row of features
 
     some, sampled = _sample(train, _TRAINING_PHOTOS), _sample(test_rows, _TEST_PHOTOS)
-    sought = Sought(unit(short[at[some]]), training_set.label[some], unit(short[at[sampled]]))
-    others, nearest = nearest_distances(engine, written, short, sought, train=train, place=at, label=training_set.label)
+    queries = NearestQueries(unit(short[at[some]]), training_set.label[some], unit(short[at[sampled]]))
+    others, nearest = nearest_distances(
+        engine, written, short, queries, train=train, place=at, label=training_set.label
+    )
     copied = unit(pca.transform(copies.embeddings, short.shape[1]))
     duplicates = NearDuplicates.of(unit(short[at[few[copies.rows]]]), copied, others)
 
@@ -150,10 +152,10 @@ def check(
         "photos": len(sampled),
         "threshold": duplicates.threshold,
     }
-    return Checked(leakage, *_groups(test_rows, training_set, sequence))
+    return LeakageCheck(leakage, *_groups(test_rows, training_set, sequence))
 
 
-def confirmed_sequences(sequences: ImageSequences, features: ByRow, threshold: float) -> ImageSequences:
+def confirmed_sequences(sequences: ImageSequences, features: FeatureRows, threshold: float) -> ImageSequences:
     """Return the sequences in which at least half of the consecutive frames are near-duplicates.
 
     Other numbered series, such as holiday photos, are no image sequences.
@@ -172,7 +174,7 @@ def confirmed_sequences(sequences: ImageSequences, features: ByRow, threshold: f
 
 
 @dataclass(frozen=True, slots=True)
-class Copies:
+class RetouchedCopies:
     """Lightly retouched copies of some photos, from which the threshold for near-duplicates is derived.
 
     Attributes
@@ -199,7 +201,7 @@ def copies_of(
     access: Access = NO_LINKS,
     *,
     device: str = "cpu",
-) -> Copies:
+) -> RetouchedCopies:
     """Make copies of some photos and embed them.
 
     Parameters
@@ -246,7 +248,9 @@ def copies_of(
             f"the network gives no usable embedding for any of {len(kept)} retouched photos; expected some, which show how near "
             "a near-duplicate is"
         )
-    return Copies(np.array(kept, np.int64)[good], embeddings[good], fingerprints(own)[good], fingerprints(copies)[good])
+    return RetouchedCopies(
+        np.array(kept, np.int64)[good], embeddings[good], fingerprints(own)[good], fingerprints(copies)[good]
+    )
 
 
 def _sample(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -258,7 +262,7 @@ def _sequences(
     wanted: NDArray[np.bool_],
     training_set: TrainingSet,
     listed: CatalogueRows,
-    features: ByRow,
+    features: FeatureRows,
     at: NDArray[Any],
     threshold: float,
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from fruits.engines import Engine
-from fruits.learning.neighbours import ByRow, nearest_distance
+from fruits.learning.neighbours import FeatureRows, nearest_distance
 from fruits.training.fitting.feature_file import FeatureFile, in_blocks
 from fruits.training.fitting.features import by_workers
 
@@ -33,8 +33,8 @@ Distances = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
-class Sought:
-    """The photos whose neighbours are sought; picklable.
+class NearestQueries:
+    """The photos whose nearest neighbours are wanted; picklable.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class Sought:
     label: NDArray[Any]
     tested: NDArray[np.float32]
 
-    def among(self, features: NDArray[np.float32], label: NDArray[Any]) -> Distances:
+    def nearest_in(self, features: NDArray[np.float32], label: NDArray[Any]) -> Distances:
         """Return the distances to the nearest of some training photos, shapes (s,) and (t,); infinite if there is none."""
         bank, features = np.arange(len(features)), features[:, : self.tested.shape[1]]
         others = nearest_distance(self.others, features, bank, other_than=(self.label, label))
@@ -62,7 +62,7 @@ class NearestStage:
     """Stage that reads a block of features and compares its training photos."""
 
     file: FeatureFile
-    sought: Sought
+    queries: NearestQueries
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Take the training photos of a block, schema ``_COMPARED``; yield one row of ``_FOUND``."""
@@ -71,7 +71,7 @@ class NearestStage:
             return
         features = self.file.read(photos["place"].to_numpy())
         with threadpool_limits(1, "blas"):  # the last bits depend on how a product is split among threads
-            others, nearest = self.sought.among(features, photos["label"].to_numpy())
+            others, nearest = self.queries.nearest_in(features, photos["label"].to_numpy())
         found = {"others": [others.tobytes()], "nearest": [nearest.tobytes()]}
         yield pa.RecordBatch.from_pydict(found, schema=_FOUND)
 
@@ -79,8 +79,8 @@ class NearestStage:
 def nearest_distances(
     engine: Engine,
     file: FeatureFile | None,
-    features: ByRow,
-    sought: Sought,
+    features: FeatureRows,
+    queries: NearestQueries,
     *,
     train: NDArray[np.int64],
     place: NDArray[Any],
@@ -95,7 +95,7 @@ def nearest_distances(
         The features, for workers; without it, the driver compares.
     features : Features, shape (number of rows that are ok, k)
         The same, for the driver.
-    sought : Sought
+    queries : NearestQueries
     train : int64 array
         Catalogue rows of the training photos, ascending.
     place : integer array, shape (n,)
@@ -103,16 +103,16 @@ def nearest_distances(
     label : integer array, shape (n,)
         Label of each catalogue row.
     """
-    found = (np.full(len(sought.others), np.inf, np.float32), np.full(len(sought.tested), np.inf, np.float32))
+    found = (np.full(len(queries.others), np.inf, np.float32), np.full(len(queries.tested), np.inf, np.float32))
     if file is not None and by_workers(len(train)):
-        for batch in engine.map_batches(_compared(train, place, label), NearestStage(file, sought), _FOUND):
+        for batch in engine.map_batches(_compared(train, place, label), NearestStage(file, queries), _FOUND):
             for row in batch.to_pylist():
                 found = _merged(found, tuple(np.frombuffer(row[name], np.float32) for name in _FOUND.names))
         return found
     with threadpool_limits(1, "blas"):
         for some in in_blocks(train, place):
             rows = train[some]
-            found = _merged(found, sought.among(features[place[rows]], label[rows]))
+            found = _merged(found, queries.nearest_in(features[place[rows]], label[rows]))
     return found
 
 

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from fruits.engines import Engine
 from fruits.learning.heads import Head, softmax
 from fruits.learning.metrics import Bins, Counts
-from fruits.learning.neighbours import ByRow
+from fruits.learning.neighbours import FeatureRows
 from fruits.learning.out_of_distribution import OodDetector
 from fruits.recogniser.answers import OUTCOMES, Certainty, decide
 from fruits.recogniser.taxonomy import Taxonomy
@@ -273,7 +273,7 @@ class ScoreStage:
 def score_all(
     engine: Engine,
     file: FeatureFile,
-    features: ByRow,
+    features: FeatureRows,
     scorer: Scorer,
     *,
     rows: NDArray[np.int64],

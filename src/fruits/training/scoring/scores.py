@@ -16,7 +16,7 @@ from fruits.learning import metrics
 from fruits.learning.calibration import calibration_floor
 from fruits.learning.folds import count_groups, interval_of
 from fruits.learning.heads import MAX_ROWS
-from fruits.learning.neighbours import ByRow
+from fruits.learning.neighbours import FeatureRows
 from fruits.recogniser.answers import OUTCOMES, Certainty
 from fruits.recogniser.taxonomy import Taxonomy
 from fruits.storage.tables.catalogue_rows import CatalogueRows
@@ -65,7 +65,7 @@ def scores(
     listed: CatalogueRows,
     training_set: TrainingSet,
     file: FeatureFile,
-    features: ByRow,
+    features: FeatureRows,
     recogniser: Recogniser,
     taxonomy: Taxonomy,
     certainty: Certainty,
@@ -141,7 +141,7 @@ def scores(
             found["calibration"] = _calibration(tally, choice)
         else:
             values["expectedCalibrationError"] = found["kind_metrics"]["expectedCalibrationError"] = None
-        found["answers"] = _told(scored, certainty)
+        found["answers"] = _outcome_counts(scored, certainty)
     per_label = []
     for code, name in enumerate(training_set.names):
         given = {kind: int(count[code]) for kind, count in per_label_counts.items()}
@@ -178,7 +178,7 @@ def _calibration(tally: Tally, choice: Choice) -> dict[str, Any]:
     }
 
 
-def _told(scored: Scored, certainty: Certainty) -> dict[str, Any]:
+def _outcome_counts(scored: Scored, certainty: Certainty) -> dict[str, Any]:
     """Return the outcomes for the photos, and the share that is right."""
     n, outcomes = scored.counts.n, []
     for outcome, photos, hits in zip(OUTCOMES, *scored.told.tolist(), strict=True):

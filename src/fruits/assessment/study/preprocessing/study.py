@@ -32,7 +32,7 @@ from fruits.learning.moments import Moments
 from fruits.learning.pca import PCA
 from fruits.monitoring.clock import Clock, Progress, Silent
 from fruits.report import render_preprocessing_study
-from fruits.storage.objects import Objects, under
+from fruits.storage.objects import Objects, uri_of
 from fruits.storage.outputs import publishing
 from fruits.storage.outputs.runs import key_of
 from fruits.storage.sanitising import json_text
@@ -129,7 +129,7 @@ def study_preprocessing(
     out = Objects(config.out)
     if publishing.current(out) is None:
         finished.use(config.out, record["run"])
-    run = open_run(under(config.out, key_of(record["run"])))
+    run = open_run(uri_of(config.out, key_of(record["run"])))
     dataset, _ = dataset_of(run)
     protocol, folds = _protocol(options.protocol, config.out, record, dataset, run, progress)
     size, own = run.bundle.preprocessing.size, run.bundle.preprocessing.fit
@@ -203,7 +203,7 @@ def bounded(config: RunConfig, photos: int, progress: Progress) -> RunConfig:
     while least < most:  # the largest number per label with which there are not more
         middle = (least + most + 1) // 2
         least, most = (middle, most) if sum(min(n, middle) for n in counts) <= photos else (least, middle - 1)
-    progress.say(
+    progress.note(
         f"a sample of {counted(sum(min(n, least) for n in counts), 'photo')} of {sum(counts):,}: at most {least} per label "
         f"({option('photos')} gives another number)"
     )
@@ -214,7 +214,7 @@ def _protocol(
     wanted: str, out: str, record: Mapping[str, Any], dataset: Dataset, run: FinishedRun, progress: Progress
 ) -> tuple[str, list[Fold]]:
     """Return the protocol by which treatments are compared, and its folds: as asked, else by source, else the strictest."""
-    found = evaluate(under(out, key_of(record["run"])), [wanted] if wanted else (), progress=progress)
+    found = evaluate(uri_of(out, key_of(record["run"])), [wanted] if wanted else (), progress=progress)
     scores = {one["protocol"]: one for one in found["protocols"]}
     chosen = common_protocol([scores])
     # New photos come from sources that were not learnt; varieties are held out only if asked for.
@@ -313,13 +313,13 @@ def _together(
     base: Variant, variants: Mapping[str, Variant], scored: Mapping[str, Scored], groups: NDArray[np.int64]
 ) -> tuple[Variant, Variant, Variant]:
     """Return the combination chosen on all rows, on those of the first half of the groups, and on those of the second."""
-    half = halves(groups)
+    half = random_half(groups)
     return tuple(  # type: ignore[return-value]
         combined(base, variants, scored, groups, rows) for rows in (np.ones(len(groups), bool), half, ~half)
     )
 
 
-def halves(groups: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
+def random_half(groups: NDArray[np.int64], seed: int = 0) -> NDArray[np.bool_]:
     """Return which rows are in the first of two halves of the groups, at random."""
     distinct, number = np.unique(groups, return_inverse=True)
     first = np.random.default_rng(seed).permutation(len(distinct)) < len(distinct) / 2
@@ -363,7 +363,7 @@ def _best(
 ) -> dict[str, Any]:
     """Return the best together: what was chosen, and its figures, each half scored by what the other half chose."""
     chosen, first, second = together
-    half = halves(groups)
+    half = random_half(groups)
     ours, theirs = of_variant[second], of_variant[first]
     sure = None
     if ours.confidence is not None and theirs.confidence is not None:

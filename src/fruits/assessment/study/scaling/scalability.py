@@ -23,7 +23,7 @@ NEEDED: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Law:
+class ScalabilityLaw:
     """A fitted law.
 
     Attributes
@@ -53,7 +53,7 @@ class Law:
         return max(1.0, math.sqrt(max(0.0, 1 - self.contention) / self.coherence))
 
 
-def fit(rates: Mapping[int, float]) -> Law:
+def fit(rates: Mapping[int, float]) -> ScalabilityLaw:
     """Fit the law by least squares of relative errors, with parameters of 0 or more.
 
     Parameters
@@ -74,7 +74,7 @@ def fit(rates: Mapping[int, float]) -> Law:
     found, _ = nnls(columns * weights[:, None], np.ones_like(workers))
     values: list[float] = [*found.tolist(), *([0.0] * (NEEDED - len(names)))]
     one, contention, coherence = max(values[0], 1e-12), *values[1:]
-    return Law(1 / one, contention / one, coherence / one, names)
+    return ScalabilityLaw(1 / one, contention / one, coherence / one, names)
 
 
 def intervals(
@@ -90,7 +90,7 @@ def intervals(
         Number of workers to the photos per second of each repeat; the law is fitted to their medians.
     """
     rng = np.random.default_rng(seed)
-    drawn: list[Law] = []
+    drawn: list[ScalabilityLaw] = []
     for _ in range(draws):
         medians = {
             n: float(np.median(rng.choice(np.asarray(found, np.float64), len(found)))) for n, found in repeats.items()

@@ -72,7 +72,7 @@ class StudyOptions:
             raise ConfigError(f"{option('repeats', self.repeats)}: expected 1 or more")
 
 
-def up_to(most: int) -> tuple[int, ...]:
+def worker_counts(most: int) -> tuple[int, ...]:
     """Return numbers of workers up to ``most``: all up to 4, then about two per doubling."""
     some = {1, 2, 3, 4, *(round(2 ** (half / 2)) for half in range(5, 20)), most}
     return tuple(sorted(n for n in some if n <= most))
@@ -115,7 +115,7 @@ def study_scaling(
         If Spark is asked for and cannot run.
     """
     progress, clock = progress or Silent(), Clock()
-    options = options or StudyOptions(up=up_to(usable_cores()), out=up_to(usable_cores()))
+    options = options or StudyOptions(up=worker_counts(usable_cores()), out=worker_counts(usable_cores()))
     about = begun("scaling", command)
     if options.out:
         try:
@@ -202,7 +202,7 @@ def _measured(
     progress.start("runs", None)
     for repeat in range(1, options.repeats + 1):
         for trial in trials:
-            progress.say(
+            progress.note(
                 f"{repeat} of {options.repeats}: {counted(trial.photos, 'photo')}, "
                 f"{counted(trial.workers, 'worker')} of the engine {'local' if trial.kind == 'up' else 'spark'}"
             )

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from fruits.assessment.study.machine import processor_s
-from fruits.assessment.study.speed import spread
+from fruits.assessment.study.speed import evenly_spaced
 from fruits.config import RunConfig
 from fruits.embedding.stage import EmbedStage
 from fruits.engines import Engine, get_engine
@@ -222,7 +222,7 @@ def _some(catalogue: Catalogue, photos: int) -> Catalogue:
     """Return a catalogue of rows spread evenly over another one."""
     if photos >= catalogue.num_rows:
         return catalogue
-    at = spread(catalogue.num_rows, photos)
+    at = evenly_spaced(catalogue.num_rows, photos)
     return replace(catalogue, listed=CatalogueRows.of(catalogue.table.take(pa.array(at))))
 
 

@@ -21,7 +21,7 @@ from fruits.assessment.dataset import FinishedRun, access_of_run, open_run
 from fruits.assessment.printed import with_interval
 from fruits.assessment.study.frontier import mark_frontier, recommended
 from fruits.assessment.study.record import begun, text_of, write
-from fruits.assessment.study.speed import spread
+from fruits.assessment.study.speed import evenly_spaced
 from fruits.assessment.study.storage.encoding import FORMATS, codecs_for, encoded, measured_files
 from fruits.assessment.study.storage.money import CLASSES, break_even_months, monthly
 from fruits.config import RunConfig
@@ -198,7 +198,7 @@ def _settings(run: FinishedRun, split: _Split, repeats: int, progress: Progress)
     grid = sorted({k_run, *(k for k in GRID if k <= pca.max_components)})
     for number_format in FORMATS:
         kept = encoded(split.vectors, number_format)
-        progress.say(f"embeddings of {split.vectors.shape[1]:,} numbers in {number_format}")
+        progress.note(f"embeddings of {split.vectors.shape[1]:,} numbers in {number_format}")
         decoded = kept.decoded
         own_pca = PCA.from_moments(Moments.from_rows(decoded[learnt]))
         right = _right(run, split, own_pca.transform(decoded, k_run))
@@ -269,7 +269,7 @@ def _each(files: Mapping[str, Any], n: int) -> dict[str, float]:
 def _photos(run: FinishedRun, repeats: int) -> list[dict[str, Any]]:
     """Measure the photos as files and, where they can be packed, as a pack: bytes, files, write and read time per photo."""
     catalogue, access = run.catalogue, access_of_run(run.record["config"])
-    rows = catalogue.take(spread(catalogue.num_rows, PHOTOS_READ), ["uri", "label"]).to_pylist()
+    rows = catalogue.take(evenly_spaced(catalogue.num_rows, PHOTOS_READ), ["uri", "label"]).to_pylist()
     uris = [row["uri"] for row in rows]
     sizes = (batch.column(0).to_numpy().sum() for batch in catalogue.batches(["size_bytes"]))
     size = float(sum(sizes) / catalogue.num_rows)

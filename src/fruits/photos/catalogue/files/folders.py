@@ -16,8 +16,8 @@ from typing import Final
 from fruits.config import is_utf8
 from fruits.errors import CatalogueError
 from fruits.photos.catalogue.builder import CatalogueBuilder, stable_hash
+from fruits.photos.catalogue.files.own_folders import OwnFolders
 from fruits.photos.catalogue.files.sequences import number_frames
-from fruits.photos.catalogue.files.written import Written
 from fruits.photos.catalogue.names import is_system_folder, label_of, repeated_levels, split_of, split_of_source
 from fruits.photos.decoding.formats import HEAD_BYTES, is_photo
 from fruits.photos.reading.access import Access
@@ -59,7 +59,7 @@ def add_folder(builder: CatalogueBuilder, root: Path, access: Access, others: It
         If the folder cannot be read, or was written by fruits.
     """
     builder.lies_below(f"{root}/".replace("//", "/"))
-    written = Written.on_disk(root)
+    written = OwnFolders.on_disk(root)
     labels = Labels(builder, split_of_source(root.name, others))
     stack: list[tuple[str, tuple[str, ...], frozenset[tuple[int, int]]]] = [(str(root), (), frozenset())]
     while stack:
@@ -101,7 +101,7 @@ def add_folder(builder: CatalogueBuilder, root: Path, access: Access, others: It
                 files.append(entry)
         stack.extend((entry.path, (*parts, entry.name), above | {me}) for entry in reversed(folders))
         photos = [entry for entry in files if _looks_like_photo(builder, entry, parts, access)]
-        labels.note_empty(parts, has_folders=bool(folders), has_photos=bool(photos))
+        labels.count_empty(parts, has_folders=bool(folders), has_photos=bool(photos))
         _add_files(builder, labels, photos, parts)
     labels.close()
 
@@ -140,7 +140,7 @@ class Labels:
                 return label, split
         return label, self._split
 
-    def note_empty(self, parts: tuple[str, ...], *, has_folders: bool, has_photos: bool) -> None:
+    def count_empty(self, parts: tuple[str, ...], *, has_folders: bool, has_photos: bool) -> None:
         """Count a folder with neither folders nor photos in it, unless its name is a split."""
         if parts and not has_folders and not has_photos and split_of(parts[-1]) is None:
             self._builder.skip("empty label", "/".join(parts))
@@ -206,7 +206,7 @@ def _looks_like_photo(
         return True
     try:
         # Only a regular file may be opened: reading a pipe would block forever.
-        if entry.is_file() and is_photo(read_head_of(entry.path, HEAD_BYTES, access.leads)):
+        if entry.is_file() and is_photo(read_head_of(entry.path, HEAD_BYTES, access.allows_opened)):
             return True
     except OSError:
         builder.skip("unreadable", "/".join((*parts, entry.name)))

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from fruits.photos.catalogue.builder import CatalogueBuilder
 from fruits.photos.catalogue.files.folders import SUFFIXES, Labels, neighbours
-from fruits.photos.catalogue.files.written import Written
+from fruits.photos.catalogue.files.own_folders import OwnFolders
 from fruits.photos.catalogue.names import is_system_folder, split_of_source
 from fruits.photos.decoding.formats import HEAD_BYTES, is_photo
 from fruits.photos.reading.access import Access
@@ -60,7 +60,7 @@ def add_keys(builder: CatalogueBuilder, objects: Objects, listed: Spool, others:
     """
     root = f"{objects.root}/"
     builder.lies_below(root)
-    written = Written.in_bucket(objects, keys_of(listed))
+    written = OwnFolders.in_bucket(objects, keys_of(listed))
     name = objects.root.rpartition("/")[2]
     folders = _Folders(builder, root, Labels(builder, split_of_source(name, others)), written)
     for batch in listed.batches():
@@ -96,7 +96,7 @@ class _Folders:
     only the folders above the present object are kept.
     """
 
-    def __init__(self, builder: CatalogueBuilder, root: str, labels: Labels, written: Written) -> None:
+    def __init__(self, builder: CatalogueBuilder, root: str, labels: Labels, written: OwnFolders) -> None:
         self._builder, self._root, self._labels, self._written = builder, root, labels, written
         self._access = Access.to([root])
         self._open = [_Folder(())]
@@ -148,7 +148,7 @@ class _Folders:
 
     def _finish(self, folder: _Folder) -> None:
         builder, parts = self._builder, folder.parts
-        self._labels.note_empty(parts, has_folders=folder.has_folders, has_photos=bool(folder.names))
+        self._labels.count_empty(parts, has_folders=folder.has_folders, has_photos=bool(folder.names))
         if not folder.names:
             return
         if (meaning := self._labels.of(parts)) is None:

@@ -25,7 +25,7 @@ from fruits.photos.catalogue.builder import CatalogueBuilder
 from fruits.photos.catalogue.files.folders import SUFFIXES as PHOTO_SUFFIXES
 from fruits.photos.catalogue.files.folders import has_photo_suffix
 from fruits.photos.catalogue.files.keys import keys_of
-from fruits.photos.catalogue.files.written import Written
+from fruits.photos.catalogue.files.own_folders import OwnFolders
 from fruits.photos.catalogue.manifests.delta import LOG
 from fruits.photos.catalogue.names import is_system_folder, split_of, split_of_source
 from fruits.photos.catalogue.shards.tables import add_tables, kind_of_table
@@ -137,7 +137,7 @@ def inside_folder(root: Path, access: Access) -> Inside:
     found: list[str] = []
     seen = 0
     is_delta = False
-    written = Written.on_disk(root)
+    written = OwnFolders.on_disk(root)
     for folder, folders, files in os.walk(root):
         if written.is_ours or (folder != str(root) and written.is_folder(folder, [*folders, *files])):
             folders.clear()
@@ -171,7 +171,7 @@ def inside_prefix(objects: Objects, listed: Spool, access: Access) -> Inside:
     shards = pa.Table.from_batches(found_shards, listed.schema)
     if not shards.num_rows:
         return Inside()
-    written = Written.in_bucket(objects, keys_of(listed))
+    written = OwnFolders.in_bucket(objects, keys_of(listed))
     if written.is_ours:
         return Inside()
     found = {}

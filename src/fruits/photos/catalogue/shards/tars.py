@@ -208,7 +208,7 @@ def _classes(folder: str, access: Access) -> list[str]:
             if is_remote(folder):
                 data = opened(folder).read(name, limit=_MAX_CLASSES)
             else:
-                data = read_regular(os.path.join(folder, name), _MAX_CLASSES, access.leads)  # noqa: PTH118
+                data = read_regular(os.path.join(folder, name), _MAX_CLASSES, access.allows_opened)  # noqa: PTH118
             text = data.decode("utf-8-sig")
             names: Iterable[Any] = json.loads(text) if name.endswith(".json") else text.splitlines()
             found = [str(one).strip() for one in names]

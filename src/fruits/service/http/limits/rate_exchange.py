@@ -63,11 +63,11 @@ _DRAW: Final = (
     "insert into rate_keys (day, key) values (cast(now() at time zone 'utc' as date), :key) on conflict do nothing"
 )
 _OUTDATED: Final = "delete from rate_keys where day < cast(now() at time zone 'utc' as date)"
-_TELL: Final = (
+_WRITE_USES: Final = (
     "insert into rate_uses (process, number, place, tag, uses) values (:process, :number, :place, :tag, :uses)"
 )
 #: At least one row. A row is committed some milliseconds after its time, so the last two seconds are read again.
-_HEAR: Final = """
+_READ_USES: Final = """
     select now() as moment, keys.key, uses.process, uses.number, uses.tag, uses.uses
     from (select 1) as one
     left join rate_keys as keys on keys.day = cast(now() at time zone 'utc' as date)
@@ -81,7 +81,7 @@ _DELETE_OLD: Final = """
 """
 
 
-class _Heard(NamedTuple):
+class _Exchange(NamedTuple):
     """What one exchange brought: the key of the day, what others used, and whether some of them have another key."""
 
     key: bytes
@@ -140,15 +140,15 @@ class RateExchange:
         StoreError
             If the database cannot be used, or other instances have another password; limits hold in this instance.
         """
-        heard = await asyncio.to_thread(self._swap, self._limits.uses())
-        if heard.key != self._key:
-            self._key = heard.key
-            self._limits.hash_with(heard.key)
-        for at, ((name, per_minute), count) in enumerate(heard.uses.items(), 1):
+        exchanged = await asyncio.to_thread(self._swap, self._limits.uses())
+        if exchanged.key != self._key:
+            self._key = exchanged.key
+            self._limits.hash_with(exchanged.key)
+        for at, ((name, per_minute), count) in enumerate(exchanged.uses.items(), 1):
             self._limits.charge_elsewhere(name, per_minute, count)
             if at % _AT_ONCE == 0:
                 await asyncio.sleep(0)
-        self._strange = self._strange + 1 if heard.strange else 0
+        self._strange = self._strange + 1 if exchanged.strange else 0
         if self._strange >= _STRANGE:
             raise StoreError(
                 "other instances hash with another key, so rate limits are not shared with them; give all instances the same "
@@ -162,7 +162,7 @@ class RateExchange:
                 connection.execute(text(_PATIENCE))
                 connection.execute(text("delete from rate_uses where process = :process"), {"process": self._process})
 
-    def _swap(self, used: dict[tuple[str, int], int]) -> _Heard:
+    def _swap(self, used: dict[tuple[str, int], int]) -> _Exchange:
         """Write and read, in one transaction."""
         self._number += 1
         uses = _packed(used)
@@ -174,25 +174,25 @@ class RateExchange:
                     self._password = self._password or _password_of(connection)
                 about = {"process": self._process, "number": self._number, "place": self._limits.origin}
                 if uses and self._key is not None:
-                    connection.execute(text(_TELL), {**about, "tag": _tag(self._key), "uses": uses})
+                    connection.execute(text(_WRITE_USES), {**about, "tag": _tag(self._key), "uses": uses})
                 if not self._has_tables or self._number % _SWEEP == 0:
                     connection.execute(text(_DELETE_OLD))
-                rows = self._hear(connection)
+                rows = self._read_uses(connection)
                 if rows[0].key is None:  # the first exchange of the day
                     connection.execute(text(_DRAW), {"key": secrets.token_bytes(32)})
                     connection.execute(text(_OUTDATED))
-                    rows = self._hear(connection)
+                    rows = self._read_uses(connection)
         except StoreError:
             self._has_tables = False  # they may be gone
             raise
         self._has_tables, self._since = True, rows[0].moment
-        return self._understood(rows)
+        return self._parsed(rows)
 
-    def _hear(self, connection: Connection) -> Any:
+    def _read_uses(self, connection: Connection) -> Any:
         asked = {"hears": self._hears, "place": self._limits.origin, "since": self._since}
-        return connection.execute(text(_HEAR), asked).all()
+        return connection.execute(text(_READ_USES), asked).all()
 
-    def _understood(self, rows: Any) -> _Heard:
+    def _parsed(self, rows: Any) -> _Exchange:
         key = key_of(self._password or "", rows[0].key)
         tag, uses, strange = _tag(key), dict[tuple[str, int], int](), False
         for row in rows:
@@ -205,7 +205,7 @@ class RateExchange:
             for name, per_minute, count in _USE.iter_unpack(row.uses):
                 use = name.hex(), per_minute
                 uses[use] = uses.get(use, 0) + count
-        return _Heard(key, uses, strange)
+        return _Exchange(key, uses, strange)
 
 
 @lru_cache(maxsize=2)

@@ -176,7 +176,7 @@ def insights_router(resources: Callable[[Request], InsightResources], signed_in:
                 )
                 for one in insights.groups_of(photos, bundle)
             ],
-            names=_named(insights.names_not_known(at.evaluations.said(), insights.Kinds(bundle.taxonomy))),
+            names=_named(insights.names_not_known(at.evaluations.feedback_labels(), insights.Kinds(bundle.taxonomy))),
         )  # fmt: skip
 
     @router.get("/precision")

@@ -52,7 +52,7 @@ async def recognise(resources: Resources, scope: Scope, receive: Receive, send: 
         if isinstance(exc, Exception) and not isinstance(
             exc, GoneError
         ):  # a client that is gone gets no response to count
-            resources.statistics.refused(http_errors.of(exc).code)
+            resources.statistics.refused(http_errors.from_exception(exc).code)
         raise
     finally:
         about["bytes_in"], about["photos"] = upload.bytes_in, upload.count
@@ -108,7 +108,9 @@ async def _answer(resources: Resources, scope: Scope, receive: Receive, upload: 
             regions=options.regions,
         )
         if isinstance(outcome, Recognised)
-        else compact({"name": f"photo {place}", "error": http_errors.said(http_errors.of(outcome))})
+        else compact(
+            {"name": f"photo {place}", "error": http_errors.code_and_messages(http_errors.from_exception(outcome))}
+        )
         for place, outcome in enumerate(outcomes, 1)
     ]
     return body_of(photos, good[0].model if good else resources.recogniser.model)
@@ -217,7 +219,7 @@ async def _outcomes(
     charge(resources, about, sum(_decode_s(outcome) for outcome in outcomes), regions=options.regions)
     for outcome in outcomes:
         if isinstance(outcome, ImageDecodeError):
-            code = http_errors.of(outcome).code
+            code = http_errors.from_exception(outcome).code
             resources.telemetry.rejected.labels(code).inc()
             if len(outcomes) == 1:
                 raise outcome

@@ -165,7 +165,7 @@ class Evaluations:
                         found[values[0]] = UnknownPhoto._make((*values, np.frombuffer(features, "<f4")))
         return sorted(found.values(), key=lambda one: (-one.created_s, one.id))[:MOST_UNKNOWN]
 
-    def said(self) -> list[tuple[str, int]]:
+    def feedback_labels(self) -> list[tuple[str, int]]:
         """Return the labels that visitors gave in feedback on stored photos, each with its count; not of refused ones."""
         usable: ColumnElement[bool] = and_(_KEPT, or_(_ROW.decision.is_(None), _ROW.decision != "refused"))
         statement = (

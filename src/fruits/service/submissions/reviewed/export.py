@@ -25,7 +25,7 @@ from fruits.photos.catalogue.files.folders import has_photo_suffix
 from fruits.photos.catalogue.names import is_system_folder, label_of, split_of
 from fruits.service.submissions.repository import Submissions
 from fruits.storage.disk.private import make_private_folder, private
-from fruits.storage.objects import Objects, is_remote, under
+from fruits.storage.objects import Objects, is_remote, uri_of
 from fruits.storage.outputs.lease import hold_lease
 from fruits.storage.outputs.marker import OccupiedError, kind_of
 from fruits.storage.sanitising import clean_line, json_text
@@ -63,7 +63,7 @@ class Exported:
     folders: dict[str, str]
 
 
-def export(submissions: Submissions, to: str, *, say: Callable[[str], None] = lambda _: None) -> Exported:
+def export(submissions: Submissions, to: str, *, note: Callable[[str], None] = lambda _: None) -> Exported:
     """Write the reviewed photos as training photos. Idempotent: a second call writes nothing.
 
     Parameters
@@ -71,7 +71,7 @@ def export(submissions: Submissions, to: str, *, say: Callable[[str], None] = la
     submissions : Submissions
     to : str
         Folder, or ``s3://bucket/prefix``; may contain other photos.
-    say : callable
+    note : callable
         Called with a message when the export has to wait for another one.
 
     Raises
@@ -83,7 +83,7 @@ def export(submissions: Submissions, to: str, *, say: Callable[[str], None] = la
     _refuse_other_things(place)
     if place.is_local:
         make_private_folder(Path(place.root, _HIDDEN))
-    with hold_lease(Objects(under(to, _HIDDEN)), say):
+    with hold_lease(Objects(uri_of(to, _HIDDEN)), note):
         return _export(submissions, place)
 
 
@@ -110,8 +110,8 @@ def _refuse_other_things(place: Objects) -> None:
 
 def _export(submissions: Submissions, place: Objects) -> Exported:
     ours, marked = _read_ledger(place)
-    learnable = {one.id: one for one in submissions.learnable() if one.reviewed_label}
-    labels = {name: str(one.reviewed_label) for name, one in learnable.items()}
+    usable = {one.id: one for one in submissions.for_training() if one.reviewed_label}
+    labels = {name: str(one.reviewed_label) for name, one in usable.items()}
     wanted = {f"{label_folder(label)}/{name}.jpg": name for name, label in labels.items()}
     _write_ledger(place, ours | wanted.keys(), marked=marked)
     removed = sum(_remove(place, key) for key in sorted(ours - wanted.keys()))
@@ -121,7 +121,7 @@ def _export(submissions: Submissions, place: Objects) -> Exported:
             _close(place, key)
             continue
         try:
-            photo = mark(submissions.photo(name), ConsentMark(name, learnable[name].may_show))
+            photo = mark(submissions.photo(name), ConsentMark(name, usable[name].may_show))
         except (NotFoundError, ValueError):  # deleted in the meantime, or damaged in the store
             gone.add(key)
             _remove(place, key)
@@ -180,7 +180,7 @@ def _read_ledger(place: Objects) -> tuple[set[str], bool]:
             raise ValueError("names that no export gives")
     except (ValueError, KeyError, TypeError) as exc:
         raise StoreError(
-            f"'{under(place.root, _HIDDEN)}/{_LEDGER}' is not what an export wrote ({exc}); put it back, or export to another "
+            f"'{uri_of(place.root, _HIDDEN)}/{_LEDGER}' is not what an export wrote ({exc}); put it back, or export to another "
             "folder"
         ) from exc
     return keys, marked

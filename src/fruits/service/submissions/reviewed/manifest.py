@@ -23,7 +23,7 @@ from fruits.photos.catalogue.names import label_of
 from fruits.service.submissions.photo_store import photo_key
 from fruits.service.submissions.repository import Submissions
 from fruits.service.submissions.reviewed.test_set import Split
-from fruits.storage.objects import under
+from fruits.storage.objects import uri_of
 from fruits.storage.sanitising import csv_cell
 
 Format = Literal["csv", "parquet"]
@@ -98,7 +98,7 @@ def manifest_of(submissions: Submissions, split: Split) -> Manifest:
         if (one.split or "train") != split or not label_of(one.reviewed_label or ""):
             continue
         if one.marked:
-            rows.append((under(submissions.photo_root, photo_key(one.id)), str(one.reviewed_label)))
+            rows.append((uri_of(submissions.photo_root, photo_key(one.id)), str(one.reviewed_label)))
         else:
             left_out += 1
     return Manifest(split, tuple(sorted(rows)), left_out)

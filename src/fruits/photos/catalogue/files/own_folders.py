@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fruits.errors import CatalogueError, StoreError
-from fruits.storage.objects import Objects, under
+from fruits.storage.objects import Objects, uri_of
 from fruits.storage.outputs import marker
 
 #: Folders of results that are skipped if a source itself holds results: older versions allowed ``OUT`` to be a folder of photos.
@@ -28,7 +28,7 @@ _WORDS: Final = {
 }
 
 
-class Written:
+class OwnFolders:
     """The folders below a source that fruits wrote.
 
     Parameters
@@ -45,7 +45,7 @@ class Written:
         self._root, self._folders = root, folders
 
     @classmethod
-    def on_disk(cls, root: Path) -> Written:
+    def on_disk(cls, root: Path) -> OwnFolders:
         """Inspect a folder; the folders below it are checked during the walk, with :meth:`is_folder`.
 
         Raises
@@ -58,7 +58,7 @@ class Written:
         return cls(None)
 
     @classmethod
-    def in_bucket(cls, objects: Objects, keys: Iterable[pa.Array]) -> Written:
+    def in_bucket(cls, objects: Objects, keys: Iterable[pa.Array]) -> OwnFolders:
         """Inspect a prefix of a bucket, given all of its keys, batch by batch.
 
         Raises
@@ -68,7 +68,7 @@ class Written:
         """
         marks = [key for some in keys for key in some.filter(pc.match_substring_regex(some, _MARKS)).to_pylist()]
         folders = {key.removesuffix(".fruits-export/ledger.json").rpartition("/")[0] for key in marks} - {""}
-        ours = frozenset(folder for folder in folders if marker.kind_of(Objects(under(objects.root, folder))))
+        ours = frozenset(folder for folder in folders if marker.kind_of(Objects(uri_of(objects.root, folder))))
         return cls(_kind_of_source(objects), ours)
 
     @property

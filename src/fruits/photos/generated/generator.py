@@ -178,7 +178,7 @@ def _fruit(variety: Variety, seed: int, specimen: int, side: int) -> Fruit:
     return grow(variety, _rng("fruit", variety.name, seed, specimen), side)
 
 
-def plant(
+def write_photos(
     root: Path,
     *,
     photos: int = 2400,
