@@ -146,7 +146,7 @@ def test_every_price_has_a_source_and_the_table_a_date() -> None:
     assert date.fromisoformat(TABLE.date) <= date.fromisoformat("2100-01-01")
     for name in TABLE.table:
         assert TABLE.source(name)
-        assert TABLE.what(name)
+        assert TABLE.description(name)
         assert TABLE.table[name].keys() == {"usd", "what", "source", "service", "usage", "match"}
 
 
