@@ -68,7 +68,6 @@ def test_photo_as_body_is_answered_as_by_the_bundle(service: Any, finished_run: 
         assert [one["label"] for one in got["labels"]] == list(expected.labels)
         assert [one["kind"] for one in got["kinds"]] == [kind for kind, _, _ in expected.kinds]
         assert got["ood_score"] == pytest.approx(expected.ood_score, abs=1e-3)
-        assert got["strangeness"] == got["ood_score"], "the former name, for one more version"
         assert len(got["id"]) == 22
         assert got["kept"] is False
         assert min(got["milliseconds"].values()) >= 0
@@ -194,7 +193,6 @@ def test_similar_photos_have_thumbnails(service: Any, a_photo: bytes) -> None:
     got = service.recognise(a_photo).json()["photos"][0]
     similar = got["similar"]
     assert len(similar) == 6
-    assert got["alike"] == similar, "the former name, for one more version"
     assert [one["similarity"] for one in similar] == sorted((one["similarity"] for one in similar), reverse=True)
     for one in similar:
         answer = service.client.get(one["thumbnail"])

@@ -86,8 +86,6 @@ PRIVATE_NAMES = re.compile(
     r"understood|undo)(?![a-z])",
     re.IGNORECASE,
 )
-#: Former names of fields of the API, given for one more version.
-DEPRECATED = {("service/http/routes/schemas.py", "alike"), ("service/http/routes/schemas.py", "strangeness")}
 
 
 def defined(path: Path) -> Iterator[tuple[int, str]]:
@@ -110,5 +108,4 @@ def test_names_in_the_code_are_terms_of_the_field() -> None:
         for line, name in defined(path)
         if PRIVATE_NAMES.search(name)
     ]
-    assert [(path, line, name) for path, line, name in found if (path, name) not in DEPRECATED] == []
-    assert {(path, name) for path, _, name in found} == DEPRECATED
+    assert found == []

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -38,7 +37,7 @@ from fruits.storage.disk.locks import FolderLock
 from fruits.storage.embeddings.inventory import FEWEST_ROWS, Inventory, plan, take, uncommitted
 from fruits.storage.embeddings.table import EmbeddingTable, File
 from fruits.storage.embeddings.upkeep import lock_table, remove_needless, repair
-from fruits.storage.objects import AbsentError, ObjectInfo, Objects
+from fruits.storage.objects import Objects
 from fruits.storage.sanitising import json_text
 from fruits.storage.tables import schemas
 from fruits.storage.tables.spool import Spool
@@ -48,8 +47,6 @@ TRAINING_PHOTOS: Final = "training_photos"
 #: Files are committed when the last commit is this many seconds ago, or this many times as long as it took.
 _WAVE_S: Final = 1.0
 _WAVE_COMMITS: Final = 30
-#: A results folder of an earlier version is recognised by one of this many keys.
-_KEYS_LOOKED_AT: Final = 10_000
 #: Minimum share of photos on a white background for a network trained on such photos; below it, a warning is given.
 _LIKE: Final = 0.5
 
@@ -168,8 +165,6 @@ def embed(
     stored = prepared.stored
     with clock.step("embeddings"):
         inventory = take(stored, catalogue.listed.texts)
-        if inventory.snapshot.version < 0:
-            _say_if_older(stored.objects, progress)
         if len(inventory.absent) and _commit_left_over(stored, catalogue.listed.texts, inventory):
             inventory = take(stored, catalogue.listed.texts)
         if inventory.missing and not keep_missing:
@@ -300,18 +295,6 @@ def _kept_sizes(objects: Objects) -> dict[str, int]:
     except ValueError:
         return {}
     return {name: size for name, size in kept.items() if isinstance(size, int)} if isinstance(kept, dict) else {}
-
-
-def _say_if_older(objects: Objects, progress: Progress) -> None:
-    """Say that embeddings in the format of earlier versions are not read."""
-    found: list[ObjectInfo] = []
-    with suppress(AbsentError):
-        found = list(islice(objects.list("embeddings"), _KEYS_LOOKED_AT))
-    if any("/plans/" in one.key for one in found):
-        progress.note(
-            "the embeddings here were stored by an earlier version of fruits in another format: they are computed again; "
-            "'fruits vacuum' deletes the old ones"
-        )
 
 
 def _leaving(missing: int, *, has_option: bool) -> str:

@@ -101,8 +101,8 @@ def expected(one: Recognised, *, explain: bool = False, regions: bool = False, b
         ]
     parts = (("queue", one.queue_s), ("decode", one.decode_s), ("infer", one.infer_s), ("total", 0.0123456))
     return {
-        "id": RECEIPT.id, "secret": RECEIPT.secret, **said, "strangeness": said["ood_score"],
-        "similar": similar, "alike": similar, "kept": one.kept is not None, **extra,
+        "id": RECEIPT.id, "secret": RECEIPT.secret, **said,
+        "similar": similar, "kept": one.kept is not None, **extra,
         "milliseconds": {name: round(1000 * seconds, 2) for name, seconds in parts},
     }  # fmt: skip
 

@@ -52,7 +52,6 @@ def photo_of(
     explain, regions : bool
         Whether positions and regions were asked for.
     """
-    said, score = _said(one.answer, one.model)
     pieces = one.model.pieces.similar
     similar = ",".join(f"{pieces[at]}{number(round(cosine, 4))}}}" for at, cosine in one.similar)
     asked = ""
@@ -65,17 +64,16 @@ def photo_of(
     queue, decode, infer, total = (
         number(round(1000 * seconds, 2)) for seconds in (one.queue_s, one.decode_s, one.infer_s, total_s)
     )
-    # An id and a secret are letters, digits, - and _. "strangeness" and "alike" are names until version 0.1, to be removed in
-    # the version after.
+    # An id and a secret are letters, digits, - and _.
     return (
-        f'{{"id":"{receipt.id}","secret":"{receipt.secret}",{said},"strangeness":{score},"similar":[{similar}],'
-        f'"alike":[{similar}],"kept":{"true" if one.kept is not None else "false"},{asked}'
+        f'{{"id":"{receipt.id}","secret":"{receipt.secret}",{_said(one.answer, one.model)},"similar":[{similar}],'
+        f'"kept":{"true" if one.kept is not None else "false"},{asked}'
         f'"milliseconds":{{"queue":{queue},"decode":{decode},"infer":{infer},"total":{total}}}}}'
     )
 
 
-def _said(answer: Answer, model: Model) -> tuple[str, str]:
-    """Return the fields that are said of a photo, or of a region of it; and the out-of-distribution score alone."""
+def _said(answer: Answer, model: Model) -> str:
+    """Return the fields that are said of a photo, or of a region of it."""
     pieces = model.pieces
     score = number(round(answer.ood_score, 6)) if abs(answer.ood_score) < 1e30 else "null"
     kinds = ",".join(f"{pieces.kinds[kind]}{number(round(p, 6))}}}" for kind, _, p in answer.kinds)
@@ -84,12 +82,11 @@ def _said(answer: Answer, model: Model) -> tuple[str, str]:
         for label, p in zip(answer.labels, answer.probabilities, strict=True)
     )
     advice = ",".join(pieces.advice[code] for code in answer.advice)
-    fields = (
+    return (
         f'"outcome":"{answer.outcome}",{pieces.said[answer.kind, answer.variety]},'
         f'"probability":{number(round(answer.probability, 6))},"kinds":[{kinds}],"labels":[{labels}],'
         f'"ood_score":{score},"advice":[{advice}]'
     )
-    return fields, score
 
 
 def _numbers(box: Sequence[float]) -> str:
@@ -100,7 +97,7 @@ def _regions(one: Recognised) -> str:
     """Return the regions; null if the network or the head does not tell."""
     if one.regions is None:
         return "null"
-    said = (f'{{"box":{_numbers(region.box)},{_said(region.answer, one.model)[0]}}}' for region in one.regions)
+    said = (f'{{"box":{_numbers(region.box)},{_said(region.answer, one.model)}}}' for region in one.regions)
     return f"[{','.join(said)}]"
 
 

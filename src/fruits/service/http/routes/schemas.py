@@ -140,9 +140,7 @@ class Answer(AnswerBase):
 
     id: str
     secret: str
-    strangeness: float | None = Field(description="Former name of ood_score.", deprecated=True)
     similar: list[SimilarPhoto]
-    alike: list[SimilarPhoto] = Field(description="Former name of similar.", deprecated=True)
     kept: bool
     box: list[Side] | None = Field(
         None, min_length=4, max_length=4, description=f"Only with box: the part that the answer is for. {_BOX}"
@@ -183,9 +181,8 @@ _EXAMPLE_ANSWER: Final[dict[str, Any]] = {
     "variety": "apple/braeburn", "name": {"en": "Braeburn apple", "fr": "Pomme Braeburn"}, "line": None, "probability": 0.972,
     "kinds": [{"kind": "apple", "en": "Apple", "fr": "Pomme", "probability": 0.995}],
     "labels": [{"label": "Apple Braeburn", "en": "Braeburn apple", "fr": "Pomme Braeburn", "probability": 0.972}],
-    "ood_score": 0.41, "strangeness": 0.41, "advice": [],
-    "similar": [_EXAMPLE_SIMILAR], "alike": [_EXAMPLE_SIMILAR],
-    "kept": False, "milliseconds": {"queue": 0.1, "decode": 2.4, "infer": 1.6, "total": 5.2},
+    "ood_score": 0.41, "advice": [],
+    "similar": [_EXAMPLE_SIMILAR], "kept": False, "milliseconds": {"queue": 0.1, "decode": 2.4, "infer": 1.6, "total": 5.2},
 }  # fmt: skip
 
 

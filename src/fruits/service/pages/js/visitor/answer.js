@@ -52,8 +52,7 @@ export function answerParts(answer, { asked }) {
     (certain ? more : first).push(...list);
   }
   if (!certain && (answer.outcome !== "probable" || answer.advice.length)) more.push(advice(answer));
-  const similar = answer.similar ?? answer.alike; // alike: from an instance of the version before
-  if (similar?.length) more.push(similarPhotos(similar));
+  if (answer.similar?.length) more.push(similarPhotos(answer.similar));
   return { first, more };
 }
 
