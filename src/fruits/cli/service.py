@@ -15,7 +15,7 @@ from fruits.cli.conventions import SETTINGS, Group, command
 from fruits.cli.options import configured
 from fruits.cli.terminal import JSON, OUTPUT, is_quiet, note
 from fruits.errors import ConfigError, counted
-from fruits.service.settings import ServiceConfig, StorageLocations, advice_to_move
+from fruits.service.settings import ServiceConfig, StorageLocations
 from fruits.storage.sanitising import json_text, printable
 
 if TYPE_CHECKING:
@@ -311,8 +311,6 @@ def _open(out: str, options: dict[str, str], *, make: bool = False) -> Database:
     from fruits.service.submissions.database import Database  # noqa: PLC0415
 
     places = StorageLocations.of(out, **options)
-    if advice := "" if options["data"] or options["database"] else advice_to_move(out, places.data):
-        typer.echo(f"note: {advice}", err=True)
     return Database.open(_said(places.database), make=make)
 
 

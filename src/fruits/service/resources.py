@@ -23,7 +23,7 @@ from fruits.service.http.limits.rate_exchange import RateExchange
 from fruits.service.http.limits.rate_limits import Limits
 from fruits.service.http.uploads import Budget
 from fruits.service.inference.workers import Recogniser
-from fruits.service.settings import ServiceConfig, advice_to_move
+from fruits.service.settings import ServiceConfig
 from fruits.service.statistics import Statistics
 from fruits.service.submissions.database import Database, NotCleanedError
 from fruits.service.submissions.group_commit import GroupCommit
@@ -103,8 +103,6 @@ class Resources:
             )
             if Path(config.data).is_dir():
                 mark(Objects(config.data), "service")
-            if advice := advice_to_move(config.out, config.data):
-                telemetry.log("data_in_results", level="warning", message=advice)
             self.submissions = Submissions(
                 database, Objects(config.photos), keep_days=config.keep_days, feedback_hours=config.feedback_hours
             )

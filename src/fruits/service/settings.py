@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -44,7 +43,7 @@ class StorageLocations:
         from fruits.storage.objects import is_remote  # noqa: PLC0415 - keeps 'fruits --help' quick
 
         if out and not data:
-            data = "fruits-service" if is_remote(out) else _data_folder(out)
+            data = "fruits-service" if is_remote(out) else str(_beside(out))
         return cls(
             data=data,
             database=database or (f"sqlite:///{data}/service.db" if data else ""),
@@ -52,32 +51,9 @@ class StorageLocations:
         )
 
 
-def advice_to_move(out: str, data: str) -> str:
-    """Return how to move a service's data out of OUT, where older versions put it; empty if the data is elsewhere."""
-    from fruits.storage.objects import is_remote  # noqa: PLC0415
-
-    if not out or is_remote(out) or data != str(_within(out)):
-        return ""
-    to = shlex.quote(str(_beside(out)))
-    return (
-        f"the service's data lies in '{data}', within the results, and goes where they are copied; to move it, stop the service, "
-        f"then: mv {shlex.quote(data)} {to}"
-    )
-
-
-def _data_folder(out: str) -> str:
-    """Return a folder beside OUT, since OUT gets copied; or the folder of an older version while it holds the data."""
-    within, beside = _within(out), _beside(out)
-    is_old = any((within / name).exists() for name in ("service.db", "photos"))
-    return str(within if is_old and not (beside / "service.db").exists() else beside)
-
-
-def _within(out: str) -> Path:
-    return Path(os.path.abspath(out)) / "service"  # noqa: PTH100 - keep links: their targets may change
-
-
 def _beside(out: str) -> Path:
-    folder = _within(out).parent
+    """Return a folder beside OUT, since OUT gets copied."""
+    folder = Path(os.path.abspath(out))  # noqa: PTH100 - keep links: their targets may change
     if folder.name == "bundle":  # within results
         folder = folder.parent
     if folder.parent.name == "runs":  # one run of several
