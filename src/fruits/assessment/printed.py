@@ -1,4 +1,4 @@
-"""What was measured as text for a terminal: tables, scores with their intervals, and evaluations.
+"""Measurements as text for a terminal: tables, scores with their intervals, and evaluations.
 
 Of an evaluation: the scores, why a protocol was not possible, and what to do next.
 """

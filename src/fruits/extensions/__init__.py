@@ -1,4 +1,4 @@
-"""Which engines, heads and backbones are there? Those of fruits, and those that other packages add by entry points.
+"""Engines, heads and backbones by name: those of fruits, and those that other packages add by entry points.
 
 An installed package adds one by an entry point in the group ``fruits.engines``, ``fruits.heads`` or ``fruits.backbones``;
 CONTRIBUTING.md shows each. Its code is imported only when it is chosen by name. Knows nothing of what the parts do.

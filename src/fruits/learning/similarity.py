@@ -1,4 +1,4 @@
-"""Groups of similar rows when nobody says how many there are: average linkage by cosine.
+"""Groups of similar rows, for an unknown number of groups: average linkage by cosine.
 
 The cosine at which rows belong together is taken from labelled rows. Exact, in O(n^2) time and memory: for a few thousand rows.
 Independent of photos.

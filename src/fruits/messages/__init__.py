@@ -1,4 +1,4 @@
-"""What the report, the service and its pages say, in each language: one gettext catalogue per language.
+"""The messages of the report, the service and its pages: one gettext catalogue per language.
 
 ``fruits.pot`` holds the English sentences; ``xx/LC_MESSAGES/fruits.po`` holds those of language xx, and its presence is all that
 makes xx a language of fruits. Each message has a key (its ``msgctxt``, such as ``report.title``), so that the same English may be

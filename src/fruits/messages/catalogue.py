@@ -1,4 +1,4 @@
-"""Read a gettext catalogue (.po) and say its messages: plurals, numbers, percentages, dates and spaces as the language has them.
+"""Reading a gettext catalogue (.po) and formatting its messages: plurals, numbers, percentages and dates as in the language.
 
 The standard library reads compiled catalogues only. A file of this size is read in a few milliseconds, once per process, so none
 is compiled: an edited catalogue counts at the next start, in a checkout and in an installed package alike.

@@ -1,4 +1,4 @@
-"""What there is to know of a kind besides its name: its season, what it is taken for, and how to tell the two apart.
+"""Facts about a kind besides its name: its season, its look-alikes, and how to tell them apart.
 
 Seasons (``seasons.csv``) and differences (``apart.csv``) are facts about kinds of the package's taxonomy. What a kind is taken
 for is measured: a run counts the confused kinds of its validation photos and keeps the most frequent in the bundle. For a kind

@@ -1,4 +1,4 @@
-"""The Pareto frontier: which of several measured choices no other one beats in both cost and value."""
+"""The Pareto frontier: the measured choices that no other one beats in both cost and value."""
 
 from __future__ import annotations
 

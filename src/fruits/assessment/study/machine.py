@@ -1,4 +1,4 @@
-"""What a measurement was made on: processor, cores, and how busy other programs kept them."""
+"""The machine of a measurement: processor, cores, and the load of other programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the records of all studies have in common: how they begin, where they are written, and how they are printed."""
+"""The common parts of the records of all studies: their beginning, where they are written, and how they are printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many processes a service starts unless it is told: as many as its cores can feed.
+"""The default number of processes of a service: as many as its cores can feed.
 
 One process answers about a thousand photos per second at most, however many cores there are: Python runs on one at a time. So
 further processes pay where the network takes the photos faster than that. Each takes memory, and connections to PostgreSQL.

@@ -1,4 +1,4 @@
-"""JSON of what a bundle says, encoded once: names of labels and kinds in every language, lines about them, advice.
+"""Parts of answers that a bundle fixes, encoded as JSON once: names in every language, lines about kinds, advice.
 
 They are nearly all of the bytes of an answer and the same for every photo: an answer joins them with its numbers. Knows
 nothing of photos and of HTTP.

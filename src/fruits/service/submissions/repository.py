@@ -7,19 +7,15 @@ interrupted steps. Independent of HTTP; nothing about the sender is stored.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import hmac
 import re
-import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-from sqlalchemy import ColumnElement, Row, and_, case, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, case, func, insert, or_, select, tuple_, update
 
 from fruits.errors import ConfigError, StoreError
 from fruits.photos.catalogue.consent import ConsentMark, mark
@@ -27,6 +23,7 @@ from fruits.service.submissions.database import Database
 from fruits.service.submissions.erasure import Erasure
 from fruits.service.submissions.photo_store import ID, PhotoStore, not_found, photo_key
 from fruits.service.submissions.reviewed.test_set import split_of
+from fruits.service.submissions.rows import day_s, hashed, new_receipts, row_of, submission_of
 from fruits.service.submissions.tables import SubmissionRow
 from fruits.service.submissions.types import (
     DECISIONS,
@@ -56,10 +53,6 @@ __all__ = [
 
 #: Hours into the next day for which a receipt remains, by default.
 FEEDBACK_HOURS: Final = 6
-#: Random bytes of an id and of a secret.
-_ID_BYTES: Final = 16
-_SECRET_BYTES: Final = 24
-_DAY_S: Final = 86_400
 #: Ids in one query.
 _NAMES_AT_ONCE: Final = 500
 #: A row in state "writing" for longer than this was left by a killed process.
@@ -105,7 +98,7 @@ class Submissions:
 
     def add_many(self, answers: Sequence[NewSubmission]) -> list[Receipt]:
         """Store several answers in one commit, all or none; return their receipts in the same order."""
-        receipts = _new_receipts(len(answers))
+        receipts = new_receipts(len(answers))
         photos = dict[str, bytes]()
         marked = set[str]()
         for receipt, answer in zip(receipts, answers, strict=True):
@@ -116,7 +109,7 @@ class Submissions:
                     marked.add(receipt.id)
                 photos.setdefault(receipt.id, answer.photo)
         rows = [
-            _row(receipt, answer, marked=receipt.id in marked)
+            row_of(receipt, answer, marked=receipt.id in marked)
             for receipt, answer in zip(receipts, answers, strict=True)
         ]
         if rows:
@@ -166,7 +159,7 @@ class Submissions:
             "was_right": right,
             "said_label": (clean_line(label) or None) if label else None,
             "note": (clean_text(note) or None) if note else None,
-            "feedback_s": _day_s(time.time()),
+            "feedback_s": day_s(time.time()),
         }
         with self._database.writing() as connection:
             # SQLite overwrites earlier feedback; PostgreSQL keeps the old row in its file until the table is rewritten.
@@ -246,7 +239,7 @@ class Submissions:
             rows = connection.execute(statement).all()
         more = len(rows) > limit
         rows = rows[:limit]
-        return Page(tuple(map(_submission, rows)), f"{rows[-1].created_s}.{rows[-1].id}" if more else None)
+        return Page(tuple(map(submission_of, rows)), f"{rows[-1].created_s}.{rows[-1].id}" if more else None)
 
     def counts(self) -> dict[str, int]:
         """Return the number of submissions per filter and in total."""
@@ -269,7 +262,7 @@ class Submissions:
             ).one_or_none()
         if row is None:
             raise not_found()
-        return _submission(row)
+        return submission_of(row)
 
     def photo(self, submission_id: str) -> bytes:
         """Return the JPEG of a submission.
@@ -390,7 +383,7 @@ class Submissions:
         """
         before = (now or datetime.now(UTC)) - timedelta(days=self.keep_days)
         count = self._erasure.erase_all(_ROW.created_s < int(before.timestamp()))
-        count += self._erasure.drop_receipts(_day_s(((now or datetime.now(UTC)) - self._feedback).timestamp()))
+        count += self._erasure.drop_receipts(day_s(((now or datetime.now(UTC)) - self._feedback).timestamp()))
         self._erasure.drop_answers_without_submission()
         self._erasure.scrub(thorough=thorough)
         self._erasure.sweep(adopt=adopt)
@@ -419,39 +412,8 @@ class Submissions:
                 found = connection.execute(
                     select(_ROW.secret_sha256).where(_ROW.id == submission_id, _ROW.state.in_(states))
                 ).scalar()
-        if not hmac.compare_digest(found or bytes(32), _hashed(secret)):
+        if not hmac.compare_digest(found or bytes(32), hashed(secret)):
             raise not_found()
-
-
-def _row(receipt: Receipt, answer: NewSubmission, *, marked: bool) -> dict[str, Any]:
-    kept = answer.photo is not None
-    row: dict[str, Any] = {
-        "id": receipt.id,
-        "secret_sha256": _hashed(receipt.secret),
-        "state": "writing" if kept else "kept",
-        "created_s": int(time.time()) if kept else _day_s(time.time()),
-        "has_photo": kept,
-    }
-    if not kept:
-        return row
-    return row | {
-        "may_show": answer.may_show,
-        "marked": marked,
-        "outcome": answer.outcome,
-        # Labels come from the bundle, but they are names of folders and may contain any character.
-        **{name: clean_line(getattr(answer, name) or "") or None for name in ("kind", "variety", "label")},
-        "probability": float(answer.probability),
-        # SQLite and PostgreSQL store infinity, but JSON has no such number.
-        "ood_score": float(answer.ood_score) if np.isfinite(answer.ood_score) else None,
-        "language": clean_line(answer.language, 8),
-        "model": answer.model,
-        "features": None if answer.features is None else np.asarray(answer.features, "<f4").tobytes(),
-    }
-
-
-def _day_s(seconds: float) -> int:
-    """Return the start of a timestamp's day (UTC), in seconds since 1970."""
-    return int(seconds) // _DAY_S * _DAY_S
 
 
 def _chosen(which: str) -> ColumnElement[bool]:
@@ -471,32 +433,3 @@ def _parse_cursor(cursor: str) -> tuple[int, str]:
     if not (dot and re.fullmatch(r"[0-9]{1,12}", created) and ID.fullmatch(submission_id)):
         raise ConfigError("the cursor is none that a page gave; begin without one")
     return int(created), submission_id
-
-
-def _submission(row: Row[Any]) -> Submission:
-    values = row._mapping
-    given = {name: values[name] for name in Submission.__slots__ if name in values}
-    given |= {
-        "created": datetime.fromtimestamp(row.created_s, UTC),
-        "right": row.was_right,
-        "may_show": bool(row.may_show),
-    }
-    return Submission(**given)
-
-
-def _new_receipts(count: int) -> list[Receipt]:
-    drawn = secrets.token_bytes(count * (_ID_BYTES + _SECRET_BYTES))  # at once: each draw is a system call
-    names = [
-        (drawn[start : start + _ID_BYTES], drawn[start + _ID_BYTES : start + _ID_BYTES + _SECRET_BYTES])
-        for start in range(0, len(drawn), _ID_BYTES + _SECRET_BYTES)
-    ]
-    return [Receipt(_as_text(identity), _as_text(secret)) for identity, secret in names]
-
-
-def _as_text(drawn: bytes) -> str:
-    return base64.urlsafe_b64encode(drawn).rstrip(b"=").decode()
-
-
-def _hashed(secret: str) -> bytes:
-    # 192 random bits cannot be guessed, so a slow hash is not needed.
-    return hashlib.sha256(secret.encode("utf-8", "replace")).digest()

@@ -1,4 +1,4 @@
-"""What goes wrong with a folder or a bucket: errors that say what to do, and how long a request is repeated.
+"""Failures of a folder or a bucket: errors that say what to do, and how long a request is retried.
 
 Independent of what is stored.
 """

@@ -1,4 +1,4 @@
-"""What a run says of its photos and of its choices, and the refusal of photos that teach nothing."""
+"""Messages of a run about its photos and its choices, and the refusal of photos from which nothing can be learnt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be done to a photo between decoding and the network: geometry, several views, colour and contrast, background.
+"""Treatments of a photo between decoding and the network: geometry, several views, colour and contrast, background.
 
 Each treatment maps the pixels of a whole photo to one or several squares of the network's side; of several, embeddings are
 averaged. Only geometry is also part of the decoder (``--resize-mode``); the rest is tried here and nowhere else. Independent of

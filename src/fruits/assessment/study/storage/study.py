@@ -1,4 +1,4 @@
-"""``fruits study storage``: what the results of a run cost to keep, and what accuracy is left with fewer or smaller numbers.
+"""``fruits study storage``: the cost of storing the results of a run, and the accuracy with fewer or smaller numbers.
 
 Measured on the embeddings of a finished run: bytes, time to write and read, and the accuracy of the head, fitted again on the
 reduced vectors, on the run's validation photos. The photos themselves are measured as files and as a pack.

@@ -1,4 +1,4 @@
-"""Folders among photos that fruits itself wrote: results, bundles, packs, exports, data of a service.
+"""Folders among the photos that fruits itself wrote: results, bundles, packs, exports, data of a service.
 
 Their images, such as thumbnails and submissions, are no training photos. Older folders have no marker file;
 :mod:`fruits.storage.outputs.marker` recognises both.

@@ -1,4 +1,4 @@
-"""What the instances on one PostgreSQL tell each other about rate limits, so that a limit holds over all of them.
+"""Exchange of counted requests between the instances on one PostgreSQL, so that a rate limit holds over all of them.
 
 Each instance has its buckets in memory. Once a second it writes what it let through since, by client, and reads what the others
 wrote, which it charges to its own buckets. No request waits for that: while the database is slow or away, limits are those of
