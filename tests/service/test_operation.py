@@ -341,7 +341,7 @@ def listening(address):
     print(max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
-serve(ServiceConfig(out=sys.argv[1], data=sys.argv[2], port=0), listening=listening, quiet=True)
+serve(ServiceConfig(out=sys.argv[1], data=sys.argv[2], port=0, processes=1), listening=listening, quiet=True)
 """
 
 
