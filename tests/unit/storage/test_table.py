@@ -10,9 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+from deltalake.table import TableAlterer
 from stored import catalogue, files, flip, folder, held, log, planned, rows_of, run, shards, uri, values, write_all
 
 from fruits.errors import StoreError
+from fruits.storage.embeddings import table as tables
 from fruits.storage.embeddings.inventory import take
 from fruits.storage.embeddings.table import DamagedError, EmbeddingTable
 from fruits.storage.objects import Objects
@@ -251,3 +254,30 @@ def test_flipped_byte_is_found_whatever_it_is(stored: EmbeddingTable) -> None:
             stored.read(entry.file)
         flip(files(stored)[0], at)
     assert stored.read(entry.file).num_rows == 10
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_answer_of_a_bucket_that_breaks_off_is_asked_for_again(
+    stored: EmbeddingTable, monkeypatch: pytest.MonkeyPatch, remote: bool
+) -> None:
+    def breaks_off_once(kind: type, name: str) -> None:
+        done, asked = getattr(kind, name), iter([True])
+
+        def call(*given: object, **named: object) -> object:
+            if next(asked, False):
+                raise DeltaError("Kernel error: Generic S3 error: error decoding response body")
+            return done(*given, **named)
+
+        monkeypatch.setattr(kind, name, call)
+
+    monkeypatch.setattr(tables, "is_remote", lambda _: remote)
+    for kind, name, call in (
+        (DeltaTable, "create", stored.create),
+        (TableAlterer, "set_table_properties", stored.next_epoch),
+    ):
+        breaks_off_once(kind, name)
+        if not remote:  # on a disk, an error stays one
+            with pytest.raises(StoreError):
+                call()
+        assert call() == (None if name == "create" else 1)
+    assert stored.snapshot().epoch == 1

@@ -259,8 +259,12 @@ class EmbeddingTable:
                     opened.alter.set_table_properties({_EPOCH: str(epoch)}, raise_if_not_exists=False)
                 return epoch
             except StoreError as exc:
-                if not isinstance(exc.__cause__, CommitFailedError) or attempt + 1 == _ATTEMPTS:
+                lasting = isinstance(exc, PermanentStoreError | DamagedError) or not (
+                    isinstance(exc.__cause__, CommitFailedError) or is_remote(self.root)
+                )
+                if lasting or attempt + 1 == _ATTEMPTS:
                     raise
+            _pause(attempt)
         raise AssertionError("unreachable")
 
     def checkpoint(self) -> None:
@@ -363,19 +367,25 @@ class EmbeddingTable:
         from deltalake import DeltaTable, Schema  # noqa: PLC0415
         from deltalake.exceptions import CommitFailedError  # noqa: PLC0415
 
-        try:
-            with _translated("write", self.uri):
-                DeltaTable.create(
-                    self.uri,
-                    schema=Schema.from_arrow(_stored_schema()),
-                    mode="ignore",
-                    configuration={"delta.checkpointInterval": str(_CHECKPOINT_INTERVAL), _EPOCH: str(epoch)},
-                    raise_if_key_not_exists=False,
-                    storage_options=delta_options(self.uri),
-                )
-        except StoreError as exc:
-            if not isinstance(exc.__cause__, CommitFailedError):  # another process created it
-                raise
+        for attempt in range(_ATTEMPTS):
+            try:
+                with _translated("write", self.uri):
+                    DeltaTable.create(
+                        self.uri,
+                        schema=Schema.from_arrow(_stored_schema()),
+                        mode="ignore",
+                        configuration={"delta.checkpointInterval": str(_CHECKPOINT_INTERVAL), _EPOCH: str(epoch)},
+                        raise_if_key_not_exists=False,
+                        storage_options=delta_options(self.uri),
+                    )
+                return
+            except StoreError as exc:
+                if isinstance(exc.__cause__, CommitFailedError):  # another process created it
+                    return
+                lasting = isinstance(exc, PermanentStoreError | DamagedError) or not is_remote(self.root)
+                if lasting or attempt + 1 == _ATTEMPTS:
+                    raise
+            _pause(attempt)
 
     def _open(self) -> DeltaTable | None:
         from deltalake import DeltaTable  # noqa: PLC0415
