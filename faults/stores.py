@@ -21,7 +21,7 @@ _WEATHER = (
     ("hard", {"rate": 0.3}),
 )
 #: So that what is never answered is given up in seconds: twice what the slowest answer takes. With 10, a hard trial takes 900 s.
-#: Elsewhere a request has the usual minute: on a busy machine the store itself may need more than seconds, and repeats make it worse.
+#: Elsewhere a request has the usual minute: on a busy machine the store itself may need seconds, and repeats make it worse.
 _PATIENCE = {"stalled": {"FRUITS_STORE_TIMEOUT_S": "4"}}
 
 
