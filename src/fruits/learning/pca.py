@@ -5,6 +5,8 @@ Independent of the source of the rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from fruits.errors import FruitsError, counted
 from fruits.learning.moments import Moments, ShapeMismatchError
+from fruits.monitoring.cores import usable_cores
 
 
 class TooFewRowsError(FruitsError, ValueError):
@@ -64,6 +67,21 @@ class PCA:
         largest = np.abs(axes).argmax(axis=1)
         axes = axes * np.sign(axes[np.arange(len(axes)), largest])[:, None]
         return cls(moments.mean, np.ascontiguousarray(axes), np.maximum(values[::-1], 0.0), moments.count)
+
+    @classmethod
+    def from_several(cls, moments: Sequence[Moments]) -> list[PCA]:
+        """Compute several, side by side, each on one thread.
+
+        Raises
+        ------
+        TooFewRowsError
+            If one of them has fewer than two rows.
+        """
+        from threadpoolctl import threadpool_limits  # noqa: PLC0415
+
+        # The limit is the process's: the first to end would lift it for the others, whose last bits would change.
+        with threadpool_limits(1), ThreadPoolExecutor(min(len(moments), usable_cores())) as pool:
+            return list(pool.map(cls.from_moments, moments))
 
     @property
     def explained_variance_ratio(self) -> NDArray[np.float64]:

@@ -6,7 +6,6 @@ are not used. Independent of files, engines and the kind of head.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -166,6 +165,10 @@ class ModelSelection:
                 best = answers
         return min(trials, key=lambda trial: trial.smoothed_log_loss).setting, trials, best
 
+    def fitted(self, components: int, setting: float) -> Head | None:
+        """Return the head of a candidate that was tried, if its solver can begin by others."""
+        return self._fitted.get((components, setting))
+
     def _simplest(self, right: list[NDArray[np.bool_]]) -> int:
         """Return the first trial, in ascending order of components, that is not clearly worse than the best."""
         best = max(right, key=lambda hits: hits.mean())
@@ -200,18 +203,17 @@ class ModelSelection:
     def _fit(self, features: NDArray[np.float32], numbers: NDArray[np.int64], setting: float) -> Head:
         """Fit a head on the rows that are not held out, once per candidate.
 
-        A solver that can begins from the nearest setting with as many components, which halves its iterations. Not from fewer
-        components: the gradient of the others is below its tolerance at once, and all numbers of components would seem alike.
+        A solver that can begins by the heads of other settings with as many components, else by the one with most components.
         """
         weights = None if self.weights is None else self.weights[~self.held_out]
         if not self.head.starts:
             return self.head.fit(features, numbers, setting=setting, weights=weights)
         k = features.shape[1]
         if (k, setting) not in self._fitted:
-            others = [other for width, other in self._fitted if width == k]
-            nearest = min(others, key=lambda other: (abs(math.log(setting / other)), other), default=None)
-            near = {} if nearest is None else {"start": self._fitted[k, nearest]}
-            self._fitted[k, setting] = self.head.fit(features, numbers, setting=setting, weights=weights, **near)
+            most = max((width for width, _ in self._fitted if width <= k), default=k)
+            known = {other: head for (width, other), head in self._fitted.items() if width == most}
+            more = {"start": known} if known else {}
+            self._fitted[k, setting] = self.head.fit(features, numbers, setting=setting, weights=weights, **more)
         return self._fitted[k, setting]
 
 

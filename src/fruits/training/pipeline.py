@@ -310,10 +310,10 @@ def _fitted(job: _Embedded, objects: Objects, engine: Engine, step: Steps) -> _F
         weights = training_set.balance(job.meaning.kind_of) if config.balance else None
         learnt, held_out = fitting.training_moments(engine, stored, inventory, training_set, split)
     with step("pca", shown=False):
-        pca = PCA.from_moments(learnt.merge(held_out))
+        pca, blind = PCA.from_several([learnt.merge(held_out), learnt])
     with step("choices"):
         choice = fitting.choose(
-            engine, stored, inventory, training_set, split, pca=pca, learnt=learnt, variance=config.variance,
+            engine, stored, inventory, training_set, split, pca=pca, blind=blind, variance=config.variance,
             components=config.components, weights=weights, head=get_head(config.head),
         )  # fmt: skip
         note_choices(choice, step.progress)

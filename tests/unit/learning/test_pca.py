@@ -94,3 +94,14 @@ def test_rows_of_another_size_are_refused(shape: tuple[int, ...]) -> None:
     pca = fitted(np.random.default_rng(6).normal(size=(30, 6)))
     with pytest.raises(ShapeMismatchError, match="expected"):
         pca.transform(np.zeros(shape, np.float32), 2)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_several_at_once_have_the_bits_of_each_alone(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fruits.learning.pca.usable_cores", lambda: cores)
+    rng = np.random.default_rng(7)
+    moments = [Moments.from_rows(rng.normal(size=(n, d))) for n, d in ((400, 200), (60, 3), (300, 150))]
+    for found, one in zip(PCA.from_several(moments), moments, strict=True):
+        alone = PCA.from_moments(one)
+        assert np.array_equal(found.axes, alone.axes)
+        assert np.array_equal(found.variances, alone.variances)

@@ -376,3 +376,36 @@ def test_sample_of_many_photos_has_every_label(monkeypatch: pytest.MonkeyPatch) 
     assert found.labels == ["label 0", "label 1", "label 2", "label 3"]
     assert 50 < found.training_photos <= 52, "the sample, and a photo of each label that it misses"
     assert len(fitting.drift(choice, found, Features.of(values), rows_of(label), 0).edges) == 4
+
+
+def test_final_head_begins_with_the_chosen_one(
+    own_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[LogisticHead, LogisticHead]] = []
+    fit = LogisticHead.fit
+
+    def noted(features: np.ndarray, labels: np.ndarray, **options: Any) -> LogisticHead:
+        found = fit(features, labels, **options)
+        begun.extend((found, head) for head in options.get("start", {}).values())
+        return found
+
+    monkeypatch.setattr(LogisticHead, "fit", noted)
+    run(tmp_path / "out", own_photos)
+    found, start = begun[-1]
+    assert start.weights.shape == found.weights.shape
+    # It knows four fifths of the photos, through another PCA: the same directions, not the same numbers.
+    alike = np.sum(start.weights * found.weights) / np.linalg.norm(start.weights) / np.linalg.norm(found.weights)
+    assert 0.9 < alike < 0.9999
+
+
+def test_labels_that_were_left_out_of_validation_are_learnt_all_the_same() -> None:
+    label = np.repeat([0, 1, 2], 40)
+    values = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32) + 3 * np.eye(3, dtype=np.float32)[label]
+    two = LogisticHead.fit(values[label != 1], label[label != 1] // 2, setting=3.0)
+    answers = Answers(two.logits(values[label != 1]), label[label != 1] // 2, np.array([0, 2]))
+    held_out = HeldOutAnswers(answers, 1.0, OodDetector.of(values, label), values)
+    found = fitting.fit_recogniser(
+        Features.of(values), rows_of(label), Choice(3, "components", LogisticHead, 3.0, [], [], 8, held_out, two), 0
+    )
+    anew = LogisticHead.fit(values, label, setting=3.0)
+    np.testing.assert_allclose(found.head.predict_proba(values), anew.predict_proba(values), atol=2e-3)

@@ -75,8 +75,8 @@ class Head(Protocol):
     linear : bool
         Whether logits, or a part of them (``linear_part``), are linear in the features. Then class activation maps can be drawn.
     starts : bool
-        Whether ``fit`` takes ``start``, a head of the same features and labels with another setting, from which its solver
-        begins. Settings are then above 0: the nearest is the one of the smallest ratio.
+        Whether ``fit`` takes ``start``, a mapping from settings to heads fitted before on the same labels, and on the same
+        features or the first of them, by which its solver begins.
     temperature : float
         Divisor of the logits before softmax; set by calibration.
     converged : bool

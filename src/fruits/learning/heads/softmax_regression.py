@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fruits.learning.heads import softmax
 from fruits.monitoring.cores import usable_cores
 
 #: Rows of a block: its products stay in the processor's cache.
@@ -24,9 +25,20 @@ _BLOCK: Final = 1024
 _AHEAD: Final = 2
 #: Steps that L-BFGS remembers, and steps of a line search, as in scikit-learn.
 _MEMORY, _LINE_SEARCH = 10, 50
-_FLOAT64_DIGITS: Final = 64 * float(np.finfo(np.float64).eps)
-#: What SciPy reports when no step along the search direction lowers the loss: its rounding errors are larger than what is left.
-_NO_PROGRESS: Final = 2
+#: Where a step lowers the loss by less, float32 products have told what they can.
+_FLOAT32_DIGITS: Final = 1e-10
+#: What SciPy reports at its limit of iterations.
+_PAUSED: Final = 1
+#: Iterations before the curvature is estimated anew: few from zero, where the loss is far from a parabola.
+_FIRST, _THEN = 10, 40
+#: Rows on which it is estimated, and its least value as a share of the mean: a constant added to all intercepts changes no loss.
+_ROWS_FOR_CURVATURE: Final = 4096
+_LEAST_CURVATURE: Final = 1e-3
+_SMALLEST: Final = float(np.finfo(np.float64).tiny)
+#: What is left to gain is a sum over the coordinates: with fewer than this number, the tolerance is smaller in proportion.
+_COORDINATES: Final = 10_000
+#: Below this mean log loss the tolerance counts absolutely: nobody can tell such heads apart.
+_LEAST_LOSS: Final = 1e-4
 
 Part = tuple[float, NDArray[Any], NDArray[Any]]
 
@@ -52,7 +64,8 @@ def solve(
 ) -> Solution:
     """Minimise the weighted mean log loss plus ``|slopes|^2 / (2 regularisation sum(weights))``.
 
-    Products are float32, sums float64. If their rounding errors stop the solver, it goes on with float64 products.
+    L-BFGS in coordinates in which the curvature is about the same in all directions (see :class:`_Curvature`). Products are
+    float32, sums float64. If their rounding errors stop the solver, it goes on with float64 products.
 
     Parameters
     ----------
@@ -65,12 +78,15 @@ def solve(
     start : pair of arrays, optional
         Slopes and intercepts from which to start; zero by default.
     tolerance : float
-        Largest element of the gradient at which the solver stops.
+        The solver stops where Newton's method, with the curvature of those coordinates, would lower the loss by at most this
+        share, if there are 10,000 coordinates or more; with fewer, by less in proportion. That does not depend on the scale of
+        the features, nor on the regularisation.
     max_iterations : int
 
     References
     ----------
-    Liu, Nocedal (1989), "On the limited memory BFGS method for large scale optimization".
+    Liu, Nocedal (1989), "On the limited memory BFGS method for large scale optimization". Boyd, Vandenberghe (2004), "Convex
+    optimization", section 9.5.1, has the stopping rule.
     """
     from scipy.optimize import minimize  # noqa: PLC0415 - only fitting needs it
 
@@ -81,40 +97,119 @@ def solve(
     point = np.zeros((c, k + 1))
     if start is not None:
         point[:, :k], point[:, k] = start
-    left, status = max_iterations, _NO_PROGRESS
+    left, pause, converged = max_iterations, _FIRST if start is None else _THEN, False
     for kind in (np.float32, np.float64):
         with _parts(features, labels, weights, kind) as parts:
-
-            def loss(flat: NDArray[np.float64], parts: Parts = parts) -> tuple[float, NDArray[np.float64]]:
-                at = flat.reshape(c, k + 1)
-                gradient = np.zeros_like(at)
-                value = 0.0
-                for part, slopes, intercepts in parts(at[:, :k], at[:, k]):
-                    value += part
-                    gradient[:, :k] += slopes
-                    gradient[:, k] += intercepts
-                gradient /= total
-                gradient[:, :k] += penalty * at[:, :k]
-                return value / total + penalty / 2 * float(np.square(at[:, :k]).sum()), gradient.ravel()
-
-            found = minimize(
-                loss,
-                point.ravel(),
-                jac=True,
-                method="L-BFGS-B",
-                options={
-                    "maxiter": left,
-                    "maxls": _LINE_SEARCH,
-                    "maxcor": _MEMORY,
-                    "gtol": tolerance,
-                    "ftol": _FLOAT64_DIGITS,
-                },
-            )
-        point, status = found.x.reshape(c, k + 1), int(found.status)
-        left -= int(found.nit)
-        if status != _NO_PROGRESS or left <= 0:
+            while left > 0:
+                curvature = _Curvature.at(point, features, weights, penalty)
+                descent = _Descent(parts, curvature, total, penalty, tolerance)
+                found = minimize(
+                    descent,
+                    curvature.coordinates(point).ravel(),
+                    jac=True,
+                    method="L-BFGS-B",
+                    callback=descent.check,
+                    options={
+                        "maxiter": min(left, pause),
+                        "maxls": _LINE_SEARCH,
+                        "maxcor": _MEMORY,
+                        "gtol": 0.0,
+                        "ftol": _FLOAT32_DIGITS if kind is np.float32 else 0.0,
+                    },
+                )
+                point = curvature.point(found.x.reshape(c, k + 1))
+                left -= max(1, int(found.nit))
+                pause, converged = _THEN, descent.close or (found.status == 0 and kind is np.float64)
+                if converged or found.status != _PAUSED:
+                    break
+        if converged:
             break
-    return Solution(point[:, :k], point[:, k], status == 0)
+    return Solution(point[:, :k], point[:, k], converged)
+
+
+@dataclass(frozen=True, slots=True)
+class _Curvature:
+    """Coordinates in which the curvature of the loss at a point is about the same in all directions.
+
+    The curvature is the mean over rows of (covariance of the label) x (outer product of the features), approximated by the
+    product of two means: that of the labels' covariances, c x c, and that of squared features, where each row weighs as much as
+    it is uncertain. Features from a PCA are uncorrelated, so that only their squares are needed.
+
+    References
+    ----------
+    Martens, Grosse (2015), "Optimizing neural networks with Kronecker-factored approximate curvature", section 3.
+    """
+
+    axes: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    @classmethod
+    def at(
+        cls,
+        point: NDArray[np.float64],
+        features: NDArray[np.float32],
+        weights: NDArray[np.float64] | None,
+        penalty: float,
+    ) -> _Curvature:
+        """Estimate it on rows at equal distances; ``point`` holds slopes and intercepts, shape (c, k + 1)."""
+        some = np.linspace(0, len(features) - 1, min(len(features), _ROWS_FOR_CURVATURE)).astype(np.int64)
+        rows = features[some]
+        share = np.ones(len(rows)) if weights is None else weights[some]
+        share = share / max(float(share.sum()), _SMALLEST)
+        p = softmax((rows @ point[:, :-1].T.astype(np.float32)) + point[:, -1].astype(np.float32)).astype(np.float64)
+        covariance = np.diag(share @ p) - (p * share[:, None]).T @ p
+        uncertainty = share * np.maximum(1 - np.square(p).sum(axis=1), 0.0)
+        squares = np.r_[uncertainty @ np.square(rows, dtype=np.float64), uncertainty.sum()]
+        values, axes = np.linalg.eigh(covariance)
+        values = np.maximum(values, _LEAST_CURVATURE * max(float(values.mean()), 0.0))
+        product = np.outer(values, squares / max(float(uncertainty.sum()), _SMALLEST))
+        return cls(axes, 1 / np.sqrt(product + penalty))
+
+    def coordinates(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the coordinates of a point, shape (c, k + 1)."""
+        return np.asarray((self.axes.T @ point) / self.scale)
+
+    def point(self, coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the point of some coordinates."""
+        return np.asarray(self.axes @ (coordinates * self.scale))
+
+    def gradient(self, gradient: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the gradient by the coordinates, from that by slopes and intercepts."""
+        return np.asarray((self.axes.T @ gradient) * self.scale)
+
+
+class _Descent:
+    """The loss and its gradient as a function of the coordinates, and whether it is close enough to its minimum."""
+
+    def __init__(self, parts: Parts, curvature: _Curvature, total: float, penalty: float, tolerance: float) -> None:
+        self.parts, self.curvature, self.total, self.penalty = parts, curvature, total, penalty
+        self.tolerance = tolerance * min(1.0, curvature.scale.size / _COORDINATES)
+        self._value = self._decrement = np.inf
+
+    def __call__(self, flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        at = self.curvature.point(flat.reshape(self.curvature.scale.shape))
+        gradient = np.zeros_like(at)
+        value = 0.0
+        for part, slopes, intercepts in self.parts(at[:, :-1], at[:, -1]):
+            value += part
+            gradient[:, :-1] += slopes
+            gradient[:, -1] += intercepts
+        gradient /= self.total
+        gradient[:, :-1] += self.penalty * at[:, :-1]
+        self._value = value / self.total + self.penalty / 2 * float(np.square(at[:, :-1]).sum())
+        changed = self.curvature.gradient(gradient).ravel()
+        self._decrement = float(changed @ changed) / 2
+        return self._value, changed
+
+    @property
+    def close(self) -> bool:
+        """Whether the point computed last, where an iteration arrives, is close enough to the minimum."""
+        return self._decrement <= self.tolerance * max(self._value, _LEAST_LOSS)
+
+    def check(self, _: NDArray[np.float64]) -> None:
+        """Stop the solver after an iteration that came close enough."""
+        if self.close:
+            raise StopIteration
 
 
 #: Function of slopes and intercepts that yields each block's loss and its gradient, in the order of the blocks.

@@ -121,6 +121,8 @@ class Choice:
         Hyperparameter of the head, such as its regularisation.
     held_out : HeldOutAnswers, optional
         Answers on the validation photos; None without validation photos.
+    fitted : LogisticHead, optional
+        The head that gave these answers, for features of all training rows: the final fit begins with it, if it is of this kind.
     """
 
     components: int
@@ -131,6 +133,7 @@ class Choice:
     setting_trials: list[validation.Trial]
     groups_held_out: int
     held_out: HeldOutAnswers | None
+    fitted: LogisticHead | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +245,7 @@ def choose(
     split: ValidationSplit,
     *,
     pca: PCA,
-    learnt: Moments,
+    blind: PCA,
     variance: float | None,
     components: int | None,
     weights: NDArray[np.float64] | None = None,
@@ -254,9 +257,8 @@ def choose(
     ----------
     pca : PCA
         PCA of all training rows.
-    learnt : Moments
-        Moments of the training rows without the validation rows, so that the projection used in validation is fitted without
-        them.
+    blind : PCA
+        PCA of the training rows without the validation rows: the projection used in validation is fitted without them.
     variance, components : optional
         The user's choice of k.
     weights : float64 array, shape (n,), optional
@@ -283,7 +285,6 @@ def choose(
     else:
         most = max(_MOST_COMPONENTS, pca.components_for(_LEAST_VARIANCE))
         k, chosen_by = min(pca.components_for(_MOST_VARIANCE), most), "validation"
-    blind = PCA.from_moments(learnt)
     k_blind = min(k, blind.max_components)
     wanted = np.zeros(len(training_set.ok), bool)
     wanted[split.train] = True
@@ -297,15 +298,18 @@ def choose(
         k, component_trials = selection.components(min(k_blind, pca.components_for(_LEAST_VARIANCE)))
         k_blind = k
     setting, setting_trials, answers = selection.setting(k_blind, trusted=split.trusted)
-    held_out = None
+    held_out = fitted = None
     if answers is not None:
+        found, axes = selection.fitted(k_blind, setting), blind.axes[:k_blind]
+        if type(found) is LogisticHead:  # its features are, nearly, these of the final PCA rotated and shifted
+            fitted = found.of_other_features(axes @ pca.axes[:k].T, axes @ (pca.mean - blind.mean))
         features = np.ascontiguousarray(features[:, :k_blind])
         temperature = confidence.temperature(answers.logits, answers.truth, own_scale=head.own_scale)
         ood_detector = OodDetector.of(features[~held], np.searchsorted(answers.labels, labels[~held]))
         probabilities = softmax(answers.logits / np.float32(temperature))
         ood_detector = ood_detector.scaled(features[held], probabilities)
         held_out = HeldOutAnswers(answers, temperature, ood_detector, features[held])
-    return Choice(k, chosen_by, head, setting, component_trials, setting_trials, held_groups, held_out)
+    return Choice(k, chosen_by, head, setting, component_trials, setting_trials, held_groups, held_out, fitted)
 
 
 #: Function that fits a head, given the label index of each catalogue row (-1: left out), their weights, and 1 / root mean
@@ -374,7 +378,11 @@ def fit_recogniser(
     else:
         photos = len(train)
         own_weights = None if weights is None else weights[training_set.ok][train]
-        head = choice.head.fit(features[train], numbers, setting=choice.setting, weights=own_weights)
+        begin = {}
+        if choice.fitted is not None and choice.held_out is not None:
+            known = choice.fitted.of_labels(np.searchsorted(learnt, choice.held_out.answers.labels), len(learnt))
+            begin = {"start": {choice.setting: known}}
+        head = choice.head.fit(features[train], numbers, setting=choice.setting, weights=own_weights, **begin)
     ood_detector = OodDetector.of(features[train], numbers)
     if held_out := choice.held_out:
         head = head.temperature_scaled(held_out.temperature)
