@@ -106,7 +106,7 @@ def test_temperature_divides_all_of_the_logits() -> None:
 
 def test_solver_may_begin_at_another_setting() -> None:
     features, labels = rings()
-    begun = KernelHead.fit(features, labels, setting=3, start=KernelHead.fit(features, labels, setting=30))
+    begun = KernelHead.fit(features, labels, setting=3, start={30: KernelHead.fit(features, labels, setting=30)})
     np.testing.assert_allclose(begun.weights, KernelHead.fit(features, labels, setting=3).weights, atol=1e-2)
 
 

@@ -7,6 +7,7 @@ and browser agree. The number of references is bounded. Independent of files, an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Final
@@ -128,12 +129,12 @@ class KernelHead(Head):
         *,
         setting: float,
         weights: NDArray[np.float64] | None = None,
-        start: KernelHead | None = None,
+        start: Mapping[float, KernelHead] | None = None,
     ) -> KernelHead:
         """See :class:`fruits.learning.heads.logistic.LogisticHead`; every label is a group of its own, and weights do not
         concern the references.
         """
-        begin = None if start is None else start.linear_part
+        begin = {other: head.linear_part for other, head in (start or {}).items()}
         linear = LogisticHead.fit(features, labels, setting=setting, weights=weights, start=begin)
         first = np.eye(features.shape[1], min(features.shape[1], MAX_AXES), dtype=np.float32)
         return cls.voting(linear, features, labels, directions=first, voted=np.arange(len(linear.bias)))
