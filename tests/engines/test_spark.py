@@ -200,7 +200,7 @@ def test_head_is_that_of_scikit_learn(engine: SparkEngine, c: int) -> None:
     exact = LogisticRegression(C=3.0, tol=1e-10, max_iter=10_000).fit(scaled, labels, weights).predict_proba(scaled)
     # Both stop within rounding of the one minimum: off by 4e-7 when this was written.
     np.testing.assert_allclose(probabilities, exact, atol=1e-5)
-    # The head of the other engines stops earlier, at 5e-5 in the gradient.
+    # The head of the other engines stops earlier.
     expected = LogisticHead.fit(features, labels, setting=3.0, weights=weights).predict_proba(features)
     np.testing.assert_allclose(probabilities, expected, atol=0.01)
     assert (probabilities.argmax(1) == labels).mean() == pytest.approx((expected.argmax(1) == labels).mean(), abs=0.005)
