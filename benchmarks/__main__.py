@@ -46,6 +46,9 @@ def main() -> None:
     parser.add_argument(
         "--backbone", help="peers: the network, by default MobileNetV2 if it is there, else fruits-small"
     )
+    parser.add_argument(
+        "--only", default="", metavar="NAMES", help="peers: those to measure, by name, separated by commas"
+    )
     parser.add_argument("--markdown", type=Path, help="peers: also add the tables to this file")
     parser.add_argument("--rows", type=int, default=26_000, help="memory: photos of the first run")
     parser.add_argument(
@@ -58,6 +61,10 @@ def main() -> None:
     choices = parser.parse_args()
     if unknown := set(choices.parts) - {*PARTS, *EXTRA}:
         parser.error(f"no part {', '.join(sorted(unknown))}; expected some of {', '.join((*PARTS, *EXTRA))}")
+    names = {peer.name: peer for peer in peers.PEERS}
+    only = [name.strip() for name in choices.only.split(",") if name.strip()]
+    if unknown := set(only) - names.keys():
+        parser.error(f"no peer {', '.join(sorted(unknown))}; expected some of {', '.join(names)}")
     RESULTS.mkdir(exist_ok=True)
     scale = 10 if choices.quick else 1
     with tempfile.TemporaryDirectory(prefix="fruits-bench-") as scratch:
@@ -78,6 +85,7 @@ def main() -> None:
                     repeat=choices.repeat,
                     backbone=choices.backbone,
                     pythons=pythons,
+                    peers=[names[name] for name in only] or peers.PEERS,
                 )
             elif part == "serving":
                 photos, origin = find_photos(choices.photos, Path(scratch), at_least=6000 // scale)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from benchmarks import __main__ as command_line
 from benchmarks import peer_serving, peers
 
 
@@ -79,3 +80,10 @@ def test_fruits_and_a_handler_serve_the_same_photos(copied: list[Path], tmp_path
     for said in (own.name, handler.name, "no_such_package", "times the requests of the best peer"):
         assert said in result["markdown"]
     assert {len(line.split("|")) for line in result["lines"] if line.startswith("|")} == {11}
+
+
+def test_peer_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmarks", "peers", "--only", "plain loop, nobody"])
+    with pytest.raises(SystemExit):
+        command_line.main()
+    assert "no peer nobody; expected some of plain loop, thread pool" in " ".join(capsys.readouterr().err.split())
