@@ -59,6 +59,7 @@ def test_forked_command_has_folder_and_environment_of_the_test(
 def test_what_an_interpreter_reads_once_gives_a_new_one(
     commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "sitecustomize.py").write_text("")
     with (tmp_path / "said").open("wb") as said:
         streams = {"stdout": said.fileno(), "stderr": said.fileno()}
         forked = commands.start("--version", **streams)
