@@ -225,7 +225,7 @@ def test_weak_regularisation_is_reached_over_stronger_ones(evaluations: list[flo
 
 
 def test_solver_needs_few_steps_where_features_differ_in_size(evaluations: list[float]) -> None:
-    """As components of a PCA do. Without a look at the curvature there are 2.5 times as many."""
+    """As components of a PCA do."""
     features, labels = clusters(8, 100, 40, distance=0.5)
     features *= np.geomspace(1, 0.01, 40, dtype=np.float32)
     assert LogisticHead.fit(features, labels, setting=3.0).converged
