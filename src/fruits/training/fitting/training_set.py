@@ -114,7 +114,7 @@ def _named_sources(listed: CatalogueRows) -> NDArray[Any]:
 def grouped_by_clusters(
     stored: EmbeddingTable, inventory: Inventory, training_set: TrainingSet
 ) -> tuple[TrainingSet, str]:
-    """Return the rows with groups that keep similar photos together, so that entry out groups is meaningful; and their origin.
+    """Return the rows with groups that keep similar photos together, so that leaving out groups is meaningful; and their origin.
 
     Groups of a manifest stay, and so do groups from numbers in file names if these turn out to be informative; otherwise
     similar photos of a label form a group. Only training photos are examined.
