@@ -209,7 +209,7 @@ class _Waiting:
         return self._next.popleft() if len(self._next) > leave else None
 
     def feed(self, worker: _Worker) -> None:
-        """Give a worker the shard after its present one, so that it need not wait; the last ones go to whoever is free.
+        """Give a worker the shard after its present one, so that it need not wait; the last ones go to the worker that is free.
 
         A shard of a worker that died is a worker's only one: what kills a worker is told by name.
         """
