@@ -179,11 +179,11 @@ def test_stream_whose_worker_died_goes_on_with_every_row_given_once(
 def test_worker_has_the_next_shard_before_it_has_answered_until_the_last_ones_are_dealt_out() -> None:
     rows = mapped(get_engine("local", 1), SHARDS[:5], Stream(ahead=3))
     in_time = {row["number"] // 14: row["pid"] for row in rows}
-    assert [in_time[number] for number in range(4)] == [1, 1, 1, 0], "the last goes to whoever is free"
+    assert [in_time[number] for number in range(4)] == [1, 1, 1, 0], "the last goes to the worker that is free"
 
 
 def test_large_shards_given_ahead_hold_up_neither_the_engine_nor_the_worker() -> None:
-    """Larger than what a pipe holds: whoever writes waits until the other reads."""
+    """Larger than what a pipe holds: the writer waits until the other side reads."""
     shards = [shard(start, 40_000) for start in range(0, 240_000, 40_000)]
     assert len(mapped(get_engine("local", 1), shards, Double(40_000))) == 240_000
 

@@ -51,7 +51,9 @@ def test_nothing_is_kept_for_a_client_that_is_gone(serve: Callable[..., Any], a_
     assert service.log("bug") == []
 
 
-def test_what_is_kept_stays_for_whoever_read_the_answer_and_left(serve: Callable[..., Any], a_photo: bytes) -> None:
+def test_what_is_kept_stays_for_a_client_that_read_the_answer_and_left(
+    serve: Callable[..., Any], a_photo: bytes
+) -> None:
     service = serve("--rate", 0)
     read: set[str] = set()
     for close in (b"close", b"keep-alive"):
