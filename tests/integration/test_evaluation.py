@@ -14,17 +14,19 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from fruits.assessment import dataset
+from fruits.assessment import dataset, evaluation
 from fruits.assessment.evaluation import PROTOCOLS, evaluate
 from fruits.assessment.printed import as_text
 from fruits.assessment.results import evaluation_of
 from fruits.config import RunConfig
 from fruits.errors import ConfigError, StoreError
+from fruits.learning.folds import Fold
 from fruits.photos.generated import generator
 from fruits.storage.tables import spool
 from fruits.training import pipeline
 
-SCORES = ("accuracy", "low", "high", "kind_accuracy", "kind_low", "kind_high", "kind_top3_accuracy")
+OF_KINDS = ("kind_accuracy", "kind_low", "kind_high", "kind_top3_accuracy", "kind_top3_low", "kind_top3_high")
+SCORES = ("accuracy", "low", "high", *OF_KINDS)
 KEYS = {
     *("protocol", "seen", "photos", "left_out", "too_few_to_say", "folds", "groups", "grouped_by", "leakage"),
     *("calibration_error", *SCORES),
@@ -91,11 +93,122 @@ def test_sources_of_a_manifest_are_left_out_one_at_a_time(own_photos: Path, tmp_
     for source in row["sources"]:
         assert 0 <= source["kind_low"] <= source["kind_accuracy"] <= source["kind_high"] <= 1
         assert source["kind_accuracy"] <= source["kind_top3_accuracy"]
+        assert 0 <= source["kind_top3_low"] <= source["kind_top3_accuracy"] <= source["kind_top3_high"] <= 1
     weighted = sum(source["photos"] * source["kind_accuracy"] for source in row["sources"]) / row["photos"]
     assert row["kind_accuracy"] == pytest.approx(weighted)
     told = fruits("evaluate", tmp_path / "out", "--protocol", "source")
     assert told.code == 0, told.stderr
-    assert all(name in told.stdout for name in ("ann", "bob", "eve", "among three"))
+    assert all(name in told.stdout for name in ("ann", "bob", "eve", "kind among three"))
+
+
+def of_three_sources(
+    photos: Path, out: Path, save_network: Callable[..., Path], networks: Any, seen: tuple[str, ...] | None
+) -> dict[str, list[Path]]:
+    """Run on photos of ann, bob and eve with a network that was trained on those of some; return the photos of each."""
+    own: dict[str, list[Path]] = {"ann": [], "bob": [], "eve": []}
+    for number, path in enumerate(sorted(photos.glob("Training/*/*.jpg"))):
+        own[("ann", "bob", "eve")[number % 3]].append(path)
+    lines = [
+        f"{path.relative_to(photos)},{path.parent.name},train,{name}" for name, paths in own.items() for path in paths
+    ]
+    (photos / "list.csv").write_text("\n".join(["uri,label,split,source", *lines]), "utf-8")
+    card = {} if seen is None else {"training_photos": "tiny.seen", "training_data": "photos of some"}
+    network = save_network(networks[0]("NHWC", "uint8"), **card)
+    if seen is not None:
+        digests = [hashlib.sha256(path.read_bytes()).digest()[:8] for name in seen for path in own[name]]
+        network.with_suffix(".seen").write_bytes(b"".join(sorted(digests)))
+    run(out, photos / "list.csv", backbone=str(network), components=3)
+    return own
+
+
+def test_a_source_that_the_network_has_seen_trains_and_gets_no_score(
+    own_photos: Path, tmp_path: Path, save_network: Callable[..., Path], networks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    own = of_three_sources(own_photos, out, save_network, networks, ("bob",))
+    fitted: list[tuple[set[str], set[str]]] = []
+    score_fold = evaluation.score_fold
+
+    def noted(fold: Fold, photos: dataset.Dataset, *given: Any, **choices: Any) -> evaluation.FoldScores:
+        sides = [
+            {photos.source_names[number] for number in photos.named_source[rows]} for rows in (fold.train, fold.test)
+        ]
+        fitted.append((sides[0], sides[1]))
+        return score_fold(fold, photos, *given, **choices)
+
+    monkeypatch.setattr(evaluation, "score_fold", noted)
+    evaluated = evaluate(str(out), ["source"])
+    assert fitted == [({"bob", "eve"}, {"ann"}), ({"ann", "bob"}, {"eve"})]
+    assert evaluated["seen"]["share"] == pytest.approx(1 / 3, abs=0.01), (
+        "far more than a protocol as a whole may have seen"
+    )
+    (row,) = evaluated["protocols"]
+    assert set(row) == {*KEYS, "sources"}
+    assert (row["seen"], row["folds"]) == (False, 2)
+    ann, bob, eve = row["sources"]
+    assert [source["seen"] for source in row["sources"]] == [False, True, False]
+    assert [bob[name] for name in OF_KINDS] == [None] * len(OF_KINDS)
+    assert (bob["photos"], bob["left_out"]) == (len(own["bob"]), 0)
+    for scored in (ann, eve, row):
+        for prefix in ("kind_", "kind_top3_"):
+            low, share, high = (scored[f"{prefix}{name}"] for name in ("low", "accuracy", "high"))
+            assert 0 <= low <= share <= high <= 1
+            assert low < high
+    assert (ann["photos"], eve["photos"]) == (len(own["ann"]), len(own["eve"]))
+    assert (row["photos"], row["left_out"]) == (len(own["ann"]) + len(own["eve"]), 0), "the total is of those not seen"
+    for name in ("kind_accuracy", "kind_top3_accuracy"):
+        assert row[name] == pytest.approx((ann["photos"] * ann[name] + eve["photos"] * eve[name]) / row["photos"])
+
+    found = evaluation_of(evaluated)
+    assert [source.seen for source in found.protocols[0].sources] == [False, True, False]
+    text = as_text([found])
+    lines = {line.split()[0]: line for line in text.splitlines() if line}
+    assert "seen" in lines["bob"]
+    assert "%" not in lines["bob"]
+    three = f"{ann['kind_top3_accuracy']:.1%} ({ann['kind_top3_low']:.1%} to {ann['kind_top3_high']:.1%})"
+    assert three in lines["ann"]
+    assert "source: tiny was trained on photos of 1 of 3 sources (seen); the scores of the protocol are of" in text
+    assert "no score would mean anything" not in text
+    report = (out / "report.html").read_text("utf-8")
+    assert report.count('<table class="by-source">') == 1
+    assert "The network was trained on photos of 1 of the 3 sources: that one has no score" in report
+
+
+def test_sources_are_seen_as_a_whole_only_if_each_of_them_is(
+    own_photos: Path, tmp_path: Path, save_network: Callable[..., Path], networks: Any
+) -> None:
+    own = of_three_sources(own_photos, tmp_path / "out", save_network, networks, ("ann", "bob", "eve"))
+    evaluated = evaluate(str(tmp_path / "out"), ["source"])
+    (row,) = evaluated["protocols"]
+    assert (row["seen"], row["photos"], row["folds"]) == (True, sum(map(len, own.values())), 3)
+    assert [source["seen"] for source in row["sources"]] == [True] * 3
+    assert [row[name] for name in SCORES] == [None] * len(SCORES)
+    assert 0 <= row["leakage"] <= 1
+    text = as_text([evaluation_of(evaluated)])
+    assert "no score would mean anything; run with another network" in text
+    assert "bob" not in text
+    assert '<table class="by-source">' not in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+def test_sources_are_scored_where_a_card_lists_no_training_photos(
+    own_photos: Path, tmp_path: Path, save_network: Callable[..., Path], networks: Any
+) -> None:
+    own = of_three_sources(own_photos, tmp_path / "out", save_network, networks, None)
+    evaluated = evaluate(str(tmp_path / "out"), ["source"])
+    (row,) = evaluated["protocols"]
+    assert (row["seen"], row["photos"], row["folds"]) == (False, sum(map(len, own.values())), 3)
+    assert [source["seen"] for source in row["sources"]] == [False] * 3
+    # Evaluations that an earlier version wrote lack what was added since.
+    for scored in (row, *row["sources"]):
+        del scored["kind_top3_low"], scored["kind_top3_high"]
+    for source in row["sources"]:
+        del source["seen"]
+    older = evaluation_of(evaluated)
+    assert [source.seen for source in older.protocols[0].sources] == [False] * 3
+    assert older.protocols[0].kind_top3_low is None
+    text = as_text([older])
+    assert f"{row['kind_accuracy']:.1%} ({row['kind_low']:.1%} to {row['kind_high']:.1%})  " in text
+    assert f"{row['kind_top3_accuracy']:.1%}  " in text
 
 
 # --- What is measured ---------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from fruits.assessment.study.preprocessing import study as preprocessing
 from fruits.assessment.study.scaling import study as scaling
 from fruits.assessment.study.scaling.trials import STAGES, Trial, run_trial
 from fruits.config import RunConfig
+from fruits.embedding.backbones import FRUITS_SMALL
 from fruits.errors import BackboneError, CatalogueError
 from fruits.monitoring.clock import Silent
 from fruits.storage.objects import Objects
@@ -232,17 +234,27 @@ def test_a_sample_holds_as_many_photos_as_were_asked_for_or_fewer(own_photos: Pa
 
 
 @pytest.mark.slow
-def test_treatments_are_scored_by_source_where_a_manifest_names_sources(own_photos: Path, tmp_path: Path) -> None:
-    listed = tmp_path / "photos.csv"
+def test_treatments_are_scored_by_the_sources_of_a_manifest_that_are_not_seen(own_photos: Path, tmp_path: Path) -> None:
+    listed, network = tmp_path / "photos.csv", tmp_path / "twin.onnx"
     files = sorted(own_photos.rglob("*.jpg"))
-    lines = [f"{file},{file.parent.name},{'at home' if at % 2 else 'shop'}" for at, file in enumerate(files)]
+    sources = ("at home", "shop", "web")
+    lines = [f"{file},{file.parent.name},{sources[at % 3]}" for at, file in enumerate(files)]
     listed.write_text("\n".join(["uri,label,source", *lines]), "utf-8")
+    shutil.copy(FRUITS_SMALL.with_suffix(".onnx"), network)
+    card = json.loads(FRUITS_SMALL.with_suffix(".json").read_text("utf-8"))
+    network.with_suffix(".json").write_text(
+        json.dumps(card | {"name": "twin", "training_photos": "twin.seen"}), "utf-8"
+    )
+    of_web = sorted(hashlib.sha256(file.read_bytes()).digest()[:8] for file in files[2::3])
+    network.with_suffix(".seen").write_bytes(b"".join(of_web))
     asked = config(
-        listed, tmp_path / "out", backbone="fruits-small", size=32, components=4, allow_source=(str(own_photos),)
+        listed, tmp_path / "out", backbone=str(network), size=32, components=4, allow_source=(str(own_photos),)
     )
     found = preprocessing.study_preprocessing(asked, options=preprocessing.StudyOptions(treatments=("clahe",)))
     assert (found["protocol"], found["folds"]) == ("source", 2)
     (evaluated,) = evaluate(f"{asked.out}/runs/{found['run']}", ["source"])["protocols"]
+    assert [source["seen"] for source in evaluated["sources"]] == [False, False, True]
+    assert found["asked"] == evaluated["photos"] == sum(at % 3 != 2 for at in range(len(files)))
     base, clahe = found["treatments"]
     assert base["accuracy"] == pytest.approx(evaluated["kind_accuracy"], abs=2 / evaluated["photos"])
     assert base["calibration_error"] is clahe["calibration_error"] is None, "it is that of labels"

@@ -47,13 +47,14 @@ RESULTS = {
     "Predictions": ["computed", "device", "failed", "ok", "outcomes", "path", "photos", "regions", "rejected", "reused",
                     "seconds", "table", "to_pandas"],
     "Protocol": ["accuracy", "folds", "grouped_by", "groups", "high", "kind_accuracy", "kind_high", "kind_low",
-                 "kind_top3_accuracy", "leakage", "left_out", "low", "photos", "protocol", "seen", "sources", "too_few_to_say"],
+                 "kind_top3_accuracy", "kind_top3_high", "kind_top3_low", "leakage", "left_out", "low", "photos", "protocol",
+                 "seen", "sources", "too_few_to_say"],
     "Run": ["backbone", "catalogue", "components", "computed", "embedding_size", "evaluated_photos", "evaluated_split",
             "explained_variance", "failed", "features", "folder", "identity", "labels", "leakage", "metrics", "ok", "out",
             "photos", "predictions", "recogniser", "rejected", "report", "reused", "seconds", "up_to_date", "warnings"],
     "Region": ["answer", "box"],
-    "SourceScore": ["kind_accuracy", "kind_high", "kind_low", "kind_top3_accuracy", "left_out", "photos", "source",
-                    "too_few_to_say"],
+    "SourceScore": ["kind_accuracy", "kind_high", "kind_low", "kind_top3_accuracy", "kind_top3_high", "kind_top3_low",
+                    "left_out", "photos", "seen", "source", "too_few_to_say"],
 }  # fmt: skip
 RECOGNISER = {
     "backbone": None,

@@ -38,8 +38,10 @@ from fruits.training import run_record as records
 
 FORMAT: Final = 1
 PROTOCOLS: Final = ("official", "source", "axis", "arc", "variety", "groups")
-#: If the backbone was trained on at least this share of the test photos, a protocol gives no score.
+#: If the backbone was trained on at least this share of the photos, a protocol, or a source of it, gets no score.
 SEEN: Final = 0.01
+#: Prefix of the shares of kinds in a record, and the attribute of :class:`FoldScores` that says which photos are right.
+_OF_KINDS: Final = {"kind_": "kind", "kind_top3_": "three"}
 
 
 def evaluate(out: str, wanted: Sequence[str] = (), *, progress: Progress | None = None) -> dict[str, Any]:
@@ -183,6 +185,18 @@ def _distinct(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(numbers[numbers >= 0])
 
 
+def seen_folds(name: str, folds: Sequence[Fold], dataset: Dataset) -> list[bool]:
+    """Return for each fold whether the backbone was trained on what is tested, which makes any score meaningless.
+
+    Each held-out source is judged by its own photos. Other protocols are judged as a whole: ``official`` by its test photos, the
+    rest by all photos.
+    """
+    if name == "source":
+        return [bool(dataset.seen[fold.test].mean() >= SEEN) for fold in folds]
+    rows = np.concatenate([fold.test for fold in folds]) if name == "official" else slice(None)
+    return [bool(dataset.seen[rows].mean() >= SEEN)] * len(folds)
+
+
 def _measured(
     name: str,
     folds: list[Fold],
@@ -190,80 +204,89 @@ def _measured(
     record: dict[str, Any],
     progress: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Fit and score under one protocol; if the backbone was trained on the photos, measure only leakage."""
-    asked = np.concatenate([fold.test for fold in folds])
-    void = dataset.seen[asked if name == "official" else slice(None)].mean() >= SEEN
-    label_right, kind_right, three_right, scored, near, confidence = [], [], [], [], [], []
-    for fold in folds:
+    """Fit and score the folds that the backbone has not seen; if it has seen all of them, measure only leakage."""
+    seen = seen_folds(name, folds, dataset)
+    void = all(seen)
+    used = [fold for fold, was_seen in zip(folds, seen, strict=True) if void or not was_seen]
+    asked = np.concatenate([fold.test for fold in used])
+    progress(len(folds) - len(used))
+    near, scored = [], []
+    for fold in used:
         distance, _ = nearest(dataset.features[fold.test], dataset.features[fold.train])
         copied = np.isin(dataset.digest[fold.test], dataset.digest[fold.train])
         near.append(copied | (distance[:, 0] <= dataset.duplicates.threshold))
         if not void:
-            found = score_fold(fold, dataset, record, by_kind=name in ("variety", "source"))
-            label_right.append(found.label)
-            kind_right.append(found.kind)
-            three_right.append(found.three)
-            scored.append(found.possible)
-            confidence.append(found.confidence)
+            scored.append(score_fold(fold, dataset, record, by_kind=name in ("variety", "source")))
         progress(1)
     grouped_by, groups = dataset.belonging
     if name == "variety":
         grouped_by, groups = "variety", dataset.varieties
     result: dict[str, Any] = {
         "protocol": name,
-        "seen": bool(void),
+        "seen": void,
         "photos": len(asked),
         "left_out": 0,
         "too_few_to_say": len(asked) < FEWEST_PHOTOS,
-        "folds": len(folds),
+        "folds": len(used),
         "groups": len(np.unique(groups[asked])),
         "grouped_by": grouped_by,
-        **dict.fromkeys(("accuracy", "low", "high", "kind_accuracy", "kind_low", "kind_high", "kind_top3_accuracy")),
+        **_no_shares("", *_OF_KINDS),
         "calibration_error": None,
         "leakage": float(np.concatenate(near).mean()),
     }
+    if name == "source":
+        own = iter(scored)
+        result["sources"] = [
+            _of_source(dataset, groups, fold, None if was_seen else next(own))
+            for fold, was_seen in zip(folds, seen, strict=True)
+        ]
     if void:
         return result
-    possible = np.concatenate(scored)
+    possible = np.concatenate([one.possible for one in scored])
     own_groups = groups[asked][possible]
     counted = {"photos": int(possible.sum()), "left_out": int((~possible).sum())}
     result |= {**counted, "groups": len(np.unique(own_groups)), "too_few_to_say": counted["photos"] < FEWEST_PHOTOS}
-    for prefix, right in (("", label_right), ("kind_", kind_right)):
-        if not (prefix == "" and name in ("variety", "source")) and possible.any():
-            of = np.concatenate(right)[possible]
-            low, high = protocols.interval(of, own_groups)
-            result |= {f"{prefix}accuracy": float(of.mean()), f"{prefix}low": low, f"{prefix}high": high}
-    if possible.any():
-        result["kind_top3_accuracy"] = float(np.concatenate(three_right)[possible].mean())
+    if not possible.any():
+        return result
+    for prefix, part in (("", "label"), *_OF_KINDS.items()):
+        if prefix or name not in ("variety", "source"):
+            right = np.concatenate([getattr(one, part) for one in scored])[possible]
+            result |= _share(prefix, right, own_groups)
     if result["accuracy"] is not None:
         result["calibration_error"] = expected_calibration_error(
-            np.concatenate(confidence)[possible], np.concatenate(label_right)[possible]
+            np.concatenate([one.confidence for one in scored])[possible],
+            np.concatenate([one.label for one in scored])[possible],
         )
-    if name == "source":
-        asked_of = zip(folds, kind_right, three_right, scored, strict=True)
-        result["sources"] = [
-            _of_source(dataset, groups, fold, first, three, could) for fold, first, three, could in asked_of
-        ]
     return result
 
 
-def _of_source(
-    dataset: Dataset,
-    groups: NDArray[np.int64],
-    fold: Fold,
-    first: NDArray[np.bool_],
-    three: NDArray[np.bool_],
-    possible: NDArray[np.bool_],
-) -> dict[str, Any]:
-    """Return the accuracy of kinds on one source for a head trained on the other sources."""
+def _of_source(dataset: Dataset, groups: NDArray[np.int64], fold: Fold, scored: FoldScores | None) -> dict[str, Any]:
+    """Return the accuracy of kinds on one source for a head trained on the other sources; without scores, it was seen."""
     name = dataset.source_names[int(dataset.named_source[fold.test[0]])]
-    about: dict[str, Any] = {"source": name, "photos": int(possible.sum()), "left_out": int((~possible).sum())}
-    about["too_few_to_say"] = about["photos"] < FEWEST_PHOTOS
-    if not possible.any():
-        return {**about, **dict.fromkeys(("kind_accuracy", "kind_low", "kind_high", "kind_top3_accuracy"))}
-    low, high = protocols.interval(first[possible], groups[fold.test][possible])
-    scores = {"kind_accuracy": float(first[possible].mean()), "kind_low": low, "kind_high": high}
-    return {**about, **scores, "kind_top3_accuracy": float(three[possible].mean())}
+    possible = np.ones(len(fold.test), bool) if scored is None else scored.possible
+    photos = int(possible.sum())
+    about: dict[str, Any] = {
+        "source": name,
+        "seen": scored is None,
+        "photos": photos,
+        "left_out": len(possible) - photos,
+        "too_few_to_say": photos < FEWEST_PHOTOS,
+        **_no_shares(*_OF_KINDS),
+    }
+    if scored is not None and photos:
+        for prefix, part in _OF_KINDS.items():
+            about |= _share(prefix, getattr(scored, part)[possible], groups[fold.test][possible])
+    return about
+
+
+def _share(prefix: str, right: NDArray[np.bool_], groups: NDArray[np.int64]) -> dict[str, float]:
+    """Return a share with its interval."""
+    low, high = protocols.interval(right, groups)
+    return {f"{prefix}accuracy": float(right.mean()), f"{prefix}low": low, f"{prefix}high": high}
+
+
+def _no_shares(*prefixes: str) -> dict[str, None]:
+    return dict.fromkeys(f"{prefix}{name}" for prefix in prefixes for name in ("accuracy", "low", "high"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from fruits.learning.neighbours import LEAK_LIMIT
 if TYPE_CHECKING:
     from fruits.assessment.results import Evaluation, Protocol, SourceScore
 
-_HEADINGS: Final = ("protocol", "right label", "right kind", "near-duplicates", "photos", "groups")
+_AMONG_THREE: Final = "kind among three"
+_HEADINGS: Final = ("protocol", "right label", "right kind", _AMONG_THREE, "near-duplicates", "photos", "groups")
 
 
 def as_text(evaluations: Sequence[Evaluation]) -> str:
@@ -46,10 +47,17 @@ def _one(evaluation: Evaluation) -> str:
         rows: list[tuple[str, ...]] = [_HEADINGS]
         for protocol in evaluation.protocols:
             rows.append(_row(protocol))
-            rows += [_row_of_source(source) for source in protocol.sources if source.kind_accuracy is not None]
-        lines += aligned(rows)
+            if not protocol.seen:
+                rows += [_row_of_source(source) for source in protocol.sources if source.photos]
+        lines += aligned(rows if any(protocol.sources for protocol in evaluation.protocols) else _without_three(rows))
     lines += [f"{name}: not possible, because {reason}" for name, reason in evaluation.not_applicable]
     for protocol in evaluation.protocols:
+        seen = sum(source.seen for source in protocol.sources)
+        if 0 < seen < len(protocol.sources):
+            lines.append(
+                f"{protocol.protocol}: {evaluation.backbone} was trained on photos of {seen} of "
+                f"{counted(len(protocol.sources), 'source')} (seen); the scores of the protocol are of the others alone"
+            )
         if protocol.left_out:
             lines.append(
                 f"{protocol.protocol}: {counted(protocol.left_out, 'photo')} not scored, of labels or kinds without "
@@ -60,6 +68,12 @@ def _one(evaluation: Evaluation) -> str:
         f"{evaluation.near_duplicate_chance:.1%} of all photos are that near to one of another label"
     )
     return "\n".join(lines)
+
+
+def _without_three(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """Return the table without the column of kinds among three, which only scores of sources need."""
+    at = _HEADINGS.index(_AMONG_THREE)
+    return [(*row[:at], *row[at + 1 :]) for row in rows]
 
 
 def _title(evaluation: Evaluation) -> str:
@@ -74,27 +88,29 @@ def _title(evaluation: Evaluation) -> str:
 
 
 def _row(protocol: Protocol) -> tuple[str, ...]:
-    label, kind = (
-        "seen"
-        if protocol.seen
-        else _score(protocol.accuracy, protocol.low, protocol.high, few=protocol.too_few_to_say),
-        "seen"
-        if protocol.seen
-        else _score(protocol.kind_accuracy, protocol.kind_low, protocol.kind_high, few=protocol.too_few_to_say),
-    )
-    return protocol.protocol, label, kind, f"{protocol.leakage:.1%}", f"{protocol.photos:,}", f"{protocol.groups:,}"
+    label = _score(protocol, protocol.accuracy, protocol.low, protocol.high)
+    counts = (f"{protocol.leakage:.1%}", f"{protocol.photos:,}", f"{protocol.groups:,}")
+    return protocol.protocol, label, *_scores_of_kinds(protocol), *counts
 
 
 def _row_of_source(source: SourceScore) -> tuple[str, ...]:
-    three = "" if source.too_few_to_say else f"{source.kind_top3_accuracy:.1%} among three"
-    kind = _score(source.kind_accuracy, source.kind_low, source.kind_high, few=source.too_few_to_say)
-    return f"  {source.source}", three, kind, "", f"{source.photos:,}", ""
+    return f"  {source.source}", "", *_scores_of_kinds(source), "", f"{source.photos:,}", ""
 
 
-def _score(share: float | None, low: float | None, high: float | None, *, few: bool) -> str:
+def _scores_of_kinds(scored: Protocol | SourceScore) -> tuple[str, str]:
+    return (
+        _score(scored, scored.kind_accuracy, scored.kind_low, scored.kind_high),
+        _score(scored, scored.kind_top3_accuracy, scored.kind_top3_low, scored.kind_top3_high),
+    )
+
+
+def _score(scored: Protocol | SourceScore, share: float | None, low: float | None, high: float | None) -> str:
+    if scored.seen:
+        return "seen"
     if share is None:
         return "-"
-    return f"{'too few to say' if few else f'{share:.1%}'} ({low:.1%} to {high:.1%})"
+    told = "too few to say" if scored.too_few_to_say else f"{share:.1%}"
+    return told if low is None else f"{told} ({low:.1%} to {high:.1%})"
 
 
 def _next_steps(evaluation: Evaluation) -> list[str]:

@@ -29,29 +29,37 @@ class SourceScore:
     Attributes
     ----------
     source : str
+    seen : bool
+        Whether the backbone was trained on photos of this source, which makes any score meaningless: there is none then.
     photos, left_out : int
-        Number of photos scored, and of those left out because their kind was not learnt.
+        Number of photos scored, and of those left out because their kind was not learnt. Of a seen source, all its photos and 0.
     kind_accuracy, kind_low, kind_high : float, optional
         Share of photos whose kind is right, and its 95 % interval over groups; None if nothing could be scored.
-    kind_top3_accuracy : float, optional
-        Share of photos whose kind is among the three most probable.
+    kind_top3_accuracy, kind_top3_low, kind_top3_high : float, optional
+        Share of photos whose kind is among the three most probable, and its 95 % interval over groups. Evaluations of earlier
+        versions have no such interval: None.
     too_few_to_say : bool
-        Whether fewer than 30 photos were scored; then only the interval is meaningful.
+        Whether fewer than 30 photos were scored; then only the intervals are meaningful.
     """
 
     source: str
+    seen: bool
     photos: int
     left_out: int
     kind_accuracy: float | None
     kind_low: float | None
     kind_high: float | None
     kind_top3_accuracy: float | None
+    kind_top3_low: float | None
+    kind_top3_high: float | None
     too_few_to_say: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
     """Result of one protocol. Shares are from 0 to 1; None if nothing could be scored.
+
+    Of the protocol ``source``, counts and shares are those of the sources that the backbone has not seen.
 
     Attributes
     ----------
@@ -66,12 +74,14 @@ class Protocol:
         Share of photos whose label is right, and its 95 % interval over groups.
     kind_accuracy, kind_low, kind_high : float, optional
         The same for kinds.
-    kind_top3_accuracy : float, optional
-        Share of photos whose kind is among the three most probable.
+    kind_top3_accuracy, kind_top3_low, kind_top3_high : float, optional
+        Share of photos whose kind is among the three most probable, and its interval. Evaluations of earlier versions have no
+        such interval: None.
     leakage : float
         Share of the photos with a near-duplicate among the training photos.
     seen : bool
-        Whether the backbone was trained on these photos, which makes any score meaningless.
+        Whether the backbone was trained on these photos, which makes any score meaningless; of the protocol ``source``, on
+        photos of every source.
     too_few_to_say : bool
         Whether fewer than 30 photos were scored; then only the intervals are meaningful.
     sources : tuple of SourceScore
@@ -91,6 +101,8 @@ class Protocol:
     kind_low: float | None
     kind_high: float | None
     kind_top3_accuracy: float | None
+    kind_top3_low: float | None
+    kind_top3_high: float | None
     leakage: float
     seen: bool
     too_few_to_say: bool
@@ -343,8 +355,10 @@ def evaluation_of(record: Mapping[str, Any]) -> Evaluation:
         sources=tuple(record["sources"]),
         protocols=tuple(
             Protocol(
-                **{name: row[name] for name in measured},
-                sources=tuple(SourceScore(**{name: one[name] for name in scores}) for one in row.get("sources", ())),
+                **{name: (_ADDED | row)[name] for name in measured},
+                sources=tuple(
+                    SourceScore(**{name: (_ADDED | one)[name] for name in scores}) for one in row.get("sources", ())
+                ),
             )
             for row in record["protocols"]
         ),
@@ -367,3 +381,5 @@ def audit_of(record: Mapping[str, Any], out: str) -> Audit:
 
 #: Attributes with the same name in the record.
 _SAME: Final = ("out", "identity", "photos", "available", "backbone", "size", "components", "head", "seconds")
+#: What protocols and sources of earlier versions lack.
+_ADDED: Final = {"seen": False, "kind_top3_low": None, "kind_top3_high": None}

@@ -17,6 +17,7 @@ from fruits.report.localisation import LocalisedText, has_message, localised
 _AXES = ((0.95, 0.01), (0.9, 0.02), (0.8, 0.05), (0.5, 0.1), (0.0, 0.25))
 # Prefixes of the keys of scores: by label, by kind.
 _PREFIXES = ("", "kind_")
+_AMONG_THREE = "kind_top3_"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,30 @@ class Score:
 
 
 @dataclass(frozen=True)
+class SourceScores:
+    """Scores by kind of one held-out source.
+
+    Parameters
+    ----------
+    name : str
+        As the manifest says: untrusted text.
+    photos : int
+        Number of photos scored; of a seen source, all of them.
+    seen, few : bool
+        As in :class:`Protocol`.
+    kind, three : Score
+        The right kind, first and among the three most probable.
+    """
+
+    name: str
+    photos: int
+    seen: bool
+    few: bool
+    kind: Score
+    three: Score
+
+
+@dataclass(frozen=True)
 class Protocol:
     """One evaluation protocol and its results.
 
@@ -57,6 +82,12 @@ class Protocol:
         Share of the test photos with a near-duplicate among the training photos.
     few : bool
         Too few test photos to give a score.
+    photos : int
+        Number of photos scored.
+    three : Score
+        Share with the right kind among the three most probable.
+    sources : Sequence[SourceScores]
+        Held-out sources, if there is a score for some of them.
     """
 
     name: str
@@ -65,7 +96,15 @@ class Protocol:
     label: Score
     kind: Score
     leakage: float | None
-    few: bool = False
+    few: bool
+    photos: int
+    three: Score
+    sources: Sequence[SourceScores]
+
+    @property
+    def seen_sources(self) -> int:
+        """Number of the sources that have no score, because the network was trained on their photos."""
+        return sum(source.seen for source in self.sources)
 
     @property
     def leaks(self) -> bool:
@@ -105,12 +144,17 @@ class Evaluation:
     @property
     def any_seen(self) -> bool:
         """Whether a score is missing because the network was trained on the photos."""
-        return any(protocol.seen for protocol in self.protocols)
+        return any(protocol.seen or protocol.seen_sources for protocol in self.protocols)
 
     @property
     def any_few(self) -> bool:
         """Whether a score is left out because too few photos were classified."""
-        return any(protocol.few for protocol in self.protocols)
+        return any(protocol.few or any(source.few for source in protocol.sources) for protocol in self.protocols)
+
+    @property
+    def with_sources(self) -> Protocol | None:
+        """The protocol that holds out sources, if it has a score for some of them."""
+        return next((protocol for protocol in self.protocols if protocol.sources), None)
 
     @property
     def strictest(self) -> Protocol | None:
@@ -163,13 +207,23 @@ def axis_from(least: float) -> tuple[float, float]:
 
 def _protocol(row: Mapping[str, Any], begin: float) -> Protocol:
     """Lay out one row of the record on an axis that begins at ``begin``."""
-    label, kind = (_score(row, prefix, begin) for prefix in _PREFIXES)
-    few = bool(row.get("too_few_to_say"))
-    return Protocol(row["protocol"], _facts(row), bool(row.get("seen")), label, kind, row.get("leakage"), few)
+    label, kind, three = (_score(row, prefix, begin) for prefix in (*_PREFIXES, _AMONG_THREE))
+    seen, few = bool(row.get("seen")), bool(row.get("too_few_to_say"))
+    sources = [] if seen else [_source(one) for one in row.get("sources") or ()]
+    return Protocol(
+        row["protocol"], _facts(row, sources), seen, label, kind, row.get("leakage"), few, row["photos"], three, sources
+    )
 
 
-def _facts(row: Mapping[str, Any]) -> list[LocalisedText]:
-    """Return the number of test photos, how they are grouped, and how many were left out."""
+def _source(row: Mapping[str, Any]) -> SourceScores:
+    """Return the scores of one source."""
+    kind, three = (_score(row, prefix, 0.0) for prefix in ("kind_", _AMONG_THREE))
+    seen, few = bool(row.get("seen")), bool(row.get("too_few_to_say"))
+    return SourceScores(row["source"], row["photos"], seen, few, kind, three)
+
+
+def _facts(row: Mapping[str, Any], sources: Sequence[SourceScores]) -> list[LocalisedText]:
+    """Return the number of test photos, how they are grouped, and how many photos and sources were left out."""
     facts = [localised("n_photos", n=row["photos"])]
     name = "sequence" if row.get("grouped_by") == "film" else str(row.get("grouped_by"))  # film: in older records
     grouped_by = f"groups_{name.replace('-', '_')}"
@@ -179,6 +233,8 @@ def _facts(row: Mapping[str, Any]) -> list[LocalisedText]:
         facts.append(localised("folds", n=row["folds"]))
     if row.get("left_out"):
         facts.append(localised("protocol_left_out", n=row["left_out"]))
+    if n_seen := sum(source.seen for source in sources):
+        facts.append(localised("sources_seen", n=n_seen, sources=len(sources)))
     return facts
 
 

@@ -51,6 +51,19 @@ def an_evaluation(*protocols: dict[str, Any], **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def of_sources(*sources: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Scores by kind of two sources and of both together, and one that the network has seen."""
+    by_kind = dict.fromkeys(("accuracy", "low", "high"))
+    three = {"kind_top3_accuracy": 0.995, "kind_top3_low": 0.991, "kind_top3_high": 0.998}
+    none = dict.fromkeys((*three, "kind_accuracy", "kind_low", "kind_high"))
+    about = {"left_out": 0, "too_few_to_say": False, "seen": False}
+    home = about | three | {"kind_accuracy": 0.9, "kind_low": 0.85, "kind_high": 0.94, "source": "home", "photos": 400}
+    shop = home | {"source": "shop", "photos": 12, "too_few_to_say": True}
+    seen = about | none | {"source": "web", "photos": 1234, "seen": True}
+    given = {"folds": 2, "photos": 412, "grouped_by": "photo", "sources": list(sources or (home, shop, seen))}
+    return a_protocol("source", **(by_kind | three | given | changes))
+
+
 def with_answers(**changes: Any) -> dict[str, Any]:
     """A record whose 12 scored photos were answered with labels of 2 kinds."""
     record = a_record(
@@ -214,6 +227,49 @@ def test_scores_by_kind_are_left_out_where_they_say_nothing_new() -> None:
     same = a_protocol(kind_accuracy=0.973, kind_low=0.961, kind_high=0.983)
     assert "By kind" not in page_of(render, a_record(), {}, an_evaluation(same)).text()
     assert "By kind" in page_of(render, a_record(), {}, an_evaluation(a_protocol())).text()
+
+
+@pytest.mark.parametrize(
+    ("language", "sentences"),
+    [
+        (
+            "en",
+            [
+                "412 photos, each photo is a group, 2 folds, 348 left out, 1 of 3 sources seen",
+                "trained on photos of 1 of the 3 sources: that one has no score, and the total is of the others alone.",
+                "home 400 90.0% 85.0% to 94.0% 99.5% 99.1% to 99.8%",
+                "shop 12 too few to say 85.0% to 94.0% too few to say 99.1% to 99.8%",
+                "web 1,234 seen seen",
+                "Sources not seen 412 98.5% 97.4% to 99.3% 99.5% 99.1% to 99.8%",
+                "The network was trained on these photos.",
+            ],
+        ),
+        ("fr", ["1 source déjà vue sur 3", f"web 1{THIN}234 déjà vues déjà vues", "Sources jamais vues 412"]),
+        ("es", ["1 fuente ya vista de 3", "web 1234 ya vistas ya vistas", "Fuentes no vistas 412"]),
+    ],
+)
+def test_each_source_has_its_score_or_was_seen(language: str, sentences: list[str]) -> None:
+    said = section(page_of(render, a_record(), {}, an_evaluation(of_sources())), language)
+    for sentence in sentences:
+        assert sentence in said, said
+
+
+def test_sources_of_an_older_evaluation_are_shown_without_what_it_lacks() -> None:
+    older = {"source": "home", "photos": 400, "left_out": 0, "too_few_to_say": False, "kind_top3_accuracy": 0.995}
+    older |= {"kind_accuracy": 0.9, "kind_low": 0.85, "kind_high": 0.94}
+    total = of_sources(older, older | {"source": "shop"}, kind_top3_low=None, kind_top3_high=None)
+    said = section(page_of(render, a_record(), {}, an_evaluation(total)))
+    assert "home 400 90.0% 85.0% to 94.0% 99.5% shop 400" in said
+    assert "All sources 412 98.5% 97.4% to 99.3% 99.5%" in said
+    assert WORDS["en"]["seen_why"] not in said
+
+
+def test_sources_that_were_all_seen_are_not_listed() -> None:
+    all_seen = of_sources({"source": "web", "photos": 1234, "seen": True, "left_out": 0}, seen=True)
+    page = page_of(render, a_record(), {}, an_evaluation(all_seen))
+    assert "Whole sources seen seen" not in section(page), "there is no column of kinds without scores"
+    assert "Whole sources seen" in section(page)
+    assert WORDS["en"]["by_source"] not in page.text()
 
 
 @pytest.mark.parametrize(("low", "begin"), [(0.96, 0.95), (0.93, 0.9), (0.5, 0.5), (0.2, 0.0), (0.0, 0.0)])
@@ -399,6 +455,7 @@ def test_section_of_answers_holds_what_there_is(part: str) -> None:
 
 def test_hostile_evaluation_adds_nothing_that_acts() -> None:
     rows = [a_protocol(attack, grouped_by=attack) for attack in ATTACKS]
+    rows.append(of_sources(*({"source": text, "photos": 1, "seen": text == ATTACKS[0]} for text in ATTACKS)))
     attack = ATTACKS[1]
     given = an_evaluation(
         *rows,
@@ -414,13 +471,13 @@ def test_hostile_evaluation_adds_nothing_that_acts() -> None:
 
 
 def test_no_visible_text_of_the_new_sections_escapes_translation() -> None:
-    given = an_evaluation(a_protocol(leakage=0.5), a_protocol("arc", seen=True))
+    given = an_evaluation(a_protocol(leakage=0.5), a_protocol("arc", seen=True), of_sources())
     assert not alien_words(page_of(render, with_answers(), {}, given))
 
 
 @pytest.mark.parametrize("language", ["en", "es", "fr"])
 def test_every_protocol_and_answer_has_its_name_and_its_explanation(language: str) -> None:
-    names = ("official", "axis", "arc", "variety", "groups")
+    names = ("official", "source", "axis", "arc", "variety", "groups")
     page = page_of(render, with_answers(), {}, an_evaluation(*map(a_protocol, names)))
     keys = [f"protocol_{name}" for name in names] + [
         f"answer_{name}" for name in ("variety", "kind", "probable", "unsure", "unknown")

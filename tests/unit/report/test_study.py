@@ -82,6 +82,19 @@ def test_page_shows_what_was_measured(language: str, sentences: list[str]) -> No
         assert sentence in seen
 
 
+@pytest.mark.parametrize(
+    ("language", "sentence"),
+    [("en", "8 of 20 sources seen"), ("fr", "8 sources déjà vues sur 20"), ("es", "8 fuentes ya vistas de 20")],
+)
+def test_scores_of_some_sources_say_so(language: str, sentence: str) -> None:
+    score = a_score(None, 0.8, 0.95) | {"kind_accuracy": 0.8, "kind_low": 0.75, "kind_high": 0.85}
+    row = a_network("small", 1.0, a_score(0.8, 0.75, 0.85))
+    row["protocols"] |= {"source": score | {"sources": 20, "seen_sources": 8}}
+    assert sentence in page_of(render_study, a_study(rows=[row])).text(language)
+    row["protocols"] |= {"source": score | {"sources": 20, "seen_sources": 0}}
+    assert sentence.replace("8", "0") not in page_of(render_study, a_study(rows=[row])).text(language)
+
+
 def test_a_study_without_any_score_says_why_and_shows_the_rest() -> None:
     page = page_of(render_study, a_study(rows=[a_network("known", 2.0, None)], recommended=None, protocol=None))
     assert WORDS["en"]["study_no_score"] in page.text()

@@ -167,10 +167,19 @@ def _row(
         "components_for": [{"share": share, "components": k} for share, k in zip(SHARES, shares, strict=True)],
         "embedding_bytes_per_million": 4_000_000 * card.embedding_size,
         "feature_bytes_per_million": 4_000_000 * record["components"],
-        "protocols": {found["protocol"]: {name: found[name] for name in _SCORES} for found in evaluation["protocols"]},
+        "protocols": {found["protocol"]: _scores(found) for found in evaluation["protocols"]},
         **speed,
         "seconds_of_run": record["seconds"]["total"],
     }
+
+
+def _scores(measured: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores of a protocol; where sources were held out, also how many, and how many of them the network has seen."""
+    scores = {name: measured[name] for name in _SCORES}
+    sources = measured.get("sources")
+    if sources:
+        scores |= {"sources": len(sources), "seen_sources": sum(source["seen"] for source in sources)}
+    return scores
 
 
 def common_protocol(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> str | None:

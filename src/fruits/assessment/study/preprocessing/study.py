@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruits.assessment.dataset import Dataset, FinishedRun, dataset_of, open_run
-from fruits.assessment.evaluation import evaluate, folds_of, in_order, score_fold
+from fruits.assessment.evaluation import evaluate, folds_of, in_order, score_fold, seen_folds
 from fruits.assessment.printed import with_interval
 from fruits.assessment.study.backbones import common_protocol
 from fruits.assessment.study.frontier import mark_frontier
@@ -230,7 +230,8 @@ def _protocol(
             f"give more photos, another network ({option('backbone')}) or {option('protocol')}"
         )
     folds, _, _ = folds_of(chosen, dataset, run, asked_for=True)
-    return chosen, folds
+    # Of sources, those that the network has seen are not scored.
+    return chosen, [fold for fold, seen in zip(folds, seen_folds(chosen, folds, dataset), strict=True) if not seen]
 
 
 def _scored(
