@@ -2,18 +2,22 @@
 
 One thread around epoll, because what the generator computes the service cannot: its processor time is part of every tally.
 Closed: so many connections, each sends when its last answer is there. Open: arrivals at times drawn beforehand, whatever the
-service does; an arrival that finds no free connection opens one, and waiting for one counts as latency. Knows HTTP/1.1 as far
-as answers with a Content-Length go, and nothing of fruit.
+service does; an arrival that finds no free connection opens one, and one that may not is dropped and counted: if it waited
+here, the service would set the pace, and the wait would look like the service's. Knows HTTP/1.1 as far as answers with a
+Content-Length go, and nothing of fruit.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+import resource
 import select
 import socket
 import time
 from array import array
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +25,8 @@ from dataclasses import dataclass, field
 _PATIENCE_S = 30.0
 _LENGTH = b"content-length: "
 _BROKEN = 0
+#: File descriptors that are left to the rest of the process.
+_OTHER_FILES = 100
 
 
 @dataclass
@@ -40,6 +46,10 @@ class Tally:
         Connections; requests sent again because a kept connection was closed before it was used.
     most_open : int
         Connections at the same time.
+    unsent : array of float
+        Seconds since the start when requests of an open loop were due that found no connection; they are in no other count.
+    late : array of float
+        Seconds from the moment when each arrival of an open loop was due until this process came to send it; part of its latency.
     seconds, cpu_s : float
         By the clock; of this process's processor time.
     """
@@ -52,6 +62,8 @@ class Tally:
     opened: int = 0
     retried: int = 0
     most_open: int = 0
+    unsent: array[float] = field(default_factory=lambda: array("d"))
+    late: array[float] = field(default_factory=lambda: array("d"))
     seconds: float = 0.0
     cpu_s: float = 0.0
 
@@ -59,6 +71,11 @@ class Tally:
         """Return how many requests that were due between two moments were answered with which status."""
         chosen = (status for due, status in zip(self.due, self.status, strict=True) if first_s <= due < last_s)
         return dict(sorted(Counter(chosen).items()))
+
+    def completed(self, status: int, last_s: float) -> int:
+        """Return how many answers with a status were there before a moment."""
+        every = zip(self.due, self.latency, self.status, strict=True)
+        return sum(one == status and due + taken < last_s for due, taken, one in every)
 
     def latencies(self, *statuses: int, first_s: float = 0.0, last_s: float = float("inf")) -> list[float]:
         """Return the sorted latencies of answers with such a status that were due between two moments."""
@@ -81,6 +98,15 @@ def poisson(rate: float, seconds: float, seed: int = 0) -> list[float]:
     return moments
 
 
+def connections_possible(wanted: int) -> int:
+    """Return how many of so many connections this process may open, after asking for as many file descriptors as it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted + _OTHER_FILES:
+        soft = wanted + _OTHER_FILES if hard == resource.RLIM_INFINITY else min(hard, wanted + _OTHER_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(wanted, soft - _OTHER_FILES)
+
+
 class _Connection:
     """A socket and the request that is on its way over it."""
 
@@ -91,7 +117,9 @@ class _Connection:
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 19)  # a photo in one call
-        self.socket.connect_ex(address)
+        if (code := self.socket.connect_ex(address)) not in (0, errno.EINPROGRESS):  # no port is left, for example
+            self.socket.close()
+            raise OSError(code, os.strerror(code))
         self.buffer = b""
         self.out = memoryview(b"")
         self.number, self.due, self.fresh = -1, 0.0, True
@@ -138,7 +166,7 @@ class Generator:
         arrivals : iterable of float
             Ascending.
         most_open : int
-            Connections; arrivals beyond wait, and that counts.
+            Connections; arrivals beyond are dropped, and counted as unsent.
         every_second : callable, optional
             Called about once a second with the seconds since the start.
         """
@@ -160,6 +188,8 @@ class Generator:
             while place < count or run.busy:
                 now = time.perf_counter() - start
                 while place < count and arrivals[place] <= now:
+                    if again is None:
+                        tally.late.append(time.perf_counter() - start - arrivals[place])
                     run.arrive(arrivals[place])
                     place += 1
                 if every_second is not None and now >= told + 1:
@@ -204,27 +234,19 @@ class _Run:
         self._poll = select.epoll()
         self._open: dict[int, _Connection] = {}
         self._free: list[_Connection] = []
-        self._waiting: deque[tuple[float, int]] = deque()
         self.start = 0.0
 
     @property
     def busy(self) -> bool:
         """Whether an answer is still due."""
-        return len(self._open) > len(self._free) or bool(self._waiting)
+        return len(self._open) > len(self._free)
 
     def arrive(self, due: float, number: int | None = None) -> None:
         """Send a request, over a free connection if there is one."""
         number = self._generator.next() if number is None else number
-        if self._free:
-            connection = self._free.pop()
-        elif len(self._open) < self._most:
-            connection = self._generator.connect()
-            self._open[connection.socket.fileno()] = connection
-            self._poll.register(connection.socket, select.EPOLLIN)
-            self._tally.opened += 1
-            self._tally.most_open = max(self._tally.most_open, len(self._open))
-        else:
-            self._waiting.append((due, number))
+        connection = self._free.pop() if self._free else self._connect()
+        if connection is None:
+            self._tally.unsent.append(due)
             return
         connection.number, connection.due = number, due
         connection.out = memoryview(self._generator.request(number))
@@ -251,11 +273,23 @@ class _Run:
             if connection.number >= 0:
                 self._note(connection, _BROKEN, now)
             self._drop(connection)
-        for due, _ in self._waiting:
-            self._tally.due.append(due)
-            self._tally.latency.append(now - due)
-            self._tally.status.append(_BROKEN)
         self._poll.close()
+
+    def _connect(self) -> _Connection | None:
+        """Open a connection; None if an open loop has no more, or the system gives none."""
+        if len(self._open) >= self._most:
+            return None
+        try:
+            connection = self._generator.connect()
+        except OSError:
+            if self._again is not None:  # the other loops need every one
+                raise
+            return None
+        self._open[connection.socket.fileno()] = connection
+        self._poll.register(connection.socket, select.EPOLLIN)
+        self._tally.opened += 1
+        self._tally.most_open = max(self._tally.most_open, len(self._open))
+        return connection
 
     def _send(self, connection: _Connection) -> None:
         try:
@@ -302,8 +336,6 @@ class _Run:
             self._free.append(connection)
         if self._again is not None and self._again(now):
             self.arrive(now)
-        elif self._waiting:
-            self.arrive(*self._waiting.popleft())
 
     def _lost(self, connection: _Connection) -> None:
         """A connection ended. One that was kept and not used yet is nobody's fault: as every client does, send again."""
@@ -320,8 +352,6 @@ class _Run:
             self._note(connection, _BROKEN, now)
             if self._again is not None and self._again(now):
                 self.arrive(now)
-            elif self._waiting:
-                self.arrive(*self._waiting.popleft())
 
     def _note(self, connection: _Connection, status: int, now: float) -> None:
         self._tally.due.append(connection.due)

@@ -17,6 +17,9 @@ import psutil
 
 from fruits.monitoring.cores import usable_cores
 
+#: What the command of each of several processes runs.
+_CHILD = "fruits.service.http.processes"
+
 
 class Service:
     """``fruits serve`` in a process of its own; usable once it is ready.
@@ -26,6 +29,12 @@ class Service:
     out, scratch : Path
     options : str
         Of ``fruits serve``.
+
+    Attributes
+    ----------
+    address : (str, int)
+    processes : int
+        How many of its processes answer.
     """
 
     def __init__(self, out: Path, scratch: Path, *options: str) -> None:
@@ -49,8 +58,7 @@ class Service:
                 if answer.status == 200:
                     break
             time.sleep(0.1)
-        self._tree = [psutil.Process(self._process.pid)]
-        self._tree += self._tree[0].children(recursive=True)
+        self._look()
 
     def __enter__(self) -> Service:
         return self
@@ -62,19 +70,20 @@ class Service:
         self._process.stdout.close()
 
     def memory_mb(self) -> float:
-        """Return the resident memory of the process and its decoders; what they share counts twice."""
-        return sum(process.memory_info().rss for process in self._tree) / 1e6
+        """Return the resident memory of the processes and their decoders; what they share counts twice."""
+        return float(sum(process.memory_info().rss for process in (*self._answering, *self._others))) / 1e6
 
     @contextmanager
     def watched(self) -> Iterator[dict[str, float]]:
         """Give a dictionary that is filled at the end: shares of the cores, of the service, its decoders, and everybody else."""
         found: dict[str, float] = {}
+        self._look()
         before = self._cpu()
         yield found
-        process, decoders, mine, busy, clock = (b - a for a, b in zip(before, self._cpu(), strict=True))
+        answering, decoders, mine, busy, clock = (b - a for a, b in zip(before, self._cpu(), strict=True))
         cores = usable_cores() * clock
-        found["process_share"], found["decoders_share"] = process / cores, decoders / cores
-        found["others_share"] = max(0.0, busy - process - decoders - mine) / cores
+        found["process_share"], found["decoders_share"] = answering / cores, decoders / cores
+        found["others_share"] = max(0.0, busy - answering - decoders - mine) / cores
         found["load"] = os.getloadavg()[0]
 
     def receipts(self, names: Iterable[bytes]) -> dict[str, int]:
@@ -88,9 +97,20 @@ class Service:
         """Return the lines of the log that are errors."""
         return [line[:2000] for line in self._log.read_text().splitlines() if '"level": "error"' in line]
 
+    def _look(self) -> None:
+        """Find the processes of the service."""
+        parent = psutil.Process(self._process.pid)
+        tree = [parent, *parent.children(recursive=True)]
+        self._answering = [process for process in tree if _CHILD in process.cmdline()] or [parent]
+        # Decoders, and the parent of several processes, which does nothing meanwhile.
+        self._others = [process for process in tree if process not in self._answering]
+        self.processes = len(self._answering)
+
     def _cpu(self) -> tuple[float, float, float, float, float]:
-        each = [process.cpu_times() for process in self._tree]
         mine, whole = psutil.Process().cpu_times(), psutil.cpu_times()
         busy = sum(whole) - whole.idle - whole.iowait - getattr(whole, "guest", 0) - getattr(whole, "guest_nice", 0)
-        process, *decoders = (one.user + one.system for one in each)
-        return process, sum(decoders), mine.user + mine.system, busy, time.monotonic()
+        return _seconds(self._answering), _seconds(self._others), mine.user + mine.system, busy, time.monotonic()
+
+
+def _seconds(processes: Iterable[psutil.Process]) -> float:
+    return float(sum(times.user + times.system for times in (process.cpu_times() for process in processes)))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import resource
 import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from benchmarks.generator import Generator, poisson, quantile
+from benchmarks.generator import Generator, connections_possible, poisson, quantile
 
 _ANSWER = b'HTTP/1.1 200 OK\r\ncontent-length: 13\r\n\r\n{"id":"abcd"}'
 
@@ -64,6 +65,34 @@ def test_answers_that_are_cut_short_are_lost_and_said_so(moody: tuple[str, int])
     assert list(tally.status) == [200, 0, 200, 0, 200]
     assert tally.names == [b"abcd"] * 3
     assert tally.opened == 3
+
+
+def test_arrivals_that_find_no_connection_are_dropped_and_counted(
+    moody: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = Generator(moody, [b"GET / HTTP/1.1\r\n\r\n"], [b"abcd"])
+    tally = generator.open([0.0] * 5, most_open=1)
+    assert (tally.count(), list(tally.unsent), tally.most_open) == ({200: 1}, [0.0] * 4, 1)
+    assert len(tally.late) == 5
+    assert min(tally.late) > 0
+    assert [tally.completed(200, last_s) for last_s in (0.0, min(tally.latency), 60.0)] == [0, 0, 1]
+
+    def none_left() -> Any:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(generator, "connect", none_left)
+    tally = generator.open([0.0, 0.01], most_open=2)
+    assert (tally.count(), list(tally.unsent)) == ({}, [0.0, 0.01])
+    with pytest.raises(OSError, match="Too many open files"):
+        generator.closed(1, 0.1)
+
+
+def test_as_many_connections_as_there_may_be_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [(1024, 4096)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, both: limits.append(both))
+    assert [connections_possible(wanted) for wanted in (500, 2000, 10_000)] == [500, 2000, 3996]
+    assert limits == [(1024, 4096), (2100, 4096), (4096, 4096)]
 
 
 def test_quantiles_are_of_values_that_there_are() -> None:
