@@ -12,6 +12,7 @@ import pytest
 from fruits.aws.installation import stacks
 from fruits.aws.pricing import cost, prices, rates, standing
 from fruits.errors import ConfigError
+from fruits.learning.heads import MAX_ROWS
 
 TABLE = prices.load()
 
@@ -40,15 +41,34 @@ def test_estimate_is_the_sum_of_its_lines_and_each_line_can_be_recomputed(photos
 
 def test_cost_of_the_reference_run_by_hand() -> None:
     """90,380 photos on 5 executors of 4 vCPU and 8 GB, worked out from the table and the rates alone."""
-    shape, known = cost.shape_for(90_380), rates.Rates(300.0, 0.0003, 1200.0, "by hand")
+    shape, known = cost.shape_for(90_380), rates.Rates(300.0, 3e-5, 2e-4, 6e-4, 1.0, 1200.0, "by hand")
     assert shape == cost.Shape("serverless", 5, 4, 8, 4, 8)
-    embed, alone = 90_380 / (300 * 20), 0.0003 * 90_380
-    vcpu = 20 * (cost.START_S + embed + cost.IDLE_S) / 3600 + 4 * (cost.START_S + embed + alone) / 3600
+    together, alone = 90_380 / (300 * 20) + 6e-4 * 90_380 / 20, (3e-5 + 2e-4) * 90_380
+    vcpu = 20 * (cost.START_S + together + cost.IDLE_S) / 3600 + 4 * (cost.START_S + together + alone) / 3600
     memory = 2 * vcpu  # 8 GB for 4 vCPU, driver and executors alike
     requests = (104 + 2 * 23) * TABLE["s3_get"] + (4 * 23 + 50) * TABLE["s3_put"]
     by_hand = vcpu * TABLE["serverless_vcpu_hour"] + memory * TABLE["serverless_gb_hour"] + requests
     by_hand += cost.LIVE_LOG_GB * TABLE["logs_gb"]
     assert cost.run_cost(90_380, TABLE, rates=known, shape=shape).usd == pytest.approx(by_hand)
+
+
+def test_learning_ends_at_a_sample_and_the_head_of_all_photos_begins_there() -> None:
+    assert rates.LEARNT_PHOTOS == MAX_ROWS
+    known = rates.Rates(300.0, 1e-5, 1e-4, 1e-3, 1e-2, 1200.0, "by hand")
+    assert known.alone_s(200_000) == pytest.approx(2 + 20)
+    assert known.alone_s(10_000_000) == pytest.approx(100 + 20)
+    assert known.passes_core_s(200_000) == pytest.approx(200)
+    assert known.passes_core_s(200_001) == pytest.approx(2200, rel=1e-4)
+    said = [any("8 labels" in note for note in cost.run_cost(n, TABLE, rates=own).notes)
+            for n, own in ((200_000, rates.MEASURED), (200_001, rates.MEASURED), (200_001, known))]  # fmt: skip
+    assert said == [False, True, False]
+
+
+def test_the_measured_rates_give_the_times_that_they_were_measured_as() -> None:
+    """docs/scale.md, "Work": two workers, microseconds per photo of a million."""
+    alone_us, passes_us = rates.MEASURED.alone_s(10**6), rates.MEASURED.passes_core_s(10**6) / 2
+    assert alone_us == pytest.approx(13.9 + 7.6, abs=0.2)
+    assert passes_us == pytest.approx(29.4 + 18.4 - 8.3 + 150)
 
 
 def test_driver_grows_with_the_photos_and_the_rest_makes_room() -> None:
@@ -96,6 +116,31 @@ def test_a_cluster_is_refused_where_its_driver_would_be_too_small() -> None:
 def test_more_photos_never_cost_less() -> None:
     costs = [cost.run_cost(n, TABLE).usd for n in (1, 1000, 90_380, 1_000_000, 5_000_000, 10_000_000)]
     assert costs == sorted(costs)
+
+
+@pytest.mark.parametrize(("engine", "photos", "learning_s", "head"), [
+    ("local", 1_000_000, 8 + 4, rates.MEASURED.head_core_s_per_photo), ("spark", 1_000_000, 8, 4 * 3 / 1_000_000),
+    ("spark", 100_000, 8 + 4, rates.MEASURED.head_core_s_per_photo),
+])  # fmt: skip
+def test_steps_of_a_run_are_the_driver_s_or_passes(engine: str, photos: int, learning_s: float, head: float) -> None:
+    steps = {
+        "engine": 5,
+        "catalogue": 10,
+        "embeddings": 50,
+        "moments": 2,
+        "features": 1,
+        "leakage": 1.5,
+        "metrics": 0.5,
+        "head": 4,
+    }
+    record = {
+        "engine": engine, "photos": photos, "computed": photos, "started": "today", "seconds": {**steps, "total": 82},
+        "timeline": {"photos_per_core_s": 100.0, "cores": 3},
+    }  # fmt: skip
+    known = rates.rates_of(record)
+    assert known.alone_s(photos) == pytest.approx(10 + learning_s)
+    assert known.pass_core_s_per_photo * photos == pytest.approx(5 * 3)
+    assert known.head_core_s_per_photo == pytest.approx(head)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from fruits.aws.calls import Aws
 from fruits.aws.pricing.prices import Prices
-from fruits.aws.pricing.rates import MEASURED, PHOTO_BYTES, Rates
+from fruits.aws.pricing.rates import LEARNT_PHOTOS, MEASURED, PHOTO_BYTES, Rates
 from fruits.errors import ConfigError, counted
 
 #: Hours in a month, as AWS counts them.
@@ -174,17 +174,21 @@ def run_cost(
         raise ConfigError(f"--photos {photos}: expected 1 or more")
     shape = shape or shape_for(photos)
     embed = photos / (rates.photos_per_core_s * shape.worker_cores)
-    alone = rates.driver_s_per_photo * photos
+    alone, passes = rates.alone_s(photos), rates.passes_core_s(photos) / shape.worker_cores
+    learnt = min(photos, LEARNT_PHOTOS)
     lines = [
         Line("photos per second", f"{rates.photos_per_core_s:,.0f} per vCPU ({rates.source}) x {shape.worker_cores} vCPU = "
                                   f"{rates.photos_per_core_s * shape.worker_cores:,.0f}"),
         Line("embeddings", f"{counted(photos, 'photo')} / that = {_duration(embed)}"),
-        Line("driver alone", f"{rates.driver_s_per_photo * 1e3:.3f} ms per photo x {photos:,} = {_duration(alone)}"),
+        Line("driver alone", f"{rates.driver_s_per_photo * 1e6:.1f} us per photo x {photos:,} + "
+                             f"{rates.learning_s_per_photo * 1e6:.1f} us x {learnt:,} = {_duration(alone)}"),
+        Line("other passes", f"{rates.passes_core_s(photos) / photos * 1e6:.1f} us of a vCPU per photo x {photos:,} / "
+                             f"{shape.worker_cores} vCPU = {_duration(passes)}"),
     ]  # fmt: skip
     if shape.compute == "serverless":
-        lines += _serverless(prices, shape, embed, alone)
+        lines += _serverless(prices, shape, embed + passes, alone)
     else:
-        lines += _machines(prices, shape, embed, alone)
+        lines += _machines(prices, shape, embed + passes, alone)
     reads = math.ceil(photos * photo_bytes / 4e6) + 2 * math.ceil(photos / 4096)
     writes = 4 * max(math.ceil(photos / 4096), shape.worker_cores) + 50
     lines += [
@@ -203,6 +207,8 @@ def run_cost(
     )
     notes = [of_prices(prices), f"assumptions: {assumed}"]
     notes += ["a second run on the same photos computes nothing: start and driver alone remain"]
+    if photos > LEARNT_PHOTOS and rates.head_core_s_per_photo == MEASURED.head_core_s_per_photo:
+        notes += ["the head of all photos was measured with 8 labels and 4 components; more take longer"]
     read = photos * photo_bytes / _GB
     cold = (read * prices[f"s3_{kind}_retrieval_gb"] for kind in ("infrequent", "archive"))
     notes.append(
@@ -223,9 +229,9 @@ CLUSTER_IDLE_S: Final = 600.0
 LIVE_LOG_GB: Final = 0.02
 
 
-def _serverless(prices: Prices, shape: Shape, embed: float, alone: float) -> list[Line]:
-    workers, driver = START_S + embed + IDLE_S, START_S + embed + alone
-    spans = f"{START_S:.0f} s start + embeddings"
+def _serverless(prices: Prices, shape: Shape, together: float, alone: float) -> list[Line]:
+    workers, driver = START_S + together + IDLE_S, START_S + together + alone
+    spans = f"{START_S:.0f} s start + embeddings + passes"
     lines = []
     if (disk := shape.driver_disk_gb - _FREE_DISK_GB) > 0:
         lines.append(hours(prices, "serverless_disk_gb_hour", "driver, disk beyond 20 GB", disk, driver, "the same"))
@@ -249,9 +255,9 @@ def _serverless(prices: Prices, shape: Shape, embed: float, alone: float) -> lis
     ]
 
 
-def _machines(prices: Prices, shape: Shape, embed: float, alone: float) -> list[Line]:
-    seconds = CLUSTER_START_S + embed + alone + CLUSTER_IDLE_S
-    why = f"{CLUSTER_START_S:.0f} s start + embeddings + alone + {CLUSTER_IDLE_S:.0f} s idle"
+def _machines(prices: Prices, shape: Shape, together: float, alone: float) -> list[Line]:
+    seconds = CLUSTER_START_S + together + alone + CLUSTER_IDLE_S
+    why = f"{CLUSTER_START_S:.0f} s start + embeddings + passes + alone + {CLUSTER_IDLE_S:.0f} s idle"
     count = shape.executors + 2  # plus a node with the driver and the primary node
     disk = 2 * 64 * count * seconds / 3600 / MONTH_HOURS
     return [

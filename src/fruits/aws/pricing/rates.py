@@ -26,6 +26,10 @@ INFERENCE_S: Final[Mapping[str, Mapping[int, float]]] = {
     "mobilenet_v2_imagenet": {100: 1 / 267, 224: 1 / 68},
 }
 _REFERENCE: Final = "fruits-small"
+#: Photos that choices, head, gallery and report learn from at most (fruits.learning.heads.MAX_ROWS).
+LEARNT_PHOTOS: Final = 200_000
+#: Steps of ``run.json`` that are passes over all photos on the executors.
+_PASSES: Final = ("moments", "features", "leakage", "metrics")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,13 @@ class Rates:
     photos_per_core_s : float
         Photos per second and core, through Spark: read, decode, infer, write.
     driver_s_per_photo : float
-        Seconds of the steps that run on the driver only, after the embeddings.
+        Seconds of the driver alone: listing, sorting, planning.
+    learning_s_per_photo : float
+        The same: choices, head, gallery, report; of :data:`LEARNT_PHOTOS` at most.
+    pass_core_s_per_photo : float
+        Seconds of an executor's core: moments, features, leakage, metrics.
+    head_core_s_per_photo : float
+        The same: the head, which Spark fits on all photos if there are more than :data:`LEARNT_PHOTOS`.
     result_bytes_per_photo : float
         Bytes stored in OUT.
     source : str
@@ -45,14 +55,34 @@ class Rates:
 
     photos_per_core_s: float
     driver_s_per_photo: float
+    learning_s_per_photo: float
+    pass_core_s_per_photo: float
+    head_core_s_per_photo: float
     result_bytes_per_photo: float
     source: str
+
+    def alone_s(self, photos: int) -> float:
+        """Return the seconds for which the driver works alone."""
+        return self.driver_s_per_photo * photos + self.learning_s_per_photo * min(photos, LEARNT_PHOTOS)
+
+    def passes_core_s(self, photos: int) -> float:
+        """Return the seconds of a core for all passes after the embeddings."""
+        head_s = self.head_core_s_per_photo if photos > LEARNT_PHOTOS else 0.0
+        return (self.pass_core_s_per_photo + head_s) * photos
 
 
 #: To repeat the measurement: docs/aws.md, "Where the numbers come from".
 MEASURED: Final = Rates(
     photos_per_core_s=703.0,
-    driver_s_per_photo=0.00028,
+    # docs/scale.md, "Work", at 10^6 photos, two cores. Listing, sorting, planning: 13.9 us with fruits-small. With eight numbers
+    # a photo 12.3, and 13.5 on Spark; 13.1 at 10^7 photos.
+    driver_s_per_photo=14e-6,
+    # Choices, head, gallery, report with fruits-small: 7.6 s, of a sample of 200,000.
+    learning_s_per_photo=7.6 / LEARNT_PHOTOS,
+    # Two cores: on Spark 29.4 us with eight numbers, and the 10.1 by which fruits-small takes longer on the local engine.
+    pass_core_s_per_photo=2 * 39.5e-6,
+    # Two cores: docs/benchmarks.md, "A million rows"; eight labels, and features of four numbers.
+    head_core_s_per_photo=2 * 150e-6,
     result_bytes_per_photo=1200.0,
     source="docs/benchmarks.md: 26,300 photos of 100 x 100 through Spark on two cores in 18.7 s",
 )
@@ -60,6 +90,8 @@ MEASURED: Final = Rates(
 
 def rates_of(record: Mapping[str, Any], result_bytes: int | None = None) -> Rates:
     """Return the rates that a run measured, from its ``run.json``.
+
+    The head of all photos is that of the run if it had one, on Spark; otherwise that of :data:`MEASURED`.
 
     Raises
     ------
@@ -72,10 +104,20 @@ def rates_of(record: Mapping[str, Any], result_bytes: int | None = None) -> Rate
         raise ConfigError(
             "the run has no rate of its own (it computed nothing, or not all); expected a first run on its photos"
         )
-    seconds = record["seconds"]
-    alone = seconds["total"] - seconds["embeddings"] - seconds.get("engine", 0.0)
-    stored = result_bytes / photos if result_bytes else MEASURED.result_bytes_per_photo
-    return Rates(float(rate), alone / photos, stored, f"run of {record['started']} on {counted(photos, 'photo')}")
+    seconds, cores = record["seconds"], timeline["cores"]
+    passes = sum(seconds.get(step, 0.0) for step in _PASSES)
+    fits_all = photos > LEARNT_PHOTOS and record["engine"] == "spark"
+    head = seconds.get("head", 0.0) if fits_all else 0.0
+    other = seconds["catalogue"] + seconds["embeddings"] + seconds.get("engine", 0.0) + passes + head
+    return Rates(
+        photos_per_core_s=float(rate),
+        driver_s_per_photo=seconds["catalogue"] / photos,
+        learning_s_per_photo=max(0.0, seconds["total"] - other) / min(photos, LEARNT_PHOTOS),
+        pass_core_s_per_photo=passes * cores / photos,
+        head_core_s_per_photo=head * cores / photos if fits_all else MEASURED.head_core_s_per_photo,
+        result_bytes_per_photo=result_bytes / photos if result_bytes else MEASURED.result_bytes_per_photo,
+        source=f"run of {record['started']} on {counted(photos, 'photo')}",
+    )
 
 
 def read_rates(text: str | bytes, name: str) -> Rates:
