@@ -227,6 +227,30 @@ def test_closing_stops_the_session_and_its_workers(spark: Engines, tmp_path: Pat
     assert eventually(lambda: not any(psutil.pid_exists(int(path.name)) for path in tmp_path.iterdir()))
 
 
+def test_late_messages_are_left_out_of_the_log_while_a_session_stops_and_no_longer(
+    spark: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = spark.open("spark-local[2]").spark.session  # type: ignore[attr-defined]
+    logs = session.sparkContext._jvm.org.apache.logging.log4j.LogManager
+    stopped, seen = session.stop, []
+
+    def look() -> None:
+        names = ("network.server.TransportRequestHandler", "network.server.TransportChannelHandler", "SparkContext")
+        seen.append([logs.getLogger(f"org.apache.spark.{name}").isErrorEnabled() for name in names])
+
+    def stop() -> None:
+        look()
+        stopped()
+        look()
+
+    monkeypatch.setattr(session, "stop", stop)
+    look()
+    spark.close_spark()
+    look()
+    quiet, every = [False, True, True], [True, True, True]
+    assert seen == [every, quiet, quiet, every]
+
+
 def test_master_that_is_none_ends_in_an_error_that_names_it(spark: Engines) -> None:
     spark.close_spark()
     with (

