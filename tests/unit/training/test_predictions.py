@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -176,6 +178,45 @@ def test_of_two_calls_at_once_none_removes_the_answers_of_the_other(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_parts")
+@pytest.mark.parametrize("where", ["disk", "bucket"])
+def test_a_file_that_is_finished_while_the_one_of_before_is_removed_stays(
+    finished_run: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path, where: str
+) -> None:
+    root = str(tmp_path) if where == "disk" else request.getfixturevalue("prefix")
+    run, few, many = open_run(str(finished_run.out)), Objects(root), Objects(root)
+    given = (run.stored, run.inventory, run.bundle.classifier)
+    few.write("predictions.parquet", b"of before")
+    delete, computed, removing = many.delete, threading.Event(), threading.Event()
+
+    def hold(_: int) -> None:
+        computed.set()
+        removing.wait(120)
+
+    def delete_late(key: str) -> None:
+        """Between the look at the file and its end, time enough to write another."""
+        if key == "predictions.parquet":
+            removing.set()
+            wait([file], timeout=2)
+        delete(key)
+
+    monkeypatch.setattr(many, "delete", delete_late)
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(predictions, "_HERE", 10**6)
+        file = pool.submit(write_predictions, InOrder(1), few, *given, hold)
+        try:
+            assert computed.wait(120)
+            monkeypatch.setattr(predictions, "_HERE", 0)
+            monkeypatch.setattr(predictions, "ONE_FILE", 0)
+            folder = write_predictions(InOrder(1), many, *given, lambda _: None)
+        finally:
+            removing.set()
+    table = read_predictions(f"{root}/{folder.key}")
+    assert read_predictions(f"{root}/{file.result().key}").equals(table)
+    assert table.num_rows > 100
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_parts")
 def test_answers_that_cannot_be_finished_leave_those_of_before(finished_run: Any, tmp_path: Path) -> None:
     run = open_run(str(finished_run.copy_to(tmp_path)))
     objects = Objects(str(tmp_path / "to"))
@@ -239,6 +280,7 @@ def test_parts_in_a_bucket_are_joined_or_stay_as_on_a_disk(
     assert read_predictions(f"{prefix}/predictions.parquet").equals(table)
     monkeypatch.setattr(predictions, "ONE_FILE", 0)
     first, second = write(), write()
-    assert sorted(found.key for found in objects.list()) == [f"{second}/_SUCCESS", f"{second}/part-000000.parquet"]
+    names = sorted(found.key for found in objects.list() if not found.key.startswith("lease/"))
+    assert names == [f"{second}/_SUCCESS", f"{second}/part-000000.parquet"]
     assert first != second
     assert read_predictions(f"{prefix}/{second}").equals(table)

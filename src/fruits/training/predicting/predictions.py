@@ -12,7 +12,7 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -31,10 +31,12 @@ from fruits.errors import counted
 from fruits.messages import LANGUAGES
 from fruits.recogniser.answers import OUTCOMES, Decisions
 from fruits.recogniser.classifier import Classifier
+from fruits.storage.disk.locks import locked
 from fruits.storage.disk.processes import has_ended, this_process
 from fruits.storage.embeddings.inventory import FileRows, Inventory
 from fruits.storage.embeddings.table import EmbeddingTable, File
 from fruits.storage.objects import AbsentError, Objects
+from fruits.storage.outputs.lease import hold_lease
 from fruits.storage.sanitising import json_text
 from fruits.storage.tables import schemas
 from fruits.storage.tables.parquet import table_writer
@@ -204,7 +206,8 @@ def write_predictions(
     # What another call writes from now on stays: of two calls at once, each would remove the answers of the other.
     old_file, old_folders = objects.stat(_FILE), {folder for folder, complete in _folders(objects) if complete}
     if photos <= _HERE:
-        counts = _write_answers(objects, _FILE, stored, in_chunks(inventory), classifier, progress)
+        with _file_writer(objects, classifier) as writer:
+            counts = _write_answers(writer, stored, in_chunks(inventory), classifier, progress)
         _remove_folders(objects, old_folders)
         return Predicted(_FILE, dict(counts))
     # With microseconds: of two calls the one that began first is removed, also if both began in the same second.
@@ -221,7 +224,7 @@ def write_predictions(
                 parts = max(parts, row["part"] + 1)
                 progress(row["photos"])
         if photos <= ONE_FILE:
-            with table_writer(objects, _FILE, schemas.predictions(classifier.components)) as writer:
+            with _file_writer(objects, classifier, folder) as writer:
                 for part in range(parts):
                     with objects.open(_part(folder, part)) as file, pq.ParquetFile(file, pre_buffer=False) as parquet:
                         for number in range(parquet.num_row_groups):
@@ -235,8 +238,10 @@ def write_predictions(
             _remove(objects, folder)
         raise
     _remove_folders(objects, {one for one, complete in _folders(objects) if complete and one < folder})
-    if old_file is not None and objects.stat(_FILE) == old_file:
-        objects.delete(_FILE)  # of a time with fewer photos
+    if old_file is not None:
+        with _alone(objects):
+            if objects.stat(_FILE) == old_file:
+                objects.delete(_FILE)  # of a time with fewer photos
     return Predicted(folder, _in_order(outcomes))
 
 
@@ -282,29 +287,45 @@ class PredictStage:
             groups.setdefault(row["group"], []).append(FileRows(file, places, ()))
         photos: list[int] = []
         number = rows[0]["part"]
-        outcomes = _write_answers(
-            self.to, _part(self.folder, number), self.stored, groups.values(), self.classifier, photos.append
-        )
+        schema = schemas.predictions(self.classifier.components)
+        with table_writer(self.to, _part(self.folder, number), schema) as writer:
+            outcomes = _write_answers(writer, self.stored, groups.values(), self.classifier, photos.append)
         found = {"part": [number], "photos": [sum(photos)], "outcomes": [json_text(outcomes)]}
         yield pa.RecordBatch.from_pydict(found, schema=_ANSWERED)
 
 
+@contextmanager
+def _file_writer(objects: Objects, classifier: Classifier, parts: str = "") -> Iterator[pq.ParquetWriter]:
+    """Open the one file for writing; it appears at the end, but not while another call removes that of before."""
+    schema = schemas.predictions(classifier.components)
+    with ExitStack() as until_there, table_writer(objects, _FILE, schema) as writer:
+        yield writer
+        others = {folder for folder, _ in _folders(objects)} - {parts}
+        if objects.is_local or others:  # who writes no folder removes no file
+            until_there.enter_context(_alone(objects))
+
+
+@contextmanager
+def _alone(objects: Objects) -> Iterator[None]:
+    """Let no other call put or remove the one file during the block."""
+    with locked(objects.root, wait=True) if objects.is_local else hold_lease(objects):
+        yield
+
+
 def _write_answers(
-    to: Objects,
-    key: str,
+    writer: pq.ParquetWriter,
     stored: EmbeddingTable,
     groups: Iterable[list[FileRows]],
     classifier: Classifier,
     progress: Callable[[int], None],
 ) -> Counter[str]:
-    """Write the answers for groups of files as one table; return how many photos have which outcome."""
+    """Write the answers for groups of files; return how many photos have which outcome."""
     outcomes: Counter[str] = Counter()
-    with table_writer(to, key, schemas.predictions(classifier.components)) as writer:
-        for group in groups:
-            table = answered(stored, group, classifier)
-            outcomes.update(_outcomes(table))
-            writer.write_table(table)
-            progress(table.num_rows)
+    for group in groups:
+        table = answered(stored, group, classifier)
+        outcomes.update(_outcomes(table))
+        writer.write_table(table)
+        progress(table.num_rows)
     return outcomes
 
 
