@@ -178,3 +178,18 @@ def test_a_full_table_forgets_the_key_not_used_for_longest(tmp_path: Path) -> No
             limits.take("busy", 1)
         assert limits.take("busy", 1) > 0
     assert (tmp_path / "limits").stat().st_size < 2_000_000
+
+
+@pytest.mark.parametrize(("hard", "allowed", "warned"), [(4096, 1700, False), (900, 900, True)])
+def test_a_process_asks_for_as_many_files_as_its_connections_need(hard: int, allowed: int, warned: bool) -> None:
+    """In a process of its own, as a hard limit that was lowered stays."""
+    script = f"""
+import resource
+from fruits.service.http.server import allow_files
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, {hard}))
+allow_files(1700)
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) == allowed
+    assert ("at most 900 files may be open" in ran.stderr) is warned

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import secrets
 import signal
 import socket
@@ -46,6 +47,8 @@ _MAX_DISCARDED_BYTES: Final = 4 << 20
 #: Bytes of a response that a client must read per send timeout; a slower client is disconnected.
 _LEAST_TAKEN_BYTES: Final = 4096
 _STOP_S: Final = 60
+#: Open files besides connections: the bundle, the database, pipes to decoders, and connections that are being refused.
+_OTHER_FILES: Final = 512
 
 
 def serve(config: ServiceConfig, *, listening: Callable[[str], None], quiet: bool = False) -> bool:
@@ -118,6 +121,7 @@ def _run(
     listening: Callable[[], None],
 ) -> bool:
     _route_logs(telemetry)
+    allow_files(config.max_connections + _OTHER_FILES)
     app = create_app(config, telemetry, limits, chores=chores)
 
     class Connection(_Connection):
@@ -144,6 +148,18 @@ def _run(
     if app.state.failure is not None:
         raise app.state.failure
     return server.interrupted
+
+
+def allow_files(wanted: int) -> None:
+    """Raise the soft limit of open files to so many, or to the hard limit: 1,024 are usual, fewer than some services need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < wanted:
+            # The log shows no arguments of messages (see telemetry), so the numbers are part of the text.
+            few = f"at most {allowed} files may be open (ulimit -n), fewer than --max-connections needs: {wanted}"
+            logging.getLogger(__name__).warning(few)
 
 
 def _listen(config: ServiceConfig, *, shared: bool = False) -> socket.socket:
