@@ -382,7 +382,7 @@ def test_only_photos_that_the_network_was_not_made_from_count(
     assert 0 <= measured["groups"]["leakage"] <= 1  # asks no head
     text = as_text([evaluation_of(evaluated)])
     assert "seen" in text
-    assert "no score would mean anything; run with another network" in text
+    assert "no score by groups would mean anything; run with another network" in text, "official has a score"
     assert TABLE in (tmp_path / "out" / "report.html").read_text("utf-8")
 
 

@@ -163,6 +163,22 @@ def test_predict_with_the_bundle_in_a_bucket(
     assert there.json() == here.json()
 
 
+def test_predict_a_photo_in_a_bucket(
+    run_in_bucket: Any, finished_run: Any, s3_environment: dict[str, str], fruits: Callable[..., Any]
+) -> None:
+    photo = min(finished_run.photos.glob("Test/*/*.jpg"))
+    uri = f"{run_in_bucket[0]}/{photo.relative_to(finished_run.photos)}"
+    rows = [
+        fruits("predict", *out, given, "--json").json()["photos"][0]
+        for out in ((), (finished_run.out,))
+        for given in (uri, photo)
+    ]
+    assert [row.pop("uri") for row in rows] == [uri, str(photo)] * 2
+    assert rows[0]["status"] == "ok", "alone, it is not taken for results"
+    assert rows[0] == rows[1]
+    assert rows[2] == rows[3]
+
+
 def test_bundle_loads_from_a_bucket(run_in_bucket: Any, finished_run: Any, s3_environment: dict[str, str]) -> None:
     assert bundles.load(run_in_bucket[1]).labels == bundles.load(finished_run.out).labels
 

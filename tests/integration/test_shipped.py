@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -12,10 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fruits.cli.predict import in_words
 from fruits.embedding.backbone import find_backbone
 from fruits.photos.generated import generator
 from fruits.recogniser import bundle as bundles
 from fruits.recogniser import shipped
+from fruits.recogniser.answers import Answer
+from fruits.recogniser.taxonomy import Name
 
 Fruits = Callable[..., Any]
 #: How often a photo of a source that is no test of ours must be named right at least; docs/evaluation.md has the figures.
@@ -99,6 +104,32 @@ def test_folder_among_photos_is_named_as_one(fruits: Fruits, tmp_path: Path) -> 
     done = fruits("predict", tmp_path / "photo.jpg", tmp_path)
     assert done.code == 1
     assert f"{tmp_path}: failed: unreadable: a folder; expected a photo, such as {tmp_path}/*.jpg" in done.stdout
+
+
+def test_photo_on_stdin_is_recognised_as_its_file(tmp_path: Path) -> None:
+    Image.new("RGB", (300, 200), (250, 220, 40)).save(tmp_path / "yellow.png")
+    command = [sys.executable, "-m", "fruits", "predict", "-", tmp_path / "yellow.png", "--regions", "--json"]
+    with (tmp_path / "yellow.png").open("rb") as photo:
+        done = subprocess.run(command, stdin=photo, capture_output=True, check=True, timeout=300)
+    given, file = json.loads(done.stdout)["photos"]
+    assert (given.pop("uri"), file.pop("uri")) == ("-", str(tmp_path / "yellow.png"))
+    assert given == file
+
+
+def test_web_address_is_named_as_one(fruits: Fruits) -> None:
+    done = fruits("predict", "https://example.org/photo.jpg")
+    assert done.code == 1
+    assert done.stdout == (
+        "https://example.org/photo.jpg: failed: unreadable: a web address; expected a file: download the photo first\n"
+    )
+
+
+def test_no_answer_is_told_as_certain_beyond_doubt() -> None:
+    apple = Name({"en": "Apple"}, {})
+    answer = Answer(
+        "kind", apple, 0.99996, "apple", "", (("apple", apple, 0.99996),), ("Apple 1",), (0.9994,), 0.0, (), np.zeros(1)
+    )
+    assert in_words(answer) == "Apple >99.9% (Apple 1 99.9%)"
 
 
 def test_service_starts_without_any_results(fruits: Fruits, tmp_path: Path) -> None:

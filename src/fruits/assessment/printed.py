@@ -118,10 +118,10 @@ def _next_steps(evaluation: Evaluation) -> list[str]:
     steps = []
     scored = [protocol for protocol in evaluation.protocols if not protocol.seen]
     if len(scored) < len(evaluation.protocols):
+        which = f" by {', '.join(one.protocol for one in evaluation.protocols if one.seen)}" if scored else ""
         steps.append(
-            f"seen: {evaluation.backbone} was trained on {evaluation.seen_share or 0:.0%} of these photos, so no "
-            "score would mean "
-            f"anything; run with another network ({option('backbone')}), or evaluate on other photos"
+            f"seen: {evaluation.backbone} was trained on {evaluation.seen_share or 0:.0%} of these photos, so no score{which} "
+            f"would mean anything; run with another network ({option('backbone')}), or evaluate on other photos"
         )
     elif evaluation.seen_share is None:
         steps.append(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -18,12 +19,17 @@ if TYPE_CHECKING:
     from fruits.recogniser.regions import Region
 
 
+#: In place of a photo: its bytes are read from stdin.
+_STDIN: Final = "-"
+
+
 def predict(
     photos: Annotated[
         list[str],
         typer.Argument(
             metavar="[OUT] PHOTOS",
-            help="Photos; first the results of 'fruits run', or a bundle. Default: the recogniser of the package.",
+            help="Photos, or - for one on stdin; first the results of 'fruits run', or a bundle. Default: the recogniser "
+            "of the package.",
         ),
     ],
     explain: Annotated[
@@ -37,10 +43,10 @@ def predict(
 ) -> None:
     """Recognise one photo or a few, and print the answers."""
     from fruits.photos.decoding.decoder import own_decoder  # noqa: PLC0415
-    from fruits.recogniser import bundle  # noqa: PLC0415
     from fruits.recogniser.recogniser import load  # noqa: PLC0415
+    from fruits.storage.disk.local import MAX_PHOTO_BYTES  # noqa: PLC0415
 
-    out = photos.pop(0) if bundle.is_bundle(photos[0]) else None
+    out = photos.pop(0) if _is_bundle(photos[0]) else None
     if not photos:
         raise ConfigError(
             f"no photos given: '{out}' is taken for the results of a run; expected photos, such as: fruits predict photo.jpg, "
@@ -52,9 +58,10 @@ def predict(
     recogniser = load(out)
     rows: list[dict[str, Any]] = []
     drawn = Counter[str]()
-    for photo in map(Path, photos):
-        answer, picture = _answered(recogniser, photo, explain, drawn)
-        rows.append({"uri": str(photo), "status": answer.status, "error": answer.error})
+    for name in photos:
+        photo: str | bytes = sys.stdin.buffer.read(MAX_PHOTO_BYTES) if name == _STDIN else name
+        answer, picture = _answered(recogniser, photo, name, explain, drawn)
+        rows.append({"uri": name, "status": answer.status, "error": answer.error})
         said = str(answer)
         if answer.status == "ok":
             rows[-1] |= _as_row(answer) | ({"explained": picture} if picture else {})
@@ -63,13 +70,22 @@ def predict(
         if regions:
             rows[-1]["regions"] = [{"box": region.box, **_as_row(region.answer)} for region in found]
         if not as_json:
-            typer.echo(f"{photo}: {said}")
+            typer.echo(f"{name}: {said}")
             if found:
                 _print_regions(found)
     if as_json:
         typer.echo(json_text({"photos": rows}))
     if any(row["status"] != "ok" for row in rows):
         raise typer.Exit(1)
+
+
+def _is_bundle(name: str) -> bool:
+    """Return whether the first argument names results or a bundle rather than a photo, which may be in a bucket or on stdin."""
+    from fruits.photos.catalogue.files.folders import has_photo_suffix  # noqa: PLC0415
+    from fruits.recogniser import bundle  # noqa: PLC0415
+    from fruits.storage.objects import is_remote  # noqa: PLC0415
+
+    return name != _STDIN and bundle.is_bundle(name) and not (is_remote(name) and has_photo_suffix(name))
 
 
 def _print_regions(found: list[Region]) -> None:
@@ -87,13 +103,13 @@ def in_words(answer: Answer) -> str:
     from fruits.messages import SOURCE, catalogue  # noqa: PLC0415
     from fruits.recogniser.taxonomy import in_a_sentence  # noqa: PLC0415
 
-    best = ", ".join(f"{name.en} {probability:.1%}" for _, name, probability in answer.kinds)
+    best = ", ".join(f"{name.en} {_share(probability)}" for _, name, probability in answer.kinds)
     if answer.outcome == "unknown":
         said = f"none of the things I know (nearest: {answer.kinds[0][1].en})"
     elif answer.outcome == "unsure" or answer.name is None:
         said = f"not sure: {best}"
     elif answer.outcome == "probable":
-        others = ", ".join(f"{name.en} {probability:.1%}" for _, name, probability in answer.kinds[1:])
+        others = ", ".join(f"{name.en} {_share(probability)}" for _, name, probability in answer.kinds[1:])
         said = (
             f"probably {in_a_sentence(answer.name.en)} ({answer.probability:.0%}){f'; or {others}' if others else ''}"
         )
@@ -102,17 +118,23 @@ def in_words(answer: Answer) -> str:
         for label, probability in zip(answer.labels, answer.probabilities, strict=True):
             first, total = told.get(label.casefold(), (label, 0.0))
             told[label.casefold()] = first, total + float(probability)
-        labels = ", ".join(f"{label} {probability:.1%}" for label, probability in told.values())
-        said = f"{answer.name.en} {answer.probability:.1%} ({labels})"
+        labels = ", ".join(f"{label} {_share(probability)}" for label, probability in told.values())
+        said = f"{answer.name.en} {_share(answer.probability)} ({labels})"
     return " ".join([said, *(f"[{catalogue(SOURCE).text(f'page.{advice}')}]" for advice in answer.advice)])
 
 
+def _share(probability: float) -> str:
+    # No model is certain: what would be rounded to 100.0 % is shown as more than 99.9 %.
+    return ">99.9%" if probability >= 0.9995 else f"{probability:.1%}"
+
+
 def _answered(
-    recogniser: Recogniser, photo: Path, explain: str | None, drawn: Counter[str]
+    recogniser: Recogniser, photo: str | bytes, name: str, explain: str | None, drawn: Counter[str]
 ) -> tuple[Answer, str | None]:
     """Recognise a photo; with ``explain``, also draw the regions behind the answer into that folder and return the file name.
 
     Photos of several folders may have the same name; ``drawn`` counts them, and the second picture is ``photo.jpg-2.png``.
+    That of stdin is ``stdin.png``.
     """
     if explain is None:
         return recogniser.predict([photo])[0], None
@@ -123,9 +145,10 @@ def _answered(
         found = recogniser.explain(photo)
     except (ImageDecodeError, StoreError) as exc:
         return Answer.without(*as_status(exc)), None
-    drawn[photo.name] += 1
-    number = f"-{drawn[photo.name]}" if drawn[photo.name] > 1 else ""
-    picture = Path(explain) / f"{photo.name}{number}.png"
+    file = "stdin" if name == _STDIN else Path(name).name
+    drawn[file] += 1
+    number = f"-{drawn[file]}" if drawn[file] > 1 else ""
+    picture = Path(explain) / f"{file}{number}.png"
     try:
         picture.parent.mkdir(parents=True, exist_ok=True)
         found.picture().save(picture)

@@ -77,6 +77,8 @@ class Display(display.Display):
 def shell() -> str:
     """Return the command that calls this program from the current folder."""
     program = Path(sys.argv[0])
+    if program.name == "__main__.py":  # python -m fruits
+        return f"{Path(sys.executable).name} -m fruits"
     if program.parent == Path() or (
         (found := shutil.which(program.name)) and Path(found).absolute() == program.absolute()
     ):

@@ -225,6 +225,8 @@ def _content(photo: PhotoLike) -> bytes | Image.Image:
 
 def _read(name: str) -> bytes:
     """Read a photo given by the user, following links; on disk, in a pack or in a bucket."""
+    if name.lower().startswith(("http://", "https://")):
+        raise UnreadableError(name, "a web address; expected a file: download the photo first")
     try:
         if is_remote(name) or is_contained(name):
             return read_photo(name)
