@@ -35,6 +35,7 @@ from recogniser import Layers, embed, embed_pictures, save
 from recogniser import fit as fit_head
 
 from fruits.embedding.backbone import find_backbone
+from fruits.learning.metrics import wilson_interval
 from fruits.photos.decoding.images import Preprocessing, to_network_input
 from network import Lite
 
@@ -140,9 +141,14 @@ def judge(arguments: argparse.Namespace) -> None:
     fitted = fit_head(learnt, Layers.load(arguments.work / "checkpoint.pt"))
     by_kind = fitted.taxonomy.by_kind(fitted.head.predict_proba(fitted.features(asked.vectors)))
     logits, kinds = np.log(by_kind + 1e-30), list(fitted.taxonomy.kind_ids)
-    print("source, photos, right kind first, among three, first by kind")
+    print("source, photos, right kind first (95 % interval), among three (95 % interval), first by kind")
     for source, found in score(logits, asked.photos, kinds).items():
-        print(f"{source:18} {found['n']:5} {found['first']:.3f} {found['three']:.3f} {found['kinds']:.3f}")
+        n = int(found["n"])
+        shares = []
+        for share in (found["first"], found["three"]):
+            low, high = wilson_interval(round(share * n), n)
+            shares.append(f"{share:.3f} ({low:.3f} to {high:.3f})")
+        print(f"{source:18} {n:5} {shares[0]} {shares[1]} {found['kinds']:.3f}")
     print("most frequent errors:", *confusions(logits, asked.photos, kinds), sep="\n")
 
 
