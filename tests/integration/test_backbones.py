@@ -145,6 +145,18 @@ def test_another_file_than_announced_or_known_is_refused(hub: Any, fruits: Fruit
     assert not (tmp_path / "third").exists()
 
 
+def test_choices_count_for_a_network_that_was_pulled_before(hub: Any, fruits: Fruits, tmp_path: Path) -> None:
+    pinned = fruits("backbones", "pull", "hf:someone/net", "--json").json()["source"]
+    wrong = fruits("backbones", "pull", pinned, "--sha256", "0" * 64)
+    assert (wrong.code, "another file than the one you know" in wrong.stderr) == (1, True)
+    named = fruits("backbones", "pull", pinned, "--name", "mine", "--json").json()
+    assert Path(named["file"]).name == "mine.onnx"
+    assert find_backbone("mine").card.source == pinned
+    (tmp_path / "card.json").write_text(json.dumps({"fit": "squash"}))
+    assert fruits("backbones", "pull", pinned, "--card", tmp_path / "card.json").code == 0
+    assert find_backbone("net").card.fit == "squash"
+
+
 def test_offline_what_was_pulled_is_used_and_nothing_is_asked(
     hub: Any, fruits: Fruits, monkeypatch: pytest.MonkeyPatch
 ) -> None:

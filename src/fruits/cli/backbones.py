@@ -106,7 +106,9 @@ def backbones_pull(
 
     asked = hub.Address.parse(address)
     folder = to or own_folder()
-    if (path := hub.already_pulled(asked, folder)) is not None:
+    # A choice of the caller may differ from that of before, and a hash is of the file on the hub: then it is fetched.
+    path = None if sha256 or embedding or card else hub.already_pulled(asked, folder)
+    if path is not None and name in (None, path.stem):
         note(f"{path.stem} was pulled before: nothing is fetched")
         found = find_backbone(str(path))
     else:

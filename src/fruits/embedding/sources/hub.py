@@ -101,7 +101,7 @@ def pull(address: Address, sha256: str = "") -> HubNetwork:
     if constants.HF_HUB_OFFLINE:
         raise BackboneError(
             f"'{address.repository}' was not pulled before, and HF_HUB_OFFLINE is set; pull it where there is a network and "
-            "copy the two files"
+            "copy the two files (with --sha256, --embedding, --card or another --name it is always fetched)"
         )
     api = HfApi()
     try:
