@@ -142,7 +142,7 @@ def judge(arguments: argparse.Namespace) -> None:
     by_kind = fitted.taxonomy.by_kind(fitted.head.predict_proba(fitted.features(asked.vectors)))
     logits, kinds = np.log(by_kind + 1e-30), list(fitted.taxonomy.kind_ids)
     print("source, photos, right kind first (95 % interval), among three (95 % interval), first by kind")
-    for source, found in score(logits, asked.photos, kinds).items():
+    for source, found in score(logits, asked.photos, kinds, [VALIDATION]).items():
         n = int(found["n"])
         shares = []
         for share in (found["first"], found["three"]):

@@ -1,47 +1,29 @@
-"""How well a network names kinds in sources that it was not made from: its own classification layer, one crop, per source."""
+"""How well kinds are named in sources that a network was not made from, per source."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-import torch
 from data import Photo
 
-from fruits.photos.decoding.images import Preprocessing, to_network_input
-from network import Lite, scaled
 
+def score(
+    logits: np.ndarray, photos: list[Photo], kinds: list[str], learnt_from: Sequence[str] = ()
+) -> dict[str, dict[str, float]]:
+    """Return, per source and overall, how many photos of learnt kinds are right first, among three, and per kind on average.
 
-def logits_of(
-    network: Lite, photos: list[Photo], size: int = 224, fit: str = "crop", batch: int = 32
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (kind logits, embeddings) of photos as ``fruits`` would see them."""
-    logits, embeddings = [], []
-    preprocessing = Preprocessing(size, fit)
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        for start in range(0, len(photos), batch):
-            pixels = [
-                to_network_input(photo.path.read_bytes(), preprocessing).pixels
-                for photo in photos[start : start + batch]
-            ]
-            embedding, outputs = network(scaled(torch.from_numpy(np.stack(pixels))))
-            logits.append(outputs["kind"].float().numpy())
-            embeddings.append(embedding.float().numpy())
-    return np.concatenate(logits), np.concatenate(embeddings)
-
-
-def score(logits: np.ndarray, photos: list[Photo], kinds: list[str]) -> dict[str, dict[str, float]]:
-    """Return, per source and overall, how many photos of learnt kinds are right first, among three, and per kind on average."""
+    ``new`` is all but the sources ``learnt_from``, of which other photos were learnt.
+    """
     number = {kind: i for i, kind in enumerate(kinds)}
     learnt = np.array([photo.kind in number for photo in photos])
     targets = np.array([number.get(photo.kind, -1) for photo in photos])
     order = np.argsort(-logits, axis=1)
     sources = np.array([photo.source for photo in photos])
     found = {}
-    for source in [*sorted(set(sources)), "own", "web", "all"]:
-        here = learnt & (
-            {"all": np.ones(len(photos), bool)}.get(
-                source, (sources == source) | np.char.startswith(sources, f"{source}-")
-            )
-        )
+    together = {"new": ~np.isin(sources, list(learnt_from)), "all": np.ones(len(photos), bool)}
+    for source in [*sorted(set(sources)), "own", "web", *together]:
+        here = learnt & together.get(source, (sources == source) | np.char.startswith(sources, f"{source}-"))
         if here.any():
             first = order[here, 0] == targets[here]
             three = (order[here, :3] == targets[here, None]).any(axis=1)

@@ -27,7 +27,7 @@ FOLDER = Path(__file__).parents[2] / "backbones" / "photo"
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Modules of the folder that makes the network, those that need no torch."""
-    names = ("data", "kinds", "calibrate")
+    names = ("data", "kinds", "calibrate", "judge")
     monkeypatch.syspath_prepend(str(FOLDER))
     yield SimpleNamespace(**{name: import_module(name) for name in names})
     for name in names:
@@ -126,3 +126,16 @@ def test_training_leaves_out_photos_with_a_wrong_label(made: Any, tmp_path: Path
     (tmp_path / "grocery-store" / "train.txt").write_text("")
     assert [photo.uri for photo in made.data.collect(tmp_path)] == ["web-aigle/apricot/good.jpg"]
     assert len(made.data.collect(tmp_path, every_label=True)) == 2
+
+
+def test_new_sources_are_scored_without_those_of_which_other_photos_were_learnt(made: Any) -> None:
+    kinds = ["apple", "pear", "plum", "quince"]
+    given = [("own-a", "apple"), ("own-a", "pear"), ("web-b", "pear"), ("shop/val", "plum"), ("web-b", "date")]
+    photos = [made.data.Photo(Path(kind), kind, source, "MIT") for source, kind in given]
+    logits = np.array([[3, 2, 1, 0], [3, 0, 2, 1], [0, 3, 2, 1], [0, 1, 3, 2], [3, 2, 1, 0]], float)
+    found = made.judge.score(logits, photos, kinds, ["shop/val"])
+    told = {name: (row["n"], row["first"], row["three"]) for name, row in found.items()}
+    assert told == {
+        "own-a": (2, 0.5, 0.5), "own": (2, 0.5, 0.5), "web-b": (1, 1.0, 1.0), "web": (1, 1.0, 1.0), "shop/val": (1, 1.0, 1.0),
+        "new": (3, pytest.approx(2 / 3), pytest.approx(2 / 3)), "all": (4, 0.75, 0.75),
+    }, "dates were not learnt"  # fmt: skip
