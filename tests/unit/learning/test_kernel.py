@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fruits.errors import ConfigError
 from fruits.learning.heads import LabelsError, get_head, kernel
 from fruits.learning.heads.kernel import CONCENTRATION, STRENGTH, THINNED, KernelHead
 from fruits.learning.heads.logistic import LogisticHead
@@ -64,6 +65,17 @@ def test_references_are_bounded_and_not_alike_and_every_label_has_some(monkeypat
     cosine = rows @ rows.T - 2 * np.eye(len(rows))
     assert cosine.max() < THINNED + 0.05  # rounding to 8 bits moves a cosine by less
     assert 200 < head.counts[0] <= 301
+
+
+def test_many_labels_have_fewer_references_and_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = rings()
+    monkeypatch.setattr(kernel, "_MOST_CELLS", 50)
+    head = KernelHead.fit(features, labels, setting=3)
+    assert 2 < head.counts.sum() <= 25
+    assert np.isfinite(head.logits(features)).all()
+    monkeypatch.setattr(kernel, "_MOST_CELLS", 3)
+    with pytest.raises(ConfigError, match="2 labels; expected at most 1: take head='logistic'"):
+        KernelHead.fit(features, labels, setting=3)
 
 
 def test_labels_of_one_group_share_its_votes() -> None:

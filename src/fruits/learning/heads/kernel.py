@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isqrt
 from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fruits.errors import counted
+from fruits.errors import ConfigError, counted, option
 from fruits.learning.folds import rows_by
 from fruits.learning.heads import Graph, Head
 from fruits.learning.heads.knn import spread
@@ -27,7 +28,7 @@ from fruits.learning.heads.logistic import (
 )
 from fruits.learning.moments import unit
 
-#: Most references of all groups together: with 192 axes they are 1.6 MB.
+#: Most references of all groups together, fewer for more than 2,048 groups: with 192 axes they are 1.6 MB.
 MAX_REFERENCES: Final = 8192
 #: Most features that are compared; later ones vary least.
 MAX_AXES: Final = 192
@@ -133,7 +134,18 @@ class KernelHead(Head):
     ) -> KernelHead:
         """See :class:`fruits.learning.heads.logistic.LogisticHead`; every label is a group of its own, and weights do not
         concern the references.
+
+        Raises
+        ------
+        ConfigError
+            If there are so many labels that one reference of each would exceed what a bundle may ask for.
         """
+        groups = int(labels.max(initial=-1)) + 1
+        if groups**2 > _MOST_CELLS:
+            raise ConfigError(
+                f"{option('head', 'kernel')}: {counted(groups, 'label')}; expected at most {isqrt(_MOST_CELLS):,}: take "
+                f"{option('head', 'logistic')}"
+            )
         begin = {other: head.linear_part for other, head in (start or {}).items()}
         linear = LogisticHead.fit(features, labels, setting=setting, weights=weights, start=begin)
         first = np.eye(features.shape[1], min(features.shape[1], MAX_AXES), dtype=np.float32)
@@ -245,12 +257,15 @@ class KernelHead(Head):
 
 
 def _references(rows: NDArray[np.float32], rows_of: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-    """Return the rows of each group that become references: no two alike, at most ``MAX_REFERENCES`` together, one at least."""
-    each = max(1, MAX_REFERENCES // len(rows_of))
+    """Return the rows of each group that become references: no two alike, one at least, together at most ``MAX_REFERENCES`` and
+    as many as may vote for so many groups.
+    """
+    together = min(MAX_REFERENCES, _MOST_CELLS // len(rows_of))
+    each = max(1, together // len(rows_of))
     thinned = [_thinned(rows, spread(of_group, 4 * each, None)) for of_group in rows_of]
     sizes = np.array([len(of_group) for of_group in thinned])
     most = each
-    while np.minimum(sizes, most + 1).sum() <= MAX_REFERENCES and most < sizes.max():
+    while np.minimum(sizes, most + 1).sum() <= together and most < sizes.max():
         most += 1
     return [spread(of_group, most, None) for of_group in thinned]
 
