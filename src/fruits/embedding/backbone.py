@@ -227,15 +227,9 @@ def find_backbone(name: str) -> Backbone:
     ExtensionError
         If it comes from another package that cannot be loaded.
     """
-    folder, path = _package_folder(), Path(name)
+    folder, path = _package_folder(), _path_of(name)
     if "+" in name and not os.path.isfile(path):  # noqa: PTH113 - false also for names that no file can have
         return _joined(name)
-    own = own_folder() / f"{name}.onnx"
-    if name not in _embedded(folder) and "/" not in name:
-        if os.path.isfile(own):  # noqa: PTH113
-            path = own
-        elif (added := extensions.find("backbone", name)) is not None:
-            path = network_of(added)
     if path.suffix.lower() == ".onnx":
         try:
             given, network = whole_file(path)
@@ -261,6 +255,17 @@ def find_backbone(name: str) -> Backbone:
     path = folder / f"{name}.onnx"
     network = path.read_bytes()
     return Backbone(_verified(read_card(folder / f"{name}.json"), network, network, path), network)
+
+
+def _path_of(name: str) -> Path:
+    """Return the path of a network that was pulled, exported or added by another package; of any other name, the name itself."""
+    if name in _embedded(_package_folder()) or "/" in name or "+" in name:
+        return Path(name)
+    own = own_folder() / f"{name}.onnx"
+    if os.path.isfile(own):  # noqa: PTH113 - false also for names that no file can have
+        return own
+    added = extensions.find("backbone", name)
+    return Path(name) if added is None else network_of(added)
 
 
 def known_backbones() -> dict[str, Path]:
@@ -307,7 +312,7 @@ def _joined(name: str) -> Backbone:
     names = tuple(name.split("+"))
     if len(names) != 2 or not all(names):
         raise BackboneError(
-            f"{option('backbone', printable(name[:200]))}: expected two networks, such as fruits-small+fruits-photo"
+            f"{option('backbone', printable(name[:200]))}: expected two networks, such as fruits-photo+my-network"
         )
     found = [find_backbone(one) for one in names]
     lengths = []
@@ -342,9 +347,10 @@ def training_photos(card: Card, name: str) -> NDArray[np.uint64] | None:
     if card.training_photos == "+":  # two networks: the union of their lists
         lists = [training_photos(find_backbone(one).card, one) for one in name.split("+")]
         return np.unique(np.concatenate([one for one in lists if one is not None]))
-    added = None if name in _embedded(_package_folder()) else extensions.find("backbone", name)
-    beside = Path(name).parent if added is None else network_of(added).parent
-    for folder in (_package_folder(), beside):
+    own = {read_card(path).sha256 for path in _package_folder().glob("*.json")}
+    # A network made anew has the same names as that of the package, and another list.
+    beside = () if name in _embedded(_package_folder()) else (_path_of(name).parent,)
+    for folder in (*beside, *((_package_folder(),) if card.sha256 in own else ())):
         path = folder / Path(card.training_photos).name
         if path.exists():
             try:

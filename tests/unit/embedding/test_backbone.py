@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +165,33 @@ def test_training_photos_are_read_from_beside_the_network(save_network: Save, ne
     assert known is not None
     assert int(hashlib.sha256(b"two").hexdigest()[:16], 16) in known.tolist()
     assert len(known) == 2
+
+
+def test_list_of_a_network_made_anew_is_its_own_not_that_of_the_package(
+    save_network: Save, networks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_network(networks[0]("NHWC", "uint8"), training_photos="fruits-small.seen")
+    card = find_backbone(str(path)).card
+    with pytest.raises(BackboneError, match=r"names 'fruits-small\.seen' as the list of its training photos"):
+        training_photos(card, str(path))
+    listed(path.with_name("fruits-small.seen"), [b"one", b"two"])
+    own = tmp_path / "data" / "fruits" / "backbones"
+    own.mkdir(parents=True)
+    for file in (path, path.with_suffix(".json"), path.with_name("fruits-small.seen")):
+        shutil.copy(file, own)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    for name in (str(path), path.stem):
+        known = training_photos(card, name)
+        assert known is not None
+        assert len(known) == 2, name
+
+
+def test_copy_of_a_network_of_the_package_has_its_list(tmp_path: Path) -> None:
+    path = tmp_path / "mine.onnx"
+    path.write_bytes(find_backbone("fruits-small").network)
+    known = training_photos(find_backbone(str(path)).card, str(path))
+    assert known is not None
+    assert len(known) == 19_312
 
 
 def test_network_whose_card_names_no_list_is_not_checked(save_network: Save, networks: Any) -> None:
