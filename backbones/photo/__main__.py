@@ -37,6 +37,7 @@ from recogniser import fit as fit_head
 from fruits.embedding.backbone import find_backbone
 from fruits.learning.metrics import wilson_interval
 from fruits.photos.decoding.images import Preprocessing, to_network_input
+from fruits.recogniser import bundle as bundles
 from network import Lite
 
 # What both networks share is beside this folder; ``network`` and ``export`` are still those in it.
@@ -180,8 +181,11 @@ def recogniser(arguments: argparse.Namespace) -> None:
         "twin": asdict(twin.card)["sha256"],
     }
     save(arguments.to, backbone, arguments.size, fitted, learnt, calibration, about)
+    pictures = [picture for _, picture in scenes(300)]
+    named = sum(answer.name is not None for answer in bundles.load(arguments.to).recognise(pictures))
     print(
-        f"{arguments.to}: {len(fitted.taxonomy.labels)} labels, {len(fitted.taxonomy.kinds)} kinds, k {fitted.components}"
+        f"{arguments.to}: {len(fitted.taxonomy.labels)} labels, {len(fitted.taxonomy.kinds)} kinds, k {fitted.components}; "
+        f"of {len(pictures)} pictures without fruit {named} get a name"
     )
 
 
