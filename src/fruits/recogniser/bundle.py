@@ -214,7 +214,7 @@ class Bundle:
         if not self.embedder.has_map:
             raise BundleError(
                 f"'{self.card.name}' gives no feature map, so where an answer comes from cannot be told; expected a network that "
-                f"ends in a global average: run again with another network, such as {option('backbone', 'fruits-photo')}"
+                f"gives one: run again with another network, such as {option('backbone', 'fruits-photo')}"
             )
         embeddings, maps = self.embedder.embed_with_map(pixels[None])
         if not usable(embeddings).all():

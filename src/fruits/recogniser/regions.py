@@ -162,7 +162,7 @@ def refuse_without_map(bundle: Bundle, embedder: Embedder) -> None:
     if not (bundle.linear and embedder.has_map):
         raise BundleError(
             f"'{bundle.card.name}' with the head '{bundle.manifest['head']['name']}' does not tell where in a photo an answer "
-            "comes from, so regions cannot be found; expected a linear head and a network that ends in a global average: run "
+            "comes from, so regions cannot be found; expected a linear head and a network that gives a feature map: run "
             f"again with {option('head', 'logistic')} and a network such as {option('backbone', 'fruits-photo')}"
         )
 
