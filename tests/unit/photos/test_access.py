@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fruits.errors import ConfigError
+from fruits.errors import CatalogueError, ConfigError
 from fruits.photos.catalogue.catalogue import Catalogue, list_photos
 from fruits.photos.reading import reading
 from fruits.photos.reading.access import NO_LINKS, Access
@@ -182,6 +182,11 @@ def test_rows_that_lead_out_of_the_manifests_folder_are_skipped(two: Path, elsew
     assert names(found) == {"1.jpg", "2.jpg"}
     assert found.skipped == {"outside of its source": len(rows)}
     assert found.examples["outside of its source"] == rows[:5]
+    (two / "m.csv").write_text(f"uri,label\n{elsewhere}/4.jpg,a\n")
+    with pytest.raises(
+        CatalogueError, match=r"expected allow_source='FOLDER' for photos that lie elsewhere, or PHOTOS/"
+    ):
+        list_photos([str(two / "m.csv")])
 
 
 def test_rows_are_read_where_that_is_allowed(two: Path, elsewhere: Path) -> None:

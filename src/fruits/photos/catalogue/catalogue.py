@@ -17,9 +17,9 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from fruits.errors import CatalogueError
+from fruits.errors import CatalogueError, option
 from fruits.photos.catalogue.builder import SPLITS, CatalogueBuilder, stable_hash
-from fruits.photos.catalogue.listing import add_sources
+from fruits.photos.catalogue.listing import OUTSIDE, add_sources
 from fruits.photos.reading.access import Access
 from fruits.storage.tables.catalogue_rows import CODED, TEXTS, CatalogueRows, CodedText, smallest_type
 from fruits.storage.tables.spool import Spool
@@ -278,4 +278,6 @@ def _nothing_found(sources: Sequence[str], builder: CatalogueBuilder) -> str:
         if builder.labelled
         else "JPEG, PNG or WebP files"
     )
+    if builder.skipped[OUTSIDE]:
+        layout = f"{option('allow_source', 'FOLDER')} for photos that lie elsewhere, or {layout}"
     return f"no photos to use in {where or 'an empty list of sources'}{f' ({skipped})' if skipped else ''}; expected {layout}"

@@ -34,7 +34,8 @@ from fruits.storage.objects import ObjectInfo, is_remote, opened, reach, split_u
 
 _MANIFEST_SUFFIXES: Final = (".csv", ".parquet")
 _ROWS_AT_ONCE: Final = 8192
-_OUTSIDE: Final = "outside of its source"
+#: Why a photo that a manifest or a link names is skipped.
+OUTSIDE: Final = "outside of its source"
 
 
 def add_sources(builder: CatalogueBuilder, sources: Sequence[str], access: Access | None = None) -> None:
@@ -191,7 +192,7 @@ def _add_rows(builder: CatalogueBuilder, rows: Iterator[Row], access: Access) ->
                 elif not is_remote(row.uri):
                     _add_named_file(builder, row, links)
                 elif row.uri not in there:
-                    builder.skip(_OUTSIDE, row.key)
+                    builder.skip(OUTSIDE, row.key)
                 elif row.version is None:
                     _add_object(builder, row, found[row.uri])
                 else:
@@ -218,11 +219,11 @@ def _add_named_file(builder: CatalogueBuilder, row: Row, links: _Links) -> None:
         if links.reach(row.uri):
             _add_row(builder, row, row.size or 0, row.version)
         else:
-            builder.skip(_OUTSIDE, row.key)
+            builder.skip(OUTSIDE, row.key)
         return
     reached, stat = links.stat(row.uri)
     if not reached:
-        builder.skip(_OUTSIDE, row.key)
+        builder.skip(OUTSIDE, row.key)
     elif stat is None:
         _add_object(builder, row, None)
     else:
