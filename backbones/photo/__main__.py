@@ -31,10 +31,10 @@ from data import GROCERY, TURNTABLE, Photo, collect, decode, of_sources
 from fit import Recipe, fit
 from judge import confusions, score
 from labels import find, write
-from recogniser import Layers, embed, embed_pictures, save
+from recogniser import Embedded, Fitted, Layers, embed, embed_backgrounds, embed_pictures, save
 from recogniser import fit as fit_head
 
-from fruits.embedding.backbone import find_backbone
+from fruits.embedding.backbone import Backbone, find_backbone
 from fruits.learning.metrics import wilson_interval
 from fruits.photos.decoding.images import Preprocessing, to_network_input
 from fruits.recogniser import bundle as bundles
@@ -139,7 +139,7 @@ def judge(arguments: argparse.Namespace) -> None:
         backbone, of_sources(arguments.shared, [*arguments.left_out, VALIDATION]), arguments.size, arguments.work
     )
     learnt = embed(backbone, _photos(arguments), arguments.size, arguments.work)
-    fitted = fit_head(learnt, Layers.load(arguments.work / "checkpoint.pt"))
+    fitted = _fitted(arguments.work, backbone, learnt, arguments.size)
     by_kind = fitted.taxonomy.by_kind(fitted.head.predict_proba(fitted.features(asked.vectors)))
     logits, kinds = np.log(by_kind + 1e-30), list(fitted.taxonomy.kind_ids)
     print("source, photos, right kind first (95 % interval), among three (95 % interval), first by kind")
@@ -158,7 +158,7 @@ def recogniser(arguments: argparse.Namespace) -> None:
     backbone, twin = (find_backbone(str(folder / f"{NAME}.onnx")) for folder in (arguments.work, arguments.twin))
     without = embed(twin, _photos(arguments), arguments.size, arguments.twin)
     left_out = embed(twin, of_sources(arguments.shared, arguments.left_out), arguments.size, arguments.twin)
-    fitted = fit_head(without, Layers.load(arguments.twin / "checkpoint.pt"))
+    fitted = _fitted(arguments.twin, twin, without, arguments.size)
     calibration = calibrate(fitted, left_out)
     nothing = embed_pictures(twin, [picture for _, picture in scenes(300)], arguments.size)
     checked = across_sources(fitted, left_out, nothing)
@@ -170,7 +170,7 @@ def recogniser(arguments: argparse.Namespace) -> None:
     )
     every = collect(arguments.shared, every_label=arguments.every_label)
     learnt = embed(backbone, every, arguments.size, arguments.work)
-    fitted = fit_head(learnt, Layers.load(arguments.work / "checkpoint.pt"))
+    fitted = _fitted(arguments.work, backbone, learnt, arguments.size)
     about = {
         "made_by": "backbones/photo recogniser",
         "photos": _counted(learnt.photos),
@@ -196,7 +196,7 @@ def several(arguments: argparse.Namespace) -> None:
         twin = find_backbone(str(arguments.work / f"{NAME}.onnx"))
         learnt = embed(twin, _photos(arguments), arguments.size, arguments.work)
         left_out = embed(twin, of_sources(arguments.shared, arguments.left_out), arguments.size, arguments.work)
-        fitted = fit_head(learnt, Layers.load(arguments.work / "checkpoint.pt"))
+        fitted = _fitted(arguments.work, twin, learnt, arguments.size)
         about = {"made_by": "backbones/photo several", "left_out": sorted(arguments.left_out)}
         save(bundle, twin, arguments.size, fitted, learnt, calibrate(fitted, left_out), about)
     measure(bundle, of_sources(arguments.shared, arguments.left_out), arguments.pictures, seed=1)
@@ -206,6 +206,11 @@ def labels(arguments: argparse.Namespace) -> None:
     """List web photos with a wrong label, by the embeddings of a network that was trained on every label."""
     backbone = find_backbone(str(arguments.work / f"{NAME}.onnx"))
     write(find(embed(backbone, collect(arguments.shared, every_label=True), arguments.size, arguments.work)))
+
+
+def _fitted(work: Path, backbone: Backbone, learnt: Embedded, size: int) -> Fitted:
+    backgrounds = embed_backgrounds(backbone, learnt.photos, size)
+    return fit_head(learnt, Layers.load(work / "checkpoint.pt"), backgrounds)
 
 
 def _photos(arguments: argparse.Namespace) -> list[Photo]:

@@ -21,6 +21,8 @@ DISCRIMINANT = 0.5
 SHRINKAGE = 0.6
 #: A kind's mean is drawn towards that of all kinds as by so many photos there.
 PULL = 10.0
+#: In so many directions tables, walls, cloths, bowls and hands without fruit differ from photos; no kind is decided along them.
+BACKGROUND_DIRECTIONS = 16
 #: Power of a kind's count of photos in the prior, and what one step of commonness adds to its logarithm.
 COUNTS = 0.2
 STEP = 0.75
@@ -74,6 +76,20 @@ def discriminant(vectors: np.ndarray, photos: list[Photo], kinds: Sequence[str])
     covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.trace(covariance) / d * np.eye(d)
     slopes = np.linalg.solve(covariance, means.T).T
     return Linear(slopes, -0.5 * (slopes * means).sum(axis=1))
+
+
+def blind_to(head: Linear, directions: np.ndarray, centre: np.ndarray) -> Linear:
+    """Return a head whose logits stay as they are at ``centre`` and do not change along orthonormal directions, shape (m, d)."""
+    slopes = head.slopes - (head.slopes @ directions.T) @ directions
+    return Linear(slopes, head.intercepts + (head.slopes - slopes) @ centre)
+
+
+def background_directions(backgrounds: np.ndarray, centre: np.ndarray, m: int = BACKGROUND_DIRECTIONS) -> np.ndarray:
+    """Return the orthonormal directions, shape (m, d), in which pictures without an object lie, seen from the photos' mean.
+
+    As nuisance attribute projection does with microphones (Solomonoff, Campbell and Boardman 2005).
+    """
+    return np.linalg.svd(backgrounds - centre, full_matrices=False)[2][:m]
 
 
 def span(own: Linear, other: Linear) -> np.ndarray:

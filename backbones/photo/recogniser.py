@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from calibrate import Calibration
 from data import GROCERY, TURNTABLE, Photo
-from kinds import Linear, averaged, axes_with, discriminant, prior, span, voters
+from kinds import Linear, averaged, axes_with, background_directions, blind_to, discriminant, prior, span, voters
 from varieties import fit_varieties
+from views import without_objects
 
 from fruits.embedding.backbone import Backbone, Embedder
 from fruits.learning.drift import Drift
@@ -37,6 +38,8 @@ from fruits.recogniser.taxonomy import Taxonomy
 
 #: k; a browser loads 5 kB for each.
 COMPONENTS = 384
+#: Pictures without an object that show in which directions backgrounds differ.
+BACKGROUNDS = 600
 _BATCH = 32
 
 
@@ -130,8 +133,24 @@ def embed_pictures(backbone: Backbone, pictures: list[bytes], size: int) -> np.n
     )
 
 
-def fit(train: Embedded, layers: Layers, *, k: int = COMPONENTS) -> Fitted:
+def embed_backgrounds(backbone: Backbone, photos: list[Photo], size: int) -> np.ndarray:
+    """Return embeddings of ``BACKGROUNDS`` pictures without an object: generated surfaces and blurred real photos."""
+    real = [photo for photo in photos if photo.source != TURNTABLE]
+    rng = np.random.default_rng(BACKGROUNDS)
+    blurred = [
+        to_network_input(real[i].path.read_bytes(), Preprocessing(size, "crop")).pixels
+        for i in rng.choice(len(real), min(len(real), BACKGROUNDS // 2), replace=False)
+    ]
+    embedder = Embedder(backbone.prepared(backbone.card.preprocessing(size, None)))
+    pictures = np.stack([without_objects(blurred, size, rng) for _ in range(BACKGROUNDS)])
+    return np.concatenate([embedder.embed(pictures[i : i + _BATCH]) for i in range(0, len(pictures), _BATCH)])
+
+
+def fit(train: Embedded, layers: Layers, backgrounds: np.ndarray, *, k: int = COMPONENTS) -> Fitted:
     """Fit PCA, head and OOD score: see ``kinds`` for what decides between kinds, ``varieties`` for what decides within one.
+
+    Nothing is decided in the directions of ``backgrounds``, embeddings of pictures without an object: in some sources a kind
+    always lies on the same table before the same wall, and the network has learnt these with it.
 
     Kinds that more people photograph are more likely; the balanced training of the network has taken that away, so it is put back
     as a prior.
@@ -144,6 +163,9 @@ def fit(train: Embedded, layers: Layers, *, k: int = COMPONENTS) -> Fitted:
     people = train.vectors[[photo.source != TURNTABLE for photo in train.photos]]
     own, other = Linear(*layers.weights["kind"]), discriminant(train.vectors, train.photos, kinds)
     decides = averaged(own, other, people)
+    centre = people.mean(axis=0)
+    directions = background_directions(backgrounds, centre)
+    own, other, decides = (blind_to(head, directions, centre) for head in (own, other, decides))
     pca = PCA.from_moments(Moments.from_rows(train.vectors))
     both = span(own, other)
     pca = replace(pca, axes=axes_with(pca, both, k))

@@ -56,6 +56,19 @@ def real_background(pixels: np.ndarray, side: int, rng: np.random.Generator) -> 
     return small.resize((side, side), BICUBIC)
 
 
+def without_objects(photos: list[np.ndarray], side: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a background alone, uint8 (side, side, 3): generated or a blurred photo, at times with a bowl, fingers, plastic."""
+    picture = (
+        real_background(photos[rng.integers(len(photos))], side, rng)
+        if rng.random() < 0.45
+        else generated_background(side, rng)
+    )
+    for draw, share in ((_bowl, 0.15), (_fingers, 0.15), (_bag, 0.12)):
+        if rng.random() < share:
+            draw(picture, rng)
+    return random_light(np.asarray(picture)[None], rng)[0]
+
+
 def composite(
     objects: list[tuple[np.ndarray, np.ndarray]], background: Image.Image, rng: np.random.Generator
 ) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.scenes import scenes
 from PIL import Image
 
 from fruits.cli.predict import in_words
@@ -155,6 +156,17 @@ def test_what_made_a_photo_look_like_a_label_is_drawn_on_it(recogniser: bundles.
     drawn = [recogniser.explained_thumbnail(photo, label) for label in (recogniser.labels[0], recogniser.labels[-1])]
     assert [Image.open(BytesIO(picture or b"")).size for picture in drawn] == [(128, 128)] * 2
     assert drawn[0] != drawn[1]
+
+
+def test_pictures_without_fruit_get_no_name(recogniser: bundles.Bundle) -> None:
+    """Rooms, pages, walls, noise: drawn by another generator than the one that the recogniser was made with."""
+    pictures = scenes(105, seed=3)
+    named = [
+        sort
+        for (sort, _), answer in zip(pictures, recogniser.recognise([p for _, p in pictures]), strict=True)
+        if answer.name
+    ]
+    assert len(named) <= 0.05 * len(pictures), named
 
 
 def test_most_shop_photos_of_another_day_are_named_by_their_kind(recogniser: bundles.Bundle, shared: Path) -> None:

@@ -68,6 +68,21 @@ def test_discriminant_tells_kinds_apart_and_counts_sources_the_same(made: Any) -
     np.testing.assert_allclose(both.slopes, found.centred().slopes, rtol=1e-6, err_msg="brought to one scale")
 
 
+def test_no_kind_is_decided_along_what_backgrounds_differ_in(made: Any) -> None:
+    rng = np.random.default_rng(2)
+    centre = rng.normal(size=20)
+    wall, table = np.linalg.qr(rng.normal(size=(20, 2)))[0].T
+    backgrounds = centre + rng.normal(3.0, 1.0, (60, 1)) * wall + rng.normal(0.0, 2.0, (60, 1)) * table
+    directions = made.kinds.background_directions(backgrounds, centre, 2)
+    np.testing.assert_allclose(directions @ directions.T, np.eye(2), atol=1e-9)
+    head = made.kinds.Linear(rng.normal(size=(5, 20)), rng.normal(size=5))
+    blind = made.kinds.blind_to(head, directions, centre)
+    np.testing.assert_allclose(blind.logits(backgrounds), np.tile(head.logits(centre[None]), (60, 1)), atol=1e-8)
+    away = rng.normal(size=20)
+    away -= directions.T @ (directions @ away)
+    np.testing.assert_allclose(blind.logits(centre[None] + away), head.logits(centre[None] + away), atol=1e-8)
+
+
 def test_it_is_known_how_common_every_kind_is(made: Any) -> None:
     kinds = bundles.load(shipped.path()).taxonomy.kind_ids
     expected = made.kinds.prior([], kinds)
