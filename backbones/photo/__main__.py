@@ -27,7 +27,7 @@ import onnx
 import torch
 from calibrate import across_sources, calibrate
 from card import NAME, write_card
-from data import GROCERY, TURNTABLE, Photo, collect, decode, of_sources
+from data import GROCERY, TURNTABLE, Photo, collect, decode, identity, of_sources
 from fit import Recipe, fit
 from judge import confusions, score
 from labels import find, write
@@ -114,6 +114,7 @@ def export(arguments: argparse.Namespace) -> None:
     """Write the network as float32 and int8 ONNX, with its card and the list of the photos it has seen."""
     state = torch.load(arguments.work / "checkpoint.pt", weights_only=True, map_location="cpu")
     photos = _photos(arguments)
+    _same_photos(arguments.work, state["made_by"], photos)
     network = Lite(
         state["made_by"]["recipe"]["variant"], {task: len(names) for task, names in state["made_by"]["names"].items()}
     )
@@ -209,8 +210,18 @@ def labels(arguments: argparse.Namespace) -> None:
 
 
 def _fitted(work: Path, backbone: Backbone, learnt: Embedded, size: int) -> Fitted:
-    backgrounds = embed_backgrounds(backbone, learnt.photos, size)
-    return fit_head(learnt, Layers.load(work / "checkpoint.pt"), backgrounds)
+    checkpoint = work / "checkpoint.pt"
+    _same_photos(work, torch.load(checkpoint, weights_only=True, map_location="cpu")["made_by"], learnt.photos)
+    return fit_head(learnt, Layers.load(checkpoint), embed_backgrounds(backbone, learnt.photos, size))
+
+
+def _same_photos(work: Path, made_by: dict, photos: list[Photo]) -> None:
+    """Refuse other photos than a network was trained on; checkpoints of before 2026-11-29 do not say on which."""
+    if made_by.get("photos") not in (None, identity(photos)):
+        raise SystemExit(
+            f"the network in {work} was trained on other photos than these {len(photos):,}; give the same --left-out, "
+            "--stated-licences and --every-label as for train"
+        )
 
 
 def _photos(arguments: argparse.Namespace) -> list[Photo]:

@@ -60,6 +60,12 @@ def collect(
     return [photo for photo in kept if photo.licence in STATED] if stated_only else kept
 
 
+def identity(photos: Iterable[Photo]) -> str:
+    """Return a digest of which photos these are and what they show, the same wherever the folder lies."""
+    lines = sorted(f"{photo.source} {photo.kind} {'/'.join(photo.path.parts[-3:])}" for photo in photos)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def wrong_labels() -> set[str]:
     """Return the uris of real photos that are known to show something else than their label says."""
     lines = WRONG_LABELS.read_text("utf-8").splitlines() if WRONG_LABELS.exists() else []

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data import GROCERY, TURNTABLE, Photo
+from data import GROCERY, TURNTABLE, Photo, identity
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from views import composite, cut_out, generated_background, random_light, random_view, real_background
@@ -165,11 +165,11 @@ def fit(
         )
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-    start, made_by = 0, {"recipe": asdict(recipe), "names": batches.names}
+    start, made_by = 0, {"recipe": asdict(recipe), "names": batches.names, "photos": identity(photos)}
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=device)
         if state["made_by"] != _plain(made_by):
-            raise SystemExit(f"{checkpoint} is of another recipe or other classes; give another --work folder")
+            raise SystemExit(f"{checkpoint} is of another recipe or other photos; give another --work folder")
         start = state["step"]
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
@@ -225,7 +225,7 @@ def fit(
 
 def _plain(made_by: dict) -> dict:
     recipe = {key: list(value) if isinstance(value, tuple) else value for key, value in made_by["recipe"].items()}
-    return {"recipe": recipe, "names": made_by["names"]}
+    return {**made_by, "recipe": recipe}
 
 
 def _save(checkpoint: Path, state: dict) -> None:

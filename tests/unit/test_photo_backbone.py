@@ -154,3 +154,14 @@ def test_new_sources_are_scored_without_those_of_which_other_photos_were_learnt(
         "own-a": (2, 0.5, 0.5), "own": (2, 0.5, 0.5), "web-b": (1, 1.0, 1.0), "web": (1, 1.0, 1.0), "shop/val": (1, 1.0, 1.0),
         "new": (3, pytest.approx(2 / 3), pytest.approx(2 / 3)), "all": (4, 0.75, 0.75),
     }, "dates were not learnt"  # fmt: skip
+
+
+def test_which_photos_were_learnt_does_not_depend_on_where_they_lie_or_on_their_order(made: Any) -> None:
+    def photos(root: str, kind: str = "apple") -> list[Any]:
+        names = (("web-a", "1.jpg", kind), ("web-b", "2.jpg", "pear"))
+        return [made.data.Photo(Path(root) / source / what / name, what, source, "MIT") for source, name, what in names]
+
+    here = made.data.identity(photos("/here"))
+    assert made.data.identity(reversed(photos("/there/else"))) == here
+    assert made.data.identity(photos("/here", kind="quince")) != here
+    assert made.data.identity(photos("/here")[:1]) != here
