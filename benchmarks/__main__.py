@@ -44,7 +44,7 @@ def main() -> None:
         help="peers: Python of the environment of the peers, or of the one that needs PACKAGE; by default .venv/peers",
     )
     parser.add_argument(
-        "--backbone", help="peers: the network, by default MobileNetV2 if it is there, else fruits-small"
+        "--backbone", help="load, peers: the network; by default MobileNetV2 if it is there, or fruits-small"
     )
     parser.add_argument(
         "--only", default="", metavar="NAMES", help="peers: those to measure, by name, separated by commas"
@@ -73,7 +73,9 @@ def main() -> None:
             if part == "pca":
                 result = pca.measure(Path(scratch), rows=20_000 // scale, repeat=choices.repeat)
             elif part == "load":
-                result = load.measure(choices.photos, Path(scratch), repeat=choices.repeat, scale=scale)
+                result = load.measure(
+                    choices.photos, Path(scratch), repeat=choices.repeat, scale=scale, backbone=choices.backbone
+                )
             elif part == "peers":
                 photos, origin = find_photos(choices.photos, Path(scratch), at_least=26_000 // scale)
                 head["photos"] = origin

@@ -55,19 +55,25 @@ class Setting:
     learnt: int
 
 
-def measure(photos: Path | None, scratch: Path, *, repeat: int, scale: int) -> dict[str, Any]:
-    """Measure every setting there are photos for; ``scale`` 10 is a tenth of everything."""
+def measure(
+    photos: Path | None, scratch: Path, *, repeat: int, scale: int, backbone: str | None = None
+) -> dict[str, Any]:
+    """Measure every setting there are photos for, or the one of a network; ``scale`` 10 is a tenth of everything."""
     results = {}
     lines: list[str] = []
-    for setting in _settings(photos, scratch, scale):
+    for setting in _settings(photos, scratch, scale, backbone):
         results[setting.name] = _measure(setting, scratch / setting.name, repeat, scale)
         lines += _lines(setting, results[setting.name])
     met = all(all(result["met"].values()) for result in results.values())
     return {"settings": results, "met": met, "lines": lines}
 
 
-def _settings(photos: Path | None, scratch: Path, scale: int) -> Iterator[Setting]:
+def _settings(photos: Path | None, scratch: Path, scale: int, backbone: str | None) -> Iterator[Setting]:
     found, origin = find_photos(photos, scratch, at_least=3000 // scale)
+    if backbone is not None:
+        options = ("--backbone", backbone)
+        yield Setting(Path(backbone).stem, found, origin, options, 400 // scale, max(300, 1972 // scale))
+        return
     yield Setting("fruits-small", found, origin, ("--backbone", "fruits-small"), 2000 // scale, max(600, 6000 // scale))
     network, groceries = _SHARED / "backbones" / "mobilenet_v2_imagenet.onnx", _SHARED / "grocery-store"
     if photos is None and network.is_file() and groceries.is_dir():
