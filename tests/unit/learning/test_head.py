@@ -162,7 +162,8 @@ def test_gradient_is_that_of_the_weighted_loss(c: int) -> None:
     )
     best = LogisticRegression(C=2.0, tol=1e-9, max_iter=5000).fit(features, labels, weights)
     slopes = np.vstack([-best.coef_ / 2, best.coef_ / 2]) if c == 2 else best.coef_
-    np.testing.assert_allclose(found.slopes, slopes, atol=2e-4)
+    # Features are float32 and the optimum is flat: what the processor's kernels round moves both solutions by up to 2e-4.
+    np.testing.assert_allclose(found.slopes, slopes, atol=1e-3)
     assert found.converged
 
 
